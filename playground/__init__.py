@@ -1,0 +1,1 @@
+"""The nano model: its fonts, drawn scenes, questions, recipe and weights."""

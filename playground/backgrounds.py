@@ -1,0 +1,47 @@
+"""What lies behind a scene: plain, gradient, coloured blobs like an unsharp photo, grain."""
+
+from random import Random
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from playground.colors import Color
+
+Kind = Literal["plain", "gradient", "blobs", "grain"]
+
+
+def draw_background(size: tuple[int, int], color: Color, rng: Random, kind: Kind,
+                    depth: int = 30) -> Image.Image:
+    """An RGB image of `size` (width, height) whose colours stay within `depth` levels of `color`."""
+    if kind == "plain":
+        return Image.new("RGB", size, color)
+    cells = {"gradient": (2, 2), "blobs": (rng.randint(3, 7), rng.randint(3, 7)), "grain": (2, 2)}
+    image = _spread(size, color, rng, depth, cells[kind])
+    return add_grain(image, rng, rng.uniform(2, 7)) if kind == "grain" else image
+
+
+def choose_background(size: tuple[int, int], color: Color, rng: Random,
+                      depth: int = 30) -> Image.Image:
+    """A background of a random kind, mostly plain."""
+    kind = rng.choices(("plain", "gradient", "blobs", "grain"), (50, 20, 20, 10))[0]
+    return draw_background(size, color, rng, kind, depth)
+
+
+def add_grain(image: Image.Image, rng: Random, strength: float) -> Image.Image:
+    """The image with the noise of a camera; `strength` is its standard deviation in levels."""
+    source = np.random.default_rng(rng.getrandbits(32))
+    width, height = image.size
+    noise = source.standard_normal((height, width, 1), dtype=np.float32) * strength
+    levels = np.asarray(image, dtype=np.float32) + noise
+    return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+
+
+def _spread(size: tuple[int, int], color: Color, rng: Random, depth: int,
+            cells: tuple[int, int]) -> Image.Image:
+    coarse = Image.new("RGB", cells)
+    coarse.putdata([
+        tuple(min(255, max(0, level + rng.randint(-depth, depth))) for level in color)
+        for _ in range(cells[0] * cells[1])
+    ])
+    return coarse.resize(size, Image.Resampling.BICUBIC)

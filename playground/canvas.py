@@ -1,0 +1,179 @@
+"""A picture under construction, in frame units, that remembers where every character went."""
+
+import math
+from random import Random
+from typing import Literal
+
+from PIL import Image, ImageDraw
+
+from playground.colors import Color
+from playground.fonts import Face, font_with_cap
+from playground.scenes.sample import Glyph, Thing
+
+FRAME = 256  # units along the longest side: the pixels of the nano model's view
+SMALLEST_CAP = 6.5  # pixels; smaller text is not legible
+
+Anchor = Literal["left", "middle", "right"]
+
+
+class Canvas:
+    """An image whose longest side is `FRAME` units long, whatever its size in pixels.
+
+    All places and sizes given to the methods are in units; what is recorded is in pixels.
+
+    Attributes:
+        width, height: in units.
+        scale: pixels per unit.
+        heights: cap height in units of each text that was drawn with a key.
+    """
+
+    def __init__(self, size: tuple[int, int], background: Image.Image | Color,
+                 scale: float | None = None) -> None:
+        self.scale = scale or max(size) / FRAME
+        self.width, self.height = size[0] / self.scale, size[1] / self.scale
+        if isinstance(background, Image.Image):
+            self.image = background
+        else:
+            self.image = Image.new("RGB", size, background)
+        self.draw = ImageDraw.Draw(self.image)
+        self.glyphs: list[Glyph] = []
+        self.things: list[Thing] = []
+        self.heights: dict[str, float] = {}
+
+    @property
+    def smallest_cap(self) -> float:
+        """The smallest cap height, in units, that is legible in the image and in the frame."""
+        return SMALLEST_CAP / min(1.0, self.scale)
+
+    def text_width(self, text: str, face: Face, cap: float) -> float:
+        """The advance of a line of text, in units."""
+        return font_with_cap(face, cap * self.scale).getlength(text) / self.scale
+
+    def fitting_cap(self, texts: list[str], face: Face, cap: float, width: float) -> float:
+        """`cap`, or as much less as every text needs to be at most `width` wide."""
+        widest = max(self.text_width(text, face, cap) for text in texts)
+        return cap if widest <= width else max(self.smallest_cap, cap * width / widest * 0.98)
+
+    def text(self, text: str, x: float, y: float, face: Face, cap: float, color: Color,
+             anchor: Anchor = "left", key: str | None = None) -> None:
+        """Draw one line whose capitals are centred on height `y`, and note its glyphs."""
+        font = font_with_cap(face, cap * self.scale)
+        left = x * self.scale
+        if anchor != "left":
+            left -= font.getlength(text) * (0.5 if anchor == "middle" else 1.0)
+        left = round(left)
+        base = round((y + cap / 2) * self.scale)
+        self.draw.text((left, base), text, fill=color, font=font, anchor="ls")
+        for index, char in enumerate(text):
+            if char == " ":
+                continue
+            start = left + (font.getlength(text[:index + 1]) - font.getlength(char))
+            x0, y0, x1, y1 = font.getbbox(char, anchor="ls")
+            self.glyphs.append(Glyph(char, start + x0, base + y0, start + x1, base + y1))
+        if key is not None:
+            self.heights[key] = cap
+
+    def turned_text(self, text: str, x: float, y: float, face: Face, cap: float, color: Color,
+                    angle: float, key: str | None = None) -> None:
+        """Draw one line with its centre at (x, y), turned by `angle` degrees anticlockwise."""
+        if not angle:
+            self.text(text, x, y, face, cap, color, "middle", key)
+            return
+        size = (math.ceil(self.text_width(text, face, cap) * self.scale) + 8,
+                math.ceil(cap * 2.4 * self.scale) + 4)
+        part = Canvas(size, color, self.scale)
+        cover = Canvas(size, (0, 0, 0), self.scale)
+        cover.text(text, cover.width / 2, cover.height / 2, face, cap, (255, 255, 255), "middle",
+                   key)
+        part.glyphs, part.heights = cover.glyphs, cover.heights
+        self.place(part, x, y, angle, cover.image.getchannel("R"))
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Color | None = None,
+            outline: Color | None = None, line: float = 1.0, radius: float = 0.0) -> None:
+        """Draw a rectangle, its corners rounded by `radius`."""
+        s = self.scale
+        corners = (round(x0 * s), round(y0 * s), round(x1 * s), round(y1 * s))
+        width = max(1, round(line * s)) if outline else 0
+        if radius:
+            self.draw.rounded_rectangle(corners, radius * s, fill, outline, width)
+        else:
+            self.draw.rectangle(corners, fill, outline, width)
+
+    def line(self, points: list[tuple[float, float]], color: Color, width: float = 1.0) -> None:
+        """Draw a line through the points."""
+        s = self.scale
+        self.draw.line([(round(x * s), round(y * s)) for x, y in points], color,
+                       max(1, round(width * s)), joint="curve")
+
+    def note(self, label: str, color: str | None, x0: float, y0: float, x1: float,
+             y1: float) -> None:
+        """Note an object that was drawn in this box."""
+        s = self.scale
+        self.things.append(Thing(label, color, x0 * s, y0 * s, x1 * s, y1 * s))
+
+    def stamp(self, mask: Image.Image, paint: Color | Image.Image, x: float, y: float) -> None:
+        """Paste a colour or an image through `mask` with its upper left corner at (x, y)."""
+        place = (round(x * self.scale), round(y * self.scale))
+        if isinstance(paint, Image.Image):
+            self.image.paste(paint, place, mask)
+        else:
+            self.image.paste(paint, (*place, place[0] + mask.width, place[1] + mask.height), mask)
+
+    def place(self, part: "Canvas", x: float, y: float, angle: float = 0.0,
+              mask: Image.Image | None = None) -> None:
+        """Paste another canvas of the same scale, its centre at (x, y), with all that it noted.
+
+        Args:
+            angle: degrees by which it is turned anticlockwise about its centre.
+            mask: its coverage, mode L and of its size; everything where None.
+        """
+        image = part.image
+        mask = mask or Image.new("L", image.size, 255)
+        width, height = image.size
+        if angle:
+            image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+            mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+        left = round(x * self.scale - image.width / 2)
+        top = round(y * self.scale - image.height / 2)
+        self.image.paste(image, (left, top), mask)
+        shift_x, shift_y = left + (image.width - width) / 2, top + (image.height - height) / 2
+        for glyph in part.glyphs:
+            box = turned_box((glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, (width / 2, height / 2))
+            x0, y0, x1, y1 = box
+            self.glyphs.append(
+                Glyph(glyph.char, x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
+            )
+        self.heights.update(part.heights)
+
+
+def turned_box(box: tuple[float, float, float, float], angle: float,
+               center: tuple[float, float]) -> tuple[float, float, float, float]:
+    """The axis-aligned box around a box turned anticlockwise by `angle` degrees about `center`."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    cx, cy = center
+    corners = [
+        (cx + (x - cx) * cos + (y - cy) * sin, cy - (x - cx) * sin + (y - cy) * cos)
+        for x in (box[0], box[2])
+        for y in (box[1], box[3])
+    ]
+    xs, ys = zip(*corners, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def choose_size(rng: Random, orientation: str | None = None) -> tuple[int, int]:
+    """Width and height in pixels: 256 x 256 in 55 % of the images, else 160 to 640 and not square.
+
+    Args:
+        orientation: "tall" or "wide" where the scene wants it.
+    """
+    if rng.random() < 0.55:
+        return FRAME, FRAME
+    long = round(160 * 4 ** rng.random())
+    short = round(long * rng.uniform(0.7, 1.0))
+    tall = rng.random() < 0.5 if orientation is None else orientation == "tall"
+    return (short, long) if tall else (long, short)
+
+
+def choose_cap(rng: Random, low: float, high: float) -> float:
+    """A cap height between two, log-uniform."""
+    return low if high <= low else low * (high / low) ** rng.random()

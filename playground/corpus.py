@@ -1,0 +1,53 @@
+"""Text for the language model: scenes told in words, with questions, and plain reading tasks."""
+
+from random import Random
+
+from playground.scenes import SCENES, Split, choose_kind
+from playground.scenes.asking import conversation
+from playground.scenes.sign import choose_text
+
+TASKS_SHARE = 0.2  # of the texts are spelling and copying instead of a scene
+SHORT = "\nAnswer the question using a single word or phrase."
+
+
+def text_sample(seed: int, split: Split = "train") -> tuple[str, list[tuple[str, str]]]:
+    """A text and questions with answers about it, without any picture.
+
+    The facts come from the scenes' own sources, so the texts speak of the same things as the
+    pictures do, in the same words.
+
+    Returns:
+        The text, and pairs of question and answer.
+    """
+    rng = Random(f"text/{split}/{seed}")
+    if rng.random() < TASKS_SHARE:
+        return _tasks(rng, split)
+    name = choose_kind(rng)
+    scene = SCENES[name]
+    facts = scene.choose_facts(rng, split)
+    told = scene.sentences(facts, rng)
+    if rng.random() < 0.3:
+        rng.shuffle(told)
+    turns = conversation(scene.asks(facts, rng), name, {}, rng)
+    return " ".join(told), [(turn.question, turn.answer) for turn in turns]
+
+
+def _tasks(rng: Random, split: str) -> tuple[str, list[tuple[str, str]]]:
+    texts: list[str] = []
+    while len(texts) < rng.randint(1, 4):
+        text = choose_text(rng, split)
+        if text not in texts:
+            texts.append(text)
+    first = texts[0]
+    word = first.split()[0]
+    turns = [
+        ("Read the text." + SHORT, " ".join(texts)),
+        ("What is the first word?" + SHORT, word),
+        ("What is the last word?" + SHORT, texts[-1].split()[-1]),
+        (f'Spell "{word}".' + SHORT, " ".join(word)),
+        (f'How many letters and digits are in "{word}"?' + SHORT,
+         str(sum(char.isalnum() for char in word))),
+        (f'What is the first character of "{word}"?' + SHORT, word[0]),
+        (f'Write "{word}" in capital letters.' + SHORT, word.upper()),
+    ]
+    return " ".join(texts), rng.sample(turns, rng.randint(2, 4))

@@ -1,0 +1,60 @@
+"""Emoji that nobody mistakes for one another, with their names, and their bitmaps."""
+
+from functools import lru_cache
+
+from PIL import Image, ImageDraw
+
+from playground.canvas import Canvas
+from playground.fonts import emoji_font
+
+EMOJI = {
+    "cat": "🐱", "dog": "🐶", "pig": "🐷", "frog": "🐸", "lion": "🦁", "panda": "🐼",
+    "monkey": "🐵", "rabbit": "🐰", "fox": "🦊", "cow": "🐮", "elephant": "🐘", "fish": "🐟",
+    "octopus": "🐙", "turtle": "🐢", "penguin": "🐧", "owl": "🦉", "butterfly": "🦋", "bee": "🐝",
+    "snail": "🐌", "crab": "🦀", "apple": "🍎", "banana": "🍌", "strawberry": "🍓", "grapes": "🍇",
+    "watermelon": "🍉", "carrot": "🥕", "pizza": "🍕", "burger": "🍔", "cake": "🎂", "donut": "🍩",
+    "egg": "🍳", "cheese": "🧀", "tree": "🌳", "cactus": "🌵", "sunflower": "🌻", "mushroom": "🍄",
+    "sun": "🌞", "moon": "🌙", "rainbow": "🌈", "snowman": "⛄", "umbrella": "☔", "fire": "🔥",
+    "car": "🚗", "bus": "🚌", "bicycle": "🚲", "airplane": "✈", "rocket": "🚀", "sailboat": "⛵",
+    "house": "🏠", "clock": "⏰", "guitar": "🎸", "drum": "🥁", "balloon": "🎈", "gift": "🎁",
+    "key": "🔑", "book": "📖", "crown": "👑", "soccer ball": "⚽", "robot": "🤖", "ghost": "👻",
+}
+
+
+def plural(name: str) -> str:
+    """More than one of an emoji or a shape."""
+    irregular = {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen",
+                 "grapes": "bunches of grapes", "strawberry": "strawberries"}
+    if name in irregular:
+        return irregular[name]
+    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def article(phrase: str) -> str:
+    """The phrase with "a" or "an" before it."""
+    if phrase == "grapes":
+        return "a bunch of grapes"
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def draw_emoji(canvas: Canvas, name: str, x: float, y: float, size: float) -> None:
+    """Draw an emoji, its longer side `size` units, its centre at (x, y), and note it."""
+    bitmap = _scaled(name, max(8, round(size * canvas.scale)))
+    width, height = bitmap.width / canvas.scale, bitmap.height / canvas.scale
+    canvas.stamp(bitmap.getchannel("A"), bitmap.convert("RGB"), x - width / 2, y - height / 2)
+    canvas.note(name, None, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+
+@lru_cache(maxsize=2048)
+def _scaled(name: str, side: int) -> Image.Image:
+    full = _bitmap(name)
+    ratio = side / max(full.size)
+    return full.resize((max(1, round(full.width * ratio)), max(1, round(full.height * ratio))),
+                       Image.Resampling.LANCZOS)
+
+
+@lru_cache
+def _bitmap(name: str) -> Image.Image:
+    image = Image.new("RGBA", (180, 180))
+    ImageDraw.Draw(image).text((20, 20), EMOJI[name], font=emoji_font(), embedded_color=True)
+    return image.crop(image.getbbox())

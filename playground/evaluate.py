@@ -1,0 +1,192 @@
+"""How many held-out questions nano models answer exactly, by kind and by height of the text.
+
+    python -m playground.evaluate --data DIR --model NAME=PATH [--model NAME=PATH ...] --out DIR
+
+Writes answers.jsonl (every question with every model's answer), results.json and accuracy.png.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import mgm
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError, run_command
+
+IMAGE_MARKER = "<image>"
+# Cap heights in pixels of the 256-pixel image. A low-resolution encoder sees them at 0.44 times.
+HEIGHT_BINS = ((0, 9), (9, 12), (12, 18), (18, 28), (28, 256))
+SMALL_TEXT = 12  # pixels; below, a letter has five pixels or fewer in the low-resolution view
+
+
+@dataclass(frozen=True)
+class Question:
+    """One turn of a drawn conversation, asked on its own."""
+
+    images: tuple[str, ...]
+    text: str
+    answer: str
+    kind: str
+    text_height: float | None
+
+
+def read_questions(folder: Path, limit: int | None) -> list[Question]:
+    """Every turn of DIR/conversations.json, of the first `limit` conversations."""
+    path = folder / "conversations.json"
+    if not path.is_file():
+        raise MGMError(f"{path}: no such file; draw it with python -m playground.generate")
+    questions = []
+    for record in json.loads(path.read_text())[:limit]:
+        names = record["image"] if isinstance(record["image"], list) else [record["image"]]
+        images = tuple(str(folder / "images" / name) for name in names)
+        turns = record["conversations"]
+        pairs = zip(turns[::2], turns[1::2], record["kinds"], record["text_heights"], strict=True)
+        for human, answer, kind, height in pairs:
+            text = human["value"].replace(IMAGE_MARKER, "").strip()
+            questions.append(Question(images, text, answer["value"], kind, height))
+    return questions
+
+
+def ask(model_path: str, questions: list[Question], batch_size: int) -> list[str]:
+    """The model's greedy answers, in the order of the questions."""
+    engine = mgm.load(model_path)
+    answers = []
+    with tqdm(total=len(questions), desc=Path(model_path).name, unit="question") as bar:
+        for start in range(0, len(questions), batch_size):
+            batch = questions[start : start + batch_size]
+            requests = [
+                mgm.Request(q.text, images=q.images, max_new_tokens=64, temperature=0.0)
+                for q in batch
+            ]
+            answers += [answer.text.strip() for answer in engine.answer(requests)]
+            bar.update(len(batch))
+    return answers
+
+
+def shares(
+    questions: list[Question], answers: list[str], group: Callable[[Question], str | None]
+) -> dict[str, tuple[int, int]]:
+    """(right, asked) for each group of questions; None leaves a question out."""
+    counts: dict[str, tuple[int, int]] = {}
+    for question, answer in zip(questions, answers, strict=True):
+        name = group(question)
+        if name is not None:
+            right, asked = counts.get(name, (0, 0))
+            counts[name] = (right + (answer == question.answer), asked + 1)
+    return dict(sorted(counts.items()))
+
+
+def height_group(question: Question) -> str | None:
+    if question.text_height is None:
+        return None
+    for low, high in HEIGHT_BINS:
+        if low <= question.text_height < high:
+            return f"text {low:>2}-{high} px" if high < 256 else f"text {low}+ px"
+    return None
+
+
+def small_group(question: Question) -> str | None:
+    small = question.text_height is not None and question.text_height < SMALL_TEXT
+    return f"small text (< {SMALL_TEXT} px)" if small else None
+
+
+GROUPS: tuple[Callable[[Question], str | None], ...] = (
+    lambda question: question.kind,
+    height_group,
+    small_group,
+    lambda question: "all",
+)
+
+
+def table(results: dict[str, dict[str, tuple[int, int]]]) -> str:
+    """A plain-text table: a row for each group, a column for each model."""
+    names = list(results)
+    rows = list(results[names[0]])
+    lines = [f"{'exact match, %':<24}{'asked':>7}" + "".join(f"{name:>18}" for name in names)]
+    for row in rows:
+        if row in ("text  0-9 px", "all"):
+            lines.append("-" * len(lines[0]))
+        asked = results[names[0]][row][1]
+        cells = "".join(f"{100 * results[n][row][0] / asked:>18.1f}" for n in names)
+        lines.append(f"{row:<24}{asked:>7}{cells}")
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
+    """Two bar charts: by kind of question, and by height of the text."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in next(iter(results.values())) if not row.startswith("small")]
+    heights = [row for row in rows if row.startswith("text ")]
+    kinds = [row for row in rows if row not in heights]
+    figure, axes = plt.subplots(
+        1, 2, figsize=(13, 4.5), width_ratios=[len(kinds) + 1, len(heights) + 1], sharey=True
+    )
+    width = 0.8 / len(results)
+    titles = ("By kind of question", "By cap height of the text, pixels of 256")
+    for axis, names, title in zip(axes, (kinds, heights), titles, strict=True):
+        for index, (model, counts) in enumerate(results.items()):
+            values = [100 * counts[n][0] / counts[n][1] for n in names]
+            places = [i + (index - (len(results) - 1) / 2) * width for i in range(len(names))]
+            axis.bar(places, values, width, label=model)
+        labels = [name.removeprefix("text ").removesuffix(" px").replace("_", " ") for name in names]
+        axis.set_xticks(range(len(names)), labels, rotation=35, ha="right")
+        axis.set_title(title)
+        axis.set_ylim(0, 100)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("exact match on held-out images, %")
+    axes[1].legend()
+    figure.tight_layout()
+    with atomic_file(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def named_model(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path
+
+
+def write_lines(lines: Iterable[str], path: Path) -> None:
+    with atomic_file(path) as part:
+        part.write_text("".join(f"{line}\n" for line in lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of drawn images")
+    parser.add_argument(
+        "--model", type=named_model, action="append", required=True, metavar="NAME=PATH"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--limit", type=int, help="first conversations only")
+    parser.add_argument("--batch-size", type=int, default=32)
+    arguments = parser.parse_args()
+    questions = read_questions(arguments.data, arguments.limit)
+    answers = {n: ask(p, questions, arguments.batch_size) for n, p in arguments.model}
+    results = {
+        name: {k: v for group in GROUPS for k, v in shares(questions, given, group).items()}
+        for name, given in answers.items()
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    records = (
+        {**vars(question), "answers": {name: answers[name][i] for name in answers}}
+        for i, question in enumerate(questions)
+    )
+    write_lines((json.dumps(record) for record in records), arguments.out / "answers.jsonl")
+    write_lines([json.dumps(results, indent=2)], arguments.out / "results.json")
+    plot(results, arguments.out / "accuracy.png")
+    print(table(results))
+    print(f"\nPlot: {arguments.out / 'accuracy.png'}   Answers: {arguments.out / 'answers.jsonl'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,142 @@
+"""The type faces that scenes are set in: Debian packages, files, and loaded fonts by cap height."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+from PIL import ImageFont
+
+from mgm.errors import MGMError
+
+FOLDER = Path("/usr/share/fonts")
+EMOJI_FILE = "truetype/noto/NotoColorEmoji.ttf"
+PACKAGES = (
+    "fonts-dejavu-core",
+    "fonts-liberation",
+    "fonts-freefont-ttf",
+    "fonts-lato",
+    "fonts-open-sans",
+    "fonts-roboto-unhinted",
+    "fonts-crosextra-carlito",
+    "fonts-crosextra-caladea",
+    "fonts-cantarell",
+    "fonts-quicksand",
+    "fonts-inconsolata",
+    "fonts-linuxlibertine",
+    "fonts-noto-color-emoji",
+)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A font file below `FOLDER`.
+
+    Attributes:
+        plain: clear enough for the smallest text (upright, not light, not condensed).
+        held_out: never drawn in training images.
+    """
+
+    file: str
+    plain: bool = True
+    held_out: bool = False
+
+
+FACES = (
+    Face("truetype/dejavu/DejaVuSans.ttf"),
+    Face("truetype/dejavu/DejaVuSans-Bold.ttf"),
+    Face("truetype/dejavu/DejaVuSansMono.ttf"),
+    Face("truetype/dejavu/DejaVuSansMono-Bold.ttf"),
+    Face("truetype/dejavu/DejaVuSerif.ttf"),
+    Face("truetype/dejavu/DejaVuSerif-Bold.ttf", held_out=True),
+    Face("truetype/liberation/LiberationSans-Regular.ttf"),
+    Face("truetype/liberation/LiberationSans-Bold.ttf"),
+    Face("truetype/liberation/LiberationSans-Italic.ttf", plain=False),
+    Face("truetype/liberation/LiberationSansNarrow-Bold.ttf", plain=False),
+    Face("truetype/liberation/LiberationSerif-Regular.ttf"),
+    Face("truetype/liberation/LiberationSerif-Bold.ttf"),
+    Face("truetype/liberation/LiberationSerif-Italic.ttf", plain=False),
+    Face("truetype/liberation/LiberationMono-Regular.ttf"),
+    Face("truetype/liberation/LiberationMono-Bold.ttf"),
+    Face("truetype/freefont/FreeSans.ttf"),
+    Face("truetype/freefont/FreeSansBold.ttf"),
+    Face("truetype/freefont/FreeSerif.ttf", plain=False),
+    Face("truetype/freefont/FreeSerifBold.ttf"),
+    Face("truetype/freefont/FreeSerifBoldItalic.ttf", plain=False),
+    Face("truetype/freefont/FreeMonoBold.ttf"),
+    Face("truetype/lato/Lato-Regular.ttf"),
+    Face("truetype/lato/Lato-Bold.ttf"),
+    Face("truetype/lato/Lato-Black.ttf", plain=False),
+    Face("truetype/lato/Lato-BoldItalic.ttf", plain=False, held_out=True),
+    Face("truetype/open-sans/OpenSans-Regular.ttf"),
+    Face("truetype/open-sans/OpenSans-Semibold.ttf"),
+    Face("truetype/open-sans/OpenSans-ExtraBold.ttf", plain=False),
+    Face("truetype/open-sans/OpenSans-Italic.ttf", plain=False),
+    Face("truetype/roboto/unhinted/RobotoTTF/Roboto-Regular.ttf"),
+    Face("truetype/roboto/unhinted/RobotoTTF/Roboto-Medium.ttf"),
+    Face("truetype/roboto/unhinted/RobotoTTF/Roboto-Black.ttf", plain=False),
+    Face("truetype/roboto/unhinted/RobotoCondensed-Bold.ttf", plain=False),
+    Face("truetype/crosextra/Carlito-Regular.ttf"),
+    Face("truetype/crosextra/Carlito-Bold.ttf"),
+    Face("truetype/crosextra/Caladea-Regular.ttf"),
+    Face("truetype/crosextra/Caladea-Bold.ttf"),
+    Face("truetype/crosextra/Caladea-Italic.ttf", plain=False),
+    Face("opentype/cantarell/Cantarell-Regular.otf", held_out=True),
+    Face("opentype/cantarell/Cantarell-ExtraBold.otf", plain=False),
+    Face("truetype/quicksand/Quicksand-Bold.ttf"),
+    Face("truetype/quicksand/Quicksand-Medium.ttf", plain=False),
+    Face("truetype/inconsolata/Inconsolata.otf"),
+    Face("opentype/linux-libertine/LinBiolinum_RB.otf"),
+    Face("opentype/linux-libertine/LinLibertine_RB.otf", held_out=True),
+    Face("opentype/linux-libertine/LinLibertine_R.otf"),
+    Face("opentype/linux-libertine/LinLibertine_DR.otf", plain=False),
+)
+SMALL_CAP = 10.0  # pixels; below it only plain faces are legible
+HELD_OUT_SHARE = 0.4  # of the held-out images are set in a held-out face
+
+_POOLS = {
+    (held_out, plain): tuple(
+        face for face in FACES if face.held_out == held_out and (face.plain or not plain)
+    )
+    for held_out in (False, True)
+    for plain in (False, True)
+}
+
+
+def choose_face(rng: Random, split: str, cap: float = SMALL_CAP) -> Face:
+    """A face for text of cap height `cap` (pixels); held-out ones only where `split` says so."""
+    held_out = split == "held_out" and rng.random() < HELD_OUT_SHARE
+    return rng.choice(_POOLS[held_out, cap < SMALL_CAP])
+
+
+@lru_cache(maxsize=1024)
+def load_font(face: Face, half_points: int) -> ImageFont.FreeTypeFont:
+    """The face at `half_points` / 2 pixels per em."""
+    return _open(face.file, half_points / 2)
+
+
+def font_with_cap(face: Face, cap: float) -> ImageFont.FreeTypeFont:
+    """The face at the size whose capital letters are `cap` pixels tall, to half a pixel per em."""
+    return load_font(face, max(2, round(2 * cap / _cap_per_em(face))))
+
+
+def emoji_font() -> ImageFont.FreeTypeFont:
+    """The colour emoji font at its one bitmap size, 109 pixels."""
+    return _open(EMOJI_FILE, 109)
+
+
+@lru_cache
+def _cap_per_em(face: Face) -> float:
+    _, top, _, bottom = _open(face.file, 200).getbbox("H", anchor="ls")
+    return (bottom - top) / 200
+
+
+def _open(file: str, size: float) -> ImageFont.FreeTypeFont:
+    try:
+        # The basic layout is several times faster than Raqm, and our text needs no shaping.
+        return ImageFont.truetype(FOLDER / file, size, layout_engine=ImageFont.Layout.BASIC)
+    except OSError as error:
+        raise MGMError(
+            f"{FOLDER / file}: font not found; install the fonts with:"
+            f" apt-get install {' '.join(PACKAGES)}"
+        ) from error

@@ -1,0 +1,153 @@
+"""Draw a data set in the published conversation format: python -m playground.generate --help."""
+
+import argparse
+import json
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from mgm.atomic import atomic_file, atomic_folder
+from mgm.errors import MGMError, run_command
+from playground.scenes import KINDS, Sample, Split, draw_sample
+
+VERSION = 1  # to be raised when the same seed would draw another picture
+IMAGE_MARKER = "<image>\n"
+SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
+CHUNK = 32  # samples per message between processes
+DESCRIBE = (
+    "Describe the image.",
+    "What does the image show?",
+    "Give a short description of the image.",
+    "Write down what is in the image.",
+)
+
+Record = dict[str, Any]
+
+
+def generate(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...] = (),
+             workers: int = 1) -> None:
+    """Write `count` samples to `folder`: images/, conversations.json, captions.json, manifest.json.
+
+    A folder whose manifest asks for the same is left as it is; another one is replaced as a whole,
+    and only when the new one is complete.
+
+    Args:
+        kinds: scenes to draw in equal parts; all in their usual shares where empty.
+
+    Raises:
+        MGMError: an unknown kind, a folder that is not a data set of ours, a full disk.
+    """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise MGMError(f"--kinds: {unknown[0]!r} is unknown; choose among {', '.join(KINDS)}")
+    manifest = {"version": VERSION, "split": split, "count": count, "seed": seed,
+                "kinds": list(kinds)}
+    if _manifest_of(folder) == manifest:
+        return
+    if folder.is_dir() and any(folder.iterdir()) and _manifest_of(folder) is None:
+        raise MGMError(f"{folder}: not empty and not a data set of ours; choose another --out")
+    with atomic_folder(folder) as part:
+        (part / "images").mkdir()
+        conversations, captions = _draw_all(part, split, count, seed, kinds, workers)
+        for name, content in (("conversations", conversations), ("captions", captions),
+                              ("manifest", manifest)):
+            with atomic_file(part / f"{name}.json") as path:
+                path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _manifest_of(folder: Path) -> Record | None:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise MGMError(f"{path}: not JSON ({error}); delete {folder} and run again") from error
+
+
+def _draw_all(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...],
+              workers: int) -> tuple[list[Record], list[Record]]:
+    draw = partial(_draw_one, folder=folder, split=split, seed=seed, kinds=kinds)
+    conversations, captions = [], []
+    with tqdm(total=count, desc=f"drawing {split}", unit="sample") as bar:
+        def keep(records: tuple[Record, Record]) -> None:
+            conversations.append(records[0])
+            captions.append(records[1])
+            bar.update()
+
+        if workers <= 1:
+            for index in range(count):
+                keep(draw(index))
+        else:
+            with get_context("spawn").Pool(workers) as pool:
+                for records in pool.imap(draw, range(count), chunksize=CHUNK):
+                    keep(records)
+    return conversations, captions
+
+
+def _draw_one(index: int, folder: Path, split: Split, seed: int,
+              kinds: tuple[str, ...]) -> tuple[Record, Record]:
+    kind = kinds[index % len(kinds)] if kinds else None
+    sample = draw_sample(seed * SEED_STEP + index, split, kind)
+    identity = f"{split}-{seed}-{index:06d}"
+    letters = ("",) if len(sample.images) == 1 else ("a", "b")
+    names = [f"{identity}{letter}.png" for letter in letters]
+    for name, image in zip(names, sample.images, strict=True):
+        image.save(folder / "images" / name, compress_level=1)
+    return conversation_record(sample, identity, names), caption_record(sample, identity, names)
+
+
+def conversation_record(sample: Sample, identity: str, names: list[str]) -> Record:
+    """A sample as one entry of the published format, plus `kinds` and `text_heights` per turn."""
+    messages = []
+    for index, turn in enumerate(sample.turns):
+        marker = IMAGE_MARKER * len(names) if index == 0 else ""
+        messages.append({"from": "human", "value": marker + turn.question})
+        messages.append({"from": "gpt", "value": turn.answer})
+    return {
+        **_head(identity, names),
+        "conversations": messages,
+        "kinds": [turn.kind for turn in sample.turns],
+        "text_heights": [turn.text_height for turn in sample.turns],
+    }
+
+
+def caption_record(sample: Sample, identity: str, names: list[str]) -> Record:
+    """A sample's caption as one entry of the published format, for the alignment stage."""
+    instruction = Random(identity).choice(DESCRIBE)
+    if len(names) > 1:
+        instruction = instruction.replace("the image", "the images")
+    return {
+        **_head(identity, names),
+        "conversations": [
+            {"from": "human", "value": IMAGE_MARKER * len(names) + instruction},
+            {"from": "gpt", "value": sample.caption},
+        ],
+    }
+
+
+def _head(identity: str, names: list[str]) -> Record:
+    return {"id": identity, "image": names[0] if len(names) == 1 else names}
+
+
+def main() -> None:
+    """Read the command line and draw."""
+    parser = argparse.ArgumentParser(prog="python -m playground.generate", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--split", choices=("train", "held_out"), default="train")
+    parser.add_argument("--count", type=int, required=True, help="samples")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; all if none")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    args = parser.parse_args()
+    if args.count < 1 or args.workers < 1:
+        raise MGMError("--count, --workers: must be at least 1")
+    generate(args.out, args.split, args.count, args.seed, tuple(args.kinds), args.workers)
+
+
+if __name__ == "__main__":
+    run_command(main)

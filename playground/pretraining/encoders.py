@@ -1,0 +1,264 @@
+"""Pre-train the nano encoders on drawn pages and scenes.
+
+The ConvNeXt learns, by linear heads on three of its stages, which character stands where; the ViT
+learns the same for large text. Both learn what things stand where and in which colour, and to
+match images with captions. Heads and the caption encoder are thrown away.
+"""
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
+
+from mgm.atomic import atomic_folder
+from mgm.errors import run_command
+from playground.pretraining.targets import CHARACTERS, dense_targets, slots
+from playground.scenes import COLOR_LABELS, THING_LABELS, draw_page, draw_sample
+
+logger = logging.getLogger(__name__)
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 4, 1), (32, 64, 128, 256)
+CAPTION_TOKENS = 64
+CLASSES = len(CHARACTERS) + 1
+NOTHING_WEIGHT = 0.05  # most slots hold nothing
+
+
+class DrawnImages(IterableDataset[dict[str, Tensor]]):
+    """An endless stream of drawn images with their targets; `pages` is the share of text pages."""
+
+    def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.seed, self.pages, self.tokenizer = seed, pages, tokenizer
+        self.thing_ids = {label: index + 1 for index, label in enumerate(THING_LABELS)}
+        self.color_ids = {label: index + 1 for index, label in enumerate(COLOR_LABELS)}
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            yield self.draw(self.seed + number)
+            number += step
+
+    def draw(self, seed: int) -> dict[str, Tensor]:
+        generator = np.random.default_rng(seed)
+        page = generator.random() < self.pages
+        sample = draw_page(seed) if page else draw_sample(seed, "train")
+        index = int(generator.integers(len(sample.images)))
+        targets = dense_targets(sample, index, self.thing_ids, self.color_ids)
+        whole = not page and len(sample.images) == 1
+        caption = self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
+        ids = np.zeros(CAPTION_TOKENS, np.int64)
+        ids[: len(caption)] = caption[:CAPTION_TOKENS]
+        arrays = {
+            "image": targets.image,
+            "fine": slots(targets.characters, 1, 2),
+            "middle": slots(targets.characters, 2, 4),
+            "coarse": slots(targets.characters, 4, 8),
+            "large": slots(targets.large, 4, 8),
+            "things": targets.things,
+            "colors": targets.colors,
+            "caption": ids,
+        }
+        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+
+
+class CaptionEncoder(nn.Module):
+    """Caption ids (batch, tokens) to unit vectors (batch, width)."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.position = nn.Parameter(0.02 * torch.randn(CAPTION_TOKENS, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        padding = ids == 0
+        hidden = self.layers(self.embedding(ids) + self.position, src_key_padding_mask=padding)
+        weights = (~padding).unsqueeze(-1).to(hidden.dtype)
+        return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+class Pretraining(nn.Module):
+    """Both encoders with the heads and losses that teach them."""
+
+    def __init__(self, vocabulary: int, width: int = 160) -> None:
+        super().__init__()
+        self.convnext = ConvNeXt(
+            depths=CONVNEXT_DEPTHS, dims=CONVNEXT_DIMS, num_classes=0, ls_init_value=0.5
+        )
+        self.clip = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=width,
+                intermediate_size=3 * width,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                image_size=112,
+                patch_size=14,
+                projection_dim=width,
+            )
+        )
+        things, colors = len(THING_LABELS) + 1, len(COLOR_LABELS) + 1
+        self.fine = nn.Linear(CONVNEXT_DIMS[1], 2 * CLASSES)
+        self.middle = nn.Linear(CONVNEXT_DIMS[2], 8 * CLASSES)
+        self.coarse = nn.Linear(CONVNEXT_DIMS[3], 32 * CLASSES)
+        self.middle_things = nn.Linear(CONVNEXT_DIMS[2], things + colors)
+        self.coarse_things = nn.Linear(CONVNEXT_DIMS[3], 4 * (things + colors))
+        self.large = nn.Linear(width, 32 * CLASSES)
+        self.clip_things = nn.Linear(width, 4 * (things + colors))
+        self.things = things
+        self.pooled = nn.Linear(CONVNEXT_DIMS[3], width)
+        self.caption_encoder = CaptionEncoder(vocabulary, width)
+        self.temperature = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1))
+        weights = torch.ones(CLASSES)
+        weights[0] = NOTHING_WEIGHT
+        self.register_buffer("character_weights", weights)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The summed loss, and the figures to show (losses and shares of characters found)."""
+        image = batch["image"].permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
+        small = F.interpolate(image, size=(112, 112), mode="bilinear", align_corners=False)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.convnext.stem(image.contiguous(memory_format=torch.channels_last))
+            stages = []
+            for stage in self.convnext.stages:
+                hidden = stage(hidden)
+                stages.append(hidden.permute(0, 2, 3, 1))
+            seen = self.clip(small, output_hidden_states=True)
+        patches = seen.hidden_states[-2][:, 1:].float().unflatten(1, (8, 8))
+        _, fine, middle, coarse = (stage.float() for stage in stages)
+        losses, figures = {}, {}
+        for name, features in (
+            ("fine", fine), ("middle", middle), ("coarse", coarse), ("large", patches)
+        ):  # fmt: skip
+            logits = getattr(self, name)(features).unflatten(-1, (-1, CLASSES))
+            losses[name], figures[name] = self._characters(logits, batch[name])
+        losses["things"] = (
+            self._things(self.middle_things(middle), batch)
+            + self._things(_split(self.coarse_things(coarse)), batch)
+            + self._things(_split(self.clip_things(patches)), batch)
+        )
+        captioned = batch["caption"].ne(0).any(1)
+        if captioned.sum() > 1:
+            text = self.caption_encoder(batch["caption"][captioned])
+            pooled = self.pooled(coarse.mean((1, 2)))[captioned]
+            for vectors in (pooled, seen.pooler_output.float()[captioned]):
+                losses["contrast"] = losses.get("contrast", 0) + 0.25 * self._contrast(vectors, text)
+        total = sum(losses.values())
+        figures |= {name: loss.detach() for name, loss in losses.items() if name not in figures}
+        return total, figures
+
+    def _characters(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.character_weights)
+        there = target > 0
+        found = (logits.argmax(-1)[there] == target[there]).float().mean()
+        return loss, found.nan_to_num()
+
+    def _things(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        things, colors = logits[..., : self.things], logits[..., self.things :]
+        return 0.5 * (
+            F.cross_entropy(things.flatten(0, -2), batch["things"].flatten())
+            + F.cross_entropy(colors.flatten(0, -2), batch["colors"].flatten())
+        )
+
+    def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
+        logits = F.normalize(images, dim=-1) @ texts.T * self.temperature.exp().clamp(max=100)
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _split(logits: Tensor) -> Tensor:
+    """(batch, 8, 8, 4 * classes) of 32-pixel cells to (batch, 16, 16, classes) of 16-pixel ones."""
+    batch, rows, columns, _ = logits.shape
+    cells = logits.view(batch, rows, columns, 2, 2, -1)
+    return cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * rows, 2 * columns, -1)
+
+
+def save_encoders(model: Pretraining, folder: Path) -> None:
+    """Write both encoders in the layouts that the published recipe starts from."""
+    preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD}
+    vision = {"timm_model_name": "convnext_nano_mgm", "image_size": 256}
+    state = {f"visual.trunk.{k}": v.contiguous() for k, v in model.convnext.state_dict().items()}
+    with atomic_folder(folder / "convnext-nano-256") as part:
+        config = {"model_cfg": {"embed_dim": 160, "vision_cfg": vision}, "preprocess_cfg": preprocess}
+        (part / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file(
+            {k: v for k, v in state.items() if not k.startswith("visual.trunk.head")},
+            part / "open_clip_model.safetensors",
+            metadata={"format": "pt"},
+        )
+    with atomic_folder(folder / "clip-vit-nano-patch14-112") as part:
+        model.clip.save_pretrained(part)
+        config = {
+            "image_processor_type": "CLIPImageProcessor",
+            "crop_size": {"height": 112, "width": 112},
+            "size": {"shortest_edge": 112},
+            "image_mean": CLIP_MEAN,
+            "image_std": CLIP_STD,
+            "resample": 3,
+        }
+        (part / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets both encoders")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--pages", type=float, default=0.6, help="share of dense text pages")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1_000_000_000)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.manual_seed(arguments.seed)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    model = Pretraining(len(tokenizer))
+    model.convnext.to(memory_format=torch.channels_last)
+    images = DrawnImages(arguments.seed, arguments.pages, tokenizer)
+    loader = DataLoader(images, arguments.batch_size, num_workers=arguments.workers)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, arguments.learning_rate, arguments.steps, pct_start=0.05
+    )
+    started, average = time.time(), {}
+    bar = tqdm(zip(range(arguments.steps), loader, strict=False), total=arguments.steps)
+    for step, batch in bar:
+        loss, figures = model(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        for name, value in figures.items():
+            average[name] = 0.95 * average.get(name, value.item()) + 0.05 * value.item()
+        if step % 20 == 19:
+            bar.set_postfix({name: f"{value:.3f}" for name, value in average.items()})
+        if step % 500 == 499 or step + 1 == arguments.steps:
+            save_encoders(model, arguments.out)
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in average.items())
+            logger.info("step %d, %.0f s: %s", step + 1, time.time() - started, shown)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,107 @@
+"""Pre-train the nano language model on text: descriptions of scenes and questions about them."""
+
+import argparse
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from mgm.atomic import atomic_folder
+from mgm.errors import run_command
+from playground.corpus import text_sample
+from playground.tokenizer import conversation_ids
+
+logger = logging.getLogger(__name__)
+
+
+class TextStream(IterableDataset[Tensor]):
+    """An endless stream of rows of `length` token ids, conversations one after the other."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> None:
+        self.tokenizer, self.length, self.seed = tokenizer, length, seed
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        pending: list[int] = []
+        while True:
+            description, turns = text_sample(self.seed + number, "train")
+            number += step
+            first, *rest = turns
+            turns = [(f"{description}\n{first[0]}", first[1]), *rest]
+            pending += conversation_ids(self.tokenizer, turns)
+            while len(pending) >= self.length:
+                yield torch.tensor(pending[: self.length])
+                pending = pending[self.length :]
+
+
+def nano_language_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A random Llama of 2.1 million parameters."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            intermediate_size=448,
+            num_hidden_layers=5,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a row")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2_000_000_000)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.manual_seed(arguments.seed)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    model = nano_language_model(tokenizer)
+    stream = TextStream(tokenizer, arguments.length, arguments.seed)
+    loader = DataLoader(stream, arguments.batch_size, num_workers=arguments.workers)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, arguments.learning_rate, arguments.steps, pct_start=0.05
+    )
+    started, average = time.time(), None
+    bar = tqdm(zip(range(arguments.steps), loader, strict=False), total=arguments.steps)
+    for step, ids in bar:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+        if step % 20 == 19:
+            bar.set_postfix(loss=f"{average:.4f}")
+        if step % 500 == 499 or step + 1 == arguments.steps:
+            with atomic_folder(arguments.out) as part:
+                model.save_pretrained(part)
+                tokenizer.save_pretrained(part)
+            logger.info("step %d, %.0f s: loss %.4f", step + 1, time.time() - started, average)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,68 @@
+"""Scenes: seeded pictures with questions and answers, one module per kind.
+
+A scene module first draws facts from a random source, then puts them in a picture (`draw`), in
+sentences (`sentences`) and in questions (`asks`); so text and picture always agree.
+"""
+
+from random import Random
+from types import ModuleType
+
+from playground.scenes import (
+    bar_chart,
+    comparison,
+    emoji,
+    line_chart,
+    receipt,
+    shapes,
+    sign,
+    table,
+)
+from playground.scenes.asking import conversation
+from playground.scenes.page import draw_page
+from playground.scenes.sample import Glyph, Sample, Split, Thing, Turn
+
+__all__ = ["KINDS", "SCENES", "Glyph", "Sample", "Split", "Thing", "Turn", "choose_kind",
+           "draw_page", "draw_sample"]
+
+SCENES: dict[str, ModuleType] = {
+    "sign": sign,
+    "receipt": receipt,
+    "table": table,
+    "bar_chart": bar_chart,
+    "line_chart": line_chart,
+    "shapes": shapes,
+    "emoji": emoji,
+    "comparison": comparison,
+}
+KINDS = tuple(SCENES)
+SHARES = (28, 12, 12, 12, 8, 10, 8, 10)  # of the samples, per kind, in percent
+
+
+def choose_kind(rng: Random) -> str:
+    """A kind of scene, signs most often."""
+    return rng.choices(KINDS, SHARES)[0]
+
+
+def draw_sample(seed: int, split: Split, kind: str | None = None) -> Sample:
+    """Draw a picture (two for a comparison) with a conversation about it.
+
+    Args:
+        seed: equal arguments give an equal sample, on every machine with the same fonts.
+        split: "train", or "held_out" with words, numbers, faces and layouts never drawn in it.
+        kind: one of `KINDS`; at random where None.
+    """
+    rng = Random(f"{split}/{kind}/{seed}")
+    name = kind or choose_kind(rng)
+    scene = SCENES[name]
+    facts = scene.choose_facts(rng, split)
+    drawn = scene.draw(facts, rng, split)
+    canvases = drawn if isinstance(drawn, list) else [drawn]
+    heights = {key: cap for canvas in canvases for key, cap in canvas.heights.items()}
+    return Sample(
+        kind=name,
+        images=[canvas.image for canvas in canvases],
+        turns=conversation(scene.asks(facts, rng), name, heights, rng),
+        caption=" ".join(scene.sentences(facts, rng)),
+        glyphs=[canvas.glyphs for canvas in canvases],
+        objects=[canvas.things for canvas in canvases],
+    )

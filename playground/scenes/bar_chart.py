@@ -1,0 +1,181 @@
+"""Bar charts, upright or lying, with the value printed at every bar."""
+
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_cap, choose_size
+from playground.colors import VIVID, Color, dark, ink_on, pale, shade
+from playground.fonts import Face, choose_face
+from playground.scenes.asking import Ask
+from playground.words import DAYS, MONTHS, choose_numbers, choose_words
+
+THEMES = ("names", "food", "animals", "objects")
+LONGEST_UPRIGHT = 6  # characters of a label below an upright bar
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Bars from left to right or top to bottom; no two have the same value.
+
+    Attributes:
+        colors: of each bar; all the same or all different.
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    values: tuple[int, ...]
+    colors: tuple[str, ...]
+    lying: bool
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw the bars."""
+    count = rng.randint(3, 6)
+    lying = rng.random() < 0.4
+    theme = rng.choice((*THEMES, "months", "days"))
+    if theme in THEMES:
+        labels = choose_words(rng, split, count, theme)
+        if not lying:
+            short = []
+            while len(short) < count:
+                word = choose_words(rng, split, 1, rng.choice(THEMES))[0]
+                if len(word) <= LONGEST_UPRIGHT and word not in short:
+                    short.append(word)
+            labels = short
+    else:
+        labels = list(MONTHS if theme == "months" else DAYS)[:count + 1][-count:]
+    values = _spread(rng, split, count)
+    if rng.random() < 0.5:
+        colors = rng.sample(VIVID, count)
+    else:
+        colors = [rng.choice((*VIVID, "gray"))] * count
+    return Facts(choose_words(rng, split, 1, "business")[0], tuple(labels), values,
+                 tuple(colors), lying)
+
+
+def _spread(rng: Random, split: str, count: int) -> tuple[int, ...]:
+    # The two extreme bars must stand out to the eye, not only by their printed values.
+    most = rng.choice((40, 60, 100, 300, 900))
+    while True:
+        values = choose_numbers(rng, split, count, max(1, most // 12), most)
+        ranked = sorted(values)
+        if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * 0.06:
+            return tuple(values)
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    bars = ", ".join(f"{label} {value}" for label, value in _bars(facts))
+    said = [f'A bar chart with the title "{facts.title}".',
+            f"It has {len(facts.labels)} bars: {bars}."]
+    if len(set(facts.colors)) > 1:
+        pairs = zip(facts.labels, facts.colors, strict=True)
+        said.append("The colors are " + ", ".join(f"{name} {color}" for name, color in pairs) + ".")
+    else:
+        said.append(f"The bars are {facts.colors[0]}.")
+    return said
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the bars."""
+    count = len(facts.labels)
+    found = [
+        Ask("bars", ("How many bars are there?", "How many bars does the chart have?"), str(count),
+            f"There are {count} bars."),
+        Ask("title", ("What is the title of the chart?",), facts.title,
+            f"The title of the chart is {facts.title}.", ("title",)),
+    ]
+    for word, pick, other in (("highest", max, "tallest"), ("lowest", min, "shortest")):
+        index = facts.values.index(pick(facts.values))
+        label = facts.labels[index]
+        questions = (f"Which bar has the {word} value?", f"What has the {word} value?")
+        found.append(Ask(word, questions, label, f"The bar with the {word} value is {label}.",
+                         (f"label {index}",)))
+        value = facts.values[index]
+        found.append(Ask(f"{word} value", (f"What is the {word} value?",), str(value),
+                         f"The {word} value is {value}.", (f"value {index}",)))
+    each = []
+    for index, (label, value) in enumerate(_bars(facts)):
+        keys = (f"label {index}", f"value {index}")
+        each.append(Ask("value", (f"What is the value of {label}?", f"What value does {label} have?",
+                                  f"How much is {label}?"),
+                        str(value), f"The value of {label} is {value}.", keys))
+        each.append(Ask("label", (f"Which bar has the value {value}?",), label,
+                        f"The bar with the value {value} is {label}.", keys))
+        if len(set(facts.colors)) > 1:
+            color = facts.colors[index]
+            each.append(Ask("color", (f"What color is the bar of {label}?",
+                                      f"What is the color of the {label} bar?"),
+                            color, f"The bar of {label} is {color}.", keys[:1]))
+            each.append(Ask("color value", (f"What is the value of the {color} bar?",), str(value),
+                            f"The value of the {color} bar is {value}.", keys[1:]))
+    if len(set(facts.colors)) == 1:
+        found.append(Ask("color", ("What color are the bars?",), facts.colors[0],
+                         f"The bars are {facts.colors[0]}."))
+    return found + rng.sample(each, min(5, len(each)))
+
+
+def _bars(facts: Facts) -> list[tuple[str, int]]:
+    return list(zip(facts.labels, facts.values, strict=True))
+
+
+def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+    """Draw the chart."""
+    size = choose_size(rng, "tall" if facts.lying else "wide")
+    paper = dark(rng) if rng.random() < 0.15 else pale(rng)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
+    ink = ink_on(paper, rng, 6)
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 13))
+    face = choose_face(rng, split, cap)
+    title_cap = choose_cap(rng, cap, max(cap, 16))
+    canvas.text(facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle",
+                "title")
+    top = 10 + title_cap * 2
+    paints = _paints(facts, rng, paper)
+    (_draw_lying if facts.lying else _draw_upright)(canvas, facts, top, face, cap, ink, paints)
+    return canvas
+
+
+def _paints(facts: Facts, rng: Random, paper: Color) -> list[Color]:
+    if len(set(facts.colors)) == 1:
+        return [shade(facts.colors[0], rng)] * len(facts.colors)
+    return [shade(color, rng) for color in facts.colors]
+
+
+def _draw_upright(canvas: Canvas, facts: Facts, top: float, face: Face, cap: float, ink: Color,
+                  paints: list[Color]) -> None:
+    count = len(facts.labels)
+    slot = (canvas.width - 16) / count
+    cap = canvas.fitting_cap([*facts.labels, *map(str, facts.values)], face, cap, slot - 4)
+    floor = canvas.height - 8 - cap * 2
+    tallest = floor - top - cap * 2.2
+    for index, (label, value) in enumerate(_bars(facts)):
+        x = 8 + slot * (index + 0.5)
+        height = max(3.0, tallest * value / max(facts.values))
+        half = slot * 0.32
+        canvas.box(x - half, floor - height, x + half, floor, fill=paints[index])
+        canvas.note(label, facts.colors[index], x - half, floor - height, x + half, floor)
+        canvas.text(str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle",
+                    f"value {index}")
+        canvas.text(label, x, floor + 4 + cap * 0.8, face, cap, ink, "middle", f"label {index}")
+    canvas.line([(6, floor), (canvas.width - 6, floor)], ink, 1)
+
+
+def _draw_lying(canvas: Canvas, facts: Facts, top: float, face: Face, cap: float, ink: Color,
+                paints: list[Color]) -> None:
+    count = len(facts.labels)
+    slot = (canvas.height - top - 4) / count
+    cap = min(cap, max(canvas.smallest_cap, slot / 1.9))
+    cap = canvas.fitting_cap(list(facts.labels), face, cap, canvas.width * 0.42)
+    left = 8 + max(canvas.text_width(label, face, cap) for label in facts.labels)
+    longest = canvas.width - left - 10 - canvas.text_width("0000", face, cap)
+    for index, (label, value) in enumerate(_bars(facts)):
+        y = top + slot * (index + 0.5)
+        length = max(3.0, longest * value / max(facts.values))
+        half = slot * 0.32
+        canvas.box(left, y - half, left + length, y + half, fill=paints[index])
+        canvas.note(label, facts.colors[index], left, y - half, left + length, y + half)
+        canvas.text(label, left - 4, y, face, cap, ink, "right", f"label {index}")
+        canvas.text(str(value), left + length + 4, y, face, cap, ink, "left", f"value {index}")
+    canvas.line([(left, top), (left, canvas.height - 4)], ink, 1)

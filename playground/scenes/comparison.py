@@ -1,0 +1,148 @@
+"""Two images to compare: same word or not, the larger number, which one shows what."""
+
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_cap, choose_size
+from playground.colors import VIVID, dark, ink_on, pale, shade
+from playground.emoji import EMOJI, article, draw_emoji
+from playground.fonts import choose_face
+from playground.scenes.asking import Ask, yes_no
+from playground.shapes import SHAPES, draw_shape
+from playground.words import choose_numbers, choose_words
+
+PLACES = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is in the two images.
+
+    Attributes:
+        theme: "words", "numbers", "emoji" or "shapes".
+        contents: the text, name of the emoji, or shape of each image.
+        colors: of each shape or plate.
+    """
+
+    theme: str
+    contents: tuple[str, str]
+    colors: tuple[str, str]
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw two images' contents."""
+    theme = rng.choice(("words", "numbers", "emoji", "shapes"))
+    pool: list[str]
+    if theme == "words":
+        pool = choose_words(rng, split, 2)
+    elif theme == "numbers":
+        pool = [str(n) for n in choose_numbers(rng, split, 2, 1, rng.choice((99, 999)))]
+    elif theme == "emoji":
+        pool = rng.sample(tuple(EMOJI), 2)
+    else:
+        pool = rng.sample(SHAPES, 2)
+    first, second = pool
+    if theme in ("words", "emoji") and rng.random() < 0.4:
+        second = first
+    colors = tuple(rng.sample(VIVID, 2))
+    return Facts(theme, (first, second), colors)
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    return [f"The {place} image shows {_described(facts, i)}." for i, place in enumerate(PLACES)]
+
+
+def _described(facts: Facts, index: int) -> str:
+    content, color = facts.contents[index], facts.colors[index]
+    if facts.theme == "emoji":
+        return article(content)
+    if facts.theme == "shapes":
+        return article(f"{color} {content}")
+    what = "word" if facts.theme == "words" else "number"
+    return f'the {what} "{content}" on {article(color)} sign'
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the two images."""
+    first, second = facts.contents
+    same = first == second
+    found = []
+    for index, place in enumerate(PLACES):
+        content, key = facts.contents[index], (f"text {index}",)
+        if facts.theme in ("words", "numbers"):
+            what = "word" if facts.theme == "words" else "number"
+            found.append(Ask(f"read {what}", (f"What does the {place} image say?",
+                                              f"Which {what} is in the {place} image?"),
+                             content, f"The {place} image says {content}.", key))
+        else:
+            found.append(Ask("what", (f"What is in the {place} image?",
+                                      f"What does the {place} image show?"),
+                             content, f"The {place} image shows {article(content)}."))
+        if facts.theme != "emoji":
+            what = "shape" if facts.theme == "shapes" else "sign"
+            color = facts.colors[index]
+            found.append(Ask("color", (f"What color is the {what} in the {place} image?",), color,
+                             f"The {what} in the {place} image is {color}."))
+        if not same:
+            found.append(_which(facts, index, place))
+    if facts.theme == "numbers":
+        keys = ("text 0", "text 1")
+        larger = PLACES[int(int(second) > int(first))]
+        smaller = PLACES[int(int(second) < int(first))]
+        found.append(Ask("larger", ("Which image has the larger number?",), larger,
+                         f"The {larger} image has the larger number.", keys))
+        found.append(Ask("smaller", ("Which image has the smaller number?",), smaller,
+                         f"The {smaller} image has the smaller number.", keys))
+    elif facts.theme == "words":
+        found.append(yes_no("same word", ("Do both images show the same word?",
+                                          "Is the word in both images the same?"), same,
+                            "Yes, both images show the same word.",
+                            "No, the images show different words.", ("text 0", "text 1")))
+    elif facts.theme == "emoji":
+        found.append(yes_no("same thing", ("Do both images show the same thing?",), same,
+                            "Yes, both images show the same thing.",
+                            "No, the images show different things."))
+    return found
+
+
+def _which(facts: Facts, index: int, place: str) -> Ask:
+    content = facts.contents[index]
+    if facts.theme in ("words", "numbers"):
+        return Ask("which says", (f'Which image says "{content}"?',), place,
+                   f"The {place} image says {content}.", (f"text {index}",))
+    return Ask("which shows", (f"Which image shows {article(content)}?",), place,
+               f"The {place} image shows {article(content)}.")
+
+
+def draw(facts: Facts, rng: Random, split: str) -> list[Canvas]:
+    """Draw the two images."""
+    return [_draw_one(facts, index, rng, split) for index in range(2)]
+
+
+def _draw_one(facts: Facts, index: int, rng: Random, split: str) -> Canvas:
+    size = choose_size(rng)
+    content, color = facts.contents[index], facts.colors[index]
+    around = pale(rng) if rng.random() < 0.7 or facts.theme == "shapes" else dark(rng)
+    canvas = Canvas(size, choose_background(size, around, rng, depth=20))
+    if facts.theme in ("emoji", "shapes"):
+        side = min(canvas.width, canvas.height) * rng.uniform(0.25, 0.7)
+        x = rng.uniform(side / 2 + 4, canvas.width - side / 2 - 4)
+        y = rng.uniform(side / 2 + 4, canvas.height - side / 2 - 4)
+        if facts.theme == "emoji":
+            draw_emoji(canvas, content, x, y, side)
+        else:
+            draw_shape(canvas, content, x, y, side, shade(color, rng), color)
+        return canvas
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 40))
+    face = choose_face(rng, split, cap)
+    cap = canvas.fitting_cap([content], face, cap, canvas.width - 40)
+    wide = canvas.text_width(content, face, cap) / 2 + rng.uniform(6, 12)
+    high = cap + rng.uniform(4, 12)
+    x = rng.uniform(wide + 3, canvas.width - wide - 3)
+    y = rng.uniform(high + 3, canvas.height - high - 3)
+    paper = shade(color, rng)
+    canvas.box(x - wide, y - high, x + wide, y + high, fill=paper, outline=(70, 70, 70), line=0.8)
+    canvas.text(content, x, y, face, cap, ink_on(paper, rng), "middle", f"text {index}")
+    return canvas

@@ -1,0 +1,108 @@
+"""Emoji scattered over a picture: what is where, and how many."""
+
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_size
+from playground.colors import dark, pale
+from playground.emoji import EMOJI, article, draw_emoji, plural
+from playground.scenes.asking import Ask, yes_no
+
+PLACES = {
+    "pair": ("on the left", "on the right"),
+    "column": ("at the top", "at the bottom"),
+    "row": ("on the left", "in the middle", "on the right"),
+    "corners": ("in the top left", "in the top right", "in the bottom left", "in the bottom right"),
+}
+CENTERS = {
+    "pair": ((0.25, 0.5), (0.75, 0.5)),
+    "column": ((0.5, 0.25), (0.5, 0.75)),
+    "row": ((1 / 6, 0.5), (0.5, 0.5), (5 / 6, 0.5)),
+    "corners": ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
+}
+CROWD = 3  # cells per side of the layout "crowd"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names of the emoji, one per place of the layout; in the layout "crowd" places are cells."""
+
+    layout: str
+    names: tuple[str, ...]
+    cells: tuple[int, ...]
+    absent: str
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw which emoji are where."""
+    layout = rng.choice((*PLACES, "crowd", "crowd"))
+    if layout == "crowd":
+        kinds = rng.sample(tuple(EMOJI), rng.randint(2, 4))
+        names = tuple(rng.choice(kinds[1:]) for _ in range(rng.randint(3, 8)))
+        cells = tuple(sorted(rng.sample(range(CROWD * CROWD), len(names))))
+        return Facts(layout, names, cells, kinds[0])
+    *names, absent = rng.sample(tuple(EMOJI), len(PLACES[layout]) + 1)
+    if layout == "corners" and rng.random() < 0.4:
+        names[rng.randrange(4)] = rng.choice(names)
+    return Facts(layout, tuple(names), tuple(range(len(names))), absent)
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    if facts.layout == "crowd":
+        counts = Counter(facts.names)
+        listed = ", ".join(f"{n} {plural(name)}" if n > 1 else f"1 {name}"
+                           for name, n in counts.items())
+        return [f"A picture of {listed}."]
+    return [f"There is {article(name)} {place}."
+            for name, place in zip(facts.names, PLACES[facts.layout], strict=True)]
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the emoji."""
+    counts = Counter(facts.names)
+    found = []
+    for name in rng.sample(sorted(counts), min(2, len(counts))):
+        count, many = counts[name], plural(name)
+        found.append(Ask("count", (f"How many {many} are there?", f"How many {many} do you see?"),
+                         str(count), f"There are {count} {many}." if count > 1
+                         else f"There is {article(name)}."))
+    claims = [facts.absent, rng.choice(facts.names)]
+    rng.shuffle(claims)
+    for claim in claims:
+        found.append(yes_no("check", (f"Is there {article(claim)}?",
+                                      f"Do you see {article(claim)}?"), claim in counts,
+                            f"Yes, there is {article(claim)}.", f"No, there is no {claim}."))
+    found.append(Ask("all", ("How many things are there in total?",), str(len(facts.names)),
+                     f"There are {len(facts.names)} things in total."))
+    if facts.layout == "crowd":
+        return found
+    for name, place in zip(facts.names, PLACES[facts.layout], strict=True):
+        found.append(Ask("what", (f"What is {place}?", f"What do you see {place}?"), name,
+                         f"There is {article(name)} {place}."))
+        if counts[name] == 1:
+            found.append(Ask("where", (f"Where is the {name}?",), place,
+                             f"The {name} is {place}."))
+    return found
+
+
+def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+    """Draw the emoji, without overlap."""
+    size = choose_size(rng)
+    paper = pale(rng) if rng.random() < 0.7 else dark(rng)
+    canvas = Canvas(size, choose_background(size, paper, rng))
+    for name, cell in zip(facts.names, facts.cells, strict=True):
+        if facts.layout == "crowd":
+            row, column = divmod(cell, CROWD)
+            center, room = ((column + 0.5) / CROWD, (row + 0.5) / CROWD), (CROWD, CROWD)
+        else:
+            center = CENTERS[facts.layout][cell]
+            room = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2)}[facts.layout]
+        wide, high = canvas.width / room[0], canvas.height / room[1]
+        side = min(wide, high, 120) * rng.uniform(0.45, 0.8)
+        x = center[0] * canvas.width + rng.uniform(-1, 1) * min(wide * 0.12, (wide - side) / 2 - 2)
+        y = center[1] * canvas.height + rng.uniform(-1, 1) * min(high * 0.15, (high - side) / 2 - 2)
+        draw_emoji(canvas, name, x, y, side)
+    return canvas

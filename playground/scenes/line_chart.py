@@ -1,0 +1,137 @@
+"""Line charts over months or days, with the value printed at every point."""
+
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_cap, choose_size
+from playground.colors import VIVID, Color, contrast, dark, ink_on, pale, shade
+from playground.fonts import choose_face
+from playground.scenes.asking import Ask
+from playground.shapes import draw_shape
+from playground.words import DAYS, MONTHS, choose_numbers, choose_words
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Points from left to right; no two have the same value."""
+
+    title: str
+    unit: str
+    labels: tuple[str, ...]
+    values: tuple[int, ...]
+    color: str
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw the points."""
+    unit, names = rng.choice((("month", MONTHS), ("day", DAYS)))
+    count = rng.randint(4, 6)
+    start = rng.randrange(len(names) - count + 1)
+    most = rng.choice((40, 60, 100, 300, 900))
+    while True:
+        values = choose_numbers(rng, split, count, max(1, most // 12), most)
+        ranked = sorted(values)
+        if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * 0.06:
+            break
+    return Facts(choose_words(rng, split, 1, "business")[0], unit, names[start:start + count],
+                 tuple(values), rng.choice(VIVID))
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    points = ", ".join(f"{label} {value}" for label, value in _points(facts))
+    return [f'A line chart with the title "{facts.title}".', f"Its points are {points}.",
+            f"The line is {facts.color}."]
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the line."""
+    unit, count = facts.unit, len(facts.labels)
+    found = [
+        Ask("color", ("What color is the line?",), facts.color, f"The line is {facts.color}."),
+        Ask("points", ("How many points does the line have?",), str(count),
+            f"The line has {count} points."),
+        Ask("title", ("What is the title of the chart?",), facts.title,
+            f"The title of the chart is {facts.title}.", ("title",)),
+    ]
+    for word, pick in (("highest", max), ("lowest", min)):
+        index = facts.values.index(pick(facts.values))
+        label, value = facts.labels[index], facts.values[index]
+        found.append(Ask(word, (f"Which {unit} has the {word} value?",
+                                f"In which {unit} is the value {word}?"),
+                         label, f"The {unit} with the {word} value is {label}.",
+                         (f"label {index}",)))
+        found.append(Ask(f"{word} value", (f"What is the {word} value?",), str(value),
+                         f"The {word} value is {value}.", (f"value {index}",)))
+    each = []
+    preposition = "in" if unit == "month" else "on"
+    for index, (label, value) in enumerate(_points(facts)):
+        keys = (f"label {index}", f"value {index}")
+        each.append(Ask("value", (f"What is the value {preposition} {label}?",
+                                  f"What is the value of {label}?", f"How much is {label}?"),
+                        str(value), f"The value {preposition} {label} is {value}.", keys))
+        each.append(Ask("label", (f"Which {unit} has the value {value}?",), label,
+                        f"The {unit} with the value {value} is {label}.", keys))
+    for index in range(1, count):
+        first, second = facts.labels[index - 1], facts.labels[index]
+        word = "up" if facts.values[index] > facts.values[index - 1] else "down"
+        each.append(Ask("trend", (f"Does the line go up or down from {first} to {second}?",), word,
+                        f"The line goes {word} from {first} to {second}.",
+                        (f"label {index - 1}", f"label {index}")))
+    return found + rng.sample(each, min(5, len(each)))
+
+
+def _points(facts: Facts) -> list[tuple[str, int]]:
+    return list(zip(facts.labels, facts.values, strict=True))
+
+
+def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+    """Draw the chart."""
+    size = choose_size(rng, "wide")
+    paper = dark(rng) if rng.random() < 0.15 else pale(rng)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
+    ink = ink_on(paper, rng, 6)
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 12))
+    face = choose_face(rng, split, cap)
+    title_cap = choose_cap(rng, cap, max(cap, 16))
+    canvas.text(facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle",
+                "title")
+    slot = (canvas.width - 12) / len(facts.labels)
+    cap = canvas.fitting_cap([*facts.labels, *map(str, facts.values)], face, cap, slot - 4)
+    floor = canvas.height - 8 - cap * 2
+    top = 14 + title_cap * 2 + cap * 2.4
+    low, high = min(facts.values), max(facts.values)
+    base = floor - 6 - cap * 1.6
+    places = [(6 + slot * (i + 0.5), base - (base - top) * (value - low) / (high - low))
+              for i, value in enumerate(facts.values)]
+    canvas.line([(6, floor), (canvas.width - 6, floor)], ink, 1)
+    if rng.random() < 0.5:
+        canvas.line([(6, top - cap * 2), (6, floor)], ink, 1)
+    paint = _visible(facts.color, paper, rng)
+    canvas.line(places, paint, rng.uniform(1.2, 2.6))
+    radius = rng.uniform(4, 7)
+    for index, (x, y) in enumerate(places):
+        draw_shape(canvas, "circle", x, y, radius, paint, facts.color)
+        above = _is_clear_above(facts.values, index)
+        offset = radius / 2 + 3 + cap * 0.6
+        canvas.text(str(facts.values[index]), x, y - offset if above else y + offset, face, cap,
+                    ink, "middle", f"value {index}")
+        canvas.text(facts.labels[index], x, floor + 4 + cap * 0.8, face, cap, ink, "middle",
+                    f"label {index}")
+    return canvas
+
+
+def _is_clear_above(values: tuple[int, ...], index: int) -> bool:
+    # The line of a valley rises on both sides of the text above it; below it is free.
+    neighbours = [values[i] for i in (index - 1, index + 1) if 0 <= i < len(values)]
+    return values[index] * len(neighbours) >= sum(neighbours)
+
+
+def _visible(name: str, paper: Color, rng: Random) -> Color:
+    paint = shade(name, rng)
+    for _ in range(8):
+        if contrast(paint, paper) >= 1.35:
+            break
+        paint = shade(name, rng)
+    return paint

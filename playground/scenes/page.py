@@ -1,0 +1,135 @@
+"""Dense pages of text for the pre-training of the encoders; nothing is asked about them."""
+
+import string
+from random import Random
+
+from PIL import ImageFilter
+
+from playground.backgrounds import add_grain, draw_background
+from playground.canvas import FRAME, SMALLEST_CAP, Canvas, choose_cap
+from playground.colors import VIVID, Color, contrast, dark, pale, shade
+from playground.emoji import EMOJI, draw_emoji
+from playground.fonts import choose_face
+from playground.scenes.sample import Sample
+from playground.shapes import SHAPES, draw_shape
+from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
+
+PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
+LETTERS_AND_DIGITS = string.ascii_letters + string.digits
+FEWEST, MOST = 40, 200  # characters
+
+
+def draw_page(seed: int) -> Sample:
+    """A page of 256 x 256 pixels with 40 to 200 characters of training words, and some objects."""
+    rng = Random(f"page/{seed}")
+    paper = _paper(rng)
+    kind = rng.choices(("plain", "gradient", "blobs", "grain"), (35, 25, 25, 15))[0]
+    canvas = Canvas((FRAME, FRAME), draw_background((FRAME, FRAME), paper, rng, kind, 28))
+    wanted = rng.randint(FEWEST + 10, MOST)
+    free: list[tuple[float, float, float, float]] = [(2, 2, FRAME - 2, FRAME - 2)]
+    for _ in range(rng.randint(0, 3)):
+        _put_object(canvas, rng, free, paper)
+    while len(canvas.glyphs) < wanted and free:
+        area = max(free, key=_area)
+        free.remove(area)
+        free += _put_block(canvas, rng, area, paper, wanted - len(canvas.glyphs))
+    image = canvas.image
+    if rng.random() < 0.2:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55)))
+    if rng.random() < 0.15:
+        image = add_grain(image, rng, rng.uniform(2, 6))
+    text = "".join(glyph.char for glyph in canvas.glyphs)
+    return Sample("page", [image], [], text, [canvas.glyphs], [canvas.things])
+
+
+def _paper(rng: Random) -> Color:
+    kind = rng.choices(("pale", "dark", "vivid"), (60, 20, 20))[0]
+    if kind == "vivid":
+        return shade(rng.choice(VIVID), rng, 30)
+    return pale(rng) if kind == "pale" else dark(rng)
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _put_object(canvas: Canvas, rng: Random, free: list[tuple[float, float, float, float]],
+                paper: Color) -> None:
+    area = max(free, key=_area)
+    x0, y0, x1, y1 = area
+    side = rng.uniform(20, 64)
+    if x1 - x0 < side + 4 or y1 - y0 < side + 4:
+        return
+    free.remove(area)
+    x = rng.choice((x0 + side / 2 + 2, x1 - side / 2 - 2))
+    y = rng.uniform(y0 + side / 2 + 2, y1 - side / 2 - 2)
+    if rng.random() < 0.5:
+        draw_emoji(canvas, rng.choice(tuple(EMOJI)), x, y, side)
+    else:
+        color = rng.choice(VIVID)
+        while contrast(paint := shade(color, rng), paper) < 1.3:
+            color = rng.choice(VIVID)
+        draw_shape(canvas, rng.choice(SHAPES), x, y, side, paint, color)
+    top, bottom = y - side / 2 - 2, y + side / 2 + 2
+    inner = (x + side / 2 + 3, x1) if x < (x0 + x1) / 2 else (x0, x - side / 2 - 3)
+    free += [(x0, y0, x1, top), (inner[0], top, inner[1], bottom), (x0, bottom, x1, y1)]
+
+
+def _put_block(canvas: Canvas, rng: Random, area: tuple[float, float, float, float], paper: Color,
+               left_over: int) -> list[tuple[float, float, float, float]]:
+    x0, y0, x1, y1 = area
+    cap = choose_cap(rng, 5.0 if rng.random() < 0.2 else SMALLEST_CAP, 40 if left_over > 60 else 14)
+    face = choose_face(rng, "train", cap)
+    pitch = max(cap * rng.uniform(1.6, 2.1), 12)
+    if y1 - y0 < pitch + 2 or x1 - x0 < cap * 2:
+        return []
+    lines = min(rng.randint(1, 5), int((y1 - y0) / pitch))
+    ink = _ink(paper, rng)
+    angle = rng.uniform(-7, 7) if rng.random() < 0.2 else 0.0
+    y = y0 + pitch / 2
+    for _ in range(lines):
+        text = ""
+        limit = x1 - x0 - 4 - abs(angle)
+        while len(text) < left_over:
+            longer = f"{text} {choose_token(rng)}".strip()
+            if canvas.text_width(longer, face, cap) > limit:
+                break
+            text = longer
+            if rng.random() < 0.15:
+                break
+        if text:
+            width = canvas.text_width(text, face, cap)
+            x = x0 + 2 + rng.random() * max(0.0, limit - width)
+            canvas.turned_text(text, x + width / 2, y, face, cap, ink, angle * 0.6
+                               if width < 90 else 0.0)
+        y += pitch
+    return [(x0, y - pitch / 2 + 3, x1, y1)]
+
+
+def _ink(paper: Color, rng: Random) -> Color:
+    least = rng.uniform(2.6, 5)
+    for _ in range(12):
+        ink = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
+        if contrast(ink, paper) >= least:
+            return ink
+    return (10, 10, 10) if contrast((10, 10, 10), paper) > 4.5 else (250, 250, 250)
+
+
+def choose_token(rng: Random) -> str:
+    """A word, number, code or string of characters, of the training part."""
+    kind = rng.choices(("word", "number", "price", "code", "phone", "random", "nonsense", "mark"),
+                       (36, 14, 10, 10, 4, 12, 10, 4))[0]
+    if kind == "number":
+        return str(rng.randint(0, rng.choice((9, 99, 999, 9999))))
+    if kind == "price":
+        return f"{rng.choice(('', '', '$'))}{rng.randint(0, 29)}.{rng.randint(0, 99):02d}"
+    if kind == "code":
+        return choose_code(rng, "train")
+    if kind == "phone":
+        return choose_phone(rng, "train")
+    if kind == "random":
+        return "".join(rng.choices(LETTERS_AND_DIGITS, k=rng.randint(2, 6)))
+    if kind == "mark":
+        return "".join(rng.choices(PUNCTUATION, k=rng.randint(1, 3)))
+    word = choose_nonsense(rng, "train") if kind == "nonsense" else choose_words(rng, "train", 1)[0]
+    return rng.choices((word, word.lower(), word.upper()), (50, 30, 20))[0]

@@ -1,0 +1,137 @@
+"""Receipts: items with prices, their total, a shop's name."""
+
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_cap, choose_size
+from playground.colors import dark, ink_on, pale
+from playground.fonts import choose_face
+from playground.scenes.asking import Ask, yes_no
+from playground.words import choose_words, is_held_out
+
+TRAIN_LAYOUTS = ("plain", "dotted", "ruled")
+HELD_OUT_LAYOUTS = ("framed",)
+SHOPS = ("Shop", "Cafe", "Market", "Store", "Deli", "Bar")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a receipt lists; prices and total as printed, each price once."""
+
+    shop: str
+    items: tuple[str, ...]
+    prices: tuple[str, ...]
+    total: str
+    absent: str
+    layout: str
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw a receipt's items and prices."""
+    count = rng.randint(2, 6)
+    *items, absent = choose_words(rng, split, count + 1, "food")
+    sign = rng.choice(("", "", "$"))
+    cents: list[int] = []
+    while len(cents) < count:
+        price = _price(rng, split)
+        if price not in cents:
+            cents.append(price)
+    shop = f"{choose_words(rng, split, 1, rng.choice(('names', 'places')))[0]} {rng.choice(SHOPS)}"
+    held_out = split == "held_out" and rng.random() < 0.3
+    layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
+    prices = tuple(f"{sign}{price / 100:.2f}" for price in cents)
+    return Facts(shop, tuple(items), prices, f"{sign}{sum(cents) / 100:.2f}", absent, layout)
+
+
+def _price(rng: Random, split: str) -> int:
+    while True:
+        price = rng.randint(40, 999 if rng.random() < 0.7 else 2999)
+        price -= price % 5 if rng.random() < 0.7 else 0
+        if split == "held_out" or not is_held_out(f"{price / 100:.2f}"):
+            return price
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    listed = ", ".join(f"{item} {price}" for item, price in _rows(facts))
+    return [f"A receipt of {facts.shop}.", f"The items are {listed}.",
+            f"The total is {facts.total}."]
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the receipt."""
+    count = len(facts.items)
+    found = [
+        Ask("total", ("What is the total?", "How much is the total?", "What is the total price?"),
+            facts.total, f"The total is {facts.total}.", ("total",)),
+        Ask("shop", ("What is the name of the shop?", "Which shop is the receipt from?"),
+            facts.shop, f"The shop is {facts.shop}.", ("shop",)),
+        Ask("items", ("How many items are on the receipt?", "How many items were bought?"),
+            str(count), f"There are {count} items on the receipt."),
+    ]
+    for index, (item, price) in enumerate(_rows(facts)):
+        keys = (f"row {index}",)
+        found.append(Ask("price", (f"How much is the {item}?", f"What is the price of {item}?",
+                                   f"What does the {item} cost?"),
+                         price, f"The price of {item} is {price}.", keys))
+        found.append(Ask("item", (f"Which item costs {price}?", f"What costs {price}?"),
+                         item, f"The item that costs {price} is {item}.", keys))
+    claim = rng.choice((facts.absent, rng.choice(facts.items)))
+    found.append(yes_no("check", (f"Is {claim} on the receipt?",), claim in facts.items,
+                        f"Yes, {claim} is on the receipt.", f"No, {claim} is not on the receipt.",
+                        ("row 0",)))
+    return found
+
+
+def _rows(facts: Facts) -> list[tuple[str, str]]:
+    return list(zip(facts.items, facts.prices, strict=True))
+
+
+def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+    """Draw the receipt."""
+    size = choose_size(rng, "tall")
+    canvas = Canvas(size, choose_background(size, dark(rng) if rng.random() < 0.5 else pale(rng),
+                                            rng, depth=40))
+    rows = len(facts.items) + 2
+    most = min(16.0, (canvas.height - 24) / (rows + 1) / 1.6)
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, most))
+    face = choose_face(rng, split, cap)
+    longest = max((item + "   " + price for item, price in _rows(facts)), key=len)
+    cap = canvas.fitting_cap([longest, facts.shop, f"Total   {facts.total}"], face, cap,
+                             canvas.width - 36)
+    natural = max(canvas.text_width(text, face, cap) for text in (longest, facts.shop))
+    pitch = min(max(14.0, cap * rng.uniform(1.7, 2.2)), (canvas.height - 16) / (rows + 0.6))
+    width = min(canvas.width - 10, natural + rng.uniform(20, 70))
+    height = min(canvas.height - 6, pitch * (rows + 0.6) + 8)
+    left = rng.uniform(4, canvas.width - width - 4)
+    top = rng.uniform(2, canvas.height - height - 2)
+    paper = pale(rng)
+    ink = ink_on(paper, rng, 6)
+    canvas.box(left, top, left + width, top + height, fill=paper,
+               outline=ink if facts.layout == "framed" else (150, 150, 150), line=1)
+    _draw_rows(canvas, facts, (left + 8, left + width - 8), top + 4 + pitch * 0.6, pitch, face,
+               cap, ink)
+    return canvas
+
+
+def _draw_rows(canvas: Canvas, facts: Facts, sides: tuple[float, float], y: float, pitch: float,
+               face, cap: float, ink) -> None:  # noqa: ANN001
+    left, right = sides
+    canvas.text(facts.shop, (left + right) / 2, y, face, cap, ink, "middle", "shop")
+    y += pitch * 1.1
+    for index, (item, price) in enumerate(_rows(facts)):
+        canvas.text(item, left, y, face, cap, ink, "left", f"row {index}")
+        canvas.text(price, right, y, face, cap, ink, "right")
+        if facts.layout == "dotted":
+            start = left + canvas.text_width(item + " ", face, cap)
+            end = right - canvas.text_width(" " + price, face, cap)
+            while start < end:
+                canvas.line([(start, y + cap / 2), (start + 0.6, y + cap / 2)], ink, 0.8)
+                start += 4
+        y += pitch
+    if facts.layout != "plain":
+        canvas.line([(left, y - pitch * 0.45), (right, y - pitch * 0.45)], ink, 0.8)
+    y += pitch * 0.1
+    canvas.text("Total", left, y, face, cap, ink, "left", "total")
+    canvas.text(facts.total, right, y, face, cap, ink, "right")

@@ -1,0 +1,139 @@
+"""Coloured shapes in a loose grid: kinds, colours, counts, places."""
+
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_size
+from playground.colors import COLORS, VIVID, Color, contrast, dark, pale, shade
+from playground.emoji import article, plural
+from playground.scenes.asking import Ask, yes_no
+from playground.shapes import SHAPES, draw_shape
+
+TRAIN_GRIDS = ((1, 2), (2, 1), (1, 3), (2, 2), (2, 3), (3, 3))  # rows, columns
+HELD_OUT_GRIDS = ((3, 2),)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A shape in a cell of the grid, row and column from the upper left."""
+
+    shape: str
+    color: str
+    row: int
+    column: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All shapes, in reading order, and something that is not among them."""
+
+    grid: tuple[int, int]
+    items: tuple[Item, ...]
+    absent: str
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw the shapes; a few kinds and colours only, so that some occur more than once."""
+    held_out = split == "held_out" and rng.random() < 0.3
+    grid = rng.choice(HELD_OUT_GRIDS if held_out else TRAIN_GRIDS)
+    cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    count = rng.randint(max(1, len(cells) - 3), len(cells))
+    shapes = rng.sample(SHAPES, rng.randint(1, 4))
+    colors = rng.sample(VIVID, rng.randint(2, 4))
+    items = tuple(Item(rng.choice(shapes), rng.choice(colors), *cell)
+                  for cell in sorted(rng.sample(cells, count)))
+    names = {item.name for item in items}
+    absent = next(iter(names))
+    while absent in names:
+        absent = f"{rng.choice(VIVID if rng.random() < 0.4 else colors)} {rng.choice(SHAPES)}"
+    return Facts(grid, items, absent)
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    rows: dict[int, list[str]] = {}
+    for item in facts.items:
+        rows.setdefault(item.row, []).append(article(item.name))
+    count = len(facts.items)
+    said = [f"A picture with {count} shapes." if count > 1 else "A picture with 1 shape."]
+    names = {1: ("row",), 2: ("top row", "bottom row"), 3: ("top row", "middle row", "bottom row")}
+    for row, listed in sorted(rows.items()):
+        said.append(f"In the {names[facts.grid[0]][row]}, from left to right: {', '.join(listed)}.")
+    return said
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the shapes."""
+    items = facts.items
+    shapes = Counter(item.shape for item in items)
+    colors = Counter(item.color for item in items)
+    names = Counter(item.name for item in items)
+    found = [_count("shapes", "shape", len(items))]
+    for shape in rng.sample(sorted(shapes), min(2, len(shapes))):
+        found.append(_count("count shape", shape, shapes[shape]))
+    for color in rng.sample(sorted(colors), min(2, len(colors))):
+        found.append(_count("count color", f"{color} shape", colors[color]))
+    name = rng.choice(sorted(names))
+    found.append(_count("count both", name, names[name]))
+    claim = rng.choice((facts.absent, rng.choice(sorted(names))))
+    found.append(yes_no("check", (f"Is there {article(claim)}?",), claim in names,
+                        f"Yes, there is {article(claim)}.", f"No, there is no {claim}."))
+    for item in items:
+        if shapes[item.shape] == 1:
+            found.append(Ask("color", (f"What color is the {item.shape}?",
+                                       f"What is the color of the {item.shape}?"),
+                             item.color, f"The {item.shape} is {item.color}."))
+        if colors[item.color] == 1:
+            found.append(Ask("shape", (f"What shape is {item.color}?",
+                                       f"Which shape is {item.color}?"),
+                             item.shape, f"The {item.color} shape is {article(item.shape)}."))
+    beside = [ask for item in items if names[item.name] == 1 for ask in _beside(item, items)]
+    return found + rng.sample(beside, min(2, len(beside)))
+
+
+def _count(kind: str, name: str, count: int) -> Ask:
+    many = plural(name)
+    sentence = f"There are {count} {many}." if count != 1 else f"There is 1 {name}."
+    return Ask(kind, (f"How many {many} are there?", f"How many {many} do you see?"), str(count),
+               sentence)
+
+
+def _beside(item: Item, items: tuple[Item, ...]) -> list[Ask]:
+    found = []
+    for words, row, column in (("directly left of", 0, -1), ("directly right of", 0, 1),
+                               ("directly above", -1, 0), ("directly below", 1, 0)):
+        for other in items:
+            if (other.row, other.column) == (item.row + row, item.column + column):
+                found.append(Ask("beside", (f"What is {words} the {item.name}?",
+                                            f"Which shape is {words} the {item.name}?"),
+                                 other.name,
+                                 f"There is {article(other.name)} {words} the {item.name}."))
+    return found
+
+
+def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+    """Draw the shapes, each well inside its cell."""
+    size = choose_size(rng)
+    paper = _paper(facts, rng)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=12))
+    rows, columns = facts.grid
+    high, wide = canvas.height / rows, canvas.width / columns
+    for item in facts.items:
+        side = min(high, wide, 130) * rng.uniform(0.42, 0.78)
+        x = wide * (item.column + 0.5) + rng.uniform(-1, 1) * min(wide * 0.12, (wide - side) / 2 - 3)
+        y = high * (item.row + 0.5) + rng.uniform(-1, 1) * min(high * 0.12, (high - side) / 2 - 3)
+        draw_shape(canvas, item.shape, x, y, side, shade(item.color, rng), item.color)
+    return canvas
+
+
+def _paper(facts: Facts, rng: Random) -> Color:
+    while True:
+        paper = pale(rng) if rng.random() < 0.6 else dark(rng)
+        if all(contrast(COLORS[item.color], paper) > 1.25 for item in facts.items):
+            return paper

@@ -1,0 +1,148 @@
+"""Tables: rows by name, columns by what is counted, a number in every cell."""
+
+from dataclasses import dataclass
+from random import Random
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_cap, choose_size
+from playground.colors import VIVID, Color, contrast, ink_on, pale, shade
+from playground.fonts import Face, choose_face
+from playground.scenes.asking import Ask
+from playground.words import choose_numbers, choose_words
+
+COLUMNS = ("Age", "Price", "Stock", "Score", "Size", "Sold", "Rank", "Cost", "Goals", "Weight",
+           "Height", "Points", "Visits", "Year", "Count", "Speed")
+CORNERS = {"names": "Name", "food": "Item", "places": "Place", "objects": "Item",
+           "animals": "Animal"}
+HELD_OUT_SIZES = ((4, 3), (5, 2))  # rows, columns of numbers
+ORDINALS = ("first", "second", "third", "fourth")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A table's names and numbers; no number is twice in one column."""
+
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    cells: tuple[tuple[int, ...], ...]
+
+
+def choose_facts(rng: Random, split: str) -> Facts:
+    """Draw a table's names and numbers."""
+    while True:
+        shape = rng.randint(2, 6), rng.randint(1, 3)
+        if split == "held_out" and rng.random() < 0.3:
+            shape = rng.choice(HELD_OUT_SIZES)
+        if split == "held_out" or shape not in HELD_OUT_SIZES:
+            break
+    theme = rng.choice(tuple(CORNERS))
+    columns = [choose_numbers(rng, split, shape[0], 1, rng.choice((60, 99, 999)))
+               for _ in range(shape[1])]
+    return Facts(CORNERS[theme], tuple(rng.sample(COLUMNS, shape[1])),
+                 tuple(choose_words(rng, split, shape[0], theme)), tuple(zip(*columns, strict=True)))
+
+
+def sentences(facts: Facts, rng: Random) -> list[str]:
+    """The facts in words, one sentence each."""
+    said = [f"A table of {len(facts.rows)} rows with the columns {facts.corner}, "
+            f"{', '.join(facts.columns)}."]
+    for row, cells in zip(facts.rows, facts.cells, strict=True):
+        listed = ", ".join(f"{name} {cell}" for name, cell in zip(facts.columns, cells, strict=True))
+        said.append(f"{row}: {listed}.")
+    return said
+
+
+def asks(facts: Facts, rng: Random) -> list[Ask]:
+    """All that can be asked about the table, cells first."""
+    found = []
+    for i, row in enumerate(facts.rows):
+        for j, column in enumerate(facts.columns):
+            cell, low = facts.cells[i][j], column.lower()
+            found.append(Ask("cell", (f"What is the {low} of {row}?",
+                                      f"Which {low} does {row} have?",
+                                      f"What does the table say for the {low} of {row}?"),
+                             str(cell), f"The {low} of {row} is {cell}.", ("table",)))
+            found.append(Ask("row", (f"Which row has the {low} {cell}?",
+                                     f"Whose {low} is {cell}?"),
+                             row, f"The row with the {low} {cell} is {row}.", ("table",)))
+    found = rng.sample(found, min(5, len(found)))
+    column = rng.randrange(len(facts.columns))
+    values = [cells[column] for cells in facts.cells]
+    low = facts.columns[column].lower()
+    for word, pick in (("highest", max), ("lowest", min)):
+        row = facts.rows[values.index(pick(values))]
+        found.append(Ask(word, (f"Which row has the {word} {low}?", f"Whose {low} is the {word}?"),
+                         row, f"The row with the {word} {low} is {row}.", ("table",)))
+    found.append(Ask("rows", ("How many rows are below the header?",), str(len(facts.rows)),
+                     f"There are {len(facts.rows)} rows below the header."))
+    header = rng.randrange(len(facts.columns) + 1)
+    name = (facts.corner, *facts.columns)[header]
+    found.append(Ask("header", (f"What is the header of the {ORDINALS[header]} column?",),
+                     name, f"The header of the {ORDINALS[header]} column is {name}.", ("table",)))
+    return found
+
+
+def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+    """Draw the table."""
+    size = choose_size(rng)
+    paper = pale(rng)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=14))
+    count = len(facts.rows) + 1
+    most = min(15.0, (canvas.height - 12) / count / 1.8)
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, most))
+    face = choose_face(rng, split, cap)
+    grid = [(facts.corner, *facts.columns)]
+    grid += [(row, *map(str, cells)) for row, cells in zip(facts.rows, facts.cells, strict=True)]
+    widths = _widths(canvas, grid, face, cap)
+    if sum(widths) > canvas.width - 8:
+        cap = max(canvas.smallest_cap, cap * (canvas.width - 8) / sum(widths))
+        widths = _widths(canvas, grid, face, cap)
+    spare = canvas.width - 6 - sum(widths)
+    extra = max(0.0, spare) * rng.random() ** 2 / len(widths)
+    widths = [width + extra for width in widths]
+    pitch = min(max(14.0, cap * rng.uniform(1.8, 2.6)), (canvas.height - 6) / count)
+    left = rng.uniform(3, max(3.0, canvas.width - sum(widths) - 3))
+    top = rng.uniform(3, max(3.0, canvas.height - pitch * count - 3))
+    _draw_grid(canvas, grid, widths, (left, top, pitch), face, cap, paper, rng)
+    canvas.heights["table"] = cap
+    return canvas
+
+
+def _widths(canvas: Canvas, grid: list[tuple[str, ...]], face: Face, cap: float) -> list[float]:
+    return [max(canvas.text_width(text, face, cap) for text in column) + 8 + cap * 0.6
+            for column in zip(*grid, strict=True)]
+
+
+def _draw_grid(canvas: Canvas, grid: list[tuple[str, ...]], widths: list[float],
+               place: tuple[float, float, float], face: Face, cap: float, paper: Color,
+               rng: Random) -> None:
+    left, top, pitch = place
+    right, bottom = left + sum(widths), top + pitch * len(grid)
+    ink = ink_on(paper, rng, 6)
+    header = paper
+    if rng.random() < 0.5:
+        header = shade(rng.choice((*VIVID, "gray", "black")), rng)
+        canvas.box(left, top, right, top + pitch, fill=header)
+    stripe = tuple(max(0, level - 16) for level in paper)
+    lines = rng.choice(("all", "rows", "none"))
+    striped = rng.random() < 0.3
+    for i, texts in enumerate(grid):
+        y = top + pitch * i
+        if striped and i % 2 == 0 and i:
+            canvas.box(left, y, right, y + pitch, fill=stripe)
+        if lines != "none" and i:
+            canvas.line([(left, y), (right, y)], ink, 0.8)
+        x = left
+        row_ink = ink if i or contrast(ink, header) > 4.5 else ink_on(header, rng, 4)
+        for j, text in enumerate(texts):
+            if j == 0:
+                canvas.text(text, x + 4, y + pitch / 2, face, cap, row_ink)
+            else:
+                canvas.text(text, x + widths[j] - 4, y + pitch / 2, face, cap, row_ink, "right")
+            x += widths[j]
+    if lines == "all":
+        canvas.box(left, top, right, bottom, outline=ink, line=0.8)
+        for j in range(1, len(widths)):
+            x = left + sum(widths[:j])
+            canvas.line([(x, top), (x, bottom)], ink, 0.8)
