@@ -4,13 +4,14 @@ import math
 from random import Random
 from typing import Literal
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from playground.colors import Color
 from playground.fonts import Face, font_with_cap
 from playground.scenes.sample import Glyph, Thing
 
 FRAME = 256  # units along the longest side: the pixels of the nano model's view
+RIM = 2  # pixels
 SMALLEST_CAP = 6.5  # pixels; smaller text is not legible
 
 Anchor = Literal["left", "middle", "right"]
@@ -47,7 +48,7 @@ class Canvas:
 
     def text_width(self, text: str, face: Face, cap: float) -> float:
         """The advance of a line of text, in units."""
-        return font_with_cap(face, cap * self.scale).getlength(text) / self.scale
+        return font_with_cap(face, cap * self.scale).width(text) / self.scale
 
     def fitting_cap(self, texts: list[str], face: Face, cap: float, width: float) -> float:
         """`cap`, or as much less as every text needs to be at most `width` wide."""
@@ -57,19 +58,20 @@ class Canvas:
     def text(self, text: str, x: float, y: float, face: Face, cap: float, color: Color,
              anchor: Anchor = "left", key: str | None = None) -> None:
         """Draw one line whose capitals are centred on height `y`, and note its glyphs."""
-        font = font_with_cap(face, cap * self.scale)
+        sized = font_with_cap(face, cap * self.scale)
+        starts = sized.starts(text)
         left = x * self.scale
         if anchor != "left":
-            left -= font.getlength(text) * (0.5 if anchor == "middle" else 1.0)
+            left -= starts[-1] * (0.5 if anchor == "middle" else 1.0)
         left = round(left)
         base = round((y + cap / 2) * self.scale)
-        self.draw.text((left, base), text, fill=color, font=font, anchor="ls")
-        for index, char in enumerate(text):
-            if char == " ":
-                continue
-            start = left + (font.getlength(text[:index + 1]) - font.getlength(char))
-            x0, y0, x1, y1 = font.getbbox(char, anchor="ls")
-            self.glyphs.append(Glyph(char, start + x0, base + y0, start + x1, base + y1))
+        self.draw.text((left, base), text, fill=color, font=sized.font, anchor="ls")
+        for char, start in zip(text, starts, strict=False):
+            if char != " ":
+                x0, y0, x1, y1 = sized.ink(char)
+                self.glyphs.append(
+                    Glyph(char, left + start + x0, base + y0, left + start + x1, base + y1)
+                )
         if key is not None:
             self.heights[key] = cap
 
@@ -131,6 +133,9 @@ class Canvas:
         mask = mask or Image.new("L", image.size, 255)
         width, height = image.size
         if angle:
+            # A bare rim makes the turned edges smooth.
+            image = ImageOps.expand(image, RIM, image.getpixel((width // 2, 0)))
+            mask = ImageOps.expand(mask, RIM, 0)
             image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
             mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         left = round(x * self.scale - image.width / 2)

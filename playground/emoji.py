@@ -11,7 +11,7 @@ EMOJI = {
     "cat": "🐱", "dog": "🐶", "pig": "🐷", "frog": "🐸", "lion": "🦁", "panda": "🐼",
     "monkey": "🐵", "rabbit": "🐰", "fox": "🦊", "cow": "🐮", "elephant": "🐘", "fish": "🐟",
     "octopus": "🐙", "turtle": "🐢", "penguin": "🐧", "owl": "🦉", "butterfly": "🦋", "bee": "🐝",
-    "snail": "🐌", "crab": "🦀", "apple": "🍎", "banana": "🍌", "strawberry": "🍓", "grapes": "🍇",
+    "snail": "🐌", "crab": "🦀", "apple": "🍎", "banana": "🍌", "strawberry": "🍓", "pineapple": "🍍",
     "watermelon": "🍉", "carrot": "🥕", "pizza": "🍕", "burger": "🍔", "cake": "🎂", "donut": "🍩",
     "egg": "🍳", "cheese": "🧀", "tree": "🌳", "cactus": "🌵", "sunflower": "🌻", "mushroom": "🍄",
     "sun": "🌞", "moon": "🌙", "rainbow": "🌈", "snowman": "⛄", "umbrella": "☔", "fire": "🔥",
@@ -24,7 +24,7 @@ EMOJI = {
 def plural(name: str) -> str:
     """More than one of an emoji or a shape."""
     irregular = {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen",
-                 "grapes": "bunches of grapes", "strawberry": "strawberries"}
+                 "strawberry": "strawberries"}
     if name in irregular:
         return irregular[name]
     return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
@@ -32,8 +32,6 @@ def plural(name: str) -> str:
 
 def article(phrase: str) -> str:
     """The phrase with "a" or "an" before it."""
-    if phrase == "grapes":
-        return "a bunch of grapes"
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 

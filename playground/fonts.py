@@ -109,13 +109,51 @@ def choose_face(rng: Random, split: str, cap: float = SMALL_CAP) -> Face:
     return rng.choice(_POOLS[held_out, cap < SMALL_CAP])
 
 
-@lru_cache(maxsize=1024)
-def load_font(face: Face, half_points: int) -> ImageFont.FreeTypeFont:
+class SizedFont:
+    """A face at one size, with the widths and ink boxes of its characters kept (pixels)."""
+
+    def __init__(self, face: Face, half_points: int) -> None:
+        self.font = _open(face.file, half_points / 2)
+        self._kerns = _has_kerning(face)
+        self._advances: dict[str, float] = {}
+        self._boxes: dict[str, tuple[float, float, float, float]] = {}
+
+    def starts(self, text: str) -> list[float]:
+        """Where each character of a line begins, and where the line ends, from its left end."""
+        places, x = [], 0.0
+        for index, char in enumerate(text):
+            if self._kerns and index:
+                pair = text[index - 1 : index + 1]
+                x += self._advance(pair) - self._advance(pair[0]) - self._advance(pair[1])
+            places.append(x)
+            x += self._advance(char)
+        return [*places, x]
+
+    def width(self, text: str) -> float:
+        """The advance of a line."""
+        return self.starts(text)[-1]
+
+    def ink(self, char: str) -> tuple[float, float, float, float]:
+        """The box of a character's ink from its origin on the base line."""
+        box = self._boxes.get(char)
+        if box is None:
+            box = self._boxes[char] = self.font.getbbox(char, anchor="ls")
+        return box
+
+    def _advance(self, text: str) -> float:
+        advance = self._advances.get(text)
+        if advance is None:
+            advance = self._advances[text] = self.font.getlength(text)
+        return advance
+
+
+@lru_cache(maxsize=1500)
+def load_font(face: Face, half_points: int) -> SizedFont:
     """The face at `half_points` / 2 pixels per em."""
-    return _open(face.file, half_points / 2)
+    return SizedFont(face, half_points)
 
 
-def font_with_cap(face: Face, cap: float) -> ImageFont.FreeTypeFont:
+def font_with_cap(face: Face, cap: float) -> SizedFont:
     """The face at the size whose capital letters are `cap` pixels tall, to half a pixel per em."""
     return load_font(face, max(2, round(2 * cap / _cap_per_em(face))))
 
@@ -129,6 +167,15 @@ def emoji_font() -> ImageFont.FreeTypeFont:
 def _cap_per_em(face: Face) -> float:
     _, top, _, bottom = _open(face.file, 200).getbbox("H", anchor="ls")
     return (bottom - top) / 200
+
+
+@lru_cache
+def _has_kerning(face: Face) -> bool:
+    font = _open(face.file, 100)
+    return any(
+        font.getlength(a + b) != font.getlength(a) + font.getlength(b)
+        for a, b in ("AV", "To", "Yo", "LT", "P.")
+    )
 
 
 def _open(file: str, size: float) -> ImageFont.FreeTypeFont:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import zlib
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -97,7 +98,7 @@ def _draw_one(index: int, folder: Path, split: Split, seed: int,
     letters = ("",) if len(sample.images) == 1 else ("a", "b")
     names = [f"{identity}{letter}.png" for letter in letters]
     for name, image in zip(names, sample.images, strict=True):
-        image.save(folder / "images" / name, compress_level=1)
+        image.save(folder / "images" / name, compress_level=1, compress_type=zlib.Z_RLE)
     return conversation_record(sample, identity, names), caption_record(sample, identity, names)
 
 

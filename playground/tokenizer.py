@@ -5,6 +5,7 @@ own: the model learns to read letters, and words it never saw cost nothing extra
 falls back to bytes, so that no text is impossible.
 """
 
+import argparse
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +13,14 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from mgm.atomic import atomic_folder
+from mgm.errors import run_command
+from playground.colors import COLORS
+from playground.emoji import EMOJI
+from playground.scenes import draw_sample
+from playground.shapes import SHAPES
+from playground.words import themes
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "<|user|>", "<|assistant|>", "<|end|>")
 WORD = re.compile(r"[A-Za-z]+")
@@ -66,10 +75,6 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def save_tokenizer(words: Iterable[str], folder: Path) -> None:
-    build_tokenizer(words).save_pretrained(folder)
-
-
 def conversation_ids(
     tokenizer: PreTrainedTokenizerFast, turns: Iterable[tuple[str, str]]
 ) -> list[int]:
@@ -80,3 +85,24 @@ def conversation_ids(
         ids += [user, *tokenizer(question, add_special_tokens=False).input_ids, end]
         ids += [assistant, *tokenizer(answer, add_special_tokens=False).input_ids, end]
     return ids
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets the tokenizer")
+    parser.add_argument("--samples", type=int, default=6000, help="scenes whose words are counted")
+    parser.add_argument("--minimum", type=int, default=25, help="a frequent word occurs so often")
+    arguments = parser.parse_args()
+    samples = [draw_sample(seed, "train") for seed in range(arguments.samples)]
+    texts = [text for s in samples for t in s.turns for text in (t.question, t.answer)]
+    texts += [sample.caption for sample in samples]
+    spelled = {word.lower() for words in themes().values() for word in words}
+    labels = {word for label in (*SHAPES, *EMOJI, *COLORS) for word in label.split()}
+    words = sorted({*question_words(texts, spelled, arguments.minimum), *labels})
+    with atomic_folder(arguments.out) as part:
+        build_tokenizer(words).save_pretrained(part)
+    print(f"{len(words)} whole words: {' '.join(words)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

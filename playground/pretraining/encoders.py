@@ -25,8 +25,11 @@ from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, PreTr
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
+from playground.colors import COLORS
+from playground.emoji import EMOJI
 from playground.pretraining.targets import CHARACTERS, dense_targets, slots
-from playground.scenes import COLOR_LABELS, THING_LABELS, draw_page, draw_sample
+from playground.scenes import draw_page, draw_sample
+from playground.shapes import SHAPES
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 4, 1), (32, 64, 128, 256)
 CAPTION_TOKENS = 64
 CLASSES = len(CHARACTERS) + 1
-NOTHING_WEIGHT = 0.05  # most slots hold nothing
+NOTHING_WEIGHT = 0.1  # most slots hold nothing
+EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
+THINGS = {label: index + 1 for index, label in enumerate((*SHAPES, *EMOJI))}  # 0: nothing
+COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 
 
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
@@ -43,8 +49,6 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
 
     def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerBase) -> None:
         self.seed, self.pages, self.tokenizer = seed, pages, tokenizer
-        self.thing_ids = {label: index + 1 for index, label in enumerate(THING_LABELS)}
-        self.color_ids = {label: index + 1 for index, label in enumerate(COLOR_LABELS)}
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
@@ -58,7 +62,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         page = generator.random() < self.pages
         sample = draw_page(seed) if page else draw_sample(seed, "train")
         index = int(generator.integers(len(sample.images)))
-        targets = dense_targets(sample, index, self.thing_ids, self.color_ids)
+        targets = dense_targets(sample, index, THINGS, COLOR_IDS)
         whole = not page and len(sample.images) == 1
         caption = self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
         ids = np.zeros(CAPTION_TOKENS, np.int64)
@@ -112,7 +116,7 @@ class Pretraining(nn.Module):
                 projection_dim=width,
             )
         )
-        things, colors = len(THING_LABELS) + 1, len(COLOR_LABELS) + 1
+        things, colors = len(THINGS) + 1, len(COLOR_IDS) + 1
         self.fine = nn.Linear(CONVNEXT_DIMS[1], 2 * CLASSES)
         self.middle = nn.Linear(CONVNEXT_DIMS[2], 8 * CLASSES)
         self.coarse = nn.Linear(CONVNEXT_DIMS[3], 32 * CLASSES)
@@ -147,8 +151,10 @@ class Pretraining(nn.Module):
         for name, features in (
             ("fine", fine), ("middle", middle), ("coarse", coarse), ("large", patches)
         ):  # fmt: skip
-            logits = getattr(self, name)(features).unflatten(-1, (-1, CLASSES))
-            losses[name], figures[name] = self._characters(logits, batch[name])
+            head, target = getattr(self, name), batch[name]
+            looked_at = target.any(-1) | (torch.rand(target.shape[:-1]) < EMPTY_CELLS)
+            logits = head(features[looked_at]).unflatten(-1, (-1, CLASSES))
+            losses[name], figures[name] = self._characters(logits, target[looked_at])
         losses["things"] = (
             self._things(self.middle_things(middle), batch)
             + self._things(_split(self.coarse_things(coarse)), batch)
