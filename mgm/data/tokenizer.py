@@ -1,0 +1,190 @@
+"""Tokenizers, loaded in one way everywhere, whatever files a model folder holds.
+
+Released models were trained with the tokenizers of transformers 4.38; the ids here are the same.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from mgm.data.templates import IMAGE_MARKER
+from mgm.errors import MGMError, one_line
+
+_SPACE = "▁"
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer in the folder `path`, with `<image>` as a special token.
+
+    The language model never sees the id of `<image>`: it marks the places of image features. It is
+    the first id after the vocabulary, unless the tokenizer already had that token. A tokenizer
+    without a padding token pads with its unknown, or else its end token; padding is masked by
+    length, so the choice decides nothing.
+
+    Args:
+        path: a folder with tokenizer.json, or with the tokenizer.model of the LLaMA family, or
+            anything that transformers turns into a fast tokenizer; or a name on the Hugging Face hub.
+
+    Raises:
+        MGMError: there is no tokenizer, or it is broken or of a kind that cannot be used.
+    """
+    folder = Path(path)
+    try:
+        if _is_llama_sentencepiece(folder):
+            tokenizer = _from_sentencepiece(folder)
+        elif (folder / "tokenizer.json").is_file():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        elif folder.exists() and not any(folder.glob("*vocab*")):
+            raise MGMError(
+                f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
+            )
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, MGMError):
+            raise
+        raise MGMError(f"{path}: no usable tokenizer there ({one_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise MGMError(f"{path}: only tokenizers with a tokenizer.json can be used")
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [IMAGE_MARKER]}, replace_extra_special_tokens=False
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of `<image>` in a tokenizer of `load_tokenizer`."""
+    return tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+
+
+def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that a tokenizer puts before every text: its beginning-of-text token or nothing."""
+    first = tokenizer("").input_ids[:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
+def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Ids of `text` without leading ids, and the position in `text` at which each begins."""
+    pre = tokenizer.backend_tokenizer.pre_tokenizer
+    # Compat: tokenizers put no space before a text that begins with one, sentencepiece does.
+    shift = int(
+        isinstance(pre, pre_tokenizers.Metaspace)
+        and pre.prepend_scheme == "first"
+        and text.startswith(" ")
+    )
+    encoded = tokenizer(
+        " " * shift + text,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return encoded["input_ids"], [max(start - shift, 0) for start, _ in encoded["offset_mapping"]]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _is_llama_sentencepiece(folder: Path) -> bool:
+    # Compat: where both files are there, the published code reads tokenizer.model.
+    kind = _settings(folder).get("tokenizer_class", "LlamaTokenizer")
+    return (folder / "tokenizer.model").is_file() and kind == "LlamaTokenizer"
+
+
+def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizers-backed tokenizer with the ids of transformers' former LlamaTokenizer.
+
+    transformers 5 would need protobuf to read the file, and does not tell its `legacy` form apart.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    settings = _settings(folder)
+    backend = Tokenizer(
+        BPE(
+            vocab=vocabulary,
+            merges=_merges(pieces, vocabulary),
+            unk_token=pieces.id_to_piece(pieces.unk_id()),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    if settings.get("legacy", True):  # a space before every stretch between special tokens
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+        )
+    else:  # a space before the text
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(
+            _SPACE, prepend_scheme="first", split=False
+        )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    names = {
+        key: _content(settings.get(key, default))
+        for key, default in (
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", None),
+        )
+    }
+    for token in _added_tokens(folder, settings, names):
+        backend.add_special_tokens([AddedToken(token, normalized=False)])
+    if settings.get("add_bos_token", True):
+        bos = names["bos_token"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A",
+            pair=f"{bos} $A {bos} $B",
+            special_tokens=[(bos, backend.token_to_id(bos))],
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **names,
+        model_max_length=settings.get("model_max_length"),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a piece, in the order in which sentencepiece prefers them."""
+    merges = []
+    for piece, index in vocabulary.items():
+        if pieces.is_control(index) or pieces.is_unknown(index) or pieces.is_byte(index):
+            continue
+        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        known = [half for half in halves if half[0] in vocabulary and half[1] in vocabulary]
+        known.sort(key=lambda half: (vocabulary[half[0]], vocabulary[half[1]]))
+        merges += [(pieces.get_score(index), half) for half in known]
+    merges.sort(key=lambda merge: -merge[0])
+    return [half for _, half in merges]
+
+
+def _added_tokens(folder: Path, settings: dict[str, Any], names: dict[str, str | None]) -> list[str]:
+    """The tokens beside the vocabulary, by id."""
+    tokens = {int(i): _content(t) for i, t in settings.get("added_tokens_decoder", {}).items()}
+    file = folder / "added_tokens.json"
+    if file.is_file():
+        added = json.loads(file.read_text(encoding="utf-8"))
+        tokens |= {index: token for token, index in added.items()}
+    special = [name for name in names.values() if name not in (None, *tokens.values())]
+    return [*special, *(tokens[index] for index in sorted(tokens))]
+
+
+def _content(token: str | dict[str, Any] | None) -> str | None:
+    return token["content"] if isinstance(token, dict) else token

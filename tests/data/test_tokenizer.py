@@ -1,0 +1,90 @@
+import json
+import shutil
+from functools import cache
+
+import pytest
+
+from mgm.data.conversation import Segment, encode
+from mgm.data.tokenizer import encode_chunk, image_token_id, load_tokenizer
+from mgm.errors import MGMError
+from tests.golden_files import golden, golden_json
+
+PUBLISHED_IMAGE = -200  # the id at image markers in the golden records
+load = cache(load_tokenizer)
+
+
+def records():
+    content = golden_json("text/tokenizer_image_token.json")
+    assert content["records"]
+    return content["records"]
+
+
+def folder(name):
+    return golden(f"tokenizers/{name.removesuffix('_fast')}")
+
+
+def test_ids_around_images_equal_published_ids():
+    seen = 0
+    for record in records():
+        try:
+            path = folder(record["tokenizer"])
+        except pytest.skip.Exception:
+            continue  # the selection in tests/golden holds a few tokenizers
+        tokenizer = load(path)
+        if record["prompt"].startswith("<s>") and record["tokenizer"] == "yi":
+            continue  # published: a literal "<s>" costs every later chunk its first token
+        ids, _ = encode([Segment(record["prompt"])], tokenizer, PUBLISHED_IMAGE, 1)
+        assert ids == record["ids"], (record["tokenizer"], record["prompt"])
+        seen += 1
+    assert seen
+
+
+def test_image_token_is_the_first_id_after_the_vocabulary():
+    for name, size in {"vicuna": 760, "llama3": 707}.items():
+        tokenizer = load(folder(name))
+        assert image_token_id(tokenizer) == size == len(tokenizer) - 1
+        assert tokenizer("<image>", add_special_tokens=False).input_ids == [size]
+
+
+def test_saved_tokenizer_gives_the_same_ids(tmp_path):
+    tokenizer = load(folder("vicuna"))
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    text = "  A sign: STOP </s>USER: 图 naïve"
+    assert encode_chunk(again, text) == encode_chunk(tokenizer, text)
+    assert again("x").input_ids == tokenizer("x").input_ids
+    assert len(again) == len(tokenizer)
+    assert again.pad_token == "<unk>"
+
+
+def test_positions_point_at_the_text():
+    tokenizer = load(folder("vicuna"))
+    text = "red bus</s>USER: two"
+    ids, starts = encode_chunk(tokenizer, text)
+    assert starts == sorted(starts)
+    end = ids.index(tokenizer.eos_token_id)
+    assert starts[end] == text.index("</s>")
+    assert starts[end + 1] == text.index("USER")
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_folder_without_usable_tokenizer(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(MGMError, match=str(tmp_path)) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_sentencepiece_file(tmp_path):
+    shutil.copy(folder("vicuna") / "tokenizer_config.json", tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"nothing of the kind")
+    with pytest.raises(MGMError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_broken_settings(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({}))
+    with pytest.raises(MGMError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path)
