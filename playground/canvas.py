@@ -26,6 +26,7 @@ class Canvas:
         width, height: in units.
         scale: pixels per unit.
         heights: cap height in units of each text that was drawn with a key.
+        is_crowded: some text had no room even at the smallest cap height.
     """
 
     def __init__(self, size: tuple[int, int], background: Image.Image | Color,
@@ -40,6 +41,7 @@ class Canvas:
         self.glyphs: list[Glyph] = []
         self.things: list[Thing] = []
         self.heights: dict[str, float] = {}
+        self.is_crowded = False
 
     @property
     def smallest_cap(self) -> float:
@@ -53,7 +55,21 @@ class Canvas:
     def fitting_cap(self, texts: list[str], face: Face, cap: float, width: float) -> float:
         """`cap`, or as much less as every text needs to be at most `width` wide."""
         widest = max(self.text_width(text, face, cap) for text in texts)
-        return cap if widest <= width else max(self.smallest_cap, cap * width / widest * 0.98)
+        return cap if widest <= width else self.shrunk_cap(cap, width / widest * 0.98)
+
+    def shrunk_cap(self, cap: float, factor: float) -> float:
+        """`cap` times `factor`, but not too small to read; then the canvas is crowded."""
+        if cap * factor < self.smallest_cap * 0.97:
+            self.is_crowded = True
+        return max(self.smallest_cap, cap * factor)
+
+    def is_sound(self) -> bool:
+        """Whether all text had room and no character crosses the edge of the image."""
+        width, height = self.image.size
+        return not self.is_crowded and all(
+            glyph.x0 >= 0 and glyph.y0 >= 0 and glyph.x1 <= width and glyph.y1 <= height
+            for glyph in self.glyphs
+        )
 
     def text(self, text: str, x: float, y: float, face: Face, cap: float, color: Color,
              anchor: Anchor = "left", key: str | None = None) -> None:

@@ -3,11 +3,10 @@
 from random import Random
 
 from playground.scenes import SCENES, Split, choose_kind
-from playground.scenes.asking import conversation
+from playground.scenes.asking import SHORT_SUFFIX, conversation
 from playground.scenes.sign import choose_text
 
 TASKS_SHARE = 0.2  # of the texts are spelling and copying instead of a scene
-SHORT = "\nAnswer the question using a single word or phrase."
 
 
 def text_sample(seed: int, split: Split = "train") -> tuple[str, list[tuple[str, str]]]:
@@ -26,9 +25,10 @@ def text_sample(seed: int, split: Split = "train") -> tuple[str, list[tuple[str,
     scene = SCENES[name]
     facts = scene.choose_facts(rng, split)
     told = scene.sentences(facts, rng)
+    caption = " ".join(told)
     if rng.random() < 0.3:
         rng.shuffle(told)
-    turns = conversation(scene.asks(facts, rng), name, {}, rng)
+    turns = conversation(scene.asks(facts, rng), name, caption, {}, rng)
     return " ".join(told), [(turn.question, turn.answer) for turn in turns]
 
 
@@ -41,13 +41,13 @@ def _tasks(rng: Random, split: str) -> tuple[str, list[tuple[str, str]]]:
     first = texts[0]
     word = first.split()[0]
     turns = [
-        ("Read the text." + SHORT, " ".join(texts)),
-        ("What is the first word?" + SHORT, word),
-        ("What is the last word?" + SHORT, texts[-1].split()[-1]),
-        (f'Spell "{word}".' + SHORT, " ".join(word)),
-        (f'How many letters and digits are in "{word}"?' + SHORT,
+        ("Read the text." + SHORT_SUFFIX, " ".join(texts)),
+        ("What is the first word?" + SHORT_SUFFIX, word),
+        ("What is the last word?" + SHORT_SUFFIX, texts[-1].split()[-1]),
+        (f'Spell "{word}".' + SHORT_SUFFIX, " ".join(word)),
+        (f'How many letters and digits are in "{word}"?' + SHORT_SUFFIX,
          str(sum(char.isalnum() for char in word))),
-        (f'What is the first character of "{word}"?' + SHORT, word[0]),
-        (f'Write "{word}" in capital letters.' + SHORT, word.upper()),
+        (f'What is the first character of "{word}"?' + SHORT_SUFFIX, word[0]),
+        (f'Write "{word}" in capital letters.' + SHORT_SUFFIX, word.upper()),
     ]
     return " ".join(texts), rng.sample(turns, rng.randint(2, 4))

@@ -37,7 +37,8 @@ def article(phrase: str) -> str:
 
 def draw_emoji(canvas: Canvas, name: str, x: float, y: float, size: float) -> None:
     """Draw an emoji, its longer side `size` units, its centre at (x, y), and note it."""
-    bitmap = _scaled(name, max(8, round(size * canvas.scale)))
+    # Steps of 3 pixels let most bitmaps come from the cache.
+    bitmap = _scaled(name, max(9, int(size * canvas.scale) // 3 * 3))
     width, height = bitmap.width / canvas.scale, bitmap.height / canvas.scale
     canvas.stamp(bitmap.getchannel("A"), bitmap.convert("RGB"), x - width / 2, y - height / 2)
     canvas.note(name, None, x - width / 2, y - height / 2, x + width / 2, y + height / 2)

@@ -59,6 +59,14 @@ def choose_numbers(rng: Random, split: str, count: int, low: int, high: int) -> 
     return list(numbers)
 
 
+def choose_price(rng: Random, split: str, low: int, high: int) -> int:
+    """A price of low..high cents; in training never one whose print, as in "2.45", is held out."""
+    while True:
+        price = rng.randint(low, high)
+        if split == "held_out" or not is_held_out(f"{price / 100:.2f}"):
+            return price
+
+
 def choose_code(rng: Random, split: str) -> str:
     """A random code of 3 to 7 characters, such as "K7-42B", that no word list can give away."""
     while True:

@@ -7,6 +7,11 @@ sentences (`sentences`) and in questions (`asks`); so text and picture always ag
 from random import Random
 from types import ModuleType
 
+from PIL import Image, ImageFilter
+
+from playground.backgrounds import add_grain
+from playground.canvas import FRAME, Canvas
+from playground.fonts import SMALL_CAP
 from playground.scenes import (
     bar_chart,
     comparison,
@@ -35,6 +40,7 @@ SCENES: dict[str, ModuleType] = {
     "comparison": comparison,
 }
 KINDS = tuple(SCENES)
+UNSHARP_SHARE = 0.1
 SHARES = (28, 12, 12, 12, 8, 10, 8, 10)  # of the samples, per kind, in percent
 
 
@@ -54,15 +60,28 @@ def draw_sample(seed: int, split: Split, kind: str | None = None) -> Sample:
     rng = Random(f"{split}/{kind}/{seed}")
     name = kind or choose_kind(rng)
     scene = SCENES[name]
-    facts = scene.choose_facts(rng, split)
-    drawn = scene.draw(facts, rng, split)
-    canvases = drawn if isinstance(drawn, list) else [drawn]
+    while True:
+        facts = scene.choose_facts(rng, split)
+        drawn = scene.draw(facts, rng, split)
+        canvases = drawn if isinstance(drawn, list) else [drawn]
+        if all(canvas.is_sound() for canvas in canvases):
+            break
     heights = {key: cap for canvas in canvases for key, cap in canvas.heights.items()}
+    caption = " ".join(scene.sentences(facts, rng))
     return Sample(
         kind=name,
-        images=[canvas.image for canvas in canvases],
-        turns=conversation(scene.asks(facts, rng), name, heights, rng),
-        caption=" ".join(scene.sentences(facts, rng)),
+        images=[_finished(canvas, rng) for canvas in canvases],
+        turns=conversation(scene.asks(facts, rng), name, caption, heights, rng),
+        caption=caption,
         glyphs=[canvas.glyphs for canvas in canvases],
         objects=[canvas.things for canvas in canvases],
     )
+
+
+def _finished(canvas: Canvas, rng: Random) -> Image.Image:
+    # A few pictures look photographed; the smallest text would not survive that.
+    if rng.random() > UNSHARP_SHARE or min(canvas.heights.values(), default=FRAME) < SMALL_CAP:
+        return canvas.image
+    if rng.random() < 0.5:
+        return add_grain(canvas.image, rng, rng.uniform(2, 6))
+    return canvas.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.6) * canvas.scale))

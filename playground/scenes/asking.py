@@ -8,6 +8,15 @@ from playground.scenes.sample import Turn
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.75  # of the conversations
+BRITISH_SHARE = 0.15  # of the questions say "colour"
+DESCRIBE_SHARE = 0.2  # of the conversations in full sentences about a simple scene
+LONGEST_DESCRIPTION = 90  # characters
+DESCRIBE = (
+    "Describe the image.",
+    "What does the image show?",
+    "Give a short description of the image.",
+    "What do you see in the image?",
+)
 
 
 @dataclass(frozen=True)
@@ -29,18 +38,29 @@ class Ask:
     reads: tuple[str, ...] = ()
 
 
-def conversation(
-    asks: Sequence[Ask], scene: str, heights: Mapping[str, float], rng: Random
-) -> list[Turn]:
-    """Choose 2 to 6 of the questions, in random order, all answered in one form."""
-    count = min(len(asks), rng.randint(2, 6))
+def conversation(asks: Sequence[Ask], scene: str, caption: str, heights: Mapping[str, float],
+                 rng: Random) -> list[Turn]:
+    """Choose 2 to 6 of the questions, in random order, all answered in one form.
+
+    Args:
+        scene: kind of the scene, the first part of the turns' kind.
+        caption: the answer where a description is asked for, if it is short enough.
+        heights: cap heights of the drawn texts by key.
+    """
+    chosen = rng.sample(asks, min(len(asks), rng.randint(2, 6)))
     short = rng.random() < SHORT_SHARE
+    if not short and len(caption) <= LONGEST_DESCRIPTION and rng.random() < DESCRIBE_SHARE:
+        chosen[-1] = Ask("describe", DESCRIBE, caption, caption, tuple(heights))
+        rng.shuffle(chosen)
     turns = []
-    for ask in rng.sample(asks, count):
+    for ask in chosen:
+        question = rng.choice(ask.questions)
+        if rng.random() < BRITISH_SHARE:
+            question = question.replace("color", "colour")
         read = [heights[key] for key in ask.reads if key in heights]
         turns.append(
             Turn(
-                question=rng.choice(ask.questions) + (SHORT_SUFFIX if short else ""),
+                question=question + (SHORT_SUFFIX if short else ""),
                 answer=ask.short if short else ask.sentence,
                 kind=f"{scene}/{ask.kind}",
                 text_height=min(read) if read else None,

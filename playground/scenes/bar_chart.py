@@ -20,6 +20,7 @@ class Facts:
 
     Attributes:
         colors: of each bar; all the same or all different.
+        hollow: bars are outlines; only in held-out images.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Facts:
     values: tuple[int, ...]
     colors: tuple[str, ...]
     lying: bool
+    hollow: bool
 
 
 def choose_facts(rng: Random, split: str) -> Facts:
@@ -51,7 +53,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     else:
         colors = [rng.choice((*VIVID, "gray"))] * count
     return Facts(choose_words(rng, split, 1, "business")[0], tuple(labels), values,
-                 tuple(colors), lying)
+                 tuple(colors), lying, split == "held_out" and rng.random() < 0.25)
 
 
 def _spread(rng: Random, split: str, count: int) -> tuple[int, ...]:
@@ -154,7 +156,7 @@ def _draw_upright(canvas: Canvas, facts: Facts, top: float, face: Face, cap: flo
         x = 8 + slot * (index + 0.5)
         height = max(3.0, tallest * value / max(facts.values))
         half = slot * 0.32
-        canvas.box(x - half, floor - height, x + half, floor, fill=paints[index])
+        _draw_bar(canvas, facts, paints[index], x - half, floor - height, x + half, floor)
         canvas.note(label, facts.colors[index], x - half, floor - height, x + half, floor)
         canvas.text(str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle",
                     f"value {index}")
@@ -174,8 +176,16 @@ def _draw_lying(canvas: Canvas, facts: Facts, top: float, face: Face, cap: float
         y = top + slot * (index + 0.5)
         length = max(3.0, longest * value / max(facts.values))
         half = slot * 0.32
-        canvas.box(left, y - half, left + length, y + half, fill=paints[index])
+        _draw_bar(canvas, facts, paints[index], left, y - half, left + length, y + half)
         canvas.note(label, facts.colors[index], left, y - half, left + length, y + half)
         canvas.text(label, left - 4, y, face, cap, ink, "right", f"label {index}")
         canvas.text(str(value), left + length + 4, y, face, cap, ink, "left", f"value {index}")
     canvas.line([(left, top), (left, canvas.height - 4)], ink, 1)
+
+
+def _draw_bar(canvas: Canvas, facts: Facts, paint: Color, x0: float, y0: float, x1: float,
+              y1: float) -> None:
+    if facts.hollow:
+        canvas.box(x0, y0, x1, y1, outline=paint, line=4)
+    else:
+        canvas.box(x0, y0, x1, y1, fill=paint)

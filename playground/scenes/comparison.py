@@ -45,8 +45,8 @@ def choose_facts(rng: Random, split: str) -> Facts:
     first, second = pool
     if theme in ("words", "emoji") and rng.random() < 0.4:
         second = first
-    colors = tuple(rng.sample(VIVID, 2))
-    return Facts(theme, (first, second), colors)
+    color, other = rng.sample(VIVID, 2)
+    return Facts(theme, (first, second), (color, color if rng.random() < 0.3 else other))
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
@@ -87,6 +87,12 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                              f"The {what} in the {place} image is {color}."))
         if not same:
             found.append(_which(facts, index, place))
+    if facts.theme != "emoji":
+        what = "shapes" if facts.theme == "shapes" else "signs"
+        alike = facts.colors[0] == facts.colors[1]
+        found.append(yes_no("same color", (f"Do both {what} have the same color?",), alike,
+                            f"Yes, both {what} have the same color.",
+                            f"No, the {what} have different colors."))
     if facts.theme == "numbers":
         keys = ("text 0", "text 1")
         larger = PLACES[int(int(second) > int(first))]

@@ -66,14 +66,16 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     found = []
     for name in rng.sample(sorted(counts), min(2, len(counts))):
         count, many = counts[name], plural(name)
-        found.append(Ask("count", (f"How many {many} are there?", f"How many {many} do you see?"),
+        found.append(Ask("count", (f"How many {many} are there?", f"How many {many} do you see?",
+                                   f"How many {many} are in the image?"),
                          str(count), f"There are {count} {many}." if count > 1
                          else f"There is {article(name)}."))
     claims = [facts.absent, rng.choice(facts.names)]
     rng.shuffle(claims)
     for claim in claims:
         found.append(yes_no("check", (f"Is there {article(claim)}?",
-                                      f"Do you see {article(claim)}?"), claim in counts,
+                                      f"Do you see {article(claim)}?",
+                                      f"Is there {article(claim)} in the image?"), claim in counts,
                             f"Yes, there is {article(claim)}.", f"No, there is no {claim}."))
     found.append(Ask("all", ("How many things are there in total?",), str(len(facts.names)),
                      f"There are {len(facts.names)} things in total."))

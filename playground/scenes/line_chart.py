@@ -14,13 +14,18 @@ from playground.words import DAYS, MONTHS, choose_numbers, choose_words
 
 @dataclass(frozen=True)
 class Facts:
-    """Points from left to right; no two have the same value."""
+    """Points from left to right; no two have the same value.
+
+    Attributes:
+        marker: shape of the points; squares only in held-out images.
+    """
 
     title: str
     unit: str
     labels: tuple[str, ...]
     values: tuple[int, ...]
     color: str
+    marker: str
 
 
 def choose_facts(rng: Random, split: str) -> Facts:
@@ -34,8 +39,9 @@ def choose_facts(rng: Random, split: str) -> Facts:
         ranked = sorted(values)
         if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * 0.06:
             break
+    held_out = split == "held_out" and rng.random() < 0.3
     return Facts(choose_words(rng, split, 1, "business")[0], unit, names[start:start + count],
-                 tuple(values), rng.choice(VIVID))
+                 tuple(values), rng.choice(VIVID), "square" if held_out else "circle")
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
@@ -112,20 +118,30 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     canvas.line(places, paint, rng.uniform(1.2, 2.6))
     radius = rng.uniform(4, 7)
     for index, (x, y) in enumerate(places):
-        draw_shape(canvas, "circle", x, y, radius, paint, facts.color)
-        above = _is_clear_above(facts.values, index)
+        draw_shape(canvas, facts.marker, x, y, radius, paint, facts.color)
+        text = str(facts.values[index])
+        shift, up = _free_side(facts.values, index)
+        aside = x + shift * (canvas.text_width(text, face, cap) * 0.5 + 1)
         offset = radius / 2 + 3 + cap * 0.6
-        canvas.text(str(facts.values[index]), x, y - offset if above else y + offset, face, cap,
-                    ink, "middle", f"value {index}")
+        canvas.text(text, aside, y - offset if up else y + offset, face, cap, ink, "middle",
+                    f"value {index}")
         canvas.text(facts.labels[index], x, floor + 4 + cap * 0.8, face, cap, ink, "middle",
                     f"label {index}")
     return canvas
 
 
-def _is_clear_above(values: tuple[int, ...], index: int) -> bool:
-    # The line of a valley rises on both sides of the text above it; below it is free.
-    neighbours = [values[i] for i in (index - 1, index + 1) if 0 <= i < len(values)]
-    return values[index] * len(neighbours) >= sum(neighbours)
+def _free_side(values: tuple[int, ...], index: int) -> tuple[float, bool]:
+    # Above a peak and below a valley the paper is free; on a slope beside and above the line.
+    here = values[index]
+    left = values[index - 1] if index else None
+    right = values[index + 1] if index + 1 < len(values) else None
+    if left is None or right is None:
+        return 0.0, here > (right if left is None else left)
+    if left < here < right:
+        return -0.7, True
+    if left > here > right:
+        return 0.7, True
+    return 0.0, here > left
 
 
 def _visible(name: str, paper: Color, rng: Random) -> Color:

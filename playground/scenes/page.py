@@ -1,5 +1,6 @@
 """Dense pages of text for the pre-training of the encoders; nothing is asked about them."""
 
+import math
 import string
 from random import Random
 
@@ -9,10 +10,10 @@ from playground.backgrounds import add_grain, draw_background
 from playground.canvas import FRAME, SMALLEST_CAP, Canvas, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
-from playground.fonts import choose_face
+from playground.fonts import Face, choose_face
 from playground.scenes.sample import Sample
 from playground.shapes import SHAPES, draw_shape
-from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
+from playground.words import choose_code, choose_nonsense, choose_number, choose_phone, choose_price, choose_words
 
 PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
 LETTERS_AND_DIGITS = string.ascii_letters + string.digits
@@ -80,30 +81,41 @@ def _put_block(canvas: Canvas, rng: Random, area: tuple[float, float, float, flo
     x0, y0, x1, y1 = area
     cap = choose_cap(rng, 5.0 if rng.random() < 0.2 else SMALLEST_CAP, 40 if left_over > 60 else 14)
     face = choose_face(rng, "train", cap)
-    pitch = max(cap * rng.uniform(1.6, 2.1), 12)
-    if y1 - y0 < pitch + 2 or x1 - x0 < cap * 2:
-        return []
-    lines = min(rng.randint(1, 5), int((y1 - y0) / pitch))
-    ink = _ink(paper, rng)
+    limit = x1 - x0 - 6
     angle = rng.uniform(-7, 7) if rng.random() < 0.2 else 0.0
-    y = y0 + pitch / 2
+    drop = limit * abs(math.sin(math.radians(angle)))
+    if drop > 40:
+        limit, drop = limit * 40 / drop, 40.0
+    pitch = max(cap * rng.uniform(1.6, 2.1), 12)
+    if y1 - y0 < pitch + drop + 2 or limit < cap * 2:
+        return []
+    lines = min(rng.randint(1, 5), 1 + int((y1 - y0 - drop - pitch) / pitch))
+    ink = _ink(paper, rng)
+    y = y0 + (pitch + drop) / 2
+    shift = rng.random() * (x1 - x0 - 6 - limit)
     for _ in range(lines):
-        text = ""
-        limit = x1 - x0 - 4 - abs(angle)
-        while len(text) < left_over:
-            longer = f"{text} {choose_token(rng)}".strip()
-            if canvas.text_width(longer, face, cap) > limit:
-                break
-            text = longer
-            if rng.random() < 0.15:
-                break
+        text = _line(canvas, rng, face, cap, limit, left_over)
+        left_over -= len(text)
         if text:
             width = canvas.text_width(text, face, cap)
-            x = x0 + 2 + rng.random() * max(0.0, limit - width)
-            canvas.turned_text(text, x + width / 2, y, face, cap, ink, angle * 0.6
-                               if width < 90 else 0.0)
+            # Lines of a turned block share its middle; those of an upright one are ragged.
+            free = (limit - width) * (0.5 if angle else rng.random())
+            canvas.turned_text(text, x0 + 3 + shift + free + width / 2, y, face, cap, ink, angle)
         y += pitch
+    y += drop / 2
     return [(x0, y - pitch / 2 + 3, x1, y1)]
+
+
+def _line(canvas: Canvas, rng: Random, face: Face, cap: float, limit: float, most: int) -> str:
+    text = ""
+    while len(text) < most:
+        longer = f"{text} {choose_token(rng)}".strip()
+        if canvas.text_width(longer, face, cap) > limit:
+            break
+        text = longer
+        if rng.random() < 0.15:
+            break
+    return text
 
 
 def _ink(paper: Color, rng: Random) -> Color:
@@ -120,9 +132,9 @@ def choose_token(rng: Random) -> str:
     kind = rng.choices(("word", "number", "price", "code", "phone", "random", "nonsense", "mark"),
                        (36, 14, 10, 10, 4, 12, 10, 4))[0]
     if kind == "number":
-        return str(rng.randint(0, rng.choice((9, 99, 999, 9999))))
+        return str(choose_number(rng, "train", 0, rng.choice((9, 99, 999, 9999))))
     if kind == "price":
-        return f"{rng.choice(('', '', '$'))}{rng.randint(0, 29)}.{rng.randint(0, 99):02d}"
+        return f"{rng.choice(('', '', '$'))}{choose_price(rng, 'train', 0, 2999) / 100:.2f}"
     if kind == "code":
         return choose_code(rng, "train")
     if kind == "phone":

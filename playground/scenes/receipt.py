@@ -5,8 +5,8 @@ from random import Random
 
 from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
-from playground.colors import dark, ink_on, pale
-from playground.fonts import choose_face
+from playground.colors import Color, dark, ink_on, pale
+from playground.fonts import Face, choose_face
 from playground.scenes.asking import Ask, yes_no
 from playground.words import choose_words, is_held_out
 
@@ -32,11 +32,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     count = rng.randint(2, 6)
     *items, absent = choose_words(rng, split, count + 1, "food")
     sign = rng.choice(("", "", "$"))
-    cents: list[int] = []
-    while len(cents) < count:
-        price = _price(rng, split)
-        if price not in cents:
-            cents.append(price)
+    cents = _prices(rng, split, count)
     shop = f"{choose_words(rng, split, 1, rng.choice(('names', 'places')))[0]} {rng.choice(SHOPS)}"
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
@@ -44,12 +40,17 @@ def choose_facts(rng: Random, split: str) -> Facts:
     return Facts(shop, tuple(items), prices, f"{sign}{sum(cents) / 100:.2f}", absent, layout)
 
 
-def _price(rng: Random, split: str) -> int:
+def _prices(rng: Random, split: str, count: int) -> list[int]:
+    most = 999 if rng.random() < 0.7 else 2999
     while True:
-        price = rng.randint(40, 999 if rng.random() < 0.7 else 2999)
-        price -= price % 5 if rng.random() < 0.7 else 0
-        if split == "held_out" or not is_held_out(f"{price / 100:.2f}"):
-            return price
+        cents = rng.sample(range(40, most), count)
+        if rng.random() < 0.7:
+            cents = [price - price % 5 for price in cents]
+        printed = [f"{price / 100:.2f}" for price in (*cents, sum(cents))]
+        if len(set(printed)) == count + 1 and (
+            split == "held_out" or not any(map(is_held_out, printed))
+        ):
+            return cents
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
@@ -63,7 +64,8 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the receipt."""
     count = len(facts.items)
     found = [
-        Ask("total", ("What is the total?", "How much is the total?", "What is the total price?"),
+        Ask("total", ("What is the total?", "How much is the total?", "What is the total price?",
+                      "What is the total amount?"),
             facts.total, f"The total is {facts.total}.", ("total",)),
         Ask("shop", ("What is the name of the shop?", "Which shop is the receipt from?"),
             facts.shop, f"The shop is {facts.shop}.", ("shop",)),
@@ -73,6 +75,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     for index, (item, price) in enumerate(_rows(facts)):
         keys = (f"row {index}",)
         found.append(Ask("price", (f"How much is the {item}?", f"What is the price of {item}?",
+                                   f"How much does the {item} cost?",
                                    f"What does the {item} cost?"),
                          price, f"The price of {item} is {price}.", keys))
         found.append(Ask("item", (f"Which item costs {price}?", f"What costs {price}?"),
@@ -116,7 +119,7 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
 
 
 def _draw_rows(canvas: Canvas, facts: Facts, sides: tuple[float, float], y: float, pitch: float,
-               face, cap: float, ink) -> None:  # noqa: ANN001
+               face: Face, cap: float, ink: Color) -> None:
     left, right = sides
     canvas.text(facts.shop, (left + right) / 2, y, face, cap, ink, "middle", "shop")
     y += pitch * 1.1

@@ -62,9 +62,11 @@ def sentences(facts: Facts, rng: Random) -> list[str]:
         rows.setdefault(item.row, []).append(article(item.name))
     count = len(facts.items)
     said = [f"A picture with {count} shapes." if count > 1 else "A picture with 1 shape."]
-    names = {1: ("row",), 2: ("top row", "bottom row"), 3: ("top row", "middle row", "bottom row")}
+    names = ("top row", "middle row", "bottom row")
+    names = (names[0], names[2]) if facts.grid[0] == 2 else names
     for row, listed in sorted(rows.items()):
-        said.append(f"In the {names[facts.grid[0]][row]}, from left to right: {', '.join(listed)}.")
+        where = f"In the {names[row]}, from" if facts.grid[0] > 1 else "From"
+        said.append(f"{where} left to right: {', '.join(listed)}.")
     return said
 
 
@@ -74,7 +76,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     shapes = Counter(item.shape for item in items)
     colors = Counter(item.color for item in items)
     names = Counter(item.name for item in items)
-    found = [_count("shapes", "shape", len(items))]
+    found = [_count("shapes", "shape", len(items)), *_corner_asks(facts, rng)]
     for shape in rng.sample(sorted(shapes), min(2, len(shapes))):
         found.append(_count("count shape", shape, shapes[shape]))
     for color in rng.sample(sorted(colors), min(2, len(colors))):
@@ -82,14 +84,19 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     name = rng.choice(sorted(names))
     found.append(_count("count both", name, names[name]))
     claim = rng.choice((facts.absent, rng.choice(sorted(names))))
-    found.append(yes_no("check", (f"Is there {article(claim)}?",), claim in names,
+    found.append(yes_no("check", (f"Is there {article(claim)}?",
+                                  f"Is there {article(claim)} in the image?"), claim in names,
                         f"Yes, there is {article(claim)}.", f"No, there is no {claim}."))
     for item in items:
         if shapes[item.shape] == 1:
             found.append(Ask("color", (f"What color is the {item.shape}?",
                                        f"What is the color of the {item.shape}?"),
                              item.color, f"The {item.shape} is {item.color}."))
-        if colors[item.color] == 1:
+        if len(items) == 1:
+            found.append(Ask("shape", ("What shape is this?", "Which shape is in the image?",
+                                       "What shape do you see?"),
+                             item.shape, f"It is {article(item.shape)}."))
+        elif colors[item.color] == 1:
             found.append(Ask("shape", (f"What shape is {item.color}?",
                                        f"Which shape is {item.color}?"),
                              item.shape, f"The {item.color} shape is {article(item.shape)}."))
@@ -100,8 +107,29 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
 def _count(kind: str, name: str, count: int) -> Ask:
     many = plural(name)
     sentence = f"There are {count} {many}." if count != 1 else f"There is 1 {name}."
-    return Ask(kind, (f"How many {many} are there?", f"How many {many} do you see?"), str(count),
+    return Ask(kind, (f"How many {many} are there?", f"How many {many} do you see?",
+                      f"How many {many} are in the image?"), str(count),
                sentence)
+
+
+def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
+    rows, columns = facts.grid
+    if (rows, columns) == (1, 2):
+        places = {(0, 0): "on the left", (0, 1): "on the right"}
+    elif (rows, columns) == (2, 1):
+        places = {(0, 0): "at the top", (1, 0): "at the bottom"}
+    elif rows > 1 and columns > 1:
+        places = {(0, 0): "in the top left", (0, columns - 1): "in the top right",
+                  (rows - 1, 0): "in the bottom left", (rows - 1, columns - 1): "in the bottom right"}
+    else:
+        return []
+    found = []
+    for item in facts.items:
+        place = places.get((item.row, item.column))
+        if place:
+            found.append(Ask("corner", (f"What is {place}?", f"Which shape is {place}?"), item.name,
+                             f"There is {article(item.name)} {place}."))
+    return rng.sample(found, min(2, len(found)))
 
 
 def _beside(item: Item, items: tuple[Item, ...]) -> list[Ask]:

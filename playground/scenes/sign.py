@@ -1,20 +1,21 @@
-"""Signs: words, codes and telephone numbers on a coloured plate, or in several coloured boxes."""
+"""Signs: words, codes and telephone numbers on a plate, in coloured boxes, or bare."""
 
 from dataclasses import dataclass
 from random import Random
 
-from PIL import Image, ImageDraw
-
-from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
-from playground.colors import VIVID, dark, ink_on, pale, shade
-from playground.fonts import choose_face
+from playground.colors import COLORS, VIVID, contrast
+from playground.emoji import article
 from playground.scenes.asking import Ask, yes_no
+from playground.scenes.sign_drawing import draw_sign
 from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
 
-PLATE_COLORS = (*VIVID, "black", "white")
-LAYOUTS = ("plate", "headline", "lines", "boxes")
+PAPERS = (*VIVID, "black", "white")
+INKS = (*VIVID, "black", "black", "white")
+LAYOUTS = {"single": 42, "headline": 22, "lines": 14, "boxes": 22}  # shares in percent
 ORDINALS = ("first", "second", "third")
+BARE_SHARE = 0.3  # of the signs are text on the background, without a plate
+
+draw = draw_sign
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,26 @@ class Facts:
 
     Attributes:
         texts: one line each, from top to bottom.
-        colors: of the plate, or of each box where the layout is "boxes".
-        small: index of the line set in small text, in the layout "headline".
-        other: a text that is not on the sign, alike to the one that is.
+        papers: colour of the plate or of the background, or of each box in the layout "boxes".
+        ink: colour of the text where it is bare; otherwise whatever contrasts.
+        small: index of the line in small letters, in the layout "headline".
+        other: a text like the first one that is not on the sign.
+        pill: the plate has round ends; only in held-out images.
     """
 
     layout: str
+    bare: bool
     texts: tuple[str, ...]
-    colors: tuple[str, ...]
+    papers: tuple[str, ...]
+    ink: str
     small: int
     other: str
+    pill: bool
 
 
 def choose_text(rng: Random, split: str, most_words: int = 3) -> str:
     """One line: words mostly, now and then a code, a telephone number or a word without meaning."""
-    kind = rng.choices(("words", "code", "phone", "nonsense"), (66, 16, 6, 12))[0]
+    kind = rng.choices(("words", "code", "phone", "nonsense"), (62, 18, 6, 14))[0]
     if kind == "code":
         return choose_code(rng, split)
     if kind == "phone":
@@ -52,191 +58,152 @@ def choose_text(rng: Random, split: str, most_words: int = 3) -> str:
 
 def choose_facts(rng: Random, split: str) -> Facts:
     """Draw what the sign says."""
-    layout = rng.choices(LAYOUTS, (40, 25, 15, 20))[0]
-    count = {"plate": 1, "headline": 2, "lines": rng.randint(2, 4), "boxes": rng.randint(2, 3)}
+    layout = rng.choices(tuple(LAYOUTS), tuple(LAYOUTS.values()))[0]
+    bare = layout != "boxes" and rng.random() < BARE_SHARE
+    counts = {"single": 1, "headline": 2, "lines": rng.randint(2, 4), "boxes": rng.randint(2, 4)}
     texts: list[str] = []
-    while len(texts) < count[layout]:
-        text = choose_text(rng, split, 3 if layout in ("plate", "headline") else 2)
+    while len(texts) < counts[layout]:
+        text = choose_text(rng, split, 3 if layout in ("single", "headline") else 2)
         if text.lower() not in (other.lower() for other in texts):
             texts.append(text)
-    boxes = count[layout] if layout == "boxes" else 1
-    colors = rng.sample(PLATE_COLORS, boxes)
-    other = texts[0]
-    while other.lower() in (text.lower() for text in texts):
+    papers = rng.sample(PAPERS, counts[layout] if layout == "boxes" else 1)
+    if bare and rng.random() < 0.5:
+        papers = ["white"]
+    inks = [ink for ink in INKS if contrast(COLORS[ink], COLORS[papers[0]]) > 3.3]
+    return Facts(
+        layout=layout,
+        bare=bare,
+        texts=tuple(texts),
+        papers=tuple(papers),
+        ink=rng.choice(inks or ["black"]),
+        small=rng.randint(0, 1),
+        other=_unlike(texts[0], rng, split),
+        pill=split == "held_out" and rng.random() < 0.3,
+    )
+
+
+def _unlike(text: str, rng: Random, split: str) -> str:
+    """Another text: half of the time only one letter or digit differs."""
+    while True:
         other = choose_text(rng, split, 2)
-    return Facts(layout, tuple(texts), tuple(colors), rng.randint(0, 1), other)
+        if rng.random() < 0.5:
+            index = rng.choice([i for i, char in enumerate(text) if char.isalnum()])
+            char = text[index]
+            pool = "23456789" if char.isdigit() else "abdeghkmnprstuw"
+            new = rng.choice(pool)
+            other = text[:index] + (new.upper() if char.isupper() else new) + text[index + 1 :]
+        if other.lower() != text.lower():
+            return other
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
     """The facts in words, one sentence each."""
     if facts.layout == "boxes":
-        pairs = zip(facts.colors, facts.texts, strict=True)
-        return [f'{_article(color)} {color} box that says "{text}".' for color, text in pairs]
-    color = facts.colors[0]
+        pairs = zip(facts.papers, facts.texts, strict=True)
+        return [f'{_start(color)} box that says "{text}".' for color, text in pairs]
     first = facts.texts[0]
-    if facts.layout == "plate":
-        return [f'{_article(color)} {color} sign that says "{first}".']
+    holder = f"{_start(facts.papers[0])} {'picture' if facts.bare else 'sign'}"
+    ink = f"{facts.ink} " if facts.bare else ""
+    if facts.layout == "single":
+        said = f'with the {ink}text "{first}"' if facts.bare else f'that says "{first}"'
+        return [f"{holder} {said}."]
     if facts.layout == "headline":
         large, small = facts.texts[1 - facts.small], facts.texts[facts.small]
         place = "below" if facts.small == 1 else "above"
-        return [f'{_article(color)} {color} sign with the large text "{large}" '
-                f'and {place} it the small text "{small}".']
+        return [f'{holder} with the large {ink}text "{large}" and {place} it the small text '
+                f'"{small}".']
     listed = ", ".join(f'"{text}"' for text in facts.texts)
-    return [f"{_article(color)} {color} sign with {len(facts.texts)} lines of text: {listed}."]
+    return [f"{holder} with {len(facts.texts)} lines of {ink}text: {listed}."]
+
+
+def _start(color: str) -> str:
+    return article(color).capitalize()
 
 
 def asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the sign."""
     if facts.layout == "boxes":
-        return _box_asks(facts)
-    color, keys = facts.colors[0], tuple(f"line {i}" for i in range(len(facts.texts)))
-    found = [Ask("color", ("What color is the sign?", "What is the color of the sign?"),
-                 color, f"The sign is {color}.")]
-    if facts.layout == "plate":
-        found += _plate_asks(facts.texts[0], facts.other, rng)
-    elif facts.layout == "headline":
+        return _box_asks(facts, rng)
+    color = facts.papers[0]
+    if facts.bare:
+        found = [
+            Ask("color", ("What color is the background?", "What is the color of the background?"),
+                color, f"The background is {color}."),
+            Ask("color", ("What color is the text?", "What is the color of the text?"),
+                facts.ink, f"The text is {facts.ink}."),
+        ]
+    else:
+        found = [Ask("color", ("What color is the sign?", "What is the color of the sign?"),
+                     color, f"The sign is {color}.")]
+    if facts.layout == "single":
+        return found + _single_asks(facts, rng)
+    if facts.layout == "headline":
         for name, index in (("large", 1 - facts.small), ("small", facts.small)):
             found.append(Ask(name, (f"What does the {name} text say?",
                                     f"What is written in {name} letters?",
                                     f"Read the {name} text."),
                              facts.texts[index], f"The {name} text says {facts.texts[index]}.",
-                             keys[index:index + 1]))
+                             (f"line {index}",)))
     else:
-        found.append(Ask("lines", ("How many lines of text are there?",
-                                   "How many lines does the sign have?"),
-                         str(len(keys)), f"There are {len(keys)} lines of text."))
-    if facts.layout != "plate":
-        places = [("at the top", "top", 0), ("at the bottom", "bottom", len(keys) - 1)]
-        for where, name, index in places:
-            text = facts.texts[index]
-            found.append(Ask(name, (f"What is written {where}?", f"What does the {name} line say?"),
-                             text, f"The {name} line says {text}.", keys[index:index + 1]))
+        count = len(facts.texts)
+        found.append(Ask("lines", ("How many lines of text are there?",), str(count),
+                         f"There are {count} lines of text."))
+    for name, index in (("top", 0), ("bottom", len(facts.texts) - 1)):
+        text = facts.texts[index]
+        found.append(Ask(name, (f"What is written at the {name}?",
+                                f"What does the {name} line say?",
+                                f"Read the {name} line."),
+                         text, f"The {name} line says {text}.", (f"line {index}",)))
+    if facts.layout == "lines":
+        for index in range(1, min(3, len(facts.texts) - 1)):
+            text, name = facts.texts[index], ORDINALS[index]
+            found.append(Ask("line", (f"What does the {name} line say?", f"Read the {name} line."),
+                             text, f"The {name} line says {text}.", (f"line {index}",)))
     return found
 
 
-def _plate_asks(text: str, other: str, rng: Random) -> list[Ask]:
-    key = ("line 0",)
+def _single_asks(facts: Facts, rng: Random) -> list[Ask]:
+    text, key = facts.texts[0], ("line 0",)
     words = text.split()
-    found = [Ask("text", ("What does the sign say?", "What is written on the sign?",
-                          "Read the sign.", "What is the text on the sign?"),
-                 text, f"The sign says {text}.", key)]
-    claim = rng.choice((text, other))
-    found.append(yes_no("check", (f'Does the sign say "{claim}"?',), claim == text,
-                        f"Yes, the sign says {text}.", f"No, the sign says {text}.", key))
+    noun = "text" if facts.bare else "sign"
+    if facts.bare:
+        questions = ("What does the text say?", "What is written in the image?", "Read the text.",
+                     "What does the image say?")
+    else:
+        questions = ("What does the sign say?", "What is written on the sign?", "Read the sign.",
+                     "What is the text on the sign?")
+    found = [Ask("text", questions, text, f"The {noun} says {text}.", key)]
+    claim = rng.choice((text, facts.other))
+    found.append(yes_no("check", (f'Does the {noun} say "{claim}"?',), claim == text,
+                        f"Yes, the {noun} says {text}.", f"No, the {noun} says {text}.", key))
     if len(words) > 1:
-        for index, word in enumerate(words):
-            name = ORDINALS[index]
-            found.append(Ask("word", (f"What is the {name} word on the sign?",
-                                      f"Which word comes {name}?"),
+        for name, word in zip(ORDINALS, words, strict=False):
+            found.append(Ask("word", (f"What is the {name} word?", f"Which word comes {name}?"),
                              word, f"The {name} word is {word}.", key))
-    number = f"{len(words)} words" if len(words) > 1 else "1 word"
-    verb = "are" if len(words) > 1 else "is"
-    found.append(Ask("words", ("How many words are on the sign?",), str(len(words)),
-                     f"There {verb} {number} on the sign."))
+    number = f"are {len(words)} words" if len(words) > 1 else "is 1 word"
+    found.append(Ask("words", ("How many words are there?",), str(len(words)),
+                     f"There {number}."))
     return found
 
 
-def _box_asks(facts: Facts) -> list[Ask]:
-    found = [Ask("boxes", ("How many boxes are there?",), str(len(facts.texts)),
-                 f"There are {len(facts.texts)} boxes.")]
-    for index, (color, text) in enumerate(zip(facts.colors, facts.texts, strict=True)):
+def _box_asks(facts: Facts, rng: Random) -> list[Ask]:
+    count = len(facts.texts)
+    found = []
+    for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):
         key = (f"line {index}",)
         found.append(Ask("box", (f"What does the {color} box say?",
                                  f"What is written in the {color} box?",
                                  f"Read the text in the {color} box."),
                          text, f"The {color} box says {text}.", key))
-        found.append(Ask("box color", (f'What color is the box that says "{text}"?',),
-                         color, f"The box that says {text} is {color}.", key))
+    index = rng.randrange(count)
+    text, color = facts.texts[index], facts.papers[index]
+    found.append(Ask("box color", (f'What color is the box that says "{text}"?',), color,
+                     f"The box that says {text} is {color}.", (f"line {index}",)))
+    found.append(Ask("boxes", ("How many boxes are there?",), str(count),
+                     f"There are {count} boxes."))
+    for name, index in (("top", 0), ("bottom", count - 1)):
+        text = facts.texts[index]
+        found.append(Ask(f"{name} box", (f"What does the box at the {name} say?",
+                                         f"What does the {name} box say?"),
+                         text, f"The {name} box says {text}.", (f"line {index}",)))
     return found
-
-
-def draw(facts: Facts, rng: Random, split: str) -> Canvas:
-    """Draw the sign."""
-    size = choose_size(rng)
-    around = pale(rng) if rng.random() < 0.6 else dark(rng)
-    if facts.layout == "boxes":
-        canvas = Canvas(size, choose_background(size, around, rng))
-        _draw_boxes(canvas, facts, rng, split)
-        return canvas
-    canvas = Canvas(size, choose_background(size, around, rng, depth=45))
-    caps, faces, width = _plan(canvas, facts, rng, split)
-    pitches = [max(14.0, cap * 1.9) for cap in caps]
-    margin = rng.uniform(6, 16)
-    height = min(sum(pitches) + margin * 2, canvas.height - 8)
-    plate_size = (round((width + margin * 2) * canvas.scale), round(height * canvas.scale))
-    paper = shade(facts.colors[0], rng)
-    plate = Canvas(plate_size, paper, canvas.scale)
-    ink = ink_on(paper, rng)
-    if rng.random() < 0.5:
-        inset = rng.uniform(1.5, 3)
-        plate.box(inset, inset, plate.width - inset, plate.height - inset, outline=ink,
-                  line=rng.uniform(0.8, 2), radius=rng.choice((0, 4)))
-    y = (plate.height - sum(pitches)) / 2
-    for index, text in enumerate(facts.texts):
-        y += pitches[index] / 2
-        plate.text(text, plate.width / 2, y, faces[index], caps[index], ink, "middle",
-                   f"line {index}")
-        y += pitches[index] / 2
-    angle = rng.uniform(-8, 8) if rng.random() < 0.25 else 0.0
-    slack_x = max(0.0, (canvas.width - plate.width) / 2 - abs(angle) * 1.2 - 3)
-    slack_y = max(0.0, (canvas.height - plate.height) / 2 - abs(angle) * 2.4 - 3)
-    if slack_x == 0 or slack_y == 0:
-        angle = 0.0
-    x = canvas.width / 2 + rng.uniform(-slack_x, slack_x)
-    y = canvas.height / 2 + rng.uniform(-slack_y, slack_y)
-    if rng.random() < 0.3 and angle == 0:
-        post = dark(rng)
-        canvas.box(x - 3, y, x + 3, canvas.height, fill=post)
-    canvas.place(plate, x, y, angle, _rounded(plate_size, rng.choice((0, 0, 4, 10)), canvas.scale))
-    return canvas
-
-
-def _plan(canvas: Canvas, facts: Facts, rng: Random, split: str):  # noqa: ANN202
-    low = canvas.smallest_cap
-    room = canvas.width - 44
-    if facts.layout == "headline":
-        small = choose_cap(rng, low, max(low, 11))
-        large = max(small * 1.9, choose_cap(rng, 14, 36))
-        caps = [large, large]
-        caps[facts.small] = small
-    else:
-        most = 40 if facts.layout == "plate" else min(26, canvas.height / len(facts.texts) / 2.2)
-        caps = [choose_cap(rng, low, max(low, most))] * len(facts.texts)
-    face = choose_face(rng, split, min(caps))
-    faces = [face] * len(caps)
-    caps = [canvas.fitting_cap([text], face, cap, room)
-            for text, cap in zip(facts.texts, caps, strict=True)]
-    if facts.layout != "headline":
-        caps = [min(caps)] * len(caps)
-    width = max(canvas.text_width(text, face, cap)
-                for text, cap in zip(facts.texts, caps, strict=True))
-    return caps, faces, width
-
-
-def _draw_boxes(canvas: Canvas, facts: Facts, rng: Random, split: str) -> None:
-    count = len(facts.texts)
-    slot = canvas.height / count
-    for index, (color, text) in enumerate(zip(facts.colors, facts.texts, strict=True)):
-        cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, min(26, slot / 3)))
-        face = choose_face(rng, split, cap)
-        cap = canvas.fitting_cap([text], face, cap, canvas.width - 40)
-        width = canvas.text_width(text, face, cap) + rng.uniform(14, 26)
-        height = min(slot - 8, cap * 1.8 + rng.uniform(8, 20))
-        x = rng.uniform(width / 2 + 3, canvas.width - width / 2 - 3)
-        y = slot * (index + 0.5) + rng.uniform(-1, 1) * (slot - height - 6) / 2
-        paper = shade(color, rng)
-        canvas.box(x - width / 2, y - height / 2, x + width / 2, y + height / 2, fill=paper,
-                   outline=(70, 70, 70), line=0.8, radius=rng.choice((0, 0, 5)))
-        canvas.note("box", color, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        canvas.text(text, x, y, face, cap, ink_on(paper, rng), "middle", f"line {index}")
-
-
-def _rounded(size: tuple[int, int], radius: float, scale: float) -> Image.Image:
-    mask = Image.new("L", size)
-    corners = (0, 0, size[0] - 1, size[1] - 1)
-    ImageDraw.Draw(mask).rounded_rectangle(corners, radius * scale, 255)
-    return mask
-
-
-def _article(color: str) -> str:
-    return "An" if color == "orange" else "A"

@@ -10,8 +10,8 @@ from playground.fonts import Face, choose_face
 from playground.scenes.asking import Ask
 from playground.words import choose_numbers, choose_words
 
-COLUMNS = ("Age", "Price", "Stock", "Score", "Size", "Sold", "Rank", "Cost", "Goals", "Weight",
-           "Height", "Points", "Visits", "Year", "Count", "Speed")
+COLUMNS = ("Age", "Price", "Stock", "Score", "Size", "Rank", "Cost", "Weight", "Height", "Year",
+           "Count", "Speed", "Level", "Length", "Width", "Grade")
 CORNERS = {"names": "Name", "food": "Item", "places": "Place", "objects": "Item",
            "animals": "Animal"}
 HELD_OUT_SIZES = ((4, 3), (5, 2))  # rows, columns of numbers
@@ -56,25 +56,27 @@ def sentences(facts: Facts, rng: Random) -> list[str]:
 def asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the table, cells first."""
     found = []
+    corner = facts.corner.lower()
     for i, row in enumerate(facts.rows):
         for j, column in enumerate(facts.columns):
             cell, low = facts.cells[i][j], column.lower()
             found.append(Ask("cell", (f"What is the {low} of {row}?",
-                                      f"Which {low} does {row} have?",
-                                      f"What does the table say for the {low} of {row}?"),
+                                      f"What is the {low} for {row}?",
+                                      f"What is the value in the {column} column for {row}?"),
                              str(cell), f"The {low} of {row} is {cell}.", ("table",)))
-            found.append(Ask("row", (f"Which row has the {low} {cell}?",
-                                     f"Whose {low} is {cell}?"),
-                             row, f"The row with the {low} {cell} is {row}.", ("table",)))
+            found.append(Ask("row", (f"Which {corner} has the {low} {cell}?",
+                                     f"Which {corner} has {cell} in the {column} column?"),
+                             row, f"The {corner} with the {low} {cell} is {row}.", ("table",)))
     found = rng.sample(found, min(5, len(found)))
     column = rng.randrange(len(facts.columns))
     values = [cells[column] for cells in facts.cells]
     low = facts.columns[column].lower()
     for word, pick in (("highest", max), ("lowest", min)):
         row = facts.rows[values.index(pick(values))]
-        found.append(Ask(word, (f"Which row has the {word} {low}?", f"Whose {low} is the {word}?"),
-                         row, f"The row with the {word} {low} is {row}.", ("table",)))
-    found.append(Ask("rows", ("How many rows are below the header?",), str(len(facts.rows)),
+        found.append(Ask(word, (f"Which {corner} has the {word} {low}?",), row,
+                         f"The {corner} with the {word} {low} is {row}.", ("table",)))
+    found.append(Ask("rows", ("How many rows are below the header?",
+                              "How many rows does the table have without the header?"), str(len(facts.rows)),
                      f"There are {len(facts.rows)} rows below the header."))
     header = rng.randrange(len(facts.columns) + 1)
     name = (facts.corner, *facts.columns)[header]
@@ -96,7 +98,7 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     grid += [(row, *map(str, cells)) for row, cells in zip(facts.rows, facts.cells, strict=True)]
     widths = _widths(canvas, grid, face, cap)
     if sum(widths) > canvas.width - 8:
-        cap = max(canvas.smallest_cap, cap * (canvas.width - 8) / sum(widths))
+        cap = canvas.shrunk_cap(cap, (canvas.width - 8) / sum(widths) * 0.98)
         widths = _widths(canvas, grid, face, cap)
     spare = canvas.width - 6 - sum(widths)
     extra = max(0.0, spare) * rng.random() ** 2 / len(widths)

@@ -1,0 +1,156 @@
+"""How a sign is drawn: a plate, bare text, or boxes one below the other."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+from PIL import Image, ImageDraw
+
+from playground.backgrounds import choose_background
+from playground.canvas import Canvas, choose_cap, choose_size
+from playground.colors import Color, dark, ink_on, pale, shade
+from playground.fonts import Face, choose_face
+
+LARGEST_CAP = 44.0  # units, as everything here
+MARGIN = 22.0  # at both sides of the widest line
+TURNED_SHARE = 0.25
+
+
+class SignFacts(Protocol):
+    """What the drawing needs to know of a sign; see `sign.Facts`."""
+
+    layout: str
+    bare: bool
+    texts: tuple[str, ...]
+    papers: tuple[str, ...]
+    ink: str
+    small: int
+    pill: bool
+
+
+def draw_sign(facts: SignFacts, rng: Random, split: str) -> Canvas:
+    """Draw the sign; the key of each text is "line" and its index."""
+    size = choose_size(rng)
+    if facts.bare:
+        paper = shade(facts.papers[0], rng, 0 if rng.random() < 0.4 else 12)
+        depth = 8 if contrast_is_rich(facts) else 0
+        canvas = Canvas(size, choose_background(size, paper, rng, depth))
+        _draw_bare(canvas, facts, rng, split)
+        return canvas
+    around = pale(rng) if rng.random() < 0.6 else dark(rng)
+    canvas = Canvas(size, choose_background(size, around, rng, depth=40))
+    if facts.layout == "boxes":
+        _draw_boxes(canvas, facts, rng, split)
+    else:
+        _draw_plate(canvas, facts, rng, split)
+    return canvas
+
+
+def contrast_is_rich(facts: SignFacts) -> bool:
+    """Whether paper and ink of bare text are so unlike that the paper may vary."""
+    return {facts.papers[0], facts.ink} == {"black", "white"}
+
+
+def _choose_caps(canvas: Canvas, facts: SignFacts, rng: Random, split: str
+                 ) -> tuple[Face, list[float]]:
+    low, room = canvas.smallest_cap, canvas.width - 2 * MARGIN
+    count = len(facts.texts)
+    if facts.layout == "headline":
+        small = choose_cap(rng, low, max(low, 12))
+        caps = [max(small * 2, choose_cap(rng, 14, 38))] * 2
+        caps[facts.small] = small
+    else:
+        most = min(LARGEST_CAP, (canvas.height - 24) / count / 2)
+        caps = [choose_cap(rng, low, max(low, most))] * count
+    face = choose_face(rng, split, min(caps))
+    caps = [canvas.fitting_cap([text], face, cap, room)
+            for text, cap in zip(facts.texts, caps, strict=True)]
+    if facts.layout == "headline":
+        # A long large line that was made to fit must still be the larger one by far.
+        large = caps[1 - facts.small]
+        caps[facts.small] = max(low, min(caps[facts.small], large / 1.6))
+    else:
+        caps = [min(caps)] * count
+    return face, caps
+
+
+def _draw_lines(canvas: Canvas, texts: Sequence[str], x: float, y: float, face: Face,
+                caps: list[float], pitches: list[float], ink: Color) -> None:
+    for index, text in enumerate(texts):
+        y += pitches[index] / 2
+        canvas.text(text, x, y, face, caps[index], ink, "middle", f"line {index}")
+        y += pitches[index] / 2
+
+
+def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
+    face, caps = _choose_caps(canvas, facts, rng, split)
+    widest = max(canvas.text_width(text, face, cap)
+                 for text, cap in zip(facts.texts, caps, strict=True))
+    pitches = [max(14.0, cap * 1.9) for cap in caps]
+    height = min(sum(pitches) + rng.uniform(8, 24), canvas.height - 6)
+    ends = height * 0.35 if facts.pill else 0.0
+    width = min(widest + rng.uniform(14, 34) + ends, canvas.width - 6)
+    size = (round(width * canvas.scale), round(height * canvas.scale))
+    paper = shade(facts.papers[0], rng)
+    plate = Canvas(size, paper, canvas.scale)
+    ink = ink_on(paper, rng)
+    radius = height / 2 if facts.pill else rng.choice((0.0, 0.0, 4.0, 9.0))
+    if rng.random() < 0.5 and not facts.pill:
+        inset = rng.uniform(1.5, 3)
+        plate.box(inset, inset, plate.width - inset, plate.height - inset, outline=ink,
+                  line=rng.uniform(0.8, 1.8), radius=max(0.0, radius - inset))
+    _draw_lines(plate, facts.texts, plate.width / 2, (plate.height - sum(pitches)) / 2, face, caps,
+                pitches, ink)
+    angle = rng.uniform(-8, 8) if rng.random() < TURNED_SHARE else 0.0
+    slack_x = (canvas.width - width - height * abs(angle) / 57) / 2 - 2
+    slack_y = (canvas.height - height - width * abs(angle) / 57) / 2 - 2
+    if min(slack_x, slack_y) < 0:
+        angle = 0.0
+    x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)
+    y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
+    if rng.random() < 0.3:
+        canvas.box(x - 3, y, x + 3, canvas.height, fill=(92, 88, 86))
+    canvas.place(plate, x, y, angle, _rounded(size, radius * canvas.scale))
+
+
+def _draw_bare(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
+    face, caps = _choose_caps(canvas, facts, rng, split)
+    widths = [canvas.text_width(text, face, cap)
+              for text, cap in zip(facts.texts, caps, strict=True)]
+    pitches = [max(14.0, cap * rng.uniform(1.8, 2.6)) for cap in caps]
+    ink = shade(facts.ink, rng, 8)
+    slack_x = (canvas.width - max(widths)) / 2 - 5
+    x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)
+    if facts.layout == "single" and rng.random() < TURNED_SHARE:
+        angle = rng.uniform(-8, 8)
+        slack_y = (canvas.height - widths[0] * abs(angle) / 57 - caps[0] * 2.2) / 2 - 2
+        y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
+        canvas.turned_text(facts.texts[0], x, y, face, caps[0], ink, angle, "line 0")
+        return
+    spare = canvas.height - sum(pitches) - 4
+    top = 2 + rng.random() * max(0.0, spare)
+    _draw_lines(canvas, facts.texts, x, top, face, caps, pitches, ink)
+
+
+def _draw_boxes(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
+    low, slot = canvas.smallest_cap, canvas.height / len(facts.texts)
+    for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):
+        cap = choose_cap(rng, low, max(low, min(26, slot / 3)))
+        face = choose_face(rng, split, cap)
+        cap = canvas.fitting_cap([text], face, cap, canvas.width - 2 * MARGIN)
+        width = canvas.text_width(text, face, cap) + rng.uniform(14, 26)
+        height = min(slot - 8, cap * 1.8 + rng.uniform(8, 20))
+        x = rng.uniform(width / 2 + 3, canvas.width - width / 2 - 3)
+        y = slot * (index + 0.5) + rng.uniform(-1, 1) * (slot - height - 6) / 2
+        paper = shade(color, rng)
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        canvas.box(*box, fill=paper, outline=(70, 70, 70), line=0.8,
+                   radius=height / 2 if facts.pill else rng.choice((0, 0, 5)))
+        canvas.note("box", color, *box)
+        canvas.text(text, x, y, face, cap, ink_on(paper, rng), "middle", f"line {index}")
+
+
+def _rounded(size: tuple[int, int], radius: float) -> Image.Image:
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), radius, 255)
+    return mask
