@@ -1,0 +1,1 @@
+"""The network: its configuration, the two towers, patch info mining, loading and saving."""

@@ -1,0 +1,261 @@
+"""What a Mini-Gemini is made of: two towers, mining, projector and any causal language model."""
+
+import os
+import re
+from typing import Any, Self
+
+from transformers import CLIPVisionConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from mgm.errors import MGMError
+
+PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
+STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
+
+CLIP_LARGE_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+class ConvNextTowerConfig(PretrainedConfig):
+    """The high-resolution tower: four ConvNeXt stages.
+
+    Args:
+        depths: blocks of each stage.
+        dims: channels of each stage.
+        layer_norm_eps: of every LayerNorm; 1e-6 except in ConvNeXt-XXLarge (1e-5).
+        drop_path_rate: stochastic depth in training mode; 0 switches it off.
+        hidden_act: name of the activation in a block.
+    """
+
+    model_type = "mgm_convnext"
+    base_config_key = "vision_aux_config"
+
+    def __init__(
+        self,
+        depths: list[int] | None = None,
+        dims: list[int] | None = None,
+        layer_norm_eps: float = 1e-6,
+        drop_path_rate: float = 0.0,
+        hidden_act: str = "gelu",
+        **kwargs: Any,
+    ) -> None:
+        self.depths = list(depths or (3, 3, 27, 3))
+        self.dims = list(dims or (192, 384, 768, 1536))
+        self.layer_norm_eps = layer_norm_eps
+        self.drop_path_rate = drop_path_rate
+        self.hidden_act = hidden_act
+        super().__init__(**kwargs)
+        if len(self.depths) != 4 or len(self.dims) != 4:
+            raise MGMError(f"config: depths {self.depths} and dims {self.dims} need one number for each of 4 stages")
+
+
+class MGMConfig(PretrainedConfig):
+    """Configuration of `MGMForConditionalGeneration`; a published flat config.json loads as one too.
+
+    Args:
+        text_config: the language model's config, or its dictionary with a `model_type`.
+        vision_config: the low-resolution tower, CLIP.
+        vision_aux_config: the high-resolution tower; None for a model without it and without mining.
+        vision_feature_layer: whose output is used, counted as in a list that starts with the
+            embeddings: -2 is the output of the second-to-last layer.
+        vision_feature_select: "patch": all positions but the class token.
+        projector_type: "linear", "mlpNx_gelu" or "identity".
+        image_size_aux: high-resolution pixels per side.
+        image_grid: cells per side that the low-resolution tower sees (HD: 2).
+        image_global: whether it also sees the whole image once more (HD).
+        image_aspect_ratio: "pad" (to a square) or "square" (resize and crop), how images are prepared.
+        image_token_id: the id that stands for an image position; the default is the first id after
+            the vocabulary, so that no text can mean it. It never reaches the embedding.
+        conversation: name of the conversation template; None: decided from the tokenizer.
+        model_max_length: tokens of a sample after image markers are expanded; None: unlimited.
+        optimize_vision_tower: whether CLIP is trained.
+        optimize_vision_tower_aux: whether the ConvNeXt is trained.
+
+    Raises:
+        MGMError: a value does not fit; names the field, the value and what would fit.
+    """
+
+    model_type = "mgm"
+    sub_configs = {  # noqa: RUF012
+        "text_config": PretrainedConfig,
+        "vision_config": CLIPVisionConfig,
+        "vision_aux_config": ConvNextTowerConfig,
+    }
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_aux_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_feature_layer: int = -2,
+        vision_feature_select: str = "patch",
+        projector_type: str = "mlp2x_gelu",
+        image_size_aux: int = 768,
+        image_grid: int = 1,
+        image_global: bool = False,
+        image_aspect_ratio: str = "pad",
+        image_token_id: int | None = None,
+        conversation: str | None = None,
+        model_max_length: int | None = None,
+        optimize_vision_tower: bool = False,
+        optimize_vision_tower_aux: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = text_config_from(text_config)
+        self.vision_config = _sub_config(CLIPVisionConfig, vision_config or CLIP_LARGE_336)
+        self.vision_aux_config = (
+            None if vision_aux_config is None else _sub_config(ConvNextTowerConfig, vision_aux_config)
+        )
+        self.vision_feature_layer = vision_feature_layer
+        self.vision_feature_select = vision_feature_select
+        self.projector_type = projector_type
+        self.image_size_aux = image_size_aux
+        self.image_grid = image_grid
+        self.image_global = image_global
+        self.image_aspect_ratio = image_aspect_ratio
+        self.image_token_id = self.text_config.vocab_size if image_token_id is None else image_token_id
+        self.conversation = conversation
+        self.model_max_length = model_max_length
+        self.optimize_vision_tower = optimize_vision_tower
+        self.optimize_vision_tower_aux = optimize_vision_tower_aux
+        kwargs.setdefault("tie_word_embeddings", False)  # the language model ties its own, or not
+        super().__init__(**kwargs)
+        self.check()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of what the low-resolution tower sees."""
+        return self.vision_config.image_size
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Low-resolution tokens per side of one crop."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def crops(self) -> int:
+        """Low-resolution crops per image: the grid's cells, and the global view last."""
+        return self.image_grid**2 + int(self.image_global)
+
+    @property
+    def image_tokens_per_image(self) -> int:
+        """Positions that one image takes in the language model."""
+        return self.tokens_per_side**2 * self.crops
+
+    @property
+    def window(self) -> int:
+        """Positions per side of the high-resolution window that one token mines."""
+        return self.image_size_aux // STEM_STRIDE // (self.tokens_per_side * self.image_grid)
+
+    def check(self) -> None:
+        """Raise an MGMError if the parts do not fit together."""
+        layers = self.vision_config.num_hidden_layers
+        _demand(
+            -layers - 1 <= self.vision_feature_layer <= layers,
+            "vision_feature_layer",
+            self.vision_feature_layer,
+            f"an integer from {-layers - 1} to {layers}, the tower has {layers} layers",
+        )
+        _demand(self.vision_feature_select == "patch", "vision_feature_select", self.vision_feature_select, "patch")
+        _demand(
+            re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(self.projector_type)) is not None,
+            "projector_type",
+            self.projector_type,
+            PROJECTOR_TYPES,
+        )
+        if self.projector_type == "identity":
+            _demand(
+                self.vision_config.hidden_size == self.text_config.hidden_size,
+                "projector_type",
+                self.projector_type,
+                f"another type, since tokens of width {self.vision_config.hidden_size} do not fit "
+                f"the language model's {self.text_config.hidden_size}",
+            )
+        _demand(_is_count(self.image_grid), "image_grid", self.image_grid, "an integer from 1")
+        _demand(
+            self.image_grid > 1 or not self.image_global,
+            "image_global",
+            self.image_global,
+            "false, or image_grid 2 or more: with one cell the global view is that cell",
+        )
+        _demand(
+            self.image_aspect_ratio in ("pad", "square"), "image_aspect_ratio", self.image_aspect_ratio, "pad, square"
+        )
+        _demand(_is_count(self.image_size_aux), "image_size_aux", self.image_size_aux, "an integer from 1")
+        if self.vision_aux_config is not None:
+            step = STEM_STRIDE * self.tokens_per_side * self.image_grid
+            _demand(
+                self.image_size_aux % step == 0,
+                "image_size_aux",
+                self.image_size_aux,
+                f"a multiple of {step}, so that windows divide the map "
+                f"({self.tokens_per_side} tokens per side times image_grid {self.image_grid})",
+            )
+        _demand(
+            isinstance(self.image_token_id, int) and self.image_token_id >= 0,
+            "image_token_id",
+            self.image_token_id,
+            "an integer from 0",
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+        """Build from a native dictionary or a published flat one (which `published.py` translates)."""
+        from mgm.model.published import is_published_config, translate_config
+
+        if is_published_config(config_dict):
+            folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "."
+            config_dict = translate_config(config_dict, folder)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Read `config.json` of a folder, native or published."""
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(config_dict, **kwargs)
+
+
+def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> PretrainedConfig:
+    """The language model's config from a dictionary, with exactly the activation it names.
+
+    Raises:
+        MGMError: transformers knows no such `model_type`.
+    """
+    if isinstance(given, PretrainedConfig):
+        return given
+    values = dict(given or {"model_type": "llama"})
+    model_type = values.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise MGMError(
+            f"config: text_config.model_type is {model_type!r}, which the installed transformers does not know; "
+            "name a causal language model such as llama, gemma, mixtral, mistral or qwen2"
+        )
+    config = CONFIG_MAPPING[model_type](**values)
+    if values.get("hidden_act") is not None:
+        # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the
+        # published Gemma models were trained and evaluated with the exact one.
+        config.hidden_act = values["hidden_act"]
+    return config
+
+
+def _sub_config(kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:
+    if isinstance(given, PretrainedConfig):
+        return given
+    return kind(**{name: value for name, value in given.items() if name != "model_type"})
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _demand(holds: bool, field: str, found: object, valid: str) -> None:
+    if not holds:
+        raise MGMError(f"config: {field} is {found!r}; valid: {valid}")

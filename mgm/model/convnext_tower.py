@@ -1,0 +1,99 @@
+"""The high-resolution tower: the four stages of a ConvNeXt, through timm."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+
+from mgm.errors import MGMError
+from mgm.model.config import ConvNextTowerConfig
+from mgm.model.weights import load_into, read_weights
+
+XXLARGE_DIMS = [384, 768, 1536, 3072]
+
+
+class ConvNextTower(nn.Module):
+    """Stem and stages of a ConvNeXt; all four stages' outputs are used."""
+
+    def __init__(self, config: ConvNextTowerConfig) -> None:
+        super().__init__()
+        network = ConvNeXt(
+            num_classes=0,
+            depths=tuple(config.depths),
+            dims=tuple(config.dims),
+            norm_eps=config.layer_norm_eps,
+            drop_path_rate=config.drop_path_rate,
+            act_layer=config.hidden_act,
+        )
+        self.stem = network.stem
+        self.stages = network.stages
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        """(images, 3, H, W) normalised pixels -> maps (images, dims[s], H / 2**(s+2), W / 2**(s+2))."""
+        hidden = self.stem(pixel_values)
+        maps = []
+        for stage in self.stages:
+            hidden = stage(hidden)
+            maps.append(hidden)
+        return maps
+
+
+def config_from_shapes(shapes: Mapping[str, Sequence[int]], source: str) -> ConvNextTowerConfig:
+    """The geometry of a ConvNeXt from its weights' shapes, named `stem.…`, `stages.…`.
+
+    Raises:
+        MGMError: these are not the weights of a four-stage ConvNeXt.
+    """
+    depths = [0, 0, 0, 0]
+    dims = [0, 0, 0, 0]
+    for name, shape in shapes.items():
+        match = re.fullmatch(r"stages\.([0-3])\.blocks\.(\d+)\.conv_dw\.weight", name)
+        if match:
+            stage = int(match.group(1))
+            depths[stage] = max(depths[stage], int(match.group(2)) + 1)
+            dims[stage] = shape[0]
+    if 0 in depths:
+        raise MGMError(f"{source}: no weights of a four-stage ConvNeXt found (stages.<0-3>.blocks.<n>.conv_dw.weight)")
+    # timm builds every ConvNeXt with eps 1e-6 but the largest one.
+    eps = 1e-5 if dims == XXLARGE_DIMS else 1e-6
+    return ConvNextTowerConfig(depths=depths, dims=dims, layer_norm_eps=eps)
+
+
+def load_convnext_tower(folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ConvNextTower:
+    """A ConvNeXt tower with the weights of a folder in OpenCLIP's layout.
+
+    Args:
+        folder: holds open_clip_config.json and safetensors or PyTorch weights with `visual.trunk.…`.
+        dtype: of the weights; None: float32.
+
+    Raises:
+        MGMError: the folder or its weights are not an OpenCLIP ConvNeXt.
+    """
+    trunk = read_trunk(folder)
+    config = config_from_shapes({name: tensor.shape for name, tensor in trunk.items()}, str(folder))
+    tower = ConvNextTower(config)
+    load_into(tower, trunk, source=str(folder), ignore=("norm_pre.", "head."))
+    return tower.to(dtype or torch.float32)
+
+
+def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The image trunk's weights of an OpenCLIP folder, `visual.trunk.` removed from their names.
+
+    Raises:
+        MGMError: config or weights are missing, or the image tower is no ConvNeXt.
+    """
+    path = Path(folder) / "open_clip_config.json"
+    if not path.is_file():
+        raise MGMError(f"{path}: not found; the high-resolution tower needs a ConvNeXt folder in OpenCLIP's layout")
+    vision = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {}).get("vision_cfg", {})
+    name = str(vision.get("timm_model_name"))
+    if "convnext" not in name:
+        raise MGMError(f"{path}: timm_model_name is {name!r}; expected a ConvNeXt")
+    prefix = "visual.trunk."
+    weights = read_weights(folder)
+    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}

@@ -1,0 +1,280 @@
+"""The model: towers see the image, mining and projector make tokens of it, a language model reads them."""
+
+import os
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mgm.errors import MGMError
+from mgm.model.clip_tower import ClipTower
+from mgm.model.config import MGMConfig
+from mgm.model.convnext_tower import ConvNextTower
+from mgm.model.merging import merge_image_features
+from mgm.model.mining import PatchInfoMining, downscaled
+from mgm.model.projector import build_projector
+from mgm.model.published import KEY_PATTERNS, forget_renaming
+
+IMAGE_INPUTS = ("pixel_values", "pixel_values_aux", "image_features")
+
+
+class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Mini-Gemini: `vision_tower`, `vision_tower_aux`, `mining`, `projector`, `language_model`.
+
+    Args:
+        config: what to build.
+        language_model: used instead of a fresh one of `config.text_config`.
+        vision_tower: used instead of a fresh one of `config.vision_config`.
+        vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
+    """
+
+    config_class = MGMConfig
+    config: MGMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("ClipTower", "ConvNextTower", "PatchInfoMining")
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    def __init__(
+        self,
+        config: MGMConfig,
+        language_model: PreTrainedModel | None = None,
+        vision_tower: ClipTower | None = None,
+        vision_tower_aux: ConvNextTower | None = None,
+    ) -> None:
+        super().__init__(config)
+        width = config.vision_config.hidden_size
+        self.vision_tower = vision_tower or ClipTower(config.vision_config, config.vision_feature_layer)
+        self.vision_tower_aux: ConvNextTower | None = None
+        self.mining: PatchInfoMining | None = None
+        if config.vision_aux_config is not None:
+            self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
+            self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
+        self.projector = build_projector(config.projector_type, width, config.text_config.hidden_size)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        self.vision_tower.requires_grad_(config.optimize_vision_tower)
+        if self.vision_tower_aux is not None:
+            self.vision_tower_aux.requires_grad_(config.optimize_vision_tower_aux)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Self:
+        """Load a folder in the native or in the published layout, as transformers loads any model."""
+        # Native names match none of the published patterns, so one way of loading serves both.
+        kwargs.setdefault("key_mapping", KEY_PATTERNS)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        forget_renaming(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+    @classmethod
+    def from_parts(
+        cls,
+        language_model_path: str | os.PathLike[str],
+        vision_tower_path: str | os.PathLike[str],
+        vision_tower_aux_path: str | os.PathLike[str] | None = None,
+        dtype: torch.dtype | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Assemble a model from folders of its parts; mining and projector are fresh.
+
+        Args:
+            language_model_path: a causal language model in transformers' layout.
+            vision_tower_path: a CLIP folder in transformers' layout.
+            vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's layout; None: no mining.
+            dtype: of all weights; None: float32.
+            **overrides: fields of `MGMConfig`.
+
+        Raises:
+            MGMError: a folder is not what it should be.
+        """
+        from mgm.model.parts import assemble
+
+        return assemble(cls, language_model_path, vision_tower_path, vision_tower_aux_path, dtype, **overrides)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: every part was initialised when it was constructed."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a frozen tower stays in evaluation mode unless its drop-path is asked for."""
+        super().train(mode)
+        self.vision_tower.train(mode and self.config.optimize_vision_tower)
+        if self.vision_tower_aux is not None:
+            asked = self.config.optimize_vision_tower_aux or self.config.vision_aux_config.drop_path_rate > 0
+            self.vision_tower_aux.train(mode and asked)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def get_image_features(self, pixel_values: Tensor, pixel_values_aux: Tensor | None = None) -> Tensor:
+        """What the language model reads in place of images.
+
+        Args:
+            pixel_values: (images, crops, 3, H, W), normalised; crops: the grid's cells in row-major
+                order, then the global view.
+            pixel_values_aux: (images, 3, HA, WA), normalised; None only for a model without mining.
+
+        Returns:
+            (images, image tokens, text width): the global view's tokens first, then cell after cell.
+
+        Raises:
+            MGMError: the tensors' shapes are not what the config asks for.
+        """
+        self._check_pixels(pixel_values, pixel_values_aux)
+        tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
+        if self.mining is not None:
+            tokens = tokens + self.mined_tokens(tokens, self.high_resolution_stages(pixel_values_aux))
+        cells = self.config.image_grid**2
+        tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
+        return self.projector(tokens.flatten(1, 2))
+
+    def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
+        """(images, crops, 3, H, W) -> CLIP's tokens (images, crops, tokens, C)."""
+        pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower):
+            tokens = self.vision_tower(pixels)
+        return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
+
+    def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
+        """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
+        dtype = next(self.vision_tower_aux.parameters()).dtype
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower_aux):
+            stages = self.vision_tower_aux(pixel_values_aux.to(dtype))
+        return [stage.to(self._image_dtype()) for stage in stages]
+
+    def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
+        """Mine for every crop: (images, crops, N, C) -> the same shape."""
+        grid, side = self.config.image_grid, self.config.tokens_per_side
+        cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
+        # The cells side by side are one finer grid over the whole high-resolution map.
+        whole = cells.transpose(2, 3).flatten(1, 4)
+        mined = self.mining(whole, stages).unflatten(1, (grid, side, grid, side))
+        mined = mined.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        if not self.config.image_global:
+            return mined
+        of_global = self.mining(tokens[:, -1], downscaled(stages, grid))
+        return torch.cat([mined, of_global.unsqueeze(1)], dim=1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_aux: Tensor | None = None,
+        image_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token at every position.
+
+        Args:
+            input_ids: (batch, length); image positions hold `config.image_token_id`.
+            attention_mask: (batch, length), 0 on padding, which may be on either side.
+            position_ids: (batch, length). Compat: when left out they count from the first column,
+                padding included, as the published code does; `generate` leaves padding out.
+            pixel_values: as `get_image_features`, all images of the batch in reading order.
+            pixel_values_aux: as `get_image_features`.
+            image_features: what `get_image_features` returned, instead of pixels.
+            labels: (batch, length), -100 where nothing is to be learnt.
+            inputs_embeds: (batch, length, text width) instead of `input_ids`, images already merged.
+            past_key_values: cache of earlier positions.
+            use_cache: whether to return a cache.
+            logits_to_keep: how many of the last positions get logits; 0: all.
+            **kwargs: for the language model, such as `num_items_in_batch` for its loss.
+
+        Returns:
+            The language model's output: loss (if labels are given), logits, past_key_values.
+
+        Raises:
+            MGMError: images and image positions do not match.
+        """
+        if inputs_embeds is None:
+            if image_features is None and pixel_values is not None:
+                image_features = self.get_image_features(pixel_values, pixel_values_aux)
+            inputs_embeds = merge_image_features(
+                self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
+            )
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As transformers does it; images enter with the prompt and are not seen again."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs = {name: value for name, value in inputs.items() if name not in IMAGE_INPUTS}
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every sample, with all its images in order, for beams or several answers."""
+        images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
+        if expand_size > 1 and images and input_ids is not None:
+            positions = (input_ids == self.config.image_token_id).sum(-1)
+            counts = (positions // self.config.image_tokens_per_image).tolist()
+            images = {
+                name: torch.cat([part for chunk in value.split(counts) for part in [chunk] * expand_size])
+                for name, value in images.items()
+            }
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
+        )
+        return input_ids, kwargs | images
+
+    def _image_dtype(self) -> torch.dtype:
+        parameter = next((self.mining or self.projector).parameters(), None)
+        return self.vision_tower.dtype if parameter is None else parameter.dtype
+
+    def _check_pixels(self, pixel_values: Tensor, pixel_values_aux: Tensor | None) -> None:
+        config = self.config
+        expected = (config.crops, 3, config.image_size, config.image_size)
+        if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != expected:
+            raise MGMError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (images, {', '.join(map(str, expected))})"
+            )
+        if self.mining is None:
+            return
+        side = config.image_size_aux
+        expected = (pixel_values.shape[0], 3, side, side)
+        if pixel_values_aux is None or tuple(pixel_values_aux.shape) != expected:
+            found = "missing" if pixel_values_aux is None else f"of shape {tuple(pixel_values_aux.shape)}"
+            raise MGMError(f"pixel_values_aux is {found}; expected shape {expected}")

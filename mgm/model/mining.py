@@ -1,0 +1,243 @@
+"""Patch info mining: every low-resolution token looks into its own window of high-resolution detail.
+
+The published form normalises and projects every position of the concatenated, upsampled
+ConvNeXt map. Two exact identities make that unnecessary:
+
+1. The key and value projections are absorbed: the query moves to the channels of the map, and the
+   value projection acts on the attended mixture (attention weights add up to one).
+2. The concatenated map is never built: upsampling is linear, so scores and mixtures are computed on
+   the cells of each stage, and only one number per position is upsampled. The LayerNorm of a
+   concatenated vector needs its mean and variance alone, which come from each stage's means,
+   energies and products of neighbouring cells.
+
+`mgm/model/mining_reference.py` is the published form, short and slow, that the tests compare with.
+
+Shape legend: B images, N tokens = side x side windows, C token width, H sum of the stages' channels,
+S side of the stage-0 map, P positions of a window = (S / side) squared, K cells of a window.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NormedLinear(nn.Module):
+    """LayerNorm, then Linear. The linear weights are the module's own parameters, not a child's.
+
+    The key and value forms below use them without calling a child module, so that whoever gathers
+    or replaces child modules (ZeRO-3, quantisation, LoRA) cannot pull them away.
+    """
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.weight = nn.Parameter(torch.empty(out_width, width))
+        self.bias = nn.Parameter(torch.empty(out_width))
+        bound = 1 / math.sqrt(width)  # torch's own initialisation of nn.Linear
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., out_width)."""
+        return F.linear(self.norm(x), self.weight, self.bias)
+
+
+class AbsorbedKey(NormedLinear):
+    """A key projection that moves queries to the channels of the map instead of projecting the map."""
+
+    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, C) -> queries on normalised channels (B, N, H), and the score all positions share (B, N, 1)."""
+        moved = queries @ (self.weight * self.norm.weight)
+        # The same for every position of a window, so the softmax forgets it; it stays in the graph
+        # because data-parallel training expects a gradient, here zero, for every parameter.
+        shared = queries @ F.linear(self.norm.bias, self.weight, self.bias).unsqueeze(-1)
+        return moved, shared
+
+
+class AbsorbedValue(NormedLinear):
+    """A value projection that acts on a mixture of normalised positions."""
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(B, N, H) mixture of normalised positions -> (B, N, C)."""
+        return F.linear(mixture * self.norm.weight + self.norm.bias, self.weight, self.bias)
+
+
+class PatchInfoMining(nn.Module):
+    """Mine the high-resolution map for every low-resolution token.
+
+    Args:
+        width: channels of a token, C.
+        aux_dims: channels of each high-resolution stage.
+    """
+
+    def __init__(self, width: int, aux_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.aux_dims = tuple(aux_dims)
+        self.query = NormedLinear(width, width)
+        self.key = AbsorbedKey(sum(aux_dims), width)
+        self.value = AbsorbedValue(sum(aux_dims), width)
+
+    def forward(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
+        """Attend from each token to its window, in float32 wherever rounding would show.
+
+        Args:
+            tokens: (B, N, C), a square grid in row-major order.
+            stages: maps (B, channels, side, side), finest first; coarser ones count as upsampled
+                to the finest (bilinear, corners not aligned). The finest side is a multiple of the
+                token grid's side.
+
+        Returns:
+            What was mined for each token, (B, N, C).
+        """
+        queries = self.query(tokens) / math.sqrt(tokens.shape[-1])
+        moved, shared = self.key(queries)
+        with torch.autocast(tokens.device.type, enabled=False):
+            windows = Windows(stages, math.isqrt(tokens.shape[1]), eps=self.key.norm.eps)
+            attention = (windows.scores(moved) + shared.to(windows.dtype)).softmax(-1)
+            mixture = windows.mix(attention)
+        return self.value(mixture.to(tokens.dtype)).to(tokens.dtype)
+
+
+class Windows:
+    """The normalised high-resolution map, cut in windows, without the map itself."""
+
+    def __init__(self, stages: Sequence[Tensor], grid: int, eps: float) -> None:
+        side = stages[0].shape[-1]
+        if side % grid:
+            raise ValueError(f"a map of side {side} does not divide into {grid} windows a side")
+        self.window = side // grid
+        self.bounds = list(pairwise(accumulate((stage.shape[1] for stage in stages), initial=0)))
+        self.cells: list[Tensor] = []  # per stage (B, N, K, channels), centred over channels
+        self.upsample: list[Tensor | None] = []  # per stage (P, K); None where cells are positions
+        means, energies = [], []
+        for stage in stages:
+            centred, mean = _centre(stage)
+            up = _interpolation(mean.shape[-1], side, mean)
+            means.append(up @ mean @ up.T)
+            energies.append(_upsampled_energy(centred, up))
+            self._cut(centred, side, grid)
+        self.dtype = mean.dtype
+        width = self.bounds[-1][1]
+        shares = [(end - start) / width for start, end in self.bounds]
+        mean = sum(share * of_stage for share, of_stage in zip(shares, means, strict=True))
+        offsets = torch.stack([of_stage - mean for of_stage in means], dim=-1)  # (B, S, S, stages)
+        # Variance within the stages plus variance between their means: no cancellation.
+        variance = sum(energies) / width + (offsets.square() @ offsets.new_tensor(shares))
+        self.rstd = _cut_positions(torch.rsqrt(variance + eps).unsqueeze(-1), grid).squeeze(-1)
+        self.offsets = _cut_positions(offsets, grid)  # (B, N, P, stages)
+
+    def _cut(self, centred: Tensor, side: int, grid: int) -> None:
+        """Cut one stage (B, side, side, channels) in windows, each with the neighbours it interpolates from."""
+        factor = side // centred.shape[1]
+        if factor > 1 and (side % centred.shape[1] or self.window % factor):
+            # Windows end inside cells here: upsample this stage as it is.
+            up = _interpolation(centred.shape[1], side, centred)
+            centred, factor = torch.einsum("yi,bijc,xj->byxc", up, centred, up), 1
+        if factor == 1:
+            self.cells.append(_cut_positions(centred, grid))
+            self.upsample.append(None)
+            return
+        step = self.window // factor
+        # One cell more on each side, repeated at the map's edge as interpolation repeats it.
+        near = torch.arange(-1, step + 1, device=centred.device)
+        near = near + step * torch.arange(grid, device=centred.device).unsqueeze(-1)
+        near = near.clamp(0, centred.shape[1] - 1)  # (grid, step + 2)
+        cells = centred[:, near[:, None, :, None], near[None, :, None, :]]
+        self.cells.append(cells.flatten(3, 4).flatten(1, 2))
+        # A window's positions see their cells as the middle of any larger map does.
+        rows = _interpolation(step + 2, (step + 2) * factor, centred)
+        rows = rows[factor : factor + self.window]
+        self.upsample.append(torch.kron(rows, rows))
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """Queries (B, N, H) times the normalised positions of their windows, (B, N, P)."""
+        parts = [queries[..., start:end] for start, end in self.bounds]
+        totals = torch.stack([part.sum(-1, dtype=self.dtype) for part in parts], dim=-1)
+        # Row vectors on the left: many small products run ten times faster so on a CPU.
+        scores = (totals.unsqueeze(-2) @ self.offsets.transpose(-1, -2)).squeeze(-2)
+        for cells, upsample, part in zip(self.cells, self.upsample, parts, strict=True):
+            row = part.to(cells.dtype).unsqueeze(-2)
+            on_cells = (row @ cells.transpose(-1, -2)).squeeze(-2).to(self.dtype)
+            scores = scores + (on_cells if upsample is None else on_cells @ upsample.T.to(self.dtype))
+        return scores * self.rstd
+
+    def mix(self, attention: Tensor) -> Tensor:
+        """The attended mixture of normalised positions: (B, N, P) -> (B, N, H)."""
+        weights = attention * self.rstd
+        offsets = (weights.unsqueeze(-2) @ self.offsets).squeeze(-2)  # (B, N, stages)
+        mixed = []
+        for index, (cells, upsample) in enumerate(zip(self.cells, self.upsample, strict=True)):
+            on_cells = weights if upsample is None else weights @ upsample.to(self.dtype)
+            part = (on_cells.to(cells.dtype).unsqueeze(-2) @ cells).squeeze(-2)
+            mixed.append(part.to(self.dtype) + offsets[..., index : index + 1])
+        return torch.cat(mixed, dim=-1)
+
+
+def _centre(stage: Tensor) -> tuple[Tensor, Tensor]:
+    """A map (B, C, S, S) as (B, S, S, C) less each position's mean, and those means (B, S, S)."""
+    stage = stage.permute(0, 2, 3, 1)
+    exact = stage if stage.dtype == torch.float64 else stage.float()
+    mean = exact.mean(-1)
+    return (exact - mean.unsqueeze(-1)).to(stage.dtype).contiguous(), mean
+
+
+def _interpolation(cells: int, positions: int, like: Tensor) -> Tensor:
+    """The matrix (positions, cells) that upsamples one side of a map, linearly, corners not aligned."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    identity = torch.eye(cells, dtype=dtype, device=like.device).unsqueeze(0)
+    return F.interpolate(identity, size=positions, mode="linear", align_corners=False)[0].T
+
+
+def _upsampled_energy(cells: Tensor, up: Tensor) -> Tensor:
+    """Squared norms (B, S, S) of an upsampled map, from its cells (B, s, s, C) and `up` (S, s).
+
+    A position lies between two cells a side, so its squared norm is made of the cells' own squared
+    norms and of the products of neighbours: to the right, below, and along both diagonals.
+    """
+
+    def product(first: Tensor, second: Tensor) -> Tensor:
+        return (first.to(up.dtype) * second.to(up.dtype)).sum(-1)
+
+    if up.shape[0] == up.shape[1]:
+        return product(cells, cells)
+    own = up.square()
+    pair = 2 * up[:, :-1] * up[:, 1:]
+    left, right = cells[:, :, :-1], cells[:, :, 1:]
+    diagonals = product(left[:, :-1], right[:, 1:]) + product(right[:, :-1], left[:, 1:])
+    return (
+        own @ product(cells, cells) @ own.T
+        + own @ product(left, right) @ pair.T
+        + pair @ product(cells[:, :-1], cells[:, 1:]) @ own.T
+        + pair @ diagonals @ pair.T / 2
+    )
+
+
+def _cut_positions(full: Tensor, grid: int) -> Tensor:
+    """A map (B, S, S, channels) as windows (B, grid * grid, positions, channels), both row-major."""
+    rows = full.unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, grid, w, grid, w, channels)
+    return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def downscaled(stages: Sequence[Tensor], factor: int) -> list[Tensor]:
+    """Stages of the concatenated map made `factor` times smaller a side, as the global view sees it.
+
+    The whole map is downscaled bilinearly (corners not aligned), after its coarser stages were
+    upsampled. A stage coarse enough that this reads only straight pieces of its interpolation is
+    itself the answer; any other one becomes a map of the new size.
+    """
+    side = stages[0].shape[-1]
+    return [_downscaled_stage(stage, side, factor) for stage in stages]
+
+
+def _downscaled_stage(stage: Tensor, side: int, factor: int) -> Tensor:
+    cells = stage.shape[-1]
+    if side % cells == 0 and (side // cells) % (2 * factor) == 0:
+        return stage
+    up = _interpolation(cells, side, stage)
+    down = _interpolation(side, side // factor, stage)
+    both = (down @ up).to(stage.dtype)
+    return both @ stage @ both.T

@@ -1,0 +1,44 @@
+"""Patch info mining as published: the oracle that `mining.py` is tested against. Short, slow, plain."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgm.model.mining import PatchInfoMining
+
+
+def concatenated_map(stages: Sequence[Tensor]) -> Tensor:
+    """All stages at the finest one's size, on channels: (B, H, S, S). Source: openclip_encoder.py L73-85."""
+    size = stages[0].shape[-2:]
+    upsampled = [F.interpolate(stage, size=size, mode="bilinear") for stage in stages[1:]]
+    return torch.cat([stages[0], *upsampled], dim=1)
+
+
+def published_mining(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> Tensor:
+    """Mine with every position projected. Source: mgm_arch.py L293-311.
+
+    Args:
+        mining: whose parameters are used.
+        tokens: (B, N, C), a square grid in row-major order.
+        full: the concatenated map (B, H, S, S).
+
+    Returns:
+        (B, N, C).
+    """
+    batch, count, width = tokens.shape
+    grid = math.isqrt(count)
+    window = full.shape[-1] // grid
+    positions = full.reshape(batch, -1, grid, window, grid, window).permute(0, 2, 4, 3, 5, 1)
+    positions = positions.reshape(batch, count, window * window, -1)
+    key = _normed_linear(mining.key, positions)
+    value = _normed_linear(mining.value, positions)
+    query = _normed_linear(mining.query, tokens).unsqueeze(2)
+    scores = query @ (key.transpose(-1, -2) / math.sqrt(width))
+    return (scores.softmax(-1) @ value).squeeze(2)
+
+
+def _normed_linear(layer: torch.nn.Module, x: Tensor) -> Tensor:
+    return F.linear(layer.norm(x), layer.weight, layer.bias)

@@ -1,0 +1,118 @@
+"""A model from its parts, as stage 1 starts, and the file that stage 1 leaves."""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError
+from mgm.model.clip_tower import load_clip_tower
+from mgm.model.config import MGMConfig
+from mgm.model.convnext_tower import load_convnext_tower
+from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.published import to_native, to_published
+from mgm.model.weights import check_names, read_file, weight_files, weight_shapes
+
+STAGE1_FILE = "mm_projector.bin"
+FRESH_PARTS = ("mining.", "projector.")
+STAGE1_PARTS = (*FRESH_PARTS, "vision_tower.", "vision_tower_aux.")
+
+Model = TypeVar("Model", bound=MGMForConditionalGeneration)
+
+
+def assemble(
+    model_class: type[Model],
+    language_model_path: str | os.PathLike[str],
+    vision_tower_path: str | os.PathLike[str],
+    vision_tower_aux_path: str | os.PathLike[str] | None,
+    dtype: torch.dtype | None,
+    **overrides: Any,
+) -> Model:
+    """See `MGMForConditionalGeneration.from_parts`."""
+    dtype = dtype or torch.float32
+    feature_layer = overrides.get("vision_feature_layer", -2)
+    vision = load_clip_tower(vision_tower_path, feature_layer, dtype)
+    aux = None if vision_tower_aux_path is None else load_convnext_tower(vision_tower_aux_path, dtype)
+    language_model = load_language_model(language_model_path, dtype)
+    config = MGMConfig(
+        text_config=language_model.config,
+        vision_config=vision.config,
+        vision_aux_config=None if aux is None else aux.config,
+        **overrides,
+    )
+    model = model_class(config, language_model=language_model, vision_tower=vision, vision_tower_aux=aux)
+    model.mining = None if model.mining is None else model.mining.to(dtype)
+    model.projector.to(dtype)
+    model.config.dtype = dtype
+    model.generation_config = language_model.generation_config
+    return model.eval()
+
+
+def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> torch.nn.Module:
+    """A causal language model of a folder in transformers' layout.
+
+    Raises:
+        MGMError: the folder holds none.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise MGMError(f"{folder}: holds no config.json; expected a folder with a causal language model")
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            weight_shapes(folder)  # finds files that were cut short
+            break
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+    except (ValueError, KeyError) as error:
+        raise MGMError(f"{folder}: not a causal language model that transformers can load ({error})") from error
+
+
+def save_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:
+    """Write what stage 1 made, mining and projector, with both towers, under the published names.
+
+    Args:
+        model: after stage 1.
+        path: the file to write, `mm_projector.bin` by custom.
+
+    Raises:
+        MGMError: the file could not be written.
+    """
+    state = {
+        to_published(name): tensor.detach().cpu().contiguous().clone()
+        for name, tensor in model.state_dict().items()
+        if name.startswith(STAGE1_PARTS)
+    }
+    with atomic_file(path) as part:
+        torch.save(state, part)
+
+
+def load_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:
+    """Fill mining and projector, and the towers where the file has them, from a stage-1 file.
+
+    Args:
+        model: as `from_parts` made it.
+        path: the file, or the folder that holds it as `mm_projector.bin`.
+
+    Raises:
+        MGMError: no such file, or weights that are not this model's.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / STAGE1_FILE
+    if not path.is_file():
+        raise MGMError(f"{path}: not found; give the {STAGE1_FILE} that stage 1 saved")
+    found = {to_native(name): tensor for name, tensor in read_file(path).items()}
+    state = model.state_dict()
+    needed = {name for name in state if name.startswith(FRESH_PARTS)}
+    offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in found}
+    check_names(needed | offered, found, str(path))
+    for name, tensor in found.items():
+        if tensor.shape != state[name].shape:
+            raise MGMError(
+                f"{path}: {to_published(name)} has shape {tuple(tensor.shape)}; the model has {tuple(state[name].shape)}"
+            )
+    model.load_state_dict(found, strict=False)
