@@ -1,7 +1,7 @@
 """What lies behind a scene: plain, gradient, coloured blobs like an unsharp photo, grain."""
 
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -9,11 +9,13 @@ from PIL import Image
 from playground.colors import Color
 
 Kind = Literal["plain", "gradient", "blobs", "grain"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def draw_background(size: tuple[int, int], color: Color, rng: Random, kind: Kind,
-                    depth: int = 30) -> Image.Image:
-    """An RGB image of `size` (width, height) whose colours stay within `depth` levels of `color`."""
+def draw_background(
+    size: tuple[int, int], color: Color, rng: Random, kind: Kind, depth: int = 30
+) -> Image.Image:
+    """An RGB image of `size` (width, height), its colours within `depth` levels of `color`."""
     if kind == "plain":
         return Image.new("RGB", size, color)
     cells = {"gradient": (2, 2), "blobs": (rng.randint(3, 7), rng.randint(3, 7)), "grain": (2, 2)}
@@ -21,10 +23,15 @@ def draw_background(size: tuple[int, int], color: Color, rng: Random, kind: Kind
     return add_grain(image, rng, rng.uniform(2, 7)) if kind == "grain" else image
 
 
-def choose_background(size: tuple[int, int], color: Color, rng: Random,
-                      depth: int = 30) -> Image.Image:
-    """A background of a random kind, mostly plain."""
-    kind = rng.choices(("plain", "gradient", "blobs", "grain"), (50, 20, 20, 10))[0]
+def choose_background(
+    size: tuple[int, int],
+    color: Color,
+    rng: Random,
+    depth: int = 30,
+    shares: tuple[int, ...] = (50, 20, 20, 10),
+) -> Image.Image:
+    """A background of a random kind; `shares` weighs the kinds in the order of `KINDS`."""
+    kind = rng.choices(KINDS, shares)[0]
     return draw_background(size, color, rng, kind, depth)
 
 
@@ -37,11 +44,14 @@ def add_grain(image: Image.Image, rng: Random, strength: float) -> Image.Image:
     return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
 
 
-def _spread(size: tuple[int, int], color: Color, rng: Random, depth: int,
-            cells: tuple[int, int]) -> Image.Image:
+def _spread(
+    size: tuple[int, int], color: Color, rng: Random, depth: int, cells: tuple[int, int]
+) -> Image.Image:
     coarse = Image.new("RGB", cells)
-    coarse.putdata([
-        tuple(min(255, max(0, level + rng.randint(-depth, depth))) for level in color)
-        for _ in range(cells[0] * cells[1])
-    ])
+    coarse.putdata(
+        [
+            tuple(min(255, max(0, level + rng.randint(-depth, depth))) for level in color)
+            for _ in range(cells[0] * cells[1])
+        ]
+    )
     return coarse.resize(size, Image.Resampling.BICUBIC)

@@ -29,8 +29,9 @@ class Canvas:
         is_crowded: some text had no room even at the smallest cap height.
     """
 
-    def __init__(self, size: tuple[int, int], background: Image.Image | Color,
-                 scale: float | None = None) -> None:
+    def __init__(
+        self, size: tuple[int, int], background: Image.Image | Color, scale: float | None = None
+    ) -> None:
         self.scale = scale or max(size) / FRAME
         self.width, self.height = size[0] / self.scale, size[1] / self.scale
         if isinstance(background, Image.Image):
@@ -71,8 +72,17 @@ class Canvas:
             for glyph in self.glyphs
         )
 
-    def text(self, text: str, x: float, y: float, face: Face, cap: float, color: Color,
-             anchor: Anchor = "left", key: str | None = None) -> None:
+    def text(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        face: Face,
+        cap: float,
+        color: Color,
+        anchor: Anchor = "left",
+        key: str | None = None,
+    ) -> None:
         """Draw one line whose capitals are centred on height `y`, and note its glyphs."""
         sized = font_with_cap(face, cap * self.scale)
         starts = sized.starts(text)
@@ -91,23 +101,44 @@ class Canvas:
         if key is not None:
             self.heights[key] = cap
 
-    def turned_text(self, text: str, x: float, y: float, face: Face, cap: float, color: Color,
-                    angle: float, key: str | None = None) -> None:
+    def turned_text(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        face: Face,
+        cap: float,
+        color: Color,
+        angle: float,
+        key: str | None = None,
+    ) -> None:
         """Draw one line with its centre at (x, y), turned by `angle` degrees anticlockwise."""
         if not angle:
             self.text(text, x, y, face, cap, color, "middle", key)
             return
-        size = (math.ceil(self.text_width(text, face, cap) * self.scale) + 8,
-                math.ceil(cap * 2.4 * self.scale) + 4)
+        size = (
+            math.ceil(self.text_width(text, face, cap) * self.scale) + 8,
+            math.ceil(cap * 2.4 * self.scale) + 4,
+        )
         part = Canvas(size, color, self.scale)
         cover = Canvas(size, (0, 0, 0), self.scale)
-        cover.text(text, cover.width / 2, cover.height / 2, face, cap, (255, 255, 255), "middle",
-                   key)
+        cover.text(
+            text, cover.width / 2, cover.height / 2, face, cap, (255, 255, 255), "middle", key
+        )
         part.glyphs, part.heights = cover.glyphs, cover.heights
         self.place(part, x, y, angle, cover.image.getchannel("R"))
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Color | None = None,
-            outline: Color | None = None, line: float = 1.0, radius: float = 0.0) -> None:
+    def box(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        fill: Color | None = None,
+        outline: Color | None = None,
+        line: float = 1.0,
+        radius: float = 0.0,
+    ) -> None:
         """Draw a rectangle, its corners rounded by `radius`."""
         s = self.scale
         corners = (round(x0 * s), round(y0 * s), round(x1 * s), round(y1 * s))
@@ -120,11 +151,16 @@ class Canvas:
     def line(self, points: list[tuple[float, float]], color: Color, width: float = 1.0) -> None:
         """Draw a line through the points."""
         s = self.scale
-        self.draw.line([(round(x * s), round(y * s)) for x, y in points], color,
-                       max(1, round(width * s)), joint="curve")
+        self.draw.line(
+            [(round(x * s), round(y * s)) for x, y in points],
+            color,
+            max(1, round(width * s)),
+            joint="curve",
+        )
 
-    def note(self, label: str, color: str | None, x0: float, y0: float, x1: float,
-             y1: float) -> None:
+    def note(
+        self, label: str, color: str | None, x0: float, y0: float, x1: float, y1: float
+    ) -> None:
         """Note an object that was drawn in this box."""
         s = self.scale
         self.things.append(Thing(label, color, x0 * s, y0 * s, x1 * s, y1 * s))
@@ -137,8 +173,14 @@ class Canvas:
         else:
             self.image.paste(paint, (*place, place[0] + mask.width, place[1] + mask.height), mask)
 
-    def place(self, part: "Canvas", x: float, y: float, angle: float = 0.0,
-              mask: Image.Image | None = None) -> None:
+    def place(
+        self,
+        part: "Canvas",
+        x: float,
+        y: float,
+        angle: float = 0.0,
+        mask: Image.Image | None = None,
+    ) -> None:
         """Paste another canvas of the same scale, its centre at (x, y), with all that it noted.
 
         Args:
@@ -150,7 +192,7 @@ class Canvas:
         width, height = image.size
         if angle:
             # A bare rim makes the turned edges smooth.
-            image = ImageOps.expand(image, RIM, image.getpixel((width // 2, 0)))
+            image = ImageOps.expand(image, RIM, _rim_color(image))
             mask = ImageOps.expand(mask, RIM, 0)
             image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
             mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
@@ -159,7 +201,9 @@ class Canvas:
         self.image.paste(image, (left, top), mask)
         shift_x, shift_y = left + (image.width - width) / 2, top + (image.height - height) / 2
         for glyph in part.glyphs:
-            box = turned_box((glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, (width / 2, height / 2))
+            box = turned_box(
+                (glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, (width / 2, height / 2)
+            )
             x0, y0, x1, y1 = box
             self.glyphs.append(
                 Glyph(glyph.char, x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
@@ -167,8 +211,9 @@ class Canvas:
         self.heights.update(part.heights)
 
 
-def turned_box(box: tuple[float, float, float, float], angle: float,
-               center: tuple[float, float]) -> tuple[float, float, float, float]:
+def turned_box(
+    box: tuple[float, float, float, float], angle: float, center: tuple[float, float]
+) -> tuple[float, float, float, float]:
     """The axis-aligned box around a box turned anticlockwise by `angle` degrees about `center`."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     cx, cy = center
@@ -179,6 +224,11 @@ def turned_box(box: tuple[float, float, float, float], angle: float,
     ]
     xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def _rim_color(image: Image.Image) -> Color:
+    red, green, blue = image.crop((image.width // 2, 0, image.width // 2 + 1, 1)).tobytes()
+    return red, green, blue
 
 
 def choose_size(rng: Random, orientation: str | None = None) -> tuple[int, int]:

@@ -23,9 +23,7 @@ JITTER = 12  # each channel of a shade is within this many levels of the named c
 
 def shade(name: str, rng: Random, jitter: int = JITTER) -> Color:
     """A colour one would still call `name`."""
-    r, g, b = (
-        min(255, max(0, level + rng.randint(-jitter, jitter))) for level in COLORS[name]
-    )
+    r, g, b = (min(255, max(0, level + rng.randint(-jitter, jitter))) for level in COLORS[name])
     return r, g, b
 
 

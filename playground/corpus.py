@@ -45,8 +45,10 @@ def _tasks(rng: Random, split: str) -> tuple[str, list[tuple[str, str]]]:
         ("What is the first word?" + SHORT_SUFFIX, word),
         ("What is the last word?" + SHORT_SUFFIX, texts[-1].split()[-1]),
         (f'Spell "{word}".' + SHORT_SUFFIX, " ".join(word)),
-        (f'How many letters and digits are in "{word}"?' + SHORT_SUFFIX,
-         str(sum(char.isalnum() for char in word))),
+        (
+            f'How many letters and digits are in "{word}"?' + SHORT_SUFFIX,
+            str(sum(char.isalnum() for char in word)),
+        ),
         (f'What is the first character of "{word}"?' + SHORT_SUFFIX, word[0]),
         (f'Write "{word}" in capital letters.' + SHORT_SUFFIX, word.upper()),
     ]

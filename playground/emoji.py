@@ -8,23 +8,77 @@ from playground.canvas import Canvas
 from playground.fonts import emoji_font
 
 EMOJI = {
-    "cat": "🐱", "dog": "🐶", "pig": "🐷", "frog": "🐸", "lion": "🦁", "panda": "🐼",
-    "monkey": "🐵", "rabbit": "🐰", "fox": "🦊", "cow": "🐮", "elephant": "🐘", "fish": "🐟",
-    "octopus": "🐙", "turtle": "🐢", "penguin": "🐧", "owl": "🦉", "butterfly": "🦋", "bee": "🐝",
-    "snail": "🐌", "crab": "🦀", "apple": "🍎", "banana": "🍌", "strawberry": "🍓", "pineapple": "🍍",
-    "watermelon": "🍉", "carrot": "🥕", "pizza": "🍕", "burger": "🍔", "cake": "🎂", "donut": "🍩",
-    "egg": "🍳", "cheese": "🧀", "tree": "🌳", "cactus": "🌵", "sunflower": "🌻", "mushroom": "🍄",
-    "sun": "🌞", "moon": "🌙", "rainbow": "🌈", "snowman": "⛄", "umbrella": "☔", "fire": "🔥",
-    "car": "🚗", "bus": "🚌", "bicycle": "🚲", "airplane": "✈", "rocket": "🚀", "sailboat": "⛵",
-    "house": "🏠", "clock": "⏰", "guitar": "🎸", "drum": "🥁", "balloon": "🎈", "gift": "🎁",
-    "key": "🔑", "book": "📖", "crown": "👑", "soccer ball": "⚽", "robot": "🤖", "ghost": "👻",
+    "cat": "🐱",
+    "dog": "🐶",
+    "pig": "🐷",
+    "frog": "🐸",
+    "lion": "🦁",
+    "panda": "🐼",
+    "monkey": "🐵",
+    "rabbit": "🐰",
+    "fox": "🦊",
+    "cow": "🐮",
+    "elephant": "🐘",
+    "fish": "🐟",
+    "octopus": "🐙",
+    "turtle": "🐢",
+    "penguin": "🐧",
+    "owl": "🦉",
+    "butterfly": "🦋",
+    "bee": "🐝",
+    "snail": "🐌",
+    "crab": "🦀",
+    "apple": "🍎",
+    "banana": "🍌",
+    "strawberry": "🍓",
+    "pineapple": "🍍",
+    "watermelon": "🍉",
+    "carrot": "🥕",
+    "pizza": "🍕",
+    "burger": "🍔",
+    "cake": "🎂",
+    "donut": "🍩",
+    "cookie": "🍪",
+    "cheese": "🧀",
+    "tree": "🌳",
+    "cactus": "🌵",
+    "sunflower": "🌻",
+    "mushroom": "🍄",
+    "sun": "🌞",
+    "moon": "🌙",
+    "rainbow": "🌈",
+    "snowman": "⛄",
+    "umbrella": "☔",
+    "fire": "🔥",
+    "car": "🚗",
+    "bus": "🚌",
+    "bicycle": "🚲",
+    "airplane": "✈",
+    "rocket": "🚀",
+    "sailboat": "⛵",
+    "house": "🏠",
+    "clock": "⏰",
+    "guitar": "🎸",
+    "drum": "🥁",
+    "balloon": "🎈",
+    "gift": "🎁",
+    "key": "🔑",
+    "book": "📖",
+    "crown": "👑",
+    "ball": "⚽",
+    "robot": "🤖",
+    "ghost": "👻",
 }
 
 
 def plural(name: str) -> str:
     """More than one of an emoji or a shape."""
-    irregular = {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen",
-                 "strawberry": "strawberries"}
+    irregular = {
+        "fish": "fish",
+        "butterfly": "butterflies",
+        "snowman": "snowmen",
+        "strawberry": "strawberries",
+    }
     if name in irregular:
         return irregular[name]
     return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
@@ -48,8 +102,10 @@ def draw_emoji(canvas: Canvas, name: str, x: float, y: float, size: float) -> No
 def _scaled(name: str, side: int) -> Image.Image:
     full = _bitmap(name)
     ratio = side / max(full.size)
-    return full.resize((max(1, round(full.width * ratio)), max(1, round(full.height * ratio))),
-                       Image.Resampling.LANCZOS)
+    return full.resize(
+        (max(1, round(full.width * ratio)), max(1, round(full.height * ratio))),
+        Image.Resampling.LANCZOS,
+    )
 
 
 @lru_cache

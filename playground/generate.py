@@ -15,7 +15,7 @@ from mgm.atomic import atomic_file, atomic_folder
 from mgm.errors import MGMError, run_command
 from playground.scenes import KINDS, Sample, Split, draw_sample
 
-VERSION = 1  # to be raised when the same seed would draw another picture
+VERSION = 2  # to be raised when the same seed would draw another picture
 IMAGE_MARKER = "<image>\n"
 SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
 CHUNK = 32  # samples per message between processes
@@ -29,8 +29,9 @@ DESCRIBE = (
 Record = dict[str, Any]
 
 
-def generate(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...] = (),
-             workers: int = 1) -> None:
+def generate(
+    folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...] = (), workers: int = 1
+) -> None:
     """Write `count` samples to `folder`: images/, conversations.json, captions.json, manifest.json.
 
     A folder whose manifest asks for the same is left as it is; another one is replaced as a whole,
@@ -45,8 +46,13 @@ def generate(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise MGMError(f"--kinds: {unknown[0]!r} is unknown; choose among {', '.join(KINDS)}")
-    manifest = {"version": VERSION, "split": split, "count": count, "seed": seed,
-                "kinds": list(kinds)}
+    manifest = {
+        "version": VERSION,
+        "split": split,
+        "count": count,
+        "seed": seed,
+        "kinds": list(kinds),
+    }
     if _manifest_of(folder) == manifest:
         return
     if folder.is_dir() and any(folder.iterdir()) and _manifest_of(folder) is None:
@@ -54,8 +60,11 @@ def generate(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str
     with atomic_folder(folder) as part:
         (part / "images").mkdir()
         conversations, captions = _draw_all(part, split, count, seed, kinds, workers)
-        for name, content in (("conversations", conversations), ("captions", captions),
-                              ("manifest", manifest)):
+        for name, content in (
+            ("conversations", conversations),
+            ("captions", captions),
+            ("manifest", manifest),
+        ):
             with atomic_file(part / f"{name}.json") as path:
                 path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
@@ -70,11 +79,13 @@ def _manifest_of(folder: Path) -> Record | None:
         raise MGMError(f"{path}: not JSON ({error}); delete {folder} and run again") from error
 
 
-def _draw_all(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...],
-              workers: int) -> tuple[list[Record], list[Record]]:
+def _draw_all(
+    folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...], workers: int
+) -> tuple[list[Record], list[Record]]:
     draw = partial(_draw_one, folder=folder, split=split, seed=seed, kinds=kinds)
     conversations, captions = [], []
     with tqdm(total=count, desc=f"drawing {split}", unit="sample") as bar:
+
         def keep(records: tuple[Record, Record]) -> None:
             conversations.append(records[0])
             captions.append(records[1])
@@ -90,8 +101,9 @@ def _draw_all(folder: Path, split: Split, count: int, seed: int, kinds: tuple[st
     return conversations, captions
 
 
-def _draw_one(index: int, folder: Path, split: Split, seed: int,
-              kinds: tuple[str, ...]) -> tuple[Record, Record]:
+def _draw_one(
+    index: int, folder: Path, split: Split, seed: int, kinds: tuple[str, ...]
+) -> tuple[Record, Record]:
     kind = kinds[index % len(kinds)] if kinds else None
     sample = draw_sample(seed * SEED_STEP + index, split, kind)
     identity = f"{split}-{seed}-{index:06d}"
@@ -142,7 +154,9 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "held_out"), default="train")
     parser.add_argument("--count", type=int, required=True, help="samples")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; all if none")
+    parser.add_argument(
+        "--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; all if none"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     args = parser.parse_args()
     if args.count < 1 or args.workers < 1:

@@ -12,8 +12,9 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "
 OVERSAMPLING = 4
 
 
-def draw_shape(canvas: Canvas, shape: str, x: float, y: float, size: float, paint: Color,
-               color: str | None) -> None:
+def draw_shape(
+    canvas: Canvas, shape: str, x: float, y: float, size: float, paint: Color, color: str | None
+) -> None:
     """Draw a shape `size` units wide and high, its centre at (x, y), and note it."""
     mask = _mask(shape, max(4, round(size * canvas.scale)))
     canvas.stamp(mask, paint, x - size / 2, y - size / 2)
@@ -40,8 +41,13 @@ def _paint(draw: ImageDraw.ImageDraw, shape: str, side: int) -> None:
     elif shape == "heart":
         draw.ellipse((0, side * 0.05, side * 0.54, side * 0.57), 255)
         draw.ellipse((side * 0.46, side * 0.05, side, side * 0.57), 255)
-        draw.polygon([(side * x, side * y) for x, y in
-                      ((0.045, 0.44), (0.5, 0.3), (0.955, 0.44), (0.5, 0.98))], 255)
+        draw.polygon(
+            [
+                (side * x, side * y)
+                for x, y in ((0.045, 0.44), (0.5, 0.3), (0.955, 0.44), (0.5, 0.98))
+            ],
+            255,
+        )
     else:
         draw.polygon([(side * x, side * y) for x, y in _OUTLINES[shape]], 255)
 
@@ -58,7 +64,19 @@ def _star() -> list[tuple[float, float]]:
 _OUTLINES = {
     "triangle": [(0.5, 0.03), (1.0, 0.94), (0.0, 0.94)],
     "diamond": [(0.5, 0.0), (0.88, 0.5), (0.5, 1.0), (0.12, 0.5)],
-    "cross": [(0.33, 0), (0.67, 0), (0.67, 0.33), (1, 0.33), (1, 0.67), (0.67, 0.67),
-              (0.67, 1), (0.33, 1), (0.33, 0.67), (0, 0.67), (0, 0.33), (0.33, 0.33)],
+    "cross": [
+        (0.33, 0),
+        (0.67, 0),
+        (0.67, 0.33),
+        (1, 0.33),
+        (1, 0.67),
+        (0.67, 0.67),
+        (0.67, 1),
+        (0.33, 1),
+        (0.33, 0.67),
+        (0, 0.67),
+        (0, 0.33),
+        (0.33, 0.33),
+    ],
     "star": _star(),
 }

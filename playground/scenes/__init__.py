@@ -26,8 +26,18 @@ from playground.scenes.asking import conversation
 from playground.scenes.page import draw_page
 from playground.scenes.sample import Glyph, Sample, Split, Thing, Turn
 
-__all__ = ["KINDS", "SCENES", "Glyph", "Sample", "Split", "Thing", "Turn", "choose_kind",
-           "draw_page", "draw_sample"]
+__all__ = [
+    "KINDS",
+    "SCENES",
+    "Glyph",
+    "Sample",
+    "Split",
+    "Thing",
+    "Turn",
+    "choose_kind",
+    "draw_page",
+    "draw_sample",
+]
 
 SCENES: dict[str, ModuleType] = {
     "sign": sign,

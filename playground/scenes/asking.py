@@ -11,6 +11,7 @@ SHORT_SHARE = 0.75  # of the conversations
 BRITISH_SHARE = 0.15  # of the questions say "colour"
 DESCRIBE_SHARE = 0.2  # of the conversations in full sentences about a simple scene
 LONGEST_DESCRIPTION = 90  # characters
+READING_WEIGHT = 2.5  # of a question that needs reading, to 1 of another
 DESCRIBE = (
     "Describe the image.",
     "What does the image show?",
@@ -38,8 +39,9 @@ class Ask:
     reads: tuple[str, ...] = ()
 
 
-def conversation(asks: Sequence[Ask], scene: str, caption: str, heights: Mapping[str, float],
-                 rng: Random) -> list[Turn]:
+def conversation(
+    asks: Sequence[Ask], scene: str, caption: str, heights: Mapping[str, float], rng: Random
+) -> list[Turn]:
     """Choose 2 to 6 of the questions, in random order, all answered in one form.
 
     Args:
@@ -47,7 +49,7 @@ def conversation(asks: Sequence[Ask], scene: str, caption: str, heights: Mapping
         caption: the answer where a description is asked for, if it is short enough.
         heights: cap heights of the drawn texts by key.
     """
-    chosen = rng.sample(asks, min(len(asks), rng.randint(2, 6)))
+    chosen = _choose(asks, rng.randint(2, 6), rng)
     short = rng.random() < SHORT_SHARE
     if not short and len(caption) <= LONGEST_DESCRIPTION and rng.random() < DESCRIBE_SHARE:
         chosen[-1] = Ask("describe", DESCRIBE, caption, caption, tuple(heights))
@@ -69,7 +71,19 @@ def conversation(asks: Sequence[Ask], scene: str, caption: str, heights: Mapping
     return turns
 
 
-def yes_no(kind: str, questions: tuple[str, ...], truth: bool, yes: str, no: str,
-           reads: tuple[str, ...] = ()) -> Ask:
+def _choose(asks: Sequence[Ask], count: int, rng: Random) -> list[Ask]:
+    # Reading is the hard part to learn, so what must be read is asked more often.
+    ranked = sorted(asks, key=lambda ask: rng.random() ** (1 / READING_WEIGHT if ask.reads else 1))
+    return ranked[::-1][:count]
+
+
+def yes_no(
+    kind: str,
+    questions: tuple[str, ...],
+    truth: bool,
+    yes: str,
+    no: str,
+    reads: tuple[str, ...] = (),
+) -> Ask:
     """A question answered "Yes" or "No"; `yes` and `no` are the sentences that say so."""
     return Ask(kind, questions, "Yes" if truth else "No", yes if truth else no, reads)

@@ -46,14 +46,20 @@ def choose_facts(rng: Random, split: str) -> Facts:
                     short.append(word)
             labels = short
     else:
-        labels = list(MONTHS if theme == "months" else DAYS)[:count + 1][-count:]
+        labels = list(MONTHS if theme == "months" else DAYS)[: count + 1][-count:]
     values = _spread(rng, split, count)
     if rng.random() < 0.5:
         colors = rng.sample(VIVID, count)
     else:
         colors = [rng.choice((*VIVID, "gray"))] * count
-    return Facts(choose_words(rng, split, 1, "business")[0], tuple(labels), values,
-                 tuple(colors), lying, split == "held_out" and rng.random() < 0.25)
+    return Facts(
+        choose_words(rng, split, 1, "business")[0],
+        tuple(labels),
+        values,
+        tuple(colors),
+        lying,
+        split == "held_out" and rng.random() < 0.25,
+    )
 
 
 def _spread(rng: Random, split: str, count: int) -> tuple[int, ...]:
@@ -69,8 +75,10 @@ def _spread(rng: Random, split: str, count: int) -> tuple[int, ...]:
 def sentences(facts: Facts, rng: Random) -> list[str]:
     """The facts in words, one sentence each."""
     bars = ", ".join(f"{label} {value}" for label, value in _bars(facts))
-    said = [f'A bar chart with the title "{facts.title}".',
-            f"It has {len(facts.labels)} bars: {bars}."]
+    said = [
+        f'A bar chart with the title "{facts.title}".',
+        f"It has {len(facts.labels)} bars: {bars}.",
+    ]
     if len(set(facts.colors)) > 1:
         pairs = zip(facts.labels, facts.colors, strict=True)
         said.append("The colors are " + ", ".join(f"{name} {color}" for name, color in pairs) + ".")
@@ -83,38 +91,100 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the bars."""
     count = len(facts.labels)
     found = [
-        Ask("bars", ("How many bars are there?", "How many bars does the chart have?"), str(count),
-            f"There are {count} bars."),
-        Ask("title", ("What is the title of the chart?",), facts.title,
-            f"The title of the chart is {facts.title}.", ("title",)),
+        Ask(
+            "bars",
+            ("How many bars are there?", "How many bars does the chart have?"),
+            str(count),
+            f"There are {count} bars.",
+        ),
+        Ask(
+            "title",
+            ("What is the title of the chart?",),
+            facts.title,
+            f"The title of the chart is {facts.title}.",
+            ("title",),
+        ),
     ]
-    for word, pick, other in (("highest", max, "tallest"), ("lowest", min, "shortest")):
+    for word, pick in (("highest", max), ("lowest", min)):
         index = facts.values.index(pick(facts.values))
         label = facts.labels[index]
         questions = (f"Which bar has the {word} value?", f"What has the {word} value?")
-        found.append(Ask(word, questions, label, f"The bar with the {word} value is {label}.",
-                         (f"label {index}",)))
+        found.append(
+            Ask(
+                word,
+                questions,
+                label,
+                f"The bar with the {word} value is {label}.",
+                (f"label {index}",),
+            )
+        )
         value = facts.values[index]
-        found.append(Ask(f"{word} value", (f"What is the {word} value?",), str(value),
-                         f"The {word} value is {value}.", (f"value {index}",)))
+        found.append(
+            Ask(
+                f"{word} value",
+                (f"What is the {word} value?",),
+                str(value),
+                f"The {word} value is {value}.",
+                (f"value {index}",),
+            )
+        )
     each = []
     for index, (label, value) in enumerate(_bars(facts)):
         keys = (f"label {index}", f"value {index}")
-        each.append(Ask("value", (f"What is the value of {label}?", f"What value does {label} have?",
-                                  f"How much is {label}?"),
-                        str(value), f"The value of {label} is {value}.", keys))
-        each.append(Ask("label", (f"Which bar has the value {value}?",), label,
-                        f"The bar with the value {value} is {label}.", keys))
+        each.append(
+            Ask(
+                "value",
+                (
+                    f"What is the value of {label}?",
+                    f"What value does {label} have?",
+                    f"How much is {label}?",
+                ),
+                str(value),
+                f"The value of {label} is {value}.",
+                keys,
+            )
+        )
+        each.append(
+            Ask(
+                "label",
+                (f"Which bar has the value {value}?",),
+                label,
+                f"The bar with the value {value} is {label}.",
+                keys,
+            )
+        )
         if len(set(facts.colors)) > 1:
             color = facts.colors[index]
-            each.append(Ask("color", (f"What color is the bar of {label}?",
-                                      f"What is the color of the {label} bar?"),
-                            color, f"The bar of {label} is {color}.", keys[:1]))
-            each.append(Ask("color value", (f"What is the value of the {color} bar?",), str(value),
-                            f"The value of the {color} bar is {value}.", keys[1:]))
+            each.append(
+                Ask(
+                    "color",
+                    (
+                        f"What color is the bar of {label}?",
+                        f"What is the color of the {label} bar?",
+                    ),
+                    color,
+                    f"The bar of {label} is {color}.",
+                    keys[:1],
+                )
+            )
+            each.append(
+                Ask(
+                    "color value",
+                    (f"What is the value of the {color} bar?",),
+                    str(value),
+                    f"The value of the {color} bar is {value}.",
+                    keys[1:],
+                )
+            )
     if len(set(facts.colors)) == 1:
-        found.append(Ask("color", ("What color are the bars?",), facts.colors[0],
-                         f"The bars are {facts.colors[0]}."))
+        found.append(
+            Ask(
+                "color",
+                ("What color are the bars?",),
+                facts.colors[0],
+                f"The bars are {facts.colors[0]}.",
+            )
+        )
     return found + rng.sample(each, min(5, len(each)))
 
 
@@ -131,8 +201,9 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 13))
     face = choose_face(rng, split, cap)
     title_cap = choose_cap(rng, cap, max(cap, 16))
-    canvas.text(facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle",
-                "title")
+    canvas.text(
+        facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
+    )
     top = 10 + title_cap * 2
     paints = _paints(facts, rng, paper)
     (_draw_lying if facts.lying else _draw_upright)(canvas, facts, top, face, cap, ink, paints)
@@ -145,8 +216,15 @@ def _paints(facts: Facts, rng: Random, paper: Color) -> list[Color]:
     return [shade(color, rng) for color in facts.colors]
 
 
-def _draw_upright(canvas: Canvas, facts: Facts, top: float, face: Face, cap: float, ink: Color,
-                  paints: list[Color]) -> None:
+def _draw_upright(
+    canvas: Canvas,
+    facts: Facts,
+    top: float,
+    face: Face,
+    cap: float,
+    ink: Color,
+    paints: list[Color],
+) -> None:
     count = len(facts.labels)
     slot = (canvas.width - 16) / count
     cap = canvas.fitting_cap([*facts.labels, *map(str, facts.values)], face, cap, slot - 4)
@@ -158,14 +236,22 @@ def _draw_upright(canvas: Canvas, facts: Facts, top: float, face: Face, cap: flo
         half = slot * 0.32
         _draw_bar(canvas, facts, paints[index], x - half, floor - height, x + half, floor)
         canvas.note(label, facts.colors[index], x - half, floor - height, x + half, floor)
-        canvas.text(str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle",
-                    f"value {index}")
+        canvas.text(
+            str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle", f"value {index}"
+        )
         canvas.text(label, x, floor + 4 + cap * 0.8, face, cap, ink, "middle", f"label {index}")
     canvas.line([(6, floor), (canvas.width - 6, floor)], ink, 1)
 
 
-def _draw_lying(canvas: Canvas, facts: Facts, top: float, face: Face, cap: float, ink: Color,
-                paints: list[Color]) -> None:
+def _draw_lying(
+    canvas: Canvas,
+    facts: Facts,
+    top: float,
+    face: Face,
+    cap: float,
+    ink: Color,
+    paints: list[Color],
+) -> None:
     count = len(facts.labels)
     slot = (canvas.height - top - 4) / count
     cap = min(cap, max(canvas.smallest_cap, slot / 1.9))
@@ -183,8 +269,9 @@ def _draw_lying(canvas: Canvas, facts: Facts, top: float, face: Face, cap: float
     canvas.line([(left, top), (left, canvas.height - 4)], ink, 1)
 
 
-def _draw_bar(canvas: Canvas, facts: Facts, paint: Color, x0: float, y0: float, x1: float,
-              y1: float) -> None:
+def _draw_bar(
+    canvas: Canvas, facts: Facts, paint: Color, x0: float, y0: float, x1: float, y1: float
+) -> None:
     if facts.hollow:
         canvas.box(x0, y0, x1, y1, outline=paint, line=4)
     else:

@@ -73,53 +73,111 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
         content, key = facts.contents[index], (f"text {index}",)
         if facts.theme in ("words", "numbers"):
             what = "word" if facts.theme == "words" else "number"
-            found.append(Ask(f"read {what}", (f"What does the {place} image say?",
-                                              f"Which {what} is in the {place} image?"),
-                             content, f"The {place} image says {content}.", key))
+            found.append(
+                Ask(
+                    f"read {what}",
+                    (f"What does the {place} image say?", f"Which {what} is in the {place} image?"),
+                    content,
+                    f"The {place} image says {content}.",
+                    key,
+                )
+            )
         else:
-            found.append(Ask("what", (f"What is in the {place} image?",
-                                      f"What does the {place} image show?"),
-                             content, f"The {place} image shows {article(content)}."))
+            found.append(
+                Ask(
+                    "what",
+                    (f"What is in the {place} image?", f"What does the {place} image show?"),
+                    content,
+                    f"The {place} image shows {article(content)}.",
+                )
+            )
         if facts.theme != "emoji":
             what = "shape" if facts.theme == "shapes" else "sign"
             color = facts.colors[index]
-            found.append(Ask("color", (f"What color is the {what} in the {place} image?",), color,
-                             f"The {what} in the {place} image is {color}."))
+            found.append(
+                Ask(
+                    "color",
+                    (f"What color is the {what} in the {place} image?",),
+                    color,
+                    f"The {what} in the {place} image is {color}.",
+                )
+            )
         if not same:
             found.append(_which(facts, index, place))
     if facts.theme != "emoji":
         what = "shapes" if facts.theme == "shapes" else "signs"
         alike = facts.colors[0] == facts.colors[1]
-        found.append(yes_no("same color", (f"Do both {what} have the same color?",), alike,
-                            f"Yes, both {what} have the same color.",
-                            f"No, the {what} have different colors."))
+        found.append(
+            yes_no(
+                "same color",
+                (f"Do both {what} have the same color?",),
+                alike,
+                f"Yes, both {what} have the same color.",
+                f"No, the {what} have different colors.",
+            )
+        )
     if facts.theme == "numbers":
         keys = ("text 0", "text 1")
         larger = PLACES[int(int(second) > int(first))]
         smaller = PLACES[int(int(second) < int(first))]
-        found.append(Ask("larger", ("Which image has the larger number?",), larger,
-                         f"The {larger} image has the larger number.", keys))
-        found.append(Ask("smaller", ("Which image has the smaller number?",), smaller,
-                         f"The {smaller} image has the smaller number.", keys))
+        found.append(
+            Ask(
+                "larger",
+                ("Which image has the larger number?",),
+                larger,
+                f"The {larger} image has the larger number.",
+                keys,
+            )
+        )
+        found.append(
+            Ask(
+                "smaller",
+                ("Which image has the smaller number?",),
+                smaller,
+                f"The {smaller} image has the smaller number.",
+                keys,
+            )
+        )
     elif facts.theme == "words":
-        found.append(yes_no("same word", ("Do both images show the same word?",
-                                          "Is the word in both images the same?"), same,
-                            "Yes, both images show the same word.",
-                            "No, the images show different words.", ("text 0", "text 1")))
+        found.append(
+            yes_no(
+                "same word",
+                ("Do both images show the same word?", "Is the word in both images the same?"),
+                same,
+                "Yes, both images show the same word.",
+                "No, the images show different words.",
+                ("text 0", "text 1"),
+            )
+        )
     elif facts.theme == "emoji":
-        found.append(yes_no("same thing", ("Do both images show the same thing?",), same,
-                            "Yes, both images show the same thing.",
-                            "No, the images show different things."))
+        found.append(
+            yes_no(
+                "same thing",
+                ("Do both images show the same thing?",),
+                same,
+                "Yes, both images show the same thing.",
+                "No, the images show different things.",
+            )
+        )
     return found
 
 
 def _which(facts: Facts, index: int, place: str) -> Ask:
     content = facts.contents[index]
     if facts.theme in ("words", "numbers"):
-        return Ask("which says", (f'Which image says "{content}"?',), place,
-                   f"The {place} image says {content}.", (f"text {index}",))
-    return Ask("which shows", (f"Which image shows {article(content)}?",), place,
-               f"The {place} image shows {article(content)}.")
+        return Ask(
+            "which says",
+            (f'Which image says "{content}"?',),
+            place,
+            f"The {place} image says {content}.",
+            (f"text {index}",),
+        )
+    return Ask(
+        "which shows",
+        (f"Which image shows {article(content)}?",),
+        place,
+        f"The {place} image shows {article(content)}.",
+    )
 
 
 def draw(facts: Facts, rng: Random, split: str) -> list[Canvas]:

@@ -53,11 +53,14 @@ def sentences(facts: Facts, rng: Random) -> list[str]:
     """The facts in words, one sentence each."""
     if facts.layout == "crowd":
         counts = Counter(facts.names)
-        listed = ", ".join(f"{n} {plural(name)}" if n > 1 else f"1 {name}"
-                           for name, n in counts.items())
+        listed = ", ".join(
+            f"{n} {plural(name)}" if n > 1 else f"1 {name}" for name, n in counts.items()
+        )
         return [f"A picture of {listed}."]
-    return [f"There is {article(name)} {place}."
-            for name, place in zip(facts.names, PLACES[facts.layout], strict=True)]
+    return [
+        f"There is {article(name)} {place}."
+        for name, place in zip(facts.names, PLACES[facts.layout], strict=True)
+    ]
 
 
 def asks(facts: Facts, rng: Random) -> list[Ask]:
@@ -66,27 +69,55 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     found = []
     for name in rng.sample(sorted(counts), min(2, len(counts))):
         count, many = counts[name], plural(name)
-        found.append(Ask("count", (f"How many {many} are there?", f"How many {many} do you see?",
-                                   f"How many {many} are in the image?"),
-                         str(count), f"There are {count} {many}." if count > 1
-                         else f"There is {article(name)}."))
+        found.append(
+            Ask(
+                "count",
+                (
+                    f"How many {many} are there?",
+                    f"How many {many} do you see?",
+                    f"How many {many} are in the image?",
+                ),
+                str(count),
+                f"There are {count} {many}." if count > 1 else f"There is {article(name)}.",
+            )
+        )
     claims = [facts.absent, rng.choice(facts.names)]
     rng.shuffle(claims)
     for claim in claims:
-        found.append(yes_no("check", (f"Is there {article(claim)}?",
-                                      f"Do you see {article(claim)}?",
-                                      f"Is there {article(claim)} in the image?"), claim in counts,
-                            f"Yes, there is {article(claim)}.", f"No, there is no {claim}."))
-    found.append(Ask("all", ("How many things are there in total?",), str(len(facts.names)),
-                     f"There are {len(facts.names)} things in total."))
+        found.append(
+            yes_no(
+                "check",
+                (
+                    f"Is there {article(claim)}?",
+                    f"Do you see {article(claim)}?",
+                    f"Is there {article(claim)} in the image?",
+                ),
+                claim in counts,
+                f"Yes, there is {article(claim)}.",
+                f"No, there is no {claim}.",
+            )
+        )
+    found.append(
+        Ask(
+            "all",
+            ("How many things are there in total?",),
+            str(len(facts.names)),
+            f"There are {len(facts.names)} things in total.",
+        )
+    )
     if facts.layout == "crowd":
         return found
     for name, place in zip(facts.names, PLACES[facts.layout], strict=True):
-        found.append(Ask("what", (f"What is {place}?", f"What do you see {place}?"), name,
-                         f"There is {article(name)} {place}."))
+        found.append(
+            Ask(
+                "what",
+                (f"What is {place}?", f"What do you see {place}?"),
+                name,
+                f"There is {article(name)} {place}.",
+            )
+        )
         if counts[name] == 1:
-            found.append(Ask("where", (f"Where is the {name}?",), place,
-                             f"The {name} is {place}."))
+            found.append(Ask("where", (f"Where is the {name}?",), place, f"The {name} is {place}."))
     return found
 
 
@@ -101,7 +132,9 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
             center, room = ((column + 0.5) / CROWD, (row + 0.5) / CROWD), (CROWD, CROWD)
         else:
             center = CENTERS[facts.layout][cell]
-            room = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2)}[facts.layout]
+            room = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2)}[
+                facts.layout
+            ]
         wide, high = canvas.width / room[0], canvas.height / room[1]
         side = min(wide, high, 120) * rng.uniform(0.45, 0.8)
         x = center[0] * canvas.width + rng.uniform(-1, 1) * min(wide * 0.12, (wide - side) / 2 - 2)

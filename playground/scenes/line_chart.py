@@ -40,15 +40,24 @@ def choose_facts(rng: Random, split: str) -> Facts:
         if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * 0.06:
             break
     held_out = split == "held_out" and rng.random() < 0.3
-    return Facts(choose_words(rng, split, 1, "business")[0], unit, names[start:start + count],
-                 tuple(values), rng.choice(VIVID), "square" if held_out else "circle")
+    return Facts(
+        choose_words(rng, split, 1, "business")[0],
+        unit,
+        names[start : start + count],
+        tuple(values),
+        rng.choice(VIVID),
+        "square" if held_out else "circle",
+    )
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
     """The facts in words, one sentence each."""
     points = ", ".join(f"{label} {value}" for label, value in _points(facts))
-    return [f'A line chart with the title "{facts.title}".', f"Its points are {points}.",
-            f"The line is {facts.color}."]
+    return [
+        f'A line chart with the title "{facts.title}".',
+        f"Its points are {points}.",
+        f"The line is {facts.color}.",
+    ]
 
 
 def asks(facts: Facts, rng: Random) -> list[Ask]:
@@ -56,35 +65,79 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     unit, count = facts.unit, len(facts.labels)
     found = [
         Ask("color", ("What color is the line?",), facts.color, f"The line is {facts.color}."),
-        Ask("points", ("How many points does the line have?",), str(count),
-            f"The line has {count} points."),
-        Ask("title", ("What is the title of the chart?",), facts.title,
-            f"The title of the chart is {facts.title}.", ("title",)),
+        Ask(
+            "points",
+            ("How many points does the line have?",),
+            str(count),
+            f"The line has {count} points.",
+        ),
+        Ask(
+            "title",
+            ("What is the title of the chart?",),
+            facts.title,
+            f"The title of the chart is {facts.title}.",
+            ("title",),
+        ),
     ]
     for word, pick in (("highest", max), ("lowest", min)):
         index = facts.values.index(pick(facts.values))
         label, value = facts.labels[index], facts.values[index]
-        found.append(Ask(word, (f"Which {unit} has the {word} value?",
-                                f"In which {unit} is the value {word}?"),
-                         label, f"The {unit} with the {word} value is {label}.",
-                         (f"label {index}",)))
-        found.append(Ask(f"{word} value", (f"What is the {word} value?",), str(value),
-                         f"The {word} value is {value}.", (f"value {index}",)))
+        found.append(
+            Ask(
+                word,
+                (f"Which {unit} has the {word} value?", f"In which {unit} is the value {word}?"),
+                label,
+                f"The {unit} with the {word} value is {label}.",
+                (f"label {index}",),
+            )
+        )
+        found.append(
+            Ask(
+                f"{word} value",
+                (f"What is the {word} value?",),
+                str(value),
+                f"The {word} value is {value}.",
+                (f"value {index}",),
+            )
+        )
     each = []
     preposition = "in" if unit == "month" else "on"
     for index, (label, value) in enumerate(_points(facts)):
         keys = (f"label {index}", f"value {index}")
-        each.append(Ask("value", (f"What is the value {preposition} {label}?",
-                                  f"What is the value of {label}?", f"How much is {label}?"),
-                        str(value), f"The value {preposition} {label} is {value}.", keys))
-        each.append(Ask("label", (f"Which {unit} has the value {value}?",), label,
-                        f"The {unit} with the value {value} is {label}.", keys))
+        each.append(
+            Ask(
+                "value",
+                (
+                    f"What is the value {preposition} {label}?",
+                    f"What is the value of {label}?",
+                    f"How much is {label}?",
+                ),
+                str(value),
+                f"The value {preposition} {label} is {value}.",
+                keys,
+            )
+        )
+        each.append(
+            Ask(
+                "label",
+                (f"Which {unit} has the value {value}?",),
+                label,
+                f"The {unit} with the value {value} is {label}.",
+                keys,
+            )
+        )
     for index in range(1, count):
         first, second = facts.labels[index - 1], facts.labels[index]
         word = "up" if facts.values[index] > facts.values[index - 1] else "down"
-        each.append(Ask("trend", (f"Does the line go up or down from {first} to {second}?",), word,
-                        f"The line goes {word} from {first} to {second}.",
-                        (f"label {index - 1}", f"label {index}")))
+        each.append(
+            Ask(
+                "trend",
+                (f"Does the line go up or down from {first} to {second}?",),
+                word,
+                f"The line goes {word} from {first} to {second}.",
+                (f"label {index - 1}", f"label {index}"),
+            )
+        )
     return found + rng.sample(each, min(5, len(each)))
 
 
@@ -101,16 +154,19 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 12))
     face = choose_face(rng, split, cap)
     title_cap = choose_cap(rng, cap, max(cap, 16))
-    canvas.text(facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle",
-                "title")
+    canvas.text(
+        facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
+    )
     slot = (canvas.width - 12) / len(facts.labels)
     cap = canvas.fitting_cap([*facts.labels, *map(str, facts.values)], face, cap, slot - 4)
     floor = canvas.height - 8 - cap * 2
     top = 14 + title_cap * 2 + cap * 2.4
     low, high = min(facts.values), max(facts.values)
     base = floor - 6 - cap * 1.6
-    places = [(6 + slot * (i + 0.5), base - (base - top) * (value - low) / (high - low))
-              for i, value in enumerate(facts.values)]
+    places = [
+        (6 + slot * (i + 0.5), base - (base - top) * (value - low) / (high - low))
+        for i, value in enumerate(facts.values)
+    ]
     canvas.line([(6, floor), (canvas.width - 6, floor)], ink, 1)
     if rng.random() < 0.5:
         canvas.line([(6, top - cap * 2), (6, floor)], ink, 1)
@@ -123,20 +179,35 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
         shift, up = _free_side(facts.values, index)
         aside = x + shift * (canvas.text_width(text, face, cap) * 0.5 + 1)
         offset = radius / 2 + 3 + cap * 0.6
-        canvas.text(text, aside, y - offset if up else y + offset, face, cap, ink, "middle",
-                    f"value {index}")
-        canvas.text(facts.labels[index], x, floor + 4 + cap * 0.8, face, cap, ink, "middle",
-                    f"label {index}")
+        canvas.text(
+            text,
+            aside,
+            y - offset if up else y + offset,
+            face,
+            cap,
+            ink,
+            "middle",
+            f"value {index}",
+        )
+        canvas.text(
+            facts.labels[index],
+            x,
+            floor + 4 + cap * 0.8,
+            face,
+            cap,
+            ink,
+            "middle",
+            f"label {index}",
+        )
     return canvas
 
 
 def _free_side(values: tuple[int, ...], index: int) -> tuple[float, bool]:
     # Above a peak and below a valley the paper is free; on a slope beside and above the line.
     here = values[index]
-    left = values[index - 1] if index else None
-    right = values[index + 1] if index + 1 < len(values) else None
-    if left is None or right is None:
-        return 0.0, here > (right if left is None else left)
+    if index in (0, len(values) - 1):
+        return 0.0, here > values[1 if index == 0 else -2]
+    left, right = values[index - 1], values[index + 1]
     if left < here < right:
         return -0.7, True
     if left > here > right:

@@ -6,27 +6,43 @@ from random import Random
 
 from PIL import ImageFilter
 
-from playground.backgrounds import add_grain, draw_background
+from playground.backgrounds import add_grain, choose_background
 from playground.canvas import FRAME, SMALLEST_CAP, Canvas, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.fonts import Face, choose_face
 from playground.scenes.sample import Sample
 from playground.shapes import SHAPES, draw_shape
-from playground.words import choose_code, choose_nonsense, choose_number, choose_phone, choose_price, choose_words
+from playground.words import (
+    choose_code,
+    choose_nonsense,
+    choose_number,
+    choose_phone,
+    choose_price,
+    choose_words,
+)
 
 PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
 LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 FEWEST, MOST = 40, 200  # characters
+ATTEMPTS = 20
+LARGE_SHARE = 0.35  # of the blocks may have letters of 40 pixels
 
 
 def draw_page(seed: int) -> Sample:
     """A page of 256 x 256 pixels with 40 to 200 characters of training words, and some objects."""
-    rng = Random(f"page/{seed}")
+    for attempt in range(ATTEMPTS):
+        page = _draw(Random(f"page/{seed}/{attempt}"))
+        if len(page.glyphs[0]) >= FEWEST:
+            break
+    return page
+
+
+def _draw(rng: Random) -> Sample:
     paper = _paper(rng)
-    kind = rng.choices(("plain", "gradient", "blobs", "grain"), (35, 25, 25, 15))[0]
-    canvas = Canvas((FRAME, FRAME), draw_background((FRAME, FRAME), paper, rng, kind, 28))
-    wanted = rng.randint(FEWEST + 10, MOST)
+    size = (FRAME, FRAME)
+    canvas = Canvas(size, choose_background(size, paper, rng, 28, (35, 25, 25, 15)))
+    wanted = rng.randint(FEWEST + 20, MOST)
     free: list[tuple[float, float, float, float]] = [(2, 2, FRAME - 2, FRAME - 2)]
     for _ in range(rng.randint(0, 3)):
         _put_object(canvas, rng, free, paper)
@@ -54,8 +70,9 @@ def _area(box: tuple[float, float, float, float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _put_object(canvas: Canvas, rng: Random, free: list[tuple[float, float, float, float]],
-                paper: Color) -> None:
+def _put_object(
+    canvas: Canvas, rng: Random, free: list[tuple[float, float, float, float]], paper: Color
+) -> None:
     area = max(free, key=_area)
     x0, y0, x1, y1 = area
     side = rng.uniform(20, 64)
@@ -76,10 +93,19 @@ def _put_object(canvas: Canvas, rng: Random, free: list[tuple[float, float, floa
     free += [(x0, y0, x1, top), (inner[0], top, inner[1], bottom), (x0, bottom, x1, y1)]
 
 
-def _put_block(canvas: Canvas, rng: Random, area: tuple[float, float, float, float], paper: Color,
-               left_over: int) -> list[tuple[float, float, float, float]]:
+def _put_block(
+    canvas: Canvas,
+    rng: Random,
+    area: tuple[float, float, float, float],
+    paper: Color,
+    left_over: int,
+) -> list[tuple[float, float, float, float]]:
     x0, y0, x1, y1 = area
-    cap = choose_cap(rng, 5.0 if rng.random() < 0.2 else SMALLEST_CAP, 40 if left_over > 60 else 14)
+    low = 5.0 if rng.random() < 0.2 else SMALLEST_CAP
+    high = min(40 if rng.random() < LARGE_SHARE else 15, (y1 - y0) / 2.5)
+    if high < low:
+        return []
+    cap = choose_cap(rng, low, high)
     face = choose_face(rng, "train", cap)
     limit = x1 - x0 - 6
     angle = rng.uniform(-7, 7) if rng.random() < 0.2 else 0.0
@@ -113,7 +139,7 @@ def _line(canvas: Canvas, rng: Random, face: Face, cap: float, limit: float, mos
         if canvas.text_width(longer, face, cap) > limit:
             break
         text = longer
-        if rng.random() < 0.15:
+        if rng.random() < 0.1:
             break
     return text
 
@@ -129,8 +155,10 @@ def _ink(paper: Color, rng: Random) -> Color:
 
 def choose_token(rng: Random) -> str:
     """A word, number, code or string of characters, of the training part."""
-    kind = rng.choices(("word", "number", "price", "code", "phone", "random", "nonsense", "mark"),
-                       (36, 14, 10, 10, 4, 12, 10, 4))[0]
+    kind = rng.choices(
+        ("word", "number", "price", "code", "phone", "random", "nonsense", "mark"),
+        (36, 14, 10, 10, 4, 12, 10, 4),
+    )[0]
     if kind == "number":
         return str(choose_number(rng, "train", 0, rng.choice((9, 99, 999, 9999))))
     if kind == "price":

@@ -56,34 +56,79 @@ def _prices(rng: Random, split: str, count: int) -> list[int]:
 def sentences(facts: Facts, rng: Random) -> list[str]:
     """The facts in words, one sentence each."""
     listed = ", ".join(f"{item} {price}" for item, price in _rows(facts))
-    return [f"A receipt of {facts.shop}.", f"The items are {listed}.",
-            f"The total is {facts.total}."]
+    return [
+        f"A receipt of {facts.shop}.",
+        f"The items are {listed}.",
+        f"The total is {facts.total}.",
+    ]
 
 
 def asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the receipt."""
     count = len(facts.items)
     found = [
-        Ask("total", ("What is the total?", "How much is the total?", "What is the total price?",
-                      "What is the total amount?"),
-            facts.total, f"The total is {facts.total}.", ("total",)),
-        Ask("shop", ("What is the name of the shop?", "Which shop is the receipt from?"),
-            facts.shop, f"The shop is {facts.shop}.", ("shop",)),
-        Ask("items", ("How many items are on the receipt?", "How many items were bought?"),
-            str(count), f"There are {count} items on the receipt."),
+        Ask(
+            "total",
+            (
+                "What is the total?",
+                "How much is the total?",
+                "What is the total price?",
+                "What is the total amount?",
+            ),
+            facts.total,
+            f"The total is {facts.total}.",
+            ("total",),
+        ),
+        Ask(
+            "shop",
+            ("What is the name of the shop?", "Which shop is the receipt from?"),
+            facts.shop,
+            f"The shop is {facts.shop}.",
+            ("shop",),
+        ),
+        Ask(
+            "items",
+            ("How many items are on the receipt?", "How many items were bought?"),
+            str(count),
+            f"There are {count} items on the receipt.",
+        ),
     ]
     for index, (item, price) in enumerate(_rows(facts)):
         keys = (f"row {index}",)
-        found.append(Ask("price", (f"How much is the {item}?", f"What is the price of {item}?",
-                                   f"How much does the {item} cost?",
-                                   f"What does the {item} cost?"),
-                         price, f"The price of {item} is {price}.", keys))
-        found.append(Ask("item", (f"Which item costs {price}?", f"What costs {price}?"),
-                         item, f"The item that costs {price} is {item}.", keys))
+        found.append(
+            Ask(
+                "price",
+                (
+                    f"How much is the {item}?",
+                    f"What is the price of {item}?",
+                    f"How much does the {item} cost?",
+                    f"What does the {item} cost?",
+                ),
+                price,
+                f"The price of {item} is {price}.",
+                keys,
+            )
+        )
+        found.append(
+            Ask(
+                "item",
+                (f"Which item costs {price}?", f"What costs {price}?"),
+                item,
+                f"The item that costs {price} is {item}.",
+                keys,
+            )
+        )
     claim = rng.choice((facts.absent, rng.choice(facts.items)))
-    found.append(yes_no("check", (f"Is {claim} on the receipt?",), claim in facts.items,
-                        f"Yes, {claim} is on the receipt.", f"No, {claim} is not on the receipt.",
-                        ("row 0",)))
+    found.append(
+        yes_no(
+            "check",
+            (f"Is {claim} on the receipt?",),
+            claim in facts.items,
+            f"Yes, {claim} is on the receipt.",
+            f"No, {claim} is not on the receipt.",
+            ("row 0",),
+        )
+    )
     return found
 
 
@@ -94,15 +139,17 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
 def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     """Draw the receipt."""
     size = choose_size(rng, "tall")
-    canvas = Canvas(size, choose_background(size, dark(rng) if rng.random() < 0.5 else pale(rng),
-                                            rng, depth=40))
+    canvas = Canvas(
+        size, choose_background(size, dark(rng) if rng.random() < 0.5 else pale(rng), rng, depth=40)
+    )
     rows = len(facts.items) + 2
     most = min(16.0, (canvas.height - 24) / (rows + 1) / 1.6)
     cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, most))
     face = choose_face(rng, split, cap)
     longest = max((item + "   " + price for item, price in _rows(facts)), key=len)
-    cap = canvas.fitting_cap([longest, facts.shop, f"Total   {facts.total}"], face, cap,
-                             canvas.width - 36)
+    cap = canvas.fitting_cap(
+        [longest, facts.shop, f"Total   {facts.total}"], face, cap, canvas.width - 36
+    )
     natural = max(canvas.text_width(text, face, cap) for text in (longest, facts.shop))
     pitch = min(max(14.0, cap * rng.uniform(1.7, 2.2)), (canvas.height - 16) / (rows + 0.6))
     width = min(canvas.width - 10, natural + rng.uniform(20, 70))
@@ -111,15 +158,31 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     top = rng.uniform(2, canvas.height - height - 2)
     paper = pale(rng)
     ink = ink_on(paper, rng, 6)
-    canvas.box(left, top, left + width, top + height, fill=paper,
-               outline=ink if facts.layout == "framed" else (150, 150, 150), line=1)
-    _draw_rows(canvas, facts, (left + 8, left + width - 8), top + 4 + pitch * 0.6, pitch, face,
-               cap, ink)
+    canvas.box(
+        left,
+        top,
+        left + width,
+        top + height,
+        fill=paper,
+        outline=ink if facts.layout == "framed" else (150, 150, 150),
+        line=1,
+    )
+    _draw_rows(
+        canvas, facts, (left + 8, left + width - 8), top + 4 + pitch * 0.6, pitch, face, cap, ink
+    )
     return canvas
 
 
-def _draw_rows(canvas: Canvas, facts: Facts, sides: tuple[float, float], y: float, pitch: float,
-               face: Face, cap: float, ink: Color) -> None:
+def _draw_rows(
+    canvas: Canvas,
+    facts: Facts,
+    sides: tuple[float, float],
+    y: float,
+    pitch: float,
+    face: Face,
+    cap: float,
+    ink: Color,
+) -> None:
     left, right = sides
     canvas.text(facts.shop, (left + right) / 2, y, face, cap, ink, "middle", "shop")
     y += pitch * 1.1

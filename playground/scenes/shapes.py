@@ -46,8 +46,10 @@ def choose_facts(rng: Random, split: str) -> Facts:
     count = rng.randint(max(1, len(cells) - 3), len(cells))
     shapes = rng.sample(SHAPES, rng.randint(1, 4))
     colors = rng.sample(VIVID, rng.randint(2, 4))
-    items = tuple(Item(rng.choice(shapes), rng.choice(colors), *cell)
-                  for cell in sorted(rng.sample(cells, count)))
+    items = tuple(
+        Item(rng.choice(shapes), rng.choice(colors), *cell)
+        for cell in sorted(rng.sample(cells, count))
+    )
     names = {item.name for item in items}
     absent = next(iter(names))
     while absent in names:
@@ -84,22 +86,47 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     name = rng.choice(sorted(names))
     found.append(_count("count both", name, names[name]))
     claim = rng.choice((facts.absent, rng.choice(sorted(names))))
-    found.append(yes_no("check", (f"Is there {article(claim)}?",
-                                  f"Is there {article(claim)} in the image?"), claim in names,
-                        f"Yes, there is {article(claim)}.", f"No, there is no {claim}."))
+    found.append(
+        yes_no(
+            "check",
+            (f"Is there {article(claim)}?", f"Is there {article(claim)} in the image?"),
+            claim in names,
+            f"Yes, there is {article(claim)}.",
+            f"No, there is no {claim}.",
+        )
+    )
     for item in items:
         if shapes[item.shape] == 1:
-            found.append(Ask("color", (f"What color is the {item.shape}?",
-                                       f"What is the color of the {item.shape}?"),
-                             item.color, f"The {item.shape} is {item.color}."))
+            found.append(
+                Ask(
+                    "color",
+                    (f"What color is the {item.shape}?", f"What is the color of the {item.shape}?"),
+                    item.color,
+                    f"The {item.shape} is {item.color}.",
+                )
+            )
         if len(items) == 1:
-            found.append(Ask("shape", ("What shape is this?", "Which shape is in the image?",
-                                       "What shape do you see?"),
-                             item.shape, f"It is {article(item.shape)}."))
+            found.append(
+                Ask(
+                    "shape",
+                    (
+                        "What shape is this?",
+                        "Which shape is in the image?",
+                        "What shape do you see?",
+                    ),
+                    item.shape,
+                    f"It is {article(item.shape)}.",
+                )
+            )
         elif colors[item.color] == 1:
-            found.append(Ask("shape", (f"What shape is {item.color}?",
-                                       f"Which shape is {item.color}?"),
-                             item.shape, f"The {item.color} shape is {article(item.shape)}."))
+            found.append(
+                Ask(
+                    "shape",
+                    (f"What shape is {item.color}?", f"Which shape is {item.color}?"),
+                    item.shape,
+                    f"The {item.color} shape is {article(item.shape)}.",
+                )
+            )
     beside = [ask for item in items if names[item.name] == 1 for ask in _beside(item, items)]
     return found + rng.sample(beside, min(2, len(beside)))
 
@@ -107,9 +134,16 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
 def _count(kind: str, name: str, count: int) -> Ask:
     many = plural(name)
     sentence = f"There are {count} {many}." if count != 1 else f"There is 1 {name}."
-    return Ask(kind, (f"How many {many} are there?", f"How many {many} do you see?",
-                      f"How many {many} are in the image?"), str(count),
-               sentence)
+    return Ask(
+        kind,
+        (
+            f"How many {many} are there?",
+            f"How many {many} do you see?",
+            f"How many {many} are in the image?",
+        ),
+        str(count),
+        sentence,
+    )
 
 
 def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
@@ -119,29 +153,50 @@ def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
     elif (rows, columns) == (2, 1):
         places = {(0, 0): "at the top", (1, 0): "at the bottom"}
     elif rows > 1 and columns > 1:
-        places = {(0, 0): "in the top left", (0, columns - 1): "in the top right",
-                  (rows - 1, 0): "in the bottom left", (rows - 1, columns - 1): "in the bottom right"}
+        places = {
+            (0, 0): "in the top left",
+            (0, columns - 1): "in the top right",
+            (rows - 1, 0): "in the bottom left",
+            (rows - 1, columns - 1): "in the bottom right",
+        }
     else:
         return []
     found = []
     for item in facts.items:
         place = places.get((item.row, item.column))
         if place:
-            found.append(Ask("corner", (f"What is {place}?", f"Which shape is {place}?"), item.name,
-                             f"There is {article(item.name)} {place}."))
+            found.append(
+                Ask(
+                    "corner",
+                    (f"What is {place}?", f"Which shape is {place}?"),
+                    item.name,
+                    f"There is {article(item.name)} {place}.",
+                )
+            )
     return rng.sample(found, min(2, len(found)))
 
 
 def _beside(item: Item, items: tuple[Item, ...]) -> list[Ask]:
     found = []
-    for words, row, column in (("directly left of", 0, -1), ("directly right of", 0, 1),
-                               ("directly above", -1, 0), ("directly below", 1, 0)):
+    for words, row, column in (
+        ("directly left of", 0, -1),
+        ("directly right of", 0, 1),
+        ("directly above", -1, 0),
+        ("directly below", 1, 0),
+    ):
         for other in items:
             if (other.row, other.column) == (item.row + row, item.column + column):
-                found.append(Ask("beside", (f"What is {words} the {item.name}?",
-                                            f"Which shape is {words} the {item.name}?"),
-                                 other.name,
-                                 f"There is {article(other.name)} {words} the {item.name}."))
+                found.append(
+                    Ask(
+                        "beside",
+                        (
+                            f"What is {words} the {item.name}?",
+                            f"Which shape is {words} the {item.name}?",
+                        ),
+                        other.name,
+                        f"There is {article(other.name)} {words} the {item.name}.",
+                    )
+                )
     return found
 
 
@@ -154,7 +209,9 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     high, wide = canvas.height / rows, canvas.width / columns
     for item in facts.items:
         side = min(high, wide, 130) * rng.uniform(0.42, 0.78)
-        x = wide * (item.column + 0.5) + rng.uniform(-1, 1) * min(wide * 0.12, (wide - side) / 2 - 3)
+        x = wide * (item.column + 0.5) + rng.uniform(-1, 1) * min(
+            wide * 0.12, (wide - side) / 2 - 3
+        )
         y = high * (item.row + 0.5) + rng.uniform(-1, 1) * min(high * 0.12, (high - side) / 2 - 3)
         draw_shape(canvas, item.shape, x, y, side, shade(item.color, rng), item.color)
     return canvas

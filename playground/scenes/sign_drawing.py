@@ -51,8 +51,9 @@ def contrast_is_rich(facts: SignFacts) -> bool:
     return {facts.papers[0], facts.ink} == {"black", "white"}
 
 
-def _choose_caps(canvas: Canvas, facts: SignFacts, rng: Random, split: str
-                 ) -> tuple[Face, list[float]]:
+def _choose_caps(
+    canvas: Canvas, facts: SignFacts, rng: Random, split: str
+) -> tuple[Face, list[float]]:
     low, room = canvas.smallest_cap, canvas.width - 2 * MARGIN
     count = len(facts.texts)
     if facts.layout == "headline":
@@ -63,8 +64,10 @@ def _choose_caps(canvas: Canvas, facts: SignFacts, rng: Random, split: str
         most = min(LARGEST_CAP, (canvas.height - 24) / count / 2)
         caps = [choose_cap(rng, low, max(low, most))] * count
     face = choose_face(rng, split, min(caps))
-    caps = [canvas.fitting_cap([text], face, cap, room)
-            for text, cap in zip(facts.texts, caps, strict=True)]
+    caps = [
+        canvas.fitting_cap([text], face, cap, room)
+        for text, cap in zip(facts.texts, caps, strict=True)
+    ]
     if facts.layout == "headline":
         # A long large line that was made to fit must still be the larger one by far.
         large = caps[1 - facts.small]
@@ -74,8 +77,16 @@ def _choose_caps(canvas: Canvas, facts: SignFacts, rng: Random, split: str
     return face, caps
 
 
-def _draw_lines(canvas: Canvas, texts: Sequence[str], x: float, y: float, face: Face,
-                caps: list[float], pitches: list[float], ink: Color) -> None:
+def _draw_lines(
+    canvas: Canvas,
+    texts: Sequence[str],
+    x: float,
+    y: float,
+    face: Face,
+    caps: list[float],
+    pitches: list[float],
+    ink: Color,
+) -> None:
     for index, text in enumerate(texts):
         y += pitches[index] / 2
         canvas.text(text, x, y, face, caps[index], ink, "middle", f"line {index}")
@@ -84,8 +95,9 @@ def _draw_lines(canvas: Canvas, texts: Sequence[str], x: float, y: float, face: 
 
 def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
     face, caps = _choose_caps(canvas, facts, rng, split)
-    widest = max(canvas.text_width(text, face, cap)
-                 for text, cap in zip(facts.texts, caps, strict=True))
+    widest = max(
+        canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
+    )
     pitches = [max(14.0, cap * 1.9) for cap in caps]
     height = min(sum(pitches) + rng.uniform(8, 24), canvas.height - 6)
     ends = height * 0.35 if facts.pill else 0.0
@@ -97,10 +109,25 @@ def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> No
     radius = height / 2 if facts.pill else rng.choice((0.0, 0.0, 4.0, 9.0))
     if rng.random() < 0.5 and not facts.pill:
         inset = rng.uniform(1.5, 3)
-        plate.box(inset, inset, plate.width - inset, plate.height - inset, outline=ink,
-                  line=rng.uniform(0.8, 1.8), radius=max(0.0, radius - inset))
-    _draw_lines(plate, facts.texts, plate.width / 2, (plate.height - sum(pitches)) / 2, face, caps,
-                pitches, ink)
+        plate.box(
+            inset,
+            inset,
+            plate.width - inset,
+            plate.height - inset,
+            outline=ink,
+            line=rng.uniform(0.8, 1.8),
+            radius=max(0.0, radius - inset),
+        )
+    _draw_lines(
+        plate,
+        facts.texts,
+        plate.width / 2,
+        (plate.height - sum(pitches)) / 2,
+        face,
+        caps,
+        pitches,
+        ink,
+    )
     angle = rng.uniform(-8, 8) if rng.random() < TURNED_SHARE else 0.0
     slack_x = (canvas.width - width - height * abs(angle) / 57) / 2 - 2
     slack_y = (canvas.height - height - width * abs(angle) / 57) / 2 - 2
@@ -115,8 +142,9 @@ def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> No
 
 def _draw_bare(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
     face, caps = _choose_caps(canvas, facts, rng, split)
-    widths = [canvas.text_width(text, face, cap)
-              for text, cap in zip(facts.texts, caps, strict=True)]
+    widths = [
+        canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
+    ]
     pitches = [max(14.0, cap * rng.uniform(1.8, 2.6)) for cap in caps]
     ink = shade(facts.ink, rng, 8)
     slack_x = (canvas.width - max(widths)) / 2 - 5
@@ -144,8 +172,13 @@ def _draw_boxes(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> No
         y = slot * (index + 0.5) + rng.uniform(-1, 1) * (slot - height - 6) / 2
         paper = shade(color, rng)
         box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        canvas.box(*box, fill=paper, outline=(70, 70, 70), line=0.8,
-                   radius=height / 2 if facts.pill else rng.choice((0, 0, 5)))
+        canvas.box(
+            *box,
+            fill=paper,
+            outline=(70, 70, 70),
+            line=0.8,
+            radius=height / 2 if facts.pill else rng.choice((0, 0, 5)),
+        )
         canvas.note("box", color, *box)
         canvas.text(text, x, y, face, cap, ink_on(paper, rng), "middle", f"line {index}")
 

@@ -10,10 +10,31 @@ from playground.fonts import Face, choose_face
 from playground.scenes.asking import Ask
 from playground.words import choose_numbers, choose_words
 
-COLUMNS = ("Age", "Price", "Stock", "Score", "Size", "Rank", "Cost", "Weight", "Height", "Year",
-           "Count", "Speed", "Level", "Length", "Width", "Grade")
-CORNERS = {"names": "Name", "food": "Item", "places": "Place", "objects": "Item",
-           "animals": "Animal"}
+COLUMNS = (
+    "Age",
+    "Price",
+    "Stock",
+    "Score",
+    "Size",
+    "Rank",
+    "Cost",
+    "Weight",
+    "Height",
+    "Year",
+    "Count",
+    "Speed",
+    "Level",
+    "Length",
+    "Width",
+    "Grade",
+)
+CORNERS = {
+    "names": "Name",
+    "food": "Item",
+    "places": "Place",
+    "objects": "Item",
+    "animals": "Animal",
+}
 HELD_OUT_SIZES = ((4, 3), (5, 2))  # rows, columns of numbers
 ORDINALS = ("first", "second", "third", "fourth")
 
@@ -37,18 +58,27 @@ def choose_facts(rng: Random, split: str) -> Facts:
         if split == "held_out" or shape not in HELD_OUT_SIZES:
             break
     theme = rng.choice(tuple(CORNERS))
-    columns = [choose_numbers(rng, split, shape[0], 1, rng.choice((60, 99, 999)))
-               for _ in range(shape[1])]
-    return Facts(CORNERS[theme], tuple(rng.sample(COLUMNS, shape[1])),
-                 tuple(choose_words(rng, split, shape[0], theme)), tuple(zip(*columns, strict=True)))
+    columns = [
+        choose_numbers(rng, split, shape[0], 1, rng.choice((60, 99, 999))) for _ in range(shape[1])
+    ]
+    return Facts(
+        CORNERS[theme],
+        tuple(rng.sample(COLUMNS, shape[1])),
+        tuple(choose_words(rng, split, shape[0], theme)),
+        tuple(zip(*columns, strict=True)),
+    )
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
     """The facts in words, one sentence each."""
-    said = [f"A table of {len(facts.rows)} rows with the columns {facts.corner}, "
-            f"{', '.join(facts.columns)}."]
+    said = [
+        f"A table of {len(facts.rows)} rows with the columns {facts.corner}, "
+        f"{', '.join(facts.columns)}."
+    ]
     for row, cells in zip(facts.rows, facts.cells, strict=True):
-        listed = ", ".join(f"{name} {cell}" for name, cell in zip(facts.columns, cells, strict=True))
+        listed = ", ".join(
+            f"{name} {cell}" for name, cell in zip(facts.columns, cells, strict=True)
+        )
         said.append(f"{row}: {listed}.")
     return said
 
@@ -60,28 +90,68 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     for i, row in enumerate(facts.rows):
         for j, column in enumerate(facts.columns):
             cell, low = facts.cells[i][j], column.lower()
-            found.append(Ask("cell", (f"What is the {low} of {row}?",
-                                      f"What is the {low} for {row}?",
-                                      f"What is the value in the {column} column for {row}?"),
-                             str(cell), f"The {low} of {row} is {cell}.", ("table",)))
-            found.append(Ask("row", (f"Which {corner} has the {low} {cell}?",
-                                     f"Which {corner} has {cell} in the {column} column?"),
-                             row, f"The {corner} with the {low} {cell} is {row}.", ("table",)))
+            found.append(
+                Ask(
+                    "cell",
+                    (
+                        f"What is the {low} of {row}?",
+                        f"What is the {low} for {row}?",
+                        f"What is the value in the {column} column for {row}?",
+                    ),
+                    str(cell),
+                    f"The {low} of {row} is {cell}.",
+                    ("table",),
+                )
+            )
+            found.append(
+                Ask(
+                    "row",
+                    (
+                        f"Which {corner} has the {low} {cell}?",
+                        f"Which {corner} has {cell} in the {column} column?",
+                    ),
+                    row,
+                    f"The {corner} with the {low} {cell} is {row}.",
+                    ("table",),
+                )
+            )
     found = rng.sample(found, min(5, len(found)))
     column = rng.randrange(len(facts.columns))
     values = [cells[column] for cells in facts.cells]
     low = facts.columns[column].lower()
     for word, pick in (("highest", max), ("lowest", min)):
         row = facts.rows[values.index(pick(values))]
-        found.append(Ask(word, (f"Which {corner} has the {word} {low}?",), row,
-                         f"The {corner} with the {word} {low} is {row}.", ("table",)))
-    found.append(Ask("rows", ("How many rows are below the header?",
-                              "How many rows does the table have without the header?"), str(len(facts.rows)),
-                     f"There are {len(facts.rows)} rows below the header."))
+        found.append(
+            Ask(
+                word,
+                (f"Which {corner} has the {word} {low}?",),
+                row,
+                f"The {corner} with the {word} {low} is {row}.",
+                ("table",),
+            )
+        )
+    found.append(
+        Ask(
+            "rows",
+            (
+                "How many rows are below the header?",
+                "How many rows does the table have without the header?",
+            ),
+            str(len(facts.rows)),
+            f"There are {len(facts.rows)} rows below the header.",
+        )
+    )
     header = rng.randrange(len(facts.columns) + 1)
     name = (facts.corner, *facts.columns)[header]
-    found.append(Ask("header", (f"What is the header of the {ORDINALS[header]} column?",),
-                     name, f"The header of the {ORDINALS[header]} column is {name}.", ("table",)))
+    found.append(
+        Ask(
+            "header",
+            (f"What is the header of the {ORDINALS[header]} column?",),
+            name,
+            f"The header of the {ORDINALS[header]} column is {name}.",
+            ("table",),
+        )
+    )
     return found
 
 
@@ -94,7 +164,7 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
     most = min(15.0, (canvas.height - 12) / count / 1.8)
     cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, most))
     face = choose_face(rng, split, cap)
-    grid = [(facts.corner, *facts.columns)]
+    grid: list[tuple[str, ...]] = [(facts.corner, *facts.columns)]
     grid += [(row, *map(str, cells)) for row, cells in zip(facts.rows, facts.cells, strict=True)]
     widths = _widths(canvas, grid, face, cap)
     if sum(widths) > canvas.width - 8:
@@ -112,13 +182,22 @@ def draw(facts: Facts, rng: Random, split: str) -> Canvas:
 
 
 def _widths(canvas: Canvas, grid: list[tuple[str, ...]], face: Face, cap: float) -> list[float]:
-    return [max(canvas.text_width(text, face, cap) for text in column) + 8 + cap * 0.6
-            for column in zip(*grid, strict=True)]
+    return [
+        max(canvas.text_width(text, face, cap) for text in column) + 8 + cap * 0.6
+        for column in zip(*grid, strict=True)
+    ]
 
 
-def _draw_grid(canvas: Canvas, grid: list[tuple[str, ...]], widths: list[float],
-               place: tuple[float, float, float], face: Face, cap: float, paper: Color,
-               rng: Random) -> None:
+def _draw_grid(
+    canvas: Canvas,
+    grid: list[tuple[str, ...]],
+    widths: list[float],
+    place: tuple[float, float, float],
+    face: Face,
+    cap: float,
+    paper: Color,
+    rng: Random,
+) -> None:
     left, top, pitch = place
     right, bottom = left + sum(widths), top + pitch * len(grid)
     ink = ink_on(paper, rng, 6)
@@ -126,7 +205,7 @@ def _draw_grid(canvas: Canvas, grid: list[tuple[str, ...]], widths: list[float],
     if rng.random() < 0.5:
         header = shade(rng.choice((*VIVID, "gray", "black")), rng)
         canvas.box(left, top, right, top + pitch, fill=header)
-    stripe = tuple(max(0, level - 16) for level in paper)
+    stripe = (paper[0] - 16, paper[1] - 16, paper[2] - 16)
     lines = rng.choice(("all", "rows", "none"))
     striped = rng.random() < 0.3
     for i, texts in enumerate(grid):
