@@ -58,14 +58,18 @@ def read_clip_config(folder: str | os.PathLike[str]) -> CLIPVisionConfig:
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise MGMError(f"{path}: not found; the low-resolution tower needs a CLIP folder in transformers' layout")
+        raise MGMError(
+            f"{path}: not found; the low-resolution tower needs a CLIP folder in transformers' layout"
+        )
     values = json.loads(path.read_text(encoding="utf-8"))
     if "vision_config" in values:
         values = values["vision_config"]
     found = values.get("model_type")
     if found not in ("clip_vision_model", "clip"):
         raise MGMError(f"{path}: model_type is {found!r}; expected clip or clip_vision_model")
-    return CLIPVisionConfig(**{name: value for name, value in values.items() if name != "model_type"})
+    return CLIPVisionConfig(
+        **{name: value for name, value in values.items() if name != "model_type"}
+    )
 
 
 def load_clip_tower(
@@ -83,6 +87,8 @@ def load_clip_tower(
     """
     tower = ClipTower(read_clip_config(folder), feature_layer)
     # Compat: with and without the prefix that transformers 5 dropped.
-    weights = {name.removeprefix("vision_model."): value for name, value in read_weights(folder).items()}
+    weights = {
+        name.removeprefix("vision_model."): value for name, value in read_weights(folder).items()
+    }
     load_into(tower, weights, source=str(folder), ignore=NOT_VISION)
     return tower.to(dtype or torch.float32)

@@ -53,7 +53,9 @@ class ConvNextTowerConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         super().__init__(**kwargs)
         if len(self.depths) != 4 or len(self.dims) != 4:
-            raise MGMError(f"config: depths {self.depths} and dims {self.dims} need one number for each of 4 stages")
+            raise MGMError(
+                f"config: depths {self.depths} and dims {self.dims} need one number for each of 4 stages"
+            )
 
 
 class MGMConfig(PretrainedConfig):
@@ -111,7 +113,9 @@ class MGMConfig(PretrainedConfig):
         self.text_config = text_config_from(text_config)
         self.vision_config = _sub_config(CLIPVisionConfig, vision_config or CLIP_LARGE_336)
         self.vision_aux_config = (
-            None if vision_aux_config is None else _sub_config(ConvNextTowerConfig, vision_aux_config)
+            None
+            if vision_aux_config is None
+            else _sub_config(ConvNextTowerConfig, vision_aux_config)
         )
         self.vision_feature_layer = vision_feature_layer
         self.vision_feature_select = vision_feature_select
@@ -120,7 +124,9 @@ class MGMConfig(PretrainedConfig):
         self.image_grid = image_grid
         self.image_global = image_global
         self.image_aspect_ratio = image_aspect_ratio
-        self.image_token_id = self.text_config.vocab_size if image_token_id is None else image_token_id
+        self.image_token_id = (
+            self.text_config.vocab_size if image_token_id is None else image_token_id
+        )
         self.conversation = conversation
         self.model_max_length = model_max_length
         self.optimize_vision_tower = optimize_vision_tower
@@ -163,9 +169,15 @@ class MGMConfig(PretrainedConfig):
             self.vision_feature_layer,
             f"an integer from {-layers - 1} to {layers}, the tower has {layers} layers",
         )
-        _demand(self.vision_feature_select == "patch", "vision_feature_select", self.vision_feature_select, "patch")
         _demand(
-            re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(self.projector_type)) is not None,
+            self.vision_feature_select == "patch",
+            "vision_feature_select",
+            self.vision_feature_select,
+            "patch",
+        )
+        _demand(
+            re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(self.projector_type))
+            is not None,
             "projector_type",
             self.projector_type,
             PROJECTOR_TYPES,
@@ -186,9 +198,17 @@ class MGMConfig(PretrainedConfig):
             "false, or image_grid 2 or more: with one cell the global view is that cell",
         )
         _demand(
-            self.image_aspect_ratio in ("pad", "square"), "image_aspect_ratio", self.image_aspect_ratio, "pad, square"
+            self.image_aspect_ratio in ("pad", "square"),
+            "image_aspect_ratio",
+            self.image_aspect_ratio,
+            "pad, square",
         )
-        _demand(_is_count(self.image_size_aux), "image_size_aux", self.image_size_aux, "an integer from 1")
+        _demand(
+            _is_count(self.image_size_aux),
+            "image_size_aux",
+            self.image_size_aux,
+            "an integer from 1",
+        )
         if self.vision_aux_config is not None:
             step = STEM_STRIDE * self.tokens_per_side * self.image_grid
             _demand(
@@ -206,7 +226,9 @@ class MGMConfig(PretrainedConfig):
         )
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+    def from_dict(
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
         """Build from a native dictionary or a published flat one (which `published.py` translates)."""
         from mgm.model.published import is_published_config, translate_config
 
@@ -216,7 +238,9 @@ class MGMConfig(PretrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
         """Read `config.json` of a folder, native or published."""
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
@@ -246,7 +270,9 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     return config
 
 
-def _sub_config(kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:
+def _sub_config(
+    kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConfig
+) -> PretrainedConfig:
     if isinstance(given, PretrainedConfig):
         return given
     return kind(**{name: value for name, value in given.items() if name != "model_type"})

@@ -58,13 +58,17 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], source: str) -> Conv
             depths[stage] = max(depths[stage], int(match.group(2)) + 1)
             dims[stage] = shape[0]
     if 0 in depths:
-        raise MGMError(f"{source}: no weights of a four-stage ConvNeXt found (stages.<0-3>.blocks.<n>.conv_dw.weight)")
+        raise MGMError(
+            f"{source}: no weights of a four-stage ConvNeXt found (stages.<0-3>.blocks.<n>.conv_dw.weight)"
+        )
     # timm builds every ConvNeXt with eps 1e-6 but the largest one.
     eps = 1e-5 if dims == XXLARGE_DIMS else 1e-6
     return ConvNextTowerConfig(depths=depths, dims=dims, layer_norm_eps=eps)
 
 
-def load_convnext_tower(folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ConvNextTower:
+def load_convnext_tower(
+    folder: str | os.PathLike[str], dtype: torch.dtype | None = None
+) -> ConvNextTower:
     """A ConvNeXt tower with the weights of a folder in OpenCLIP's layout.
 
     Args:
@@ -89,11 +93,17 @@ def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(folder) / "open_clip_config.json"
     if not path.is_file():
-        raise MGMError(f"{path}: not found; the high-resolution tower needs a ConvNeXt folder in OpenCLIP's layout")
+        raise MGMError(
+            f"{path}: not found; the high-resolution tower needs a ConvNeXt folder in OpenCLIP's layout"
+        )
     vision = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {}).get("vision_cfg", {})
     name = str(vision.get("timm_model_name"))
     if "convnext" not in name:
         raise MGMError(f"{path}: timm_model_name is {name!r}; expected a ConvNeXt")
     prefix = "visual.trunk."
     weights = read_weights(folder)
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in weights.items()
+        if key.startswith(prefix)
+    }

@@ -94,11 +94,17 @@ FAMILIES = (
     ),
 )
 
-TEXT_TYPE_OF_PUBLISHED = {family.published_model_type: family.text_model_type for family in FAMILIES}
-PUBLISHED_OF_TEXT_TYPE = {family.text_model_type: family.published_model_type for family in FAMILIES}
+TEXT_TYPE_OF_PUBLISHED = {
+    family.published_model_type: family.text_model_type for family in FAMILIES
+}
+PUBLISHED_OF_TEXT_TYPE = {
+    family.text_model_type: family.published_model_type for family in FAMILIES
+}
 
 
-def family_of(text_model_type: str, vocabulary: set[str] | frozenset[str] = frozenset()) -> Family | None:
+def family_of(
+    text_model_type: str, vocabulary: set[str] | frozenset[str] = frozenset()
+) -> Family | None:
     """The family of a language model, or None if it is none of the published ones.
 
     Args:

@@ -43,13 +43,17 @@ def load_model(
                 folder, dtype=dtype or "auto", output_loading_info=True
             )
         except (RuntimeError, SafetensorError) as error:
-            raise MGMError(f"{folder}: weights do not fit config.json ({one_line(error)})") from error
+            raise MGMError(
+                f"{folder}: weights do not fit config.json ({one_line(error)})"
+            ) from error
     missing = set(report["missing_keys"])
     check_names(missing, set(report["unexpected_keys"]), str(folder))
     return model if device is None else model.to(device)
 
 
-def save_model(model: MGMForConditionalGeneration, path: str | os.PathLike[str], max_shard_size: str = "5GB") -> None:
+def save_model(
+    model: MGMForConditionalGeneration, path: str | os.PathLike[str], max_shard_size: str = "5GB"
+) -> None:
     """Save in the native layout; the folder appears when it is complete.
 
     Raises:

@@ -47,7 +47,10 @@ def merge_image_features(
 
 
 def _matching(
-    at_image: Tensor, image_features: Tensor | None, config: MGMConfig, attention_mask: Tensor | None
+    at_image: Tensor,
+    image_features: Tensor | None,
+    config: MGMConfig,
+    attention_mask: Tensor | None,
 ) -> Tensor | None:
     """The features that image positions consume, in order; all of them unless a sample was cut."""
     size = config.image_tokens_per_image

@@ -54,13 +54,17 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> None:
         super().__init__(config)
         width = config.vision_config.hidden_size
-        self.vision_tower = vision_tower or ClipTower(config.vision_config, config.vision_feature_layer)
+        self.vision_tower = vision_tower or ClipTower(
+            config.vision_config, config.vision_feature_layer
+        )
         self.vision_tower_aux: ConvNextTower | None = None
         self.mining: PatchInfoMining | None = None
         if config.vision_aux_config is not None:
             self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
             self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
-        self.projector = build_projector(config.projector_type, width, config.text_config.hidden_size)
+        self.projector = build_projector(
+            config.projector_type, width, config.text_config.hidden_size
+        )
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         self.vision_tower.requires_grad_(config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
@@ -68,7 +72,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Self:
         """Load a folder in the native or in the published layout, as transformers loads any model."""
         # Native names match none of the published patterns, so one way of loading serves both.
         kwargs.setdefault("key_mapping", KEY_PATTERNS)
@@ -99,7 +105,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         from mgm.model.parts import assemble
 
-        return assemble(cls, language_model_path, vision_tower_path, vision_tower_aux_path, dtype, **overrides)
+        return assemble(
+            cls, language_model_path, vision_tower_path, vision_tower_aux_path, dtype, **overrides
+        )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every part was initialised when it was constructed."""
@@ -109,7 +117,10 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().train(mode)
         self.vision_tower.train(mode and self.config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
-            asked = self.config.optimize_vision_tower_aux or self.config.vision_aux_config.drop_path_rate > 0
+            asked = (
+                self.config.optimize_vision_tower_aux
+                or self.config.vision_aux_config.drop_path_rate > 0
+            )
             self.vision_tower_aux.train(mode and asked)
         return self
 
@@ -128,7 +139,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()
 
-    def get_image_features(self, pixel_values: Tensor, pixel_values_aux: Tensor | None = None) -> Tensor:
+    def get_image_features(
+        self, pixel_values: Tensor, pixel_values_aux: Tensor | None = None
+    ) -> Tensor:
         """What the language model reads in place of images.
 
         Args:
@@ -145,7 +158,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._check_pixels(pixel_values, pixel_values_aux)
         tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
         if self.mining is not None:
-            tokens = tokens + self.mined_tokens(tokens, self.high_resolution_stages(pixel_values_aux))
+            tokens = tokens + self.mined_tokens(
+                tokens, self.high_resolution_stages(pixel_values_aux)
+            )
         cells = self.config.image_grid**2
         tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
         return self.projector(tokens.flatten(1, 2))
@@ -160,7 +175,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
         """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
         dtype = next(self.vision_tower_aux.parameters()).dtype
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower_aux):
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and self.config.optimize_vision_tower_aux
+        ):
             stages = self.vision_tower_aux(pixel_values_aux.to(dtype))
         return [stage.to(self._image_dtype()) for stage in stages]
 
@@ -244,7 +261,11 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return inputs
 
     def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat every sample, with all its images in order, for beams or several answers."""
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
@@ -252,7 +273,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             positions = (input_ids == self.config.image_token_id).sum(-1)
             counts = (positions // self.config.image_tokens_per_image).tolist()
             images = {
-                name: torch.cat([part for chunk in value.split(counts) for part in [chunk] * expand_size])
+                name: torch.cat(
+                    [part for chunk in value.split(counts) for part in [chunk] * expand_size]
+                )
                 for name, value in images.items()
             }
         input_ids, kwargs = super()._expand_inputs_for_generation(
@@ -276,5 +299,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         side = config.image_size_aux
         expected = (pixel_values.shape[0], 3, side, side)
         if pixel_values_aux is None or tuple(pixel_values_aux.shape) != expected:
-            found = "missing" if pixel_values_aux is None else f"of shape {tuple(pixel_values_aux.shape)}"
+            found = (
+                "missing"
+                if pixel_values_aux is None
+                else f"of shape {tuple(pixel_values_aux.shape)}"
+            )
             raise MGMError(f"pixel_values_aux is {found}; expected shape {expected}")

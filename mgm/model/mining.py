@@ -162,7 +162,9 @@ class Windows:
         for cells, upsample, part in zip(self.cells, self.upsample, parts, strict=True):
             row = part.to(cells.dtype).unsqueeze(-2)
             on_cells = (row @ cells.transpose(-1, -2)).squeeze(-2).to(self.dtype)
-            scores = scores + (on_cells if upsample is None else on_cells @ upsample.T.to(self.dtype))
+            scores = scores + (
+                on_cells if upsample is None else on_cells @ upsample.T.to(self.dtype)
+            )
         return scores * self.rstd
 
     def mix(self, attention: Tensor) -> Tensor:

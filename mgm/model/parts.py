@@ -35,7 +35,9 @@ def assemble(
     dtype = dtype or torch.float32
     feature_layer = overrides.get("vision_feature_layer", -2)
     vision = load_clip_tower(vision_tower_path, feature_layer, dtype)
-    aux = None if vision_tower_aux_path is None else load_convnext_tower(vision_tower_aux_path, dtype)
+    aux = (
+        None if vision_tower_aux_path is None else load_convnext_tower(vision_tower_aux_path, dtype)
+    )
     language_model = load_language_model(language_model_path, dtype)
     config = MGMConfig(
         text_config=language_model.config,
@@ -43,7 +45,9 @@ def assemble(
         vision_aux_config=None if aux is None else aux.config,
         **overrides,
     )
-    model = model_class(config, language_model=language_model, vision_tower=vision, vision_tower_aux=aux)
+    model = model_class(
+        config, language_model=language_model, vision_tower=vision, vision_tower_aux=aux
+    )
     model.mining = None if model.mining is None else model.mining.to(dtype)
     model.projector.to(dtype)
     model.config.dtype = dtype
@@ -59,7 +63,9 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> tor
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise MGMError(f"{folder}: holds no config.json; expected a folder with a causal language model")
+        raise MGMError(
+            f"{folder}: holds no config.json; expected a folder with a causal language model"
+        )
     for file in weight_files(folder):
         if file.suffix == ".safetensors":
             weight_shapes(folder)  # finds files that were cut short
@@ -68,7 +74,9 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> tor
         config = AutoConfig.from_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
     except (ValueError, KeyError) as error:
-        raise MGMError(f"{folder}: not a causal language model that transformers can load ({error})") from error
+        raise MGMError(
+            f"{folder}: not a causal language model that transformers can load ({error})"
+        ) from error
 
 
 def save_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:

@@ -71,7 +71,10 @@ _NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
 }
 
 _CLIP = "model.vision_tower.vision_tower.vision_model."
-_AUX = (("model.vision_tower_aux.vision_stem.", "stem."), ("model.vision_tower_aux.vision_stages.", "stages."))
+_AUX = (
+    ("model.vision_tower_aux.vision_stem.", "stem."),
+    ("model.vision_tower_aux.vision_stages.", "stages."),
+)
 
 
 def to_native(name: str) -> str:
@@ -109,10 +112,16 @@ def _sources(conversion: Any) -> list[str]:
 
 def is_published_config(values: Mapping[str, Any]) -> bool:
     """Whether config.json is the published flat one."""
-    return "text_config" not in values and values.get("model_type") in TEXT_TYPE_OF_PUBLISHED and "hidden_size" in values
+    return (
+        "text_config" not in values
+        and values.get("model_type") in TEXT_TYPE_OF_PUBLISHED
+        and "hidden_size" in values
+    )
 
 
-def translate_config(values: Mapping[str, Any], folder: str | os.PathLike[str] | None) -> dict[str, Any]:
+def translate_config(
+    values: Mapping[str, Any], folder: str | os.PathLike[str] | None
+) -> dict[str, Any]:
     """Our config's dictionary from a published flat one.
 
     The towers' geometry comes from the checkpoint's own weights, and what shapes cannot tell (CLIP's
@@ -130,7 +139,9 @@ def translate_config(values: Mapping[str, Any], folder: str | os.PathLike[str] |
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
     if "model.embed_tokens.weight" in shapes:
         text["vocab_size"] = shapes["model.embed_tokens.weight"][0]
-    native = {ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()}
+    native = {
+        ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()
+    }
     native |= {
         "model_type": "mgm",
         "text_config": text,
@@ -178,7 +189,11 @@ def _clip_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     if patch is None:
         return {}
     positions = shapes[_CLIP + "embeddings.position_embedding.weight"][0]
-    layers = {name.removeprefix(_CLIP + "encoder.layers.").split(".")[0] for name in shapes if name.startswith(_CLIP + "encoder.layers.")}
+    layers = {
+        name.removeprefix(_CLIP + "encoder.layers.").split(".")[0]
+        for name in shapes
+        if name.startswith(_CLIP + "encoder.layers.")
+    }
     return {
         "hidden_size": patch[0],
         "patch_size": patch[-1],
@@ -188,7 +203,9 @@ def _clip_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
-def _tower_folder_config(tower: str | None, folder: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+def _tower_folder_config(
+    tower: str | None, folder: str | os.PathLike[str] | None
+) -> dict[str, Any] | None:
     """config.json of the CLIP folder that the checkpoint names, wherever the path may start."""
     if not tower:
         return None
@@ -198,12 +215,18 @@ def _tower_folder_config(tower: str | None, folder: str | os.PathLike[str] | Non
         if path.is_file():
             values = json.loads(path.read_text(encoding="utf-8"))
             values = values.get("vision_config", values)
-            return {name: value for name, value in values.items() if name not in ("architectures", "torch_dtype")}
+            return {
+                name: value
+                for name, value in values.items()
+                if name not in ("architectures", "torch_dtype")
+            }
     return None
 
 
 def _aux_config(
-    shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any], folder: str | os.PathLike[str] | None
+    shapes: Mapping[str, tuple[int, ...]],
+    values: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
 ) -> dict[str, Any] | None:
     # Imported here: the tower needs timm, and reading a config should not.
     from mgm.model.convnext_tower import config_from_shapes
@@ -215,5 +238,9 @@ def _aux_config(
                 trunk[ours + name.removeprefix(beginning)] = shape
     if trunk:
         config = config_from_shapes(trunk, str(folder))
-        return {"depths": config.depths, "dims": config.dims, "layer_norm_eps": config.layer_norm_eps}
+        return {
+            "depths": config.depths,
+            "dims": config.dims,
+            "layer_norm_eps": config.layer_norm_eps,
+        }
     return {} if values.get("mm_vision_tower_aux") else None

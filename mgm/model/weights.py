@@ -38,7 +38,9 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
     for name in SINGLE_FILES:
         if (folder / name).is_file():
             return [folder / name]
-    raise MGMError(f"{folder}: holds no weights; expected one of {', '.join((*INDEX_FILES, *SINGLE_FILES))}")
+    raise MGMError(
+        f"{folder}: holds no weights; expected one of {', '.join((*INDEX_FILES, *SINGLE_FILES))}"
+    )
 
 
 def _indexed_files(index: Path) -> list[Path]:
@@ -46,7 +48,9 @@ def _indexed_files(index: Path) -> list[Path]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = [index.parent / name for name in sorted(set(weight_map.values()))]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MGMError(f"{index}: not an index of weights ({type(error).__name__}: {error}); copy it again") from error
+        raise MGMError(
+            f"{index}: not an index of weights ({type(error).__name__}: {error}); copy it again"
+        ) from error
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MGMError(
@@ -65,9 +69,15 @@ def weight_shapes(folder: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     for file in weight_files(folder):
         if file.suffix == ".safetensors":
             header = safetensors_header(file)
-            shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+            shapes |= {
+                name: tuple(entry["shape"])
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
         else:
-            shapes |= {name: tuple(tensor.shape) for name, tensor in read_file(file, mmap=True).items()}
+            shapes |= {
+                name: tuple(tensor.shape) for name, tensor in read_file(file, mmap=True).items()
+            }
     return shapes
 
 
@@ -84,9 +94,13 @@ def safetensors_header(file: Path) -> dict[str, dict]:
             if length > size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(stream.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        ends = [
+            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
+        ]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MGMError(f"{file}: not a safetensors file or cut short at {size} bytes ({error}); copy it again") from error
+        raise MGMError(
+            f"{file}: not a safetensors file or cut short at {size} bytes ({error}); copy it again"
+        ) from error
     expected = 8 + length + max(ends, default=0)
     if size < expected:
         raise MGMError(f"{file}: cut short, {size} bytes of {expected}; copy it again")
@@ -104,7 +118,9 @@ def read_file(file: Path, mmap: bool = False) -> dict[str, Tensor]:
             return load_file(file)
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise MGMError(f"{file}: cannot be read as weights ({type(error).__name__}: {error}); copy it again") from error
+        raise MGMError(
+            f"{file}: cannot be read as weights ({type(error).__name__}: {error}); copy it again"
+        ) from error
     weights = weights.get("state_dict", weights)
     return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
 
@@ -117,7 +133,9 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
     return weights
 
 
-def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str, ignore: Iterable[str] = ()) -> None:
+def load_into(
+    module: nn.Module, weights: Mapping[str, Tensor], source: str, ignore: Iterable[str] = ()
+) -> None:
     """Copy weights into a module; every parameter is filled, and nothing is left over but `ignore`.
 
     Args:
@@ -150,4 +168,6 @@ def check_names(expected: Iterable[str], found: Iterable[str], source: str) -> N
         if names
     ]
     if faults:
-        raise MGMError(f"{source}: weights do not fit the model: {' and '.join(faults)}; use a complete checkpoint")
+        raise MGMError(
+            f"{source}: weights do not fit the model: {' and '.join(faults)}; use a complete checkpoint"
+        )
