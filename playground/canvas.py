@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from playground.colors import Color
 from playground.fonts import Face, font_with_cap
-from playground.scenes.sample import Glyph, Thing
+from playground.sample import Glyph, Thing
 
 FRAME = 256  # units along the longest side: the pixels of the nano model's view
 RIM = 2  # pixels

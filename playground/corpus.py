@@ -6,6 +6,7 @@ from playground.scenes import SCENES, Split, choose_kind
 from playground.scenes.asking import SHORT_SUFFIX, conversation
 from playground.scenes.sign import choose_text
 
+ORDERED = ("sign", "table")  # the order of their sentences tells what is above what
 TASKS_SHARE = 0.2  # of the texts are spelling and copying instead of a scene
 
 
@@ -26,9 +27,10 @@ def text_sample(seed: int, split: Split = "train") -> tuple[str, list[tuple[str,
     facts = scene.choose_facts(rng, split)
     told = scene.sentences(facts, rng)
     caption = " ".join(told)
-    if rng.random() < 0.3:
+    if name not in ORDERED and rng.random() < 0.3:
         rng.shuffle(told)
-    turns = conversation(scene.asks(facts, rng), name, caption, {}, rng)
+    asks = [ask for ask in scene.asks(facts, rng) if not ask.needs_picture]
+    turns = conversation(asks, name, caption, {}, rng)
     return " ".join(told), [(turn.question, turn.answer) for turn in turns]
 
 

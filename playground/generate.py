@@ -15,7 +15,7 @@ from mgm.atomic import atomic_file, atomic_folder
 from mgm.errors import MGMError, run_command
 from playground.scenes import KINDS, Sample, Split, draw_sample
 
-VERSION = 2  # to be raised when the same seed would draw another picture
+VERSION = 3  # to be raised when the same seed would draw another picture
 IMAGE_MARKER = "<image>\n"
 SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
 CHUNK = 32  # samples per message between processes

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from playground.backgrounds import add_grain
 from playground.canvas import FRAME, Canvas
 from playground.fonts import SMALL_CAP
+from playground.sample import Glyph, Sample, Split, Thing, Turn
 from playground.scenes import (
     bar_chart,
     comparison,
@@ -24,7 +25,6 @@ from playground.scenes import (
 )
 from playground.scenes.asking import conversation
 from playground.scenes.page import draw_page
-from playground.scenes.sample import Glyph, Sample, Split, Thing, Turn
 
 __all__ = [
     "KINDS",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from playground.scenes.sample import Turn
+from playground.sample import Turn
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.75  # of the conversations
@@ -30,6 +30,7 @@ class Ask:
         short: the bare answer.
         sentence: the answer as a full sentence.
         reads: keys of the drawn texts one must read; see `Canvas.text`.
+        needs_picture: the scene's sentences do not tell it.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Ask:
     short: str
     sentence: str
     reads: tuple[str, ...] = ()
+    needs_picture: bool = False
 
 
 def conversation(
@@ -74,7 +76,7 @@ def conversation(
 def _choose(asks: Sequence[Ask], count: int, rng: Random) -> list[Ask]:
     # Reading is the hard part to learn, so what must be read is asked more often.
     ranked = sorted(asks, key=lambda ask: rng.random() ** (1 / READING_WEIGHT if ask.reads else 1))
-    return ranked[::-1][:count]
+    return rng.sample(ranked[-count:], min(count, len(ranked)))
 
 
 def yes_no(

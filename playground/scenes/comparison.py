@@ -180,13 +180,14 @@ def _which(facts: Facts, index: int, place: str) -> Ask:
     )
 
 
-def draw(facts: Facts, rng: Random, split: str) -> list[Canvas]:
+def draw(
+    facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None
+) -> list[Canvas]:
     """Draw the two images."""
-    return [_draw_one(facts, index, rng, split) for index in range(2)]
+    return [_draw_one(facts, index, rng, split, size or choose_size(rng)) for index in range(2)]
 
 
-def _draw_one(facts: Facts, index: int, rng: Random, split: str) -> Canvas:
-    size = choose_size(rng)
+def _draw_one(facts: Facts, index: int, rng: Random, split: str, size: tuple[int, int]) -> Canvas:
     content, color = facts.contents[index], facts.colors[index]
     around = pale(rng) if rng.random() < 0.7 or facts.theme == "shapes" else dark(rng)
     canvas = Canvas(size, choose_background(size, around, rng, depth=20))

@@ -121,9 +121,9 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     return found
 
 
-def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the emoji, without overlap."""
-    size = choose_size(rng)
+    size = size or choose_size(rng)
     paper = pale(rng) if rng.random() < 0.7 else dark(rng)
     canvas = Canvas(size, choose_background(size, paper, rng))
     for name, cell in zip(facts.names, facts.cells, strict=True):

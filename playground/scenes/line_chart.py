@@ -145,9 +145,9 @@ def _points(facts: Facts) -> list[tuple[str, int]]:
     return list(zip(facts.labels, facts.values, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the chart."""
-    size = choose_size(rng, "wide")
+    size = size or choose_size(rng, "wide")
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
     ink = ink_on(paper, rng, 6)

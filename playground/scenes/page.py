@@ -11,7 +11,7 @@ from playground.canvas import FRAME, SMALLEST_CAP, Canvas, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.fonts import Face, choose_face
-from playground.scenes.sample import Sample
+from playground.sample import Sample
 from playground.shapes import SHAPES, draw_shape
 from playground.words import (
     choose_code,

@@ -136,9 +136,9 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     return list(zip(facts.items, facts.prices, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the receipt."""
-    size = choose_size(rng, "tall")
+    size = size or choose_size(rng, "tall")
     canvas = Canvas(
         size, choose_background(size, dark(rng) if rng.random() < 0.5 else pale(rng), rng, depth=40)
     )

@@ -83,7 +83,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
         found.append(_count("count shape", shape, shapes[shape]))
     for color in rng.sample(sorted(colors), min(2, len(colors))):
         found.append(_count("count color", f"{color} shape", colors[color]))
-    name = rng.choice(sorted(names))
+    name = facts.absent if rng.random() < 0.15 else rng.choice(sorted(names))
     found.append(_count("count both", name, names[name]))
     claim = rng.choice((facts.absent, rng.choice(sorted(names))))
     found.append(
@@ -127,7 +127,12 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                     f"The {item.color} shape is {article(item.shape)}.",
                 )
             )
-    beside = [ask for item in items if names[item.name] == 1 for ask in _beside(item, items)]
+    beside = [
+        ask
+        for item in items
+        if names[item.name] == 1
+        for ask in _beside(item, items, not _is_full(facts))
+    ]
     return found + rng.sample(beside, min(2, len(beside)))
 
 
@@ -171,12 +176,18 @@ def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
                     (f"What is {place}?", f"Which shape is {place}?"),
                     item.name,
                     f"There is {article(item.name)} {place}.",
+                    needs_picture=not _is_full(facts),
                 )
             )
     return rng.sample(found, min(2, len(found)))
 
 
-def _beside(item: Item, items: tuple[Item, ...]) -> list[Ask]:
+def _is_full(facts: Facts) -> bool:
+    # Sentences do not tell where a place of the grid is free.
+    return len(facts.items) == facts.grid[0] * facts.grid[1]
+
+
+def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[Ask]:
     found = []
     for words, row, column in (
         ("directly left of", 0, -1),
@@ -195,14 +206,15 @@ def _beside(item: Item, items: tuple[Item, ...]) -> list[Ask]:
                         ),
                         other.name,
                         f"There is {article(other.name)} {words} the {item.name}.",
+                        needs_picture=needs_picture,
                     )
                 )
     return found
 
 
-def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the shapes, each well inside its cell."""
-    size = choose_size(rng)
+    size = size or choose_size(rng)
     paper = _paper(facts, rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=12))
     rows, columns = facts.grid

@@ -28,9 +28,15 @@ class SignFacts(Protocol):
     pill: bool
 
 
-def draw_sign(facts: SignFacts, rng: Random, split: str) -> Canvas:
-    """Draw the sign; the key of each text is "line" and its index."""
-    size = choose_size(rng)
+def draw_sign(
+    facts: SignFacts, rng: Random, split: str, size: tuple[int, int] | None = None
+) -> Canvas:
+    """Draw the sign; the key of each text is "line" and its index.
+
+    Args:
+        size: in pixels; random where None.
+    """
+    size = size or choose_size(rng)
     if facts.bare:
         paper = shade(facts.papers[0], rng, 0 if rng.random() < 0.4 else 12)
         depth = 8 if contrast_is_rich(facts) else 0

@@ -155,9 +155,9 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     return found
 
 
-def draw(facts: Facts, rng: Random, split: str) -> Canvas:
+def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the table."""
-    size = choose_size(rng)
+    size = size or choose_size(rng)
     paper = pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=14))
     count = len(facts.rows) + 1

@@ -1,0 +1,157 @@
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+
+from playground.canvas import FRAME, SMALLEST_CAP
+from playground.scenes import KINDS, SCENES, draw_page, draw_sample, receipt, shapes, table
+from playground.scenes.asking import SHORT_SUFFIX
+from playground.words import DAYS, MONTHS, words_of
+
+SPLITS = ("train", "held_out")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_sample(kind):
+    first, second = (draw_sample(7, "train", kind) for _ in range(2))
+    assert first.turns == second.turns
+    assert first.glyphs == second.glyphs
+    assert [image.tobytes() for image in first.images] == [
+        image.tobytes() for image in second.images
+    ]
+    assert draw_sample(8, "train", kind).images[0].tobytes() != first.images[0].tobytes()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_keep_to_their_form(kind, split):
+    for seed in range(12):
+        sample = draw_sample(seed, split, kind)
+        assert sample.kind == kind
+        assert sample.caption.endswith(".")
+        assert len(sample.images) == (2 if kind == "comparison" else 1)
+        assert 2 <= len(sample.turns) <= 6
+        for image, glyphs in zip(sample.images, sample.glyphs, strict=True):
+            assert image.mode == "RGB"
+            assert 160 <= max(image.size) <= 640
+            for glyph in glyphs:
+                assert 0 <= glyph.x0 < glyph.x1 <= image.width
+                assert 0 <= glyph.y0 < glyph.y1 <= image.height
+        forms = {turn.question.endswith(SHORT_SUFFIX) for turn in sample.turns}
+        assert len(forms) == 1
+        short = forms == {True}
+        for turn in sample.turns:
+            assert turn.kind.startswith(f"{kind}/")
+            assert turn.answer.endswith(".") != short
+            assert turn.text_height is None or turn.text_height >= SMALLEST_CAP * 0.96
+
+
+@pytest.mark.parametrize("kind", ["sign", "receipt", "table", "bar_chart", "line_chart"])
+def test_answers_that_are_read_stand_in_the_picture(kind):
+    for seed in range(15):
+        sample = draw_sample(seed, "train", kind)
+        drawn = "".join(glyph.char for glyphs in sample.glyphs for glyph in glyphs)
+        for turn in sample.turns:
+            if turn.text_height is None or not turn.question.endswith(SHORT_SUFFIX):
+                continue
+            if turn.kind.endswith(("color", "check", "trend")):
+                continue
+            assert turn.answer.replace(" ", "") in drawn, turn
+
+
+def test_shapes_are_counted_right():
+    for seed in range(40):
+        sample = draw_sample(seed, "train", "shapes")
+        drawn = sample.objects[0]
+        for turn in sample.turns:
+            if turn.kind == "shapes/shapes" and turn.question.endswith(SHORT_SUFFIX):
+                assert turn.answer == str(len(drawn))
+            if turn.kind == "shapes/check":
+                name = turn.question.split("\n")[0].removesuffix(" in the image?").rstrip("?")
+                names = {f"{thing.color} {thing.label}" for thing in drawn}
+                assert turn.answer.startswith("Yes" if name.split(" ", 3)[3] in names else "No")
+
+
+def test_emoji_are_counted_right():
+    for seed in range(40):
+        sample = draw_sample(seed, "train", "emoji")
+        counts = Counter(thing.label for thing in sample.objects[0])
+        for turn in sample.turns:
+            if turn.kind == "emoji/all" and turn.question.endswith(SHORT_SUFFIX):
+                assert turn.answer == str(counts.total())
+            if turn.kind == "emoji/where":
+                assert counts[turn.question.split("\n")[0][len("Where is the ") : -1]] == 1
+
+
+def test_things_do_not_overlap():
+    for kind in ("shapes", "emoji"):
+        for seed in range(20):
+            boxes = draw_sample(seed, "train", kind).objects[0]
+            for i, a in enumerate(boxes):
+                for b in boxes[:i]:
+                    apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
+                    assert apart, (kind, seed, a, b)
+
+
+def test_ink_lies_in_the_boxes():
+    # A page on plain paper: what differs from the paper must be in a box of a glyph or a thing.
+    checked = 0
+    for seed in range(40):
+        page = draw_page(seed)
+        levels = np.asarray(page.images[0], dtype=int)
+        paper = levels[0, 0]
+        if (levels[:, :3] != paper).any():
+            continue
+        checked += 1
+        ink = np.abs(levels - paper).max(axis=2) > 40
+        total = ink.sum()
+        for box in (*page.glyphs[0], *page.objects[0]):
+            x0, y0 = int(box.x0) - 1, int(box.y0) - 1
+            ink[max(0, y0) : int(box.y1) + 2, max(0, x0) : int(box.x1) + 2] = False
+        assert ink.sum() <= 0.002 * total, seed
+    assert checked >= 3
+
+
+def test_pages_are_dense():
+    for seed in range(20):
+        page = draw_page(seed)
+        assert page.images[0].size == (FRAME, FRAME)
+        assert 40 <= len(page.glyphs[0]) <= 230
+        assert page.turns == []
+
+
+@pytest.mark.parametrize("kind", ["sign", "receipt", "table", "bar_chart"])
+def test_training_pictures_have_no_held_out_word(kind):
+    held_out = {word.lower() for word in words_of("held_out")}
+    printed = {"sign": "texts", "receipt": "items", "table": "rows", "bar_chart": "labels"}
+    rng, drawn = Random(0), set()
+    for _ in range(200):
+        facts = SCENES[kind].choose_facts(rng, "train")
+        drawn |= {word.lower() for text in getattr(facts, printed[kind]) for word in text.split()}
+    assert not drawn & held_out
+    assert len(drawn) > 80
+
+
+def test_words_on_every_receipt_and_table_are_not_held_out():
+    fixed = {*table.COLUMNS, *table.CORNERS.values(), *receipt.SHOPS, *MONTHS, *DAYS}
+    assert not {word.lower() for word in fixed} & {word.lower() for word in words_of("held_out")}
+
+
+def test_held_out_grids_are_not_in_training():
+    rng = Random(0)
+    drawn = {shapes.choose_facts(rng, "train").grid for _ in range(200)}
+    assert not drawn & set(shapes.HELD_OUT_GRIDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_questions_of_a_scene_differ(kind):
+    rng = Random(1)
+    for _ in range(10):
+        facts = SCENES[kind].choose_facts(rng, "train")
+        answers: dict[str, str] = {}
+        for ask in SCENES[kind].asks(facts, rng):
+            for question in ask.questions:
+                assert answers.setdefault(question, ask.short) == ask.short
+            assert ask.short.strip(".")
+            assert ask.sentence.endswith(".")
