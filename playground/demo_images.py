@@ -1,0 +1,149 @@
+"""The example pictures of the README: python -m playground.demo_images --out images."""
+
+import argparse
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+from tqdm import tqdm
+
+from mgm.atomic import atomic_file
+from mgm.errors import run_command
+from playground.scenes import (
+    SCENES,
+    bar_chart,
+    comparison,
+    emoji,
+    line_chart,
+    receipt,
+    shapes,
+    sign,
+    table,
+)
+
+SIDE = 640  # pixels
+OVERSAMPLING = 2
+Item = shapes.Item
+
+# By file name: kind of scene, facts, width and height in units of SIDE, seed of what is random.
+EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
+    "sign": (
+        "sign",
+        sign.Facts(
+            "headline",
+            False,
+            ("Garden Hotel", "Fresh Coffee"),
+            ("green",),
+            "white",
+            1,
+            "Corner Hotel",
+            False,
+        ),
+        (1.0, 0.8),
+        8,
+    ),
+    "receipt": (
+        "receipt",
+        receipt.Facts(
+            "Harbor Market",
+            ("Coffee", "Croissant", "Honey", "Apple", "Cheese"),
+            ("$3.40", "$2.75", "$6.90", "$0.85", "$4.60"),
+            "$18.50",
+            "Milk",
+            "dotted",
+        ),
+        (0.8, 1.0),
+        10,
+    ),
+    "table": (
+        "table",
+        table.Facts(
+            "Animal",
+            ("Weight", "Height", "Speed"),
+            ("Lion", "Camel", "Ostrich", "Zebra", "Wolf"),
+            ((190, 110, 80), (480, 185, 65), (115, 240, 70), (350, 130, 64), (45, 80, 60)),
+        ),
+        (1.0, 0.75),
+        8,
+    ),
+    "bar_chart": (
+        "bar_chart",
+        bar_chart.Facts(
+            "Harvest",
+            ("Apple", "Pear", "Plum", "Cherry", "Peach"),
+            (84, 52, 37, 61, 24),
+            ("red", "green", "purple", "pink", "orange"),
+            False,
+            False,
+        ),
+        (1.0, 0.8),
+        9,
+    ),
+    "line_chart": (
+        "line_chart",
+        line_chart.Facts(
+            "Visitors",
+            "month",
+            ("Mar", "Apr", "May", "Jun", "Jul", "Aug"),
+            (120, 184, 236, 198, 305, 281),
+            "blue",
+            "circle",
+        ),
+        (1.0, 0.75),
+        9,
+    ),
+    "shapes": (
+        "shapes",
+        shapes.Facts(
+            (2, 3),
+            (
+                Item("circle", "red", 0, 0),
+                Item("star", "blue", 0, 1),
+                Item("square", "green", 0, 2),
+                Item("heart", "pink", 1, 0),
+                Item("circle", "red", 1, 1),
+                Item("triangle", "orange", 1, 2),
+            ),
+            "green triangle",
+        ),
+        (1.0, 0.75),
+        10,
+    ),
+    "emoji": (
+        "emoji",
+        emoji.Facts("corners", ("cat", "rocket", "strawberry", "cat"), (0, 1, 2, 3), "dog"),
+        (0.8, 0.68),
+        6,
+    ),
+    "pair": (
+        "comparison",
+        comparison.Facts("numbers", ("27", "64"), ("blue", "yellow")),
+        (0.8, 0.8),
+        12,
+    ),
+}
+
+
+def draw_example(name: str) -> list[Image.Image]:
+    """The pictures of one example, smoothed by drawing them larger than they are shown."""
+    kind, facts, (wide, high), seed = EXAMPLES[name]
+    size = (round(SIDE * wide) * OVERSAMPLING, round(SIDE * high) * OVERSAMPLING)
+    drawn = SCENES[kind].draw(facts, Random(seed), "train", size)
+    canvases = drawn if isinstance(drawn, list) else [drawn]
+    return [canvas.image.reduce(OVERSAMPLING) for canvas in canvases]
+
+
+def main() -> None:
+    """Draw all examples."""
+    parser = argparse.ArgumentParser(prog="python -m playground.demo_images", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("images"), help="folder to write to")
+    out = parser.parse_args().out
+    for name in tqdm(EXAMPLES, desc="drawing", unit="image"):
+        images = draw_example(name)
+        for image, letter in zip(images, ("_a", "_b") if len(images) > 1 else ("",), strict=True):
+            with atomic_file(out / f"{name}{letter}.png") as path:
+                image.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
