@@ -18,12 +18,19 @@ COLORS: dict[str, Color] = {
     "white": (250, 250, 250),
 }
 VIVID = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+NEUTRAL = ("gray", "black", "white")
+NEUTRAL_TINT = 3  # levels; more would make a gray purple
 JITTER = 12  # each channel of a shade is within this many levels of the named colour
 
 
 def shade(name: str, rng: Random, jitter: int = JITTER) -> Color:
     """A colour one would still call `name`."""
-    r, g, b = (min(255, max(0, level + rng.randint(-jitter, jitter))) for level in COLORS[name])
+    common, tint = 0, jitter
+    if name in NEUTRAL:
+        common, tint = rng.randint(-jitter, jitter), min(jitter, NEUTRAL_TINT)
+    r, g, b = (
+        min(255, max(0, level + common + rng.randint(-tint, tint))) for level in COLORS[name]
+    )
     return r, g, b
 
 

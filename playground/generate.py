@@ -14,17 +14,12 @@ from tqdm import tqdm
 from mgm.atomic import atomic_file, atomic_folder
 from mgm.errors import MGMError, run_command
 from playground.scenes import KINDS, Sample, Split, draw_sample
+from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
-VERSION = 3  # to be raised when the same seed would draw another picture
+VERSION = 4  # to be raised when the same seed would draw another picture
 IMAGE_MARKER = "<image>\n"
 SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
 CHUNK = 32  # samples per message between processes
-DESCRIBE = (
-    "Describe the image.",
-    "What does the image show?",
-    "Give a short description of the image.",
-    "Write down what is in the image.",
-)
 
 Record = dict[str, Any]
 
@@ -131,9 +126,7 @@ def conversation_record(sample: Sample, identity: str, names: list[str]) -> Reco
 
 def caption_record(sample: Sample, identity: str, names: list[str]) -> Record:
     """A sample's caption as one entry of the published format, for the alignment stage."""
-    instruction = Random(identity).choice(DESCRIBE)
-    if len(names) > 1:
-        instruction = instruction.replace("the image", "the images")
+    instruction = Random(identity).choice(DESCRIBE if len(names) == 1 else DESCRIBE_BOTH)
     return {
         **_head(identity, names),
         "conversations": [

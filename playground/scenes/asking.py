@@ -18,6 +18,12 @@ DESCRIBE = (
     "Give a short description of the image.",
     "What do you see in the image?",
 )
+DESCRIBE_BOTH = (
+    "Describe the images.",
+    "What do the images show?",
+    "Give a short description of the images.",
+    "What do you see in the images?",
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def conversation(
     chosen = _choose(asks, rng.randint(2, 6), rng)
     short = rng.random() < SHORT_SHARE
     if not short and len(caption) <= LONGEST_DESCRIPTION and rng.random() < DESCRIBE_SHARE:
-        chosen[-1] = Ask("describe", DESCRIBE, caption, caption, tuple(heights))
+        questions = DESCRIBE_BOTH if scene == "comparison" else DESCRIBE
+        chosen[-1] = Ask("describe", questions, caption, caption, tuple(heights))
         rng.shuffle(chosen)
     turns = []
     for ask in chosen:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from random import Random
-from typing import Protocol
 
 from PIL import Image, ImageDraw
 
@@ -10,22 +9,11 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import Color, dark, ink_on, pale, shade
 from playground.fonts import Face, choose_face
+from playground.scenes.sign_questions import SignFacts
 
 LARGEST_CAP = 44.0  # units, as everything here
 MARGIN = 22.0  # at both sides of the widest line
 TURNED_SHARE = 0.25
-
-
-class SignFacts(Protocol):
-    """What the drawing needs to know of a sign; see `sign.Facts`."""
-
-    layout: str
-    bare: bool
-    texts: tuple[str, ...]
-    papers: tuple[str, ...]
-    ink: str
-    small: int
-    pill: bool
 
 
 def draw_sign(

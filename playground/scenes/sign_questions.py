@@ -1,0 +1,199 @@
+"""What can be asked about a sign."""
+
+from random import Random
+from typing import Protocol
+
+from playground.scenes.asking import Ask, yes_no
+
+ORDINALS = ("first", "second", "third")
+
+
+class SignFacts(Protocol):
+    """What drawing and questions need to know of a sign; see `sign.Facts`."""
+
+    layout: str
+    bare: bool
+    texts: tuple[str, ...]
+    papers: tuple[str, ...]
+    ink: str
+    small: int
+    other: str
+    pill: bool
+
+
+def sign_asks(facts: SignFacts, rng: Random) -> list[Ask]:
+    """All that can be asked about the sign."""
+    if facts.layout == "boxes":
+        return _box_asks(facts, rng)
+    color = facts.papers[0]
+    if facts.bare:
+        found = [
+            Ask(
+                "color",
+                ("What color is the background?", "What is the color of the background?"),
+                color,
+                f"The background is {color}.",
+            ),
+            Ask(
+                "color",
+                ("What color is the text?", "What is the color of the text?"),
+                facts.ink,
+                f"The text is {facts.ink}.",
+            ),
+        ]
+    else:
+        found = [
+            Ask(
+                "color",
+                ("What color is the sign?", "What is the color of the sign?"),
+                color,
+                f"The sign is {color}.",
+            )
+        ]
+    if facts.layout == "single":
+        return found + _single_asks(facts, rng)
+    if facts.layout == "headline":
+        for name, index in (("large", 1 - facts.small), ("small", facts.small)):
+            found.append(
+                Ask(
+                    name,
+                    (
+                        f"What does the {name} text say?",
+                        f"What is written in {name} letters?",
+                        f"Read the {name} text.",
+                    ),
+                    facts.texts[index],
+                    f"The {name} text says {facts.texts[index]}.",
+                    (f"line {index}",),
+                )
+            )
+    else:
+        count = len(facts.texts)
+        found.append(
+            Ask(
+                "lines",
+                ("How many lines of text are there?",),
+                str(count),
+                f"There are {count} lines of text.",
+            )
+        )
+    for name, index in (("top", 0), ("bottom", len(facts.texts) - 1)):
+        text = facts.texts[index]
+        found.append(
+            Ask(
+                name,
+                (
+                    f"What is written at the {name}?",
+                    f"What does the {name} line say?",
+                    f"Read the {name} line.",
+                ),
+                text,
+                f"The {name} line says {text}.",
+                (f"line {index}",),
+            )
+        )
+    if facts.layout == "lines":
+        for index in range(1, min(3, len(facts.texts) - 1)):
+            text, name = facts.texts[index], ORDINALS[index]
+            found.append(
+                Ask(
+                    "line",
+                    (f"What does the {name} line say?", f"Read the {name} line."),
+                    text,
+                    f"The {name} line says {text}.",
+                    (f"line {index}",),
+                )
+            )
+    return found
+
+
+def _single_asks(facts: SignFacts, rng: Random) -> list[Ask]:
+    text, key = facts.texts[0], ("line 0",)
+    words = text.split()
+    noun = "text" if facts.bare else "sign"
+    if facts.bare:
+        questions = (
+            "What does the text say?",
+            "What is written in the image?",
+            "Read the text.",
+            "What does the image say?",
+        )
+    else:
+        questions = (
+            "What does the sign say?",
+            "What is written on the sign?",
+            "Read the sign.",
+            "What is the text on the sign?",
+        )
+    found = [Ask("text", questions, text, f"The {noun} says {text}.", key)]
+    claim = rng.choice((text, facts.other))
+    found.append(
+        yes_no(
+            "check",
+            (f'Does the {noun} say "{claim}"?',),
+            claim == text,
+            f"Yes, the {noun} says {text}.",
+            f"No, the {noun} says {text}.",
+            key,
+        )
+    )
+    if len(words) > 1:
+        for name, word in zip(ORDINALS, words, strict=False):
+            found.append(
+                Ask(
+                    "word",
+                    (f"What is the {name} word?", f"Which word comes {name}?"),
+                    word,
+                    f"The {name} word is {word}.",
+                    key,
+                )
+            )
+    number = f"are {len(words)} words" if len(words) > 1 else "is 1 word"
+    found.append(Ask("words", ("How many words are there?",), str(len(words)), f"There {number}."))
+    return found
+
+
+def _box_asks(facts: SignFacts, rng: Random) -> list[Ask]:
+    count = len(facts.texts)
+    found = []
+    for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):
+        key = (f"line {index}",)
+        found.append(
+            Ask(
+                "box",
+                (
+                    f"What does the {color} box say?",
+                    f"What is written in the {color} box?",
+                    f"Read the text in the {color} box.",
+                ),
+                text,
+                f"The {color} box says {text}.",
+                key,
+            )
+        )
+    index = rng.randrange(count)
+    text, color = facts.texts[index], facts.papers[index]
+    found.append(
+        Ask(
+            "box color",
+            (f'What color is the box that says "{text}"?',),
+            color,
+            f"The box that says {text} is {color}.",
+            (f"line {index}",),
+        )
+    )
+    found.append(
+        Ask("boxes", ("How many boxes are there?",), str(count), f"There are {count} boxes.")
+    )
+    for name, index in (("top", 0), ("bottom", count - 1)):
+        text = facts.texts[index]
+        found.append(
+            Ask(
+                f"{name} box",
+                (f"What does the box at the {name} say?", f"What does the {name} box say?"),
+                text,
+                f"The {name} box says {text}.",
+                (f"line {index}",),
+            )
+        )
+    return found
