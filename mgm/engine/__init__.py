@@ -1,0 +1,1 @@
+"""Inference: requests in, answers out, whole or piece by piece."""

@@ -1,0 +1,59 @@
+"""Encoded images that may be asked about again."""
+
+import hashlib
+from collections import OrderedDict
+
+from PIL import Image
+from torch import Tensor
+
+CAPACITY = 512 * 2**20  # bytes: about 100 images of a 7B model, 20 in HD
+
+
+class FeatureCache:
+    """Image features by image; those unused for longest leave first.
+
+    Args:
+        capacity: bytes that the features may take together.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self.size = 0  # bytes
+        self.hits = 0
+        self.misses = 0
+        self._features: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def get(self, key: bytes) -> Tensor | None:
+        """The features of the image with this key, if they are here."""
+        features = self._features.get(key)
+        if features is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._features.move_to_end(key)
+        return features
+
+    def put(self, key: bytes, features: Tensor) -> None:
+        """Keep the features of the image with this key, unless they alone are too large."""
+        self._drop(key)
+        if features.nbytes > self.capacity:
+            return
+        self._features[key] = features
+        self.size += features.nbytes
+        while self.size > self.capacity:
+            self._drop(next(iter(self._features)))
+
+    def _drop(self, key: bytes) -> None:
+        features = self._features.pop(key, None)
+        if features is not None:
+            self.size -= features.nbytes
+
+
+def image_key(image: Image.Image) -> bytes:
+    """A key that two images share only if they are of the same size and equal in every pixel."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()

@@ -1,0 +1,124 @@
+"""What is asked, and what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mgm.data.images import ImageSource
+from mgm.data.templates import IMAGE_MARKER
+from mgm.errors import MGMError
+
+Exchange = tuple[str, str]  # a question and its answer
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question, with its images and the exchanges before it.
+
+    Attributes:
+        prompt: the question.
+        images: a path, an http(s) or data URL, the bytes of an image file or a Pillow image each.
+            Without image markers (`<image>`) in the text they come before the first question;
+            with markers, there is one marker for each image, in reading order.
+        history: earlier questions and answers, the oldest first.
+        max_new_tokens: the longest answer, in tokens. The room that is left in the model's context
+            limits it too.
+        temperature: 0 always takes the likeliest token; larger values draw more freely.
+        top_p: when drawing, only from the likeliest tokens that together reach this probability.
+        seed: makes drawing repeatable; None: drawn anew every time.
+        stop: texts that end the answer, besides those of the model; they are not part of it.
+
+    Raises:
+        MGMError: a value is out of range, or images and markers do not match.
+    """
+
+    prompt: str
+    images: Sequence[ImageSource] = ()
+    history: Sequence[Exchange] = ()
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("images", "history", "stop"):
+            if isinstance(getattr(self, name), str | bytes):
+                raise MGMError(f"{name} is {getattr(self, name)!r:.80}; give a list")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _demand(isinstance(self.prompt, str), "prompt", self.prompt, "a text")
+        _demand(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "1 or more")
+        _demand(_within(self.temperature, 0, 100), "temperature", self.temperature, "from 0 to 100")
+        _demand(
+            _within(self.top_p, 0, 1) and self.top_p > 0, "top_p", self.top_p, "above 0 and up to 1"
+        )
+        _demand(
+            self.seed is None or (_whole(self.seed, 0) and self.seed < 2**63),
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2**63 - 1, or None",
+        )
+        _demand(
+            all(isinstance(text, str) and text for text in self.stop),
+            "stop",
+            list(self.stop),
+            "a list of texts that are not empty",
+        )
+        for index, exchange in enumerate(self.history, start=1):
+            pair = isinstance(exchange, tuple | list) and len(exchange) == 2
+            if not pair or not all(isinstance(text, str) for text in exchange):
+                raise MGMError(
+                    f"history, exchange {index}: {exchange!r:.80}; give a pair (question, answer)"
+                )
+        self._check_markers()
+
+    def _check_markers(self) -> None:
+        markers = sum(text.count(IMAGE_MARKER) for text in self.questions)
+        if markers and markers != len(self.images):
+            images = f"{len(self.images)} image{'' if len(self.images) == 1 else 's'}"
+            raise MGMError(
+                f"the text has {markers} {IMAGE_MARKER} but {images} came with it; give one image "
+                f"for each {IMAGE_MARKER}, or leave the markers out to put all images first"
+            )
+        for index, (_, answer) in enumerate(self.history, start=1):
+            if IMAGE_MARKER in answer:
+                raise MGMError(
+                    f"history, exchange {index}: the answer holds {IMAGE_MARKER}, which stands for "
+                    "an image of the user; put it into the question"
+                )
+
+    @property
+    def questions(self) -> list[str]:
+        """All questions, the new one last."""
+        return [question for question, _ in self.history] + [self.prompt]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a request.
+
+    Attributes:
+        text: the answer.
+        tokens: the token ids that the model wrote, the one that ended the answer not included.
+        finish_reason: "stop" (the model or a stop text ended it), "length" (the limit did) or
+            "cancelled" (the reader did).
+        prompt_tokens: positions that the prompt took, those of images included.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    prompt_tokens: int
+
+
+def _demand(holds: bool, name: str, found: object, valid: str) -> None:
+    if not holds:
+        raise MGMError(f"{name} is {found!r:.80}; give {valid}")
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    # Not a number compares as false with everything.
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

@@ -1,0 +1,36 @@
+"""What ends an answer: tokens, and texts where the model has no token for it."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from mgm.data.templates import Template
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Token ids and texts that end an answer; neither is part of it."""
+
+    ids: frozenset[int]
+    texts: tuple[str, ...]
+
+
+def stops_of(
+    tokenizer: PreTrainedTokenizerBase, template: Template, *configured: int | list[int] | None
+) -> Stops:
+    """What ends an answer of a model.
+
+    Args:
+        tokenizer: its end token does.
+        template: so does its stop text, as a token where it is a special one.
+        *configured: so do the end tokens that the model's configurations name.
+    """
+    ids = {tokenizer.eos_token_id}
+    for given in configured:
+        ids |= set(given) if isinstance(given, list | tuple) else {given}
+    texts = ()
+    if template.stop in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
+        ids.add(tokenizer.convert_tokens_to_ids(template.stop))
+    elif template.stop:
+        texts = (template.stop,)
+    return Stops(frozenset(ids - {None}), texts)
