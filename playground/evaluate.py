@@ -136,7 +136,9 @@ def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
             values = [100 * counts[n][0] / counts[n][1] for n in names]
             places = [i + (index - (len(results) - 1) / 2) * width for i in range(len(names))]
             axis.bar(places, values, width, label=model)
-        labels = [name.removeprefix("text ").removesuffix(" px").replace("_", " ") for name in names]
+        labels = [
+            name.removeprefix("text ").removesuffix(" px").replace("_", " ") for name in names
+        ]
         axis.set_xticks(range(len(names)), labels, rotation=35, ha="right")
         axis.set_title(title)
         axis.set_ylim(0, 100)

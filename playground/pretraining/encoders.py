@@ -64,7 +64,9 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         index = int(generator.integers(len(sample.images)))
         targets = dense_targets(sample, index, THINGS, COLOR_IDS)
         whole = not page and len(sample.images) == 1
-        caption = self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
+        caption = (
+            self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
+        )
         ids = np.zeros(CAPTION_TOKENS, np.int64)
         ids[: len(caption)] = caption[:CAPTION_TOKENS]
         arrays = {
@@ -87,7 +89,9 @@ class CaptionEncoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
         self.position = nn.Parameter(0.02 * torch.randn(CAPTION_TOKENS, width))
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, 0.0, batch_first=True, norm_first=True
+        )
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -165,7 +169,9 @@ class Pretraining(nn.Module):
             text = self.caption_encoder(batch["caption"][captioned])
             pooled = self.pooled(coarse.mean((1, 2)))[captioned]
             for vectors in (pooled, seen.pooler_output.float()[captioned]):
-                losses["contrast"] = losses.get("contrast", 0) + 0.25 * self._contrast(vectors, text)
+                losses["contrast"] = losses.get("contrast", 0) + 0.25 * self._contrast(
+                    vectors, text
+                )
         total = sum(losses.values())
         figures |= {name: loss.detach() for name, loss in losses.items() if name not in figures}
         return total, figures
@@ -202,7 +208,10 @@ def save_encoders(model: Pretraining, folder: Path) -> None:
     vision = {"timm_model_name": "convnext_nano_mgm", "image_size": 256}
     state = {f"visual.trunk.{k}": v.contiguous() for k, v in model.convnext.state_dict().items()}
     with atomic_folder(folder / "convnext-nano-256") as part:
-        config = {"model_cfg": {"embed_dim": 160, "vision_cfg": vision}, "preprocess_cfg": preprocess}
+        config = {
+            "model_cfg": {"embed_dim": 160, "vision_cfg": vision},
+            "preprocess_cfg": preprocess,
+        }
         (part / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(
             {k: v for k, v in state.items() if not k.startswith("visual.trunk.head")},

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up the environment with the development tools, then runs every check and every test.
+#
+#   bash scripts/test.sh [pytest arguments]
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "$0")/environment.sh" dev
+started=$SECONDS
+
+say "Lint"
+ruff check .
+say "Format"
+ruff format --check .
+say "Types"
+ty check
+say "Tests"
+# One thread a process: the tests are small, and processes share the cores better than threads do.
+export OMP_NUM_THREADS=1
+python -m pytest -n "${MGM_TEST_WORKERS:-auto}" "$@"
+say "All checks passed in $((SECONDS - started)) s"
