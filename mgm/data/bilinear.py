@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def resize_bilinear(view: Tensor, side: int) -> Tensor:
-    """Resize (..., height, width) float32 to (..., side, side), corners not aligned, no smoothing."""
+    """Resize float32 (..., height, width) to (..., side, side), without smoothing."""
     top, bottom, upper, lower = _neighbours(view.shape[-2], side)
     left, right, near, far = _neighbours(view.shape[-1], side)
     needed, rows = torch.cat([top, bottom]).unique(return_inverse=True)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mgm.data.templates import IMAGE_MARKER, Layout, Template
 from mgm.data.tokenizer import encode_chunk, leading_ids
+from mgm.errors import MGMError
 
 IGNORED = -100  # the label of a position that is not learned
 
@@ -32,8 +33,13 @@ def prompt(template: Template, turns: Sequence[Turn], system: str | None = None)
         template: the way to write.
         turns: questions with their answers, image markers in place.
         system: replaces the template's system text.
+
+    Raises:
+        MGMError: the template has no place for a system text.
     """
     layout = template.layout
+    if system and not layout.system:
+        raise MGMError("this template has no place for a system text; leave it out")
     segments = _render(layout, template.system if system is None else system, turns)
     if turns and turns[-1][1] is None:
         segments.append(Segment(layout.answer_open))
@@ -133,6 +139,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     image_token_id: int,
     tokens_per_image: int,
+    add_leading_ids: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of `segments`.
 
@@ -144,6 +151,7 @@ def encode(
         tokenizer: a tokenizer that knows where in the text its tokens begin.
         image_token_id: the id at image positions.
         tokens_per_image: image positions that one image marker becomes.
+        add_leading_ids: whether the tokenizer's beginning-of-text token comes first.
 
     Returns:
         Ids and labels, equally long; labels are the ids where they are learned, else -100.
@@ -151,7 +159,7 @@ def encode(
     supervised = bytearray()
     for segment in segments:
         supervised += bytes([segment.supervised]) * len(segment.text)
-    ids = leading_ids(tokenizer)
+    ids = leading_ids(tokenizer) if add_leading_ids else []
     labels = [IGNORED] * len(ids)
     place = 0
     for index, chunk in enumerate("".join(s.text for s in segments).split(IMAGE_MARKER)):

@@ -39,7 +39,7 @@ class MGMImageProcessor(BaseImageProcessor):
             resizes with torch, several times faster and within a grey level or two.
     """
 
-    model_input_names = ["pixel_values", "pixel_values_aux"]
+    model_input_names = ["pixel_values", "pixel_values_aux"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class MGMImageProcessor(BaseImageProcessor):
         """Low-resolution crops of one image, the global view included."""
         return self.image_grid**2 + int(self.image_global and self.image_grid > 1)
 
-    def __call__(
+    def preprocess(
         self,
         images: ImageSource | list[ImageSource],
         return_tensors: str | None = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepare one image or several.
+        """Prepare one image or several; calling the processor does the same.
 
         Args:
             images: whatever `open_image` opens, or a list of it.
@@ -94,15 +94,6 @@ class MGMImageProcessor(BaseImageProcessor):
         Raises:
             MGMError: an image cannot be opened.
         """
-        return self.preprocess(images, return_tensors=return_tensors, **kwargs)
-
-    def preprocess(
-        self,
-        images: ImageSource | list[ImageSource],
-        return_tensors: str | None = "pt",
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """The same as calling the processor."""
         sources = images if isinstance(images, (list, tuple)) else [images]
         if not sources:
             raise MGMError("no image given; leave images out for text alone")

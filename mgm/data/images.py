@@ -47,7 +47,7 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
         MGMError: there is no image there, or it is damaged or larger than `MAX_PIXELS`.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, f"{label}")
+        return _to_rgb(source, label)
     if isinstance(source, bytes):
         name, content = f"{label}: {len(source)} bytes", source
     else:
@@ -79,7 +79,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # and evaluated on the pixels as stored. Neither is transparency: hidden colours show.
     try:
         image.load()  # only decoding to the end finds a truncated file
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except _BROKEN as error:
         raise _damaged(name, error) from error
 

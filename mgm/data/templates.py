@@ -6,6 +6,7 @@ of the published names and our own `nano`. `mgm.data.conversation` turns turns i
 
 from dataclasses import dataclass, replace
 
+from mgm.data.system_texts import ENERGY, HUMAN, LLAMA_2, MPT, TAGGED, USER, VISION
 from mgm.errors import MGMError
 
 IMAGE_MARKER = "<image>"
@@ -99,48 +100,6 @@ def version_template(version: str) -> str:
     return version
 
 
-_HUMAN = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
-_USER = _HUMAN.replace("human", "user")
-_VISION = (
-    "You are able to understand the visual content that the user provides, "
-    "and assist the user with a variety of tasks using natural language."
-)
-_TAGGED = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    + _VISION.replace("You are", "The assistant is")
-    + "The visual content will be provided with the following format: <Image>visual content</Image>."
-)
-_LLAMA_2 = (
-    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, "
-    "while being safe.  Your answers should not include any harmful, unethical, racist, sexist, "
-    "toxic, dangerous, or illegal content. Please ensure that your responses are socially unbiased "
-    "and positive in nature.\n\nIf a question does not make any sense, or is not factually coherent, "
-    "explain why instead of answering something not correct. If you don't know the answer to a "
-    "question, please don't share false information."
-)
-_ENERGY = (
-    "What are the key differences between renewable and non-renewable energy sources?",
-    "Renewable energy sources are those that can be replenished naturally in a relatively short "
-    "amount of time, such as solar, wind, hydro, geothermal, and biomass. Non-renewable energy "
-    "sources, on the other hand, are finite and will eventually be depleted, such as coal, oil, and "
-    "natural gas. Here are some key differences between renewable and non-renewable energy sources:\n"
-    "1. Availability: Renewable energy sources are virtually inexhaustible, while non-renewable "
-    "energy sources are finite and will eventually run out.\n"
-    "2. Environmental impact: Renewable energy sources have a much lower environmental impact than "
-    "non-renewable sources, which can lead to air and water pollution, greenhouse gas emissions, and "
-    "other negative effects.\n"
-    "3. Cost: Renewable energy sources can be more expensive to initially set up, but they typically "
-    "have lower operational costs than non-renewable sources.\n"
-    "4. Reliability: Renewable energy sources are often more reliable and can be used in more remote "
-    "locations than non-renewable sources.\n"
-    "5. Flexibility: Renewable energy sources are often more flexible and can be adapted to different "
-    "situations and needs, while non-renewable sources are more rigid and inflexible.\n"
-    "6. Sustainability: Renewable energy sources are more sustainable over the long term, while "
-    "non-renewable sources are not, and their depletion can lead to economic and social instability.\n",
-)
 _EXCHANGE = ("<Image><image></Image>", "Received.")
 
 
@@ -182,25 +141,28 @@ _VICUNA = _colon("USER", "ASSISTANT", " ", "</s>")
 _HASHES = _colon("Human", "Assistant", "###", "###")
 _SIGNALS = _signalled("Human", "Assistant")
 _CHATML = _headed(
-    "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>", "<|im_start|>system\n{}<|im_end|>"
+    "<|im_start|>user\n",
+    "<|im_start|>assistant\n",
+    "<|im_end|>",
+    "<|im_start|>system\n{}<|im_end|>",
 )
 _CAPTION = Template(
     Layout(question=("", "\n"), answer=("", "\n")),
     stop="\n",
     training=Layout(answer=("", "\n"), drops_questions=True),
 )
-_HUMAN_HASHES = Template(_HASHES, _HUMAN, stop="###", training=_SIGNALS, keeps_greeting=True)
-_VICUNA_V1 = Template(_VICUNA, _USER, stop="</s>")
+_HUMAN_HASHES = Template(_HASHES, HUMAN, stop="###", training=_SIGNALS, keeps_greeting=True)
+_VICUNA_V1 = Template(_VICUNA, USER, stop="</s>")
 _TAGS = "<Image><image></Image>"
 
 TEMPLATES: dict[str, Template] = {
-    "default": replace(_HUMAN_HASHES, examples=(_ENERGY,)),
-    "v0": replace(_HUMAN_HASHES, examples=(_ENERGY,)),
+    "default": replace(_HUMAN_HASHES, examples=(ENERGY,)),
+    "v0": replace(_HUMAN_HASHES, examples=(ENERGY,)),
     "v1": _VICUNA_V1,
     "vicuna_v1": _VICUNA_V1,
     "phi_2": Template(
         _colon("USER", "ASSISTANT", " ", "<|endoftext|>"),
-        _USER,
+        USER,
         stop="<|endoftext|>",
         training=_signalled("USER", "ASSISTANT"),
         keeps_greeting=True,
@@ -213,7 +175,7 @@ TEMPLATES: dict[str, Template] = {
         ),
         stop="<end_of_turn>",
     ),
-    "llama_2": Template(_BRACKETS, _LLAMA_2, stop="</s>"),
+    "llama_2": Template(_BRACKETS, LLAMA_2, stop="</s>"),
     "llama_3": Template(
         _headed(
             "<|start_header_id|>user<|end_header_id|>\n\n",
@@ -222,12 +184,10 @@ TEMPLATES: dict[str, Template] = {
             "<|eot_id|>",
             "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
         ),
-        f"You are a helpful language and vision assistant. {_VISION}",
+        VISION,
         stop="<|eot_id|>",
     ),
-    "imgsp_v1": replace(
-        _VICUNA_V1, training=_signalled("USER", "ASSISTANT"), keeps_greeting=True
-    ),
+    "imgsp_v1": replace(_VICUNA_V1, training=_signalled("USER", "ASSISTANT"), keeps_greeting=True),
     "mistral_instruct": Template(_BRACKETS, stop="</s>"),
     "chatml_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
     "mistral_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
@@ -236,27 +196,24 @@ TEMPLATES: dict[str, Template] = {
     "llava_v0": _HUMAN_HASHES,
     "v0_mmtag": Template(
         _HASHES,
-        _TAGGED,
+        TAGGED,
         stop="###",
         image_exchange=_EXCHANGE,
         training=replace(_SIGNALS, image=_TAGS),
         keeps_greeting=True,
     ),
-    "llava_v1": Template(_VICUNA, _HUMAN, stop="</s>"),
+    "llava_v1": Template(_VICUNA, HUMAN, stop="</s>"),
     "v1_mmtag": Template(
         _VICUNA,
-        _TAGGED,
+        TAGGED,
         stop="</s>",
         image_exchange=_EXCHANGE,
         training=replace(_VICUNA, image=_TAGS),
     ),
-    "llava_llama_2": Template(
-        _BRACKETS, f"You are a helpful language and vision assistant. {_VISION}", stop="</s>"
-    ),
+    "llava_llama_2": Template(_BRACKETS, VISION, stop="</s>"),
     "mpt": Template(
         _CHATML,
-        "A conversation between a user and an LLM-based AI assistant. "
-        "The assistant gives helpful and honest answers.",
+        MPT,
         stop="<|im_end|>",
     ),
     "nano": Template(

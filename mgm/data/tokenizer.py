@@ -28,7 +28,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
 
     Args:
         path: a folder with tokenizer.json, or with the tokenizer.model of the LLaMA family, or
-            anything that transformers turns into a fast tokenizer; or a name on the Hugging Face hub.
+            anything that transformers makes a fast tokenizer of; or a name on the hub.
 
     Raises:
         MGMError: there is no tokenizer, or it is broken or of a kind that cannot be used.
@@ -49,19 +49,24 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         if isinstance(error, MGMError):
             raise
         raise MGMError(f"{path}: no usable tokenizer there ({one_line(error)})") from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise MGMError(f"{path}: only tokenizers with a tokenizer.json can be used")
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": [IMAGE_MARKER]}, replace_extra_special_tokens=False
-    )
+    add_image_token(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
-def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def add_image_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer the special token `<image>`, unless it has it."""
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [IMAGE_MARKER]}, replace_extra_special_tokens=False
+    )
+
+
+def image_token_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of `<image>` in a tokenizer of `load_tokenizer`."""
-    return tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+    return tokenizer.get_vocab()[IMAGE_MARKER]
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -135,19 +140,14 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    names = {
-        key: _content(settings.get(key, default))
-        for key, default in (
-            ("bos_token", "<s>"),
-            ("eos_token", "</s>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", None),
-        )
-    }
-    for token in _added_tokens(folder, settings, names):
+    bos = _content(settings.get("bos_token")) or "<s>"
+    eos = _content(settings.get("eos_token")) or "</s>"
+    unknown = _content(settings.get("unk_token")) or "<unk>"
+    padding = _content(settings.get("pad_token"))
+    named = [bos, eos, unknown] + ([padding] if padding else [])
+    for token in _added_tokens(folder, settings, named):
         backend.add_special_tokens([AddedToken(token, normalized=False)])
     if settings.get("add_bos_token", True):
-        bos = names["bos_token"]
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A",
             pair=f"{bos} $A {bos} $B",
@@ -155,7 +155,10 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        **names,
+        bos_token=bos,
+        eos_token=eos,
+        unk_token=unknown,
+        pad_token=padding,
         model_max_length=settings.get("model_max_length"),
         clean_up_tokenization_spaces=False,
     )
@@ -175,15 +178,18 @@ def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     return [half for _, half in merges]
 
 
-def _added_tokens(folder: Path, settings: dict[str, Any], names: dict[str, str | None]) -> list[str]:
-    """The tokens beside the vocabulary, by id."""
-    tokens = {int(i): _content(t) for i, t in settings.get("added_tokens_decoder", {}).items()}
+def _added_tokens(folder: Path, settings: dict[str, Any], named: list[str]) -> list[str]:
+    """The tokens beside the vocabulary, by id; `named` ones come first if they have none."""
+    tokens = {
+        int(index): token["content"]
+        for index, token in settings.get("added_tokens_decoder", {}).items()
+    }
     file = folder / "added_tokens.json"
     if file.is_file():
         added = json.loads(file.read_text(encoding="utf-8"))
         tokens |= {index: token for token, index in added.items()}
-    special = [name for name in names.values() if name not in (None, *tokens.values())]
-    return [*special, *(tokens[index] for index in sorted(tokens))]
+    first = [token for token in named if token not in tokens.values()]
+    return [*first, *(tokens[index] for index in sorted(tokens))]
 
 
 def _content(token: str | dict[str, Any] | None) -> str | None:

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from mgm.data.conversation import Segment, encode
-from mgm.data.tokenizer import encode_chunk, image_token_id, load_tokenizer
+from mgm.data.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
 from tests.golden_files import golden, golden_json
 
@@ -42,7 +42,7 @@ def test_ids_around_images_equal_published_ids():
 def test_image_token_is_the_first_id_after_the_vocabulary():
     for name, size in {"vicuna": 760, "llama3": 707}.items():
         tokenizer = load(folder(name))
-        assert image_token_id(tokenizer) == size == len(tokenizer) - 1
+        assert image_token_id_of(tokenizer) == size == len(tokenizer) - 1
         assert tokenizer("<image>", add_special_tokens=False).input_ids == [size]
 
 

@@ -1,0 +1,96 @@
+"""Training samples as tensors, made when they are asked for."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mgm.data.conversation import encode, move_image_first, training_segments
+from mgm.data.images import open_image
+from mgm.data.processor import MGMProcessor
+from mgm.data.samples import Sample, read_samples
+from mgm.data.templates import get_template
+
+
+class ConversationDataset(Dataset[dict[str, Tensor]]):
+    """Conversations from a file in the published format.
+
+    The file is read and checked at once; texts are tokenised and images opened in `__getitem__`.
+
+    Args:
+        path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+        processor: the model's processor.
+        image_folder: where the files' image paths begin; by default the folder of `path`.
+        conversation: name of the template; by default the processor's.
+
+    Raises:
+        MGMError: the file or a sample in it is malformed; names the file and the sample.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        processor: MGMProcessor,
+        image_folder: str | os.PathLike[str] | None = None,
+        conversation: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.processor = processor
+        self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
+        self.template = get_template(conversation or processor.conversation, processor.wrap_images)
+        self.samples = read_samples(path)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One sample.
+
+        Returns:
+            `input_ids` and `labels` (length), image markers expanded, labels -100 where nothing is
+            learned; with images also `pixel_values` (images, crops, 3, S, S) and
+            `pixel_values_aux` (images, 3, A, A).
+
+        Raises:
+            MGMError: an image is missing or damaged; names the file, the sample and the image.
+        """
+        sample = self.samples[index]
+        ids, labels = self._encode(sample)
+        tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+        if sample.images:
+            where = f"{self.path}: sample {index % len(self)}"
+            images = [
+                open_image(self.image_folder / image, f"{where}, image {number}")
+                for number, image in enumerate(sample.images)
+            ]
+            tensors |= self.processor.image_processor(images)
+        return tensors
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Estimated positions of each sample: its words and its image positions."""
+        per_image = self.processor.image_tokens_per_image
+        return [sample.words + per_image * len(sample.images) for sample in self.samples]
+
+    @cached_property
+    def modality_lengths(self) -> list[int]:
+        """Words of each sample, negative without image: what grouping by modality sorts by."""
+        # Compat: image positions are left out, or published training orders would change.
+        return [sample.words if sample.images else -sample.words for sample in self.samples]
+
+    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
+        turns, greeting = sample.turns, sample.greeting
+        if sample.images:
+            turns = [
+                (move_image_first(question), answer and move_image_first(answer))
+                for question, answer in turns
+            ]
+        return encode(
+            training_segments(self.template, turns, greeting),
+            self.processor.tokenizer,
+            self.processor.image_token_id,
+            self.processor.image_tokens_per_image,
+        )

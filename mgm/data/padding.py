@@ -1,0 +1,28 @@
+"""Rows of different lengths as one tensor."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mgm.errors import MGMError
+
+
+def pad_rows(rows: Sequence[Sequence[int] | Tensor], value: int, side: str = "right") -> Tensor:
+    """Rows of integers as (rows, longest row) int64, filled up with `value` on `side`."""
+    if side not in ("left", "right"):
+        raise MGMError(f"padding_side is {side!r}; choose left or right")
+    longest = max(map(len, rows))
+    padded = torch.full((len(rows), longest), value, dtype=torch.long)
+    for target, row in zip(padded, rows, strict=True):
+        start = longest - len(row) if side == "left" else 0
+        target[start : start + len(row)] = torch.as_tensor(row, dtype=torch.long)
+    return padded
+
+
+def attention_mask(lengths: Sequence[int], side: str = "right") -> Tensor:
+    """1 where a row of that length stands, 0 where it is padded: (rows, longest) int64.
+
+    It comes from lengths: a text may hold the padding id as a token of its own.
+    """
+    return pad_rows([[1] * length for length in lengths], 0, side)

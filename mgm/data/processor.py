@@ -1,0 +1,233 @@
+"""Text and images to the tensors that the model takes, and ids back to text."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from mgm.data.chat_template import chat_template as jinja_source
+from mgm.data.conversation import Segment, Turn, encode, number_images, prompt
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.images import ImageSource
+from mgm.data.padding import attention_mask, pad_rows
+from mgm.data.processor_files import read_processor
+from mgm.data.templates import IMAGE_MARKER, get_template
+from mgm.data.tokenizer import add_image_token, image_token_id_of
+from mgm.errors import MGMError
+
+
+class MGMProcessor(ProcessorMixin):
+    """Tokenizer, image processor and template of one model.
+
+    Args:
+        image_processor: prepares the images.
+        tokenizer: a tokenizer of `load_tokenizer`; it gets the token `<image>` if it lacks it.
+        conversation: the template's name, see `mgm.data.templates`.
+        image_token_id: the id at image positions; by default that of `<image>`.
+        patch_size: pixels per side of a low-resolution position.
+        wrap_images: whether prompts put `<im_start>` and `<im_end>` around images.
+        chat_template: Jinja source; by default made from the template.
+
+    Raises:
+        MGMError: there is no template of that name.
+    """
+
+    def __init__(
+        self,
+        image_processor: MGMImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        conversation: str = "vicuna_v1",
+        image_token_id: int | None = None,
+        patch_size: int = 14,
+        wrap_images: bool = False,
+        chat_template: str | None = None,
+    ) -> None:
+        add_image_token(tokenizer)
+        if image_token_id is None:
+            image_token_id = image_token_id_of(tokenizer)
+        self.conversation = conversation
+        self.image_token_id = image_token_id
+        self.patch_size = patch_size
+        self.wrap_images = wrap_images
+        self.template = get_template(conversation, wrap_images)
+        if chat_template is None:
+            chat_template = jinja_source(self.template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_pretrained(  # ty: ignore[incompatible-method-override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "MGMProcessor":
+        """The processor of a model folder, native or in the published layout.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
+            **kwargs: arguments of the class replace what the folder says; others say where to
+                look on the hub (`revision`, `cache_dir`, `token`, `local_files_only`).
+
+        Raises:
+            MGMError: there is no such folder, or it lacks a file or holds a broken one.
+        """
+        return cls(**read_processor(pretrained_model_name_or_path, kwargs))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """Write tokenizer, settings and chat template into a folder."""
+        written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        # transformers keeps the image settings in processor_config.json; servers look here.
+        return [*written, *self.image_processor.save_pretrained(save_directory)]
+
+    @property
+    def image_token(self) -> str:
+        """The marker of an image in a prompt."""
+        return IMAGE_MARKER
+
+    @property
+    def image_tokens_per_image(self) -> int:
+        """Positions that one image marker becomes."""
+        return (
+            self.image_processor.image_size // self.patch_size
+        ) ** 2 * self.image_processor.crops
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that a call returns."""
+        return ["input_ids", "attention_mask", "pixel_values", "pixel_values_aux"]
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        padding_side: str = "left",
+        add_special_tokens: bool = True,
+        videos: None = None,
+        audio: None = None,
+    ) -> BatchFeature:
+        """Prepare a batch.
+
+        Args:
+            images: the images in the order of their markers, in one list or in a list per text.
+            text: prompts, already in the template's form, with `<image>` markers.
+            return_tensors: "pt" for tensors, None for lists of ids (images are tensors still).
+            padding: whether shorter texts are filled up to the longest.
+            padding_side: "left", which generation needs, or "right".
+            add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
+            videos: transformers passes None; the model takes none.
+            audio: the same.
+
+        Returns:
+            `input_ids` and `attention_mask` (batch, length) with every marker expanded to
+            `image_tokens_per_image` positions; with images also `pixel_values`
+            (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A).
+
+        Raises:
+            MGMError: markers and images do not agree in number, or an image cannot be opened.
+        """
+        if videos is not None or audio is not None:
+            raise MGMError("the model takes text and images, no videos or audio")
+        groups = _image_groups(images)
+        features = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            _check_counts(texts, groups)
+            rows = [self.encode(one, add_special_tokens) for one in texts]
+            features = self._batch(rows, return_tensors, padding, padding_side)
+        flat = [image for group in groups for image in group]
+        if flat:
+            features |= self.image_processor(flat)
+        return BatchFeature(features)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of one prompt, every image marker expanded."""
+        return encode(
+            [Segment(text)],
+            self.tokenizer,
+            self.image_token_id,
+            self.image_tokens_per_image,
+            add_special_tokens,
+        )[0]
+
+    def prompt(
+        self,
+        question: str,
+        history: Sequence[tuple[str, str]] = (),
+        images: int | None = None,
+        system: str | None = None,
+        conversation: str | None = None,
+    ) -> str:
+        """The text that makes the model answer `question`.
+
+        Image markers that `history` and `question` hold stay where they are; without any, all
+        images come before the first question, a line each. Two images or more are numbered.
+
+        Args:
+            question: what the user asks now.
+            history: earlier questions with their answers.
+            images: number of images; None: as many as there are markers.
+            system: replaces the template's system text.
+            conversation: another template's name.
+
+        Raises:
+            MGMError: markers and images do not agree in number.
+        """
+        turns: list[Turn] = [*history, (question, None)]
+        markers = sum(asked.count(IMAGE_MARKER) for asked, _ in turns)
+        if images and not markers:
+            (first, answer), *rest = turns
+            turns = [(f"{IMAGE_MARKER}\n" * images + first, answer), *rest]
+        elif images is not None and images != markers:
+            raise _count_error("the conversation", markers, images)
+        template = self.template
+        if conversation is not None:
+            template = get_template(conversation, self.wrap_images)
+        return number_images(prompt(template, [*template.examples, *turns], system))
+
+    def _batch(
+        self, rows: list[list[int]], return_tensors: str | None, padding: bool | str, side: str
+    ) -> dict[str, Any]:
+        lengths = [len(row) for row in rows]
+        if return_tensors is None and not padding:
+            return {"input_ids": rows, "attention_mask": [[1] * length for length in lengths]}
+        if not padding and len(set(lengths)) > 1:
+            raise MGMError(
+                f"texts of {min(lengths)} to {max(lengths)} tokens do not fit in one tensor; "
+                "set padding=True"
+            )
+        ids = pad_rows(rows, self.tokenizer.pad_token_id or 0, side)
+        mask = attention_mask(lengths, side)
+        if return_tensors is None:
+            return {"input_ids": ids.tolist(), "attention_mask": mask.tolist()}
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def _image_groups(images: Any) -> list[list[ImageSource]]:
+    """Images as one list per text, or as a single list for all texts."""
+    if images is None:
+        return []
+    if not isinstance(images, (list, tuple)):
+        return [[images]]
+    if images and all(isinstance(group, (list, tuple)) for group in images):
+        return [list(group) for group in images]
+    return [list(images)]
+
+
+def _check_counts(texts: list[str], groups: list[list[ImageSource]]) -> None:
+    markers = [text.count(IMAGE_MARKER) for text in texts]
+    given = [len(group) for group in groups]
+    if len(given) == len(texts) > 1:
+        for index, (marked, count) in enumerate(zip(markers, given, strict=True), start=1):
+            if marked != count:
+                raise _count_error(f"text {index} of {len(texts)}", marked, count)
+    if sum(markers) != sum(given):
+        raise _count_error("the text" if len(texts) == 1 else "the texts", sum(markers), sum(given))
+
+
+def _count_error(what: str, markers: int, images: int) -> MGMError:
+    return MGMError(
+        f"{what}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {images} "
+        f"image{'s' * (images != 1)}; give one image for each marker"
+    )

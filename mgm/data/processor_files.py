@@ -1,0 +1,111 @@
+"""What a model folder says about its processor, in our layout or in the published one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.tokenizer import load_tokenizer
+from mgm.errors import MGMError, one_line
+from mgm.model.config import MGMConfig
+from mgm.model.families import family_of
+
+_ARGUMENTS = (
+    "image_processor",
+    "tokenizer",
+    "conversation",
+    "image_token_id",
+    "patch_size",
+    "wrap_images",
+    "chat_template",
+)
+_HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
+
+
+def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `MGMProcessor` from a folder or hub name; those `given` come first.
+
+    Raises:
+        MGMError: there is no such folder, or it lacks a file or holds a broken one.
+    """
+    folder = _folder(path, given)
+    settings = _read(folder / "processor_config.json")
+    found = {name: settings[name] for name in _ARGUMENTS if name in settings}
+    found.pop("image_processor", None)
+    if settings.get("processor_class") != "MGMProcessor":
+        found = _from_model(folder)
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        found["chat_template"] = jinja.read_text(encoding="utf-8")
+    if given.get("conversation") not in (None, found.get("conversation")):
+        found.pop("chat_template", None)  # it belongs to the other template
+    found |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
+    if "tokenizer" not in found:
+        found["tokenizer"] = load_tokenizer(folder)
+    if "image_processor" not in found:
+        found["image_processor"] = MGMImageProcessor(**_image_settings(settings, folder))
+    if found.get("conversation") is None:
+        family = family_of(found["model_type"], set(found["tokenizer"].get_vocab()))
+        # Compat: published training writes what it does not know as for Vicuna.
+        found["conversation"] = family.conversation if family else "vicuna_v1"
+    found.pop("model_type", None)
+    return found
+
+
+def _from_model(folder: Path) -> dict[str, Any]:
+    raw = _read(folder / "config.json")
+    if not raw:
+        raise MGMError(
+            f"{folder}: has neither processor_config.json nor config.json; "
+            "give the folder of a Mini-Gemini model"
+        )
+    config = MGMConfig.from_pretrained(folder)
+    return {
+        "conversation": config.conversation,
+        "model_type": config.text_config.model_type,
+        "image_token_id": config.image_token_id,
+        "patch_size": config.vision_config.patch_size,
+        "wrap_images": bool(raw.get("mm_use_im_start_end", False)),
+    }
+
+
+def _image_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for found in (settings.get("image_processor"), _read(folder / "preprocessor_config.json")):
+        if found and found.get("image_processor_type") == "MGMImageProcessor":
+            return {name: value for name, value in found.items() if name != "image_processor_type"}
+    config = MGMConfig.from_pretrained(folder)
+    names = ("image_size", "image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
+    return {name: getattr(config, name) for name in names}
+
+
+def _folder(path: str | os.PathLike[str], given: dict[str, Any]) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    name = os.fspath(path)
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise MGMError(f"{path}: there is no such folder; give the folder of a model")
+    where = {key: given[key] for key in _HUB if given.get(key) is not None}
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES, **where))
+    except (OSError, ValueError) as error:
+        raise MGMError(
+            f"{path}: neither a folder here nor a model on the hub ({one_line(error)[:200]})"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file; none if there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); restore it") from error
+    if not isinstance(content, dict):
+        raise MGMError(f"{file}: holds a {type(content).__name__}, not an object; restore it")
+    return content

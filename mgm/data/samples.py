@@ -1,0 +1,143 @@
+"""Training samples in the published JSON format, read and checked."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mgm.data.conversation import Turn
+from mgm.data.templates import IMAGE_MARKER
+from mgm.errors import MGMError, one_line
+
+HUMAN, MODEL = "human", "gpt"  # the two roles in the files
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation and its images.
+
+    Attributes:
+        turns: questions with their answers; the last question may have none.
+        images: image files in the order of their markers, as the file names them.
+        greeting: what the model says before the first question.
+    """
+
+    turns: tuple[Turn, ...]
+    images: tuple[str, ...] = ()
+    greeting: str | None = None
+
+    @property
+    def words(self) -> int:
+        """Words of all messages, an image marker counted as one."""
+        texts = [self.greeting, *(text for turn in self.turns for text in turn)]
+        return sum(len(text.split()) for text in texts if text)
+
+
+def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
+    """All samples of a file, checked.
+
+    Args:
+        path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+
+    Raises:
+        MGMError: the file cannot be read or a sample is malformed; names the file and the sample.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MGMError(
+            f"{file}: cannot be read ({one_line(reason)}); give a JSON file with samples"
+        ) from error
+    content = _parse_lines(text, file) if file.suffix == ".jsonl" else _parse(text, f"{file}")
+    if not isinstance(content, list):
+        raise MGMError(
+            f"{file}: holds {_kind(content)}, not a list of samples; "
+            "put the samples between [ and ], or one in each line of a .jsonl file"
+        )
+    if not content:
+        raise MGMError(f"{file}: holds no sample")
+    return [check_sample(raw, f"{file}: sample {index}") for index, raw in enumerate(content)]
+
+
+def check_sample(raw: Any, where: str) -> Sample:
+    """The sample that a parsed JSON object describes; fields that are not known are ignored.
+
+    Args:
+        raw: `conversations`, a list of `{"from": ..., "value": ...}`, and `image`, a path or
+            a list of paths.
+        where: what errors begin with.
+
+    Raises:
+        MGMError: a field is missing, the roles do not alternate, nothing is there to learn, or
+            image markers and images do not agree in number.
+    """
+    if not isinstance(raw, dict):
+        raise MGMError(f"{where}: is {_kind(raw)}, not an object with conversations")
+    messages = raw.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        found = "has no" if messages is None else f"has {_kind(messages)} as"
+        raise MGMError(f"{where}: {found} conversations; give a list of messages")
+    texts = [_text(message, index, where) for index, message in enumerate(messages)]
+    greeting = texts.pop(0) if messages[0]["from"] == MODEL else None
+    shift = len(messages) - len(texts)
+    for index, message in enumerate(messages[shift:]):
+        expected = (HUMAN, MODEL)[index % 2]
+        if message["from"] != expected:
+            raise MGMError(
+                f"{where}: message {index + shift} is from {message['from']!r} where {expected!r} "
+                "comes next; roles alternate"
+            )
+    if len(texts) < 2:
+        raise MGMError(f"{where}: has no answer to learn; add a message from {MODEL!r}")
+    answers: list[str | None] = [*texts[1::2], None]
+    turns = tuple(zip(texts[::2], answers, strict=False))
+    images = _images(raw.get("image"), where)
+    markers = sum(text.count(IMAGE_MARKER) for text in texts)
+    if markers != len(images):
+        raise MGMError(
+            f"{where}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {len(images)} "
+            f"image{'s' * (len(images) != 1)} in field 'image'; give one image for each marker"
+        )
+    return Sample(turns, images, greeting)
+
+
+def _text(message: Any, index: int, where: str) -> str:
+    if not isinstance(message, dict):
+        raise MGMError(f"{where}: message {index} is {_kind(message)}, not an object")
+    for field in ("from", "value"):
+        if not isinstance(message.get(field), str):
+            found = "no" if field not in message else _kind(message[field]) + " as"
+            raise MGMError(f"{where}: message {index} has {found} {field!r}; give a text")
+    if message["from"] not in (HUMAN, MODEL):
+        raise MGMError(
+            f"{where}: message {index} is from {message['from']!r}; choose {HUMAN!r} or {MODEL!r}"
+        )
+    return message["value"]
+
+
+def _images(found: Any, where: str) -> tuple[str, ...]:
+    images = [] if found is None else [found] if isinstance(found, str) else found
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise MGMError(f"{where}: has {_kind(found)} as 'image'; give a path or a list of paths")
+    return tuple(images)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MGMError(f"{where}: is not valid JSON ({one_line(error)})") from error
+
+
+def _parse_lines(text: str, file: Path) -> list[Any]:
+    lines = enumerate(text.split("\n"), start=1)
+    return [_parse(line, f"{file}: line {number}") for number, line in lines if line.strip()]
+
+
+def _kind(value: Any) -> str:
+    names = {"dict": "an object", "list": "a list", "str": "a text", "NoneType": "null"}
+    kind = type(value).__name__
+    return names.get(kind, f"a {kind}")

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordPiece
+from transformers import PreTrainedTokenizerFast
+
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.processor import MGMProcessor
+
+SPECIAL = ["<pad>", "<unk>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
+WORDS = ["what", "is", "this", "a", "cat", "dog", "red", "blue", "compare", "sure", "one", "two"]
+
+
+@pytest.fixture(scope="session")
+def nano_tokenizer():
+    """A tokenizer of the kind that the nano model has: words, and every space a token."""
+    pieces = [*SPECIAL, " ", "\n", "?", ".", ",", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
+    pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Tokenizer(WordPiece(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w]"), "isolated")
+    backend.decoder = decoders.Sequence([decoders.Replace("##", ""), decoders.Fuse()])
+    backend.add_special_tokens(SPECIAL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@pytest.fixture
+def processor(nano_tokenizer):
+    """A processor of tiny images: 28 pixels seen as 4 tokens, 64 pixels beside them."""
+    return MGMProcessor(MGMImageProcessor(28, 64), nano_tokenizer, "nano")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Two small image files, red.png and blue.png, in a folder."""
+    for name in ("red", "blue"):
+        Image.new("RGB", (20, 10), name).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def write_samples(tiny):
+    """Writes samples to data.json (or another name) beside the tiny images; gives its path."""
+
+    def write(samples, name="data.json"):
+        path = tiny / name
+        path.write_text(samples if isinstance(samples, str) else json.dumps(samples))
+        return path
+
+    return write

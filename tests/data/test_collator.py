@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+
+from mgm.data.collator import Collator
+from mgm.data.conversation import IGNORED, encode, move_image_first, training_segments
+from mgm.data.samples import check_sample
+from mgm.data.templates import get_template
+from mgm.data.tokenizer import load_tokenizer
+from mgm.errors import MGMError
+from tests.golden_files import golden, golden_json
+
+IMAGE = 99
+
+
+def sample(ids, images=0, mark=0.0):
+    ids = torch.tensor(ids)
+    tensors = {"input_ids": ids, "labels": torch.where(ids == IMAGE, IGNORED, ids)}
+    if images:
+        tensors["pixel_values"] = torch.full((images, 1, 3, 2, 2), mark)
+        tensors["pixel_values_aux"] = torch.full((images, 3, 4, 4), mark)
+    return tensors
+
+
+def test_padding_is_masked_by_length():
+    batch = Collator(0, IMAGE, 2)([sample([5, 0, 6]), sample([7])])
+    assert batch["input_ids"].tolist() == [[5, 0, 6], [7, 0, 0]]
+    assert batch["labels"].tolist() == [[5, 0, 6], [7, IGNORED, IGNORED]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert set(batch) == {"input_ids", "labels", "attention_mask"}
+    left = Collator(0, IMAGE, 2, padding_side="left")([sample([5, 0, 6]), sample([7])])
+    assert left["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_images_of_all_samples_in_order():
+    samples = [sample([IMAGE, IMAGE, 1], 1, 1.0), sample([2]), sample([IMAGE] * 4, 2, 2.0)]
+    batch = Collator(0, IMAGE, 2)(samples)
+    assert batch["pixel_values"].shape == (3, 1, 3, 2, 2)
+    assert batch["pixel_values"][:, 0, 0, 0, 0].tolist() == [1, 2, 2]
+    assert batch["pixel_values_aux"][:, 0, 0, 0].tolist() == [1, 2, 2]
+
+
+def test_text_is_cut_at_the_limit():
+    batch = Collator(0, IMAGE, 2, max_length=4)([sample([IMAGE, IMAGE, 1, 2, 3], 1)])
+    assert batch["input_ids"].tolist() == [[IMAGE, IMAGE, 1, 2]]
+    assert batch["pixel_values"].shape[0] == 1
+
+
+def test_an_image_is_never_cut(caplog):
+    long = sample([1, IMAGE, IMAGE, 2, IMAGE, IMAGE, 3], 2)
+    batch = Collator(0, IMAGE, 2, max_length=5)([long])
+    assert batch["input_ids"].tolist() == [[1, IMAGE, IMAGE, 2]]
+    assert batch["pixel_values"].shape[0] == batch["pixel_values_aux"].shape[0] == 1
+    assert "image 2 of 2 does not fit" in caplog.text
+    none = Collator(0, IMAGE, 2, max_length=3)([sample([1, 2, IMAGE, IMAGE], 1)])
+    assert none["input_ids"].tolist() == [[1, 2]]
+    assert "pixel_values" not in none
+
+
+def test_limit_without_room_for_an_image():
+    with pytest.raises(MGMError, match="model_max_length is 2880, but one image takes 2880"):
+        Collator(0, IMAGE, 2880, max_length=2880)
+
+
+def test_collator_of_a_processor(processor):
+    collator = Collator.of(processor, max_length=100)
+    assert collator.image_token_id == processor.image_token_id
+    assert collator.image_tokens_per_image == 4
+    assert collator.pad_token_id == 0
+
+
+def encoded(messages, tokenizer, image, per_image, version="v1"):
+    markers = sum(message["value"].count("<image>") for message in messages)
+    checked = check_sample({"conversations": messages, "image": ["x"] * markers}, "here")
+    turns = checked.turns
+    if markers:
+        turns = [(move_image_first(q), a and move_image_first(a)) for q, a in turns]
+    segments = training_segments(get_template(version), turns, checked.greeting)
+    ids, labels = encode(segments, tokenizer, image, per_image)
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+
+
+def test_batches_equal_published_batches():
+    record = golden_json("text/collator_samplers.json")["collator"]
+    conversations = golden_json("text/preprocess.json")["conversations"]
+    tokenizer = load_tokenizer(golden(f"tokenizers/{record['tokenizer']}"))
+    samples = [encoded(conversations[name], tokenizer, -200, 1) for name in record["convs"]]
+    for limit, expected in record["by_model_max_length"].items():
+        batch = Collator(tokenizer.pad_token_id, -200, 1, int(limit))(samples)
+        assert batch["labels"].tolist() == expected["labels"], limit
+        assert batch["input_ids"].tolist() == expected["input_ids"], limit
+        assert batch["attention_mask"].tolist() == np.array(expected["attention_mask"]).tolist()
+
+
+def test_labels_of_a_cut_batch_equal_published_labels():
+    """The published code cuts the second image of the last sample in two."""
+    case = golden_json("models/manifest.json")["mgm_gemma_hd"]["cases"]["mixed"]
+    expected = np.load(golden(f"models/{case['file']}"))["merged_labels"]
+    tokenizer = load_tokenizer(golden("tokenizers/gemma"))
+    samples = [encoded(one, tokenizer, 760, 2880, "gemma") for one in case["conversations"]]
+    batch = Collator(0, 760, 2880, max_length=4096)(samples)
+    length = batch["labels"].shape[1]
+    assert length < 4096
+    assert (batch["input_ids"][2] == 760).sum() == 2880
+    assert np.array_equal(batch["labels"].numpy(), expected[:, :length])
+    assert (expected[:, length:] == IGNORED).all()
