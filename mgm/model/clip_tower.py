@@ -28,14 +28,14 @@ class ClipTower(CLIPPreTrainedModel):
             their weights, for saving, and are not run.
     """
 
-    config: CLIPVisionConfig
+    config: CLIPVisionConfig  # ty: ignore[incompatible-attribute-override]
     main_input_name = "pixel_values"
 
     def __init__(self, config: CLIPVisionConfig, feature_layer: int = -2) -> None:
         super().__init__(config)
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = CLIPEncoder(config)
+        self.encoder = CLIPEncoder(config)  # ty: ignore[invalid-argument-type]
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         outputs = config.num_hidden_layers + 1  # the embeddings count as output 0
         self.layers_run = feature_layer if feature_layer >= 0 else outputs + feature_layer
@@ -51,7 +51,7 @@ class ClipTower(CLIPPreTrainedModel):
 
 
 def read_clip_config(folder: str | os.PathLike[str]) -> CLIPVisionConfig:
-    """The vision part of a CLIP folder's config.json, whether it describes all of CLIP or that part.
+    """The vision part of a CLIP folder's config.json, which may describe all of CLIP.
 
     Raises:
         MGMError: no such file, or another kind of model.
@@ -59,7 +59,7 @@ def read_clip_config(folder: str | os.PathLike[str]) -> CLIPVisionConfig:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise MGMError(
-            f"{path}: not found; the low-resolution tower needs a CLIP folder in transformers' layout"
+            f"{path}: not found; the low-resolution tower needs a CLIP folder of transformers"
         )
     values = json.loads(path.read_text(encoding="utf-8"))
     if "vision_config" in values:
@@ -78,7 +78,7 @@ def load_clip_tower(
     """A CLIP tower with the weights of a folder in transformers' layout.
 
     Args:
-        folder: holds config.json and safetensors or PyTorch weights, of all of CLIP or the vision part.
+        folder: holds config.json and weights, of all of CLIP or of the vision part.
         feature_layer: as `MGMConfig.vision_feature_layer`.
         dtype: of the weights; None: float32.
 

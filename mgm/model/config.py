@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from transformers import CLIPVisionConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from mgm.errors import MGMError
 
 PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
+SubConfig = TypeVar("SubConfig", bound=PretrainedConfig)
 STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
 
 CLIP_LARGE_336 = {
@@ -53,18 +54,17 @@ class ConvNextTowerConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         super().__init__(**kwargs)
         if len(self.depths) != 4 or len(self.dims) != 4:
-            raise MGMError(
-                f"config: depths {self.depths} and dims {self.dims} need one number for each of 4 stages"
-            )
+            found = f"depths {self.depths} and dims {self.dims}"
+            raise MGMError(f"config: {found}; valid: one number for each stage, 4")
 
 
 class MGMConfig(PretrainedConfig):
-    """Configuration of `MGMForConditionalGeneration`; a published flat config.json loads as one too.
+    """Configuration of `MGMForConditionalGeneration`; published flat ones load as one too.
 
     Args:
         text_config: the language model's config, or its dictionary with a `model_type`.
         vision_config: the low-resolution tower, CLIP.
-        vision_aux_config: the high-resolution tower; None for a model without it and without mining.
+        vision_aux_config: the high-resolution tower; None: a model without it and without mining.
         vision_feature_layer: whose output is used, counted as in a list that starts with the
             embeddings: -2 is the output of the second-to-last layer.
         vision_feature_select: "patch": all positions but the class token.
@@ -72,7 +72,7 @@ class MGMConfig(PretrainedConfig):
         image_size_aux: high-resolution pixels per side.
         image_grid: cells per side that the low-resolution tower sees (HD: 2).
         image_global: whether it also sees the whole image once more (HD).
-        image_aspect_ratio: "pad" (to a square) or "square" (resize and crop), how images are prepared.
+        image_aspect_ratio: "pad" (to a square) or "square" (resize and crop): the preparation.
         image_token_id: the id that stands for an image position; the default is the first id after
             the vocabulary, so that no text can mean it. It never reaches the embedding.
         conversation: name of the conversation template; None: decided from the tokenizer.
@@ -111,8 +111,10 @@ class MGMConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.text_config = text_config_from(text_config)
-        self.vision_config = _sub_config(CLIPVisionConfig, vision_config or CLIP_LARGE_336)
-        self.vision_aux_config = (
+        self.vision_config: CLIPVisionConfig = _sub_config(
+            CLIPVisionConfig, vision_config or CLIP_LARGE_336
+        )
+        self.vision_aux_config: ConvNextTowerConfig | None = (
             None
             if vision_aux_config is None
             else _sub_config(ConvNextTowerConfig, vision_aux_config)
@@ -138,12 +140,12 @@ class MGMConfig(PretrainedConfig):
     @property
     def image_size(self) -> int:
         """Pixels per side of what the low-resolution tower sees."""
-        return self.vision_config.image_size
+        return int(self.vision_config.image_size)  # ty: ignore[invalid-argument-type]
 
     @property
     def tokens_per_side(self) -> int:
         """Low-resolution tokens per side of one crop."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+        return self.image_size // int(self.vision_config.patch_size)  # ty: ignore[invalid-argument-type]
 
     @property
     def crops(self) -> int:
@@ -226,19 +228,16 @@ class MGMConfig(PretrainedConfig):
         )
 
     @classmethod
-    def from_dict(
-        cls, config_dict: dict[str, Any], **kwargs: Any
-    ) -> Self | tuple[Self, dict[str, Any]]:
-        """Build from a native dictionary or a published flat one (which `published.py` translates)."""
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Build from a native dictionary or from a published flat one, which is translated."""
         from mgm.model.published import is_published_config, translate_config
 
         if is_published_config(config_dict):
-            folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "."
-            config_dict = translate_config(config_dict, folder)
+            config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # ty: ignore[incompatible-method-override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
         """Read `config.json` of a folder, native or published."""
@@ -255,12 +254,12 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     """
     if isinstance(given, PretrainedConfig):
         return given
-    values = dict(given or {"model_type": "llama"})
+    values: dict[str, Any] = dict(given or {"model_type": "llama"})
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise MGMError(
-            f"config: text_config.model_type is {model_type!r}, which the installed transformers does not know; "
-            "name a causal language model such as llama, gemma, mixtral, mistral or qwen2"
+            f"config: text_config.model_type is {model_type!r}, which transformers does not know; "
+            "valid: a causal language model such as llama, gemma, mixtral, mistral or qwen2"
         )
     config = CONFIG_MAPPING[model_type](**values)
     if values.get("hidden_act") is not None:
@@ -270,12 +269,11 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     return config
 
 
-def _sub_config(
-    kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConfig
-) -> PretrainedConfig:
-    if isinstance(given, PretrainedConfig):
+def _sub_config(kind: type[SubConfig], given: dict[str, Any] | PretrainedConfig) -> SubConfig:
+    if isinstance(given, kind):
         return given
-    return kind(**{name: value for name, value in given.items() if name != "model_type"})
+    values: dict[str, Any] = given if isinstance(given, dict) else given.to_dict()
+    return kind(**{name: value for name, value in values.items() if name != "model_type"})
 
 
 def _is_count(value: object) -> bool:

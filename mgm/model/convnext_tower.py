@@ -22,6 +22,7 @@ class ConvNextTower(nn.Module):
 
     def __init__(self, config: ConvNextTowerConfig) -> None:
         super().__init__()
+        self.config = config
         network = ConvNeXt(
             num_classes=0,
             depths=tuple(config.depths),
@@ -34,7 +35,7 @@ class ConvNextTower(nn.Module):
         self.stages = network.stages
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """(images, 3, H, W) normalised pixels -> maps (images, dims[s], H / 2**(s+2), W / 2**(s+2))."""
+        """(images, 3, H, W) normalised pixels -> maps (images, dims[s], H / 4 / 2**s, the same)."""
         hidden = self.stem(pixel_values)
         maps = []
         for stage in self.stages:
@@ -59,7 +60,7 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], source: str) -> Conv
             dims[stage] = shape[0]
     if 0 in depths:
         raise MGMError(
-            f"{source}: no weights of a four-stage ConvNeXt found (stages.<0-3>.blocks.<n>.conv_dw.weight)"
+            f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight)"
         )
     # timm builds every ConvNeXt with eps 1e-6 but the largest one.
     eps = 1e-5 if dims == XXLARGE_DIMS else 1e-6
@@ -72,7 +73,7 @@ def load_convnext_tower(
     """A ConvNeXt tower with the weights of a folder in OpenCLIP's layout.
 
     Args:
-        folder: holds open_clip_config.json and safetensors or PyTorch weights with `visual.trunk.…`.
+        folder: holds open_clip_config.json and weights named `visual.trunk.…`.
         dtype: of the weights; None: float32.
 
     Raises:
@@ -94,7 +95,7 @@ def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(folder) / "open_clip_config.json"
     if not path.is_file():
         raise MGMError(
-            f"{path}: not found; the high-resolution tower needs a ConvNeXt folder in OpenCLIP's layout"
+            f"{path}: not found; the high-resolution tower needs a ConvNeXt folder of OpenCLIP"
         )
     vision = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {}).get("vision_cfg", {})
     name = str(vision.get("timm_model_name"))

@@ -21,7 +21,7 @@ class Family:
             of the same model type; None: the family is known by its model type.
         slow_tokenizer: whether the published code tokenised with the sentencepiece implementation.
         pad_token: what the published code pads with when the tokenizer names no padding token.
-        plain_stage1: whether stage 1 trains on bare captions rather than on the conversation template.
+        plain_stage1: whether stage 1 trains on bare captions, without the conversation template.
         lr_multi: factors on the learning rate in stage 2, by part of the published parameter name.
     """
 

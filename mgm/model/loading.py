@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +25,11 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
 ) -> MGMForConditionalGeneration:
-    """The model of a folder, in evaluation mode. Only config.json and weight names decide what it is.
+    """The model of a folder, in evaluation mode; config.json and weight names decide what it is.
 
     Args:
-        path: a folder in the native or in the published layout, or a repository id of the Hugging Face
-            hub, which is downloaded.
+        path: a folder in the native or in the published layout, or a repository id of the Hugging
+            Face hub, which is downloaded.
         dtype: of the weights; None: as they were saved.
         device: where they go; None: the CPU.
 
@@ -39,13 +40,14 @@ def load_model(
     check_checkpoint(folder)
     with _quiet_transformers():
         try:
-            model, report = MGMForConditionalGeneration.from_pretrained(
+            loaded: Any = MGMForConditionalGeneration.from_pretrained(
                 folder, dtype=dtype or "auto", output_loading_info=True
             )
         except (RuntimeError, SafetensorError) as error:
             raise MGMError(
                 f"{folder}: weights do not fit config.json ({one_line(error)})"
             ) from error
+    model, report = loaded
     missing = set(report["missing_keys"])
     check_names(missing, set(report["unexpected_keys"]), str(folder))
     return model if device is None else model.to(device)
@@ -82,7 +84,7 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(str(path)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MGMError(
-            f"{path}: no such folder, and it could not be downloaded from the hub ({type(error).__name__}); "
+            f"{path}: no such folder, and no download from the hub ({type(error).__name__}); "
             "check the name and the connection, or give a local folder"
         ) from error
 
@@ -99,7 +101,7 @@ def check_checkpoint(folder: Path) -> None:
     found = values.get("model_type") if isinstance(values, dict) else None
     if found not in TEXT_TYPE_OF_PUBLISHED:
         raise MGMError(
-            f"{config_path}: model_type is {found!r}; expected one of {', '.join(TEXT_TYPE_OF_PUBLISHED)}"
+            f"{config_path}: model_type is {found!r}; expected {', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
     weight_files(folder)
     weight_shapes(folder)
@@ -111,7 +113,7 @@ def _is_repository_id(path: str) -> bool:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def _quiet_transformers() -> Generator[None]:
     """Without the library's own reports and bars: what matters is raised as an MGMError."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()

@@ -68,9 +68,9 @@ def _matching(
                 "what one image takes: let the processor expand the <image> markers"
             )
         needed.append(-(-count // size))
-    if sum(needed) != images:
+    if image_features is None or sum(needed) != images:
         raise MGMError(
-            f"the batch holds {sum(needed)} image markers ({sum(positions)} positions, {size} each) "
+            f"found {sum(needed)} image markers ({sum(positions)} positions, {size} each) "
             f"but {images} images; give one image for every <image> marker"
         )
     kept = []

@@ -1,11 +1,11 @@
-"""The model: towers see the image, mining and projector make tokens of it, a language model reads them."""
+"""The model: towers see, mining and projector make tokens, a language model reads them."""
 
 import os
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -13,15 +13,14 @@ from mgm.errors import MGMError
 from mgm.model.clip_tower import ClipTower
 from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import ConvNextTower
+from mgm.model.generation import ImageGenerationMixin
 from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
 from mgm.model.published import KEY_PATTERNS, forget_renaming
 
-IMAGE_INPUTS = ("pixel_values", "pixel_values_aux", "image_features")
 
-
-class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
     """Mini-Gemini: `vision_tower`, `vision_tower_aux`, `mining`, `projector`, `language_model`.
 
     Args:
@@ -35,10 +34,10 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config: MGMConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("ClipTower", "ConvNextTower", "PatchInfoMining")
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["ClipTower", "ConvNextTower", "PatchInfoMining"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -75,7 +74,7 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Self:
-        """Load a folder in the native or in the published layout, as transformers loads any model."""
+        """Load a folder in the native or the published layout, as transformers loads any model."""
         # Native names match none of the published patterns, so one way of loading serves both.
         kwargs.setdefault("key_mapping", KEY_PATTERNS)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -113,14 +112,12 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Nothing: every part was initialised when it was constructed."""
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; a frozen tower stays in evaluation mode unless its drop-path is asked for."""
+        """Set training mode; frozen towers stay as in evaluation unless drop-path is asked for."""
         super().train(mode)
         self.vision_tower.train(mode and self.config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
-            asked = (
-                self.config.optimize_vision_tower_aux
-                or self.config.vision_aux_config.drop_path_rate > 0
-            )
+            drop_path = self.vision_tower_aux.config.drop_path_rate > 0
+            asked = drop_path or self.config.optimize_vision_tower_aux
             self.vision_tower_aux.train(mode and asked)
         return self
 
@@ -133,8 +130,8 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module | None:
         return self.language_model.get_output_embeddings()
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_output_embeddings(value)
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
 
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()
@@ -150,17 +147,16 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values_aux: (images, 3, HA, WA), normalised; None only for a model without mining.
 
         Returns:
-            (images, image tokens, text width): the global view's tokens first, then cell after cell.
+            (images, image tokens, text width): those of the global view, then cell after cell.
 
         Raises:
             MGMError: the tensors' shapes are not what the config asks for.
         """
         self._check_pixels(pixel_values, pixel_values_aux)
         tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
-        if self.mining is not None:
-            tokens = tokens + self.mined_tokens(
-                tokens, self.high_resolution_stages(pixel_values_aux)
-            )
+        if self.mining is not None and pixel_values_aux is not None:
+            stages = self.high_resolution_stages(pixel_values_aux)
+            tokens = tokens + self.mined_tokens(tokens, stages)
         cells = self.config.image_grid**2
         tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
         return self.projector(tokens.flatten(1, 2))
@@ -174,24 +170,25 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
         """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
-        dtype = next(self.vision_tower_aux.parameters()).dtype
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and self.config.optimize_vision_tower_aux
-        ):
-            stages = self.vision_tower_aux(pixel_values_aux.to(dtype))
+        tower, _ = self._mining_parts()
+        pixels = pixel_values_aux.to(next(tower.parameters()).dtype)
+        trained = self.config.optimize_vision_tower_aux
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            stages = tower(pixels)
         return [stage.to(self._image_dtype()) for stage in stages]
 
     def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
         """Mine for every crop: (images, crops, N, C) -> the same shape."""
+        _, mining = self._mining_parts()
         grid, side = self.config.image_grid, self.config.tokens_per_side
         cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
         # The cells side by side are one finer grid over the whole high-resolution map.
         whole = cells.transpose(2, 3).flatten(1, 4)
-        mined = self.mining(whole, stages).unflatten(1, (grid, side, grid, side))
+        mined = mining(whole, stages).unflatten(1, (grid, side, grid, side))
         mined = mined.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if not self.config.image_global:
             return mined
-        of_global = self.mining(tokens[:, -1], downscaled(stages, grid))
+        of_global = mining(tokens[:, -1], downscaled(stages, grid))
         return torch.cat([mined, of_global.unsqueeze(1)], dim=1)
 
     def forward(
@@ -220,7 +217,7 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values_aux: as `get_image_features`.
             image_features: what `get_image_features` returned, instead of pixels.
             labels: (batch, length), -100 where nothing is to be learnt.
-            inputs_embeds: (batch, length, text width) instead of `input_ids`, images already merged.
+            inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
             logits_to_keep: how many of the last positions get logits; 0: all.
@@ -232,7 +229,9 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             MGMError: images and image positions do not match.
         """
-        if inputs_embeds is None:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise MGMError("forward got both or none of input_ids and inputs_embeds; give one")
+        if input_ids is not None:
             if image_features is None and pixel_values is not None:
                 image_features = self.get_image_features(pixel_values, pixel_values_aux)
             inputs_embeds = merge_image_features(
@@ -249,39 +248,10 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As transformers does it; images enter with the prompt and are not seen again."""
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
-        )
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            inputs = {name: value for name, value in inputs.items() if name not in IMAGE_INPUTS}
-        return inputs
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every sample, with all its images in order, for beams or several answers."""
-        images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
-        if expand_size > 1 and images and input_ids is not None:
-            positions = (input_ids == self.config.image_token_id).sum(-1)
-            counts = (positions // self.config.image_tokens_per_image).tolist()
-            images = {
-                name: torch.cat(
-                    [part for chunk in value.split(counts) for part in [chunk] * expand_size]
-                )
-                for name, value in images.items()
-            }
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
-        )
-        return input_ids, kwargs | images
+    def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
+        if self.vision_tower_aux is None or self.mining is None:
+            raise MGMError("config: vision_aux_config is null; this model mines no details")
+        return self.vision_tower_aux, self.mining
 
     def _image_dtype(self) -> torch.dtype:
         parameter = next((self.mining or self.projector).parameters(), None)
@@ -289,11 +259,10 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _check_pixels(self, pixel_values: Tensor, pixel_values_aux: Tensor | None) -> None:
         config = self.config
-        expected = (config.crops, 3, config.image_size, config.image_size)
-        if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != expected:
-            raise MGMError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (images, {', '.join(map(str, expected))})"
-            )
+        expected = (len(pixel_values), config.crops, 3, config.image_size, config.image_size)
+        if tuple(pixel_values.shape) != expected:
+            found = tuple(pixel_values.shape)
+            raise MGMError(f"pixel_values is of shape {found}; expected {expected}")
         if self.mining is None:
             return
         side = config.image_size_aux
@@ -304,4 +273,4 @@ class MGMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 if pixel_values_aux is None
                 else f"of shape {tuple(pixel_values_aux.shape)}"
             )
-            raise MGMError(f"pixel_values_aux is {found}; expected shape {expected}")
+            raise MGMError(f"pixel_values_aux is {found}; expected {expected}")

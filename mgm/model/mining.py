@@ -1,4 +1,4 @@
-"""Patch info mining: every low-resolution token looks into its own window of high-resolution detail.
+"""Patch info mining: every low-resolution token looks into its window of high-resolution detail.
 
 The published form normalises and projects every position of the concatenated, upsampled
 ConvNeXt map. Two exact identities make that unnecessary:
@@ -12,8 +12,8 @@ ConvNeXt map. Two exact identities make that unnecessary:
 
 `mgm/model/mining_reference.py` is the published form, short and slow, that the tests compare with.
 
-Shape legend: B images, N tokens = side x side windows, C token width, H sum of the stages' channels,
-S side of the stage-0 map, P positions of a window = (S / side) squared, K cells of a window.
+Shape legend: B images, N tokens = side x side windows, C token width, H channels of all
+stages, S side of the stage-0 map, P positions of a window = (S / side) squared, K its cells.
 """
 
 import math
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class NormedLinear(nn.Module):
-    """LayerNorm, then Linear. The linear weights are the module's own parameters, not a child's.
+class _NormAndLinear(nn.Module):
+    """The parameters of a LayerNorm and a Linear after it; what is done with them differs.
 
-    The key and value forms below use them without calling a child module, so that whoever gathers
-    or replaces child modules (ZeRO-3, quantisation, LoRA) cannot pull them away.
+    The linear ones are the module's own, not a child's: whoever gathers or replaces child modules
+    (ZeRO-3, quantisation, LoRA) cannot pull them away from a form that never calls the child.
     """
 
     def __init__(self, width: int, out_width: int) -> None:
@@ -41,16 +41,20 @@ class NormedLinear(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
+
+class NormedLinear(_NormAndLinear):
+    """LayerNorm, then Linear."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., out_width)."""
         return F.linear(self.norm(x), self.weight, self.bias)
 
 
-class AbsorbedKey(NormedLinear):
-    """A key projection that moves queries to the channels of the map instead of projecting the map."""
+class AbsorbedKey(_NormAndLinear):
+    """A key projection that moves queries to the map's channels instead of projecting the map."""
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) -> queries on normalised channels (B, N, H), and the score all positions share (B, N, 1)."""
+        """(B, N, C) -> queries on normalised channels (B, N, H), a shared score (B, N, 1)."""
         moved = queries @ (self.weight * self.norm.weight)
         # The same for every position of a window, so the softmax forgets it; it stays in the graph
         # because data-parallel training expects a gradient, here zero, for every parameter.
@@ -58,7 +62,7 @@ class AbsorbedKey(NormedLinear):
         return moved, shared
 
 
-class AbsorbedValue(NormedLinear):
+class AbsorbedValue(_NormAndLinear):
     """A value projection that acts on a mixture of normalised positions."""
 
     def forward(self, mixture: Tensor) -> Tensor:
@@ -131,7 +135,7 @@ class Windows:
         self.offsets = _cut_positions(offsets, grid)  # (B, N, P, stages)
 
     def _cut(self, centred: Tensor, side: int, grid: int) -> None:
-        """Cut one stage (B, side, side, channels) in windows, each with the neighbours it interpolates from."""
+        """Cut one stage (B, s, s, channels) in windows, with the neighbours they need."""
         factor = side // centred.shape[1]
         if factor > 1 and (side % centred.shape[1] or self.window % factor):
             # Windows end inside cells here: upsample this stage as it is.
@@ -188,7 +192,7 @@ def _centre(stage: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _interpolation(cells: int, positions: int, like: Tensor) -> Tensor:
-    """The matrix (positions, cells) that upsamples one side of a map, linearly, corners not aligned."""
+    """The matrix (positions, cells) that upsamples one side: linear, corners not aligned."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     identity = torch.eye(cells, dtype=dtype, device=like.device).unsqueeze(0)
     return F.interpolate(identity, size=positions, mode="linear", align_corners=False)[0].T
@@ -219,13 +223,13 @@ def _upsampled_energy(cells: Tensor, up: Tensor) -> Tensor:
 
 
 def _cut_positions(full: Tensor, grid: int) -> Tensor:
-    """A map (B, S, S, channels) as windows (B, grid * grid, positions, channels), both row-major."""
+    """A map (B, S, S, channels) as windows (B, N, positions, channels), both row-major."""
     rows = full.unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, grid, w, grid, w, channels)
     return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def downscaled(stages: Sequence[Tensor], factor: int) -> list[Tensor]:
-    """Stages of the concatenated map made `factor` times smaller a side, as the global view sees it.
+    """Stages of the concatenated map made `factor` times smaller, as the global view sees it.
 
     The whole map is downscaled bilinearly (corners not aligned), after its coarser stages were
     upsampled. A stage coarse enough that this reads only straight pieces of its interpolation is

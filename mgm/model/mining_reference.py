@@ -1,4 +1,4 @@
-"""Patch info mining as published: the oracle that `mining.py` is tested against. Short, slow, plain."""
+"""Patch info mining as published, short and slow: `mining.py` is tested against it."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgm.model.mining import PatchInfoMining
+from mgm.model.mining import AbsorbedKey, AbsorbedValue, NormedLinear, PatchInfoMining
 
 
 def concatenated_map(stages: Sequence[Tensor]) -> Tensor:
-    """All stages at the finest one's size, on channels: (B, H, S, S). Source: openclip_encoder.py L73-85."""
+    """All stages at the finest one's size: (B, H, S, S). Source: openclip_encoder.py L73-85."""
     size = stages[0].shape[-2:]
     upsampled = [F.interpolate(stage, size=size, mode="bilinear") for stage in stages[1:]]
     return torch.cat([stages[0], *upsampled], dim=1)
@@ -40,5 +40,5 @@ def published_mining(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> T
     return (scores.softmax(-1) @ value).squeeze(2)
 
 
-def _normed_linear(layer: torch.nn.Module, x: Tensor) -> Tensor:
+def _normed_linear(layer: NormedLinear | AbsorbedKey | AbsorbedValue, x: Tensor) -> Tensor:
     return F.linear(layer.norm(x), layer.weight, layer.bias)

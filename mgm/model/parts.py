@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError
@@ -55,7 +55,7 @@ def assemble(
     return model.eval()
 
 
-def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> torch.nn.Module:
+def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model of a folder in transformers' layout.
 
     Raises:
@@ -119,8 +119,8 @@ def load_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]
     offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in found}
     check_names(needed | offered, found, str(path))
     for name, tensor in found.items():
-        if tensor.shape != state[name].shape:
-            raise MGMError(
-                f"{path}: {to_published(name)} has shape {tuple(tensor.shape)}; the model has {tuple(state[name].shape)}"
-            )
+        expected = tuple(state[name].shape)
+        if tuple(tensor.shape) != expected:
+            found_name = f"{to_published(name)} of shape {tuple(tensor.shape)}"
+            raise MGMError(f"{path}: holds {found_name}; the model has {expected}")
     model.load_state_dict(found, strict=False)

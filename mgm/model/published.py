@@ -1,4 +1,4 @@
-"""The published checkpoints' layout: flat config.json and weight names, as data, in both directions."""
+"""The published checkpoints' layout, flat config.json and weight names, as data both ways."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
@@ -94,7 +94,7 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def forget_renaming(model: nn.Module) -> None:
+def forget_renaming(model: PreTrainedModel) -> None:
     """Make a model that was loaded from published names save under its own.
 
     transformers otherwise undoes, on saving, every renaming that it did on loading.
@@ -102,7 +102,7 @@ def forget_renaming(model: nn.Module) -> None:
     conversions = getattr(model, "_weight_conversions", None)
     if conversions:
         kept = [entry for entry in conversions if not set(KEY_PATTERNS) & set(_sources(entry))]
-        model._weight_conversions = kept or None
+        model._weight_conversions = kept or None  # ty: ignore[invalid-assignment]
 
 
 def _sources(conversion: Any) -> list[str]:
@@ -124,8 +124,9 @@ def translate_config(
 ) -> dict[str, Any]:
     """Our config's dictionary from a published flat one.
 
-    The towers' geometry comes from the checkpoint's own weights, and what shapes cannot tell (CLIP's
-    heads) from the tower's folder if there is one; without weights the published towers are assumed.
+    The towers' geometry comes from the checkpoint's own weights, and what shapes cannot tell
+    (CLIP's heads) from the tower's folder if there is one; without weights the published towers
+    are assumed.
 
     Args:
         values: the flat config.json.

@@ -1,4 +1,4 @@
-"""Weights on disk: reading one file or many, and putting them into a module with nothing left over."""
+"""Weights on disk: reading one file or many, and filling a module with nothing left over."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def _indexed_files(index: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MGMError(
-            f"{index}: names {len(files)} files, of which {len(missing)} are missing, first {missing[0]}; copy them too"
+            f"{index}: {len(missing)} of {len(files)} are missing, first {missing[0]}; copy them"
         )
     return files
 
@@ -153,9 +153,8 @@ def load_into(
     check_names(expected, found, source)
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
-            raise MGMError(
-                f"{source}: {name} has shape {tuple(found[name].shape)}; expected {tuple(tensor.shape)}"
-            )
+            shape = tuple(found[name].shape)
+            raise MGMError(f"{source}: {name} has shape {shape}; expected {tuple(tensor.shape)}")
     module.load_state_dict(found)
 
 
@@ -168,6 +167,5 @@ def check_names(expected: Iterable[str], found: Iterable[str], source: str) -> N
         if names
     ]
     if faults:
-        raise MGMError(
-            f"{source}: weights do not fit the model: {' and '.join(faults)}; use a complete checkpoint"
-        )
+        listed = " and ".join(faults)
+        raise MGMError(f"{source}: weights do not fit the model: {listed}; use a complete one")

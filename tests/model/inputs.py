@@ -59,7 +59,7 @@ def _high_resolution(name: str, size: int) -> Tensor:
 
 
 def expanded(case: Case, config: MGMConfig, left: bool = False) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask`, `labels` of a case with image markers expanded, padded again."""
+    """`input_ids`, `attention_mask`, `labels` of a case, image markers expanded, padded again."""
     rows = []
     figures = case.figures
     for ids, mask, labels in zip(

@@ -1,0 +1,53 @@
+"""What generation has to know about images: when they enter, and to which sample they belong."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+
+from mgm.model.config import MGMConfig
+
+IMAGE_INPUTS = ("pixel_values", "pixel_values_aux", "image_features")
+
+
+class ImageGenerationMixin(GenerationMixin):
+    """transformers' generation for a batch whose images are listed apart from its samples."""
+
+    config: MGMConfig
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As transformers does it; images enter with the prompt and are not seen again."""
+        parent: Any = super()
+        inputs = parent.prepare_inputs_for_generation(
+            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs = {name: value for name, value in inputs.items() if name not in IMAGE_INPUTS}
+        return inputs
+
+    def _expand_inputs_for_generation(  # ty: ignore[incompatible-method-override]
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every sample, with all its images in order, for beams or several answers."""
+        images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
+        if expand_size > 1 and images and input_ids is not None:
+            positions = (input_ids == self.config.image_token_id).sum(-1)
+            counts = (positions // self.config.image_tokens_per_image).tolist()
+            images = {
+                name: torch.cat(
+                    [part for chunk in value.split(counts) for part in [chunk] * expand_size]
+                )
+                for name, value in images.items()
+            }
+        parent: Any = super()
+        input_ids, kwargs = parent._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
+        )
+        return input_ids, kwargs | images
