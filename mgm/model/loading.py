@@ -41,15 +41,21 @@ def load_model(
     with _quiet_transformers():
         try:
             loaded: Any = MGMForConditionalGeneration.from_pretrained(
-                folder, dtype=dtype or "auto", output_loading_info=True
+                folder,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the report lists them
             )
         except (RuntimeError, SafetensorError) as error:
             raise MGMError(
                 f"{folder}: weights do not fit config.json ({one_line(error)})"
             ) from error
     model, report = loaded
-    missing = set(report["missing_keys"])
-    check_names(missing, set(report["unexpected_keys"]), str(folder))
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise MGMError(
+            f"{folder}: {name} has shape {tuple(found)}; config.json makes it {tuple(expected)}"
+        )
+    check_names(report["missing_keys"], report["unexpected_keys"], str(folder))
     return model if device is None else model.to(device)
 
 

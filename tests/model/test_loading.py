@@ -1,0 +1,188 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from mgm.errors import MGMError
+from mgm.model.loading import load_model, save_model
+from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.registration import register
+from tests.golden_files import golden
+from tests.model.tiny import HD, TEXT, batch_of, random_images, tiny_model
+
+register()
+GEMMA = TEXT | {
+    "model_type": "gemma",
+    "head_dim": 12,
+    "hidden_act": "gelu",
+    "tie_word_embeddings": True,
+}
+MIXTRAL = TEXT | {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2}
+TIED = TEXT | {"tie_word_embeddings": True}
+
+
+def same_weights(ours, theirs) -> bool:
+    first, second = ours.state_dict(), theirs.state_dict()
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+@pytest.mark.parametrize(
+    "text", [TEXT, TIED, GEMMA, MIXTRAL], ids=["llama", "tied", "gemma", "mixtral"]
+)
+def test_native_round_trip_is_exact(tmp_path, text) -> None:
+    model = tiny_model(text_config=text, **HD)
+    model.generation_config.eos_token_id = [2, 7]
+    save_model(model, tmp_path / "saved")
+    inputs = batch_of(model.config, ["abIc"]) | random_images(model.config, 1)
+    for load in (load_model, AutoModelForImageTextToText.from_pretrained):
+        again = load(tmp_path / "saved")
+        assert isinstance(again, MGMForConditionalGeneration)
+        assert not again.training
+        assert same_weights(again, model)
+        assert again.generation_config.eos_token_id == [2, 7]
+        with torch.no_grad():
+            assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_tied_embeddings_are_one_tensor(tmp_path) -> None:
+    save_model(tiny_model(text_config=TIED), tmp_path / "saved")
+    again = load_model(tmp_path / "saved")
+    assert again.get_input_embeddings().weight is again.get_output_embeddings().weight
+    assert "language_model.lm_head.weight" not in load_file(tmp_path / "saved/model.safetensors")
+
+
+def test_shards(tmp_path) -> None:
+    model = tiny_model()
+    save_model(model, tmp_path / "saved", max_shard_size="20KB")
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
+    assert same_weights(load_model(tmp_path / "saved"), model)
+
+
+def test_dtype_and_device(tmp_path) -> None:
+    save_model(tiny_model().bfloat16(), tmp_path / "saved")
+    assert load_model(tmp_path / "saved").dtype == torch.bfloat16
+    assert load_model(tmp_path / "saved", dtype=torch.float32, device="cpu").dtype == torch.float32
+    assert load_model(tmp_path / "saved", dtype="float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["MGM-7B", "MGM-7B-HD", "MGM-2B", "MGM-8x7B"])
+def test_published_becomes_native(tmp_path, name: str) -> None:
+    model = load_model(golden(f"work_dirs/MGM/{name}"))
+    save_model(model, tmp_path / "saved")
+    names = load_file(tmp_path / "saved/model.safetensors")
+    assert all(name.split(".")[0] in dict(model.named_children()) for name in names)
+    again = load_model(tmp_path / "saved")
+    assert same_weights(again, model)
+    assert again.config.text_config.hidden_act == model.config.text_config.hidden_act
+
+
+def test_published_checkpoint_needs_no_tower_folders(tmp_path) -> None:
+    source = golden("work_dirs/MGM/MGM-7B")
+    shutil.copytree(source, tmp_path / "any name")
+    assert same_weights(load_model(tmp_path / "any name"), load_model(source))
+
+
+def test_published_checkpoint_in_one_file(tmp_path) -> None:
+    source = golden("work_dirs/MGM/MGM-7B")
+    weights = {k: v for file in source.glob("*.safetensors") for k, v in load_file(file).items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    shutil.copy(source / "config.json", tmp_path)
+    assert same_weights(load_model(tmp_path), load_model(source))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_model(tiny_model(), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def fault(path) -> str:
+    with pytest.raises(MGMError) as raised:
+        load_model(path)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_missing_folder(tmp_path) -> None:
+    assert "no such folder" in fault(tmp_path / "nothing")
+
+
+def test_repository_that_cannot_be_reached(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert "no download from the hub" in fault("owner/model")
+
+
+def test_folder_without_config(saved) -> None:
+    (saved / "config.json").unlink()
+    assert "holds no config.json" in fault(saved)
+
+
+def test_config_that_is_not_json(saved) -> None:
+    (saved / "config.json").write_text("{")
+    assert "not JSON" in fault(saved)
+
+
+def test_foreign_model_type(saved) -> None:
+    (saved / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    message = fault(saved)
+    assert "model_type is 'llava'" in message
+    assert "mgm_gemma" in message
+
+
+def test_invalid_config_value(saved) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(values | {"projector_type": "magic"}))
+    assert "projector_type is 'magic'" in fault(saved)
+
+
+def test_folder_without_weights(saved) -> None:
+    (saved / "model.safetensors").unlink()
+    assert "holds no weights" in fault(saved)
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -10])
+def test_truncated_weights(saved, size: int) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    message = fault(saved)
+    assert "model.safetensors" in message
+    assert "copy it again" in message
+
+
+def test_missing_shard(tmp_path) -> None:
+    save_model(tiny_model(), tmp_path / "saved", max_shard_size="20KB")
+    next((tmp_path / "saved").glob("*.safetensors")).unlink()
+    assert "are missing, first model-" in fault(tmp_path / "saved")
+
+
+def test_missing_and_unexpected_names(saved) -> None:
+    weights = load_file(saved / "model.safetensors")
+    weights["surplus"] = weights.pop("mining.query.bias")
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    message = fault(saved)
+    assert "1 missing (mining.query.bias)" in message
+    assert "1 unexpected (surplus)" in message
+
+
+def test_wrong_shapes(saved) -> None:
+    weights = load_file(saved / "model.safetensors")
+    weights["mining.query.bias"] = torch.zeros(3)
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    assert "mining.query.bias has shape (3,); config.json makes it (16,)" in fault(saved)
+
+
+def test_failed_save_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def full(*_args, **_kwargs) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = tiny_model()
+    monkeypatch.setattr(MGMForConditionalGeneration, "save_pretrained", full)
+    with pytest.raises(MGMError, match="No space left"):
+        save_model(model, tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mgm.errors import MGMError
+from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.parts import load_stage1, save_stage1
+from tests.golden_files import golden, golden_json
+from tests.model.tiny import TEXT, VISION_AUX, batch_of, random_images, tiny_model
+
+
+def zoo_model(**overrides) -> MGMForConditionalGeneration:
+    zoo = golden("model_zoo")
+    (aux,) = (zoo / "OpenAI").glob("openclip-*")
+    return MGMForConditionalGeneration.from_parts(
+        zoo / "LLM/vicuna/7B-V1.5", zoo / "OpenAI/clip-vit-large-patch14-336", aux, **overrides
+    )
+
+
+def test_parts_from_published_folders() -> None:
+    model = zoo_model(image_aspect_ratio="square", model_max_length=2048)
+    assert model.config.image_aspect_ratio == "square"
+    assert model.config.image_tokens_per_image == 576
+    assert model.generation_config.eos_token_id == 2
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    zoo = golden("model_zoo")
+    original = LlamaForCausalLM.from_pretrained(zoo / "LLM/vicuna/7B-V1.5", dtype=torch.float32)
+    for name, value in original.state_dict().items():
+        assert torch.equal(model.language_model.state_dict()[name], value), name
+    # Fresh parts start as torch starts them.
+    assert model.mining.key.norm.weight.eq(1).all()
+    assert model.mining.key.weight.abs().max() <= 80**-0.5
+    assert model.mining.key.weight.std() > 0.4 * 80**-0.5
+    assert model.projector[0].weight.std() > 0.4 * 32**-0.5
+
+
+def test_parts_in_half_precision() -> None:
+    model = zoo_model(dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    batch = batch_of(model.config, ["abIc"])
+    pixels = random_images(model.config, 1)
+    assert model(**batch, **pixels).logits.isfinite().all()
+
+
+def test_stage1_file_has_the_published_names(tmp_path) -> None:
+    model = zoo_model()
+    save_stage1(model, tmp_path / "mm_projector.bin")
+    saved = torch.load(tmp_path / "mm_projector.bin", weights_only=True)
+    expected = golden_json("quirks.json")["stage1_mm_projector_bin_keys"]["result"]["keys"]
+    assert set(saved) == set(expected)
+
+
+def test_stage1_round_trip(tmp_path) -> None:
+    trained, fresh = tiny_model(seed=1), tiny_model(seed=2)
+    save_stage1(trained, tmp_path / "mm_projector.bin")
+    load_stage1(fresh, tmp_path)
+    for name, value in fresh.state_dict().items():
+        same = torch.equal(value, trained.state_dict()[name])
+        assert same == (not name.startswith("language_model.")), name
+
+
+def test_stage1_file_must_fit(tmp_path) -> None:
+    with pytest.raises(MGMError, match=r"mm_projector.bin: not found"):
+        load_stage1(tiny_model(), tmp_path)
+    save_stage1(tiny_model(projector_type="linear"), tmp_path / "mm_projector.bin")
+    with pytest.raises(MGMError, match=r"missing \(projector.0.bias"):
+        load_stage1(tiny_model(), tmp_path)
+    aux = VISION_AUX | {"dims": [4, 8, 12, 20]}
+    save_stage1(tiny_model(vision_aux_config=aux), tmp_path / "mm_projector.bin")
+    with pytest.raises(MGMError, match="of shape"):
+        load_stage1(tiny_model(), tmp_path)
+    (tmp_path / "mm_projector.bin").write_bytes(b"not weights")
+    with pytest.raises(MGMError, match="cannot be read as weights"):
+        load_stage1(tiny_model(), tmp_path)
+
+
+def test_folder_without_a_language_model(tmp_path) -> None:
+    zoo = golden("model_zoo")
+    clip = zoo / "OpenAI/clip-vit-large-patch14-336"
+    with pytest.raises(MGMError, match=r"holds no config.json"):
+        MGMForConditionalGeneration.from_parts(tmp_path, clip)
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(MGMError, match="cut short"):
+        MGMForConditionalGeneration.from_parts(tmp_path, clip)

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm.models.convnext import ConvNeXt
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from mgm.errors import MGMError
+from mgm.model.clip_tower import ClipTower, load_clip_tower
+from mgm.model.config import ConvNextTowerConfig
+from mgm.model.convnext_tower import ConvNextTower, config_from_shapes, load_convnext_tower
+from tests.golden_files import golden
+from tests.model.inputs import difference
+from tests.model.tiny import VISION
+
+OPENCLIP = {"model_cfg": {"vision_cfg": {"timm_model_name": "convnext_large_d_320"}}}
+
+
+@pytest.fixture
+def clip() -> CLIPVisionModel:
+    torch.manual_seed(0)
+    return CLIPVisionModel(CLIPVisionConfig(**VISION)).eval()
+
+
+def write_clip(model: CLIPVisionModel, folder, prefix: str, extra: dict | None = None) -> None:
+    weights = {prefix + name: value.clone() for name, value in model.state_dict().items()}
+    save_file(weights | (extra or {}), folder / "model.safetensors")
+    config = {"model_type": "clip_vision_model", **VISION}
+    if extra:
+        config = {"model_type": "clip", "vision_config": config}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("layer", [-2, -1, 1, 0])
+@pytest.mark.parametrize("prefix", ["", "vision_model."])
+@torch.no_grad()
+def test_clip_output_is_the_chosen_hidden_state(clip, tmp_path, prefix: str, layer: int) -> None:
+    write_clip(clip, tmp_path, prefix)
+    tower = load_clip_tower(tmp_path, feature_layer=layer)
+    pixels = torch.randn(2, 3, 28, 28)
+    expected = clip(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+    assert difference(tower(pixels), expected) < 1e-6
+
+
+def test_clip_weights_of_the_whole_model(clip, tmp_path) -> None:
+    extra = {"text_model.final_layer_norm.bias": torch.zeros(3), "logit_scale": torch.zeros(())}
+    write_clip(clip, tmp_path, "vision_model.", extra)
+    assert load_clip_tower(tmp_path).config.hidden_size == 16
+
+
+def test_clip_runs_no_layer_that_is_not_used(clip) -> None:
+    tower = ClipTower(clip.config, -2)
+    tower.encoder.layers[-1] = None
+    assert tower(torch.randn(1, 3, 28, 28)).shape == (1, 16, 16)
+
+
+def test_clip_weights_are_complete_or_refused(clip, tmp_path) -> None:
+    write_clip(clip, tmp_path, "", {"text_model.x": torch.zeros(1), "surplus": torch.zeros(1)})
+    with pytest.raises(MGMError, match="1 unexpected \\(surplus\\)"):
+        load_clip_tower(tmp_path)
+
+
+def test_foreign_folder_is_no_clip(tmp_path) -> None:
+    with pytest.raises(MGMError, match=r"config.json: not found"):
+        load_clip_tower(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(MGMError, match="model_type is 'llama'; expected clip"):
+        load_clip_tower(tmp_path)
+
+
+@torch.no_grad()
+def test_convnext_stages_are_timms_own() -> None:
+    torch.manual_seed(0)
+    config = ConvNextTowerConfig(depths=[1, 2, 1, 1], dims=[4, 8, 12, 16])
+    tower = ConvNextTower(config).eval()
+    network = ConvNeXt(depths=(1, 2, 1, 1), dims=(4, 8, 12, 16), num_classes=0).eval()
+    network.load_state_dict(tower.state_dict(), strict=False)
+    pixels = torch.randn(1, 3, 64, 64)
+    stages = tower(pixels)
+    assert [tuple(stage.shape[1:]) for stage in stages] == [
+        (4, 16, 16),
+        (8, 8, 8),
+        (12, 4, 4),
+        (16, 2, 2),
+    ]
+    for ours, theirs in zip(stages, network.forward_intermediates(pixels)[1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_convnext_from_an_openclip_folder(tmp_path, name: str) -> None:
+    config = ConvNextTowerConfig(depths=[1, 2, 3, 1], dims=[4, 8, 12, 16])
+    tower = ConvNextTower(config)
+    weights = {f"visual.trunk.{key}": value.clone() for key, value in tower.state_dict().items()}
+    weights |= {"visual.head.mlp.fc1.weight": torch.zeros(2), "text.ln_final.bias": torch.zeros(2)}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(OPENCLIP))
+    if name.endswith("bin"):
+        torch.save(weights, tmp_path / name)
+    else:
+        save_file(weights, tmp_path / name)
+    loaded = load_convnext_tower(tmp_path)
+    assert loaded.config.depths == [1, 2, 3, 1]
+    assert all(
+        torch.equal(value, tower.state_dict()[key]) for key, value in loaded.state_dict().items()
+    )
+
+
+def test_largest_convnext_has_its_own_epsilon() -> None:
+    def shapes(dims: list[int]) -> dict[str, tuple[int, ...]]:
+        return {f"stages.{n}.blocks.0.conv_dw.weight": (dim, 1, 7, 7) for n, dim in enumerate(dims)}
+
+    assert config_from_shapes(shapes([384, 768, 1536, 3072]), "x").layer_norm_eps == 1e-5
+    assert config_from_shapes(shapes([192, 384, 768, 1536]), "x").layer_norm_eps == 1e-6
+    with pytest.raises(MGMError, match="x: holds no four-stage ConvNeXt"):
+        config_from_shapes(shapes([192, 384, 768]), "x")
+
+
+def test_foreign_folder_is_no_convnext(tmp_path) -> None:
+    with pytest.raises(MGMError, match=r"open_clip_config.json: not found"):
+        load_convnext_tower(tmp_path)
+    other = {"model_cfg": {"vision_cfg": {"timm_model_name": "vit_base"}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(other))
+    with pytest.raises(MGMError, match="timm_model_name is 'vit_base'; expected a ConvNeXt"):
+        load_convnext_tower(tmp_path)
+
+
+def test_published_tower_folders() -> None:
+    zoo = golden("model_zoo/OpenAI")
+    clip = load_clip_tower(zoo / "clip-vit-large-patch14-336")
+    assert clip.config.num_attention_heads == 2
+    (folder,) = zoo.glob("openclip-*")
+    assert load_convnext_tower(folder).config.dims == [8, 16, 24, 32]
