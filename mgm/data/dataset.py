@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mgm.data.conversation import encode, move_image_first, training_segments
+from mgm.data.conversation import encode
 from mgm.data.images import open_image
 from mgm.data.processor import MGMProcessor
-from mgm.data.samples import Sample, read_samples
+from mgm.data.samples import read_samples
 from mgm.data.templates import get_template
 
 
@@ -58,7 +58,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             MGMError: an image is missing or damaged; names the file, the sample and the image.
         """
         sample = self.samples[index]
-        ids, labels = self._encode(sample)
+        ids, labels = self.encode(index)
         tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         if sample.images:
             where = f"{self.path}: sample {index % len(self)}"
@@ -81,15 +81,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         # Compat: image positions are left out, or published training orders would change.
         return [sample.words if sample.images else -sample.words for sample in self.samples]
 
-    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
-        turns, greeting = sample.turns, sample.greeting
-        if sample.images:
-            turns = [
-                (move_image_first(question), answer and move_image_first(answer))
-                for question, answer in turns
-            ]
+    def encode(self, index: int) -> tuple[list[int], list[int]]:
+        """Ids and labels of one sample, without opening its images."""
         return encode(
-            training_segments(self.template, turns, greeting),
+            self.samples[index].segments(self.template),
             self.processor.tokenizer,
             self.processor.image_token_id,
             self.processor.image_tokens_per_image,

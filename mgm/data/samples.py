@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgm.data.conversation import Turn
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.conversation import Segment, Turn, move_image_first, training_segments
+from mgm.data.templates import IMAGE_MARKER, Template
 from mgm.errors import MGMError, one_line
 
 HUMAN, MODEL = "human", "gpt"  # the two roles in the files
@@ -32,6 +32,16 @@ class Sample:
         """Words of all messages, an image marker counted as one."""
         texts = [self.greeting, *(text for turn in self.turns for text in turn)]
         return sum(len(text.split()) for text in texts if text)
+
+    def segments(self, template: Template) -> list[Segment]:
+        """The text to learn this sample from, written as `template` says."""
+        turns = self.turns
+        if self.images:
+            turns = tuple(
+                (move_image_first(question), answer and move_image_first(answer))
+                for question, answer in turns
+            )
+        return training_segments(template, turns, self.greeting)
 
 
 def read_samples(path: str | os.PathLike[str]) -> list[Sample]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mgm.data.collator import Collator
-from mgm.data.conversation import IGNORED, encode, move_image_first, training_segments
+from mgm.data.conversation import IGNORED, encode
 from mgm.data.samples import check_sample
 from mgm.data.templates import get_template
 from mgm.data.tokenizer import load_tokenizer
@@ -72,11 +72,7 @@ def test_collator_of_a_processor(processor):
 def encoded(messages, tokenizer, image, per_image, version="v1"):
     markers = sum(message["value"].count("<image>") for message in messages)
     checked = check_sample({"conversations": messages, "image": ["x"] * markers}, "here")
-    turns = checked.turns
-    if markers:
-        turns = [(move_image_first(q), a and move_image_first(a)) for q, a in turns]
-    segments = training_segments(get_template(version), turns, checked.greeting)
-    ids, labels = encode(segments, tokenizer, image, per_image)
+    ids, labels = encode(checked.segments(get_template(version)), tokenizer, image, per_image)
     return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 
 

@@ -55,12 +55,9 @@ def records():
 
 def ours(record, messages):
     markers = sum(message["value"].count("<image>") for message in messages)
+    assert record["has_image"] == bool(markers)
     sample = check_sample({"conversations": messages, "image": ["x"] * markers}, "here")
-    turns = sample.turns
-    if record["has_image"]:
-        turns = [(move_image_first(q), a and move_image_first(a)) for q, a in turns]
-    template = get_template(record["version"], record["mm_use_im_start_end"])
-    segments = training_segments(template, turns, sample.greeting)
+    segments = sample.segments(get_template(record["version"], record["mm_use_im_start_end"]))
     return encode(segments, load(record["tokenizer"]), PUBLISHED_IMAGE, 1)
 
 

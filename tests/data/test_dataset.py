@@ -101,7 +101,7 @@ def test_published_training_data():
     rows = list(published(training["batches"]))
     assert len(rows) == len(dataset)
     for index, (ids, labels) in zip(training["sample_order"], rows, strict=True):
-        own = dataset._encode(dataset.samples[index])
+        own = dataset.encode(index)
         assert own[0] == ids[: len(own[0])]
         assert own[1] == labels[: len(own[1])]
         assert set(labels[len(own[1]) :]) <= {IGNORED}

@@ -146,7 +146,8 @@ def test_saved_processor_is_the_same(tmp_path, nano_tokenizer):
     ],
 )
 def test_published_folder(name, conversation, tokens):
-    processor = MGMProcessor.from_pretrained(golden(f"work_dirs/MGM/{name}"))
+    folder = golden(f"work_dirs/MGM/{name}/tokenizer_config.json").parent
+    processor = MGMProcessor.from_pretrained(folder)
     assert processor.conversation == conversation
     assert processor.image_tokens_per_image == tokens
     assert processor.image_token_id == 760
