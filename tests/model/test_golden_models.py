@@ -62,11 +62,10 @@ def test_features_of_every_stage(name: str) -> None:
     clip = tokens.flatten(0, 1)[:, ::stride]
     assert difference(clip, case.tensor("lr_feat")) < TOLERANCE
     full = concatenated_map(stages)
-    step = full.shape[-1] // 24
-    assert (
-        difference(full[..., step // 2 :: step, step // 2 :: step], case.tensor("hr_feat_strided"))
-        < TOLERANCE
-    )
+    if "hr_feat_strided" in case.figures:
+        step = full.shape[-1] // 24
+        strided = full[..., step // 2 :: step, step // 2 :: step]
+        assert difference(strided, case.tensor("hr_feat_strided")) < TOLERANCE
     assert difference(full.mean((0, 2, 3)), case.tensor("hr_feat_chan_mean")) < TOLERANCE
     for index, stage in enumerate(stages):
         if f"hr_stage{index}_strided" in case.figures:

@@ -1,12 +1,57 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from mgm.errors import MGMError
+from mgm.model.config import ConvNextTowerConfig
+from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import load_stage1, save_stage1
 from tests.golden_files import golden, golden_json
-from tests.model.tiny import TEXT, VISION_AUX, batch_of, random_images, tiny_model
+from tests.model.tiny import TEXT, VISION, VISION_AUX, batch_of, random_images, tiny_model
+
+
+@pytest.fixture
+def folders(tmp_path) -> dict[str, Path]:
+    """A tiny language model and tiny towers, in folders as users have them."""
+    torch.manual_seed(0)
+    places = {name: tmp_path / name for name in ("language", "clip", "convnext")}
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(places["language"])
+    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(places["clip"])
+    aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
+    places["convnext"].mkdir()
+    trunk = {f"visual.trunk.{name}": value for name, value in aux.items()}
+    torch.save(trunk, places["convnext"] / "open_clip_pytorch_model.bin")
+    described = {"model_cfg": {"vision_cfg": {"timm_model_name": "convnext_nano"}}}
+    (places["convnext"] / "open_clip_config.json").write_text(json.dumps(described))
+    return places
+
+
+def test_parts_keep_their_weights(folders) -> None:
+    model = MGMForConditionalGeneration.from_parts(
+        folders["language"], folders["clip"], folders["convnext"], image_size_aux=128
+    )
+    language = LlamaForCausalLM.from_pretrained(folders["language"])
+    clip = CLIPVisionModel.from_pretrained(folders["clip"])
+    trunk = torch.load(folders["convnext"] / "open_clip_pytorch_model.bin", weights_only=True)
+    for ours, theirs in (
+        (model.language_model.state_dict(), language.state_dict()),
+        (model.vision_tower.state_dict(), clip.state_dict()),
+        (model.vision_tower_aux.state_dict(), {k[13:]: value for k, value in trunk.items()}),
+    ):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
+    assert all(parameter.requires_grad for parameter in model.language_model.parameters())
+
+
+def test_parts_without_a_high_resolution_tower(folders) -> None:
+    model = MGMForConditionalGeneration.from_parts(folders["language"], folders["clip"])
+    assert model.mining is None
+    assert model.get_image_features(torch.randn(1, 1, 3, 28, 28)).shape == (1, 16, 24)
 
 
 def zoo_model(**overrides) -> MGMForConditionalGeneration:
