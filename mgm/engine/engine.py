@@ -16,7 +16,7 @@ from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
 from mgm.engine.stops import Stops, stops_of
 from mgm.errors import MGMError
-from mgm.model.loading import checkpoint_folder, load_model
+from mgm.model.loading import check_checkpoint, checkpoint_folder, load_model
 from mgm.model.mgm import MGMForConditionalGeneration
 
 IMAGES_AT_ONCE = 8  # that go through the towers together
@@ -45,6 +45,7 @@ def load(
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     folder = checkpoint_folder(path)
+    check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
     processor = MGMProcessor.from_pretrained(folder)
     return Engine(load_model(folder, dtype=precision, device=place), processor)
 

@@ -1,0 +1,190 @@
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+import mgm
+from mgm import MGMError, Request
+
+
+def count_calls(engine, monkeypatch):
+    """Sizes of the batches of images that the towers see from now on."""
+    seen = []
+    original = engine.model.get_image_features
+
+    def counted(pixel_values, *rest, **named):
+        seen.append(len(pixel_values))
+        return original(pixel_values, *rest, **named)
+
+    monkeypatch.setattr(engine.model, "get_image_features", counted)
+    return seen
+
+
+@pytest.fixture
+def requests(pictures):
+    """Requests whose prompts and answers differ in length."""
+    red, ring = pictures
+    return [
+        Request("hi", max_new_tokens=20),
+        Request("what is this?", images=[red], max_new_tokens=33),
+        Request("what is this?", images=[ring], max_new_tokens=33),
+        Request("compare them", images=[ring, red], max_new_tokens=7),
+        Request("sure?", images=[red], history=[("what is this?", "red")], max_new_tokens=25),
+        Request("draw", images=[ring], temperature=1.0, seed=5, max_new_tokens=20),
+        Request("draw", images=[ring], temperature=1.0, top_p=0.5, seed=5, max_new_tokens=20),
+    ]
+
+
+def test_answers_are_the_same_alone_batched_and_streamed(engine, requests):
+    alone = [engine.answer([request])[0] for request in requests]
+    assert len({answer.text for answer in alone}) == len(alone)
+    assert engine.answer(requests) == alone
+    assert engine.answer(requests, batch_size=3) == alone
+    for request, answer in zip(requests, alone, strict=True):
+        stream = engine.stream(request)
+        pieces = list(stream)
+        assert "".join(pieces) == answer.text
+        assert stream.answer == answer
+        assert len(pieces) > 1 or len(answer.tokens) < 3
+
+
+def test_tokens_are_those_of_generate(engine, pictures):
+    request = Request("what is this?", images=pictures, max_new_tokens=12)
+    inputs = engine.processor(text=engine.prompt(request), images=pictures)
+    ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    new = ids[0, inputs["input_ids"].shape[1] :] if ids.shape[1] > 12 else ids[0]
+    answer = engine.answer([request])[0]
+    assert list(answer.tokens) == [i for i in new.tolist() if i != 4]
+    assert answer.prompt_tokens == inputs["input_ids"].shape[1]
+
+
+def test_every_image_is_encoded_once(engine, pictures, monkeypatch):
+    seen = count_calls(engine, monkeypatch)
+    red, ring = pictures
+    first = Request("what is this?", images=[red], max_new_tokens=2)
+    answer = engine.answer([first])[0]
+    engine.answer([Request("sure?", images=[red.copy()], history=[(first.prompt, answer.text)])])
+    assert seen == [1]
+    engine.answer([Request("hi", max_new_tokens=1)])
+    engine.answer([Request("compare", images=[ring, red, ring], max_new_tokens=1)])
+    assert seen == [1, 1]
+    assert (engine.features.hits, engine.features.misses) == (2, 2)
+
+
+def test_images_come_from_anywhere(engine, pictures, tmp_path):
+    ring = pictures[1]
+    ring.save(tmp_path / "ring.png")
+    content = io.BytesIO()
+    ring.save(content, "PNG")
+    sources = [ring, tmp_path / "ring.png", str(tmp_path / "ring.png"), content.getvalue()]
+    answers = engine.answer([Request("what?", [source], max_new_tokens=9) for source in sources])
+    assert len({answer.text for answer in answers}) == 1
+    assert len(engine.features) == 1
+
+
+def test_markers_are_placed_and_numbered(engine, pictures):
+    assert engine.prompt(Request("hi")) == "<s><|user|>hi<|end|><|assistant|>"
+    one = Request("and now?", images=pictures[:1], history=[("what?", "red")])
+    assert engine.prompt(one) == (
+        "<s><|user|><image>\nwhat?<|end|><|assistant|>red<|end|>"
+        "<|user|>and now?<|end|><|assistant|>"
+    )
+    two = engine.prompt(Request("compare", images=pictures))
+    assert two == "<s><|user|>Image 1:<image>\nImage 2:<image>\ncompare<|end|><|assistant|>"
+
+
+def test_stop_texts_end_an_answer(engine):
+    request = Request("hi", max_new_tokens=30)
+    whole = engine.answer([request])[0].text
+    stop = whole[8:11]
+    short = Request("hi", max_new_tokens=30, stop=["never said", stop])
+    answer = engine.answer([short])[0]
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+    assert len(answer.tokens) < 30
+    pieces = list(engine.stream(short))
+    assert "".join(pieces) == answer.text
+
+
+def test_stop_tokens_are_not_part_of_an_answer(engine, pictures):
+    answers = engine.answer(
+        [Request("hi", images=pictures[:1], temperature=1.5, seed=i) for i in range(4)]
+    )
+    stopped = [answer for answer in answers if answer.finish_reason == "stop"]
+    assert stopped
+    assert all(4 not in answer.tokens for answer in stopped)
+
+
+def test_seeds_repeat_answers(engine):
+    def ask(seed):
+        return engine.answer([Request("hi", temperature=1.0, seed=seed, max_new_tokens=12)])[0]
+
+    assert ask(1) == ask(1)
+    assert ask(1) != ask(2)
+    assert ask(None) != ask(None)
+
+
+def test_a_stream_can_be_closed(engine):
+    stream = engine.stream(Request("hi", max_new_tokens=30))
+    first = next(stream)
+    stream.close()
+    rest = "".join(stream)
+    answer = stream.answer
+    assert answer.finish_reason == "cancelled"
+    assert answer.text == first + rest
+    assert len(answer.tokens) < 30
+
+
+def test_the_context_limits_prompt_and_answer(engine, pictures):
+    assert engine.context == 512
+    engine.model.config.text_config.max_position_embeddings = 500
+    with pytest.raises(MGMError, match=r"^the prompt takes 504 tokens.* context has 500") as caught:
+        engine.answer([Request("x" * 500)])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MGMError, match=r"^request 2 of 2: .*\(4 for each of its 2 images\)"):
+        engine.answer([Request("x"), Request("x" * 500, images=pictures)])
+    answer = engine.answer([Request("x" * 485, temperature=5, seed=0, max_new_tokens=99)])[0]
+    assert answer.prompt_tokens == 489
+    assert answer.finish_reason == "stop" or len(answer.tokens) == 11
+
+
+def test_errors_name_request_and_image(engine, pictures, tmp_path):
+    missing = tmp_path / "none.png"
+    with pytest.raises(MGMError, match=r"^image 2 of 2: .*none.png: there is no such file"):
+        engine.stream(Request("compare", images=[pictures[0], missing]))
+    with pytest.raises(MGMError, match=r"^request 2 of 2: image 1 of 1: .*none.png"):
+        engine.answer([Request("hi"), Request("what?", images=[missing])])
+    with pytest.raises(MGMError, match="list"):
+        engine.answer(Request("hi"))
+
+
+def test_nothing_asked_nothing_answered(engine):
+    assert engine.answer([]) == []
+
+
+def test_another_template(engine):
+    engine.use_template("vicuna_v1")
+    assert engine.prompt(Request("hi")).endswith(" USER: hi ASSISTANT:")
+    with pytest.raises(MGMError, match="vicuna_v1"):
+        engine.use_template("vicuna")
+    assert engine.template.stop == "</s>"  # the wrong name changed nothing
+
+
+def test_load_explains_what_it_cannot_do(tiny_folder, tmp_path):
+    with pytest.raises(MGMError, match="quantize is 'int8'"):
+        mgm.load(tiny_folder, quantize="int8")
+    with pytest.raises(MGMError, match="choose one of float32, bfloat16, float16"):
+        mgm.load(tiny_folder, device="cpu", dtype="float8")
+    with pytest.raises(MGMError, match=r"device is 'tpu'.*cpu"):
+        mgm.load(tiny_folder, device="tpu")
+    with pytest.raises(MGMError, match="none"):
+        mgm.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_precision(tiny_folder, dtype):
+    engine = mgm.load(tiny_folder, device="cpu", dtype=dtype)
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
+    image = Image.new("RGB", (9, 9), "blue")
+    assert engine.answer([Request("what?", images=[image], max_new_tokens=3)])[0].tokens

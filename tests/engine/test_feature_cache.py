@@ -1,0 +1,41 @@
+import torch
+from PIL import Image
+
+from mgm.engine.feature_cache import FeatureCache, image_key
+
+
+def test_the_longest_unused_leave_first():
+    cache = FeatureCache(capacity=100)
+    features = torch.zeros(10, dtype=torch.float32)  # 40 bytes
+    cache.put(b"a", features)
+    cache.put(b"b", features)
+    assert cache.get(b"a") is features
+    cache.put(b"c", features)
+    assert cache.get(b"b") is None
+    assert cache.get(b"a") is features
+    assert (len(cache), cache.size) == (2, 80)
+
+
+def test_what_is_too_large_stays_out():
+    cache = FeatureCache(capacity=100)
+    cache.put(b"a", torch.zeros(10))
+    cache.put(b"b", torch.zeros(1000))
+    assert cache.get(b"b") is None
+    assert cache.size == 40
+
+
+def test_the_same_key_twice_counts_once():
+    cache = FeatureCache(capacity=100)
+    for _ in range(5):
+        cache.put(b"a", torch.zeros(10))
+    assert (len(cache), cache.size) == (1, 40)
+
+
+def test_keys_tell_images_apart():
+    images = [
+        Image.new("RGB", (4, 2), "red"),
+        Image.new("RGB", (2, 4), "red"),
+        Image.new("RGB", (4, 2), "blue"),
+    ]
+    assert len({image_key(image) for image in images}) == 3
+    assert image_key(images[0]) == image_key(images[0].copy())

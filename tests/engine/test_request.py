@@ -1,0 +1,47 @@
+import dataclasses
+
+import pytest
+
+from mgm import MGMError, Request
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": None}, "prompt is None; give a text"),
+        ({"temperature": -0.1}, "temperature is -0.1; give from 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; give 1 or more"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5"),
+        ({"top_p": 0}, "top_p is 0; give above 0 and up to 1"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"stop": "###"}, "stop is '###'; give a list"),
+        ({"stop": [""]}, "stop is"),
+        ({"images": "cat.png"}, "images is 'cat.png'; give a list"),
+        ({"history": ["a"]}, "history, exchange 1: 'a'; give a pair"),
+        ({"history": [("a", "b"), ("c", None)]}, "history, exchange 2"),
+        ({"prompt": "<image>\nwhat?"}, "the text has 1 <image> but 0 images came with it"),
+        ({"prompt": "<image>", "images": ["a", "b"]}, "1 <image> but 2 images"),
+        ({"prompt": "?", "history": [("<image>", "a <image>")], "images": ["a"]}, "the answer"),
+    ],
+)
+def test_wrong_requests(wrong, message):
+    with pytest.raises(MGMError, match=message.replace("?", r"\?")) as caught:
+        Request(**({"prompt": "what is this?"} | wrong))
+    assert "\n" not in str(caught.value)
+
+
+def test_requests_do_not_change():
+    images = ["a.png"]
+    request = Request("what?", images=images, history=[("q", "a")])
+    images.append("b.png")
+    assert request.images == ("a.png",)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.prompt = "another"
+
+
+def test_markers_may_stand_anywhere():
+    request = Request("and <image>?", images=["a", "b"], history=[("<image> first", "yes")])
+    assert request.questions == ["<image> first", "and <image>?"]

@@ -1,0 +1,172 @@
+import io
+import socket
+import struct
+import sys
+import zlib
+
+import pytest
+from PIL import Image
+
+from mgm.errors import run_command
+from mgm.serve import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the program in this process with lines on its standard input."""
+
+    def run(*arguments, lines=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        with pytest.raises(SystemExit) as caught:
+            run_command(lambda: cli.main([str(argument) for argument in arguments]))
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+def broken_images(folder):
+    """Files that are no whole image, by a piece of the error that names them."""
+    files = {}
+    whole = io.BytesIO()
+    Image.effect_noise((60, 60), 50).save(whole, "PNG")
+    for name, content, message in (
+        ("cut.png", whole.getvalue()[:-900], "truncated"),
+        ("text.png", b"no image at all", "is not an image"),
+        ("empty.png", b"", "is empty"),
+    ):
+        (folder / name).write_bytes(content)
+        files[folder / name] = message
+    files[folder / "none.png"] = "there is no such file"
+    files[folder] = "is a folder"
+    return files
+
+
+def huge_png():
+    """A PNG of 20,000 x 10,000 pixels that is small as a file."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(20_001) * 4, 9)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def assert_one_line(error, *parts):
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    for part in parts:
+        assert str(part) in error
+
+
+def test_each_line_is_answered_in_one_line(run, tiny_folder, image_files):
+    options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", 0)
+    options += ("--max-new-tokens", 24, "--device", "cpu")
+    status, out, error = run(*options, lines="what is this?\n\nsure?")
+    assert (status, error) == (0, "")
+    assert out.count("\n") == 2
+    assert run(*options, lines="what is this?\n")[1] == out.splitlines(keepends=True)[0]
+    assert run(*options, lines="")[:2] == (0, "")
+
+
+def test_debug_speaks_beside_the_answers(run, tiny_folder, image_files):
+    files = ",".join(map(str, image_files))
+    options = ("--model-path", tiny_folder, "--max-new-tokens", 5, "--debug")
+    status, out, error = run(*options, "--image-file", files, lines="compare\nsure?\n")
+    assert status == 0
+    assert out.count("\n") == 2
+    assert "Image 1:<image>\\nImage 2:<image>\\ncompare" in error
+    assert "prompt tokens: " in error
+    assert "loaded in" in error
+
+
+def test_text_alone_and_another_template(run, tiny_folder):
+    options = ("--model-path", tiny_folder, "--max-new-tokens", 3, "--debug")
+    status, _, error = run(*options, "--conv-mode", "vicuna_v1", lines="hi\n")
+    assert status == 0
+    assert "USER: hi ASSISTANT:" in error
+
+
+def test_broken_images(run, tiny_folder, tmp_path, image_files):
+    for file, message in broken_images(tmp_path).items():
+        names = f"{image_files[0]},{file}"
+        status, out, error = run("--model-path", tiny_folder, "--image-file", names)
+        assert (status, out) == (2, "")
+        assert_one_line(error, "image 2 of 2", file, message)
+
+
+def test_gigantic_image(run, tiny_folder, tmp_path):
+    file = tmp_path / "huge.png"
+    file.write_bytes(huge_png())
+    status, _, error = run("--model-path", tiny_folder, "--image-file", file)
+    assert status == 2
+    assert_one_line(error, "image 1 of 1", file, "178,956,970 pixels")
+
+
+def test_unreachable_url(run, tiny_folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/cat,small.png"
+        status, _, error = run("--model-path", tiny_folder, "--image-file", url)
+    assert status == 2
+    assert_one_line(error, "image 1 of 1", url, "cannot be reached")
+
+
+def test_missing_and_foreign_checkpoints(run, tmp_path):
+    missing = tmp_path / "none"
+    status, _, error = run("--model-path", missing)
+    assert status == 2
+    assert_one_line(error, missing, "no such folder")
+    status, _, error = run("--model-path", tmp_path)
+    assert status == 2
+    assert_one_line(error, tmp_path, "config.json")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    status, _, error = run("--model-path", tmp_path)
+    assert status == 2
+    assert_one_line(error, tmp_path, "'bert'")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([], ["--model-path"]),
+        (["--temperature", "-1"], ["temperature is -1.0"]),
+        (["--temperature", "hot"], ["--temperature", "hot"]),
+        (["--max-new-tokens", "0"], ["max_new_tokens is 0"]),
+        (["--conv-mode", "nothing"], ["nothing", "vicuna_v1"]),
+        (["--device", "tpu"], ["--device", "tpu", "mps"]),
+        (["--model-base", "vicuna"], ["--model-base", "complete checkpoint"]),
+        (["--load-4bit"], ["--load-4bit"]),
+        (["--ocr"], ["--ocr"]),
+        (["--colour"], ["--colour"]),
+    ],
+)
+def test_wrong_options(run, options, parts):
+    path = ["--model-path", "nowhere"] if options else []
+    status, out, error = run(*path, *options)
+    assert (status, out) == (2, "")
+    assert_one_line(error, *parts)
+
+
+def test_a_prompt_that_is_too_long(run, tiny_folder):
+    status, out, error = run("--model-path", tiny_folder, lines="x" * 600)
+    assert (status, out) == (2, "")
+    assert_one_line(error, "the prompt takes 604 tokens", "512")
+
+
+def test_commas_in_names(tmp_path):
+    odd = tmp_path / "a,b.png"
+    odd.touch()
+    assert cli.image_sources(str(odd)) == [str(odd)]
+    assert cli.image_sources("a.png, b.png,") == ["a.png", "b.png"]
+    url = "https://example.org/w_20,h_30/cat.png"
+    assert cli.image_sources(url) == [url]
+    assert cli.image_sources(f"a.png,{url},{url}") == ["a.png", url, url]
+    assert cli.image_sources(f"{url},{tmp_path}") == [url, str(tmp_path)]
+    assert cli.image_sources("") == []
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    assert "a\x1b[31m\x9b\n\tb\u200d图".translate(cli.CONTROL_CHARACTERS) == "a[31m\n\tb\u200d图"

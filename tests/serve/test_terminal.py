@@ -1,0 +1,118 @@
+"""The program as a process of its own: at a terminal and in a pipe."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_model import build
+
+pty = pytest.importorskip("pty", reason="there are no such terminals here")
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 90.0  # seconds; a busy machine takes long to import torch
+
+
+def command(*options):
+    return [sys.executable, "-m", "mgm.serve.cli", *map(str, options)]
+
+
+class Terminal:
+    """A program at a terminal: what it writes, and when."""
+
+    def __init__(self, *arguments):
+        self.screen = ""
+        self.reads = []  # characters on the screen after each
+        self.process, self.descriptor = pty.fork()
+        if self.process == 0:
+            os.chdir(ROOT)
+            os.execv(arguments[0], arguments)
+
+    def read_until(self, pattern, start=0):
+        """Read until `pattern` is on the screen after `start`; gives its end."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            match = re.compile(pattern).search(self.screen, start)
+            if match:
+                return match.end()
+            left = deadline - time.monotonic()
+            assert left > 0, self.screen
+            if select.select([self.descriptor], [], [], left)[0]:
+                self.screen += os.read(self.descriptor, 65536).decode(errors="replace")
+                self.reads.append(len(self.screen))
+
+    def type(self, text):
+        os.write(self.descriptor, text.encode())
+
+    def status(self):
+        """Wait for the program's end."""
+        _, status = os.waitpid(self.process, 0)
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_streaming_turns_and_end_of_input(tiny_folder, image_files):
+    options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", "0")
+    terminal = Terminal(*command(*options, "--max-new-tokens", "60"))
+    place = terminal.read_until("USER: ")
+    assert terminal.screen == "USER: "  # nothing was said before
+    for question in ("what is this?", "sure?"):
+        terminal.type(question + "\n")
+        begin = terminal.read_until(re.escape(question) + "\r\nASSISTANT: ", place)
+        place = terminal.read_until("\r\nUSER: ", begin)
+        assert place - begin > len("\r\nUSER: ")
+    assert len([length for length in terminal.reads if begin < length < place]) > 3
+    terminal.type("\x04")
+    terminal.read_until(r"exit\.\.\.", place)
+    assert terminal.status() == 0
+
+
+def test_an_interrupt_stops_the_answer_alone(tmp_path):
+    endless = build(tmp_path / "endless", positions=10**6, endless=True)
+    options = ("--model-path", endless, "--temperature", "0", "--max-new-tokens", "1000000")
+    terminal = Terminal(*command(*options))
+    place = terminal.read_until("USER: ")
+    terminal.type("hi\n")
+    place = terminal.read_until("ASSISTANT: ..", place)
+    os.kill(terminal.process, signal.SIGINT)
+    place = terminal.read_until(r"\[stopped\]\r\nUSER: ", place)
+    terminal.type("\n")
+    terminal.read_until(r"exit\.\.\.", place)
+    assert terminal.status() == 0
+
+
+def test_a_pipe_gets_answers_and_nothing_else(tiny_folder, image_files):
+    ended = subprocess.run(
+        command("--model-path", tiny_folder, "--image-file", image_files[0], "--max-new-tokens", 9),
+        input="what is this?\nsure?\n",
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=ROOT,
+        timeout=PATIENCE,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("\n") == 2
+
+
+def test_an_error_is_one_line_and_comes_at_once(tmp_path):
+    begin = time.monotonic()
+    ended = subprocess.run(
+        command("--model-path", tmp_path, "--image-file", tmp_path / "none.png"),
+        input="",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: image 1 of 1: ")
+    assert time.monotonic() - begin < PATIENCE / 20  # torch was not imported

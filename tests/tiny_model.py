@@ -1,0 +1,76 @@
+"""A model of random weights, small enough to be made for a test, in a folder as users have it."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.processor import MGMProcessor
+from mgm.model.config import MGMConfig
+from mgm.model.loading import save_model
+from mgm.model.mgm import MGMForConditionalGeneration
+
+SPECIAL = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
+
+
+def byte_tokenizer():
+    """Every byte is a token: characters beyond ASCII come in several pieces."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(BPE({piece: i for i, piece in enumerate([*SPECIAL, *letters])}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(SPECIAL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build(folder: Path, positions: int = 512, endless: bool = False) -> Path:
+    """Save a model of the nano family, 4 tokens per image, into `folder`.
+
+    An endless one has no likeliest word to end an answer with.
+    """
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = MGMConfig(
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": positions,
+            "initializer_range": 0.6,
+            "bos_token_id": 1,
+            "eos_token_id": 4,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        vision_aux_config={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
+        image_size_aux=64,
+        conversation="nano",
+    )
+    model = MGMForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.projector.parameters():
+            parameter.mul_(20)  # so that different images lead to different answers
+        if endless:
+            model.get_output_embeddings().weight[tokenizer.eos_token_id] = 0
+    save_model(model, folder)
+    MGMProcessor(MGMImageProcessor(28, 64), tokenizer, "nano").save_pretrained(folder)
+    return folder
