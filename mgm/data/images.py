@@ -107,6 +107,7 @@ def _download(url: str, name: str) -> bytes:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             content = response.read(MAX_BYTES + 1)
     except urllib.error.HTTPError as error:
+        error.close()
         raise MGMError(
             f"{name}: the server answered {error.code} {one_line(error.reason)}; check the URL"
         ) from error

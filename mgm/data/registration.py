@@ -10,6 +10,9 @@ from mgm.model.config import MGMConfig
 def register() -> None:
     """Make AutoProcessor and AutoImageProcessor give ours for the folder of our models."""
     AutoImageProcessor.register(
-        MGMConfig, slow_image_processor_class=MGMImageProcessor, exist_ok=True
+        MGMConfig,
+        slow_image_processor_class=MGMImageProcessor,
+        fast_image_processor_class=MGMImageProcessor,  # the same: transformers warns without one
+        exist_ok=True,
     )
     AutoProcessor.register(MGMConfig, MGMProcessor, exist_ok=True)

@@ -38,7 +38,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         if _is_llama_sentencepiece(folder):
             tokenizer = _from_sentencepiece(folder)
         elif (folder / "tokenizer.json").is_file():
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                folder, clean_up_tokenization_spaces=False
+            )
         elif folder.exists() and not any(folder.glob("*vocab*")):
             raise MGMError(
                 f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
@@ -59,9 +61,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
 
 def add_image_token(tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a tokenizer the special token `<image>`, unless it has it."""
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": [IMAGE_MARKER]}, replace_extra_special_tokens=False
-    )
+    tokenizer.add_tokens([AddedToken(IMAGE_MARKER, normalized=False)], special_tokens=True)
 
 
 def image_token_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
