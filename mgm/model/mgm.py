@@ -18,6 +18,7 @@ from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
 from mgm.model.published import KEY_PATTERNS, forget_renaming
+from mgm.model.supervised import supervised_output
 
 
 class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -216,7 +217,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             pixel_values: as `get_image_features`, all images of the batch in reading order.
             pixel_values_aux: as `get_image_features`.
             image_features: what `get_image_features` returned, instead of pixels.
-            labels: (batch, length), -100 where nothing is to be learnt.
+            labels: (batch, length), -100 where nothing is to be learnt; in training mode logits
+                come only for columns with labels.
             inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
@@ -237,16 +239,17 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
             )
-        return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **kwargs,
-        )
+        inputs: dict[str, Any] = kwargs | {
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+        routed = getattr(self.config.text_config, "output_router_logits", False)
+        if labels is not None and self.training and not routed:
+            return supervised_output(self.language_model, labels, **inputs)
+        return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 
     def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
         if self.vision_tower_aux is None or self.mining is None:

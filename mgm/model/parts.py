@@ -14,7 +14,13 @@ from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_native, to_published
-from mgm.model.weights import check_names, read_file, weight_files, weight_shapes
+from mgm.model.weights import (
+    check_names,
+    read_file,
+    read_weights,
+    weight_files,
+    weight_shapes,
+)
 
 STAGE1_FILE = "mm_projector.bin"
 FRESH_PARTS = ("mining.", "projector.")
@@ -99,21 +105,24 @@ def save_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]
 
 
 def load_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:
-    """Fill mining and projector, and the towers where the file has them, from a stage-1 file.
+    """Fill mining and projector, and the towers where the file has them, from what stage 1 left.
 
     Args:
         model: as `from_parts` made it.
-        path: the file, or the folder that holds it as `mm_projector.bin`.
+        path: the file, a folder that holds it as `mm_projector.bin`, or a whole Mini-Gemini's.
 
     Raises:
         MGMError: no such file, or weights that are not this model's.
     """
     path = Path(path)
-    if path.is_dir():
+    if (path / STAGE1_FILE).is_file():
         path = path / STAGE1_FILE
-    if not path.is_file():
-        raise MGMError(f"{path}: not found; give the {STAGE1_FILE} that stage 1 saved")
-    found = {to_native(name): tensor for name, tensor in read_file(path).items()}
+    if not path.exists():
+        raise MGMError(f"{path}: not found; give the {STAGE1_FILE} or the folder of stage 1")
+    weights = read_weights(path) if path.is_dir() else read_file(path)
+    found = {to_native(name): tensor for name, tensor in weights.items()}
+    if path.is_dir():
+        found = {name: found[name] for name in found if name.startswith(STAGE1_PARTS)}
     state = model.state_dict()
     needed = {name for name in state if name.startswith(FRESH_PARTS)}
     offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in found}

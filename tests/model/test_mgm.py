@@ -179,6 +179,26 @@ def test_loss_is_the_mean_over_supervised_positions_or_a_share_of_the_whole_batc
     torch.testing.assert_close(share, expected / 4)
 
 
+@pytest.mark.parametrize("count", [None, 50])
+def test_training_makes_only_the_logits_it_needs(count: int | None) -> None:
+    whole, spared = tiny_model(), tiny_model().train()
+    inputs = labelled(whole.config, LABELLED) | random_images(whole.config, 3)
+    inputs["labels"][:, :4] = -100
+    if count is not None:
+        inputs["num_items_in_batch"] = torch.tensor(count)
+    expected = whole(**inputs)
+    output = spared(**inputs)
+    columns = (inputs["labels"][:, 1:] != -100).any(0)
+    assert output.logits.shape[1] == columns.sum() < expected.logits.shape[1]
+    torch.testing.assert_close(output.loss, expected.loss)
+    expected.loss.backward()
+    output.loss.backward()
+    for ours, theirs in zip(spared.parameters(), whole.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_frozen_towers_stay_frozen_and_in_evaluation_mode() -> None:
     model = tiny_model().train()
     assert model.projector.training
