@@ -1,0 +1,148 @@
+"""Who may import whom, and what `import mgm` costs."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomllib
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from mgm.auto_classes import register_on_first_use
+from tests.tiny_model import build
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mgm"
+BASE = {"errors", "atomic", "auto_classes"}
+ALLOWED = {  # the rooms that a room may import, besides itself and the base
+    "model": set(),
+    "data": {"model"},
+    "engine": {"data", "model"},
+    "serve": {"engine", "data", "model"},
+    "eval": {"engine", "data", "model"},
+    "train": {"engine", "data", "model"},
+}
+MODULE_OF = {"pillow": "PIL"}  # where a distribution is imported under another name
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for file in sorted(PACKAGE.rglob("*.py")):
+        yield file.relative_to(PACKAGE), ast.parse(file.read_text(encoding="utf-8"))
+
+
+def room_of(file: Path) -> str:
+    return file.parts[0] if len(file.parts) > 1 else file.stem
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The modules that a statement imports, by their full names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative imports hide the direction"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run when a module is imported."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from at_import(node.orelse)
+            continue
+        yield node
+        for field in ("body", "orelse", "finalbody"):
+            yield from at_import(getattr(node, field, []))
+        for handler in getattr(node, "handlers", []):
+            yield from at_import(handler.body)
+
+
+def test_imports_point_downwards():
+    seen = set()
+    for file, tree in sources():
+        room = room_of(file)
+        if room == "__init__":
+            continue  # the front door shows what all rooms offer
+        assert room in {*ALLOWED, *BASE}, f"{file}: a room that no rule knows"
+        allowed = {*BASE, room, *ALLOWED[room]} if room in ALLOWED else BASE
+        for node in ast.walk(tree):
+            for name in imported(node):
+                if name.startswith("mgm."):
+                    seen.add(room)
+                    assert name.split(".")[1] in allowed, f"{file}:{node.lineno} imports {name}"
+    assert {"data", "engine", "serve"} <= seen
+
+
+def test_only_base_dependencies_are_imported_unasked():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.match(r"[\w.-]+", line)[0].lower() for line in project["dependencies"]]
+    known = {MODULE_OF.get(name, name.replace("-", "_")) for name in names}
+    known |= {*sys.stdlib_module_names, "mgm"}
+    for file, tree in sources():
+        for node in at_import(tree.body):
+            for name in imported(node):
+                top = name.split(".")[0]
+                assert top in known, f"{file}:{node.lineno} imports {top}, which is optional"
+
+
+def run_python(*lines: str) -> str:
+    """What a fresh interpreter that takes warnings for errors prints."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def test_import_is_light():
+    loaded = run_python("import mgm, mgm.serve.cli, sys", "print(*sys.modules)").split()
+    assert not {"torch", "transformers", "timm", "torchvision"} & set(loaded)
+
+
+def test_every_name_can_be_had():
+    import mgm
+
+    for name in mgm.__all__:
+        assert getattr(mgm, name).__name__ == name
+        assert name in dir(mgm)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = mgm.nothing
+
+
+def test_auto_classes_know_our_models(tmp_path):
+    folder = build(tmp_path / "tiny")
+    printed = run_python(
+        "import mgm, warnings",
+        "warnings.simplefilter('default')",  # those of other libraries are theirs
+        "from transformers import AutoConfig, AutoProcessor, AutoModelForImageTextToText",
+        "from transformers import AutoImageProcessor",
+        "from transformers.utils import logging; logging.disable_progress_bar()",
+        f"folder = {str(folder)!r}",
+        "for auto in (AutoConfig, AutoImageProcessor, AutoProcessor, AutoModelForImageTextToText):",
+        "    print(type(auto.from_pretrained(folder)).__name__)",
+    )
+    assert printed.split() == [
+        "MGMConfig",
+        "MGMImageProcessor",
+        "MGMProcessor",
+        "MGMForConditionalGeneration",
+    ]
+
+
+def test_auto_classes_that_were_there_first():
+    from transformers import AutoConfig
+
+    CONFIG_MAPPING._extra_content.pop("mgm", None)
+    assert "mgm" not in CONFIG_MAPPING
+    register_on_first_use()
+    assert AutoConfig.for_model("mgm").model_type == "mgm"
