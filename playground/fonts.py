@@ -187,3 +187,14 @@ def _open(file: str, size: float) -> ImageFont.FreeTypeFont:
             f"{FOLDER / file}: font not found; install the fonts with:"
             f" apt-get install {' '.join(PACKAGES)}"
         ) from error
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages of which a font file is not there; empty where all are."""
+    files = [*(face.file for face in FACES), EMOJI_FILE]
+    return list(PACKAGES) if any(not (FOLDER / file).is_file() for file in files) else []
+
+
+if __name__ == "__main__":
+    # For scripts/environment.sh, which installs what is named.
+    print(" ".join(missing_packages()))

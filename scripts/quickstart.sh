@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Sets up the environment, then goes the whole way with a small Mini-Gemini: draws data, trains the two
+# published stages from the shipped nano encoders and language model, evaluates on images it has never
+# seen, and answers a question about a picture with the weights that ship with the project.
+#
+#   bash scripts/quickstart.sh
+#
+# What a run made (data, checkpoints, results) is used again by the next one; delete work_dirs/quickstart
+# to train anew. MGM_QUICKSTART_IMAGES is the number of training images (default 8000).
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "$0")/environment.sh" playground
+started=$SECONDS
+images=${MGM_QUICKSTART_IMAGES:-8000}
+work=work_dirs/quickstart-$images
+data=playground/data/quickstart-$images
+cores=$(nproc)
+# On a machine with other work, threads that spin while they wait cost more than they win.
+export OMP_WAIT_POLICY=PASSIVE
+
+say "1/6 Drawing $images training images and 150 held-out ones"
+python -m playground.generate --out "$data" --split train --count "$images" --seed 1 --workers "$cores"
+python -m playground.generate --out playground/data/held_out-150 --split held_out --count 150 --seed 2 \
+    --workers "$cores"
+
+if [ ! -f "$work/stage_1/config.json" ]; then
+    say "2/6 Stage 1, alignment: projector and mining learn from captions"
+    bash scripts/nano/train/stage_1.sh --data_path "$data/captions.json" --image_folder "$data/images" \
+        --output_dir "$work/stage_1" --max_steps $((images / 64))
+else
+    say "2/6 Stage 1 is there: $work/stage_1"
+fi
+
+if [ ! -f "$work/stage_2/config.json" ]; then
+    say "3/6 Stage 2, instruction tuning: the language model learns from conversations"
+    bash scripts/nano/train/stage_2.sh --data_path "$data/conversations.json" --image_folder "$data/images" \
+        --model_name_or_path "$work/stage_1" --output_dir "$work/stage_2"
+else
+    say "3/6 Stage 2 is there: $work/stage_2"
+fi
+
+say "4/6 Evaluation on held-out images: before and after instruction tuning"
+python -m playground.evaluate --data playground/data/held_out-150 --out "$work/evaluation" \
+    --model before="$work/stage_1" --model after="$work/stage_2"
+
+say "5/6 The same questions for the weights that ship with the project"
+python -m playground.evaluate --data playground/data/held_out-150 --out "$work/evaluation-shipped" \
+    --model shipped=playground/mgm-nano --limit 60
+
+say "6/6 A question about images/receipt.png, answered by playground/mgm-nano"
+question="What is the total?"
+echo "Question: $question"
+printf 'Answer:   '
+echo "$question" | python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/receipt.png
+say "Done in $(((SECONDS - started) / 60)) min. Ask more yourself:"
+echo "    source ${MGM_VENV:-.venv}/bin/activate"
+echo "    python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/receipt.png"
