@@ -8,6 +8,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from mgm.errors import MGMError
 from mgm.model.config import ConvNextTowerConfig
 from mgm.model.convnext_tower import ConvNextTower
+from mgm.model.loading import save_model
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import load_stage1, save_stage1
 from tests.golden_files import golden, golden_json
@@ -105,8 +106,20 @@ def test_stage1_round_trip(tmp_path) -> None:
         assert same == (not name.startswith("language_model.")), name
 
 
+def test_stage1_from_a_whole_model(tmp_path) -> None:
+    trained, fresh = tiny_model(seed=1), tiny_model(seed=2)
+    save_model(trained, tmp_path / "saved")
+    load_stage1(fresh, tmp_path / "saved")
+    assert torch.equal(fresh.mining.key.weight, trained.mining.key.weight)
+    before = tiny_model(seed=2).language_model.state_dict()
+    after = fresh.language_model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_stage1_file_must_fit(tmp_path) -> None:
-    with pytest.raises(MGMError, match=r"mm_projector.bin: not found"):
+    with pytest.raises(MGMError, match=r"other.bin: not found"):
+        load_stage1(tiny_model(), tmp_path / "other.bin")
+    with pytest.raises(MGMError, match=r"holds no weights"):
         load_stage1(tiny_model(), tmp_path)
     save_stage1(tiny_model(projector_type="linear"), tmp_path / "mm_projector.bin")
     with pytest.raises(MGMError, match=r"missing \(projector.0.bias"):
