@@ -1,0 +1,1 @@
+"""Training in two stages: alignment of mining and projector, then instruction tuning."""

@@ -1,0 +1,93 @@
+"""`python -m mgm.train`: train a Mini-Gemini, stage 1 or stage 2."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from transformers.utils import logging as transformers_logging
+
+from mgm.data.collator import Collator
+from mgm.data.dataset import ConversationDataset
+from mgm.errors import MGMError, one_line, run_command
+from mgm.train.checkpoints import checkpoint_to_resume, prepare_output
+from mgm.train.flags import Arguments, parse
+from mgm.train.starting_point import starting_point
+from mgm.train.trainable import describe_trainable, set_trainable
+from mgm.train.trainer import MGMTrainer
+
+logger = logging.getLogger("mgm.train")
+
+
+def main() -> None:
+    """Train as the command line says."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    first = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("mgm").setLevel(logging.INFO if first else logging.WARNING)
+    transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
+    run()
+
+
+def run(words: Sequence[str] | None = None) -> MGMTrainer:
+    """Train, and save the model.
+
+    Args:
+        words: the command line's flags and values; None: those of this program.
+
+    Returns:
+        The trainer, whose `model` and `state` tell what came of it.
+
+    Raises:
+        MGMError: a fault in the flags, the data or a folder, or a full disk.
+    """
+    arguments = parse(words)
+    model_flags, data_flags, training = arguments
+    output = prepare_output(str(training.output_dir))
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
+    model, processor = starting_point(arguments, checkpoint)
+    dataset = ConversationDataset(data_flags.data_path, processor, data_flags.image_folder)
+    set_trainable(model, model_flags)
+    stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
+    logger.info("%s: %d samples, template %s", stage, len(dataset), processor.conversation)
+    logger.info("%s", describe_trainable(model))
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+    trainer = _trainer(
+        arguments,
+        model=model,
+        train_dataset=dataset,
+        data_collator=Collator.of(processor, model.config.model_max_length),
+        processing_class=processor,
+    )
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except MGMError as error:
+        raise _without_traceback(error) from error
+    finally:
+        trainer.progress.close()
+    trainer.save_model()
+    logger.info("saved %s", output)
+    return trainer
+
+
+def _trainer(arguments: Arguments, **parts: object) -> MGMTrainer:
+    """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
+    model_flags, _, training = arguments
+    try:
+        return MGMTrainer(stage1=model_flags.tune_mm_mlp_adapter, args=training, **parts)
+    except (ValueError, ImportError, RuntimeError) as error:
+        if isinstance(error, MGMError):
+            raise
+        raise MGMError(one_line(error)) from error
+
+
+def _without_traceback(error: MGMError) -> MGMError:
+    """The error as it was before a worker process of the data loader wrapped it."""
+    text = str(error)
+    if "in DataLoader worker process" not in text:
+        return error
+    return MGMError(text.rsplit("MGMError: ", 1)[-1].strip())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,149 @@
+"""The published training flags, as dataclasses that transformers' parser reads."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+# A flag that may be given without a value, and that tells "left out" from "False".
+_SWITCH = {"nargs": "?", "const": True}
+
+
+def _flag(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
+
+
+@dataclass
+class ModelArguments:
+    """What is trained, and from which weights it starts."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = _flag(
+        "",
+        "Folder of a language model (then --vision_tower and --vision_tower_aux bring the encoders "
+        "and mining and projector are fresh), or of a Mini-Gemini, native or published.",
+    )
+    version: str | None = _flag(
+        None,
+        "Conversation template: plain, v1, gemma, llama_3, chatml_direct, mistral_instruct, nano, "
+        "... Left out: the Mini-Gemini folder's, or the one that fits the tokenizer.",
+    )
+    vision_tower: str | None = _flag(None, "Folder of the low-resolution encoder, CLIP.")
+    vision_tower_aux: str | None = _flag(
+        None,
+        "Folder of the high-resolution encoder, an OpenCLIP ConvNeXt; left out or 'none': a model "
+        "without it and without mining.",
+    )
+    pretrain_mm_mlp_adapter: str | None = _flag(
+        None, "What stage 1 left: its folder or its mm_projector.bin."
+    )
+    tune_mm_mlp_adapter: bool = _flag(False, "Stage 1: train mining and projector alone.")
+    freeze_mm_mlp_adapter: bool = _flag(False, "Leave the projector as it is.")
+    freeze_backbone: bool = _flag(False, "Leave the language model but for its head as it is.")
+    optimize_vision_tower: bool = _flag(False, "Train the upper half of CLIP's layers.")
+    optimize_vision_tower_aux: bool = _flag(
+        False, "Train the last block of each of the ConvNeXt's stages."
+    )
+    drop_path: bool = _flag(
+        False,
+        "Drop paths of the ConvNeXt at random during training (rate 0.1). The published default is "
+        "True, also for a frozen encoder.",
+    )
+    mm_projector_type: str | None = _flag(
+        None, "linear, mlpNx_gelu (mlp2x_gelu) or identity. Left out: linear."
+    )
+    mm_vision_select_layer: int | None = _flag(
+        None, "CLIP layer whose output is used; published models: -2. Left out: -1."
+    )
+    mm_vision_select_feature: str = _flag("patch", "Which of CLIP's positions are used: patch.")
+    mm_use_im_start_end: bool = _flag(False, "Not supported yet.")
+    mm_use_im_patch_token: bool = _flag(False, "Refused: adds a token that nothing uses.")
+    image_processor: str | None = _flag(None, "Refused: images are prepared in one way.")
+
+
+@dataclass
+class DataArguments:
+    """Samples and how their images are prepared."""
+
+    _argument_group_name = "data"
+
+    data_path: str = _flag("", "JSON file (or .jsonl) of samples in the published format.")
+    image_folder: str | None = _flag(
+        None, "Where the image paths begin. Left out: the folder of --data_path."
+    )
+    image_aspect_ratio: str | None = _flag(
+        None, "pad (to a square) or square (crop the middle). Left out: square, or the folder's."
+    )
+    image_size_aux: int | None = _flag(
+        None, "High-resolution pixels per side. Left out: 320, or the folder's."
+    )
+    image_grid: int | None = _flag(
+        None, "Cells per side that CLIP sees; HD: 2. Left out: 1, or the folder's."
+    )
+    image_global: bool | None = _flag(
+        None,
+        "Whether CLIP also sees the whole image (HD). Left out: no, or the folder's.",
+        **_SWITCH,
+    )
+    lazy_preprocess: bool = _flag(True, "Samples are prepared when they are needed; always true.")
+    is_multimodal: bool = _flag(True, "The samples decide it; always true.")
+    image_grid_pinpoints: str | None = _flag(None, "Refused: published, but never used.")
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """How it is trained: transformers' own flags, with the published ones and their old names."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = _flag("", "Where checkpoints and the trained model go.")
+    model_max_length: int | None = _flag(
+        None, "Positions of a sample, image positions included. Left out: 512, or the folder's."
+    )
+    group_by_modality_length: bool = _flag(
+        False, "Batches of samples with images or without, of similar lengths."
+    )
+    mm_projector_lr: float | None = _flag(None, "Learning rate of the projector.")
+    lr_multi: str | None = _flag(
+        None,
+        "Factors on the learning rate by part of the published parameter name, such as "
+        "'model.mm_projector:2,model.vlm_uni:2'.",
+    )
+    warmup_ratio: float = _flag(
+        0.0, "Part of all steps, below 1, in which the learning rate rises."
+    )
+    evaluation_strategy: str = _flag("no", "Old name of --eval_strategy: no.")
+    optim: str = _flag("adamw_torch", "Optimizer; adamw_torch_fused is quicker.")
+    remove_unused_columns: bool = _flag(False, "Refused: samples hold what the model takes.")
+    logging_steps: float = _flag(10, "Steps between two reports of the loss.")
+    cache_dir: str | None = _flag(None, "Refused: set the environment variable HF_HOME.")
+    mpt_attn_impl: str = _flag("triton", "Refused: MPT is no language model of Mini-Gemini.")
+    bits: int = _flag(16, "Not supported yet: training of quantised models.")
+    double_quant: bool = _flag(True, "Not supported yet: training of quantised models.")
+    quant_type: str = _flag("nf4", "Not supported yet: training of quantised models.")
+    lora_enable: bool = _flag(False, "Not supported yet: LoRA.")
+    lora_r: int = _flag(64, "Not supported yet: LoRA.")
+    lora_alpha: int = _flag(16, "Not supported yet: LoRA.")
+    lora_dropout: float = _flag(0.05, "Not supported yet: LoRA.")
+    lora_weight_path: str = _flag("", "Not supported yet: LoRA.")
+    lora_bias: str = _flag("none", "Not supported yet: LoRA.")
+
+    def __post_init__(self) -> None:
+        if self.warmup_ratio and not self.warmup_steps:
+            self.warmup_steps = self.warmup_ratio
+        if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
+            # transformers renamed it, and warns about the published name.
+            self.activation_checkpointing = True
+            self.gradient_checkpointing = None
+        if not torch.accelerator.is_available():
+            self.use_cpu = (
+                True  # or bf16 is refused, and memory pinned for a device that is not there
+            )
+        super().__post_init__()
+
+    @property
+    def n_gpu(self) -> int:
+        """One device trains, even where several are seen."""
+        return min(super().n_gpu, 1)

@@ -1,0 +1,130 @@
+"""From the command line to checked arguments; what cannot be done is refused with its reason."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import NoReturn, cast
+
+from transformers import HfArgumentParser
+
+from mgm.errors import MGMError, one_line
+from mgm.train.arguments import DataArguments, ModelArguments, TrainingArguments
+
+Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
+
+USAGE = """python -m mgm.train --model_name_or_path FOLDER --data_path FILE --output_dir FOLDER ...
+
+stage 1: python -m mgm.train --tune_mm_mlp_adapter True --version plain \\
+           --model_name_or_path LANGUAGE_MODEL --vision_tower CLIP --vision_tower_aux CONVNEXT \\
+           --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2 --image_size_aux 768 \\
+           --data_path pretrain.json --image_folder images --output_dir work_dirs/stage1
+stage 2: python -m mgm.train --model_name_or_path work_dirs/stage1 --version v1 \\
+           --image_aspect_ratio pad --group_by_modality_length True \\
+           --data_path instruct.json --image_folder images --output_dir work_dirs/stage2
+"""
+
+_LATER = "is not supported yet; leave it out"
+_NO_EVALUATION = "there is no data to evaluate on while training; evaluate the trained model"
+
+# Flags that may only have their default, and why.
+REFUSED = {
+    "mm_use_im_start_end": "is not supported yet, and no published model uses it; leave it out",
+    "mm_use_im_patch_token": "would add a token that nothing uses; leave it out",
+    "image_processor": "does nothing: images are prepared in one way; leave it out",
+    "image_grid_pinpoints": "does nothing: it was published but never used; leave it out",
+    "lazy_preprocess": "must stay True: samples are always prepared when they are needed",
+    "is_multimodal": "does nothing: the samples decide it; leave it out",
+    "remove_unused_columns": "must stay False: samples hold exactly what the model takes",
+    "cache_dir": "does nothing here; set the environment variable HF_HOME",
+    "mpt_attn_impl": "does nothing: MPT is no language model of Mini-Gemini; leave it out",
+    "do_eval": _NO_EVALUATION,
+    "do_predict": _NO_EVALUATION,
+    "eval_on_start": _NO_EVALUATION,
+    "load_best_model_at_end": _NO_EVALUATION,
+    "push_to_hub": _LATER,
+    "auto_find_batch_size": _LATER,
+    "train_sampling_strategy": f"{_LATER} (--group_by_modality_length True groups by length)",
+    **dict.fromkeys(("fsdp", "parallelism_config"), _LATER),
+    **dict.fromkeys(("bits", "double_quant", "quant_type"), _LATER),
+    **{name: _LATER for name in TrainingArguments.__dataclass_fields__ if name.startswith("lora_")},
+}
+
+_REQUIRED = ("model_name_or_path", "data_path", "output_dir")
+
+
+class _Parser(HfArgumentParser):
+    """Reports every fault as an MGMError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise MGMError(message)
+
+
+def parse(words: Sequence[str] | None = None) -> Arguments:
+    """Arguments of a training run from the words of its command line.
+
+    Args:
+        words: flags and values; None: those that the program was started with.
+
+    Raises:
+        MGMError: a flag is unknown, missing, or has a value that cannot be used here.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MGMError("training on several devices is not supported yet; start one process")
+    parser = _Parser(
+        [ModelArguments, DataArguments, TrainingArguments],
+        prog="python -m mgm.train",
+        usage=USAGE,
+        allow_abbrev=False,
+    )
+    words = list(sys.argv[1:] if words is None else words)
+    _check_known(parser, words)
+    try:
+        parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except (ValueError, ImportError, OSError) as error:
+        if isinstance(error, MGMError):
+            raise
+        raise MGMError(one_line(error)) from error
+    model, data, training = cast(Arguments, parsed)
+    for part in (model, data, training):
+        _check(part)
+    _check_together(model, training)
+    for name in _REQUIRED:
+        if not any(getattr(part, name, None) for part in (model, data, training)):
+            raise MGMError(f"--{name} is missing; see python -m mgm.train --help")
+    return model, data, training
+
+
+def _check_known(parser: HfArgumentParser, words: Sequence[str]) -> None:
+    known = set(parser._option_string_actions)
+    for word in words:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and flag not in known:
+            close = get_close_matches(flag, known, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise MGMError(f"{flag} is not a flag of python -m mgm.train{hint}")
+
+
+def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        if entry.name in REFUSED and value not in (entry.default, None):
+            raise MGMError(f"--{entry.name} {value}: {REFUSED[entry.name]}")
+
+
+def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
+    for name in ("evaluation_strategy", "eval_strategy"):
+        value = getattr(training, name)
+        if getattr(value, "value", value) != "no":
+            raise MGMError(
+                f"--{name} {getattr(value, 'value', value)}: {_NO_EVALUATION}; choose no"
+            )
+    if not 0 <= training.warmup_ratio < 1:
+        raise MGMError(f"--warmup_ratio {training.warmup_ratio}: give a number from 0 to below 1")
+    if training.mm_projector_lr is not None and training.lr_multi:
+        raise MGMError("--lr_multi would be ignored beside --mm_projector_lr; give one of them")
+    if model.tune_mm_mlp_adapter and model.freeze_backbone:
+        raise MGMError(
+            "--freeze_backbone does nothing beside --tune_mm_mlp_adapter; leave one of them out"
+        )

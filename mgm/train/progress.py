@@ -1,0 +1,59 @@
+"""What a run shows while it trains: one bar with the loss, or lines where there is no terminal."""
+
+import logging
+import sys
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(TrainerCallback):
+    """A bar of all steps, with the latest loss; in a log file a line for each report."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.lines = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        shown = state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty()
+        self.lines = not shown
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not shown,
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.bar is None or not logs or "loss" not in logs:
+            return
+        loss, rate = logs["loss"], logs["learning_rate"]
+        self.bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", refresh=False)
+        if self.lines:
+            place = f"step {state.global_step} of {state.max_steps}"
+            logger.info("%s: loss %.3f, learning rate %.1e", place, loss, rate)
+
+    def close(self) -> None:
+        """Leave the bar's line, so that what follows starts a new one."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,104 @@
+"""The order of training samples: batches of one modality, of similar lengths."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from mgm.errors import MGMError
+
+
+class ModalitySampler(Sampler[int]):
+    """Orders samples so that a batch holds either images or none, and samples of similar length.
+
+    The order depends on seed and epoch alone, so that a resumed run sees what is left of it.
+
+    Args:
+        lengths: words of each sample, negative without image.
+        batch_size: samples of one device in one step.
+        groups: devices times accumulation steps; each gets about as many words.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, groups: int, seed: int) -> None:
+        if 0 in lengths:
+            raise MGMError(f"sample {list(lengths).index(0)} has no words; remove it from the data")
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.groups = groups
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(modality_order(self.lengths, self.batch_size, self.groups, generator))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; the Trainer calls it."""
+        self.epoch = epoch
+
+
+def modality_order(
+    lengths: Sequence[int], batch_size: int, groups: int, generator: torch.Generator
+) -> list[int]:
+    """Indices of samples in mega-batches of one modality; those left over come last.
+
+    Args:
+        lengths: of each sample, negative without image.
+        batch_size: samples of one group.
+        groups: groups of a mega-batch.
+        generator: of the shuffles.
+    """
+    with_image = [index for index, length in enumerate(lengths) if length > 0]
+    without = [index for index, length in enumerate(lengths) if length < 0]
+    if not with_image or not without:
+        return length_order([abs(length) for length in lengths], batch_size, groups, generator)
+    full: list[list[int]] = []
+    rest: list[int] = []
+    size = batch_size * groups
+    for indices in (with_image, without):
+        order = length_order(
+            [abs(lengths[index]) for index in indices], batch_size, groups, generator
+        )
+        batches = _cut([indices[place] for place in order], size)
+        # Compat: the last mega-batch counts as left over even when it is full.
+        full += batches[:-1]
+        rest += batches[-1]
+    shuffled = [full[place] for place in torch.randperm(len(full), generator=generator).tolist()]
+    return [index for batch in [*shuffled, sorted(rest)] for index in batch]
+
+
+def length_order(
+    lengths: Sequence[int], batch_size: int, groups: int, generator: torch.Generator
+) -> list[int]:
+    """Indices in random mega-batches; within one, groups of equal size and about equal length."""
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    order: list[int] = []
+    for batch in _cut(shuffled, batch_size * groups):
+        longest_first = sorted(batch, key=lambda index: lengths[index], reverse=True)
+        for chunk in even_chunks(longest_first, lengths, groups):
+            order += chunk
+    return order
+
+
+def even_chunks(indices: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Deal indices out to `count` chunks of one size, each to the one with the least length."""
+    if len(indices) % count:
+        return [list(indices[place::count]) for place in range(count)]
+    size = len(indices) // count
+    chunks: list[list[int]] = [[] for _ in range(count)]
+    loads: list[float] = [0] * count
+    for index in indices:
+        place = loads.index(min(loads))
+        chunks[place].append(index)
+        loads[place] += lengths[index]
+        if len(chunks[place]) == size:
+            loads[place] = float("inf")
+    return chunks
+
+
+def _cut(indices: Sequence[int], size: int) -> list[list[int]]:
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]

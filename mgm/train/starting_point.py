@@ -1,0 +1,183 @@
+"""The model and the processor that a run starts from, put together as the flags say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.processor import MGMProcessor
+from mgm.data.templates import version_template
+from mgm.data.tokenizer import image_token_id_of, load_tokenizer
+from mgm.errors import MGMError
+from mgm.model.clip_tower import load_clip_tower
+from mgm.model.convnext_tower import load_convnext_tower
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
+from mgm.model.loading import checkpoint_folder, load_model
+from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.parts import load_stage1
+from mgm.model.weights import load_into
+from mgm.train.flags import Arguments
+
+# Compat: what the published flags default to when a model is put together from its parts.
+PUBLISHED = {
+    "projector_type": "linear",
+    "vision_feature_layer": -1,
+    "image_aspect_ratio": "square",
+    "image_size_aux": 320,
+    "image_grid": 1,
+    "image_global": False,
+    "model_max_length": 512,
+}
+# What is fixed when a model is put together, and may not differ later.
+GEOMETRY = {"projector_type": "mm_projector_type", "vision_feature_layer": "mm_vision_select_layer"}
+IMAGE_SETTINGS = ("image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
+
+
+def starting_point(
+    arguments: Arguments, resume_from: Path | None = None
+) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
+    """Model, in float32, and processor, agreeing in geometry, template and special tokens.
+
+    Args:
+        arguments: the flags.
+        resume_from: a checkpoint folder that replaces the flags' weights.
+
+    Raises:
+        MGMError: a folder is missing or unfit, or flags contradict each other or the folder.
+    """
+    model_flags, _, training = arguments
+    if resume_from is not None:
+        absent = "none" if _absent(model_flags.vision_tower_aux) else None
+        model_flags = replace(
+            model_flags,
+            model_name_or_path=str(resume_from),
+            vision_tower=None,
+            vision_tower_aux=absent and model_flags.vision_tower_aux,
+            pretrain_mm_mlp_adapter=None,
+        )
+        arguments = (model_flags, *arguments[1:])
+    folder = checkpoint_folder(model_flags.model_name_or_path)
+    set_seed(training.seed)  # fresh parts are the same in every run
+    start = _continued if _is_mini_gemini(folder) else _assembled
+    model, processor = start(folder, arguments)
+    if model_flags.pretrain_mm_mlp_adapter is not None:
+        load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
+    model.config.conversation = processor.conversation
+    for name in (*IMAGE_SETTINGS, "image_size"):
+        setattr(processor.image_processor, name, getattr(model.config, name))
+    _align_tokens(model, processor)
+    return model, processor
+
+
+def _assembled(
+    folder: Path, arguments: Arguments
+) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
+    """A language model and encoders of their own folders; mining and projector are fresh."""
+    flags = arguments[0]
+    if _absent(flags.vision_tower):
+        raise MGMError(f"--vision_tower is missing: {folder} is a language model without encoders")
+    tokenizer = load_tokenizer(folder)
+    image_token_id = image_token_id_of(tokenizer)
+    model = MGMForConditionalGeneration.from_parts(
+        folder,
+        str(flags.vision_tower),
+        None if _absent(flags.vision_tower_aux) else flags.vision_tower_aux,
+        dtype=torch.float32,
+        vision_feature_select=flags.mm_vision_select_feature,
+        image_token_id=image_token_id,
+        **(PUBLISHED | _given(arguments)),
+    )
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(set(tokenizer.get_vocab().values()) - {image_token_id})
+    if highest >= rows:
+        raise MGMError(f"{folder}: its tokenizer has id {highest}, its model {rows} embeddings")
+    family = family_of(model.config.text_config.model_type, set(tokenizer.get_vocab()))
+    # Compat: published training writes what it does not know as for Vicuna (version v0).
+    default = family.conversation if family else version_template("v0")
+    processor = MGMProcessor(
+        MGMImageProcessor(),
+        tokenizer,
+        conversation=default if flags.version is None else version_template(flags.version),
+        image_token_id=image_token_id,
+        patch_size=model.config.vision_config.patch_size,
+    )
+    return model, processor
+
+
+def _continued(
+    folder: Path, arguments: Arguments
+) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
+    """A Mini-Gemini, native or published; flags that are given replace its own settings."""
+    flags = arguments[0]
+    template = None if flags.version is None else version_template(flags.version)
+    model = load_model(folder, dtype=torch.float32)
+    processor = MGMProcessor.from_pretrained(folder, conversation=template)
+    given = _given(arguments)
+    for name, flag in GEOMETRY.items():
+        own = getattr(model.config, name)
+        if given.get(name, own) != own:
+            raise MGMError(f"--{flag} {given[name]}: {folder} was made with {own}; leave it out")
+    for name, value in given.items():
+        setattr(model.config, name, value)
+    _replace_towers(model, folder, arguments)
+    model.config.check()
+    return model, processor
+
+
+def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments: Arguments) -> None:
+    """Take encoders from folders that are given; 'none' takes the high-resolution one out."""
+    vision, aux = arguments[0].vision_tower, arguments[0].vision_tower_aux
+    if vision is not None:
+        tower = load_clip_tower(vision, model.config.vision_feature_layer)
+        load_into(model.vision_tower, tower.state_dict(), vision)
+    if aux is None:
+        return
+    if _absent(aux):
+        model.vision_tower_aux = model.mining = model.config.vision_aux_config = None
+    elif model.vision_tower_aux is None:
+        raise MGMError(
+            f"--vision_tower_aux {aux}: {folder} was made without it; start from a language model"
+        )
+    else:
+        load_into(model.vision_tower_aux, load_convnext_tower(aux).state_dict(), aux)
+
+
+def _given(arguments: Arguments) -> dict[str, Any]:
+    """Fields of the model's config that flags give a value."""
+    model, data, training = arguments
+    values = {name: getattr(model, flag) for name, flag in GEOMETRY.items()}
+    values |= {name: getattr(data, name) for name in IMAGE_SETTINGS}
+    values["model_max_length"] = training.model_max_length
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _absent(path: str | None) -> bool:
+    return path is None or path.lower() in ("none", "")
+
+
+def _is_mini_gemini(folder: Path) -> bool:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MGMError(
+            f"{folder}: holds no config.json; give the folder of a language model or a Mini-Gemini"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values["model_type"] in TEXT_TYPE_OF_PUBLISHED
+    except (ValueError, KeyError, TypeError) as error:
+        raise MGMError(f"{path}: names no model_type ({error}); restore the file") from error
+
+
+def _align_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
+    """Tell the model what pads, begins and ends, so that `generate` alone stops where it should."""
+    tokenizer, generation = processor.tokenizer, model.generation_config
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(tokenizer, name) is not None:
+            setattr(model.config.text_config, name, getattr(tokenizer, name))
+            setattr(generation, name, getattr(tokenizer, name))
+    ends = [tokenizer.eos_token_id, tokenizer.get_vocab().get(processor.template.stop)]
+    generation.eos_token_id = sorted({end for end in ends if end is not None})

@@ -1,0 +1,126 @@
+"""Tiny parts on disk, drawn samples, and the command line's flags as a dictionary."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from mgm.model.config import ConvNextTowerConfig
+from mgm.model.convnext_tower import ConvNextTower
+from mgm.train.__main__ import run
+from tests.model.tiny import TEXT, VISION, VISION_AUX
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange")
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory) -> dict[str, Path]:
+    """Folders of a tiny language model with its tokenizer, and of two tiny encoders."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("parts")
+    places = {name: root / name for name in ("language", "clip", "convnext")}
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(places["language"])
+    text = TEXT | {"vocab_size": len(tokenizer)}
+    LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(places["language"])
+    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(places["clip"])
+    aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
+    places["convnext"].mkdir()
+    trunk = {f"visual.trunk.{name}": value for name, value in aux.items()}
+    torch.save(trunk, places["convnext"] / "open_clip_pytorch_model.bin")
+    described = {"model_cfg": {"vision_cfg": {"timm_model_name": "convnext_nano"}}}
+    (places["convnext"] / "open_clip_config.json").write_text(json.dumps(described))
+    return places
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = ByteLevelBPETokenizer()
+    special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
+    tokenizer.train_from_iterator([], vocab_size=262, special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A data file with eight images beside it, and samples without image."""
+    root = tmp_path_factory.mktemp("data")
+    samples = []
+    for index, colour in enumerate(COLOURS):
+        Image.new("RGB", (30 + index, 24), colour).save(root / f"{index}.png")
+        question = {"from": "human", "value": "<image>\nWhich colour?"}
+        answer = {"from": "gpt", "value": colour}
+        samples.append({"id": index, "image": f"{index}.png", "conversations": [question, answer]})
+    for index in range(4):
+        turns = [{"from": "human", "value": f"say {index}"}, {"from": "gpt", "value": f"{index}"}]
+        samples.append({"id": f"text {index}", "conversations": turns})
+    path = root / "data.json"
+    path.write_text(json.dumps(samples))
+    images_only = root / "captions.json"
+    images_only.write_text(json.dumps(samples[: len(COLOURS)]))
+    return path
+
+
+def words(flags: dict[str, object]) -> list[str]:
+    """Flags as a command line has them; those that are None are left out."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+COMMON: dict[str, object] = {
+    "per_device_train_batch_size": 2,
+    "num_train_epochs": 1,
+    "learning_rate": 1e-2,
+    "model_max_length": 64,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def stage1_flags(parts, data) -> dict[str, object]:
+    return COMMON | {
+        "model_name_or_path": parts["language"],
+        "vision_tower": parts["clip"],
+        "vision_tower_aux": parts["convnext"],
+        "tune_mm_mlp_adapter": True,
+        "version": "plain",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "image_size_aux": 128,
+        "data_path": data.parent / "captions.json",
+        "save_strategy": "no",
+    }
+
+
+@pytest.fixture(scope="session")
+def stage1(stage1_flags, tmp_path_factory) -> Path:
+    """The folder that stage 1 leaves."""
+    folder = tmp_path_factory.mktemp("stage1")
+    run(words(stage1_flags | {"output_dir": folder}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stage2_flags(stage1, data) -> dict[str, object]:
+    return COMMON | {
+        "model_name_or_path": stage1,
+        "version": "nano",
+        "image_aspect_ratio": "pad",
+        "group_by_modality_length": True,
+        "data_path": data,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }

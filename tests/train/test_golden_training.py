@@ -1,0 +1,90 @@
+"""Four optimizer steps of stage 2 as the published code took them, through our command line."""
+
+import numpy as np
+import pytest
+import torch
+
+from mgm.model.loading import load_model
+from mgm.model.published import to_published
+from mgm.train.__main__ import run
+from mgm.train.sampler import ModalitySampler
+from tests.golden_files import golden, golden_json
+
+# Their true gradient is zero (the softmax over a window forgets them), so that rounding noise moves
+# them, which Adam makes a step of.
+NOISE = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return golden_json("train/train.json")["stage2"]
+
+
+@pytest.fixture(scope="module")
+def trainer(expected, tmp_path_factory):
+    flags = {
+        "model_name_or_path": golden("work_dirs/MGM/MGM-7B"),
+        "data_path": golden("train/train_data.json"),
+        "image_folder": golden("images"),
+        "version": "v1",
+        "image_aspect_ratio": "pad",
+        "image_size_aux": 768,
+        "output_dir": tmp_path_factory.mktemp("golden") / "out",
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 2,
+        "learning_rate": expected["lr"],
+        "weight_decay": expected["weight_decay"],
+        "warmup_ratio": expected["warmup_ratio"],
+        "lr_scheduler_type": "cosine",
+        "group_by_modality_length": True,
+        "evaluation_strategy": "no",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "model_max_length": 2048,
+        "lazy_preprocess": True,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    order = expected["sample_order"]
+    with pytest.MonkeyPatch.context() as patch:
+        # The order hangs on what else had drawn random numbers; the sampler has tests of its own.
+        patch.setattr(ModalitySampler, "__iter__", lambda self: iter(order))
+        return run([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+
+
+@pytest.fixture(scope="module")
+def steps(trainer):
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_losses(steps, expected):
+    assert [entry["loss"] for entry in steps] == pytest.approx(expected["losses"], rel=1e-4)
+
+
+def test_gradient_norms(steps, expected):
+    theirs = [entry["grad_norm"] for entry in expected["log"][:4]]
+    assert [entry["grad_norm"] for entry in steps] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_learning_rates(steps, expected):
+    # Theirs logged the rate of the next step; the first step's is 0, as warm-up starts there.
+    theirs = [0.0] + [entry["learning_rate"] for entry in expected["log"][:3]]
+    assert [entry["learning_rate"] for entry in steps] == pytest.approx(theirs)
+
+
+def test_weight_changes(trainer, expected):
+    before = load_model(golden("work_dirs/MGM/MGM-7B"), dtype=torch.float32).state_dict()
+    moved = {}
+    for name, tensor in trainer.model.state_dict().items():
+        moved[to_published(name)] = (tensor - before[name]).norm().item()
+    assert set(moved) == set(expected["delta_norm"])
+    for name, theirs in expected["delta_norm"].items():
+        assert moved[name] == pytest.approx(theirs, rel=1e-3, abs=1e-3 * (name in NOISE)), name
+
+
+def test_weights_afterwards(trainer):
+    ours = {to_published(name): value for name, value in trainer.model.state_dict().items()}
+    with np.load(golden("train/stage2_after4.npz")) as theirs:
+        for name in set(theirs.files) - NOISE:
+            value = torch.from_numpy(theirs[name])
+            assert (ours[name] - value).norm() <= 1e-4 * value.norm(), name

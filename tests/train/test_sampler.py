@@ -1,0 +1,60 @@
+"""The order of samples: as published for a given state of the random generator, and repeatable."""
+
+import pytest
+import torch
+
+from mgm.train.sampler import ModalitySampler, even_chunks, length_order, modality_order
+from tests.golden_files import golden_json
+
+
+def cases():
+    return golden_json("text/collator_samplers.json")["samplers"]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_orders_are_the_published_ones(index):
+    case = cases()[index]
+    sizes = case["batch_size"], case["world_size"]
+
+    def seeded():
+        return torch.Generator().manual_seed(case["torch_seed"])
+
+    assert modality_order(case["lengths"], *sizes, seeded()) == case["modality_grouped"]
+    lengths = [abs(length) for length in case["lengths"]]
+    assert length_order(lengths, *sizes, seeded()) == case["length_grouped"]
+    chunks = even_chunks(list(range(len(lengths))), lengths, case["world_size"])
+    assert [sorted(chunk) for chunk in chunks] == case["even_chunks"]
+
+
+def test_one_kind_of_sample_is_grouped_by_length_alone():
+    lengths = [5, 3, 8, 1, 9, 2]
+    orders = [
+        order(signed, 2, 1, torch.Generator().manual_seed(1))
+        for order, signed in (
+            (modality_order, lengths),
+            (modality_order, [-length for length in lengths]),
+            (length_order, lengths),
+        )
+    ]
+    assert orders[0] == orders[1] == orders[2]
+    assert sorted(orders[0]) == list(range(6))
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    lengths = [*range(1, 20), *range(-20, 0)]
+    sampler = ModalitySampler(lengths, batch_size=4, groups=1, seed=3)
+    first = list(sampler)
+    torch.rand(7)
+    assert list(sampler) == first
+    assert list(ModalitySampler(lengths, batch_size=4, groups=1, seed=3)) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert len(sampler) == len(first) == 39
+
+
+def test_batches_hold_one_modality():
+    lengths = [*range(1, 17), *range(-8, 0)]
+    order = list(ModalitySampler(lengths, batch_size=4, groups=1, seed=0))
+    # The last group of each kind is put at the end, and may be mixed.
+    for start in range(0, 16, 4):
+        assert len({lengths[index] > 0 for index in order[start : start + 4]}) == 1

@@ -1,0 +1,193 @@
+"""From parts to a model that answers, through the command line's two stages."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+import mgm
+from mgm.model.loading import load_model
+from mgm.model.parts import STAGE1_FILE
+from mgm.train import trainer as trainer_module
+from mgm.train.__main__ import run
+from mgm.train.checkpoints import checkpoints
+from tests.train.conftest import words
+
+FROZEN = ("vision_tower.", "vision_tower_aux.")
+FRESH = ("mining.", "projector.")
+
+
+@pytest.fixture(scope="module")
+def stage2(stage2_flags, tmp_path_factory):
+    """A whole run of stage 2: its folder, and its weights after the last step."""
+    folder = tmp_path_factory.mktemp("stage2")
+    return folder, run(words(stage2_flags | {"output_dir": folder})).model.state_dict()
+
+
+def moved(before, after) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def start_of(flags):
+    """The weights that a run starts from."""
+    from mgm.train.flags import parse
+    from mgm.train.starting_point import starting_point
+
+    return starting_point(parse(words(flags | {"output_dir": "unused"})))[0].state_dict()
+
+
+def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None:
+    changed = moved(start_of(stage1_flags), load_model(stage1).state_dict())
+    assert changed
+    assert all(name.startswith(FRESH) for name in changed)
+    weights = {name for name in load_file(stage1 / "model.safetensors") if "weight" in name}
+    assert {name for name in weights if name.startswith(FRESH)} <= changed
+
+
+def test_stage_1_leaves_the_published_file(stage1, stage1_flags, parts) -> None:
+    published = torch.load(stage1 / STAGE1_FILE, weights_only=True)
+    assert "model.mm_projector.2.weight" in published
+    assert "model.vlm_uni_val_projector.1.bias" in published
+    native = load_model(stage1).state_dict()
+    for source in (stage1 / STAGE1_FILE, stage1):
+        flags = stage1_flags | {"pretrain_mm_mlp_adapter": source}
+        assert not moved(native, start_of(flags))
+
+
+def test_stage_1_can_be_loaded_from_a_folder_without_the_file(stage2, stage1_flags) -> None:
+    folder, weights = stage2
+    start = start_of(stage1_flags | {"pretrain_mm_mlp_adapter": folder})
+    assert all(name.startswith("language_model.") for name in moved(weights, start))
+
+
+def test_stage_2_trains_all_but_the_encoders(stage1, stage2) -> None:
+    folder, weights = stage2
+    changed = moved(load_model(stage1).state_dict(), weights)
+    assert not any(name.startswith(FROZEN) for name in changed)
+    for part in (*FRESH, "language_model."):
+        of_part = [name for name in weights if name.startswith(part) and "weight" in name]
+        assert set(of_part) <= changed | {"mining.key.norm.weight"}
+    assert not moved(weights, load_model(folder).state_dict())
+
+
+def test_the_trained_folder_is_complete(stage2, data) -> None:
+    folder, weights = stage2
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["conversation"], config["image_aspect_ratio"]) == ("nano", "pad")
+    assert config["image_size_aux"] == 128
+    assert "use_cache" not in config
+    ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    assert sorted(ends) == [2, 5]  # the tokenizer's end, and the template's
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    assert processor.conversation == "nano"
+    text = processor.prompt("Which colour?", images=1)
+    inputs = processor(text=text, images=[Image.open(data.parent / "0.png")])
+    answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert answer.shape[0] == 1
+    engine = mgm.load(folder, device="cpu")
+    request = mgm.Request("Which colour?", images=[data.parent / "0.png"], max_new_tokens=3)
+    assert isinstance(engine.answer([request])[0].text, str)
+
+
+def test_the_run_keeps_its_history(stage2) -> None:
+    state = json.loads((stage2[0] / "trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert len(losses) == state["max_steps"] == 6
+    assert losses[-1] < losses[0]
+
+
+def test_a_killed_run_goes_on_where_it_was(stage2_flags, stage2, tmp_path, monkeypatch) -> None:
+    flags = words(stage2_flags | {"output_dir": tmp_path})
+    whole = trainer_module.Trainer._save_optimizer_and_scheduler
+
+    def killed(self, folder):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        whole(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "_save_optimizer_and_scheduler", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(flags)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-2"]
+    left = tmp_path / ".checkpoint-4.0123abcd.part"  # what SIGKILL leaves
+    left.mkdir()
+    resumed = run(flags)
+    assert not left.exists()
+    assert resumed.state.global_step == 6
+    assert [folder.name for folder in checkpoints(tmp_path)] == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    for name, value in resumed.model.state_dict().items():
+        torch.testing.assert_close(value, stage2[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_only_the_latest_checkpoints_are_kept(stage2_flags, tmp_path) -> None:
+    run(words(stage2_flags | {"output_dir": tmp_path, "save_total_limit": 1}))
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-6"]
+    model = load_model(tmp_path / "checkpoint-6")
+    assert model.config.conversation == "nano"
+
+
+def test_mining_can_be_switched_off(stage1_flags, stage2_flags, tmp_path) -> None:
+    off = {"vision_tower_aux": "none"}
+    run(words(stage1_flags | off | {"output_dir": tmp_path / "1"}))
+    run(words(stage2_flags | {"model_name_or_path": tmp_path / "1", "output_dir": tmp_path / "2"}))
+    model = load_model(tmp_path / "2")
+    assert model.mining is None
+    assert model.vision_tower_aux is None
+    assert "vision_aux_config" not in json.loads((tmp_path / "2" / "config.json").read_text()) or (
+        model.config.vision_aux_config is None
+    )
+    assert model.config.image_size_aux == 128
+
+
+def test_published_flags_in_bf16_with_checkpointed_activations(
+    stage1_flags, stage1, data, tmp_path
+) -> None:
+    flags = stage1_flags | {
+        "tune_mm_mlp_adapter": None,
+        "pretrain_mm_mlp_adapter": stage1 / STAGE1_FILE,
+        "version": "v1",
+        "model_max_length": 400,
+        "data_path": data,
+        "image_folder": data.parent,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "group_by_modality_length": True,
+        "bf16": True,
+        "max_steps": 2,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "evaluation_strategy": "no",
+        "save_total_limit": 1,
+        "weight_decay": "0.",
+        "warmup_ratio": 0.03,
+        "lr_scheduler_type": "cosine",
+        "gradient_checkpointing": True,
+        "dataloader_num_workers": 1,
+        "lazy_preprocess": True,
+        "report_to": "none",
+        "optimize_vision_tower": True,
+        "optimize_vision_tower_aux": True,
+        "drop_path": True,
+        "output_dir": tmp_path,
+    }
+    trainer = run(words(flags))
+    model = trainer.model
+    changed = moved(start_of(flags), model.state_dict())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert any(name.startswith("vision_tower.encoder.layers.1.") for name in changed)
+    assert not any(name.startswith("vision_tower.encoder.layers.0.") for name in changed)
+    assert "vision_tower_aux.stages.3.blocks.0.conv_dw.weight" in changed
+    assert "vision_tower_aux.stem.0.weight" not in changed
+    assert model.vision_tower_aux.training
+    assert model.vision_tower_aux.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.1)
