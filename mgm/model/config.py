@@ -261,11 +261,12 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
             f"config: text_config.model_type is {model_type!r}, which transformers does not know; "
             "valid: a causal language model such as llama, gemma, mixtral, mistral or qwen2"
         )
+    # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the published
+    # Gemma models were trained and evaluated with the exact one. So it is set afterwards.
+    activation = values.pop("hidden_act", None)
     config = CONFIG_MAPPING[model_type](**values)
-    if values.get("hidden_act") is not None:
-        # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the
-        # published Gemma models were trained and evaluated with the exact one.
-        config.hidden_act = values["hidden_act"]
+    if activation is not None:
+        config.hidden_act = activation
     return config
 
 

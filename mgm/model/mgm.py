@@ -248,6 +248,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         }
         routed = getattr(self.config.text_config, "output_router_logits", False)
         if labels is not None and self.training and not routed:
+            inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
             return supervised_output(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 
