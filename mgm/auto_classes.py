@@ -37,7 +37,7 @@ def _register() -> None:
 def _watch(package: ModuleType) -> None:
     kind = type(package)
 
-    class Watched(kind):
+    class Watched(kind):  # ty: ignore[unsupported-base]
         """transformers' own lazy module; our classes come along with its Auto classes."""
 
         def __getattr__(self, name: str) -> Any:

@@ -163,8 +163,14 @@ class Engine:
     def encode_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
         keys = [image_key(image) for image in images]
-        known = {key: self.features.get(key) for key in dict.fromkeys(keys)}
-        todo = {key: image for key, image in zip(keys, images, strict=True) if known[key] is None}
+        known: dict[bytes, Tensor] = {}
+        todo: dict[bytes, Image.Image] = {}
+        for key, image in dict(zip(keys, images, strict=True)).items():
+            features = self.features.get(key)
+            if features is None:
+                todo[key] = image
+            else:
+                known[key] = features
         names = list(todo)
         for start in range(0, len(names), IMAGES_AT_ONCE):
             group = names[start : start + IMAGES_AT_ONCE]

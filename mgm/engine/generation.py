@@ -91,12 +91,15 @@ class Batch:
         self._model = model
         self._cache = DynamicCache(config=model.config.text_config)
         self._mask: Tensor | None = None  # (batch, positions); None where nothing is padded
-        self._lengths: Tensor | None = None  # (batch, 1): positions so far, padding left out
+        # (batch, 1): positions so far, padding left out
+        self._lengths = torch.tensor([[len(row.prompt_ids)] for row in generations])
+        self._begun = False
 
     @torch.inference_mode()
     def step(self) -> None:
         """Give every answer that has not ended its next token."""
-        logits = self._read_prompts() if self._lengths is None else self._read_tokens()
+        logits = self._read_tokens() if self._begun else self._read_prompts()
+        self._begun = True
         samplers = [generation.sampler for generation in self.generations]
         for generation, token in zip(self.generations, choose(logits, samplers), strict=True):
             generation.push(token)
@@ -107,10 +110,10 @@ class Batch:
         device = self._model.device
         longest = max(map(len, prompts))
         padded = [[0] * (longest - len(ids)) + ids for ids in prompts]
-        lengths = torch.tensor([[len(ids)] for ids in prompts])
-        columns = torch.arange(longest) - (longest - lengths)  # (batch, longest), negative: padding
-        self._lengths = lengths.to(device)
-        if int(lengths.min()) < longest:
+        # (batch, longest), negative: padding
+        columns = torch.arange(longest) - (longest - self._lengths)
+        self._lengths = self._lengths.to(device)
+        if min(map(len, prompts)) < longest:
             self._mask = (columns >= 0).long().to(device)
         features = [image for generation in self.generations for image in generation.features]
         output = self._model(

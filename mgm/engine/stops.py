@@ -25,12 +25,13 @@ def stops_of(
         template: so does its stop text, as a token where it is a special one.
         *configured: so do the end tokens that the model's configurations name.
     """
-    ids = {tokenizer.eos_token_id}
-    for given in configured:
-        ids |= set(given) if isinstance(given, list | tuple) else {given}
+    ids: set[int] = set()
+    for given in (tokenizer.eos_token_id, *configured):
+        if given is not None:
+            ids |= {given} if isinstance(given, int) else set(given)
     texts = ()
     if template.stop in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
-        ids.add(tokenizer.convert_tokens_to_ids(template.stop))
+        ids.add(tokenizer.get_vocab()[template.stop])
     elif template.stop:
         texts = (template.stop,)
-    return Stops(frozenset(ids - {None}), texts)
+    return Stops(frozenset(ids), texts)

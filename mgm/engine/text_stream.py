@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -84,17 +85,19 @@ class TextStream:
             self.stopped = True
 
     def _text_of(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(
+        text = self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return cast(str, text)
 
 
 def _byte_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, int]:
     """Tokens that stand for one byte each, with that byte; none in most tokenizers."""
-    ids = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in range(256)])
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    ids = cast(list[int | None], tokenizer.convert_tokens_to_ids(names))
     if None in ids or len(set(ids)) < 256:
         return {}
-    return {token: byte for byte, token in enumerate(ids)}
+    return {token: byte for byte, token in enumerate(ids) if token is not None}
 
 
 def _overlap(text: str, stop: str) -> int:

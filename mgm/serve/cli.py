@@ -4,11 +4,13 @@ python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/rec
 """
 
 import argparse
+import gc
+import io
 import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -19,6 +21,7 @@ from mgm.data.images import open_image
 from mgm.data.templates import get_template
 from mgm.engine.request import Request
 from mgm.errors import MGMError, one_line, run_command
+from mgm.serve.chat import Chat
 
 if TYPE_CHECKING:
     from mgm.engine.engine import Engine
@@ -31,8 +34,6 @@ LATER = {
     "--ocr": "leave it out",
     "--gen": "leave it out",
 }
-# A model may have learned to write them, but a terminal obeys them.
-CONTROL_CHARACTERS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = open_images(options.image_file)
     started = time.perf_counter()
     engine = load_engine(options)
-    chat = Chat(engine, images, settings, debug=options.debug)
+    chat = Chat(engine, images, settings, report if options.debug else None)
     if options.debug:
         report(f"loaded in {time.perf_counter() - started:.1f} s, {engine.model.device}")
     if sys.stdin.isatty():
@@ -141,66 +142,14 @@ def load_engine(options: argparse.Namespace) -> "Engine":
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    gc.disable()  # nothing is garbage while libraries are imported: looking for it costs a second
     from mgm.engine.engine import load
 
     engine = load(options.model_path, device=options.device)
+    gc.enable()
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
     return engine
-
-
-class Chat:
-    """A conversation about some images.
-
-    Args:
-        engine: answers.
-        images: what it is about.
-        settings: a request that says how to answer.
-        debug: whether to report prompts and times.
-    """
-
-    def __init__(
-        self, engine: "Engine", images: Sequence[Image.Image], settings: Request, debug: bool
-    ) -> None:
-        self._engine = engine
-        self._images = images
-        self._settings = settings
-        self._debug = debug
-        self._history: list[tuple[str, str]] = []
-
-    def ask(self, question: str) -> Iterator[str]:
-        """The answer, piece by piece; what was read of it belongs to the conversation.
-
-        Raises:
-            MGMError: it cannot be answered, and the conversation goes on without it.
-        """
-        request = Request(
-            question,
-            images=self._images,
-            history=self._history,
-            temperature=self._settings.temperature,
-            max_new_tokens=self._settings.max_new_tokens,
-        )
-        started = time.perf_counter()
-        first = None
-        stream = self._engine.stream(request)
-        try:
-            for piece in stream:
-                first = first or time.perf_counter() - started
-                yield piece.translate(CONTROL_CHARACTERS)
-        finally:
-            stream.close()
-            answer = stream.answer
-            if answer.text.strip():
-                self._history.append((question, answer.text.strip()))
-            if self._debug:
-                seconds = time.perf_counter() - started
-                report(f"prompt: {self._engine.prompt(request)!r}")
-                report(
-                    f"prompt tokens: {answer.prompt_tokens}, answer tokens: {len(answer.tokens)} "
-                    f"({answer.finish_reason}), first text after {first or seconds:.2f} s, "
-                    f"all after {seconds:.2f} s"
-                )
 
 
 def talk(chat: Chat) -> None:
@@ -248,5 +197,6 @@ def report(text: str) -> None:
 
 if __name__ == "__main__":
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     run_command(main)

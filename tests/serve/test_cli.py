@@ -9,6 +9,7 @@ from PIL import Image
 
 from mgm.errors import run_command
 from mgm.serve import cli
+from mgm.serve.chat import CONTROL_CHARACTERS
 
 
 @pytest.fixture
@@ -169,4 +170,4 @@ def test_commas_in_names(tmp_path):
 
 
 def test_control_characters_do_not_reach_the_terminal():
-    assert "a\x1b[31m\x9b\n\tb\u200d图".translate(cli.CONTROL_CHARACTERS) == "a[31m\n\tb\u200d图"
+    assert "a\x1b[31m\x9b\n\tb\u200d图".translate(CONTROL_CHARACTERS) == "a[31m\n\tb\u200d图"
