@@ -8,6 +8,7 @@ from transformers import CLIPVisionConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
+from mgm.model.published import is_published_config, translate_config
 
 PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
 SubConfig = TypeVar("SubConfig", bound=PretrainedConfig)
@@ -230,8 +231,6 @@ class MGMConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Build from a native dictionary or from a published flat one, which is translated."""
-        from mgm.model.published import is_published_config, translate_config
-
         if is_published_config(config_dict):
             config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
         return super().from_dict(config_dict, **kwargs)
