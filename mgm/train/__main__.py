@@ -63,6 +63,13 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except MGMError as error:
         raise _without_traceback(error) from error
+    except ValueError as error:
+        if checkpoint is None or "parameter group" not in str(error):
+            raise
+        raise MGMError(
+            f"{checkpoint}: was made with other flags, which train other parameters; "
+            "repeat those, or choose another --output_dir"
+        ) from error
     finally:
         trainer.progress.close()
     trainer.save_model()

@@ -73,7 +73,7 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MGMError("training on several devices is not supported yet; start one process")
     parser = _Parser(
-        [ModelArguments, DataArguments, TrainingArguments],
+        [ModelArguments, DataArguments, TrainingArguments],  # ty: ignore[invalid-argument-type]
         prog="python -m mgm.train",
         usage=USAGE,
         allow_abbrev=False,
@@ -87,9 +87,9 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
             raise
         raise MGMError(one_line(error)) from error
     model, data, training = cast(Arguments, parsed)
+    _check_together(model, training)
     for part in (model, data, training):
         _check(part)
-    _check_together(model, training)
     for name in _REQUIRED:
         if not any(getattr(part, name, None) for part in (model, data, training)):
             raise MGMError(f"--{name} is missing; see python -m mgm.train --help")

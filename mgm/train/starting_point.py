@@ -91,7 +91,7 @@ def _assembled(
         image_token_id=image_token_id,
         **(PUBLISHED | _given(arguments)),
     )
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.config.text_config.vocab_size
     highest = max(set(tokenizer.get_vocab().values()) - {image_token_id})
     if highest >= rows:
         raise MGMError(f"{folder}: its tokenizer has id {highest}, its model {rows} embeddings")
@@ -103,7 +103,7 @@ def _assembled(
         tokenizer,
         conversation=default if flags.version is None else version_template(flags.version),
         image_token_id=image_token_id,
-        patch_size=model.config.vision_config.patch_size,
+        patch_size=model.config.image_size // model.config.tokens_per_side,
     )
     return model, processor
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from torch import nn
 
 from mgm.errors import MGMError
@@ -61,7 +61,7 @@ def _trained_modules(
                 "leave it out or start from one with --vision_tower_aux"
             )
         for stage in model.vision_tower_aux.stages.children():
-            yield list(stage.blocks.children())[-1]
+            yield list(stage.get_submodule("blocks").children())[-1]
 
 
 def _set_drop_path(model: MGMForConditionalGeneration, rate: float) -> None:
@@ -72,11 +72,11 @@ def _set_drop_path(model: MGMForConditionalGeneration, rate: float) -> None:
             raise MGMError("--drop_path: the model has no high-resolution encoder; leave it out")
         return
     config.drop_path_rate = rate
-    rates = iter(calculate_drop_path_rates(rate, sum(config.depths)))
-    for stage in model.vision_tower_aux.stages.children():
-        for block in stage.blocks.children():
-            of_block = next(rates)
-            block.drop_path = DropPath(of_block) if of_block else nn.Identity()
+    stages = model.vision_tower_aux.stages.children()
+    blocks = [block for stage in stages for block in stage.get_submodule("blocks").children()]
+    for place, block in enumerate(blocks):
+        of_block = rate * place / (len(blocks) - 1)
+        block.drop_path = DropPath(of_block) if of_block else nn.Identity()
 
 
 def describe_trainable(model: MGMForConditionalGeneration) -> str:
