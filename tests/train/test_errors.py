@@ -48,7 +48,8 @@ def test_the_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: {tmp_path}/none: no such folder; give a folder that holds config.json and weights\n"
+        f"error: {tmp_path}/none: no such folder; "
+        "give a folder that holds config.json and weights\n"
     )
 
 
