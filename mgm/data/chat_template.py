@@ -41,7 +41,7 @@ _BODY = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{%- set ns.text = ns.text + ANSWER_OPEN -%}{%- endif -%}
 {%- set pieces = ns.text.split(MARKER) -%}
-{%- if pieces | length < 3 -%}{{ ns.text }}{%- else -%}
+{%- if pieces | length < 3 or not NUMBERED -%}{{ ns.text }}{%- else -%}
 {%- for piece in pieces -%}
 {{ piece }}{%- if not loop.last -%}{{ "Image " ~ loop.index ~ ":" ~ MARKER }}{%- endif -%}
 {%- endfor -%}
@@ -53,7 +53,8 @@ def chat_template(template: Template) -> str:
     """Jinja source that writes transformers' messages as `mgm.data.conversation.prompt` does.
 
     Contents are text or lists of `{"type": "image"}` and `{"type": "text", "text": ...}`; images
-    are set off from text by a line break, and numbered when there are two or more.
+    are set off from text by a line break, and numbered where the template says so and
+    there are two or more.
     """
     layout = template.layout
     before, _, after = layout.system.partition("{}")
@@ -73,6 +74,7 @@ def chat_template(template: Template) -> str:
         "ANSWER_OPEN": layout.answer_open,
         "ANSWER": layout.answer[0],
         "ANSWER_END": layout.answer[1],
+        "NUMBERED": template.numbers_images,
     }
     settings = [f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in values.items()]
     return "".join(settings) + _BODY

@@ -162,7 +162,8 @@ class MGMProcessor(ProcessorMixin):
         """The text that makes the model answer `question`.
 
         Image markers that `history` and `question` hold stay where they are; without any, all
-        images come before the first question, a line each. Two images or more are numbered.
+        images come before the first question, a line each. Two images or more are numbered
+        where the template says so.
 
         Args:
             question: what the user asks now.
@@ -184,7 +185,8 @@ class MGMProcessor(ProcessorMixin):
         template = self.template
         if conversation is not None:
             template = get_template(conversation, self.wrap_images)
-        return number_images(prompt(template, [*template.examples, *turns], system))
+        text = prompt(template, [*template.examples, *turns], system)
+        return number_images(text) if template.numbers_images else text
 
     def _batch(
         self, rows: list[list[int]], return_tensors: str | None, padding: bool | str, side: str

@@ -54,6 +54,7 @@ class Template:
         image_exchange: an exchange that introduces the image, where the template has one.
         training: how a conversation is written for training, where that differs.
         keeps_greeting: whether an answer before the first question stays in the training text.
+        numbers_images: whether `Image k:` stands before every marker when there are two or more.
     """
 
     layout: Layout
@@ -63,6 +64,7 @@ class Template:
     image_exchange: tuple[str, str] | None = None
     training: Layout | None = None
     keeps_greeting: bool = False
+    numbers_images: bool = True
 
 
 def get_template(name: str, wrap_images: bool = False) -> Template:
@@ -224,5 +226,6 @@ TEMPLATES: dict[str, Template] = {
             answer=("", "<|end|>"),
         ),
         stop="<|end|>",
+        numbers_images=False,  # its training questions say "the first image"
     ),
 }

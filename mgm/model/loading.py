@@ -80,7 +80,9 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    if not _is_repository_id(str(path)):
+    # "playground/mgm-nano" has the form of a repository id, but where there is a playground it is a
+    # folder that is missing, and no download.
+    if not _is_repository_id(str(path)) or folder.parent.is_dir():
         raise MGMError(f"{path}: no such folder; give a folder that holds config.json and weights")
     # Imported here: most runs download nothing.
     from huggingface_hub import snapshot_download

@@ -71,7 +71,9 @@ def test_jinja_writes_the_same_prompts(name):
         [("<image>\nWhat is it?", "A cat.\n"), ('  "Sure"? {{x}} \\n é ', None)],
         [("<image>\n<image>\nCompare.", "Red, blue."), ("<image>\nAnd?", "Green"), ("?", None)],
     ):
-        expected = number_images(prompt(template, [*template.examples, *turns]))
+        expected = prompt(template, [*template.examples, *turns])
+        if template.numbers_images:
+            expected = number_images(expected)
         assert render(template, messages_of(turns)) == expected
     closed = [("Hi", "Hello"), ("Bye", "See you")]
     expected = prompt(template, [*template.examples, *closed])

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import mgm
-from mgm import MGMError, Request
+from mgm import Engine, MGMError, Request
 
 
 def count_calls(engine, monkeypatch):
@@ -91,7 +91,11 @@ def test_markers_are_placed_and_numbered(engine, pictures):
         "<|user|>and now?<|end|><|assistant|>"
     )
     two = engine.prompt(Request("compare", images=pictures))
-    assert two == "<s><|user|>Image 1:<image>\nImage 2:<image>\ncompare<|end|><|assistant|>"
+    assert two == "<s><|user|><image>\n<image>\ncompare<|end|><|assistant|>"
+    other = Engine(engine.model, engine.processor)
+    other.use_template("vicuna_v1")
+    two = other.prompt(Request("compare", images=pictures))
+    assert "Image 1:<image>\nImage 2:<image>\ncompare" in two
 
 
 def test_stop_texts_end_an_answer(engine):

@@ -78,7 +78,7 @@ def test_debug_speaks_beside_the_answers(run, tiny_folder, image_files):
     status, out, error = run(*options, "--image-file", files, lines="compare\nsure?\n")
     assert status == 0
     assert out.count("\n") == 2
-    assert "Image 1:<image>\\nImage 2:<image>\\ncompare" in error
+    assert "<image>\\n<image>\\ncompare" in error
     assert "prompt tokens: " in error
     assert "loaded in" in error
 
