@@ -57,6 +57,9 @@ def assemble(
     model.mining = None if model.mining is None else model.mining.to(dtype)
     model.projector.to(dtype)
     model.config.dtype = dtype
+    # Building the whole made its parts, which were built before, forget how they attend.
+    for part in (vision, language_model):
+        part.set_attn_implementation(model.config._attn_implementation)
     model.generation_config = language_model.generation_config
     return model.eval()
 

@@ -1,6 +1,7 @@
 """What a run shows while it trains: one bar with the loss, or lines where there is no terminal."""
 
 import logging
+import shutil
 import sys
 from typing import Any
 
@@ -26,7 +27,8 @@ class Progress(TrainerCallback):
             total=state.max_steps,
             initial=state.global_step,
             unit="step",
-            dynamic_ncols=True,
+            # Some terminals say that they are 0 wide; shutil then answers 80.
+            ncols=min(shutil.get_terminal_size().columns, 120),
             disable=not shown,
         )
 
