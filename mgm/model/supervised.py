@@ -33,6 +33,7 @@ def supervised_output(
     columns = (targets != IGNORED).any(0).nonzero().squeeze(-1)
     if len(columns) == 0:
         columns = columns.new_zeros(1)
+        num_items_in_batch = 1  # a batch without labels teaches nothing: 0, and not 0 / 0
     output = language_model(logits_to_keep=columns, **inputs)
     output.loss = ForCausalLMLoss(
         output.logits,

@@ -10,6 +10,7 @@ from transformers.utils import logging as transformers_logging
 from mgm.data.collator import Collator
 from mgm.data.dataset import ConversationDataset
 from mgm.errors import MGMError, one_line, run_command
+from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.checkpoints import checkpoint_to_resume, prepare_output
 from mgm.train.flags import Arguments, parse
 from mgm.train.starting_point import starting_point
@@ -47,6 +48,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     model, processor = starting_point(arguments, checkpoint)
     dataset = ConversationDataset(data_flags.data_path, processor, data_flags.image_folder)
     set_trainable(model, model_flags)
+    _check_images(model, dataset)
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
     logger.info("%s: %d samples, template %s", stage, len(dataset), processor.conversation)
     logger.info("%s", describe_trainable(model))
@@ -75,6 +77,18 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     trainer.save_model()
     logger.info("saved %s", output)
     return trainer
+
+
+def _check_images(model: MGMForConditionalGeneration, dataset: ConversationDataset) -> None:
+    """A batch without images teaches nothing where only what sees images is trained."""
+    if any(parameter.requires_grad for parameter in model.language_model.parameters()):
+        return
+    for index, sample in enumerate(dataset.samples):
+        if not sample.images:
+            raise MGMError(
+                f"{dataset.path}: sample {index} has no image, and the language model is not "
+                "trained; keep samples without image for stage 2"
+            )
 
 
 def _trainer(arguments: Arguments, **parts: object) -> MGMTrainer:

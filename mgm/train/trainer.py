@@ -68,6 +68,9 @@ class MGMTrainer(Trainer):
             self.optimizer = kind(parameter_groups(model, decayed, self.args), **options)
         return self.optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: the starting point of a run that goes on has the checkpoint's weights already."""
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.unfinished or super()._get_output_dir(trial))
 

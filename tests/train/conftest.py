@@ -31,7 +31,7 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     places = {name: root / name for name in ("language", "clip", "convnext")}
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(places["language"])
-    text = TEXT | {"vocab_size": len(tokenizer)}
+    text = TEXT | {"vocab_size": len(tokenizer), "tie_word_embeddings": True}
     LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(places["language"])
     CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(places["clip"])
     aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
@@ -62,7 +62,10 @@ def data(tmp_path_factory) -> Path:
         question = {"from": "human", "value": "<image>\nWhich colour?"}
         answer = {"from": "gpt", "value": colour}
         samples.append({"id": index, "image": f"{index}.png", "conversations": [question, answer]})
-    for index in range(4):
+    question = {"from": "human", "value": "<image>\n<image>\nThe same?"}
+    turns = [question, {"from": "gpt", "value": "no"}]
+    samples.append({"id": "two", "image": ["0.png", "1.png"], "conversations": turns})
+    for index in range(3):
         turns = [{"from": "human", "value": f"say {index}"}, {"from": "gpt", "value": f"{index}"}]
         samples.append({"id": f"text {index}", "conversations": turns})
     path = root / "data.json"

@@ -68,6 +68,10 @@ def test_faulty_data_files(flags, tmp_path, content, message) -> None:
     assert message in found
 
 
+def test_stage_1_needs_images(flags, data) -> None:
+    assert "data.json: sample 9 has no image" in fault(flags | {"data_path": data})
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_image(flags, tmp_path, workers) -> None:
     path = written(tmp_path / "data.json", [sample("gone.png")] * 2)

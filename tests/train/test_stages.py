@@ -1,6 +1,7 @@
 """From parts to a model that answers, through the command line's two stages."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -101,7 +102,9 @@ def test_the_run_keeps_its_history(stage2) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_a_killed_run_goes_on_where_it_was(stage2_flags, stage2, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_goes_on_where_it_was(
+    stage2_flags, stage2, tmp_path, monkeypatch, caplog
+) -> None:
     flags = words(stage2_flags | {"output_dir": tmp_path})
     whole = trainer_module.Trainer._save_optimizer_and_scheduler
 
@@ -117,7 +120,10 @@ def test_a_killed_run_goes_on_where_it_was(stage2_flags, stage2, tmp_path, monke
     assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-2"]
     left = tmp_path / ".checkpoint-4.0123abcd.part"  # what SIGKILL leaves
     left.mkdir()
-    resumed = run(flags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = run(flags)
+    assert not caplog.records or {record.name for record in caplog.records} == {"mgm.train"}
     assert not left.exists()
     assert resumed.state.global_step == 6
     assert [folder.name for folder in checkpoints(tmp_path)] == [
@@ -147,6 +153,22 @@ def test_mining_can_be_switched_off(stage1_flags, stage2_flags, tmp_path) -> Non
         model.config.vision_aux_config is None
     )
     assert model.config.image_size_aux == 128
+
+
+def test_grid_and_global_view_can_be_switched_on(stage2_flags, tmp_path) -> None:
+    hd = {"image_grid": 2, "image_global": True, "image_size_aux": 256, "model_max_length": 200}
+    more = {"output_dir": tmp_path, "max_steps": 1, "save_strategy": "no"}
+    model = run(words(stage2_flags | hd | more)).model
+    assert model.config.image_tokens_per_image == 5 * 16
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert processor.image_tokens_per_image == 5 * 16
+
+
+def test_a_batch_without_labels_teaches_nothing(stage2_flags, tmp_path) -> None:
+    # So short that every answer is cut off.
+    more = {"model_max_length": 17, "max_steps": 2, "save_strategy": "no", "output_dir": tmp_path}
+    flags = stage2_flags | more | {"weight_decay": 0.0}
+    assert not moved(start_of(flags), run(words(flags)).model.state_dict())
 
 
 def test_published_flags_in_bf16_with_checkpointed_activations(
