@@ -65,6 +65,8 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except MGMError as error:
         raise _without_traceback(error) from error
+    except ImportError as error:  # of an optimizer or a kernel that a flag asks for
+        raise MGMError(one_line(error)) from error
     except ValueError as error:
         if checkpoint is None or "parameter group" not in str(error):
             raise

@@ -1,10 +1,13 @@
 """The published training flags, as dataclasses that transformers' parser reads."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
+
+from mgm.errors import MGMError
 
 # A flag that may be given without a value, and that tells "left out" from "False".
 _SWITCH = {"nargs": "?", "const": True}
@@ -137,6 +140,8 @@ class TrainingArguments(transformers.TrainingArguments):
             # transformers renamed it, and warns about the published name.
             self.activation_checkpointing = True
             self.gradient_checkpointing = None
+        if self.deepspeed and find_spec("deepspeed") is None:
+            raise MGMError("--deepspeed: the package is not installed; pip install 'mgm[train]'")
         if not torch.accelerator.is_available():
             self.use_cpu = (
                 True  # or bf16 is refused, and memory pinned for a device that is not there

@@ -43,6 +43,8 @@ REFUSED = {
     "do_predict": _NO_EVALUATION,
     "eval_on_start": _NO_EVALUATION,
     "load_best_model_at_end": _NO_EVALUATION,
+    # transformers does not know the model as a causal one, and would not shift the labels.
+    "label_smoothing_factor": _LATER,
     "push_to_hub": _LATER,
     "auto_find_batch_size": _LATER,
     "train_sampling_strategy": f"{_LATER} (--group_by_modality_length True groups by length)",

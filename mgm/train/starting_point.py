@@ -51,12 +51,11 @@ def starting_point(
     """
     model_flags, _, training = arguments
     if resume_from is not None:
-        absent = "none" if _absent(model_flags.vision_tower_aux) else None
         model_flags = replace(
             model_flags,
             model_name_or_path=str(resume_from),
             vision_tower=None,
-            vision_tower_aux=absent and model_flags.vision_tower_aux,
+            vision_tower_aux=None,
             pretrain_mm_mlp_adapter=None,
         )
         arguments = (model_flags, *arguments[1:])

@@ -69,7 +69,7 @@ class MGMTrainer(Trainer):
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: the starting point of a run that goes on has the checkpoint's weights already."""
+        """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.unfinished or super()._get_output_dir(trial))

@@ -56,8 +56,9 @@ def main(golden: Path) -> None:
     for name in NAMES:
         path = f"models/{name}_state_dict.json"
         _write(path, dict.fromkeys(_json(golden, path)))
-    stage1 = _json(golden, "quirks.json")["stage1_mm_projector_bin_keys"]
-    _write("quirks.json", {"stage1_mm_projector_bin_keys": stage1})
+    quirks = _json(golden, "quirks.json")
+    wanted = [name for name in quirks if name.startswith(("stage1_mm_projector_bin", "optimizer_"))]
+    _write("quirks.json", {name: quirks[name] for name in wanted})
     layout = _json(golden, "released_layout.json")
     _write(
         "released_layout.json", {size: {"keys": list(of["keys"])} for size, of in layout.items()}

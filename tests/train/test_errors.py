@@ -92,6 +92,8 @@ def test_a_missing_image(flags, tmp_path, workers) -> None:
         ({"image_grid": 3}, "image_size_aux is 128; valid: a multiple of 48"),
         ({"model_max_length": 16}, "model_max_length is 16, but one image takes 16"),
         ({"pretrain_mm_mlp_adapter": "nowhere.bin"}, "nowhere.bin: not found"),
+        ({"use_liger_kernel": True}, "liger"),
+        ({"report_to": "nothing"}, "nothing is not supported"),
         ({"resume_from_checkpoint": "nowhere"}, "nowhere: no complete checkpoint"),
     ],
 )

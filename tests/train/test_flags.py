@@ -46,6 +46,7 @@ def test_only_one_device_trains() -> None:
     [
         (["--bits", "4"], "--bits 4: is not supported yet"),
         (["--lora_enable", "True"], "--lora_enable True: is not supported yet"),
+        (["--label_smoothing_factor", "0.1"], "0.1: is not supported yet"),
         (["--lora_r", "8"], "--lora_r 8: is not supported yet"),
         (["--mpt_attn_impl", "torch"], "MPT is no language model"),
         (["--image_grid_pinpoints", "x"], "never used"),

@@ -7,14 +7,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    GenerationConfig,
+)
 
 import mgm
+from mgm.errors import MGMError
 from mgm.model.loading import load_model
 from mgm.model.parts import STAGE1_FILE
 from mgm.train import trainer as trainer_module
 from mgm.train.__main__ import run
 from mgm.train.checkpoints import checkpoints
+from tests.model.tiny import VISION
 from tests.train.conftest import words
 
 FROZEN = ("vision_tower.", "vision_tower_aux.")
@@ -153,6 +161,18 @@ def test_mining_can_be_switched_off(stage1_flags, stage2_flags, tmp_path) -> Non
         model.config.vision_aux_config is None
     )
     assert model.config.image_size_aux == 128
+
+
+def test_encoders_of_a_trained_model_can_be_replaced(stage1, stage2_flags, parts, tmp_path) -> None:
+    kept = load_model(stage1).state_dict()
+    towers = {"vision_tower": parts["clip"], "vision_tower_aux": parts["convnext"]}
+    assert not moved(kept, start_of(stage2_flags | towers))  # they are what it was made of
+    without = start_of(stage2_flags | {"vision_tower_aux": "none"})
+    gone = {name for name in kept if name.startswith(("vision_tower_aux.", "mining."))}
+    assert without.keys() == kept.keys() - gone
+    CLIPVisionModel(CLIPVisionConfig(**VISION | {"hidden_size": 8})).save_pretrained(tmp_path)
+    with pytest.raises(MGMError, match=f"{tmp_path}: .* has shape"):
+        start_of(stage2_flags | {"vision_tower": tmp_path})
 
 
 def test_grid_and_global_view_can_be_switched_on(stage2_flags, tmp_path) -> None:
