@@ -64,5 +64,5 @@ def _beside(path: Path) -> Path:
 def _cannot_write(path: Path, error: OSError) -> MGMError:
     reason = one_line(error.strerror or error)
     return MGMError(
-        f"{path}: could not be written ({reason}); free space or choose another place, then run again"
+        f"{path}: could not be written ({reason}); free space or choose another place and run again"
     )

@@ -1,4 +1,4 @@
-"""The nano model's tokenizer: whole words for the language of questions, single letters for what is read.
+"""The nano model's tokenizer: whole words for questions, single letters for what is read.
 
 What stands in a picture must be spelled, so words that are only ever read get no token of their
 own: the model learns to read letters, and words it never saw cost nothing extra. Everything else
@@ -28,7 +28,7 @@ SPACE = "▁"
 
 
 def question_words(texts: Iterable[str], spelled: set[str], minimum: int) -> list[str]:
-    """Words that occur at least `minimum` times in `texts` and are not in `spelled` (lower case)."""
+    """Words that occur `minimum` times or more in `texts` and are not in `spelled` (lower case)."""
     counts = Counter(word for text in texts for word in WORD.findall(text))
     return sorted(
         word
@@ -75,12 +75,18 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that this program wrote to `folder`."""
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 def conversation_ids(
     tokenizer: PreTrainedTokenizerFast, turns: Iterable[tuple[str, str]]
 ) -> list[int]:
     """Token ids of question-answer turns in the nano template, all of them to be learned."""
     ids = [tokenizer.bos_token_id]
-    user, assistant, end = tokenizer.convert_tokens_to_ids(["<|user|>", "<|assistant|>", "<|end|>"])
+    vocabulary = tokenizer.get_vocab()
+    user, assistant, end = (vocabulary[token] for token in SPECIAL_TOKENS[3:])
     for question, answer in turns:
         ids += [user, *tokenizer(question, add_special_tokens=False).input_ids, end]
         ids += [assistant, *tokenizer(answer, add_special_tokens=False).input_ids, end]

@@ -21,7 +21,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
-from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
@@ -30,6 +30,7 @@ from playground.emoji import EMOJI
 from playground.pretraining.targets import CHARACTERS, dense_targets, slots
 from playground.scenes import draw_page, draw_sample
 from playground.shapes import SHAPES
+from playground.tokenizer import read_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
     """An endless stream of drawn images with their targets; `pages` is the share of text pages."""
 
-    def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerFast) -> None:
         self.seed, self.pages, self.tokenizer = seed, pages, tokenizer
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -132,11 +133,10 @@ class Pretraining(nn.Module):
         self.pooled = nn.Linear(CONVNEXT_DIMS[3], width)
         self.caption_encoder = CaptionEncoder(vocabulary, width)
         self.temperature = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1))
-        weights = torch.ones(CLASSES)
-        weights[0] = NOTHING_WEIGHT
-        self.register_buffer("character_weights", weights)
+        self.mean = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)
+        self.std = torch.tensor(CLIP_STD).view(1, 3, 1, 1)
+        self.character_weights = torch.ones(CLASSES)
+        self.character_weights[0] = NOTHING_WEIGHT
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss, and the figures to show (losses and shares of characters found)."""
@@ -244,7 +244,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = read_tokenizer(arguments.tokenizer)
     model = Pretraining(len(tokenizer))
     model.convnext.to(memory_format=torch.channels_last)
     images = DrawnImages(arguments.seed, arguments.pages, tokenizer)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
 from playground.corpus import text_sample
-from playground.tokenizer import conversation_ids
+from playground.tokenizer import conversation_ids, read_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class TextStream(IterableDataset[Tensor]):
     """An endless stream of rows of `length` token ids, conversations one after the other."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> None:
         self.tokenizer, self.length, self.seed = tokenizer, length, seed
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -41,7 +41,7 @@ class TextStream(IterableDataset[Tensor]):
                 pending = pending[self.length :]
 
 
-def nano_language_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A random Llama of 2.1 million parameters."""
     return LlamaForCausalLM(
         LlamaConfig(
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = read_tokenizer(arguments.tokenizer)
     model = nano_language_model(tokenizer)
     stream = TextStream(tokenizer, arguments.length, arguments.seed)
     loader = DataLoader(stream, arguments.batch_size, num_workers=arguments.workers)

@@ -15,6 +15,7 @@ python -m mgm.train \
     --output_dir work_dirs/nano/stage_2 \
     --num_train_epochs 1 \
     --per_device_train_batch_size 32 \
+    --optim adamw_torch_fused \
     --learning_rate 1e-3 \
     --weight_decay 0. \
     --warmup_ratio 0.03 \
