@@ -25,11 +25,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerF
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
-from playground.colors import COLORS
-from playground.emoji import EMOJI
-from playground.pretraining.targets import CHARACTERS, dense_targets, slots
+from playground.pretraining.targets import (
+    CHARACTERS,
+    COLOR_IDS,
+    LARGE,
+    THING_IDS,
+    dense_targets,
+    slots,
+)
 from playground.scenes import draw_page, draw_sample
-from playground.shapes import SHAPES
 from playground.tokenizer import read_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -41,8 +45,6 @@ CAPTION_TOKENS = 64
 CLASSES = len(CHARACTERS) + 1
 NOTHING_WEIGHT = 0.1  # most slots hold nothing
 EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
-THINGS = {label: index + 1 for index, label in enumerate((*SHAPES, *EMOJI))}  # 0: nothing
-COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 
 
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
@@ -63,7 +65,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         page = generator.random() < self.pages
         sample = draw_page(seed) if page else draw_sample(seed, "train")
         index = int(generator.integers(len(sample.images)))
-        targets = dense_targets(sample, index, THINGS, COLOR_IDS)
+        targets = dense_targets(sample, index)
         whole = not page and len(sample.images) == 1
         caption = (
             self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
@@ -75,7 +77,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
             "fine": slots(targets.characters, 1, 2),
             "middle": slots(targets.characters, 2, 4),
             "coarse": slots(targets.characters, 4, 8),
-            "large": slots(targets.large, 4, 8),
+            "large": slots(np.where(targets.heights >= LARGE, targets.characters, 0), 4, 8),
             "things": targets.things,
             "colors": targets.colors,
             "caption": ids,
@@ -121,7 +123,7 @@ class Pretraining(nn.Module):
                 projection_dim=width,
             )
         )
-        things, colors = len(THINGS) + 1, len(COLOR_IDS) + 1
+        things, colors = len(THING_IDS) + 1, len(COLOR_IDS) + 1
         self.fine = nn.Linear(CONVNEXT_DIMS[1], 2 * CLASSES)
         self.middle = nn.Linear(CONVNEXT_DIMS[2], 8 * CLASSES)
         self.coarse = nn.Linear(CONVNEXT_DIMS[3], 32 * CLASSES)

@@ -3,16 +3,24 @@
 Everything is laid out in the model's frame: the image padded to a square and resized to 256 pixels.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from playground.colors import COLORS
+from playground.emoji import EMOJI
 from playground.scenes import Sample
+from playground.shapes import SHAPES
 
 FRAME = 256  # pixels per side
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTERS)}  # 0: none
+THING_IDS = {label: index + 1 for index, label in enumerate((*SHAPES, *EMOJI))}  # 0: nothing
+COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
+HEIGHT_STEPS = 7
+LARGE = 3  # steps and more, from about 10 pixels: what the low-resolution encoder can hope to read
 PADDING_COLOR = (122, 116, 104)  # CLIP's mean colour, as the image pipeline pads
 
 
@@ -21,13 +29,13 @@ class DenseTargets:
     """One image in the frame, with what stands where.
 
     image: (256, 256, 3) uint8. characters: (rows of 8 pixels, columns of 4) = (32, 64), id of the
-    character whose centre lies there. large: the same with only characters at least 14 pixels high.
-    things, colors: (16, 16) of 16-pixel cells, id of the smallest thing that covers the centre.
+    character whose centre lies there. heights: (32, 64), of those characters: 1 for up to 6 pixels,
+    and one more for every factor of 1.4; 0 where there is none. things, colors: (16, 16) of 16-pixel cells, id of the smallest thing that covers the centre.
     """
 
     image: np.ndarray
     characters: np.ndarray
-    large: np.ndarray
+    heights: np.ndarray
     things: np.ndarray
     colors: np.ndarray
 
@@ -45,22 +53,18 @@ def frame_image(image: Image.Image) -> tuple[Image.Image, float, int, int]:
     return image, FRAME / side, left, top
 
 
-def dense_targets(
-    sample: Sample, index: int, thing_ids: dict[str, int], color_ids: dict[str, int]
-) -> DenseTargets:
+def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
     image, scale, left, top = frame_image(sample.images[index])
     characters = np.zeros((32, 64), np.int64)
-    large = np.zeros((32, 64), np.int64)
+    heights = np.zeros((32, 64), np.int64)
     for glyph in sample.glyphs[index]:
         x = ((glyph.x0 + glyph.x1) / 2 + left) * scale
         y = ((glyph.y0 + glyph.y1) / 2 + top) * scale
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < 32 and 0 <= column < 64:
-            identity = CHARACTER_ID.get(glyph.char, 0)
-            characters[row, column] = identity
-            if (glyph.y1 - glyph.y0) * scale >= 14:
-                large[row, column] = identity
+            characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
+            heights[row, column] = height_step((glyph.y1 - glyph.y0) * scale)
     things = np.zeros((16, 16), np.int64)
     colors = np.zeros((16, 16), np.int64)
     by_area = sorted(
@@ -74,9 +78,14 @@ def dense_targets(
         rows = np.flatnonzero((centers >= y0 - 4) & (centers <= y1 + 4))
         if rows.size and columns.size:
             cells = np.ix_(rows, columns)
-            things[cells] = thing_ids.get(thing.label, 0)
-            colors[cells] = color_ids.get(thing.color or "", 0)
-    return DenseTargets(np.asarray(image), characters, large, things, colors)
+            things[cells] = THING_IDS.get(thing.label, 0)
+            colors[cells] = COLOR_IDS.get(thing.color or "", 0)
+    return DenseTargets(np.asarray(image), characters, heights, things, colors)
+
+
+def height_step(height: float) -> int:
+    """A height in pixels as a step from 1 to `HEIGHT_STEPS`."""
+    return max(1, min(HEIGHT_STEPS, 1 + round(math.log(max(height, 1) / 6, 1.4))))
 
 
 def slots(grid: np.ndarray, cell_rows: int, cell_columns: int) -> np.ndarray:

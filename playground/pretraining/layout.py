@@ -1,0 +1,191 @@
+"""Teach the nano language model to read pages that are given as grids of cells, before it sees any.
+
+A language model that knows only running text has to learn two things at once when it is joined to
+encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
+first alone: 64 cells, each the sum of what stands in it (which character in which corner, how
+high, which thing in which colour, a thumbnail), take the places that image tokens will take. The
+code of the cells is learnt along and thrown away; mining and projector learn to speak it in stage 1.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mgm.atomic import atomic_folder
+from mgm.data.conversation import IGNORED, encode, training_segments
+from mgm.data.padding import attention_mask, pad_rows
+from mgm.data.templates import IMAGE_MARKER, get_template
+from mgm.errors import run_command
+from playground.pretraining.language_model import TextStream
+from playground.pretraining.targets import (
+    CHARACTERS,
+    COLOR_IDS,
+    HEIGHT_STEPS,
+    THING_IDS,
+    dense_targets,
+    slots,
+)
+from playground.scenes import draw_sample
+from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
+from playground.tokenizer import read_tokenizer
+
+logger = logging.getLogger(__name__)
+
+CELLS = 64
+SLOTS = 32  # of a cell: 4 rows of 8 pixels, 8 columns of 4
+CAPTION_SHARE = 0.25  # of the conversations are a description
+THUMBNAIL = 4  # pixels a side that a cell's 32 are averaged to
+
+
+class Grids(IterableDataset[dict[str, Any]]):
+    """An endless stream of scenes: ids and labels as in training, and cells instead of images."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self.tokenizer, self.seed = tokenizer, seed
+        self.image_token_id = len(tokenizer)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            yield self.draw(self.seed + number)
+            number += step
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        sample, rng = draw_sample(seed, "train"), Random(seed)
+        turns = [(turn.question, turn.answer) for turn in sample.turns]
+        if rng.random() < CAPTION_SHARE:
+            questions = DESCRIBE if len(sample.images) == 1 else DESCRIBE_BOTH
+            turns = [(rng.choice(questions), sample.caption)]
+        markers = f"{IMAGE_MARKER}\n" * len(sample.images)
+        turns[0] = (markers + turns[0][0], turns[0][1])
+        segments = training_segments(get_template("nano"), turns)
+        ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
+        cells = [self._cells(sample, index) for index in range(len(sample.images))]
+        return {"ids": ids, "labels": labels, "cells": cells}
+
+    def _cells(self, sample: Any, index: int) -> dict[str, np.ndarray]:
+        targets = dense_targets(sample, index)
+        side = 8 * THUMBNAIL
+        small = targets.image.reshape(side, 256 // side, side, 256 // side, 3).mean((1, 3))
+        small = small.reshape(8, THUMBNAIL, 8, THUMBNAIL, 3).transpose(0, 2, 1, 3, 4)
+        return {
+            "characters": slots(targets.characters, 4, 8).reshape(CELLS, SLOTS),
+            "heights": slots(targets.heights, 4, 8).reshape(CELLS, SLOTS),
+            "things": slots(targets.things, 2, 2).reshape(CELLS, 4),
+            "colors": slots(targets.colors, 2, 2).reshape(CELLS, 4),
+            "thumbnail": (small.reshape(CELLS, -1) / 127.5 - 1).astype(np.float32),
+        }
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Pad ids and labels on the right; stack the cells of all images in reading order."""
+    lengths = [len(sample["ids"]) for sample in samples]
+    images = [cells for sample in samples for cells in sample["cells"]]
+    batch = {name: torch.from_numpy(np.stack([i[name] for i in images])) for name in images[0]}
+    batch["ids"] = pad_rows([sample["ids"] for sample in samples], 0)
+    batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
+    batch["mask"] = attention_mask(lengths)
+    return batch
+
+
+class CellCode(nn.Module):
+    """What stands in the cells (images, 64) as vectors (images, 64, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.character = nn.Embedding(len(CHARACTERS) + 1, width, padding_idx=0)
+        self.height = nn.Embedding(HEIGHT_STEPS + 1, width, padding_idx=0)
+        self.thing = nn.Embedding(len(THING_IDS) + 1, width, padding_idx=0)
+        self.color = nn.Embedding(len(COLOR_IDS) + 1, width, padding_idx=0)
+        # Each corner has a vector of its own that multiplies what stands there.
+        self.slot = nn.Parameter(torch.randn(SLOTS, width))
+        self.corner = nn.Parameter(torch.randn(4, width))
+        self.thumbnail = nn.Linear(3 * THUMBNAIL**2, width)
+        self.place = nn.Parameter(0.5 * torch.randn(CELLS, width))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        standing = self.character(batch["characters"]) + self.height(batch["heights"])
+        shown = self.thing(batch["things"]) + self.color(batch["colors"])
+        cells = (standing * self.slot).sum(2) + (shown * self.corner).sum(2)
+        cells = cells + self.thumbnail(batch["thumbnail"]) + self.place
+        return self.out(self.norm(cells))
+
+
+def grid_loss(model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor]) -> Tensor:
+    """The mean loss over all answers of a batch."""
+    at_cell = batch["ids"] == model.config.vocab_size
+    embeds = model.get_input_embeddings()(batch["ids"].masked_fill(at_cell, 0))
+    embeds = embeds.masked_scatter(at_cell.unsqueeze(-1), code(batch).to(embeds.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(inputs_embeds=embeds, attention_mask=batch["mask"]).last_hidden_state
+        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+        logits = model.lm_head(hidden[targets != IGNORED])
+    return F.cross_entropy(logits.float(), targets[targets != IGNORED])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", type=Path, required=True, help="the pre-trained language model")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=24, help="scenes of a step")
+    parser.add_argument("--text-rows", type=int, default=2, help="rows of plain text of a step")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=3_000_000_000)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.manual_seed(arguments.seed)
+    tokenizer = read_tokenizer(arguments.start)
+    model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
+    code = CellCode(model.config.hidden_size)
+    grids = Grids(tokenizer, arguments.seed)
+    loader = DataLoader(
+        grids, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
+    )
+    texts = DataLoader(TextStream(tokenizer, 256, arguments.seed), arguments.text_rows)
+    parameters = [*model.parameters(), *code.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, arguments.learning_rate, arguments.steps, pct_start=0.05
+    )
+    started, average = time.time(), None
+    bar = tqdm(zip(range(arguments.steps), loader, texts, strict=False), total=arguments.steps)
+    for step, batch, rows in bar:
+        loss = grid_loss(model, code, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            text_loss = model(input_ids=rows, labels=rows).loss
+        (loss + 0.2 * text_loss).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        average = loss.item() if average is None else 0.97 * average + 0.03 * loss.item()
+        if step % 20 == 19:
+            bar.set_postfix(loss=f"{average:.4f}", text=f"{text_loss.item():.3f}")
+        if step % 500 == 499 or step + 1 == arguments.steps:
+            with atomic_folder(arguments.out) as part:
+                model.save_pretrained(part)
+                tokenizer.save_pretrained(part)
+            logger.info("step %d, %.0f s: loss %.4f", step + 1, time.time() - started, average)
+
+
+if __name__ == "__main__":
+    run_command(main)
