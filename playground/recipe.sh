@@ -18,8 +18,10 @@ export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRE
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
 [ -d "$zoo/convnext-nano-256" ] ||
     python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" --out "$zoo"
+[ -d "$out/llama-text" ] ||
+    python -m playground.pretraining.language_model --tokenizer "$out/tokenizer" --out "$out/llama-text"
 [ -d "$zoo/llama-nano" ] ||
-    python -m playground.pretraining.language_model --tokenizer "$out/tokenizer" --out "$zoo/llama-nano"
+    python -m playground.pretraining.layout --start "$out/llama-text" --out "$zoo/llama-nano"
 
 data=playground/data/train
 python -m playground.generate --out "$data" --split train --count 60000 --seed 1 --workers "$cores"

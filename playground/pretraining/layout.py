@@ -4,7 +4,7 @@ A language model that knows only running text has to learn two things at once wh
 encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
 first alone: 64 cells, each the sum of what stands in it (which character in which corner, how
 high, which thing in which colour, a thumbnail), take the places that image tokens will take. The
-code of the cells is learnt along and thrown away; mining and projector learn to speak it in stage 1.
+code of the cells is learnt along and thrown away; mining and projector learn to speak it later.
 """
 
 import argparse

@@ -28,9 +28,12 @@ PADDING_COLOR = (122, 116, 104)  # CLIP's mean colour, as the image pipeline pad
 class DenseTargets:
     """One image in the frame, with what stands where.
 
-    image: (256, 256, 3) uint8. characters: (rows of 8 pixels, columns of 4) = (32, 64), id of the
-    character whose centre lies there. heights: (32, 64), of those characters: 1 for up to 6 pixels,
-    and one more for every factor of 1.4; 0 where there is none. things, colors: (16, 16) of 16-pixel cells, id of the smallest thing that covers the centre.
+    image: (256, 256, 3) uint8.
+    characters: (32, 64), cells of 8 rows and 4 columns of pixels: id of the character whose centre
+        lies there.
+    heights: (32, 64), of those characters: 1 for up to 6 pixels, one more for every factor of 1.4;
+        0 where there is none.
+    things, colors: (16, 16) of 16-pixel cells, id of the smallest thing that covers the centre.
     """
 
     image: np.ndarray
