@@ -47,7 +47,8 @@ def read_questions(folder: Path, limit: int | None) -> list[Question]:
         pairs = zip(turns[::2], turns[1::2], record["kinds"], record["text_heights"], strict=True)
         for human, answer, kind, height in pairs:
             text = human["value"].replace(IMAGE_MARKER, "").strip()
-            questions.append(Question(images, text, answer["value"], kind, height))
+            scene = kind.partition("/")[0]
+            questions.append(Question(images, text, answer["value"], scene, height))
     return questions
 
 

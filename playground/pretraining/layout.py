@@ -46,22 +46,30 @@ logger = logging.getLogger(__name__)
 CELLS = 64
 SLOTS = 32  # of a cell: 4 rows of 8 pixels, 8 columns of 4
 CAPTION_SHARE = 0.25  # of the conversations are a description
+POOL = 6  # batches that are drawn before they are sorted by length
 THUMBNAIL = 4  # pixels a side that a cell's 32 are averaged to
 
 
 class Grids(IterableDataset[dict[str, Any]]):
     """An endless stream of scenes: ids and labels as in training, and cells instead of images."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, batch_size: int, seed: int) -> None:
+        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
         self.image_token_id = len(tokenizer)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = worker.num_workers if worker else 1
+        number = worker.id * POOL * self.batch_size if worker else 0
         while True:
-            yield self.draw(self.seed + number)
-            number += step
+            # Scenes of about equal length come together, so that little is padded.
+            seeds = range(self.seed + number, self.seed + number + POOL * self.batch_size)
+            samples = sorted(map(self.draw, seeds), key=lambda sample: len(sample["ids"]))
+            starts = list(range(0, len(samples), self.batch_size))
+            Random(seeds[0]).shuffle(starts)
+            for start in starts:
+                yield from samples[start : start + self.batch_size]
+            number += step * len(samples)
 
     def draw(self, seed: int) -> dict[str, Any]:
         sample, rng = draw_sample(seed, "train"), Random(seed)
@@ -119,11 +127,14 @@ class CellCode(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        standing = self.character(batch["characters"]) + self.height(batch["heights"])
         shown = self.thing(batch["things"]) + self.color(batch["colors"])
-        cells = (standing * self.slot).sum(2) + (shown * self.corner).sum(2)
-        cells = cells + self.thumbnail(batch["thumbnail"]) + self.place
-        return self.out(self.norm(cells))
+        cells = (shown * self.corner).sum(2) + self.thumbnail(batch["thumbnail"]) + self.place
+        # Most slots are empty: only the others are looked up.
+        image, cell, slot = batch["characters"].nonzero(as_tuple=True)
+        characters = self.character(batch["characters"][image, cell, slot])
+        standing = (characters + self.height(batch["heights"][image, cell, slot])) * self.slot[slot]
+        cells = cells.flatten(0, 1).index_add(0, image * CELLS + cell, standing)
+        return self.out(self.norm(cells)).unflatten(0, (-1, CELLS))
 
 
 def grid_loss(model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor]) -> Tensor:
@@ -154,7 +165,7 @@ def main() -> None:
     tokenizer = read_tokenizer(arguments.start)
     model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
     code = CellCode(model.config.hidden_size)
-    grids = Grids(tokenizer, arguments.seed)
+    grids = Grids(tokenizer, arguments.batch_size, arguments.seed)
     loader = DataLoader(
         grids, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
     )

@@ -83,7 +83,7 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
             cells = np.ix_(rows, columns)
             things[cells] = THING_IDS.get(thing.label, 0)
             colors[cells] = COLOR_IDS.get(thing.color or "", 0)
-    return DenseTargets(np.asarray(image), characters, heights, things, colors)
+    return DenseTargets(np.array(image), characters, heights, things, colors)
 
 
 def height_step(height: float) -> int:

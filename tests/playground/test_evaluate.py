@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from mgm.errors import MGMError
+from playground.evaluate import Question, height_group, plot, read_questions, shares, table
+
+
+def question(kind="sign/large", height=None):
+    return Question(("a.png",), "What?", "Garden", kind, height)
+
+
+def test_read_questions_takes_every_turn_without_its_markers(tmp_path):
+    record = {
+        "image": ["a.png", "b.png"],
+        "conversations": [
+            {"from": "human", "value": "<image>\n<image>\nSame word?"},
+            {"from": "gpt", "value": "Yes"},
+            {"from": "human", "value": "Which?"},
+            {"from": "gpt", "value": "Garden"},
+        ],
+        "kinds": ["comparison/same word", "comparison/read word"],
+        "text_heights": [8.0, None],
+    }
+    (tmp_path / "conversations.json").write_text(json.dumps([record]))
+    first, second = read_questions(tmp_path, limit=None)
+    images = tuple(str(tmp_path / "images" / name) for name in ("a.png", "b.png"))
+    assert first == Question(images, "Same word?", "Yes", "comparison", 8.0)
+    assert second == Question(images, "Which?", "Garden", "comparison", None)
+
+
+def test_read_questions_names_a_missing_file(tmp_path):
+    with pytest.raises(MGMError, match=r"conversations\.json: no such file"):
+        read_questions(tmp_path, limit=None)
+
+
+def test_shares_count_exact_matches_of_each_group():
+    questions = [question(height=8.0), question(height=30.0), question("shapes/count")]
+    answers = ["Garden", "garden", "Garden"]
+    assert shares(questions, answers, lambda q: q.kind) == {
+        "shapes/count": (1, 1),
+        "sign/large": (1, 2),
+    }
+    assert shares(questions, answers, height_group) == {
+        "text  0-9 px": (1, 1),
+        "text 28+ px": (0, 1),
+    }
+
+
+def test_table_and_plot_show_every_model(tmp_path):
+    counts = {"sign": (1, 4), "text  0-9 px": (1, 4), "all": (1, 4)}
+    results = {"before": counts, "after": dict.fromkeys(counts, (3, 4))}
+    lines = table(results).splitlines()
+    assert lines[0].split()[-2:] == ["before", "after"]
+    assert lines[1].split() == ["sign", "4", "25.0", "75.0"]
+    plot(results, tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
