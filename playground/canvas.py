@@ -12,7 +12,7 @@ from playground.sample import Glyph, Thing
 
 FRAME = 256  # units along the longest side: the pixels of the nano model's view
 RIM = 2  # pixels
-SMALLEST_CAP = 6.5  # pixels; smaller text is not legible
+SMALLEST_CAP = 9.0  # pixels; a cell of 32 pixels then holds about five small characters
 
 Anchor = Literal["left", "middle", "right"]
 

@@ -16,12 +16,12 @@ export OMP_WAIT_POLICY=PASSIVE
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
-[ -d "$zoo/convnext-nano-256" ] ||
-    python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" --out "$zoo"
 [ -d "$out/llama-text" ] ||
     python -m playground.pretraining.language_model --tokenizer "$out/tokenizer" --out "$out/llama-text"
 [ -d "$zoo/llama-nano" ] ||
     python -m playground.pretraining.layout --start "$out/llama-text" --out "$zoo/llama-nano"
+[ -d "$zoo/convnext-nano-256" ] ||
+    python -m playground.pretraining.encoders --language-model "$zoo/llama-nano" --out "$zoo"
 
 data=playground/data/train
 python -m playground.generate --out "$data" --split train --count 60000 --seed 1 --workers "$cores"

@@ -1,8 +1,9 @@
 """Pre-train the nano encoders on drawn pages and scenes.
 
-The ConvNeXt learns, by linear heads on three of its stages, which character stands where; the ViT
-learns the same for large text. Both learn what things stand where and in which colour, and to
-match images with captions. Heads and the caption encoder are thrown away.
+The ConvNeXt learns, by linear heads on three of its stages, which character stands where, and on
+the last one the code in which the language model reads cells; the ViT learns the characters of
+large text. Both learn what things stand where and in which colour, and to match images with
+captions. Heads and the caption encoder are thrown away.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerF
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
+from playground.pretraining.cell_code import CellCode, cell_targets, load_code
 from playground.pretraining.targets import (
     CHARACTERS,
     COLOR_IDS,
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 4, 1), (32, 64, 128, 256)
+CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 4, 2), (32, 64, 128, 256)
 CAPTION_TOKENS = 64
 CLASSES = len(CHARACTERS) + 1
 NOTHING_WEIGHT = 0.1  # most slots hold nothing
@@ -82,6 +84,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
             "colors": targets.colors,
             "caption": ids,
         }
+        arrays |= {f"cell_{name}": array for name, array in cell_targets(targets).items()}
         return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
 
 
@@ -107,17 +110,20 @@ class CaptionEncoder(nn.Module):
 class Pretraining(nn.Module):
     """Both encoders with the heads and losses that teach them."""
 
-    def __init__(self, vocabulary: int, width: int = 160) -> None:
+    def __init__(self, vocabulary: int, code: CellCode, width: int = 192) -> None:
         super().__init__()
+        self.code = code
+        self.speak = nn.Linear(CONVNEXT_DIMS[3], code.place.shape[-1])
+        self.place = nn.Parameter(torch.zeros_like(code.place))
         self.convnext = ConvNeXt(
             depths=CONVNEXT_DEPTHS, dims=CONVNEXT_DIMS, num_classes=0, ls_init_value=0.5
         )
         self.clip = CLIPVisionModel(
             CLIPVisionConfig(
                 hidden_size=width,
-                intermediate_size=3 * width,
+                intermediate_size=2 * width,
                 num_hidden_layers=4,
-                num_attention_heads=4,
+                num_attention_heads=6,
                 image_size=112,
                 patch_size=14,
                 projection_dim=width,
@@ -166,6 +172,7 @@ class Pretraining(nn.Module):
             + self._things(_split(self.coarse_things(coarse)), batch)
             + self._things(_split(self.clip_things(patches)), batch)
         )
+        losses["code"] = 4 * self._code(coarse, batch)
         captioned = batch["caption"].ne(0).any(1)
         if captioned.sum() > 1:
             text = self.caption_encoder(batch["caption"][captioned])
@@ -191,6 +198,13 @@ class Pretraining(nn.Module):
             + F.cross_entropy(colors.flatten(0, -2), batch["colors"].flatten())
         )
 
+    def _code(self, coarse: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The share of the code's variance that a linear view of the last stage misses."""
+        cells = {name[5:]: batch[name] for name in batch if name.startswith("cell_")}
+        target = self.code(cells)
+        seen = self.speak(coarse.flatten(1, 2)) + self.place
+        return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
+
     def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
         logits = F.normalize(images, dim=-1) @ texts.T * self.temperature.exp().clamp(max=100)
         target = torch.arange(len(logits), device=logits.device)
@@ -211,7 +225,7 @@ def save_encoders(model: Pretraining, folder: Path) -> None:
     state = {f"visual.trunk.{k}": v.contiguous() for k, v in model.convnext.state_dict().items()}
     with atomic_folder(folder / "convnext-nano-256") as part:
         config = {
-            "model_cfg": {"embed_dim": 160, "vision_cfg": vision},
+            "model_cfg": {"embed_dim": 192, "vision_cfg": vision},
             "preprocess_cfg": preprocess,
         }
         (part / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -235,7 +249,9 @@ def save_encoders(model: Pretraining, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
+    parser.add_argument(
+        "--language-model", type=Path, required=True, help="folder that the layout step wrote"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder that gets both encoders")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -246,8 +262,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    tokenizer = read_tokenizer(arguments.tokenizer)
-    model = Pretraining(len(tokenizer))
+    tokenizer = read_tokenizer(arguments.language_model)
+    model = Pretraining(len(tokenizer), load_code(arguments.language_model))
     model.convnext.to(memory_format=torch.channels_last)
     images = DrawnImages(arguments.seed, arguments.pages, tokenizer)
     loader = DataLoader(images, arguments.batch_size, num_workers=arguments.workers)

@@ -4,7 +4,7 @@ A language model that knows only running text has to learn two things at once wh
 encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
 first alone: 64 cells, each the sum of what stands in it (which character in which corner, how
 high, which thing in which colour, a thumbnail), take the places that image tokens will take. The
-code of the cells is learnt along and thrown away; mining and projector learn to speak it later.
+code of the cells is learnt along; it is what the encoders are then pre-trained to see.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
@@ -28,26 +29,19 @@ from mgm.data.conversation import IGNORED, encode, training_segments
 from mgm.data.padding import attention_mask, pad_rows
 from mgm.data.templates import IMAGE_MARKER, get_template
 from mgm.errors import run_command
+from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets
 from playground.pretraining.language_model import TextStream
-from playground.pretraining.targets import (
-    CHARACTERS,
-    COLOR_IDS,
-    HEIGHT_STEPS,
-    THING_IDS,
-    dense_targets,
-    slots,
-)
-from playground.scenes import draw_sample
+from playground.pretraining.targets import dense_targets
+from playground.scenes import draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 from playground.tokenizer import read_tokenizer
 
 logger = logging.getLogger(__name__)
 
-CELLS = 64
-SLOTS = 32  # of a cell: 4 rows of 8 pixels, 8 columns of 4
 CAPTION_SHARE = 0.25  # of the conversations are a description
+PAGE_SHARE = 0.4  # of the samples are pages of text
+LINES = 6  # of a page that are read, at most
 POOL = 6  # batches that are drawn before they are sorted by length
-THUMBNAIL = 4  # pixels a side that a cell's 32 are averaged to
 
 
 class Grids(IterableDataset[dict[str, Any]]):
@@ -72,30 +66,28 @@ class Grids(IterableDataset[dict[str, Any]]):
             number += step * len(samples)
 
     def draw(self, seed: int) -> dict[str, Any]:
-        sample, rng = draw_sample(seed, "train"), Random(seed)
+        rng = Random(seed)
+        page = rng.random() < PAGE_SHARE
+        sample = draw_page(seed) if page else draw_sample(seed, "train")
         turns = [(turn.question, turn.answer) for turn in sample.turns]
-        if rng.random() < CAPTION_SHARE:
+        if page:
+            turns = lines_to_read(sample.caption, rng)
+        elif rng.random() < CAPTION_SHARE:
             questions = DESCRIBE if len(sample.images) == 1 else DESCRIBE_BOTH
             turns = [(rng.choice(questions), sample.caption)]
         markers = f"{IMAGE_MARKER}\n" * len(sample.images)
         turns[0] = (markers + turns[0][0], turns[0][1])
         segments = training_segments(get_template("nano"), turns)
         ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
-        cells = [self._cells(sample, index) for index in range(len(sample.images))]
+        cells = [cell_targets(dense_targets(sample, index)) for index in range(len(sample.images))]
         return {"ids": ids, "labels": labels, "cells": cells}
 
-    def _cells(self, sample: Any, index: int) -> dict[str, np.ndarray]:
-        targets = dense_targets(sample, index)
-        side = 8 * THUMBNAIL
-        small = targets.image.reshape(side, 256 // side, side, 256 // side, 3).mean((1, 3))
-        small = small.reshape(8, THUMBNAIL, 8, THUMBNAIL, 3).transpose(0, 2, 1, 3, 4)
-        return {
-            "characters": slots(targets.characters, 4, 8).reshape(CELLS, SLOTS),
-            "heights": slots(targets.heights, 4, 8).reshape(CELLS, SLOTS),
-            "things": slots(targets.things, 2, 2).reshape(CELLS, 4),
-            "colors": slots(targets.colors, 2, 2).reshape(CELLS, 4),
-            "thumbnail": (small.reshape(CELLS, -1) / 127.5 - 1).astype(np.float32),
-        }
+
+def lines_to_read(page: str, rng: Random) -> list[tuple[str, str]]:
+    """Questions for lines of a page by the word each begins with, and the lines."""
+    lines = page.split("\n")
+    turns = [(f'Read the line that begins with "{line.split()[0]}".', line) for line in lines]
+    return rng.sample(turns, min(len(turns), LINES))
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -107,34 +99,6 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
     batch["mask"] = attention_mask(lengths)
     return batch
-
-
-class CellCode(nn.Module):
-    """What stands in the cells (images, 64) as vectors (images, 64, width)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.character = nn.Embedding(len(CHARACTERS) + 1, width, padding_idx=0)
-        self.height = nn.Embedding(HEIGHT_STEPS + 1, width, padding_idx=0)
-        self.thing = nn.Embedding(len(THING_IDS) + 1, width, padding_idx=0)
-        self.color = nn.Embedding(len(COLOR_IDS) + 1, width, padding_idx=0)
-        # Each corner has a vector of its own that multiplies what stands there.
-        self.slot = nn.Parameter(torch.randn(SLOTS, width))
-        self.corner = nn.Parameter(torch.randn(4, width))
-        self.thumbnail = nn.Linear(3 * THUMBNAIL**2, width)
-        self.place = nn.Parameter(0.5 * torch.randn(CELLS, width))
-        self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        shown = self.thing(batch["things"]) + self.color(batch["colors"])
-        cells = (shown * self.corner).sum(2) + self.thumbnail(batch["thumbnail"]) + self.place
-        # Most slots are empty: only the others are looked up.
-        image, cell, slot = batch["characters"].nonzero(as_tuple=True)
-        characters = self.character(batch["characters"][image, cell, slot])
-        standing = (characters + self.height(batch["heights"][image, cell, slot])) * self.slot[slot]
-        cells = cells.flatten(0, 1).index_add(0, image * CELLS + cell, standing)
-        return self.out(self.norm(cells)).unflatten(0, (-1, CELLS))
 
 
 def grid_loss(model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor]) -> Tensor:
@@ -195,6 +159,7 @@ def main() -> None:
             with atomic_folder(arguments.out) as part:
                 model.save_pretrained(part)
                 tokenizer.save_pretrained(part)
+                save_file(code.state_dict(), part / CODE_FILE)
             logger.info("step %d, %.0f s: loss %.4f", step + 1, time.time() - started, average)
 
 

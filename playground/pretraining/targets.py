@@ -11,7 +11,7 @@ from PIL import Image
 
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.scenes import Sample
+from playground.scenes import Glyph, Sample
 from playground.shapes import SHAPES
 
 FRAME = 256  # pixels per side
@@ -33,12 +33,14 @@ class DenseTargets:
         lies there.
     heights: (32, 64), of those characters: 1 for up to 6 pixels, one more for every factor of 1.4;
         0 where there is none.
+    following: (32, 64), id of the character that follows in the same word; 0 at its end.
     things, colors: (16, 16) of 16-pixel cells, id of the smallest thing that covers the centre.
     """
 
     image: np.ndarray
     characters: np.ndarray
     heights: np.ndarray
+    following: np.ndarray
     things: np.ndarray
     colors: np.ndarray
 
@@ -60,14 +62,17 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
     image, scale, left, top = frame_image(sample.images[index])
     characters = np.zeros((32, 64), np.int64)
-    heights = np.zeros((32, 64), np.int64)
-    for glyph in sample.glyphs[index]:
+    heights, following = np.zeros_like(characters), np.zeros_like(characters)
+    glyphs = sample.glyphs[index]
+    for glyph, after in zip(glyphs, [*glyphs[1:], None], strict=True):
         x = ((glyph.x0 + glyph.x1) / 2 + left) * scale
         y = ((glyph.y0 + glyph.y1) / 2 + top) * scale
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < 32 and 0 <= column < 64:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
             heights[row, column] = height_step((glyph.y1 - glyph.y0) * scale)
+            if after is not None and same_word(glyph, after):
+                following[row, column] = CHARACTER_ID.get(after.char, 0)
     things = np.zeros((16, 16), np.int64)
     colors = np.zeros((16, 16), np.int64)
     by_area = sorted(
@@ -83,7 +88,14 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
             cells = np.ix_(rows, columns)
             things[cells] = THING_IDS.get(thing.label, 0)
             colors[cells] = COLOR_IDS.get(thing.color or "", 0)
-    return DenseTargets(np.array(image), characters, heights, things, colors)
+    return DenseTargets(np.array(image), characters, heights, following, things, colors)
+
+
+def same_word(glyph: Glyph, after: Glyph) -> bool:
+    """Whether a character stands directly right of another, with no space between them."""
+    height = max(glyph.y1 - glyph.y0, after.y1 - after.y0)
+    level = abs(glyph.y0 + glyph.y1 - after.y0 - after.y1) < 1.4 * height
+    return level and -0.5 * height < after.x0 - glyph.x1 < 0.3 * height
 
 
 def height_step(height: float) -> int:

@@ -46,17 +46,17 @@ def _draw(rng: Random) -> Sample:
     free: list[tuple[float, float, float, float]] = [(2, 2, FRAME - 2, FRAME - 2)]
     for _ in range(rng.randint(0, 3)):
         _put_object(canvas, rng, free, paper)
+    lines: list[str] = []
     while len(canvas.glyphs) < wanted and free:
         area = max(free, key=_area)
         free.remove(area)
-        free += _put_block(canvas, rng, area, paper, wanted - len(canvas.glyphs))
+        free += _put_block(canvas, rng, area, paper, wanted - len(canvas.glyphs), lines)
     image = canvas.image
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55)))
     if rng.random() < 0.15:
         image = add_grain(image, rng, rng.uniform(2, 6))
-    text = "".join(glyph.char for glyph in canvas.glyphs)
-    return Sample("page", [image], [], text, [canvas.glyphs], [canvas.things])
+    return Sample("page", [image], [], "\n".join(lines), [canvas.glyphs], [canvas.things])
 
 
 def _paper(rng: Random) -> Color:
@@ -99,9 +99,10 @@ def _put_block(
     area: tuple[float, float, float, float],
     paper: Color,
     left_over: int,
+    written: list[str],
 ) -> list[tuple[float, float, float, float]]:
     x0, y0, x1, y1 = area
-    low = 5.0 if rng.random() < 0.2 else SMALLEST_CAP
+    low = 7.0 if rng.random() < 0.1 else SMALLEST_CAP
     high = min(40 if rng.random() < LARGE_SHARE else 15, (y1 - y0) / 2.5)
     if high < low:
         return []
@@ -123,6 +124,7 @@ def _put_block(
         text = _line(canvas, rng, face, cap, limit, left_over)
         left_over -= len(text)
         if text:
+            written.append(text)
             width = canvas.text_width(text, face, cap)
             # Lines of a turned block share its middle; those of an upright one are ragged.
             free = (limit - width) * (0.5 if angle else rng.random())

@@ -5,9 +5,10 @@ from transformers import LlamaForCausalLM
 
 from mgm.model.clip_tower import load_clip_tower
 from mgm.model.convnext_tower import load_convnext_tower
+from playground.pretraining.cell_code import CELLS, CellCode
 from playground.pretraining.encoders import DrawnImages, Pretraining, save_encoders
 from playground.pretraining.language_model import TextStream, nano_language_model
-from playground.pretraining.layout import CELLS, CellCode, Grids, collate, grid_loss
+from playground.pretraining.layout import Grids, collate, grid_loss
 from playground.pretraining.targets import CHARACTER_ID, dense_targets, slots
 from playground.scenes import draw_page
 from playground.tokenizer import build_tokenizer
@@ -38,7 +39,7 @@ def test_targets_name_every_character_where_it_stands():
 
 def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     torch.manual_seed(0)
-    model = Pretraining(len(tokenizer))
+    model = Pretraining(len(tokenizer), CellCode(192).requires_grad_(False))
     images = DrawnImages(0, 0.5, tokenizer)
     samples = [images.draw(seed) for seed in range(4)]
     batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
@@ -51,7 +52,7 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert {"fine", "coarse", "large", "things"} <= set(figures)
+    assert {"fine", "coarse", "large", "things", "code"} <= set(figures)
     save_encoders(model, tmp_path)
     pixels = torch.randn(1, 3, 256, 256)
     tower = load_convnext_tower(tmp_path / "convnext-nano-256").eval()
@@ -61,7 +62,7 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
         theirs = stage(theirs)
         torch.testing.assert_close(mine, theirs)
     clip = load_clip_tower(tmp_path / "clip-vit-nano-patch14-112")
-    assert clip(torch.randn(1, 3, 112, 112)).shape == (1, CELLS, 160)
+    assert clip(torch.randn(1, 3, 112, 112)).shape == (1, CELLS, 192)
 
 
 def test_text_rows_have_no_gaps(tokenizer):
