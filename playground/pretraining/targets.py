@@ -64,15 +64,15 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     characters = np.zeros((32, 64), np.int64)
     heights, following = np.zeros_like(characters), np.zeros_like(characters)
     glyphs = sample.glyphs[index]
-    for glyph, after in zip(glyphs, [*glyphs[1:], None], strict=True):
+    for place, glyph in enumerate(glyphs):
         x = ((glyph.x0 + glyph.x1) / 2 + left) * scale
         y = ((glyph.y0 + glyph.y1) / 2 + top) * scale
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < 32 and 0 <= column < 64:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
             heights[row, column] = height_step((glyph.y1 - glyph.y0) * scale)
-            if after is not None and same_word(glyph, after):
-                following[row, column] = CHARACTER_ID.get(after.char, 0)
+            if place + 1 < len(glyphs) and same_word(glyph, glyphs[place + 1]):
+                following[row, column] = CHARACTER_ID.get(glyphs[place + 1].char, 0)
     things = np.zeros((16, 16), np.int64)
     colors = np.zeros((16, 16), np.int64)
     by_area = sorted(
