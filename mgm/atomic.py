@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mgm.errors import MGMError, one_line
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
     """Give a fresh folder beside `path`; rename it to `path` when the block succeeds.
 
     An existing `path` is replaced as a whole, and only after the new one is complete.
@@ -39,7 +39,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     """Give a path beside `path` to write to; rename it to `path` when the block succeeds.
 
     Raises:
