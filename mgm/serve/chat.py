@@ -3,14 +3,11 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from mgm.engine.engine import Engine
 from mgm.engine.request import Request
-
-if TYPE_CHECKING:
-    from mgm.engine.engine import Engine
 
 # A model may have learned to write them, but a terminal obeys them.
 CONTROL_CHARACTERS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
@@ -28,7 +25,7 @@ class Chat:
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: Engine,
         images: Sequence[Image.Image],
         settings: Request,
         report: Callable[[str], None] | None = None,

@@ -4,27 +4,24 @@ python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/rec
 """
 
 import argparse
-import gc
 import io
-import os
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
 from mgm.data.images import open_image
 from mgm.data.templates import get_template
+from mgm.engine.engine import Engine, load
 from mgm.engine.request import Request
 from mgm.errors import MGMError, one_line, run_command
 from mgm.serve.chat import Chat
-
-if TYPE_CHECKING:
-    from mgm.engine.engine import Engine
 
 USER, ASSISTANT = "USER", "ASSISTANT"
 LATER = {
@@ -39,7 +36,7 @@ LATER = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     options = parse(arguments)
-    # Faults of options and images are found before libraries and model load, which takes time.
+    # Faults of options and images are found before the model loads, which takes time.
     settings = Request("", temperature=options.temperature, max_new_tokens=options.max_new_tokens)
     if options.conv_mode is not None:
         get_template(options.conv_mode)
@@ -136,17 +133,13 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://", "data:"))
 
 
-def load_engine(options: argparse.Namespace) -> "Engine":
+def load_engine(options: argparse.Namespace) -> Engine:
     """The model, without a word from the libraries below it."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    gc.disable()  # nothing is garbage while libraries are imported: looking for it costs a second
-    from mgm.engine.engine import load
-
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     engine = load(options.model_path, device=options.device)
-    gc.enable()
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
     return engine
