@@ -19,6 +19,8 @@ from playground.tokenizer import conversation_ids, read_tokenizer
 
 logger = logging.getLogger(__name__)
 
+ATTENTION = "eager"  # a third faster than sdpa here: short rows in bfloat16 on a CPU
+
 
 class TextStream(IterableDataset[Tensor]):
     """An endless stream of rows of `length` token ids, conversations one after the other."""
@@ -56,6 +58,7 @@ def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            attn_implementation=ATTENTION,
         )
     )
 

@@ -30,7 +30,7 @@ from mgm.data.padding import attention_mask, pad_rows
 from mgm.data.templates import IMAGE_MARKER, get_template
 from mgm.errors import run_command
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets
-from playground.pretraining.language_model import TextStream
+from playground.pretraining.language_model import ATTENTION, TextStream
 from playground.pretraining.targets import dense_targets
 from playground.scenes import draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
@@ -127,7 +127,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
     tokenizer = read_tokenizer(arguments.start)
-    model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
+    model = LlamaForCausalLM.from_pretrained(
+        arguments.start, dtype=torch.float32, attn_implementation=ATTENTION
+    ).train()
     code = CellCode(model.config.hidden_size)
     grids = Grids(tokenizer, arguments.batch_size, arguments.seed)
     loader = DataLoader(
