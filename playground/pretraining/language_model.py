@@ -58,7 +58,6 @@ def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            attn_implementation=ATTENTION,
         )
     )
 
@@ -78,6 +77,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     tokenizer = read_tokenizer(arguments.tokenizer)
     model = nano_language_model(tokenizer)
+    model.set_attn_implementation(ATTENTION)
     stream = TextStream(tokenizer, arguments.length, arguments.seed)
     loader = DataLoader(stream, arguments.batch_size, num_workers=arguments.workers)
     optimizer = torch.optim.AdamW(
