@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +20,12 @@ from safetensors.torch import save_file
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
 from playground.pretraining.cell_code import CellCode, cell_targets, load_code
+from playground.pretraining.loop import train
 from playground.pretraining.targets import (
     CHARACTERS,
     COLOR_IDS,
@@ -37,8 +36,6 @@ from playground.pretraining.targets import (
 )
 from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import read_tokenizer
-
-logger = logging.getLogger(__name__)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -270,27 +267,11 @@ def main() -> None:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, arguments.learning_rate, arguments.steps, pct_start=0.05
-    )
-    started, average = time.time(), {}
-    bar = tqdm(zip(range(arguments.steps), loader, strict=False), total=arguments.steps)
-    for step, batch in bar:
-        loss, figures = model(batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        for name, value in figures.items():
-            average[name] = 0.95 * average.get(name, value.item()) + 0.05 * value.item()
-        if step % 20 == 19:
-            bar.set_postfix({name: f"{value:.3f}" for name, value in average.items()})
-        if step % 500 == 499 or step + 1 == arguments.steps:
-            save_encoders(model, arguments.out)
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in average.items())
-            logger.info("step %d, %.0f s: %s", step + 1, time.time() - started, shown)
+
+    def save() -> None:
+        save_encoders(model, arguments.out)
+
+    train(map(model, loader), groups, arguments.steps, arguments.learning_rate, save)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,19 @@
 
 import argparse
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
 from mgm.errors import run_command
 from playground.corpus import text_sample
+from playground.pretraining.loop import train
 from playground.tokenizer import conversation_ids, read_tokenizer
-
-logger = logging.getLogger(__name__)
 
 ATTENTION = "eager"  # a third faster than sdpa here: short rows in bfloat16 on a CPU
 
@@ -80,30 +77,20 @@ def main() -> None:
     model.set_attn_implementation(ATTENTION)
     stream = TextStream(tokenizer, arguments.length, arguments.seed)
     loader = DataLoader(stream, arguments.batch_size, num_workers=arguments.workers)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, arguments.learning_rate, arguments.steps, pct_start=0.05
-    )
-    started, average = time.time(), None
-    bar = tqdm(zip(range(arguments.steps), loader, strict=False), total=arguments.steps)
-    for step, ids in bar:
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
-        if step % 20 == 19:
-            bar.set_postfix(loss=f"{average:.4f}")
-        if step % 500 == 499 or step + 1 == arguments.steps:
-            with atomic_folder(arguments.out) as part:
-                model.save_pretrained(part)
-                tokenizer.save_pretrained(part)
-            logger.info("step %d, %.0f s: loss %.4f", step + 1, time.time() - started, average)
+
+    def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for ids in loader:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(input_ids=ids, labels=ids).loss
+            yield loss, {"loss": loss}
+
+    def save() -> None:
+        with atomic_folder(arguments.out) as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+
+    groups = [{"params": list(model.parameters())}]
+    train(losses(), groups, arguments.steps, arguments.learning_rate, save)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ code of the cells is learnt along; it is what the encoders are then pre-trained 
 
 import argparse
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -21,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
@@ -31,15 +29,15 @@ from mgm.data.templates import IMAGE_MARKER, get_template
 from mgm.errors import run_command
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets
 from playground.pretraining.language_model import ATTENTION, TextStream
+from playground.pretraining.loop import train
 from playground.pretraining.targets import dense_targets
 from playground.scenes import draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 from playground.tokenizer import read_tokenizer
 
-logger = logging.getLogger(__name__)
-
 CAPTION_SHARE = 0.25  # of the conversations are a description
 PAGE_SHARE = 0.4  # of the samples are pages of text
+TEXT_WEIGHT = 0.2  # of the loss on plain text
 LINES = 6  # of a page that are read, at most
 POOL = 6  # batches that are drawn before they are sorted by length
 
@@ -136,33 +134,22 @@ def main() -> None:
         grids, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
     )
     texts = DataLoader(TextStream(tokenizer, 256, arguments.seed), arguments.text_rows)
-    parameters = [*model.parameters(), *code.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, arguments.learning_rate, arguments.steps, pct_start=0.05
-    )
-    started, average = time.time(), None
-    bar = tqdm(zip(range(arguments.steps), loader, texts, strict=False), total=arguments.steps)
-    for step, batch, rows in bar:
-        loss = grid_loss(model, code, batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            text_loss = model(input_ids=rows, labels=rows).loss
-        (loss + 0.2 * text_loss).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        average = loss.item() if average is None else 0.97 * average + 0.03 * loss.item()
-        if step % 20 == 19:
-            bar.set_postfix(loss=f"{average:.4f}", text=f"{text_loss.item():.3f}")
-        if step % 500 == 499 or step + 1 == arguments.steps:
-            with atomic_folder(arguments.out) as part:
-                model.save_pretrained(part)
-                tokenizer.save_pretrained(part)
-                save_file(code.state_dict(), part / CODE_FILE)
-            logger.info("step %d, %.0f s: loss %.4f", step + 1, time.time() - started, average)
+
+    def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for batch, rows in zip(loader, texts, strict=False):
+            loss = grid_loss(model, code, batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                text_loss = model(input_ids=rows, labels=rows).loss
+            yield loss + TEXT_WEIGHT * text_loss, {"loss": loss, "text": text_loss}
+
+    def save() -> None:
+        with atomic_folder(arguments.out) as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            save_file(code.state_dict(), part / CODE_FILE)
+
+    groups = [{"params": [*model.parameters(), *code.parameters()]}]
+    train(losses(), groups, arguments.steps, arguments.learning_rate, save)
 
 
 if __name__ == "__main__":
