@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
+from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
 from mgm.errors import run_command
 from playground.pretraining.cell_code import CellCode, cell_targets, load_code
 from playground.pretraining.loop import train
@@ -37,8 +38,6 @@ from playground.pretraining.targets import (
 from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import read_tokenizer
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 4, 2), (32, 64, 128, 256)
 CAPTION_TOKENS = 64
 CLASSES = len(CHARACTERS) + 1
@@ -82,7 +81,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
             "caption": ids,
         }
         arrays |= {f"cell_{name}": array for name, array in cell_targets(targets).items()}
-        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+        return {name: torch.tensor(a) for name, a in arrays.items()}
 
 
 class CaptionEncoder(nn.Module):

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
+from mgm.data.image_processor import MGMImageProcessor
 from playground.colors import COLORS
 from playground.emoji import EMOJI
 from playground.scenes import Glyph, Sample
@@ -21,7 +21,7 @@ THING_IDS = {label: index + 1 for index, label in enumerate((*SHAPES, *EMOJI))} 
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 HEIGHT_STEPS = 7
 LARGE = 3  # steps and more, from about 10 pixels: what the low-resolution encoder can hope to read
-PADDING_COLOR = (122, 116, 104)  # CLIP's mean colour, as the image pipeline pads
+VIEW = MGMImageProcessor(image_size=112, image_size_aux=FRAME)  # pads and resizes
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,11 @@ class DenseTargets:
     colors: np.ndarray
 
 
-def frame_image(image: Image.Image) -> tuple[Image.Image, float, int, int]:
-    """Pad to a square with the mean colour and resize; also scale and offsets of the old pixels."""
-    side = max(image.size)
-    left, top = (side - image.width) // 2, (side - image.height) // 2
-    if image.size != (side, side):
-        square = Image.new("RGB", (side, side), PADDING_COLOR)
-        square.paste(image, (left, top))
-        image = square
-    if side != FRAME:
-        image = image.resize((FRAME, FRAME), Image.Resampling.BICUBIC)
-    return image, FRAME / side, left, top
-
-
 def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
-    image, scale, left, top = frame_image(sample.images[index])
+    image = sample.images[index]
+    side = max(image.size)
+    scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
     characters = np.zeros((32, 64), np.int64)
     heights, following = np.zeros_like(characters), np.zeros_like(characters)
     glyphs = sample.glyphs[index]
@@ -88,7 +77,7 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
             cells = np.ix_(rows, columns)
             things[cells] = THING_IDS.get(thing.label, 0)
             colors[cells] = COLOR_IDS.get(thing.color or "", 0)
-    return DenseTargets(np.array(image), characters, heights, following, things, colors)
+    return DenseTargets(VIEW.high_resolution(image), characters, heights, following, things, colors)
 
 
 def same_word(glyph: Glyph, after: Glyph) -> bool:
