@@ -1,18 +1,15 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from mgm.errors import MGMError
-from mgm.model.config import ConvNextTowerConfig
-from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.loading import save_model
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import load_stage1, save_stage1
 from tests.golden_files import golden, golden_json
-from tests.model.tiny import TEXT, VISION, VISION_AUX, batch_of, random_images, tiny_model
+from tests.model.tiny import TEXT, VISION_AUX, batch_of, random_images, save_towers, tiny_model
 
 
 @pytest.fixture
@@ -21,13 +18,7 @@ def folders(tmp_path) -> dict[str, Path]:
     torch.manual_seed(0)
     places = {name: tmp_path / name for name in ("language", "clip", "convnext")}
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(places["language"])
-    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(places["clip"])
-    aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
-    places["convnext"].mkdir()
-    trunk = {f"visual.trunk.{name}": value for name, value in aux.items()}
-    torch.save(trunk, places["convnext"] / "open_clip_pytorch_model.bin")
-    described = {"model_cfg": {"vision_cfg": {"timm_model_name": "convnext_nano"}}}
-    (places["convnext"] / "open_clip_config.json").write_text(json.dumps(described))
+    save_towers(places["clip"], places["convnext"])
     return places
 
 

@@ -1,11 +1,15 @@
 """Tiny random models, built in code."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from mgm.model.config import MGMConfig
+from mgm.model.config import ConvNextTowerConfig, MGMConfig
+from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.mgm import MGMForConditionalGeneration
 
 VOCABULARY = 40
@@ -83,3 +87,14 @@ def batch_of(config: MGMConfig, layouts: list[str], left: bool = False) -> dict[
         ids[row, place] = torch.tensor(of_row)
         mask[row, place] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def save_towers(clip: Path, convnext: Path) -> None:
+    """Write two random towers to folders as users have them."""
+    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(clip)
+    aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
+    convnext.mkdir()
+    trunk = {f"visual.trunk.{name}": value for name, value in aux.items()}
+    torch.save(trunk, convnext / "open_clip_pytorch_model.bin")
+    described = {"model_cfg": {"vision_cfg": {"timm_model_name": "convnext_nano"}}}
+    (convnext / "open_clip_config.json").write_text(json.dumps(described))

@@ -8,17 +8,13 @@ import torch
 from PIL import Image
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
-from mgm.model.config import ConvNextTowerConfig
-from mgm.model.convnext_tower import ConvNextTower
 from mgm.train.__main__ import run
-from tests.model.tiny import TEXT, VISION, VISION_AUX
+from tests.model.tiny import TEXT, save_towers
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange")
 
@@ -33,13 +29,7 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     tokenizer.save_pretrained(places["language"])
     text = TEXT | {"vocab_size": len(tokenizer), "tie_word_embeddings": True}
     LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(places["language"])
-    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(places["clip"])
-    aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
-    places["convnext"].mkdir()
-    trunk = {f"visual.trunk.{name}": value for name, value in aux.items()}
-    torch.save(trunk, places["convnext"] / "open_clip_pytorch_model.bin")
-    described = {"model_cfg": {"vision_cfg": {"timm_model_name": "convnext_nano"}}}
-    (places["convnext"] / "open_clip_config.json").write_text(json.dumps(described))
+    save_towers(places["clip"], places["convnext"])
     return places
 
 
