@@ -4,10 +4,46 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
+
+from safetensors import SafetensorError
 
 from mgm.errors import MGMError, one_line
+
+
+class WriteErrors(AbstractContextManager[None]):
+    """Makes one error of the many that libraries raise when a disk is full or may not be written.
+
+    Args:
+        path: what is being written; the error names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and not isinstance(error, MGMError) and _is_write_error(error):
+            reason = one_line(getattr(error, "strerror", None) or error)
+            raise MGMError(
+                f"{self.path}: could not be written ({reason}); free space or choose another place "
+                "and run again"
+            ) from error
+
+
+def _is_write_error(error: BaseException) -> bool:
+    text = str(error)
+    return (
+        isinstance(error, (OSError, SafetensorError))
+        or (isinstance(error, RuntimeError) and "inline_container" in text)  # of torch.save
+        or (type(error) is Exception and "os error" in text)  # of tokenizers
+    )
 
 
 @contextmanager
@@ -21,21 +57,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
     """
     path = Path(path)
     part = _beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
-        yield part
-        if path.is_dir():
-            old = _beside(path)
-            path.rename(old)
-            part.rename(path)
-            shutil.rmtree(old)
-        else:
-            part.rename(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with WriteErrors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+            yield part
+            make_readable(part)
+            if path.is_dir():
+                old = _beside(path)
+                path.rename(old)
+                part.rename(path)
+                shutil.rmtree(old)
+            else:
+                part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
@@ -47,22 +83,22 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     """
     path = Path(path)
     part = _beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.rename(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with WriteErrors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def make_readable(folder: Path) -> None:
+    """Let the files be read by whom the folder may; safetensors writes for the owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(file.stat().st_mode | mode)
 
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
-
-
-def _cannot_write(path: Path, error: OSError) -> MGMError:
-    reason = one_line(error.strerror or error)
-    return MGMError(
-        f"{path}: could not be written ({reason}); free space or choose another place and run again"
-    )

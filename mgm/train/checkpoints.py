@@ -5,49 +5,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
-from safetensors import SafetensorError
-
+from mgm.atomic import WriteErrors, make_readable
 from mgm.errors import MGMError, one_line
 
 STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
 _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
-
-
-class WriteErrors(AbstractContextManager[None]):
-    """Makes one error of the many that libraries raise when a disk is full.
-
-    Args:
-        path: what is being written; the error names it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None and not isinstance(error, MGMError) and _is_write_error(error):
-            reason = getattr(error, "strerror", None) or error
-            raise MGMError(
-                f"{self.path}: could not be written ({one_line(reason)}); free space or choose "
-                "another place, then run again: it goes on from its last checkpoint"
-            ) from error
-
-
-def _is_write_error(error: BaseException) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, (OSError, SafetensorError))
-        or (isinstance(error, RuntimeError) and "inline_container" in text)  # of torch.save
-        or (type(error) is Exception and "os error" in text)  # of tokenizers
-    )
 
 
 @contextmanager
@@ -62,6 +27,7 @@ def complete_files(folder: Path) -> Generator[Path]:
         try:
             part.mkdir(parents=True)
             yield part
+            make_readable(part)
             written = {file.name for file in part.iterdir()}
             # config.json last: a folder without it is no model.
             for name in sorted(written, key=lambda name: (name == "config.json", name)):

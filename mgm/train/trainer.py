@@ -16,7 +16,7 @@ from mgm.errors import MGMError
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import STAGE1_FILE, save_stage1
 from mgm.train.arguments import TrainingArguments
-from mgm.train.checkpoints import STATE_FILE, WriteErrors, checkpoints, complete_files
+from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.sampler import ModalitySampler
@@ -78,7 +78,7 @@ class MGMTrainer(Trainer):
         """Write a checkpoint beside its final name, where it appears when it is complete."""
         output = Path(str(self.args.output_dir))
         final = output / f"checkpoint-{self.state.global_step}"
-        with atomic_folder(final) as self.unfinished, WriteErrors(final):
+        with atomic_folder(final) as self.unfinished:
             try:
                 super()._save_checkpoint(model, trial)
                 inner = self.unfinished / final.name
