@@ -77,9 +77,16 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def modality_lengths(self) -> list[int]:
-        """Words of each sample, negative without image: what grouping by modality sorts by."""
-        # Compat: image positions are left out, or published training orders would change.
-        return [sample.words if sample.images else -sample.words for sample in self.samples]
+        """Words of each sample, negative without image: what grouping by modality sorts by.
+
+        The positions of images after the first are added: they are most of what is padded.
+        """
+        # Compat: those of the first are left out, or published training orders would change.
+        per_image = self.processor.image_tokens_per_image
+        return [
+            sample.words + per_image * (len(sample.images) - 1) if sample.images else -sample.words
+            for sample in self.samples
+        ]
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one sample, without opening its images."""
