@@ -12,7 +12,7 @@ from playground.sample import Glyph, Thing
 
 FRAME = 256  # units along the longest side: the pixels of the nano model's view
 RIM = 2  # pixels
-SMALLEST_CAP = 9.0  # pixels; a cell of 32 pixels then holds about five small characters
+SMALLEST_CAP = 10.0  # pixels
 
 Anchor = Literal["left", "middle", "right"]
 
@@ -95,9 +95,8 @@ class Canvas:
         for char, start in zip(text, starts, strict=False):
             if char != " ":
                 x0, y0, x1, y1 = sized.ink(char)
-                self.glyphs.append(
-                    Glyph(char, left + start + x0, base + y0, left + start + x1, base + y1)
-                )
+                box = (left + start + x0, base + y0, left + start + x1, base + y1)
+                self.glyphs.append(Glyph(char, *box, level=base - cap * self.scale / 2))
         if key is not None:
             self.heights[key] = cap
 
@@ -200,14 +199,13 @@ class Canvas:
         top = round(y * self.scale - image.height / 2)
         self.image.paste(image, (left, top), mask)
         shift_x, shift_y = left + (image.width - width) / 2, top + (image.height - height) / 2
+        center = width / 2, height / 2
         for glyph in part.glyphs:
-            box = turned_box(
-                (glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, (width / 2, height / 2)
-            )
-            x0, y0, x1, y1 = box
-            self.glyphs.append(
-                Glyph(glyph.char, x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
-            )
+            x0, y0, x1, y1 = turned_box((glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, center)
+            x = (glyph.x0 + glyph.x1) / 2
+            level = turned_box((x, glyph.level, x, glyph.level), angle, center)[1]
+            box = (x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
+            self.glyphs.append(Glyph(glyph.char, *box, level=level + shift_y))
         self.heights.update(part.heights)
 
 

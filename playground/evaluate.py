@@ -16,11 +16,12 @@ from tqdm import tqdm
 import mgm
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError, run_command
+from playground.scenes.asking import SHORT_SUFFIX
 
 IMAGE_MARKER = "<image>"
-# Cap heights in pixels of the 256-pixel image. A low-resolution encoder sees them at 0.44 times.
-HEIGHT_BINS = ((0, 9), (9, 12), (12, 18), (18, 28), (28, 256))
-SMALL_TEXT = 12  # pixels; below, a letter has five pixels or fewer in the low-resolution view
+# Cap heights in pixels of the image at 256 pixels; the low-resolution view has 0.66 times as many.
+HEIGHT_BINS = ((0, 12), (12, 15), (15, 20), (20, 28), (28, 256))
+SMALL_TEXT = 12  # pixels
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ def read_questions(folder: Path, limit: int | None) -> list[Question]:
         names = record["image"] if isinstance(record["image"], list) else [record["image"]]
         images = tuple(str(folder / "images" / name) for name in names)
         turns = record["conversations"]
+        # A conversation asks for bare answers once; each question asked on its own has to.
+        suffix = SHORT_SUFFIX if turns[0]["value"].endswith(SHORT_SUFFIX) else ""
         pairs = zip(turns[::2], turns[1::2], record["kinds"], record["text_heights"], strict=True)
         for human, answer, kind, height in pairs:
-            text = human["value"].replace(IMAGE_MARKER, "").strip()
+            text = human["value"].replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
             scene = kind.partition("/")[0]
             questions.append(Question(images, text, answer["value"], scene, height))
     return questions

@@ -18,10 +18,13 @@ export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRE
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
 [ -d "$out/llama-text" ] ||
     python -m playground.pretraining.language_model --tokenizer "$out/tokenizer" --out "$out/llama-text"
+[ -d "$out/llama-signs" ] ||
+    python -m playground.pretraining.layout --start "$out/llama-text" --out "$out/llama-signs" \
+        --kinds sign --steps 1500
 [ -d "$zoo/llama-nano" ] ||
-    python -m playground.pretraining.layout --start "$out/llama-text" --out "$zoo/llama-nano"
-[ -d "$zoo/convnext-nano-256" ] ||
-    python -m playground.pretraining.encoders --language-model "$zoo/llama-nano" --out "$zoo"
+    python -m playground.pretraining.layout --start "$out/llama-signs" --out "$zoo/llama-nano"
+[ -d "$zoo/convnext-nano-384" ] ||
+    python -m playground.pretraining.encoders --language-model "$out/llama-signs" --out "$zoo"
 
 data=playground/data/train
 python -m playground.generate --out "$data" --split train --count 60000 --seed 1 --workers "$cores"
@@ -30,8 +33,8 @@ python -m playground.generate --out playground/data/held_out --split held_out --
 
 [ -f "$out/stage_1/config.json" ] || bash scripts/nano/train/stage_1.sh \
     --data_path "$data/captions.json" --image_folder "$data/images" \
-    --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-112" \
-    --vision_tower_aux "$zoo/convnext-nano-256" --output_dir "$out/stage_1" --max_steps 400
+    --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-168" \
+    --vision_tower_aux "$zoo/convnext-nano-384" --output_dir "$out/stage_1" --max_steps 400
 [ -f "$out/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
     --data_path "$data/conversations.json" --image_folder "$data/images" \
     --model_name_or_path "$out/stage_1" --output_dir "$out/stage_2"

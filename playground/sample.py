@@ -10,13 +10,18 @@ Split = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class Glyph:
-    """One drawn character and the axis-aligned box of its ink, in image pixels."""
+    """One drawn character and the axis-aligned box of its ink, in image pixels.
+
+    Attributes:
+        level: height of the middle of the line's capitals at the character; "b" and "g" share it.
+    """
 
     char: str
     x0: float
     y0: float
     x1: float
     y1: float
+    level: float
 
 
 @dataclass(frozen=True)

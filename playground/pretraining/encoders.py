@@ -1,9 +1,9 @@
 """Pre-train the nano encoders on drawn pages and scenes.
 
 The ConvNeXt learns, by linear heads on three of its stages, which character stands where, and on
-the last one the code in which the language model reads cells; the ViT learns the characters of
-large text. Both learn what things stand where and in which colour, and to match images with
-captions. Heads and the caption encoder are thrown away.
+the last one the code in which the language model reads cells. Both encoders learn what things stand
+where and in which colour, and to match images with captions. Heads and the caption encoder are
+thrown away.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -25,12 +25,13 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerF
 from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
 from mgm.errors import run_command
-from playground.pretraining.cell_code import CellCode, cell_targets, load_code
+from playground.pretraining.cell_code import SLOTS, CellCode, cell_targets, load_code
 from playground.pretraining.loop import train
 from playground.pretraining.targets import (
     CHARACTERS,
     COLOR_IDS,
-    LARGE,
+    FRAME,
+    SIDE,
     THING_IDS,
     dense_targets,
     slots,
@@ -38,7 +39,10 @@ from playground.pretraining.targets import (
 from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import read_tokenizer
 
-CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 4, 2), (32, 64, 128, 256)
+CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 2, 1), (24, 48, 128, 256)
+CLIP_SIZE, CLIP_WIDTH = 14 * SIDE, 256
+CONVNEXT_NAME = f"convnext-nano-{FRAME}"
+CLIP_NAME = f"clip-vit-nano-patch14-{CLIP_SIZE}"
 CAPTION_TOKENS = 64
 CLASSES = len(CHARACTERS) + 1
 NOTHING_WEIGHT = 0.1  # most slots hold nothing
@@ -74,13 +78,13 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
             "image": targets.image,
             "fine": slots(targets.characters, 1, 2),
             "middle": slots(targets.characters, 2, 4),
-            "coarse": slots(targets.characters, 4, 8),
-            "large": slots(np.where(targets.heights >= LARGE, targets.characters, 0), 4, 8),
             "things": targets.things,
             "colors": targets.colors,
             "caption": ids,
         }
-        arrays |= {f"cell_{name}": array for name, array in cell_targets(targets).items()}
+        cells = cell_targets(targets)
+        arrays["coarse"] = cells["characters"].reshape(SIDE, SIDE, SLOTS)
+        arrays |= {f"cell_{name}": array for name, array in cells.items()}
         return {name: torch.tensor(a) for name, a in arrays.items()}
 
 
@@ -106,7 +110,7 @@ class CaptionEncoder(nn.Module):
 class Pretraining(nn.Module):
     """Both encoders with the heads and losses that teach them."""
 
-    def __init__(self, vocabulary: int, code: CellCode, width: int = 192) -> None:
+    def __init__(self, vocabulary: int, code: CellCode) -> None:
         super().__init__()
         self.code = code
         self.speak = nn.Linear(CONVNEXT_DIMS[3], code.place.shape[-1])
@@ -116,26 +120,25 @@ class Pretraining(nn.Module):
         )
         self.clip = CLIPVisionModel(
             CLIPVisionConfig(
-                hidden_size=width,
-                intermediate_size=2 * width,
-                num_hidden_layers=4,
-                num_attention_heads=6,
-                image_size=112,
+                hidden_size=CLIP_WIDTH,
+                intermediate_size=2 * CLIP_WIDTH,
+                num_hidden_layers=3,
+                num_attention_heads=8,
+                image_size=CLIP_SIZE,
                 patch_size=14,
-                projection_dim=width,
+                projection_dim=CLIP_WIDTH,
             )
         )
         things, colors = len(THING_IDS) + 1, len(COLOR_IDS) + 1
         self.fine = nn.Linear(CONVNEXT_DIMS[1], 2 * CLASSES)
         self.middle = nn.Linear(CONVNEXT_DIMS[2], 8 * CLASSES)
-        self.coarse = nn.Linear(CONVNEXT_DIMS[3], 32 * CLASSES)
+        self.coarse = nn.Linear(CONVNEXT_DIMS[3], SLOTS * CLASSES)
         self.middle_things = nn.Linear(CONVNEXT_DIMS[2], things + colors)
         self.coarse_things = nn.Linear(CONVNEXT_DIMS[3], 4 * (things + colors))
-        self.large = nn.Linear(width, 32 * CLASSES)
-        self.clip_things = nn.Linear(width, 4 * (things + colors))
+        self.clip_things = nn.Linear(CLIP_WIDTH, 4 * (things + colors))
         self.things = things
-        self.pooled = nn.Linear(CONVNEXT_DIMS[3], width)
-        self.caption_encoder = CaptionEncoder(vocabulary, width)
+        self.pooled = nn.Linear(CONVNEXT_DIMS[3], CLIP_WIDTH)
+        self.caption_encoder = CaptionEncoder(vocabulary, CLIP_WIDTH)
         self.temperature = nn.Parameter(torch.tensor(math.log(10.0)))
         self.mean = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)
         self.std = torch.tensor(CLIP_STD).view(1, 3, 1, 1)
@@ -145,7 +148,7 @@ class Pretraining(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss, and the figures to show (losses and shares of characters found)."""
         image = batch["image"].permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
-        small = F.interpolate(image, size=(112, 112), mode="bilinear", align_corners=False)
+        small = F.interpolate(image, size=CLIP_SIZE, mode="bilinear")
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.convnext.stem(image.contiguous(memory_format=torch.channels_last))
             stages = []
@@ -153,12 +156,10 @@ class Pretraining(nn.Module):
                 hidden = stage(hidden)
                 stages.append(hidden.permute(0, 2, 3, 1))
             seen = self.clip(small, output_hidden_states=True)
-        patches = seen.hidden_states[-2][:, 1:].float().unflatten(1, (8, 8))
+        patches = seen.hidden_states[-2][:, 1:].float().unflatten(1, (SIDE, SIDE))
         _, fine, middle, coarse = (stage.float() for stage in stages)
         losses, figures = {}, {}
-        for name, features in (
-            ("fine", fine), ("middle", middle), ("coarse", coarse), ("large", patches)
-        ):  # fmt: skip
+        for name, features in (("fine", fine), ("middle", middle), ("coarse", coarse)):
             head, target = getattr(self, name), batch[name]
             looked_at = target.any(-1) | (torch.rand(target.shape[:-1]) < EMPTY_CELLS)
             logits = head(features[looked_at]).unflatten(-1, (-1, CLASSES))
@@ -195,10 +196,10 @@ class Pretraining(nn.Module):
         )
 
     def _code(self, coarse: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """The share of the code's variance that a linear view of the last stage misses."""
+        """The share of the code's variance that a linear view of what is mined misses."""
         cells = {name[5:]: batch[name] for name in batch if name.startswith("cell_")}
         target = self.code(cells)
-        seen = self.speak(coarse.flatten(1, 2)) + self.place
+        seen = self.speak(window_means(coarse).flatten(1, 2)) + self.place
         return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
 
     def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -207,8 +208,26 @@ class Pretraining(nn.Module):
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def window_means(coarse: Tensor) -> Tensor:
+    """What mining with even attention takes from the last stage.
+
+    Mining enlarges the stage bilinearly to eight times its size and averages the window of a cell:
+    that is 3/4 of the cell and 1/8 of the one on either side, down and across.
+
+    Args:
+        coarse: (batch, rows, columns, width); the same comes back.
+    """
+    for dim in (1, 2):
+        length = coarse.shape[dim]
+        before = torch.arange(length).sub(1).clamp(min=0)
+        after = torch.arange(length).add(1).clamp(max=length - 1)
+        beside = coarse.index_select(dim, before) + coarse.index_select(dim, after)
+        coarse = 0.75 * coarse + 0.125 * beside
+    return coarse
+
+
 def _split(logits: Tensor) -> Tensor:
-    """(batch, 8, 8, 4 * classes) of 32-pixel cells to (batch, 16, 16, classes) of 16-pixel ones."""
+    """(batch, 12, 12, 4 * classes) to (batch, 24, 24, classes)."""
     batch, rows, columns, _ = logits.shape
     cells = logits.view(batch, rows, columns, 2, 2, -1)
     return cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * rows, 2 * columns, -1)
@@ -217,11 +236,11 @@ def _split(logits: Tensor) -> Tensor:
 def save_encoders(model: Pretraining, folder: Path) -> None:
     """Write both encoders in the layouts that the published recipe starts from."""
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD}
-    vision = {"timm_model_name": "convnext_nano_mgm", "image_size": 256}
+    vision = {"timm_model_name": "convnext_nano_mgm", "image_size": FRAME}
     state = {f"visual.trunk.{k}": v.contiguous() for k, v in model.convnext.state_dict().items()}
-    with atomic_folder(folder / "convnext-nano-256") as part:
+    with atomic_folder(folder / CONVNEXT_NAME) as part:
         config = {
-            "model_cfg": {"embed_dim": 192, "vision_cfg": vision},
+            "model_cfg": {"embed_dim": CLIP_WIDTH, "vision_cfg": vision},
             "preprocess_cfg": preprocess,
         }
         (part / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -230,17 +249,25 @@ def save_encoders(model: Pretraining, folder: Path) -> None:
             part / "open_clip_model.safetensors",
             metadata={"format": "pt"},
         )
-    with atomic_folder(folder / "clip-vit-nano-patch14-112") as part:
+    with atomic_folder(folder / CLIP_NAME) as part:
         model.clip.save_pretrained(part)
         config = {
             "image_processor_type": "CLIPImageProcessor",
-            "crop_size": {"height": 112, "width": 112},
-            "size": {"shortest_edge": 112},
+            "crop_size": {"height": CLIP_SIZE, "width": CLIP_SIZE},
+            "size": {"shortest_edge": CLIP_SIZE},
             "image_mean": CLIP_MEAN,
             "image_std": CLIP_STD,
             "resample": 3,
         }
         (part / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_encoders(model: Pretraining, folder: Path) -> None:
+    """Take both encoders, without heads, from what `save_encoders` wrote."""
+    state = load_file(folder / CONVNEXT_NAME / "open_clip_model.safetensors")
+    prefix = "visual.trunk."
+    model.convnext.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()}, False)
+    model.clip = CLIPVisionModel.from_pretrained(folder / CLIP_NAME)
 
 
 def main() -> None:
@@ -249,10 +276,11 @@ def main() -> None:
         "--language-model", type=Path, required=True, help="folder that the layout step wrote"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder that gets both encoders")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--pages", type=float, default=0.6, help="share of dense text pages")
+    parser.add_argument("--start", type=Path, help="encoders to go on from, in the layout of --out")
+    parser.add_argument("--steps", type=int, default=7500)
+    parser.add_argument("--batch-size", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--pages", type=float, default=0.4, help="share of dense text pages")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1_000_000_000)
     arguments = parser.parse_args()
@@ -260,6 +288,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     tokenizer = read_tokenizer(arguments.language_model)
     model = Pretraining(len(tokenizer), load_code(arguments.language_model))
+    if arguments.start:
+        load_encoders(model, arguments.start)
     model.convnext.to(memory_format=torch.channels_last)
     images = DrawnImages(arguments.seed, arguments.pages, tokenizer)
     loader = DataLoader(images, arguments.batch_size, num_workers=arguments.workers)
@@ -270,7 +300,7 @@ def main() -> None:
     def save() -> None:
         save_encoders(model, arguments.out)
 
-    train(map(model, loader), groups, arguments.steps, arguments.learning_rate, save)
+    train(map(model, loader), groups, arguments.steps, [arguments.learning_rate] * 2, save)
 
 
 if __name__ == "__main__":

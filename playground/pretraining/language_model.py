@@ -16,7 +16,7 @@ from playground.corpus import text_sample
 from playground.pretraining.loop import train
 from playground.tokenizer import conversation_ids, read_tokenizer
 
-ATTENTION = "eager"  # a third faster than sdpa here: short rows in bfloat16 on a CPU
+ATTENTION = "eager"  # faster than sdpa for short rows in bfloat16 on a CPU
 
 
 class TextStream(IterableDataset[Tensor]):
@@ -30,14 +30,17 @@ class TextStream(IterableDataset[Tensor]):
         number, step = (worker.id, worker.num_workers) if worker else (0, 1)
         pending: list[int] = []
         while True:
-            description, turns = text_sample(self.seed + number, "train")
+            pending += conversation_ids(self.tokenizer, text_conversation(self.seed + number))
             number += step
-            first, *rest = turns
-            turns = [(f"{description}\n{first[0]}", first[1]), *rest]
-            pending += conversation_ids(self.tokenizer, turns)
             while len(pending) >= self.length:
                 yield torch.tensor(pending[: self.length])
                 pending = pending[self.length :]
+
+
+def text_conversation(seed: int) -> list[tuple[str, str]]:
+    """Questions and answers about a scene that the first question describes."""
+    description, [(question, answer), *rest] = text_sample(seed, "train")
+    return [(f"{description}\n{question}", answer), *rest]
 
 
 def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -90,7 +93,7 @@ def main() -> None:
             tokenizer.save_pretrained(part)
 
     groups = [{"params": list(model.parameters())}]
-    train(losses(), groups, arguments.steps, arguments.learning_rate, save)
+    train(losses(), groups, arguments.steps, [arguments.learning_rate], save)
 
 
 if __name__ == "__main__":

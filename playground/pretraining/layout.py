@@ -2,14 +2,17 @@
 
 A language model that knows only running text has to learn two things at once when it is joined to
 encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
-first alone: 64 cells, each the sum of what stands in it (which character in which corner, how
-high, which thing in which colour, a thumbnail), take the places that image tokens will take. The
-code of the cells is learnt along; it is what the encoders are then pre-trained to see.
+first alone: 144 cells, each the sum of what stands in it (which characters in which order, how
+high, which thing in which colour, a thumbnail), take the places that image tokens will take.
+
+It begins with signs (`--kinds sign`), and learns the code of the cells along with them. The code is
+kept from then on: it is what the encoders are pre-trained to see.
 """
 
 import argparse
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,26 +30,33 @@ from mgm.data.conversation import IGNORED, encode, training_segments
 from mgm.data.padding import attention_mask, pad_rows
 from mgm.data.templates import IMAGE_MARKER, get_template
 from mgm.errors import run_command
-from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets
-from playground.pretraining.language_model import ATTENTION, TextStream
+from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
+from playground.pretraining.language_model import ATTENTION, text_conversation
 from playground.pretraining.loop import train
-from playground.pretraining.targets import dense_targets
-from playground.scenes import draw_page, draw_sample
+from playground.pretraining.targets import CHARACTERS, dense_targets
+from playground.scenes import KINDS, draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 from playground.tokenizer import read_tokenizer
 
-CAPTION_SHARE = 0.25  # of the conversations are a description
-PAGE_SHARE = 0.4  # of the samples are pages of text
-TEXT_WEIGHT = 0.2  # of the loss on plain text
+CAPTION_SHARE = 0.5  # of the conversations end with a description
+PAGE_SHARE = 0.25  # of the samples are pages of text, where all kinds are drawn
+TEXT_SHARE = 0.06  # of the samples are conversations without an image
 LINES = 6  # of a page that are read, at most
+CODE_RATE = 3e-3  # the learning rate of the code
 POOL = 6  # batches that are drawn before they are sorted by length
 
 
 class Grids(IterableDataset[dict[str, Any]]):
     """An endless stream of scenes: ids and labels as in training, and cells instead of images."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, batch_size: int, seed: int) -> None:
-        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int,
+        seed: int,
+        kinds: Sequence[str] = (),
+    ) -> None:
+        self.tokenizer, self.batch_size, self.seed, self.kinds = tokenizer, batch_size, seed, kinds
         self.image_token_id = len(tokenizer)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -65,19 +75,28 @@ class Grids(IterableDataset[dict[str, Any]]):
 
     def draw(self, seed: int) -> dict[str, Any]:
         rng = Random(seed)
-        page = rng.random() < PAGE_SHARE
-        sample = draw_page(seed) if page else draw_sample(seed, "train")
+        if rng.random() < TEXT_SHARE:
+            return self.encoded(text_conversation(seed), [])
+        page = not self.kinds and rng.random() < PAGE_SHARE
+        kind = rng.choice(self.kinds) if self.kinds else None
+        sample = draw_page(seed) if page else draw_sample(seed, "train", kind)
         turns = [(turn.question, turn.answer) for turn in sample.turns]
         if page:
             turns = lines_to_read(sample.caption, rng)
         elif rng.random() < CAPTION_SHARE:
+            # Last, so that nothing can be answered from it.
             questions = DESCRIBE if len(sample.images) == 1 else DESCRIBE_BOTH
-            turns = [(rng.choice(questions), sample.caption)]
+            turns.append((rng.choice(questions), sample.caption))
         markers = f"{IMAGE_MARKER}\n" * len(sample.images)
         turns[0] = (markers + turns[0][0], turns[0][1])
+        cells = [cell_targets(dense_targets(sample, index)) for index in range(len(sample.images))]
+        return self.encoded(turns, cells)
+
+    def encoded(
+        self, turns: list[tuple[str, str]], cells: list[dict[str, np.ndarray]]
+    ) -> dict[str, Any]:
         segments = training_segments(get_template("nano"), turns)
         ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
-        cells = [cell_targets(dense_targets(sample, index)) for index in range(len(sample.images))]
         return {"ids": ids, "labels": labels, "cells": cells}
 
 
@@ -99,26 +118,42 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     return batch
 
 
-def grid_loss(model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor]) -> Tensor:
-    """The mean loss over all answers of a batch."""
+def grid_loss(
+    model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The mean loss over all answers of a batch, and the share of answers that are right."""
     at_cell = batch["ids"] == model.config.vocab_size
     embeds = model.get_input_embeddings()(batch["ids"].masked_fill(at_cell, 0))
     embeds = embeds.masked_scatter(at_cell.unsqueeze(-1), code(batch).to(embeds.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(inputs_embeds=embeds, attention_mask=batch["mask"]).last_hidden_state
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-        logits = model.lm_head(hidden[targets != IGNORED])
-    return F.cross_entropy(logits.float(), targets[targets != IGNORED])
+        logits = model.lm_head(hidden[targets != IGNORED]).float()
+    return F.cross_entropy(logits, targets[targets != IGNORED]), answers_right(logits, targets)
+
+
+def answers_right(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of answers of which every token is the likeliest after those before it.
+
+    Args:
+        logits: (supervised tokens, vocabulary).
+        targets: (batch, tokens), `IGNORED` between answers.
+    """
+    is_target = targets != IGNORED
+    starts = is_target & ~F.pad(is_target[:, :-1], (1, 0))
+    answer = starts.flatten().cumsum(0).view_as(targets)[is_target] - 1
+    wrong = (logits.argmax(-1) != targets[is_target]).float()
+    return (torch.zeros(int(starts.sum())).index_add(0, answer, wrong) == 0).float().mean()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--start", type=Path, required=True, help="the pre-trained language model")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=24, help="scenes of a step")
-    parser.add_argument("--text-rows", type=int, default=2, help="rows of plain text of a step")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--batch-size", type=int, default=6, help="scenes of a step")
+    parser.add_argument("--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=3_000_000_000)
     arguments = parser.parse_args()
@@ -128,19 +163,22 @@ def main() -> None:
     model = LlamaForCausalLM.from_pretrained(
         arguments.start, dtype=torch.float32, attn_implementation=ATTENTION
     ).train()
-    code = CellCode(model.config.hidden_size)
-    grids = Grids(tokenizer, arguments.batch_size, arguments.seed)
+    if (arguments.start / CODE_FILE).is_file():
+        code = load_code(arguments.start)
+    else:
+        characters = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
+        code = CellCode(model.get_input_embeddings().weight[characters].detach())
+    if shutil.which("g++"):
+        model.model.forward = torch.compile(model.model.forward, dynamic=True)
+    grids = Grids(tokenizer, arguments.batch_size, arguments.seed, arguments.kinds)
     loader = DataLoader(
         grids, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
     )
-    texts = DataLoader(TextStream(tokenizer, 256, arguments.seed), arguments.text_rows)
 
     def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for batch, rows in zip(loader, texts, strict=False):
-            loss = grid_loss(model, code, batch)
-            with torch.autocast("cpu", torch.bfloat16):
-                text_loss = model(input_ids=rows, labels=rows).loss
-            yield loss + TEXT_WEIGHT * text_loss, {"loss": loss, "text": text_loss}
+        for batch in loader:
+            loss, right = grid_loss(model, code, batch)
+            yield loss, {"loss": loss, "right": right}
 
     def save() -> None:
         with atomic_folder(arguments.out) as part:
@@ -148,8 +186,12 @@ def main() -> None:
             tokenizer.save_pretrained(part)
             save_file(code.state_dict(), part / CODE_FILE)
 
-    groups = [{"params": [*model.parameters(), *code.parameters()]}]
-    train(losses(), groups, arguments.steps, arguments.learning_rate, save)
+    groups = [{"params": list(model.parameters())}]
+    rates = [arguments.learning_rate]
+    if code.training:
+        groups.append({"params": list(code.parameters())})
+        rates.append(CODE_RATE)
+    train(losses(), groups, arguments.steps, rates, save)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def train(
     losses: Iterable[tuple[Tensor, dict[str, Tensor]]],
     groups: list[dict[str, Any]],
     steps: int,
-    learning_rate: float,
+    learning_rates: list[float],
     save: Callable[[], None],
 ) -> None:
     """AdamW with a one-cycle learning rate and clipped gradients, under a progress bar.
@@ -28,12 +28,12 @@ def train(
         losses: computes, whenever asked, a batch's loss and the figures to show of it.
         groups: AdamW's groups of parameters.
         steps: how many batches.
-        learning_rate: at its highest, after 5 % of the steps.
+        learning_rates: of each group at its highest, after 5 % of the steps.
         save: writes what was learnt; called every 500 steps and at the end.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rates, steps, pct_start=0.05)
     started, average = time.time(), {}
     bar = tqdm(zip(range(steps), losses, strict=False), total=steps)
     for step, (loss, figures) in bar:

@@ -1,6 +1,6 @@
 """Dense targets: which character, thing and colour stands where in a drawn image.
 
-Everything is laid out in the model's frame: the image padded to a square and resized to 256 pixels.
+Everything is laid out in the model's frame: the image padded to a square and resized to 384 pixels.
 """
 
 import math
@@ -14,33 +14,34 @@ from playground.emoji import EMOJI
 from playground.scenes import Glyph, Sample
 from playground.shapes import SHAPES
 
-FRAME = 256  # pixels per side
+FRAME = 384  # pixels per side
+CELL = 32  # pixels per side of what one image token stands for
+SIDE = FRAME // CELL  # cells
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTERS)}  # 0: none
 THING_IDS = {label: index + 1 for index, label in enumerate((*SHAPES, *EMOJI))}  # 0: nothing
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 HEIGHT_STEPS = 7
-LARGE = 3  # steps and more, from about 10 pixels: what the low-resolution encoder can hope to read
-VIEW = MGMImageProcessor(image_size=112, image_size_aux=FRAME)  # pads and resizes
+VIEW = MGMImageProcessor(image_size=14 * SIDE, image_size_aux=FRAME)  # pads and resizes
 
 
 @dataclass(frozen=True)
 class DenseTargets:
     """One image in the frame, with what stands where.
 
-    image: (256, 256, 3) uint8.
-    characters: (32, 64), cells of 8 rows and 4 columns of pixels: id of the character whose centre
-        lies there.
-    heights: (32, 64), of those characters: 1 for up to 6 pixels, one more for every factor of 1.4;
+    image: (384, 384, 3) uint8.
+    characters: (48, 96), cells of 8 rows and 4 columns of pixels: id of the character whose middle
+        lies there, as high as its line.
+    heights: (48, 96), of those characters: 1 for up to 9 pixels, one more for every factor of 1.4;
         0 where there is none.
-    following: (32, 64), id of the character that follows in the same word; 0 at its end.
-    things, colors: (16, 16) of 16-pixel cells, id of the smallest thing that covers the centre.
+    before: (48, 96), id of the character that stands before it in the same word; 0 at its start.
+    things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
     """
 
     image: np.ndarray
     characters: np.ndarray
     heights: np.ndarray
-    following: np.ndarray
+    before: np.ndarray
     things: np.ndarray
     colors: np.ndarray
 
@@ -50,24 +51,25 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     image = sample.images[index]
     side = max(image.size)
     scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
-    characters = np.zeros((32, 64), np.int64)
-    heights, following = np.zeros_like(characters), np.zeros_like(characters)
-    glyphs = sample.glyphs[index]
-    for place, glyph in enumerate(glyphs):
+    characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
+    heights, before = np.zeros_like(characters), np.zeros_like(characters)
+    last = None
+    for glyph in sample.glyphs[index]:
         x = ((glyph.x0 + glyph.x1) / 2 + left) * scale
-        y = ((glyph.y0 + glyph.y1) / 2 + top) * scale
+        y = (glyph.level + top) * scale
         row, column = int(y // 8), int(x // 4)
-        if 0 <= row < 32 and 0 <= column < 64:
+        if 0 <= row < FRAME // 8 and 0 <= column < FRAME // 4:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
             heights[row, column] = height_step((glyph.y1 - glyph.y0) * scale)
-            if place + 1 < len(glyphs) and same_word(glyph, glyphs[place + 1]):
-                following[row, column] = CHARACTER_ID.get(glyphs[place + 1].char, 0)
-    things = np.zeros((16, 16), np.int64)
-    colors = np.zeros((16, 16), np.int64)
+            if last and same_word(last, glyph):
+                before[row, column] = CHARACTER_ID.get(last.char, 0)
+        last = glyph
+    things = np.zeros((FRAME // 16, FRAME // 16), np.int64)
+    colors = np.zeros_like(things)
     by_area = sorted(
         sample.objects[index], key=lambda t: (t.x1 - t.x0) * (t.y1 - t.y0), reverse=True
     )
-    centers = np.arange(16) * 16 + 8
+    centers = np.arange(FRAME // 16) * 16 + 8
     for thing in by_area:
         x0, x1 = (thing.x0 + left) * scale, (thing.x1 + left) * scale
         y0, y1 = (thing.y0 + top) * scale, (thing.y1 + top) * scale
@@ -77,19 +79,19 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
             cells = np.ix_(rows, columns)
             things[cells] = THING_IDS.get(thing.label, 0)
             colors[cells] = COLOR_IDS.get(thing.color or "", 0)
-    return DenseTargets(VIEW.high_resolution(image), characters, heights, following, things, colors)
+    return DenseTargets(VIEW.high_resolution(image), characters, heights, before, things, colors)
 
 
 def same_word(glyph: Glyph, after: Glyph) -> bool:
     """Whether a character stands directly right of another, with no space between them."""
     height = max(glyph.y1 - glyph.y0, after.y1 - after.y0)
-    level = abs(glyph.y0 + glyph.y1 - after.y0 - after.y1) < 1.4 * height
-    return level and -0.5 * height < after.x0 - glyph.x1 < 0.3 * height
+    is_level = abs(glyph.level - after.level) < 0.5 * height
+    return is_level and -0.5 * height < after.x0 - glyph.x1 < 0.3 * height
 
 
 def height_step(height: float) -> int:
     """A height in pixels as a step from 1 to `HEIGHT_STEPS`."""
-    return max(1, min(HEIGHT_STEPS, 1 + round(math.log(max(height, 1) / 6, 1.4))))
+    return max(1, min(HEIGHT_STEPS, 1 + round(math.log(max(height, 1) / 9, 1.4))))
 
 
 def slots(grid: np.ndarray, cell_rows: int, cell_columns: int) -> np.ndarray:

@@ -50,14 +50,14 @@ class Ask:
 def conversation(
     asks: Sequence[Ask], scene: str, caption: str, heights: Mapping[str, float], rng: Random
 ) -> list[Turn]:
-    """Choose 2 to 6 of the questions, in random order, all answered in one form.
+    """Choose 3 to 8 of the questions, in random order, all answered in one form.
 
     Args:
         scene: kind of the scene, the first part of the turns' kind.
         caption: the answer where a description is asked for, if it is short enough.
         heights: cap heights of the drawn texts by key.
     """
-    chosen = _choose(asks, rng.randint(2, 6), rng)
+    chosen = _choose(asks, rng.randint(3, 8), rng)
     short = rng.random() < SHORT_SHARE
     if not short and len(caption) <= LONGEST_DESCRIPTION and rng.random() < DESCRIBE_SHARE:
         questions = DESCRIBE_BOTH if scene == "comparison" else DESCRIBE
@@ -71,7 +71,8 @@ def conversation(
         read = [heights[key] for key in ask.reads if key in heights]
         turns.append(
             Turn(
-                question=question + (SHORT_SUFFIX if short else ""),
+                # As in the published mix, the wish for a bare answer is said once.
+                question=question + (SHORT_SUFFIX if short and not turns else ""),
                 answer=ask.short if short else ask.sentence,
                 kind=f"{scene}/{ask.kind}",
                 text_height=min(read) if read else None,

@@ -8,6 +8,7 @@ from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, dark, ink_on, pale, shade
 from playground.fonts import Face, choose_face
 from playground.scenes.asking import Ask
+from playground.scenes.chart import ask_extreme, ask_title
 from playground.words import DAYS, MONTHS, choose_numbers, choose_words
 
 THEMES = ("names", "food", "animals", "objects")
@@ -97,13 +98,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
             str(count),
             f"There are {count} bars.",
         ),
-        Ask(
-            "title",
-            ("What is the title of the chart?",),
-            facts.title,
-            f"The title of the chart is {facts.title}.",
-            ("title",),
-        ),
+        ask_title(facts.title),
     ]
     for word, pick in (("highest", max), ("lowest", min)):
         index = facts.values.index(pick(facts.values))
@@ -119,15 +114,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
             )
         )
         value = facts.values[index]
-        found.append(
-            Ask(
-                f"{word} value",
-                (f"What is the {word} value?",),
-                str(value),
-                f"The {word} value is {value}.",
-                (f"value {index}",),
-            )
-        )
+        found.append(ask_extreme(word, value, f"value {index}"))
     each = []
     for index, (label, value) in enumerate(_bars(facts)):
         keys = (f"label {index}", f"value {index}")

@@ -8,6 +8,7 @@ from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, contrast, dark, ink_on, pale, shade
 from playground.fonts import choose_face
 from playground.scenes.asking import Ask
+from playground.scenes.chart import ask_extreme, ask_title
 from playground.shapes import draw_shape
 from playground.words import DAYS, MONTHS, choose_numbers, choose_words
 
@@ -71,13 +72,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
             str(count),
             f"The line has {count} points.",
         ),
-        Ask(
-            "title",
-            ("What is the title of the chart?",),
-            facts.title,
-            f"The title of the chart is {facts.title}.",
-            ("title",),
-        ),
+        ask_title(facts.title),
     ]
     for word, pick in (("highest", max), ("lowest", min)):
         index = facts.values.index(pick(facts.values))
@@ -91,15 +86,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 (f"label {index}",),
             )
         )
-        found.append(
-            Ask(
-                f"{word} value",
-                (f"What is the {word} value?",),
-                str(value),
-                f"The {word} value is {value}.",
-                (f"value {index}",),
-            )
-        )
+        found.append(ask_extreme(word, value, f"value {index}"))
     each = []
     preposition = "in" if unit == "month" else "on"
     for index, (label, value) in enumerate(_points(facts)):

@@ -1,15 +1,38 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
+from mgm.data.conversation import IGNORED
 from mgm.model.clip_tower import load_clip_tower
 from mgm.model.convnext_tower import load_convnext_tower
-from playground.pretraining.cell_code import CELLS, CellCode
-from playground.pretraining.encoders import DrawnImages, Pretraining, save_encoders
+from playground.canvas import Canvas
+from playground.fonts import FACES
+from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
+from playground.pretraining.encoders import (
+    CLIP_NAME,
+    CLIP_SIZE,
+    CLIP_WIDTH,
+    CONVNEXT_NAME,
+    DrawnImages,
+    Pretraining,
+    load_encoders,
+    save_encoders,
+    window_means,
+)
 from playground.pretraining.language_model import TextStream, nano_language_model
-from playground.pretraining.layout import Grids, collate, grid_loss
-from playground.pretraining.targets import CHARACTER_ID, dense_targets, slots
+from playground.pretraining.layout import Grids, answers_right, collate, grid_loss
+from playground.pretraining.targets import (
+    CHARACTER_ID,
+    CHARACTERS,
+    FRAME,
+    DenseTargets,
+    dense_targets,
+    same_word,
+    slots,
+)
 from playground.scenes import draw_page
 from playground.tokenizer import build_tokenizer
 
@@ -30,16 +53,43 @@ def test_targets_name_every_character_where_it_stands():
     page = draw_page(5)
     targets = dense_targets(page, 0)
     glyph = page.glyphs[0][0]
-    row, column = int((glyph.y0 + glyph.y1) / 2 // 8), int((glyph.x0 + glyph.x1) / 2 // 4)
+    scale = FRAME / page.images[0].width
+    row, column = int(glyph.level * scale // 8), int((glyph.x0 + glyph.x1) / 2 * scale // 4)
     assert targets.characters[row, column] == CHARACTER_ID[glyph.char]
     assert ((targets.characters > 0) == (targets.heights > 0)).all()
     # Two characters may share a slot, but few do.
     assert (targets.characters > 0).sum() > 0.8 * len(page.glyphs[0])
 
 
+def test_cells_list_their_characters_in_reading_order():
+    characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
+    # The second cell of the first row: "ab" in its upper half, at different heights; "c" below.
+    characters[1, 9], characters[0, 12], characters[2, 8] = 1, 2, 3
+    empty = np.zeros((FRAME // 16, FRAME // 16), np.int64)
+    image = np.zeros((FRAME, FRAME, 3), np.uint8)
+    cells = cell_targets(DenseTargets(image, characters, characters, characters, empty, empty))
+    assert cells["characters"][1].tolist() == [1, 2, 0, 0, 3, 0, 0, 0]
+    assert cells["characters"].sum() == 6
+
+
+def test_letters_of_a_word_are_level():
+    canvas = Canvas((256, 256), (255, 255, 255))
+    face = FACES[0]
+    canvas.turned_text("bag", 128, 128, face, 20, (0, 0, 0), 0)
+    assert len({glyph.level for glyph in canvas.glyphs}) == 1
+    assert len({glyph.y0 for glyph in canvas.glyphs}) > 1
+    assert same_word(*canvas.glyphs[:2])
+    canvas = Canvas((256, 256), (255, 255, 255))
+    canvas.turned_text("bag", 128, 128, face, 20, (0, 0, 0), 10)
+    levels = [glyph.level for glyph in canvas.glyphs]
+    assert levels == sorted(levels, reverse=True)
+
+
 def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     torch.manual_seed(0)
-    model = Pretraining(len(tokenizer), CellCode(192).requires_grad_(False))
+    model = Pretraining(
+        len(tokenizer), CellCode(torch.randn(len(CHARACTERS), 192)).requires_grad_(False)
+    )
     images = DrawnImages(0, 0.5, tokenizer)
     samples = [images.draw(seed) for seed in range(4)]
     batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
@@ -52,17 +102,28 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert {"fine", "coarse", "large", "things", "code"} <= set(figures)
+    assert {"fine", "coarse", "things", "code"} <= set(figures)
     save_encoders(model, tmp_path)
-    pixels = torch.randn(1, 3, 256, 256)
-    tower = load_convnext_tower(tmp_path / "convnext-nano-256").eval()
+    pixels = torch.randn(1, 3, FRAME, FRAME)
+    tower = load_convnext_tower(tmp_path / CONVNEXT_NAME).eval()
     ours = tower(pixels)
     theirs = model.convnext.eval().stem(pixels)
     for stage, mine in zip(model.convnext.stages, ours, strict=True):
         theirs = stage(theirs)
         torch.testing.assert_close(mine, theirs)
-    clip = load_clip_tower(tmp_path / "clip-vit-nano-patch14-112")
-    assert clip(torch.randn(1, 3, 112, 112)).shape == (1, CELLS, 192)
+    clip = load_clip_tower(tmp_path / CLIP_NAME)
+    again = Pretraining(len(tokenizer), model.code)
+    load_encoders(again, tmp_path)
+    torch.testing.assert_close(again.convnext.state_dict(), model.convnext.state_dict())
+    torch.testing.assert_close(again.clip.state_dict(), model.clip.state_dict())
+    assert clip(torch.randn(1, 3, CLIP_SIZE, CLIP_SIZE)).shape == (1, CELLS, CLIP_WIDTH)
+
+
+def test_window_means_are_those_of_the_enlarged_map():
+    coarse = torch.randn(2, 5, 5, 3)
+    enlarged = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=8, mode="bilinear")
+    expected = F.avg_pool2d(enlarged, 8).permute(0, 2, 3, 1)
+    torch.testing.assert_close(window_means(coarse), expected)
 
 
 def test_text_rows_have_no_gaps(tokenizer):
@@ -73,18 +134,28 @@ def test_text_rows_have_no_gaps(tokenizer):
     assert tokenizer.pad_token_id not in torch.cat([first, second])
 
 
-def test_cells_take_the_places_of_image_tokens(tokenizer):
+def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     torch.manual_seed(0)
     grids = Grids(tokenizer, batch_size=2, seed=0)
     samples = [grids.draw(seed) for seed in range(6)]
     for sample in samples:
         assert sample["ids"].count(len(tokenizer)) == CELLS * len(sample["cells"])
     model: LlamaForCausalLM = nano_language_model(tokenizer)
-    code = CellCode(model.config.hidden_size)
+    characters = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
+    code = CellCode(model.get_input_embeddings().weight[characters].detach())
     batch = collate(samples)
-    loss = grid_loss(model, code, batch)
+    loss, right = grid_loss(model, code, batch)
+    assert 0 <= right <= 1
     loss.backward()
-    assert code.character.weight.grad.abs().sum() > 0
+    assert code.character.grad.abs().sum() > 0
     # What stands in the cells is what the loss depends on.
     other = {**batch, "characters": batch["characters"].flip(1)}
-    assert not torch.isclose(grid_loss(model, code, other), loss)
+    assert not torch.isclose(grid_loss(model, code, other)[0], loss)
+    save_file(code.state_dict(), tmp_path / CODE_FILE)
+    torch.testing.assert_close(load_code(tmp_path)(batch), code(batch))
+
+
+def test_an_answer_is_right_when_every_token_is():
+    targets = torch.tensor([[IGNORED, 1, 2, IGNORED, 3], [2, IGNORED, 1, 1, IGNORED]])
+    logits = torch.eye(4)[[1, 2, 3, 2, 1, 0]]  # the last token of the last answer is wrong
+    assert answers_right(logits, targets).item() == pytest.approx(3 / 4)

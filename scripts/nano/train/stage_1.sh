@@ -10,9 +10,9 @@ python -m mgm.train \
     --version nano \
     --data_path playground/data/train/captions.json \
     --image_folder playground/data/train/images \
-    --vision_tower playground/model_zoo/clip-vit-nano-patch14-112 \
-    --vision_tower_aux playground/model_zoo/convnext-nano-256 \
-    --image_size_aux 256 \
+    --vision_tower playground/model_zoo/clip-vit-nano-patch14-168 \
+    --vision_tower_aux playground/model_zoo/convnext-nano-384 \
+    --image_size_aux 384 \
     --image_aspect_ratio pad \
     --mm_projector_type mlp2x_gelu \
     --tune_mm_mlp_adapter True \
