@@ -33,7 +33,7 @@ from mgm.errors import run_command
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
 from playground.pretraining.language_model import ATTENTION, text_conversation
 from playground.pretraining.loop import train
-from playground.pretraining.targets import CHARACTERS, dense_targets
+from playground.pretraining.targets import CHARACTERS, dense_targets, nothing
 from playground.scenes import KINDS, draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 from playground.tokenizer import read_tokenizer
@@ -111,7 +111,10 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Pad ids and labels on the right; stack the cells of all images in reading order."""
     lengths = [len(sample["ids"]) for sample in samples]
     images = [cells for sample in samples for cells in sample["cells"]]
-    batch = {name: torch.from_numpy(np.stack([i[name] for i in images])) for name in images[0]}
+    empty = cell_targets(nothing())  # says the shapes where no sample has an image
+    batch = {
+        name: torch.from_numpy(np.stack([i[name] for i in [*images, empty]])[:-1]) for name in empty
+    }
     batch["ids"] = pad_rows([sample["ids"] for sample in samples], 0)
     batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
     batch["mask"] = attention_mask(lengths)

@@ -82,6 +82,13 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     return DenseTargets(VIEW.high_resolution(image), characters, heights, before, things, colors)
 
 
+def nothing() -> DenseTargets:
+    """Targets of a black image."""
+    characters, things = np.zeros((FRAME // 8, FRAME // 4), int), np.zeros((FRAME // 16,) * 2, int)
+    image = np.zeros((FRAME, FRAME, 3), np.uint8)
+    return DenseTargets(image, characters, characters, characters, things, things)
+
+
 def same_word(glyph: Glyph, after: Glyph) -> bool:
     """Whether a character stands directly right of another, with no space between them."""
     height = max(glyph.y1 - glyph.y0, after.y1 - after.y0)

@@ -4,6 +4,7 @@ import pytest
 
 from mgm.errors import MGMError
 from playground.evaluate import Question, height_group, plot, read_questions, shares, table
+from playground.scenes.asking import SHORT_SUFFIX
 
 
 def question(kind="sign/large", height=None):
@@ -29,6 +30,23 @@ def test_read_questions_takes_every_turn_without_its_markers(tmp_path):
     assert second == Question(images, "Which?", "Garden", "comparison", None)
 
 
+def test_a_wish_for_bare_answers_holds_for_every_question(tmp_path):
+    record = {
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhich?" + SHORT_SUFFIX},
+            {"from": "gpt", "value": "first"},
+            {"from": "human", "value": "How many?"},
+            {"from": "gpt", "value": "2"},
+        ],
+        "kinds": ["sign/text", "sign/lines"],
+        "text_heights": [None, None],
+    }
+    (tmp_path / "conversations.json").write_text(json.dumps([record]))
+    texts = [question.text for question in read_questions(tmp_path, limit=None)]
+    assert texts == ["Which?" + SHORT_SUFFIX, "How many?" + SHORT_SUFFIX]
+
+
 def test_read_questions_names_a_missing_file(tmp_path):
     with pytest.raises(MGMError, match=r"conversations\.json: no such file"):
         read_questions(tmp_path, limit=None)
@@ -42,13 +60,13 @@ def test_shares_count_exact_matches_of_each_group():
         "sign/large": (1, 2),
     }
     assert shares(questions, answers, height_group) == {
-        "text  0-9 px": (1, 1),
+        "text  0-12 px": (1, 1),
         "text 28+ px": (0, 1),
     }
 
 
 def test_table_and_plot_show_every_model(tmp_path):
-    counts = {"sign": (1, 4), "text  0-9 px": (1, 4), "all": (1, 4)}
+    counts = {"sign": (1, 4), "text  0-12 px": (1, 4), "all": (1, 4)}
     results = {"before": counts, "after": dict.fromkeys(counts, (3, 4))}
     lines = table(results).splitlines()
     assert lines[0].split()[-2:] == ["before", "after"]

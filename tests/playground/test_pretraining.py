@@ -22,14 +22,14 @@ from playground.pretraining.encoders import (
     save_encoders,
     window_means,
 )
-from playground.pretraining.language_model import TextStream, nano_language_model
+from playground.pretraining.language_model import TextStream, nano_language_model, text_conversation
 from playground.pretraining.layout import Grids, answers_right, collate, grid_loss
 from playground.pretraining.targets import (
     CHARACTER_ID,
     CHARACTERS,
     FRAME,
-    DenseTargets,
     dense_targets,
+    nothing,
     same_word,
     slots,
 )
@@ -62,12 +62,11 @@ def test_targets_name_every_character_where_it_stands():
 
 
 def test_cells_list_their_characters_in_reading_order():
-    characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
+    targets = nothing()
+    characters = targets.characters
     # The second cell of the first row: "ab" in its upper half, at different heights; "c" below.
     characters[1, 9], characters[0, 12], characters[2, 8] = 1, 2, 3
-    empty = np.zeros((FRAME // 16, FRAME // 16), np.int64)
-    image = np.zeros((FRAME, FRAME, 3), np.uint8)
-    cells = cell_targets(DenseTargets(image, characters, characters, characters, empty, empty))
+    cells = cell_targets(targets)
     assert cells["characters"][1].tolist() == [1, 2, 0, 0, 3, 0, 0, 0]
     assert cells["characters"].sum() == 6
 
@@ -151,6 +150,9 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     # What stands in the cells is what the loss depends on.
     other = {**batch, "characters": batch["characters"].flip(1)}
     assert not torch.isclose(grid_loss(model, code, other)[0], loss)
+    # A batch may have no image at all.
+    text = collate([grids.encoded(text_conversation(0), [])])
+    assert grid_loss(model, code, text)[0] > 0
     save_file(code.state_dict(), tmp_path / CODE_FILE)
     torch.testing.assert_close(load_code(tmp_path)(batch), code(batch))
 
