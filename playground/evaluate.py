@@ -2,7 +2,8 @@
 
     python -m playground.evaluate --data DIR --model NAME=PATH [--model NAME=PATH ...] --out DIR
 
-Writes answers.jsonl (every question with every model's answer), results.json and accuracy.png.
+Writes answers.jsonl (every question with every model's answer), results.json, accuracy.txt and
+accuracy.png.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from playground.scenes.asking import SHORT_SUFFIX
 IMAGE_MARKER = "<image>"
 # Cap heights in pixels of the image at 256 pixels; the low-resolution view has 0.66 times as many.
 HEIGHT_BINS = ((0, 12), (12, 15), (15, 20), (20, 28), (28, 256))
-SMALL_TEXT = 12  # pixels
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,9 @@ def height_group(question: Question) -> str | None:
     return None
 
 
-def small_group(question: Question) -> str | None:
-    small = question.text_height is not None and question.text_height < SMALL_TEXT
-    return f"small text (< {SMALL_TEXT} px)" if small else None
-
-
 GROUPS: tuple[Callable[[Question], str | None], ...] = (
     lambda question: question.kind,
     height_group,
-    small_group,
     lambda question: "all",
 )
 
@@ -111,8 +105,9 @@ def table(results: dict[str, dict[str, tuple[int, int]]]) -> str:
     names = list(results)
     rows = list(results[names[0]])
     lines = [f"{'exact match, %':<24}{'asked':>7}" + "".join(f"{name:>18}" for name in names)]
+    first_height = next((row for row in rows if row.startswith("text ")), None)
     for row in rows:
-        if row in ("text  0-9 px", "all"):
+        if row in (first_height, "all"):
             lines.append("-" * len(lines[0]))
         asked = results[names[0]][row][1]
         cells = "".join(f"{100 * results[n][row][0] / asked:>18.1f}" for n in names)
@@ -127,7 +122,7 @@ def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [row for row in next(iter(results.values())) if not row.startswith("small")]
+    rows = list(next(iter(results.values())))
     heights = [row for row in rows if row.startswith("text ")]
     kinds = [row for row in rows if row not in heights]
     figure, axes = plt.subplots(
@@ -190,6 +185,7 @@ def main() -> None:
     write_lines((json.dumps(record) for record in records), arguments.out / "answers.jsonl")
     write_lines([json.dumps(results, indent=2)], arguments.out / "results.json")
     plot(results, arguments.out / "accuracy.png")
+    write_lines([table(results)], arguments.out / "accuracy.txt")
     print(table(results))
     print(f"\nPlot: {arguments.out / 'accuracy.png'}   Answers: {arguments.out / 'answers.jsonl'}")
 

@@ -26,7 +26,7 @@ export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRE
 [ -d "$zoo/convnext-nano-384" ] ||
     python -m playground.pretraining.encoders --language-model "$out/llama-signs" --out "$zoo"
 
-data=playground/data/train
+data=playground/data/recipe
 python -m playground.generate --out "$data" --split train --count 60000 --seed 1 --workers "$cores"
 python -m playground.generate --out playground/data/held_out --split held_out --count 500 --seed 2 \
     --workers "$cores"

@@ -5,14 +5,17 @@
 #
 #   bash scripts/quickstart.sh
 #
-# What a run made (data, checkpoints, results) is used again by the next one; delete work_dirs/quickstart
-# to train anew. MGM_QUICKSTART_IMAGES is the number of training images (default 8000).
+# What a run made (data, checkpoints, results) is used again by the next one that starts from the same
+# weights and settings; delete work_dirs/quickstart-* to train anew. MGM_QUICKSTART_IMAGES is the number
+# of training images (default 8000).
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$0")/environment.sh" playground
 started=$SECONDS
 images=${MGM_QUICKSTART_IMAGES:-8000}
-work=work_dirs/quickstart-$images
+start=$(cat playground/generate.py playground/*/*.safetensors playground/*/*/*.safetensors \
+    scripts/nano/train/*.sh "${BASH_SOURCE[0]}" | sha256sum | cut -c1-8)
+work=work_dirs/quickstart-$images-$start
 data=playground/data/quickstart-$images
 cores=$(nproc)
 # On a machine with other work, threads that spin while they wait cost more than they win.
@@ -39,13 +42,21 @@ else
     say "3/6 Stage 2 is there: $work/stage_2"
 fi
 
+# Evaluate into folder $1, or show what an earlier run found.
+evaluate() {
+    if [ -f "$1/accuracy.txt" ]; then
+        cat "$1/accuracy.txt"
+        echo "Plot: $1/accuracy.png"
+    else
+        python -m playground.evaluate --data playground/data/held_out-150 --out "$@"
+    fi
+}
+
 say "4/6 Evaluation on held-out images: before and after instruction tuning"
-python -m playground.evaluate --data playground/data/held_out-150 --out "$work/evaluation" \
-    --model before="$work/stage_1" --model after="$work/stage_2"
+evaluate "$work/evaluation" --model before="$work/stage_1" --model after="$work/stage_2"
 
 say "5/6 The same questions for the weights that ship with the project"
-python -m playground.evaluate --data playground/data/held_out-150 --out "$work/evaluation-shipped" \
-    --model shipped=playground/mgm-nano --limit 60
+evaluate "$work/evaluation-shipped" --model shipped=playground/mgm-nano --limit 60
 
 say "6/6 A question about images/receipt.png, answered by playground/mgm-nano"
 question="What is the total?"

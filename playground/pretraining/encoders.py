@@ -10,22 +10,21 @@ import argparse
 import json
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
+from torch.utils.data import DataLoader
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
 from mgm.errors import run_command
-from playground.pretraining.cell_code import SLOTS, CellCode, cell_targets, load_code
+from playground.pretraining.cell_code import SLOTS, CellCode, load_code
+from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages
 from playground.pretraining.loop import train
 from playground.pretraining.targets import (
     CHARACTERS,
@@ -33,59 +32,16 @@ from playground.pretraining.targets import (
     FRAME,
     SIDE,
     THING_IDS,
-    dense_targets,
-    slots,
 )
-from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import read_tokenizer
 
 CONVNEXT_DEPTHS, CONVNEXT_DIMS = (1, 2, 2, 1), (24, 48, 128, 256)
 CLIP_SIZE, CLIP_WIDTH = 14 * SIDE, 256
 CONVNEXT_NAME = f"convnext-nano-{FRAME}"
 CLIP_NAME = f"clip-vit-nano-patch14-{CLIP_SIZE}"
-CAPTION_TOKENS = 64
 CLASSES = len(CHARACTERS) + 1
 NOTHING_WEIGHT = 0.1  # most slots hold nothing
 EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
-
-
-class DrawnImages(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of drawn images with their targets; `pages` is the share of text pages."""
-
-    def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.seed, self.pages, self.tokenizer = seed, pages, tokenizer
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        while True:
-            yield self.draw(self.seed + number)
-            number += step
-
-    def draw(self, seed: int) -> dict[str, Tensor]:
-        generator = np.random.default_rng(seed)
-        page = generator.random() < self.pages
-        sample = draw_page(seed) if page else draw_sample(seed, "train")
-        index = int(generator.integers(len(sample.images)))
-        targets = dense_targets(sample, index)
-        whole = not page and len(sample.images) == 1
-        caption = (
-            self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
-        )
-        ids = np.zeros(CAPTION_TOKENS, np.int64)
-        ids[: len(caption)] = caption[:CAPTION_TOKENS]
-        arrays = {
-            "image": targets.image,
-            "fine": slots(targets.characters, 1, 2),
-            "middle": slots(targets.characters, 2, 4),
-            "things": targets.things,
-            "colors": targets.colors,
-            "caption": ids,
-        }
-        cells = cell_targets(targets)
-        arrays["coarse"] = cells["characters"].reshape(SIDE, SIDE, SLOTS)
-        arrays |= {f"cell_{name}": array for name, array in cells.items()}
-        return {name: torch.tensor(a) for name, a in arrays.items()}
 
 
 class CaptionEncoder(nn.Module):

@@ -41,6 +41,7 @@ from playground.tokenizer import read_tokenizer
 CAPTION_SHARE = 0.5  # of the conversations end with a description
 PAGE_SHARE = 0.25  # of the samples are pages of text, where all kinds are drawn
 TEXT_SHARE = 0.06  # of the samples are conversations without an image
+TURNS = (6, 12)  # questions of a scene: more than in the data, for it is seen once for all
 LINES = 6  # of a page that are read, at most
 CODE_RATE = 3e-3  # the learning rate of the code
 POOL = 6  # batches that are drawn before they are sorted by length
@@ -79,7 +80,7 @@ class Grids(IterableDataset[dict[str, Any]]):
             return self.encoded(text_conversation(seed), [])
         page = not self.kinds and rng.random() < PAGE_SHARE
         kind = rng.choice(self.kinds) if self.kinds else None
-        sample = draw_page(seed) if page else draw_sample(seed, "train", kind)
+        sample = draw_page(seed) if page else draw_sample(seed, "train", kind, TURNS)
         turns = [(turn.question, turn.answer) for turn in sample.turns]
         if page:
             turns = lines_to_read(sample.caption, rng)

@@ -23,7 +23,7 @@ from playground.scenes import (
     sign,
     table,
 )
-from playground.scenes.asking import conversation
+from playground.scenes.asking import TURNS, conversation
 from playground.scenes.page import draw_page
 
 __all__ = [
@@ -59,13 +59,16 @@ def choose_kind(rng: Random) -> str:
     return rng.choices(KINDS, SHARES)[0]
 
 
-def draw_sample(seed: int, split: Split, kind: str | None = None) -> Sample:
+def draw_sample(
+    seed: int, split: Split, kind: str | None = None, turns: tuple[int, int] = TURNS
+) -> Sample:
     """Draw a picture (two for a comparison) with a conversation about it.
 
     Args:
         seed: equal arguments give an equal sample, on every machine with the same fonts.
         split: "train", or "held_out" with words, numbers, faces and layouts never drawn in it.
         kind: one of `KINDS`; at random where None.
+        turns: how many questions, at least and at most.
     """
     rng = Random(f"{split}/{kind}/{seed}")
     name = kind or choose_kind(rng)
@@ -81,7 +84,7 @@ def draw_sample(seed: int, split: Split, kind: str | None = None) -> Sample:
     return Sample(
         kind=name,
         images=[_finished(canvas, rng) for canvas in canvases],
-        turns=conversation(scene.asks(facts, rng), name, caption, heights, rng),
+        turns=conversation(scene.asks(facts, rng), name, caption, heights, rng, turns),
         caption=caption,
         glyphs=[canvas.glyphs for canvas in canvases],
         objects=[canvas.things for canvas in canvases],

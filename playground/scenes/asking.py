@@ -7,6 +7,7 @@ from random import Random
 from playground.sample import Turn
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
+TURNS = (3, 8)  # of a conversation
 SHORT_SHARE = 0.75  # of the conversations
 BRITISH_SHARE = 0.15  # of the questions say "colour"
 DESCRIBE_SHARE = 0.2  # of the conversations in full sentences about a simple scene
@@ -48,37 +49,43 @@ class Ask:
 
 
 def conversation(
-    asks: Sequence[Ask], scene: str, caption: str, heights: Mapping[str, float], rng: Random
+    asks: Sequence[Ask],
+    scene: str,
+    caption: str,
+    heights: Mapping[str, float],
+    rng: Random,
+    turns: tuple[int, int] = TURNS,
 ) -> list[Turn]:
-    """Choose 3 to 8 of the questions, in random order, all answered in one form.
+    """Choose some of the questions, in random order, all answered in one form.
 
     Args:
         scene: kind of the scene, the first part of the turns' kind.
         caption: the answer where a description is asked for, if it is short enough.
         heights: cap heights of the drawn texts by key.
+        turns: how many questions, at least and at most.
     """
-    chosen = _choose(asks, rng.randint(3, 8), rng)
+    chosen = _choose(asks, rng.randint(*turns), rng)
     short = rng.random() < SHORT_SHARE
     if not short and len(caption) <= LONGEST_DESCRIPTION and rng.random() < DESCRIBE_SHARE:
         questions = DESCRIBE_BOTH if scene == "comparison" else DESCRIBE
         chosen[-1] = Ask("describe", questions, caption, caption, tuple(heights))
         rng.shuffle(chosen)
-    turns = []
+    asked = []
     for ask in chosen:
         question = rng.choice(ask.questions)
         if rng.random() < BRITISH_SHARE:
             question = question.replace("color", "colour")
         read = [heights[key] for key in ask.reads if key in heights]
-        turns.append(
+        asked.append(
             Turn(
                 # As in the published mix, the wish for a bare answer is said once.
-                question=question + (SHORT_SUFFIX if short and not turns else ""),
+                question=question + (SHORT_SUFFIX if short and not asked else ""),
                 answer=ask.short if short else ask.sentence,
                 kind=f"{scene}/{ask.kind}",
                 text_height=min(read) if read else None,
             )
         )
-    return turns
+    return asked
 
 
 def _choose(asks: Sequence[Ask], count: int, rng: Random) -> list[Ask]:

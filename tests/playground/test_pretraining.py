@@ -11,12 +11,12 @@ from mgm.model.convnext_tower import load_convnext_tower
 from playground.canvas import Canvas
 from playground.fonts import FACES
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
+from playground.pretraining.drawn_images import DrawnImages
 from playground.pretraining.encoders import (
     CLIP_NAME,
     CLIP_SIZE,
     CLIP_WIDTH,
     CONVNEXT_NAME,
-    DrawnImages,
     Pretraining,
     load_encoders,
     save_encoders,

@@ -1,0 +1,54 @@
+"""An endless stream of drawn images with all that the nano encoders learn of them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast
+
+from playground.pretraining.cell_code import SLOTS, cell_targets
+from playground.pretraining.targets import SIDE, dense_targets, slots
+from playground.scenes import draw_page, draw_sample
+
+CAPTION_TOKENS = 64
+
+
+class DrawnImages(IterableDataset[dict[str, Tensor]]):
+    """An endless stream of drawn images with their targets; `pages` is the share of text pages."""
+
+    def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.seed, self.pages, self.tokenizer = seed, pages, tokenizer
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            yield self.draw(self.seed + number)
+            number += step
+
+    def draw(self, seed: int) -> dict[str, Tensor]:
+        generator = np.random.default_rng(seed)
+        page = generator.random() < self.pages
+        sample = draw_page(seed) if page else draw_sample(seed, "train")
+        index = int(generator.integers(len(sample.images)))
+        targets = dense_targets(sample, index)
+        whole = not page and len(sample.images) == 1
+        caption = (
+            self.tokenizer(sample.caption, add_special_tokens=False).input_ids if whole else []
+        )
+        ids = np.zeros(CAPTION_TOKENS, np.int64)
+        ids[: len(caption)] = caption[:CAPTION_TOKENS]
+        arrays = {
+            "image": targets.image,
+            "fine": slots(targets.characters, 1, 2),
+            "middle": slots(targets.characters, 2, 4),
+            "things": targets.things,
+            "colors": targets.colors,
+            "caption": ids,
+        }
+        cells = cell_targets(targets)
+        arrays["coarse"] = cells["characters"].reshape(SIDE, SIDE, SLOTS)
+        arrays |= {f"cell_{name}": array for name, array in cells.items()}
+        return {name: torch.tensor(a) for name, a in arrays.items()}
