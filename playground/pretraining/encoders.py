@@ -1,9 +1,9 @@
 """Pre-train the nano encoders on drawn pages and scenes.
 
-The ConvNeXt learns, by linear heads on three of its stages, which character stands where, and on
-the last one the code in which the language model reads cells. Both encoders learn what things stand
-where and in which colour, and to match images with captions. Heads and the caption encoder are
-thrown away.
+The ConvNeXt learns, by linear heads on three of its stages, which character stands where. Both
+encoders learn what things stand where and in which colour, and to match images with captions; and
+together, through a mining, they learn the code in which the language model reads cells. Mining,
+heads and caption encoder are thrown away.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
 from mgm.errors import run_command
+from mgm.model.mining import PatchInfoMining
 from playground.pretraining.cell_code import SLOTS, CellCode, load_code
 from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages
 from playground.pretraining.loop import train
@@ -69,7 +70,8 @@ class Pretraining(nn.Module):
     def __init__(self, vocabulary: int, code: CellCode) -> None:
         super().__init__()
         self.code = code
-        self.speak = nn.Linear(CONVNEXT_DIMS[3], code.place.shape[-1])
+        self.mining = PatchInfoMining(CLIP_WIDTH, CONVNEXT_DIMS)
+        self.speak = nn.Linear(CLIP_WIDTH, code.place.shape[-1])
         self.place = nn.Parameter(torch.zeros_like(code.place))
         self.convnext = ConvNeXt(
             depths=CONVNEXT_DEPTHS, dims=CONVNEXT_DIMS, num_classes=0, ls_init_value=0.5
@@ -125,7 +127,11 @@ class Pretraining(nn.Module):
             + self._things(_split(self.coarse_things(coarse)), batch)
             + self._things(_split(self.clip_things(patches)), batch)
         )
-        losses["code"] = 4 * self._code(coarse, batch)
+        tokens = patches.flatten(1, 2)
+        mined = tokens + self.mining(
+            tokens, [stage.float().permute(0, 3, 1, 2) for stage in stages]
+        )
+        losses["code"] = 4 * self._code(mined, batch)
         captioned = batch["caption"].ne(0).any(1)
         if captioned.sum() > 1:
             text = self.caption_encoder(batch["caption"][captioned])
@@ -151,35 +157,17 @@ class Pretraining(nn.Module):
             + F.cross_entropy(colors.flatten(0, -2), batch["colors"].flatten())
         )
 
-    def _code(self, coarse: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """The share of the code's variance that a linear view of what is mined misses."""
+    def _code(self, mined: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The share of the code's variance that a linear view of the mined tokens misses."""
         cells = {name[5:]: batch[name] for name in batch if name.startswith("cell_")}
         target = self.code(cells)
-        seen = self.speak(window_means(coarse).flatten(1, 2)) + self.place
+        seen = self.speak(mined) + self.place
         return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
 
     def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
         logits = F.normalize(images, dim=-1) @ texts.T * self.temperature.exp().clamp(max=100)
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def window_means(coarse: Tensor) -> Tensor:
-    """What mining with even attention takes from the last stage.
-
-    Mining enlarges the stage bilinearly to eight times its size and averages the window of a cell:
-    that is 3/4 of the cell and 1/8 of the one on either side, down and across.
-
-    Args:
-        coarse: (batch, rows, columns, width); the same comes back.
-    """
-    for dim in (1, 2):
-        length = coarse.shape[dim]
-        before = torch.arange(length).sub(1).clamp(min=0)
-        after = torch.arange(length).add(1).clamp(max=length - 1)
-        beside = coarse.index_select(dim, before) + coarse.index_select(dim, after)
-        coarse = 0.75 * coarse + 0.125 * beside
-    return coarse
 
 
 def _split(logits: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
@@ -20,7 +19,6 @@ from playground.pretraining.encoders import (
     Pretraining,
     load_encoders,
     save_encoders,
-    window_means,
 )
 from playground.pretraining.language_model import TextStream, nano_language_model, text_conversation
 from playground.pretraining.layout import Grids, answers_right, collate, grid_loss
@@ -116,13 +114,6 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     torch.testing.assert_close(again.convnext.state_dict(), model.convnext.state_dict())
     torch.testing.assert_close(again.clip.state_dict(), model.clip.state_dict())
     assert clip(torch.randn(1, 3, CLIP_SIZE, CLIP_SIZE)).shape == (1, CELLS, CLIP_WIDTH)
-
-
-def test_window_means_are_those_of_the_enlarged_map():
-    coarse = torch.randn(2, 5, 5, 3)
-    enlarged = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=8, mode="bilinear")
-    expected = F.avg_pool2d(enlarged, 8).permute(0, 2, 3, 1)
-    torch.testing.assert_close(window_means(coarse), expected)
 
 
 def test_text_rows_have_no_gaps(tokenizer):
