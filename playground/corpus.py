@@ -3,18 +3,23 @@
 from random import Random
 
 from playground.scenes import SCENES, Split, choose_kind
-from playground.scenes.asking import SHORT_SUFFIX, conversation
+from playground.scenes.asking import SHORT_SUFFIX, TURNS, conversation
 from playground.scenes.sign import choose_text
 
 ORDERED = ("sign", "table")  # the order of their sentences tells what is above what
 TASKS_SHARE = 0.2  # of the texts are spelling and copying instead of a scene
 
 
-def text_sample(seed: int, split: Split = "train") -> tuple[str, list[tuple[str, str]]]:
+def text_sample(
+    seed: int, split: Split = "train", turns: tuple[int, int] = TURNS
+) -> tuple[str, list[tuple[str, str]]]:
     """A text and questions with answers about it, without any picture.
 
     The facts come from the scenes' own sources, so the texts speak of the same things as the
     pictures do, in the same words.
+
+    Args:
+        turns: how many questions about a scene, at least and at most.
 
     Returns:
         The text, and pairs of question and answer.
@@ -30,8 +35,8 @@ def text_sample(seed: int, split: Split = "train") -> tuple[str, list[tuple[str,
     if name not in ORDERED and rng.random() < 0.3:
         rng.shuffle(told)
     asks = [ask for ask in scene.asks(facts, rng) if not ask.needs_picture]
-    turns = conversation(asks, name, caption, {}, rng)
-    return " ".join(told), [(turn.question, turn.answer) for turn in turns]
+    asked = conversation(asks, name, caption, {}, rng, turns)
+    return " ".join(told), [(turn.question, turn.answer) for turn in asked]
 
 
 def _tasks(rng: Random, split: str) -> tuple[str, list[tuple[str, str]]]:

@@ -80,19 +80,6 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def conversation_ids(
-    tokenizer: PreTrainedTokenizerFast, turns: Iterable[tuple[str, str]]
-) -> list[int]:
-    """Token ids of question-answer turns in the nano template, all of them to be learned."""
-    ids = [tokenizer.bos_token_id]
-    vocabulary = tokenizer.get_vocab()
-    user, assistant, end = (vocabulary[token] for token in SPECIAL_TOKENS[3:])
-    for question, answer in turns:
-        ids += [user, *tokenizer(question, add_special_tokens=False).input_ids, end]
-        ids += [assistant, *tokenizer(answer, add_special_tokens=False).input_ids, end]
-    return ids
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the tokenizer")

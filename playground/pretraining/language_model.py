@@ -1,46 +1,41 @@
-"""Pre-train the nano language model on text: descriptions of scenes and questions about them."""
+"""Pre-train the nano language model: first on text, then to read pages that are grids of cells.
+
+A language model that knows only running text has to learn two things at once when it is joined to
+encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
+first alone: 144 cells, each the sum of what stands in it (which characters in which order, how
+high, which thing in which colour, a thumbnail), take the places that image tokens will take.
+
+    --tokenizer DIR --out A                       a random model; conversations about texts
+    --start A --out B --shown 0.9 --kinds sign    signs as cells; learns the code of the cells too
+    --start B --out C --shown 0.9                 all scenes; the code stays as it is, for it is
+                                                  what the encoders are pre-trained to see
+"""
 
 import argparse
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
+from mgm.data.conversation import IGNORED
 from mgm.errors import run_command
-from playground.corpus import text_sample
+from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
+from playground.pretraining.conversations import Conversations, collate
 from playground.pretraining.loop import train
-from playground.tokenizer import conversation_ids, read_tokenizer
+from playground.pretraining.targets import CHARACTERS
+from playground.scenes import KINDS
+from playground.tokenizer import read_tokenizer
 
 ATTENTION = "eager"  # faster than sdpa for short rows in bfloat16 on a CPU
-
-
-class TextStream(IterableDataset[Tensor]):
-    """An endless stream of rows of `length` token ids, conversations one after the other."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> None:
-        self.tokenizer, self.length, self.seed = tokenizer, length, seed
-
-    def __iter__(self) -> Iterator[Tensor]:
-        worker = get_worker_info()
-        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        pending: list[int] = []
-        while True:
-            pending += conversation_ids(self.tokenizer, text_conversation(self.seed + number))
-            number += step
-            while len(pending) >= self.length:
-                yield torch.tensor(pending[: self.length])
-                pending = pending[self.length :]
-
-
-def text_conversation(seed: int) -> list[tuple[str, str]]:
-    """Questions and answers about a scene that the first question describes."""
-    description, [(question, answer), *rest] = text_sample(seed, "train")
-    return [(f"{description}\n{question}", answer), *rest]
+CODE_RATE = 3e-3  # the learning rate of the code
 
 
 def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -62,38 +57,102 @@ def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
+def answer_loss(
+    model: LlamaForCausalLM, code: CellCode | None, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The mean loss over all answers of a batch, and the share of answers that are right.
+
+    Args:
+        code: gives the cells their vectors; None where no conversation is about cells.
+        batch: of `collate`.
+    """
+    at_cell = batch["ids"] == model.config.vocab_size
+    embeds = model.get_input_embeddings()(batch["ids"].masked_fill(at_cell, 0))
+    if code is not None:
+        embeds = embeds.masked_scatter(at_cell.unsqueeze(-1), code(batch).to(embeds.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(inputs_embeds=embeds, attention_mask=batch["mask"]).last_hidden_state
+        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+        logits = model.lm_head(hidden[targets != IGNORED]).float()
+    return F.cross_entropy(logits, targets[targets != IGNORED]), answers_right(logits, targets)
+
+
+def answers_right(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of answers of which every token is the likeliest after those before it.
+
+    Args:
+        logits: (supervised tokens, vocabulary).
+        targets: (batch, tokens), `IGNORED` between answers.
+    """
+    is_target = targets != IGNORED
+    starts = is_target & ~F.pad(is_target[:, :-1], (1, 0))
+    answer = starts.flatten().cumsum(0).view_as(targets)[is_target] - 1
+    wrong = (logits.argmax(-1) != targets[is_target]).float()
+    return (torch.zeros(int(starts.sum())).index_add(0, answer, wrong) == 0).float().mean()
+
+
+def starting_code(
+    folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> CellCode:
+    """The code of `folder`, to be kept, or a new one."""
+    if (folder / CODE_FILE).is_file():
+        return load_code(folder)
+    characters = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
+    return CellCode(model.get_input_embeddings().weight[characters].detach())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--tokenizer", type=Path, help="folder of the tokenizer of a new model")
+    start.add_argument("--start", type=Path, help="folder of the model to go on with")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a row")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--shown", type=float, default=0.0, help="share of cells, not text")
+    parser.add_argument("--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; else all")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, default=6, help="conversations of a step")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=2_000_000_000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    tokenizer = read_tokenizer(arguments.tokenizer)
-    model = nano_language_model(tokenizer)
+    tokenizer = read_tokenizer(arguments.start or arguments.tokenizer)
+    if arguments.start:
+        model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
+    else:
+        model = nano_language_model(tokenizer)
     model.set_attn_implementation(ATTENTION)
-    stream = TextStream(tokenizer, arguments.length, arguments.seed)
-    loader = DataLoader(stream, arguments.batch_size, num_workers=arguments.workers)
+    code = starting_code(arguments.start, model, tokenizer) if arguments.shown else None
+    if shutil.which("g++"):
+        model.model.forward = torch.compile(model.model.forward, dynamic=True)
+    conversations = Conversations(
+        tokenizer, arguments.batch_size, arguments.seed, arguments.shown, arguments.kinds
+    )
+    loader = DataLoader(
+        conversations, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
+    )
 
     def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for ids in loader:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = model(input_ids=ids, labels=ids).loss
-            yield loss, {"loss": loss}
+        for batch in loader:
+            loss, right = answer_loss(model, code, batch)
+            yield loss, {"loss": loss, "right": right}
 
     def save() -> None:
         with atomic_folder(arguments.out) as part:
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
+            if code is not None:
+                save_file(code.state_dict(), part / CODE_FILE)
 
     groups = [{"params": list(model.parameters())}]
-    train(losses(), groups, arguments.steps, [arguments.learning_rate], save)
+    rates = [arguments.learning_rate]
+    if code is not None and code.training:
+        groups.append({"params": list(code.parameters())})
+        rates.append(CODE_RATE)
+    train(losses(), groups, arguments.steps, rates, save)
 
 
 if __name__ == "__main__":

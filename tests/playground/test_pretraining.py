@@ -10,6 +10,7 @@ from mgm.model.convnext_tower import load_convnext_tower
 from playground.canvas import Canvas
 from playground.fonts import FACES
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
+from playground.pretraining.conversations import Conversations, collate, text_conversation
 from playground.pretraining.drawn_images import DrawnImages
 from playground.pretraining.encoders import (
     CLIP_NAME,
@@ -20,8 +21,7 @@ from playground.pretraining.encoders import (
     load_encoders,
     save_encoders,
 )
-from playground.pretraining.language_model import TextStream, nano_language_model, text_conversation
-from playground.pretraining.layout import Grids, answers_right, collate, grid_loss
+from playground.pretraining.language_model import answer_loss, answers_right, nano_language_model
 from playground.pretraining.targets import (
     CHARACTER_ID,
     CHARACTERS,
@@ -116,17 +116,9 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     assert clip(torch.randn(1, 3, CLIP_SIZE, CLIP_SIZE)).shape == (1, CELLS, CLIP_WIDTH)
 
 
-def test_text_rows_have_no_gaps(tokenizer):
-    rows = iter(TextStream(tokenizer, 64, seed=0))
-    first, second = next(rows), next(rows)
-    assert first.shape == second.shape == (64,)
-    assert first[0] == tokenizer.bos_token_id
-    assert tokenizer.pad_token_id not in torch.cat([first, second])
-
-
 def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     torch.manual_seed(0)
-    grids = Grids(tokenizer, batch_size=2, seed=0)
+    grids = Conversations(tokenizer, batch_size=2, seed=0)
     samples = [grids.draw(seed) for seed in range(6)]
     for sample in samples:
         assert sample["ids"].count(len(tokenizer)) == CELLS * len(sample["cells"])
@@ -134,16 +126,16 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     characters = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
     code = CellCode(model.get_input_embeddings().weight[characters].detach())
     batch = collate(samples)
-    loss, right = grid_loss(model, code, batch)
+    loss, right = answer_loss(model, code, batch)
     assert 0 <= right <= 1
     loss.backward()
     assert code.character.grad.abs().sum() > 0
     # What stands in the cells is what the loss depends on.
     other = {**batch, "characters": batch["characters"].flip(1)}
-    assert not torch.isclose(grid_loss(model, code, other)[0], loss)
+    assert not torch.isclose(answer_loss(model, code, other)[0], loss)
     # A batch may have no image at all.
     text = collate([grids.encoded(text_conversation(0), [])])
-    assert grid_loss(model, code, text)[0] > 0
+    torch.testing.assert_close(answer_loss(model, code, text), answer_loss(model, None, text))
     save_file(code.state_dict(), tmp_path / CODE_FILE)
     torch.testing.assert_close(load_code(tmp_path)(batch), code(batch))
 

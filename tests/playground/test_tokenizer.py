@@ -1,6 +1,6 @@
 import pytest
 
-from playground.tokenizer import SPECIAL_TOKENS, build_tokenizer, conversation_ids, question_words
+from playground.tokenizer import SPECIAL_TOKENS, build_tokenizer, question_words
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,3 @@ def test_special_tokens_come_first(tokenizer):
 def test_question_words_leaves_out_what_is_spelled_and_what_is_rare():
     texts = ["What is the price?"] * 3 + ["Garden Garden Garden", "rare"]
     assert question_words(texts, {"garden"}, minimum=3) == ["What", "is", "price", "the"]
-
-
-def test_conversation_ids_end_every_answer(tokenizer):
-    ids = conversation_ids(tokenizer, [("What?", "Garden"), ("say", "2")])
-    tokens = tokenizer.convert_ids_to_tokens(ids)
-    assert tokens[:2] == ["<s>", "<|user|>"]
-    assert tokens.count("<|end|>") == 4
-    assert tokens[-2:] == ["2", "<|end|>"]

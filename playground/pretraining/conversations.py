@@ -1,0 +1,115 @@
+"""Conversations that the nano language model learns from, about texts and about grids of cells."""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast
+
+from mgm.data.conversation import IGNORED, encode, training_segments
+from mgm.data.padding import attention_mask, pad_rows
+from mgm.data.templates import IMAGE_MARKER, get_template
+from playground.corpus import text_sample
+from playground.pretraining.cell_code import CELLS, cell_targets
+from playground.pretraining.targets import dense_targets, nothing
+from playground.scenes import draw_page, draw_sample
+from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
+
+CAPTION_SHARE = 0.5  # of the conversations about a scene end with a description
+PAGE_SHARE = 0.25  # of the samples are pages of text, where all kinds are drawn
+TURNS = (6, 12)  # questions of a scene: more than in the data, for it is seen once for all
+LINES = 6  # of a page that are read, at most
+POOL = 6  # batches that are drawn before they are sorted by length
+
+
+class Conversations(IterableDataset[dict[str, Any]]):
+    """An endless stream of conversations: ids and labels as in training, and cells for images.
+
+    Args:
+        batch_size: conversations that come one after the other are of about equal length.
+        seed: of the first one.
+        shown: share of the conversations that are about cells; the others are about a text.
+        kinds: of the scenes; all, and pages of text, where empty.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int,
+        seed: int,
+        shown: float = 0.9,
+        kinds: Sequence[str] = (),
+    ) -> None:
+        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
+        self.shown, self.kinds = shown, kinds
+        self.image_token_id = len(tokenizer)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        step = worker.num_workers if worker else 1
+        number = worker.id * POOL * self.batch_size if worker else 0
+        while True:
+            seeds = range(self.seed + number, self.seed + number + POOL * self.batch_size)
+            samples = sorted(map(self.draw, seeds), key=lambda sample: len(sample["ids"]))
+            starts = list(range(0, len(samples), self.batch_size))
+            Random(seeds[0]).shuffle(starts)
+            for start in starts:
+                yield from samples[start : start + self.batch_size]
+            number += step * len(samples)
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        rng = Random(seed)
+        if rng.random() >= self.shown:
+            return self.encoded(text_conversation(seed), [])
+        page = not self.kinds and rng.random() < PAGE_SHARE
+        kind = rng.choice(self.kinds) if self.kinds else None
+        sample = draw_page(seed) if page else draw_sample(seed, "train", kind, TURNS)
+        turns = [(turn.question, turn.answer) for turn in sample.turns]
+        if page:
+            turns = lines_to_read(sample.caption, rng)
+        elif rng.random() < CAPTION_SHARE:
+            # Last, so that nothing can be answered from it.
+            questions = DESCRIBE if len(sample.images) == 1 else DESCRIBE_BOTH
+            turns.append((rng.choice(questions), sample.caption))
+        markers = f"{IMAGE_MARKER}\n" * len(sample.images)
+        turns[0] = (markers + turns[0][0], turns[0][1])
+        cells = [cell_targets(dense_targets(sample, index)) for index in range(len(sample.images))]
+        return self.encoded(turns, cells)
+
+    def encoded(
+        self, turns: list[tuple[str, str]], cells: list[dict[str, np.ndarray]]
+    ) -> dict[str, Any]:
+        segments = training_segments(get_template("nano"), turns)
+        ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
+        return {"ids": ids, "labels": labels, "cells": cells}
+
+
+def text_conversation(seed: int) -> list[tuple[str, str]]:
+    """Questions and answers about a scene that the first question describes."""
+    description, [(question, answer), *rest] = text_sample(seed, "train", TURNS)
+    return [(f"{description}\n{question}", answer), *rest]
+
+
+def lines_to_read(page: str, rng: Random) -> list[tuple[str, str]]:
+    """Questions for lines of a page by the word each begins with, and the lines."""
+    lines = page.split("\n")
+    turns = [(f'Read the line that begins with "{line.split()[0]}".', line) for line in lines]
+    return rng.sample(turns, min(len(turns), LINES))
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Pad ids and labels on the right; stack the cells of all images in reading order."""
+    lengths = [len(sample["ids"]) for sample in samples]
+    images = [cells for sample in samples for cells in sample["cells"]]
+    empty = cell_targets(nothing())  # says the shapes where no sample has an image
+    batch = {
+        name: torch.from_numpy(np.stack([i[name] for i in [*images, empty]])[:-1]) for name in empty
+    }
+    batch["ids"] = pad_rows([sample["ids"] for sample in samples], 0)
+    batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
+    batch["mask"] = attention_mask(lengths)
+    return batch
