@@ -18,7 +18,7 @@ export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRE
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
 [ -d "$out/llama-text" ] ||
     python -m playground.pretraining.language_model --tokenizer "$out/tokenizer" --out "$out/llama-text" \
-        --batch-size 24 --learning-rate 1e-3 --steps 6000
+        --batch-size 24 --learning-rate 3e-3 --steps 6000
 [ -d "$out/llama-signs" ] ||
     python -m playground.pretraining.language_model --start "$out/llama-text" --out "$out/llama-signs" \
         --shown 0.9 --kinds sign --steps 1500
