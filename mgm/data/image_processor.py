@@ -13,14 +13,16 @@ from torch.nn import functional as F
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from mgm.data.bicubic import Line, resize_in_line
 from mgm.data.bilinear import resize_bilinear
-from mgm.data.images import ImageSource, open_image
+from mgm.data.images import ImageSource, image_list, open_image
 from mgm.errors import MGMError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ASPECT_RATIOS = ("pad", "square")
 MODES = ("exact", "fast")
+WASTE = 4  # more pixels than this for each that counts are not made on the way
 
 
 class MGMImageProcessor(BaseImageProcessor):
@@ -60,6 +62,13 @@ class MGMImageProcessor(BaseImageProcessor):
         ):
             if value not in choices:
                 raise MGMError(f"{field} is {value!r}; choose one of {', '.join(choices)}")
+        sizes = {"image_size": image_size, "image_size_aux": image_size_aux}
+        for field, value in (sizes | {"image_grid": image_grid}).items():
+            if type(value) is not int or value < 1:
+                raise MGMError(f"{field} is {value!r}; give a whole number from 1")
+        for field, value in (("image_mean", image_mean), ("image_std", image_std)):
+            if np.shape(value) != (3,) or not all(isinstance(part, int | float) for part in value):
+                raise MGMError(f"{field} is {value!r}; give three numbers")
         self.image_size = image_size
         self.image_size_aux = image_size_aux
         self.image_grid = image_grid
@@ -84,7 +93,7 @@ class MGMImageProcessor(BaseImageProcessor):
 
         Args:
             images: whatever `open_image` opens, or a list of it.
-            return_tensors: "pt" for torch tensors, "np" for arrays.
+            return_tensors: "pt" (or None) for torch tensors, "np" for arrays.
             **kwargs: options that other processors take; none applies here.
 
         Returns:
@@ -92,9 +101,10 @@ class MGMImageProcessor(BaseImageProcessor):
             and `pixel_values_aux` (images, 3, A, A), both float32 and normalised.
 
         Raises:
-            MGMError: an image cannot be opened.
+            MGMError: an image cannot be opened, or tensors of another kind are asked for.
         """
-        sources = images if isinstance(images, (list, tuple)) else [images]
+        check_tensor_kind(return_tensors)
+        sources = image_list(images)
         if not sources:
             raise MGMError("no image given; leave images out for text alone")
         low, high = [], []
@@ -110,14 +120,20 @@ class MGMImageProcessor(BaseImageProcessor):
     def high_resolution(self, image: Image.Image) -> np.ndarray:
         """The high-resolution view of an RGB image: uint8 (A, A, 3)."""
         side = self.image_size_aux
+        short, long = sorted(image.size)
+        colour = tuple(int(mean * 255) for mean in self.image_mean)
         if self.image_aspect_ratio == "pad":
-            image = _pad(image, tuple(int(mean * 255) for mean in self.image_mean))
-            return self._resize(image, side, side)
+            if long * long > WASTE * max(short * long, side * side):
+                line = Line(long, (long - short) // 2, side, 0)
+                return resize_in_line(image, line, image.width == short, side, colour)
+            return self._resize(_pad(image, colour), side, side)
         # Compat: the longer side is cut, not rounded, and so are the odd margins.
-        short = min(image.size)
         width, height = (side if n == short else int(side * n / short) for n in image.size)
-        resized = self._resize(image, width, height)
         top, left = (height - side) // 2, (width - side) // 2
+        if width * height > WASTE * max(short * long, side * side):
+            line = Line(long, 0, max(width, height), top + left)
+            return resize_in_line(image, line, image.width == long, side, colour)
+        resized = self._resize(image, width, height)
         return resized[top : top + side, left : left + side]
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
@@ -149,10 +165,18 @@ class MGMImageProcessor(BaseImageProcessor):
 
     def _resize(self, image: Image.Image, width: int, height: int) -> np.ndarray:
         if self.mode == "exact":
+            # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
+            image = image.resize((width, image.height), Image.Resampling.BICUBIC)
             return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # channels last in memory
         resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
         return resized[0].permute(1, 2, 0).numpy()
+
+
+def check_tensor_kind(return_tensors: str | None) -> None:
+    """Raise an MGMError unless these are tensors that processors make."""
+    if return_tensors not in ("pt", "np", None):
+        raise MGMError(f"return_tensors is {return_tensors!r}; choose 'pt', 'np' or None")
 
 
 def _pad(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:

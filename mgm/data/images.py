@@ -2,8 +2,10 @@
 
 import base64
 import binascii
+import http.client
 import io
 import os
+import string
 import struct
 import urllib.error
 import urllib.parse
@@ -11,14 +13,17 @@ import urllib.request
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mgm.errors import MGMError, one_line
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 MAX_PIXELS = 178_956_970  # where Pillow sees a decompression bomb
+MAX_SIDE = 1_000_000  # pixels; tables of weights grow with it
 TIMEOUT = 20.0  # seconds without a byte from a server
 MAX_BYTES = 256 * 2**20  # of a download
 
@@ -40,20 +45,28 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
     """An RGB image, decoded completely.
 
     Args:
-        source: a path, an http(s) or data URL, the bytes of an image file, or a Pillow image.
-        label: which image it is, such as `image 2 of sample 7`; errors begin with it.
+        source: a path, an http(s) or data URL, the bytes of an image file, a Pillow image, or a
+            uint8 array (height, width, 3) or (height, width).
+        label: which image it is, such as `image 2 of 7`; errors begin with it.
 
     Raises:
         MGMError: there is no image there, or it is damaged or larger than `MAX_PIXELS`.
     """
+    if isinstance(source, np.ndarray):
+        source = _from_array(source, label)
     if isinstance(source, Image.Image):
         return _to_rgb(source, label)
     if isinstance(source, bytes):
         name, content = f"{label}: {len(source)} bytes", source
-    else:
+    elif isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         name = f"{label}: {text if len(text) <= 200 else text[:80] + '…'}"
         content = _read(text, name)
+    else:
+        raise MGMError(
+            f"{label}: is of type {type(source).__name__}; give a path, an http(s) or data URL, "
+            "the bytes of an image file, a Pillow image or a uint8 array (height, width, 3)"
+        )
     if not content:
         raise MGMError(f"{name}: is empty; give an image file")
     try:
@@ -72,14 +85,39 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
     return _to_rgb(image, name)
 
 
+def image_list(images: Any) -> list[Any]:
+    """Images as a list; one that is in no list or tuple becomes a list of its own."""
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _from_array(pixels: np.ndarray, label: str) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2:
+        raise MGMError(
+            f"{label}: is an array of {pixels.dtype} and shape {pixels.shape}; give uint8 "
+            "(height, width, 3) or (height, width)"
+        )
+    return Image.fromarray(pixels)
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise MGMError(f"{name}: is {image.width} x {image.height}, without a pixel")
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, image)
+    if max(image.size) > MAX_SIDE:
+        raise MGMError(
+            f"{name}: is {image.width} x {image.height}, longer than {MAX_SIDE:,} pixels; cut it up"
+        )
     # Compat: the orientation that cameras note in EXIF is not applied: released models were trained
     # and evaluated on the pixels as stored. Neither is transparency: hidden colours show.
     try:
         image.load()  # only decoding to the end finds a truncated file
         return image if image.mode == "RGB" else image.convert("RGB")
+    except MemoryError as error:
+        raise MGMError(
+            f"{name}: is {image.width} x {image.height}, more than fits into memory; "
+            "scale it down first"
+        ) from error
     except _BROKEN as error:
         raise _damaged(name, error) from error
 
@@ -97,28 +135,35 @@ def _read(text: str, name: str) -> bytes:
     except IsADirectoryError as error:
         raise MGMError(f"{name}: is a folder; name an image file in it") from error
     except (OSError, ValueError) as error:
-        raise MGMError(f"{name}: cannot be read ({one_line(error)}); check the path") from error
+        raise MGMError(f"{name}: cannot be read ({_reason(error)}); check the path") from error
 
 
 def _download(url: str, name: str) -> bytes:
-    # Some servers turn away the default agent of urllib.
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (mgm)"})
+        # Some servers turn away the default agent of urllib.
+        request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             content = response.read(MAX_BYTES + 1)
     except urllib.error.HTTPError as error:
         error.close()
         raise MGMError(
-            f"{name}: the server answered {error.code} {one_line(error.reason)}; check the URL"
+            f"{name}: the server answered {error.code} {_reason(error.reason)}; check the URL"
         ) from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise MGMError(
-            f"{name}: cannot be reached ({one_line(reason)}); check the URL and the network"
+            f"{name}: cannot be reached ({_reason(reason)}); check the URL and the network"
         ) from error
     if len(content) > MAX_BYTES:
         raise MGMError(f"{name}: is larger than {MAX_BYTES >> 20} MiB; save a smaller copy first")
     return content
+
+
+def _ascii(url: str) -> str:
+    """`url` as servers know it: an encoded host, and %-codes for spaces and what is not ASCII."""
+    parts = urllib.parse.urlsplit(url)
+    parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
+    return urllib.parse.quote(parts.geturl(), safe=string.punctuation)
 
 
 def _decode_data_url(text: str, name: str) -> bytes:
@@ -130,7 +175,7 @@ def _decode_data_url(text: str, name: str) -> bytes:
             return base64.b64decode(urllib.parse.unquote(body), validate=True)
         return urllib.parse.unquote_to_bytes(body)
     except (binascii.Error, ValueError) as error:
-        raise MGMError(f"{name}: is not a valid data URL ({one_line(error)})") from error
+        raise MGMError(f"{name}: is not a valid data URL ({_reason(error)})") from error
 
 
 def _too_large(name: str, image: Image.Image | None = None) -> MGMError:
@@ -139,4 +184,9 @@ def _too_large(name: str, image: Image.Image | None = None) -> MGMError:
 
 
 def _damaged(name: str, error: Exception) -> MGMError:
-    return MGMError(f"{name}: is truncated or damaged ({one_line(error)}); get a whole copy")
+    return MGMError(f"{name}: is truncated or damaged ({_reason(error)}); get a whole copy")
+
+
+def _reason(error: object) -> str:
+    """What happened; not the name, which may be long and is told already."""
+    return one_line(getattr(error, "strerror", None) or error)[:200]

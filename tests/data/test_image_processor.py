@@ -6,12 +6,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mgm.data import image_processor
 from mgm.data.bilinear import resize_bilinear
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.images import open_image
 from mgm.errors import MGMError
 from tests.golden_files import golden, golden_json
 
+BICUBIC = Image.Resampling.BICUBIC
 HD = {"image_size_aux": 1536, "image_grid": 2, "image_global": True}
 
 
@@ -62,6 +64,55 @@ def test_uint8_view_equals_published_picture():
         assert np.array_equal(processor.high_resolution(open_image(path)), expected)
         compared += 1
     assert compared
+
+
+@pytest.fixture
+def small_pictures(monkeypatch):
+    """Lets nobody make a picture of more than 16 million pixels on the way."""
+
+    def checked(original, size_of):
+        def call(*args, **named):
+            assert np.prod(size_of(args)) <= 2**24
+            return original(*args, **named)
+
+        return call
+
+    monkeypatch.setattr(Image, "new", checked(Image.new, lambda args: args[1]))
+    resize = checked(Image.Image.resize, lambda args: args[1])
+    monkeypatch.setattr(Image.Image, "resize", resize)
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("size", [(60_000, 2), (2, 60_000), (999_999, 1), (3, 20_000)])
+def test_elongated_images_are_cheap(small_pictures, size, mode):
+    image = Image.fromarray(np.full((*reversed(size), 3), 255, dtype=np.uint8))
+    padded = MGMImageProcessor(28, 256, mode=mode).high_resolution(image)
+    line = padded[128] if size[0] > size[1] else padded[:, 128]
+    assert (line == line[0]).all()
+    assert (padded[0, 0] == (122, 116, 104)).all()
+    middle = MGMImageProcessor(28, 256, image_aspect_ratio="square", mode=mode)
+    assert (middle.high_resolution(image) == 255).all()
+
+
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+@pytest.mark.parametrize("size", [(1300, 130), (130, 1300), (901, 7)])
+def test_elongated_images_are_like_others(monkeypatch, aspect, size):
+    image = Image.effect_noise(size, 90).convert("RGB")
+    processor = MGMImageProcessor(28, 64, image_aspect_ratio=aspect)
+    monkeypatch.setattr(image_processor, "WASTE", 0)
+    short_cut = processor.high_resolution(image)
+    monkeypatch.setattr(image_processor, "WASTE", float("inf"))
+    assert np.array_equal(short_cut, processor.high_resolution(image))
+
+
+def test_tall_images_are_resized_across_first():
+    image = Image.effect_noise((90, 400), 90).convert("RGB")
+    processor = MGMImageProcessor(28, 64, image_aspect_ratio="square")
+    rows = [image.crop((0, y, 90, y + 1)).resize((64, 1), BICUBIC) for y in range(400)]
+    narrow = Image.fromarray(np.concatenate([np.asarray(row) for row in rows]))
+    columns = [narrow.crop((x, 0, x + 1, 400)).resize((1, 284), BICUBIC) for x in range(64)]
+    expected = np.concatenate([np.asarray(column) for column in columns], axis=1)[110:174]
+    assert np.array_equal(processor.high_resolution(image), expected)
 
 
 def test_fast_mode_is_close():
@@ -120,6 +171,15 @@ def test_wrong_settings_name_the_choices():
         MGMImageProcessor(image_aspect_ratio="anyres")
     with pytest.raises(MGMError, match=r"'quick'.*exact, fast"):
         MGMImageProcessor(mode="quick")
+    for wrong in (
+        {"image_size": "336"},
+        {"image_size_aux": 0},
+        {"image_grid": 1.5},
+        {"image_mean": [0, 0]},
+        {"image_std": None},
+    ):
+        with pytest.raises(MGMError, match=f"^{next(iter(wrong))} is .*; give"):
+            MGMImageProcessor(**wrong)
     with pytest.raises(MGMError, match="no image given"):
         MGMImageProcessor()([])
 
@@ -128,3 +188,18 @@ def test_errors_say_which_image():
     good = Image.new("RGB", (4, 4))
     with pytest.raises(MGMError, match=r"image 2 of 2: /nowhere.png: there is no such file"):
         MGMImageProcessor(28, 64)([good, "/nowhere.png"])
+
+
+def test_arrays_in_and_arrays_out():
+    image = Image.effect_noise((40, 30), 60).convert("RGB")
+    processor = MGMImageProcessor(28, 64)
+    expected = processor(image)
+    found = processor(np.asarray(image), return_tensors="np")
+    for name, tensor in expected.items():
+        assert isinstance(found[name], np.ndarray)
+        assert np.array_equal(found[name], tensor.numpy())
+    grey = np.asarray(image)[..., 0]
+    pixels = processor([grey, image])["pixel_values"]
+    assert torch.equal(pixels[0], processor(np.stack([grey] * 3, axis=-1))["pixel_values"][0])
+    with pytest.raises(MGMError, match="return_tensors is 'tf'; choose 'pt', 'np' or None"):
+        processor(image, return_tensors="tf")

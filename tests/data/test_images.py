@@ -1,11 +1,14 @@
 import base64
 import io
+import socket
 import threading
 import warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mgm.data import images
@@ -40,7 +43,16 @@ def test_every_kind_of_source(tiny, served):
     path = tiny / "red.png"
     content = path.read_bytes()
     data_url = "data:image/png;base64," + base64.b64encode(content).decode()
-    for source in (path, str(path), content, data_url, f"{served}/red.png", Image.open(path)):
+    pixels = np.asarray(Image.open(path))
+    for source in (
+        path,
+        str(path),
+        content,
+        data_url,
+        f"{served}/red.png",
+        Image.open(path),
+        pixels,
+    ):
         image = open_image(source)
         assert (image.mode, image.size) == ("RGB", (20, 10))
         assert image.getpixel((0, 0)) == (255, 0, 0)
@@ -60,10 +72,14 @@ def test_orientation_stays_as_stored():
     assert open_image(buffer.getvalue()).size == (30, 20)
 
 
-def fails(source, *parts):
+def message_of(source):
     with pytest.raises(MGMError) as caught:
         open_image(source, "image 2 of sample 7")
-    message = str(caught.value)
+    return str(caught.value)
+
+
+def fails(source, *parts):
+    message = message_of(source)
     assert message.startswith("image 2 of sample 7: ")
     assert "\n" not in message
     assert all(part in message for part in parts), message
@@ -80,6 +96,17 @@ def test_files_without_image(tmp_path):
     fails("bad\0name", "cannot be read")
     fails(b"", "is empty")
     fails(b"nothing", "7 bytes", "is not an image")
+    fails("a" * 10_000, "aaa…: cannot be read (File name too long)")
+    assert len(message_of("a" * 10_000)) < 250
+
+
+def test_things_that_are_no_image():
+    for source, kind in ((None, "NoneType"), (torch.zeros(3, 4, 4), "Tensor"), (["a"], "list")):
+        fails(source, f"is of type {kind}; give a path, ", "a uint8 array (height, width, 3)")
+    for shape, dtype in (((4, 4, 3), float), ((4, 4, 4), np.uint8), ((2, 4, 4, 3), np.uint8)):
+        fails(np.zeros(shape, dtype), f"shape {shape}; give uint8 (height, width, 3)")
+    fails(np.zeros((0, 5, 3), np.uint8), "is 5 x 0, without a pixel")
+    fails(Image.new("RGB", (0, 5)), "is 0 x 5, without a pixel")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -102,6 +129,19 @@ def test_gigantic_image(monkeypatch):
     fails(bomb, "20000 x 20000")
 
 
+def test_very_long_image():
+    fails(Image.new("L", (1, 1_000_001)), "is 1 x 1000001, longer than 1,000,000 pixels")
+
+
+def test_memory_that_does_not_suffice(monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    image = Image.new("L", (30, 20))
+    monkeypatch.setattr(image, "convert", full)
+    fails(image, "is 30 x 20, more than fits into memory; scale it down")
+
+
 def test_large_image_gives_no_warning(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
     with warnings.catch_warnings():
@@ -114,6 +154,8 @@ def test_addresses_that_do_not_answer(served, monkeypatch):
     fails("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/a.png", "cannot be reached")
     fails("http://no-such-host.invalid/a.png", "cannot be reached")
     fails("http://[bad/a.png", "cannot be reached")
+    fails("http://a b/c.png", "cannot be reached")
+    fails("http://bücher.invalid/a.png", "cannot be reached")
     monkeypatch.setattr(images, "MAX_BYTES", 10)
     fails(f"{served}/red.png", "larger than")
 
@@ -123,3 +165,24 @@ def test_broken_data_urls():
     fails("data:image/png;base64", "not a valid data URL")
     fails("data:,hello", "is not an image")
     fails("data:image/png;base64," + "A" * 1000, "…")
+
+
+def test_addresses_with_spaces_and_letters_beyond_ascii(served, tiny):
+    (tiny / "red.png").rename(tiny / "rötes Bild, 1.png")
+    assert open_image(f"{served}/rötes Bild, 1.png?für=mich#oben").size == (20, 10)
+    assert open_image(f"{served}/r%C3%B6tes%20Bild,%201.png").size == (20, 10)
+
+
+@pytest.mark.parametrize("reply", [b"nothing that a web server says\r\n\r\n", b""])
+def test_servers_of_another_kind(monkeypatch, reply):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        fails(f"http://127.0.0.1:{server.getsockname()[1]}/a.png", "cannot be reached")
