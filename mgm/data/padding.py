@@ -8,11 +8,16 @@ from torch import Tensor
 from mgm.errors import MGMError
 
 
-def pad_rows(rows: Sequence[Sequence[int] | Tensor], value: int, side: str = "right") -> Tensor:
-    """Rows of integers as (rows, longest row) int64, filled up with `value` on `side`."""
+def pad_rows(
+    rows: Sequence[Sequence[int] | Tensor], value: int, side: str = "right", length: int = 0
+) -> Tensor:
+    """Rows of integers as one int64 tensor, filled up with `value` on `side`.
+
+    It is of shape (rows, longest row), or (rows, `length`) where that is more.
+    """
     if side not in ("left", "right"):
         raise MGMError(f"padding_side is {side!r}; choose left or right")
-    longest = max(map(len, rows))
+    longest = max(length, *map(len, rows))
     padded = torch.full((len(rows), longest), value, dtype=torch.long)
     for target, row in zip(padded, rows, strict=True):
         start = longest - len(row) if side == "left" else 0
@@ -20,9 +25,9 @@ def pad_rows(rows: Sequence[Sequence[int] | Tensor], value: int, side: str = "ri
     return padded
 
 
-def attention_mask(lengths: Sequence[int], side: str = "right") -> Tensor:
-    """1 where a row of that length stands, 0 where it is padded: (rows, longest) int64.
+def attention_mask(lengths: Sequence[int], side: str = "right", length: int = 0) -> Tensor:
+    """1 where a row of that length stands, 0 where it is padded, shaped as by `pad_rows`.
 
     It comes from lengths: a text may hold the padding id as a token of its own.
     """
-    return pad_rows([[1] * length for length in lengths], 0, side)
+    return pad_rows([[1] * count for count in lengths], 0, side, length)

@@ -8,8 +8,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from mgm.data.chat_template import chat_template as jinja_source
 from mgm.data.conversation import Segment, Turn, encode, number_images, prompt
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.images import ImageSource
+from mgm.data.image_processor import MGMImageProcessor, check_tensor_kind
+from mgm.data.images import ImageSource, image_list
 from mgm.data.padding import attention_mask, pad_rows
 from mgm.data.processor_files import read_processor
 from mgm.data.templates import IMAGE_MARKER, get_template
@@ -30,7 +30,7 @@ class MGMProcessor(ProcessorMixin):
         chat_template: Jinja source; by default made from the template.
 
     Raises:
-        MGMError: there is no template of that name.
+        MGMError: there is no template of that name, or the patch size is none.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class MGMProcessor(ProcessorMixin):
         wrap_images: bool = False,
         chat_template: str | None = None,
     ) -> None:
+        if type(patch_size) is not int or patch_size < 1:
+            raise MGMError(f"patch_size is {patch_size!r}; give a whole number from 1")
         add_image_token(tokenizer)
         if image_token_id is None:
             image_token_id = image_token_id_of(tokenizer)
@@ -103,6 +105,8 @@ class MGMProcessor(ProcessorMixin):
         return_tensors: str | None = "pt",
         padding: bool | str = True,
         padding_side: str = "left",
+        max_length: int | None = None,
+        truncation: bool | str | None = False,
         add_special_tokens: bool = True,
         videos: None = None,
         audio: None = None,
@@ -112,9 +116,13 @@ class MGMProcessor(ProcessorMixin):
         Args:
             images: the images in the order of their markers, in one list or in a list per text.
             text: prompts, already in the template's form, with `<image>` markers.
-            return_tensors: "pt" for tensors, None for lists of ids (images are tensors still).
-            padding: whether shorter texts are filled up to the longest.
+            return_tensors: "pt" for torch tensors, "np" for arrays, None for lists of ids (images
+                are tensors still).
+            padding: True or "longest": shorter texts are filled up to the longest; "max_length":
+                all texts to `max_length`; False or "do_not_pad": none.
             padding_side: "left", which generation needs, or "right".
+            max_length: positions of every row, for padding="max_length".
+            truncation: only False: images have to be whole.
             add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
             videos: transformers passes None; the model takes none.
             audio: the same.
@@ -125,20 +133,25 @@ class MGMProcessor(ProcessorMixin):
             (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A).
 
         Raises:
-            MGMError: markers and images do not agree in number, or an image cannot be opened.
+            MGMError: markers and images do not agree in number, an image cannot be opened, or an
+                option is not supported.
         """
         if videos is not None or audio is not None:
             raise MGMError("the model takes text and images, no videos or audio")
+        if truncation not in (False, None, "do_not_truncate"):
+            raise MGMError(f"truncation is {truncation!r}, which would cut images; leave it out")
+        check_tensor_kind(return_tensors)
         groups = _image_groups(images)
         features = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             _check_counts(texts, groups)
             rows = [self.encode(one, add_special_tokens) for one in texts]
-            features = self._batch(rows, return_tensors, padding, padding_side)
+            length = _row_length(rows, padding, max_length)
+            features = self._batch(rows, return_tensors, length, padding_side)
         flat = [image for group in groups for image in group]
         if flat:
-            features |= self.image_processor(flat)
+            features |= self.image_processor(flat, return_tensors=return_tensors)
         return BatchFeature(features)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -189,32 +202,48 @@ class MGMProcessor(ProcessorMixin):
         return number_images(text) if template.numbers_images else text
 
     def _batch(
-        self, rows: list[list[int]], return_tensors: str | None, padding: bool | str, side: str
+        self, rows: list[list[int]], return_tensors: str | None, length: int, side: str
     ) -> dict[str, Any]:
         lengths = [len(row) for row in rows]
-        if return_tensors is None and not padding:
-            return {"input_ids": rows, "attention_mask": [[1] * length for length in lengths]}
-        if not padding and len(set(lengths)) > 1:
+        if not length and return_tensors is None:
+            return {"input_ids": rows, "attention_mask": [[1] * count for count in lengths]}
+        if not length and len(set(lengths)) > 1:
             raise MGMError(
                 f"texts of {min(lengths)} to {max(lengths)} tokens do not fit in one tensor; "
                 "set padding=True"
             )
-        ids = pad_rows(rows, self.tokenizer.pad_token_id or 0, side)
-        mask = attention_mask(lengths, side)
+        ids = pad_rows(rows, self.tokenizer.pad_token_id or 0, side, length)
+        mask = attention_mask(lengths, side, length)
         if return_tensors is None:
             return {"input_ids": ids.tolist(), "attention_mask": mask.tolist()}
+        if return_tensors == "np":
+            return {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def _row_length(rows: list[list[int]], padding: bool | str, max_length: int | None) -> int:
+    """To how many positions rows are filled up; 0: not at all."""
+    longest = max(map(len, rows))
+    if padding == "max_length":
+        if max_length is None or longest > max_length:
+            raise MGMError(f"max_length is {max_length}; give at least {longest}, the longest text")
+        return max_length
+    if max_length is not None:
+        raise MGMError(f"max_length is {max_length}, which goes with padding='max_length' alone")
+    if padding not in (True, False, "longest", "do_not_pad"):
+        raise MGMError(
+            f"padding is {padding!r}; choose True, False, 'longest', 'max_length' or 'do_not_pad'"
+        )
+    return longest if padding in (True, "longest") else 0
 
 
 def _image_groups(images: Any) -> list[list[ImageSource]]:
     """Images as one list per text, or as a single list for all texts."""
     if images is None:
         return []
-    if not isinstance(images, (list, tuple)):
-        return [[images]]
-    if images and all(isinstance(group, (list, tuple)) for group in images):
-        return [list(group) for group in images]
-    return [list(images)]
+    flat = image_list(images)
+    nested = flat and all(isinstance(group, list | tuple) for group in flat)
+    return [list(group) for group in flat] if nested else [flat]
 
 
 def _check_counts(texts: list[str], groups: list[list[ImageSource]]) -> None:

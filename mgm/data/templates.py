@@ -78,7 +78,7 @@ def get_template(name: str, wrap_images: bool = False) -> Template:
     Raises:
         MGMError: there is no such template; the message lists the names.
     """
-    if name not in TEMPLATES:
+    if name not in list(TEMPLATES):  # a file may name anything
         raise MGMError(f"no template is called {name!r}; choose one of {', '.join(TEMPLATES)}")
     template = TEMPLATES[name]
     if not wrap_images:

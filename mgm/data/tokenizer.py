@@ -47,10 +47,14 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             )
         else:
             tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, MGMError):
-            raise
-        raise MGMError(f"{path}: no usable tokenizer there ({one_line(error)})") from error
+    except MGMError:
+        raise
+    except Exception as error:  # the tokenizers library has no narrower one
+        reason = f"{error} is missing in it" if isinstance(error, KeyError) else one_line(error)
+        raise MGMError(
+            f"{path}: no usable tokenizer there ({reason}); "
+            "it needs a whole tokenizer.json or tokenizer.model"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise MGMError(f"{path}: only tokenizers with a tokenizer.json can be used")
     add_image_token(tokenizer)
@@ -78,11 +82,12 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """Ids of `text` without leading ids, and the position in `text` at which each begins."""
     pre = tokenizer.backend_tokenizer.pre_tokenizer
-    # Compat: tokenizers put no space before a text that begins with one, sentencepiece does.
+    # Compat: tokenizers put no space before a text that begins with one, sentencepiece does; the
+    # character that stands for a space is one to both.
     shift = int(
         isinstance(pre, pre_tokenizers.Metaspace)
         and pre.prepend_scheme == "first"
-        and text.startswith(" ")
+        and text.startswith((" ", _SPACE))
     )
     encoded = tokenizer(
         " " * shift + text,

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -58,6 +59,41 @@ def test_padding_can_be_left_out(processor):
         processor(text=["what", "is this"], padding=False)
     with pytest.raises(MGMError, match="'up'; choose left or right"):
         processor(text=["what"], padding_side="up")
+
+
+def test_options_of_other_processors(processor):
+    texts = ["<image>what", "is this sure"]
+    expected = processor(text=texts, images=IMAGE)
+    arrays = processor(text=texts, images=np.asarray(IMAGE), return_tensors="np")
+    for name, tensor in expected.items():
+        assert isinstance(arrays[name], np.ndarray)
+        assert np.array_equal(arrays[name], tensor.numpy())
+    longest = processor(text=texts, images=IMAGE, padding="longest", truncation=None)
+    assert torch.equal(longest["input_ids"], expected["input_ids"])
+    lists = processor(text=["what", "is this"], padding="do_not_pad", return_tensors=None)
+    assert len({len(ids) for ids in lists["input_ids"]}) == 2
+    wide = processor(text=texts, images=IMAGE, padding="max_length", max_length=20)
+    assert wide["input_ids"].shape == wide["attention_mask"].shape == (2, 20)
+    for index, text in enumerate(texts):
+        ids, mask = wide["input_ids"][index], wide["attention_mask"][index].bool()
+        assert ids[mask].tolist() == processor.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"return_tensors": "tf"}, "return_tensors is 'tf'; choose 'pt'"),
+        ({"truncation": True}, "truncation is True"),
+        ({"max_length": 9}, "max_length is 9, which goes with padding='max_length' alone"),
+        ({"padding": "max_length"}, "max_length is None; give at least 2"),
+        ({"padding": "max_length", "max_length": 1}, "max_length is 1; give at least 2"),
+        ({"padding": "longer"}, "padding is 'longer'; choose True"),
+    ],
+)
+def test_options_that_are_refused(processor, options, message):
+    with pytest.raises(MGMError) as caught:
+        processor(text="what ", **options)
+    assert message in str(caught.value)
 
 
 def test_counts_must_agree(processor):

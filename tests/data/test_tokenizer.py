@@ -3,6 +3,7 @@ import shutil
 from functools import cache
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from mgm.data.conversation import Segment, encode
 from mgm.data.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
@@ -67,13 +68,32 @@ def test_positions_point_at_the_text():
     assert starts[end + 1] == text.index("USER")
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_text_that_begins_as_a_space(tmp_path):
+    """As the former LlamaTokenizer, which is sentencepiece behind a token that nothing joins."""
+    source = folder("vicuna")
+    shutil.copy(source / "tokenizer.model", tmp_path)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": False}))
+    tokenizer = load_tokenizer(tmp_path)
+    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    guard = pieces.encode("<unk>")
+    for text in ("▁red", "▁▁red bus", " red", " ▁red", "▁ red", "red▁bus", "red", "▁", "▁1"):
+        expected = pieces.encode("<unk>▁" + text.replace("▁", " "))
+        assert expected[: len(guard)] == guard
+        ids, starts = encode_chunk(tokenizer, text)
+        assert ids == expected[len(guard) :], text
+        assert starts == sorted(starts)
+        assert starts[-1] < len(text)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"a": 1}', "[]"])
 def test_folder_without_usable_tokenizer(tmp_path, content):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(MGMError, match=str(tmp_path)) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+    assert "needs" in str(caught.value)
 
 
 def test_broken_sentencepiece_file(tmp_path):
