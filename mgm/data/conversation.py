@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from mgm.data.templates import IMAGE_MARKER, Layout, Template
 from mgm.data.tokenizer import encode_chunk, leading_ids
 from mgm.errors import MGMError
-
-IGNORED = -100  # the label of a position that is not learned
+from mgm.model.supervised import IGNORED
 
 Turn = tuple[str, str | None]  # a question and its answer; None where there is none (yet)
 

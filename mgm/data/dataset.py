@@ -61,10 +61,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         ids, labels = self.encode(index)
         tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         if sample.images:
-            where = f"{self.path}: sample {index % len(self)}"
+            where, count = f"{self.path}: sample {index % len(self)}", len(sample.images)
             images = [
-                open_image(self.image_folder / image, f"{where}, image {number}")
-                for number, image in enumerate(sample.images)
+                open_image(self.image_folder / image, f"{where}, image {number} of {count}")
+                for number, image in enumerate(sample.images, start=1)
             ]
             tensors |= self.processor.image_processor(images)
         return tensors

@@ -55,7 +55,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some programs begin files with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MGMError(
@@ -88,7 +88,7 @@ def check_sample(raw: Any, where: str) -> Sample:
         raise MGMError(f"{where}: is {_kind(raw)}, not an object with conversations")
     messages = raw.get("conversations")
     if not isinstance(messages, list) or not messages:
-        found = "has no" if messages is None else f"has {_kind(messages)} as"
+        found = "has no" if "conversations" not in raw else f"has {_kind(messages)} as"
         raise MGMError(f"{where}: {found} conversations; give a list of messages")
     texts = [_text(message, index, where) for index, message in enumerate(messages)]
     greeting = texts.pop(0) if messages[0]["from"] == MODEL else None
@@ -130,8 +130,14 @@ def _text(message: Any, index: int, where: str) -> str:
 
 def _images(found: Any, where: str) -> tuple[str, ...]:
     images = [] if found is None else [found] if isinstance(found, str) else found
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+    if not isinstance(images, list):
         raise MGMError(f"{where}: has {_kind(found)} as 'image'; give a path or a list of paths")
+    for number, image in enumerate(images, start=1):
+        if not isinstance(image, str) or not image:
+            raise MGMError(
+                f"{where}: has {_kind(image)} as image {number} of {len(images)} in 'image'; "
+                "give a path"
+            )
     return tuple(images)
 
 
@@ -148,6 +154,8 @@ def _parse_lines(text: str, file: Path) -> list[Any]:
 
 
 def _kind(value: Any) -> str:
-    names = {"dict": "an object", "list": "a list", "str": "a text", "NoneType": "null"}
-    kind = type(value).__name__
-    return names.get(kind, f"a {kind}")
+    """What JSON calls it."""
+    for kind, name in ((bool, "boolean"), (int | float, "number"), (str, "text"), (list, "list")):
+        if isinstance(value, kind):
+            return f"an empty {name}" if value in ("", []) else f"a {name}"
+    return "an object" if isinstance(value, dict) else "null"

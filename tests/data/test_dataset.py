@@ -63,8 +63,8 @@ def test_images_open_when_asked_for(write_samples, processor, tiny):
     dataset = ConversationDataset(path, processor)
     with pytest.raises(MGMError) as caught:
         dataset[0]
-    assert str(caught.value).startswith(f"{path}: sample 0, image 1: {tiny / 'none.png'}: ")
-    with pytest.raises(MGMError, match=r"sample 1, image 0: .*cut.png: is"):
+    assert str(caught.value).startswith(f"{path}: sample 0, image 2 of 2: {tiny / 'none.png'}: ")
+    with pytest.raises(MGMError, match=r"sample 1, image 1 of 1: .*cut.png: is"):
         dataset[-1]
 
 

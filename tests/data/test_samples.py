@@ -32,14 +32,17 @@ def test_turns_images_and_greeting():
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ([], "is a list, not an object with conversations"),
+        ([1], "is a list, not an object with conversations"),
         ({}, "has no conversations"),
         ({"conversations": "hi"}, "has a text as conversations"),
-        ({"conversations": []}, "has a list as conversations"),
+        ({"conversations": []}, "has an empty list as conversations"),
+        ({"conversations": None}, "has null as conversations"),
+        ({"conversations": 2.5}, "has a number as conversations"),
+        ({"conversations": True}, "has a boolean as conversations"),
         ({"conversations": [HUMAN, "hi"]}, "message 1 is a text, not an object"),
         ({"conversations": [HUMAN, {"from": "gpt"}]}, "message 1 has no 'value'"),
         ({"conversations": [{"value": "x"}, MODEL]}, "message 0 has no 'from'"),
-        ({"conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "a int as 'value'"),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "a number as 'value'"),
         (
             {"conversations": [HUMAN, {"from": "bot", "value": ""}]},
             "'bot'; choose 'human' or 'gpt'",
@@ -51,8 +54,10 @@ def test_turns_images_and_greeting():
         ({"conversations": [MODEL, HUMAN]}, "has no answer to learn"),
         ({"conversations": [IMAGE, MODEL]}, "1 <image> marker but 0 images in field 'image'"),
         ({"image": "a", "conversations": [HUMAN, MODEL]}, "0 <image> markers but 1 image in"),
-        ({"image": 3, "conversations": [IMAGE, MODEL]}, "has a int as 'image'"),
-        ({"image": [None], "conversations": [IMAGE, MODEL]}, "has a list as 'image'"),
+        ({"image": 3, "conversations": [IMAGE, MODEL]}, "has a number as 'image'"),
+        ({"image": [None], "conversations": [IMAGE, MODEL]}, "has null as image 1 of 1 in 'image'"),
+        ({"image": "", "conversations": [IMAGE, MODEL]}, "has an empty text as image 1 of 1"),
+        ({"image": ["a", ""], "conversations": [IMAGE, MODEL]}, "an empty text as image 2 of 2"),
     ],
 )
 def test_faults_of_a_sample(raw, message):
@@ -70,6 +75,8 @@ def test_lists_and_lines(write_samples):
     lines = read_samples(write_samples(f"{line}\n\n{line}\n", "data.jsonl"))
     assert listed == lines
     assert len(lines) == 2
+    marked = read_samples(write_samples("\ufeff" + json.dumps([good, good])))
+    assert marked == read_samples(write_samples(f"\ufeff{line}\n{line}", "data.jsonl")) == lines
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,7 @@ def test_lists_and_lines(write_samples):
         ("[" * 100_000, "is not valid JSON"),
         ("{}", "holds an object, not a list of samples"),
         ("[]", "holds no sample"),
-        ('[{"conversations": 1}]', "data.json: sample 0: has a int as conversations"),
+        ('[{"conversations": 1}]', "data.json: sample 0: has a number as conversations"),
     ],
 )
 def test_faults_of_a_file(write_samples, content, message):
