@@ -15,7 +15,8 @@ from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
 from mgm.engine.stops import Stops, stops_of
-from mgm.errors import MGMError
+from mgm.errors import MGMError, faults_of
+from mgm.model.config import MGMConfig
 from mgm.model.loading import check_checkpoint, checkpoint_folder, load_model
 from mgm.model.mgm import MGMForConditionalGeneration
 
@@ -42,12 +43,15 @@ def load(
     """
     if quantize is not None:
         raise MGMError(f"quantize is {quantize!r}, which is not supported yet; leave it out (None)")
+    if not os.fspath(path):
+        raise MGMError("the model's path is empty; give the folder of a model")
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     folder = checkpoint_folder(path)
-    check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
-    processor = MGMProcessor.from_pretrained(folder)
-    return Engine(load_model(folder, dtype=precision, device=place), processor)
+    with faults_of(folder):
+        check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
+        processor = MGMProcessor.from_pretrained(folder)
+        return Engine(load_model(folder, dtype=precision, device=place), processor)
 
 
 class Stream(Iterator[str]):
@@ -86,9 +90,13 @@ class Engine:
         processor: its processor.
         template: how prompts are written.
         features: encoded images, so that a second question about an image encodes nothing.
+
+    Raises:
+        MGMError: the processor prepares images for another model.
     """
 
     def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
+        _check_match(model.config, processor)
         self.model = model
         self.processor = processor
         self.features = FeatureCache()
@@ -150,13 +158,17 @@ class Engine:
             request.prompt, request.history, len(request.images), conversation=self._conversation
         )
 
+    def room(self, request: Request) -> int:
+        """Positions that the prompt of `request` leaves to its answer; none: it is too long."""
+        return max(self.context - len(self.processor.encode(self.prompt(request))), 0)
+
     @property
     def context(self) -> int:
         """Positions that a prompt and its answer can take together."""
         config = self.model.config
         return (
             getattr(config.text_config, "max_position_embeddings", None)
-            or config.max_length
+            or config.model_max_length
             or torch.iinfo(torch.int32).max
         )
 
@@ -220,3 +232,24 @@ class Engine:
                 f"{self.context}; shorten the question or the history, or give fewer images"
             )
         return ids
+
+
+def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:
+    images = processor.image_processor
+    for name, own, other in (
+        ("image_size", config.image_size, images.image_size),
+        ("image_size_aux", config.image_size_aux, images.image_size_aux),
+        ("image_grid", config.image_grid, images.image_grid),
+        ("image_global", config.image_global, images.image_global),
+        ("image_token_id", config.image_token_id, processor.image_token_id),
+        (
+            "image_tokens_per_image",
+            config.image_tokens_per_image,
+            processor.image_tokens_per_image,
+        ),
+    ):
+        if own != other:
+            raise MGMError(
+                f"{name} is {own!r} in the model's config but {other!r} in its processor's "
+                "settings; make them agree"
+            )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mgm.data.images import ImageSource
+from mgm.data.images import ImageSource, image_list
 from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 
@@ -16,9 +16,10 @@ class Request:
 
     Attributes:
         prompt: the question.
-        images: a path, an http(s) or data URL, the bytes of an image file or a Pillow image each.
-            Without image markers (`<image>`) in the text they come before the first question;
-            with markers, there is one marker for each image, in reading order.
+        images: a path, an http(s) or data URL, the bytes of an image file, a Pillow image or a
+            uint8 array (height, width, 3) each; one alone needs no list. Without image markers
+            (`<image>`) in the text they come before the first question; with markers, there is
+            one marker for each image, in reading order.
         history: earlier questions and answers, the oldest first.
         max_new_tokens: the longest answer, in tokens. The room that is left in the model's context
             limits it too.
@@ -41,10 +42,11 @@ class Request:
     stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("images", "history", "stop"):
-            if isinstance(getattr(self, name), str | bytes):
-                raise MGMError(f"{name} is {getattr(self, name)!r:.80}; give a list")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "images", tuple(image_list(self.images)))
+        for name in ("history", "stop"):
+            value = getattr(self, name)
+            _demand(isinstance(value, list | tuple), name, value, "a list")
+            object.__setattr__(self, name, tuple(value))
         _demand(isinstance(self.prompt, str), "prompt", self.prompt, "a text")
         _demand(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "1 or more")
         _demand(_within(self.temperature, 0, 100), "temperature", self.temperature, "from 0 to 100")

@@ -1,8 +1,12 @@
 import io
+import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import BloomConfig
 
 import mgm
 from mgm import Engine, MGMError, Request
@@ -78,8 +82,10 @@ def test_images_come_from_anywhere(engine, pictures, tmp_path):
     content = io.BytesIO()
     ring.save(content, "PNG")
     sources = [ring, tmp_path / "ring.png", str(tmp_path / "ring.png"), content.getvalue()]
+    sources.append(np.asarray(ring))
     answers = engine.answer([Request("what?", [source], max_new_tokens=9) for source in sources])
     assert len({answer.text for answer in answers}) == 1
+    assert engine.answer([Request("what?", images=ring, max_new_tokens=9)])[0] == answers[0]
     assert len(engine.features) == 1
 
 
@@ -148,9 +154,18 @@ def test_the_context_limits_prompt_and_answer(engine, pictures):
     assert "\n" not in str(caught.value)
     with pytest.raises(MGMError, match=r"^request 2 of 2: .*\(4 for each of its 2 images\)"):
         engine.answer([Request("x"), Request("x" * 500, images=pictures)])
-    answer = engine.answer([Request("x" * 485, temperature=5, seed=0, max_new_tokens=99)])[0]
+    long = Request("x" * 485, temperature=5, seed=0, max_new_tokens=99)
+    answer = engine.answer([long])[0]
     assert answer.prompt_tokens == 489
     assert answer.finish_reason == "stop" or len(answer.tokens) == 11
+    assert (engine.room(long), engine.room(Request("x" * 500))) == (11, 0)
+
+
+def test_a_language_model_without_a_limit(engine):
+    engine.model.config.text_config = BloomConfig()
+    assert engine.context > 10**6
+    engine.model.config.model_max_length = 300
+    assert engine.context == 300
 
 
 def test_errors_name_request_and_image(engine, pictures, tmp_path):
@@ -184,6 +199,38 @@ def test_load_explains_what_it_cannot_do(tiny_folder, tmp_path):
         mgm.load(tiny_folder, device="tpu")
     with pytest.raises(MGMError, match="none"):
         mgm.load(tmp_path / "none")
+    with pytest.raises(MGMError, match="path is empty; give the folder"):
+        mgm.load("")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "parts"),
+    [
+        ("config.json", {"image_size_aux": 65}, ["image_size_aux is 65"]),
+        ("config.json", {"image_grid": 0}, ["image_grid is 0"]),
+        ("processor_config.json", {"conversation": "none"}, ["'none'", "vicuna_v1"]),
+        ("processor_config.json", {"conversation": ["nano"]}, ["['nano']", "vicuna_v1"]),
+        ("processor_config.json", {"image_token_id": 7}, ["image_token_id is 261", "but 7"]),
+        ("processor_config.json", {"patch_size": "14"}, ["patch_size is '14'"]),
+        ("processor_config.json", {"patch_size": 7}, ["image_tokens_per_image is 4", "but 16"]),
+        ("preprocessor_config.json", {"image_grid": 2}, ["image_grid is 1", "but 2"]),
+        ("preprocessor_config.json", {"image_global": True}, ["image_global is False"]),
+        ("preprocessor_config.json", {"image_size": 56}, ["image_size is 28", "but 56"]),
+        ("preprocessor_config.json", {"image_size_aux": 96}, ["image_size_aux is 64", "but 96"]),
+        ("preprocessor_config.json", {"image_std": 1}, ["image_std is 1"]),
+    ],
+)
+def test_settings_that_do_not_fit_are_found_at_once(tiny_folder, tmp_path, file, change, parts):
+    folder = tmp_path / "changed"
+    shutil.copytree(tiny_folder, folder)
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings.pop("image_processor", None)  # the one beside it counts
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    changed = json.loads((folder / file).read_text()) | change
+    (folder / file).write_text(json.dumps(changed))
+    with pytest.raises(MGMError) as caught:
+        mgm.load(folder, device="cpu")
+    assert all(part in str(caught.value) for part in [str(folder), *parts]), caught.value
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])

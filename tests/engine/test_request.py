@@ -1,6 +1,9 @@
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mgm import MGMError, Request
 
@@ -19,7 +22,8 @@ from mgm import MGMError, Request
         ({"seed": -1}, "seed is -1"),
         ({"stop": "###"}, "stop is '###'; give a list"),
         ({"stop": [""]}, "stop is"),
-        ({"images": "cat.png"}, "images is 'cat.png'; give a list"),
+        ({"stop": None}, "stop is None; give a list"),
+        ({"history": "ab"}, "history is 'ab'; give a list"),
         ({"history": ["a"]}, "history, exchange 1: 'a'; give a pair"),
         ({"history": [("a", "b"), ("c", None)]}, "history, exchange 2"),
         ({"prompt": "<image>\nwhat?"}, "the text has 1 <image> but 0 images came with it"),
@@ -45,3 +49,10 @@ def test_requests_do_not_change():
 def test_markers_may_stand_anywhere():
     request = Request("and <image>?", images=["a", "b"], history=[("<image> first", "yes")])
     assert request.questions == ["<image> first", "and <image>?"]
+
+
+def test_one_image_needs_no_list():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for image in ("a.png", Path("a.png"), b"content", Image.new("RGB", (4, 4)), pixels):
+        assert Request("what?", images=image).images == (image,)
+    assert Request("<image>what?", images=pixels).images[0] is pixels
