@@ -8,8 +8,9 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -20,7 +21,7 @@ from mgm.data.images import open_image
 from mgm.data.templates import get_template
 from mgm.engine.engine import Engine, load
 from mgm.engine.request import Request
-from mgm.errors import MGMError, one_line, run_command
+from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.serve.chat import Chat
 
 USER, ASSISTANT = "USER", "ASSISTANT"
@@ -43,21 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = open_images(options.image_file)
     started = time.perf_counter()
     engine = load_engine(options)
-    chat = Chat(engine, images, settings, report if options.debug else None)
+    new_chat = partial(Chat, engine, images, settings, report, options.debug)
     if options.debug:
         report(f"loaded in {time.perf_counter() - started:.1f} s, {engine.model.device}")
-    if sys.stdin.isatty():
-        talk(chat)
-    else:
-        answer_lines(chat, sys.stdin)
-    return 0
+    lines = sys.stdin or io.StringIO()  # None where standard input was closed from the beginning
+    if lines.isatty():
+        talk(new_chat())
+        return 0
+    return answer_lines(new_chat, lines)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose faults end the program as all others do: in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise MGMError(f"{message}; see --help")
+        raise MGMError(f"{message:.300}; see --help")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,8 +70,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m mgm.serve.cli",
         description="Chat with a Mini-Gemini model. An empty line or Ctrl-D ends the chat, Ctrl-C "
-        "an answer. When standard input is not a terminal, each of its lines is answered in one "
-        "line, in one conversation.",
+        "an answer. When standard input is not a terminal, each of its lines is a question of its "
+        "own, answered in one line.",
     )
     add = parser.add_argument
     add("--model-path", required=True, metavar="FOLDER", help="the model, ours or a published one")
@@ -107,7 +108,13 @@ def open_images(names: str | None) -> list[Image.Image]:
     Raises:
         MGMError: one cannot be opened; says which.
     """
-    sources = image_sources(names or "")
+    if names is None:
+        return []
+    sources = image_sources(names)
+    if not sources:
+        raise MGMError(
+            f"--image-file is {names!r}, which names no image; give one, or leave it out"
+        )
     return [
         open_image(source, f"image {index} of {len(sources)}")
         for index, source in enumerate(sources, start=1)
@@ -116,21 +123,32 @@ def open_images(names: str | None) -> list[Image.Image]:
 
 def image_sources(names: str) -> list[str]:
     """Split at commas, but not within a file's name or a URL that has some itself."""
-    if names and Path(names).exists():
+    if is_there(names):
         return [names]
     sources: list[str] = []
     for piece in names.split(","):
-        new = not sources or is_url(piece.strip()) or Path(piece).exists()
-        if new or not is_url(sources[-1]):
-            sources.append(piece.strip())
-        else:
+        if sources and belongs(piece, sources[-1]):
             sources[-1] += f",{piece}"
+        else:
+            sources.append(piece.strip())
     return [source for source in sources if source]
 
 
-def is_url(text: str) -> bool:
-    """Whether `text` is a URL of an image."""
-    return text.lower().startswith(("http://", "https://", "data:"))
+def belongs(piece: str, source: str) -> bool:
+    """Whether the comma between a source and what follows it is part of the source."""
+    kind = source.split(":", 1)[0].lower()
+    if kind == "data":
+        return "," not in source  # its first one; the content has none
+    following = piece.strip().lower().startswith(("http://", "https://", "data:"))
+    return kind in ("http", "https") and not following and not is_there(piece)
+
+
+def is_there(name: str) -> bool:
+    """Whether there is a file or a folder of this name."""
+    try:
+        return bool(name) and Path(name).exists()
+    except (OSError, ValueError):  # no name at all: too long, for instance
+        return False
 
 
 def load_engine(options: argparse.Namespace) -> Engine:
@@ -154,33 +172,44 @@ def talk(chat: Chat) -> None:
             question = input(f"{USER}: ").strip()
         except (EOFError, KeyboardInterrupt):
             question = ""
-            print()
+            write_output("\n")
         if not question:
-            print("exit...")
+            write_output("exit...\n")
             return
-        print(f"{ASSISTANT}: ", end="", flush=True)
-        pieces = chat.ask(question)
-        begun = False
         try:
-            for piece in pieces:
-                text = piece if begun else piece.lstrip()
-                begun = begun or bool(text)
-                print(text, end="", flush=True)
-        except KeyboardInterrupt:
-            pieces.close()
-            print(" [stopped]", end="")
+            show(chat.ask(question))
         except MGMError as error:
-            print()
-            report(f"error: {one_line(error)}")
+            report(f"error: {error}")
+
+
+def show(pieces: Generator[str, None, None]) -> None:
+    """Write an answer while it comes; an interrupt ends it."""
+    write_output(f"{ASSISTANT}: ")
+    begun = False
+    try:
+        for piece in pieces:
+            text = piece if begun else piece.lstrip()
+            begun = begun or bool(text)
+            write_output(text)
+    except KeyboardInterrupt:
+        pieces.close()
+        write_output(" [stopped]")
+    finally:
+        write_output("\n")
+
+
+def answer_lines(new_chat: Callable[[], Chat], lines: TextIO) -> int:
+    """Answer each line in one line, in a conversation of its own; returns the exit status."""
+    status = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        print()
-
-
-def answer_lines(chat: Chat, lines: TextIO) -> None:
-    """Answer each line in one line."""
-    for line in lines:
-        if line.strip():
-            print(one_line("".join(chat.ask(line.strip()))), flush=True)
+        try:
+            write_output(one_line("".join(new_chat().ask(line.strip()))) + "\n")
+        except MGMError as error:
+            report(f"error: line {number}: {error}")
+            status = 2
+    return status
 
 
 def report(text: str) -> None:

@@ -17,7 +17,7 @@ def run(monkeypatch, capsys):
     """Runs the program in this process with lines on its standard input."""
 
     def run(*arguments, lines=""):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        monkeypatch.setattr(sys, "stdin", None if lines is None else io.StringIO(lines))
         with pytest.raises(SystemExit) as caught:
             run_command(lambda: cli.main([str(argument) for argument in arguments]))
         return caught.value.code, *capsys.readouterr()
@@ -69,7 +69,33 @@ def test_each_line_is_answered_in_one_line(run, tiny_folder, image_files):
     assert (status, error) == (0, "")
     assert out.count("\n") == 2
     assert run(*options, lines="what is this?\n")[1] == out.splitlines(keepends=True)[0]
+    assert run(*options, lines="sure?\n")[1] == out.splitlines(keepends=True)[1]
     assert run(*options, lines="")[:2] == (0, "")
+    assert run(*options, lines=None)[:2] == (0, "")  # closed
+
+
+def test_any_number_of_lines(run, tiny_folder, image_files):
+    options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", 0)
+    status, out, error = run(*options, "--max-new-tokens", 3, lines="what is this?\n" * 60)
+    assert (status, error) == (0, "")
+    answers = out.splitlines()
+    assert len(answers) == 60
+    assert len(set(answers)) == 1
+
+
+def test_faulty_lines_stand_alone(run, tiny_folder, image_files):
+    options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", 0)
+    options += ("--max-new-tokens", 24)
+    lines = f"what?\n\n<image> or <image>?\n{'x' * 600}\n<image>\nwhat?\n"
+    status, out, error = run(*options, lines=lines)
+    assert status == 2
+    answers = out.splitlines()
+    assert len(answers) == 3
+    assert answers[0] == answers[2]
+    faults = error.splitlines()
+    assert faults[0].startswith("error: line 3: the question has 2 <image> for 1 image;")
+    assert faults[1].startswith("error: line 4: the prompt takes ")
+    assert len(faults) == 2
 
 
 def test_debug_speaks_beside_the_answers(run, tiny_folder, image_files):
@@ -133,8 +159,14 @@ def test_missing_and_foreign_checkpoints(run, tmp_path):
     ("options", "parts"),
     [
         ([], ["--model-path"]),
+        (["--model-path", ""], ["path is empty"]),
+        (["--image-file", ""], ["--image-file is ''"]),
+        (["--image-file", " ,"], ["--image-file is ' ,'", "leave it out"]),
+        (["--image-file", "a" * 50_000], ["image 1 of 1: aaa", "File name too long"]),
+        (["--image-file", "data:image/png;base64," + "A" * 50_000], ["image 1 of 1: data:image"]),
         (["--temperature", "-1"], ["temperature is -1.0"]),
         (["--temperature", "hot"], ["--temperature", "hot"]),
+        (["--temperature", "h" * 5000], ["--temperature", "hhh"]),
         (["--max-new-tokens", "0"], ["max_new_tokens is 0"]),
         (["--conv-mode", "nothing"], ["nothing", "vicuna_v1"]),
         (["--device", "tpu"], ["--device", "tpu", "mps"]),
@@ -149,6 +181,7 @@ def test_wrong_options(run, options, parts):
     status, out, error = run(*path, *options)
     assert (status, out) == (2, "")
     assert_one_line(error, *parts)
+    assert len(error) < 500
 
 
 def test_a_prompt_that_is_too_long(run, tiny_folder):
@@ -167,6 +200,18 @@ def test_commas_in_names(tmp_path):
     assert cli.image_sources(f"a.png,{url},{url}") == ["a.png", url, url]
     assert cli.image_sources(f"{url},{tmp_path}") == [url, str(tmp_path)]
     assert cli.image_sources("") == []
+
+
+def test_commas_in_data_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "iVBO").touch()  # as what follows the comma
+    url = "data:image/png;base64,iVBO"
+    assert cli.image_sources(url) == [url]
+    assert cli.image_sources(f"a.png,{url},b.png") == ["a.png", url, "b.png"]
+    assert cli.image_sources(f"{url},{url}") == [url, url]
+    long = url + "R" * 100_000
+    assert cli.image_sources(long) == [long]
+    assert cli.image_sources("x" * 100_000 + ",b.png") == ["x" * 100_000, "b.png"]
 
 
 def test_control_characters_do_not_reach_the_terminal():
