@@ -18,7 +18,7 @@ from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
 from mgm.model.published import KEY_PATTERNS, forget_renaming
-from mgm.model.supervised import supervised_output
+from mgm.model.supervised import IGNORED, supervised_output
 
 
 class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -217,8 +217,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             pixel_values: as `get_image_features`, all images of the batch in reading order.
             pixel_values_aux: as `get_image_features`.
             image_features: what `get_image_features` returned, instead of pixels.
-            labels: (batch, length), -100 where nothing is to be learnt; in training mode logits
-                come only for columns with labels.
+            labels: (batch, length), -100 where nothing is to be learnt, as at image positions
+                whatever they hold; in training mode logits come only for columns with labels.
             inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
@@ -246,6 +246,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             "past_key_values": past_key_values,
             "use_cache": use_cache,
         }
+        if labels is not None:
+            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORED)
         routed = getattr(self.config.text_config, "output_router_logits", False)
         if labels is not None and self.training and not routed:
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys

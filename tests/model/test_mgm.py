@@ -199,6 +199,16 @@ def test_training_makes_only_the_logits_it_needs(count: int | None) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_image_positions_teach_nothing_whatever_their_labels(training: bool) -> None:
+    model = tiny_model().train(training)
+    inputs = labelled(model.config, LABELLED) | random_images(model.config, 3)
+    expected = model(**inputs).loss
+    at_image = inputs["input_ids"] == model.config.image_token_id
+    inputs["labels"][at_image] = model.config.image_token_id
+    torch.testing.assert_close(model(**inputs).loss, expected)
+
+
 def test_frozen_towers_stay_frozen_and_in_evaluation_mode() -> None:
     model = tiny_model().train()
     assert model.projector.training
