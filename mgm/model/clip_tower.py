@@ -1,6 +1,5 @@
 """The low-resolution tower: CLIP's vision transformer, up to the layer whose output is used."""
 
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from mgm.errors import MGMError
+from mgm.model.config_file import named_faults, read_json
 from mgm.model.weights import load_into, read_weights
 
 NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
@@ -54,22 +54,20 @@ def read_clip_config(folder: str | os.PathLike[str]) -> CLIPVisionConfig:
     """The vision part of a CLIP folder's config.json, which may describe all of CLIP.
 
     Raises:
-        MGMError: no such file, or another kind of model.
+        MGMError: no such file, a broken one, or another kind of model.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise MGMError(
             f"{path}: not found; the low-resolution tower needs a CLIP folder of transformers"
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if "vision_config" in values:
-        values = values["vision_config"]
-    found = values.get("model_type")
-    if found not in ("clip_vision_model", "clip"):
-        raise MGMError(f"{path}: model_type is {found!r}; expected clip or clip_vision_model")
-    return CLIPVisionConfig(
-        **{name: value for name, value in values.items() if name != "model_type"}
-    )
+    values = read_json(path)
+    with named_faults(path):
+        values = values.get("vision_config", values)
+        found = values.pop("model_type", None)
+        if found not in ("clip_vision_model", "clip"):
+            raise MGMError(f"{path}: model_type is {found!r}; expected clip or clip_vision_model")
+        return CLIPVisionConfig(**values)
 
 
 def load_clip_tower(
@@ -85,7 +83,9 @@ def load_clip_tower(
     Raises:
         MGMError: the folder or its weights are not a CLIP tower.
     """
-    tower = ClipTower(read_clip_config(folder), feature_layer)
+    config = read_clip_config(folder)
+    with named_faults(Path(folder) / "config.json"):
+        tower = ClipTower(config, feature_layer)
     # Compat: with and without the prefix that transformers 5 dropped.
     weights = {
         name.removeprefix("vision_model."): value for name, value in read_weights(folder).items()

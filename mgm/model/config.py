@@ -2,12 +2,14 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from transformers import CLIPVisionConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
+from mgm.model.config_file import named_faults
 from mgm.model.published import is_published_config, translate_config
 
 PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
@@ -230,10 +232,21 @@ class MGMConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """Build from a native dictionary or from a published flat one, which is translated."""
-        if is_published_config(config_dict):
-            config_dict = translate_config(config_dict, kwargs.get("name_or_path"))
-        return super().from_dict(config_dict, **kwargs)
+        """Build from a native dictionary or from a published flat one, which is translated.
+
+        Raises:
+            MGMError: it describes no Mini-Gemini; names the config.json that it was read from.
+        """
+        folder = kwargs.get("name_or_path")
+        with named_faults(Path(folder or "") / "config.json"):
+            if is_published_config(config_dict):
+                config_dict = translate_config(config_dict, folder)
+            else:
+                for name in ("text_config", "vision_config"):
+                    # Their defaults would make a model of 7B that nobody asked for.
+                    part = config_dict.get(name) or None
+                    _demand(isinstance(part, dict), name, part, "an object, the part's own config")
+            return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_pretrained(  # ty: ignore[incompatible-method-override]

@@ -1,6 +1,5 @@
 """The high-resolution tower: the four stages of a ConvNeXt, through timm."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from mgm.errors import MGMError
 from mgm.model.config import ConvNextTowerConfig
+from mgm.model.config_file import named_faults, read_json
 from mgm.model.weights import load_into, read_weights
 
 XXLARGE_DIMS = [384, 768, 1536, 3072]
@@ -97,9 +97,10 @@ def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise MGMError(
             f"{path}: not found; the high-resolution tower needs a ConvNeXt folder of OpenCLIP"
         )
-    vision = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {}).get("vision_cfg", {})
-    name = str(vision.get("timm_model_name"))
-    if "convnext" not in name:
+    settings = read_json(path)
+    with named_faults(path):
+        name = settings.get("model_cfg", {}).get("vision_cfg", {}).get("timm_model_name")
+    if "convnext" not in str(name):
         raise MGMError(f"{path}: timm_model_name is {name!r}; expected a ConvNeXt")
     prefix = "visual.trunk."
     weights = read_weights(folder)

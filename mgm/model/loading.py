@@ -1,11 +1,9 @@
 """Load a model from a folder in the native or the published layout, and save one."""
 
-import json
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,9 +11,12 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, one_line
+from mgm.model.config import MGMConfig
+from mgm.model.config_file import named_faults, read_json
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.weights import check_names, weight_files, weight_shapes
+from mgm.model.published import to_native
+from mgm.model.weights import check_fit, weight_files, weight_shapes
 
 CONFIG_FILE = "config.json"
 
@@ -39,23 +40,13 @@ def load_model(
     folder = checkpoint_folder(path)
     check_checkpoint(folder)
     with _quiet_transformers():
+        _check_weights(folder)
         try:
-            loaded: Any = MGMForConditionalGeneration.from_pretrained(
-                folder,
-                dtype=dtype or "auto",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # the report lists them
-            )
+            model = MGMForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto")
         except (RuntimeError, SafetensorError) as error:
             raise MGMError(
                 f"{folder}: weights do not fit config.json ({one_line(error)})"
             ) from error
-    model, report = loaded
-    for name, found, expected in sorted(report["mismatched_keys"]):
-        raise MGMError(
-            f"{folder}: {name} has shape {tuple(found)}; config.json makes it {tuple(expected)}"
-        )
-    check_names(report["missing_keys"], report["unexpected_keys"], str(folder))
     return model if device is None else model.to(device)
 
 
@@ -102,17 +93,22 @@ def check_checkpoint(folder: Path) -> None:
     config_path = folder / CONFIG_FILE
     if not config_path.is_file():
         raise MGMError(f"{folder}: holds no {CONFIG_FILE}; give a checkpoint folder")
-    try:
-        values = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MGMError(f"{config_path}: not JSON ({one_line(error)}); copy it again") from error
-    found = values.get("model_type") if isinstance(values, dict) else None
-    if found not in TEXT_TYPE_OF_PUBLISHED:
+    found = read_json(config_path).get("model_type")
+    if found not in list(TEXT_TYPE_OF_PUBLISHED):
         raise MGMError(
             f"{config_path}: model_type is {found!r}; expected {', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
     weight_files(folder)
     weight_shapes(folder)
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise an MGMError unless the weights are those of the model that config.json describes."""
+    config = MGMConfig.from_pretrained(folder)
+    with named_faults(folder / CONFIG_FILE), torch.device("meta"):
+        model = MGMForConditionalGeneration(config)
+    shapes = {to_native(name): shape for name, shape in weight_shapes(folder).items()}
+    check_fit(model, shapes, str(folder))
 
 
 def _is_repository_id(path: str) -> bool:

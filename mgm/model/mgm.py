@@ -19,6 +19,7 @@ from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
 from mgm.model.published import KEY_PATTERNS, forget_renaming
 from mgm.model.supervised import IGNORED, supervised_output
+from mgm.model.weights import check_names
 
 
 class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -75,12 +76,23 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Self:
-        """Load a folder in the native or the published layout, as transformers loads any model."""
+        """Load a folder in the native or the published layout, as transformers loads any model.
+
+        Raises:
+            MGMError: weights are missing, left over or of another shape, where transformers would
+                go on with random ones.
+        """
         # Native names match none of the published patterns, so one way of loading serves both.
         kwargs.setdefault("key_mapping", KEY_PATTERNS)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        forget_renaming(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+        report_wanted = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        model, report = loaded
+        lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+        check_names(lacking, report["unexpected_keys"], str(pretrained_model_name_or_path))
+        forget_renaming(model)
+        return loaded if report_wanted else model
 
     @classmethod
     def from_parts(
@@ -123,18 +135,23 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         return self
 
     def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embedding, (vocabulary, text width)."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embedding."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module | None:
+        """The language model's head, text width to vocabulary."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the language model's head."""
         self.language_model.set_output_embeddings(new_embeddings)
 
     def get_decoder(self) -> nn.Module:
+        """The language model without its head."""
         return self.language_model.get_decoder()
 
     def get_image_features(

@@ -8,19 +8,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mgm.atomic import atomic_file
-from mgm.errors import MGMError
+from mgm.errors import MGMError, one_line
 from mgm.model.clip_tower import load_clip_tower
 from mgm.model.config import MGMConfig
+from mgm.model.config_file import named_faults, read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_native, to_published
-from mgm.model.weights import (
-    check_names,
-    read_file,
-    read_weights,
-    weight_files,
-    weight_shapes,
-)
+from mgm.model.weights import check_fit, check_names, read_file, read_weights, weight_shapes
 
 STAGE1_FILE = "mm_projector.bin"
 FRESH_PARTS = ("mining.", "projector.")
@@ -68,24 +63,31 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
     """A causal language model of a folder in transformers' layout.
 
     Raises:
-        MGMError: the folder holds none.
+        MGMError: the folder holds none, or weights are missing, left over or of another shape.
     """
     folder = Path(path)
-    if not (folder / "config.json").is_file():
+    config_path = folder / "config.json"
+    if not config_path.is_file():
         raise MGMError(
             f"{folder}: holds no config.json; expected a folder with a causal language model"
         )
-    for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            weight_shapes(folder)  # finds files that were cut short
-            break
-    try:
+    read_json(config_path)  # finds a broken one, which transformers does not call by its name
+    with named_faults(config_path):
         config = AutoConfig.from_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
-    except (ValueError, KeyError) as error:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+    check_fit(empty, weight_shapes(folder), str(folder))
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
         raise MGMError(
-            f"{folder}: not a causal language model that transformers can load ({error})"
+            f"{folder}: not a causal language model that transformers can load ({one_line(error)})"
         ) from error
+    model, report = loaded
+    check_names(report["missing_keys"], report["unexpected_keys"], str(folder))
+    return model
 
 
 def save_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:

@@ -1,6 +1,5 @@
 """The published checkpoints' layout, flat config.json and weight names, as data both ways."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
+from mgm.model.config_file import read_json
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.weights import weight_files, weight_shapes
 
@@ -214,7 +214,7 @@ def _tower_folder_config(
     for start in starts:
         path = start / tower / "config.json"
         if path.is_file():
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             values = values.get("vision_config", values)
             return {
                 name: value

@@ -1,6 +1,7 @@
 """Weights on disk: reading one file or many, and filling a module with nothing left over."""
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mgm.errors import MGMError
+from mgm.model.config_file import read_json
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = (
@@ -21,6 +23,17 @@ SINGLE_FILES = (
     "open_clip_pytorch_model.safetensors",
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
+)
+
+
+# What safetensors and torch raise on files that hold no weights.
+_UNREADABLE = (
+    SafetensorError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    AttributeError,
 )
 
 
@@ -44,10 +57,10 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
+    content = read_json(index)
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [index.parent / name for name in sorted(set(weight_map.values()))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        files = [index.parent / name for name in sorted(set(content["weight_map"].values()))]
+    except (KeyError, AttributeError, TypeError) as error:
         raise MGMError(
             f"{index}: not an index of weights ({type(error).__name__}: {error}); copy it again"
         ) from error
@@ -117,12 +130,13 @@ def read_file(file: Path, mmap: bool = False) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        weights = weights.get("state_dict", weights)
+        return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+    except _UNREADABLE as error:
+        # Without torch's own text, which advises to run code that a foreign file may hold.
         raise MGMError(
-            f"{file}: cannot be read as weights ({type(error).__name__}: {error}); copy it again"
+            f"{file}: cannot be read as weights ({type(error).__name__}); copy it again"
         ) from error
-    weights = weights.get("state_dict", weights)
-    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
 
 
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -156,6 +170,32 @@ def load_into(
             shape = tuple(found[name].shape)
             raise MGMError(f"{source}: {name} has shape {shape}; expected {tuple(tensor.shape)}")
     module.load_state_dict(found)
+
+
+def check_fit(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Refuse weights that leave much of a model unfilled, before it takes memory.
+
+    Names that transformers converts while it loads (the experts of Mixtral) are in one of the two
+    alone; they are taken for the same as long as there are enough of them.
+
+    Args:
+        model: on the meta device.
+        shapes: of the weights, by the model's own names.
+        source: where they come from, for the error.
+
+    Raises:
+        MGMError: a shape differs, or the model has more weights than there are.
+    """
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, shape in expected.items():
+        if shapes.get(name, shape) != shape:
+            raise MGMError(
+                f"{source}: {name} has shape {shapes[name]}; config.json makes it {shape}"
+            )
+    lacking = sum(math.prod(expected[name]) for name in expected.keys() - shapes.keys())
+    spare = sum(math.prod(shapes[name]) for name in shapes.keys() - expected.keys())
+    if lacking > spare:
+        check_names(expected, shapes, source)
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], source: str) -> None:

@@ -1,6 +1,5 @@
 """The model and the processor that a run starts from, put together as the flags say."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mgm.data.templates import version_template
 from mgm.data.tokenizer import image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
 from mgm.model.clip_tower import load_clip_tower
+from mgm.model.config_file import read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
 from mgm.model.loading import checkpoint_folder, load_model
@@ -164,11 +164,10 @@ def _is_mini_gemini(folder: Path) -> bool:
         raise MGMError(
             f"{folder}: holds no config.json; give the folder of a language model or a Mini-Gemini"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return values["model_type"] in TEXT_TYPE_OF_PUBLISHED
-    except (ValueError, KeyError, TypeError) as error:
-        raise MGMError(f"{path}: names no model_type ({error}); restore the file") from error
+    found = read_json(path).get("model_type")
+    if not isinstance(found, str):
+        raise MGMError(f"{path}: model_type is {found!r}; expected a name, restore the file")
+    return found in TEXT_TYPE_OF_PUBLISHED
 
 
 def _align_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:

@@ -109,3 +109,29 @@ def test_published_defaults_for_absent_fields(tmp_path) -> None:
     assert (config.image_grid, config.image_global) == (1, False)
     assert config.vision_aux_config is None
     assert config.vision_config.hidden_size != VISION["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_config": None}, "text_config is None; valid: an object"),
+        ({"text_config": {}}, "text_config is None; valid: an object"),
+        ({"vision_config": "clip"}, "vision_config is 'clip'; valid: an object"),
+        ({"image_grid": "2"}, "image_grid is '2'; valid: an integer from 1"),
+        ({"vision_config": VISION | {"num_attention_heads": 7}}, "attention heads (7)"),
+        ({"vision_config": VISION | {"hidden_size": "wide"}}, "value: 'wide'"),
+        ({"text_config": TEXT | {"hidden_size": 25}}, "The hidden size (25) is not a multiple"),
+        ({"text_config": TEXT | {"model_type": ["llama"]}}, "unhashable"),
+        ({"dtype": "float99"}, "float99"),
+    ],
+)
+def test_faults_of_a_file_name_it(tmp_path, changes, message) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    for read in (AutoConfig.from_pretrained, MGMConfig.from_pretrained):
+        with pytest.raises(MGMError) as fault:
+            read(tmp_path)
+        assert str(fault.value).startswith(f"{path}: ")
+        assert message in str(fault.value)
+        assert "\n" not in str(fault.value)

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.registration import register
 from tests.golden_files import golden
-from tests.model.tiny import HD, TEXT, batch_of, random_images, tiny_model
+from tests.model.tiny import HD, TEXT, VISION, batch_of, random_images, tiny_model
 
 register()
 GEMMA = TEXT | {
@@ -125,7 +126,13 @@ def test_folder_without_config(saved) -> None:
 
 def test_config_that_is_not_json(saved) -> None:
     (saved / "config.json").write_text("{")
-    assert "not JSON" in fault(saved)
+    assert "not valid JSON" in fault(saved)
+
+
+@pytest.mark.parametrize("content", ["[]", '"mgm"'])
+def test_config_that_is_no_object(saved, content) -> None:
+    (saved / "config.json").write_text(content)
+    assert "not an object" in fault(saved)
 
 
 def test_foreign_model_type(saved) -> None:
@@ -135,10 +142,38 @@ def test_foreign_model_type(saved) -> None:
     assert "mgm_gemma" in message
 
 
+def change_config(folder, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_invalid_config_value(saved) -> None:
-    values = json.loads((saved / "config.json").read_text())
-    (saved / "config.json").write_text(json.dumps(values | {"projector_type": "magic"}))
-    assert "projector_type is 'magic'" in fault(saved)
+    change_config(saved, projector_type="magic")
+    assert f"{saved}/config.json: projector_type is 'magic'" in fault(saved)
+
+
+def test_config_that_no_model_can_be_built_from(saved) -> None:
+    change_config(saved, text_config=TEXT | {"hidden_act": "magic"})
+    assert f"{saved}/config.json: describes no model (KeyError: 'magic')" in fault(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_config": None}, "config.json: text_config is None"),
+        ({"text_config": {"model_type": "llama"}}, r"has shape .*; config.json makes it"),
+        (
+            {"text_config": TEXT | {"num_hidden_layers": 99}},
+            r"873 missing \(language_model.model.l",
+        ),
+        ({"text_config": TEXT | {"model_type": "mixtral"}}, r"missing \(language_model.model.l"),
+        ({"vision_config": VISION | {"num_hidden_layers": 99}}, r"missing \(vision_tower.encoder"),
+    ],
+)
+def test_config_of_another_model_costs_no_memory(saved, monkeypatch, changes, message) -> None:
+    change_config(saved, **changes)
+    monkeypatch.setattr(MGMForConditionalGeneration, "from_pretrained", None)  # is not reached
+    assert re.search(message, fault(saved))
 
 
 def test_folder_without_weights(saved) -> None:
@@ -168,6 +203,25 @@ def test_missing_and_unexpected_names(saved) -> None:
     message = fault(saved)
     assert "1 missing (mining.query.bias)" in message
     assert "1 unexpected (surplus)" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mining.key.weight", None), ("projector.0.weight", torch.zeros(2, 2))]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_transformers_makes_up_no_weights(saved, name, value) -> None:
+    weights = load_file(saved / "model.safetensors")
+    weights |= {name: value}
+    kept = {name: weight for name, weight in weights.items() if weight is not None}
+    save_file(kept, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MGMError, match=rf"{saved}: weights do not fit .* 1 missing \({name}\)"):
+        AutoModelForImageTextToText.from_pretrained(saved, ignore_mismatched_sizes=True)
+
+
+def test_the_loading_report_can_be_had(saved) -> None:
+    model, report = MGMForConditionalGeneration.from_pretrained(saved, output_loading_info=True)
+    assert isinstance(model, MGMForConditionalGeneration)
+    assert not report["missing_keys"]
 
 
 def test_wrong_shapes(saved) -> None:

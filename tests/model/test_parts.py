@@ -1,13 +1,15 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from mgm.errors import MGMError
 from mgm.model.loading import save_model
 from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.parts import load_stage1, save_stage1
+from mgm.model.parts import load_language_model, load_stage1, save_stage1
 from tests.golden_files import golden, golden_json
 from tests.model.tiny import TEXT, VISION_AUX, batch_of, random_images, save_towers, tiny_model
 
@@ -119,9 +121,19 @@ def test_stage1_file_must_fit(tmp_path) -> None:
     save_stage1(tiny_model(vision_aux_config=aux), tmp_path / "mm_projector.bin")
     with pytest.raises(MGMError, match="of shape"):
         load_stage1(tiny_model(), tmp_path)
-    (tmp_path / "mm_projector.bin").write_bytes(b"not weights")
+
+
+@pytest.mark.parametrize("name", ["mm_projector.bin", "picture.png", "weights.safetensors"])
+def test_stage1_file_that_holds_no_weights(tmp_path, name) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"\x89PNG not weights")
+    with pytest.raises(MGMError, match="cannot be read as weights") as fault:
+        load_stage1(tiny_model(), file)
+    assert str(fault.value).startswith(f"{file}: ")
+    assert "weights_only" not in str(fault.value)
+    torch.save([1, 2], tmp_path / "list.bin")
     with pytest.raises(MGMError, match="cannot be read as weights"):
-        load_stage1(tiny_model(), tmp_path)
+        load_stage1(tiny_model(), tmp_path / "list.bin")
 
 
 def test_folder_without_a_language_model(tmp_path) -> None:
@@ -134,3 +146,50 @@ def test_folder_without_a_language_model(tmp_path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(MGMError, match="cut short"):
         MGMForConditionalGeneration.from_parts(tmp_path, clip)
+
+
+@pytest.fixture
+def language(folders) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The folder of a tiny language model, and its weights."""
+    return folders["language"], load_file(folders["language"] / "model.safetensors")
+
+
+def language_fault(folder: Path, weights: dict[str, torch.Tensor] | None = None) -> str:
+    if weights is not None:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MGMError) as fault:
+        load_language_model(folder, torch.float32)
+    assert str(fault.value).startswith(str(folder))
+    assert "\n" not in str(fault.value)
+    return str(fault.value)
+
+
+def test_language_model_with_weights_missing_or_left_over(language) -> None:
+    folder, weights = language
+    name = "model.layers.1.mlp.up_proj.weight"
+    taken = weights.pop(name)
+    assert f"1 missing ({name})" in language_fault(folder, weights)
+    assert "1 unexpected (surplus)" in language_fault(
+        folder, weights | {name: taken, "surplus": torch.zeros(99999)}
+    )
+
+
+def test_language_model_with_weights_of_another_shape(language) -> None:
+    folder, weights = language
+    found = language_fault(folder, weights | {"model.norm.weight": torch.zeros(7)})
+    assert "model.norm.weight has shape (7,); config.json makes it (24,)" in found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{bad", "config.json: is not valid JSON"),
+        (json.dumps(TEXT | {"hidden_size": 25}), "config.json: describes no model"),
+        (json.dumps({"model_type": "clip"}), "config.json: describes no model"),
+        (json.dumps({"model_type": "magic"}), "config.json: describes no model"),
+        (json.dumps({"model_type": "llama"}), "config.json makes it"),
+    ],
+)
+def test_language_model_with_another_config(language, content, message) -> None:
+    (language[0] / "config.json").write_text(content)
+    assert message in language_fault(language[0])

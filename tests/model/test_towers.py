@@ -131,3 +131,42 @@ def test_published_tower_folders() -> None:
     assert clip.config.num_attention_heads == 2
     (folder,) = zoo.glob("openclip-*")
     assert load_convnext_tower(folder).config.dims == [8, 16, 24, 32]
+
+
+def tower_fault(load, path, content: str) -> str:
+    path.write_text(content)
+    with pytest.raises(MGMError) as fault:
+        load(path.parent)
+    assert str(fault.value).startswith(f"{path}: ")
+    assert "\n" not in str(fault.value)
+    return str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{bad", "is not valid JSON"),
+        ("[]", "holds a list, not an object"),
+        ({"vision_config": "none"}, "describes no model"),
+        ({"model_type": "clip_vision_model", **VISION, "num_attention_heads": 7}, "heads (7)"),
+        ({"model_type": "clip_vision_model", **VISION, "hidden_act": "magic"}, "'magic'"),
+    ],
+)
+def test_broken_clip_config(clip, tmp_path, content, message) -> None:
+    write_clip(clip, tmp_path, "")
+    content = content if isinstance(content, str) else json.dumps(content)
+    assert message in tower_fault(load_clip_tower, tmp_path / "config.json", content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "holds a list, not an object"),
+        ('{"model_cfg": []}', "describes no model"),
+        ("{}", "timm_model_name is None"),
+    ],
+)
+def test_broken_openclip_config(tmp_path, content, message) -> None:
+    path = tmp_path / "open_clip_config.json"
+    assert message in tower_fault(load_convnext_tower, path, content)
