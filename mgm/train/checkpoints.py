@@ -10,8 +10,14 @@ from pathlib import Path
 
 from mgm.atomic import WriteErrors, make_readable
 from mgm.errors import MGMError, one_line
+from mgm.model.loading import CONFIG_FILE
+from mgm.model.parts import STAGE1_FILE
 
 STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
+# What saving a model leaves, and would be read with one that is saved into the same folder later.
+_OF_MODEL = re.compile(
+    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|" + re.escape(STAGE1_FILE)
+)
 _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
 
 
@@ -19,8 +25,11 @@ _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
 def complete_files(folder: Path) -> Generator[Path]:
     """Give a fresh folder; move its files into `folder`, among others, when the block succeeds.
 
+    An earlier model in `folder` is replaced: from then on until the last file is there, `folder`
+    has no config.json and counts as no model. Files that no model of ours leaves stay.
+
     Raises:
-        MGMError: they could not be written; `folder` is as before.
+        MGMError: they could not be written; `folder` is as before, or lacks its config.json.
     """
     part = folder / f".model.{uuid.uuid4().hex[:8]}.part"
     with WriteErrors(folder):
@@ -28,14 +37,13 @@ def complete_files(folder: Path) -> Generator[Path]:
             part.mkdir(parents=True)
             yield part
             make_readable(part)
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            for file in folder.iterdir():
+                if _OF_MODEL.fullmatch(file.name):
+                    file.unlink()
             written = {file.name for file in part.iterdir()}
-            # config.json last: a folder without it is no model.
-            for name in sorted(written, key=lambda name: (name == "config.json", name)):
+            for name in sorted(written, key=lambda name: (name == CONFIG_FILE, name)):
                 (part / name).replace(folder / name)
-            for pattern in ("*.safetensors", "*.safetensors.index.json"):
-                for file in folder.glob(pattern):
-                    if file.name not in written:
-                        file.unlink()  # of an earlier model, that would be read with this one
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
