@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,13 +14,21 @@ from mgm.errors import MGMError
 
 logger = logging.getLogger(__name__)
 
+SEEN, CUT, CUT_AT_IMAGE, UNLEARNED = range(4)  # what is counted of samples
+HOPELESS = 64  # samples, the first of a run, none of which has a label: it learns nothing
+
+
+def _counts() -> Tensor:
+    return torch.zeros(4, dtype=torch.long).share_memory_()  # of all worker processes together
+
 
 @dataclass(frozen=True)
 class Collator:
     """Pads the samples of a `ConversationDataset` and puts their images in one row.
 
     A sample that is longer than `max_length` loses its end. A limit that falls inside an image
-    takes that image out as a whole, with everything behind it, and a warning says so.
+    takes that image out as a whole, with everything behind it. The first sample of each kind is
+    logged, by its place in the file if it has an `index`; `report` tells how many there were.
 
     Attributes:
         pad_token_id: fills shorter rows.
@@ -28,6 +36,7 @@ class Collator:
         image_tokens_per_image: positions of one image.
         max_length: positions of a sample, image positions included; None for no limit.
         padding_side: "right" or "left".
+        counts: samples that were seen, lost text, lost an image, and had no label in the end.
 
     Raises:
         MGMError: not even one image fits into `max_length`.
@@ -38,6 +47,7 @@ class Collator:
     image_tokens_per_image: int
     max_length: int | None = None
     padding_side: str = "right"
+    counts: Tensor = field(default_factory=_counts, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length <= self.image_tokens_per_image:
@@ -66,8 +76,12 @@ class Collator:
             `input_ids`, `labels` and `attention_mask` (batch, length); with images also
             `pixel_values` (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A), the
             images of all samples in the order of their markers.
+
+        Raises:
+            MGMError: no sample so far, of many, has a label.
         """
         samples = [self._truncate(sample) for sample in samples]
+        self._check_labels(samples)
         rows = [sample["input_ids"] for sample in samples]
         labels = [sample["labels"] for sample in samples]
         batch = {
@@ -91,15 +105,51 @@ class Collator:
         kept = [start for start in starts if start + self.image_tokens_per_image <= end]
         if len(kept) < len(starts):
             end = min(end, starts[len(kept)])
-            logger.warning(
-                "a sample of %d positions is cut to %d: image %d of %d does not fit into "
-                "model_max_length %d and is left out with what follows it",
-                len(ids),
-                end,
-                len(kept) + 1,
-                len(starts),
-                self.max_length,
-            )
+            image = f"image {len(kept) + 1} of {len(starts)}"
+            fate = f"{image} does not fit and is left out with what follows it"
+            self._count(CUT_AT_IMAGE, sample, f"is cut from {len(ids)} positions to {end}: {fate}")
+        else:
+            self._count(CUT, sample, f"is cut from {len(ids)} positions to {end}")
         cut = {name: sample[name][:end] for name in ("input_ids", "labels")}
         images = ("pixel_values", "pixel_values_aux")
-        return cut | {name: sample[name][: len(kept)] for name in images if name in sample}
+        cut |= {name: sample[name][: len(kept)] for name in images if name in sample}
+        return sample | cut
+
+    def _check_labels(self, samples: Sequence[dict[str, Tensor]]) -> None:
+        self.counts[SEEN] += len(samples)
+        for sample in samples:
+            if not (sample["labels"][1:] != IGNORED).any():  # nothing predicts the first position
+                self._count(UNLEARNED, sample, "has no label left and teaches nothing")
+        if self.counts[UNLEARNED] >= HOPELESS:
+            self._check_hope()
+
+    def _check_hope(self) -> None:
+        seen, *_, unlearned = self.counts.tolist()
+        if seen == unlearned > 0:
+            raise MGMError(
+                f"none of {seen} samples has a label within model_max_length {self.max_length}, so "
+                "nothing is learned; allow more"
+            )
+
+    def _count(self, kind: int, sample: dict[str, Tensor], what: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] == 1:
+            place = f"sample {int(sample['index'])}" if "index" in sample else "a sample"
+            limit = f"model_max_length is {self.max_length}"
+            logger.warning("%s %s (%s); more of these are only counted", place, what, limit)
+
+    def report(self) -> None:
+        """Log how many samples were cut and how many taught nothing.
+
+        Raises:
+            MGMError: not one taught anything.
+        """
+        self._check_hope()
+        seen, cut, cut_at_image, unlearned = self.counts.tolist()
+        for count, fate in (
+            (cut, "were cut at model_max_length"),
+            (cut_at_image, "lost an image to model_max_length"),
+            (unlearned, "had no label left and taught nothing; allow a larger model_max_length"),
+        ):
+            if count:
+                logger.warning("%d of %d samples %s", count, seen, fate)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from transformers.utils import logging as transformers_logging
 
 from mgm.data.collator import Collator
-from mgm.data.dataset import ConversationDataset
 from mgm.errors import MGMError, one_line, run_command
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.checkpoints import checkpoint_to_resume, prepare_output
+from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments, parse
 from mgm.train.starting_point import starting_point
 from mgm.train.trainable import describe_trainable, set_trainable
@@ -46,7 +46,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     output = prepare_output(str(training.output_dir))
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
     model, processor = starting_point(arguments, checkpoint)
-    dataset = ConversationDataset(data_flags.data_path, processor, data_flags.image_folder)
+    dataset = TrainingDataset(data_flags.data_path, processor, data_flags.image_folder)
     set_trainable(model, model_flags)
     _check_images(model, dataset)
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
@@ -54,11 +54,12 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     logger.info("%s", describe_trainable(model))
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
+    collator = Collator.of(processor, model.config.model_max_length)
     trainer = _trainer(
         arguments,
         model=model,
         train_dataset=dataset,
-        data_collator=Collator.of(processor, model.config.model_max_length),
+        data_collator=collator,
         processing_class=processor,
     )
     try:
@@ -76,12 +77,13 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         ) from error
     finally:
         trainer.progress.close()
+    collator.report()
     trainer.save_model()
     logger.info("saved %s", output)
     return trainer
 
 
-def _check_images(model: MGMForConditionalGeneration, dataset: ConversationDataset) -> None:
+def _check_images(model: MGMForConditionalGeneration, dataset: TrainingDataset) -> None:
     """A batch without images teaches nothing where only what sees images is trained."""
     if any(parameter.requires_grad for parameter in model.language_model.parameters()):
         return

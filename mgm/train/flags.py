@@ -1,5 +1,6 @@
 """From the command line to checked arguments; what cannot be done is refused with its reason."""
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,19 @@ REFUSED = {
     **dict.fromkeys(("fsdp", "parallelism_config"), _LATER),
     **dict.fromkeys(("bits", "double_quant", "quant_type"), _LATER),
     **{name: _LATER for name in TrainingArguments.__dataclass_fields__ if name.startswith("lora_")},
+}
+
+# The least that these numbers may be; nan and infinity are refused too.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "model_max_length": 1,
+    "learning_rate": 0,
+    "mm_projector_lr": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "num_train_epochs": 0,
+    "dataloader_num_workers": 0,
 }
 
 _REQUIRED = ("model_name_or_path", "data_path", "output_dir")
@@ -116,6 +130,10 @@ def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
 
 
 def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(training, name)
+        if value is not None and not least <= value < math.inf:
+            raise MGMError(f"--{name} {value}: give a number from {least}")
     for name in ("evaluation_strategy", "eval_strategy"):
         value = getattr(training, name)
         if getattr(value, "value", value) != "no":

@@ -1,6 +1,7 @@
 """Parameters in groups of one learning rate and one weight decay each."""
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import nn
@@ -26,12 +27,13 @@ def parameter_groups(
         arguments: learning rate, weight decay and the two flags.
 
     Raises:
-        MGMError: `lr_multi` cannot be read, or names no trained parameter.
+        MGMError: `lr_multi` cannot be read, or names no trained parameter or one of them twice.
     """
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     special = _special_rates(arguments)
+    _check_apart([to_published(name) for name in trained], special)
     groups = []
 
     def add(rate: float | None, wanted: Callable[[str], bool]) -> int:
@@ -58,19 +60,36 @@ def parameter_groups(
     return groups
 
 
+def _check_apart(names: Iterable[str], special: Collection[str]) -> None:
+    """Each parameter has one learning rate."""
+    for name in names:
+        parts = [part for part in special if part in name]
+        if len(parts) > 1:
+            raise MGMError(
+                f"--lr_multi: {parts[0]!r} and {parts[1]!r} both mean {name}; "
+                "write parts that have no parameter in common"
+            )
+
+
 def _special_rates(arguments: TrainingArguments) -> dict[str, float]:
     if arguments.mm_projector_lr is not None:
         return {PROJECTOR: arguments.mm_projector_lr}
     rates = {}
     for entry in filter(None, (arguments.lr_multi or "").split(",")):
-        part, colon, factor = entry.strip().rpartition(":")
-        try:
-            if not part or not colon:
-                raise ValueError(entry)
-            rates[part] = arguments.learning_rate * float(factor)
-        except ValueError as error:
+        part, _, factor = entry.strip().rpartition(":")
+        if not part or not _is_factor(factor):
             raise MGMError(
-                f"--lr_multi: {entry!r} is no part and factor; write for instance "
+                f"--lr_multi: {entry!r} is no part and factor from 0; write for instance "
                 "model.mm_projector:2,model.vlm_uni:2"
-            ) from error
+            )
+        if part in rates:
+            raise MGMError(f"--lr_multi: has {part!r} twice; give it one factor")
+        rates[part] = arguments.learning_rate * float(factor)
     return rates
+
+
+def _is_factor(text: str) -> bool:
+    try:
+        return 0 <= float(text) < math.inf
+    except ValueError:
+        return False

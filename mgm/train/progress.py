@@ -21,6 +21,7 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Choose between bar and lines, and draw the bar at the step that the run goes on from."""
         shown = state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty()
         self.lines = not shown
         self.bar = tqdm(
@@ -35,6 +36,7 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Move the bar on."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
@@ -46,6 +48,7 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Show the loss and the learning rate that the Trainer reports."""
         if self.bar is None or not logs or "loss" not in logs:
             return
         loss, rate = logs["loss"], logs["learning_rate"]

@@ -1,5 +1,6 @@
 """The order of training samples: batches of one modality, of similar lengths."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -18,11 +19,23 @@ class ModalitySampler(Sampler[int]):
         batch_size: samples of one device in one step.
         groups: devices times accumulation steps; each gets about as many words.
         seed: of the order.
+        source: where the samples come from, for the error.
+
+    Raises:
+        MGMError: a sample has neither words nor images.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, groups: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        groups: int,
+        seed: int,
+        source: str | os.PathLike[str] = "the data",
+    ) -> None:
         if 0 in lengths:
-            raise MGMError(f"sample {list(lengths).index(0)} has no words; remove it from the data")
+            index = list(lengths).index(0)
+            raise MGMError(f"{source}: sample {index} has no words; remove it")
         self.lengths = lengths
         self.batch_size = batch_size
         self.groups = groups

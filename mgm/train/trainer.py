@@ -10,13 +10,13 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from mgm.atomic import atomic_folder
-from mgm.data.dataset import ConversationDataset
 from mgm.data.processor import MGMProcessor
-from mgm.errors import MGMError
+from mgm.errors import MGMError, one_line
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import STAGE1_FILE, save_stage1
 from mgm.train.arguments import TrainingArguments
 from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files
+from mgm.train.dataset import TrainingDataset
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.sampler import ModalitySampler
@@ -48,13 +48,14 @@ class MGMTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self.args.group_by_modality_length:
             return super()._get_train_sampler(train_dataset)
-        dataset = cast(ConversationDataset, train_dataset or self.train_dataset)
+        dataset = cast(TrainingDataset, train_dataset or self.train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return ModalitySampler(
             dataset.modality_lengths,
             self.args.train_batch_size,
             self.args.world_size * self.args.gradient_accumulation_steps,
             seed,
+            dataset.path,
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -65,7 +66,11 @@ class MGMTrainer(Trainer):
             if {"params", "model", "optimizer_dict"} & set(options):
                 raise MGMError(f"--optim {self.args.optim}: makes parameter groups of its own")
             decayed = set(self.get_decay_parameter_names(model))
-            self.optimizer = kind(parameter_groups(model, decayed, self.args), **options)
+            groups = parameter_groups(model, decayed, self.args)
+            try:
+                self.optimizer = kind(groups, **options)
+            except ValueError as error:  # of a number that it does not take
+                raise MGMError(f"--optim {self.args.optim}: {one_line(error)}") from error
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -87,8 +92,8 @@ class MGMTrainer(Trainer):
                 inner.rmdir()
             finally:
                 self.unfinished = None
-        limit = self.args.save_total_limit
-        if limit:
+        limit = self.args.save_total_limit or 0
+        if limit > 0:
             for old in checkpoints(output)[:-limit]:
                 shutil.rmtree(old)
 

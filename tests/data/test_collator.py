@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgm.data.collator import Collator
+from mgm.data.collator import HOPELESS, Collator
 from mgm.data.conversation import IGNORED, encode
 from mgm.data.samples import check_sample
 from mgm.data.templates import get_template
@@ -100,3 +100,58 @@ def test_labels_of_a_cut_batch_equal_published_labels():
     assert (batch["input_ids"][2] == 760).sum() == 2880
     assert np.array_equal(batch["labels"].numpy(), expected[:, :length])
     assert (expected[:, length:] == IGNORED).all()
+
+
+def labelled(labels, index, images=0):
+    """A sample of one image position for each image, then text with these labels."""
+    ids = [IMAGE] * images + [7] * len(labels)
+    made = sample(ids, images) | {"index": torch.tensor(index)}
+    return made | {"labels": torch.tensor([IGNORED] * images + labels)}
+
+
+def test_what_is_cut_is_logged_once_and_counted(caplog):
+    collator = Collator(0, IMAGE, 1, max_length=3)
+    long, short = [IGNORED, IGNORED, 5, 6], [IGNORED, 5]
+    batch = collator([labelled(short, 0), labelled(long, 1), labelled(long, 2, images=1)])
+    assert set(batch) == {
+        *("input_ids", "labels", "attention_mask"),
+        *("pixel_values", "pixel_values_aux"),
+    }
+    collator([sample([1, 2, 3, IMAGE, 4], 1), labelled(long, 3, images=1)])
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        "sample 1 is cut from 4 positions to 3",
+        "sample 2 has no label left and teaches nothing",
+        "a sample is cut from 5 positions to 3: image 1 of 1 does not fit and is left out with "
+        "what follows it",
+    ]
+    assert "model_max_length is 3" in caplog.messages[0]
+    caplog.clear()
+    collator.report()
+    assert caplog.messages == [
+        "3 of 5 samples were cut at model_max_length",
+        "1 of 5 samples lost an image to model_max_length",
+        "2 of 5 samples had no label left and taught nothing; allow a larger model_max_length",
+    ]
+
+
+def test_nothing_is_reported_where_all_is_learned(caplog):
+    collator = Collator(0, IMAGE, 1, max_length=3)
+    collator([labelled([IGNORED, 5], 0)])
+    collator.report()
+    Collator(0, IMAGE, 1).report()
+    assert caplog.messages == []
+
+
+def test_a_run_without_any_label_is_stopped():
+    collator = Collator(0, IMAGE, 1, max_length=3)
+    nothing = labelled([IGNORED] * 4, 0)
+    collator([nothing] * (HOPELESS - 1))
+    with pytest.raises(MGMError, match="none of 64 samples has a label within model_max_length 3"):
+        collator([nothing])
+    hopeful = Collator(0, IMAGE, 1, max_length=3)
+    hopeful([labelled([IGNORED, 5], 0)])
+    hopeful([nothing] * HOPELESS)
+    short = Collator(0, IMAGE, 1, max_length=3)
+    short([nothing])
+    with pytest.raises(MGMError, match="none of 1 samples"):
+        short.report()

@@ -72,12 +72,27 @@ def test_stage_1_needs_images(flags, data) -> None:
     assert "data.json: sample 9 has no image" in fault(flags | {"data_path": data})
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_missing_image(flags, tmp_path, workers) -> None:
+def test_a_missing_image(flags, tmp_path) -> None:
     path = written(tmp_path / "data.json", [sample("gone.png")] * 2)
+    found = fault(flags | {"data_path": path})
+    assert found.startswith(f"{path}: sample 0, image 1 of 1: {tmp_path}/gone.png: there is no")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image(flags, tmp_path, workers) -> None:
+    written(tmp_path / "bad.png", "no picture")
+    path = written(tmp_path / "data.json", [sample("bad.png")] * 2)
     found = fault(flags | {"data_path": path, "dataloader_num_workers": workers})
     assert found.startswith(f"{path}: sample ")
-    assert "gone.png: there is no such file" in found
+    assert "bad.png: is not an image" in found
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_of_which_no_label_is_left(stage2_flags, data, tmp_path, workers) -> None:
+    changes = {"data_path": data.parent / "captions.json", "output_dir": tmp_path}
+    changes |= {"model_max_length": 20, "dataloader_num_workers": workers}  # before any answer
+    found = fault(stage2_flags | changes)
+    assert found.startswith("none of 8 samples has a label within model_max_length 20")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +107,7 @@ def test_a_missing_image(flags, tmp_path, workers) -> None:
         ({"image_grid": 3}, "image_size_aux is 128; valid: a multiple of 48"),
         ({"model_max_length": 16}, "model_max_length is 16, but one image takes 16"),
         ({"pretrain_mm_mlp_adapter": "nowhere.bin"}, "nowhere.bin: not found"),
+        ({"lr_multi": "model.mm_projector:2,mm:3"}, "both mean model.mm_projector"),
         ({"use_liger_kernel": True}, "liger"),
         ({"report_to": "nothing"}, "nothing is not supported"),
         ({"resume_from_checkpoint": "nowhere"}, "nowhere: no complete checkpoint"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mgm.errors import MGMError
 from mgm.train.sampler import ModalitySampler, even_chunks, length_order, modality_order
 from tests.golden_files import golden_json
 
@@ -58,3 +59,8 @@ def test_batches_hold_one_modality():
     # The last group of each kind is put at the end, and may be mixed.
     for start in range(0, 16, 4):
         assert len({lengths[index] > 0 for index in order[start : start + 4]}) == 1
+
+
+def test_a_sample_of_nothing_is_named():
+    with pytest.raises(MGMError, match=r"data.json: sample 2 has no words; remove it"):
+        ModalitySampler([3, -1, 0], batch_size=1, groups=1, seed=0, source="data.json")

@@ -135,6 +135,11 @@ def test_the_table_names_every_part() -> None:
     [
         ("model.mm_projector", "is no part and factor"),
         ("model.mm_projector:fast", "is no part and factor"),
+        ("model.mm_projector:nan", "is no part and factor from 0"),
+        ("model.mm_projector:inf", "is no part and factor from 0"),
+        ("model.mm_projector:-2", "is no part and factor from 0"),
+        ("model.mm_projector:2,model.mm_projector:3", "has 'model.mm_projector' twice"),
+        ("model.mm_projector:2,mm:3", "'model.mm_projector' and 'mm' both mean model.mm_proj"),
         ("model.mm_projectr:2", "no trained parameter has 'model.mm_projectr'"),
     ],
 )
@@ -142,3 +147,9 @@ def test_unreadable_factors_are_refused(lr_multi, message, tmp_path) -> None:
     training = TrainingArguments(output_dir=str(tmp_path), lr_multi=lr_multi, use_cpu=True)
     with pytest.raises(MGMError, match=message):
         parameter_groups(tiny_model(), set(), training)
+
+
+def test_a_number_that_the_optimizer_does_not_take_is_refused(tmp_path) -> None:
+    training = TrainingArguments(output_dir=str(tmp_path), adam_beta1=2.0, use_cpu=True)
+    with pytest.raises(MGMError, match=r"--optim .*: Invalid beta parameter"):
+        MGMTrainer(model=tiny_model(), args=training).create_optimizer()
