@@ -31,10 +31,15 @@ debian_packages() {
     fi
 }
 
+# Whether a Python is there and of a version that the project runs on.
+fits() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
 python=${MGM_PYTHON:-}
 if [ -z "$python" ]; then
-    for candidate in python3.11 python3.12 python3.13 python3 python3.10; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    for candidate in python3.11 python3.12 python3.13 python3; do
+        if fits "$candidate"; then
             python=$candidate
             break
         fi
@@ -43,6 +48,10 @@ fi
 if [ -z "$python" ]; then
     debian_packages python3 python3-venv
     python=python3
+fi
+if ! fits "$python"; then
+    say "error: $python is not Python 3.11 to 3.13; install one and name it with MGM_PYTHON"
+    exit 2
 fi
 
 extra=$1

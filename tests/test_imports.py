@@ -4,10 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-
-import tomllib
 
 from tests.tiny_model import build
 
