@@ -98,8 +98,8 @@ def starting_code(
     """The code of `folder`, to be kept, or a new one."""
     if (folder / CODE_FILE).is_file():
         return load_code(folder)
-    characters = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
-    return CellCode(model.get_input_embeddings().weight[characters].detach())
+    characters = torch.tensor(tokenizer.convert_tokens_to_ids(list(CHARACTERS)))
+    return CellCode(model.get_input_embeddings()(characters).detach())
 
 
 def main() -> None:
