@@ -1,6 +1,5 @@
 """What a model folder says about its processor, in our layout or in the published one."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.tokenizer import load_tokenizer
 from mgm.errors import MGMError, one_line
 from mgm.model.config import MGMConfig
+from mgm.model.config_file import read_json
 from mgm.model.families import family_of
 
 _ARGUMENTS = (
@@ -100,12 +100,4 @@ def _folder(path: str | os.PathLike[str], given: dict[str, Any]) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     """The settings in a JSON file; none if there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); restore it") from error
-    if not isinstance(content, dict):
-        raise MGMError(f"{file}: holds a {type(content).__name__}, not an object; restore it")
-    return content
+    return read_json(file) if file.is_file() else {}
