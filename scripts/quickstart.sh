@@ -14,7 +14,7 @@ source "$(dirname "$0")/environment.sh" playground
 started=$SECONDS
 images=${MGM_QUICKSTART_IMAGES:-8000}
 start=$(cat playground/generate.py playground/*/*.safetensors playground/*/*/*.safetensors \
-    scripts/nano/train/*.sh "${BASH_SOURCE[0]}" | sha256sum | cut -c1-8)
+    scripts/nano/train/*.sh scripts/quickstart.sh | sha256sum | cut -c1-8)
 work=work_dirs/quickstart-$images-$start
 data=playground/data/quickstart-$images
 cores=$(nproc)
