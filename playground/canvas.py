@@ -12,7 +12,8 @@ from playground.sample import Glyph, Thing
 
 FRAME = 256  # units along the longest side: the pixels of the nano model's view
 RIM = 2  # pixels
-SMALLEST_CAP = 10.0  # pixels
+SMALLEST_CAP = 12.0  # pixels
+LEAST_PITCH = 21.5  # units from line to line: a line of text for each row of image tokens
 
 Anchor = Literal["left", "middle", "right"]
 
@@ -63,6 +64,12 @@ class Canvas:
         if cap * factor < self.smallest_cap * 0.97:
             self.is_crowded = True
         return max(self.smallest_cap, cap * factor)
+
+    def fitting_pitch(self, wanted: float, room: float) -> float:
+        """A distance from line to line of at most `room`; crowded where the lines would touch."""
+        if room < LEAST_PITCH:
+            self.is_crowded = True
+        return min(max(LEAST_PITCH, wanted), room)
 
     def is_sound(self) -> bool:
         """Whether all text had room and no character crosses the edge of the image."""

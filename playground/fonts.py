@@ -91,7 +91,7 @@ FACES = (
     Face("opentype/linux-libertine/LinLibertine_R.otf"),
     Face("opentype/linux-libertine/LinLibertine_DR.otf", plain=False),
 )
-SMALL_CAP = 10.0  # pixels; below it only plain faces are legible
+SMALL_CAP = 14.0  # pixels; below it only plain faces are legible
 HELD_OUT_SHARE = 0.4  # of the held-out images are set in a held-out face
 
 _POOLS = {

@@ -16,7 +16,7 @@ from mgm.errors import MGMError, run_command
 from playground.scenes import KINDS, Sample, Split, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
-VERSION = 6  # to be raised when the same seed would draw another picture
+VERSION = 7  # to be raised when the same seed would draw another picture
 IMAGE_MARKER = "<image>\n"
 SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
 CHUNK = 32  # samples per message between processes

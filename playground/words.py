@@ -59,6 +59,17 @@ def choose_numbers(rng: Random, split: str, count: int, low: int, high: int) -> 
     return list(numbers)
 
 
+def choose_spread(
+    rng: Random, split: str, count: int, low: int, high: int, gap: float
+) -> tuple[int, ...]:
+    """Different numbers whose largest and smallest stand apart by `gap` of the largest or more."""
+    while True:
+        numbers = choose_numbers(rng, split, count, low, high)
+        ranked = sorted(numbers)
+        if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * gap:
+            return tuple(numbers)
+
+
 def choose_price(rng: Random, split: str, low: int, high: int) -> int:
     """A price of low..high cents; in training never one whose print, as in "2.45", is held out."""
     while True:

@@ -9,7 +9,7 @@ from playground.colors import VIVID, Color, dark, ink_on, pale, shade
 from playground.fonts import Face, choose_face
 from playground.scenes.asking import Ask
 from playground.scenes.chart import ask_extreme, ask_title
-from playground.words import DAYS, MONTHS, choose_numbers, choose_words
+from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 THEMES = ("names", "food", "animals", "objects")
 LONGEST_UPRIGHT = 6  # characters of a label below an upright bar
@@ -48,7 +48,9 @@ def choose_facts(rng: Random, split: str) -> Facts:
             labels = short
     else:
         labels = list(MONTHS if theme == "months" else DAYS)[: count + 1][-count:]
-    values = _spread(rng, split, count)
+    # The two extreme bars must stand out to the eye, not only by their printed values.
+    most = rng.choice((40, 60, 100, 300, 900))
+    values = choose_spread(rng, split, count, max(1, most // 12), most, 0.06)
     if rng.random() < 0.5:
         colors = rng.sample(VIVID, count)
     else:
@@ -61,16 +63,6 @@ def choose_facts(rng: Random, split: str) -> Facts:
         lying,
         split == "held_out" and rng.random() < 0.25,
     )
-
-
-def _spread(rng: Random, split: str, count: int) -> tuple[int, ...]:
-    # The two extreme bars must stand out to the eye, not only by their printed values.
-    most = rng.choice((40, 60, 100, 300, 900))
-    while True:
-        values = choose_numbers(rng, split, count, max(1, most // 12), most)
-        ranked = sorted(values)
-        if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * 0.06:
-            return tuple(values)
 
 
 def sentences(facts: Facts, rng: Random) -> list[str]:
@@ -185,7 +177,7 @@ def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = N
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
     ink = ink_on(paper, rng, 6)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 13))
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 15))
     face = choose_face(rng, split, cap)
     title_cap = choose_cap(rng, cap, max(cap, 16))
     canvas.text(
@@ -222,7 +214,7 @@ def _draw_upright(
         height = max(3.0, tallest * value / max(facts.values))
         half = slot * 0.32
         _draw_bar(canvas, facts, paints[index], x - half, floor - height, x + half, floor)
-        canvas.note(label, facts.colors[index], x - half, floor - height, x + half, floor)
+        canvas.note("bar", facts.colors[index], x - half, floor - height, x + half, floor)
         canvas.text(
             str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle", f"value {index}"
         )
@@ -241,7 +233,8 @@ def _draw_lying(
 ) -> None:
     count = len(facts.labels)
     slot = (canvas.height - top - 4) / count
-    cap = min(cap, max(canvas.smallest_cap, slot / 1.9))
+    canvas.fitting_pitch(slot, slot)
+    cap = min(cap, max(canvas.smallest_cap, slot / 1.8))
     cap = canvas.fitting_cap(list(facts.labels), face, cap, canvas.width * 0.42)
     left = 8 + max(canvas.text_width(label, face, cap) for label in facts.labels)
     longest = canvas.width - left - 10 - canvas.text_width("0000", face, cap)
@@ -250,7 +243,7 @@ def _draw_lying(
         length = max(3.0, longest * value / max(facts.values))
         half = slot * 0.32
         _draw_bar(canvas, facts, paints[index], left, y - half, left + length, y + half)
-        canvas.note(label, facts.colors[index], left, y - half, left + length, y + half)
+        canvas.note("bar", facts.colors[index], left, y - half, left + length, y + half)
         canvas.text(label, left - 4, y, face, cap, ink, "right", f"label {index}")
         canvas.text(str(value), left + length + 4, y, face, cap, ink, "left", f"value {index}")
     canvas.line([(left, top), (left, canvas.height - 4)], ink, 1)

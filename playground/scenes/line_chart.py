@@ -10,7 +10,7 @@ from playground.fonts import choose_face
 from playground.scenes.asking import Ask
 from playground.scenes.chart import ask_extreme, ask_title
 from playground.shapes import draw_shape
-from playground.words import DAYS, MONTHS, choose_numbers, choose_words
+from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,13 @@ def choose_facts(rng: Random, split: str) -> Facts:
     count = rng.randint(4, 6)
     start = rng.randrange(len(names) - count + 1)
     most = rng.choice((40, 60, 100, 300, 900))
-    while True:
-        values = choose_numbers(rng, split, count, max(1, most // 12), most)
-        ranked = sorted(values)
-        if min(ranked[1] - ranked[0], ranked[-1] - ranked[-2]) >= ranked[-1] * 0.06:
-            break
+    values = choose_spread(rng, split, count, max(1, most // 12), most, 0.06)
     held_out = split == "held_out" and rng.random() < 0.3
     return Facts(
         choose_words(rng, split, 1, "business")[0],
         unit,
         names[start : start + count],
-        tuple(values),
+        values,
         rng.choice(VIVID),
         "square" if held_out else "circle",
     )
@@ -138,7 +134,7 @@ def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = N
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
     ink = ink_on(paper, rng, 6)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 12))
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 14))
     face = choose_face(rng, split, cap)
     title_cap = choose_cap(rng, cap, max(cap, 16))
     canvas.text(

@@ -7,7 +7,7 @@ from random import Random
 from PIL import ImageFilter
 
 from playground.backgrounds import add_grain, choose_background
-from playground.canvas import FRAME, SMALLEST_CAP, Canvas, choose_cap
+from playground.canvas import FRAME, LEAST_PITCH, SMALLEST_CAP, Canvas, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.fonts import Face, choose_face
@@ -102,8 +102,8 @@ def _put_block(
     written: list[str],
 ) -> list[tuple[float, float, float, float]]:
     x0, y0, x1, y1 = area
-    low = 7.0 if rng.random() < 0.1 else SMALLEST_CAP
-    high = min(40 if rng.random() < LARGE_SHARE else 15, (y1 - y0) / 2.5)
+    low = SMALLEST_CAP
+    high = min(40 if rng.random() < LARGE_SHARE else 17, (y1 - y0) / 2.5)
     if high < low:
         return []
     cap = choose_cap(rng, low, high)
@@ -113,7 +113,7 @@ def _put_block(
     drop = limit * abs(math.sin(math.radians(angle)))
     if drop > 40:
         limit, drop = limit * 40 / drop, 40.0
-    pitch = max(cap * rng.uniform(1.6, 2.1), 12)
+    pitch = max(cap * rng.uniform(1.7, 2.2), LEAST_PITCH)
     if y1 - y0 < pitch + drop + 2 or limit < cap * 2:
         return []
     lines = min(rng.randint(1, 5), 1 + int((y1 - y0 - drop - pitch) / pitch))

@@ -151,7 +151,7 @@ def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = N
         [longest, facts.shop, f"Total   {facts.total}"], face, cap, canvas.width - 36
     )
     natural = max(canvas.text_width(text, face, cap) for text in (longest, facts.shop))
-    pitch = min(max(14.0, cap * rng.uniform(1.7, 2.2)), (canvas.height - 16) / (rows + 0.6))
+    pitch = canvas.fitting_pitch(cap * rng.uniform(1.7, 2.2), (canvas.height - 16) / (rows + 0.6))
     width = min(canvas.width - 10, natural + rng.uniform(20, 70))
     height = min(canvas.height - 6, pitch * (rows + 0.6) + 8)
     left = rng.uniform(4, canvas.width - width - 4)

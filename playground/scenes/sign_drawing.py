@@ -6,7 +6,7 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
+from playground.canvas import LEAST_PITCH, Canvas, choose_cap, choose_size
 from playground.colors import Color, dark, ink_on, pale, shade
 from playground.fonts import Face, choose_face
 from playground.scenes.sign_questions import SignFacts
@@ -51,8 +51,8 @@ def _choose_caps(
     low, room = canvas.smallest_cap, canvas.width - 2 * MARGIN
     count = len(facts.texts)
     if facts.layout == "headline":
-        small = choose_cap(rng, low, max(low, 12))
-        caps = [max(small * 2, choose_cap(rng, 14, 38))] * 2
+        small = choose_cap(rng, low, max(low, 14))
+        caps = [max(small * 2, choose_cap(rng, 16, 38))] * 2
         caps[facts.small] = small
     else:
         most = min(LARGEST_CAP, (canvas.height - 24) / count / 2)
@@ -92,7 +92,7 @@ def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> No
     widest = max(
         canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
     )
-    pitches = [max(14.0, cap * 1.9) for cap in caps]
+    pitches = [max(LEAST_PITCH, cap * 1.9) for cap in caps]
     height = min(sum(pitches) + rng.uniform(8, 24), canvas.height - 6)
     ends = height * 0.35 if facts.pill else 0.0
     width = min(widest + rng.uniform(14, 34) + ends, canvas.width - 6)
@@ -132,6 +132,8 @@ def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> No
     if rng.random() < 0.3:
         canvas.box(x - 3, y, x + 3, canvas.height, fill=(92, 88, 86))
     canvas.place(plate, x, y, angle, _rounded(size, radius * canvas.scale))
+    box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    canvas.note("sign", facts.papers[0], *box)
 
 
 def _draw_bare(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
@@ -139,7 +141,7 @@ def _draw_bare(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> Non
     widths = [
         canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
     ]
-    pitches = [max(14.0, cap * rng.uniform(1.8, 2.6)) for cap in caps]
+    pitches = [max(LEAST_PITCH, cap * rng.uniform(1.8, 2.6)) for cap in caps]
     ink = shade(facts.ink, rng, 8)
     slack_x = (canvas.width - max(widths)) / 2 - 5
     x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)

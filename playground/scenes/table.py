@@ -8,7 +8,7 @@ from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, contrast, ink_on, pale, shade
 from playground.fonts import Face, choose_face
 from playground.scenes.asking import Ask
-from playground.words import choose_numbers, choose_words
+from playground.words import choose_spread, choose_words
 
 COLUMNS = (
     "Age",
@@ -59,7 +59,8 @@ def choose_facts(rng: Random, split: str) -> Facts:
             break
     theme = rng.choice(tuple(CORNERS))
     columns = [
-        choose_numbers(rng, split, shape[0], 1, rng.choice((60, 99, 999))) for _ in range(shape[1])
+        choose_spread(rng, split, shape[0], 1, rng.choice((60, 99, 999)), 0.08)
+        for _ in range(shape[1])
     ]
     return Facts(
         CORNERS[theme],
@@ -173,7 +174,7 @@ def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = N
     spare = canvas.width - 6 - sum(widths)
     extra = max(0.0, spare) * rng.random() ** 2 / len(widths)
     widths = [width + extra for width in widths]
-    pitch = min(max(14.0, cap * rng.uniform(1.8, 2.6)), (canvas.height - 6) / count)
+    pitch = canvas.fitting_pitch(cap * rng.uniform(1.8, 2.6), (canvas.height - 6) / count)
     left = rng.uniform(3, max(3.0, canvas.width - sum(widths) - 3))
     top = rng.uniform(3, max(3.0, canvas.height - pitch * count - 3))
     _draw_grid(canvas, grid, widths, (left, top, pitch), face, cap, paper, rng)
