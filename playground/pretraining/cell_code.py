@@ -4,90 +4,105 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from playground.pretraining.targets import (
-    COLOR_IDS,
     HEIGHT_STEPS,
     SIDE,
-    THING_IDS,
     DenseTargets,
     slots,
 )
 
 CODE_FILE = "cell_code.safetensors"
+TABLES = ("character", "thing", "color")
 CELLS = SIDE * SIDE
-LINES, LONGEST = 2, 4  # characters are told apart by half (upper, lower) and by order within it
-SLOTS = LINES * LONGEST
+SLOTS = 6  # characters of a cell, line by line
 THUMBNAIL = 4  # pixels a side that a cell's 32 are averaged to
 
 
 def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
     """What stands in each of the 144 cells, in the form that `CellCode` takes.
 
-    characters, heights, before: (144, 8), of the upper half from left to right, then of the lower
-        half; a half keeps its first four characters.
+    characters, heights, before: (144, 6), line by line and from left to right; a cell keeps its
+        first six characters.
     things, colors: (144, 4), of the four corners.
+    middle_thing, middle_color: (144,), of the thing whose middle is there.
     thumbnail: (144, 48), from -1 to 1.
     """
-    side = SIDE * THUMBNAIL
-    step = len(targets.image) // side
-    small = targets.image.reshape(side, step, side, step, 3).mean((1, 3))
+    step = len(targets.image) // (SIDE * THUMBNAIL)
+    small = np.asarray(Image.fromarray(targets.image).reduce(step))
     small = small.reshape(SIDE, THUMBNAIL, SIDE, THUMBNAIL, 3).transpose(0, 2, 1, 3, 4)
-    characters = _halves(targets.characters)
-    first = np.argsort(characters == 0, axis=-1, kind="stable")[:, :LONGEST]
-    written = {
-        "characters": characters,
-        "heights": _halves(targets.heights),
-        "before": _halves(targets.before),
-    }
-    return {
-        name: np.take_along_axis(grid, first, -1).reshape(CELLS, SLOTS)
-        for name, grid in written.items()
-    } | {
-        "things": slots(targets.things, 2, 2).reshape(CELLS, 4),
-        "colors": slots(targets.colors, 2, 2).reshape(CELLS, 4),
-        "thumbnail": (small.reshape(CELLS, -1) / 127.5 - 1).astype(np.float32),
-    }
+    cells = {"thumbnail": (small.reshape(CELLS, -1) / 127.5 - 1).astype(np.float32)}
+    for name in ("things", "colors"):
+        cells[name] = slots(getattr(targets, name), 2, 2).reshape(CELLS, 4)
+    cells["middle_thing"], cells["middle_color"] = targets.middles.reshape(CELLS, 2).T
+    for name in ("characters", "heights", "before"):
+        cells[name] = np.zeros((CELLS, SLOTS), np.int64)
+    filled = np.zeros(CELLS, np.int64)
+    for cell, *values in _in_reading_order(targets):
+        if filled[cell] < SLOTS:
+            for name, value in zip(("characters", "heights", "before"), values, strict=True):
+                cells[name][cell, filled[cell]] = value
+            filled[cell] += 1
+    return cells
 
 
-def _halves(grid: np.ndarray) -> np.ndarray:
-    """(rows of 8 pixels, columns of 4) to (cells * halves, 16), column by column."""
-    halves = slots(grid, 4, 8).reshape(CELLS, LINES, 2, 8)
-    return halves.transpose(0, 1, 3, 2).reshape(CELLS * LINES, 16)
+def _in_reading_order(targets: DenseTargets) -> list[tuple[int, int, int, int]]:
+    """(cell, character, height, character before) of all characters, line by line in each cell."""
+    rows, columns = targets.characters.nonzero()
+    places = (rows // 4) * SIDE + columns // 8
+    highest = np.full(CELLS, len(targets.characters))
+    np.minimum.at(highest, places, rows)
+    line = rows - highest[places] >= 2  # a second line is 16 pixels lower or more
+    order = np.lexsort((columns, line, places))
+    listed = (targets.characters, targets.heights, targets.before)
+    values = [grid[rows[order], columns[order]].tolist() for grid in listed]
+    return list(zip(places[order].tolist(), *values, strict=True))
 
 
 class CellCode(nn.Module):
     """What stands in the cells (images, 144) as vectors (images, 144, width).
 
-    A character is the language model's own token for it, turned by a matrix of the slot it stands
-    in: so what the model can do with text, it can nearly do with cells.
+    A character, a thing and a colour are the language model's own tokens for them, turned by a
+    matrix of the part they play: so what the model can do with text, it can nearly do with cells.
 
     Args:
-        tokens: (characters, width), the language model's embeddings of `CHARACTERS`.
+        characters, things, colors: (number, width), the language model's embeddings of
+            `CHARACTERS`, `THINGS` and `COLORS`.
     """
 
-    def __init__(self, tokens: Tensor) -> None:
+    def __init__(self, characters: Tensor, things: Tensor, colors: Tensor) -> None:
         super().__init__()
-        width = tokens.shape[1]
-        self.scale = nn.Parameter(tokens.std())
-        tokens = tokens / tokens.std()
-        self.character = nn.Parameter(torch.cat([torch.zeros(1, width), tokens]))
-        self.turn = nn.Parameter(0.7 * _rotations(width) + 0.5 * torch.eye(width))
+        width = characters.shape[1]
+        self.scale = nn.Parameter(characters.std())
+        tokens = [table / characters.std() for table in (characters, things, colors)]
+        nothing = torch.zeros(1, width)
+        self.character, self.thing, self.color = (
+            nn.Parameter(torch.cat([nothing, table])) for table in tokens
+        )
+        self.turn = nn.Parameter(_turns(SLOTS, width))
         # What stands before it lets the model find the next character by the last one it wrote.
-        self.before = nn.Parameter(torch.cat([torch.randn(1, width), tokens]))
-        self.turn_before = nn.Parameter(0.7 * _rotations(width))
+        self.before = nn.Parameter(torch.cat([torch.randn(1, width), tokens[0]]))
+        self.turn_before = nn.Parameter(_turns(SLOTS, width, straight=0.0))
         self.height = nn.Embedding(HEIGHT_STEPS + 1, width)
-        self.thing = nn.Embedding(len(THING_IDS) + 1, width, padding_idx=0)
-        self.color = nn.Embedding(len(COLOR_IDS) + 1, width, padding_idx=0)
-        self.corner = nn.Parameter(0.5 * torch.randn(4, width))
+        # Of the thing and the colour whose middle is here, and of those that cover the corners.
+        self.turn_thing = nn.Parameter(_turns(2, width))
+        self.turn_color = nn.Parameter(_turns(2, width))
         self.thumbnail = nn.Linear(3 * THUMBNAIL**2, width)
-        self.place = nn.Parameter(0.5 * torch.randn(CELLS, width))
+        # Rows and columns of their own: "in the same row" is then one match of vectors.
+        self.row = nn.Parameter(0.5 * torch.randn(SIDE, 1, width))
+        self.column = nn.Parameter(0.5 * torch.randn(1, SIDE, width))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        shown = self.thing(batch["things"]) + self.color(batch["colors"])
-        cells = (shown * self.corner).sum(2) + self.thumbnail(batch["thumbnail"]) + self.place
+        cells = self.thumbnail(batch["thumbnail"]) + (self.row + self.column).flatten(0, 1)
+        for name, table, turn in (
+            ("thing", self.thing, self.turn_thing),
+            ("color", self.color, self.turn_color),
+        ):
+            cells = cells + table[batch[f"middle_{name}"]] @ turn[0]
+            cells = cells + 0.5 * table[batch[f"{name}s"]].mean(2) @ turn[1]
         flat = cells.flatten(0, 1)
         characters, heights, before = (
             batch[name].flatten(0, 1) for name in ("characters", "heights", "before")
@@ -102,13 +117,14 @@ class CellCode(nn.Module):
         return (self.scale * flat).unflatten(0, cells.shape[:2])
 
 
-def _rotations(width: int) -> Tensor:
-    return torch.linalg.qr(torch.randn(SLOTS, width, width))[0].contiguous()
+def _turns(count: int, width: int, straight: float = 0.5) -> Tensor:
+    rotations = torch.linalg.qr(torch.randn(count, width, width))[0]
+    return (0.7 * rotations + straight * torch.eye(width)).contiguous()
 
 
 def load_code(folder: Path) -> CellCode:
     """The code that was learnt with the language model of `folder`."""
     state = load_file(folder / CODE_FILE)
-    code = CellCode(torch.randn_like(state["character"][1:]))
+    code = CellCode(*(torch.randn_like(state[name][1:]) for name in TABLES))
     code.load_state_dict(state)
     return code.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """Conversations that the nano language model learns from, about texts and about grids of cells."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -16,13 +16,14 @@ from mgm.data.templates import IMAGE_MARKER, get_template
 from playground.corpus import text_sample
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.targets import dense_targets, nothing
-from playground.scenes import draw_page, draw_sample
+from playground.scenes import KINDS, draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
 CAPTION_SHARE = 0.5  # of the conversations about a scene end with a description
-PAGE_SHARE = 0.25  # of the samples are pages of text, where all kinds are drawn
+PAGE_SHARE = 0.1  # of the samples with cells are pages of text
 TURNS = (6, 12)  # questions of a scene: more than in the data, for it is seen once for all
 LINES = 6  # of a page that are read, at most
+LONGEST = 400  # tokens of a conversation: attention over more leaves the processor's cache
 POOL = 6  # batches that are drawn before they are sorted by length
 
 
@@ -33,7 +34,6 @@ class Conversations(IterableDataset[dict[str, Any]]):
         batch_size: conversations that come one after the other are of about equal length.
         seed: of the first one.
         shown: share of the conversations that are about cells; the others are about a text.
-        kinds: of the scenes; all, and pages of text, where empty.
     """
 
     def __init__(
@@ -41,11 +41,10 @@ class Conversations(IterableDataset[dict[str, Any]]):
         tokenizer: PreTrainedTokenizerFast,
         batch_size: int,
         seed: int,
-        shown: float = 0.9,
-        kinds: Sequence[str] = (),
+        shown: float = 0.85,
     ) -> None:
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
-        self.shown, self.kinds = shown, kinds
+        self.shown = shown
         self.image_token_id = len(tokenizer)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -65,9 +64,9 @@ class Conversations(IterableDataset[dict[str, Any]]):
         rng = Random(seed)
         if rng.random() >= self.shown:
             return self.encoded(text_conversation(seed), [])
-        page = not self.kinds and rng.random() < PAGE_SHARE
-        kind = rng.choice(self.kinds) if self.kinds else None
-        sample = draw_page(seed) if page else draw_sample(seed, "train", kind, TURNS)
+        page = rng.random() < PAGE_SHARE
+        # All kinds alike: what is rare in the data must be learnt too.
+        sample = draw_page(seed) if page else draw_sample(seed, "train", rng.choice(KINDS), TURNS)
         turns = [(turn.question, turn.answer) for turn in sample.turns]
         if page:
             turns = lines_to_read(sample.caption, rng)
@@ -83,9 +82,13 @@ class Conversations(IterableDataset[dict[str, Any]]):
     def encoded(
         self, turns: list[tuple[str, str]], cells: list[dict[str, np.ndarray]]
     ) -> dict[str, Any]:
-        segments = training_segments(get_template("nano"), turns)
-        ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
-        return {"ids": ids, "labels": labels, "cells": cells}
+        """Ids, labels and cells, without the last turns where they would be too many tokens."""
+        while True:
+            segments = training_segments(get_template("nano"), turns)
+            ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
+            if len(ids) <= LONGEST or len(turns) == 1:
+                return {"ids": ids, "labels": labels, "cells": cells}
+            turns = turns[:-1]
 
 
 def text_conversation(seed: int) -> list[tuple[str, str]]:

@@ -42,7 +42,6 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         ids[: len(caption)] = caption[:CAPTION_TOKENS]
         arrays = {
             "image": targets.image,
-            "fine": slots(targets.characters, 1, 2),
             "middle": slots(targets.characters, 2, 4),
             "things": targets.things,
             "colors": targets.colors,

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from mgm.errors import run_command
 from mgm.model.mining import PatchInfoMining
 from playground.pretraining.cell_code import SLOTS, CellCode, load_code
 from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages
-from playground.pretraining.loop import train
+from playground.pretraining.loop import optimizers, train
 from playground.pretraining.targets import (
     CHARACTERS,
     COLOR_IDS,
@@ -41,7 +42,8 @@ CLIP_SIZE, CLIP_WIDTH = 14 * SIDE, 256
 CONVNEXT_NAME = f"convnext-nano-{FRAME}"
 CLIP_NAME = f"clip-vit-nano-patch14-{CLIP_SIZE}"
 CLASSES = len(CHARACTERS) + 1
-NOTHING_WEIGHT = 0.1  # most slots hold nothing
+OTHERS_RATE = 1e-3  # the learning rate of all but matrices
+NOTHING_WEIGHT = 0.2  # most slots hold nothing
 EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
 
 
@@ -67,12 +69,12 @@ class CaptionEncoder(nn.Module):
 class Pretraining(nn.Module):
     """Both encoders with the heads and losses that teach them."""
 
-    def __init__(self, vocabulary: int, code: CellCode) -> None:
+    def __init__(self, vocabulary: int, code: CellCode | None) -> None:
         super().__init__()
         self.code = code
+        if code is not None:
+            self.speak = nn.Linear(CLIP_WIDTH, code.row.shape[-1])
         self.mining = PatchInfoMining(CLIP_WIDTH, CONVNEXT_DIMS)
-        self.speak = nn.Linear(CLIP_WIDTH, code.place.shape[-1])
-        self.place = nn.Parameter(torch.zeros_like(code.place))
         self.convnext = ConvNeXt(
             depths=CONVNEXT_DEPTHS, dims=CONVNEXT_DIMS, num_classes=0, ls_init_value=0.5
         )
@@ -81,16 +83,16 @@ class Pretraining(nn.Module):
                 hidden_size=CLIP_WIDTH,
                 intermediate_size=2 * CLIP_WIDTH,
                 num_hidden_layers=3,
-                num_attention_heads=8,
+                num_attention_heads=4,
                 image_size=CLIP_SIZE,
                 patch_size=14,
                 projection_dim=CLIP_WIDTH,
             )
         )
         things, colors = len(THING_IDS) + 1, len(COLOR_IDS) + 1
-        self.fine = nn.Linear(CONVNEXT_DIMS[1], 2 * CLASSES)
         self.middle = nn.Linear(CONVNEXT_DIMS[2], 8 * CLASSES)
         self.coarse = nn.Linear(CONVNEXT_DIMS[3], SLOTS * CLASSES)
+        self.mined = nn.Linear(CLIP_WIDTH, SLOTS * CLASSES)
         self.middle_things = nn.Linear(CONVNEXT_DIMS[2], things + colors)
         self.coarse_things = nn.Linear(CONVNEXT_DIMS[3], 4 * (things + colors))
         self.clip_things = nn.Linear(CLIP_WIDTH, 4 * (things + colors))
@@ -103,22 +105,25 @@ class Pretraining(nn.Module):
         self.character_weights = torch.ones(CLASSES)
         self.character_weights[0] = NOTHING_WEIGHT
 
+    @torch.autocast("cpu", torch.bfloat16)
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss, and the figures to show (losses and shares of characters found)."""
         image = batch["image"].permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
         small = F.interpolate(image, size=CLIP_SIZE, mode="bilinear")
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.convnext.stem(image.contiguous(memory_format=torch.channels_last))
-            stages = []
-            for stage in self.convnext.stages:
-                hidden = stage(hidden)
-                stages.append(hidden.permute(0, 2, 3, 1))
-            seen = self.clip(small, output_hidden_states=True)
-        patches = seen.hidden_states[-2][:, 1:].float().unflatten(1, (SIDE, SIDE))
-        _, fine, middle, coarse = (stage.float() for stage in stages)
+        stages = self.stages(image.contiguous(memory_format=torch.channels_last))
+        seen = self.clip(small, output_hidden_states=True)
+        tokens = seen.hidden_states[-2][:, 1:]
+        patches = tokens.unflatten(1, (SIDE, SIDE))
+        middle, coarse = (stage.permute(0, 2, 3, 1) for stage in stages[2:])
+        mined = tokens + self.mining(tokens, stages)
         losses, figures = {}, {}
-        for name, features in (("fine", fine), ("middle", middle), ("coarse", coarse)):
-            head, target = getattr(self, name), batch[name]
+        views = {
+            "middle": (middle, batch["middle"]),
+            "coarse": (coarse, batch["coarse"]),
+            "mined": (mined.unflatten(1, (SIDE, SIDE)), batch["coarse"]),
+        }
+        for name, (features, target) in views.items():
+            head = getattr(self, name)
             looked_at = target.any(-1) | (torch.rand(target.shape[:-1]) < EMPTY_CELLS)
             logits = head(features[looked_at]).unflatten(-1, (-1, CLASSES))
             losses[name], figures[name] = self._characters(logits, target[looked_at])
@@ -127,16 +132,13 @@ class Pretraining(nn.Module):
             + self._things(_split(self.coarse_things(coarse)), batch)
             + self._things(_split(self.clip_things(patches)), batch)
         )
-        tokens = patches.flatten(1, 2)
-        mined = tokens + self.mining(
-            tokens, [stage.float().permute(0, 3, 1, 2) for stage in stages]
-        )
-        losses["code"] = 4 * self._code(mined, batch)
+        if self.code is not None:
+            losses["code"] = 4 * self._code(self.code, mined, batch)
         captioned = batch["caption"].ne(0).any(1)
         if captioned.sum() > 1:
             text = self.caption_encoder(batch["caption"][captioned])
             pooled = self.pooled(coarse.mean((1, 2)))[captioned]
-            for vectors in (pooled, seen.pooler_output.float()[captioned]):
+            for vectors in (pooled, seen.pooler_output[captioned]):
                 losses["contrast"] = losses.get("contrast", 0) + 0.25 * self._contrast(
                     vectors, text
                 )
@@ -144,28 +146,41 @@ class Pretraining(nn.Module):
         figures |= {name: loss.detach() for name, loss in losses.items() if name not in figures}
         return total, figures
 
+    def stages(self, image: Tensor) -> list[Tensor]:
+        """The maps of all four stages, (batch, channels, height, width) each."""
+        hidden, maps = self.convnext.stem(image), []
+        for stage in self.convnext.stages:
+            hidden = stage(hidden)
+            maps.append(hidden)
+        return maps
+
     def _characters(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.character_weights)
+        loss = F.cross_entropy(
+            logits.flatten(0, -2).float(), target.flatten(), self.character_weights
+        )
         there = target > 0
         found = (logits.argmax(-1)[there] == target[there]).float().mean()
         return loss, found.nan_to_num()
 
     def _things(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        logits = logits.float()
         things, colors = logits[..., : self.things], logits[..., self.things :]
         return 0.5 * (
             F.cross_entropy(things.flatten(0, -2), batch["things"].flatten())
             + F.cross_entropy(colors.flatten(0, -2), batch["colors"].flatten())
         )
 
-    def _code(self, mined: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _code(self, code: CellCode, mined: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The share of the code's variance that a linear view of the mined tokens misses."""
         cells = {name[5:]: batch[name] for name in batch if name.startswith("cell_")}
-        target = self.code(cells)
-        seen = self.speak(mined) + self.place
+        target = code(cells)
+        seen = self.speak(mined).float()
         return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
 
     def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
-        logits = F.normalize(images, dim=-1) @ texts.T * self.temperature.exp().clamp(max=100)
+        logits = (F.normalize(images, dim=-1) @ texts.T).float() * self.temperature.exp().clamp(
+            max=100
+        )
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -217,34 +232,39 @@ def load_encoders(model: Pretraining, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--language-model", type=Path, required=True, help="folder that the layout step wrote"
+        "--language-model", type=Path, help="its code of cells is learnt too, from this folder"
     )
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets both encoders")
     parser.add_argument("--start", type=Path, help="encoders to go on from, in the layout of --out")
     parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--batch-size", type=int, default=6)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--pages", type=float, default=0.4, help="share of dense text pages")
+    parser.add_argument("--fall", type=float, default=0.4, help="share of falling learning rates")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1_000_000_000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    tokenizer = read_tokenizer(arguments.language_model)
-    model = Pretraining(len(tokenizer), load_code(arguments.language_model))
+    tokenizer = read_tokenizer(arguments.tokenizer)
+    code = load_code(arguments.language_model) if arguments.language_model else None
+    model = Pretraining(len(tokenizer), code)
     if arguments.start:
         load_encoders(model, arguments.start)
     model.convnext.to(memory_format=torch.channels_last)
     images = DrawnImages(arguments.seed, arguments.pages, tokenizer)
     loader = DataLoader(images, arguments.batch_size, num_workers=arguments.workers)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    model.clip.set_attn_implementation("eager")  # faster than sdpa in bfloat16 on a CPU
+    if shutil.which("g++"):
+        model.stages = torch.compile(model.stages)
+    networks = [model.convnext, model.clip, model.mining]
+    by = optimizers(networks, [model], arguments.learning_rate, OTHERS_RATE)
 
     def save() -> None:
         save_encoders(model, arguments.out)
 
-    train(map(model, loader), groups, arguments.steps, [arguments.learning_rate] * 2, save)
+    train(map(model, loader), by, arguments.steps, save, arguments.fall)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -15,33 +14,60 @@ KEPT = 0.95  # of the running average that is shown, per step
 SAVE_EVERY = 500  # steps
 
 
+def optimizers(
+    networks: Sequence[nn.Module], heads: Sequence[nn.Module], learning_rate: float, others: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside `networks`, AdamW for all their other parameters and `heads`.
+
+    Args:
+        learning_rate: of Muon (Jordan et al. 2024, scaled to the steps of AdamW).
+        others: of AdamW.
+    """
+    matrices = [
+        module.weight
+        for network in networks
+        for module in network.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    tables = [m.weight for n in networks for m in n.modules() if isinstance(m, nn.Embedding)]
+    inner = list(set(matrices) - set(tables))
+    learnt = [p for n in (*networks, *heads) for p in n.parameters() if p.requires_grad]
+    outer = list(dict.fromkeys(p for p in learnt if p not in set(inner)))
+    return [
+        torch.optim.Muon(inner, learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+
+
 def train(
     losses: Iterable[tuple[Tensor, dict[str, Tensor]]],
-    groups: list[dict[str, Any]],
+    optimizers: list[torch.optim.Optimizer],
     steps: int,
-    learning_rates: list[float],
     save: Callable[[], None],
+    fall: float = 0.4,
 ) -> None:
-    """AdamW with a one-cycle learning rate and clipped gradients, under a progress bar.
+    """Clipped gradients and a learning rate that rises, stays and falls, under a progress bar.
 
     Args:
         losses: computes, whenever asked, a batch's loss and the figures to show of it.
-        groups: AdamW's groups of parameters.
-        steps: how many batches.
-        learning_rates: of each group at its highest, after 5 % of the steps.
+        steps: how many batches; the rate rises over the first 3 %.
         save: writes what was learnt; called every 500 steps and at the end.
+        fall: share of the steps, the last ones, over which the rate falls to zero.
     """
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rates, steps, pct_start=0.05)
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    highest = [[group["lr"] for group in o.param_groups] for o in optimizers]
     started, average = time.time(), {}
     bar = tqdm(zip(range(steps), losses, strict=False), total=steps)
     for step, (loss, figures) in bar:
+        share = min(1.0, (step + 1) / (0.03 * steps), (steps - step) / max(1, fall * steps))
+        for optimizer, rates in zip(optimizers, highest, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = share * rate
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         for name, value in figures.items():
             average[name] = KEPT * average.get(name, value.item()) + (1 - KEPT) * value.item()
         if step % 20 == 19:

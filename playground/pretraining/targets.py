@@ -19,7 +19,8 @@ CELL = 32  # pixels per side of what one image token stands for
 SIDE = FRAME // CELL  # cells
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTERS)}  # 0: none
-THING_IDS = {label: index + 1 for index, label in enumerate((*SHAPES, *EMOJI))}  # 0: nothing
+THINGS = (*SHAPES, *EMOJI, "bar", "box", "sign")
+THING_IDS = {label: index + 1 for index, label in enumerate(THINGS)}  # 0: nothing
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 HEIGHT_STEPS = 7
 VIEW = MGMImageProcessor(image_size=14 * SIDE, image_size_aux=FRAME)  # pads and resizes
@@ -36,6 +37,8 @@ class DenseTargets:
         0 where there is none.
     before: (48, 96), id of the character that stands before it in the same word; 0 at its start.
     things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
+    middles: (12, 12, 2) of 32-pixel cells, thing and colour of the smallest thing whose middle
+        lies there; 0 where there is none.
     """
 
     image: np.ndarray
@@ -44,6 +47,7 @@ class DenseTargets:
     before: np.ndarray
     things: np.ndarray
     colors: np.ndarray
+    middles: np.ndarray
 
 
 def dense_targets(sample: Sample, index: int) -> DenseTargets:
@@ -66,6 +70,7 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
         last = glyph
     things = np.zeros((FRAME // 16, FRAME // 16), np.int64)
     colors = np.zeros_like(things)
+    middles = np.zeros((SIDE, SIDE, 2), np.int64)
     by_area = sorted(
         sample.objects[index], key=lambda t: (t.x1 - t.x0) * (t.y1 - t.y0), reverse=True
     )
@@ -73,20 +78,22 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     for thing in by_area:
         x0, x1 = (thing.x0 + left) * scale, (thing.x1 + left) * scale
         y0, y1 = (thing.y0 + top) * scale, (thing.y1 + top) * scale
+        ids = THING_IDS.get(thing.label, 0), COLOR_IDS.get(thing.color or "", 0)
+        middles[int((y0 + y1) / 2 // CELL), int((x0 + x1) / 2 // CELL)] = ids
         columns = np.flatnonzero((centers >= x0 - 4) & (centers <= x1 + 4))
         rows = np.flatnonzero((centers >= y0 - 4) & (centers <= y1 + 4))
         if rows.size and columns.size:
-            cells = np.ix_(rows, columns)
-            things[cells] = THING_IDS.get(thing.label, 0)
-            colors[cells] = COLOR_IDS.get(thing.color or "", 0)
-    return DenseTargets(VIEW.high_resolution(image), characters, heights, before, things, colors)
+            things[np.ix_(rows, columns)], colors[np.ix_(rows, columns)] = ids
+    shown = VIEW.high_resolution(image)
+    return DenseTargets(shown, characters, heights, before, things, colors, middles)
 
 
 def nothing() -> DenseTargets:
     """Targets of a black image."""
     characters, things = np.zeros((FRAME // 8, FRAME // 4), int), np.zeros((FRAME // 16,) * 2, int)
     image = np.zeros((FRAME, FRAME, 3), np.uint8)
-    return DenseTargets(image, characters, characters, characters, things, things)
+    middles = np.zeros((SIDE, SIDE, 2), int)
+    return DenseTargets(image, characters, characters, characters, things, things, middles)
 
 
 def same_word(glyph: Glyph, after: Glyph) -> bool:

@@ -8,6 +8,7 @@ from mgm.data.conversation import IGNORED
 from mgm.model.clip_tower import load_clip_tower
 from mgm.model.convnext_tower import load_convnext_tower
 from playground.canvas import Canvas
+from playground.colors import COLORS
 from playground.fonts import FACES
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
 from playground.pretraining.conversations import Conversations, collate, text_conversation
@@ -21,17 +22,24 @@ from playground.pretraining.encoders import (
     load_encoders,
     save_encoders,
 )
-from playground.pretraining.language_model import answer_loss, answers_right, nano_language_model
+from playground.pretraining.language_model import (
+    answer_loss,
+    answers_right,
+    nano_language_model,
+    starting_code,
+)
 from playground.pretraining.targets import (
     CHARACTER_ID,
     CHARACTERS,
     FRAME,
+    THING_IDS,
+    THINGS,
     dense_targets,
     nothing,
     same_word,
     slots,
 )
-from playground.scenes import draw_page
+from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import build_tokenizer
 
 
@@ -59,14 +67,33 @@ def test_targets_name_every_character_where_it_stands():
     assert (targets.characters > 0).sum() > 0.8 * len(page.glyphs[0])
 
 
+def test_targets_name_every_thing_where_its_middle_is():
+    sample = draw_sample(3, "train", "shapes")
+    cells = cell_targets(dense_targets(sample, 0))
+    names = sorted(THING_IDS[thing.label] for thing in sample.objects[0])
+    assert sorted(cells["middle_thing"][cells["middle_thing"] > 0]) == names
+    # A thing covers the corners around its middle.
+    for cell in cells["middle_thing"].nonzero()[0]:
+        assert cells["middle_thing"][cell] in cells["things"][cell]
+        assert cells["middle_color"][cell] in cells["colors"][cell]
+
+
 def test_cells_list_their_characters_in_reading_order():
     targets = nothing()
     characters = targets.characters
-    # The second cell of the first row: "ab" in its upper half, at different heights; "c" below.
+    # The second cell of the first row: "ab", not quite level, and "c" in a line below.
     characters[1, 9], characters[0, 12], characters[2, 8] = 1, 2, 3
     cells = cell_targets(targets)
-    assert cells["characters"][1].tolist() == [1, 2, 0, 0, 3, 0, 0, 0]
+    assert cells["characters"][1].tolist() == [1, 2, 3, 0, 0, 0]
     assert cells["characters"].sum() == 6
+    # A turned line that crosses the middle of a cell is one line.
+    characters[:] = 0
+    characters[2, 8], characters[1, 12], characters[1, 14] = 1, 2, 3
+    assert cell_targets(targets)["characters"][1].tolist() == [1, 2, 3, 0, 0, 0]
+    # A cell keeps its first six.
+    characters[:] = 0
+    characters[1, 8:16] = range(1, 9)
+    assert cell_targets(targets)["characters"][1].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_letters_of_a_word_are_level():
@@ -84,9 +111,8 @@ def test_letters_of_a_word_are_level():
 
 def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     torch.manual_seed(0)
-    model = Pretraining(
-        len(tokenizer), CellCode(torch.randn(len(CHARACTERS), 192)).requires_grad_(False)
-    )
+    tables = [torch.randn(len(table), 192) for table in (CHARACTERS, THINGS, COLORS)]
+    model = Pretraining(len(tokenizer), CellCode(*tables).requires_grad_(False))
     images = DrawnImages(0, 0.5, tokenizer)
     samples = [images.draw(seed) for seed in range(4)]
     batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
@@ -99,7 +125,7 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert {"fine", "coarse", "things", "code"} <= set(figures)
+    assert {"middle", "mined", "things", "code"} <= set(figures)
     save_encoders(model, tmp_path)
     pixels = torch.randn(1, 3, FRAME, FRAME)
     tower = load_convnext_tower(tmp_path / CONVNEXT_NAME).eval()
@@ -123,19 +149,19 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     for sample in samples:
         assert sample["ids"].count(len(tokenizer)) == CELLS * len(sample["cells"])
     model: LlamaForCausalLM = nano_language_model(tokenizer)
-    characters = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
-    code = CellCode(model.get_input_embeddings().weight[characters].detach())
+    code = starting_code(None, model, tokenizer)
     batch = collate(samples)
     loss, right = answer_loss(model, code, batch)
     assert 0 <= right <= 1
     loss.backward()
     assert code.character.grad.abs().sum() > 0
     # What stands in the cells is what the loss depends on.
-    other = {**batch, "characters": batch["characters"].flip(1)}
-    assert not torch.isclose(answer_loss(model, code, other)[0], loss)
+    for name in ("characters", "before", "heights", "things", "middle_thing", "thumbnail"):
+        other = {**batch, name: batch[name].flip(1)}
+        assert not torch.isclose(answer_loss(model, code, other)[0], loss), name
     # A batch may have no image at all.
     text = collate([grids.encoded(text_conversation(0), [])])
-    torch.testing.assert_close(answer_loss(model, code, text), answer_loss(model, None, text))
+    assert answer_loss(model, code, text)[0] > 0
     save_file(code.state_dict(), tmp_path / CODE_FILE)
     torch.testing.assert_close(load_code(tmp_path)(batch), code(batch))
 
