@@ -16,17 +16,17 @@ export OMP_WAIT_POLICY=PASSIVE
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
-[ -d "$out/llama-text" ] ||
-    python -m playground.pretraining.language_model --tokenizer "$out/tokenizer" --out "$out/llama-text" \
-        --batch-size 24 --learning-rate 3e-3 --steps 6000
-[ -d "$out/llama-signs" ] ||
-    python -m playground.pretraining.language_model --start "$out/llama-text" --out "$out/llama-signs" \
-        --shown 0.9 --kinds sign --steps 1500
+learn_language() { python -m playground.pretraining.language_model "$@"; }
+learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" "$@"; }
+[ -d "$out/llama-code" ] ||
+    learn_language --tokenizer "$out/tokenizer" --learn-code --out "$out/llama-code" \
+        --steps 3000 --fall 0
 [ -d "$zoo/llama-nano" ] ||
-    python -m playground.pretraining.language_model --start "$out/llama-signs" --out "$zoo/llama-nano" \
-        --shown 0.9 --steps 12000
+    learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 20000
+[ -d "$out/encoders" ] || learn_images --out "$out/encoders" --steps 5000 --fall 0
 [ -d "$zoo/convnext-nano-384" ] ||
-    python -m playground.pretraining.encoders --language-model "$out/llama-signs" --out "$zoo"
+    learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" \
+        --steps 8000
 
 data=playground/data/recipe
 python -m playground.generate --out "$data" --split train --count 60000 --seed 1 --workers "$cores"
@@ -42,3 +42,8 @@ python -m playground.generate --out playground/data/held_out --split held_out --
     --model_name_or_path "$out/stage_1" --output_dir "$out/stage_2"
 python -m playground.evaluate --data playground/data/held_out --out "$out/evaluation" \
     --model mgm-nano="$out/stage_2"
+
+for part in llama-nano clip-vit-nano-patch14-168 convnext-nano-384; do
+    python -m playground.release "$zoo/$part" "$out/shipped/model_zoo/$part"
+done
+python -m playground.release "$out/stage_2" "$out/shipped/mgm-nano" --card playground/model_card.md

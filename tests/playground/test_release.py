@@ -1,0 +1,37 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mgm.errors import MGMError
+from playground.release import release
+
+
+def test_what_ships_is_in_bfloat16_and_names_no_folder(tmp_path):
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    weights = {"weight": torch.randn(3, 2), "count": torch.tensor([7])}
+    save_file(weights, trained / "model.safetensors", {"format": "pt"})
+    config = {"dtype": "float32", "text_config": {"_name_or_path": "/home/me", "dtype": "float32"}}
+    (trained / "config.json").write_text(json.dumps(config))
+    (trained / "trainer_state.json").write_text("{}")
+    (trained / "training_args.bin").write_bytes(b"")
+    (trained / "tokenizer.json").write_text('{"dtype": "float32"}')
+    card = tmp_path / "card.md"
+    card.write_text("# A model")
+    release(trained, tmp_path / "out", card)
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"model.safetensors", "config.json", "tokenizer.json", "README.md"}
+    shipped = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(shipped["weight"], weights["weight"].bfloat16())
+    assert torch.equal(shipped["count"], weights["count"])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == {"dtype": "bfloat16", "text_config": {"dtype": "bfloat16"}}
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == '{"dtype": "float32"}'
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(MGMError, match=r"no \.safetensors"):
+        release(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
