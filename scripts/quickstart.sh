@@ -7,12 +7,12 @@
 #
 # What a run made (data, checkpoints, results) is used again by the next one that starts from the same
 # weights and settings; delete work_dirs/quickstart-* to train anew. MGM_QUICKSTART_IMAGES is the number
-# of training images (default 8000).
+# of training images (default 5000).
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$0")/environment.sh" playground
 started=$SECONDS
-images=${MGM_QUICKSTART_IMAGES:-8000}
+images=${MGM_QUICKSTART_IMAGES:-5000}
 start=$(cat playground/generate.py playground/*/*.safetensors playground/*/*/*.safetensors \
     scripts/nano/train/*.sh scripts/quickstart.sh | sha256sum | cut -c1-8)
 work=work_dirs/quickstart-$images-$start
@@ -29,7 +29,7 @@ python -m playground.generate --out playground/data/held_out-150 --split held_ou
 if [ ! -f "$work/stage_1/config.json" ]; then
     say "2/6 Stage 1, alignment: projector and mining learn from captions"
     bash scripts/nano/train/stage_1.sh --data_path "$data/captions.json" --image_folder "$data/images" \
-        --output_dir "$work/stage_1" --max_steps $((images / 64))
+        --output_dir "$work/stage_1" --max_steps $((images / 50))
 else
     say "2/6 Stage 1 is there: $work/stage_1"
 fi
