@@ -29,10 +29,11 @@ def optimizers(
         for module in network.modules()
         if isinstance(module, nn.Linear)
     ]
-    tables = [m.weight for n in networks for m in n.modules() if isinstance(m, nn.Embedding)]
-    inner = list(set(matrices) - set(tables))
-    learnt = [p for n in (*networks, *heads) for p in n.parameters() if p.requires_grad]
-    outer = list(dict.fromkeys(p for p in learnt if p not in set(inner)))
+    tables = {m.weight for n in networks for m in n.modules() if isinstance(m, nn.Embedding)}
+    inner = [matrix for matrix in matrices if matrix not in tables]
+    taken = set(inner)
+    learnt = dict.fromkeys(p for n in (*networks, *heads) for p in n.parameters())
+    outer = [p for p in learnt if p.requires_grad and p not in taken]
     return [
         torch.optim.Muon(inner, learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),

@@ -233,7 +233,7 @@ def _draw_lying(
 ) -> None:
     count = len(facts.labels)
     slot = (canvas.height - top - 4) / count
-    canvas.fitting_pitch(slot, slot)
+    slot = canvas.fitting_pitch(slot, slot)
     cap = min(cap, max(canvas.smallest_cap, slot / 1.8))
     cap = canvas.fitting_cap(list(facts.labels), face, cap, canvas.width * 0.42)
     left = 8 + max(canvas.text_width(label, face, cap) for label in facts.labels)
