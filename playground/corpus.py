@@ -30,7 +30,7 @@ def text_sample(
     name = choose_kind(rng)
     scene = SCENES[name]
     facts = scene.choose_facts(rng, split)
-    told = scene.sentences(facts, rng)
+    told = scene.sentences(facts)
     caption = " ".join(told)
     if name not in ORDERED and rng.random() < 0.3:
         rng.shuffle(told)
@@ -39,9 +39,10 @@ def text_sample(
     return " ".join(told), [(turn.question, turn.answer) for turn in asked]
 
 
-def _tasks(rng: Random, split: str) -> tuple[str, list[tuple[str, str]]]:
+def _tasks(rng: Random, split: Split) -> tuple[str, list[tuple[str, str]]]:
     texts: list[str] = []
-    while len(texts) < rng.randint(1, 4):
+    count = rng.randint(1, 4)
+    while len(texts) < count:
         text = choose_text(rng, split)
         if text not in texts:
             texts.append(text)

@@ -2,31 +2,37 @@
 
     python -m playground.evaluate --data DIR --model NAME=PATH [--model NAME=PATH ...] --out DIR
 
-Writes answers.jsonl (every question with every model's answer), results.json, accuracy.txt and
-accuracy.png.
+Writes answers.jsonl (every question with every model's answer), results.json (right and asked, for
+each row of the table and for each kind of question), accuracy.txt and accuracy.png.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
 
 import mgm
 from mgm.atomic import atomic_file
+from mgm.data.samples import read_samples
+from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError, run_command
 from playground.scenes.asking import SHORT_SUFFIX
 
-IMAGE_MARKER = "<image>"
 # Cap heights in pixels of the image at 256 pixels; the low-resolution view has 0.66 times as many.
-HEIGHT_BINS = ((0, 12), (12, 15), (15, 20), (20, 28), (28, 256))
+HEIGHT_BINS = ((12, 15), (15, 20), (20, 28), (28, 256))
 
 
 @dataclass(frozen=True)
 class Question:
-    """One turn of a drawn conversation, asked on its own."""
+    """One turn of a drawn conversation, asked on its own.
+
+    Attributes:
+        kind: of the scene and of the question, as in "receipt/price".
+    """
 
     images: tuple[str, ...]
     text: str
@@ -36,22 +42,30 @@ class Question:
 
 
 def read_questions(folder: Path, limit: int | None) -> list[Question]:
-    """Every turn of DIR/conversations.json, of the first `limit` conversations."""
+    """Every turn of DIR/conversations.json, of the first `limit` conversations.
+
+    Raises:
+        MGMError: there is no such file, or `playground.generate` did not write it.
+    """
     path = folder / "conversations.json"
     if not path.is_file():
         raise MGMError(f"{path}: no such file; draw it with python -m playground.generate")
+    samples = read_samples(path)[:limit]
+    records = json.loads(path.read_text(encoding="utf-8-sig"))
     questions = []
-    for record in json.loads(path.read_text())[:limit]:
-        names = record["image"] if isinstance(record["image"], list) else [record["image"]]
-        images = tuple(str(folder / "images" / name) for name in names)
-        turns = record["conversations"]
+    for index, sample in enumerate(samples):
+        notes = [records[index].get(name) for name in ("kinds", "text_heights")]
+        if any(not isinstance(n, list) or len(n) != len(sample.turns) for n in notes):
+            raise MGMError(
+                f"{path}: sample {index}: has no kind and text height for each question; draw it "
+                "with python -m playground.generate"
+            )
+        images = tuple(str(folder / "images" / name) for name in sample.images)
         # A conversation asks for bare answers once; each question asked on its own has to.
-        suffix = SHORT_SUFFIX if turns[0]["value"].endswith(SHORT_SUFFIX) else ""
-        pairs = zip(turns[::2], turns[1::2], record["kinds"], record["text_heights"], strict=True)
-        for human, answer, kind, height in pairs:
-            text = human["value"].replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
-            scene = kind.partition("/")[0]
-            questions.append(Question(images, text, answer["value"], scene, height))
+        suffix = SHORT_SUFFIX if sample.turns[0][0].endswith(SHORT_SUFFIX) else ""
+        for (question, answer), kind, height in zip(sample.turns, *notes, strict=True):
+            text = question.replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
+            questions.append(Question(images, text, answer or "", kind, height))
     return questions
 
 
@@ -94,7 +108,7 @@ def height_group(question: Question) -> str | None:
 
 
 GROUPS: tuple[Callable[[Question], str | None], ...] = (
-    lambda question: question.kind,
+    lambda question: question.kind.partition("/")[0],
     height_group,
     lambda question: "all",
 )
@@ -158,7 +172,7 @@ def named_model(text: str) -> tuple[str, str]:
 
 def write_lines(lines: Iterable[str], path: Path) -> None:
     with atomic_file(path) as part:
-        part.write_text("".join(f"{line}\n" for line in lines))
+        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def main() -> None:
@@ -171,6 +185,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="first conversations only")
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
+    names = [name for name, _ in arguments.model]
+    if len(set(names)) < len(names):
+        raise MGMError(f"--model: {', '.join(names)}: give each model a name of its own")
+    for flag, count in (("--limit", arguments.limit), ("--batch-size", arguments.batch_size)):
+        if count is not None and count < 1:
+            raise MGMError(f"{flag}: {count} is not at least 1")
+    if find_spec("matplotlib") is None:  # say so before hours of answering
+        raise MGMError('matplotlib is not installed; run pip install "mgm[playground]"')
     questions = read_questions(arguments.data, arguments.limit)
     answers = {n: ask(p, questions, arguments.batch_size) for n, p in arguments.model}
     results = {
@@ -183,10 +205,15 @@ def main() -> None:
         for i, question in enumerate(questions)
     )
     write_lines((json.dumps(record) for record in records), arguments.out / "answers.jsonl")
-    write_lines([json.dumps(results, indent=2)], arguments.out / "results.json")
-    plot(results, arguments.out / "accuracy.png")
+    by_question = {
+        name: shares(questions, given, lambda question: question.kind)
+        for name, given in answers.items()
+    }
+    counts = {"table": results, "questions": by_question}
+    write_lines([json.dumps(counts, indent=2)], arguments.out / "results.json")
     write_lines([table(results)], arguments.out / "accuracy.txt")
     print(table(results))
+    plot(results, arguments.out / "accuracy.png")
     print(f"\nPlot: {arguments.out / 'accuracy.png'}   Answers: {arguments.out / 'answers.jsonl'}")
 
 

@@ -8,6 +8,7 @@ from random import Random
 from PIL import ImageFont
 
 from mgm.errors import MGMError
+from playground.sample import Split
 
 FOLDER = Path("/usr/share/fonts")
 EMOJI_FILE = "truetype/noto/NotoColorEmoji.ttf"
@@ -103,7 +104,7 @@ _POOLS = {
 }
 
 
-def choose_face(rng: Random, split: str, cap: float = SMALL_CAP) -> Face:
+def choose_face(rng: Random, split: Split, cap: float = SMALL_CAP) -> Face:
     """A face for text of cap height `cap` (pixels); held-out ones only where `split` says so."""
     held_out = split == "held_out" and rng.random() < HELD_OUT_SHARE
     return rng.choice(_POOLS[held_out, cap < SMALL_CAP])

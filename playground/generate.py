@@ -12,12 +12,14 @@ from typing import Any
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file, atomic_folder
+from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError, run_command
 from playground.scenes import KINDS, Sample, Split, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
-VERSION = 7  # to be raised when the same seed would draw another picture
-IMAGE_MARKER = "<image>\n"
+VERSION = 8  # to be raised when the same seed would draw another picture
+IMAGE_LINE = f"{IMAGE_MARKER}\n"
+MANIFEST_KEYS = {"version", "split", "count", "seed", "kinds"}
 SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
 CHUNK = 32  # samples per message between processes
 
@@ -69,9 +71,11 @@ def _manifest_of(folder: Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise MGMError(f"{path}: not JSON ({error}); delete {folder} and run again") from error
+    # Other programs write a manifest.json too.
+    return manifest if isinstance(manifest, dict) and manifest.keys() == MANIFEST_KEYS else None
 
 
 def _draw_all(
@@ -113,7 +117,7 @@ def conversation_record(sample: Sample, identity: str, names: list[str]) -> Reco
     """A sample as one entry of the published format, plus `kinds` and `text_heights` per turn."""
     messages = []
     for index, turn in enumerate(sample.turns):
-        marker = IMAGE_MARKER * len(names) if index == 0 else ""
+        marker = IMAGE_LINE * len(names) if index == 0 else ""
         messages.append({"from": "human", "value": marker + turn.question})
         messages.append({"from": "gpt", "value": turn.answer})
     return {
@@ -130,7 +134,7 @@ def caption_record(sample: Sample, identity: str, names: list[str]) -> Record:
     return {
         **_head(identity, names),
         "conversations": [
-            {"from": "human", "value": IMAGE_MARKER * len(names) + instruction},
+            {"from": "human", "value": IMAGE_LINE * len(names) + instruction},
             {"from": "gpt", "value": sample.caption},
         ],
     }

@@ -23,8 +23,8 @@ learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tok
         --steps 3000 --fall 0
 [ -d "$zoo/llama-nano" ] ||
     learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 20000
-[ -d "$out/encoders" ] || learn_images --out "$out/encoders" --steps 5000 --fall 0
-[ -d "$zoo/convnext-nano-384" ] ||
+[ -d "$out/encoders/clip-vit-nano-patch14-168" ] || learn_images --out "$out/encoders" --steps 5000 --fall 0
+[ -d "$zoo/clip-vit-nano-patch14-168" ] ||
     learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" \
         --steps 8000
 
@@ -33,15 +33,23 @@ python -m playground.generate --out "$data" --split train --count 60000 --seed 1
 python -m playground.generate --out playground/data/held_out --split held_out --count 500 --seed 2 \
     --workers "$cores"
 
-[ -f "$out/stage_1/config.json" ] || bash scripts/nano/train/stage_1.sh \
-    --data_path "$data/captions.json" --image_folder "$data/images" \
-    --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-168" \
-    --vision_tower_aux "$zoo/convnext-nano-384" --output_dir "$out/stage_1" --max_steps 400
-[ -f "$out/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
-    --data_path "$data/conversations.json" --image_folder "$data/images" \
-    --model_name_or_path "$out/stage_1" --output_dir "$out/stage_2"
+# Both stages into $1; the other arguments are flags of stage 1.
+learn_jointly() {
+    local to=$1
+    shift
+    [ -f "$to/stage_1/config.json" ] || bash scripts/nano/train/stage_1.sh \
+        --data_path "$data/captions.json" --image_folder "$data/images" \
+        --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-168" \
+        --output_dir "$to/stage_1" --max_steps 400 "$@"
+    [ -f "$to/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
+        --data_path "$data/conversations.json" --image_folder "$data/images" \
+        --model_name_or_path "$to/stage_1" --output_dir "$to/stage_2" --per_device_train_batch_size 16
+}
+learn_jointly "$out" --vision_tower_aux "$zoo/convnext-nano-384"
+# What mining is worth: the same without it.
+learn_jointly "$out/without-mining" --vision_tower_aux none
 python -m playground.evaluate --data playground/data/held_out --out "$out/evaluation" \
-    --model mgm-nano="$out/stage_2"
+    --model mgm-nano="$out/stage_2" --model without-mining="$out/without-mining/stage_2"
 
 for part in llama-nano clip-vit-nano-patch14-168 convnext-nano-384; do
     python -m playground.release "$zoo/$part" "$out/shipped/model_zoo/$part"

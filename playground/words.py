@@ -5,6 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 
+from playground.sample import Split
+
 HELD_OUT_PERCENT = 15
 SMALL_NUMBER = 20  # numbers below it (counts among them) are in both parts
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # without I and O, which look like digits
@@ -27,21 +29,22 @@ def themes() -> dict[str, tuple[str, ...]]:
 
 
 @lru_cache
-def words_of(split: str, theme: str | None = None) -> tuple[str, ...]:
+def words_of(split: Split, theme: str | None = None) -> tuple[str, ...]:
     """The words of one part, of one theme or of all."""
     chosen = themes()[theme] if theme else tuple(dict.fromkeys(sum(themes().values(), ())))
     return tuple(word for word in chosen if is_held_out(word) == (split == "held_out"))
 
 
-def choose_words(rng: Random, split: str, count: int, theme: str | None = None) -> list[str]:
+def choose_words(rng: Random, split: Split, count: int, theme: str | None = None) -> list[str]:
     """Different words of the part that `split` names."""
     return rng.sample(words_of(split, theme), count)
 
 
-def choose_number(rng: Random, split: str, low: int, high: int) -> int:
+def choose_number(rng: Random, split: Split, low: int, high: int) -> int:
     """A number of low..high: in training never a held-out one, else a held-out one half the time.
 
-    Low and high must be far enough apart that both parts have numbers between them.
+    Up to 50 there are too few held-out numbers to ask for one. Low and high must be far enough
+    apart that both parts have numbers between them.
     """
     wants_held_out = split == "held_out" and rng.random() < 0.5 and high > SMALL_NUMBER + 30
     while True:
@@ -51,7 +54,7 @@ def choose_number(rng: Random, split: str, low: int, high: int) -> int:
             return number
 
 
-def choose_numbers(rng: Random, split: str, count: int, low: int, high: int) -> list[int]:
+def choose_numbers(rng: Random, split: Split, count: int, low: int, high: int) -> list[int]:
     """Different numbers, as of `choose_number`."""
     numbers: dict[int, None] = {}
     while len(numbers) < count:
@@ -60,7 +63,7 @@ def choose_numbers(rng: Random, split: str, count: int, low: int, high: int) -> 
 
 
 def choose_spread(
-    rng: Random, split: str, count: int, low: int, high: int, gap: float
+    rng: Random, split: Split, count: int, low: int, high: int, gap: float
 ) -> tuple[int, ...]:
     """Different numbers whose largest and smallest stand apart by `gap` of the largest or more."""
     while True:
@@ -70,7 +73,7 @@ def choose_spread(
             return tuple(numbers)
 
 
-def choose_price(rng: Random, split: str, low: int, high: int) -> int:
+def choose_price(rng: Random, split: Split, low: int, high: int) -> int:
     """A price of low..high cents; in training never one whose print, as in "2.45", is held out."""
     while True:
         price = rng.randint(low, high)
@@ -78,7 +81,7 @@ def choose_price(rng: Random, split: str, low: int, high: int) -> int:
             return price
 
 
-def choose_code(rng: Random, split: str) -> str:
+def choose_code(rng: Random, split: Split) -> str:
     """A random code of 3 to 7 characters, such as "K7-42B", that no word list can give away."""
     while True:
         letters, digits = rng.randint(1, 3), rng.randint(2, 3)
@@ -93,7 +96,7 @@ def choose_code(rng: Random, split: str) -> str:
             return code
 
 
-def choose_phone(rng: Random, split: str) -> str:
+def choose_phone(rng: Random, split: Split) -> str:
     """A short telephone number, such as "555-0137"."""
     while True:
         number = f"{rng.randint(200, 999)}-{rng.randint(0, 9999):04d}"
@@ -101,7 +104,7 @@ def choose_phone(rng: Random, split: str) -> str:
             return number
 
 
-def choose_nonsense(rng: Random, split: str) -> str:
+def choose_nonsense(rng: Random, split: Split) -> str:
     """A pronounceable word that means nothing, such as "Tavuro"."""
     while True:
         word = "".join(

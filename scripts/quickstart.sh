@@ -55,14 +55,15 @@ evaluate() {
 say "4/6 Evaluation on held-out images: before and after instruction tuning"
 evaluate "$work/evaluation" --model before="$work/stage_1" --model after="$work/stage_2"
 
-say "5/6 The same questions for the weights that ship with the project"
+say "5/6 For comparison: the weights that ship with the project, on the first 60 of those pictures"
 evaluate "$work/evaluation-shipped" --model shipped=playground/mgm-nano --limit 60
 
 say "6/6 A question about images/receipt.png, answered by playground/mgm-nano"
 question="What is the total?"
 echo "Question: $question"
 printf 'Answer:   '
-echo "$question" | python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/receipt.png
+echo "$question" | python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/receipt.png \
+    --temperature 0
 say "Done in $(((SECONDS - started) / 60)) min. Ask more yourself:"
 echo "    source ${MGM_VENV:-.venv}/bin/activate"
 echo "    python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/receipt.png"

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from playground.pretraining.targets import (
+    CHARACTERS,
     HEIGHT_STEPS,
     SIDE,
     DenseTargets,
@@ -30,6 +31,8 @@ def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
     things, colors: (144, 4), of the four corners.
     middle_thing, middle_color: (144,), of the thing whose middle is there.
     thumbnail: (144, 48), from -1 to 1.
+    words: (144, 95), how often each character is in the words that reach into the cell, divided by
+        the root of their length.
     """
     step = len(targets.image) // (SIDE * THUMBNAIL)
     small = np.asarray(Image.fromarray(targets.image).reduce(step))
@@ -38,6 +41,7 @@ def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
     for name in ("things", "colors"):
         cells[name] = slots(getattr(targets, name), 2, 2).reshape(CELLS, 4)
     cells["middle_thing"], cells["middle_color"] = targets.middles.reshape(CELLS, 2).T
+    cells["words"] = _words(targets)
     for name in ("characters", "heights", "before"):
         cells[name] = np.zeros((CELLS, SLOTS), np.int64)
     filled = np.zeros(CELLS, np.int64)
@@ -47,6 +51,17 @@ def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
                 cells[name][cell, filled[cell]] = value
             filled[cell] += 1
     return cells
+
+
+def _words(targets: DenseTargets) -> np.ndarray:
+    rows, columns = targets.characters.nonzero()
+    characters, words = targets.characters[rows, columns], targets.words[rows, columns]
+    letters = np.zeros((words.max(initial=0) + 1, len(CHARACTERS) + 1), np.float32)
+    np.add.at(letters, (words, characters), 1)
+    reaches = np.zeros((CELLS, len(letters)), np.float32)
+    reaches[(rows // 4) * SIDE + columns // 8, words] = 1
+    counts = reaches @ letters
+    return counts / np.sqrt(counts.sum(1, keepdims=True)).clip(1)
 
 
 def _in_reading_order(targets: DenseTargets) -> list[tuple[int, int, int, int]]:
@@ -86,17 +101,20 @@ class CellCode(nn.Module):
         # What stands before it lets the model find the next character by the last one it wrote.
         self.before = nn.Parameter(torch.cat([torch.randn(1, width), tokens[0]]))
         self.turn_before = nn.Parameter(_turns(SLOTS, width, straight=0.0))
+        # The letters of a whole word, in any order: a word is found by one match of vectors.
+        self.turn_word = nn.Parameter(_turns(1, width)[0])
         self.height = nn.Embedding(HEIGHT_STEPS + 1, width)
         # Of the thing and the colour whose middle is here, and of those that cover the corners.
         self.turn_thing = nn.Parameter(_turns(2, width))
         self.turn_color = nn.Parameter(_turns(2, width))
         self.thumbnail = nn.Linear(3 * THUMBNAIL**2, width)
         # Rows and columns of their own: "in the same row" is then one match of vectors.
-        self.row = nn.Parameter(0.5 * torch.randn(SIDE, 1, width))
-        self.column = nn.Parameter(0.5 * torch.randn(1, SIDE, width))
+        self.row = nn.Parameter(1.5 * torch.randn(SIDE, 1, width))
+        self.column = nn.Parameter(1.5 * torch.randn(1, SIDE, width))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         cells = self.thumbnail(batch["thumbnail"]) + (self.row + self.column).flatten(0, 1)
+        cells = cells + batch["words"] @ (self.character @ self.turn_word)
         for name, table, turn in (
             ("thing", self.thing, self.turn_thing),
             ("color", self.color, self.turn_color),

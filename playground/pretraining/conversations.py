@@ -15,13 +15,16 @@ from mgm.data.padding import attention_mask, pad_rows
 from mgm.data.templates import IMAGE_MARKER, get_template
 from playground.corpus import text_sample
 from playground.pretraining.cell_code import CELLS, cell_targets
+from playground.pretraining.guides import Guides, collate_guides
+from playground.pretraining.places import place_questions, words_on
 from playground.pretraining.targets import dense_targets, nothing
 from playground.scenes import KINDS, draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
-CAPTION_SHARE = 0.5  # of the conversations about a scene end with a description
-PAGE_SHARE = 0.1  # of the samples with cells are pages of text
-TURNS = (6, 12)  # questions of a scene: more than in the data, for it is seen once for all
+CAPTION_SHARE = 0.1  # of the conversations about a scene end with a description
+PAGE_SHARE = 0.04  # of the samples with cells are pages of text
+PLACES_SHARE = 0.35  # of the samples with one image ask only where words stand
+TURNS = (8, 16)  # questions of a scene: more than in the data, for it is seen once for all
 LINES = 6  # of a page that are read, at most
 LONGEST = 400  # tokens of a conversation: attention over more leaves the processor's cache
 POOL = 6  # batches that are drawn before they are sorted by length
@@ -46,6 +49,7 @@ class Conversations(IterableDataset[dict[str, Any]]):
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
         self.shown = shown
         self.image_token_id = len(tokenizer)
+        self.guides = Guides(tokenizer)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -67,17 +71,22 @@ class Conversations(IterableDataset[dict[str, Any]]):
         page = rng.random() < PAGE_SHARE
         # All kinds alike: what is rare in the data must be learnt too.
         sample = draw_page(seed) if page else draw_sample(seed, "train", rng.choice(KINDS), TURNS)
-        turns = [(turn.question, turn.answer) for turn in sample.turns]
-        if page:
+        # A description would give other answers away, but for the last turn.
+        asked = [turn for turn in sample.turns if not turn.kind.endswith("/describe")]
+        turns = [(turn.question, turn.answer) for turn in asked or sample.turns]
+        words = words_on(sample, 0) if len(sample.images) == 1 else []
+        if words and rng.random() < PLACES_SHARE:
+            turns = place_questions(words, rng)
+        elif page:
             turns = lines_to_read(sample.caption, rng)
         elif rng.random() < CAPTION_SHARE:
-            # Last, so that nothing can be answered from it.
             questions = DESCRIBE if len(sample.images) == 1 else DESCRIBE_BOTH
             turns.append((rng.choice(questions), sample.caption))
         markers = f"{IMAGE_MARKER}\n" * len(sample.images)
         turns[0] = (markers + turns[0][0], turns[0][1])
         cells = [cell_targets(dense_targets(sample, index)) for index in range(len(sample.images))]
-        return self.encoded(turns, cells)
+        encoded = self.encoded(turns, cells)
+        return {**encoded, "guides": self.guides.find(sample, encoded["ids"], encoded["labels"])}
 
     def encoded(
         self, turns: list[tuple[str, str]], cells: list[dict[str, np.ndarray]]
@@ -87,7 +96,7 @@ class Conversations(IterableDataset[dict[str, Any]]):
             segments = training_segments(get_template("nano"), turns)
             ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
             if len(ids) <= LONGEST or len(turns) == 1:
-                return {"ids": ids, "labels": labels, "cells": cells}
+                return {"ids": ids, "labels": labels, "cells": cells, "guides": []}
             turns = turns[:-1]
 
 
@@ -98,14 +107,19 @@ def text_conversation(seed: int) -> list[tuple[str, str]]:
 
 
 def lines_to_read(page: str, rng: Random) -> list[tuple[str, str]]:
-    """Questions for lines of a page by the word each begins with, and the lines."""
+    """Questions for lines of a page by the word that only they begin with, and the lines."""
     lines = page.split("\n")
-    turns = [(f'Read the line that begins with "{line.split()[0]}".', line) for line in lines]
-    return rng.sample(turns, min(len(turns), LINES))
+    first = [line.split()[0] for line in lines]
+    turns = [
+        (f'Read the line that begins with "{word}".', line)
+        for word, line in zip(first, lines, strict=True)
+        if first.count(word) == 1
+    ]
+    return rng.sample(turns, min(len(turns), LINES)) or [("Read the text.", page)]
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Pad ids and labels on the right; stack the cells of all images in reading order."""
+    """Pad ids and labels on the right; stack the cells of all images in order; list the guides."""
     lengths = [len(sample["ids"]) for sample in samples]
     images = [cells for sample in samples for cells in sample["cells"]]
     empty = cell_targets(nothing())  # says the shapes where no sample has an image
@@ -115,4 +129,4 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     batch["ids"] = pad_rows([sample["ids"] for sample in samples], 0)
     batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
     batch["mask"] = attention_mask(lengths)
-    return batch
+    return batch | collate_guides([sample["guides"] for sample in samples])

@@ -261,10 +261,10 @@ def main() -> None:
     networks = [model.convnext, model.clip, model.mining]
     by = optimizers(networks, [model], arguments.learning_rate, OTHERS_RATE)
 
-    def save() -> None:
-        save_encoders(model, arguments.out)
+    def save(folder: Path) -> None:
+        save_encoders(model, folder)
 
-    train(map(model, loader), by, arguments.steps, save, arguments.fall)
+    train(map(model, loader), by, arguments.steps, arguments.out, save, arguments.fall)
 
 
 if __name__ == "__main__":

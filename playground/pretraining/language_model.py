@@ -12,8 +12,9 @@ high, which thing in which colour, a thumbnail), take the places that image toke
 import argparse
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from mgm.atomic import atomic_folder
 from mgm.data.conversation import IGNORED
@@ -28,12 +30,14 @@ from mgm.errors import run_command
 from playground.colors import COLORS
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
 from playground.pretraining.conversations import Conversations, collate
+from playground.pretraining.guides import HEADS, guide_loss
 from playground.pretraining.loop import optimizers, train
 from playground.pretraining.targets import CHARACTERS, THINGS
 from playground.tokenizer import read_tokenizer
 
 ATTENTION = "eager"  # faster than sdpa for short rows in bfloat16 on a CPU
-OTHERS_RATE = 3e-3  # the learning rate of embeddings, norms and the code
+OTHERS_RATE = 1e-3  # the learning rate of embeddings, norms and the code
+GUIDED = 0.3  # weight of the loss of the guides
 
 
 def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -56,27 +60,56 @@ def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
-def answer_loss(
-    model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The mean loss over all answers of a batch, and the share of answers that are right.
+Decode = Callable[[LlamaModel, Tensor], tuple[Tensor, list[Tensor]]]
+
+
+def losses_of(
+    model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor], decode: Decode
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss over all answers, the share that is right, and the loss of the guides.
 
     Args:
         code: gives the cells their vectors.
         batch: of `collate`.
+        decode: `decode`, or what it was compiled to.
     """
     at_cell = batch["ids"] == model.config.vocab_size
     embeds = model.get_input_embeddings()(batch["ids"].masked_fill(at_cell, 0))
     embeds = embeds.masked_scatter(at_cell.unsqueeze(-1), code(batch).to(embeds.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(inputs_embeds=embeds, attention_mask=batch["mask"]).last_hidden_state
+        hidden, attention = decode(model.model, embeds)
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
         logits = model.lm_head(hidden[targets != IGNORED]).float()
-    return F.cross_entropy(logits, targets[targets != IGNORED]), answers_right(logits, targets)
+    guided = guide_loss(attention, batch["guides"], batch["guide_keys"])
+    return *of_answers(logits, targets), guided
 
 
-def answers_right(logits: Tensor, targets: Tensor) -> Tensor:
-    """The share of answers of which every token is the likeliest after those before it.
+def decode(model: LlamaModel, embeds: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The last hidden states of `embeds` (batch, tokens, width), padded on the right if at all.
+
+    Returns:
+        (batch, tokens, width), and the attention of each of `HEADS`, (batch, tokens, tokens).
+    """
+    tokens = embeds.shape[1]
+    positions = torch.arange(tokens).unsqueeze(0)
+    rotary = model.rotary_emb(embeds, position_ids=positions)
+    # Padding comes last, so causality hides it.
+    mask = torch.full((1, 1, tokens, tokens), torch.finfo(torch.bfloat16).min).triu(1)
+    hidden, weights = embeds, []
+    for layer in cast("list[LlamaDecoderLayer]", list(model.layers)):
+        attended, attention = layer.self_attn(
+            layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=mask
+        )
+        hidden = hidden + attended
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        weights.append(attention)
+    return model.norm(hidden), [weights[layer][:, head] for layer, head in HEADS]
+
+
+def of_answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss over answers, and the share of them of which every token is the likeliest.
+
+    An answer of n tokens weighs sqrt(n): a "Yes" counts for nearly as much as a spelled word.
 
     Args:
         logits: (supervised tokens, vocabulary).
@@ -85,8 +118,11 @@ def answers_right(logits: Tensor, targets: Tensor) -> Tensor:
     is_target = targets != IGNORED
     starts = is_target & ~F.pad(is_target[:, :-1], (1, 0))
     answer = starts.flatten().cumsum(0).view_as(targets)[is_target] - 1
+    token_losses = F.cross_entropy(logits, targets[is_target], reduction="none")
+    weights = answer.bincount()[answer].float().rsqrt()
     wrong = (logits.argmax(-1) != targets[is_target]).float()
-    return (torch.zeros(int(starts.sum())).index_add(0, answer, wrong) == 0).float().mean()
+    right = torch.zeros(int(starts.sum())).index_add(0, answer, wrong) == 0
+    return (weights * token_losses).sum() / weights.sum(), right.float().mean()
 
 
 def starting_code(
@@ -137,8 +173,7 @@ def main() -> None:
     code = starting_code(arguments.start, model, tokenizer)
     if arguments.learn_code:
         code.train().requires_grad_(True)
-    if shutil.which("g++"):
-        model.model.forward = torch.compile(model.model.forward, dynamic=True)
+    run = torch.compile(decode, dynamic=True) if shutil.which("g++") else decode
     conversations = Conversations(tokenizer, arguments.batch_size, arguments.seed, arguments.shown)
     loader = DataLoader(
         conversations, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
@@ -146,17 +181,18 @@ def main() -> None:
 
     def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         for batch in loader:
-            loss, right = answer_loss(model, code, batch)
-            yield loss, {"loss": loss, "right": right}
+            loss, right, guided = losses_of(model, code, batch, run)
+            figures = {"loss": loss.detach(), "right": right, "guided": guided.detach()}
+            yield loss + GUIDED * guided, figures
 
-    def save() -> None:
-        with atomic_folder(arguments.out) as part:
+    def save(folder: Path) -> None:
+        with atomic_folder(folder) as part:
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
             save_file(code.state_dict(), part / CODE_FILE)
 
     by = optimizers([model], [code], arguments.learning_rate, OTHERS_RATE)
-    train(losses(), by, arguments.steps, save, arguments.fall)
+    train(losses(), by, arguments.steps, arguments.out, save, arguments.fall)
 
 
 if __name__ == "__main__":

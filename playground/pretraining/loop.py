@@ -1,8 +1,10 @@
 """The training loop that all nano pre-training shares."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,8 @@ def train(
     losses: Iterable[tuple[Tensor, dict[str, Tensor]]],
     optimizers: list[torch.optim.Optimizer],
     steps: int,
-    save: Callable[[], None],
+    out: Path,
+    save: Callable[[Path], None],
     fall: float = 0.4,
 ) -> None:
     """Clipped gradients and a learning rate that rises, stays and falls, under a progress bar.
@@ -52,12 +55,15 @@ def train(
     Args:
         losses: computes, whenever asked, a batch's loss and the figures to show of it.
         steps: how many batches; the rate rises over the first 3 %.
-        save: writes what was learnt; called every 500 steps and at the end.
+        out: folder that gets what was learnt, at the end; until then it is saved beside it, every
+            500 steps, in a folder of this name with ".unfinished" added.
+        save: writes what was learnt to a folder.
         fall: share of the steps, the last ones, over which the rate falls to zero.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     highest = [[group["lr"] for group in o.param_groups] for o in optimizers]
     started, average = time.time(), {}
+    unfinished = out.with_name(f"{out.name}.unfinished")
     bar = tqdm(zip(range(steps), losses, strict=False), total=steps)
     for step, (loss, figures) in bar:
         share = min(1.0, (step + 1) / (0.03 * steps), (steps - step) / max(1, fall * steps))
@@ -74,6 +80,7 @@ def train(
         if step % 20 == 19:
             bar.set_postfix({name: f"{value:.3f}" for name, value in average.items()})
         if step % SAVE_EVERY == SAVE_EVERY - 1 or step + 1 == steps:
-            save()
+            save(out if step + 1 == steps else unfinished)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in average.items())
             logger.info("step %d, %.0f s: %s", step + 1, time.time() - started, shown)
+    shutil.rmtree(unfinished, ignore_errors=True)

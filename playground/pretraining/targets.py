@@ -33,9 +33,10 @@ class DenseTargets:
     image: (384, 384, 3) uint8.
     characters: (48, 96), cells of 8 rows and 4 columns of pixels: id of the character whose middle
         lies there, as high as its line.
-    heights: (48, 96), of those characters: 1 for up to 9 pixels, one more for every factor of 1.4;
+    heights: (48, 96), of those characters: 1 for about 9 pixels, one more for every factor of 1.4;
         0 where there is none.
     before: (48, 96), id of the character that stands before it in the same word; 0 at its start.
+    words: (48, 96), number of the word that the character is of, from 1.
     things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
     middles: (12, 12, 2) of 32-pixel cells, thing and colour of the smallest thing whose middle
         lies there; 0 where there is none.
@@ -45,6 +46,7 @@ class DenseTargets:
     characters: np.ndarray
     heights: np.ndarray
     before: np.ndarray
+    words: np.ndarray
     things: np.ndarray
     colors: np.ndarray
     middles: np.ndarray
@@ -56,16 +58,19 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     side = max(image.size)
     scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
     characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
-    heights, before = np.zeros_like(characters), np.zeros_like(characters)
-    last = None
+    heights, before, words = (np.zeros_like(characters) for _ in range(3))
+    last, word = None, 0
     for glyph in sample.glyphs[index]:
+        follows = last is not None and same_word(last, glyph)
+        word += not follows
         x = ((glyph.x0 + glyph.x1) / 2 + left) * scale
         y = (glyph.level + top) * scale
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < FRAME // 8 and 0 <= column < FRAME // 4:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
             heights[row, column] = height_step((glyph.y1 - glyph.y0) * scale)
-            if last and same_word(last, glyph):
+            words[row, column] = word
+            if last and follows:
                 before[row, column] = CHARACTER_ID.get(last.char, 0)
         last = glyph
     things = np.zeros((FRAME // 16, FRAME // 16), np.int64)
@@ -85,7 +90,7 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
         if rows.size and columns.size:
             things[np.ix_(rows, columns)], colors[np.ix_(rows, columns)] = ids
     shown = VIEW.high_resolution(image)
-    return DenseTargets(shown, characters, heights, before, things, colors, middles)
+    return DenseTargets(shown, characters, heights, before, words, things, colors, middles)
 
 
 def nothing() -> DenseTargets:
@@ -93,7 +98,7 @@ def nothing() -> DenseTargets:
     characters, things = np.zeros((FRAME // 8, FRAME // 4), int), np.zeros((FRAME // 16,) * 2, int)
     image = np.zeros((FRAME, FRAME, 3), np.uint8)
     middles = np.zeros((SIDE, SIDE, 2), int)
-    return DenseTargets(image, characters, characters, characters, things, things, middles)
+    return DenseTargets(image, *[characters] * 4, things, things, middles)
 
 
 def same_word(glyph: Glyph, after: Glyph) -> bool:

@@ -5,7 +5,7 @@ sentences (`sentences`) and in questions (`asks`); so text and picture always ag
 """
 
 from random import Random
-from types import ModuleType
+from typing import Any, Protocol
 
 from PIL import Image, ImageFilter
 
@@ -23,7 +23,7 @@ from playground.scenes import (
     sign,
     table,
 )
-from playground.scenes.asking import TURNS, conversation
+from playground.scenes.asking import TURNS, Ask, conversation
 from playground.scenes.page import draw_page
 
 __all__ = [
@@ -39,7 +39,19 @@ __all__ = [
     "draw_sample",
 ]
 
-SCENES: dict[str, ModuleType] = {
+
+class Scene(Protocol):
+    """What a scene module offers."""
+
+    def choose_facts(self, rng: Random, split: Split) -> Any: ...
+    def sentences(self, facts: Any) -> list[str]: ...
+    def asks(self, facts: Any, rng: Random) -> list[Ask]: ...
+    def draw(
+        self, facts: Any, rng: Random, split: Split, size: tuple[int, int] | None = None
+    ) -> Canvas | list[Canvas]: ...
+
+
+SCENES: dict[str, Scene] = {
     "sign": sign,
     "receipt": receipt,
     "table": table,
@@ -80,7 +92,7 @@ def draw_sample(
         if all(canvas.is_sound() for canvas in canvases):
             break
     heights = {key: cap for canvas in canvases for key, cap in canvas.heights.items()}
-    caption = " ".join(scene.sentences(facts, rng))
+    caption = " ".join(scene.sentences(facts))
     return Sample(
         kind=name,
         images=[_finished(canvas, rng) for canvas in canvases],

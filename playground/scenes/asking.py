@@ -6,6 +6,7 @@ from random import Random
 
 from playground.sample import Turn
 
+ORDINALS = ("first", "second", "third")
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 TURNS = (3, 8)  # of a conversation
 SHORT_SHARE = 0.75  # of the conversations
@@ -104,3 +105,13 @@ def yes_no(
 ) -> Ask:
     """A question answered "Yes" or "No"; `yes` and `no` are the sentences that say so."""
     return Ask(kind, questions, "Yes" if truth else "No", yes if truth else no, reads)
+
+
+def ask_count(kind: str, many: str, count: int, sentence: str) -> Ask:
+    """How many of something there are; `many` is its plural."""
+    questions = (
+        f"How many {many} are there?",
+        f"How many {many} do you see?",
+        f"How many {many} are in the image?",
+    )
+    return Ask(kind, questions, str(count), sentence)

@@ -7,8 +7,9 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, dark, ink_on, pale, shade
 from playground.fonts import Face, choose_face
+from playground.sample import Split
 from playground.scenes.asking import Ask
-from playground.scenes.chart import ask_extreme, ask_title
+from playground.scenes.chart import ask_extremes, ask_title
 from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 THEMES = ("names", "food", "animals", "objects")
@@ -32,27 +33,30 @@ class Facts:
     hollow: bool
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw the bars."""
-    count = rng.randint(3, 6)
+    count = rng.randint(3, 5)
     lying = rng.random() < 0.4
     theme = rng.choice((*THEMES, "months", "days"))
-    if theme in THEMES:
+    if theme not in THEMES:
+        names = MONTHS if theme == "months" else DAYS
+        start = rng.randrange(len(names) - count + 1)
+        labels = list(names[start : start + count])
+    elif lying:
         labels = choose_words(rng, split, count, theme)
-        if not lying:
-            short = []
-            while len(short) < count:
-                word = choose_words(rng, split, 1, rng.choice(THEMES))[0]
-                if len(word) <= LONGEST_UPRIGHT and word not in short:
-                    short.append(word)
-            labels = short
     else:
-        labels = list(MONTHS if theme == "months" else DAYS)[: count + 1][-count:]
+        labels = []
+        while len(labels) < count:
+            word = choose_words(rng, split, 1, rng.choice(THEMES))[0]
+            if len(word) <= LONGEST_UPRIGHT and word not in labels:
+                labels.append(word)
     # The two extreme bars must stand out to the eye, not only by their printed values.
     most = rng.choice((40, 60, 100, 300, 900))
     values = choose_spread(rng, split, count, max(1, most // 12), most, 0.06)
     if rng.random() < 0.5:
-        colors = rng.sample(VIVID, count)
+        # "The orange bar" must not be one that is labelled "Orange".
+        free = [color for color in VIVID if color.capitalize() not in labels]
+        colors = rng.sample(free, count)
     else:
         colors = [rng.choice((*VIVID, "gray"))] * count
     return Facts(
@@ -65,7 +69,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     )
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     bars = ", ".join(f"{label} {value}" for label, value in _bars(facts))
     said = [
@@ -92,21 +96,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
         ),
         ask_title(facts.title),
     ]
-    for word, pick in (("highest", max), ("lowest", min)):
-        index = facts.values.index(pick(facts.values))
-        label = facts.labels[index]
-        questions = (f"Which bar has the {word} value?", f"What has the {word} value?")
-        found.append(
-            Ask(
-                word,
-                questions,
-                label,
-                f"The bar with the {word} value is {label}.",
-                (f"label {index}",),
-            )
-        )
-        value = facts.values[index]
-        found.append(ask_extreme(word, value, f"value {index}"))
+    found += ask_extremes(facts.labels, facts.values, "bar", "What has the {word} value?")
     each = []
     for index, (label, value) in enumerate(_bars(facts)):
         keys = (f"label {index}", f"value {index}")
@@ -171,7 +161,7 @@ def _bars(facts: Facts) -> list[tuple[str, int]]:
     return list(zip(facts.labels, facts.values, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
+def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the chart."""
     size = size or choose_size(rng, "tall" if facts.lying else "wide")
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
@@ -184,12 +174,12 @@ def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = N
         facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )
     top = 10 + title_cap * 2
-    paints = _paints(facts, rng, paper)
+    paints = _paints(facts, rng)
     (_draw_lying if facts.lying else _draw_upright)(canvas, facts, top, face, cap, ink, paints)
     return canvas
 
 
-def _paints(facts: Facts, rng: Random, paper: Color) -> list[Color]:
+def _paints(facts: Facts, rng: Random) -> list[Color]:
     if len(set(facts.colors)) == 1:
         return [shade(facts.colors[0], rng)] * len(facts.colors)
     return [shade(color, rng) for color in facts.colors]

@@ -1,5 +1,7 @@
 """What can be asked about bar and line charts alike."""
 
+from collections.abc import Sequence
+
 from playground.scenes.asking import Ask
 
 
@@ -9,7 +11,22 @@ def ask_title(title: str) -> Ask:
     return Ask("title", ("What is the title of the chart?",), title, answer, ("title",))
 
 
-def ask_extreme(word: str, value: int, read: str) -> Ask:
-    """The highest or the lowest value, which stands in the text with the key `read`."""
-    answer = f"The {word} value is {value}."
-    return Ask(f"{word} value", (f"What is the {word} value?",), str(value), answer, (read,))
+def ask_extremes(
+    labels: Sequence[str], values: Sequence[int], noun: str, question: str
+) -> list[Ask]:
+    """The highest and the lowest value, and the labels they have.
+
+    Args:
+        noun: what a label stands for, as in "month".
+        question: a second wording, with {word} for "highest" or "lowest".
+    """
+    found = []
+    for word, pick in (("highest", max), ("lowest", min)):
+        index = values.index(pick(values))
+        label, value = labels[index], values[index]
+        questions = (f"Which {noun} has the {word} value?", question.format(word=word))
+        answer = f"The {noun} with the {word} value is {label}."
+        found.append(Ask(word, questions, label, answer, (f"label {index}",)))
+        questions, answer = (f"What is the {word} value?",), f"The {word} value is {value}."
+        found.append(Ask(f"{word} value", questions, str(value), answer, (f"value {index}",)))
+    return found

@@ -8,6 +8,7 @@ from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, dark, ink_on, pale, shade
 from playground.emoji import EMOJI, article, draw_emoji
 from playground.fonts import choose_face
+from playground.sample import Split
 from playground.scenes.asking import Ask, yes_no
 from playground.shapes import SHAPES, draw_shape
 from playground.words import choose_numbers, choose_words
@@ -30,7 +31,7 @@ class Facts:
     colors: tuple[str, str]
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw two images' contents."""
     theme = rng.choice(("words", "numbers", "emoji", "shapes"))
     pool: list[str]
@@ -49,7 +50,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     return Facts(theme, (first, second), (color, color if rng.random() < 0.3 else other))
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     return [f"The {place} image shows {_described(facts, i)}." for i, place in enumerate(PLACES)]
 
@@ -181,13 +182,13 @@ def _which(facts: Facts, index: int, place: str) -> Ask:
 
 
 def draw(
-    facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None
+    facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None
 ) -> list[Canvas]:
     """Draw the two images."""
     return [_draw_one(facts, index, rng, split, size or choose_size(rng)) for index in range(2)]
 
 
-def _draw_one(facts: Facts, index: int, rng: Random, split: str, size: tuple[int, int]) -> Canvas:
+def _draw_one(facts: Facts, index: int, rng: Random, split: Split, size: tuple[int, int]) -> Canvas:
     content, color = facts.contents[index], facts.colors[index]
     around = pale(rng) if rng.random() < 0.7 or facts.theme == "shapes" else dark(rng)
     canvas = Canvas(size, choose_background(size, around, rng, depth=20))

@@ -8,20 +8,26 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_size
 from playground.colors import dark, pale
 from playground.emoji import EMOJI, article, draw_emoji, plural
-from playground.scenes.asking import Ask, yes_no
+from playground.sample import Split
+from playground.scenes.asking import Ask, ask_count, yes_no
 
 PLACES = {
     "pair": ("on the left", "on the right"),
     "column": ("at the top", "at the bottom"),
     "row": ("on the left", "in the middle", "on the right"),
     "corners": ("in the top left", "in the top right", "in the bottom left", "in the bottom right"),
+    "stack": ("at the top", "in the middle", "at the bottom"),
 }
 CENTERS = {
     "pair": ((0.25, 0.5), (0.75, 0.5)),
     "column": ((0.5, 0.25), (0.5, 0.75)),
     "row": ((1 / 6, 0.5), (0.5, 0.5), (5 / 6, 0.5)),
     "corners": ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
+    "stack": ((0.5, 1 / 6), (0.5, 0.5), (0.5, 5 / 6)),
 }
+ROOM = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2), "stack": (1, 3)}
+TRAIN_LAYOUTS = ("pair", "column", "row", "corners", "crowd", "crowd")
+HELD_OUT_LAYOUTS = ("stack",)
 CROWD = 3  # cells per side of the layout "crowd"
 
 
@@ -35,12 +41,13 @@ class Facts:
     absent: str
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw which emoji are where."""
-    layout = rng.choice((*PLACES, "crowd", "crowd"))
+    held_out = split == "held_out" and rng.random() < 0.3
+    layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
     if layout == "crowd":
         kinds = rng.sample(tuple(EMOJI), rng.randint(2, 4))
-        names = tuple(rng.choice(kinds[1:]) for _ in range(rng.randint(3, 8)))
+        names = tuple(rng.choice(kinds[1:]) for _ in range(rng.randint(3, 6)))
         cells = tuple(sorted(rng.sample(range(CROWD * CROWD), len(names))))
         return Facts(layout, names, cells, kinds[0])
     *names, absent = rng.sample(tuple(EMOJI), len(PLACES[layout]) + 1)
@@ -49,7 +56,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     return Facts(layout, tuple(names), tuple(range(len(names))), absent)
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     if facts.layout == "crowd":
         counts = Counter(facts.names)
@@ -69,18 +76,8 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     found = []
     for name in rng.sample(sorted(counts), min(2, len(counts))):
         count, many = counts[name], plural(name)
-        found.append(
-            Ask(
-                "count",
-                (
-                    f"How many {many} are there?",
-                    f"How many {many} do you see?",
-                    f"How many {many} are in the image?",
-                ),
-                str(count),
-                f"There are {count} {many}." if count > 1 else f"There is {article(name)}.",
-            )
-        )
+        sentence = f"There are {count} {many}." if count > 1 else f"There is {article(name)}."
+        found.append(ask_count("count", many, count, sentence))
     claims = [facts.absent, rng.choice(facts.names)]
     rng.shuffle(claims)
     for claim in claims:
@@ -121,7 +118,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     return found
 
 
-def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
+def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the emoji, without overlap."""
     size = size or choose_size(rng)
     paper = pale(rng) if rng.random() < 0.7 else dark(rng)
@@ -131,10 +128,7 @@ def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = N
             row, column = divmod(cell, CROWD)
             center, room = ((column + 0.5) / CROWD, (row + 0.5) / CROWD), (CROWD, CROWD)
         else:
-            center = CENTERS[facts.layout][cell]
-            room = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2)}[
-                facts.layout
-            ]
+            center, room = CENTERS[facts.layout][cell], ROOM[facts.layout]
         wide, high = canvas.width / room[0], canvas.height / room[1]
         side = min(wide, high, 120) * rng.uniform(0.45, 0.8)
         x = center[0] * canvas.width + rng.uniform(-1, 1) * min(wide * 0.12, (wide - side) / 2 - 2)

@@ -7,8 +7,9 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, contrast, dark, ink_on, pale, shade
 from playground.fonts import choose_face
+from playground.sample import Split
 from playground.scenes.asking import Ask
-from playground.scenes.chart import ask_extreme, ask_title
+from playground.scenes.chart import ask_extremes, ask_title
 from playground.shapes import draw_shape
 from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
@@ -29,10 +30,10 @@ class Facts:
     marker: str
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw the points."""
     unit, names = rng.choice((("month", MONTHS), ("day", DAYS)))
-    count = rng.randint(4, 6)
+    count = rng.randint(3, 5)
     start = rng.randrange(len(names) - count + 1)
     most = rng.choice((40, 60, 100, 300, 900))
     values = choose_spread(rng, split, count, max(1, most // 12), most, 0.06)
@@ -47,7 +48,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     )
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     points = ", ".join(f"{label} {value}" for label, value in _points(facts))
     return [
@@ -60,6 +61,7 @@ def sentences(facts: Facts, rng: Random) -> list[str]:
 def asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the line."""
     unit, count = facts.unit, len(facts.labels)
+    preposition = "in" if unit == "month" else "on"
     found = [
         Ask("color", ("What color is the line?",), facts.color, f"The line is {facts.color}."),
         Ask(
@@ -70,21 +72,13 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
         ),
         ask_title(facts.title),
     ]
-    for word, pick in (("highest", max), ("lowest", min)):
-        index = facts.values.index(pick(facts.values))
-        label, value = facts.labels[index], facts.values[index]
-        found.append(
-            Ask(
-                word,
-                (f"Which {unit} has the {word} value?", f"In which {unit} is the value {word}?"),
-                label,
-                f"The {unit} with the {word} value is {label}.",
-                (f"label {index}",),
-            )
-        )
-        found.append(ask_extreme(word, value, f"value {index}"))
+    found += ask_extremes(
+        facts.labels,
+        facts.values,
+        unit,
+        f"{preposition.capitalize()} which {unit} is the value {{word}}?",
+    )
     each = []
-    preposition = "in" if unit == "month" else "on"
     for index, (label, value) in enumerate(_points(facts)):
         keys = (f"label {index}", f"value {index}")
         each.append(
@@ -128,7 +122,7 @@ def _points(facts: Facts) -> list[tuple[str, int]]:
     return list(zip(facts.labels, facts.values, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
+def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the chart."""
     size = size or choose_size(rng, "wide")
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)

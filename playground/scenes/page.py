@@ -20,6 +20,7 @@ from playground.words import (
     choose_phone,
     choose_price,
     choose_words,
+    is_held_out,
 )
 
 PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
@@ -170,7 +171,9 @@ def choose_token(rng: Random) -> str:
     if kind == "phone":
         return choose_phone(rng, "train")
     if kind == "random":
-        return "".join(rng.choices(LETTERS_AND_DIGITS, k=rng.randint(2, 6)))
+        while is_held_out(text := "".join(rng.choices(LETTERS_AND_DIGITS, k=rng.randint(2, 6)))):
+            pass
+        return text
     if kind == "mark":
         return "".join(rng.choices(PUNCTUATION, k=rng.randint(1, 3)))
     word = choose_nonsense(rng, "train") if kind == "nonsense" else choose_words(rng, "train", 1)[0]

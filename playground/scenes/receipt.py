@@ -7,6 +7,7 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import Color, dark, ink_on, pale
 from playground.fonts import Face, choose_face
+from playground.sample import Split
 from playground.scenes.asking import Ask, yes_no
 from playground.words import choose_words, is_held_out
 
@@ -27,9 +28,9 @@ class Facts:
     layout: str
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw a receipt's items and prices."""
-    count = rng.randint(2, 6)
+    count = rng.randint(2, 5)
     *items, absent = choose_words(rng, split, count + 1, "food")
     sign = rng.choice(("", "", "$"))
     cents = _prices(rng, split, count)
@@ -40,20 +41,20 @@ def choose_facts(rng: Random, split: str) -> Facts:
     return Facts(shop, tuple(items), prices, f"{sign}{sum(cents) / 100:.2f}", absent, layout)
 
 
-def _prices(rng: Random, split: str, count: int) -> list[int]:
+def _prices(rng: Random, split: Split, count: int) -> list[int]:
+    """Prices of which, or of whose sum, one is held out in half of the held-out receipts."""
+    wants_held_out = split == "held_out" and rng.random() < 0.5
     most = 999 if rng.random() < 0.7 else 2999
     while True:
         cents = rng.sample(range(40, most), count)
         if rng.random() < 0.7:
             cents = [price - price % 5 for price in cents]
         printed = [f"{price / 100:.2f}" for price in (*cents, sum(cents))]
-        if len(set(printed)) == count + 1 and (
-            split == "held_out" or not any(map(is_held_out, printed))
-        ):
+        if len(set(printed)) == count + 1 and any(map(is_held_out, printed)) == wants_held_out:
             return cents
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     listed = ", ".join(f"{item} {price}" for item, price in _rows(facts))
     return [
@@ -136,7 +137,7 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     return list(zip(facts.items, facts.prices, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
+def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the receipt."""
     size = size or choose_size(rng, "tall")
     canvas = Canvas(

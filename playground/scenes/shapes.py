@@ -8,10 +8,11 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_size
 from playground.colors import COLORS, VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import article, plural
-from playground.scenes.asking import Ask, yes_no
+from playground.sample import Split
+from playground.scenes.asking import Ask, ask_count, yes_no
 from playground.shapes import SHAPES, draw_shape
 
-TRAIN_GRIDS = ((1, 2), (2, 1), (1, 3), (2, 2), (2, 3), (3, 3))  # rows, columns
+TRAIN_GRIDS = ((1, 2), (2, 1), (1, 3), (2, 2), (2, 3))  # rows, columns
 HELD_OUT_GRIDS = ((3, 2),)
 
 
@@ -38,7 +39,7 @@ class Facts:
     absent: str
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw the shapes; a few kinds and colours only, so that some occur more than once."""
     held_out = split == "held_out" and rng.random() < 0.3
     grid = rng.choice(HELD_OUT_GRIDS if held_out else TRAIN_GRIDS)
@@ -57,7 +58,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     return Facts(grid, items, absent)
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     rows: dict[int, list[str]] = {}
     for item in facts.items:
@@ -139,16 +140,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
 def _count(kind: str, name: str, count: int) -> Ask:
     many = plural(name)
     sentence = f"There are {count} {many}." if count != 1 else f"There is 1 {name}."
-    return Ask(
-        kind,
-        (
-            f"How many {many} are there?",
-            f"How many {many} do you see?",
-            f"How many {many} are in the image?",
-        ),
-        str(count),
-        sentence,
-    )
+    return ask_count(kind, many, count, sentence)
 
 
 def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
@@ -212,7 +204,7 @@ def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[As
     return found
 
 
-def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
+def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the shapes, each well inside its cell."""
     size = size or choose_size(rng)
     paper = _paper(facts, rng)

@@ -1,11 +1,12 @@
 """Signs: words, codes and telephone numbers on a plate, in coloured boxes, or bare."""
 
-from dataclasses import dataclass
 from random import Random
 
 from playground.colors import COLORS, VIVID, contrast
 from playground.emoji import article
+from playground.sample import Split
 from playground.scenes.sign_drawing import draw_sign
+from playground.scenes.sign_facts import Facts
 from playground.scenes.sign_questions import sign_asks
 from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
 
@@ -18,30 +19,7 @@ draw = draw_sign
 asks = sign_asks
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a sign says.
-
-    Attributes:
-        texts: one line each, from top to bottom.
-        papers: colour of the plate or of the background, or of each box in the layout "boxes".
-        ink: colour of the text where it is bare; otherwise whatever contrasts.
-        small: index of the line in small letters, in the layout "headline".
-        other: a text like the first one that is not on the sign.
-        pill: the plate has round ends; only in held-out images.
-    """
-
-    layout: str
-    bare: bool
-    texts: tuple[str, ...]
-    papers: tuple[str, ...]
-    ink: str
-    small: int
-    other: str
-    pill: bool
-
-
-def choose_text(rng: Random, split: str, most_words: int = 3) -> str:
+def choose_text(rng: Random, split: Split, most_words: int = 3) -> str:
     """One line: words mostly, now and then a code, a telephone number or a word without meaning."""
     kind = rng.choices(("words", "code", "phone", "nonsense"), (62, 18, 6, 14))[0]
     if kind == "code":
@@ -56,7 +34,7 @@ def choose_text(rng: Random, split: str, most_words: int = 3) -> str:
     return rng.choices((text, text.upper(), text.lower()), (60, 25, 15))[0]
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw what the sign says."""
     layout = rng.choices(tuple(LAYOUTS), tuple(LAYOUTS.values()))[0]
     bare = layout != "boxes" and rng.random() < BARE_SHARE
@@ -82,7 +60,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     )
 
 
-def _unlike(text: str, rng: Random, split: str) -> str:
+def _unlike(text: str, rng: Random, split: Split) -> str:
     """Another text: half of the time only one letter or digit differs."""
     while True:
         other = choose_text(rng, split, 2)
@@ -96,7 +74,7 @@ def _unlike(text: str, rng: Random, split: str) -> str:
             return other
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     if facts.layout == "boxes":
         pairs = zip(facts.papers, facts.texts, strict=True)

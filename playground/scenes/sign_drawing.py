@@ -9,7 +9,8 @@ from playground.backgrounds import choose_background
 from playground.canvas import LEAST_PITCH, Canvas, choose_cap, choose_size
 from playground.colors import Color, dark, ink_on, pale, shade
 from playground.fonts import Face, choose_face
-from playground.scenes.sign_questions import SignFacts
+from playground.sample import Split
+from playground.scenes.sign_facts import Facts
 
 LARGEST_CAP = 44.0  # units, as everything here
 MARGIN = 22.0  # at both sides of the widest line
@@ -17,7 +18,7 @@ TURNED_SHARE = 0.25
 
 
 def draw_sign(
-    facts: SignFacts, rng: Random, split: str, size: tuple[int, int] | None = None
+    facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None
 ) -> Canvas:
     """Draw the sign; the key of each text is "line" and its index.
 
@@ -40,13 +41,13 @@ def draw_sign(
     return canvas
 
 
-def contrast_is_rich(facts: SignFacts) -> bool:
+def contrast_is_rich(facts: Facts) -> bool:
     """Whether paper and ink of bare text are so unlike that the paper may vary."""
     return {facts.papers[0], facts.ink} == {"black", "white"}
 
 
 def _choose_caps(
-    canvas: Canvas, facts: SignFacts, rng: Random, split: str
+    canvas: Canvas, facts: Facts, rng: Random, split: Split
 ) -> tuple[Face, list[float]]:
     low, room = canvas.smallest_cap, canvas.width - 2 * MARGIN
     count = len(facts.texts)
@@ -65,7 +66,8 @@ def _choose_caps(
     if facts.layout == "headline":
         # A long large line that was made to fit must still be the larger one by far.
         large = caps[1 - facts.small]
-        caps[facts.small] = max(low, min(caps[facts.small], large / 1.6))
+        canvas.is_crowded |= large / 1.6 < low
+        caps[facts.small] = min(caps[facts.small], large / 1.6)
     else:
         caps = [min(caps)] * count
     return face, caps
@@ -87,7 +89,7 @@ def _draw_lines(
         y += pitches[index] / 2
 
 
-def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
+def _draw_plate(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None:
     face, caps = _choose_caps(canvas, facts, rng, split)
     widest = max(
         canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
@@ -136,7 +138,7 @@ def _draw_plate(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> No
     canvas.note("sign", facts.papers[0], *box)
 
 
-def _draw_bare(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
+def _draw_bare(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None:
     face, caps = _choose_caps(canvas, facts, rng, split)
     widths = [
         canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
@@ -156,7 +158,7 @@ def _draw_bare(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> Non
     _draw_lines(canvas, facts.texts, x, top, face, caps, pitches, ink)
 
 
-def _draw_boxes(canvas: Canvas, facts: SignFacts, rng: Random, split: str) -> None:
+def _draw_boxes(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None:
     low, slot = canvas.smallest_cap, canvas.height / len(facts.texts)
     for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):
         cap = choose_cap(rng, low, max(low, min(26, slot / 3)))

@@ -1,27 +1,12 @@
 """What can be asked about a sign."""
 
 from random import Random
-from typing import Protocol
 
-from playground.scenes.asking import Ask, yes_no
-
-ORDINALS = ("first", "second", "third")
+from playground.scenes.asking import ORDINALS, Ask, yes_no
+from playground.scenes.sign_facts import Facts
 
 
-class SignFacts(Protocol):
-    """What drawing and questions need to know of a sign; see `sign.Facts`."""
-
-    layout: str
-    bare: bool
-    texts: tuple[str, ...]
-    papers: tuple[str, ...]
-    ink: str
-    small: int
-    other: str
-    pill: bool
-
-
-def sign_asks(facts: SignFacts, rng: Random) -> list[Ask]:
+def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
     """All that can be asked about the sign."""
     if facts.layout == "boxes":
         return _box_asks(facts, rng)
@@ -59,7 +44,6 @@ def sign_asks(facts: SignFacts, rng: Random) -> list[Ask]:
                     name,
                     (
                         f"What does the {name} text say?",
-                        f"What is written in {name} letters?",
                         f"Read the {name} text.",
                     ),
                     facts.texts[index],
@@ -107,7 +91,7 @@ def sign_asks(facts: SignFacts, rng: Random) -> list[Ask]:
     return found
 
 
-def _single_asks(facts: SignFacts, rng: Random) -> list[Ask]:
+def _single_asks(facts: Facts, rng: Random) -> list[Ask]:
     text, key = facts.texts[0], ("line 0",)
     words = text.split()
     noun = "text" if facts.bare else "sign"
@@ -153,7 +137,7 @@ def _single_asks(facts: SignFacts, rng: Random) -> list[Ask]:
     return found
 
 
-def _box_asks(facts: SignFacts, rng: Random) -> list[Ask]:
+def _box_asks(facts: Facts, rng: Random) -> list[Ask]:
     count = len(facts.texts)
     found = []
     for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):

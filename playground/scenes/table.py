@@ -7,7 +7,8 @@ from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, contrast, ink_on, pale, shade
 from playground.fonts import Face, choose_face
-from playground.scenes.asking import Ask
+from playground.sample import Split
+from playground.scenes.asking import ORDINALS, Ask
 from playground.words import choose_spread, choose_words
 
 COLUMNS = (
@@ -35,8 +36,7 @@ CORNERS = {
     "objects": "Item",
     "animals": "Animal",
 }
-HELD_OUT_SIZES = ((4, 3), (5, 2))  # rows, columns of numbers
-ORDINALS = ("first", "second", "third", "fourth")
+HELD_OUT_SIZES = ((3, 2),)  # rows, columns of numbers
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Facts:
     cells: tuple[tuple[int, ...], ...]
 
 
-def choose_facts(rng: Random, split: str) -> Facts:
+def choose_facts(rng: Random, split: Split) -> Facts:
     """Draw a table's names and numbers."""
     while True:
-        shape = rng.randint(2, 6), rng.randint(1, 3)
+        shape = rng.randint(2, 4), rng.randint(1, 2)
         if split == "held_out" and rng.random() < 0.3:
             shape = rng.choice(HELD_OUT_SIZES)
         if split == "held_out" or shape not in HELD_OUT_SIZES:
@@ -70,7 +70,7 @@ def choose_facts(rng: Random, split: str) -> Facts:
     )
 
 
-def sentences(facts: Facts, rng: Random) -> list[str]:
+def sentences(facts: Facts) -> list[str]:
     """The facts in words, one sentence each."""
     said = [
         f"A table of {len(facts.rows)} rows with the columns {facts.corner}, "
@@ -156,7 +156,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     return found
 
 
-def draw(facts: Facts, rng: Random, split: str, size: tuple[int, int] | None = None) -> Canvas:
+def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the table."""
     size = size or choose_size(rng)
     paper = pale(rng)

@@ -26,8 +26,8 @@ def test_read_questions_takes_every_turn_without_its_markers(tmp_path):
     (tmp_path / "conversations.json").write_text(json.dumps([record]))
     first, second = read_questions(tmp_path, limit=None)
     images = tuple(str(tmp_path / "images" / name) for name in ("a.png", "b.png"))
-    assert first == Question(images, "Same word?", "Yes", "comparison", 8.0)
-    assert second == Question(images, "Which?", "Garden", "comparison", None)
+    assert first == Question(images, "Same word?", "Yes", "comparison/same word", 8.0)
+    assert second == Question(images, "Which?", "Garden", "comparison/read word", None)
 
 
 def test_a_wish_for_bare_answers_holds_for_every_question(tmp_path):
@@ -52,21 +52,38 @@ def test_read_questions_names_a_missing_file(tmp_path):
         read_questions(tmp_path, limit=None)
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{", "not valid JSON"),
+        ('[{"conversations": 3}]', "sample 0: has a number as conversations"),
+        (
+            '[{"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]}]',
+            "sample 0: has no kind and text height",
+        ),
+    ],
+)
+def test_a_file_that_was_not_drawn_is_named(text, fault, tmp_path):
+    (tmp_path / "conversations.json").write_text(text)
+    with pytest.raises(MGMError, match=fault):
+        read_questions(tmp_path, limit=None)
+
+
 def test_shares_count_exact_matches_of_each_group():
-    questions = [question(height=8.0), question(height=30.0), question("shapes/count")]
+    questions = [question(height=12.5), question(height=30.0), question("shapes/count")]
     answers = ["Garden", "garden", "Garden"]
     assert shares(questions, answers, lambda q: q.kind) == {
         "shapes/count": (1, 1),
         "sign/large": (1, 2),
     }
     assert shares(questions, answers, height_group) == {
-        "text  0-12 px": (1, 1),
+        "text 12-15 px": (1, 1),
         "text 28+ px": (0, 1),
     }
 
 
 def test_table_and_plot_show_every_model(tmp_path):
-    counts = {"sign": (1, 4), "text  0-12 px": (1, 4), "all": (1, 4)}
+    counts = {"sign": (1, 4), "text 12-15 px": (1, 4), "all": (1, 4)}
     results = {"before": counts, "after": dict.fromkeys(counts, (3, 4))}
     lines = table(results).splitlines()
     assert lines[0].split()[-2:] == ["before", "after"]

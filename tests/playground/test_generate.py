@@ -62,8 +62,11 @@ def test_another_request_replaces(tmp_path):
 
 def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(MGMError, match="not a data set of ours"):
-        generate(tmp_path, "train", 2, 3)
+    for manifest in (None, {"name": "app"}, ["app"]):
+        if manifest:
+            (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(MGMError, match="not a data set of ours"):
+            generate(tmp_path, "train", 2, 3)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -1,3 +1,6 @@
+import math
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -22,12 +25,16 @@ from playground.pretraining.encoders import (
     load_encoders,
     save_encoders,
 )
+from playground.pretraining.guides import HEADS
 from playground.pretraining.language_model import (
-    answer_loss,
-    answers_right,
+    decode,
+    losses_of,
     nano_language_model,
+    of_answers,
     starting_code,
 )
+from playground.pretraining.loop import train
+from playground.pretraining.places import place_questions, words_on
 from playground.pretraining.targets import (
     CHARACTER_ID,
     CHARACTERS,
@@ -39,6 +46,7 @@ from playground.pretraining.targets import (
     same_word,
     slots,
 )
+from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import build_tokenizer
 
@@ -149,20 +157,31 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     for sample in samples:
         assert sample["ids"].count(len(tokenizer)) == CELLS * len(sample["cells"])
     model: LlamaForCausalLM = nano_language_model(tokenizer)
+    model.set_attn_implementation("eager")
     code = starting_code(None, model, tokenizer)
     batch = collate(samples)
-    loss, right = answer_loss(model, code, batch)
+    loss, right, guided = losses_of(model, code, batch, decode)
     assert 0 <= right <= 1
-    loss.backward()
+    assert guided > 0
+    (loss + guided).backward()
     assert code.character.grad.abs().sum() > 0
     # What stands in the cells is what the loss depends on.
-    for name in ("characters", "before", "heights", "things", "middle_thing", "thumbnail"):
+    names = ("characters", "before", "heights", "words", "things", "middle_thing", "thumbnail")
+    for name in names:
         other = {**batch, name: batch[name].flip(1)}
-        assert not torch.isclose(answer_loss(model, code, other)[0], loss), name
+        assert not torch.isclose(losses_of(model, code, other, decode)[0], loss), name
     # A batch may have no image at all.
     text = collate([grids.encoded(text_conversation(0), [])])
     another = starting_code(None, model, tokenizer)  # its turns are drawn anew
-    torch.testing.assert_close(answer_loss(model, code, text), answer_loss(model, another, text))
+    expected = losses_of(model, another, text, decode)
+    torch.testing.assert_close(losses_of(model, code, text, decode), expected)
+    # Our loop over the layers is transformers' own.
+    embeds = torch.randn(2, 9, model.config.hidden_size)
+    theirs = model.model(inputs_embeds=embeds, output_attentions=True)
+    hidden, attention = decode(model.model, embeds)
+    torch.testing.assert_close(hidden, theirs.last_hidden_state)
+    for (layer, head), weights in zip(HEADS, attention, strict=True):
+        torch.testing.assert_close(weights, theirs.attentions[layer][:, head])
     save_file(code.state_dict(), tmp_path / CODE_FILE)
     torch.testing.assert_close(load_code(tmp_path)(batch), code(batch))
 
@@ -170,4 +189,62 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
 def test_an_answer_is_right_when_every_token_is():
     targets = torch.tensor([[IGNORED, 1, 2, IGNORED, 3], [2, IGNORED, 1, 1, IGNORED]])
     logits = torch.eye(4)[[1, 2, 3, 2, 1, 0]]  # the last token of the last answer is wrong
-    assert answers_right(logits, targets).item() == pytest.approx(3 / 4)
+    loss, right = of_answers(logits, targets)
+    assert right.item() == pytest.approx(3 / 4)
+    hit = math.log(math.e + 3) - 1
+    parts = [(2, 2 * hit), (1, hit), (1, hit), (2, 2 * hit + 1)]  # tokens, summed loss
+    weighted = sum(total * tokens**-0.5 for tokens, total in parts)
+    assert loss.item() == pytest.approx(weighted / sum(tokens**0.5 for tokens, _ in parts))
+
+
+def test_words_stand_where_they_were_drawn():
+    canvas = Canvas((256, 128), (255, 255, 255))  # 384 pixels of the frame, 96 of them above it
+    for text, x, y in (("Corn", 10, 20), ("9.90", 150, 20), ("Total", 10, 60), ("12.40", 150, 60)):
+        canvas.text(text, x, y, FACES[0], 14, (0, 0, 0))
+    for y in (90, 112):
+        canvas.text("same", 10, y, FACES[0], 14, (0, 0, 0))
+    sample = Sample("page", [canvas.image], [], "", [canvas.glyphs], [[]])
+    words = words_on(sample, 0)
+    found = {word.text: (word.row, word.column) for word in words}
+    assert found == {"Corn": (4, 1), "9.90": (4, 8), "Total": (6, 1), "12.40": (6, 8)}
+    asked = dict(q for seed in range(9) for q in place_questions(words, random.Random(seed)))
+    assert asked['Where is "9.90"?'] == "row 4, column 8"
+    assert asked["What is in row 6, column 1?"] == "Total"
+    assert asked['What is directly left of "9.90"?'] == "Corn"
+    assert asked['What is directly right of "Total"?'] == "12.40"
+    assert asked['What is directly below "9.90"?'] == "12.40"
+    assert asked['What is directly above "Total"?'] == "Corn"
+    assert 'What is directly above "Corn"?' not in asked
+
+
+def test_places_agree_with_the_cells():
+    page = draw_page(11)
+    characters = cell_targets(dense_targets(page, 0))["characters"].reshape(12, 12, -1)
+    words = [word for word in words_on(page, 0) if word.text[0].isalnum()]
+    begun = [
+        CHARACTER_ID[word.text[0]] in characters[word.row - 1, word.column - 1] for word in words
+    ]
+    assert len(words) > 5
+    assert sum(begun) >= 0.9 * len(words)  # turned lines and cells with too much in them
+
+
+def test_what_is_unfinished_has_another_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.pretraining.loop.SAVE_EVERY", 2)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], 0.1)
+    saved = []
+
+    def losses(count):
+        for _ in range(count):
+            yield weight.square().sum(), {}
+
+    def save(folder):
+        folder.mkdir(exist_ok=True)
+        saved.append(folder.name)
+
+    train(losses(3), [optimizer], 5, tmp_path / "out", save)  # cut off: the data ends early
+    assert not (tmp_path / "out").exists()
+    train(losses(5), [optimizer], 5, tmp_path / "out", save)
+    assert saved == ["out.unfinished", "out.unfinished", "out.unfinished", "out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert weight.item() < 1

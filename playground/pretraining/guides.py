@@ -1,0 +1,178 @@
+"""Where attention should go: guides for the pre-training of the nano language model.
+
+To answer from a picture, attention has to find in the cells what a question names, to take that to
+where the answer begins, and to point at the cell that its next character is read from. Left alone,
+a small model discovers this very late, for no step pays before the others are there; so four heads
+are told (compare Liu et al. 2016, "Neural machine translation with supervised attention").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from mgm.data.conversation import IGNORED
+from playground.colors import COLORS
+from playground.emoji import plural
+from playground.pretraining.places import words_on
+from playground.pretraining.targets import CELL, FRAME, SIDE, THING_IDS
+from playground.sample import Sample
+from playground.tokenizer import SPACE
+
+FIND_WORD, FIND_THING, ASK, READ = (2, 0), (2, 1), (3, 0), (4, 0)  # layer and head
+HEADS = (FIND_WORD, FIND_THING, ASK, READ)
+MARKS = '"?.,:;!'  # around words
+COUNTED = ("row", "column")  # a number after it says a place
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The attention of one head at one token.
+
+    Attributes:
+        head: index in `HEADS`.
+        query: position of the token.
+        keys: positions on which its attention should be.
+    """
+
+    head: int
+    query: int
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word in the ids: its text and the positions of its tokens, without marks and space."""
+
+    text: str
+    places: tuple[int, ...]
+
+
+class Guides:
+    """Finds the guides of a conversation about a drawn sample."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.special = set(tokenizer.all_special_ids)
+
+    def find(self, sample: Sample, ids: list[int], labels: list[int]) -> list[Guide]:
+        """All guides for `ids`, whose images are those of `sample`, each 144 positions."""
+        begins = [i for i, token in enumerate(ids) if token == len(self.tokens)]
+        begins = begins[:: SIDE * SIDE]
+        words, things = _drawn_words(sample, begins), _drawn_things(sample, begins)
+        guides, last = [], ""
+        for word in self._words(ids, max(begins, default=0)):
+            colored = last in COLORS
+            named = words.get(word.text)
+            thing = things.get(f"{last} {word.text}" if colored else word.text)
+            if labels[word.places[0]] == IGNORED:
+                if named:
+                    keys = tuple(dict.fromkeys(named))
+                    guides.append(Guide(HEADS.index(FIND_WORD), word.places[-1], keys))
+                if thing:
+                    guides.append(Guide(HEADS.index(FIND_THING), word.places[-1], thing))
+            elif named and len(word.text) > 1 and last not in COUNTED:
+                # The token before is the one that predicts.
+                for place, key in zip(word.places, named, strict=False):
+                    guides.append(Guide(HEADS.index(READ), place - 1, (key,)))
+            elif thing and len(thing) == 1:
+                for before in (1, 2) if colored else (1,):
+                    guides.append(Guide(HEADS.index(READ), word.places[0] - before, thing))
+            last = word.text
+        return guides + _to_answers(guides, labels)
+
+    def _words(self, ids: list[int], start: int) -> Iterator[_Word]:
+        run: list[tuple[str, int]] = []
+        for place in range(start, len(ids) + 1):
+            ends = place == len(ids) or ids[place] >= len(self.tokens)
+            token = "" if ends or ids[place] in self.special else self.tokens[ids[place]]
+            if not token or token == "\n" or token.startswith(SPACE):
+                yield from _stripped(run)
+                run = []
+            if token and token not in ("\n", SPACE):
+                run.append((token.removeprefix(SPACE), place))
+
+
+def _to_answers(guides: list[Guide], labels: list[int]) -> list[Guide]:
+    """From the first two tokens of every answer to what was found for its question."""
+    found: dict[int, list[int]] = {}
+    for guide in guides:
+        if HEADS[guide.head] in (FIND_WORD, FIND_THING):
+            start = next((i for i in range(guide.query, len(labels)) if labels[i] != IGNORED), None)
+            if start is not None:
+                found.setdefault(start, []).append(guide.query)
+    return [
+        Guide(HEADS.index(ASK), query, tuple(keys))
+        for start, keys in found.items()
+        for query in (start - 1, start)
+    ]
+
+
+def _stripped(run: list[tuple[str, int]]) -> Iterator[_Word]:
+    while run and run[0][0] in MARKS:
+        run = run[1:]
+    while run and run[-1][0] in MARKS:
+        run = run[:-1]
+    if run:
+        yield _Word("".join(text for text, _ in run), tuple(place for _, place in run))
+
+
+def _drawn_words(sample: Sample, begins: list[int]) -> dict[str, tuple[int, ...]]:
+    """Position of the cell of every character, by word; words that stand twice are left out."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for index, begin in enumerate(begins):
+        for word in words_on(sample, index):
+            cells = tuple(begin + row * SIDE + column for row, column in word.cells)
+            for text in {word.text, word.text.lower()}:  # a header "Age" is asked for as "age"
+                found.setdefault(text, []).append(cells)
+    return {text: cells[0] for text, cells in found.items() if len(cells) == 1}
+
+
+def _drawn_things(sample: Sample, begins: list[int]) -> dict[str, tuple[int, ...]]:
+    """Positions of the cells where things have their middle, by name with and without colour."""
+    found: dict[str, tuple[int, ...]] = {}
+    for index, begin in enumerate(begins):
+        image = sample.images[index]
+        side = max(image.size)
+        scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
+        for thing in sample.objects[index]:
+            if thing.label in THING_IDS:
+                row = int(((thing.y0 + thing.y1) / 2 + top) * scale // CELL)
+                column = int(((thing.x0 + thing.x1) / 2 + left) * scale // CELL)
+                place = begin + row * SIDE + column
+                for name in (thing.label, plural(thing.label)):
+                    for text in (name, f"{thing.color} {name}"):
+                        found[text] = (*found.get(text, ()), place)
+    return found
+
+
+def collate_guides(guides: list[list[Guide]]) -> dict[str, Tensor]:
+    """The guides of a batch: (guides, 3) of row, head and query; (keys, 2) of guide and key."""
+    each = [(row, guide.head, guide.query) for row, found in enumerate(guides) for guide in found]
+    keys = [guide.keys for found in guides for guide in found]
+    pairs = [(number, key) for number, among in enumerate(keys) for key in among]
+    return {
+        "guides": torch.tensor(each, dtype=torch.long).view(-1, 3),
+        "guide_keys": torch.tensor(pairs, dtype=torch.long).view(-1, 2),
+    }
+
+
+def guide_loss(attention: list[Tensor], guides: Tensor, keys: Tensor) -> Tensor:
+    """Minus the logarithm of the attention that goes where it should, on average.
+
+    Args:
+        attention: of each of `HEADS`, (batch, queries, keys).
+        guides, keys: of `collate_guides`.
+    """
+    losses = []
+    for head, weights in enumerate(attention):
+        own = (guides[:, 1] == head).nonzero().squeeze(1)
+        number = torch.full((len(guides),), -1).scatter(0, own, torch.arange(len(own)))
+        pairs = keys[number[keys[:, 0]] >= 0]
+        rows, _, queries = guides[pairs[:, 0]].unbind(1)
+        there = weights[rows, queries, pairs[:, 1]].float()
+        sums = torch.zeros(len(own)).index_add(0, number[pairs[:, 0]], there)
+        losses.append(-(sums + 1e-4).log())
+    return torch.cat(losses).mean() if len(guides) else attention[0].new_zeros(())

@@ -1,0 +1,110 @@
+"""Questions about where words stand, for the pre-training of the nano language model.
+
+To find an item by its price, a model must find the price, go along its row and read what begins
+there. A scene asks for all three at once and rewards none alone; these questions ask for each.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from playground.pretraining.targets import CELL, FRAME, same_word
+from playground.sample import Glyph, Sample
+
+MOST = 16  # questions about a picture
+
+
+@dataclass(frozen=True)
+class Word:
+    """Characters with no space between them, and where they stand, in pixels of the frame.
+
+    Attributes:
+        cells: (row, column) of the cell of each character, from 0.
+        x0, x1: left and right end.
+        level: middle of the capitals.
+    """
+
+    text: str
+    cells: tuple[tuple[int, int], ...]
+    x0: float
+    x1: float
+    level: float
+    height: float
+
+    @property
+    def row(self) -> int:
+        """Row of cells, 1 at the top."""
+        return self.cells[0][0] + 1
+
+    @property
+    def column(self) -> int:
+        """Column of the cell in which the first character stands, 1 at the left."""
+        return self.cells[0][1] + 1
+
+
+def words_on(sample: Sample, index: int) -> list[Word]:
+    """The words that are drawn in image `index`, of those that stand there once."""
+    image = sample.images[index]
+    side = max(image.size)
+    scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
+    runs: list[list[Glyph]] = []
+    for glyph in sample.glyphs[index]:
+        if runs and same_word(runs[-1][-1], glyph):
+            runs[-1].append(glyph)
+        else:
+            runs.append([glyph])
+    words = [
+        Word(
+            "".join(glyph.char for glyph in run),
+            tuple(
+                (
+                    int((glyph.level + top) * scale // CELL),
+                    int(((glyph.x0 + glyph.x1) / 2 + left) * scale // CELL),
+                )
+                for glyph in run
+            ),
+            (run[0].x0 + left) * scale,
+            (run[-1].x1 + left) * scale,
+            (run[0].level + top) * scale,
+            max(glyph.y1 - glyph.y0 for glyph in run) * scale,
+        )
+        for run in runs
+    ]
+    texts = [word.text for word in words]
+    return [word for word in words if texts.count(word.text) == 1]
+
+
+def place_questions(words: list[Word], rng: Random) -> list[tuple[str, str]]:
+    """Questions and answers about where words stand, in random order."""
+    turns = []
+    for word in words:
+        place = f"row {word.row}, column {word.column}"
+        turns.append((f'Where is "{word.text}"?', place))
+        turns.append((f"What is in {place}?", word.text))
+        for side, other in _neighbours(word, words).items():
+            turns.append((f'What is {side} "{word.text}"?', other.text))
+    return rng.sample(turns, min(len(turns), MOST))
+
+
+def _neighbours(word: Word, words: list[Word]) -> dict[str, Word]:
+    found = {}
+    others = [other for other in words if other is not word]
+    level = [o for o in others if abs(o.level - word.level) < 0.4 * max(o.height, word.height)]
+    before = [other for other in level if other.x1 <= word.x0]
+    after = [other for other in level if other.x0 >= word.x1]
+    if before:
+        found["directly left of"] = max(before, key=lambda other: other.x1)
+    if after:
+        found["directly right of"] = min(after, key=lambda other: other.x0)
+    column = [o for o in others if min(o.x1, word.x1) > max(o.x0, word.x0) and o not in level]
+    above = [other for other in column if other.level < word.level]
+    below = [other for other in column if other.level > word.level]
+    # Where two are equally near, neither is the one.
+    if above:
+        nearest = max(above, key=lambda other: other.level)
+        if sum(abs(o.level - nearest.level) < nearest.height for o in above) == 1:
+            found["directly above"] = nearest
+    if below:
+        nearest = min(below, key=lambda other: other.level)
+        if sum(abs(o.level - nearest.level) < nearest.height for o in below) == 1:
+            found["directly below"] = nearest
+    return found

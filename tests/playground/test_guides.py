@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+
+from mgm.data.conversation import IGNORED
+from playground.pretraining.cell_code import CELLS, cell_targets
+from playground.pretraining.conversations import Conversations
+from playground.pretraining.guides import (
+    ASK,
+    FIND_THING,
+    FIND_WORD,
+    HEADS,
+    READ,
+    Guide,
+    Guides,
+    collate_guides,
+    guide_loss,
+)
+from playground.pretraining.targets import CHARACTER_ID, THING_IDS, dense_targets
+from playground.scenes import draw_sample
+from playground.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = ["What", "does", "the", "cost", "How", "many", "hearts", "are", "there", "red"]
+    return build_tokenizer([*words, "heart", "Mar", "Is", "a", "in", "image"])
+
+
+def guided(tokenizer, sample, turns):
+    """Guides by head: (token at the query, keys as cells of the first image)."""
+    encoded = Conversations(tokenizer, 1, 0).encoded(turns, [])
+    ids, labels = encoded["ids"], encoded["labels"]
+    begin = ids.index(len(tokenizer))
+    found = Guides(tokenizer).find(sample, ids, labels)
+    for guide in found:
+        answers = HEADS[guide.head] in (READ, ASK)
+        assert (labels[guide.query + 1] != IGNORED) == answers
+    return {
+        head: [
+            (tokenizer.convert_ids_to_tokens(ids[guide.query]), [key - begin for key in guide.keys])
+            for guide in found
+            if HEADS[guide.head] == head
+        ]
+        for head in HEADS
+    }
+
+
+def test_words_of_a_receipt_are_found_and_read(tokenizer):
+    sample = draw_sample(4, "train", "receipt", turns=(30, 30))
+    turn = next(t for t in sample.turns if t.kind == "receipt/price")
+    question = turn.question.split("\n")[0]
+    item = question.rstrip("?").removesuffix(" cost").split()[-1]
+    cells = cell_targets(dense_targets(sample, 0))["characters"]
+    found = guided(tokenizer, sample, [("<image>\n" + question, turn.answer)])
+    [(last, keys)] = found[FIND_WORD]
+    assert last == item[-1]
+    assert CHARACTER_ID[item[0]] in cells[keys[0]]
+    assert CHARACTER_ID[item[-1]] in cells[keys[-1]]
+    assert len(found[READ]) == len(turn.answer)
+    for (_, [cell]), character in zip(found[READ], turn.answer, strict=True):
+        assert CHARACTER_ID[character] in cells[cell]
+    assert len(found[ASK]) == 2
+
+
+def test_things_are_found_with_their_colour(tokenizer):
+    seeds = range(40)
+    samples = (draw_sample(seed, "train", "shapes") for seed in seeds)
+    sample = next(s for s in samples if {t.label for t in s.objects[0]} >= {"heart", "star"})
+    hearts = [thing for thing in sample.objects[0] if thing.label == "heart"]
+    color = hearts[0].color
+    middles = cell_targets(dense_targets(sample, 0))["middle_thing"]
+    turns = [("<image>\nHow many hearts are there?", "1"), (f"Is there a {color} heart?", "Yes")]
+    found = guided(tokenizer, sample, turns)
+    (_, every), (_, colored) = found[FIND_THING]
+    assert sorted(every) == [i for i in range(CELLS) if middles[i] == THING_IDS["heart"]]
+    assert len(colored) == sum(thing.color == color for thing in hearts)
+    assert set(colored) <= set(every)
+
+
+def test_what_is_not_there_has_no_guide(tokenizer):
+    sample = draw_sample(4, "train", "receipt")
+    found = guided(tokenizer, sample, [("<image>\nWhat does the Qqq cost?", "1.234")])
+    assert not any(found.values())
+
+
+def test_loss_is_the_attention_that_strays():
+    torch.manual_seed(0)
+    attention = [torch.rand(2, 6, 6).softmax(-1) for _ in HEADS]
+    guides = [[Guide(0, 3, (1, 2))], [Guide(3, 4, (0,)), Guide(0, 5, (2, 3, 4))]]
+    batch = collate_guides(guides)
+    expected = [
+        -math.log(attention[guide.head][row, guide.query, list(guide.keys)].sum().item() + 1e-4)
+        for row, found in enumerate(guides)
+        for guide in found
+    ]
+    loss = guide_loss(attention, batch["guides"], batch["guide_keys"])
+    assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-5)
+    none = collate_guides([[], []])
+    assert guide_loss(attention, none["guides"], none["guide_keys"]).item() == 0
