@@ -20,7 +20,7 @@ learn_language() { python -m playground.pretraining.language_model "$@"; }
 learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" "$@"; }
 [ -d "$out/llama-code" ] ||
     learn_language --tokenizer "$out/tokenizer" --learn-code --out "$out/llama-code" \
-        --steps 3000 --fall 0
+        --learning-rate 3e-3 --steps 3000 --fall 0
 [ -d "$zoo/llama-nano" ] ||
     learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 20000
 [ -d "$out/encoders/clip-vit-nano-patch14-168" ] || learn_images --out "$out/encoders" --steps 5000 --fall 0

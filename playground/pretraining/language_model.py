@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--shown", type=float, default=0.85, help="share of cells, not text")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch-size", type=int, default=12, help="conversations of a step")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--fall", type=float, default=0.4, help="share of falling learning rates")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=2_000_000_000)
