@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from mgm.data.conversation import IGNORED, encode, training_segments
-from mgm.data.padding import attention_mask, pad_rows
+from mgm.data.padding import pad_rows
 from mgm.data.templates import IMAGE_MARKER, get_template
 from playground.corpus import text_sample
 from playground.pretraining.cell_code import CELLS, cell_targets
@@ -120,7 +120,6 @@ def lines_to_read(page: str, rng: Random) -> list[tuple[str, str]]:
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Pad ids and labels on the right; stack the cells of all images in order; list the guides."""
-    lengths = [len(sample["ids"]) for sample in samples]
     images = [cells for sample in samples for cells in sample["cells"]]
     empty = cell_targets(nothing())  # says the shapes where no sample has an image
     batch = {
@@ -128,5 +127,4 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
     batch["ids"] = pad_rows([sample["ids"] for sample in samples], 0)
     batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
-    batch["mask"] = attention_mask(lengths)
     return batch | collate_guides([sample["guides"] for sample in samples])

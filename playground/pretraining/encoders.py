@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -261,9 +262,7 @@ def main() -> None:
     networks = [model.convnext, model.clip, model.mining]
     by = optimizers(networks, [model], arguments.learning_rate, OTHERS_RATE)
 
-    def save(folder: Path) -> None:
-        save_encoders(model, folder)
-
+    save = partial(save_encoders, model)
     train(map(model, loader), by, arguments.steps, arguments.out, save, arguments.fall)
 
 

@@ -17,7 +17,7 @@ from mgm.data.conversation import IGNORED
 from playground.colors import COLORS
 from playground.emoji import plural
 from playground.pretraining.places import words_on
-from playground.pretraining.targets import CELL, FRAME, SIDE, THING_IDS
+from playground.pretraining.targets import SIDE, THING_IDS, placement
 from playground.sample import Sample
 from playground.tokenizer import SPACE
 
@@ -134,13 +134,10 @@ def _drawn_things(sample: Sample, begins: list[int]) -> dict[str, tuple[int, ...
     """Positions of the cells where things have their middle, by name with and without colour."""
     found: dict[str, tuple[int, ...]] = {}
     for index, begin in enumerate(begins):
-        image = sample.images[index]
-        side = max(image.size)
-        scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
+        frame = placement(sample.images[index])
         for thing in sample.objects[index]:
             if thing.label in THING_IDS:
-                row = int(((thing.y0 + thing.y1) / 2 + top) * scale // CELL)
-                column = int(((thing.x0 + thing.x1) / 2 + left) * scale // CELL)
+                row, column = frame.cell((thing.x0 + thing.x1) / 2, (thing.y0 + thing.y1) / 2)
                 place = begin + row * SIDE + column
                 for name in (thing.label, plural(thing.label)):
                     for text in (name, f"{thing.color} {name}"):

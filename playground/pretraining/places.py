@@ -7,7 +7,7 @@ there. A scene asks for all three at once and rewards none alone; these question
 from dataclasses import dataclass
 from random import Random
 
-from playground.pretraining.targets import CELL, FRAME, same_word
+from playground.pretraining.targets import placement, same_word
 from playground.sample import Glyph, Sample
 
 MOST = 16  # questions about a picture
@@ -43,9 +43,7 @@ class Word:
 
 def words_on(sample: Sample, index: int) -> list[Word]:
     """The words that are drawn in image `index`, of those that stand there once."""
-    image = sample.images[index]
-    side = max(image.size)
-    scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
+    place = placement(sample.images[index])
     runs: list[list[Glyph]] = []
     for glyph in sample.glyphs[index]:
         if runs and same_word(runs[-1][-1], glyph):
@@ -55,17 +53,11 @@ def words_on(sample: Sample, index: int) -> list[Word]:
     words = [
         Word(
             "".join(glyph.char for glyph in run),
-            tuple(
-                (
-                    int((glyph.level + top) * scale // CELL),
-                    int(((glyph.x0 + glyph.x1) / 2 + left) * scale // CELL),
-                )
-                for glyph in run
-            ),
-            (run[0].x0 + left) * scale,
-            (run[-1].x1 + left) * scale,
-            (run[0].level + top) * scale,
-            max(glyph.y1 - glyph.y0 for glyph in run) * scale,
+            tuple(place.cell((glyph.x0 + glyph.x1) / 2, glyph.level) for glyph in run),
+            place.x(run[0].x0),
+            place.x(run[-1].x1),
+            place.y(run[0].level),
+            max(glyph.y1 - glyph.y0 for glyph in run) * place.scale,
         )
         for run in runs
     ]
@@ -96,15 +88,13 @@ def _neighbours(word: Word, words: list[Word]) -> dict[str, Word]:
     if after:
         found["directly right of"] = min(after, key=lambda other: other.x0)
     column = [o for o in others if min(o.x1, word.x1) > max(o.x0, word.x0) and o not in level]
-    above = [other for other in column if other.level < word.level]
-    below = [other for other in column if other.level > word.level]
-    # Where two are equally near, neither is the one.
-    if above:
-        nearest = max(above, key=lambda other: other.level)
-        if sum(abs(o.level - nearest.level) < nearest.height for o in above) == 1:
-            found["directly above"] = nearest
-    if below:
-        nearest = min(below, key=lambda other: other.level)
-        if sum(abs(o.level - nearest.level) < nearest.height for o in below) == 1:
-            found["directly below"] = nearest
+    for side, beyond in (
+        ("directly above", [other for other in column if other.level < word.level]),
+        ("directly below", [other for other in column if other.level > word.level]),
+    ):
+        if beyond:
+            nearest = min(beyond, key=lambda other: abs(other.level - word.level))
+            # Where two are equally near, neither is the one.
+            if sum(abs(o.level - nearest.level) < nearest.height for o in beyond) == 1:
+                found[side] = nearest
     return found

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from mgm.data.image_processor import MGMImageProcessor
 from playground.colors import COLORS
@@ -52,23 +53,46 @@ class DenseTargets:
     middles: np.ndarray
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where an image's pixels come to lie in the frame: shifted, then scaled."""
+
+    scale: float
+    left: int
+    top: int
+
+    def x(self, x: float) -> float:
+        return (x + self.left) * self.scale
+
+    def y(self, y: float) -> float:
+        return (y + self.top) * self.scale
+
+    def cell(self, x: float, y: float) -> tuple[int, int]:
+        """Row and column of the cell in which a point of the image lies."""
+        return int(self.y(y) // CELL), int(self.x(x) // CELL)
+
+
+def placement(image: Image.Image) -> Placement:
+    """How an image is padded to a square and resized."""
+    side = max(image.size)
+    return Placement(FRAME / side, (side - image.width) // 2, (side - image.height) // 2)
+
+
 def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
     image = sample.images[index]
-    side = max(image.size)
-    scale, left, top = FRAME / side, (side - image.width) // 2, (side - image.height) // 2
+    place = placement(image)
     characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
     heights, before, words = (np.zeros_like(characters) for _ in range(3))
     last, word = None, 0
     for glyph in sample.glyphs[index]:
         follows = last is not None and same_word(last, glyph)
         word += not follows
-        x = ((glyph.x0 + glyph.x1) / 2 + left) * scale
-        y = (glyph.level + top) * scale
+        x, y = place.x((glyph.x0 + glyph.x1) / 2), place.y(glyph.level)
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < FRAME // 8 and 0 <= column < FRAME // 4:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
-            heights[row, column] = height_step((glyph.y1 - glyph.y0) * scale)
+            heights[row, column] = height_step((glyph.y1 - glyph.y0) * place.scale)
             words[row, column] = word
             if last and follows:
                 before[row, column] = CHARACTER_ID.get(last.char, 0)
@@ -81,10 +105,9 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     )
     centers = np.arange(FRAME // 16) * 16 + 8
     for thing in by_area:
-        x0, x1 = (thing.x0 + left) * scale, (thing.x1 + left) * scale
-        y0, y1 = (thing.y0 + top) * scale, (thing.y1 + top) * scale
+        x0, x1, y0, y1 = *map(place.x, (thing.x0, thing.x1)), *map(place.y, (thing.y0, thing.y1))
         ids = THING_IDS.get(thing.label, 0), COLOR_IDS.get(thing.color or "", 0)
-        middles[int((y0 + y1) / 2 // CELL), int((x0 + x1) / 2 // CELL)] = ids
+        middles[place.cell((thing.x0 + thing.x1) / 2, (thing.y0 + thing.y1) / 2)] = ids
         columns = np.flatnonzero((centers >= x0 - 4) & (centers <= x1 + 4))
         rows = np.flatnonzero((centers >= y0 - 4) & (centers <= y1 + 4))
         if rows.size and columns.size:

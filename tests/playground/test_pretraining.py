@@ -1,5 +1,6 @@
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,3 +249,10 @@ def test_what_is_unfinished_has_another_name(tmp_path, monkeypatch):
     assert saved == ["out.unfinished", "out.unfinished", "out.unfinished", "out"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert weight.item() < 1
+
+
+def test_the_code_that_ships_loads():
+    folder = Path(__file__).parents[2] / "playground" / "model_zoo" / "llama-nano"
+    code = load_code(folder)
+    batch = {name: torch.from_numpy(array[None]) for name, array in cell_targets(nothing()).items()}
+    assert code(batch).shape == (1, CELLS, code.row.shape[-1])
