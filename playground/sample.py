@@ -45,12 +45,15 @@ class Turn:
         text_height: cap height of the smallest text one must read for the answer, in pixels of the
             256-pixel frame of the nano model (the image's longest side scaled to 256); None where
             nothing has to be read.
+        clue: drawn text that one must find on the way to the answer and that the question does not
+            say; None where there is none, or more than one.
     """
 
     question: str
     answer: str
     kind: str
     text_height: float | None = None
+    clue: str | None = None
 
 
 @dataclass

@@ -73,12 +73,14 @@ class Conversations(IterableDataset[dict[str, Any]]):
         sample = draw_page(seed) if page else draw_sample(seed, "train", rng.choice(KINDS), TURNS)
         # A description would give other answers away, but for the last turn.
         asked = [turn for turn in sample.turns if not turn.kind.endswith("/describe")]
-        turns = [(turn.question, turn.answer) for turn in asked or sample.turns]
+        asked = asked or sample.turns
+        turns = [(turn.question, turn.answer) for turn in asked]
+        clues = [turn.clue for turn in asked]
         words = words_on(sample, 0) if len(sample.images) == 1 else []
         if words and rng.random() < PLACES_SHARE:
-            turns = place_questions(words, rng)
+            turns, clues = place_questions(words, rng), []
         elif page:
-            turns = lines_to_read(sample.caption, rng)
+            turns, clues = lines_to_read(sample.caption, rng), []
         elif rng.random() < CAPTION_SHARE:
             questions = DESCRIBE if len(sample.images) == 1 else DESCRIBE_BOTH
             turns.append((rng.choice(questions), sample.caption))
@@ -86,7 +88,8 @@ class Conversations(IterableDataset[dict[str, Any]]):
         turns[0] = (markers + turns[0][0], turns[0][1])
         cells = [cell_targets(dense_targets(sample, index)) for index in range(len(sample.images))]
         encoded = self.encoded(turns, cells)
-        return {**encoded, "guides": self.guides.find(sample, encoded["ids"], encoded["labels"])}
+        guides = self.guides.find(sample, encoded["ids"], encoded["labels"], clues)
+        return {**encoded, "guides": guides}
 
     def encoded(
         self, turns: list[tuple[str, str]], cells: list[dict[str, np.ndarray]]

@@ -1,12 +1,14 @@
 """Where attention should go: guides for the pre-training of the nano language model.
 
 To answer from a picture, attention has to find in the cells what a question names, to take that to
-where the answer begins, and to point at the cell that its next character is read from. Left alone,
-a small model discovers this very late, for no step pays before the others are there; so four heads
-are told (compare Liu et al. 2016, "Neural machine translation with supervised attention").
+where the answer begins, to find what leads on from there ("the highest" is a number, asked for is
+its name), and to point at the cell that the next character is read from. Left alone, a small model
+discovers this very late, for no step pays before the others are there; so some heads are told
+(compare Liu et al. 2016, "Neural machine translation with supervised attention").
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +23,13 @@ from playground.pretraining.targets import SIDE, THING_IDS, placement
 from playground.sample import Sample
 from playground.tokenizer import SPACE
 
-FIND_WORD, FIND_THING, ASK, READ = (2, 0), (2, 1), (3, 0), (4, 0)  # layer and head
-HEADS = (FIND_WORD, FIND_THING, ASK, READ)
+# Layer and head. The first layer puts the characters of words together, the last one turns what was
+# read into a character.
+FIND_WORD, FIND_THING = (1, 0), (1, 1)
+ASK_FIRST, ASK_LAST = (2, 0), (2, 1)  # of what the question names, the first and last in the cells
+FIND_CLUE = (3, 0)
+READ = (4, 0)
+HEADS = (FIND_WORD, FIND_THING, ASK_FIRST, ASK_LAST, FIND_CLUE, READ)
 MARKS = '"?.,:;!'  # around words
 COUNTED = ("row", "column")  # a number after it says a place
 
@@ -57,8 +64,14 @@ class Guides:
         self.tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self.special = set(tokenizer.all_special_ids)
 
-    def find(self, sample: Sample, ids: list[int], labels: list[int]) -> list[Guide]:
-        """All guides for `ids`, whose images are those of `sample`, each 144 positions."""
+    def find(
+        self, sample: Sample, ids: list[int], labels: list[int], clues: Sequence[str | None] = ()
+    ) -> list[Guide]:
+        """All guides for `ids`, whose images are those of `sample`, each 144 positions.
+
+        Args:
+            clues: of the answers, in order; there may be more of them, or none.
+        """
         begins = [i for i, token in enumerate(ids) if token == len(self.tokens)]
         begins = begins[:: SIDE * SIDE]
         words, things = _drawn_words(sample, begins), _drawn_things(sample, begins)
@@ -81,7 +94,9 @@ class Guides:
                 for before in (1, 2) if colored else (1,):
                     guides.append(Guide(HEADS.index(READ), word.places[0] - before, thing))
             last = word.text
-        return guides + _to_answers(guides, labels)
+        answers = [i for i in range(1, len(labels)) if labels[i - 1] == IGNORED != labels[i]]
+        guides += _to_answers(guides, answers)
+        return guides + _to_clues(guides, answers, [words.get(clue or "") for clue in clues])
 
     def _words(self, ids: list[int], start: int) -> Iterator[_Word]:
         run: list[tuple[str, int]] = []
@@ -95,19 +110,39 @@ class Guides:
                 run.append((token.removeprefix(SPACE), place))
 
 
-def _to_answers(guides: list[Guide], labels: list[int]) -> list[Guide]:
+def _to_answers(guides: list[Guide], answers: list[int]) -> list[Guide]:
     """From the first two tokens of every answer to what was found for its question."""
-    found: dict[int, list[int]] = {}
+    found: dict[int, list[Guide]] = {}
     for guide in guides:
-        if HEADS[guide.head] in (FIND_WORD, FIND_THING):
-            start = next((i for i in range(guide.query, len(labels)) if labels[i] != IGNORED), None)
-            if start is not None:
-                found.setdefault(start, []).append(guide.query)
-    return [
-        Guide(HEADS.index(ASK), query, tuple(keys))
-        for start, keys in found.items()
-        for query in (start - 1, start)
-    ]
+        start = next((start for start in answers if start > guide.query), None)
+        if start is not None and HEADS[guide.head] in (FIND_WORD, FIND_THING):
+            found.setdefault(start, []).append(guide)
+    to_answers = []
+    for start, named in found.items():
+        # "Which bar has the value 9?" names the 9; "bar" is every bar.
+        words = [guide for guide in named if guide.head == HEADS.index(FIND_WORD)]
+        ordered = sorted(words or named, key=lambda guide: guide.keys[0])
+        for head, guide in ((ASK_FIRST, ordered[0]), (ASK_LAST, ordered[-1])):
+            for query in (start - 1, start):
+                to_answers.append(Guide(HEADS.index(head), query, (guide.query,)))
+    return to_answers
+
+
+def _to_clues(
+    guides: list[Guide], answers: list[int], clues: list[tuple[int, ...] | None]
+) -> list[Guide]:
+    """From where a word of the answer is read, or its first two tokens, to the clue."""
+    found = []
+    for start, end, clue in zip(answers, [*answers[1:], math.inf], clues, strict=False):
+        if clue:
+            read = [
+                g.query
+                for g in guides
+                if g.head == HEADS.index(READ) and start <= g.query + 1 < end
+            ]
+            for query in read[:1] or (start - 1, start):
+                found.append(Guide(HEADS.index(FIND_CLUE), query, tuple(dict.fromkeys(clue))))
+    return found
 
 
 def _stripped(run: list[tuple[str, int]]) -> Iterator[_Word]:
@@ -157,7 +192,7 @@ def collate_guides(guides: list[list[Guide]]) -> dict[str, Tensor]:
 
 
 def guide_loss(attention: list[Tensor], guides: Tensor, keys: Tensor) -> Tensor:
-    """Minus the logarithm of the attention that goes where it should, on average.
+    """Minus the logarithm of the attention that goes where it should: the mean over heads of means.
 
     Args:
         attention: of each of `HEADS`, (batch, queries, keys).
@@ -171,5 +206,6 @@ def guide_loss(attention: list[Tensor], guides: Tensor, keys: Tensor) -> Tensor:
         rows, _, queries = guides[pairs[:, 0]].unbind(1)
         there = weights[rows, queries, pairs[:, 1]].float()
         sums = torch.zeros(len(own)).index_add(0, number[pairs[:, 0]], there)
-        losses.append(-(sums + 1e-4).log())
-    return torch.cat(losses).mean() if len(guides) else attention[0].new_zeros(())
+        if len(own):
+            losses.append(-(sums + 1e-4).log().mean())
+    return torch.stack(losses).mean() if losses else attention[0].new_zeros(())

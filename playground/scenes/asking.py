@@ -39,6 +39,7 @@ class Ask:
         sentence: the answer as a full sentence.
         reads: keys of the drawn texts one must read; see `Canvas.text`.
         needs_picture: the scene's sentences do not tell it.
+        clue: as in `Turn`.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Ask:
     sentence: str
     reads: tuple[str, ...] = ()
     needs_picture: bool = False
+    clue: str | None = None
 
 
 def conversation(
@@ -84,6 +86,7 @@ def conversation(
                 answer=ask.short if short else ask.sentence,
                 kind=f"{scene}/{ask.kind}",
                 text_height=min(read) if read else None,
+                clue=ask.clue,
             )
         )
     return asked

@@ -128,6 +128,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 larger,
                 f"The {larger} image has the larger number.",
                 keys,
+                clue=max(facts.contents, key=int),
             )
         )
         found.append(
@@ -137,6 +138,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 smaller,
                 f"The {smaller} image has the smaller number.",
                 keys,
+                clue=min(facts.contents, key=int),
             )
         )
     elif facts.theme == "words":

@@ -121,7 +121,8 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     values = [cells[column] for cells in facts.cells]
     low = facts.columns[column].lower()
     for word, pick in (("highest", max), ("lowest", min)):
-        row = facts.rows[values.index(pick(values))]
+        value = pick(values)
+        row = facts.rows[values.index(value)]
         found.append(
             Ask(
                 word,
@@ -129,6 +130,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 row,
                 f"The {corner} with the {word} {low} is {row}.",
                 ("table",),
+                clue=str(value),
             )
         )
     found.append(

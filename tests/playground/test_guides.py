@@ -7,7 +7,9 @@ from mgm.data.conversation import IGNORED
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.conversations import Conversations
 from playground.pretraining.guides import (
-    ASK,
+    ASK_FIRST,
+    ASK_LAST,
+    FIND_CLUE,
     FIND_THING,
     FIND_WORD,
     HEADS,
@@ -28,14 +30,14 @@ def tokenizer():
     return build_tokenizer([*words, "heart", "Mar", "Is", "a", "in", "image"])
 
 
-def guided(tokenizer, sample, turns):
+def guided(tokenizer, sample, turns, clues=()):
     """Guides by head: (token at the query, keys as cells of the first image)."""
     encoded = Conversations(tokenizer, 1, 0).encoded(turns, [])
     ids, labels = encoded["ids"], encoded["labels"]
     begin = ids.index(len(tokenizer))
-    found = Guides(tokenizer).find(sample, ids, labels)
+    found = Guides(tokenizer).find(sample, ids, labels, clues)
     for guide in found:
-        answers = HEADS[guide.head] in (READ, ASK)
+        answers = HEADS[guide.head] not in (FIND_WORD, FIND_THING)
         assert (labels[guide.query + 1] != IGNORED) == answers
     return {
         head: [
@@ -61,7 +63,7 @@ def test_words_of_a_receipt_are_found_and_read(tokenizer):
     assert len(found[READ]) == len(turn.answer)
     for (_, [cell]), character in zip(found[READ], turn.answer, strict=True):
         assert CHARACTER_ID[character] in cells[cell]
-    assert len(found[ASK]) == 2
+    assert len(found[ASK_FIRST]) == len(found[ASK_LAST]) == 2
 
 
 def test_things_are_found_with_their_colour(tokenizer):
@@ -79,6 +81,44 @@ def test_things_are_found_with_their_colour(tokenizer):
     assert set(colored) <= set(every)
 
 
+def test_row_and_column_of_a_table_go_to_the_answer(tokenizer):
+    samples = (draw_sample(seed, "train", "table", turns=(30, 30)) for seed in range(40))
+    question, answer = next(
+        (turn.question.split("\n")[0], turn.answer)
+        for sample in samples
+        for turn in sample.turns
+        if turn.kind == "table/cell" and turn.question.startswith("What is the value in")
+    )
+    sample = next(
+        sample
+        for sample in (draw_sample(seed, "train", "table", turns=(30, 30)) for seed in range(40))
+        if any(turn.question.startswith(question) for turn in sample.turns)
+    )
+    found = guided(tokenizer, sample, [("<image>\n" + question, answer)])
+    words = question.rstrip("?").split()
+    header, row = words[words.index("the", 4) + 1], words[-1]
+    assert [last for last, _ in found[FIND_WORD]] == [header[-1], row[-1]]
+    # The header stands higher, so it comes first.
+    (_, [at_header]), (_, [same]) = found[ASK_FIRST]
+    (_, [at_row]), _ = found[ASK_LAST]
+    assert at_header == same < at_row
+
+
+def test_highest_value_leads_to_its_label(tokenizer):
+    sample = draw_sample(9, "train", "bar_chart", turns=(30, 30))
+    turns = {turn.kind: turn for turn in sample.turns}
+    asked, value = turns["bar_chart/highest"], turns["bar_chart/highest value"]
+    assert asked.clue in value.answer
+    question = "<image>\n" + asked.question.split("\n")[0]
+    found = guided(tokenizer, sample, [(question, asked.answer)], [asked.clue])
+    [(_, clue)] = found[FIND_CLUE]
+    cells = cell_targets(dense_targets(sample, 0))["characters"]
+    assert CHARACTER_ID[asked.clue[0]] in cells[clue[0]]
+    # It is to be found where the first character of the answer is predicted.
+    assert found[FIND_CLUE][0][0] == found[READ][0][0]
+    assert not guided(tokenizer, sample, [(question, asked.answer)])[FIND_CLUE]
+
+
 def test_what_is_not_there_has_no_guide(tokenizer):
     sample = draw_sample(4, "train", "receipt")
     found = guided(tokenizer, sample, [("<image>\nWhat does the Qqq cost?", "1.234")])
@@ -90,12 +130,13 @@ def test_loss_is_the_attention_that_strays():
     attention = [torch.rand(2, 6, 6).softmax(-1) for _ in HEADS]
     guides = [[Guide(0, 3, (1, 2))], [Guide(3, 4, (0,)), Guide(0, 5, (2, 3, 4))]]
     batch = collate_guides(guides)
-    expected = [
-        -math.log(attention[guide.head][row, guide.query, list(guide.keys)].sum().item() + 1e-4)
-        for row, found in enumerate(guides)
-        for guide in found
-    ]
+    by_head: dict[int, list[float]] = {}
+    for row, found in enumerate(guides):
+        for guide in found:
+            there = attention[guide.head][row, guide.query, list(guide.keys)].sum().item()
+            by_head.setdefault(guide.head, []).append(-math.log(there + 1e-4))
+    expected = [sum(losses) / len(losses) for losses in by_head.values()]
     loss = guide_loss(attention, batch["guides"], batch["guide_keys"])
-    assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-5)
+    assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-5)
     none = collate_guides([[], []])
     assert guide_loss(attention, none["guides"], none["guide_keys"]).item() == 0
