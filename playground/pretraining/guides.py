@@ -39,12 +39,12 @@ class Guide:
     """The attention of one head at one token.
 
     Attributes:
-        head: index in `HEADS`.
+        head: one of `HEADS`.
         query: position of the token.
         keys: positions on which its attention should be.
     """
 
-    head: int
+    head: tuple[int, int]
     query: int
     keys: tuple[int, ...]
 
@@ -83,16 +83,16 @@ class Guides:
             if labels[word.places[0]] == IGNORED:
                 if named:
                     keys = tuple(dict.fromkeys(named))
-                    guides.append(Guide(HEADS.index(FIND_WORD), word.places[-1], keys))
+                    guides.append(Guide(FIND_WORD, word.places[-1], keys))
                 if thing:
-                    guides.append(Guide(HEADS.index(FIND_THING), word.places[-1], thing))
+                    guides.append(Guide(FIND_THING, word.places[-1], thing))
             elif named and len(word.text) > 1 and last not in COUNTED:
                 # The token before is the one that predicts.
                 for place, key in zip(word.places, named, strict=False):
-                    guides.append(Guide(HEADS.index(READ), place - 1, (key,)))
+                    guides.append(Guide(READ, place - 1, (key,)))
             elif thing and len(thing) == 1:
                 for before in (1, 2) if colored else (1,):
-                    guides.append(Guide(HEADS.index(READ), word.places[0] - before, thing))
+                    guides.append(Guide(READ, word.places[0] - before, thing))
             last = word.text
         answers = [i for i in range(1, len(labels)) if labels[i - 1] == IGNORED != labels[i]]
         guides += _to_answers(guides, answers)
@@ -114,17 +114,18 @@ def _to_answers(guides: list[Guide], answers: list[int]) -> list[Guide]:
     """From the first two tokens of every answer to what was found for its question."""
     found: dict[int, list[Guide]] = {}
     for guide in guides:
-        start = next((start for start in answers if start > guide.query), None)
-        if start is not None and HEADS[guide.head] in (FIND_WORD, FIND_THING):
-            found.setdefault(start, []).append(guide)
+        if guide.head in (FIND_WORD, FIND_THING):
+            start = next((start for start in answers if start > guide.query), None)
+            if start is not None:
+                found.setdefault(start, []).append(guide)
     to_answers = []
     for start, named in found.items():
         # "Which bar has the value 9?" names the 9; "bar" is every bar.
-        words = [guide for guide in named if guide.head == HEADS.index(FIND_WORD)]
+        words = [guide for guide in named if guide.head == FIND_WORD]
         ordered = sorted(words or named, key=lambda guide: guide.keys[0])
         for head, guide in ((ASK_FIRST, ordered[0]), (ASK_LAST, ordered[-1])):
             for query in (start - 1, start):
-                to_answers.append(Guide(HEADS.index(head), query, (guide.query,)))
+                to_answers.append(Guide(head, query, (guide.query,)))
     return to_answers
 
 
@@ -132,16 +133,13 @@ def _to_clues(
     guides: list[Guide], answers: list[int], clues: list[tuple[int, ...] | None]
 ) -> list[Guide]:
     """From where a word of the answer is read, or its first two tokens, to the clue."""
+    reads = [guide.query for guide in guides if guide.head == READ]
     found = []
     for start, end, clue in zip(answers, [*answers[1:], math.inf], clues, strict=False):
         if clue:
-            read = [
-                g.query
-                for g in guides
-                if g.head == HEADS.index(READ) and start <= g.query + 1 < end
-            ]
+            read = [query for query in reads if start <= query + 1 < end]
             for query in read[:1] or (start - 1, start):
-                found.append(Guide(HEADS.index(FIND_CLUE), query, tuple(dict.fromkeys(clue))))
+                found.append(Guide(FIND_CLUE, query, tuple(dict.fromkeys(clue))))
     return found
 
 
@@ -182,7 +180,11 @@ def _drawn_things(sample: Sample, begins: list[int]) -> dict[str, tuple[int, ...
 
 def collate_guides(guides: list[list[Guide]]) -> dict[str, Tensor]:
     """The guides of a batch: (guides, 3) of row, head and query; (keys, 2) of guide and key."""
-    each = [(row, guide.head, guide.query) for row, found in enumerate(guides) for guide in found]
+    each = [
+        (row, HEADS.index(guide.head), guide.query)
+        for row, found in enumerate(guides)
+        for guide in found
+    ]
     keys = [guide.keys for found in guides for guide in found]
     pairs = [(number, key) for number, among in enumerate(keys) for key in among]
     return {

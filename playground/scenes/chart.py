@@ -26,9 +26,7 @@ def ask_extremes(
         label, value = labels[index], values[index]
         questions = (f"Which {noun} has the {word} value?", question.format(word=word))
         answer = f"The {noun} with the {word} value is {label}."
-        found.append(
-            Ask(word, questions, label, answer, (f"label {index}",), clue=str(value)),
-        )
+        found.append(Ask(word, questions, label, answer, (f"label {index}",), clue=str(value)))
         questions, answer = (f"What is the {word} value?",), f"The {word} value is {value}."
         found.append(Ask(f"{word} value", questions, str(value), answer, (f"value {index}",)))
     return found

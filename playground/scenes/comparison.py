@@ -119,28 +119,19 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
         )
     if facts.theme == "numbers":
         keys = ("text 0", "text 1")
-        larger = PLACES[int(int(second) > int(first))]
-        smaller = PLACES[int(int(second) < int(first))]
-        found.append(
-            Ask(
-                "larger",
-                ("Which image has the larger number?",),
-                larger,
-                f"The {larger} image has the larger number.",
-                keys,
-                clue=max(facts.contents, key=int),
+        for word, pick in (("larger", max), ("smaller", min)):
+            number = pick(facts.contents, key=int)
+            place = PLACES[facts.contents.index(number)]
+            found.append(
+                Ask(
+                    word,
+                    (f"Which image has the {word} number?",),
+                    place,
+                    f"The {place} image has the {word} number.",
+                    keys,
+                    clue=number,
+                )
             )
-        )
-        found.append(
-            Ask(
-                "smaller",
-                ("Which image has the smaller number?",),
-                smaller,
-                f"The {smaller} image has the smaller number.",
-                keys,
-                clue=min(facts.contents, key=int),
-            )
-        )
     elif facts.theme == "words":
         found.append(
             yes_no(
