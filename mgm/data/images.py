@@ -5,8 +5,10 @@ import binascii
 import http.client
 import io
 import os
+import stat
 import string
 import struct
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,7 +27,10 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 178_956_970  # where Pillow sees a decompression bomb
 MAX_SIDE = 1_000_000  # pixels; tables of weights grow with it
 TIMEOUT = 20.0  # seconds without a byte from a server
+MAX_SECONDS = 120.0  # of a download
 MAX_BYTES = 256 * 2**20  # of a download
+MAX_FILE_BYTES = 2**30  # the largest uncompressed image of `MAX_PIXELS` fits
+PIECE = 2**16  # bytes of a download between two looks at the clock
 
 # What Pillow's decoders raise on broken data.
 _BROKEN = (
@@ -112,7 +117,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # and evaluated on the pixels as stored. Neither is transparency: hidden colours show.
     try:
         image.load()  # only decoding to the end finds a truncated file
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return image if image.mode == "RGB" else _convert(image, name)
     except MemoryError as error:
         raise MGMError(
             f"{name}: is {image.width} x {image.height}, more than fits into memory; "
@@ -122,14 +127,29 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise _damaged(name, error) from error
 
 
+def _convert(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would make white of all that is above 255
+        levels = np.asarray(image) >> 8
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise MGMError(
+            f"{name}: holds numbers of 32 bits (Pillow's mode {image.mode}), which do not say what "
+            "is black and what is white; save it with 8 bits"
+        )
+    return image.convert("RGB")
+
+
 def _read(text: str, name: str) -> bytes:
     scheme = text.split(":", 1)[0].lower()
     if scheme in ("http", "https"):
         return _download(text, name)
     if scheme == "data":
         return _decode_data_url(text, name)
+    if "://" in text:
+        advice = "give the path alone" if scheme == "file" else "save it and give its path"
+        raise MGMError(f"{name}: is no http(s) or data URL; {advice}")
     try:
-        return Path(text).read_bytes()
+        return _read_file(Path(text), name)
     except FileNotFoundError as error:
         raise MGMError(f"{name}: there is no such file; check the path") from error
     except IsADirectoryError as error:
@@ -138,25 +158,55 @@ def _read(text: str, name: str) -> bytes:
         raise MGMError(f"{name}: cannot be read ({_reason(error)}); check the path") from error
 
 
+def _read_file(path: Path, name: str) -> bytes:
+    found = path.stat()
+    if stat.S_ISREG(found.st_mode):
+        if found.st_size <= MAX_FILE_BYTES:
+            return path.read_bytes()
+    else:  # a pipe or a device, which may never end
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) <= MAX_FILE_BYTES:
+            return content
+    raise MGMError(f"{name}: is larger than {MAX_FILE_BYTES >> 30} GiB; give an image file")
+
+
 def _download(url: str, name: str) -> bytes:
     try:
         # Some servers turn away the default agent of urllib.
         request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            content = response.read(MAX_BYTES + 1)
+            content = _received(response, name)
     except urllib.error.HTTPError as error:
         error.close()
         raise MGMError(
             f"{name}: the server answered {error.code} {_reason(error.reason)}; check the URL"
         ) from error
+    except MGMError:
+        raise
     except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise MGMError(
             f"{name}: cannot be reached ({_reason(reason)}); check the URL and the network"
         ) from error
-    if len(content) > MAX_BYTES:
-        raise MGMError(f"{name}: is larger than {MAX_BYTES >> 20} MiB; save a smaller copy first")
     return content
+
+
+def _received(response: http.client.HTTPResponse, name: str) -> bytes:
+    started, content = time.monotonic(), bytearray()
+    while piece := response.read1(PIECE):
+        content += piece
+        if len(content) > MAX_BYTES:
+            limit = f"{MAX_BYTES >> 20} MiB"
+            raise MGMError(f"{name}: is larger than {limit}; save a smaller copy first")
+        if time.monotonic() - started > MAX_SECONDS:
+            raise MGMError(
+                f"{name}: sent {len(content):,} bytes in {MAX_SECONDS:.0f} s and no end; "
+                "download it and give the file"
+            )
+    if response.length:  # what the server announced and did not send
+        raise http.client.IncompleteRead(bytes(content), response.length)
+    return bytes(content)
 
 
 def _ascii(url: str) -> str:
@@ -175,7 +225,10 @@ def _decode_data_url(text: str, name: str) -> bytes:
             return base64.b64decode(urllib.parse.unquote(body), validate=True)
         return urllib.parse.unquote_to_bytes(body)
     except (binascii.Error, ValueError) as error:
-        raise MGMError(f"{name}: is not a valid data URL ({_reason(error)})") from error
+        raise MGMError(
+            f"{name}: is not a valid data URL ({_reason(error)}); "
+            "write data:image/png;base64, and the file in base64"
+        ) from error
 
 
 def _too_large(name: str, image: Image.Image | None = None) -> MGMError:

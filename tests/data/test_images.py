@@ -2,6 +2,7 @@ import base64
 import io
 import socket
 import threading
+import time
 import warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -63,6 +64,19 @@ def test_every_mode_becomes_rgb(mode):
     assert open_image(png_of(mode=mode)).mode == "RGB"
 
 
+def test_levels_of_16_bits_keep_their_brightness():
+    levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    seen = np.asarray(open_image(buffer.getvalue()))
+    assert seen.tolist() == [[[level] * 3 for level in (0, 0, 1, 128, 255)]]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_without_black_and_white(mode):
+    fails(Image.new(mode, (4, 4)), f"mode {mode}", "save it with 8 bits")
+
+
 def test_orientation_stays_as_stored():
     image = Image.new("RGB", (30, 20))
     exif = image.getexif()
@@ -96,6 +110,8 @@ def test_files_without_image(tmp_path):
     fails("bad\0name", "cannot be read")
     fails(b"", "is empty")
     fails(b"nothing", "7 bytes", "is not an image")
+    fails("ftp://host/a.png", "is no http(s) or data URL", "save it")
+    fails("file:///a.png", "is no http(s) or data URL", "give the path alone")
     fails("a" * 10_000, "aaa…: cannot be read (File name too long)")
     assert len(message_of("a" * 10_000)) < 250
 
@@ -149,6 +165,13 @@ def test_large_image_gives_no_warning(monkeypatch):
         assert open_image(png_of((30, 20))).size == (30, 20)
 
 
+def test_files_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**10)
+    (tmp_path / "large.png").write_bytes(bytes(2**10 + 1))
+    fails(tmp_path / "large.png", "is larger than")
+    fails("/dev/zero", "is larger than")
+
+
 def test_addresses_that_do_not_answer(served, monkeypatch):
     fails(f"{served}/none.png", "404")
     fails("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/a.png", "cannot be reached")
@@ -186,3 +209,25 @@ def test_servers_of_another_kind(monkeypatch, reply):
 
         threading.Thread(target=answer, daemon=True).start()
         fails(f"http://127.0.0.1:{server.getsockname()[1]}/a.png", "cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(b"", "bytes in 0 s and no end"), (b"Content-Length: 9\r\n", "cannot be reached")],
+)
+def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(images, "MAX_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+                for _ in range(8):  # a byte now and then is no silence
+                    connection.sendall(b"a")
+                    time.sleep(0 if head else 0.05)
+
+        threading.Thread(target=answer, daemon=True).start()
+        fails(f"http://127.0.0.1:{server.getsockname()[1]}/a.png", message)
