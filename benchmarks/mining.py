@@ -17,7 +17,7 @@ from mgm.model.mining_reference import concatenated_map, published_mining
 
 # images, tokens per side, token width, side of the finest map, channels of the stages
 SIZES = {
-    "nano, 16 images": (16, 8, 128, 64, (32, 64, 128, 256)),
+    "nano, 16 images": (16, 12, 256, 96, (24, 48, 128, 256)),
     "336/768, 1 image": (1, 24, 1024, 192, (192, 384, 768, 1536)),
 }
 

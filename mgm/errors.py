@@ -1,9 +1,11 @@
 """Faults a user can mend, and how a command-line program ends on one."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import NoReturn
 
 READER_GONE = 141  # 128 + SIGPIPE: what a shell says of a program that nobody reads any more
 
@@ -14,6 +16,13 @@ class MGMError(ValueError):
     def __init__(self, message: object) -> None:
         # What others said (a server, a library, a name of a file) may hold line breaks.
         super().__init__(one_line(message))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults end the program as all others do: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise MGMError(f"{message:.300}; see --help")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The example pictures of the README: python -m playground.demo_images --out images."""
 
-import argparse
 from pathlib import Path
 from random import Random
 
@@ -8,7 +7,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file
-from mgm.errors import run_command
+from mgm.errors import Parser, run_command
 from playground.scenes import (
     SCENES,
     bar_chart,
@@ -138,7 +137,7 @@ def draw_example(name: str) -> list[Image.Image]:
 
 def main() -> None:
     """Draw all examples."""
-    parser = argparse.ArgumentParser(prog="python -m playground.demo_images", description=__doc__)
+    parser = Parser(prog="python -m playground.demo_images", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("images"), help="folder to write to")
     out = parser.parse_args().out
     for name in tqdm(EXAMPLES, desc="drawing", unit="image"):

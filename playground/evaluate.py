@@ -3,7 +3,7 @@
     python -m playground.evaluate --data DIR --model NAME=PATH [--model NAME=PATH ...] --out DIR
 
 Writes answers.jsonl (every question with every model's answer), results.json (right and asked, for
-each row of the table and for each kind of question), accuracy.txt and accuracy.png.
+each row of the table and for each kind of question), accuracy.png and, last, accuracy.txt.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 import mgm
-from mgm.atomic import atomic_file
+from mgm.atomic import WriteErrors, atomic_file
 from mgm.data.samples import read_samples
 from mgm.data.templates import IMAGE_MARKER
-from mgm.errors import MGMError, run_command
+from mgm.errors import MGMError, Parser, run_command
 from playground.scenes.asking import SHORT_SUFFIX
 
 # Cap heights in pixels of the image at 256 pixels; the low-resolution view has 0.66 times as many.
@@ -176,7 +176,7 @@ def write_lines(lines: Iterable[str], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m playground.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of drawn images")
     parser.add_argument(
         "--model", type=named_model, action="append", required=True, metavar="NAME=PATH"
@@ -192,14 +192,15 @@ def main() -> None:
         if count is not None and count < 1:
             raise MGMError(f"{flag}: {count} is not at least 1")
     if find_spec("matplotlib") is None:  # say so before hours of answering
-        raise MGMError('matplotlib is not installed; run pip install "mgm[playground]"')
+        raise MGMError('matplotlib is not installed; run pip install -e ".[playground]"')
+    with WriteErrors(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     questions = read_questions(arguments.data, arguments.limit)
     answers = {n: ask(p, questions, arguments.batch_size) for n, p in arguments.model}
     results = {
         name: {k: v for group in GROUPS for k, v in shares(questions, given, group).items()}
         for name, given in answers.items()
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     records = (
         {**vars(question), "answers": {name: answers[name][i] for name in answers}}
         for i, question in enumerate(questions)
@@ -211,9 +212,9 @@ def main() -> None:
     }
     counts = {"table": results, "questions": by_question}
     write_lines([json.dumps(counts, indent=2)], arguments.out / "results.json")
-    write_lines([table(results)], arguments.out / "accuracy.txt")
-    print(table(results))
     plot(results, arguments.out / "accuracy.png")
+    write_lines([table(results)], arguments.out / "accuracy.txt")  # last: where it is, all is
+    print(table(results))
     print(f"\nPlot: {arguments.out / 'accuracy.png'}   Answers: {arguments.out / 'answers.jsonl'}")
 
 

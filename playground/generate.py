@@ -1,6 +1,5 @@
 """Draw a data set in the published conversation format: python -m playground.generate --help."""
 
-import argparse
 import json
 import zlib
 from functools import partial
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_file, atomic_folder
 from mgm.data.templates import IMAGE_MARKER
-from mgm.errors import MGMError, run_command
+from mgm.errors import MGMError, Parser, run_command
 from playground.scenes import KINDS, Sample, Split, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
@@ -146,7 +145,7 @@ def _head(identity: str, names: list[str]) -> Record:
 
 def main() -> None:
     """Read the command line and draw."""
-    parser = argparse.ArgumentParser(prog="python -m playground.generate", description=__doc__)
+    parser = Parser(prog="python -m playground.generate", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--split", choices=("train", "held_out"), default="train")
     parser.add_argument("--count", type=int, required=True, help="samples")

@@ -3,7 +3,6 @@
 python -m playground.release FOLDER OUT [--card FILE]
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mgm.atomic import atomic_folder
-from mgm.errors import MGMError, run_command
+from mgm.errors import MGMError, Parser, run_command
 
 LEFT_OUT = ("trainer_state.json",)  # of a training's output folder
 KEPT = (".json", ".jinja", ".safetensors")
@@ -65,7 +64,7 @@ def _without_paths(config: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m playground.release", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--card", type=Path, help="a model card to ship as README.md")

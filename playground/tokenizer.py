@@ -5,7 +5,6 @@ own: the model learns to read letters, and words it never saw cost nothing extra
 falls back to bytes, so that no text is impossible.
 """
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
-from mgm.errors import run_command
+from mgm.errors import MGMError, Parser, run_command
 from playground.colors import COLORS
 from playground.emoji import EMOJI
 from playground.scenes import draw_sample
@@ -76,12 +75,14 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that this program wrote to `folder`."""
+    """The tokenizer that this program wrote to `folder`, never one of the hub."""
+    if not (folder / "tokenizer.json").is_file():
+        raise MGMError(f"{folder}: holds no tokenizer.json; give a folder that this project wrote")
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m playground.tokenizer", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the tokenizer")
     parser.add_argument("--samples", type=int, default=6000, help="scenes whose words are counted")
     parser.add_argument("--minimum", type=int, default=25, help="a frequent word occurs so often")

@@ -68,7 +68,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
             "put the samples between [ and ], or one in each line of a .jsonl file"
         )
     if not content:
-        raise MGMError(f"{file}: holds no sample")
+        raise MGMError(f"{file}: holds no sample; give at least one")
     return [check_sample(raw, f"{file}: sample {index}") for index, raw in enumerate(content)]
 
 
@@ -85,7 +85,7 @@ def check_sample(raw: Any, where: str) -> Sample:
             image markers and images do not agree in number.
     """
     if not isinstance(raw, dict):
-        raise MGMError(f"{where}: is {_kind(raw)}, not an object with conversations")
+        raise MGMError(f"{where}: is {_kind(raw)}; give an object with 'conversations'")
     messages = raw.get("conversations")
     if not isinstance(messages, list) or not messages:
         found = "has no" if "conversations" not in raw else f"has {_kind(messages)} as"
@@ -116,7 +116,9 @@ def check_sample(raw: Any, where: str) -> Sample:
 
 def _text(message: Any, index: int, where: str) -> str:
     if not isinstance(message, dict):
-        raise MGMError(f"{where}: message {index} is {_kind(message)}, not an object")
+        raise MGMError(
+            f"{where}: message {index} is {_kind(message)}; give an object with 'from' and 'value'"
+        )
     for field in ("from", "value"):
         if not isinstance(message.get(field), str):
             found = "no" if field not in message else _kind(message[field]) + " as"
@@ -145,7 +147,9 @@ def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MGMError(f"{where}: is not valid JSON ({one_line(error)})") from error
+        raise MGMError(
+            f"{where}: is not valid JSON ({one_line(error)}); mend it there, or write it again"
+        ) from error
 
 
 def _parse_lines(text: str, file: Path) -> list[Any]:

@@ -60,5 +60,5 @@ def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.
 
 def _no_device(name: object, there: list[str]) -> MGMError:
     return MGMError(
-        f"device is {str(name)!r}, which this machine does not have; it has {', '.join(there)}"
+        f"device is {str(name)!r}, which this machine does not have; choose {' or '.join(there)}"
     )

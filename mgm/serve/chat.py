@@ -25,7 +25,9 @@ class Chat:
         images: what it is about.
         settings: a request that says how to answer.
         report: is told what the user should know besides the answers.
-        debug: whether that includes prompts, token counts and times.
+
+    Attributes:
+        details: prompt, token counts and times of the last answer, a line each.
     """
 
     def __init__(
@@ -34,13 +36,12 @@ class Chat:
         images: Sequence[Image.Image],
         settings: Request,
         report: Callable[[str], None],
-        debug: bool = False,
     ) -> None:
         self._engine = engine
         self._images = images
         self._settings = settings
         self._report = report
-        self._debug = debug
+        self.details: list[str] = []
         self._history: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Generator[str, None, None]:
@@ -74,6 +75,8 @@ class Chat:
         markers = question.count(IMAGE_MARKER)
         if markers and self._history:
             raise MGMError(f"{IMAGE_MARKER} places an image, which only the first question can do")
+        if markers and not self._images:
+            raise MGMError(f"the question has {IMAGE_MARKER}, but there is no image; leave it out")
         if markers and markers != len(self._images):
             images = f"{len(self._images)} image{'s' * (len(self._images) != 1)}"
             raise MGMError(
@@ -96,11 +99,10 @@ class Chat:
             text = answer.text.replace(IMAGE_MARKER, "").strip()  # an answer places no image
             if text:
                 self._history.append((request.prompt, text))
-            if self._debug:
-                seconds = time.perf_counter() - started
-                self._report(f"prompt: {self._engine.prompt(request)!r}")
-                self._report(
-                    f"prompt tokens: {answer.prompt_tokens}, answer tokens: {len(answer.tokens)} "
-                    f"({answer.finish_reason}), first text after {first or seconds:.2f} s, "
-                    f"all after {seconds:.2f} s"
-                )
+            seconds = time.perf_counter() - started
+            self.details = [
+                f"prompt: {self._engine.prompt(request)!r}",
+                f"prompt tokens: {answer.prompt_tokens}, answer tokens: {len(answer.tokens)} "
+                f"({answer.finish_reason}), first text after {first or seconds:.2f} s, "
+                f"all after {seconds:.2f} s",
+            ]

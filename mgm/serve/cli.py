@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from PIL import Image
 from transformers.utils import logging as transformers_logging
@@ -21,7 +21,7 @@ from mgm.data.images import open_image
 from mgm.data.templates import get_template
 from mgm.engine.engine import Engine, load
 from mgm.engine.request import Request
-from mgm.errors import MGMError, one_line, run_command, write_output
+from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 from mgm.serve.chat import Chat
 
 USER, ASSISTANT = "USER", "ASSISTANT"
@@ -44,21 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = open_images(options.image_file)
     started = time.perf_counter()
     engine = load_engine(options)
-    new_chat = partial(Chat, engine, images, settings, report, options.debug)
+    new_chat = partial(Chat, engine, images, settings, report)
     if options.debug:
         report(f"loaded in {time.perf_counter() - started:.1f} s, {engine.model.device}")
     lines = sys.stdin or io.StringIO()  # None where standard input was closed from the beginning
     if lines.isatty():
-        talk(new_chat())
+        talk(new_chat(), options.debug)
         return 0
-    return answer_lines(new_chat, lines)
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose faults end the program as all others do: in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise MGMError(f"{message:.300}; see --help")
+    return answer_lines(new_chat, lines, options.debug)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -163,7 +156,7 @@ def load_engine(options: argparse.Namespace) -> Engine:
     return engine
 
 
-def talk(chat: Chat) -> None:
+def talk(chat: Chat, debug: bool) -> None:
     """Chat with the person at the terminal until an empty line or the end of the input."""
     with suppress(ImportError):  # not on Windows
         import readline  # noqa: F401  (gives `input` its line editing)
@@ -178,6 +171,8 @@ def talk(chat: Chat) -> None:
             return
         try:
             show(chat.ask(question))
+            if debug:
+                report("\n".join(chat.details))
         except MGMError as error:
             report(f"error: {error}")
 
@@ -198,14 +193,17 @@ def show(pieces: Generator[str, None, None]) -> None:
         write_output("\n")
 
 
-def answer_lines(new_chat: Callable[[], Chat], lines: TextIO) -> int:
+def answer_lines(new_chat: Callable[[], Chat], lines: TextIO, debug: bool) -> int:
     """Answer each line in one line, in a conversation of its own; returns the exit status."""
     status = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            write_output(one_line("".join(new_chat().ask(line.strip()))) + "\n")
+            chat = new_chat()
+            write_output(one_line("".join(chat.ask(line.strip()))) + "\n")
+            if debug:
+                report("\n".join(chat.details))
         except MGMError as error:
             report(f"error: line {number}: {error}")
             status = 2

@@ -1,5 +1,6 @@
 """The published training flags, as dataclasses that transformers' parser reads."""
 
+import logging
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 import transformers
 
 from mgm.errors import MGMError
+
+logger = logging.getLogger(__name__)
 
 # A flag that may be given without a value, and that tells "left out" from "False".
 _SWITCH = {"nargs": "?", "const": True}
@@ -60,7 +63,9 @@ class ModelArguments:
     mm_vision_select_layer: int | None = _flag(
         None, "CLIP layer whose output is used; published models: -2. Left out: -1."
     )
-    mm_vision_select_feature: str = _flag("patch", "Which of CLIP's positions are used: patch.")
+    mm_vision_select_feature: str | None = _flag(
+        None, "Which of CLIP's positions are used: patch. Left out: patch, or the folder's."
+    )
     mm_use_im_start_end: bool = _flag(False, "Not supported yet.")
     mm_use_im_patch_token: bool = _flag(False, "Refused: adds a token that nothing uses.")
     image_processor: str | None = _flag(None, "Refused: images are prepared in one way.")
@@ -141,11 +146,14 @@ class TrainingArguments(transformers.TrainingArguments):
             self.activation_checkpointing = True
             self.gradient_checkpointing = None
         if self.deepspeed and find_spec("deepspeed") is None:
-            raise MGMError("--deepspeed: the package is not installed; pip install 'mgm[train]'")
+            raise MGMError("--deepspeed: the package is not installed; pip install -e '.[train]'")
         if not torch.accelerator.is_available():
-            self.use_cpu = (
-                True  # or bf16 is refused, and memory pinned for a device that is not there
-            )
+            # Or bf16 is refused, and memory pinned for a device that is not there.
+            self.use_cpu = True
+        if self.tf32 and not torch.cuda.is_available():
+            # The published scripts ask for it; only a GPU can, and elsewhere nothing is lost.
+            logger.info("--tf32 True: there is no CUDA device here; float32 stays float32")
+            self.tf32 = None
         super().__post_init__()
 
     @property

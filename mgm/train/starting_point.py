@@ -26,6 +26,7 @@ from mgm.train.flags import Arguments
 PUBLISHED = {
     "projector_type": "linear",
     "vision_feature_layer": -1,
+    "vision_feature_select": "patch",
     "image_aspect_ratio": "square",
     "image_size_aux": 320,
     "image_grid": 1,
@@ -33,7 +34,11 @@ PUBLISHED = {
     "model_max_length": 512,
 }
 # What is fixed when a model is put together, and may not differ later.
-GEOMETRY = {"projector_type": "mm_projector_type", "vision_feature_layer": "mm_vision_select_layer"}
+GEOMETRY = {
+    "projector_type": "mm_projector_type",
+    "vision_feature_layer": "mm_vision_select_layer",
+    "vision_feature_select": "mm_vision_select_feature",
+}
 IMAGE_SETTINGS = ("image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
 
 
@@ -86,7 +91,6 @@ def _assembled(
         str(flags.vision_tower),
         None if _absent(flags.vision_tower_aux) else flags.vision_tower_aux,
         dtype=torch.float32,
-        vision_feature_select=flags.mm_vision_select_feature,
         image_token_id=image_token_id,
         **(PUBLISHED | _given(arguments)),
     )

@@ -6,7 +6,6 @@ together, through a mining, they learn the code in which the language model read
 heads and caption encoder are thrown away.
 """
 
-import argparse
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
-from mgm.errors import run_command
+from mgm.errors import Parser, run_command
 from mgm.model.mining import PatchInfoMining
 from playground.pretraining.cell_code import SLOTS, CellCode, load_code
 from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages
@@ -231,7 +230,7 @@ def load_encoders(model: Pretraining, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m playground.pretraining.encoders", description=__doc__)
     parser.add_argument(
         "--language-model", type=Path, help="its code of cells is learnt too, from this folder"
     )

@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 
 from mgm.atomic import atomic_folder
 from mgm.data.conversation import IGNORED
-from mgm.errors import run_command
+from mgm.errors import Parser, run_command
 from playground.colors import COLORS
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
 from playground.pretraining.conversations import Conversations, collate
@@ -146,8 +146,10 @@ def word_ids(words: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[T
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="python -m playground.pretraining.language_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--tokenizer", type=Path, help="folder of the tokenizer of a new model")

@@ -122,6 +122,7 @@ def test_flags_that_do_not_fit(flags, changes, message) -> None:
     [
         ({"mm_projector_type": "linear"}, "was made with mlp2x_gelu"),
         ({"mm_vision_select_layer": -1}, "was made with -2"),
+        ({"mm_vision_select_feature": "cls_patch"}, "was made with patch"),
     ],
 )
 def test_a_trained_model_keeps_its_geometry(stage2_flags, tmp_path, changes, message) -> None:

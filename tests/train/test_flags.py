@@ -1,6 +1,7 @@
 """The command line: published flags, their old names, and refusals with reasons."""
 
 import pytest
+import torch
 
 from mgm.errors import MGMError
 from mgm.train.flags import parse
@@ -35,6 +36,11 @@ def test_booleans_are_read_as_the_published_scripts_write_them() -> None:
     assert training.group_by_modality_length is False
     assert parsed()[1].image_global is None
     assert parsed("--image_global")[1].image_global is True
+
+
+def test_published_flags_for_a_gpu_do_not_stop_a_cpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert parsed("--tf32", "True", "--bf16", "True")[2].tf32 is None
 
 
 def test_only_one_device_trains() -> None:
