@@ -10,28 +10,44 @@ set -euo pipefail
 source "$(dirname "$0")/../scripts/environment.sh" playground
 out=${1:-work_dirs/recipe}
 zoo=$out/model_zoo
+data=playground/data/recipe
 cores=$(nproc)
-export OMP_WAIT_POLICY=PASSIVE
+# Two trainings run side by side, each on half of the cores: one of them gains little by all.
+export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) OMP_WAIT_POLICY=PASSIVE
 # Keep freed memory: a training step frees and takes the same blocks again and again.
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
-[ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
+side_by_side() {
+    "$1" &
+    local other=$!
+    "$2"
+    wait "$other"
+}
+
 learn_language() { python -m playground.pretraining.language_model "$@"; }
-learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" "$@"; }
-[ -d "$out/llama-code" ] ||
-    learn_language --tokenizer "$out/tokenizer" --learn-code --out "$out/llama-code" \
-        --learning-rate 3e-3 --steps 3000 --fall 0
-[ -d "$zoo/llama-nano" ] ||
-    learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 20000
-[ -d "$out/encoders/clip-vit-nano-patch14-168" ] || learn_images --out "$out/encoders" --steps 5000 --fall 0
-[ -d "$zoo/clip-vit-nano-patch14-168" ] ||
-    learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" \
-        --steps 8000
+learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" --batch-size 8 "$@"; }
 
-data=playground/data/recipe
-python -m playground.generate --out "$data" --split train --count 60000 --seed 1 --workers "$cores"
-python -m playground.generate --out playground/data/held_out --split held_out --count 500 --seed 2 \
-    --workers "$cores"
+code_of_cells() {
+    [ -d "$out/llama-code" ] ||
+        learn_language --tokenizer "$out/tokenizer" --learn-code --out "$out/llama-code" \
+            --learning-rate 3e-3 --steps 3000 --fall 0
+}
+encoders_that_read() {
+    [ -d "$out/encoders/clip-vit-nano-patch14-168" ] ||
+        learn_images --out "$out/encoders" --steps 4000 --fall 0
+}
+language_model() {
+    [ -d "$zoo/llama-nano" ] ||
+        learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 11000 --shown 0.95 \
+            --learning-rate 2e-3 --fall 0.6
+}
+encoders_and_data() {
+    [ -d "$zoo/clip-vit-nano-patch14-168" ] ||
+        learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 8000
+    python -m playground.generate --out "$data" --split train --count 20000 --seed 1
+    python -m playground.generate --out playground/data/held_out --split held_out --count 200 --seed 2
+}
 
 # Both stages into $1; the other arguments are flags of stage 1.
 learn_jointly() {
@@ -40,18 +56,23 @@ learn_jointly() {
     [ -f "$to/stage_1/config.json" ] || bash scripts/nano/train/stage_1.sh \
         --data_path "$data/captions.json" --image_folder "$data/images" \
         --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-168" \
-        --output_dir "$to/stage_1" --max_steps 400 "$@"
+        --output_dir "$to/stage_1" --max_steps 300 "$@"
     [ -f "$to/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
         --data_path "$data/conversations.json" --image_folder "$data/images" \
         --model_name_or_path "$to/stage_1" --output_dir "$to/stage_2" --per_device_train_batch_size 16
 }
-learn_jointly "$out" --vision_tower_aux "$zoo/convnext-nano-384"
-# What mining is worth: the same without it.
-learn_jointly "$out/without-mining" --vision_tower_aux none
+with_mining() { learn_jointly "$out/with-mining" --vision_tower_aux "$zoo/convnext-nano-384"; }
+without_mining() { learn_jointly "$out/without-mining" --vision_tower_aux none; }
+
+[ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
+side_by_side code_of_cells encoders_that_read
+side_by_side language_model encoders_and_data
+side_by_side without_mining with_mining  # what mining is worth: the same without it
 python -m playground.evaluate --data playground/data/held_out --out "$out/evaluation" \
-    --model mgm-nano="$out/stage_2" --model without-mining="$out/without-mining/stage_2"
+    --model mgm-nano="$out/with-mining/stage_2" --model without-mining="$out/without-mining/stage_2"
 
 for part in llama-nano clip-vit-nano-patch14-168 convnext-nano-384; do
     python -m playground.release "$zoo/$part" "$out/shipped/model_zoo/$part"
 done
-python -m playground.release "$out/stage_2" "$out/shipped/mgm-nano" --card playground/model_card.md
+python -m playground.release "$out/with-mining/stage_2" "$out/shipped/mgm-nano" \
+    --card playground/model_card.md
