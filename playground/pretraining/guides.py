@@ -7,9 +7,9 @@ discovers this very late, for no step pays before the others are there; so some 
 (compare Liu et al. 2016, "Neural machine translation with supervised attention").
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -95,8 +95,12 @@ class Guides:
                     guides.append(Guide(READ, word.places[0] - before, thing))
             last = word.text
         answers = [i for i in range(1, len(labels)) if labels[i - 1] == IGNORED != labels[i]]
-        guides += _to_answers(guides, answers)
-        return guides + _to_clues(guides, answers, [words.get(clue or "") for clue in clues])
+        looks = _looks(guides, answers, len(ids))
+        guides += _to_answers(guides, looks)
+        for start, clue in zip(answers, clues, strict=False):
+            if keys := tuple(dict.fromkeys(words.get(clue or "", ()))):
+                guides += [Guide(FIND_CLUE, query, keys) for query in looks[start]]
+        return guides
 
     def _words(self, ids: list[int], start: int) -> Iterator[_Word]:
         run: list[tuple[str, int]] = []
@@ -110,12 +114,12 @@ class Guides:
                 run.append((token.removeprefix(SPACE), place))
 
 
-def _to_answers(guides: list[Guide], answers: list[int]) -> list[Guide]:
-    """From the first two tokens of every answer to what was found for its question."""
+def _to_answers(guides: list[Guide], looks: dict[int, tuple[int, ...]]) -> list[Guide]:
+    """From where answers look to what was found for their questions."""
     found: dict[int, list[Guide]] = {}
     for guide in guides:
         if guide.head in (FIND_WORD, FIND_THING):
-            start = next((start for start in answers if start > guide.query), None)
+            start = next((start for start in looks if start > guide.query), None)
             if start is not None:
                 found.setdefault(start, []).append(guide)
     to_answers = []
@@ -124,23 +128,19 @@ def _to_answers(guides: list[Guide], answers: list[int]) -> list[Guide]:
         words = [guide for guide in named if guide.head == FIND_WORD]
         ordered = sorted(words or named, key=lambda guide: guide.keys[0])
         for head, guide in ((ASK_FIRST, ordered[0]), (ASK_LAST, ordered[-1])):
-            for query in (start - 1, start):
-                to_answers.append(Guide(head, query, (guide.query,)))
+            to_answers += [Guide(head, query, (guide.query,)) for query in looks[start]]
     return to_answers
 
 
-def _to_clues(
-    guides: list[Guide], answers: list[int], clues: list[tuple[int, ...] | None]
-) -> list[Guide]:
-    """From where a word of the answer is read, or its first two tokens, to the clue."""
+def _looks(guides: list[Guide], answers: list[int], end: int) -> dict[int, tuple[int, ...]]:
+    """Where each answer looks for what leads to it, by its first token: before its first two tokens
+    and, in a sentence, before the first word that is read."""
     reads = [guide.query for guide in guides if guide.head == READ]
-    found = []
-    for start, end, clue in zip(answers, [*answers[1:], math.inf], clues, strict=False):
-        if clue:
-            read = [query for query in reads if start <= query + 1 < end]
-            for query in read[:1] or (start - 1, start):
-                found.append(Guide(FIND_CLUE, query, tuple(dict.fromkeys(clue))))
-    return found
+    looks = {}
+    for start, after in pairwise([*answers, end]):
+        read = [query for query in reads if start <= query + 1 < after]
+        looks[start] = tuple(dict.fromkeys((start - 1, start, *read[:1])))
+    return looks
 
 
 def _stripped(run: list[tuple[str, int]]) -> Iterator[_Word]:

@@ -106,12 +106,23 @@ def test_highest_value_leads_to_its_label(tokenizer):
     assert asked.clue in value.answer
     question = "<image>\n" + asked.question.split("\n")[0]
     found = guided(tokenizer, sample, [(question, asked.answer)], [asked.clue])
-    [(_, clue)] = found[FIND_CLUE]
+    (_, clue), (_, same) = found[FIND_CLUE]
+    assert clue == same
     cells = cell_targets(dense_targets(sample, 0))["characters"]
     assert CHARACTER_ID[asked.clue[0]] in cells[clue[0]]
     # It is to be found where the first character of the answer is predicted.
-    assert found[FIND_CLUE][0][0] == found[READ][0][0]
+    assert found[FIND_CLUE][-1][0] == found[READ][0][0]
     assert not guided(tokenizer, sample, [(question, asked.answer)])[FIND_CLUE]
+
+
+def test_a_sentence_looks_again_where_its_word_is_read(tokenizer):
+    sample = draw_sample(9, "train", "bar_chart", turns=(30, 30))
+    asked = next(turn for turn in sample.turns if turn.kind == "bar_chart/highest")
+    turns = [("<image>\nWhich?", f"there are the {asked.answer}")]
+    found = guided(tokenizer, sample, turns, [asked.clue])
+    assert [last for last, _ in found[FIND_CLUE][:1]] == ["<|assistant|>"]
+    assert len(found[FIND_CLUE]) == 3
+    assert found[FIND_CLUE][-1][0] == found[READ][0][0]
 
 
 def test_what_is_not_there_has_no_guide(tokenizer):
