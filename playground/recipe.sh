@@ -16,11 +16,13 @@ cores=$(nproc)
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) OMP_WAIT_POLICY=PASSIVE
 # Keep freed memory: a training step frees and takes the same blocks again and again.
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
 
 side_by_side() {
+    set -m # a process group of its own, which ends as a whole where the other fails
     "$1" &
     local other=$!
+    set +m
     "$2"
     wait "$other"
 }

@@ -29,7 +29,7 @@ MAX_SIDE = 1_000_000  # pixels; tables of weights grow with it
 TIMEOUT = 20.0  # seconds without a byte from a server
 MAX_SECONDS = 120.0  # of a download
 MAX_BYTES = 256 * 2**20  # of a download
-MAX_FILE_BYTES = 2**30  # the largest uncompressed image of `MAX_PIXELS` fits
+MAX_FILE_BYTES = 2**30  # `MAX_PIXELS` without compression, with 8 bits, fit
 PIECE = 2**16  # bytes of a download between two looks at the clock
 
 # What Pillow's decoders raise on broken data.
@@ -176,7 +176,7 @@ def _download(url: str, name: str) -> bytes:
         # Some servers turn away the default agent of urllib.
         request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            content = _received(response, name)
+            return _received(response, name)
     except urllib.error.HTTPError as error:
         error.close()
         raise MGMError(
@@ -189,7 +189,6 @@ def _download(url: str, name: str) -> bytes:
         raise MGMError(
             f"{name}: cannot be reached ({_reason(reason)}); check the URL and the network"
         ) from error
-    return content
 
 
 def _received(response: http.client.HTTPResponse, name: str) -> bytes:

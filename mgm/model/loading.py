@@ -71,10 +71,10 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    # "playground/mgm-nano" has the form of a repository id, but where there is a playground it is a
-    # folder that is missing, and no download.
     if folder.exists():
         raise MGMError(f"{path}: is a file; give the folder that holds config.json and weights")
+    # "playground/mgm-nano" has the form of a repository id, but where there is a playground it is a
+    # folder that is missing, and no download.
     if not _is_repository_id(str(path)) or folder.parent.is_dir():
         raise MGMError(f"{path}: no such folder; give a folder that holds config.json and weights")
     # Imported here: most runs download nothing.

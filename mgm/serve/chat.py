@@ -27,7 +27,7 @@ class Chat:
         report: is told what the user should know besides the answers.
 
     Attributes:
-        details: prompt, token counts and times of the last answer, a line each.
+        details: two lines, of prompt and of token counts and times of the last answer.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Chat:
         self._images = images
         self._settings = settings
         self._report = report
-        self.details: list[str] = []
+        self.details = ""
         self._history: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Generator[str, None, None]:
@@ -100,9 +100,9 @@ class Chat:
             if text:
                 self._history.append((request.prompt, text))
             seconds = time.perf_counter() - started
-            self.details = [
-                f"prompt: {self._engine.prompt(request)!r}",
+            self.details = (
+                f"prompt: {self._engine.prompt(request)!r}\n"
                 f"prompt tokens: {answer.prompt_tokens}, answer tokens: {len(answer.tokens)} "
                 f"({answer.finish_reason}), first text after {first or seconds:.2f} s, "
-                f"all after {seconds:.2f} s",
-            ]
+                f"all after {seconds:.2f} s"
+            )

@@ -172,7 +172,7 @@ def talk(chat: Chat, debug: bool) -> None:
         try:
             show(chat.ask(question))
             if debug:
-                report("\n".join(chat.details))
+                report(chat.details)
         except MGMError as error:
             report(f"error: {error}")
 
@@ -203,7 +203,7 @@ def answer_lines(new_chat: Callable[[], Chat], lines: TextIO, debug: bool) -> in
             chat = new_chat()
             write_output(one_line("".join(chat.ask(line.strip()))) + "\n")
             if debug:
-                report("\n".join(chat.details))
+                report(chat.details)
         except MGMError as error:
             report(f"error: line {number}: {error}")
             status = 2

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -222,7 +223,7 @@ def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
 
         def answer():
             connection, _ = server.accept()
-            with connection:
+            with connection, suppress(OSError):  # who reads may have gone
                 connection.recv(65536)
                 connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
                 for _ in range(8):  # a byte now and then is no silence

@@ -32,14 +32,17 @@ def test_turns_images_and_greeting():
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ([1], "is a list; give an object"),
+        ([1], "is a list; give an object with 'conversations'"),
         ({}, "has no conversations"),
         ({"conversations": "hi"}, "has a text as conversations"),
         ({"conversations": []}, "has an empty list as conversations"),
         ({"conversations": None}, "has null as conversations"),
         ({"conversations": 2.5}, "has a number as conversations"),
         ({"conversations": True}, "has a boolean as conversations"),
-        ({"conversations": [HUMAN, "hi"]}, "message 1 is a text; give an object"),
+        (
+            {"conversations": [HUMAN, "hi"]},
+            "message 1 is a text; give an object with 'from' and 'value'",
+        ),
         ({"conversations": [HUMAN, {"from": "gpt"}]}, "message 1 has no 'value'"),
         ({"conversations": [{"value": "x"}, MODEL]}, "message 0 has no 'from'"),
         ({"conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "a number as 'value'"),
