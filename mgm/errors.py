@@ -81,7 +81,8 @@ def run_command(main: Callable[[], int | None]) -> None:
             status = 2
     except OSError as error:
         place = f" {error.filename}:" if error.filename else ""
-        sys.stderr.write(f"error:{place} {one_line(error.strerror or error)}\n")
+        advice = "check the path, its permissions and the space there"
+        sys.stderr.write(f"error:{place} {one_line(error.strerror or error)}; {advice}\n")
         status = 2
     except KeyboardInterrupt:
         sys.stderr.write("\n")

@@ -4,16 +4,16 @@ python -m playground.release FOLDER OUT [--card FILE]
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from mgm.atomic import atomic_folder
-from mgm.errors import MGMError, Parser, run_command
+from mgm.errors import MGMError, Parser, one_line, run_command
+from mgm.model.config_file import read_json
 
 LEFT_OUT = ("trainer_state.json",)  # of a training's output folder
 KEPT = (".json", ".jinja", ".safetensors")
@@ -27,33 +27,40 @@ def release(folder: Path, out: Path, card: Path | None = None) -> None:
         card: a model card, which becomes README.md.
 
     Raises:
-        MGMError: there are no weights in the folder.
+        MGMError: there are no weights in the folder, or a file cannot be read or written.
     """
     files = [f for f in sorted(folder.glob("*")) if f.suffix in KEPT and f.name not in LEFT_OUT]
     if not any(file.suffix == ".safetensors" for file in files):
         raise MGMError(f"{folder}: holds no .safetensors file; name the folder of a model")
+    # All is read first: a fault in there is none of the folder that is written.
+    contents = {file.name: _content(file) for file in files}
+    if card is not None:
+        contents["README.md"] = card.read_bytes()
     with atomic_folder(out) as part:
-        for file in files:
-            if file.suffix == ".safetensors":
-                _cast(file, part / file.name)
-            elif file.name == "config.json":
-                config = _without_paths(json.loads(file.read_text(encoding="utf-8")))
-                (part / file.name).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-            else:
-                shutil.copyfile(file, part / file.name)
-        if card is not None:
-            shutil.copyfile(card, part / "README.md")
+        for name, content in contents.items():
+            (part / name).write_bytes(content)
 
 
-def _cast(file: Path, out: Path) -> None:
-    with safe_open(file, "pt") as weights:
-        metadata = weights.metadata()
-        tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+def _content(file: Path) -> bytes:
+    if file.suffix == ".safetensors":
+        return _cast(file)
+    if file.name == "config.json":
+        return f"{json.dumps(_without_paths(read_json(file)), indent=2)}\n".encode()
+    return file.read_bytes()
+
+
+def _cast(file: Path) -> bytes:
+    try:
+        with safe_open(file, "pt") as weights:
+            metadata = weights.metadata()
+            tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise MGMError(f"{file}: is damaged ({one_line(error)}); copy it again") from error
     tensors = {
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
-    save_file(tensors, out, metadata)
+    return save(tensors, metadata)
 
 
 def _without_paths(config: Any) -> Any:

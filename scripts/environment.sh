@@ -56,12 +56,13 @@ fi
 
 extra=$1
 environment=${MGM_VENV:-.venv}
-if [ ! -x "$environment/bin/python" ]; then
+# pip comes before this script: where it is missing, making the environment was interrupted.
+if [ ! -f "$environment/bin/activate" ]; then
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         debian_packages python3-venv
     fi
     say "Making the environment $environment"
-    "$python" -m venv "$environment" || exit 1
+    "$python" -m venv --clear "$environment" || exit 1
 fi
 # shellcheck disable=SC1091
 source "$environment/bin/activate"

@@ -9,6 +9,7 @@ started=$SECONDS
 
 say "Lint"
 ruff check .
+git ls-files '*.sh' | while IFS= read -r script; do bash -n "$script"; done
 say "Format"
 ruff format --check .
 say "Types"

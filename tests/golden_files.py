@@ -14,6 +14,10 @@ _FOLDERS = (
 )
 
 
+if not _FOLDERS[0].is_dir() and os.environ.get("MGM_GOLDEN"):
+    pytest.exit(f"MGM_GOLDEN: there is no folder {_FOLDERS[0]}; mend it, or unset it", 2)
+
+
 def golden(path: str) -> Path:
     """The golden file or folder `path`, such as `text/prompts.json`.
 

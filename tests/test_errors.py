@@ -9,6 +9,10 @@ import pytest
 from mgm.errors import MGMError, faults_of, one_line
 
 ROOT = Path(__file__).resolve().parents[1]
+ADVISED = (
+    "error: /nowhere/a: No such file or directory; "
+    "check the path, its permissions and the space there\n"
+)
 
 
 def run(body, redirection=""):
@@ -49,7 +53,7 @@ def test_how_programs_end():
     assert run("return 3") == (3, "", "")
     assert run("write_output('a\\n')") == (0, "a\n", "")
     assert run("raise MGMError('a\\nb')") == (2, "", "error: a b\n")
-    assert run("open('/nowhere/a')") == (2, "", "error: /nowhere/a: No such file or directory\n")
+    assert run("open('/nowhere/a')") == (2, "", ADVISED)
     assert run("raise KeyboardInterrupt") == (130, "", "\n")
     status, _, error = run("1 / 0")
     assert status == 1

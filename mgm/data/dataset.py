@@ -70,12 +70,6 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         return tensors
 
     @cached_property
-    def lengths(self) -> list[int]:
-        """Estimated positions of each sample: its words and its image positions."""
-        per_image = self.processor.image_tokens_per_image
-        return [sample.words + per_image * len(sample.images) for sample in self.samples]
-
-    @cached_property
     def modality_lengths(self) -> list[int]:
         """Words of each sample, negative without image: what grouping by modality sorts by.
 

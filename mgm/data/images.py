@@ -5,6 +5,7 @@ import binascii
 import http.client
 import io
 import os
+import re
 import stat
 import string
 import struct
@@ -14,6 +15,8 @@ import urllib.parse
 import urllib.request
 import warnings
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ MAX_SECONDS = 120.0  # of a download
 MAX_BYTES = 256 * 2**20  # of a download
 MAX_FILE_BYTES = 2**30  # `MAX_PIXELS` without compression, with 8 bits, fit
 PIECE = 2**16  # bytes of a download between two looks at the clock
+
+_TIFF = (b"II*\0", b"MM\0*")
 
 # What Pillow's decoders raise on broken data.
 _BROKEN = (
@@ -75,19 +80,28 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
     if not content:
         raise MGMError(f"{name}: is empty; give an image file")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from half the limit on; here an image is either fine or an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _no_warnings():
             image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
+        if content.startswith(_TIFF):  # Pillow follows its directory to the end of the file
+            raise _damaged(name, error) from error
         raise MGMError(
             f"{name}: is not an image that Pillow knows; give a PNG, JPEG, WebP, GIF, BMP or TIFF"
         ) from error
     except Image.DecompressionBombError as error:
-        raise _too_large(name) from error
+        pixels = re.search(r"\d+", str(error))
+        raise _too_large(name, f"has {int(pixels[0]):,} pixels" if pixels else "is huge") from error
     except _BROKEN as error:
         raise _damaged(name, error) from error
     return _to_rgb(image, name)
+
+
+@contextmanager
+def _no_warnings() -> Generator[None]:
+    """Hear nothing of Pillow's doubts: here an image is either fine or an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def image_list(images: Any) -> list[Any]:
@@ -106,9 +120,9 @@ def _from_array(pixels: np.ndarray, label: str) -> Image.Image:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
-        raise MGMError(f"{name}: is {image.width} x {image.height}, without a pixel")
+        raise MGMError(f"{name}: is {image.width} x {image.height}, without a pixel; give another")
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name, image)
+        raise _too_large(name, f"is {image.width} x {image.height}")
     if max(image.size) > MAX_SIDE:
         raise MGMError(
             f"{name}: is {image.width} x {image.height}, longer than {MAX_SIDE:,} pixels; cut it up"
@@ -116,8 +130,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # Compat: the orientation that cameras note in EXIF is not applied: released models were trained
     # and evaluated on the pixels as stored. Neither is transparency: hidden colours show.
     try:
-        image.load()  # only decoding to the end finds a truncated file
-        return image if image.mode == "RGB" else _convert(image, name)
+        with _no_warnings():
+            image.load()  # only decoding to the end finds a truncated file
+            return image if image.mode == "RGB" else _convert(image, name)
     except MemoryError as error:
         raise MGMError(
             f"{name}: is {image.width} x {image.height}, more than fits into memory; "
@@ -230,9 +245,8 @@ def _decode_data_url(text: str, name: str) -> bytes:
         ) from error
 
 
-def _too_large(name: str, image: Image.Image | None = None) -> MGMError:
-    size = f"is {image.width} x {image.height}, " if image is not None else "has "
-    return MGMError(f"{name}: {size}more than {MAX_PIXELS:,} pixels; scale it down first")
+def _too_large(name: str, size: str) -> MGMError:
+    return MGMError(f"{name}: {size}, more than {MAX_PIXELS:,} pixels; scale it down first")
 
 
 def _damaged(name: str, error: Exception) -> MGMError:

@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.tokenizer import load_tokenizer
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import read_json
 from mgm.model.families import family_of
+from mgm.model.loading import checkpoint_folder
 
 _ARGUMENTS = (
     "image_processor",
@@ -32,7 +31,8 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     Raises:
         MGMError: there is no such folder, or it lacks a file or holds a broken one.
     """
-    folder = _folder(path, given)
+    where = {key: given[key] for key in _HUB if given.get(key) is not None}
+    folder = checkpoint_folder(path, _FILES, **where)
     settings = _read(folder / "processor_config.json")
     found = {name: settings[name] for name in _ARGUMENTS if name in settings}
     found.pop("image_processor", None)
@@ -80,22 +80,6 @@ def _image_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = MGMConfig.from_pretrained(folder)
     names = ("image_size", "image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
     return {name: getattr(config, name) for name in names}
-
-
-def _folder(path: str | os.PathLike[str], given: dict[str, Any]) -> Path:
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    name = os.fspath(path)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise MGMError(f"{path}: there is no such folder; give the folder of a model")
-    where = {key: given[key] for key in _HUB if given.get(key) is not None}
-    try:
-        return Path(snapshot_download(name, allow_patterns=_FILES, **where))
-    except (OSError, ValueError) as error:
-        raise MGMError(
-            f"{path}: neither a folder here nor a model on the hub ({one_line(error)[:200]})"
-        ) from error
 
 
 def _read(file: Path) -> dict[str, Any]:

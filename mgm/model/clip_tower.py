@@ -58,15 +58,15 @@ def read_clip_config(folder: str | os.PathLike[str]) -> CLIPVisionConfig:
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise MGMError(
-            f"{path}: not found; the low-resolution tower needs a CLIP folder of transformers"
-        )
+        raise MGMError(f"{path}: not found; give a folder with a CLIP in transformers' layout")
     values = read_json(path)
     with named_faults(path):
         values = values.get("vision_config", values)
         found = values.pop("model_type", None)
         if found not in ("clip_vision_model", "clip"):
-            raise MGMError(f"{path}: model_type is {found!r}; expected clip or clip_vision_model")
+            raise MGMError(
+                f"{path}: model_type is {found!r}; give a folder of a clip or clip_vision_model"
+            )
         return CLIPVisionConfig(**values)
 
 

@@ -60,7 +60,8 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]], source: str) -> Conv
             dims[stage] = shape[0]
     if 0 in depths:
         raise MGMError(
-            f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight)"
+            f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
+            "give a folder of OpenCLIP that does"
         )
     # timm builds every ConvNeXt with eps 1e-6 but the largest one.
     eps = 1e-5 if dims == XXLARGE_DIMS else 1e-6
@@ -94,14 +95,12 @@ def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(folder) / "open_clip_config.json"
     if not path.is_file():
-        raise MGMError(
-            f"{path}: not found; the high-resolution tower needs a ConvNeXt folder of OpenCLIP"
-        )
+        raise MGMError(f"{path}: not found; give a folder with a ConvNeXt in OpenCLIP's layout")
     settings = read_json(path)
     with named_faults(path):
         name = settings.get("model_cfg", {}).get("vision_cfg", {}).get("timm_model_name")
     if "convnext" not in str(name):
-        raise MGMError(f"{path}: timm_model_name is {name!r}; expected a ConvNeXt")
+        raise MGMError(f"{path}: timm_model_name is {name!r}; give a folder with a ConvNeXt")
     prefix = "visual.trunk."
     weights = read_weights(folder)
     return {

@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -45,7 +46,8 @@ def load_model(
             model = MGMForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto")
         except (RuntimeError, SafetensorError) as error:
             raise MGMError(
-                f"{folder}: weights do not fit config.json ({one_line(error)})"
+                f"{folder}: weights do not fit config.json ({one_line(error)}); copy both from "
+                "one model"
             ) from error
     return model if device is None else model.to(device)
 
@@ -62,8 +64,14 @@ def save_model(
         model.save_pretrained(part, max_shard_size=max_shard_size)
 
 
-def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
+def checkpoint_folder(
+    path: str | os.PathLike[str], files: list[str] | None = None, **where: Any
+) -> Path:
     """The local folder of `path`: itself, or the download of a repository id.
+
+    Args:
+        files: patterns of those that are downloaded; None: all.
+        **where: as for `huggingface_hub.snapshot_download`: revision, cache_dir, token and so on.
 
     Raises:
         MGMError: no such folder, and no repository id that can be downloaded.
@@ -82,7 +90,7 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(path)))
+        return Path(snapshot_download(str(path), allow_patterns=files, **where))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MGMError(
             f"{path}: no such folder, and no download from the hub ({type(error).__name__}); "
@@ -98,7 +106,8 @@ def check_checkpoint(folder: Path) -> None:
     found = read_json(config_path).get("model_type")
     if found not in list(TEXT_TYPE_OF_PUBLISHED):
         raise MGMError(
-            f"{config_path}: model_type is {found!r}; expected {', '.join(TEXT_TYPE_OF_PUBLISHED)}"
+            f"{config_path}: model_type is {found!r}; give a folder with one of "
+            f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
     weight_files(folder)
     weight_shapes(folder)

@@ -69,7 +69,7 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise MGMError(
-            f"{folder}: holds no config.json; expected a folder with a causal language model"
+            f"{folder}: holds no config.json; give a folder with a causal language model"
         )
     read_json(config_path)  # finds a broken one, which transformers does not call by its name
     with named_faults(config_path):
@@ -83,7 +83,8 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
         )
     except (RuntimeError, ValueError, KeyError) as error:
         raise MGMError(
-            f"{folder}: not a causal language model that transformers can load ({one_line(error)})"
+            f"{folder}: not a causal language model that transformers can load "
+            f"({one_line(error)}); give another folder, or copy it again"
         ) from error
     model, report = loaded
     check_names(report["missing_keys"], report["unexpected_keys"], str(folder))
@@ -136,5 +137,8 @@ def load_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]
         expected = tuple(state[name].shape)
         if tuple(tensor.shape) != expected:
             found_name = f"{to_published(name)} of shape {tuple(tensor.shape)}"
-            raise MGMError(f"{path}: holds {found_name}; the model has {expected}")
+            raise MGMError(
+                f"{path}: holds {found_name}, and the model has {expected}; give the stage-1 file "
+                "of the same encoders and language model"
+            )
     model.load_state_dict(found, strict=False)

@@ -52,7 +52,8 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     raise MGMError(
-        f"{folder}: holds no weights; expected one of {', '.join((*INDEX_FILES, *SINGLE_FILES))}"
+        f"{folder}: holds no weights; give a folder with one of "
+        f"{', '.join((*INDEX_FILES, *SINGLE_FILES))}"
     )
 
 
@@ -168,7 +169,10 @@ def load_into(
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
             shape = tuple(found[name].shape)
-            raise MGMError(f"{source}: {name} has shape {shape}; expected {tuple(tensor.shape)}")
+            raise MGMError(
+                f"{source}: {name} has shape {shape}, not {tuple(tensor.shape)}; "
+                "give weights and settings of one model"
+            )
     module.load_state_dict(found)
 
 
@@ -190,7 +194,8 @@ def check_fit(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: s
     for name, shape in expected.items():
         if shapes.get(name, shape) != shape:
             raise MGMError(
-                f"{source}: {name} has shape {shapes[name]}; config.json makes it {shape}"
+                f"{source}: {name} has shape {shapes[name]}, by config.json {shape}; "
+                "copy both from one model"
             )
     lacking = sum(math.prod(expected[name]) for name in expected.keys() - shapes.keys())
     spare = sum(math.prod(shapes[name]) for name in shapes.keys() - expected.keys())

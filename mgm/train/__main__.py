@@ -67,7 +67,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     except MGMError as error:
         raise _without_traceback(error) from error
     except ImportError as error:  # of an optimizer or a kernel that a flag asks for
-        raise MGMError(one_line(error)) from error
+        raise MGMError(f"{one_line(error)}; or pip install -e '.[train]'") from error
     except ValueError as error:
         if checkpoint is None or "parameter group" not in str(error):
             raise

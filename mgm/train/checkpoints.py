@@ -4,12 +4,14 @@ import os
 import re
 import shutil
 import uuid
+import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mgm.atomic import WriteErrors, make_readable
 from mgm.errors import MGMError, one_line
+from mgm.model.config_file import read_json
 from mgm.model.loading import CONFIG_FILE
 from mgm.model.parts import STAGE1_FILE
 
@@ -78,11 +80,14 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
         output: where the run's own checkpoints are.
 
     Raises:
-        MGMError: the folder that is asked for is no complete checkpoint.
+        MGMError: the folder that is asked for is no complete checkpoint, or a file is damaged.
     """
     word = (asked or "").lower()
     if word in ("", "true"):
-        return last_checkpoint(output)
+        last = last_checkpoint(output)
+        if last is not None:
+            _check_files(last)
+        return last
     if word in ("false", "none"):
         return None
     folder = Path(asked or "")
@@ -91,7 +96,20 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
             f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "
             "give a folder checkpoint-<step>, or leave the flag out"
         )
+    _check_files(folder)
     return folder
+
+
+def _check_files(folder: Path) -> None:
+    """Find what a full disk or a broken copy cut short, before the model is loaded."""
+    read_json(folder / STATE_FILE)
+    for file in sorted((*folder.glob("*.pt"), *folder.glob("*.pth"))):
+        # torch.save writes a zip archive, whose directory is at its end.
+        if not zipfile.is_zipfile(file):
+            raise MGMError(
+                f"{file}: is truncated or damaged; copy it again, or delete {folder} to go on from "
+                "the checkpoint before it"
+            )
 
 
 def last_checkpoint(output: Path) -> Path | None:

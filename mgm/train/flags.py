@@ -134,6 +134,10 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
         value = getattr(training, name)
         if value is not None and not least <= value < math.inf:
             raise MGMError(f"--{name} {value}: give a number from {least}")
+    for name in ("seed", "data_seed"):
+        value = getattr(training, name)
+        if value is not None and not 0 <= value < 2**32:
+            raise MGMError(f"--{name} {value}: give a number from 0 to {2**32 - 1}")
     for name in ("evaluation_strategy", "eval_strategy"):
         value = getattr(training, name)
         if getattr(value, "value", value) != "no":

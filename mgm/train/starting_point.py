@@ -97,7 +97,10 @@ def _assembled(
     rows = model.config.text_config.vocab_size
     highest = max(set(tokenizer.get_vocab().values()) - {image_token_id})
     if highest >= rows:
-        raise MGMError(f"{folder}: its tokenizer has id {highest}, its model {rows} embeddings")
+        raise MGMError(
+            f"{folder}: its tokenizer has id {highest}, its model {rows} embeddings; "
+            "copy both from one model"
+        )
     family = family_of(model.config.text_config.model_type, set(tokenizer.get_vocab()))
     # Compat: published training writes what it does not know as for Vicuna (version v0).
     default = family.conversation if family else version_template("v0")

@@ -64,7 +64,10 @@ class MGMTrainer(Trainer):
             model = self.model if model is None else model
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             if {"params", "model", "optimizer_dict"} & set(options):
-                raise MGMError(f"--optim {self.args.optim}: makes parameter groups of its own")
+                raise MGMError(
+                    f"--optim {self.args.optim}: makes parameter groups of its own; "
+                    "choose another, for instance adamw_torch"
+                )
             decayed = set(self.get_decay_parameter_names(model))
             groups = parameter_groups(model, decayed, self.args)
             try:

@@ -65,6 +65,18 @@ def test_every_mode_becomes_rgb(mode):
     assert open_image(png_of(mode=mode)).mode == "RGB"
 
 
+def test_a_palette_with_transparency_keeps_its_colours_without_a_warning():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=bytes([0, 128]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = np.asarray(open_image(buffer.getvalue()))
+    assert seen.tolist() == [[[10, 20, 30], [200, 100, 50]]]
+
+
 def test_levels_of_16_bits_keep_their_brightness():
     levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
     buffer = io.BytesIO()
@@ -134,6 +146,18 @@ def test_truncated_files(tmp_path, kind):
     fails(path, "cut")
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_truncated_compressed_tiff(compression, share):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "TIFF", compression=compression)
+    content = buffer.getvalue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fails(content[: int(share * len(content))], "truncated or damaged")
+
+
 def test_truncated_picture_opened_by_others(tmp_path):
     content = png_of((200, 200))
     fails(Image.open(io.BytesIO(content[: len(content) // 2])), "truncated or damaged")
@@ -141,7 +165,7 @@ def test_truncated_picture_opened_by_others(tmp_path):
 
 def test_gigantic_image(monkeypatch):
     bomb = b"P5 20000 20000 255\n"  # the head of a picture of 400 million pixels
-    fails(bomb, "more than 178,956,970 pixels", "scale it down")
+    fails(bomb, "has 400,000,000 pixels, more than 178,956,970 pixels", "scale it down")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a limit that others took away
     fails(bomb, "20000 x 20000")
 

@@ -161,7 +161,7 @@ def test_config_that_no_model_can_be_built_from(saved) -> None:
     ("changes", "message"),
     [
         ({"text_config": None}, "config.json: text_config is None"),
-        ({"text_config": {"model_type": "llama"}}, r"has shape .*; config.json makes it"),
+        ({"text_config": {"model_type": "llama"}}, r"has shape .*, by config.json"),
         (
             {"text_config": TEXT | {"num_hidden_layers": 99}},
             r"873 missing \(language_model.model.l",
@@ -228,7 +228,7 @@ def test_wrong_shapes(saved) -> None:
     weights = load_file(saved / "model.safetensors")
     weights["mining.query.bias"] = torch.zeros(3)
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    assert "mining.query.bias has shape (3,); config.json makes it (16,)" in fault(saved)
+    assert "mining.query.bias has shape (3,), by config.json (16,); copy both" in fault(saved)
 
 
 def test_failed_save_leaves_nothing(tmp_path, monkeypatch) -> None:

@@ -177,7 +177,7 @@ def test_language_model_with_weights_missing_or_left_over(language) -> None:
 def test_language_model_with_weights_of_another_shape(language) -> None:
     folder, weights = language
     found = language_fault(folder, weights | {"model.norm.weight": torch.zeros(7)})
-    assert "model.norm.weight has shape (7,); config.json makes it (24,)" in found
+    assert "model.norm.weight has shape (7,), by config.json (24,); copy both" in found
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_language_model_with_weights_of_another_shape(language) -> None:
         (json.dumps(TEXT | {"hidden_size": 25}), "config.json: describes no model"),
         (json.dumps({"model_type": "clip"}), "config.json: describes no model"),
         (json.dumps({"model_type": "magic"}), "config.json: describes no model"),
-        (json.dumps({"model_type": "llama"}), "config.json makes it"),
+        (json.dumps({"model_type": "llama"}), "by config.json"),
     ],
 )
 def test_language_model_with_another_config(language, content, message) -> None:

@@ -65,7 +65,7 @@ def test_foreign_folder_is_no_clip(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"config.json: not found"):
         load_clip_tower(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(MGMError, match="model_type is 'llama'; expected clip"):
+    with pytest.raises(MGMError, match="model_type is 'llama'; give a folder of a clip"):
         load_clip_tower(tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_foreign_folder_is_no_convnext(tmp_path) -> None:
         load_convnext_tower(tmp_path)
     other = {"model_cfg": {"vision_cfg": {"timm_model_name": "vit_base"}}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(other))
-    with pytest.raises(MGMError, match="timm_model_name is 'vit_base'; expected a ConvNeXt"):
+    with pytest.raises(MGMError, match="timm_model_name is 'vit_base'; give a folder with a Conv"):
         load_convnext_tower(tmp_path)
 
 

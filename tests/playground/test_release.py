@@ -35,3 +35,15 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(MGMError, match=r"no \.safetensors"):
         release(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    save_file({"weight": torch.zeros(2)}, trained / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"none\.md"):
+        release(trained, tmp_path / "out", tmp_path / "none.md")
+    (trained / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(MGMError, match=r"trained/model\.safetensors: is damaged"):
+        release(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

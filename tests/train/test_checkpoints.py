@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from mgm.errors import MGMError
-from mgm.train.checkpoints import complete_files
+from mgm.train.checkpoints import checkpoint_to_resume, complete_files
 
 OF_USER = ("adapter.safetensors", "my.safetensors.index.json", "notes.bin", "models.txt")
 OF_EARLIER_MODEL = (
@@ -69,3 +70,19 @@ def test_a_model_that_cannot_be_written_leaves_the_earlier_one(folder) -> None:
     with pytest.raises(MGMError, match="could not be written"), complete_files(folder) as part:
         (part / "no such folder" / "config.json").write_text("new")
     assert names(folder) == before
+
+
+@pytest.mark.parametrize("asked", [None, "checkpoint-10"])
+@pytest.mark.parametrize("damaged", ["trainer_state.json", "optimizer.pt", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch, asked, damaged) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path("checkpoint-10")
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 10}')
+    for name in ("optimizer.pt", "rng_state.pth"):
+        torch.save({"state": torch.ones(100)}, checkpoint / name)
+    assert checkpoint_to_resume(asked, Path()) == checkpoint
+    content = (checkpoint / damaged).read_bytes()
+    (checkpoint / damaged).write_bytes(content[: len(content) // 2])
+    with pytest.raises(MGMError, match=f"checkpoint-10/{damaged}: is .*copy it again"):
+        checkpoint_to_resume(asked, Path())

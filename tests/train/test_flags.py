@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from mgm.errors import MGMError
 from mgm.train.flags import parse
@@ -43,8 +44,10 @@ def test_published_flags_for_a_gpu_do_not_stop_a_cpu(monkeypatch) -> None:
     assert parsed("--tf32", "True", "--bf16", "True")[2].tf32 is None
 
 
-def test_only_one_device_trains() -> None:
-    assert parsed()[2].n_gpu <= 1
+def test_only_one_device_trains(monkeypatch) -> None:
+    several = property(lambda arguments: 4)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", several)
+    assert parsed()[2].n_gpu == 1
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,8 @@ def test_only_one_device_trains() -> None:
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0: .* from 1"),
         (["--gradient_accumulation_steps", "0"], "give a number from 1"),
         (["--model_max_length", "-1"], "--model_max_length -1: give a number from 1"),
+        (["--seed", "-1"], "--seed -1: give a number from 0 to 4294967295"),
+        (["--data_seed", str(2**32)], "--data_seed 4294967296: give a number from 0"),
         (["--learning_rate", "-1"], "--learning_rate -1.0: give a number from 0"),
         (["--learning_rate", "nan"], "--learning_rate nan: give a number from 0"),
         (["--mm_projector_lr", "inf"], "--mm_projector_lr inf: give a number from 0"),
