@@ -41,30 +41,31 @@ encoders_that_read() {
 }
 language_model() {
     [ -d "$zoo/llama-nano" ] ||
-        learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 11000 --shown 0.95 \
+        learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 15000 --shown 0.97 \
             --learning-rate 2e-3 --fall 0.6
 }
 encoders_and_data() {
     [ -d "$zoo/clip-vit-nano-patch14-168" ] ||
-        learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 8000
-    python -m playground.generate --out "$data" --split train --count 20000 --seed 1
+        learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 17000 --fall 0.6
+    python -m playground.generate --out "$data" --split train --count 45000 --seed 1
     python -m playground.generate --out playground/data/held_out --split held_out --count 200 --seed 2
 }
 
-# Both stages into $1; the other arguments are flags of stage 1.
+# Both stages into $1; $2 says whether stage 2 trains the ConvNeXt too; the rest are flags of stage 1.
 learn_jointly() {
-    local to=$1
-    shift
+    local to=$1 convnext=$2
+    shift 2
     [ -f "$to/stage_1/config.json" ] || bash scripts/nano/train/stage_1.sh \
         --data_path "$data/captions.json" --image_folder "$data/images" \
         --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-168" \
         --output_dir "$to/stage_1" --max_steps 300 "$@"
     [ -f "$to/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
         --data_path "$data/conversations.json" --image_folder "$data/images" \
-        --model_name_or_path "$to/stage_1" --output_dir "$to/stage_2" --per_device_train_batch_size 16
+        --model_name_or_path "$to/stage_1" --output_dir "$to/stage_2" --per_device_train_batch_size 16 \
+        --optimize_vision_tower True --optimize_vision_tower_aux "$convnext"
 }
-with_mining() { learn_jointly "$out/with-mining" --vision_tower_aux "$zoo/convnext-nano-384"; }
-without_mining() { learn_jointly "$out/without-mining" --vision_tower_aux none; }
+with_mining() { learn_jointly "$out/with-mining" True --vision_tower_aux "$zoo/convnext-nano-384"; }
+without_mining() { learn_jointly "$out/without-mining" False --vision_tower_aux none; }
 
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
 side_by_side code_of_cells encoders_that_read

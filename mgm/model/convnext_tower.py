@@ -1,8 +1,6 @@
 """The high-resolution tower: the four stages of a ConvNeXt, through timm."""
 
 import os
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +10,8 @@ from torch import Tensor, nn
 from mgm.errors import MGMError
 from mgm.model.config import ConvNextTowerConfig
 from mgm.model.config_file import named_faults, read_json
+from mgm.model.convnext_geometry import convnext_geometry
 from mgm.model.weights import load_into, read_weights
-
-XXLARGE_DIMS = [384, 768, 1536, 3072]
 
 
 class ConvNextTower(nn.Module):
@@ -44,30 +41,6 @@ class ConvNextTower(nn.Module):
         return maps
 
 
-def config_from_shapes(shapes: Mapping[str, Sequence[int]], source: str) -> ConvNextTowerConfig:
-    """The geometry of a ConvNeXt from its weights' shapes, named `stem.…`, `stages.…`.
-
-    Raises:
-        MGMError: these are not the weights of a four-stage ConvNeXt.
-    """
-    depths = [0, 0, 0, 0]
-    dims = [0, 0, 0, 0]
-    for name, shape in shapes.items():
-        match = re.fullmatch(r"stages\.([0-3])\.blocks\.(\d+)\.conv_dw\.weight", name)
-        if match:
-            stage = int(match.group(1))
-            depths[stage] = max(depths[stage], int(match.group(2)) + 1)
-            dims[stage] = shape[0]
-    if 0 in depths:
-        raise MGMError(
-            f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
-            "give a folder of OpenCLIP that does"
-        )
-    # timm builds every ConvNeXt with eps 1e-6 but the largest one.
-    eps = 1e-5 if dims == XXLARGE_DIMS else 1e-6
-    return ConvNextTowerConfig(depths=depths, dims=dims, layer_norm_eps=eps)
-
-
 def load_convnext_tower(
     folder: str | os.PathLike[str], dtype: torch.dtype | None = None
 ) -> ConvNextTower:
@@ -81,8 +54,8 @@ def load_convnext_tower(
         MGMError: the folder or its weights are not an OpenCLIP ConvNeXt.
     """
     trunk = read_trunk(folder)
-    config = config_from_shapes({name: tensor.shape for name, tensor in trunk.items()}, str(folder))
-    tower = ConvNextTower(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in trunk.items()}
+    tower = ConvNextTower(ConvNextTowerConfig(**convnext_geometry(shapes, str(folder))))
     load_into(tower, trunk, source=str(folder), ignore=("norm_pre.", "head."))
     return tower.to(dtype or torch.float32)
 

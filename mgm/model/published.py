@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
+from mgm.model.convnext_geometry import convnext_geometry
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.weights import weight_files, weight_shapes
 
@@ -229,19 +230,11 @@ def _aux_config(
     values: Mapping[str, Any],
     folder: str | os.PathLike[str] | None,
 ) -> dict[str, Any] | None:
-    # Imported here: the tower needs timm, and reading a config should not.
-    from mgm.model.convnext_tower import config_from_shapes
-
     trunk = {}
     for name, shape in shapes.items():
         for beginning, ours in _AUX:
             if name.startswith(beginning):
                 trunk[ours + name.removeprefix(beginning)] = shape
     if trunk:
-        config = config_from_shapes(trunk, str(folder))
-        return {
-            "depths": config.depths,
-            "dims": config.dims,
-            "layer_norm_eps": config.layer_norm_eps,
-        }
+        return convnext_geometry(trunk, str(folder))
     return {} if values.get("mm_vision_tower_aux") else None

@@ -9,7 +9,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from mgm.errors import MGMError
 from mgm.model.clip_tower import ClipTower, load_clip_tower
 from mgm.model.config import ConvNextTowerConfig
-from mgm.model.convnext_tower import ConvNextTower, config_from_shapes, load_convnext_tower
+from mgm.model.convnext_geometry import convnext_geometry
+from mgm.model.convnext_tower import ConvNextTower, load_convnext_tower
 from tests.golden_files import golden
 from tests.model.inputs import difference
 from tests.model.tiny import VISION
@@ -110,10 +111,10 @@ def test_largest_convnext_has_its_own_epsilon() -> None:
     def shapes(dims: list[int]) -> dict[str, tuple[int, ...]]:
         return {f"stages.{n}.blocks.0.conv_dw.weight": (dim, 1, 7, 7) for n, dim in enumerate(dims)}
 
-    assert config_from_shapes(shapes([384, 768, 1536, 3072]), "x").layer_norm_eps == 1e-5
-    assert config_from_shapes(shapes([192, 384, 768, 1536]), "x").layer_norm_eps == 1e-6
+    assert convnext_geometry(shapes([384, 768, 1536, 3072]), "x")["layer_norm_eps"] == 1e-5
+    assert convnext_geometry(shapes([192, 384, 768, 1536]), "x")["layer_norm_eps"] == 1e-6
     with pytest.raises(MGMError, match="x: holds no four-stage ConvNeXt"):
-        config_from_shapes(shapes([192, 384, 768]), "x")
+        convnext_geometry(shapes([192, 384, 768]), "x")
 
 
 def test_foreign_folder_is_no_convnext(tmp_path) -> None:
