@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose faults end the program as all others do: in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """End with an MGMError; argparse would print its usage and exit."""
         raise MGMError(f"{message:.300}; see --help")
 
 

@@ -99,6 +99,7 @@ def shares(
 
 
 def height_group(question: Question) -> str | None:
+    """The row of the table for the height of what is read; None where nothing is."""
     if question.text_height is None:
         return None
     for low, high in HEIGHT_BINS:
@@ -164,6 +165,7 @@ def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
 
 
 def named_model(text: str) -> tuple[str, str]:
+    """NAME and PATH of a `--model`."""
     name, separator, path = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
@@ -171,11 +173,13 @@ def named_model(text: str) -> tuple[str, str]:
 
 
 def write_lines(lines: Iterable[str], path: Path) -> None:
+    """Write a file of these lines, which appears when it is complete."""
     with atomic_file(path) as part:
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def main() -> None:
+    """Read the command line, ask every model every question, and write what came out."""
     parser = Parser(prog="python -m playground.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of drawn images")
     parser.add_argument(

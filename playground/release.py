@@ -71,6 +71,7 @@ def _without_paths(config: Any) -> Any:
 
 
 def main() -> None:
+    """Read the command line and write what ships."""
     parser = Parser(prog="python -m playground.release", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -75,13 +75,18 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that this program wrote to `folder`, never one of the hub."""
+    """The tokenizer that this program wrote to `folder`, never one of the hub.
+
+    Raises:
+        MGMError: there is none.
+    """
     if not (folder / "tokenizer.json").is_file():
         raise MGMError(f"{folder}: holds no tokenizer.json; give a folder that this project wrote")
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def main() -> None:
+    """Read the command line, count words, and write the tokenizer."""
     parser = Parser(prog="python -m playground.tokenizer", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the tokenizer")
     parser.add_argument("--samples", type=int, default=6000, help="scenes whose words are counted")

@@ -14,6 +14,9 @@ def pad_rows(
     """Rows of integers as one int64 tensor, filled up with `value` on `side`.
 
     It is of shape (rows, longest row), or (rows, `length`) where that is more.
+
+    Raises:
+        MGMError: `side` is neither left nor right.
     """
     if side not in ("left", "right"):
         raise MGMError(f"padding_side is {side!r}; choose left or right")

@@ -59,7 +59,11 @@ class MGMTrainer(Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """An optimizer over our groups of parameters."""
+        """An optimizer over our groups of parameters.
+
+        Raises:
+            MGMError: the optimizer that a flag asks for makes other groups, or refuses a number.
+        """
         if self.optimizer is None:
             model = self.model if model is None else model
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)

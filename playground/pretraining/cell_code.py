@@ -113,6 +113,7 @@ class CellCode(nn.Module):
         self.column = nn.Parameter(1.5 * torch.randn(1, SIDE, width))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Vectors (images, 144, width) of cells: those of `cell_targets`, stacked over images."""
         cells = self.thumbnail(batch["thumbnail"]) + (self.row + self.column).flatten(0, 1)
         cells = cells + batch["words"] @ (self.character @ self.turn_word)
         for name, table, turn in (

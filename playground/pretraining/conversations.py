@@ -65,6 +65,7 @@ class Conversations(IterableDataset[dict[str, Any]]):
             number += step * len(samples)
 
     def draw(self, seed: int) -> dict[str, Any]:
+        """The conversation of this seed, encoded: see `encoded`."""
         rng = Random(seed)
         if rng.random() >= self.shown:
             return self.encoded(text_conversation(seed), [])

@@ -29,6 +29,12 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
             number += step
 
     def draw(self, seed: int) -> dict[str, Tensor]:
+        """The picture of this seed with what there is to see.
+
+        image: (384, 384, 3), from 0 to 255; middle: (24, 24, 8), the characters of each cell of 16
+        pixels; coarse: (12, 12, 6), those of each of 32; things, colors: (24, 24); caption: (64,)
+        ids, 0 where there is none; cell_…: those of `cell_targets`.
+        """
         generator = np.random.default_rng(seed)
         page = generator.random() < self.pages
         sample = draw_page(seed) if page else draw_sample(seed, "train")

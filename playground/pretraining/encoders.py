@@ -60,6 +60,7 @@ class CaptionEncoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(batch, tokens) ids, 0 for padding -> (batch, width), of length 1."""
         padding = ids == 0
         hidden = self.layers(self.embedding(ids) + self.position, src_key_padding_mask=padding)
         weights = (~padding).unsqueeze(-1).to(hidden.dtype)
@@ -230,6 +231,7 @@ def load_encoders(model: Pretraining, folder: Path) -> None:
 
 
 def main() -> None:
+    """Read the command line and train."""
     parser = Parser(prog="python -m playground.pretraining.encoders", description=__doc__)
     parser.add_argument(
         "--language-model", type=Path, help="its code of cells is learnt too, from this folder"

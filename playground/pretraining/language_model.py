@@ -146,6 +146,7 @@ def word_ids(words: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[T
 
 
 def main() -> None:
+    """Read the command line and train."""
     parser = Parser(
         prog="python -m playground.pretraining.language_model",
         description=__doc__,

@@ -62,9 +62,11 @@ class Placement:
     top: int
 
     def x(self, x: float) -> float:
+        """Pixels from the left of the image to pixels from the left of the frame."""
         return (x + self.left) * self.scale
 
     def y(self, y: float) -> float:
+        """Pixels from the top of the image to pixels from the top of the frame."""
         return (y + self.top) * self.scale
 
     def cell(self, x: float, y: float) -> tuple[int, int]:

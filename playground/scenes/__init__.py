@@ -43,12 +43,23 @@ __all__ = [
 class Scene(Protocol):
     """What a scene module offers."""
 
-    def choose_facts(self, rng: Random, split: Split) -> Any: ...
-    def sentences(self, facts: Any) -> list[str]: ...
-    def asks(self, facts: Any, rng: Random) -> list[Ask]: ...
+    def choose_facts(self, rng: Random, split: Split) -> Any:
+        """What the picture shows, with the words, numbers and layouts of its split."""
+        ...
+
+    def sentences(self, facts: Any) -> list[str]:
+        """The caption's sentences."""
+        ...
+
+    def asks(self, facts: Any, rng: Random) -> list[Ask]:
+        """All questions that the facts answer."""
+        ...
+
     def draw(
         self, facts: Any, rng: Random, split: Split, size: tuple[int, int] | None = None
-    ) -> Canvas | list[Canvas]: ...
+    ) -> Canvas | list[Canvas]:
+        """The picture, or the pictures; `size` in pixels, None: chosen here."""
+        ...
 
 
 SCENES: dict[str, Scene] = {

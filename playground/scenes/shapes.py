@@ -27,6 +27,7 @@ class Item:
 
     @property
     def name(self) -> str:
+        """As answers call it: "red circle"."""
         return f"{self.color} {self.shape}"
 
 
