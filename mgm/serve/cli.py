@@ -5,13 +5,16 @@ python -m mgm.serve.cli --model-path playground/mgm-nano --image-file images/rec
 
 import argparse
 import io
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from PIL import Image
@@ -182,15 +185,38 @@ def show(pieces: Generator[str, None, None]) -> None:
     write_output(f"{ASSISTANT}: ")
     begun = False
     try:
-        for piece in pieces:
-            text = piece if begun else piece.lstrip()
-            begun = begun or bool(text)
-            write_output(text)
+        with interrupts() as interrupted:
+            for piece in pieces:
+                text = piece if begun else piece.lstrip()
+                begun = begun or bool(text)
+                write_output(text)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         pieces.close()
         write_output(" [stopped]")
     finally:
         write_output("\n")
+
+
+@contextmanager
+def interrupts() -> Generator[threading.Event]:
+    """Note the first interrupt inside; the second, of someone who waits long, is raised at once.
+
+    An exception that rises anywhere in a library can be lost there, a note cannot.
+    """
+    interrupted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    earlier = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 def answer_lines(new_chat: Callable[[], Chat], lines: TextIO, debug: bool) -> int:
