@@ -20,6 +20,7 @@ from mgm.atomic import WriteErrors, atomic_file
 from mgm.data.samples import read_samples
 from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
+from playground.arguments import count
 from playground.scenes.asking import SHORT_SUFFIX
 
 # Cap heights in pixels of the image at 256 pixels; the low-resolution view has 0.66 times as many.
@@ -186,15 +187,12 @@ def main() -> None:
         "--model", type=named_model, action="append", required=True, metavar="NAME=PATH"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
-    parser.add_argument("--limit", type=int, help="first conversations only")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--limit", type=count, help="first conversations only")
+    parser.add_argument("--batch-size", type=count, default=32)
     arguments = parser.parse_args()
     names = [name for name, _ in arguments.model]
     if len(set(names)) < len(names):
         raise MGMError(f"--model: {', '.join(names)}: give each model a name of its own")
-    for flag, count in (("--limit", arguments.limit), ("--batch-size", arguments.batch_size)):
-        if count is not None and count < 1:
-            raise MGMError(f"{flag}: {count} is not at least 1")
     if find_spec("matplotlib") is None:  # say so before hours of answering
         raise MGMError('matplotlib is not installed; run pip install -e ".[playground]"')
     with WriteErrors(arguments.out):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mgm.atomic import atomic_file, atomic_folder
 from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
+from playground.arguments import count
 from playground.scenes import KINDS, Sample, Split, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
@@ -148,15 +149,13 @@ def main() -> None:
     parser = Parser(prog="python -m playground.generate", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--split", choices=("train", "held_out"), default="train")
-    parser.add_argument("--count", type=int, required=True, help="samples")
+    parser.add_argument("--count", type=count, required=True, help="samples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; all if none"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--workers", type=count, default=1, help="processes")
     args = parser.parse_args()
-    if args.count < 1 or args.workers < 1:
-        raise MGMError("--count, --workers: must be at least 1")
     generate(args.out, args.split, args.count, args.seed, tuple(args.kinds), args.workers)
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, run_command
+from playground.arguments import count
 from playground.colors import COLORS
 from playground.emoji import EMOJI
 from playground.scenes import draw_sample
@@ -89,8 +90,10 @@ def main() -> None:
     """Read the command line, count words, and write the tokenizer."""
     parser = Parser(prog="python -m playground.tokenizer", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the tokenizer")
-    parser.add_argument("--samples", type=int, default=6000, help="scenes whose words are counted")
-    parser.add_argument("--minimum", type=int, default=25, help="a frequent word occurs so often")
+    parser.add_argument(
+        "--samples", type=count, default=6000, help="scenes whose words are counted"
+    )
+    parser.add_argument("--minimum", type=count, default=25, help="a frequent word occurs so often")
     arguments = parser.parse_args()
     samples = [draw_sample(seed, "train") for seed in range(arguments.samples)]
     texts = [text for s in samples for t in s.turns for text in (t.question, t.answer)]

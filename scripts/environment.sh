@@ -62,7 +62,7 @@ if [ ! -f "$environment/bin/activate" ]; then
         debian_packages python3-venv
     fi
     say "Making the environment $environment"
-    "$python" -m venv --clear "$environment" || exit 1
+    "$python" -m venv "$environment" || exit 1
 fi
 # shellcheck disable=SC1091
 source "$environment/bin/activate"

@@ -15,8 +15,6 @@ import urllib.parse
 import urllib.request
 import warnings
 import zlib
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +78,8 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
     if not content:
         raise MGMError(f"{name}: is empty; give an image file")
     try:
-        with _no_warnings():
+        # Pillow warns of what it doubts; here an image is either fine or an error.
+        with warnings.catch_warnings(action="ignore"):
             image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
         if content.startswith(_TIFF):  # Pillow follows its directory to the end of the file
@@ -94,14 +93,6 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
     except _BROKEN as error:
         raise _damaged(name, error) from error
     return _to_rgb(image, name)
-
-
-@contextmanager
-def _no_warnings() -> Generator[None]:
-    """Hear nothing of Pillow's doubts: here an image is either fine or an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def image_list(images: Any) -> list[Any]:
@@ -130,7 +121,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # Compat: the orientation that cameras note in EXIF is not applied: released models were trained
     # and evaluated on the pixels as stored. Neither is transparency: hidden colours show.
     try:
-        with _no_warnings():
+        with warnings.catch_warnings(action="ignore"):
             image.load()  # only decoding to the end finds a truncated file
             return image if image.mode == "RGB" else _convert(image, name)
     except MemoryError as error:

@@ -93,8 +93,8 @@ def checkpoint_folder(
         return Path(snapshot_download(str(path), allow_patterns=files, **where))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MGMError(
-            f"{path}: no such folder, and no download from the hub ({type(error).__name__}); "
-            "check the name and the connection, or give a local folder"
+            f"{path}: no such folder, and no download from the hub ({type(error).__name__}: "
+            f"{one_line(error)[:200]}); check the name and the connection, or give a local folder"
         ) from error
 
 

@@ -83,14 +83,11 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
         MGMError: the folder that is asked for is no complete checkpoint, or a file is damaged.
     """
     word = (asked or "").lower()
-    if word in ("", "true"):
-        last = last_checkpoint(output)
-        if last is not None:
-            _check_files(last)
-        return last
     if word in ("false", "none"):
         return None
-    folder = Path(asked or "")
+    folder = last_checkpoint(output) if word in ("", "true") else Path(asked or "")
+    if folder is None:
+        return None
     if not (folder / STATE_FILE).is_file():
         raise MGMError(
             f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "

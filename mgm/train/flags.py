@@ -54,17 +54,18 @@ REFUSED = {
     **{name: _LATER for name in TrainingArguments.__dataclass_fields__ if name.startswith("lora_")},
 }
 
-# The least that these numbers may be; nan and infinity are refused too.
-_LEAST = {
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "model_max_length": 1,
-    "learning_rate": 0,
-    "mm_projector_lr": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "num_train_epochs": 0,
-    "dataloader_num_workers": 0,
+# The least and the most that these numbers may be; nan and infinity are refused too.
+_RANGES = {
+    "per_device_train_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "model_max_length": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "mm_projector_lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "num_train_epochs": (0, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),  # of numpy
 }
 
 _REQUIRED = ("model_name_or_path", "data_path", "output_dir")
@@ -130,14 +131,11 @@ def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
 
 
 def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
-    for name, least in _LEAST.items():
+    for name, (least, most) in _RANGES.items():
         value = getattr(training, name)
-        if value is not None and not least <= value < math.inf:
-            raise MGMError(f"--{name} {value}: give a number from {least}")
-    for name in ("seed", "data_seed"):
-        value = getattr(training, name)
-        if value is not None and not 0 <= value < 2**32:
-            raise MGMError(f"--{name} {value}: give a number from 0 to {2**32 - 1}")
+        if value is not None and not (math.isfinite(value) and least <= value <= most):
+            end = f" to {most}" if most < math.inf else ""
+            raise MGMError(f"--{name} {value}: give a number from {least}{end}")
     for name in ("evaluation_strategy", "eval_strategy"):
         value = getattr(training, name)
         if getattr(value, "value", value) != "no":

@@ -25,9 +25,10 @@ from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
 from mgm.errors import Parser, run_command
 from mgm.model.mining import PatchInfoMining
+from playground.arguments import count, fraction
 from playground.pretraining.cell_code import SLOTS, CellCode, load_code
 from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages
-from playground.pretraining.loop import count, optimizers, share, train
+from playground.pretraining.loop import optimizers, train
 from playground.pretraining.targets import (
     CHARACTERS,
     COLOR_IDS,
@@ -241,9 +242,11 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="encoders to go on from, in the layout of --out")
     parser.add_argument("--steps", type=count, default=7500)
     parser.add_argument("--batch-size", type=count, default=6)
-    parser.add_argument("--learning-rate", type=share, default=2e-3)
-    parser.add_argument("--pages", type=share, default=0.4, help="share of dense text pages")
-    parser.add_argument("--fall", type=share, default=0.4, help="share of falling learning rates")
+    parser.add_argument("--learning-rate", type=fraction, default=2e-3)
+    parser.add_argument("--pages", type=fraction, default=0.4, help="share of dense text pages")
+    parser.add_argument(
+        "--fall", type=fraction, default=0.4, help="share of falling learning rates"
+    )
     parser.add_argument("--workers", type=count, default=1)
     parser.add_argument("--seed", type=int, default=1_000_000_000)
     arguments = parser.parse_args()

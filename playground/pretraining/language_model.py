@@ -27,11 +27,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 from mgm.atomic import atomic_folder
 from mgm.data.conversation import IGNORED
 from mgm.errors import Parser, run_command
+from playground.arguments import count, fraction
 from playground.colors import COLORS
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
 from playground.pretraining.conversations import Conversations, collate
 from playground.pretraining.guides import HEADS, guide_loss
-from playground.pretraining.loop import count, optimizers, share, train
+from playground.pretraining.loop import optimizers, train
 from playground.pretraining.targets import CHARACTERS, THINGS
 from playground.tokenizer import read_tokenizer
 
@@ -157,11 +158,13 @@ def main() -> None:
     start.add_argument("--start", type=Path, help="folder of the model to go on with")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
     parser.add_argument("--learn-code", action="store_true", help="learn the code of cells too")
-    parser.add_argument("--shown", type=share, default=0.85, help="share of cells, not text")
+    parser.add_argument("--shown", type=fraction, default=0.85, help="share of cells, not text")
     parser.add_argument("--steps", type=count, required=True)
     parser.add_argument("--batch-size", type=count, default=12, help="conversations of a step")
-    parser.add_argument("--learning-rate", type=share, default=1.5e-3)
-    parser.add_argument("--fall", type=share, default=0.4, help="share of falling learning rates")
+    parser.add_argument("--learning-rate", type=fraction, default=1.5e-3)
+    parser.add_argument(
+        "--fall", type=fraction, default=0.4, help="share of falling learning rates"
+    )
     parser.add_argument("--workers", type=count, default=1)
     parser.add_argument("--seed", type=int, default=2_000_000_000)
     arguments = parser.parse_args()

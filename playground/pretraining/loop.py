@@ -12,23 +12,6 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-
-def count(text: str) -> int:
-    """A number from 1, of a command line."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1, of a command line."""
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise ValueError
-    return number
-
-
 KEPT = 0.95  # of the running average that is shown, per step
 SAVE_EVERY = 500  # steps
 
