@@ -37,9 +37,6 @@ class Collator:
         max_length: positions of a sample, image positions included; None for no limit.
         padding_side: "right" or "left".
         counts: samples that were seen, lost text, lost an image, and had no label in the end.
-
-    Raises:
-        MGMError: not even one image fits into `max_length`.
     """
 
     pad_token_id: int
@@ -48,13 +45,6 @@ class Collator:
     max_length: int | None = None
     padding_side: str = "right"
     counts: Tensor = field(default_factory=_counts, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.max_length is not None and self.max_length <= self.image_tokens_per_image:
-            raise MGMError(
-                f"model_max_length is {self.max_length}, but one image takes "
-                f"{self.image_tokens_per_image} positions; allow more"
-            )
 
     @classmethod
     def of(

@@ -129,6 +129,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name}: is {image.width} x {image.height}, more than fits into memory; "
             "scale it down first"
         ) from error
+    except MGMError:
+        raise
     except _BROKEN as error:
         raise _damaged(name, error) from error
 

@@ -82,7 +82,7 @@ def check_sample(raw: Any, where: str) -> Sample:
 
     Raises:
         MGMError: a field is missing, the roles do not alternate, nothing is there to learn, or
-            image markers and images do not agree in number.
+            image markers stand before the first question or are not as many as the images.
     """
     if not isinstance(raw, dict):
         raise MGMError(f"{where}: is {_kind(raw)}; give an object with 'conversations'")
@@ -92,6 +92,11 @@ def check_sample(raw: Any, where: str) -> Sample:
         raise MGMError(f"{where}: {found} conversations; give a list of messages")
     texts = [_text(message, index, where) for index, message in enumerate(messages)]
     greeting = texts.pop(0) if messages[0]["from"] == MODEL else None
+    if greeting is not None and IMAGE_MARKER in greeting:
+        raise MGMError(
+            f"{where}: message 0, before the first question, holds an {IMAGE_MARKER} marker; "
+            "put it into a question"
+        )
     shift = len(messages) - len(texts)
     for index, message in enumerate(messages[shift:]):
         expected = (HUMAN, MODEL)[index % 2]

@@ -256,6 +256,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
             )
+            if image_features is None and labels is not None and self.training:
+                inputs_embeds = inputs_embeds + self._nothing_seen(inputs_embeds)
         inputs: dict[str, Any] = kwargs | {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -270,6 +272,22 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
             return supervised_output(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
+
+    def _nothing_seen(self, like: Tensor) -> Tensor:
+        """Zero, from which all that is trained and sees images gets a gradient, of zero.
+
+        Optimizers pass over a parameter without a gradient, and with one of zero go on by their
+        momentum. Compat: the published code computes features for texts too, and uses none of them.
+
+        Args:
+            like: has the dtype and device of the zero.
+        """
+        zero = like.new_zeros(())
+        for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
+            for parameter in part.parameters() if part is not None else ():
+                if parameter.requires_grad:
+                    zero = zero + parameter.flatten()[:0].sum().to(like)
+        return zero
 
     def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
         if self.vision_tower_aux is None or self.mining is None:

@@ -84,15 +84,26 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
 
 
 def _check_images(model: MGMForConditionalGeneration, dataset: TrainingDataset) -> None:
-    """A batch without images teaches nothing where only what sees images is trained."""
-    if any(parameter.requires_grad for parameter in model.language_model.parameters()):
+    """Find out before the first step whether samples with and without images can be learned."""
+    with_image = sum(bool(sample.images) for sample in dataset.samples)
+    limit, length = model.config.model_max_length, dataset.processor.image_tokens_per_image
+    if with_image and limit <= length:
+        raise MGMError(
+            f"model_max_length is {limit}, but one image takes {length} positions; allow more"
+        )
+    without = len(dataset) - with_image
+    if not without or any(part.requires_grad for part in model.language_model.parameters()):
         return
-    for index, sample in enumerate(dataset.samples):
-        if not sample.images:
-            raise MGMError(
-                f"{dataset.path}: sample {index} has no image, and the language model is not "
-                "trained; keep samples without image for stage 2"
-            )
+    if not with_image:
+        raise MGMError(
+            f"{dataset.path}: no sample has an image, and the language model is not trained; "
+            "keep samples without image for stage 2"
+        )
+    logger.warning(
+        "%d of %d samples have no image and teach nothing, for the language model is not trained",
+        without,
+        len(dataset),
+    )
 
 
 def _trainer(arguments: Arguments, **parts: object) -> MGMTrainer:

@@ -68,7 +68,8 @@ def modality_order(
     with_image = [index for index, length in enumerate(lengths) if length > 0]
     without = [index for index, length in enumerate(lengths) if length < 0]
     if not with_image or not without:
-        return length_order([abs(length) for length in lengths], batch_size, groups, generator)
+        # Compat: lengths keep their sign, so that texts alone come shortest first.
+        return length_order(lengths, batch_size, groups, generator)
     full: list[list[int]] = []
     rest: list[int] = []
     size = batch_size * groups

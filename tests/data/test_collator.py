@@ -57,11 +57,6 @@ def test_an_image_is_never_cut(caplog):
     assert "pixel_values" not in none
 
 
-def test_limit_without_room_for_an_image():
-    with pytest.raises(MGMError, match="model_max_length is 2880, but one image takes 2880"):
-        Collator(0, IMAGE, 2880, max_length=2880)
-
-
 def test_collator_of_a_processor(processor):
     collator = Collator.of(processor, max_length=100)
     assert collator.image_token_id == processor.image_token_id

@@ -87,7 +87,7 @@ def test_levels_of_16_bits_keep_their_brightness():
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_black_and_white(mode):
-    fails(Image.new(mode, (4, 4)), f"mode {mode}", "save it with 8 bits")
+    fails(Image.new(mode, (4, 4)), f"7: holds numbers of 32 bits (Pillow's mode {mode})", "8 bits")
 
 
 def test_orientation_stays_as_stored():

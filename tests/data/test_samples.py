@@ -56,6 +56,10 @@ def test_turns_images_and_greeting():
         ({"conversations": [MODEL]}, "has no answer to learn"),
         ({"conversations": [MODEL, HUMAN]}, "has no answer to learn"),
         ({"conversations": [IMAGE, MODEL]}, "1 <image> marker but 0 images in field 'image'"),
+        (
+            {"image": "a", "conversations": [MODEL | {"value": "<image>"}, HUMAN, MODEL]},
+            "message 0, before the first question, holds an <image> marker",
+        ),
         ({"image": "a", "conversations": [HUMAN, MODEL]}, "0 <image> markers but 1 image in"),
         ({"image": 3, "conversations": [IMAGE, MODEL]}, "has a number as 'image'"),
         ({"image": [None], "conversations": [IMAGE, MODEL]}, "has null as image 1 of 1 in 'image'"),

@@ -42,6 +42,18 @@ def test_text_only_runs_no_tower(model) -> None:
     assert torch.equal(plain(**batch).logits, model.language_model(**batch).logits)
 
 
+def test_a_batch_of_texts_gives_what_sees_images_a_gradient_of_zero() -> None:
+    model = tiny_model().train()
+    model.vision_tower.requires_grad_(False)
+    batch = labelled(model.config, ["abcde"])
+    loss = model(**batch).loss
+    loss.backward()
+    torch.testing.assert_close(loss, model.language_model(**batch).loss)
+    for part in (model.mining, model.projector):
+        assert all(not p.grad.any() for p in part.parameters())
+    assert all(p.grad is None for p in model.vision_tower.parameters())
+
+
 @torch.no_grad()
 def test_hd_tokens_are_the_global_view_then_cells() -> None:
     model = tiny_model(**HD)

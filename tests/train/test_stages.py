@@ -232,3 +232,20 @@ def test_published_flags_in_bf16_with_checkpointed_activations(
     assert "vision_tower_aux.stem.0.weight" not in changed
     assert model.vision_tower_aux.training
     assert model.vision_tower_aux.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.1)
+
+
+def test_stage_1_passes_over_samples_without_image(stage1_flags, data, tmp_path, caplog) -> None:
+    with caplog.at_level("WARNING"):
+        trainer = run(words(stage1_flags | {"data_path": data, "output_dir": tmp_path / "out"}))
+    assert "3 of 12 samples have no image and teach nothing" in caplog.text
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 6
+    assert (tmp_path / "out" / "mm_projector.bin").is_file()
+
+
+def test_texts_alone_need_no_room_for_an_image(stage2_flags, data, tmp_path) -> None:
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps(json.loads(data.read_text())[-3:]))
+    flags = {"data_path": path, "output_dir": tmp_path / "out", "model_max_length": 16}
+    trainer = run(words(stage2_flags | flags))
+    assert trainer.state.global_step == 2
