@@ -87,7 +87,7 @@ def _check_images(model: MGMForConditionalGeneration, dataset: TrainingDataset) 
     """Find out before the first step whether samples with and without images can be learned."""
     with_image = sum(bool(sample.images) for sample in dataset.samples)
     limit, length = model.config.model_max_length, dataset.processor.image_tokens_per_image
-    if with_image and limit <= length:
+    if with_image and limit is not None and limit <= length:
         raise MGMError(
             f"model_max_length is {limit}, but one image takes {length} positions; allow more"
         )
