@@ -41,13 +41,13 @@ encoders_that_read() {
 }
 language_model() {
     [ -d "$zoo/llama-nano" ] ||
-        learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 15000 --shown 0.97 \
+        learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 18000 --shown 0.97 \
             --learning-rate 2e-3 --fall 0.6
 }
 encoders_and_data() {
     [ -d "$zoo/clip-vit-nano-patch14-168" ] ||
-        learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 17000 --fall 0.6
-    python -m playground.generate --out "$data" --split train --count 45000 --seed 1
+        learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 18000 --fall 0.6
+    python -m playground.generate --out "$data" --split train --count 60000 --seed 1
     python -m playground.generate --out playground/data/held_out --split held_out --count 200 --seed 2
 }
 

@@ -32,7 +32,7 @@ def test_the_model_card_ships():
 @pytest.mark.parametrize(
     ("image", "question", "answer"),
     [
-        ("sign.png", "What does the sign say?", "The sign says Garden Hotel."),
+        ("sign.png", "What does the top line say?", "The top line says Garden Hotel."),
         ("receipt.png", "What is the total?", "The total is $18.50."),
     ],
 )
