@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -258,16 +259,24 @@ def main() -> None:
     if arguments.start:
         load_encoders(model, arguments.start)
     model.convnext.to(memory_format=torch.channels_last)
-    images = DrawnImages(arguments.seed, arguments.pages, tokenizer)
-    loader = DataLoader(images, arguments.batch_size, num_workers=arguments.workers)
     model.clip.set_attn_implementation("eager")  # faster than sdpa in bfloat16 on a CPU
     if shutil.which("g++"):
         model.stages = torch.compile(model.stages)
     networks = [model.convnext, model.clip, model.mining]
     by = optimizers(networks, [model], arguments.learning_rate, OTHERS_RATE)
 
+    def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        seed = arguments.seed + done * arguments.batch_size
+        loader = DataLoader(
+            DrawnImages(seed, arguments.pages, tokenizer),
+            arguments.batch_size,
+            num_workers=arguments.workers,
+            generator=torch.Generator(),  # leaves the random numbers to the model
+        )
+        return map(model, loader)
+
     save = partial(save_encoders, model)
-    train(map(model, loader), by, arguments.steps, arguments.out, save, arguments.fall)
+    train(model, losses, by, arguments.steps, arguments.out, save, arguments.fall)
 
 
 if __name__ == "__main__":

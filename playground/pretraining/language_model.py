@@ -18,7 +18,7 @@ from typing import cast
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -180,12 +180,18 @@ def main() -> None:
     if arguments.learn_code:
         code.train().requires_grad_(True)
     run = torch.compile(decode, dynamic=True) if shutil.which("g++") else decode
-    conversations = Conversations(tokenizer, arguments.batch_size, arguments.seed, arguments.shown)
-    loader = DataLoader(
-        conversations, arguments.batch_size, collate_fn=collate, num_workers=arguments.workers
-    )
+    size = arguments.batch_size
 
-    def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        seed = arguments.seed + done * size
+        conversations = Conversations(tokenizer, size, seed, arguments.shown)
+        loader = DataLoader(
+            conversations,
+            size,
+            collate_fn=collate,
+            num_workers=arguments.workers,
+            generator=torch.Generator(),  # leaves the random numbers to the model
+        )
         for batch in loader:
             loss, right, guided = losses_of(model, code, batch, run)
             figures = {"loss": loss.detach(), "right": right, "guided": guided.detach()}
@@ -198,7 +204,8 @@ def main() -> None:
             save_file(code.state_dict(), part / CODE_FILE)
 
     by = optimizers([model], [code], arguments.learning_rate, OTHERS_RATE)
-    train(losses(), by, arguments.steps, arguments.out, save, arguments.fall)
+    learnt = nn.ModuleList([model, code])
+    train(learnt, losses, by, arguments.steps, arguments.out, save, arguments.fall)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """The training loop that all nano pre-training shares."""
 
 import logging
-import shutil
+import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError
+
 logger = logging.getLogger(__name__)
 
 KEPT = 0.95  # of the running average that is shown, per step
-SAVE_EVERY = 500  # steps
+SAVE_EVERY = 600  # steps; a multiple of the pool of batches that conversations are sorted in
 
 
 def optimizers(
@@ -43,7 +47,8 @@ def optimizers(
 
 
 def train(
-    losses: Iterable[tuple[Tensor, dict[str, Tensor]]],
+    model: nn.Module,
+    losses: Callable[[int], Iterable[tuple[Tensor, dict[str, Tensor]]]],
     optimizers: list[torch.optim.Optimizer],
     steps: int,
     out: Path,
@@ -52,19 +57,30 @@ def train(
 ) -> None:
     """Clipped gradients and a learning rate that rises, stays and falls, under a progress bar.
 
+    Every 600 steps all that a run consists of is kept in a file beside `out`, with ".unfinished"
+    added to its name. A run that finds this file goes on from there.
+
     Args:
-        losses: computes, whenever asked, a batch's loss and the figures to show of it.
-        steps: how many batches; the rate rises over the first 3 %.
-        out: folder that gets what was learnt, at the end; until then it is saved beside it, every
-            500 steps, in a folder of this name with ".unfinished" added.
+        model: holds all that is learnt.
+        losses: computes, whenever asked, the loss of a batch and the figures to show of it; called
+            with how many batches were seen before.
+        steps: how many batches in all; the rate rises over the first 3 %.
+        out: folder that gets what was learnt, at the end.
         save: writes what was learnt to a folder.
         fall: share of the steps, the last ones, over which the rate falls to zero.
+
+    Raises:
+        MGMError: the file of the unfinished run is damaged or of another model.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     highest = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    started, average = time.time(), {}
     unfinished = out.with_name(f"{out.name}.unfinished")
-    bar = tqdm(zip(range(steps), losses, strict=False), total=steps)
+    done, average = 0, {}
+    if unfinished.is_file():
+        done, average = _read(unfinished, model, optimizers)
+        logger.info("going on after step %d, from %s", done, unfinished)
+    started = time.time()
+    bar = tqdm(zip(range(done, steps), losses(done), strict=False), total=steps, initial=done)
     for step, (loss, figures) in bar:
         share = min(1.0, (step + 1) / (0.03 * steps), (steps - step) / max(1, fall * steps))
         for optimizer, rates in zip(optimizers, highest, strict=True):
@@ -80,7 +96,41 @@ def train(
         if step % 20 == 19:
             bar.set_postfix({name: f"{value:.3f}" for name, value in average.items()})
         if step % SAVE_EVERY == SAVE_EVERY - 1 or step + 1 == steps:
-            save(out if step + 1 == steps else unfinished)
+            with atomic_file(unfinished) as part:
+                torch.save(_state(step + 1, average, model, optimizers), part)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in average.items())
             logger.info("step %d, %.0f s: %s", step + 1, time.time() - started, shown)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    save(out)
+    unfinished.unlink(missing_ok=True)
+
+
+def _state(
+    done: int,
+    average: dict[str, float],
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+) -> dict[str, Any]:
+    return {
+        "done": done,
+        "average": average,
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "random": torch.get_rng_state(),
+    }
+
+
+def _read(
+    file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> tuple[int, dict[str, float]]:
+    """Put model, optimizers and random numbers where the run was; give its steps and figures."""
+    try:
+        state = torch.load(file, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        torch.set_rng_state(state["random"])
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise MGMError(
+            f"{file}: is no unfinished run of this model, or damaged; delete it to start again"
+        ) from error
+    return state["done"], state["average"]

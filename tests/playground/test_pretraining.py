@@ -9,13 +9,19 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from mgm.data.conversation import IGNORED
+from mgm.errors import MGMError
 from mgm.model.clip_tower import load_clip_tower
 from mgm.model.convnext_tower import load_convnext_tower
 from playground.canvas import Canvas
 from playground.colors import COLORS
 from playground.fonts import FACES
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
-from playground.pretraining.conversations import Conversations, collate, text_conversation
+from playground.pretraining.conversations import (
+    POOL,
+    Conversations,
+    collate,
+    text_conversation,
+)
 from playground.pretraining.drawn_images import DrawnImages
 from playground.pretraining.encoders import (
     CLIP_NAME,
@@ -34,7 +40,7 @@ from playground.pretraining.language_model import (
     of_answers,
     starting_code,
 )
-from playground.pretraining.loop import train
+from playground.pretraining.loop import SAVE_EVERY, optimizers, train
 from playground.pretraining.places import place_questions, words_on
 from playground.pretraining.targets import (
     CHARACTER_ID,
@@ -229,26 +235,69 @@ def test_places_agree_with_the_cells():
     assert sum(begun) >= 0.9 * len(words)  # turned lines and cells with too much in them
 
 
-def test_what_is_unfinished_has_another_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("playground.pretraining.loop.SAVE_EVERY", 2)
-    weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([weight], 0.1)
-    saved = []
+class CutOffError(Exception):
+    """What a test raises in the middle of a training."""
 
-    def losses(count):
-        for _ in range(count):
-            yield weight.square().sum(), {}
+
+def noisy_training(steps, out, cut_off=None):
+    """A training with random numbers in it: its model, and after how many batches it began."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 3)
+    muon_and_adam = optimizers([model], [model], 1e-2, 1e-3)
+    begun = []
+
+    def losses(done):
+        begun.append(done)
+        for batch in range(done, steps):
+            if batch == cut_off:
+                raise CutOffError
+            loss = model(torch.full((2, 3), float(batch)) + torch.rand(2, 3)).square().mean()
+            yield loss, {"loss": loss.detach()}
 
     def save(folder):
-        folder.mkdir(exist_ok=True)
-        saved.append(folder.name)
+        folder.mkdir()
+        torch.save(model.state_dict(), folder / "model.pt")
 
-    train(losses(3), [optimizer], 5, tmp_path / "out", save)  # cut off: the data ends early
-    assert not (tmp_path / "out").exists()
-    train(losses(5), [optimizer], 5, tmp_path / "out", save)
-    assert saved == ["out.unfinished", "out.unfinished", "out.unfinished", "out"]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert weight.item() < 1
+    train(model, losses, muon_and_adam, steps, out, save)
+    return model, begun
+
+
+def test_a_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.pretraining.loop.SAVE_EVERY", 4)
+    whole, begun = noisy_training(11, tmp_path / "whole")
+    assert begun == [0]
+    with pytest.raises(CutOffError):
+        noisy_training(11, tmp_path / "parts", cut_off=6)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "whole"] == [
+        "parts.unfinished"
+    ]
+    parts, begun = noisy_training(11, tmp_path / "parts")
+    assert begun == [4]
+    assert torch.equal(parts.weight, whole.weight)
+    assert torch.equal(parts.bias, whole.bias)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+
+
+def test_a_file_of_another_training_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.pretraining.loop.SAVE_EVERY", 4)
+    unfinished = tmp_path / "out.unfinished"
+    torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, unfinished)
+    with pytest.raises(MGMError, match=r"out\.unfinished: .* delete it"):
+        noisy_training(11, tmp_path / "out")
+    unfinished.write_bytes(b"cut short")
+    with pytest.raises(MGMError, match=r"out\.unfinished: .* delete it"):
+        noisy_training(11, tmp_path / "out")
+
+
+def test_streams_go_on_where_they_were(tokenizer):
+    """The batches after the first 12, for a stream of the seed that the trainings take then."""
+    size = 2
+    first = iter(Conversations(tokenizer, size, 7))
+    for _ in range(12 * size):
+        next(first)
+    later = iter(Conversations(tokenizer, size, 7 + 12 * size))
+    assert all(next(first)["ids"] == next(later)["ids"] for _ in range(3 * size))
+    assert SAVE_EVERY % POOL == 0
 
 
 def test_the_code_that_ships_loads():
