@@ -63,7 +63,8 @@ learn_jointly() {
     [ -f "$to/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
         --data_path "$data/conversations.json" --image_folder "$data/images" \
         --model_name_or_path "$to/stage_1" --output_dir "$to/stage_2" --per_device_train_batch_size 16 \
-        --save_strategy steps --save_steps 250 --save_total_limit 1 --optimize_vision_tower True --optimize_vision_tower_aux "$convnext"
+        --save_strategy steps --save_steps 250 --save_total_limit 1 \
+        --optimize_vision_tower True --optimize_vision_tower_aux "$convnext"
 }
 with_mining() { learn_jointly "$out/with-mining" True --vision_tower_aux "$zoo/convnext-nano-384"; }
 without_mining() { learn_jointly "$out/without-mining" False --vision_tower_aux none; }

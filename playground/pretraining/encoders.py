@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mgm.atomic import atomic_folder
@@ -29,7 +28,7 @@ from mgm.model.mining import PatchInfoMining
 from playground.arguments import count, fraction
 from playground.pretraining.cell_code import SLOTS, CellCode, load_code
 from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages
-from playground.pretraining.loop import optimizers, train
+from playground.pretraining.loop import batches_after, optimizers, train
 from playground.pretraining.targets import (
     CHARACTERS,
     COLOR_IDS,
@@ -266,14 +265,14 @@ def main() -> None:
     by = optimizers(networks, [model], arguments.learning_rate, OTHERS_RATE)
 
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        seed = arguments.seed + done * arguments.batch_size
-        loader = DataLoader(
-            DrawnImages(seed, arguments.pages, tokenizer),
+        batches = batches_after(
+            done,
+            lambda seed: DrawnImages(seed, arguments.pages, tokenizer),
+            arguments.seed,
             arguments.batch_size,
-            num_workers=arguments.workers,
-            generator=torch.Generator(),  # leaves the random numbers to the model
+            arguments.workers,
         )
-        return map(model, loader)
+        return map(model, batches)
 
     save = partial(save_encoders, model)
     train(model, losses, by, arguments.steps, arguments.out, save, arguments.fall)

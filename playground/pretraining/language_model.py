@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
@@ -32,7 +31,7 @@ from playground.colors import COLORS
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
 from playground.pretraining.conversations import Conversations, collate
 from playground.pretraining.guides import HEADS, guide_loss
-from playground.pretraining.loop import optimizers, train
+from playground.pretraining.loop import batches_after, optimizers, train
 from playground.pretraining.targets import CHARACTERS, THINGS
 from playground.tokenizer import read_tokenizer
 
@@ -183,16 +182,15 @@ def main() -> None:
     size = arguments.batch_size
 
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        seed = arguments.seed + done * size
-        conversations = Conversations(tokenizer, size, seed, arguments.shown)
-        loader = DataLoader(
-            conversations,
+        batches = batches_after(
+            done,
+            lambda seed: Conversations(tokenizer, size, seed, arguments.shown),
+            arguments.seed,
             size,
-            collate_fn=collate,
-            num_workers=arguments.workers,
-            generator=torch.Generator(),  # leaves the random numbers to the model
+            arguments.workers,
+            collate,
         )
-        for batch in loader:
+        for batch in batches:
             loss, right, guided = losses_of(model, code, batch, run)
             figures = {"loss": loss.detach(), "right": right, "guided": guided.detach()}
             yield loss + GUIDED * guided, figures

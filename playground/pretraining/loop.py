@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file
@@ -44,6 +45,28 @@ def optimizers(
         torch.optim.Muon(inner, learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
+
+
+def batches_after(
+    done: int,
+    stream: Callable[[int], IterableDataset[Any]],
+    seed: int,
+    size: int,
+    workers: int,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader[Any]:
+    """The batches of `size` that follow the first `done` of the stream that begins at `seed`.
+
+    Args:
+        stream: the endless stream of a seed; each sample has the seed after that of the one before.
+    """
+    return DataLoader(
+        stream(seed + done * size),
+        size,
+        collate_fn=collate_fn,
+        num_workers=workers,
+        generator=torch.Generator(),  # leaves the random numbers to the model
+    )
 
 
 def train(
@@ -82,7 +105,8 @@ def train(
     started = time.time()
     bar = tqdm(zip(range(done, steps), losses(done), strict=False), total=steps, initial=done)
     for step, (loss, figures) in bar:
-        share = min(1.0, (step + 1) / (0.03 * steps), (steps - step) / max(1, fall * steps))
+        done = step + 1
+        share = min(1.0, done / (0.03 * steps), (steps - step) / max(1, fall * steps))
         for optimizer, rates in zip(optimizers, highest, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = share * rate
@@ -93,15 +117,16 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         for name, value in figures.items():
             average[name] = KEPT * average.get(name, value.item()) + (1 - KEPT) * value.item()
-        if step % 20 == 19:
+        if done % 20 == 0:
             bar.set_postfix({name: f"{value:.3f}" for name, value in average.items()})
-        if step % SAVE_EVERY == SAVE_EVERY - 1 or step + 1 == steps:
+        if done % SAVE_EVERY == 0 or done == steps:
             with atomic_file(unfinished) as part:
-                torch.save(_state(step + 1, average, model, optimizers), part)
+                torch.save(_state(done, average, model, optimizers), part)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in average.items())
-            logger.info("step %d, %.0f s: %s", step + 1, time.time() - started, shown)
-    save(out)
-    unfinished.unlink(missing_ok=True)
+            logger.info("step %d, %.0f s: %s", done, time.time() - started, shown)
+    if done >= steps:
+        save(out)
+        unfinished.unlink(missing_ok=True)
 
 
 def _state(

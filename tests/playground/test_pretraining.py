@@ -40,7 +40,7 @@ from playground.pretraining.language_model import (
     of_answers,
     starting_code,
 )
-from playground.pretraining.loop import SAVE_EVERY, optimizers, train
+from playground.pretraining.loop import SAVE_EVERY, batches_after, optimizers, train
 from playground.pretraining.places import place_questions, words_on
 from playground.pretraining.targets import (
     CHARACTER_ID,
@@ -239,7 +239,7 @@ class CutOffError(Exception):
     """What a test raises in the middle of a training."""
 
 
-def noisy_training(steps, out, cut_off=None):
+def noisy_training(steps, out, cut_off=None, end=None):
     """A training with random numbers in it: its model, and after how many batches it began."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 3)
@@ -248,7 +248,7 @@ def noisy_training(steps, out, cut_off=None):
 
     def losses(done):
         begun.append(done)
-        for batch in range(done, steps):
+        for batch in range(done, end or steps):
             if batch == cut_off:
                 raise CutOffError
             loss = model(torch.full((2, 3), float(batch)) + torch.rand(2, 3)).square().mean()
@@ -271,6 +271,8 @@ def test_a_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.name != "whole"] == [
         "parts.unfinished"
     ]
+    noisy_training(11, tmp_path / "parts", end=7)  # the data ends early
+    assert not (tmp_path / "parts").exists()
     parts, begun = noisy_training(11, tmp_path / "parts")
     assert begun == [4]
     assert torch.equal(parts.weight, whole.weight)
@@ -292,11 +294,18 @@ def test_a_file_of_another_training_is_refused(tmp_path, monkeypatch):
 def test_streams_go_on_where_they_were(tokenizer):
     """The batches after the first 12, for a stream of the seed that the trainings take then."""
     size = 2
-    first = iter(Conversations(tokenizer, size, 7))
-    for _ in range(12 * size):
+    first, later = (
+        iter(
+            batches_after(
+                done, lambda seed: Conversations(tokenizer, size, seed), 7, size, 0, collate
+            )
+        )
+        for done in (0, 12)
+    )
+    for _ in range(12):
         next(first)
-    later = iter(Conversations(tokenizer, size, 7 + 12 * size))
-    assert all(next(first)["ids"] == next(later)["ids"] for _ in range(3 * size))
+    for _ in range(3):
+        assert torch.equal(next(first)["ids"], next(later)["ids"])
     assert SAVE_EVERY % POOL == 0
 
 
