@@ -10,7 +10,7 @@ from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import read_json
 from mgm.model.families import family_of
-from mgm.model.loading import checkpoint_folder
+from mgm.model.hub import WHERE, checkpoint_folder
 
 _ARGUMENTS = (
     "image_processor",
@@ -21,8 +21,6 @@ _ARGUMENTS = (
     "wrap_images",
     "chat_template",
 )
-_HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
 
 
 def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -31,8 +29,8 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     Raises:
         MGMError: there is no such folder, or it lacks a file or holds a broken one.
     """
-    where = {key: given[key] for key in _HUB if given.get(key) is not None}
-    folder = checkpoint_folder(path, _FILES, **where)
+    where = {key: given[key] for key in WHERE if given.get(key) is not None}
+    folder = checkpoint_folder(path, weights=False, **where)
     settings = _read(folder / "processor_config.json")
     found = {name: settings[name] for name in _ARGUMENTS if name in settings}
     found.pop("image_processor", None)

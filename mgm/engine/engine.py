@@ -16,8 +16,10 @@ from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
 from mgm.engine.stops import Stops, stops_of
 from mgm.errors import MGMError, faults_of
+from mgm.model.checkpoint import check_checkpoint
 from mgm.model.config import MGMConfig
-from mgm.model.loading import check_checkpoint, checkpoint_folder, load_model
+from mgm.model.hub import checkpoint_folder
+from mgm.model.loading import load_model
 from mgm.model.mgm import MGMForConditionalGeneration
 
 IMAGES_AT_ONCE = 8  # that go through the towers together

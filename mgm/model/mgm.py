@@ -5,21 +5,25 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
+from mgm.model.checkpoint import CONFIG_FILE, read_checkpoint
 from mgm.model.clip_tower import ClipTower
 from mgm.model.config import MGMConfig
+from mgm.model.config_file import named_faults
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.generation import ImageGenerationMixin
+from mgm.model.hub import WHERE, checkpoint_folder
+from mgm.model.lora import attach
 from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
-from mgm.model.published import KEY_PATTERNS, forget_renaming
 from mgm.model.supervised import IGNORED, supervised_output
-from mgm.model.weights import check_names
+from mgm.model.weights import check_fit, check_names
 
 
 class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -74,25 +78,59 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        config: MGMConfig | None = None,
+        base: str | os.PathLike[str] | None = None,
+        merge_lora: bool = True,
+        **kwargs: Any,
     ) -> Self:
-        """Load a folder in the native or the published layout, as transformers loads any model.
+        """Load a folder or a repository of the hub, in any layout, as transformers loads any model.
+
+        Weights go one by one from their files to their places.
+
+        Args:
+            pretrained_model_name_or_path: native, published, stage-1 or LoRA layout.
+            *args: of the constructor.
+            config: used instead of the folder's.
+            base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
+            merge_lora: whether a LoRA becomes part of the weights; False needs the extra `train`.
+            **kwargs: as for transformers' method, such as dtype, device_map, quantization_config,
+                revision and token.
 
         Raises:
             MGMError: weights are missing, left over or of another shape, where transformers would
                 go on with random ones.
         """
-        # Native names match none of the published patterns, so one way of loading serves both.
-        kwargs.setdefault("key_mapping", KEY_PATTERNS)
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, config=config, **kwargs)
         report_wanted = kwargs.pop("output_loading_info", False)
+        where = {name: kwargs.pop(name) for name in WHERE if name in kwargs}
+        folder = checkpoint_folder(pretrained_model_name_or_path, **where)
+        folder = folder / kwargs.pop("subfolder", "")
+        checkpoint = read_checkpoint(folder, base, merge_lora, config)
+        with named_faults(folder / CONFIG_FILE), torch.device("meta"):
+            check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
+        if kwargs.get("dtype", "auto") in (None, "auto"):
+            kwargs["dtype"] = checkpoint.dtype
         loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            None,
+            *args,
+            config=checkpoint.config,
+            state_dict=checkpoint.tensors,
+            output_loading_info=True,
+            **kwargs,
         )
         model, report = loaded
         lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-        check_names(lacking, report["unexpected_keys"], str(pretrained_model_name_or_path))
-        forget_renaming(model)
-        return loaded if report_wanted else model
+        check_names(lacking, report["unexpected_keys"], str(folder))
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        if checkpoint.adapter is not None:
+            attach(model, checkpoint.adapter)
+        return (model, report) if report_wanted else model
 
     @classmethod
     def from_parts(

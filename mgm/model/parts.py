@@ -9,15 +9,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError, one_line
+from mgm.model.checkpoint import STAGE1_FILE
 from mgm.model.clip_tower import load_clip_tower
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults, read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_native, to_published
-from mgm.model.weights import check_fit, check_names, read_file, read_weights, weight_shapes
+from mgm.model.weights import check_fit, check_names, read_file, read_folder, read_weights
 
-STAGE1_FILE = "mm_projector.bin"
 FRESH_PARTS = ("mining.", "projector.")
 STAGE1_PARTS = (*FRESH_PARTS, "vision_tower.", "vision_tower_aux.")
 
@@ -76,7 +76,7 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
-    check_fit(empty, weight_shapes(folder), str(folder))
+    check_fit(empty, read_folder(folder), str(folder))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True

@@ -1,18 +1,19 @@
 """The published checkpoints' layout, flat config.json and weight names, as data both ways."""
 
+import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
 from mgm.model.convnext_geometry import convnext_geometry
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
-from mgm.model.weights import weight_files, weight_shapes
+from mgm.model.lazy_tensor import LazyTensor
+from mgm.model.weights import has_weights, read_folder
+
+logger = logging.getLogger(__name__)
 
 # Weight names by their beginnings: published, ours. The first that fits decides.
 NAMES = (
@@ -32,9 +33,6 @@ NAMES = (
     ("model.vlm_uni_val_projector.1.", "mining.value."),
 )
 
-# The same as patterns, for transformers' own loader.
-KEY_PATTERNS = {"^" + re.escape(published): ours for published, ours in NAMES}
-
 # Fields of the flat config by our names: published name, value when it is absent.
 FIELDS: Mapping[str, tuple[str, Any]] = {
     "vision_feature_layer": ("mm_vision_select_layer", -2),
@@ -50,7 +48,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
 }
 
 # Fields that say nothing about the language model, nor about ours.
-_NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
+NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
     "_name_or_path",
     "architectures",
     "drop_path",
@@ -71,11 +69,7 @@ _NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
     "use_mm_proj",
 }
 
-_CLIP = "model.vision_tower.vision_tower.vision_model."
-_AUX = (
-    ("model.vision_tower_aux.vision_stem.", "stem."),
-    ("model.vision_tower_aux.vision_stages.", "stages."),
-)
+_CLIP_LAYERS = "vision_tower.encoder.layers."
 
 
 def to_native(name: str) -> str:
@@ -95,22 +89,6 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def forget_renaming(model: PreTrainedModel) -> None:
-    """Make a model that was loaded from published names save under its own.
-
-    transformers otherwise undoes, on saving, every renaming that it did on loading.
-    """
-    conversions = getattr(model, "_weight_conversions", None)
-    if conversions:
-        kept = [entry for entry in conversions if not set(KEY_PATTERNS) & set(_sources(entry))]
-        model._weight_conversions = kept or None  # ty: ignore[invalid-assignment]
-
-
-def _sources(conversion: Any) -> list[str]:
-    sources = getattr(conversion, "_original_source_patterns", conversion.source_patterns)
-    return [sources] if isinstance(sources, str) else list(sources)
-
-
 def is_published_config(values: Mapping[str, Any]) -> bool:
     """Whether config.json is the published flat one."""
     return (
@@ -121,36 +99,44 @@ def is_published_config(values: Mapping[str, Any]) -> bool:
 
 
 def translate_config(
-    values: Mapping[str, Any], folder: str | os.PathLike[str] | None
+    values: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
+    tensors: Mapping[str, LazyTensor] | None = None,
 ) -> dict[str, Any]:
     """Our config's dictionary from a published flat one.
 
-    The towers' geometry comes from the checkpoint's own weights, and what shapes cannot tell
-    (CLIP's heads) from the tower's folder if there is one; without weights the published towers
-    are assumed.
+    The towers' geometry comes from the tower's own config.json where the folder that the flat one
+    names is there, else from the weights' shapes, and where those leave something open (CLIP's
+    heads) from the published towers; the log says which.
 
     Args:
         values: the flat config.json.
         folder: where it lies, if that is a folder.
+        tensors: the checkpoint's, by our names; None: those in the folder, if there are any.
 
     Raises:
-        MGMError: the weights are unreadable or not those of a Mini-Gemini.
+        MGMError: the weights are unreadable, not those of a Mini-Gemini, or contradict the config.
     """
-    shapes = _shapes(folder)
-    text = {name: value for name, value in values.items() if name not in _NOT_TEXT}
+    if tensors is None:
+        tensors = _tensors(folder)
+    text = {name: value for name, value in values.items() if name not in NOT_TEXT}
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
-    if "model.embed_tokens.weight" in shapes:
-        text["vocab_size"] = shapes["model.embed_tokens.weight"][0]
+    embeddings = tensors.get("language_model.model.embed_tokens.weight")
+    if embeddings is not None:
+        text["vocab_size"] = embeddings.shape[0]
     native = {
         ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()
     }
     native |= {
         "model_type": "mgm",
         "text_config": text,
-        "vision_config": _clip_config(shapes, values.get("mm_vision_tower"), folder),
-        "vision_aux_config": _aux_config(shapes, values, folder),
+        "vision_config": _clip_config(tensors, values, folder),
+        "vision_aux_config": _aux_config(tensors, values),
         "architectures": ["MGMForConditionalGeneration"],
     }
+    highest = _highest_added_id(folder)
+    if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
+        native["image_token_id"] = highest + 1  # no id of the tokenizer may mean an image
     for name in ("torch_dtype", "dtype"):
         if name in values:
             native[name] = values[name]
@@ -161,80 +147,138 @@ def _or_default(value: object, default: object) -> object:
     return default if value is None else value
 
 
-def _shapes(folder: str | os.PathLike[str] | None) -> dict[str, tuple[int, ...]]:
-    if folder is None or not Path(folder).is_dir():
-        return {}
-    try:
-        weight_files(folder)
-    except MGMError:
+def _tensors(folder: str | os.PathLike[str] | None) -> dict[str, LazyTensor]:
+    if folder is None or not has_weights(folder):
         return {}  # a config without weights is still a config
-    return weight_shapes(folder)
+    return native_tensors(read_folder(folder))
+
+
+def native_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """A published checkpoint's tensors by our names, without those that are computed anew."""
+    # Compat: earlier transformers saved these two with the weights.
+    computed = ("rotary_emb.inv_freq", "embeddings.position_ids")
+    return {
+        to_native(name): tensor for name, tensor in tensors.items() if not name.endswith(computed)
+    }
+
+
+def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: str) -> Path | None:
+    """The folder that a published config names, if it holds `file`, wherever the path may start.
+
+    Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are looked
+    for from here and from every folder above the checkpoint's.
+    """
+    if not name:
+        return None
+    starts = [Path(), *(Path(folder).resolve().parents if folder else ())]
+    found = (start / name for start in starts)
+    return next((place for place in found if (place / file).is_file()), None)
 
 
 def _clip_config(
-    shapes: Mapping[str, tuple[int, ...]], tower: str | None, folder: str | os.PathLike[str] | None
+    tensors: Mapping[str, LazyTensor],
+    values: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
 ) -> dict[str, Any] | None:
-    of_weights = _clip_from_shapes(shapes)
-    of_folder = _tower_folder_config(tower, folder)
+    of_weights = _clip_from_shapes(tensors)
+    width = values.get("mm_hidden_size")
+    if of_weights and width not in (None, of_weights["hidden_size"]):
+        raise MGMError(
+            f"config: mm_hidden_size is {width!r}; expected {of_weights['hidden_size']}, the width "
+            "of the CLIP in the weights, copy both from one model"
+        )
+    place = named_folder(values.get("mm_vision_tower"), folder, "config.json")
+    of_folder = None if place is None else _tower_config(place)
     if not of_weights:
+        logger.info("CLIP's geometry: %s", f"as {place} says" if place else "the published one")
         return of_folder
-    if of_folder and all(of_folder.get(name, value) == value for name, value in of_weights.items()):
+    differing = [
+        f"{name} {of_folder.get(name)!r} (weights: {value})"
+        for name, value in of_weights.items()
+        if of_folder and of_folder.get(name, value) != value
+    ]
+    if differing:
+        logger.warning(
+            "%s/config.json is not that of this checkpoint's CLIP: %s; it is left out",
+            place,
+            ", ".join(differing),
+        )
+    elif of_folder:
+        logger.info("CLIP's geometry: as %s says", place)
         return of_folder
     width = of_weights["hidden_size"]
     # CLIP's heads are 64 wide at every published size; below that only toy models exist.
     of_weights["num_attention_heads"] = width // 64 if width % 64 == 0 else max(width // 16, 1)
+    logger.info(
+        "CLIP's geometry: from the weights' shapes, %s heads as in published towers of that width",
+        of_weights["num_attention_heads"],
+    )
     return of_weights
 
 
-def _clip_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    patch = shapes.get(_CLIP + "embeddings.patch_embedding.weight")
+def _clip_from_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    patch = tensors.get("vision_tower.embeddings.patch_embedding.weight")
     if patch is None:
         return {}
-    positions = shapes[_CLIP + "embeddings.position_embedding.weight"][0]
     layers = {
-        name.removeprefix(_CLIP + "encoder.layers.").split(".")[0]
-        for name in shapes
-        if name.startswith(_CLIP + "encoder.layers.")
+        name.removeprefix(_CLIP_LAYERS).split(".")[0]
+        for name in tensors
+        if name.startswith(_CLIP_LAYERS)
     }
+    try:
+        positions = tensors["vision_tower.embeddings.position_embedding.weight"].shape[0]
+        intermediate = tensors[_CLIP_LAYERS + "0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        missing = to_published(str(error.args[0]))
+        raise MGMError(f"{patch.file}: lacks {missing}; give a complete checkpoint") from error
     return {
-        "hidden_size": patch[0],
-        "patch_size": patch[-1],
-        "image_size": round((positions - 1) ** 0.5) * patch[-1],
+        "hidden_size": patch.shape[0],
+        "patch_size": patch.shape[-1],
+        "image_size": round((positions - 1) ** 0.5) * patch.shape[-1],
         "num_hidden_layers": len(layers),
-        "intermediate_size": shapes[_CLIP + "encoder.layers.0.mlp.fc1.weight"][0],
+        "intermediate_size": intermediate,
     }
 
 
-def _tower_folder_config(
-    tower: str | None, folder: str | os.PathLike[str] | None
-) -> dict[str, Any] | None:
-    """config.json of the CLIP folder that the checkpoint names, wherever the path may start."""
-    if not tower:
-        return None
-    starts = [Path(), *(Path(folder).resolve().parents if folder else ())]
-    for start in starts:
-        path = start / tower / "config.json"
-        if path.is_file():
-            values = read_json(path)
-            values = values.get("vision_config", values)
-            return {
-                name: value
-                for name, value in values.items()
-                if name not in ("architectures", "torch_dtype")
-            }
-    return None
+def _tower_config(place: Path) -> dict[str, Any]:
+    values = read_json(place / "config.json")
+    values = values.get("vision_config", values)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in ("architectures", "torch_dtype")
+    }
 
 
 def _aux_config(
-    shapes: Mapping[str, tuple[int, ...]],
-    values: Mapping[str, Any],
-    folder: str | os.PathLike[str] | None,
+    tensors: Mapping[str, LazyTensor], values: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    trunk = {}
-    for name, shape in shapes.items():
-        for beginning, ours in _AUX:
-            if name.startswith(beginning):
-                trunk[ours + name.removeprefix(beginning)] = shape
-    if trunk:
-        return convnext_geometry(trunk, str(folder))
-    return {} if values.get("mm_vision_tower_aux") else None
+    trunk = {
+        name.removeprefix("vision_tower_aux."): tensor.shape
+        for name, tensor in tensors.items()
+        if name.startswith("vision_tower_aux.")
+    }
+    if not trunk:
+        return {} if values.get("mm_vision_tower_aux") else None
+    geometry = convnext_geometry(trunk, "the checkpoint")
+    width = values.get("mm_hidden_size_aux")
+    if width not in (None, sum(geometry["dims"])):
+        raise MGMError(
+            f"config: mm_hidden_size_aux is {width!r}; expected {sum(geometry['dims'])}, the sum of "
+            f"the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
+        )
+    return geometry
+
+
+def _highest_added_id(folder: str | os.PathLike[str] | None) -> int:
+    """The highest id that the tokenizer's files name beside its vocabulary; -1: none."""
+    ids = [-1]
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        file = Path(folder or "") / name
+        if folder is not None and file.is_file():
+            content = read_json(file)
+            named = (
+                content.get("added_tokens_decoder", {}) if "config" in name else content.values()
+            )
+            ids += [int(index) for index in named]
+    return max(ids)

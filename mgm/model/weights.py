@@ -1,20 +1,15 @@
 """Weights on disk: reading one file or many, and filling a module with nothing left over."""
 
-import json
 import math
 import os
-import pickle
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
+from mgm.model.lazy_tensor import LazyTensor, lazy_tensors
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = (
@@ -26,19 +21,15 @@ SINGLE_FILES = (
 )
 
 
-# What safetensors and torch raise on files that hold no weights.
-_UNREADABLE = (
-    SafetensorError,
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    AttributeError,
-)
+def has_weights(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an index of weights or a file with all of them."""
+    return any((Path(folder) / name).is_file() for name in (*INDEX_FILES, *SINGLE_FILES))
 
 
-def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files that hold a folder's weights: those an index names, or the single one.
+def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[Path]]:
+    """What an index says, tensor by tensor, and the files that hold the weights.
+
+    The index is empty where a single file holds them all.
 
     Raises:
         MGMError: no weights, an index that names missing files, or one that is not an index.
@@ -50,17 +41,18 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
             return _indexed_files(index)
     for name in SINGLE_FILES:
         if (folder / name).is_file():
-            return [folder / name]
+            return {}, [folder / name]
     raise MGMError(
         f"{folder}: holds no weights; give a folder with one of "
         f"{', '.join((*INDEX_FILES, *SINGLE_FILES))}"
     )
 
 
-def _indexed_files(index: Path) -> list[Path]:
+def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
     content = read_json(index)
     try:
-        files = [index.parent / name for name in sorted(set(content["weight_map"].values()))]
+        places = content["weight_map"]
+        files = [index.parent / name for name in sorted(set(places.values()))]
     except (KeyError, AttributeError, TypeError) as error:
         raise MGMError(
             f"{index}: not an index of weights ({type(error).__name__}: {error}); copy it again"
@@ -70,82 +62,44 @@ def _indexed_files(index: Path) -> list[Path]:
         raise MGMError(
             f"{index}: {len(missing)} of {len(files)} are missing, first {missing[0]}; copy them"
         )
-    return files
+    return places, files
 
 
-def weight_shapes(folder: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a folder's weights; of safetensors only the headers are read.
-
-    Raises:
-        MGMError: no weights, or a file that is truncated or not what its name says.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            header = safetensors_header(file)
-            shapes |= {
-                name: tuple(entry["shape"])
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
-        else:
-            shapes |= {
-                name: tuple(tensor.shape) for name, tensor in read_file(file, mmap=True).items()
-            }
-    return shapes
-
-
-def safetensors_header(file: Path) -> dict[str, dict]:
-    """The header of a safetensors file, after checking that the file is as long as it says.
+def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
+    """The tensors of a folder by name, in the order of its files; none of them is read yet.
 
     Raises:
-        MGMError: the file is truncated, or no safetensors file.
+        MGMError: no weights, missing or damaged files, a tensor in two files, or an index that
+            names tensors that its files do not hold.
     """
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-        ends = [
-            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
-        ]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    folder = Path(folder)
+    index, files = weight_files(folder)
+    tensors: dict[str, LazyTensor] = {}
+    for file in files:
+        for name, tensor in lazy_tensors(file).items():
+            if name in tensors:
+                raise MGMError(
+                    f"{file}: holds {name}, which is in {tensors[name].file.name} too; "
+                    "copy the folder again, from one model"
+                )
+            tensors[name] = tensor
+    lacking = [name for name in index if name not in tensors]
+    if lacking:
         raise MGMError(
-            f"{file}: not a safetensors file or cut short at {size} bytes ({error}); copy it again"
-        ) from error
-    expected = 8 + length + max(ends, default=0)
-    if size < expected:
-        raise MGMError(f"{file}: cut short, {size} bytes of {expected}; copy it again")
-    return header
-
-
-def read_file(file: Path, mmap: bool = False) -> dict[str, Tensor]:
-    """The tensors of one safetensors or PyTorch file, on the CPU.
-
-    Raises:
-        MGMError: the file is truncated or of another kind.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-        weights = weights.get("state_dict", weights)
-        return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
-    except _UNREADABLE as error:
-        # Without torch's own text, which advises to run code that a foreign file may hold.
-        raise MGMError(
-            f"{file}: cannot be read as weights ({type(error).__name__}); copy it again"
-        ) from error
+            f"{folder / index[lacking[0]]}: lacks {lacking[0]}, which the index says is in it "
+            f"({len(lacking)} such); copy the folder again, from one model"
+        )
+    return tensors
 
 
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a folder, on the CPU."""
-    weights: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        weights |= read_file(file)
-    return weights
+    return {name: tensor.read() for name, tensor in read_folder(folder).items()}
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors or PyTorch file, on the CPU."""
+    return {name: tensor.read() for name, tensor in lazy_tensors(file).items()}
 
 
 def load_into(
@@ -176,31 +130,37 @@ def load_into(
     module.load_state_dict(found)
 
 
-def check_fit(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Refuse weights that leave much of a model unfilled, before it takes memory.
+def check_fit(model: nn.Module, tensors: Mapping[str, LazyTensor], source: str) -> None:
+    """Refuse weights that are not a model's, or leave much of it unfilled, before it takes memory.
 
     Names that transformers converts while it loads (the experts of Mixtral) are in one of the two
     alone; they are taken for the same as long as there are enough of them.
 
     Args:
         model: on the meta device.
-        shapes: of the weights, by the model's own names.
+        tensors: by the model's own names.
         source: where they come from, for the error.
 
     Raises:
-        MGMError: a shape differs, or the model has more weights than there are.
+        MGMError: a shape differs, a tensor holds no fractions, or the model has more weights than
+            there are.
     """
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, shape in expected.items():
-        if shapes.get(name, shape) != shape:
+    for name, tensor in tensors.items():
+        if expected.get(name, tensor.shape) != tensor.shape:
             raise MGMError(
-                f"{source}: {name} has shape {shapes[name]}, by config.json {shape}; "
-                "copy both from one model"
+                f"{tensor.file}: {tensor.name} has shape {tensor.shape}, by config.json "
+                f"{expected[name]}; copy both from one model"
             )
-    lacking = sum(math.prod(expected[name]) for name in expected.keys() - shapes.keys())
-    spare = sum(math.prod(shapes[name]) for name in shapes.keys() - expected.keys())
+        if name in expected and not tensor.dtype.is_floating_point:
+            raise MGMError(
+                f"{tensor.file}: {tensor.name} is of {tensor.dtype}; expected float32, bfloat16 or "
+                "float16, copy it again from the original model"
+            )
+    lacking = sum(math.prod(expected[name]) for name in expected.keys() - tensors.keys())
+    spare = sum(math.prod(tensors[name].shape) for name in tensors.keys() - expected.keys())
     if lacking > spare:
-        check_names(expected, shapes, source)
+        check_names(expected, tensors, source)
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], source: str) -> None:

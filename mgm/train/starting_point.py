@@ -16,7 +16,8 @@ from mgm.model.clip_tower import load_clip_tower
 from mgm.model.config_file import read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
-from mgm.model.loading import checkpoint_folder, load_model
+from mgm.model.hub import checkpoint_folder
+from mgm.model.loading import load_model
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import load_stage1
 from mgm.model.weights import load_into

@@ -1,0 +1,147 @@
+"""Memory and time of loading a checkpoint, for each layout of its files.
+
+    python benchmarks/loading.py [--gigabytes 3]
+
+Makes a Mini-Gemini of random weights in the published layout, saves it in every form (shards,
+one file, PyTorch's files), loads each in a process of its own and reports the peak of that
+process's resident memory above what it took before loading. Limit of the project: the model's size
+plus 2 GB.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+import mgm
+from mgm.model.checkpoint import read_checkpoint
+from mgm.model.loading import load_model
+from mgm.model.published import to_published
+
+GB = 1e9
+FLAT = {
+    "model_type": "mgm",
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "image_aspect_ratio": "pad",
+    "image_size_aux": 768,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 4096,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_tower": "none",
+    "mm_vision_tower_aux": "none",
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 32000,
+}
+
+
+def main() -> None:
+    """Make, load and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=3.0, help="of the checkpoint")
+    parser.add_argument("--folder", type=Path, default=None, help="to work in; default: temporary")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        shards = make(folder / "shards", arguments.gigabytes * GB)
+        print(f"{'files':12} {'as':9} {'model GB':>9} {'peak GB':>9} {'over GB':>9} {'s':>6}")
+        for kind in ("safetensors", "one file", "bin", "one bin"):
+            source = shards if kind == "safetensors" else folder / kind.replace(" ", "_")
+            if source != shards:
+                rewrite(shards, source, kind)
+            for dtype in ("bfloat16", "float32"):
+                report(kind, dtype, source)
+            if source != shards:
+                shutil.rmtree(source)
+
+
+def make(folder: Path, size: float) -> Path:
+    """Write shards of random weights under the published names, `size` bytes in all."""
+    folder.mkdir()
+    layers = 1
+    while True:
+        flat = FLAT | {"num_hidden_layers": layers}
+        config = mgm.MGMConfig.from_dict(flat | {"mm_vision_tower_aux": "published"})
+        with torch.device("meta"):
+            model = mgm.MGMForConditionalGeneration(config)
+        parameters = dict(model.named_parameters())
+        if sum(parameter.numel() for parameter in parameters.values()) * 2 >= size:
+            break
+        layers += 1
+    (folder / "config.json").write_text(json.dumps(flat))
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    names = list(parameters)
+    for name in names:
+        shard[to_published(name)] = torch.randn(parameters[name].shape).mul_(0.02).bfloat16()
+        held = sum(tensor.nbytes for tensor in shard.values())
+        if held > size / 4 or name == names[-1]:
+            file = f"model-{len(set(places.values())) + 1:05}.safetensors"
+            save_file(shard, folder / file, metadata={"format": "pt"})
+            places |= dict.fromkeys(shard, file)
+            shard = {}
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def rewrite(source: Path, folder: Path, kind: str) -> None:
+    """The same weights in other files."""
+    folder.mkdir()
+    shutil.copy(source / "config.json", folder)
+    stored = read_checkpoint(source).tensors
+    weights = {to_published(name): tensor.read() for name, tensor in stored.items()}
+    if kind == "one file":
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    elif kind == "one bin":
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        places = {}
+        for part in range(3):
+            file = f"pytorch_model-{part}.bin"
+            names = list(weights)[part::3]
+            torch.save({name: weights[name] for name in names}, folder / file)
+            places |= dict.fromkeys(names, file)
+        index = {"weight_map": places}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def report(kind: str, dtype: str, folder: Path) -> None:
+    """Load in a fresh process and print a row."""
+    context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue()
+    process = context.Process(target=measure, args=(folder, dtype, queue))
+    process.start()
+    size, peak, seconds = queue.get()
+    process.join()
+    over = peak - size
+    print(
+        f"{kind:12} {dtype:9} {size / GB:9.2f} {peak / GB:9.2f} {over / GB:9.2f} {seconds:6.1f}",
+        flush=True,
+    )
+
+
+def measure(folder: Path, dtype: str, queue: Any) -> None:
+    """Load, and tell the model's size, the peak of memory (bytes) and the time (seconds)."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    model = load_model(folder, dtype=dtype)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    queue.put((size, peak - before, seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What a folder holds: a config and the weights that go with it, by the model's own names.
+
+Four layouts end in the same form: our native one, the published one, the file of stage 1 on top of a
+base model, and the published LoRA layout on top of one.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgm.errors import MGMError
+from mgm.model.config import MGMConfig
+from mgm.model.config_file import named_faults, read_json
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.hub import checkpoint_folder
+from mgm.model.lazy_tensor import LazyTensor, lazy_tensors
+from mgm.model.lora import ADAPTER_CONFIG, Adapter, merged, read_adapter, read_others
+from mgm.model.published import (
+    is_published_config,
+    named_folder,
+    native_tensors,
+    translate_config,
+)
+from mgm.model.weights import has_weights, read_folder
+
+CONFIG_FILE = "config.json"
+STAGE1_FILE = "mm_projector.bin"
+CONVNEXT_CONFIG = "open_clip_config.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk.
+
+    Attributes:
+        folder: where config.json lies.
+        config: of the model.
+        tensors: all weights by the model's own names, none of them read yet.
+        adapter: a LoRA that is to stay apart from the weights; None: there is none, or it is merged.
+    """
+
+    folder: Path
+    config: MGMConfig
+    tensors: Mapping[str, LazyTensor]
+    adapter: Adapter | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it was saved, by the config or else by the first weight."""
+        if self.config.dtype is not None:
+            return self.config.dtype
+        floating = (t.dtype for t in self.tensors.values() if t.dtype.is_floating_point)
+        return next(floating, torch.float32)
+
+
+def read_checkpoint(
+    folder: Path,
+    base: str | os.PathLike[str] | None = None,
+    merge_lora: bool = True,
+    config: MGMConfig | None = None,
+) -> Checkpoint:
+    """What a folder holds.
+
+    Args:
+        folder: in one of the layouts.
+        base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
+        merge_lora: whether a LoRA becomes part of the weights.
+        config: used instead of the folder's.
+
+    Raises:
+        MGMError: the folder is incomplete or damaged, holds another kind of model, or its base or
+            its towers are missing.
+    """
+    values = _read_config(folder)
+    is_lora = (folder / ADAPTER_CONFIG).is_file()
+    adapter = None
+    if is_lora or (not has_weights(folder) and (folder / STAGE1_FILE).is_file()):
+        tensors = _on_base(folder, values, base)
+        if is_lora:
+            adapter = read_adapter(folder)
+            tensors |= read_others(folder)
+            if merge_lora:
+                tensors, adapter = merged(tensors, adapter), None
+        tensors = _with_towers(folder, values, tensors)
+    elif base is not None:
+        raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
+    else:
+        tensors = native_tensors(read_folder(folder))
+    if config is None:
+        config = _config(folder, values, tensors)
+    if is_published_config(values):
+        _compare_convnext(folder, values, tensors)
+    return Checkpoint(folder, config, tensors, adapter)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise an MGMError unless the folder looks like a Mini-Gemini of any layout."""
+    _read_config(folder)
+    if not any((folder / name).is_file() for name in (ADAPTER_CONFIG, STAGE1_FILE)):
+        read_folder(folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise MGMError(f"{folder}: holds no {CONFIG_FILE}; give a checkpoint folder")
+    values = read_json(path)
+    found = values.get("model_type")
+    if found not in list(TEXT_TYPE_OF_PUBLISHED):
+        raise MGMError(
+            f"{path}: model_type is {found!r}; give a folder with one of "
+            f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
+        )
+    return values
+
+
+def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> MGMConfig:
+    if is_published_config(values):
+        with named_faults(folder / CONFIG_FILE):
+            values = translate_config(values, folder, tensors)
+            return MGMConfig.from_dict(values, name_or_path=str(folder))
+    return MGMConfig.from_pretrained(folder)
+
+
+def _on_base(
+    folder: Path, values: Mapping[str, Any], base: str | os.PathLike[str] | None
+) -> dict[str, LazyTensor]:
+    """The weights of the base model, and over them what stage 1 left in the folder."""
+    place = _base_folder(folder, values, base)
+    tensors = native_tensors(read_folder(place))
+    if (folder / STAGE1_FILE).is_file():
+        tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
+    return tensors
+
+
+def _base_folder(
+    folder: Path, values: Mapping[str, Any], base: str | os.PathLike[str] | None
+) -> Path:
+    if base is not None:
+        return checkpoint_folder(base)
+    named = values.get("_name_or_path")
+    if (folder / ADAPTER_CONFIG).is_file():
+        named = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or named
+    place = named_folder(named, folder, CONFIG_FILE)
+    if place is None or place.resolve() == folder.resolve():
+        raise MGMError(
+            f"{folder}: goes on top of a base model ({named!r} by its config), which is not there; "
+            "give its folder (base=..., --model-base ...)"
+        )
+    return place
+
+
+def _with_towers(
+    folder: Path, values: Mapping[str, Any], tensors: dict[str, LazyTensor]
+) -> dict[str, LazyTensor]:
+    """Fill in towers from the folders that the config names, where the weights lack them."""
+    for part, field, file, names in (
+        ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_names),
+        ("vision_tower_aux.", "mm_vision_tower_aux", CONVNEXT_CONFIG, convnext_names),
+    ):
+        wanted = values.get(field)
+        if not wanted or any(name.startswith(part) for name in tensors):
+            continue
+        place = named_folder(wanted, folder, file)
+        if place is None:
+            raise MGMError(
+                f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
+                f"there is no {wanted}/{file} here or above it; put the tower there"
+            )
+        tensors = tensors | names(read_folder(place))
+    return tensors
+
+
+def clip_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The vision part of a CLIP in transformers' layout, by our names."""
+    # Compat: with and without the prefix that transformers 5 dropped.
+    plain = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
+    kept = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
+    return {
+        f"vision_tower.{name}": tensor
+        for name, tensor in plain.items()
+        if name.startswith(kept) and not name.endswith("position_ids")
+    }
+
+
+def convnext_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The ConvNeXt of an OpenCLIP folder, by our names."""
+    prefix = "visual.trunk."
+    trunk = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return {
+        f"vision_tower_aux.{name}": tensor
+        for name, tensor in trunk.items()
+        if name.startswith(("stem.", "stages."))
+    }
+
+
+def _compare_convnext(
+    folder: Path, values: Mapping[str, Any], tensors: Mapping[str, LazyTensor]
+) -> None:
+    """Warn where the published code would have taken another ConvNeXt than the checkpoint's.
+
+    It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; a checkpoint is
+    complete in itself here.
+    """
+    name = values.get("mm_vision_tower_aux")
+    place = named_folder(name, folder, CONVNEXT_CONFIG)
+    if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
+        return
+    for ours, other in convnext_names(read_folder(place)).items():
+        own = tensors.get(ours)
+        if own is None or own.file == other.file:
+            continue
+        same = own.shape == other.shape and torch.equal(own.read(), other.read().to(own.dtype))
+        if not same:
+            logger.warning(
+                "%s: %s differs from %s in %s; the checkpoint's ConvNeXt is used, where the "
+                "published code would have used the other",
+                own.file,
+                own.name,
+                other.name,
+                other.file,
+            )
+            return

@@ -1,0 +1,61 @@
+"""Folders of models: on this machine, or downloaded from the Hugging Face hub."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError, one_line
+
+# What a model's repository holds besides weights.
+SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+# Weights by kind, the first that a repository has are downloaded.
+WEIGHTS = ("*.safetensors", "*.bin")
+WHERE = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+
+
+def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **where: Any) -> Path:
+    """The local folder of `path`: itself, or the download of a repository id.
+
+    Args:
+        path: a folder, or a repository id such as "owner/name".
+        weights: whether they are downloaded too.
+        **where: as for `huggingface_hub.snapshot_download`: those in `WHERE`.
+
+    Raises:
+        MGMError: no such folder, and no repository id that can be downloaded.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise MGMError(f"{path}: is a file; give the folder that holds config.json and weights")
+    # "playground/mgm-nano" has the form of a repository id, but where there is a playground it is a
+    # folder that is missing, and no download.
+    if not is_repository_id(str(path)) or folder.parent.is_dir():
+        raise MGMError(f"{path}: no such folder; give a folder that holds config.json and weights")
+    where = {name: value for name, value in where.items() if value is not None}
+    # Imported here: most runs download nothing.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        small = [*SMALL_FILES]
+        found = Path(snapshot_download(str(path), allow_patterns=small, **where))
+        for kind in WEIGHTS if weights else ():
+            found = Path(snapshot_download(str(path), allow_patterns=[*small, kind], **where))
+            if any(found.glob(kind)):
+                break
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        at = f" (revision {where['revision']})" if "revision" in where else ""
+        raise MGMError(
+            f"{path}{at}: no such folder, and no download from the hub ({type(error).__name__}: "
+            f"{one_line(error)[:200]}); check name, revision, token and connection, or give a "
+            "local folder"
+        ) from error
+    return found
+
+
+def is_repository_id(path: str) -> bool:
+    """Whether `path` has the form "owner/name"."""
+    parts = path.split("/")
+    return len(parts) == 2 and all(parts) and not path.startswith((".", "/", "~"))
