@@ -11,7 +11,6 @@ plus 2 GB.
 import argparse
 import json
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -134,13 +133,21 @@ def report(kind: str, dtype: str, folder: Path) -> None:
 
 def measure(folder: Path, dtype: str, queue: Any) -> None:
     """Load, and tell the model's size, the peak of memory (bytes) and the time (seconds)."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_memory()
     start = time.perf_counter()
     model = load_model(folder, dtype=dtype)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     size = sum(parameter.nbytes for parameter in model.parameters())
     queue.put((size, peak - before, seconds))
+
+
+def peak_memory() -> int:
+    """The most memory, in bytes, that was ever resident, files that are mapped included."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: this needs Linux")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ TEXT_TYPE_OF_PUBLISHED = {
     family.published_model_type: family.text_model_type for family in FAMILIES
 }
 
+PUBLISHED_OF_TEXT_TYPE = {text: published for published, text in TEXT_TYPE_OF_PUBLISHED.items()}
+
 
 def family_of(
     text_model_type: str, vocabulary: set[str] | frozenset[str] = frozenset()

@@ -53,6 +53,15 @@ class LazyTensor:
     dtype: torch.dtype
     read: Callable[[], Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def read_bytes(self) -> memoryview:
+        """Its values, row by row, as they lie in memory."""
+        return memoryview(self.read().contiguous().flatten().view(torch.uint8).numpy())
+
     def __getitem__(self, index: EllipsisType) -> Tensor:
         """What transformers' loader asks for when a tensor's turn has come: all of it."""
         return self.read()[index]

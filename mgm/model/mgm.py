@@ -18,10 +18,12 @@ from mgm.model.config_file import named_faults
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.generation import ImageGenerationMixin
 from mgm.model.hub import WHERE, checkpoint_folder
+from mgm.model.linear_experts import expert_names, use_linear_experts
 from mgm.model.lora import attach
 from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
+from mgm.model.quantization import only_linear_layers
 from mgm.model.supervised import IGNORED, supervised_output
 from mgm.model.weights import check_fit, check_names
 
@@ -34,6 +36,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         language_model: used instead of a fresh one of `config.text_config`.
         vision_tower: used instead of a fresh one of `config.vision_config`.
         vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
+        linear_experts: whether a mixture of experts is made of linear layers, which can be quantised.
     """
 
     config_class = MGMConfig
@@ -56,6 +59,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         language_model: PreTrainedModel | None = None,
         vision_tower: ClipTower | None = None,
         vision_tower_aux: ConvNextTower | None = None,
+        linear_experts: bool = False,
     ) -> None:
         super().__init__(config)
         width = config.vision_config.hidden_size
@@ -71,6 +75,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             config.projector_type, width, config.text_config.hidden_size
         )
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        if linear_experts:
+            use_linear_experts(self.language_model)
         self.vision_tower.requires_grad_(config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
             self.vision_tower_aux.requires_grad_(config.optimize_vision_tower_aux)
@@ -112,13 +118,18 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         checkpoint = read_checkpoint(folder, base, merge_lora, config)
         with named_faults(folder / CONFIG_FILE), torch.device("meta"):
             check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
+        tensors = checkpoint.tensors
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = only_linear_layers(kwargs["quantization_config"])
+            kwargs["linear_experts"] = True
+            tensors = expert_names(tensors)
         if kwargs.get("dtype", "auto") in (None, "auto"):
             kwargs["dtype"] = checkpoint.dtype
         loaded: Any = super().from_pretrained(
             None,
             *args,
             config=checkpoint.config,
-            state_dict=checkpoint.tensors,
+            state_dict=tensors,
             output_loading_info=True,
             **kwargs,
         )

@@ -1,0 +1,111 @@
+"""Convert a checkpoint from the published layout to the native one, or back.
+
+    python -m mgm.model.convert SRC DST --to {native,published} [--dry-run]
+
+Weights keep every bit. DST appears when it is complete.
+"""
+
+import shutil
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mgm.atomic import atomic_folder
+from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.model.checkpoint import CONFIG_FILE
+from mgm.model.config_file import read_json
+from mgm.model.conversion import (
+    LAYOUTS,
+    ORIGINALS,
+    Conversion,
+    plan,
+    write_config,
+    write_weights,
+)
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
+from mgm.model.hub import SMALL_FILES, checkpoint_folder
+
+_OF_WEIGHTS = ("index.json", "adapter_config.json")
+
+
+def convert(
+    source: Path, target: Path, layout: str, base: str | None = None, dry_run: bool = False
+) -> Conversion:
+    """Convert a folder; with `dry_run` nothing is written.
+
+    Raises:
+        MGMError: the source cannot be read or expressed in that layout, or the target is taken.
+    """
+    if target.exists() and not dry_run:
+        raise MGMError(f"{target}: exists already; name a new folder")
+    # Imported here: the command also writes what belongs to the processor, which is a room above.
+    from mgm.data.processor import MGMProcessor
+    from mgm.data.tokenizer import load_tokenizer
+
+    template = None
+    if layout == "published":
+        values = read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
+        kind = (values.get("text_config") or {}).get("model_type", "")
+        family = family_of(kind, set(load_tokenizer(source).get_vocab()))
+        template = family.conversation if family else None
+    conversion = plan(source, layout, base, template)
+    if dry_run:
+        return conversion
+    with (
+        atomic_folder(target) as part,
+        tqdm(total=conversion.nbytes, unit="B", unit_scale=True, desc="Weights") as bar,
+    ):
+        write_weights(conversion, part, bar.update)
+        write_config(conversion, part)
+        if layout == "native":
+            _keep_originals(source, part / ORIGINALS)
+            processor = MGMProcessor.from_pretrained(source)
+            processor.save_pretrained(part)
+        else:
+            _restore_originals(source, part)
+    return conversion
+
+
+def _small_files(folder: Path) -> list[Path]:
+    files = [file for kind in SMALL_FILES for file in sorted(folder.glob(kind))]
+    return [file for file in files if not file.name.endswith(_OF_WEIGHTS)]
+
+
+def _keep_originals(source: Path, folder: Path) -> None:
+    folder.mkdir()
+    for file in _small_files(source):
+        shutil.copyfile(file, folder / file.name)
+
+
+def _restore_originals(source: Path, folder: Path) -> None:
+    kept = source / ORIGINALS
+    for file in _small_files(kept if kept.is_dir() else source):
+        if file.name != CONFIG_FILE:
+            shutil.copyfile(file, folder / file.name)
+
+
+def main() -> None:
+    """Read the command line and convert."""
+    parser = Parser(prog="python -m mgm.model.convert", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("source", help="a checkpoint's folder, or its id on the hub", metavar="SRC")
+    parser.add_argument("target", type=Path, help="the folder to write", metavar="DST")
+    parser.add_argument("--to", choices=LAYOUTS, required=True, help="the layout of DST")
+    parser.add_argument(
+        "--model-base", help="the base model, where SRC is a stage-1 or LoRA folder", metavar="DIR"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list what maps to what, write nothing"
+    )
+    arguments = parser.parse_args()
+    source = checkpoint_folder(arguments.source)
+    done = convert(source, arguments.target, arguments.to, arguments.model_base, arguments.dry_run)
+    if arguments.dry_run:
+        write_output("".join(f"{line}\n" for line in done.lines()))
+    verb = "would be written" if arguments.dry_run else "written"
+    write_output(
+        f"{len(done.tensors)} tensors, {done.nbytes / 1e9:.2f} GB {verb} to {arguments.target}\n"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
