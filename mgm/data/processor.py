@@ -65,8 +65,9 @@ class MGMProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
-            **kwargs: arguments of the class replace what the folder says; others say where to
-                look on the hub (`revision`, `cache_dir`, `token`, `local_files_only`).
+            **kwargs: arguments of the class replace what the folder says; `base` is the base
+                model of a stage-1 or LoRA folder; others say where to look on the hub
+                (`revision`, `cache_dir`, `token`, `local_files_only`).
 
         Raises:
             MGMError: there is no such folder, or it lacks a file or holds a broken one.

@@ -7,7 +7,7 @@ from typing import Any
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.tokenizer import load_tokenizer
 from mgm.errors import MGMError
-from mgm.model.config import MGMConfig
+from mgm.model.checkpoint import base_folder, checkpoint_config, needs_base
 from mgm.model.config_file import read_json
 from mgm.model.families import family_of
 from mgm.model.hub import WHERE, checkpoint_folder
@@ -31,11 +31,12 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     """
     where = {key: given[key] for key in WHERE if given.get(key) is not None}
     folder = checkpoint_folder(path, weights=False, **where)
+    base = given.get("base")
     settings = _read(folder / "processor_config.json")
     found = {name: settings[name] for name in _ARGUMENTS if name in settings}
     found.pop("image_processor", None)
     if settings.get("processor_class") != "MGMProcessor":
-        found = _from_model(folder)
+        found = _from_model(folder, base)
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         found["chat_template"] = jinja.read_text(encoding="utf-8")
@@ -43,9 +44,11 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
         found.pop("chat_template", None)  # it belongs to the other template
     found |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
     if "tokenizer" not in found:
-        found["tokenizer"] = load_tokenizer(folder)
+        # Compat: published LoRA folders hold no tokenizer: it is the base model's.
+        borrowed = needs_base(folder) and not any(folder.glob("tokenizer*"))
+        found["tokenizer"] = load_tokenizer(base_folder(folder, base) if borrowed else folder)
     if "image_processor" not in found:
-        found["image_processor"] = MGMImageProcessor(**_image_settings(settings, folder))
+        found["image_processor"] = MGMImageProcessor(**_image_settings(settings, folder, base))
     if found.get("conversation") is None:
         family = family_of(found["model_type"], set(found["tokenizer"].get_vocab()))
         # Compat: published training writes what it does not know as for Vicuna.
@@ -54,14 +57,14 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     return found
 
 
-def _from_model(folder: Path) -> dict[str, Any]:
+def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
     raw = _read(folder / "config.json")
     if not raw:
         raise MGMError(
             f"{folder}: has neither processor_config.json nor config.json; "
             "give the folder of a Mini-Gemini model"
         )
-    config = MGMConfig.from_pretrained(folder)
+    config = checkpoint_config(folder, base)
     return {
         "conversation": config.conversation,
         "model_type": config.text_config.model_type,
@@ -71,11 +74,11 @@ def _from_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def _image_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _image_settings(settings: dict[str, Any], folder: Path, base: str | None) -> dict[str, Any]:
     for found in (settings.get("image_processor"), _read(folder / "preprocessor_config.json")):
         if found and found.get("image_processor_type") == "MGMImageProcessor":
             return {name: value for name, value in found.items() if name != "image_processor_type"}
-    config = MGMConfig.from_pretrained(folder)
+    config = checkpoint_config(folder, base)
     names = ("image_size", "image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
     return {name: getattr(config, name) for name in names}
 

@@ -1,13 +1,17 @@
 """Questions and images in, answers out."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mgm.atomic import atomic_folder
 from mgm.data.images import open_image
+from mgm.data.model_card import model_card
 from mgm.data.processor import MGMProcessor
 from mgm.data.templates import get_template
 from mgm.engine.device import choose_device, choose_dtype
@@ -15,11 +19,11 @@ from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
 from mgm.engine.stops import Stops, stops_of
-from mgm.errors import MGMError, faults_of
+from mgm.errors import MGMError, faults_of, one_line
 from mgm.model.checkpoint import check_checkpoint
 from mgm.model.config import MGMConfig
 from mgm.model.hub import checkpoint_folder
-from mgm.model.loading import load_model
+from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
 
 IMAGES_AT_ONCE = 8  # that go through the towers together
@@ -30,30 +34,40 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+    merge_lora: bool = True,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> "Engine":
-    """Load a model folder, in the native or in the published layout, ready to answer.
+    """Load a model, in the native or in a published layout, ready to answer.
 
     Args:
         path: the folder, or a name on the Hugging Face hub.
         device: "cuda", "cuda:1", "mps" or "cpu"; None: the first of them that is there.
         dtype: "float32", "bfloat16" or "float16"; None: float32 on a CPU, else bfloat16 or, where
             that is slow, float16.
-        quantize: None; nothing else is supported yet.
+        quantize: the language model's weights in fewer bits: "int8" (8-bit weights), "llm-int8"
+            (bitsandbytes, 8 bits), "int4" (bitsandbytes, nf4); None: as they are. Towers, mining
+            and projector stay in `dtype`.
+        base: the language model that stage-1 weights or a LoRA go on top of; None: the one that the
+            folder names.
+        merge_lora: whether a LoRA becomes part of the weights; else it stays beside them.
+        revision: branch, tag or commit on the hub.
+        token: for a private repository of the hub; None: the one that was logged in with.
 
     Raises:
         MGMError: the folder holds no model of ours, or the device or dtype is not there.
     """
-    if quantize is not None:
-        raise MGMError(f"quantize is {quantize!r}, which is not supported yet; leave it out (None)")
     if not os.fspath(path):
         raise MGMError("the model's path is empty; give the folder of a model")
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
-    folder = checkpoint_folder(path)
+    folder = checkpoint_folder(path, revision=revision, token=token)
     with faults_of(folder):
         check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
-        processor = MGMProcessor.from_pretrained(folder)
-        return Engine(load_model(folder, dtype=precision, device=place), processor)
+        processor = MGMProcessor.from_pretrained(folder, base=base)
+        model = load_model(folder, precision, place, quantize, base, merge_lora)
+        return Engine(model, processor)
 
 
 class Stream(Iterator[str]):
@@ -102,6 +116,10 @@ class Engine:
         self.model = model
         self.processor = processor
         self.features = FeatureCache()
+        known = set(processor.tokenizer.get_vocab().values()) - {processor.image_token_id}
+        # Compat: the published loader cut rows off that the tokenizer has no token for, such as
+        # those that round a vocabulary up; they are never chosen here.
+        self._vocabulary = max(known) + 1
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
@@ -118,6 +136,67 @@ class Engine:
             self.model.config.text_config.eos_token_id,
             self.model.language_model.generation_config.eos_token_id,
         )
+
+    def save_pretrained(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Save in the native layout: model, processor and model card; generation stops as here.
+
+        Args:
+            path: the folder, which appears when it is complete.
+            name: what the model card calls the model; None: the folder's name.
+
+        Raises:
+            MGMError: it could not be written.
+        """
+        with atomic_folder(path) as part:
+            save_model(self.model, part)
+            self.processor.save_pretrained(part)
+            card = model_card(name or Path(path).name, self.model.config, self.processor)
+            (part / "README.md").write_text(card, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a Mini-Gemini",
+    ) -> str:
+        """Upload what `save_pretrained` saves to the Hugging Face hub; the repository is made.
+
+        Args:
+            repo_id: "owner/name".
+            private: whether a new repository is.
+            token: to write with; None: the one that was logged in with.
+            revision: the branch; None: main.
+            commit_message: of the upload.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            MGMError: the hub refused, or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "model"
+            self.save_pretrained(folder, name=repo_id)
+            try:
+                hub = HfApi(token=token)
+                hub.create_repo(repo_id, private=private, exist_ok=True)
+                done = hub.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    revision=revision,
+                    commit_message=commit_message,
+                )
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                raise MGMError(
+                    f"{repo_id}: not uploaded to the hub ({type(error).__name__}: "
+                    f"{one_line(error)[:200]}); check name, token and connection"
+                ) from error
+        return str(done.commit_url)
 
     def answer(self, requests: Sequence[Request], batch_size: int = 16) -> list[Answer]:
         """Answer every request, in order; each answer is as it would be alone.
@@ -139,7 +218,7 @@ class Engine:
                 for i in range(1, len(group) + 1)
             ]
             generations = self._prepare(group, labels)
-            batch = Batch(self.model, generations)
+            batch = Batch(self.model, generations, self._vocabulary)
             while batch.generations:
                 batch.step()
             answers += [generation.answer() for generation in generations]
@@ -152,7 +231,7 @@ class Engine:
             MGMError: an image cannot be opened, or the prompt is too long.
         """
         generations = self._prepare([request], [""])
-        return Stream(Batch(self.model, generations), generations[0])
+        return Stream(Batch(self.model, generations, self._vocabulary), generations[0])
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""
@@ -225,6 +304,14 @@ class Engine:
 
     def _encode_prompt(self, request: Request, label: str) -> list[int]:
         ids = self.processor.encode(self.prompt(request))
+        rows = self.model.config.text_config.vocab_size
+        for token in set(ids) - {self.processor.image_token_id}:
+            if token >= rows:
+                text = self.processor.tokenizer.convert_ids_to_tokens(token)
+                raise MGMError(
+                    f"{label}the prompt holds {text!r}, token {token}, and the model has {rows} "
+                    "embeddings; its tokenizer is that of another model, or leave that text out"
+                )
         if len(ids) >= self.context:
             per_image = self.model.config.image_tokens_per_image
             count = len(request.images)

@@ -82,13 +82,22 @@ class Batch:
 
     The first step reads the prompts, padded on the left; every later one reads one token per
     answer. Answers that have ended leave.
+
+    Args:
+        model: what answers.
+        generations: the answers, none of them begun.
+        vocabulary: only ids below it are chosen; None: any that the model has.
     """
 
     def __init__(
-        self, model: MGMForConditionalGeneration, generations: Sequence[Generation]
+        self,
+        model: MGMForConditionalGeneration,
+        generations: Sequence[Generation],
+        vocabulary: int | None = None,
     ) -> None:
         self.generations = list(generations)  # those that have not ended
         self._model = model
+        self._vocabulary = vocabulary
         self._cache = DynamicCache(config=model.config.text_config)
         self._mask: Tensor | None = None  # (batch, positions); None where nothing is padded
         # (batch, 1): positions so far, padding left out
@@ -101,7 +110,9 @@ class Batch:
         logits = self._read_tokens() if self._begun else self._read_prompts()
         self._begun = True
         samplers = [generation.sampler for generation in self.generations]
-        for generation, token in zip(self.generations, choose(logits, samplers), strict=True):
+        for generation, token in zip(
+            self.generations, choose(logits[:, : self._vocabulary], samplers), strict=True
+        ):
             generation.push(token)
         self._compact()
 

@@ -1,7 +1,7 @@
 """What a folder holds: a config and the weights that go with it, by the model's own names.
 
-Four layouts end in the same form: our native one, the published one, the file of stage 1 on top of a
-base model, and the published LoRA layout on top of one.
+Four layouts end in the same form: our native one, the published one, the file of stage 1 on top of
+a base model, and the published LoRA layout on top of one.
 """
 
 import logging
@@ -43,7 +43,7 @@ class Checkpoint:
         folder: where config.json lies.
         config: of the model.
         tensors: all weights by the model's own names, none of them read yet.
-        adapter: a LoRA that is to stay apart from the weights; None: there is none, or it is merged.
+        adapter: a LoRA that stays apart from the weights; None: there is none, or it is merged.
     """
 
     folder: Path
@@ -79,11 +79,12 @@ def read_checkpoint(
             its towers are missing.
     """
     values = _read_config(folder)
-    is_lora = (folder / ADAPTER_CONFIG).is_file()
     adapter = None
-    if is_lora or (not has_weights(folder) and (folder / STAGE1_FILE).is_file()):
-        tensors = _on_base(folder, values, base)
-        if is_lora:
+    if needs_base(folder):
+        tensors = native_tensors(read_folder(base_folder(folder, base)))
+        if (folder / STAGE1_FILE).is_file():
+            tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
+        if (folder / ADAPTER_CONFIG).is_file():
             adapter = read_adapter(folder)
             tensors |= read_others(folder)
             if merge_lora:
@@ -95,8 +96,6 @@ def read_checkpoint(
         tensors = native_tensors(read_folder(folder))
     if config is None:
         config = _config(folder, values, tensors)
-    if is_published_config(values):
-        _compare_convnext(folder, values, tensors)
     return Checkpoint(folder, config, tensors, adapter)
 
 
@@ -129,23 +128,28 @@ def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTens
     return MGMConfig.from_pretrained(folder)
 
 
-def _on_base(
-    folder: Path, values: Mapping[str, Any], base: str | os.PathLike[str] | None
-) -> dict[str, LazyTensor]:
-    """The weights of the base model, and over them what stage 1 left in the folder."""
-    place = _base_folder(folder, values, base)
-    tensors = native_tensors(read_folder(place))
-    if (folder / STAGE1_FILE).is_file():
-        tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
-    return tensors
+def needs_base(folder: Path) -> bool:
+    """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
+    stage1 = (folder / STAGE1_FILE).is_file() and not has_weights(folder)
+    return stage1 or (folder / ADAPTER_CONFIG).is_file()
 
 
-def _base_folder(
-    folder: Path, values: Mapping[str, Any], base: str | os.PathLike[str] | None
-) -> Path:
+def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
+    """The config of the model in a folder, as `read_checkpoint` finds it; weights may be absent."""
+    if needs_base(folder):
+        return read_checkpoint(folder, base).config
+    return MGMConfig.from_pretrained(folder)
+
+
+def base_folder(folder: Path, base: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of the base model: `base`, or the one that the config of `folder` names.
+
+    Raises:
+        MGMError: it is not there.
+    """
     if base is not None:
         return checkpoint_folder(base)
-    named = values.get("_name_or_path")
+    named = read_json(folder / CONFIG_FILE).get("_name_or_path")
     if (folder / ADAPTER_CONFIG).is_file():
         named = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or named
     place = named_folder(named, folder, CONFIG_FILE)
@@ -205,20 +209,18 @@ def convnext_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     }
 
 
-def _compare_convnext(
-    folder: Path, values: Mapping[str, Any], tensors: Mapping[str, LazyTensor]
-) -> None:
+def compare_convnext(checkpoint: Checkpoint) -> None:
     """Warn where the published code would have taken another ConvNeXt than the checkpoint's.
 
     It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; a checkpoint is
     complete in itself here.
     """
-    name = values.get("mm_vision_tower_aux")
-    place = named_folder(name, folder, CONVNEXT_CONFIG)
+    values = read_json(checkpoint.folder / CONFIG_FILE)
+    place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, CONVNEXT_CONFIG)
     if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
         return
     for ours, other in convnext_names(read_folder(place)).items():
-        own = tensors.get(ours)
+        own = checkpoint.tensors.get(ours)
         if own is None or own.file == other.file:
             continue
         same = own.shape == other.shape and torch.equal(own.read(), other.read().to(own.dtype))

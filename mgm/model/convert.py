@@ -22,7 +22,7 @@ from mgm.model.conversion import (
     write_config,
     write_weights,
 )
-from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
+from mgm.model.families import family_of
 from mgm.model.hub import SMALL_FILES, checkpoint_folder
 
 _OF_WEIGHTS = ("index.json", "adapter_config.json")
@@ -39,6 +39,7 @@ def convert(
     if target.exists() and not dry_run:
         raise MGMError(f"{target}: exists already; name a new folder")
     # Imported here: the command also writes what belongs to the processor, which is a room above.
+    from mgm.data.model_card import model_card
     from mgm.data.processor import MGMProcessor
     from mgm.data.tokenizer import load_tokenizer
 
@@ -61,6 +62,8 @@ def convert(
             _keep_originals(source, part / ORIGINALS)
             processor = MGMProcessor.from_pretrained(source)
             processor.save_pretrained(part)
+            card = model_card(target.name, conversion.checkpoint.config, processor)
+            (part / "README.md").write_text(card, encoding="utf-8")
         else:
             _restore_originals(source, part)
     return conversion

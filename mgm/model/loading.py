@@ -13,12 +13,14 @@ from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, one_line
 from mgm.model.hub import checkpoint_folder
 from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.quantization import quantization_config
 
 
 def load_model(
     path: str | os.PathLike[str],
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    quantize: str | None = None,
     base: str | os.PathLike[str] | None = None,
     merge_lora: bool = True,
     **where: Any,
@@ -30,6 +32,7 @@ def load_model(
             Face hub, which is downloaded.
         dtype: of the weights; None: as they were saved.
         device: where they go; None: the CPU.
+        quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization`; None: as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
         merge_lora: whether a LoRA becomes part of the weights.
         **where: as for the hub: revision, token, cache_dir and so on.
@@ -39,12 +42,14 @@ def load_model(
     """
     folder = checkpoint_folder(path, **where)
     place = None if device is None or torch.device(device).type == "cpu" else {"": device}
+    bits = None if quantize is None else quantization_config(quantize, dtype or torch.bfloat16)
     with _quiet_transformers():
         try:
             return MGMForConditionalGeneration.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
                 device_map=place,
+                quantization_config=bits,
                 base=base,
                 merge_lora=merge_lora,
             )

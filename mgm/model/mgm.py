@@ -11,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint import CONFIG_FILE, read_checkpoint
+from mgm.model.checkpoint import CONFIG_FILE, compare_convnext, read_checkpoint
 from mgm.model.clip_tower import ClipTower
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults
@@ -36,7 +36,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         language_model: used instead of a fresh one of `config.text_config`.
         vision_tower: used instead of a fresh one of `config.vision_config`.
         vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
-        linear_experts: whether a mixture of experts is made of linear layers, which can be quantised.
+        linear_experts: whether experts are linear layers, which can be quantised.
     """
 
     config_class = MGMConfig
@@ -118,6 +118,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         checkpoint = read_checkpoint(folder, base, merge_lora, config)
         with named_faults(folder / CONFIG_FILE), torch.device("meta"):
             check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
+        compare_convnext(checkpoint)
         tensors = checkpoint.tensors
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = only_linear_layers(kwargs["quantization_config"])

@@ -165,8 +165,8 @@ def native_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: str) -> Path | None:
     """The folder that a published config names, if it holds `file`, wherever the path may start.
 
-    Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are looked
-    for from here and from every folder above the checkpoint's.
+    Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are
+    looked for from here and from every folder above the checkpoint's.
     """
     if not name:
         return None
@@ -264,8 +264,8 @@ def _aux_config(
     width = values.get("mm_hidden_size_aux")
     if width not in (None, sum(geometry["dims"])):
         raise MGMError(
-            f"config: mm_hidden_size_aux is {width!r}; expected {sum(geometry['dims'])}, the sum of "
-            f"the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
+            f"config: mm_hidden_size_aux is {width!r}; expected {sum(geometry['dims'])}, the sum "
+            f"of the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
         )
     return geometry
 

@@ -16,7 +16,7 @@ FULL_PRECISION = ("vision_tower", "vision_tower_aux", "mining", "projector", "lm
 KINDS = {"int8": "torchao", "llm-int8": "bitsandbytes", "int4": "bitsandbytes"}
 
 
-def quantization_config(kind: str, dtype: torch.dtype) -> Any:
+def quantization_config(kind: str, dtype: torch.dtype | str) -> Any:
     """What transformers calls the quantisation of that name.
 
     Args:
@@ -48,7 +48,7 @@ def quantization_config(kind: str, dtype: torch.dtype) -> Any:
 
 
 def only_linear_layers(config: Any) -> Any:
-    """A quantisation of transformers that leaves `FULL_PRECISION` alone, whatever it says itself."""
+    """A quantisation of transformers that leaves `FULL_PRECISION` alone too."""
     if isinstance(config, dict):
         raise MGMError("quantization_config is a dictionary; give a config object of transformers")
     config = copy.copy(config)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mgm.atomic import WriteErrors, make_readable
 from mgm.errors import MGMError, one_line
+from mgm.model.checkpoint import CONFIG_FILE
 from mgm.model.config_file import read_json
-from mgm.model.loading import CONFIG_FILE
 from mgm.model.parts import STAGE1_FILE
 
 STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint

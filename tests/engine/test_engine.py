@@ -191,8 +191,8 @@ def test_another_template(engine):
 
 
 def test_load_explains_what_it_cannot_do(tiny_folder, tmp_path):
-    with pytest.raises(MGMError, match="quantize is 'int8'"):
-        mgm.load(tiny_folder, quantize="int8")
+    with pytest.raises(MGMError, match=r"quantize is 'int3'; choose None, int8, llm-int8, int4"):
+        mgm.load(tiny_folder, quantize="int3")
     with pytest.raises(MGMError, match="choose one of float32, bfloat16, float16"):
         mgm.load(tiny_folder, device="cpu", dtype="float8")
     with pytest.raises(MGMError, match=r"device is 'tpu'.*cpu"):
