@@ -96,6 +96,8 @@ def read_checkpoint(
         tensors = native_tensors(read_folder(folder))
     if config is None:
         config = _config(folder, values, tensors)
+        if needs_base(folder):
+            _take_towers(config, base_folder(folder, base))
     return Checkpoint(folder, config, tensors, adapter)
 
 
@@ -159,6 +161,14 @@ def base_folder(folder: Path, base: str | os.PathLike[str] | None = None) -> Pat
             "give its folder (base=..., --model-base ...)"
         )
     return place
+
+
+def _take_towers(config: MGMConfig, base: Path) -> None:
+    """Let a base model that is a Mini-Gemini say what its towers are: its weights are used."""
+    if read_json(base / CONFIG_FILE).get("model_type") in list(TEXT_TYPE_OF_PUBLISHED):
+        of_base = MGMConfig.from_pretrained(base)
+        config.vision_config = of_base.vision_config
+        config.vision_aux_config = of_base.vision_aux_config
 
 
 def _with_towers(

@@ -49,7 +49,8 @@ def test_safetensors_hold_what_the_library_wrote(tmp_path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_hold_what_torch_wrote(tmp_path, zipped) -> None:
     base = torch.randn(6, 4)
-    weights = TENSORS | {"rows": base[2:4], "transposed": base.t(), "base": base, "same": base}
+    known = {name: value for name, value in TENSORS.items() if zipped or name != "small"}
+    weights = known | {"rows": base[2:4], "transposed": base.t(), "base": base, "same": base}
     torch.save(weights, tmp_path / "a.bin", _use_new_zipfile_serialization=zipped)
     check(tmp_path / "a.bin", weights)
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "a.bin")

@@ -1,0 +1,92 @@
+"""Downloading and uploading, by huggingface_hub itself, from a hub on this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mgm
+from tests.hub_server import TOKEN, hub
+from tests.tiny_model import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(address: str, home: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Run lines in a process of its own, since the library reads its settings when imported."""
+    places = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    program = "\n".join(["import mgm", *lines])
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | places | {"HF_HUB_DISABLE_TELEMETRY": "1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.fixture
+def repositories(tmp_path) -> Path:
+    build(tmp_path / "hub/owner/tiny/main")
+    build(tmp_path / "hub/owner/tiny/short", positions=40)
+    return tmp_path / "hub"
+
+
+def test_revision_and_token_and_offline(tmp_path, repositories) -> None:
+    ask = "print(mgm.load('owner/tiny', revision={revision!r}, token={token!r}).context)"
+    home = tmp_path / "home"
+    with hub(repositories) as (address, _):
+        done = python(address, home, ask.format(revision=None, token=TOKEN))
+        assert done.stdout.split() == ["512"], done.stderr
+        done = python(address, home, ask.format(revision="short", token=TOKEN))
+        assert done.stdout.split() == ["40"], done.stderr
+        done = python(
+            address,
+            home,
+            "from transformers import AutoModelForImageTextToText, AutoProcessor",
+            f"where = dict(revision='short', token={TOKEN!r})",
+            "model = AutoModelForImageTextToText.from_pretrained('owner/tiny', **where)",
+            "processor = AutoProcessor.from_pretrained('owner/tiny', **where)",
+            "print(model.config.text_config.max_position_embeddings, processor.conversation)",
+        )
+        assert done.stdout.split() == ["40", "nano"], done.stderr
+        for revision, token in (("nowhere", TOKEN), (None, "hf_wrong")):
+            done = python(address, tmp_path / "new", ask.format(revision=revision, token=token))
+            assert "mgm.errors.MGMError: owner/tiny" in done.stderr
+            assert "check name, revision, token and connection" in done.stderr
+    # The hub is gone: what was downloaded is still there, and the rest is a clear error.
+    done = python(address, home, ask.format(revision="short", token=TOKEN))
+    assert done.stdout.split() == ["40"], done.stderr
+    done = python(address, tmp_path / "new", ask.format(revision=None, token=TOKEN))
+    assert "MGMError: owner/tiny: no such folder, and no download from the hub" in done.stderr
+
+
+def test_uploading_a_whole_model(tmp_path, repositories) -> None:
+    source = repositories / "owner/tiny/main"
+    with hub(repositories) as (address, uploaded):
+        done = python(
+            address,
+            tmp_path / "home",
+            f"engine = mgm.load({str(source)!r})",
+            f"print(engine.push_to_hub('owner/copy', token={TOKEN!r}))",
+        )
+        assert done.stdout.split() == [f"{address}/owner/copy/commit/1"], done.stderr
+        done = python(
+            address,
+            tmp_path / "home",
+            f"mgm.load({str(source)!r}).push_to_hub('owner/copy', token='hf_wrong')",
+        )
+        assert "MGMError: owner/copy: not uploaded to the hub" in done.stderr
+    assert {"README.md", "model.safetensors", "tokenizer.json", "generation_config.json"} <= (
+        uploaded.keys()
+    )
+    (tmp_path / "copy").mkdir()
+    for name, content in uploaded.items():
+        (tmp_path / "copy" / name).write_bytes(content)
+    request = mgm.Request("hello", max_new_tokens=8)
+    answers = [mgm.load(place).answer([request]) for place in (source, tmp_path / "copy")]
+    assert answers[0] == answers[1]
+    assert 'mgm.load("owner/copy")' in (tmp_path / "copy/README.md").read_text()

@@ -1,0 +1,126 @@
+"""A hub on this machine: repositories in folders, served and written as huggingface_hub expects."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+TOKEN = "hf_right"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers for `root/<owner>/<name>/<revision>/...` to whom has the token."""
+
+    root: Path
+    uploaded: dict[str, bytes]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(self.path).split("?")[0]
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self.reply(401, {"error": "Invalid username or password."})
+            return
+        if path.startswith("/api/models/"):
+            owner, name, *rest = path.removeprefix("/api/models/").split("/")
+            revision = rest[1] if len(rest) > 1 else "main"
+            places = (self.root / owner / name).glob("*")
+            folder = next((p for p in places if revision in (p.name, commit(p))), None)
+            if folder is None:
+                self.reply(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
+                return
+            files = sorted(folder.iterdir())
+            if len(rest) > 2:  # of a subfolder
+                self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
+            elif rest[:1] == ["tree"]:
+                self.reply(200, [entry(file) for file in files])
+            else:
+                siblings = [{"rfilename": file.name} for file in files]
+                content = {"id": f"{owner}/{name}", "sha": commit(folder), "siblings": siblings}
+                self.reply(200, content)
+            return
+        owner, name, _, revision, file = path.strip("/").split("/", 4)
+        for folder in (self.root / owner / name).iterdir():
+            if revision in (folder.name, commit(folder)) and (folder / file).is_file():
+                content = (folder / file).read_bytes()
+                tag = hashlib.sha1(content).hexdigest()
+                self.reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": commit(folder)})
+                return
+        self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self.reply(401, {"error": "Invalid username or password."})
+        elif self.path.endswith("/repos/create"):
+            self.reply(200, {"url": f"{self.address}/owner/{json.loads(body)['name']}"})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            modes = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
+            ]
+            self.reply(200, {"files": modes})
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    self.uploaded[value["path"]] = base64.b64decode(value["content"])
+            self.reply(
+                200,
+                {
+                    "commitUrl": f"{self.address}/owner/copy/commit/1",
+                    "commitOid": "1",
+                    "success": True,
+                },
+            )
+        else:
+            self.reply(200, {})
+
+    def reply(
+        self, status: int, content: bytes | dict | list, headers: dict[str, str] | None = None
+    ) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.headers['host']}"
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def entry(file: Path) -> dict[str, object]:
+    content = file.read_bytes()
+    oid = hashlib.sha1(content).hexdigest()
+    return {"type": "file", "path": file.name, "oid": oid, "size": len(content)}
+
+
+def commit(folder: Path) -> str:
+    return hashlib.sha1(folder.name.encode()).hexdigest()
+
+
+@contextmanager
+def hub(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A running hub; gives its address and the files that are uploaded to it, by path."""
+    uploaded: dict[str, bytes] = {}
+    handler = type("Bound", (Handler,), {"root": root, "uploaded": uploaded})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", uploaded
+    finally:
+        server.shutdown()
+        server.server_close()
