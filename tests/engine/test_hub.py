@@ -14,13 +14,13 @@ from tests.tiny_model import build
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def python(address: str, home: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+def python(address: str, home: Path, *lines: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run lines in a process of its own, since the library reads its settings when imported."""
     places = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     program = "\n".join(["import mgm", *lines])
     return subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | places | {"HF_HUB_DISABLE_TELEMETRY": "1"},
+        env=os.environ | places | more | {"HF_HUB_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -35,33 +35,45 @@ def repositories(tmp_path) -> Path:
     return tmp_path / "hub"
 
 
+TRY = """
+def attempt(revision, token, name='owner/tiny'):
+    try:
+        print(mgm.load(name, revision=revision, token=token).context)
+    except mgm.MGMError as error:
+        print(error)
+"""
+
+
 def test_revision_and_token_and_offline(tmp_path, repositories) -> None:
-    ask = "print(mgm.load('owner/tiny', revision={revision!r}, token={token!r}).context)"
     home = tmp_path / "home"
     with hub(repositories) as (address, _):
-        done = python(address, home, ask.format(revision=None, token=TOKEN))
-        assert done.stdout.split() == ["512"], done.stderr
-        done = python(address, home, ask.format(revision="short", token=TOKEN))
-        assert done.stdout.split() == ["40"], done.stderr
         done = python(
             address,
             home,
+            TRY,
+            f"attempt(None, {TOKEN!r})",
+            f"attempt('short', {TOKEN!r})",
             "from transformers import AutoModelForImageTextToText, AutoProcessor",
             f"where = dict(revision='short', token={TOKEN!r})",
             "model = AutoModelForImageTextToText.from_pretrained('owner/tiny', **where)",
             "processor = AutoProcessor.from_pretrained('owner/tiny', **where)",
             "print(model.config.text_config.max_position_embeddings, processor.conversation)",
+            f"attempt('nowhere', {TOKEN!r})",
+            "attempt(None, 'hf_wrong', 'owner/second')",
         )
-        assert done.stdout.split() == ["40", "nano"], done.stderr
-        for revision, token in (("nowhere", TOKEN), (None, "hf_wrong")):
-            done = python(address, tmp_path / "new", ask.format(revision=revision, token=token))
-            assert "mgm.errors.MGMError: owner/tiny" in done.stderr
-            assert "check name, revision, token and connection" in done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[:3] == ["512", "40", "40 nano"], done.stderr
+        assert lines[3].startswith("owner/tiny (revision nowhere): no such folder, and no download")
+        assert lines[4].startswith("owner/second: no such folder, and no download from the hub")
+        assert lines[4].endswith(
+            "check name, revision, token and connection, or give a local folder"
+        )
     # The hub is gone: what was downloaded is still there, and the rest is a clear error.
-    done = python(address, home, ask.format(revision="short", token=TOKEN))
+    offline = {"HF_HUB_OFFLINE": "1"}
+    done = python(address, home, TRY, f"attempt('short', {TOKEN!r})", **offline)
     assert done.stdout.split() == ["40"], done.stderr
-    done = python(address, tmp_path / "new", ask.format(revision=None, token=TOKEN))
-    assert "MGMError: owner/tiny: no such folder, and no download from the hub" in done.stderr
+    done = python(address, tmp_path / "new", TRY, "attempt(None, None)", **offline)
+    assert done.stdout.startswith("owner/tiny: no such folder, and no download from the hub (Loc")
 
 
 def test_uploading_a_whole_model(tmp_path, repositories) -> None:
@@ -72,13 +84,9 @@ def test_uploading_a_whole_model(tmp_path, repositories) -> None:
             tmp_path / "home",
             f"engine = mgm.load({str(source)!r})",
             f"print(engine.push_to_hub('owner/copy', token={TOKEN!r}))",
+            "engine.push_to_hub('owner/copy', token='hf_wrong')",
         )
         assert done.stdout.split() == [f"{address}/owner/copy/commit/1"], done.stderr
-        done = python(
-            address,
-            tmp_path / "home",
-            f"mgm.load({str(source)!r}).push_to_hub('owner/copy', token='hf_wrong')",
-        )
         assert "MGMError: owner/copy: not uploaded to the hub" in done.stderr
     assert {"README.md", "model.safetensors", "tokenizer.json", "generation_config.json"} <= (
         uploaded.keys()
