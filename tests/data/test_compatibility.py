@@ -104,8 +104,8 @@ def test_prompts():
             turns = introduce_image(template, turns)
         ours = prompt(template, turns)
         if "error" in record:
-            answered = any(answer for _, answer in turns)
-            assert is_caption(template) and answered, record
+            assert is_caption(template), record
+            assert any(answer for _, answer in turns), record
             assert ours == "".join(f"{text}\n" for turn in turns for text in turn if text)
             found["answer in a caption"] += 1
         else:

@@ -9,6 +9,7 @@ from mgm.data.conversation import (
 )
 from mgm.data.templates import get_template
 
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -5,7 +5,6 @@ begins is found by spelling out the tokens before it.
 """
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -17,16 +16,19 @@ from mgm.data.conversation import IGNORED, encode, prompt
 from mgm.data.samples import Sample, check_sample
 from mgm.data.templates import TEMPLATES, get_template
 from mgm.data.tokenizer import leading_ids, load_tokenizer
-from tests.data.published_masks import PUBLISHED_IMAGE, is_caption, is_signalled
+from tests.data.published_masks import PUBLISHED_IMAGE, Message, is_caption, is_signalled
 from tests.golden_files import golden, golden_json
 
 LLAMA = ("vicuna", "vicuna_nonlegacy", "vicuna_nonlegacy2", "mistral", "yi")
 TOKENIZERS = (*LLAMA, "gemma", "llama3", "gptneox")
 BYTES = {letter: bytes([byte]) for byte, letter in bytes_to_unicode().items()}
 # Separators and roles of the templates, and texts that tokenizers find hard.
-WORDS = """USER: ASSISTANT: Human Assistant [INST] [/INST] <<SYS>> </s> <s> <|eot_id|> <|im_end|>
-    <|im_start|>assistant <start_of_turn>model <end_of_turn> <eos> <unk> ### ###Human: 停止 £5 🚗 naïve
-    e\u0301 cat red 12 a. “quote” <0x41> ▁ <imag <image""".split()
+WORDS = (
+    *("USER:", "ASSISTANT:", "Human", "Assistant", "[INST]", "[/INST]", "<<SYS>>", "</s>", "<s>"),
+    *("<|eot_id|>", "<|im_end|>", "<|im_start|>assistant", "<start_of_turn>model"),
+    *("<end_of_turn>", "<eos>", "<unk>", "###", "###Human:", "<0x41>", "▁", "<imag", "<image"),
+    *("停止", "£5", "🚗", "naïve", "e\u0301", "“quote”", "cat", "red", "12", "a."),
+)
 GAPS = (" ", "  ", "\n", "\n\n", "\t", "", " \n ", "\u3000")
 
 
@@ -47,22 +49,18 @@ def random_sample(draw: random.Random) -> Sample:
         {"from": ("human", "gpt")[index % 2], "value": random_text(draw)}
         for index in range(draw.randint(2, 7))
     ]
-    images = 0
     for message in messages:
         for _ in range(draw.choice((0, 0, 1, 2))):
             place = draw.randint(0, len(message["value"]))
-            text = message["value"][:place] + "<image>" + message["value"][place:]
-            message["value"] = text
+            message["value"] = message["value"][:place] + "<image>" + message["value"][place:]
     if draw.random() < 0.3:
         messages.insert(0, {"from": "gpt", "value": random_text(draw)})
+    return sample_of(messages)
+
+
+def sample_of(messages: list[Message]) -> Sample:
     images = sum(message["value"].count("<image>") for message in messages)
     return check_sample({"conversations": messages, "image": ["x"] * images}, "here")
-
-
-def golden_samples() -> Iterator[Sample]:
-    for messages in golden_json("text/preprocess.json")["conversations"].values():
-        images = sum(message["value"].count("<image>") for message in messages)
-        yield check_sample({"conversations": messages, "image": ["x"] * images}, "here")
 
 
 def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
@@ -85,14 +83,12 @@ def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
                 found.append((f" {text.replace('<image>', tag)}\n", learned))
         return [*found, ("###", learned), (" ", False)]
     if is_caption(template):
-        captions = [(question.count("<image>"), answer) for question, answer in turns]
-        found = [(("<image>" * images, False), (answer, True)) for images, answer in captions]
-        return [
-            (text + "\n" * learned, learned)
-            for pair in found
-            for text, learned in pair
-            if text is not None
-        ]
+        found = []
+        for question, caption in turns:
+            found.append(("<image>" * question.count("<image>"), False))
+            if caption is not None:
+                found.append((caption + "\n", True))
+        return found
     template = replace(template, layout=template.training or template.layout)
     found, written = [], ""
     for index, (question, answer) in enumerate(turns):
@@ -154,19 +150,17 @@ def expected_labels(
 
 
 def check(sample: Sample, version: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    ids, labels = encode(sample.segments(get_template(version)), tokenizer, PUBLISHED_IMAGE, 1)
-    parts = pieces(sample, version)
-    assert "".join(segment.text for segment in sample.segments(get_template(version))) == "".join(
-        text for text, _ in parts
-    )
+    segments, parts = sample.segments(get_template(version)), pieces(sample, version)
+    assert "".join(one.text for one in segments) == "".join(text for text, _ in parts)
+    ids, labels = encode(segments, tokenizer, PUBLISHED_IMAGE, 1)
     assert labels == expected_labels(ids, parts, tokenizer), (version, sample)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_golden_conversations(name):
-    for sample in golden_samples():
+    for messages in golden_json("text/preprocess.json")["conversations"].values():
         for version in TEMPLATES:
-            check(sample, version, load(name))
+            check(sample_of(messages), version, load(name))
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

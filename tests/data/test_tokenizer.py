@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 from sentencepiece import SentencePieceProcessor
+from tokenizers import processors
 
 from mgm.data.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
@@ -60,6 +61,24 @@ def test_a_text_that_begins_as_a_space(tmp_path):
         assert ids == expected[len(guard) :], text
         assert starts == sorted(starts)
         assert starts[-1] < len(text)
+
+
+def test_spaces_without_extent_begin_where_they_are():
+    """The tokenizers of GPT-2's kind say that a space stands behind itself."""
+    trimming, plain = (load_tokenizer(folder("llama3")) for _ in range(2))
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    for text in ("red ", "red  bus \n  ", " ", "<|eot_id|>  <|eot_id|>", "£ 🚗  "):
+        ids, starts = encode_chunk(trimming, text)
+        assert ids == encode_chunk(plain, text)[0]
+        spaces = [
+            place for place, token in zip(starts, ids, strict=True) if _is_space(plain, token)
+        ]
+        assert spaces
+        assert all(text[place].isspace() for place in spaces), text
+
+
+def _is_space(tokenizer, token):
+    return tokenizer.decode([token]).isspace()
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"a": 1}', "[]"])
