@@ -96,7 +96,13 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
         return_offsets_mapping=True,
         verbose=False,
     )
-    return encoded["input_ids"], [max(start - shift, 0) for start, _ in encoded["offset_mapping"]]
+    starts, place = [], 0
+    for start, end in encoded["offset_mapping"]:
+        # Spaces that are a token of their own have no extent in some tokenizers (`trim_offsets`),
+        # and stand behind themselves; they begin where the text before them ended.
+        starts.append(max((start if start < end else place) - shift, 0))
+        place = max(place, end) if start < end else place
+    return encoded["input_ids"], starts
 
 
 def _settings(folder: Path) -> dict[str, Any]:

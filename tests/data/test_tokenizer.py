@@ -4,40 +4,17 @@ from functools import cache
 
 import pytest
 from sentencepiece import SentencePieceProcessor
+from tokenizers import processors
 
-from mgm.data.conversation import Segment, encode
 from mgm.data.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
-from tests.golden_files import golden, golden_json
+from tests.golden_files import golden
 
-PUBLISHED_IMAGE = -200  # the id at image markers in the golden records
 load = cache(load_tokenizer)
 
 
-def records():
-    content = golden_json("text/tokenizer_image_token.json")
-    assert content["records"]
-    return content["records"]
-
-
 def folder(name):
-    return golden(f"tokenizers/{name.removesuffix('_fast')}")
-
-
-def test_ids_around_images_equal_published_ids():
-    seen = 0
-    for record in records():
-        try:
-            path = folder(record["tokenizer"])
-        except pytest.skip.Exception:
-            continue  # the selection in tests/golden holds a few tokenizers
-        tokenizer = load(path)
-        if record["prompt"].startswith("<s>") and record["tokenizer"] == "yi":
-            continue  # published: a literal "<s>" costs every later chunk its first token
-        ids, _ = encode([Segment(record["prompt"])], tokenizer, PUBLISHED_IMAGE, 1)
-        assert ids == record["ids"], (record["tokenizer"], record["prompt"])
-        seen += 1
-    assert seen
+    return golden(f"tokenizers/{name}")
 
 
 def test_image_token_is_the_first_id_after_the_vocabulary():
@@ -84,6 +61,24 @@ def test_a_text_that_begins_as_a_space(tmp_path):
         assert ids == expected[len(guard) :], text
         assert starts == sorted(starts)
         assert starts[-1] < len(text)
+
+
+def test_spaces_without_extent_begin_where_they_are():
+    """The tokenizers of GPT-2's kind say that a space stands behind itself."""
+    trimming, plain = (load_tokenizer(folder("llama3")) for _ in range(2))
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    for text in ("red ", "red  bus \n  ", " ", "<|eot_id|>  <|eot_id|>", "£ 🚗  "):
+        ids, starts = encode_chunk(trimming, text)
+        assert ids == encode_chunk(plain, text)[0]
+        spaces = [
+            place for place, token in zip(starts, ids, strict=True) if _is_space(plain, token)
+        ]
+        assert spaces
+        assert all(text[place].isspace() for place in spaces), text
+
+
+def _is_space(tokenizer, token):
+    return tokenizer.decode([token]).isspace()
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"a": 1}', "[]"])
