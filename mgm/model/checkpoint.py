@@ -54,7 +54,7 @@ class Checkpoint:
     @property
     def dtype(self) -> torch.dtype:
         """In which it was saved, by the config or else by the first weight."""
-        if self.config.dtype is not None:
+        if isinstance(self.config.dtype, torch.dtype):
             return self.config.dtype
         floating = (t.dtype for t in self.tensors.values() if t.dtype.is_floating_point)
         return next(floating, torch.float32)

@@ -13,7 +13,7 @@ from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, one_line
 from mgm.model.hub import checkpoint_folder
 from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.quantization import quantization_config
+from mgm.model.quantization import quantization_options
 
 
 def load_model(
@@ -42,14 +42,14 @@ def load_model(
     """
     folder = checkpoint_folder(path, **where)
     place = None if device is None or torch.device(device).type == "cpu" else {"": device}
-    bits = None if quantize is None else quantization_config(quantize, dtype or torch.bfloat16)
+    bits = quantization_options(quantize, dtype or torch.bfloat16)
     with _quiet_transformers():
         try:
             return MGMForConditionalGeneration.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
                 device_map=place,
-                quantization_config=bits,
+                **bits,
                 base=base,
                 merge_lora=merge_lora,
             )

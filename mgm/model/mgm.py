@@ -18,12 +18,13 @@ from mgm.model.config_file import named_faults
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.generation import ImageGenerationMixin
 from mgm.model.hub import WHERE, checkpoint_folder
+from mgm.model.int8 import int8_tensors, use_int8
 from mgm.model.linear_experts import expert_names, use_linear_experts
 from mgm.model.lora import attach
 from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
-from mgm.model.quantization import only_linear_layers
+from mgm.model.quantization import FULL_PRECISION, only_linear_layers
 from mgm.model.supervised import IGNORED, supervised_output
 from mgm.model.weights import check_fit, check_names
 
@@ -37,6 +38,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         vision_tower: used instead of a fresh one of `config.vision_config`.
         vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
         linear_experts: whether experts are linear layers, which can be quantised.
+        int8: whether the language model's linear layers hold weights of 8 bits; for inference.
     """
 
     config_class = MGMConfig
@@ -60,6 +62,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         vision_tower: ClipTower | None = None,
         vision_tower_aux: ConvNextTower | None = None,
         linear_experts: bool = False,
+        int8: bool = False,
     ) -> None:
         super().__init__(config)
         width = config.vision_config.hidden_size
@@ -75,8 +78,10 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             config.projector_type, width, config.text_config.hidden_size
         )
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
-        if linear_experts:
+        if linear_experts or int8:
             use_linear_experts(self.language_model)
+        if int8:
+            use_int8(self.language_model, left_alone=FULL_PRECISION)
         self.vision_tower.requires_grad_(config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
             self.vision_tower_aux.requires_grad_(config.optimize_vision_tower_aux)
@@ -103,7 +108,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
             merge_lora: whether a LoRA becomes part of the weights; False needs the extra `train`.
             **kwargs: as for transformers' method, such as dtype, device_map, quantization_config,
-                revision and token.
+                revision and token; `int8=True` rounds the language model's weights to 8 bits.
 
         Raises:
             MGMError: weights are missing, left over or of another shape, where transformers would
@@ -120,6 +125,10 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
         compare_convnext(checkpoint)
         tensors = checkpoint.tensors
+        if kwargs.get("int8"):
+            tensors = expert_names(tensors)
+            with torch.device("meta"):
+                tensors = int8_tensors(cls(checkpoint.config, int8=True), tensors)
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = only_linear_layers(kwargs["quantization_config"])
             kwargs["linear_experts"] = True

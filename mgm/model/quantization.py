@@ -12,39 +12,40 @@ from mgm.errors import MGMError
 # them reach every answer; the head is left alone as transformers leaves it.
 FULL_PRECISION = ("vision_tower", "vision_tower_aux", "mining", "projector", "lm_head")
 
-# Kinds of quantisation by name, with the package that does it.
-KINDS = {"int8": "torchao", "llm-int8": "bitsandbytes", "int4": "bitsandbytes"}
+# Kinds of quantisation: "int8": weights in 8 bits, each row with a scale. "llm-int8": weights and
+# activations in 8 bits, outliers apart (Dettmers et al. 2022). "int4": weights in 4 bits of type
+# nf4 (Dettmers et al. 2023). The last two are bitsandbytes'.
+KINDS = ("int8", "llm-int8", "int4")
 
 
-def quantization_config(kind: str, dtype: torch.dtype | str) -> Any:
-    """What transformers calls the quantisation of that name.
+def quantization_options(kind: str | None, dtype: torch.dtype | str) -> dict[str, Any]:
+    """What `MGMForConditionalGeneration.from_pretrained` takes for a kind of quantisation.
 
     Args:
-        kind: "int8": weights in 8 bits, each row with a scale, by torchao. "llm-int8": weights and
-            activations in 8 bits, outliers apart (Dettmers et al. 2022), by bitsandbytes. "int4":
-            weights in 4 bits of the type nf4 (Dettmers et al. 2023), by bitsandbytes.
+        kind: one of `KINDS`; None: no quantisation.
         dtype: in which products of "int4" are computed.
 
     Raises:
-        MGMError: there is no such kind, or its package is not installed.
+        MGMError: there is no such kind, or bitsandbytes is needed and not installed.
     """
+    if kind is None:
+        return {}
     if kind not in KINDS:
         raise MGMError(f"quantize is {kind!r}; choose None, {', '.join(KINDS)}")
-    if importlib.util.find_spec(KINDS[kind]) is None:
+    if kind == "int8":
+        return {"int8": True}
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise MGMError(
-            f"quantize={kind!r} needs {KINDS[kind]}; install the extra: pip install 'mgm[quantize]'"
+            f"quantize={kind!r} needs bitsandbytes; install the extra: pip install 'mgm[quantize]'"
         )
-    from transformers import BitsAndBytesConfig, TorchAoConfig
+    from transformers import BitsAndBytesConfig
 
     if kind == "llm-int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if kind == "int4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-        )
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig())
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": four_bits}
 
 
 def only_linear_layers(config: Any) -> Any:

@@ -1,11 +1,14 @@
 """Language models in fewer bits: every family, towers untouched, errors of the known size."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
 from mgm.errors import MGMError
+from mgm.model.int8 import quantize_rows
 from mgm.model.linear_experts import LinearExpert
 from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
@@ -28,10 +31,11 @@ FAMILIES = {
 }
 
 
-def kinds() -> list[str]:
-    from importlib.util import find_spec
-
-    return [kind for kind, package in KINDS.items() if find_spec(package)]
+KIND = [
+    pytest.param(kind, marks=pytest.mark.skipif(lacking, reason="needs bitsandbytes"))
+    for kind in KINDS
+    for lacking in [kind != "int8" and find_spec("bitsandbytes") is None]
+]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -47,7 +51,7 @@ def saved(request, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", KIND)
 def test_every_family_in_fewer_bits(saved, kind) -> None:
     model, folder = saved
     small = load_model(folder, dtype="float32", quantize=kind)
@@ -59,16 +63,14 @@ def test_every_family_in_fewer_bits(saved, kind) -> None:
         features = small.get_image_features(**images)
         assert torch.equal(features, model.get_image_features(**images))
     assert 1e-5 < error < LIMITS[kind]
-    for name, layer in small.language_model.model.layers.named_modules():
-        if isinstance(layer, nn.Linear):
-            changed = type(layer) is not nn.Linear or type(layer.weight.data) is not torch.Tensor
-            assert changed, f"{name} was passed over"
+    layers = dict(small.language_model.model.layers.named_modules())
+    assert not [name for name, layer in layers.items() if type(layer) is nn.Linear]
     mixed = model.config.text_config.model_type == "mixtral"
     assert any(isinstance(module, LinearExpert) for module in small.modules()) == mixed
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif("int4" not in kinds(), reason="needs bitsandbytes")
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_plain_transformers_leaves_the_towers_alone_too(saved) -> None:
     model, folder = saved
     bits = BitsAndBytesConfig(load_in_4bit=True)
@@ -98,5 +100,26 @@ def test_unknown_kinds_and_missing_packages(tmp_path, monkeypatch) -> None:
     with pytest.raises(MGMError, match=r"quantize is 'int3'; choose None, int8, llm-int8, int4"):
         load_model(tmp_path / "saved", quantize="int3")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MGMError, match=r"needs torchao; install the extra: pip install 'mgm\[q"):
-        load_model(tmp_path / "saved", quantize="int8")
+    with pytest.raises(
+        MGMError, match=r"needs bitsandbytes; install the extra: pip install 'mgm\[q"
+    ):
+        load_model(tmp_path / "saved", quantize="int4")
+
+
+def test_whole_numbers_times_a_scale() -> None:
+    weight = torch.randn(5, 40)
+    weight[2] = 0
+    whole, scale = quantize_rows(weight)
+    assert whole.dtype == torch.int8
+    assert whole.abs().amax(1).tolist() == [127, 127, 0, 127, 127]
+    # No weight is farther off than half a step.
+    off = (weight - whole * scale.unsqueeze(1)).abs()
+    assert (off <= scale.unsqueeze(1) / 2 + 1e-7).all()
+
+
+def test_int8_takes_a_quarter_of_float32(tmp_path) -> None:
+    save_model(tiny_model(text_config=WIDE), tmp_path / "saved")
+    full = load_model(tmp_path / "saved").language_model.model.layers
+    small = load_model(tmp_path / "saved", quantize="int8").language_model.model.layers
+    sizes = [sum(t.nbytes for t in part.state_dict().values()) for part in (full, small)]
+    assert sizes[1] < 0.3 * sizes[0]
