@@ -7,10 +7,10 @@ from timm.models.convnext import ConvNeXt
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mgm.errors import MGMError
-from mgm.model.clip_tower import ClipTower, load_clip_tower
-from mgm.model.config import ConvNextTowerConfig
+from mgm.model.convnext_config import ConvNextTowerConfig
 from mgm.model.convnext_geometry import convnext_geometry
 from mgm.model.convnext_tower import ConvNextTower, load_convnext_tower
+from mgm.model.vision_tower import ClipTower, load_vision_tower
 from tests.golden_files import golden
 from tests.model.inputs import difference
 from tests.model.tiny import VISION
@@ -38,7 +38,7 @@ def write_clip(model: CLIPVisionModel, folder, prefix: str, extra: dict | None =
 @torch.no_grad()
 def test_clip_output_is_the_chosen_hidden_state(clip, tmp_path, prefix: str, layer: int) -> None:
     write_clip(clip, tmp_path, prefix)
-    tower = load_clip_tower(tmp_path, feature_layer=layer)
+    tower = load_vision_tower(tmp_path, feature_layer=layer)
     pixels = torch.randn(2, 3, 28, 28)
     expected = clip(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
     assert difference(tower(pixels), expected) < 1e-6
@@ -47,7 +47,7 @@ def test_clip_output_is_the_chosen_hidden_state(clip, tmp_path, prefix: str, lay
 def test_clip_weights_of_the_whole_model(clip, tmp_path) -> None:
     extra = {"text_model.final_layer_norm.bias": torch.zeros(3), "logit_scale": torch.zeros(())}
     write_clip(clip, tmp_path, "vision_model.", extra)
-    assert load_clip_tower(tmp_path).config.hidden_size == 16
+    assert load_vision_tower(tmp_path).config.hidden_size == 16
 
 
 def test_clip_runs_no_layer_that_is_not_used(clip) -> None:
@@ -59,15 +59,15 @@ def test_clip_runs_no_layer_that_is_not_used(clip) -> None:
 def test_clip_weights_are_complete_or_refused(clip, tmp_path) -> None:
     write_clip(clip, tmp_path, "", {"text_model.x": torch.zeros(1), "surplus": torch.zeros(1)})
     with pytest.raises(MGMError, match="1 unexpected \\(surplus\\)"):
-        load_clip_tower(tmp_path)
+        load_vision_tower(tmp_path)
 
 
-def test_foreign_folder_is_no_clip(tmp_path) -> None:
+def test_foreign_folder_is_no_vision_transformer(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"config.json: not found"):
-        load_clip_tower(tmp_path)
+        load_vision_tower(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(MGMError, match="model_type is 'llama'; give a folder of a clip"):
-        load_clip_tower(tmp_path)
+    with pytest.raises(MGMError, match="model_type is 'llama'; valid: clip_vision_model, siglip"):
+        load_vision_tower(tmp_path)
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def test_foreign_folder_is_no_convnext(tmp_path) -> None:
 
 def test_published_tower_folders() -> None:
     zoo = golden("model_zoo/OpenAI")
-    clip = load_clip_tower(zoo / "clip-vit-large-patch14-336")
+    clip = load_vision_tower(zoo / "clip-vit-large-patch14-336")
     assert clip.config.num_attention_heads == 2
     (folder,) = zoo.glob("openclip-*")
     assert load_convnext_tower(folder).config.dims == [8, 16, 24, 32]
@@ -156,7 +156,7 @@ def tower_fault(load, path, content: str) -> str:
 def test_broken_clip_config(clip, tmp_path, content, message) -> None:
     write_clip(clip, tmp_path, "")
     content = content if isinstance(content, str) else json.dumps(content)
-    assert message in tower_fault(load_clip_tower, tmp_path / "config.json", content)
+    assert message in tower_fault(load_vision_tower, tmp_path / "config.json", content)
 
 
 @pytest.mark.parametrize(
