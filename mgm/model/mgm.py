@@ -111,7 +111,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
 
         Args:
             language_model_path: a causal language model in transformers' layout.
-            vision_tower_path: a CLIP, SigLIP or DINOv2 folder in transformers' layout.
+            vision_tower_path: a CLIP or SigLIP folder in transformers' layout.
             vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's or timm's layout; None: no
                 mining.
             dtype: of all weights; None: float32.

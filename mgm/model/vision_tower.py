@@ -11,16 +11,12 @@ from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
-    Dinov2Config,
-    Dinov2Model,
     PretrainedConfig,
     PreTrainedModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
     OPENAI_CLIP_MEAN,
@@ -42,7 +38,6 @@ class VisionTower(PreTrainedModel):
     """
 
     class_tokens = 1  # before those of the patches
-    layers_name = "encoder.layers"
 
     def __init__(self, config: PretrainedConfig, feature_layer: int = -2) -> None:
         super().__init__(config)
@@ -52,7 +47,7 @@ class VisionTower(PreTrainedModel):
     @property
     def layers(self) -> nn.ModuleList:
         """The transformer's layers, first to last."""
-        return cast(nn.ModuleList, self.get_submodule(self.layers_name))
+        return cast(nn.ModuleList, self.get_submodule("encoder.layers"))
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """(crops, 3, H, W) normalised pixels -> what the first layer takes."""
@@ -85,12 +80,6 @@ class SiglipTower(VisionTower, SiglipVisionModel):
         super().__init__(config, feature_layer)
 
 
-class Dinov2Tower(VisionTower, Dinov2Model):
-    """DINOv2's vision transformer."""
-
-    layers_name = "encoder.layer"
-
-
 @dataclass(frozen=True, slots=True)
 class TowerKind:
     """Facts about one kind of vision transformer.
@@ -99,7 +88,7 @@ class TowerKind:
         model_type: of its config in transformers.
         tower: the class that is built of it.
         config: the class of its config.
-        whole: `model_type` of the model whose vision part it is, if it is a part.
+        whole: `model_type` of the model of images and texts whose vision part it is.
         ignored: beginnings of weight names, in such a folder, that the tower has no use for.
         image_mean: of each colour channel, of values from 0 to 1, in its images.
         image_std: standard deviation of each colour channel.
@@ -108,7 +97,7 @@ class TowerKind:
     model_type: str
     tower: type[VisionTower]
     config: type[PretrainedConfig]
-    whole: str | None
+    whole: str
     ignored: tuple[str, ...]
     image_mean: Iterable[float]
     image_std: Iterable[float]
@@ -134,15 +123,6 @@ KINDS = (
         ignored=(*_OF_TEXT, "head."),
         image_mean=IMAGENET_STANDARD_MEAN,
         image_std=IMAGENET_STANDARD_STD,
-    ),
-    TowerKind(
-        model_type="dinov2",
-        tower=Dinov2Tower,
-        config=Dinov2Config,
-        whole=None,
-        ignored=(),
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
     ),
 )
 

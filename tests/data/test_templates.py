@@ -51,6 +51,18 @@ def test_nano_prompt():
     )
 
 
+def test_prompts_of_later_language_models():
+    turns = [("Hi", "Hello."), ("Who?", None)]
+    assert prompt(get_template("qwen_3"), turns, system="Be kind.") == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+        "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt(get_template("phi_3"), turns) == (
+        "<|user|>\nHi<|end|>\n<|assistant|>\nHello.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\n"
+    )
+
+
 def messages_of(turns):
     messages = []
     for question, answer in turns:

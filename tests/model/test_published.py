@@ -41,6 +41,10 @@ def test_family_is_known_by_type_and_tokens() -> None:
     assert family_of("llama", {"<|eot_id|>", "a"}).name == "llama3"
     assert family_of("llama", {"<|im_end|>"}).name == "yi"
     assert family_of("qwen2") is None
+    assert [family_of(kind).name for kind in ("qwen3", "phi")] == ["qwen", "phi"]
+    assert family_of("phi3", {"<|end|>"}).conversation == "phi_3"
+    assert family_of("qwen2", {"<|im_end|>"}).conversation == "qwen_3"
+    assert family_of("gemma", {"<|im_end|>"}).name == "gemma"
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 
