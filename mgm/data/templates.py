@@ -238,6 +238,15 @@ TEMPLATES: dict[str, Template] = {
         ),
         stop="<|im_end|>",
     ),
+    # As Phi-2's model card asks. Compat: "phi_2" trains on another text than it prompts with.
+    "phi": Template(
+        Layout(
+            question=("Instruct: ", "\n"),
+            answer_open="Output:",
+            answer=(" ", "<|endoftext|>"),
+        ),
+        stop="<|endoftext|>",
+    ),
     "phi_3": Template(
         _headed("<|user|>\n", "<|assistant|>\n", "<|end|>\n", "<|system|>\n{}<|end|>\n"),
         stop="<|end|>",

@@ -67,7 +67,7 @@ FAMILIES = (
         published_model_type="mgm_mistral",
         conversation="mistral_instruct",
     ),
-    Family(name="phi", text_model_type="phi", conversation="phi_2"),
+    Family(name="phi", text_model_type="phi", conversation="phi"),
     Family(name="phi3", text_model_type="phi3", conversation="phi_3", marker_token="<|end|>"),
     Family(name="qwen", text_model_type="qwen3", conversation="qwen_3"),
     # Qwen's form, ChatML, is that of many others; its end token says so.

@@ -17,6 +17,7 @@ def turns_of(messages):
 def test_every_published_template_is_there():
     assert set(golden_json("text/prompts.json")["templates"]) == set(TEMPLATES) - {
         "nano",
+        "phi",
         "phi_3",
         "qwen_3",
     }
@@ -57,6 +58,9 @@ def test_prompts_of_later_language_models():
         "<|im_start|>system\nBe kind.<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
         "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt(get_template("phi"), turns) == (
+        "Instruct: Hi\nOutput: Hello.<|endoftext|>Instruct: Who?\nOutput:"
     )
     assert prompt(get_template("phi_3"), turns) == (
         "<|user|>\nHi<|end|>\n<|assistant|>\nHello.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\n"

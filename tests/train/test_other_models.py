@@ -197,7 +197,7 @@ def test_another_convnext(flags, tmp_path, architecture: str) -> None:
     [
         (QWEN3, QWEN3_TOKENS, "qwen_3"),
         (PHI3, PHI3_TOKENS, "phi_3"),
-        (PHI, ["<|pad|>", "<|endoftext|>"], "phi_2"),
+        (PHI, ["<|pad|>", "<|endoftext|>"], "phi"),
     ],
     ids=["qwen3", "phi3", "phi"],
 )
