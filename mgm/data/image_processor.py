@@ -20,6 +20,18 @@ from mgm.errors import MGMError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Fields that the model's config decides, under the same names.
+CONFIG_FIELDS = (
+    "image_size",
+    "image_size_aux",
+    "image_grid",
+    "image_global",
+    "image_aspect_ratio",
+    "image_mean",
+    "image_std",
+    "image_mean_aux",
+    "image_std_aux",
+)
 ASPECT_RATIOS = ("pad", "square")
 MODES = ("exact", "fast")
 WASTE = 4  # more pixels than this for each that counts are not made on the way
@@ -35,8 +47,10 @@ class MGMImageProcessor(BaseImageProcessor):
         image_global: whether a view of the whole image follows the crops of a grid.
         image_aspect_ratio: "pad" (to a square, with the mean colour) or "square" (the middle of the
             image, its shorter side kept whole).
-        image_mean: mean of each colour channel, of values from 0 to 1.
-        image_std: standard deviation of each colour channel.
+        image_mean: mean of each colour channel in the low-resolution views, of values from 0 to 1.
+        image_std: standard deviation of each colour channel in them.
+        image_mean_aux: the same of the high-resolution view; None: as `image_mean`.
+        image_std_aux: the same; None: as `image_std`.
         mode: "exact" resizes with Pillow, bit for bit as released models were trained; "fast"
             resizes with torch, several times faster and within a grey level or two.
     """
@@ -52,6 +66,8 @@ class MGMImageProcessor(BaseImageProcessor):
         image_aspect_ratio: str = "pad",
         image_mean: tuple[float, ...] = CLIP_MEAN,
         image_std: tuple[float, ...] = CLIP_STD,
+        image_mean_aux: tuple[float, ...] | None = None,
+        image_std_aux: tuple[float, ...] | None = None,
         mode: str = "exact",
         **kwargs: Any,
     ) -> None:
@@ -66,7 +82,14 @@ class MGMImageProcessor(BaseImageProcessor):
         for field, value in (sizes | {"image_grid": image_grid}).items():
             if type(value) is not int or value < 1:
                 raise MGMError(f"{field} is {value!r}; give a whole number from 1")
-        for field, value in (("image_mean", image_mean), ("image_std", image_std)):
+        image_mean_aux = image_mean if image_mean_aux is None else image_mean_aux
+        image_std_aux = image_std if image_std_aux is None else image_std_aux
+        for field, value in (
+            ("image_mean", image_mean),
+            ("image_std", image_std),
+            ("image_mean_aux", image_mean_aux),
+            ("image_std_aux", image_std_aux),
+        ):
             if np.shape(value) != (3,) or not all(isinstance(part, int | float) for part in value):
                 raise MGMError(f"{field} is {value!r}; give three numbers")
         self.image_size = image_size
@@ -76,6 +99,8 @@ class MGMImageProcessor(BaseImageProcessor):
         self.image_aspect_ratio = image_aspect_ratio
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.image_mean_aux = list(image_mean_aux)
+        self.image_std_aux = list(image_std_aux)
         self.mode = mode
 
     @property
@@ -121,7 +146,7 @@ class MGMImageProcessor(BaseImageProcessor):
         """The high-resolution view of an RGB image: uint8 (A, A, 3)."""
         side = self.image_size_aux
         short, long = sorted(image.size)
-        colour = tuple(int(mean * 255) for mean in self.image_mean)
+        colour = tuple(int(mean * 255) for mean in self.image_mean_aux)
         if self.image_aspect_ratio == "pad":
             if long * long > WASTE * max(short * long, side * side):
                 line = Line(long, (long - short) // 2, side, 0)
@@ -137,9 +162,9 @@ class MGMImageProcessor(BaseImageProcessor):
         return resized[top : top + side, left : left + side]
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
-        """uint8 (A, A, 3) to a float32 tensor (3, A, A)."""
-        mean = np.array(self.image_mean, dtype=np.float32)
-        std = np.array(self.image_std, dtype=np.float32)
+        """uint8 (A, A, 3) to a float32 tensor (3, A, A), as the high-resolution tower sees it."""
+        mean = np.array(self.image_mean_aux, dtype=np.float32)
+        std = np.array(self.image_std_aux, dtype=np.float32)
         # One row for each grey level: the same float32 steps as for each pixel, 256 times.
         levels = (np.arange(256) * (1 / 255)).astype(np.float32)[:, None]
         table = torch.from_numpy((levels - mean) / std)  # (256, 3)
@@ -147,15 +172,29 @@ class MGMImageProcessor(BaseImageProcessor):
         return torch.stack([table[:, channel][planes[channel]] for channel in range(3)])
 
     def low_resolution(self, high: Tensor) -> Tensor:
-        """Crops (crops, 3, S, S) of a normalised high-resolution view (3, A, A)."""
+        """Crops (crops, 3, S, S) of a normalised high-resolution view (3, A, A).
+
+        They are normalised for the low-resolution tower. Shrinking takes weighted means of pixels,
+        so changing the normalisation afterwards is the same as before.
+        """
         side, grid = self.image_size, self.image_grid
         view = self._shrink(high[None], side * grid)  # (1, 3, grid * S, grid * S)
         if grid == 1:
-            return view
+            return self._renormalise(view)
         rows = view.reshape(3, grid, side, grid, side)
         crops = rows.permute(1, 3, 0, 2, 4).reshape(grid * grid, 3, side, side)
         # Compat: the global view is made from the low-resolution one, in a second step.
-        return torch.cat([crops, self._shrink(view, side)]) if self.image_global else crops
+        if self.image_global:
+            crops = torch.cat([crops, self._shrink(view, side)])
+        return self._renormalise(crops)
+
+    def _renormalise(self, crops: Tensor) -> Tensor:
+        own, aux = (self.image_mean, self.image_std), (self.image_mean_aux, self.image_std_aux)
+        if own == aux:
+            return crops  # as published, to the last bit
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in own)
+        mean_aux, std_aux = (torch.tensor(values).view(3, 1, 1) for values in aux)
+        return (crops * std_aux + mean_aux - mean) / std
 
     def _shrink(self, view: Tensor, side: int) -> Tensor:
         # Compat: no smoothing before shrinking.

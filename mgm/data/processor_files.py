@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.tokenizer import load_tokenizer
 from mgm.errors import MGMError
 from mgm.model.checkpoint import base_folder, checkpoint_config, needs_base
@@ -79,8 +79,7 @@ def _image_settings(settings: dict[str, Any], folder: Path, base: str | None) ->
         if found and found.get("image_processor_type") == "MGMImageProcessor":
             return {name: value for name, value in found.items() if name != "image_processor_type"}
     config = checkpoint_config(folder, base)
-    names = ("image_size", "image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in CONFIG_FIELDS}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """How each language model expects a conversation to be written, as data.
 
 A template is a handful of strings around the questions and the answers; `TEMPLATES` holds those
-of the published names and our own `nano`. `mgm.data.conversation` turns turns into text with them.
+of the published names, our own `nano` and those of later language models. `mgm.data.conversation`
+turns turns into text with them.
 """
 
 from dataclasses import dataclass, replace
@@ -227,5 +228,27 @@ TEMPLATES: dict[str, Template] = {
         ),
         stop="<|end|>",
         numbers_images=False,  # its training questions say "the first image"
+    ),
+    "qwen_3": Template(
+        _headed(
+            "<|im_start|>user\n",
+            "<|im_start|>assistant\n",
+            "<|im_end|>\n",
+            "<|im_start|>system\n{}<|im_end|>\n",
+        ),
+        stop="<|im_end|>",
+    ),
+    # As Phi-2's model card asks. Compat: "phi_2" trains on another text than it prompts with.
+    "phi": Template(
+        Layout(
+            question=("Instruct: ", "\n"),
+            answer_open="Output:",
+            answer=(" ", "<|endoftext|>"),
+        ),
+        stop="<|endoftext|>",
+    ),
+    "phi_3": Template(
+        _headed("<|user|>\n", "<|assistant|>\n", "<|end|>\n", "<|system|>\n{}<|end|>\n"),
+        stop="<|end|>",
     ),
 }

@@ -16,6 +16,7 @@ import torch
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults, read_json
+from mgm.model.convnext_tower import OPENCLIP_CONFIG, OPENCLIP_PREFIX
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.hub import checkpoint_folder
 from mgm.model.lazy_tensor import LazyTensor, lazy_tensors
@@ -30,7 +31,6 @@ from mgm.model.weights import has_weights, read_folder
 
 CONFIG_FILE = "config.json"
 STAGE1_FILE = "mm_projector.bin"
-CONVNEXT_CONFIG = "open_clip_config.json"
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _with_towers(
     """Fill in towers from the folders that the config names, where the weights lack them."""
     for part, field, file, names in (
         ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_names),
-        ("vision_tower_aux.", "mm_vision_tower_aux", CONVNEXT_CONFIG, convnext_names),
+        ("vision_tower_aux.", "mm_vision_tower_aux", OPENCLIP_CONFIG, convnext_names),
     ):
         wanted = values.get(field)
         if not wanted or any(name.startswith(part) for name in tensors):
@@ -206,11 +206,10 @@ def clip_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 def convnext_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The ConvNeXt of an OpenCLIP folder, by our names."""
-    prefix = "visual.trunk."
     trunk = {
-        name.removeprefix(prefix): tensor
+        name.removeprefix(OPENCLIP_PREFIX): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix)
+        if name.startswith(OPENCLIP_PREFIX)
     }
     return {
         f"vision_tower_aux.{name}": tensor
@@ -226,7 +225,7 @@ def compare_convnext(checkpoint: Checkpoint) -> None:
     complete in itself here.
     """
     values = read_json(checkpoint.folder / CONFIG_FILE)
-    place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, CONVNEXT_CONFIG)
+    place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG)
     if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
         return
     for ours, other in convnext_names(read_folder(place)).items():

@@ -3,17 +3,18 @@
 import os
 import re
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from transformers import CLIPVisionConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
 from mgm.model.config_file import named_faults
+from mgm.model.convnext_config import ConvNextTowerConfig, convnext_config_from
 from mgm.model.published import is_published_config, translate_config
+from mgm.model.vision_tower import tower_kind, vision_config_from
 
 PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
-SubConfig = TypeVar("SubConfig", bound=PretrainedConfig)
 STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
 
 CLIP_LARGE_336 = {
@@ -27,46 +28,13 @@ CLIP_LARGE_336 = {
 }
 
 
-class ConvNextTowerConfig(PretrainedConfig):
-    """The high-resolution tower: four ConvNeXt stages.
-
-    Args:
-        depths: blocks of each stage.
-        dims: channels of each stage.
-        layer_norm_eps: of every LayerNorm; 1e-6 except in ConvNeXt-XXLarge (1e-5).
-        drop_path_rate: stochastic depth in training mode; 0 switches it off.
-        hidden_act: name of the activation in a block.
-    """
-
-    model_type = "mgm_convnext"
-    base_config_key = "vision_aux_config"
-
-    def __init__(
-        self,
-        depths: list[int] | None = None,
-        dims: list[int] | None = None,
-        layer_norm_eps: float = 1e-6,
-        drop_path_rate: float = 0.0,
-        hidden_act: str = "gelu",
-        **kwargs: Any,
-    ) -> None:
-        self.depths = list(depths or (3, 3, 27, 3))
-        self.dims = list(dims or (192, 384, 768, 1536))
-        self.layer_norm_eps = layer_norm_eps
-        self.drop_path_rate = drop_path_rate
-        self.hidden_act = hidden_act
-        super().__init__(**kwargs)
-        if len(self.depths) != 4 or len(self.dims) != 4:
-            found = f"depths {self.depths} and dims {self.dims}"
-            raise MGMError(f"config: {found}; valid: one number for each stage, 4")
-
-
 class MGMConfig(PretrainedConfig):
     """Configuration of `MGMForConditionalGeneration`; published flat ones load as one too.
 
     Args:
         text_config: the language model's config, or its dictionary with a `model_type`.
-        vision_config: the low-resolution tower, CLIP.
+        vision_config: the low-resolution tower, or its dictionary with a `model_type`, without one
+            CLIP's.
         vision_aux_config: the high-resolution tower; None: a model without it and without mining.
         vision_feature_layer: whose output is used, counted as in a list that starts with the
             embeddings: -2 is the output of the second-to-last layer.
@@ -80,8 +48,8 @@ class MGMConfig(PretrainedConfig):
             the vocabulary, so that no text can mean it. It never reaches the embedding.
         conversation: name of the conversation template; None: decided from the tokenizer.
         model_max_length: tokens of a sample after image markers are expanded; None: unlimited.
-        optimize_vision_tower: whether CLIP is trained.
-        optimize_vision_tower_aux: whether the ConvNeXt is trained.
+        optimize_vision_tower: whether the low-resolution tower is trained.
+        optimize_vision_tower_aux: whether the high-resolution tower is trained.
 
     Raises:
         MGMError: a value does not fit; names the field, the value and what would fit.
@@ -90,7 +58,7 @@ class MGMConfig(PretrainedConfig):
     model_type = "mgm"
     sub_configs = {  # noqa: RUF012
         "text_config": PretrainedConfig,
-        "vision_config": CLIPVisionConfig,
+        "vision_config": PretrainedConfig,
         "vision_aux_config": ConvNextTowerConfig,
     }
 
@@ -114,14 +82,8 @@ class MGMConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.text_config = text_config_from(text_config)
-        self.vision_config: CLIPVisionConfig = _sub_config(
-            CLIPVisionConfig, vision_config or CLIP_LARGE_336
-        )
-        self.vision_aux_config: ConvNextTowerConfig | None = (
-            None
-            if vision_aux_config is None
-            else _sub_config(ConvNextTowerConfig, vision_aux_config)
-        )
+        self.vision_config = vision_config_from(vision_config or CLIP_LARGE_336)
+        self.vision_aux_config = convnext_config_from(vision_aux_config)
         self.vision_feature_layer = vision_feature_layer
         self.vision_feature_select = vision_feature_select
         self.projector_type = projector_type
@@ -143,12 +105,12 @@ class MGMConfig(PretrainedConfig):
     @property
     def image_size(self) -> int:
         """Pixels per side of what the low-resolution tower sees."""
-        return int(self.vision_config.image_size)  # ty: ignore[invalid-argument-type]
+        return int(self.vision_config.image_size)
 
     @property
     def tokens_per_side(self) -> int:
         """Low-resolution tokens per side of one crop."""
-        return self.image_size // int(self.vision_config.patch_size)  # ty: ignore[invalid-argument-type]
+        return self.image_size // int(self.vision_config.patch_size)
 
     @property
     def crops(self) -> int:
@@ -164,6 +126,32 @@ class MGMConfig(PretrainedConfig):
     def window(self) -> int:
         """Positions per side of the high-resolution window that one token mines."""
         return self.image_size_aux // STEM_STRIDE // (self.tokens_per_side * self.image_grid)
+
+    @property
+    def image_mean(self) -> list[float]:
+        """Mean of each colour channel, from 0 to 1, in what the low-resolution tower sees."""
+        return self._normalisation("image_mean")
+
+    @property
+    def image_std(self) -> list[float]:
+        """Standard deviation of each colour channel in what the low-resolution tower sees."""
+        return self._normalisation("image_std")
+
+    @property
+    def image_mean_aux(self) -> list[float]:
+        """Mean of each colour channel in what the high-resolution tower sees."""
+        aux = self.vision_aux_config
+        return self.image_mean if aux is None else aux.image_mean
+
+    @property
+    def image_std_aux(self) -> list[float]:
+        """Standard deviation of each colour channel in what the high-resolution tower sees."""
+        aux = self.vision_aux_config
+        return self.image_std if aux is None else aux.image_std
+
+    def _normalisation(self, name: str) -> list[float]:
+        kind = tower_kind(self.vision_config.model_type)
+        return list(getattr(self.vision_config, name, None) or getattr(kind, name))
 
     def check(self) -> None:
         """Raise an MGMError if the parts do not fit together."""
@@ -216,12 +204,15 @@ class MGMConfig(PretrainedConfig):
         )
         if self.vision_aux_config is not None:
             step = STEM_STRIDE * self.tokens_per_side * self.image_grid
+            below = self.image_size_aux // step * step
+            fitting = f"{below} or {below + step}" if below else str(step)
             _demand(
                 self.image_size_aux % step == 0,
                 "image_size_aux",
                 self.image_size_aux,
-                f"a multiple of {step}, so that windows divide the map "
-                f"({self.tokens_per_side} tokens per side times image_grid {self.image_grid})",
+                f"a multiple of {step}, the nearest {fitting}, so that the map divides into a "
+                f"window for each token ({STEM_STRIDE} pixels per position x "
+                f"{self.tokens_per_side} tokens per side x image_grid {self.image_grid})",
             )
         _demand(
             isinstance(self.image_token_id, int) and self.image_token_id >= 0,
@@ -271,7 +262,7 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     if model_type not in CONFIG_MAPPING:
         raise MGMError(
             f"config: text_config.model_type is {model_type!r}, which transformers does not know; "
-            "valid: a causal language model such as llama, gemma, mixtral, mistral or qwen2"
+            "valid: a causal language model such as llama, gemma, mixtral, mistral, qwen3 or phi3"
         )
     # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the published
     # Gemma models were trained and evaluated with the exact one. So it is set afterwards.
@@ -280,13 +271,6 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     if activation is not None:
         config.hidden_act = activation
     return config
-
-
-def _sub_config(kind: type[SubConfig], given: dict[str, Any] | PretrainedConfig) -> SubConfig:
-    if isinstance(given, kind):
-        return given
-    values: dict[str, Any] = given if isinstance(given, dict) else given.to_dict()
-    return kind(**{name: value for name, value in values.items() if name != "model_type"})
 
 
 def _is_count(value: object) -> bool:

@@ -46,6 +46,7 @@ _TEXT_NOISE = frozenset(
 )
 # Of a CLIP's config: what makes the network.
 _CLIP_FIELDS = (
+    "model_type",
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -54,6 +55,18 @@ _CLIP_FIELDS = (
     "patch_size",
     "hidden_act",
     "layer_norm_eps",
+)
+_CONVNEXT_FIELDS = (
+    "depths",
+    "dims",
+    "kernel_sizes",
+    "stem_type",
+    "conv_mlp",
+    "use_grn",
+    "ls_init_value",
+    "norm_layer",
+    "layer_norm_eps",
+    "hidden_act",
 )
 _PUBLISHED_TOWER = "model_zoo/OpenAI/clip-vit-large-patch14-336"
 _PUBLISHED_TOWER_AUX = "model_zoo/OpenAI/openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup"
@@ -207,6 +220,6 @@ def _facts(config: MGMConfig) -> dict[str, Any]:
     for name in _CLIP_FIELDS:
         facts[f"vision_config.{name}"] = getattr(config.vision_config, name)
     aux = config.vision_aux_config
-    for name in ("depths", "dims", "layer_norm_eps", "hidden_act"):
+    for name in _CONVNEXT_FIELDS:
         facts[f"vision_aux_config.{name}"] = None if aux is None else getattr(aux, name)
     return facts

@@ -10,28 +10,56 @@ _XXLARGE_DIMS = [384, 768, 1536, 3072]
 
 
 def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, Any]:
-    """Depths, dims and layer_norm_eps of a ConvNeXt, for `ConvNextTowerConfig`.
+    """Fields of `ConvNextTowerConfig` for a ConvNeXt or ConvNeXt V2.
+
+    Shapes do not tell the epsilon of its norms, their kind and the activation: those are as in
+    OpenCLIP's models.
 
     Args:
         shapes: of the weights, named `stem.…`, `stages.…`.
         source: where they come from, for the error.
 
     Raises:
-        MGMError: these are not the weights of a four-stage ConvNeXt.
+        MGMError: these are not the weights of a four-stage ConvNeXt with 4 pixels a position.
     """
     depths = [0, 0, 0, 0]
     dims = [0, 0, 0, 0]
+    kernel_sizes = [0, 0, 0, 0]
     for name, shape in shapes.items():
         match = re.fullmatch(r"stages\.([0-3])\.blocks\.(\d+)\.conv_dw\.weight", name)
         if match:
             stage = int(match.group(1))
             depths[stage] = max(depths[stage], int(match.group(2)) + 1)
-            dims[stage] = shape[0]
+            dims[stage], kernel_sizes[stage] = shape[0], shape[-1]
     if 0 in depths:
         raise MGMError(
             f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
-            "give a folder of OpenCLIP that does"
+            "give a folder of OpenCLIP or timm that does"
         )
-    # timm builds every ConvNeXt with eps 1e-6 but the largest one.
-    eps = 1e-5 if dims == _XXLARGE_DIMS else 1e-6
-    return {"depths": depths, "dims": dims, "layer_norm_eps": eps}
+    block = "stages.0.blocks.0."
+    return {
+        "depths": depths,
+        "dims": dims,
+        "kernel_sizes": kernel_sizes,
+        # timm builds every ConvNeXt of OpenCLIP with eps 1e-6 but the largest one.
+        "layer_norm_eps": 1e-5 if dims == _XXLARGE_DIMS else 1e-6,
+        "stem_type": _stem_type(shapes, dims[0], source),
+        "conv_mlp": len(shapes.get(block + "mlp.fc1.weight", ())) == 4,
+        "use_grn": block + "mlp.grn.weight" in shapes,
+        "ls_init_value": 1e-6 if block + "gamma" in shapes else None,
+    }
+
+
+def _stem_type(shapes: Mapping[str, tuple[int, ...]], width: int, source: str) -> str:
+    """timm's name of the stem: one convolution of stride 4, or two of stride 2."""
+    channels, *_, kernel = shapes.get("stem.0.weight", (width, 4))
+    if kernel == 4:
+        return "patch"
+    if kernel != 3:
+        raise MGMError(
+            f"{source}: stem.0.weight has a kernel of {kernel} pixels; expected 4 (or 3, of an "
+            "overlapping stem), give a ConvNeXt with 4 pixels a position"
+        )
+    if "stem.3.weight" in shapes:  # an activation between the convolutions
+        return "overlap_act"
+    return "overlap" if channels == width else "overlap_tiered"

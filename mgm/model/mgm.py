@@ -12,7 +12,6 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
 from mgm.model.checkpoint import CONFIG_FILE, compare_convnext, read_checkpoint
-from mgm.model.clip_tower import ClipTower
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults
 from mgm.model.convnext_tower import ConvNextTower
@@ -26,6 +25,7 @@ from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.projector import build_projector
 from mgm.model.quantization import FULL_PRECISION, only_linear_layers
 from mgm.model.supervised import IGNORED, supervised_output
+from mgm.model.vision_tower import KINDS, VisionTower, build_vision_tower
 from mgm.model.weights import check_fit, check_names
 
 
@@ -47,7 +47,11 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ClipTower", "ConvNextTower", "PatchInfoMining"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        *(kind.tower.__name__ for kind in KINDS),
+        "ConvNextTower",
+        "PatchInfoMining",
+    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -59,14 +63,14 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         self,
         config: MGMConfig,
         language_model: PreTrainedModel | None = None,
-        vision_tower: ClipTower | None = None,
+        vision_tower: VisionTower | None = None,
         vision_tower_aux: ConvNextTower | None = None,
         linear_experts: bool = False,
         int8: bool = False,
     ) -> None:
         super().__init__(config)
         width = config.vision_config.hidden_size
-        self.vision_tower = vision_tower or ClipTower(
+        self.vision_tower = vision_tower or build_vision_tower(
             config.vision_config, config.vision_feature_layer
         )
         self.vision_tower_aux: ConvNextTower | None = None
@@ -166,8 +170,9 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
 
         Args:
             language_model_path: a causal language model in transformers' layout.
-            vision_tower_path: a CLIP folder in transformers' layout.
-            vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's layout; None: no mining.
+            vision_tower_path: a CLIP or SigLIP folder in transformers' layout.
+            vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's or timm's layout; None: no
+                mining.
             dtype: of all weights; None: float32.
             **overrides: fields of `MGMConfig`.
 
@@ -239,7 +244,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         return self.projector(tokens.flatten(1, 2))
 
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
-        """(images, crops, 3, H, W) -> CLIP's tokens (images, crops, tokens, C)."""
+        """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""
         pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower):
             tokens = self.vision_tower(pixels)

@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint import STAGE1_FILE
-from mgm.model.clip_tower import load_clip_tower
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults, read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_native, to_published
+from mgm.model.vision_tower import load_vision_tower
 from mgm.model.weights import check_fit, check_names, read_file, read_folder, read_weights
 
 FRESH_PARTS = ("mining.", "projector.")
@@ -35,7 +35,7 @@ def assemble(
     """See `MGMForConditionalGeneration.from_parts`."""
     dtype = dtype or torch.float32
     feature_layer = overrides.get("vision_feature_layer", -2)
-    vision = load_clip_tower(vision_tower_path, feature_layer, dtype)
+    vision = load_vision_tower(vision_tower_path, feature_layer, dtype)
     aux = (
         None if vision_tower_aux_path is None else load_convnext_tower(vision_tower_aux_path, dtype)
     )

@@ -3,7 +3,8 @@
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mgm.model.config import ConvNextTowerConfig, MGMConfig
+from mgm.model.config import MGMConfig
+from mgm.model.convnext_config import ConvNextTowerConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.mgm import MGMForConditionalGeneration
 

@@ -1,5 +1,6 @@
 """The model and the processor that a run starts from, put together as the flags say."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,11 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processor import MGMProcessor
 from mgm.data.templates import version_template
 from mgm.data.tokenizer import image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
-from mgm.model.clip_tower import load_clip_tower
 from mgm.model.config_file import read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
@@ -20,8 +20,11 @@ from mgm.model.hub import checkpoint_folder
 from mgm.model.loading import load_model
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import load_stage1
+from mgm.model.vision_tower import load_vision_tower
 from mgm.model.weights import load_into
 from mgm.train.flags import Arguments
+
+logger = logging.getLogger(__name__)
 
 # Compat: what the published flags default to when a model is put together from its parts.
 PUBLISHED = {
@@ -72,7 +75,7 @@ def starting_point(
     if model_flags.pretrain_mm_mlp_adapter is not None:
         load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
     model.config.conversation = processor.conversation
-    for name in (*IMAGE_SETTINGS, "image_size"):
+    for name in CONFIG_FIELDS:
         setattr(processor.image_processor, name, getattr(model.config, name))
     _align_tokens(model, processor)
     return model, processor
@@ -105,12 +108,20 @@ def _assembled(
     family = family_of(model.config.text_config.model_type, set(tokenizer.get_vocab()))
     # Compat: published training writes what it does not know as for Vicuna (version v0).
     default = family.conversation if family else version_template("v0")
+    if family is None and flags.version is None:
+        logger.warning(
+            "%s: no family of language models is known for %s; conversations are written as "
+            "%s, name another template with --version",
+            folder,
+            model.config.text_config.model_type,
+            default,
+        )
     processor = MGMProcessor(
         MGMImageProcessor(),
         tokenizer,
         conversation=default if flags.version is None else version_template(flags.version),
         image_token_id=image_token_id,
-        patch_size=model.config.image_size // model.config.tokens_per_side,
+        patch_size=model.config.vision_config.patch_size,
     )
     return model, processor
 
@@ -139,8 +150,9 @@ def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments:
     """Take encoders from folders that are given; 'none' takes the high-resolution one out."""
     vision, aux = arguments[0].vision_tower, arguments[0].vision_tower_aux
     if vision is not None:
-        tower = load_clip_tower(vision, model.config.vision_feature_layer)
-        load_into(model.vision_tower, tower.state_dict(), vision)
+        tower = load_vision_tower(vision, model.config.vision_feature_layer)
+        load_into(model.vision_tower, tower.state_dict(), vision)  # refuses another geometry
+        model.vision_tower, model.config.vision_config = tower, tower.config
     if aux is None:
         return
     if _absent(aux):
@@ -150,7 +162,9 @@ def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments:
             f"--vision_tower_aux {aux}: {folder} was made without it; start from a language model"
         )
     else:
-        load_into(model.vision_tower_aux, load_convnext_tower(aux).state_dict(), aux)
+        tower_aux = load_convnext_tower(aux)
+        load_into(model.vision_tower_aux, tower_aux.state_dict(), aux)
+        model.vision_tower_aux, model.config.vision_aux_config = tower_aux, tower_aux.config
 
 
 def _given(arguments: Arguments) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _trained_modules(
         if head is not None and head.weight is not embedding.weight:
             yield head
     if arguments.optimize_vision_tower:
-        layers = model.vision_tower.encoder.layers
+        layers = model.vision_tower.layers
         yield from layers[len(layers) // 2 :]
     if arguments.optimize_vision_tower_aux:
         if model.vision_tower_aux is None:

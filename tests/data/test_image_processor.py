@@ -157,6 +157,25 @@ def test_crops_stand_row_by_row_and_the_whole_comes_last():
     assert crops[4, :, :12, 16:].mean() > 1 > crops[4, :, 16:, :12].mean()
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_towers_may_want_different_normalisations(mode):
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
+    half, aux = ([0.5] * 3, [0.5] * 3), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    processor = MGMImageProcessor(28, 64, 2, True, "pad", *half, *aux, mode=mode)
+    views = processor(image)
+    values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(figures).view(3, 1, 1) for figures in aux)
+    assert torch.allclose(views["pixel_values_aux"][0], (values - mean) / std, atol=1e-5)
+    low = F.interpolate(((values - 0.5) / 0.5)[None], (56, 56), mode="bilinear")
+    whole = F.interpolate(low, (28, 28), mode="bilinear")
+    crops = views["pixel_values"][0]
+    assert torch.allclose(crops[1], low[0, :, :28, 28:], atol=1e-5)
+    assert torch.allclose(crops[4], whole[0], atol=1e-5)
+    # The margins of a padded image are the mean colour of what they are made for.
+    margin = processor.high_resolution(Image.new("RGB", (64, 2)))[0, 0]
+    assert margin.tolist() == [int(255 * mean) for mean in aux[0]]
+
+
 def test_settings_survive_saving(tmp_path):
     processor = MGMImageProcessor(28, 64, 2, True, "square", mode="fast")
     processor.save_pretrained(tmp_path)
@@ -177,6 +196,7 @@ def test_wrong_settings_name_the_choices():
         {"image_grid": 1.5},
         {"image_mean": [0, 0]},
         {"image_std": None},
+        {"image_mean_aux": [0.5]},
     ):
         with pytest.raises(MGMError, match=f"^{next(iter(wrong))} is .*; give"):
             MGMImageProcessor(**wrong)

@@ -9,7 +9,12 @@ from tests.golden_files import golden_json
 
 
 def test_every_published_template_is_there():
-    assert set(golden_json("text/prompts.json")["templates"]) == set(TEMPLATES) - {"nano"}
+    assert set(golden_json("text/prompts.json")["templates"]) == set(TEMPLATES) - {
+        "nano",
+        "phi",
+        "phi_3",
+        "qwen_3",
+    }
 
 
 def test_image_numbers_equal_published_command_line():
@@ -26,6 +31,21 @@ def test_nano_prompt():
     assert prompt(get_template("nano"), turns) == (
         "<s><|user|><image>\nWhat?<|end|><|assistant|>A cat.<|end|>"
         "<|user|>Sure?<|end|><|assistant|>"
+    )
+
+
+def test_prompts_of_later_language_models():
+    turns = [("Hi", "Hello."), ("Who?", None)]
+    assert prompt(get_template("qwen_3"), turns, system="Be kind.") == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+        "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt(get_template("phi"), turns) == (
+        "Instruct: Hi\nOutput: Hello.<|endoftext|>Instruct: Who?\nOutput:"
+    )
+    assert prompt(get_template("phi_3"), turns) == (
+        "<|user|>\nHi<|end|>\n<|assistant|>\nHello.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\n"
     )
 
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, SiglipVisionConfig
 
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
@@ -53,6 +53,60 @@ def test_invalid_values_are_named(field: str, value: object, valid: str) -> None
     assert repr(value) in message
     assert valid in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("vision", "image_grid", "found", "nearest"),
+    [
+        ({"patch_size": 14, "image_size": 384}, 1, 768, "108, the nearest 756 or 864"),
+        ({"patch_size": 14, "image_size": 384}, 2, 1536, "216, the nearest 1512 or 1728"),
+        ({"patch_size": 14, "image_size": 384}, 2, 100, "216, the nearest 216"),
+        ({"patch_size": 16, "image_size": 224}, 1, 768, "56, the nearest 728 or 784"),
+    ],
+)
+def test_sizes_that_would_fit_are_named(vision, image_grid, found, nearest) -> None:
+    vision = {"model_type": "siglip_vision_model", **vision}
+    with pytest.raises(MGMError) as fault:
+        tiny_config(vision_config=vision, image_grid=image_grid, image_size_aux=found)
+    side = vision["image_size"] // vision["patch_size"]
+    assert str(fault.value) == (
+        f"config: image_size_aux is {found}; valid: a multiple of {nearest}, so that the map "
+        f"divides into a window for each token (4 pixels per position x {side} tokens per side x "
+        f"image_grid {image_grid})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "image_size", "image_size_aux", "tokens"),
+    [(16, 224, 896, 196), (16, 256, 768, 256), (16, 384, 768, 576), (14, 384, 864, 729)],
+)
+def test_sizes_that_fit(patch_size, image_size, image_size_aux, tokens) -> None:
+    vision = {"model_type": "siglip_vision_model", "patch_size": patch_size}
+    vision["image_size"] = image_size
+    config = tiny_config(vision_config=vision, image_size_aux=image_size_aux)
+    assert config.image_tokens_per_image == tokens
+    assert config.window * config.tokens_per_side * 4 == image_size_aux
+    assert (config.image_mean, config.image_std) == ([0.5] * 3, [0.5] * 3)
+    assert config.image_mean_aux[0] == 0.48145466
+
+
+def test_unknown_vision_transformer_is_named() -> None:
+    with pytest.raises(MGMError, match="model_type is 'beit'; valid: clip_vision_model, siglip"):
+        tiny_config(vision_config={"model_type": "beit"})
+
+
+def test_other_parts_survive_json(tmp_path) -> None:
+    vision = VISION | {"model_type": "siglip_vision_model", "image_mean": [0.4] * 3}
+    aux = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16], "use_grn": True, "conv_mlp": True}
+    aux |= {"ls_init_value": None, "image_std": [0.2] * 3, "norm_layer": "rmsnorm2d"}
+    config = tiny_config(vision_config=vision, vision_aux_config=aux)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert type(again.vision_config) is type(config.vision_config) is SiglipVisionConfig
+    assert again.vision_config.to_dict() == config.vision_config.to_dict()
+    assert again.vision_aux_config.to_dict() == config.vision_aux_config.to_dict()
+    assert again.vision_aux_config.ls_init_value is None
+    assert (again.image_mean, again.image_std_aux) == ([0.4] * 3, [0.2] * 3)
 
 
 def test_unknown_language_model_is_named() -> None:

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from mgm.data.templates import get_template
 from mgm.model.families import FAMILIES, family_of
 from mgm.model.published import to_native, to_published
 from tests.golden_files import golden_json
@@ -41,6 +42,13 @@ def test_family_is_known_by_type_and_tokens() -> None:
     assert family_of("llama", {"<|eot_id|>", "a"}).name == "llama3"
     assert family_of("llama", {"<|im_end|>"}).name == "yi"
     assert family_of("qwen2") is None
+    assert [family_of(kind).name for kind in ("qwen3", "phi")] == ["qwen", "phi"]
+    later = [family.conversation for family in FAMILIES if family.published_model_type is None]
+    # What they learn is what they are asked with, which is not so in every published template.
+    assert all(get_template(name).training is None for name in later)
+    assert family_of("phi3", {"<|end|>"}).conversation == "phi_3"
+    assert family_of("qwen2", {"<|im_end|>"}).conversation == "qwen_3"
+    assert family_of("gemma", {"<|im_end|>"}).name == "gemma"
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from mgm.model.config import ConvNextTowerConfig, MGMConfig
+from mgm.model.config import MGMConfig
+from mgm.model.convnext_config import ConvNextTowerConfig
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.mgm import MGMForConditionalGeneration
 

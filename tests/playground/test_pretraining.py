@@ -10,8 +10,8 @@ from transformers import LlamaForCausalLM
 
 from mgm.data.conversation import IGNORED
 from mgm.errors import MGMError
-from mgm.model.clip_tower import load_clip_tower
 from mgm.model.convnext_tower import load_convnext_tower
+from mgm.model.vision_tower import load_vision_tower
 from playground.canvas import Canvas
 from playground.colors import COLORS
 from playground.fonts import FACES
@@ -149,7 +149,7 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     for stage, mine in zip(model.convnext.stages, ours, strict=True):
         theirs = stage(theirs)
         torch.testing.assert_close(mine, theirs)
-    clip = load_clip_tower(tmp_path / CLIP_NAME)
+    clip = load_vision_tower(tmp_path / CLIP_NAME)
     again = Pretraining(len(tokenizer), model.code)
     load_encoders(again, tmp_path)
     torch.testing.assert_close(again.convnext.state_dict(), model.convnext.state_dict())
