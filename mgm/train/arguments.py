@@ -41,8 +41,8 @@ class ModelArguments:
     )
     vision_tower_aux: str | None = _flag(
         None,
-        "Folder of the high-resolution encoder, a ConvNeXt of OpenCLIP or timm; left out or 'none': "
-        "a model without it and without mining.",
+        "Folder of the high-resolution encoder, a ConvNeXt of OpenCLIP or timm; left out or "
+        "'none': a model without it and without mining.",
     )
     pretrain_mm_mlp_adapter: str | None = _flag(
         None, "What stage 1 left: its folder or its mm_projector.bin."
