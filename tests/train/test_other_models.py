@@ -59,7 +59,10 @@ def language_folder(folder: Path, config: PretrainedConfig, special: list[str]) 
     )
     tokenizer.save_pretrained(folder)
     config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # no token is chosen that the tokenizer has not
+        model.get_output_embeddings().weight[len(tokenizer) :] = 0
+    model.save_pretrained(folder)
     return folder
 
 
