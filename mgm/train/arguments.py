@@ -36,11 +36,13 @@ class ModelArguments:
         "Conversation template: plain, v1, gemma, llama_3, chatml_direct, mistral_instruct, nano, "
         "... Left out: the Mini-Gemini folder's, or the one that fits the tokenizer.",
     )
-    vision_tower: str | None = _flag(None, "Folder of the low-resolution encoder, CLIP.")
+    vision_tower: str | None = _flag(
+        None, "Folder of the CLIP or SigLIP, the low-resolution encoder."
+    )
     vision_tower_aux: str | None = _flag(
         None,
-        "Folder of the high-resolution encoder, an OpenCLIP ConvNeXt; left out or 'none': a model "
-        "without it and without mining.",
+        "Folder of the high-resolution encoder, a ConvNeXt of OpenCLIP or timm; left out or "
+        "'none': a model without it and without mining.",
     )
     pretrain_mm_mlp_adapter: str | None = _flag(
         None, "What stage 1 left: its folder or its mm_projector.bin."
@@ -48,7 +50,7 @@ class ModelArguments:
     tune_mm_mlp_adapter: bool = _flag(False, "Stage 1: train mining and projector alone.")
     freeze_mm_mlp_adapter: bool = _flag(False, "Leave the projector as it is.")
     freeze_backbone: bool = _flag(False, "Leave the language model but for its head as it is.")
-    optimize_vision_tower: bool = _flag(False, "Train the upper half of CLIP's layers.")
+    optimize_vision_tower: bool = _flag(False, "Train the upper half of the ViT's layers.")
     optimize_vision_tower_aux: bool = _flag(
         False, "Train the last block of each of the ConvNeXt's stages."
     )

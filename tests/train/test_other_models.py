@@ -36,6 +36,7 @@ from tests.train.conftest import words
 
 QUESTION = "<image>\nWhich colour?"
 IMAGE = Image.new("RGB", (30, 24), "orange")
+TOWERS = ("vision_tower", "vision_tower_aux")
 SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 VIT = VISION | {"image_size": 32, "patch_size": 8}
@@ -58,7 +59,10 @@ def language_folder(folder: Path, config: PretrainedConfig, special: list[str]) 
     )
     tokenizer.save_pretrained(folder)
     config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # no token is chosen that the tokenizer has not
+        model.get_output_embeddings().weight[len(tokenizer) :] = 0
+    model.save_pretrained(folder)
     return folder
 
 
@@ -123,7 +127,8 @@ def trained_and_answering(flags):
     assert saved.keys() == after.keys()
     assert all(torch.equal(saved[name], after[name]) for name in saved)
     changed = {name.split(".")[0] for name in saved if not torch.equal(saved[name], before[name])}
-    assert changed == {"language_model", "mining", "projector"}
+    towers = {name for name in TOWERS if flags.get(f"optimize_{name}")}
+    assert changed == {"language_model", "mining", "projector"} | towers
     (answer,) = engine.answer([mgm.Request(QUESTION, images=[IMAGE], max_new_tokens=8)])
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
@@ -192,6 +197,18 @@ def test_another_convnext(flags, tmp_path, architecture: str) -> None:
         assert (aux.use_grn, aux.ls_init_value, aux.conv_mlp) == (True, None, True)
 
 
+def test_convnext_of_a_trained_model_is_replaced_with_its_colours(stage2_flags, tmp_path) -> None:
+    network = timm.create_model("convnext_tiny", depths=(1, 1, 1, 1), dims=(4, 8, 12, 16))
+    save_for_hf(network, tmp_path, safe_serialization=True)
+    flags = stage2_flags | {"output_dir": "unused"}
+    assert start_of(flags)[1].image_processor.image_mean_aux[0] == 0.48145466
+    model, processor = start_of(flags | {"vision_tower_aux": tmp_path})
+    assert torch.equal(model.vision_tower_aux.stem[0].weight, network.stem[0].weight)
+    assert processor.image_processor.image_mean_aux == model.config.image_mean_aux
+    assert model.config.image_mean_aux == [0.485, 0.456, 0.406]
+    assert processor.image_processor.image_mean[0] == 0.48145466
+
+
 @pytest.mark.parametrize(
     ("config", "special", "conversation"),
     [
@@ -240,6 +257,10 @@ def test_all_at_once(flags, tmp_path) -> None:
         "vision_tower_aux": timm_folder(tmp_path / "timm"),
         "image_grid": 2,
         "image_global": True,
+        "optimize_vision_tower": True,
+        "optimize_vision_tower_aux": True,
+        "drop_path": True,
+        "gradient_checkpointing": True,
     }
     assert trained_and_answering(flags).model.config.image_tokens_per_image == 5 * 16
 
