@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mgm.data.images import open_image
 from mgm.data.processor import MGMProcessor
+from mgm.data.stops import Stops, align_generation, stops_of
 from mgm.data.templates import get_template
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
-from mgm.engine.stops import Stops, stops_of
 from mgm.errors import MGMError, faults_of
 from mgm.model.config import MGMConfig
 from mgm.model.loading import check_checkpoint, checkpoint_folder, load_model
@@ -51,7 +51,9 @@ def load(
     with faults_of(folder):
         check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
         processor = MGMProcessor.from_pretrained(folder)
-        return Engine(load_model(folder, dtype=precision, device=place), processor)
+        model = load_model(folder, dtype=precision, device=place)
+        align_generation(model.generation_config, processor.tokenizer, processor.template)
+        return Engine(model, processor)
 
 
 class Stream(Iterator[str]):
@@ -115,6 +117,7 @@ class Engine:
             self.template,
             self.model.config.text_config.eos_token_id,
             self.model.language_model.generation_config.eos_token_id,
+            self.model.generation_config.eos_token_id,
         )
 
     def answer(self, requests: Sequence[Request], batch_size: int = 16) -> list[Answer]:
