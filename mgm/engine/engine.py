@@ -13,12 +13,12 @@ from mgm.atomic import atomic_folder
 from mgm.data.images import open_image
 from mgm.data.model_card import model_card
 from mgm.data.processor import MGMProcessor
+from mgm.data.stops import Stops, align_generation, stops_of
 from mgm.data.templates import get_template
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
-from mgm.engine.stops import Stops, stops_of
 from mgm.errors import MGMError, faults_of, one_line
 from mgm.model.checkpoint import check_checkpoint
 from mgm.model.config import MGMConfig
@@ -67,6 +67,7 @@ def load(
         check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, precision, place, quantize, base, merge_lora)
+        align_generation(model.generation_config, processor.tokenizer, processor.template)
         return Engine(model, processor)
 
 
@@ -135,6 +136,7 @@ class Engine:
             self.template,
             self.model.config.text_config.eos_token_id,
             self.model.language_model.generation_config.eos_token_id,
+            self.model.generation_config.eos_token_id,
         )
 
     def save_pretrained(self, path: str | os.PathLike[str], name: str | None = None) -> None:

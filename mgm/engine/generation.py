@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from mgm.data.stops import Stops
 from mgm.engine.request import Answer, Request
 from mgm.engine.sampler import Sampler, choose
-from mgm.engine.stops import Stops
 from mgm.engine.text_stream import TextStream
 from mgm.model.mgm import MGMForConditionalGeneration
 

@@ -25,6 +25,7 @@ from mgm.model.published import (
     is_published_config,
     named_folder,
     native_tensors,
+    published_field_names,
     translate_config,
 )
 from mgm.model.weights import has_weights, read_folder
@@ -124,7 +125,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> MGMConfig:
     if is_published_config(values):
-        with named_faults(folder / CONFIG_FILE):
+        with named_faults(folder / CONFIG_FILE), published_field_names():
             values = translate_config(values, folder, tensors)
             return MGMConfig.from_dict(values, name_or_path=str(folder))
     return MGMConfig.from_pretrained(folder)

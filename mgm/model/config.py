@@ -11,7 +11,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from mgm.errors import MGMError
 from mgm.model.config_file import named_faults
 from mgm.model.convnext_config import ConvNextTowerConfig, convnext_config_from
-from mgm.model.published import is_published_config, translate_config
+from mgm.model.published import (
+    is_published_config,
+    published_field_names,
+    translate_config,
+)
 from mgm.model.vision_tower import tower_kind, vision_config_from
 
 PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
@@ -231,7 +235,9 @@ class MGMConfig(PretrainedConfig):
         folder = kwargs.get("name_or_path")
         with named_faults(Path(folder or "") / "config.json"):
             if is_published_config(config_dict):
-                config_dict = translate_config(config_dict, folder)
+                with published_field_names():
+                    values = translate_config(config_dict, folder)
+                    return super().from_dict(values, **kwargs)
             else:
                 for name in ("text_config", "vision_config"):
                     # Their defaults would make a model of 7B that nobody asked for.

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+
 from mgm.errors import MGMError
 from mgm.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint
 from mgm.model.config import MGMConfig
@@ -90,6 +93,12 @@ class Conversion:
     def nbytes(self) -> int:
         """Bytes of all weights."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def generation_config(self) -> GenerationConfig:
+        """How the checkpoint generates, by its own file or else by its config."""
+        if (self.checkpoint.folder / GENERATION_CONFIG_NAME).is_file():
+            return GenerationConfig.from_pretrained(self.checkpoint.folder)
+        return GenerationConfig.from_model_config(self.checkpoint.config.text_config)
 
     def lines(self) -> list[str]:
         """What maps to what, a line for each tensor: its name, its new name, shape and dtype."""
@@ -191,7 +200,7 @@ def _check_expressible(checkpoint: Checkpoint, conversation: str | None) -> None
     if kind not in PUBLISHED_OF_TEXT_TYPE:
         raise MGMError(
             f"{where}: text_config.model_type is {kind!r}, which has no published form; valid: "
-            f"{', '.join(PUBLISHED_OF_TEXT_TYPE)}"
+            f"{', '.join(map(str, PUBLISHED_OF_TEXT_TYPE))}"
         )
     lost = _differences(published_config(checkpoint), checkpoint)
     if config.conversation not in (None, conversation):

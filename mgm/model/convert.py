@@ -41,6 +41,7 @@ def convert(
     # Imported here: the command also writes what belongs to the processor, which is a room above.
     from mgm.data.model_card import model_card
     from mgm.data.processor import MGMProcessor
+    from mgm.data.stops import align_generation
     from mgm.data.tokenizer import load_tokenizer
 
     template = None
@@ -62,6 +63,9 @@ def convert(
             _keep_originals(source, part / ORIGINALS)
             processor = MGMProcessor.from_pretrained(source)
             processor.save_pretrained(part)
+            generation = conversion.generation_config()
+            align_generation(generation, processor.tokenizer, processor.template)
+            generation.save_pretrained(part)
             card = model_card(target.name, conversion.checkpoint.config, processor)
             (part / "README.md").write_text(card, encoding="utf-8")
         else:

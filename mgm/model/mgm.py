@@ -155,7 +155,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             model.generation_config = GenerationConfig.from_pretrained(folder)
         if checkpoint.adapter is not None:
             attach(model, checkpoint.adapter)
-        return (model, report) if report_wanted else model
+        return loaded if report_wanted else model
 
     @classmethod
     def from_parts(

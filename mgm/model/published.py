@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def is_published_config(values: Mapping[str, Any]) -> bool:
         and values.get("model_type") in TEXT_TYPE_OF_PUBLISHED
         and "hidden_size" in values
     )
+
+
+@contextmanager
+def published_field_names() -> Generator[None]:
+    """Let the errors of a config name its fields as the published config.json does."""
+    try:
+        yield
+    except MGMError as error:
+        text = str(error)
+        for ours, (published, _) in FIELDS.items():
+            text = text.replace(f"config: {ours} is ", f"config: {published} is ")
+        raise MGMError(text) from error
 
 
 def translate_config(

@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processor import MGMProcessor
+from mgm.data.stops import align_generation
 from mgm.data.templates import version_template
 from mgm.data.tokenizer import image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
@@ -198,6 +199,5 @@ def _align_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             setattr(model.config.text_config, name, getattr(tokenizer, name))
-            setattr(generation, name, getattr(tokenizer, name))
-    ends = [tokenizer.eos_token_id, tokenizer.get_vocab().get(processor.template.stop)]
-    generation.eos_token_id = sorted({end for end in ends if end is not None})
+    generation.eos_token_id = None  # what is trained ends its answers as the template says
+    align_generation(generation, tokenizer, processor.template)

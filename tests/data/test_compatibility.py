@@ -203,3 +203,14 @@ def test_an_empty_answer_ends_the_published_text():
         broken_off = prompt(template, [*turns, (move_image_first(question), None)])
         ids, _ = encode([Segment(broken_off)], load(record["tokenizer"]), PUBLISHED_IMAGE, 1)
         assert ids == record["input_ids"]
+
+
+def test_every_mark_of_what_is_kept_is_listed():
+    listed = set(re.findall(r"`(\w+/\w+\.py)`", DOCUMENT.read_text(encoding="utf-8")))
+    package = DOCUMENT.parents[1] / "mgm"
+    marked = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if "Compat: " in file.read_text(encoding="utf-8")
+    }
+    assert listed == marked

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mgm.data.templates import Template
 
@@ -35,3 +35,23 @@ def stops_of(
     elif template.stop:
         texts = (template.stop,)
     return Stops(frozenset(ids), texts)
+
+
+def align_generation(
+    generation: GenerationConfig, tokenizer: PreTrainedTokenizerBase, template: Template
+) -> None:
+    """Make transformers' own `generate` begin, pad and stop as the model was taught.
+
+    Saved with the model, it needs none of this project's code. A stop text that is no token of the
+    tokenizer is left to the engine.
+
+    Args:
+        generation: of the model; what it names as end tokens stays.
+        tokenizer: of the model.
+        template: of the model.
+    """
+    for name in ("bos_token_id", "pad_token_id"):
+        if getattr(tokenizer, name) is not None:
+            setattr(generation, name, getattr(tokenizer, name))
+    stops = stops_of(tokenizer, template, generation.eos_token_id)
+    generation.eos_token_id = sorted(stops.ids)
