@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mgm.atomic import atomic_folder
+from mgm.data.image_processor import CONFIG_FIELDS
 from mgm.data.images import open_image
 from mgm.data.model_card import model_card
 from mgm.data.processor import MGMProcessor
@@ -327,19 +328,11 @@ class Engine:
 
 def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:
     images = processor.image_processor
-    for name, own, other in (
-        ("image_size", config.image_size, images.image_size),
-        ("image_size_aux", config.image_size_aux, images.image_size_aux),
-        ("image_grid", config.image_grid, images.image_grid),
-        ("image_global", config.image_global, images.image_global),
-        ("image_token_id", config.image_token_id, processor.image_token_id),
-        (
-            "image_tokens_per_image",
-            config.image_tokens_per_image,
-            processor.image_tokens_per_image,
-        ),
-    ):
-        if own != other:
+    pairs = [(name, images) for name in CONFIG_FIELDS if name != "image_aspect_ratio"]
+    pairs += [(name, processor) for name in ("image_token_id", "image_tokens_per_image")]
+    for name, of in pairs:
+        own, other = getattr(config, name), getattr(of, name)
+        if (list(own) != list(other)) if isinstance(own, list) else own != other:
             raise MGMError(
                 f"{name} is {own!r} in the model's config but {other!r} in its processor's "
                 "settings; make them agree"

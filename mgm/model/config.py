@@ -238,11 +238,10 @@ class MGMConfig(PretrainedConfig):
                 with published_field_names():
                     values = translate_config(config_dict, folder)
                     return super().from_dict(values, **kwargs)
-            else:
-                for name in ("text_config", "vision_config"):
-                    # Their defaults would make a model of 7B that nobody asked for.
-                    part = config_dict.get(name) or None
-                    _demand(isinstance(part, dict), name, part, "an object, the part's own config")
+            for name in ("text_config", "vision_config"):
+                # Their defaults would make a model of 7B that nobody asked for.
+                part = config_dict.get(name) or None
+                _demand(isinstance(part, dict), name, part, "an object, the part's own config")
             return super().from_dict(config_dict, **kwargs)
 
     @classmethod

@@ -14,6 +14,7 @@ from mgm.errors import MGMError
 from mgm.model.config_file import named_faults, read_json
 from mgm.model.convnext_config import ConvNextTowerConfig
 from mgm.model.convnext_geometry import convnext_geometry
+from mgm.model.hub import part_folder
 from mgm.model.weights import load_into, read_weights
 
 OPENCLIP_CONFIG = "open_clip_config.json"
@@ -60,12 +61,14 @@ def load_convnext_tower(
     """A ConvNeXt tower with the weights of a folder in OpenCLIP's or in timm's layout.
 
     Args:
-        folder: holds weights, and open_clip_config.json or a config.json with an `architecture`.
+        folder: holds weights, and open_clip_config.json or a config.json with an `architecture`; or
+            its name on the hub or in OpenCLIP, see `mgm.model.hub.part_folder`.
         dtype: of the weights; None: float32.
 
     Raises:
         MGMError: the folder or its weights are not a ConvNeXt.
     """
+    folder = part_folder(folder)
     facts = read_facts(folder)
     trunk = read_trunk(folder)
     shapes = {name: tuple(tensor.shape) for name, tensor in trunk.items()}

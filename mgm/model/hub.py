@@ -55,6 +55,43 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
     return found
 
 
+def part_folder(path: str | os.PathLike[str]) -> Path:
+    """The local folder of an encoder or a language model, which may lie on the hub.
+
+    Args:
+        path: a folder; a repository id, also as OpenCLIP writes it ("hf-hub:owner/name"); or a model
+            of OpenCLIP with its weights' tag ("convnext_large_d_320:laion2b_s29b_b131k_ft_soup").
+
+    Raises:
+        MGMError: it cannot be downloaded, or OpenCLIP is needed and not installed, or knows no such
+            model. A folder that is missing is left to who reads it.
+    """
+    name = str(path)
+    if Path(name).exists() or (Path(name).parent.name and Path(name).parent.is_dir()):
+        return Path(name)
+    if name.startswith("hf-hub:"):
+        return checkpoint_folder(name.removeprefix("hf-hub:"))
+    if ":" in name and "/" not in name:
+        return checkpoint_folder(_openclip_repository(name))
+    return checkpoint_folder(name) if is_repository_id(name) else Path(name)
+
+
+def _openclip_repository(name: str) -> str:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MGMError(
+            f"{name}: a name of OpenCLIP needs open_clip_torch; install the extra: "
+            "pip install 'mgm[openclip]', or give the folder or hub id of the model"
+        ) from error
+    model, _, tag = name.partition(":")
+    found = open_clip.get_pretrained_cfg(model, tag).get("hf_hub")
+    if not found:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no weights"
+        raise MGMError(f"{name}: OpenCLIP has no such weights; of {model} it has {tags}")
+    return found.rstrip("/")
+
+
 def is_repository_id(path: str) -> bool:
     """Whether `path` has the form "owner/name"."""
     parts = path.split("/")

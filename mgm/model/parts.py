@@ -13,6 +13,7 @@ from mgm.model.checkpoint import STAGE1_FILE
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults, read_json
 from mgm.model.convnext_tower import load_convnext_tower
+from mgm.model.hub import part_folder
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_native, to_published
 from mgm.model.vision_tower import load_vision_tower
@@ -65,7 +66,7 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
     Raises:
         MGMError: the folder holds none, or weights are missing, left over or of another shape.
     """
-    folder = Path(path)
+    folder = part_folder(path)
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise MGMError(

@@ -25,6 +25,7 @@ from transformers.image_utils import (
 
 from mgm.errors import MGMError
 from mgm.model.config_file import named_faults, read_json
+from mgm.model.hub import part_folder
 from mgm.model.weights import load_into, read_weights
 
 
@@ -198,13 +199,15 @@ def load_vision_tower(
     """A tower with the weights of a folder in transformers' layout.
 
     Args:
-        folder: holds config.json and weights, of a model of text and images or of the vision part.
+        folder: holds config.json and weights, of a model of text and images or of the vision part;
+            or its name on the hub.
         feature_layer: as `MGMConfig.vision_feature_layer`.
         dtype: of the weights; None: float32.
 
     Raises:
         MGMError: the folder or its weights are not a vision transformer of a known kind.
     """
+    folder = part_folder(folder)
     config = read_vision_config(folder)
     with named_faults(Path(folder) / "config.json"):
         tower = build_vision_tower(config, feature_layer)

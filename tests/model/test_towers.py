@@ -1,4 +1,6 @@
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -22,6 +24,7 @@ from mgm.errors import MGMError
 from mgm.model.convnext_config import ConvNextTowerConfig
 from mgm.model.convnext_geometry import convnext_geometry
 from mgm.model.convnext_tower import ConvNextTower, load_convnext_tower
+from mgm.model.hub import part_folder
 from mgm.model.vision_tower import ClipTower, load_vision_tower
 from tests.golden_files import golden
 from tests.model.inputs import difference
@@ -294,3 +297,28 @@ def test_broken_clip_config(clip, tmp_path, content, message) -> None:
 def test_broken_openclip_config(tmp_path, content, message) -> None:
     path = tmp_path / "open_clip_config.json"
     assert message in tower_fault(load_convnext_tower, path, content)
+
+
+def test_names_of_openclip_lead_to_its_repository(monkeypatch) -> None:
+    pytest.importorskip("open_clip")
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "mgm.model.hub.checkpoint_folder", lambda name: asked.append(name) or Path(name)
+    )
+    # The published models' ConvNeXt, by the folder name of their model_zoo.
+    part_folder("convnext_large_d_320:laion2b_s29b_b131k_ft_soup")
+    part_folder("hf-hub:laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup")
+    part_folder("google/siglip2-base-patch16-256")
+    repository = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
+    assert asked == [repository, repository, "google/siglip2-base-patch16-256"]
+    with pytest.raises(MGMError, match=r"convnext_large_d_320 it has .*laion2b_s29b_b131k_ft_soup"):
+        part_folder("convnext_large_d_320:best")
+    assert part_folder("work_dirs/missing/model") == Path("work_dirs/missing/model")
+
+
+def test_names_of_openclip_without_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(
+        MGMError, match=r"install the extra: pip install 'mgm\[openclip\]', or give"
+    ):
+        part_folder("convnext_large_d_320:laion2b_s29b_b131k_ft_soup")
