@@ -59,8 +59,9 @@ def part_folder(path: str | os.PathLike[str]) -> Path:
     """The local folder of an encoder or a language model, which may lie on the hub.
 
     Args:
-        path: a folder; a repository id, also as OpenCLIP writes it ("hf-hub:owner/name"); or a model
-            of OpenCLIP with its weights' tag ("convnext_large_d_320:laion2b_s29b_b131k_ft_soup").
+        path: a folder; a repository id, also as OpenCLIP writes it ("hf-hub:owner/name"); or a
+            model of OpenCLIP with its weights' tag
+            ("convnext_large_d_320:laion2b_s29b_b131k_ft_soup").
 
     Raises:
         MGMError: it cannot be downloaded, or OpenCLIP is needed and not installed, or knows no such

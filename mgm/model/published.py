@@ -107,7 +107,7 @@ def published_field_names() -> Generator[None]:
     except MGMError as error:
         text = str(error)
         for ours, (published, _) in FIELDS.items():
-            text = text.replace(f"config: {ours} is ", f"config: {published} is ")
+            text = text.replace(f": {ours} is ", f": {published} is ")
         raise MGMError(text) from error
 
 

@@ -46,7 +46,12 @@ ASKS = {  # how a prompt begins and ends
     "mixtral": ("[INST] ", "Hi [/INST]"),
     "mistral": ("[INST] ", "Hi [/INST]"),
 }
-CASES = [(family, end) for family in FAMILIES for end in sorted(ENDS[family.name])]
+CASES = [
+    (family, end)
+    for family in FAMILIES
+    if family.published_model_type is not None
+    for end in sorted(ENDS[family.name])
+]
 WIDTH = 32
 
 
