@@ -2,8 +2,8 @@
 
     python benchmarks/precision.py playground/mgm-nano ../shared/golden/work_dirs/MGM/MGM-*
 
-For each folder and precision: the norm of the difference over the norm of the float32 logits, at all
-positions of questions about a picture, and how often the likeliest next token is the same.
+For each folder and precision, at all positions of questions about a picture: the norm of the
+difference over the norm of the float32 logits, and how often the likeliest next token is the same.
 """
 
 import argparse
