@@ -9,13 +9,14 @@ difference over the norm of the float32 logits, and how often the likeliest next
 import argparse
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import mgm
 
-PRECISIONS: dict[str, dict[str, str]] = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
     "int8": {"dtype": "float32", "quantize": "int8"},
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def logits(folder: Path, image: Path, precision: dict[str, str]) -> Tensor:
+def logits(folder: Path, image: Path, precision: dict[str, Any]) -> Tensor:
     """(positions, vocabulary) of both questions, image positions left out."""
     engine = mgm.load(folder, device="cpu", **precision)
     rows = []

@@ -133,17 +133,15 @@ def attach(model: PreTrainedModel, adapter: Adapter) -> None:
     for name, (a, b) in adapter.pairs.items():
         weights[f"{name.removesuffix('.weight')}.lora_A.weight"] = a.read()
         weights[f"{name.removesuffix('.weight')}.lora_B.weight"] = b.read()
-    model.load_adapter(
-        peft_config=LoraConfig(
-            r=adapter.config["r"],
-            lora_alpha=adapter.config["lora_alpha"],
-            lora_dropout=adapter.config.get("lora_dropout", 0.0),
-            bias=adapter.config.get("bias", "none"),
-            use_rslora=adapter.config.get("use_rslora", False),
-            target_modules=names,
-        ),
-        adapter_state_dict=weights,
+    settings: Any = LoraConfig(
+        r=adapter.config["r"],
+        lora_alpha=adapter.config["lora_alpha"],
+        lora_dropout=adapter.config.get("lora_dropout", 0.0),
+        bias=adapter.config.get("bias", "none"),
+        use_rslora=adapter.config.get("use_rslora", False),
+        target_modules=names,
     )
+    model.load_adapter(peft_config=settings, adapter_state_dict=weights)
 
 
 def _merged(base: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float) -> LazyTensor:
