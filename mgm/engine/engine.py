@@ -37,6 +37,7 @@ def load(
     quantize: str | None = None,
     base: str | os.PathLike[str] | None = None,
     merge_lora: bool = True,
+    text_only: bool = False,
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> "Engine":
@@ -53,6 +54,7 @@ def load(
         base: the language model that stage-1 weights or a LoRA go on top of; None: the one that the
             folder names.
         merge_lora: whether a LoRA becomes part of the weights; else it stays beside them.
+        text_only: whether all that sees images is left out, for questions without any.
         revision: branch, tag or commit on the hub.
         token: for a private repository of the hub; None: the one that was logged in with.
 
@@ -67,7 +69,7 @@ def load(
     with faults_of(folder):
         check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
         processor = MGMProcessor.from_pretrained(folder, base=base)
-        model = load_model(folder, precision, place, quantize, base, merge_lora)
+        model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
         align_generation(model.generation_config, processor.tokenizer, processor.template)
         return Engine(model, processor)
 

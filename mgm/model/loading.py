@@ -23,6 +23,7 @@ def load_model(
     quantize: str | None = None,
     base: str | os.PathLike[str] | None = None,
     merge_lora: bool = True,
+    text_only: bool = False,
     **where: Any,
 ) -> MGMForConditionalGeneration:
     """The model of a folder, in evaluation mode; config.json and weight names decide what it is.
@@ -35,6 +36,7 @@ def load_model(
         quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization`; None: as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
         merge_lora: whether a LoRA becomes part of the weights.
+        text_only: whether all that sees images is left out.
         **where: as for the hub: revision, token, cache_dir and so on.
 
     Raises:
@@ -52,6 +54,7 @@ def load_model(
                 **bits,
                 base=base,
                 merge_lora=merge_lora,
+                text_only=text_only,
             )
         except (RuntimeError, SafetensorError) as error:
             raise MGMError(

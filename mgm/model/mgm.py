@@ -1,7 +1,7 @@
 """The model: towers see, mining and projector make tokens, a language model reads them."""
 
 import os
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
         linear_experts: whether experts are linear layers, which can be quantised.
         int8: whether the language model's linear layers hold weights of 8 bits; for inference.
+        text_only: whether all that sees images is left out; such a model takes texts alone.
     """
 
     config_class = MGMConfig
@@ -67,20 +68,26 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         vision_tower_aux: ConvNextTower | None = None,
         linear_experts: bool = False,
         int8: bool = False,
+        text_only: bool = False,
     ) -> None:
         super().__init__(config)
         width = config.vision_config.hidden_size
-        self.vision_tower = vision_tower or build_vision_tower(
-            config.vision_config, config.vision_feature_layer
-        )
+        self.text_only = text_only
+        self._int8 = int8
         self.vision_tower_aux: ConvNextTower | None = None
         self.mining: PatchInfoMining | None = None
-        if config.vision_aux_config is not None:
+        if text_only:
+            self.vision_tower, self.projector = cast(VisionTower, nn.Module()), nn.Module()
+        else:
+            self.vision_tower = vision_tower or build_vision_tower(
+                config.vision_config, config.vision_feature_layer
+            )
+            self.projector = build_projector(
+                config.projector_type, width, config.text_config.hidden_size
+            )
+        if config.vision_aux_config is not None and not text_only:
             self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
             self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
-        self.projector = build_projector(
-            config.projector_type, width, config.text_config.hidden_size
-        )
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         if linear_experts or int8:
             use_linear_experts(self.language_model)
@@ -112,7 +119,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
             merge_lora: whether a LoRA becomes part of the weights; False needs the extra `train`.
             **kwargs: as for transformers' method, such as dtype, device_map, quantization_config,
-                revision and token; `int8=True` rounds the language model's weights to 8 bits.
+                revision and token; `int8=True` rounds the language model's weights to 8 bits,
+                `text_only=True` leaves out all that sees images.
 
         Raises:
             MGMError: weights are missing, left over or of another shape, where transformers would
@@ -127,8 +135,12 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         checkpoint = read_checkpoint(folder, base, merge_lora, config)
         with named_faults(folder / CONFIG_FILE), torch.device("meta"):
             check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
-        compare_convnext(checkpoint)
         tensors = checkpoint.tensors
+        if kwargs.get("text_only"):
+            kept = (name for name in tensors if name.startswith("language_model."))
+            tensors = {name: tensors[name] for name in kept}
+        else:
+            compare_convnext(checkpoint)
         if kwargs.get("int8"):
             tensors = expert_names(tensors)
             with torch.device("meta"):
@@ -185,6 +197,24 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             cls, language_model_path, vision_tower_path, vision_tower_aux_path, dtype, **overrides
         )
 
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
+        """Save in the native layout, as transformers saves any model.
+
+        Raises:
+            MGMError: the model was loaded without some of its weights, or with rounded ones.
+        """
+        lacks = "without what sees images" if self.text_only else "with rounded weights"
+        if self.text_only or self.rounded:
+            raise MGMError(f"{save_directory}: the model was loaded {lacks}; load it whole to save")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the language model's weights are in fewer bits than they were saved in."""
+        return self._int8 or getattr(self, "hf_quantizer", None) is not None
+
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every part was initialised when it was constructed."""
 
@@ -234,6 +264,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         Raises:
             MGMError: the tensors' shapes are not what the config asks for.
         """
+        if self.text_only:
+            raise MGMError("the model was loaded for texts alone; load it without text_only")
         self._check_pixels(pixel_values, pixel_values_aux)
         tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
         if self.mining is not None and pixel_values_aux is not None:

@@ -153,7 +153,8 @@ def load_engine(options: argparse.Namespace) -> Engine:
         warnings.simplefilter("ignore")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    engine = load(options.model_path, device=options.device)
+    texts = options.image_file is None
+    engine = load(options.model_path, device=options.device, text_only=texts)
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
     return engine

@@ -244,3 +244,24 @@ def test_failed_save_leaves_nothing(tmp_path, monkeypatch) -> None:
     with pytest.raises(MGMError, match="No space left"):
         save_model(model, tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_alone_load_no_tower(tmp_path) -> None:
+    model = tiny_model()
+    save_model(model, tmp_path / "saved")
+    texts = load_model(tmp_path / "saved", text_only=True)
+    assert {name.split(".")[0] for name in texts.state_dict()} == {"language_model"}
+    inputs = batch_of(model.config, ["abc", "defgh"], left=True)
+    with torch.no_grad():
+        assert torch.equal(texts(**inputs).logits, model(**inputs).logits)
+        with pytest.raises(MGMError, match="was loaded for texts alone; load it without text_only"):
+            texts(**batch_of(model.config, ["aIb"]), **random_images(model.config, 1))
+    with pytest.raises(MGMError, match="was loaded without what sees images; load it whole"):
+        save_model(texts, tmp_path / "again")
+
+
+def test_rounded_weights_are_not_saved(tmp_path) -> None:
+    save_model(tiny_model(), tmp_path / "saved")
+    with pytest.raises(MGMError, match="was loaded with rounded weights; load it whole to save"):
+        save_model(load_model(tmp_path / "saved", quantize="int8"), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
