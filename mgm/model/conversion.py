@@ -164,6 +164,8 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     kept: dict[str, Any] = read_json(original) if original.is_file() else {}
     if kept and not _differences(kept, checkpoint):
         return kept
+    settings = checkpoint.folder / "processor_config.json"
+    processor = read_json(settings) if settings.is_file() else {}
     text = config.text_config.to_dict()
     rope = dict(text.pop("rope_parameters", None) or {})
     flat = {name: value for name, value in text.items() if name not in _TEXT_NOISE}
@@ -180,7 +182,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "model_type": model_type,
         "mm_hidden_size": config.vision_config.hidden_size,
         "mm_vision_tower": kept.get("mm_vision_tower", _PUBLISHED_TOWER),
-        "mm_use_im_start_end": kept.get("mm_use_im_start_end", False),
+        "mm_use_im_start_end": bool(processor.get("wrap_images", False)),
         "mm_use_im_patch_token": False,
         "torch_dtype": str(checkpoint.dtype).removeprefix("torch."),
         "tokenizer_padding_side": kept.get("tokenizer_padding_side", "right"),
@@ -211,7 +213,9 @@ def _check_expressible(checkpoint: Checkpoint, conversation: str | None) -> None
 
 def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
     """What reading a flat config would make other than the checkpoint's own."""
-    read = MGMConfig.from_dict(translate_config(flat, checkpoint.folder, checkpoint.tensors))
+    originals = checkpoint.folder / ORIGINALS
+    folder = originals if originals.is_dir() else checkpoint.folder
+    read = MGMConfig.from_dict(translate_config(flat, folder, checkpoint.tensors))
     ours, theirs = _facts(checkpoint.config), _facts(read)
     return [
         f"{name} {ours.get(name)!r} (would be {theirs.get(name)!r})"

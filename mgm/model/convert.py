@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.model.checkpoint import CONFIG_FILE
+from mgm.model.checkpoint import CONFIG_FILE, base_folder, needs_base
 from mgm.model.config_file import read_json
 from mgm.model.conversion import (
     LAYOUTS,
@@ -47,9 +47,10 @@ def convert(
     template = None
     if layout == "published":
         values = read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
-        kind = (values.get("text_config") or {}).get("model_type", "")
-        family = family_of(kind, set(load_tokenizer(source).get_vocab()))
-        template = family.conversation if family else None
+        kind = (values.get("text_config") or {}).get("model_type")
+        if kind is not None:  # else `plan` says what is wrong
+            family = family_of(kind, set(load_tokenizer(source).get_vocab()))
+            template = family.conversation if family else None
     conversion = plan(source, layout, base, template)
     if dry_run:
         return conversion
@@ -60,8 +61,10 @@ def convert(
         write_weights(conversion, part, bar.update)
         write_config(conversion, part)
         if layout == "native":
+            if needs_base(source):
+                _keep_originals(base_folder(source, base), part / ORIGINALS)
             _keep_originals(source, part / ORIGINALS)
-            processor = MGMProcessor.from_pretrained(source)
+            processor = MGMProcessor.from_pretrained(source, base=base)
             processor.save_pretrained(part)
             generation = conversion.generation_config()
             align_generation(generation, processor.tokenizer, processor.template)
@@ -79,7 +82,7 @@ def _small_files(folder: Path) -> list[Path]:
 
 
 def _keep_originals(source: Path, folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for file in _small_files(source):
         shutil.copyfile(file, folder / file.name)
 

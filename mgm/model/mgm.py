@@ -11,7 +11,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint import CONFIG_FILE, compare_convnext, read_checkpoint
+from mgm.model.checkpoint import (
+    CONFIG_FILE,
+    compare_convnext,
+    needs_base,
+    read_checkpoint,
+)
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults
 from mgm.model.convnext_tower import ConvNextTower
@@ -132,7 +137,14 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         where = {name: kwargs.pop(name) for name in WHERE if name in kwargs}
         folder = checkpoint_folder(pretrained_model_name_or_path, **where)
         folder = folder / kwargs.pop("subfolder", "")
+        if needs_base(folder) and config is not None and config.name_or_path == str(folder):
+            config = None  # AutoConfig made it without the base model, which has the towers
         checkpoint = read_checkpoint(folder, base, merge_lora, config)
+        if checkpoint.adapter is not None and kwargs.get("int8"):
+            raise MGMError(
+                f"{folder}: a LoRA does not stay beside weights rounded to int8; merge it, or "
+                "take another quantisation"
+            )
         with named_faults(folder / CONFIG_FILE), torch.device("meta"):
             check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
         tensors = checkpoint.tensors
@@ -203,11 +215,18 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         """Save in the native layout, as transformers saves any model.
 
         Raises:
-            MGMError: the model was loaded without some of its weights, or with rounded ones.
+            MGMError: the model was loaded without some of its weights, with rounded ones, or with a
+                LoRA beside them.
         """
-        lacks = "without what sees images" if self.text_only else "with rounded weights"
-        if self.text_only or self.rounded:
-            raise MGMError(f"{save_directory}: the model was loaded {lacks}; load it whole to save")
+        for holds, how in (
+            (self.text_only, "without what sees images"),
+            (self.rounded, "with rounded weights"),
+            (getattr(self, "_hf_peft_config_loaded", False), "with a LoRA that is not merged"),
+        ):
+            if holds:
+                raise MGMError(
+                    f"{save_directory}: the model was loaded {how}; load it whole to save it"
+                )
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @property

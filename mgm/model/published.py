@@ -284,14 +284,23 @@ def _aux_config(
 
 
 def _highest_added_id(folder: str | os.PathLike[str] | None) -> int:
-    """The highest id that the tokenizer's files name beside its vocabulary; -1: none."""
-    ids = [-1]
-    for name in ("added_tokens.json", "tokenizer_config.json"):
-        file = Path(folder or "") / name
-        if folder is not None and file.is_file():
-            content = read_json(file)
-            named = (
-                content.get("added_tokens_decoder", {}) if "config" in name else content.values()
-            )
-            ids += [int(index) for index in named]
-    return max(ids)
+    """The highest id that the tokenizer's files name beside its vocabulary; -1: none.
+
+    That of `<image>`, which our own tokenizers have, does not count.
+    """
+    if folder is None:
+        return -1
+    files = {
+        name: read_json(Path(folder) / name)
+        for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
+        if (Path(folder) / name).is_file()
+    }
+    tokens = dict(files.get("added_tokens.json", {}))
+    for index, token in (
+        files.get("tokenizer_config.json", {}).get("added_tokens_decoder", {}).items()
+    ):
+        tokens[token["content"]] = int(index)
+    for token in files.get("tokenizer.json", {}).get("added_tokens", []):
+        tokens[token["content"]] = token["id"]
+    tokens.pop("<image>", None)
+    return max(tokens.values(), default=-1)

@@ -14,6 +14,7 @@ from mgm.errors import MGMError
 from mgm.model.conversion import plan
 from mgm.model.convert import convert, main
 from mgm.model.loading import load_model, save_model
+from mgm.model.mgm import MGMForConditionalGeneration
 from tests.golden_files import golden
 from tests.model.tiny import TEXT, tiny_model
 
@@ -143,3 +144,38 @@ def test_wrong_directions_and_places(tmp_path) -> None:
         convert(source, tmp_path / "x", "published")
     with pytest.raises(MGMError, match="exists already; name a new folder"):
         convert(source, tmp_path, "native")
+
+
+def test_tokens_beside_the_vocabulary_and_wrapped_images(tmp_path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(golden("work_dirs/MGM/MGM-7B"), source)
+    (source / "added_tokens.json").write_text('{"<pad>": 760, "<more>": 761}')
+    config = json.loads((source / "config.json").read_text()) | {"mm_use_im_start_end": True}
+    (source / "config.json").write_text(json.dumps(config))
+    convert(source, tmp_path / "native", "native")
+    assert AutoProcessor.from_pretrained(tmp_path / "native").image_token_id == 762
+    convert(tmp_path / "native", tmp_path / "back", "published")
+    shutil.rmtree(tmp_path / "native/published")
+    convert(tmp_path / "native", tmp_path / "anew", "published")
+    for place in ("back", "anew"):
+        processor = AutoProcessor.from_pretrained(tmp_path / place)
+        assert processor.image_token_id == 762, place
+        assert processor.wrap_images, place
+
+
+def test_stage_1_becomes_a_whole_model(tmp_path) -> None:
+    """What goes on top of a base takes the base's towers and tokenizer along."""
+    whole, source = golden("work_dirs/MGM/MGM-7B"), tmp_path / "stage1"
+    source.mkdir()
+    shutil.copy(whole / "config.json", source)
+    parts = {name: v for name, v in weights_of(whole).items() if "mm_proj" in name or "vlm" in name}
+    torch.save({name: value + 1 for name, value in parts.items()}, source / "mm_projector.bin")
+    model = MGMForConditionalGeneration.from_pretrained(source, base=whole)
+    again = AutoModelForImageTextToText.from_pretrained(source, base=whole)
+    assert same_bits(again.state_dict(), model.state_dict())
+    convert(source, tmp_path / "native", "native", base=str(whole))
+    convert(tmp_path / "native", tmp_path / "published", "published")
+    for place in ("native", "published"):
+        engine = mgm.load(tmp_path / place)
+        assert same_bits(engine.model.state_dict(), model.state_dict()), place
+        assert engine.answer([mgm.Request("Hi", max_new_tokens=2)])

@@ -262,6 +262,6 @@ def test_texts_alone_load_no_tower(tmp_path) -> None:
 
 def test_rounded_weights_are_not_saved(tmp_path) -> None:
     save_model(tiny_model(), tmp_path / "saved")
-    with pytest.raises(MGMError, match="was loaded with rounded weights; load it whole to save"):
+    with pytest.raises(MGMError, match="was loaded with rounded weights; load it whole to save it"):
         save_model(load_model(tmp_path / "saved", quantize="int8"), tmp_path / "again")
     assert not (tmp_path / "again").exists()

@@ -69,7 +69,12 @@ def test_same_logits_as_peft(lora, merge) -> None:
     assert model.config.vision_config.hidden_size == 16
     with torch.no_grad():
         assert difference(model(**inputs).logits, expected) < 1e-5
-    if merge:
+    if not merge:
+        with pytest.raises(MGMError, match="with a LoRA that is not merged; load it whole to save"):
+            model.save_pretrained(places["stage1"].with_name("again"))
+        with pytest.raises(MGMError, match="does not stay beside weights rounded to int8; merge"):
+            load_model(places["stage1"], "float32", None, "int8", places["language"], False)
+    else:
         weights = wrapped.merge_and_unload().state_dict()
         for name, value in weights.items():
             ours = model.language_model.state_dict()[name]
