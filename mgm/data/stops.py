@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mgm.data.templates import Template
+from mgm.data.tokenizer import vocabulary_size
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ def stops_of(
 
 
 def align_generation(
-    generation: GenerationConfig, tokenizer: PreTrainedTokenizerBase, template: Template
+    generation: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    rows: int = 0,
 ) -> None:
     """Make transformers' own `generate` begin, pad and stop as the model was taught.
+
+    Compat: it never chooses an id that the tokenizer has no token for, as if its row were cut off.
 
     Saved with the model, it needs none of this project's code. A stop text that is no token of the
     tokenizer is left to the engine.
@@ -49,7 +55,11 @@ def align_generation(
         generation: of the model; what it names as end tokens stays.
         tokenizer: of the model.
         template: of the model.
+        rows: ids that the model has.
     """
+    spare = list(range(vocabulary_size(tokenizer), rows))
+    if spare:
+        generation.suppress_tokens = spare
     for name in ("bos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             setattr(generation, name, getattr(tokenizer, name))

@@ -73,6 +73,12 @@ def image_token_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.get_vocab()[IMAGE_MARKER]
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the highest id of text, `<image>` left out."""
+    ids = tokenizer.get_vocab()
+    return 1 + max(index for token, index in ids.items() if token != IMAGE_MARKER)
+
+
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that a tokenizer puts before every text: its beginning-of-text token or nothing."""
     first = tokenizer("").input_ids[:1]

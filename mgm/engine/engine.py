@@ -16,6 +16,7 @@ from mgm.data.model_card import model_card
 from mgm.data.processor import MGMProcessor
 from mgm.data.stops import Stops, align_generation, stops_of
 from mgm.data.templates import get_template
+from mgm.data.tokenizer import vocabulary_size
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Batch, Generation
@@ -70,7 +71,8 @@ def load(
         check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
-        align_generation(model.generation_config, processor.tokenizer, processor.template)
+        rows = model.config.text_config.vocab_size
+        align_generation(model.generation_config, processor.tokenizer, processor.template, rows)
         return Engine(model, processor)
 
 
@@ -120,10 +122,9 @@ class Engine:
         self.model = model
         self.processor = processor
         self.features = FeatureCache()
-        known = set(processor.tokenizer.get_vocab().values()) - {processor.image_token_id}
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
-        self._vocabulary = max(known) + 1
+        self._vocabulary = vocabulary_size(processor.tokenizer)
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:

@@ -129,6 +129,12 @@ def plan(
     tensors = checkpoint.tensors
     if layout == "published":
         tensors = {to_published(name): tensor for name, tensor in tensors.items()}
+        whole = [t for t in checkpoint.tensors.values() if not t.dtype.is_floating_point]
+        if whole:
+            raise MGMError(
+                f"{whole[0].file}: {whole[0].name} is of {whole[0].dtype}; expected fractions, "
+                "convert the model before it is quantised"
+            )
         unmapped = sorted(checkpoint.tensors.keys() & tensors.keys())
         if unmapped:
             raise MGMError(

@@ -67,7 +67,8 @@ def convert(
             processor = MGMProcessor.from_pretrained(source, base=base)
             processor.save_pretrained(part)
             generation = conversion.generation_config()
-            align_generation(generation, processor.tokenizer, processor.template)
+            rows = conversion.checkpoint.config.text_config.vocab_size
+            align_generation(generation, processor.tokenizer, processor.template, rows)
             generation.save_pretrained(part)
             card = model_card(target.name, conversion.checkpoint.config, processor)
             (part / "README.md").write_text(card, encoding="utf-8")

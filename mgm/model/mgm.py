@@ -87,12 +87,12 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             self.vision_tower = vision_tower or build_vision_tower(
                 config.vision_config, config.vision_feature_layer
             )
+            if config.vision_aux_config is not None:
+                self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
+                self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
             self.projector = build_projector(
                 config.projector_type, width, config.text_config.hidden_size
             )
-        if config.vision_aux_config is not None and not text_only:
-            self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
-            self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         if linear_experts or int8:
             use_linear_experts(self.language_model)
@@ -136,9 +136,11 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         report_wanted = kwargs.pop("output_loading_info", False)
         where = {name: kwargs.pop(name) for name in WHERE if name in kwargs}
         folder = checkpoint_folder(pretrained_model_name_or_path, **where)
-        folder = folder / kwargs.pop("subfolder", "")
-        if needs_base(folder) and config is not None and config.name_or_path == str(folder):
-            config = None  # AutoConfig made it without the base model, which has the towers
+        subfolder = kwargs.pop("subfolder", "")
+        folder = folder / subfolder
+        if config is not None and config.name_or_path == str(pretrained_model_name_or_path):
+            # AutoConfig made it without the weights, which tell what the towers are.
+            config = None if subfolder or needs_base(folder) else config
         checkpoint = read_checkpoint(folder, base, merge_lora, config)
         if checkpoint.adapter is not None and kwargs.get("int8"):
             raise MGMError(
@@ -161,6 +163,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             kwargs["quantization_config"] = only_linear_layers(kwargs["quantization_config"])
             kwargs["linear_experts"] = True
             tensors = expert_names(tensors)
+        if kwargs.get("torch_dtype") is not None:  # the name before transformers 5
+            kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
         if kwargs.get("dtype", "auto") in (None, "auto"):
             kwargs["dtype"] = checkpoint.dtype
         loaded: Any = super().from_pretrained(

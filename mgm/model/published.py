@@ -183,6 +183,8 @@ def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: 
     """
     if not name:
         return None
+    if not isinstance(name, str):
+        raise MGMError(f"config: the folder of a tower is {name!r}; expected a path")
     starts = [Path(), *(Path(folder).resolve().parents if folder else ())]
     found = (start / name for start in starts)
     return next((place for place in found if (place / file).is_file()), None)

@@ -166,3 +166,28 @@ def ask(processor: Any) -> str:
     """The prompt as transformers' users write it."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def test_rows_without_a_token_are_never_chosen(tmp_path):
+    """As if they were cut off, by plain transformers too."""
+    source = golden("work_dirs/MGM/MGM-7B")
+    weights = {k: v for file in source.glob("*.safetensors") for k, v in load_file(file).items()}
+    torch.manual_seed(0)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], 3 * torch.randn(72, 64)])
+    for file in ("config.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(source / file, tmp_path)
+    save_file(weights, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 832}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    engine, plain = mgm.load(tmp_path), mgm.load(source)
+    request = mgm.Request("What is this?", max_new_tokens=6)
+    expected = plain.answer([request])[0]
+    assert engine.answer([request])[0] == expected
+    engine.save_pretrained(tmp_path / "native")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "native")
+    inputs = engine.processor(text=engine.prompt(request))
+    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
+    assert ids[inputs["input_ids"].shape[1] :].tolist()[: len(expected.tokens)] == list(
+        expected.tokens
+    )

@@ -78,6 +78,14 @@ def test_symlinked_files(tmp_path) -> None:
     assert_golden_weights(AutoModelForImageTextToText.from_pretrained(tmp_path / "linked"))
 
 
+def test_the_names_that_transformers_users_type(tmp_path) -> None:
+    folder = golden(NAME)
+    auto = AutoModelForImageTextToText
+    for dtype in (torch.bfloat16, "bfloat16"):
+        assert auto.from_pretrained(folder, torch_dtype=dtype).dtype == torch.bfloat16
+    assert_golden_weights(auto.from_pretrained(folder.parent, subfolder=folder.name))
+
+
 def test_weights_that_are_computed_anew_may_be_there(tmp_path) -> None:
     extra = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
