@@ -204,6 +204,8 @@ def _clip_config(
         )
     place = named_folder(values.get("mm_vision_tower"), folder, "config.json")
     of_folder = None if place is None else _tower_config(place)
+    if not of_weights and tensors:
+        raise _no_tower("mm_vision_tower", values, "model.vision_tower.vision_tower", tensors)
     if not of_weights:
         logger.info("CLIP's geometry: %s", f"as {place} says" if place else "the published one")
         return of_folder
@@ -273,6 +275,8 @@ def _aux_config(
         for name, tensor in tensors.items()
         if name.startswith("vision_tower_aux.")
     }
+    if not trunk and tensors and values.get("mm_vision_tower_aux"):
+        raise _no_tower("mm_vision_tower_aux", values, "model.vision_tower_aux", tensors)
     if not trunk:
         return {} if values.get("mm_vision_tower_aux") else None
     geometry = convnext_geometry(trunk, "the checkpoint")
@@ -283,6 +287,16 @@ def _aux_config(
             f"of the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
         )
     return geometry
+
+
+def _no_tower(
+    field: str, values: Mapping[str, Any], names: str, tensors: Mapping[str, LazyTensor]
+) -> MGMError:
+    place = next(iter(tensors.values())).file.parent
+    return MGMError(
+        f"config: {field} is {values.get(field)!r}, and the weights in {place} hold no such tower "
+        f"(expected {names}.*); give a complete checkpoint"
+    )
 
 
 def _highest_added_id(folder: str | os.PathLike[str] | None) -> int:

@@ -5,12 +5,14 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
 from mgm.model.lazy_tensor import LazyTensor, lazy_tensors
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = (
     "model.safetensors",
@@ -152,7 +154,8 @@ def check_fit(model: nn.Module, tensors: Mapping[str, LazyTensor], source: str) 
                 f"{tensor.file}: {tensor.name} has shape {tensor.shape}, by config.json "
                 f"{expected[name]}; copy both from one model"
             )
-        if name in expected and not tensor.dtype.is_floating_point:
+        weight = name in expected or name.endswith(".weight")
+        if weight and tensor.dtype not in DTYPES:
             raise MGMError(
                 f"{tensor.file}: {tensor.name} is of {tensor.dtype}; expected float32, bfloat16 or "
                 "float16, copy it again from the original model"

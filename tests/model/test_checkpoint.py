@@ -163,6 +163,33 @@ def test_config_that_contradicts(tmp_path, changes, message) -> None:
     assert str(folder) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        (
+            "model.vision_tower.",
+            r"mm_vision_tower is 'model_zoo/.*', and the weights in .* hold no",
+        ),
+        ("model.vision_tower_aux.", r"hold no such tower \(expected model.vision_tower_aux\.\*\)"),
+    ],
+)
+def test_weights_without_a_tower(tmp_path, lacking, message) -> None:
+    weights = {k: v for k, v in weights_of(golden(NAME)).items() if not k.startswith(lacking)}
+    with pytest.raises(MGMError, match=message):
+        load_model(write(tmp_path / "lacking", [weights], "safetensors"))
+
+
+def test_experts_of_whole_numbers_are_named(tmp_path) -> None:
+    source = golden("work_dirs/MGM/MGM-8x7B")
+    name = "model.layers.1.block_sparse_moe.experts.1.w2.weight"
+    weights = weights_of(source)
+    weights[name] = weights[name].int()
+    folder = write(tmp_path / "whole", [weights], "safetensors")
+    shutil.copy(source / "config.json", folder)
+    with pytest.raises(MGMError, match=rf"model.safetensors: {name} is of torch.int32; expected"):
+        load_model(folder)
+
+
 def zoo(place: Path, clip_heads: int = 2) -> None:
     """The golden towers in the model_zoo that config.json names."""
     shutil.copytree(golden("model_zoo/OpenAI"), place / "model_zoo/OpenAI")
