@@ -149,7 +149,10 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             )
         with named_faults(folder / CONFIG_FILE), torch.device("meta"):
             check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
-        tensors = checkpoint.tensors
+        tensors = dict(checkpoint.tensors)
+        if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
+            # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
+            tensors.pop("language_model.lm_head.weight", None)
         if kwargs.get("text_only"):
             kept = (name for name in tensors if name.startswith("language_model."))
             tensors = {name: tensors[name] for name in kept}

@@ -163,6 +163,13 @@ def test_config_that_contradicts(tmp_path, changes, message) -> None:
     assert str(folder) in str(raised.value)
 
 
+def test_a_head_that_config_ties_is_the_embedding(tmp_path) -> None:
+    model = load_model(changed_config(tmp_path, tie_word_embeddings=True))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    stored = weights_of(golden(NAME))["model.embed_tokens.weight"]
+    assert torch.equal(model.get_output_embeddings().weight, stored)
+
+
 @pytest.mark.parametrize(
     ("lacking", "message"),
     [
