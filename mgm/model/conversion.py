@@ -94,12 +94,6 @@ class Conversion:
         """Bytes of all weights."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def generation_config(self) -> GenerationConfig:
-        """How the checkpoint generates, by its own file or else by its config."""
-        if (self.checkpoint.folder / GENERATION_CONFIG_NAME).is_file():
-            return GenerationConfig.from_pretrained(self.checkpoint.folder)
-        return GenerationConfig.from_model_config(self.checkpoint.config.text_config)
-
     def lines(self) -> list[str]:
         """What maps to what, a line for each tensor: its name, its new name, shape and dtype."""
         return [
@@ -143,6 +137,13 @@ def plan(
             )
         _check_expressible(checkpoint, conversation)
     return Conversion(checkpoint, layout, tensors)
+
+
+def generation_config(folder: Path, config: MGMConfig) -> GenerationConfig:
+    """How the checkpoint in a folder generates, by its own file or else by its config."""
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_model_config(config.text_config)
 
 
 def write_weights(conversion: Conversion, folder: Path, progress: Callable[[int], object]) -> None:

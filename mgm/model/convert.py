@@ -7,8 +7,10 @@ Weights keep every bit. DST appears when it is complete.
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, run_command, write_output
@@ -18,12 +20,16 @@ from mgm.model.conversion import (
     LAYOUTS,
     ORIGINALS,
     Conversion,
+    generation_config,
     plan,
     write_config,
     write_weights,
 )
 from mgm.model.families import family_of
 from mgm.model.hub import SMALL_FILES, checkpoint_folder
+
+if TYPE_CHECKING:
+    from mgm.data.processor import MGMProcessor
 
 _OF_WEIGHTS = ("index.json", "adapter_config.json")
 
@@ -41,7 +47,6 @@ def convert(
     # Imported here: the command also writes what belongs to the processor, which is a room above.
     from mgm.data.model_card import model_card
     from mgm.data.processor import MGMProcessor
-    from mgm.data.stops import align_generation
     from mgm.data.tokenizer import load_tokenizer
 
     template = None
@@ -66,14 +71,11 @@ def convert(
             _keep_originals(source, part / ORIGINALS)
             processor = MGMProcessor.from_pretrained(source, base=base)
             processor.save_pretrained(part)
-            generation = conversion.generation_config()
-            rows = conversion.checkpoint.config.text_config.vocab_size
-            align_generation(generation, processor.tokenizer, processor.template, rows)
-            generation.save_pretrained(part)
+            _aligned_generation(source, conversion, processor).save_pretrained(part)
             card = model_card(target.name, conversion.checkpoint.config, processor)
             (part / "README.md").write_text(card, encoding="utf-8")
         else:
-            _restore_originals(source, part)
+            _restore_originals(source, part, conversion)
     return conversion
 
 
@@ -88,11 +90,38 @@ def _keep_originals(source: Path, folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def _restore_originals(source: Path, folder: Path) -> None:
+def _restore_originals(source: Path, folder: Path, conversion: Conversion) -> None:
+    """Write the files beside config.json and the weights: the originals, where they still hold."""
+    from mgm.data.processor import MGMProcessor
+    from mgm.data.tokenizer import load_tokenizer
+
     kept = source / ORIGINALS
     for file in _small_files(kept if kept.is_dir() else source):
         if file.name != CONFIG_FILE:
             shutil.copyfile(file, folder / file.name)
+    if not kept.is_dir():
+        return
+    processor = MGMProcessor.from_pretrained(source)
+    if load_tokenizer(kept).get_vocab() != processor.tokenizer.get_vocab():
+        for file in {*folder.glob("*token*"), *folder.glob("*.model")}:
+            file.unlink()
+        processor.tokenizer.save_pretrained(folder)
+    own = generation_config(source, conversion.checkpoint.config)
+    if own.to_diff_dict() != _aligned_generation(kept, conversion, processor).to_diff_dict():
+        own.save_pretrained(folder)
+
+
+def _aligned_generation(
+    folder: Path, conversion: Conversion, processor: "MGMProcessor"
+) -> GenerationConfig:
+    """How the checkpoint in `folder` generates, and stops as its family does."""
+    from mgm.data.stops import align_generation
+
+    config = conversion.checkpoint.config
+    generation = generation_config(folder, config)
+    rows = config.text_config.vocab_size
+    align_generation(generation, processor.tokenizer, processor.template, rows)
+    return generation
 
 
 def main() -> None:

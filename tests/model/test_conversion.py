@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 import mgm
 from mgm.errors import MGMError
@@ -179,3 +184,18 @@ def test_stage_1_becomes_a_whole_model(tmp_path) -> None:
         engine = mgm.load(tmp_path / place)
         assert same_bits(engine.model.state_dict(), model.state_dict()), place
         assert engine.answer([mgm.Request("Hi", max_new_tokens=2)])
+
+
+def test_edited_files_are_carried_back(tmp_path) -> None:
+    convert(golden("work_dirs/MGM/MGM-7B"), tmp_path / "native", "native")
+    place = tmp_path / "native"
+    generation = GenerationConfig.from_pretrained(place)
+    generation.eos_token_id = [2, 13]
+    generation.save_pretrained(place)
+    processor = AutoProcessor.from_pretrained(place)
+    processor.tokenizer.add_tokens(["<more>"])
+    processor.tokenizer.save_pretrained(place)
+    convert(place, tmp_path / "back", "published")
+    assert GenerationConfig.from_pretrained(tmp_path / "back").eos_token_id == [2, 13]
+    assert "<more>" in AutoProcessor.from_pretrained(tmp_path / "back").tokenizer.get_vocab()
+    assert not (tmp_path / "back/tokenizer.model").exists()
