@@ -161,7 +161,8 @@ class MGMConfig(PretrainedConfig):
         """Raise an MGMError if the parts do not fit together."""
         layers = self.vision_config.num_hidden_layers
         _demand(
-            -layers - 1 <= self.vision_feature_layer <= layers,
+            type(self.vision_feature_layer) is int
+            and -layers - 1 <= self.vision_feature_layer <= layers,
             "vision_feature_layer",
             self.vision_feature_layer,
             f"an integer from {-layers - 1} to {layers}, the tower has {layers} layers",
@@ -187,6 +188,12 @@ class MGMConfig(PretrainedConfig):
                 f"another type, since tokens of width {self.vision_config.hidden_size} do not fit "
                 f"the language model's {self.text_config.hidden_size}",
             )
+        _demand(
+            self.model_max_length is None or _is_count(self.model_max_length),
+            "model_max_length",
+            self.model_max_length,
+            "an integer from 1, or null",
+        )
         _demand(_is_count(self.image_grid), "image_grid", self.image_grid, "an integer from 1")
         _demand(
             self.image_grid > 1 or not self.image_global,

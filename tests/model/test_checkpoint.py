@@ -152,6 +152,8 @@ def changed_config(tmp_path: Path, **changes) -> Path:
             {"model_type": "llava"},
             r"model_type is 'llava'; give a folder with one of mgm, mgm_gemma",
         ),
+        ({"mm_vision_select_layer": "-2"}, r"mm_vision_select_layer is '-2'; valid: an integer"),
+        ({"tokenizer_model_max_length": "x"}, r"tokenizer_model_max_length is 'x'; valid: an int"),
         ({"image_size_aux": 700}, r"image_size_aux is 700; valid: "),
         ({"mm_projector_type": "mlp3x_gelu"}, r"missing \(projector.4"),
     ],
