@@ -16,7 +16,7 @@ import torch
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import named_faults, read_json
-from mgm.model.convnext_tower import OPENCLIP_CONFIG, OPENCLIP_PREFIX
+from mgm.model.convnext_tower import OPENCLIP_CONFIG, openclip_trunk
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.hub import checkpoint_folder
 from mgm.model.lazy_tensor import LazyTensor, lazy_tensors
@@ -80,9 +80,10 @@ def read_checkpoint(
             its towers are missing.
     """
     values = _read_config(folder)
-    adapter = None
+    adapter = place = None
     if needs_base(folder):
-        tensors = native_tensors(read_folder(base_folder(folder, base)))
+        place = base_folder(folder, base)
+        tensors = native_tensors(read_folder(place))
         if (folder / STAGE1_FILE).is_file():
             tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
         if (folder / ADAPTER_CONFIG).is_file():
@@ -97,8 +98,8 @@ def read_checkpoint(
         tensors = native_tensors(read_folder(folder))
     if config is None:
         config = _config(folder, values, tensors)
-        if needs_base(folder):
-            _take_towers(config, base_folder(folder, base))
+        if place is not None:
+            _take_towers(config, place)
     return Checkpoint(folder, config, tensors, adapter)
 
 
@@ -207,14 +208,9 @@ def clip_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 def convnext_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The ConvNeXt of an OpenCLIP folder, by our names."""
-    trunk = {
-        name.removeprefix(OPENCLIP_PREFIX): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(OPENCLIP_PREFIX)
-    }
     return {
         f"vision_tower_aux.{name}": tensor
-        for name, tensor in trunk.items()
+        for name, tensor in openclip_trunk(tensors).items()
         if name.startswith(("stem.", "stages."))
     }
 

@@ -1,8 +1,9 @@
 """The high-resolution tower: the four stages of a ConvNeXt, through timm."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -19,6 +20,7 @@ from mgm.model.weights import load_into, read_weights
 
 OPENCLIP_CONFIG = "open_clip_config.json"
 OPENCLIP_PREFIX = "visual.trunk."
+Weight = TypeVar("Weight")  # a tensor, or one that is not read yet
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
 
@@ -81,8 +83,11 @@ def load_convnext_tower(
 def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The ConvNeXt's weights by timm's names, of all that a folder's weights hold."""
     weights = read_weights(folder)
-    if not any(name.startswith(OPENCLIP_PREFIX) for name in weights):
-        return weights
+    return openclip_trunk(weights) or weights
+
+
+def openclip_trunk(weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The ConvNeXt's weights by timm's names, of those of an OpenCLIP model; none in another."""
     return {
         name.removeprefix(OPENCLIP_PREFIX): tensor
         for name, tensor in weights.items()

@@ -12,7 +12,7 @@ from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processor import MGMProcessor
 from mgm.data.stops import align_generation
 from mgm.data.templates import version_template
-from mgm.data.tokenizer import image_token_id_of, load_tokenizer
+from mgm.data.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
 from mgm.model.convnext_tower import load_convnext_tower
@@ -100,7 +100,7 @@ def _assembled(
         **(PUBLISHED | _given(arguments)),
     )
     rows = model.config.text_config.vocab_size
-    highest = max(set(tokenizer.get_vocab().values()) - {image_token_id})
+    highest = vocabulary_size(tokenizer) - 1
     if highest >= rows:
         raise MGMError(
             f"{folder}: its tokenizer has id {highest}, its model {rows} embeddings; "
