@@ -157,13 +157,14 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    bos = _content(settings.get("bos_token")) or "<s>"
-    eos = _content(settings.get("eos_token")) or "</s>"
-    unknown = _content(settings.get("unk_token")) or "<unk>"
-    padding = _content(settings.get("pad_token"))
-    named = [bos, eos, unknown] + ([padding] if padding else [])
-    for token in _added_tokens(folder, settings, named):
-        backend.add_special_tokens([AddedToken(token, normalized=False)])
+    named = {
+        name: _added_token(settings.get(name) or usual)
+        for name, usual in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
+    }
+    if settings.get("pad_token"):
+        named["pad_token"] = _added_token(settings["pad_token"])
+    backend.add_special_tokens(_added_tokens(folder, settings, list(named.values())))
+    bos = named["bos_token"].content
     if settings.get("add_bos_token", True):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A",
@@ -172,10 +173,7 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=bos,
-        eos_token=eos,
-        unk_token=unknown,
-        pad_token=padding,
+        **{name: token.content for name, token in named.items()},
         model_max_length=settings.get("model_max_length"),
         clean_up_tokenization_spaces=False,
     )
@@ -195,19 +193,33 @@ def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     return [half for _, half in merges]
 
 
-def _added_tokens(folder: Path, settings: dict[str, Any], named: list[str]) -> list[str]:
+def _added_tokens(
+    folder: Path, settings: dict[str, Any], named: list[AddedToken]
+) -> list[AddedToken]:
     """The tokens beside the vocabulary, by id; `named` ones come first if they have none."""
     tokens = {
-        int(index): token["content"]
+        int(index): _added_token(token)
         for index, token in settings.get("added_tokens_decoder", {}).items()
     }
     file = folder / "added_tokens.json"
     if file.is_file():
+        described = {token.content: token for token in tokens.values()}
         added = json.loads(file.read_text(encoding="utf-8"))
-        tokens |= {index: token for token, index in added.items()}
-    first = [token for token in named if token not in tokens.values()]
+        tokens |= {
+            index: described.get(content, _added_token(content)) for content, index in added.items()
+        }
+    known = {token.content for token in tokens.values()}
+    first = [token for token in named if token.content not in known]
     return [*first, *(tokens[index] for index in sorted(tokens))]
 
 
-def _content(token: str | dict[str, Any] | None) -> str | None:
-    return token["content"] if isinstance(token, dict) else token
+def _added_token(token: str | dict[str, Any]) -> AddedToken:
+    """A token of tokenizer_config.json; some take the spaces beside them along."""
+    flags = token if isinstance(token, dict) else {"content": token}
+    return AddedToken(
+        flags["content"],
+        lstrip=flags.get("lstrip", False),
+        rstrip=flags.get("rstrip", False),
+        single_word=flags.get("single_word", False),
+        normalized=False,
+    )

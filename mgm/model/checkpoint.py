@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
@@ -20,12 +22,14 @@ from mgm.model.convnext_tower import OPENCLIP_CONFIG, openclip_trunk
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.hub import checkpoint_folder
 from mgm.model.lazy_tensor import LazyTensor, lazy_tensors
+from mgm.model.linear_experts import stored_expert_name
 from mgm.model.lora import ADAPTER_CONFIG, Adapter, merged, read_adapter, read_others
 from mgm.model.published import (
     is_published_config,
     named_folder,
     native_tensors,
     published_field_names,
+    to_published,
     translate_config,
 )
 from mgm.model.weights import has_weights, read_folder
@@ -44,12 +48,14 @@ class Checkpoint:
         folder: where config.json lies.
         config: of the model.
         tensors: all weights by the model's own names, none of them read yet.
+        published: whether config.json and names of weights are the published ones.
         adapter: a LoRA that stays apart from the weights; None: there is none, or it is merged.
     """
 
     folder: Path
     config: MGMConfig
     tensors: Mapping[str, LazyTensor]
+    published: bool
     adapter: Adapter | None = None
 
     @property
@@ -59,6 +65,12 @@ class Checkpoint:
             return self.config.dtype
         floating = (t.dtype for t in self.tensors.values() if t.dtype.is_floating_point)
         return next(floating, torch.float32)
+
+    def stored_name(self, name: str) -> str:
+        """What the folder's files call a weight of the model."""
+        if self.config.text_config.model_type == "mixtral":
+            name = stored_expert_name(name)
+        return to_published(name) if self.published else name
 
 
 def read_checkpoint(
@@ -100,7 +112,14 @@ def read_checkpoint(
         config = _config(folder, values, tensors)
         if place is not None:
             _take_towers(config, place)
-    return Checkpoint(folder, config, tensors, adapter)
+    return Checkpoint(folder, config, tensors, is_published_config(values), adapter)
+
+
+def stored_generation(folder: Path) -> GenerationConfig | None:
+    """How the checkpoint in a folder generates, by its own file; None: there is none."""
+    if not (folder / GENERATION_CONFIG_NAME).is_file():
+        return None
+    return GenerationConfig.from_pretrained(folder)
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -121,7 +140,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path}: model_type is {found!r}; give a folder with one of "
             f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
+    for part in (values, values.get("text_config")):
+        _check_precision(path, part if isinstance(part, dict) else {})
     return values
+
+
+def _check_precision(path: Path, values: dict[str, Any]) -> None:
+    """Refuse weights that another program rounded; forget that a training had rounded its base."""
+    how = values.get("quantization_config")
+    if how is None:
+        return
+    kind = how.get("quant_method") if isinstance(how, dict) else how
+    folder = path.parent
+    # Compat: a LoRA trained on a base in 8 or 4 bits says so, and its base lies there unrounded.
+    if kind != "bitsandbytes" or not needs_base(folder):
+        raise MGMError(
+            f"{path}: quantization_config is of {kind!r}, rounded weights cannot be read; give the "
+            "model as it was before, and round it while loading (quantize=...)"
+        )
 
 
 def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> MGMConfig:

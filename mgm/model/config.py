@@ -245,6 +245,11 @@ class MGMConfig(PretrainedConfig):
                 with published_field_names():
                     values = translate_config(config_dict, folder)
                     return super().from_dict(values, **kwargs)
+            if "text_config" not in config_dict:
+                raise MGMError(
+                    "config: holds neither text_config (native layout) nor hidden_size (published "
+                    "layout); restore the file"
+                )
             for name in ("text_config", "vision_config"):
                 # Their defaults would make a model of 7B that nobody asked for.
                 part = config_dict.get(name) or None

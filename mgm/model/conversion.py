@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint
+from mgm.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, stored_generation
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import read_json
 from mgm.model.families import PUBLISHED_OF_TEXT_TYPE
@@ -141,9 +140,7 @@ def plan(
 
 def generation_config(folder: Path, config: MGMConfig) -> GenerationConfig:
     """How the checkpoint in a folder generates, by its own file or else by its config."""
-    if (folder / GENERATION_CONFIG_NAME).is_file():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_model_config(config.text_config)
+    return stored_generation(folder) or GenerationConfig.from_model_config(config.text_config)
 
 
 def write_weights(conversion: Conversion, folder: Path, progress: Callable[[int], object]) -> None:

@@ -13,8 +13,8 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from mgm.model.lazy_tensor import LazyTensor
 
-# As published files and as transformers call the module that holds the experts.
-_PUBLISHED, _NATIVE = ".block_sparse_moe.experts.", ".mlp.experts."
+# As files and as transformers call the module that holds the experts and their gate.
+_STORED, _BUILT = ".block_sparse_moe.", ".mlp."
 
 
 class LinearExpert(nn.Module):
@@ -68,4 +68,9 @@ def use_linear_experts(model: nn.Module) -> None:
 
 def expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Weights by the names that a model with `LinearExperts` has for them."""
-    return {name.replace(_PUBLISHED, _NATIVE): tensor for name, tensor in tensors.items()}
+    return {name.replace(_STORED, _BUILT): tensor for name, tensor in tensors.items()}
+
+
+def stored_expert_name(name: str) -> str:
+    """What files call a weight of a Mixtral with `LinearExperts`."""
+    return name.replace(_BUILT, _STORED)

@@ -5,33 +5,23 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint import (
-    CONFIG_FILE,
-    compare_convnext,
-    needs_base,
-    read_checkpoint,
-)
 from mgm.model.config import MGMConfig
-from mgm.model.config_file import named_faults
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.generation import ImageGenerationMixin
-from mgm.model.hub import WHERE, checkpoint_folder
-from mgm.model.int8 import int8_tensors, use_int8
-from mgm.model.linear_experts import expert_names, use_linear_experts
-from mgm.model.lora import attach
+from mgm.model.int8 import use_int8
+from mgm.model.linear_experts import use_linear_experts
 from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
+from mgm.model.pretrained import complete, open_checkpoint, state_for
 from mgm.model.projector import build_projector
-from mgm.model.quantization import FULL_PRECISION, only_linear_layers
+from mgm.model.quantization import FULL_PRECISION
 from mgm.model.supervised import IGNORED, supervised_output
 from mgm.model.vision_tower import KINDS, VisionTower, build_vision_tower
-from mgm.model.weights import check_fit, check_names
 
 
 class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -131,45 +121,12 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             MGMError: weights are missing, left over or of another shape, where transformers would
                 go on with random ones.
         """
-        if pretrained_model_name_or_path is None:
+        path = pretrained_model_name_or_path
+        if path is None:
             return super().from_pretrained(None, *args, config=config, **kwargs)
         report_wanted = kwargs.pop("output_loading_info", False)
-        where = {name: kwargs.pop(name) for name in WHERE if name in kwargs}
-        folder = checkpoint_folder(pretrained_model_name_or_path, **where)
-        subfolder = kwargs.pop("subfolder", "")
-        folder = folder / subfolder
-        if config is not None and config.name_or_path == str(pretrained_model_name_or_path):
-            # AutoConfig made it without the weights, which tell what the towers are.
-            config = None if subfolder or needs_base(folder) else config
-        checkpoint = read_checkpoint(folder, base, merge_lora, config)
-        if checkpoint.adapter is not None and kwargs.get("int8"):
-            raise MGMError(
-                f"{folder}: a LoRA does not stay beside weights rounded to int8; merge it, or "
-                "take another quantisation"
-            )
-        with named_faults(folder / CONFIG_FILE), torch.device("meta"):
-            check_fit(cls(checkpoint.config), checkpoint.tensors, str(folder))
-        tensors = dict(checkpoint.tensors)
-        if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
-            # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
-            tensors.pop("language_model.lm_head.weight", None)
-        if kwargs.get("text_only"):
-            kept = (name for name in tensors if name.startswith("language_model."))
-            tensors = {name: tensors[name] for name in kept}
-        else:
-            compare_convnext(checkpoint)
-        if kwargs.get("int8"):
-            tensors = expert_names(tensors)
-            with torch.device("meta"):
-                tensors = int8_tensors(cls(checkpoint.config, int8=True), tensors)
-        if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = only_linear_layers(kwargs["quantization_config"])
-            kwargs["linear_experts"] = True
-            tensors = expert_names(tensors)
-        if kwargs.get("torch_dtype") is not None:  # the name before transformers 5
-            kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
-        if kwargs.get("dtype", "auto") in (None, "auto"):
-            kwargs["dtype"] = checkpoint.dtype
+        checkpoint = open_checkpoint(path, config, base, merge_lora, kwargs)
+        tensors = state_for(cls, checkpoint, kwargs)
         loaded: Any = super().from_pretrained(
             None,
             *args,
@@ -179,13 +136,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             **kwargs,
         )
         model, report = loaded
-        lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-        check_names(lacking, report["unexpected_keys"], str(folder))
-        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
-        if (folder / GENERATION_CONFIG_NAME).is_file():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        if checkpoint.adapter is not None:
-            attach(model, checkpoint.adapter)
+        complete(model, checkpoint, report, str(path))
         return loaded if report_wanted else model
 
     @classmethod

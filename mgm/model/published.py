@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
 from mgm.model.convnext_geometry import convnext_geometry
@@ -64,6 +66,7 @@ NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
     "mm_vision_tower_aux",
     "model_path",
     "model_type",
+    "quantization_config",
     "tokenizer_padding_side",
     "transformers_version",
     "tune_mm_mlp_adapter",
@@ -134,9 +137,10 @@ def translate_config(
         tensors = _tensors(folder)
     text = {name: value for name, value in values.items() if name not in NOT_TEXT}
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
+    _check_rope_scaling(text.get("rope_scaling"))
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
     if embeddings is not None:
-        text["vocab_size"] = embeddings.shape[0]
+        text["vocab_size"] = _sizes(embeddings, 2)[0]
     native = {
         ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()
     }
@@ -154,6 +158,17 @@ def translate_config(
         if name in values:
             native[name] = values[name]
     return native
+
+
+def _check_rope_scaling(scaling: object) -> None:
+    kind = None
+    if isinstance(scaling, Mapping):
+        kind = scaling.get("rope_type", scaling.get("type"))
+    if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
+        raise MGMError(
+            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
+            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
+        )
 
 
 def _or_default(value: object, default: object) -> object:
@@ -243,18 +258,29 @@ def _clip_from_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
         if name.startswith(_CLIP_LAYERS)
     }
     try:
-        positions = tensors["vision_tower.embeddings.position_embedding.weight"].shape[0]
-        intermediate = tensors[_CLIP_LAYERS + "0.mlp.fc1.weight"].shape[0]
+        positions, _ = _sizes(tensors["vision_tower.embeddings.position_embedding.weight"], 2)
+        intermediate, _ = _sizes(tensors[_CLIP_LAYERS + "0.mlp.fc1.weight"], 2)
     except KeyError as error:
         missing = to_published(str(error.args[0]))
         raise MGMError(f"{patch.file}: lacks {missing}; give a complete checkpoint") from error
+    width, _, _, patch_size = _sizes(patch, 4)
     return {
-        "hidden_size": patch.shape[0],
-        "patch_size": patch.shape[-1],
-        "image_size": round((positions - 1) ** 0.5) * patch.shape[-1],
+        "hidden_size": width,
+        "patch_size": patch_size,
+        "image_size": round((positions - 1) ** 0.5) * patch_size,
         "num_hidden_layers": len(layers),
         "intermediate_size": intermediate,
     }
+
+
+def _sizes(tensor: LazyTensor, count: int) -> tuple[int, ...]:
+    """A tensor's shape, which has to have `count` dimensions."""
+    if len(tensor.shape) != count:
+        raise MGMError(
+            f"{tensor.file}: {tensor.name} has shape {tensor.shape}; expected {count} dimensions, "
+            "copy it again"
+        )
+    return tensor.shape
 
 
 def _tower_config(place: Path) -> dict[str, Any]:

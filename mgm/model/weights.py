@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -132,16 +132,22 @@ def load_into(
     module.load_state_dict(found)
 
 
-def check_fit(model: nn.Module, tensors: Mapping[str, LazyTensor], source: str) -> None:
+def check_fit(
+    model: nn.Module,
+    tensors: Mapping[str, LazyTensor],
+    source: str,
+    stored_name: Callable[[str], str] = str,
+) -> None:
     """Refuse weights that are not a model's, or leave much of it unfilled, before it takes memory.
 
-    Names that transformers converts while it loads (the experts of Mixtral) are in one of the two
-    alone; they are taken for the same as long as there are enough of them.
+    Names that transformers converts while it loads are in one of the two alone; they are taken for
+    the same as long as there are enough of them.
 
     Args:
         model: on the meta device.
         tensors: by the model's own names.
         source: where they come from, for the error.
+        stored_name: what files call a weight of the model.
 
     Raises:
         MGMError: a shape differs, a tensor holds no fractions, or the model has more weights than
@@ -163,12 +169,17 @@ def check_fit(model: nn.Module, tensors: Mapping[str, LazyTensor], source: str) 
     lacking = sum(math.prod(expected[name]) for name in expected.keys() - tensors.keys())
     spare = sum(math.prod(tensors[name].shape) for name in tensors.keys() - expected.keys())
     if lacking > spare:
-        check_names(expected, tensors, source)
+        check_names(expected, tensors, source, stored_name)
 
 
-def check_names(expected: Iterable[str], found: Iterable[str], source: str) -> None:
+def check_names(
+    expected: Iterable[str],
+    found: Iterable[str],
+    source: str,
+    stored_name: Callable[[str], str] = str,
+) -> None:
     """Raise an MGMError that lists the first missing and the first unexpected names, if any."""
-    expected, found = set(expected), set(found)
+    expected, found = set(map(stored_name, expected)), set(map(stored_name, found))
     faults = [
         f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
         for kind, names in (("missing", expected - found), ("unexpected", found - expected))

@@ -63,6 +63,28 @@ def test_a_text_that_begins_as_a_space(tmp_path):
         assert starts[-1] < len(text)
 
 
+@pytest.mark.parametrize("where", ["added_tokens_decoder", "added_tokens.json", "unk_token"])
+def test_tokens_that_take_the_spaces_beside_them(tmp_path, where):
+    """As the former LlamaTokenizer, which strips the text on that side before sentencepiece."""
+    source = folder("vicuna")
+    shutil.copy(source / "tokenizer.model", tmp_path)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    mark, other = {"rstrip": True}, {"lstrip": True}
+    decoder = {"760": {"content": "<end>"} | mark, "761": {"content": "<ask>"} | other}
+    if where == "unk_token":
+        settings["unk_token"] = {"content": "<unk>"} | mark
+    settings["added_tokens_decoder"] = decoder
+    if where == "added_tokens.json":
+        (tmp_path / where).write_text('{"<end>": 760, "<ask>": 761}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    end = ("<unk>", pieces.unk_id()) if where == "unk_token" else ("<end>", 760)
+    ids = tokenizer(f"red{end[0]} \n bus <ask> two", add_special_tokens=False).input_ids
+    expected = [*pieces.encode("red"), end[1], *pieces.encode("bus"), 761, *pieces.encode(" two")]
+    assert ids == expected
+
+
 def test_spaces_without_extent_begin_where_they_are():
     """The tokenizers of GPT-2's kind say that a space stands behind itself."""
     trimming, plain = (load_tokenizer(folder("llama3")) for _ in range(2))

@@ -143,7 +143,8 @@ def changed_config(tmp_path: Path, **changes) -> Path:
             {"hidden_size": 128},
             r"embed_tokens.weight has shape \(760, 64\), by config.json \(760, 128\)",
         ),
-        ({"num_hidden_layers": 1}, r"unexpected \(language_model.model.layers.1"),
+        ({"num_hidden_layers": 1}, r"9 unexpected \(model.layers.1"),
+        ({"num_hidden_layers": 3}, r"9 missing \(model.layers.2.input_layernorm.weight"),
         ({"mm_hidden_size": 1024}, r"mm_hidden_size is 1024; expected 32"),
         ({"mm_hidden_size_aux": 2880}, r"mm_hidden_size_aux is 2880; expected 80, the sum"),
         ({"image_global": True}, r"image_global is True; valid: false, or image_grid 2"),
@@ -155,7 +156,13 @@ def changed_config(tmp_path: Path, **changes) -> Path:
         ({"mm_vision_select_layer": "-2"}, r"mm_vision_select_layer is '-2'; valid: an integer"),
         ({"tokenizer_model_max_length": "x"}, r"tokenizer_model_max_length is 'x'; valid: an int"),
         ({"image_size_aux": 700}, r"image_size_aux is 700; valid: "),
-        ({"mm_projector_type": "mlp3x_gelu"}, r"missing \(projector.4"),
+        ({"mm_projector_type": "mlp3x_gelu"}, r"missing \(model.mm_projector.4"),
+        ({"rope_scaling": {"type": "magic"}}, r"rope_scaling is {'type': 'magic'}; valid: null, o"),
+        ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling is {'factor': 2.0}; valid: null, or an"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"config.json: quantization_config is of 'gptq', rounded weights cannot be read; give",
+        ),
     ],
 )
 def test_config_that_contradicts(tmp_path, changes, message) -> None:
@@ -186,6 +193,42 @@ def test_weights_without_a_tower(tmp_path, lacking, message) -> None:
     weights = {k: v for k, v in weights_of(golden(NAME)).items() if not k.startswith(lacking)}
     with pytest.raises(MGMError, match=message):
         load_model(write(tmp_path / "lacking", [weights], "safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 2), r"{file}: {name} has shape \(3, 2\), by config.json \(64, 64\); copy both from"),
+        (None, r"weights do not fit the model: 1 missing \({name}\); use a complete one"),
+    ],
+)
+def test_an_expert_that_does_not_fit_is_named(tmp_path, shape, message) -> None:
+    source = golden("work_dirs/MGM/MGM-8x7B")
+    name = "model.layers.1.block_sparse_moe.experts.1.w2.weight"
+    weights = weights_of(source)
+    del weights[name]
+    if shape is not None:
+        weights[name] = torch.zeros(shape)
+    folder = write(tmp_path / "odd", [weights], "safetensors")
+    shutil.copy(source / "config.json", folder)
+    with pytest.raises(MGMError, match=message.format(file="model.safetensors", name=name)):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions"),
+    [
+        ("model.embed_tokens.weight", 2),
+        ("model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight", 4),
+        ("model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight", 2),
+    ],
+)
+def test_a_tensor_of_other_dimensions(tmp_path, name, dimensions) -> None:
+    weights = weights_of(golden(NAME)) | {name: torch.tensor(1.0)}
+    with pytest.raises(
+        MGMError, match=rf"{name} has shape \(\); expected {dimensions} dimensions, copy it again"
+    ):
+        load_model(write(tmp_path / "scalar", [weights], "safetensors"))
 
 
 def test_experts_of_whole_numbers_are_named(tmp_path) -> None:

@@ -165,6 +165,14 @@ def test_published_defaults_for_absent_fields(tmp_path) -> None:
     assert config.vision_config.hidden_size != VISION["hidden_size"]
 
 
+def test_a_config_of_neither_layout(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mgm", "image_size_aux": 768}')
+    with pytest.raises(
+        MGMError, match=r"config.json: holds neither text_config \(native layout\) nor hidden_size"
+    ):
+        AutoConfig.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

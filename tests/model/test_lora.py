@@ -60,6 +60,17 @@ def difference(ours, theirs) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
+def test_a_base_in_four_bits_while_it_was_trained(lora) -> None:
+    places, inputs, expected, _ = lora
+    path = places["stage1"] / "config.json"
+    values = json.loads(path.read_text())
+    values["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    path.write_text(json.dumps(values))
+    model = load_model(places["stage1"], base=places["language"])
+    with torch.no_grad():
+        assert difference(model(**inputs).logits, expected) < 1e-5
+
+
 @pytest.mark.parametrize("merge", [True, False])
 def test_same_logits_as_peft(lora, merge) -> None:
     places, inputs, expected, wrapped = lora
