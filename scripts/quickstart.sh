@@ -7,12 +7,16 @@
 #
 # What a run made (data, checkpoints, results) is used again by the next one that starts from the same
 # weights and settings; delete work_dirs/quickstart-* to train anew. MGM_QUICKSTART_IMAGES is the number
-# of training images (default 5000).
+# of training images: 5000, or 1500 on a CPU without instructions for bfloat16.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$0")/environment.sh" playground
 started=$SECONDS
-images=${MGM_QUICKSTART_IMAGES:-5000}
+# Without instructions for bfloat16 a step takes longer: fewer images, and more steps for the same work.
+fast=$(python -c 'import torch; from mgm.engine.device import cpu_has_bfloat16 as fast
+print(int(torch.accelerator.is_available() or fast()))')
+images=${MGM_QUICKSTART_IMAGES:-$((fast ? 5000 : 1500))}
+batch=$((fast ? 32 : 8))
 start=$(cat playground/generate.py playground/*/*.safetensors playground/*/*/*.safetensors \
     scripts/nano/train/*.sh scripts/quickstart.sh | sha256sum | cut -c1-8)
 work=work_dirs/quickstart-$images-$start
@@ -29,7 +33,8 @@ python -m playground.generate --out playground/data/held_out-150 --split held_ou
 if [ ! -f "$work/stage_1/config.json" ]; then
     say "2/6 Stage 1, alignment: projector and mining learn from captions"
     bash scripts/nano/train/stage_1.sh --data_path "$data/captions.json" --image_folder "$data/images" \
-        --output_dir "$work/stage_1" --max_steps $((images / 50))
+        --output_dir "$work/stage_1" --max_steps $((images * 2 / 3 / batch)) \
+        --per_device_train_batch_size "$batch"
 else
     say "2/6 Stage 1 is there: $work/stage_1"
 fi
@@ -37,7 +42,7 @@ fi
 if [ ! -f "$work/stage_2/config.json" ]; then
     say "3/6 Stage 2, instruction tuning: the language model learns from conversations"
     bash scripts/nano/train/stage_2.sh --data_path "$data/conversations.json" --image_folder "$data/images" \
-        --model_name_or_path "$work/stage_1" --output_dir "$work/stage_2"
+        --model_name_or_path "$work/stage_1" --output_dir "$work/stage_2" --per_device_train_batch_size "$batch"
 else
     say "3/6 Stage 2 is there: $work/stage_2"
 fi

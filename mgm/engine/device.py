@@ -58,6 +58,17 @@ def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.
     return DTYPES[name]
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without them it is emulated, far slower.
+
+    A torch that is too old to tell is taken at the user's word: True.
+    """
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    there = torch.cpu.get_capabilities()
+    return any(there.get(name) for name in ("amx_bf16", "avx512_bf16", "avx10_1", "bf16"))
+
+
 def _no_device(name: object, there: list[str]) -> MGMError:
     return MGMError(
         f"device is {str(name)!r}, which this machine does not have; choose {' or '.join(there)}"

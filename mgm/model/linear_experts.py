@@ -73,4 +73,5 @@ def expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 def stored_expert_name(name: str) -> str:
     """What files call a weight of a Mixtral with `LinearExperts`."""
-    return name.replace(_BUILT, _STORED)
+    router_or_expert = any(f"{_BUILT}{part}." in name for part in ("gate", "experts"))
+    return name.replace(_BUILT, _STORED) if router_or_expert else name

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 
+from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,10 @@ class TrainingArguments(transformers.TrainingArguments):
         if not torch.accelerator.is_available():
             # Or bf16 is refused, and memory pinned for a device that is not there.
             self.use_cpu = True
+        if self.bf16 and self.use_cpu and not cpu_has_bfloat16():
+            # Emulated, a step of the nano model took 60 s and more, in float32 5 s.
+            logger.warning("--bf16 True: this CPU has no instructions for it; float32 is faster")
+            self.bf16 = False
         if self.tf32 and not torch.cuda.is_available():
             # The published scripts ask for it; only a GPU can, and elsewhere nothing is lost.
             logger.info("--tf32 True: there is no CUDA device here; float32 stays float32")

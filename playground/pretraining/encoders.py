@@ -23,6 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
+from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
 from mgm.model.mining import PatchInfoMining
 from playground.arguments import count, fraction
@@ -107,7 +108,7 @@ class Pretraining(nn.Module):
         self.character_weights = torch.ones(CLASSES)
         self.character_weights[0] = NOTHING_WEIGHT
 
-    @torch.autocast("cpu", torch.bfloat16)
+    @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss, and the figures to show (losses and shares of characters found)."""
         image = batch["image"].permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)

@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 
 from mgm.atomic import atomic_folder
 from mgm.data.conversation import IGNORED
+from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
 from playground.arguments import count, fraction
 from playground.colors import COLORS
@@ -76,7 +77,7 @@ def losses_of(
     at_cell = batch["ids"] == model.config.vocab_size
     embeds = model.get_input_embeddings()(batch["ids"].masked_fill(at_cell, 0))
     embeds = embeds.masked_scatter(at_cell.unsqueeze(-1), code(batch).to(embeds.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
         hidden, attention = decode(model.model, embeds)
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
         logits = model.lm_head(hidden[targets != IGNORED]).float()

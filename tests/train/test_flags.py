@@ -16,11 +16,10 @@ def parsed(*words: str):
 
 def test_published_names_of_renamed_flags() -> None:
     *_, training = parsed(
-        *("--evaluation_strategy", "no", "--warmup_ratio", "0.03", "--bf16", "True"),
+        *("--evaluation_strategy", "no", "--warmup_ratio", "0.03"),
         *("--gradient_checkpointing", "True", "--weight_decay", "0."),
     )
     assert training.get_warmup_steps(1000) == 30
-    assert training.bf16
     assert training.gradient_checkpointing
     *_, training = parsed("--eval_strategy", "no", "--warmup_steps", "7", "--warmup_ratio", "0.03")
     assert training.get_warmup_steps(1000) == 7
@@ -42,6 +41,14 @@ def test_booleans_are_read_as_the_published_scripts_write_them() -> None:
 def test_published_flags_for_a_gpu_do_not_stop_a_cpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert parsed("--tf32", "True", "--bf16", "True")[2].tf32 is None
+
+
+@pytest.mark.parametrize("instruction", [None, "amx_bf16", "avx512_bf16"])
+def test_bf16_on_a_cpu_needs_instructions_for_it(instruction, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True, "avx2": True})
+    assert parsed("--bf16", "True")[2].bf16 is (instruction is not None)
+    assert ("no instructions for it" in caplog.text) is (instruction is None)
 
 
 def test_only_one_device_trains(monkeypatch) -> None:

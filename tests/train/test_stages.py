@@ -191,8 +191,9 @@ def test_a_batch_without_labels_teaches_nothing(stage2_flags, tmp_path) -> None:
 
 
 def test_published_flags_in_bf16_with_checkpointed_activations(
-    stage1_flags, stage1, data, tmp_path
+    stage1_flags, stage1, data, tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.setattr("mgm.train.arguments.cpu_has_bfloat16", lambda: True)
     flags = stage1_flags | {
         "tune_mm_mlp_adapter": None,
         "pretrain_mm_mlp_adapter": stage1 / STAGE1_FILE,
@@ -223,6 +224,7 @@ def test_published_flags_in_bf16_with_checkpointed_activations(
         "output_dir": tmp_path,
     }
     trainer = run(words(flags))
+    assert trainer.args.bf16
     model = trainer.model
     changed = moved(start_of(flags), model.state_dict())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
