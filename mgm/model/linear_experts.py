@@ -4,6 +4,7 @@ transformers keeps the experts of a Mixtral layer in two tensors, which quantise
 all of an 8x7B would stay as it is.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,5 +74,4 @@ def expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 def stored_expert_name(name: str) -> str:
     """What files call a weight of a Mixtral with `LinearExperts`."""
-    router_or_expert = any(f"{_BUILT}{part}." in name for part in ("gate", "experts"))
-    return name.replace(_BUILT, _STORED) if router_or_expert else name
+    return re.sub(rf"{re.escape(_BUILT)}(?=gate\.|experts\.)", _STORED, name)

@@ -231,6 +231,17 @@ def test_a_tensor_of_other_dimensions(tmp_path, name, dimensions) -> None:
         load_model(write(tmp_path / "scalar", [weights], "safetensors"))
 
 
+def test_what_is_no_expert_keeps_its_name_in_errors(tmp_path) -> None:
+    source = golden("work_dirs/MGM/MGM-8x7B")
+    experts = "model.layers.1.block_sparse_moe.experts."
+    weights = {n: tensor for n, tensor in weights_of(source).items() if not n.startswith(experts)}
+    dense = "model.layers.1.mlp.down_proj.weight"
+    folder = write(tmp_path / "dense", [weights | {dense: torch.zeros(2, 2)}], "safetensors")
+    shutil.copy(source / "config.json", folder)
+    with pytest.raises(MGMError, match=rf"missing \({experts}.* and 1 unexpected \({dense}\);"):
+        load_model(folder)
+
+
 def test_experts_of_whole_numbers_are_named(tmp_path) -> None:
     source = golden("work_dirs/MGM/MGM-8x7B")
     name = "model.layers.1.block_sparse_moe.experts.1.w2.weight"

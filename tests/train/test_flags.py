@@ -14,12 +14,14 @@ def parsed(*words: str):
     return parse([*NEEDED, *words])
 
 
-def test_published_names_of_renamed_flags() -> None:
+def test_published_names_of_renamed_flags(monkeypatch) -> None:
+    monkeypatch.setattr("mgm.train.arguments.cpu_has_bfloat16", lambda: True)
     *_, training = parsed(
-        *("--evaluation_strategy", "no", "--warmup_ratio", "0.03"),
+        *("--evaluation_strategy", "no", "--warmup_ratio", "0.03", "--bf16", "True"),
         *("--gradient_checkpointing", "True", "--weight_decay", "0."),
     )
     assert training.get_warmup_steps(1000) == 30
+    assert training.bf16
     assert training.gradient_checkpointing
     *_, training = parsed("--eval_strategy", "no", "--warmup_steps", "7", "--warmup_ratio", "0.03")
     assert training.get_warmup_steps(1000) == 7
