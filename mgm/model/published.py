@@ -141,6 +141,7 @@ def translate_config(
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
     if embeddings is not None:
         text["vocab_size"] = _sizes(embeddings, 2)[0]
+        _check_head(embeddings, tensors.get("language_model.lm_head.weight"))
     native = {
         ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()
     }
@@ -158,6 +159,14 @@ def translate_config(
         if name in values:
             native[name] = values[name]
     return native
+
+
+def _check_head(embeddings: LazyTensor, head: LazyTensor | None) -> None:
+    if head is not None and head.shape != embeddings.shape:
+        raise MGMError(
+            f"{embeddings.file}: {embeddings.name} has shape {embeddings.shape}, and {head.name} in "
+            f"{head.file} has {head.shape}; expected one shape, copy both from one model"
+        )
 
 
 def _check_rope_scaling(scaling: object) -> None:
@@ -321,7 +330,7 @@ def _no_tower(
     place = next(iter(tensors.values())).file.parent
     return MGMError(
         f"config: {field} is {values.get(field)!r}, and the weights in {place} hold no such tower "
-        f"(expected {names}.*); give a complete checkpoint"
+        f"(expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
     )
 
 

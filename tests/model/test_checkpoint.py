@@ -186,7 +186,7 @@ def test_a_head_that_config_ties_is_the_embedding(tmp_path) -> None:
             "model.vision_tower.",
             r"mm_vision_tower is 'model_zoo/.*', and the weights in .* hold no",
         ),
-        ("model.vision_tower_aux.", r"hold no such tower \(expected model.vision_tower_aux\.\*\)"),
+        ("model.vision_tower_aux.", r"\(expected model.vision_tower_aux\.\*\); none is taken"),
     ],
 )
 def test_weights_without_a_tower(tmp_path, lacking, message) -> None:
@@ -229,6 +229,17 @@ def test_a_tensor_of_other_dimensions(tmp_path, name, dimensions) -> None:
         MGMError, match=rf"{name} has shape \(\); expected {dimensions} dimensions, copy it again"
     ):
         load_model(write(tmp_path / "scalar", [weights], "safetensors"))
+
+
+def test_embedding_and_head_of_two_models(tmp_path) -> None:
+    weights = weights_of(golden(NAME))
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:-1].clone()
+    with pytest.raises(
+        MGMError,
+        match=r"model.embed_tokens.weight has shape \(759, 64\), and lm_head.weight in .* has "
+        r"\(760, 64\); expected one shape, copy both from one model",
+    ):
+        load_model(write(tmp_path / "two", [weights], "safetensors"))
 
 
 def test_what_is_no_expert_keeps_its_name_in_errors(tmp_path) -> None:
