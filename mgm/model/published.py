@@ -164,8 +164,8 @@ def translate_config(
 def _check_head(embeddings: LazyTensor, head: LazyTensor | None) -> None:
     if head is not None and head.shape != embeddings.shape:
         raise MGMError(
-            f"{embeddings.file}: {embeddings.name} has shape {embeddings.shape}, and {head.name} in "
-            f"{head.file} has {head.shape}; expected one shape, copy both from one model"
+            f"{embeddings.file}: {embeddings.name} has shape {embeddings.shape}, and {head.name} "
+            f"in {head.file} has {head.shape}; expected one shape, copy both from one model"
         )
 
 
