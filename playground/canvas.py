@@ -7,7 +7,8 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageOps
 
 from playground.colors import Color
-from playground.fonts import Face, font_with_cap
+from playground.faces import Face
+from playground.fonts import font_with_cap
 from playground.sample import Glyph, Thing
 
 FRAME = 256  # units along the longest side: the pixels of the nano model's view

@@ -1,97 +1,14 @@
-"""The type faces that scenes are set in: Debian packages, files, and loaded fonts by cap height."""
+"""Type faces as loaded fonts, by cap height."""
 
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from random import Random
 
 from PIL import ImageFont
 
 from mgm.errors import MGMError
+from playground.faces import EMOJI_FILE, FACES, FOLDER, PACKAGES, Face
 from playground.sample import Split
 
-FOLDER = Path("/usr/share/fonts")
-EMOJI_FILE = "truetype/noto/NotoColorEmoji.ttf"
-PACKAGES = (
-    "fonts-dejavu-core",
-    "fonts-liberation",
-    "fonts-freefont-ttf",
-    "fonts-lato",
-    "fonts-open-sans",
-    "fonts-roboto-unhinted",
-    "fonts-crosextra-carlito",
-    "fonts-crosextra-caladea",
-    "fonts-cantarell",
-    "fonts-quicksand",
-    "fonts-inconsolata",
-    "fonts-linuxlibertine",
-    "fonts-noto-color-emoji",
-)
-
-
-@dataclass(frozen=True)
-class Face:
-    """A font file below `FOLDER`.
-
-    Attributes:
-        plain: clear enough for the smallest text (upright, not light, not condensed).
-        held_out: never drawn in training images.
-    """
-
-    file: str
-    plain: bool = True
-    held_out: bool = False
-
-
-FACES = (
-    Face("truetype/dejavu/DejaVuSans.ttf"),
-    Face("truetype/dejavu/DejaVuSans-Bold.ttf"),
-    Face("truetype/dejavu/DejaVuSansMono.ttf"),
-    Face("truetype/dejavu/DejaVuSansMono-Bold.ttf"),
-    Face("truetype/dejavu/DejaVuSerif.ttf"),
-    Face("truetype/dejavu/DejaVuSerif-Bold.ttf", held_out=True),
-    Face("truetype/liberation/LiberationSans-Regular.ttf"),
-    Face("truetype/liberation/LiberationSans-Bold.ttf"),
-    Face("truetype/liberation/LiberationSans-Italic.ttf", plain=False),
-    Face("truetype/liberation/LiberationSansNarrow-Bold.ttf", plain=False),
-    Face("truetype/liberation/LiberationSerif-Regular.ttf"),
-    Face("truetype/liberation/LiberationSerif-Bold.ttf"),
-    Face("truetype/liberation/LiberationSerif-Italic.ttf", plain=False),
-    Face("truetype/liberation/LiberationMono-Regular.ttf"),
-    Face("truetype/liberation/LiberationMono-Bold.ttf"),
-    Face("truetype/freefont/FreeSans.ttf"),
-    Face("truetype/freefont/FreeSansBold.ttf"),
-    Face("truetype/freefont/FreeSerif.ttf", plain=False),
-    Face("truetype/freefont/FreeSerifBold.ttf"),
-    Face("truetype/freefont/FreeSerifBoldItalic.ttf", plain=False),
-    Face("truetype/freefont/FreeMonoBold.ttf"),
-    Face("truetype/lato/Lato-Regular.ttf"),
-    Face("truetype/lato/Lato-Bold.ttf"),
-    Face("truetype/lato/Lato-Black.ttf", plain=False),
-    Face("truetype/lato/Lato-BoldItalic.ttf", plain=False, held_out=True),
-    Face("truetype/open-sans/OpenSans-Regular.ttf"),
-    Face("truetype/open-sans/OpenSans-Semibold.ttf"),
-    Face("truetype/open-sans/OpenSans-ExtraBold.ttf", plain=False),
-    Face("truetype/open-sans/OpenSans-Italic.ttf", plain=False),
-    Face("truetype/roboto/unhinted/RobotoTTF/Roboto-Regular.ttf"),
-    Face("truetype/roboto/unhinted/RobotoTTF/Roboto-Medium.ttf"),
-    Face("truetype/roboto/unhinted/RobotoTTF/Roboto-Black.ttf", plain=False),
-    Face("truetype/roboto/unhinted/RobotoCondensed-Bold.ttf", plain=False),
-    Face("truetype/crosextra/Carlito-Regular.ttf"),
-    Face("truetype/crosextra/Carlito-Bold.ttf"),
-    Face("truetype/crosextra/Caladea-Regular.ttf"),
-    Face("truetype/crosextra/Caladea-Bold.ttf"),
-    Face("truetype/crosextra/Caladea-Italic.ttf", plain=False),
-    Face("opentype/cantarell/Cantarell-Regular.otf", held_out=True),
-    Face("opentype/cantarell/Cantarell-ExtraBold.otf", plain=False),
-    Face("truetype/quicksand/Quicksand-Bold.ttf"),
-    Face("truetype/quicksand/Quicksand-Medium.ttf", plain=False),
-    Face("truetype/inconsolata/Inconsolata.otf"),
-    Face("opentype/linux-libertine/LinBiolinum_RB.otf"),
-    Face("opentype/linux-libertine/LinLibertine_RB.otf", held_out=True),
-    Face("opentype/linux-libertine/LinLibertine_R.otf"),
-    Face("opentype/linux-libertine/LinLibertine_DR.otf", plain=False),
-)
 SMALL_CAP = 14.0  # pixels; below it only plain faces are legible
 HELD_OUT_SHARE = 0.4  # of the held-out images are set in a held-out face
 
@@ -188,14 +105,3 @@ def _open(file: str, size: float) -> ImageFont.FreeTypeFont:
             f"{FOLDER / file}: font not found; install the fonts with:"
             f" apt-get install {' '.join(PACKAGES)}"
         ) from error
-
-
-def missing_packages() -> list[str]:
-    """The Debian packages of which a font file is not there; empty where all are."""
-    files = [*(face.file for face in FACES), EMOJI_FILE]
-    return list(PACKAGES) if any(not (FOLDER / file).is_file() for file in files) else []
-
-
-if __name__ == "__main__":
-    # For scripts/environment.sh, which installs what is named.
-    print(" ".join(missing_packages()))

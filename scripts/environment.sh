@@ -77,7 +77,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 # Fonts for the pictures that the playground draws.
-fonts=$(python -m playground.fonts) || exit 1
+fonts=$(python -m playground.faces) || exit 1
 if [ -n "$fonts" ]; then
     # shellcheck disable=SC2086
     debian_packages $fonts

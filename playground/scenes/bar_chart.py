@@ -6,7 +6,8 @@ from random import Random
 from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_cap, choose_size
 from playground.colors import VIVID, Color, dark, ink_on, pale, shade
-from playground.fonts import Face, choose_face
+from playground.faces import Face
+from playground.fonts import choose_face
 from playground.sample import Split
 from playground.scenes.asking import Ask
 from playground.scenes.chart import ask_extremes, ask_title

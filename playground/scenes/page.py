@@ -10,7 +10,8 @@ from playground.backgrounds import add_grain, choose_background
 from playground.canvas import FRAME, LEAST_PITCH, SMALLEST_CAP, Canvas, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
-from playground.fonts import Face, choose_face
+from playground.faces import Face
+from playground.fonts import choose_face
 from playground.sample import Sample
 from playground.shapes import SHAPES, draw_shape
 from playground.words import (

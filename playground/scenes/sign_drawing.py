@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from playground.backgrounds import choose_background
 from playground.canvas import LEAST_PITCH, Canvas, choose_cap, choose_size
 from playground.colors import Color, dark, ink_on, pale, shade
-from playground.fonts import Face, choose_face
+from playground.faces import Face
+from playground.fonts import choose_face
 from playground.sample import Split
 from playground.scenes.sign_facts import Facts
 

@@ -1,17 +1,17 @@
 import pytest
 
 from mgm.errors import MGMError
-from playground import fonts
+from playground import faces, fonts
 
 
-@pytest.mark.parametrize("face", fonts.FACES, ids=lambda face: face.file.rpartition("/")[2])
+@pytest.mark.parametrize("face", faces.FACES, ids=lambda face: face.file.rpartition("/")[2])
 def test_cap_height_is_as_asked(face):
     sized = fonts.font_with_cap(face, 30)
     _, top, _, bottom = sized.ink("H")
     assert abs((bottom - top) - 30) <= 1
 
 
-@pytest.mark.parametrize("face", fonts.FACES[::5], ids=lambda face: face.file.rpartition("/")[2])
+@pytest.mark.parametrize("face", faces.FACES[::5], ids=lambda face: face.file.rpartition("/")[2])
 def test_width_is_that_of_the_whole_line(face):
     sized = fonts.font_with_cap(face, 20)
     assert sized.width("Total $12.95 AVATAR") == pytest.approx(
@@ -21,4 +21,4 @@ def test_width_is_that_of_the_whole_line(face):
 
 def test_missing_font_names_the_packages():
     with pytest.raises(MGMError, match=r"apt-get install .*fonts-lato"):
-        fonts.load_font(fonts.Face("truetype/nothing/Nothing.ttf"), 40)
+        fonts.load_font(faces.Face("truetype/nothing/Nothing.ttf"), 40)

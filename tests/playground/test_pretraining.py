@@ -14,7 +14,7 @@ from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.vision_tower import load_vision_tower
 from playground.canvas import Canvas
 from playground.colors import COLORS
-from playground.fonts import FACES
+from playground.faces import FACES
 from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
 from playground.pretraining.conversations import (
     POOL,
