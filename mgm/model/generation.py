@@ -21,11 +21,15 @@ class ImageGenerationMixin(GenerationMixin):
     ) -> dict[str, Any]:
         """As transformers does it; images enter with the prompt and are not seen again."""
         parent: Any = super()
+        images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
         inputs = parent.prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            inputs = {name: value for name, value in inputs.items() if name not in IMAGE_INPUTS}
+        # transformers counts no call of an assistant as a first iteration; its cache tells which.
+        cache = kwargs.get("past_key_values")
+        in_cache = cache is not None and cache.get_seq_length() > 0
+        if is_first_iteration or not in_cache:
+            inputs |= images
         return inputs
 
     def _expand_inputs_for_generation(  # ty: ignore[incompatible-method-override]

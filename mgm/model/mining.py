@@ -28,13 +28,14 @@ from torch.nn import functional as F
 class _NormAndLinear(nn.Module):
     """The parameters of a LayerNorm and a Linear after it; what is done with them differs.
 
-    The linear ones are the module's own, not a child's: whoever gathers or replaces child modules
-    (ZeRO-3, quantisation, LoRA) cannot pull them away from a form that never calls the child.
+    The linear ones are the module's own, and the norm's are used in the norm's own forward alone:
+    whoever brings a module's parameters for its call and takes them away after it (ZeRO-3,
+    offloading), or replaces linear modules (quantisation, LoRA), finds what is expected.
     """
 
-    def __init__(self, width: int, out_width: int) -> None:
+    def __init__(self, width: int, out_width: int, norm: type[nn.LayerNorm]) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.norm = norm(width, eps=1e-5)
         self.weight = nn.Parameter(torch.empty(out_width, width))
         self.bias = nn.Parameter(torch.empty(out_width))
         bound = 1 / math.sqrt(width)  # torch's own initialisation of nn.Linear
@@ -42,8 +43,27 @@ class _NormAndLinear(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
 
+class _KeyAffine(nn.LayerNorm):
+    """The affine part of a LayerNorm, moved into the matrix that comes after it."""
+
+    def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:  # ty: ignore[incompatible-method-override]
+        """(out_width, width) -> the matrix for normalised inputs, and its bias (out_width)."""
+        return matrix * self.weight, matrix @ self.bias
+
+
+class _ValueAffine(nn.LayerNorm):
+    """The affine part of a LayerNorm, without the normalisation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., width) -> the same shape."""
+        return input * self.weight + self.bias
+
+
 class NormedLinear(_NormAndLinear):
     """LayerNorm, then Linear."""
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__(width, out_width, nn.LayerNorm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., out_width)."""
@@ -53,21 +73,27 @@ class NormedLinear(_NormAndLinear):
 class AbsorbedKey(_NormAndLinear):
     """A key projection that moves queries to the map's channels instead of projecting the map."""
 
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__(width, out_width, _KeyAffine)
+
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, C) -> queries on normalised channels (B, N, H), a shared score (B, N, 1)."""
-        moved = queries @ (self.weight * self.norm.weight)
+        matrix, bias = self.norm(self.weight)
+        moved = queries @ matrix
         # The same for every position of a window, so the softmax forgets it; it stays in the graph
         # because data-parallel training expects a gradient, here zero, for every parameter.
-        shared = queries @ F.linear(self.norm.bias, self.weight, self.bias).unsqueeze(-1)
-        return moved, shared
+        return moved, queries @ (bias + self.bias).unsqueeze(-1)
 
 
 class AbsorbedValue(_NormAndLinear):
     """A value projection that acts on a mixture of normalised positions."""
 
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__(width, out_width, _ValueAffine)
+
     def forward(self, mixture: Tensor) -> Tensor:
         """(B, N, H) mixture of normalised positions -> (B, N, C)."""
-        return F.linear(mixture * self.norm.weight + self.norm.bias, self.weight, self.bias)
+        return F.linear(self.norm(mixture), self.weight, self.bias)
 
 
 class PatchInfoMining(nn.Module):

@@ -41,4 +41,6 @@ def published_mining(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> T
 
 
 def _normed_linear(layer: NormedLinear | AbsorbedKey | AbsorbedValue, x: Tensor) -> Tensor:
-    return F.linear(layer.norm(x), layer.weight, layer.bias)
+    norm = layer.norm
+    normal = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return F.linear(normal, layer.weight, layer.bias)

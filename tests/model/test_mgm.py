@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from mgm.errors import MGMError
 from tests.model.inputs import difference
@@ -155,6 +156,26 @@ def test_generation_of_a_padded_batch_equals_single_answers(model, left: bool) -
         ids = batch_of(config, [layout])["input_ids"]
         alone = model.generate(input_ids=ids, **own, **asked)[:, ids.shape[1] :]
         assert together[row].tolist() == alone[0].tolist()
+
+
+@torch.no_grad()
+def test_weights_may_be_brought_for_each_call(model) -> None:
+    """As accelerate does for models that are larger than a device."""
+    inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
+    expected = model(**inputs).logits
+    offloaded = cpu_offload(copy.deepcopy(model), torch.device("cpu"))
+    assert offloaded.mining.key.norm.weight.is_meta
+    assert torch.equal(offloaded(**inputs).logits, expected)
+
+
+@torch.no_grad()
+def test_an_assistant_sees_the_images_too(model) -> None:
+    asked = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
+    expected = model.generate(**inputs, **asked)
+    for assistant in (copy.deepcopy(model), tiny_model(seed=1)):
+        assisted = model.generate(**inputs, **asked, assistant_model=assistant)
+        assert assisted.tolist() == expected.tolist()
 
 
 @torch.no_grad()
