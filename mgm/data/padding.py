@@ -18,14 +18,19 @@ def pad_rows(
     Raises:
         MGMError: `side` is neither left nor right.
     """
-    if side not in ("left", "right"):
-        raise MGMError(f"padding_side is {side!r}; choose left or right")
+    check_side(side)
     longest = max(length, *map(len, rows))
     padded = torch.full((len(rows), longest), value, dtype=torch.long)
     for target, row in zip(padded, rows, strict=True):
         start = longest - len(row) if side == "left" else 0
         target[start : start + len(row)] = torch.as_tensor(row, dtype=torch.long)
     return padded
+
+
+def check_side(side: str) -> None:
+    """Raise an MGMError unless this is a side to pad on."""
+    if side not in ("left", "right"):
+        raise MGMError(f"padding_side is {side!r}; choose left or right")
 
 
 def attention_mask(lengths: Sequence[int], side: str = "right", length: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from mgm.data.chat_template import chat_template as jinja_source
 from mgm.data.conversation import Segment, Turn, encode, number_images, prompt
 from mgm.data.image_processor import MGMImageProcessor, check_tensor_kind
 from mgm.data.images import ImageSource, image_list
-from mgm.data.padding import attention_mask, pad_rows
+from mgm.data.padding import attention_mask, check_side, pad_rows
 from mgm.data.processor_files import read_processor
 from mgm.data.templates import IMAGE_MARKER, get_template
 from mgm.data.tokenizer import add_image_token, image_token_id_of
@@ -28,6 +28,8 @@ class MGMProcessor(ProcessorMixin):
         patch_size: pixels per side of a low-resolution position.
         wrap_images: whether prompts put `<im_start>` and `<im_end>` around images.
         chat_template: Jinja source; by default made from the template.
+        padding_side: where calls pad shorter texts: "left", which generation needs, or "right". It
+            becomes the tokenizer's, which may be changed later.
 
     Raises:
         MGMError: there is no template of that name, or the patch size is none.
@@ -42,9 +44,12 @@ class MGMProcessor(ProcessorMixin):
         patch_size: int = 14,
         wrap_images: bool = False,
         chat_template: str | None = None,
+        padding_side: str = "left",
     ) -> None:
         if type(patch_size) is not int or patch_size < 1:
             raise MGMError(f"patch_size is {patch_size!r}; give a whole number from 1")
+        check_side(padding_side)
+        tokenizer.padding_side = padding_side
         add_image_token(tokenizer)
         if image_token_id is None:
             image_token_id = image_token_id_of(tokenizer)
@@ -105,12 +110,13 @@ class MGMProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         return_tensors: str | None = "pt",
         padding: bool | str = True,
-        padding_side: str = "left",
+        padding_side: str | None = None,
         max_length: int | None = None,
         truncation: bool | str | None = False,
         add_special_tokens: bool = True,
         videos: None = None,
         audio: None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         """Prepare a batch.
 
@@ -121,12 +127,16 @@ class MGMProcessor(ProcessorMixin):
                 are tensors still).
             padding: True or "longest": shorter texts are filled up to the longest; "max_length":
                 all texts to `max_length`; False or "do_not_pad": none.
-            padding_side: "left", which generation needs, or "right".
-            max_length: positions of every row, for padding="max_length".
-            truncation: only False: images have to be whole.
+            padding_side: "left" or "right"; None: the tokenizer's.
+            max_length: positions of every row, for padding="max_length"; with truncation the most
+                that a row may take.
+            truncation: images have to be whole, so nothing is cut; True is refused where a text is
+                longer than `max_length`.
             add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
             videos: transformers passes None; the model takes none.
             audio: the same.
+            **kwargs: the same options as transformers groups them: `text_kwargs`, `images_kwargs`,
+                `common_kwargs`.
 
         Returns:
             `input_ids` and `attention_mask` (batch, length) with every marker expanded to
@@ -139,8 +149,16 @@ class MGMProcessor(ProcessorMixin):
         """
         if videos is not None or audio is not None:
             raise MGMError("the model takes text and images, no videos or audio")
-        if truncation not in (False, None, "do_not_truncate"):
-            raise MGMError(f"truncation is {truncation!r}, which would cut images; leave it out")
+        if kwargs:
+            own: dict[str, Any] = {
+                "return_tensors": return_tensors,
+                "padding": padding,
+                "padding_side": padding_side,
+                "max_length": max_length,
+                "truncation": truncation,
+                "add_special_tokens": add_special_tokens,
+            }
+            return self(images, text, **(own | _flat_options(kwargs, own)))
         check_tensor_kind(return_tensors)
         groups = _image_groups(images)
         features = {}
@@ -148,8 +166,12 @@ class MGMProcessor(ProcessorMixin):
             texts = [text] if isinstance(text, str) else list(text)
             _check_counts(texts, groups)
             rows = [self.encode(one, add_special_tokens) for one in texts]
+            if truncation not in (False, None, "do_not_truncate"):
+                _check_whole(rows, max_length)
+                max_length = max_length if padding == "max_length" else None
             length = _row_length(rows, padding, max_length)
-            features = self._batch(rows, return_tensors, length, padding_side)
+            side = padding_side or self.tokenizer.padding_side
+            features = self._batch(rows, return_tensors, length, side)
         flat = [image for group in groups for image in group]
         if flat:
             features |= self.image_processor(flat, return_tensors=return_tensors)
@@ -220,6 +242,35 @@ class MGMProcessor(ProcessorMixin):
         if return_tensors == "np":
             return {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def _flat_options(kwargs: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Options of transformers' groups; those that would change nothing are left out.
+
+    Raises:
+        MGMError: the processor has no such option.
+    """
+    groups = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
+    nested = [kwargs[name] or {} for name in groups if name in kwargs]
+    flat = {name: value for name, value in kwargs.items() if name not in groups}
+    for group in nested:
+        flat |= group
+    for name, value in flat.items():
+        if name not in known and value:
+            raise MGMError(
+                f"{name} is {value!r}, which is no option of this processor; choose from "
+                f"{', '.join(known)}"
+            )
+    return {name: value for name, value in flat.items() if name in known}
+
+
+def _check_whole(rows: list[list[int]], max_length: int | None) -> None:
+    longest = max(map(len, rows))
+    if max_length is not None and longest > max_length:
+        raise MGMError(
+            f"a text takes {longest} positions and max_length is {max_length}; texts are not cut, "
+            "since that would cut images: give fewer images or a shorter text"
+        )
 
 
 def _row_length(rows: list[list[int]], padding: bool | str, max_length: int | None) -> int:

@@ -20,6 +20,7 @@ _ARGUMENTS = (
     "patch_size",
     "wrap_images",
     "chat_template",
+    "padding_side",
 )
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import huggingface_hub
@@ -79,11 +80,48 @@ def test_options_of_other_processors(processor):
         assert ids[mask].tolist() == processor.encode(text)
 
 
+def test_options_in_groups_and_truncation_of_what_is_short(processor):
+    texts = ["<image>what", "is this sure"]
+    options = {"padding": "max_length", "max_length": 20, "truncation": True}
+    groups = {
+        "text_kwargs": options,
+        "images_kwargs": {"do_pan_and_scan": False},
+        "common_kwargs": {"return_tensors": "np"},
+    }
+    grouped = processor(text=texts, images=IMAGE, **groups)
+    assert grouped["input_ids"].shape == (2, 20)
+    flat = processor(text=texts, images=IMAGE, **options)
+    for name, tensor in flat.items():
+        assert np.array_equal(grouped[name], tensor.numpy())
+    short = processor(text=texts, images=IMAGE, truncation=True, max_length=20)
+    assert torch.equal(short["input_ids"], processor(text=texts, images=IMAGE)["input_ids"])
+
+
+def test_padding_side_is_the_processors(nano_tokenizer, tmp_path):
+    nano_tokenizer = copy.deepcopy(nano_tokenizer)
+    images = MGMImageProcessor(28, 64)
+    assert MGMProcessor(images, nano_tokenizer, "nano").tokenizer.padding_side == "left"
+    right = MGMProcessor(images, nano_tokenizer, "nano", padding_side="right")
+    right.save_pretrained(tmp_path)
+    texts = ["<image>what", "what is this?"]
+    expected = right(text=texts, images=IMAGE, padding_side="right")["attention_mask"]
+    assert torch.equal(right(text=texts, images=IMAGE)["attention_mask"], expected)
+    again = MGMProcessor.from_pretrained(tmp_path, padding_side="left")
+    assert again(text=texts, images=IMAGE)["attention_mask"].tolist() == expected.flip(1).tolist()
+    with pytest.raises(MGMError, match="'up'; choose left or right"):
+        MGMProcessor(images, nano_tokenizer, "nano", padding_side="up")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"return_tensors": "tf"}, "return_tensors is 'tf'; choose 'pt'"),
-        ({"truncation": True}, "truncation is True"),
+        ({"truncation": True, "max_length": 1}, "max_length is 1; texts are not cut"),
+        (
+            {"images_kwargs": {"do_pan_and_scan": True}},
+            "do_pan_and_scan is True, which is no option",
+        ),
+        ({"text_kwargs": {"padding": "longer"}}, "padding is 'longer'; choose True"),
         ({"max_length": 9}, "max_length is 9, which goes with padding='max_length' alone"),
         ({"padding": "max_length"}, "max_length is None; give at least 2"),
         ({"padding": "max_length", "max_length": 1}, "max_length is 1; give at least 2"),
