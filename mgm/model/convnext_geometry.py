@@ -26,12 +26,13 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
     dims = [0, 0, 0, 0]
     kernel_sizes = [0, 0, 0, 0]
     for name, shape in shapes.items():
-        match = re.fullmatch(r"stages\.([0-3])\.blocks\.(\d+)\.conv_dw\.weight", name)
+        match = re.match(r"stages\.([0-3])\.blocks\.(\d+)\.", name)
         if match:
             stage = int(match.group(1))
             depths[stage] = max(depths[stage], int(match.group(2)) + 1)
-            dims[stage], kernel_sizes[stage] = shape[0], shape[-1]
-    if 0 in depths:
+            if name.endswith(".conv_dw.weight"):
+                dims[stage], kernel_sizes[stage] = shape[0], shape[-1]
+    if 0 in dims:
         raise MGMError(
             f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
             "give a folder of OpenCLIP or timm that does"

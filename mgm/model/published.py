@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sentencepiece import SentencePieceProcessor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mgm.errors import MGMError
@@ -140,8 +141,14 @@ def translate_config(
     _check_rope_scaling(text.get("rope_scaling"))
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
     if embeddings is not None:
-        text["vocab_size"] = _sizes(embeddings, 2)[0]
+        rows, said = _sizes(embeddings, 2)[0], values.get("vocab_size")
         _check_head(embeddings, tensors.get("language_model.lm_head.weight"))
+        if said not in (None, rows):
+            raise MGMError(
+                f"config: vocab_size is {said!r}, and {embeddings.name} in {embeddings.file} has "
+                f"{rows} rows; expected the same number, correct config.json or copy the weights"
+            )
+        text["vocab_size"] = rows
     native = {
         ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()
     }
@@ -152,7 +159,7 @@ def translate_config(
         "vision_aux_config": _aux_config(tensors, values),
         "architectures": ["MGMForConditionalGeneration"],
     }
-    highest = _highest_added_id(folder)
+    highest = _highest_id(folder)
     if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
         native["image_token_id"] = highest + 1  # no id of the tokenizer may mean an image
     for name in ("torch_dtype", "dtype"):
@@ -334,8 +341,8 @@ def _no_tower(
     )
 
 
-def _highest_added_id(folder: str | os.PathLike[str] | None) -> int:
-    """The highest id that the tokenizer's files name beside its vocabulary; -1: none.
+def _highest_id(folder: str | os.PathLike[str] | None) -> int:
+    """The highest id that the tokenizer's files know, in its vocabulary or beside it; -1: none.
 
     That of `<image>`, which our own tokenizers have, does not count.
     """
@@ -354,4 +361,16 @@ def _highest_added_id(folder: str | os.PathLike[str] | None) -> int:
     for token in files.get("tokenizer.json", {}).get("added_tokens", []):
         tokens[token["content"]] = token["id"]
     tokens.pop("<image>", None)
-    return max(tokens.values(), default=-1)
+    pieces = Path(folder) / "tokenizer.model"
+    if "tokenizer.json" in files:
+        size = len(files["tokenizer.json"].get("model", {}).get("vocab", ()))
+    else:
+        size = _piece_count(pieces) if pieces.is_file() else 0
+    return max(size - 1, *tokens.values(), -1)
+
+
+def _piece_count(file: Path) -> int:
+    try:
+        return SentencePieceProcessor(model_file=str(file)).get_piece_size()
+    except (OSError, RuntimeError):
+        return 0  # whoever loads the tokenizer says what is wrong with it

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
+from mgm.data.processor import MGMProcessor
 from mgm.errors import MGMError
 from mgm.model.checkpoint import read_checkpoint
 from mgm.model.loading import load_model
@@ -324,6 +325,25 @@ def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path) -> None:
     (folder / "added_tokens.json").write_text('{"<pad>": 760, "<more>": 761}')
     assert AutoConfig.from_pretrained(folder).image_token_id == 762
     assert AutoConfig.from_pretrained(golden(NAME)).image_token_id == 760
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path) -> None:
+    weights = weights_of(golden(NAME))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:700].clone()
+    folder = write(tmp_path / "fewer", [weights], "safetensors")
+    with pytest.raises(
+        MGMError,
+        match=r"vocab_size is 760, and model.embed_tokens.weight in .* has 700 rows; expected",
+    ):
+        load_model(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 700}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_model(folder).config.image_token_id == 700
+    shutil.copy(golden(NAME) / "tokenizer.model", folder)
+    pieces = len(MGMProcessor.from_pretrained(golden(NAME)).tokenizer.get_vocab()) - 1
+    assert load_model(folder).config.image_token_id == pieces > 700
+    assert MGMProcessor.from_pretrained(folder).image_token_id == pieces
 
 
 @pytest.fixture

@@ -232,6 +232,13 @@ def test_largest_convnext_has_its_own_epsilon() -> None:
         convnext_geometry(shapes([192, 384, 768]), "x")
 
 
+def test_a_block_that_lost_a_part_still_counts() -> None:
+    """So that what is missing is asked for by name, and no shallower network is made instead."""
+    shapes = {f"stages.{n}.blocks.0.conv_dw.weight": (8, 1, 7, 7) for n in range(4)}
+    shapes["stages.2.blocks.1.gamma"] = (8,)
+    assert convnext_geometry(shapes, "x")["depths"] == [1, 1, 2, 1]
+
+
 def test_foreign_folder_is_no_convnext(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"open_clip_config.json: not found"):
         load_convnext_tower(tmp_path)
