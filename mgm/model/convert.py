@@ -40,10 +40,13 @@ def convert(
     """Convert a folder; with `dry_run` nothing is written.
 
     Raises:
-        MGMError: the source cannot be read or expressed in that layout, or the target is taken.
+        MGMError: the source cannot be read or expressed in that layout, or the target is taken or
+            lies in the source.
     """
-    if target.exists() and not dry_run:
+    if target.exists():
         raise MGMError(f"{target}: exists already; name a new folder")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise MGMError(f"{target}: lies in {source}, which is only read; name a folder elsewhere")
     # Imported here: the command also writes what belongs to the processor, which is a room above.
     from mgm.data.model_card import model_card
     from mgm.data.processor import MGMProcessor

@@ -32,7 +32,7 @@ SAFETENSORS_DTYPES = {
 }
 
 # What torch raises on files that hold no weights.
-_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, AttributeError)
+_UNREADABLE = (RuntimeError, EOFError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,17 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
         weights = weights.get("state_dict", weights)
-        return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
-    except _UNREADABLE as error:
+        tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+    except pickle.UnpicklingError as error:
         # Without torch's own text, which advises to run code that a foreign file may hold.
+        raise MGMError(
+            f"{file}: cannot be read as weights: it is damaged, or holds other objects than "
+            "tensors, whose code is not run; copy it again, or get it as safetensors"
+        ) from error
+    except _UNREADABLE as error:
         raise MGMError(
             f"{file}: cannot be read as weights ({type(error).__name__}); copy it again"
         ) from error
+    if weights and not tensors:
+        raise MGMError(f"{file}: holds no tensors; copy it again, or give another checkpoint")
+    return tensors

@@ -149,6 +149,10 @@ def test_wrong_directions_and_places(tmp_path) -> None:
         convert(source, tmp_path / "x", "published")
     with pytest.raises(MGMError, match="exists already; name a new folder"):
         convert(source, tmp_path, "native")
+    with pytest.raises(MGMError, match="exists already; name a new folder"):
+        convert(source, tmp_path, "native", dry_run=True)
+    with pytest.raises(MGMError, match="which is only read; name a folder elsewhere"):
+        convert(source, source / "native", "native")
 
 
 def test_tokens_beside_the_vocabulary_and_wrapped_images(tmp_path) -> None:

@@ -72,12 +72,18 @@ def test_code_in_a_file_is_not_run(tmp_path) -> None:
             return open, (str(tmp_path / "sprung"), "w")
 
     (tmp_path / "a.bin").write_bytes(pickle.dumps({"weight": Trap()}))
-    with pytest.raises(MGMError, match=r"a\.bin: cannot be read as weights"):
+    with pytest.raises(MGMError, match=r"a\.bin: .* other objects than tensors, whose code is not"):
         lazy_tensors(tmp_path / "a.bin")
     torch.save({"weight": Trap()}, tmp_path / "b.bin")
     with pytest.raises(MGMError, match=r"b\.bin: cannot be read as weights"):
         lazy_tensors(tmp_path / "b.bin")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_of_other_things(tmp_path) -> None:
+    torch.save({"step": 3, "state_dict": {"rate": 0.1}}, tmp_path / "a.bin")
+    with pytest.raises(MGMError, match=r"a\.bin: holds no tensors; copy it again"):
+        lazy_tensors(tmp_path / "a.bin")
 
 
 def test_a_header_that_contradicts_itself(tmp_path) -> None:
