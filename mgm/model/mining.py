@@ -18,6 +18,7 @@ stages, S side of the stage-0 map, P positions of a window = (S / side) squared,
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
@@ -146,9 +147,8 @@ class Windows:
         means, energies = [], []
         for stage in stages:
             centred, mean = _centre(stage)
-            up = _interpolation(mean.shape[-1], side, mean)
-            means.append(up @ mean @ up.T)
-            energies.append(_upsampled_energy(centred, up))
+            means.append(_resize(mean.unsqueeze(1), side).squeeze(1))
+            energies.append(_upsampled_energy(centred, Taps.of(mean.shape[-1], side, mean)))
             self._cut(centred, side, grid)
         self.dtype = mean.dtype
         width = self.bounds[-1][1]
@@ -165,8 +165,7 @@ class Windows:
         factor = side // centred.shape[1]
         if factor > 1 and (side % centred.shape[1] or self.window % factor):
             # Windows end inside cells here: upsample this stage as it is.
-            up = _interpolation(centred.shape[1], side, centred)
-            centred, factor = torch.einsum("yi,bijc,xj->byxc", up, centred, up), 1
+            centred, factor = _resize(centred.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1), 1
         if factor == 1:
             self.cells.append(_cut_positions(centred, grid))
             self.upsample.append(None)
@@ -212,39 +211,100 @@ class Windows:
 def _centre(stage: Tensor) -> tuple[Tensor, Tensor]:
     """A map (B, C, S, S) as (B, S, S, C) less each position's mean, and those means (B, S, S)."""
     stage = stage.permute(0, 2, 3, 1)
-    exact = stage if stage.dtype == torch.float64 else stage.float()
+    exact = stage.to(_exact(stage))
     mean = exact.mean(-1)
     return (exact - mean.unsqueeze(-1)).to(stage.dtype).contiguous(), mean
 
 
+def _resize(full: Tensor, side: int) -> Tensor:
+    """(B, C, S, S) -> (B, C, side, side): bilinear, corners not aligned, as published."""
+    return F.interpolate(full, (side, side), mode="bilinear", align_corners=False)
+
+
 def _interpolation(cells: int, positions: int, like: Tensor) -> Tensor:
     """The matrix (positions, cells) that upsamples one side: linear, corners not aligned."""
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    identity = torch.eye(cells, dtype=dtype, device=like.device).unsqueeze(0)
+    identity = torch.eye(cells, dtype=_exact(like), device=like.device).unsqueeze(0)
     return F.interpolate(identity, size=positions, mode="linear", align_corners=False)[0].T
 
 
-def _upsampled_energy(cells: Tensor, up: Tensor) -> Tensor:
-    """Squared norms (B, S, S) of an upsampled map, from its cells (B, s, s, C) and `up` (S, s).
+@dataclass(frozen=True)
+class Taps:
+    """What each position of one side is made of: a few cells, by index and weight.
+
+    The same as the matrix of `_interpolation`, without its zeros: a NaN or an infinity stays where
+    interpolation puts it.
+
+    Attributes:
+        cells: (positions, taps).
+        weights: (positions, taps).
+    """
+
+    cells: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, cells: int, positions: int, like: Tensor) -> "Taps":
+        """The two cells next to each position, first and second; there is none after the last."""
+        steps = torch.arange(positions, dtype=_exact(like), device=like.device) + 0.5
+        place = (steps * (cells / positions) - 0.5).clamp(min=0)
+        first = place.long().clamp(max=cells - 1)
+        second = (first + 1).clamp(max=cells - 1)
+        weight = torch.where(first == second, 0, place - first)
+        return cls(torch.stack([first, second], dim=-1), torch.stack([1 - weight, weight], dim=-1))
+
+    def after(self, finer: "Taps") -> "Taps":
+        """These taps of a side that is itself made by others."""
+        weights = finer.weights[self.cells] * self.weights.unsqueeze(-1)
+        return Taps(finer.cells[self.cells].flatten(1), weights.flatten(1))
+
+    def apply(self, full: Tensor, dim: int) -> Tensor:
+        """The positions made of the cells along a dimension of `full`."""
+        shape = [-1 if axis == dim else 1 for axis in range(full.ndim)]
+        parts = zip(self.cells.unbind(-1), self.weights.unbind(-1), strict=True)
+        return sum(
+            (full.index_select(dim, cell) * weight.view(shape) for cell, weight in parts),
+            start=full.new_zeros(()),
+        )
+
+
+def _upsampled_energy(cells: Tensor, taps: Taps) -> Tensor:
+    """Squared norms (B, S, S) of an upsampled map, from its cells (B, s, s, C).
 
     A position lies between two cells a side, so its squared norm is made of the cells' own squared
     norms and of the products of neighbours: to the right, below, and along both diagonals.
     """
 
     def product(first: Tensor, second: Tensor) -> Tensor:
-        return (first.to(up.dtype) * second.to(up.dtype)).sum(-1)
+        return (first.to(taps.weights.dtype) * second.to(taps.weights.dtype)).sum(-1)
 
-    if up.shape[0] == up.shape[1]:
+    if len(taps.cells) == cells.shape[1]:
         return product(cells, cells)
-    own = up.square()
-    pair = 2 * up[:, :-1] * up[:, 1:]
     left, right = cells[:, :, :-1], cells[:, :, 1:]
     diagonals = product(left[:, :-1], right[:, 1:]) + product(right[:, :-1], left[:, 1:])
+    columns = _squared_line(product(cells, cells), product(cells[:, :-1], cells[:, 1:]), taps, 1)
+    neighbours = _squared_line(product(left, right), diagonals / 2, taps, 1)
+    return _squared_line(columns, neighbours, taps, 2)
+
+
+def _squared_line(own: Tensor, pairs: Tensor, taps: Taps, dim: int) -> Tensor:
+    """Squares of interpolated cells: of the cells' squares and of each one's product with the next.
+
+    Args:
+        own: the cell with itself; `cells` long along `dim`.
+        pairs: the cell with its neighbour; one shorter.
+        taps: of the interpolation.
+        dim: 1 or 2 of (B, s, s).
+
+    Returns:
+        `positions` long along `dim`.
+    """
+    first, second = taps.cells.unbind(-1)
+    near, far = (weight.unsqueeze(-1) if dim == 1 else weight for weight in taps.weights.unbind(-1))
+    pairs = F.pad(pairs, (0, 0, 0, 1) if dim == 1 else (0, 1))  # the last cell has no next one
     return (
-        own @ product(cells, cells) @ own.T
-        + own @ product(left, right) @ pair.T
-        + pair @ product(cells[:, :-1], cells[:, 1:]) @ own.T
-        + pair @ diagonals @ pair.T / 2
+        near.square() * own.index_select(dim, first)
+        + far.square() * own.index_select(dim, second)
+        + 2 * near * far * pairs.index_select(dim, first)
     )
 
 
@@ -269,7 +329,12 @@ def _downscaled_stage(stage: Tensor, side: int, factor: int) -> Tensor:
     cells = stage.shape[-1]
     if side % cells == 0 and (side // cells) % (2 * factor) == 0:
         return stage
-    up = _interpolation(cells, side, stage)
-    down = _interpolation(side, side // factor, stage)
-    both = (down @ up).to(stage.dtype)
-    return both @ stage @ both.T
+    if cells == side:
+        return _resize(stage, side // factor)
+    taps = Taps.of(side, side // factor, stage).after(Taps.of(cells, side, stage))
+    return taps.apply(taps.apply(stage, 2), 3).to(stage.dtype)
+
+
+def _exact(like: Tensor) -> torch.dtype:
+    """Of statistics and weights: float32, or the map's own where that is finer."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -72,6 +74,100 @@ def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance
     small = F.interpolate(concatenated_map(stages), scale_factor=1 / factor, mode="bilinear")
     ours = mining(tokens, downscaled(stages, factor))
     compare(ours, published_mining(mining, tokens, small), mining, tokens, stages, tolerance)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_what_is_no_number_stays_in_its_windows(layout: str, value: float) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining = stirred(16, torch.float32)
+    tokens = torch.randn(2, grid * grid, 16)
+    for stage in range(4):
+        for _ in range(4):
+            stages = stages_of(side, factors, torch.float32)
+            row, column = torch.randint(side // factors[stage], (2,)).tolist()
+            stages[stage][1, 2, row, column] = value
+            ours = mining(tokens, stages)
+            theirs = published_mining(mining, tokens, concatenated_map(stages))
+            assert torch.equal(ours.isnan(), theirs.isnan())
+            assert 0 < ours[1].isnan().all(-1).sum() == ours.isnan().any(-1).sum()
+            fine = ~theirs.isnan()
+            assert difference(ours[fine], theirs[fine]) < 1e-5
+            tokens[0, 0, 0] = value  # tokens too concern themselves alone
+            assert mining(tokens, stages).isnan()[0].any(-1).nonzero().tolist() == [[0]]
+            tokens[0, 0, 0] = 1.0
+
+
+@pytest.mark.parametrize(("factor", "factors"), [(2, POWERS), (3, (1, 2, 6, 12)), (4, POWERS)])
+@torch.no_grad()
+def test_what_is_no_number_stays_in_its_windows_of_the_global_view(factor, factors) -> None:
+    torch.manual_seed(0)
+    side = 48
+    mining, tokens = stirred(16, torch.float32), torch.randn(2, 16, 16)
+    for stage in range(4):
+        for _ in range(6):
+            stages = stages_of(side, factors, torch.float32)
+            row, column = torch.randint(side // factors[stage], (2,)).tolist()
+            stages[stage][1, 2, row, column] = float("nan")
+            small = F.interpolate(
+                concatenated_map(stages), scale_factor=1 / factor, mode="bilinear"
+            )
+            theirs = published_mining(mining, tokens, small)
+            assert torch.equal(mining(tokens, downscaled(stages, factor)).isnan(), theirs.isnan())
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [(1e4, 0), (1e-6, 0), (1e-3, 1e4), (0, 3), (0, 0), (1e15, 0)],
+    ids=["large", "tiny variance", "large and nearly constant", "constant", "zero", "enormous"],
+)
+@pytest.mark.parametrize("layout", ["nano", "odd factors"])
+def test_extreme_values(layout: str, scale: float, offset: float) -> None:
+    """In float64 equal; in float32 as near to that as the published form itself."""
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining = stirred(16, torch.float64)
+    stages = [stage.detach() * scale + offset for stage in stages_of(side, factors, torch.float32)]
+    stages = [stage.double() for stage in stages]  # as float32 has them
+    tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64)
+    exact = published_mining(mining, tokens, concatenated_map(stages))
+    assert difference(mining(tokens, stages), exact) < 1e-9 * max(1, offset)
+    single = mining.float()
+    stages = [stage.float() for stage in stages]
+    theirs = published_mining(single, tokens.float(), concatenated_map(stages))
+    ours = single(tokens.float(), stages)
+    assert difference(ours, exact) < 1e-5 + 1.5 * difference(theirs, exact)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    mining = stirred(6, torch.float64)
+    stages = [stage.detach()[:1].requires_grad_() for stage in stages_of(8, POWERS, torch.float64)]
+    tokens = torch.randn(1, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda tokens, *stages: mining(tokens, stages), (tokens, *stages), atol=1e-6
+    )
+    assert torch.autograd.gradcheck(
+        lambda tokens, *stages: mining(tokens, downscaled(stages, 2)), (tokens, *stages), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_is_no_further_off_than_the_published_form(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    mining, stages = stirred(16, torch.float32), stages_of(64, POWERS, torch.float32)
+    tokens = torch.randn(2, 64, 16)
+    mining = mining.to(dtype)
+    tokens, stages = tokens.to(dtype), [stage.to(dtype) for stage in stages]
+    double = copy.deepcopy(mining).double()
+    exact = published_mining(
+        double, tokens.double(), concatenated_map([s.double() for s in stages])
+    )
+    theirs = published_mining(mining, tokens, concatenated_map(stages))
+    assert difference(mining(tokens, stages), exact) < 1.5 * difference(theirs, exact)
 
 
 def test_large_common_offsets_do_not_cancel() -> None:
