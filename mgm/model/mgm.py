@@ -20,7 +20,7 @@ from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.pretrained import complete, open_checkpoint, state_for
 from mgm.model.projector import build_projector
 from mgm.model.quantization import FULL_PRECISION
-from mgm.model.supervised import IGNORED, supervised_output
+from mgm.model.supervised import IGNORED, SupervisedLoss
 from mgm.model.vision_tower import KINDS, VisionTower, build_vision_tower
 
 
@@ -69,6 +69,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         width = config.vision_config.hidden_size
         self.text_only = text_only
         self._int8 = int8
+        self._supervised_loss = SupervisedLoss()
         self.vision_tower_aux: ConvNextTower | None = None
         self.mining: PatchInfoMining | None = None
         if text_only:
@@ -308,7 +309,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             pixel_values_aux: as `get_image_features`.
             image_features: what `get_image_features` returned, instead of pixels.
             labels: (batch, length), -100 where nothing is to be learnt, as at image positions
-                whatever they hold; in training mode logits come only for columns with labels.
+                whatever they hold; in training mode the loss comes without logits.
             inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
@@ -343,7 +344,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         routed = getattr(self.config.text_config, "output_router_logits", False)
         if labels is not None and self.training and not routed:
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
-            return supervised_output(self.language_model, labels, **inputs)
+            return self._supervised_loss(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 
     def _nothing_seen(self, like: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""Head and cross-entropy in one, never holding the logits of more than a few rows."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+PIECE = 256 * 2**20  # bytes of float32 logits that are held at once
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """The summed cross-entropy of `hidden @ weight.T + bias`, and its gradients.
+
+    The gradients are made together with the loss, piece by piece of the rows, while the piece's
+    logits are there: a backward pass would have to make them again. It only scales them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> Tensor:
+        """See `linear_cross_entropy`."""
+        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+        matrix, rows = weight.to(dtype), max(1, PIECE // (4 * len(weight)))
+        shift = None if bias is None else bias.to(dtype)
+        of_hidden = torch.empty_like(hidden) if wants_hidden else None
+        # float32, since rounding would add up over the pieces.
+        sums = torch.float64 if dtype == torch.float64 else torch.float32
+        of_weight = torch.zeros_like(weight, dtype=sums) if wants_weight else None
+        of_bias = torch.zeros_like(bias, dtype=sums) if bias is not None and wants_bias else None
+        total = hidden.new_zeros((), dtype=sums)
+        for start in range(0, len(hidden), rows):
+            piece = slice(start, start + rows)
+            inputs, wanted = hidden[piece].to(dtype), targets[piece].unsqueeze(-1)
+            logits = F.linear(inputs, matrix, shift).to(sums)
+            chosen = logits.gather(-1, wanted)
+            norm = logits.logsumexp(-1, keepdim=True)
+            total += (norm - chosen).sum()
+            # In place: what were logits become their gradient, probabilities less the target.
+            slope = logits.sub_(norm).exp_()
+            slope.scatter_add_(-1, wanted, torch.full_like(chosen, -1))
+            if of_bias is not None:
+                of_bias += slope.sum(0)
+            slope = slope.to(dtype)
+            if of_hidden is not None:
+                of_hidden[piece] = slope @ matrix
+            if of_weight is not None:
+                _add_product(of_weight, slope, inputs)
+        ctx.save_for_backward(
+            of_hidden,
+            None if of_weight is None else of_weight.to(weight.dtype),
+            None if of_bias is None or bias is None else of_bias.to(bias.dtype),
+        )
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that came with the loss."""
+        (of_loss,) = gradients
+        made = ctx.saved_tensors
+        return (*(None if g is None else g * of_loss.to(g.dtype) for g in made), None)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> Tensor:
+    """The cross-entropy of a linear head, summed over rows, in float32.
+
+    Equal to that of the whole logits, which for 2,048 positions and a vocabulary of 256,000 would
+    take 2 GB and the same again for their gradient; here `PIECE` bytes do.
+
+    Args:
+        hidden: (rows, width).
+        weight: (vocabulary, width).
+        bias: (vocabulary), or None.
+        targets: (rows), each a row of `weight`.
+
+    Returns:
+        A number, of dtype float32 (float64 for inputs of that). It can be differentiated once.
+    """
+    return LinearCrossEntropy.apply(hidden, weight, bias, targets)
+
+
+def _add_product(total: Tensor, slope: Tensor, inputs: Tensor) -> None:
+    """Add `slope.T @ inputs` to the total, which may be of finer dtype."""
+    if total.dtype == slope.dtype:
+        total.addmm_(slope.T, inputs)
+    else:
+        total += slope.T @ inputs
