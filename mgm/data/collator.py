@@ -64,8 +64,8 @@ class Collator:
 
         Returns:
             `input_ids`, `labels` and `attention_mask` (batch, length); with images also
-            `pixel_values` (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A), the
-            images of all samples in the order of their markers.
+            `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
+            the samples hold it: the images of all samples in the order of their markers.
 
         Raises:
             MGMError: no sample so far, of many, has a label.

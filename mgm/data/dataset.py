@@ -51,8 +51,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
         Returns:
             `input_ids` and `labels` (length), image markers expanded, labels -100 where nothing is
-            learned; with images also `pixel_values` (images, crops, 3, S, S) and
-            `pixel_values_aux` (images, 3, A, A).
+            learned; with images also `pixel_values_aux` (images, 3, A, A) in uint8, of which the
+            model makes what both towers see.
 
         Raises:
             MGMError: an image is missing or damaged; names the file, the sample and the image.
@@ -66,7 +66,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
                 open_image(self.image_folder / image, f"{where}, image {number} of {count}")
                 for number, image in enumerate(sample.images, start=1)
             ]
-            tensors |= self.processor.image_processor(images)
+            tensors |= self.processor.image_processor(images, do_normalize=False)
         return tensors
 
     @cached_property

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mgm.data.bicubic import Line, resize_in_line
-from mgm.data.bilinear import resize_bilinear
 from mgm.data.images import ImageSource, image_list, open_image
 from mgm.errors import MGMError
+from mgm.model.views import Views
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -52,7 +51,9 @@ class MGMImageProcessor(BaseImageProcessor):
         image_mean_aux: the same of the high-resolution view; None: as `image_mean`.
         image_std_aux: the same; None: as `image_std`.
         mode: "exact" resizes with Pillow, bit for bit as released models were trained; "fast"
-            resizes with torch, several times faster and within a grey level or two.
+            resizes downwards with torch, within one grey level.
+        do_normalize: whether calls return both views as numbers that towers take; else the
+            high-resolution one in uint8, of which the model makes both.
     """
 
     model_input_names = ["pixel_values", "pixel_values_aux"]  # noqa: RUF012
@@ -69,6 +70,7 @@ class MGMImageProcessor(BaseImageProcessor):
         image_mean_aux: tuple[float, ...] | None = None,
         image_std_aux: tuple[float, ...] | None = None,
         mode: str = "exact",
+        do_normalize: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -102,6 +104,7 @@ class MGMImageProcessor(BaseImageProcessor):
         self.image_mean_aux = list(image_mean_aux)
         self.image_std_aux = list(image_std_aux)
         self.mode = mode
+        self.do_normalize = do_normalize
 
     @property
     def crops(self) -> int:
@@ -112,6 +115,7 @@ class MGMImageProcessor(BaseImageProcessor):
         self,
         images: ImageSource | list[ImageSource],
         return_tensors: str | None = "pt",
+        do_normalize: bool | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepare one image or several; calling the processor does the same.
@@ -119,11 +123,13 @@ class MGMImageProcessor(BaseImageProcessor):
         Args:
             images: whatever `open_image` opens, or a list of it.
             return_tensors: "pt" (or None) for torch tensors, "np" for arrays.
+            do_normalize: as for the class; None: as it was constructed.
             **kwargs: options that other processors take; none applies here.
 
         Returns:
             `pixel_values` (images, crops, 3, S, S), crops row by row with the global view last,
-            and `pixel_values_aux` (images, 3, A, A), both float32 and normalised.
+            and `pixel_values_aux` (images, 3, A, A), both float32 and normalised; not normalised,
+            `pixel_values_aux` alone, in uint8 and with channels last in memory.
 
         Raises:
             MGMError: an image cannot be opened, or tensors of another kind are asked for.
@@ -132,12 +138,16 @@ class MGMImageProcessor(BaseImageProcessor):
         sources = image_list(images)
         if not sources:
             raise MGMError("no image given; leave images out for text alone")
-        low, high = [], []
-        for index, source in enumerate(sources, start=1):
-            image = open_image(source, f"image {index} of {len(sources)}")
-            high.append(self.normalise(self.high_resolution(image)))
-            low.append(self.low_resolution(high[-1]))
-        data = {"pixel_values": torch.stack(low), "pixel_values_aux": torch.stack(high)}
+        side = self.image_size_aux
+        pixels = torch.empty((len(sources), side, side, 3), dtype=torch.uint8)
+        for index, source in enumerate(sources):
+            image = open_image(source, f"image {index + 1} of {len(sources)}")
+            pixels[index].numpy()[:] = self.high_resolution(image)
+        data = {"pixel_values_aux": pixels.permute(0, 3, 1, 2)}
+        if self.do_normalize if do_normalize is None else do_normalize:
+            views = Views.of(self, exact=self.mode == "exact")
+            high = views.normalise(data["pixel_values_aux"])
+            data = {"pixel_values": views.low_resolution(high), "pixel_values_aux": high}
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data)
@@ -151,64 +161,25 @@ class MGMImageProcessor(BaseImageProcessor):
             if long * long > WASTE * max(short * long, side * side):
                 line = Line(long, (long - short) // 2, side, 0)
                 return resize_in_line(image, line, image.width == short, side, colour)
-            return self._resize(_pad(image, colour), side, side)
+            if image.width == long:  # rows of the margin stay as they are when resized
+                picture = _pad(_across(image, side), side, long, colour)
+            else:
+                picture = _across(_pad(image, long, long, colour), side)
+            return self._down(picture, side)
         # Compat: the longer side is cut, not rounded, and so are the odd margins.
         width, height = (side if n == short else int(side * n / short) for n in image.size)
         top, left = (height - side) // 2, (width - side) // 2
         if width * height > WASTE * max(short * long, side * side):
             line = Line(long, 0, max(width, height), top + left)
             return resize_in_line(image, line, image.width == long, side, colour)
-        resized = self._resize(image, width, height)
-        return resized[top : top + side, left : left + side]
+        image = _across(image, width).crop((left, 0, left + side, image.height))
+        return self._down(image, height)[top : top + side]
 
-    def normalise(self, pixels: np.ndarray) -> Tensor:
-        """uint8 (A, A, 3) to a float32 tensor (3, A, A), as the high-resolution tower sees it."""
-        mean = np.array(self.image_mean_aux, dtype=np.float32)
-        std = np.array(self.image_std_aux, dtype=np.float32)
-        # One row for each grey level: the same float32 steps as for each pixel, 256 times.
-        levels = (np.arange(256) * (1 / 255)).astype(np.float32)[:, None]
-        table = torch.from_numpy((levels - mean) / std)  # (256, 3)
-        planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).int()
-        return torch.stack([table[:, channel][planes[channel]] for channel in range(3)])
-
-    def low_resolution(self, high: Tensor) -> Tensor:
-        """Crops (crops, 3, S, S) of a normalised high-resolution view (3, A, A).
-
-        They are normalised for the low-resolution tower. Shrinking takes weighted means of pixels,
-        so changing the normalisation afterwards is the same as before.
-        """
-        side, grid = self.image_size, self.image_grid
-        view = self._shrink(high[None], side * grid)  # (1, 3, grid * S, grid * S)
-        if grid == 1:
-            return self._renormalise(view)
-        rows = view.reshape(3, grid, side, grid, side)
-        crops = rows.permute(1, 3, 0, 2, 4).reshape(grid * grid, 3, side, side)
-        # Compat: the global view is made from the low-resolution one, in a second step.
-        if self.image_global:
-            crops = torch.cat([crops, self._shrink(view, side)])
-        return self._renormalise(crops)
-
-    def _renormalise(self, crops: Tensor) -> Tensor:
-        own, aux = (self.image_mean, self.image_std), (self.image_mean_aux, self.image_std_aux)
-        if own == aux:
-            return crops  # as published, to the last bit
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in own)
-        mean_aux, std_aux = (torch.tensor(values).view(3, 1, 1) for values in aux)
-        return (crops * std_aux + mean_aux - mean) / std
-
-    def _shrink(self, view: Tensor, side: int) -> Tensor:
-        # Compat: no smoothing before shrinking.
-        if self.mode == "exact":
-            return resize_bilinear(view, side)
-        return F.interpolate(view, (side, side), mode="bilinear", align_corners=False)
-
-    def _resize(self, image: Image.Image, width: int, height: int) -> np.ndarray:
-        if self.mode == "exact":
-            # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
-            image = image.resize((width, image.height), Image.Resampling.BICUBIC)
-            return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    def _down(self, image: Image.Image, height: int) -> np.ndarray:
+        if self.mode == "exact" or height == image.height:
+            return np.asarray(image.resize((image.width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # channels last in memory
-        resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+        resized = F.interpolate(pixels, (height, image.width), mode="bicubic", antialias=True)
         return resized[0].permute(1, 2, 0).numpy()
 
 
@@ -218,8 +189,12 @@ def check_tensor_kind(return_tensors: str | None) -> None:
         raise MGMError(f"return_tensors is {return_tensors!r}; choose 'pt', 'np' or None")
 
 
-def _pad(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+def _across(image: Image.Image, width: int) -> Image.Image:
+    # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
+    return image.resize((width, image.height), Image.Resampling.BICUBIC)
+
+
+def _pad(image: Image.Image, width: int, height: int, colour: tuple[int, ...]) -> Image.Image:
+    picture = Image.new("RGB", (width, height), colour)
+    picture.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return picture

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mgm.data.jpeg import decode_jpeg
 from mgm.errors import MGMError, one_line
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -77,6 +78,9 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
         )
     if not content:
         raise MGMError(f"{name}: is empty; give an image file")
+    decoded = decode_jpeg(content, MAX_PIXELS, MAX_SIDE)
+    if decoded is not None:
+        return decoded
     try:
         # Pillow warns of what it doubts; here an image is either fine or an error.
         with warnings.catch_warnings(action="ignore"):

@@ -114,6 +114,7 @@ class MGMProcessor(ProcessorMixin):
         max_length: int | None = None,
         truncation: bool | str | None = False,
         add_special_tokens: bool = True,
+        do_normalize: bool | None = None,
         videos: None = None,
         audio: None = None,
         **kwargs: Any,
@@ -133,6 +134,7 @@ class MGMProcessor(ProcessorMixin):
             truncation: images have to be whole, so nothing is cut; True is refused where a text is
                 longer than `max_length`.
             add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
+            do_normalize: as for the image processor; False: images stay in uint8.
             videos: transformers passes None; the model takes none.
             audio: the same.
             **kwargs: the same options as transformers groups them: `text_kwargs`, `images_kwargs`,
@@ -140,8 +142,8 @@ class MGMProcessor(ProcessorMixin):
 
         Returns:
             `input_ids` and `attention_mask` (batch, length) with every marker expanded to
-            `image_tokens_per_image` positions; with images also `pixel_values`
-            (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A).
+            `image_tokens_per_image` positions; with images also what the image processor makes:
+            `pixel_values` (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A).
 
         Raises:
             MGMError: markers and images do not agree in number, an image cannot be opened, or an
@@ -157,6 +159,7 @@ class MGMProcessor(ProcessorMixin):
                 "max_length": max_length,
                 "truncation": truncation,
                 "add_special_tokens": add_special_tokens,
+                "do_normalize": do_normalize,
             }
             return self(images, text, **(own | _flat_options(kwargs, own)))
         check_tensor_kind(return_tensors)
@@ -174,7 +177,9 @@ class MGMProcessor(ProcessorMixin):
             features = self._batch(rows, return_tensors, length, side)
         flat = [image for group in groups for image in group]
         if flat:
-            features |= self.image_processor(flat, return_tensors=return_tensors)
+            features |= self.image_processor(
+                flat, return_tensors=return_tensors, do_normalize=do_normalize
+            )
         return BatchFeature(features)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -261,7 +261,8 @@ class Engine:
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
-        keys = [image_key(image) for image in images]
+        settings = f"{self.processor.image_processor.to_json_string()} {self.model.dtype}"
+        keys = [image_key(image, settings) for image in images]
         known: dict[bytes, Tensor] = {}
         todo: dict[bytes, Image.Image] = {}
         for key, image in dict(zip(keys, images, strict=True)).items():
@@ -280,7 +281,7 @@ class Engine:
 
     @torch.inference_mode()
     def _encode(self, images: list[Image.Image]) -> list[Tensor]:
-        pixels = self.processor.image_processor(images, return_tensors="pt")
+        pixels = self.processor.image_processor(images, do_normalize=False)
         tensors = {name: tensor.to(self.model.device) for name, tensor in pixels.items()}
         # Copies, so that a cached image does not keep the whole group in memory.
         return [features.clone() for features in self.model.get_image_features(**tensors)]

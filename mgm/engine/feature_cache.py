@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
+from threading import Lock
 
 from PIL import Image
 from torch import Tensor
@@ -10,7 +11,7 @@ CAPACITY = 512 * 2**20  # bytes: about 100 images of a 7B model, 20 in HD
 
 
 class FeatureCache:
-    """Image features by image; those unused for longest leave first.
+    """Image features by image; those unused for longest leave first. Threads may share it.
 
     Args:
         capacity: bytes that the features may take together.
@@ -22,29 +23,32 @@ class FeatureCache:
         self.hits = 0
         self.misses = 0
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._features)
 
     def get(self, key: bytes) -> Tensor | None:
         """The features of the image with this key, if they are here."""
-        features = self._features.get(key)
-        if features is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._features.move_to_end(key)
-        return features
+        with self._lock:
+            features = self._features.get(key)
+            if features is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._features.move_to_end(key)
+            return features
 
     def put(self, key: bytes, features: Tensor) -> None:
         """Keep the features of the image with this key, unless they alone are too large."""
-        self._drop(key)
-        if features.nbytes > self.capacity:
-            return
-        self._features[key] = features
-        self.size += features.nbytes
-        while self.size > self.capacity:
-            self._drop(next(iter(self._features)))
+        with self._lock:
+            self._drop(key)
+            if features.nbytes > self.capacity:
+                return
+            self._features[key] = features
+            self.size += features.nbytes
+            while self.size > self.capacity:
+                self._drop(next(iter(self._features)))
 
     def _drop(self, key: bytes) -> None:
         features = self._features.pop(key, None)
@@ -52,8 +56,13 @@ class FeatureCache:
             self.size -= features.nbytes
 
 
-def image_key(image: Image.Image) -> bytes:
-    """A key that two images share only if they are of the same size and equal in every pixel."""
-    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+def image_key(image: Image.Image, settings: str = "") -> bytes:
+    """A key that two images share only if they are equal in every pixel, and seen in the same way.
+
+    Args:
+        image: its mode and size count too.
+        settings: whatever else the features depend on.
+    """
+    digest = hashlib.blake2b(f"{image.mode} {image.size} {settings}".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()

@@ -21,6 +21,7 @@ from mgm.model.pretrained import complete, open_checkpoint, state_for
 from mgm.model.projector import build_projector
 from mgm.model.quantization import FULL_PRECISION
 from mgm.model.supervised import IGNORED, SupervisedLoss
+from mgm.model.views import Views
 from mgm.model.vision_tower import KINDS, VisionTower, build_vision_tower
 
 
@@ -227,7 +228,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         return self.language_model.get_decoder()
 
     def get_image_features(
-        self, pixel_values: Tensor, pixel_values_aux: Tensor | None = None
+        self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
     ) -> Tensor:
         """What the language model reads in place of images.
 
@@ -235,6 +236,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             pixel_values: (images, crops, 3, H, W), normalised; crops: the grid's cells in row-major
                 order, then the global view.
             pixel_values_aux: (images, 3, HA, WA), normalised; None only for a model without mining.
+                Or in uint8, without `pixel_values`: both are made of it on the model's device.
 
         Returns:
             (images, image tokens, text width): those of the global view, then cell after cell.
@@ -244,7 +246,9 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         """
         if self.text_only:
             raise MGMError("the model was loaded for texts alone; load it without text_only")
-        self._check_pixels(pixel_values, pixel_values_aux)
+        if pixel_values is None and pixel_values_aux is not None:
+            pixel_values, pixel_values_aux = self._views(pixel_values_aux)
+        pixel_values = self._check_pixels(pixel_values, pixel_values_aux)
         tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
         if self.mining is not None and pixel_values_aux is not None:
             stages = self.high_resolution_stages(pixel_values_aux)
@@ -325,7 +329,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise MGMError("forward got both or none of input_ids and inputs_embeds; give one")
         if input_ids is not None:
-            if image_features is None and pixel_values is not None:
+            seen = pixel_values is not None or pixel_values_aux is not None
+            if image_features is None and seen:
                 image_features = self.get_image_features(pixel_values, pixel_values_aux)
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
@@ -372,20 +377,41 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         parameter = next((self.mining or self.projector).parameters(), None)
         return self.vision_tower.dtype if parameter is None else parameter.dtype
 
-    def _check_pixels(self, pixel_values: Tensor, pixel_values_aux: Tensor | None) -> None:
-        config = self.config
-        expected = (len(pixel_values), config.crops, 3, config.image_size, config.image_size)
-        if tuple(pixel_values.shape) != expected:
-            found = tuple(pixel_values.shape)
-            raise MGMError(f"pixel_values is of shape {found}; expected {expected}")
-        if self.mining is None:
-            return
-        side = config.image_size_aux
-        expected = (pixel_values.shape[0], 3, side, side)
-        if pixel_values_aux is None or tuple(pixel_values_aux.shape) != expected:
-            found = (
-                "missing"
-                if pixel_values_aux is None
-                else f"of shape {tuple(pixel_values_aux.shape)}"
-            )
-            raise MGMError(f"pixel_values_aux is {found}; expected {expected}")
+    def _views(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`pixel_values` and `pixel_values_aux` of the latter in uint8."""
+        if pixels.dtype != torch.uint8:
+            return None, pixels
+        side = self.config.image_size_aux
+        _check_shape("pixel_values_aux", pixels, (len(pixels), 3, side, side))
+        views = Views.of(self.config)
+        high = views.normalise(pixels)
+        return views.low_resolution(high), high
+
+    def _check_pixels(self, pixel_values: Tensor | None, pixel_values_aux: Tensor | None) -> Tensor:
+        """`pixel_values`, which are there and fit, as `pixel_values_aux` do."""
+        config, size = self.config, self.config.image_size
+        given = pixel_values_aux if pixel_values is None else pixel_values
+        images = 0 if given is None else len(given)
+        pixel_values = _check_shape(
+            "pixel_values", pixel_values, (images, config.crops, 3, size, size)
+        )
+        if self.mining is not None:
+            side = config.image_size_aux
+            _check_shape("pixel_values_aux", pixel_values_aux, (images, 3, side, side))
+        for name, pixels in (
+            ("pixel_values", pixel_values),
+            ("pixel_values_aux", pixel_values_aux),
+        ):
+            if pixels is not None and not pixels.is_floating_point():
+                raise MGMError(
+                    f"{name} is {pixels.dtype}; give normalised pixels in floating point, or "
+                    "pixel_values_aux alone in uint8"
+                )
+        return pixel_values
+
+
+def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:
+    if pixels is None or tuple(pixels.shape) != expected:
+        found = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
+        raise MGMError(f"{name} is {found}; expected {expected}")
+    return pixels

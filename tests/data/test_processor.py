@@ -37,6 +37,11 @@ def test_text_alone_and_images_alone(processor):
     images = processor(images=[IMAGE, IMAGE])
     assert set(images) == {"pixel_values", "pixel_values_aux"}
     assert images["pixel_values"].shape[0] == 2
+    for options in ({"do_normalize": False}, {"images_kwargs": {"do_normalize": False}}):
+        raw = processor(images=[IMAGE], text="<image>", **options)
+        assert set(raw) == {"input_ids", "attention_mask", "pixel_values_aux"}
+        assert raw["pixel_values_aux"].dtype == torch.uint8
+    assert processor(images=IMAGE, images_kwargs={"do_normalize": True})["pixel_values"].ndim == 5
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

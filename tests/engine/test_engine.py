@@ -17,9 +17,10 @@ def count_calls(engine, monkeypatch):
     seen = []
     original = engine.model.get_image_features
 
-    def counted(pixel_values, *rest, **named):
-        seen.append(len(pixel_values))
-        return original(pixel_values, *rest, **named)
+    def counted(pixel_values_aux):
+        assert pixel_values_aux.dtype == torch.uint8
+        seen.append(len(pixel_values_aux))
+        return original(pixel_values_aux=pixel_values_aux)
 
     monkeypatch.setattr(engine.model, "get_image_features", counted)
     return seen
@@ -74,6 +75,11 @@ def test_every_image_is_encoded_once(engine, pictures, monkeypatch):
     engine.answer([Request("compare", images=[ring, red, ring], max_new_tokens=1)])
     assert seen == [1, 1]
     assert (engine.features.hits, engine.features.misses) == (2, 2)
+    engine.model.to(torch.bfloat16)
+    assert engine.encode_images([red])[0].dtype == torch.bfloat16
+    engine.processor.image_processor.image_aspect_ratio = "square"
+    engine.encode_images([red, ring])
+    assert seen == [1, 1, 1, 2]
 
 
 def test_images_come_from_anywhere(engine, pictures, tmp_path):

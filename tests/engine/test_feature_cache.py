@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from PIL import Image
 
@@ -39,3 +41,23 @@ def test_keys_tell_images_apart():
     ]
     assert len({image_key(image) for image in images}) == 3
     assert image_key(images[0]) == image_key(images[0].copy())
+    assert image_key(images[0], "a grid of 2") != image_key(images[0], "a grid of 1")
+
+
+def test_threads_keep_within_the_bound():
+    cache = FeatureCache(capacity=400)
+
+    def ask(thread):
+        for step in range(500):
+            name = (thread + step) % 25
+            found = cache.get(b"%d" % name)
+            if found is None:
+                cache.put(b"%d" % name, torch.full((10,), float(name)))
+            else:
+                assert found[0] == name
+            assert cache.size <= 440  # one more, while another thread puts it
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert (len(cache), cache.size) == (10, 400)
+    assert cache.hits + cache.misses == 8 * 500

@@ -9,23 +9,31 @@ from mgm.model.published import to_published
 from tests.golden_files import golden, golden_json
 from tests.model.inputs import Case, difference, expanded, pixels
 
-TOLERANCE = 1e-5
+# In float64 what is left is the rounding of the published run. In float32, on some processors, the
+# published code itself is as far from float64 as this.
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-5}
 # Scores do not change with the key's bias: what the published code has there is rounding.
 ONLY_ROUNDING = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}
 
 
+@pytest.fixture(scope="module", params=TOLERANCES)
+def tolerance(request) -> tuple[torch.dtype, float]:
+    return request.param, TOLERANCES[request.param]
+
+
 @pytest.fixture(scope="module")
-def gradients() -> dict[str, torch.Tensor | None]:
+def gradients(tolerance) -> dict[str, torch.Tensor | None]:
+    dtype, _ = tolerance
     manifest = golden_json("models/manifest.json")
     case = Case.read(manifest, "mgm_llama", "single")
-    model = load_model(golden(manifest["mgm_llama"]["checkpoint"])).train()
-    model(
-        **expanded(case, model.config), **pixels(case.entry["images"], model.config)
-    ).loss.backward()
+    model = load_model(golden(manifest["mgm_llama"]["checkpoint"])).train().to(dtype)
+    images = pixels(case.entry["images"], model.config)
+    images = {name: value.to(dtype) for name, value in images.items()}
+    model(**expanded(case, model.config), **images).loss.backward()
     return {to_published(name): value.grad for name, value in model.named_parameters()}
 
 
-def test_every_parameter_has_the_published_gradient_norm(gradients) -> None:
+def test_every_parameter_has_the_published_gradient_norm(gradients, tolerance) -> None:
     norms = golden_json("models/mgm_llama_grad_norms.json")
     assert gradients.keys() == norms.keys()
     for name, norm in norms.items():
@@ -35,10 +43,10 @@ def test_every_parameter_has_the_published_gradient_norm(gradients) -> None:
         elif name in ONLY_ROUNDING:
             assert gradient.norm() < 1e-5, name
         else:
-            assert gradient.norm().item() == pytest.approx(norm, rel=TOLERANCE), name
+            assert gradient.norm().item() == pytest.approx(norm, rel=tolerance[1]), name
 
 
-def test_stored_gradients_are_the_published_ones(gradients) -> None:
+def test_stored_gradients_are_the_published_ones(gradients, tolerance) -> None:
     with np.load(golden("models/mgm_llama_grads.npz")) as stored:
         for name in set(stored.files) - ONLY_ROUNDING:
-            assert difference(gradients[name], stored[name]) < TOLERANCE, name
+            assert difference(gradients[name], stored[name]) < tolerance[1], name

@@ -3,7 +3,9 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload
+from PIL import Image
 
+from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
 from mgm.errors import MGMError
 from tests.model.inputs import difference
 from tests.model.tiny import HD, TEXT, batch_of, random_images, tiny_model
@@ -132,6 +134,14 @@ def test_sample_cut_within_an_image(model) -> None:
         ({"pixel_values": torch.zeros(1, 3, 28, 28)}, "pixel_values is of shape (1, 3, 28, 28)"),
         ({"pixel_values_aux": torch.zeros(1, 3, 64, 64)}, "expected (1, 3, 128, 128)"),
         ({"pixel_values_aux": None}, "pixel_values_aux is missing"),
+        ({"pixel_values": None}, "pixel_values is missing; expected (1, 1, 3, 28, 28)"),
+        ({"pixel_values_aux": torch.zeros(1, 3, 128, 128).byte()}, "aux is torch.uint8; give norm"),
+        ({"pixel_values": torch.zeros(1, 1, 3, 28, 28).byte()}, "pixel_values is torch.uint8"),
+        (
+            {"pixel_values": None, "pixel_values_aux": torch.zeros(1, 3, 64, 64).byte()},
+            "pixel_values_aux is of shape (1, 3, 64, 64); expected (1, 3, 128, 128)",
+        ),
+        ({"pixel_values": None, "pixel_values_aux": None}, "pixel_values is missing"),
     ],
 )
 def test_wrong_pixel_shapes_are_named(model, change, words: str) -> None:
@@ -313,3 +323,27 @@ def test_features_may_be_handed_in(model) -> None:
 def test_either_ids_or_embeddings(model) -> None:
     with pytest.raises(MGMError, match="both or none"):
         model()
+
+
+@pytest.mark.parametrize("overrides", [{}, HD, {"vision_aux_config": None}])
+def test_both_views_are_made_of_bytes(overrides) -> None:
+    model = tiny_model(**overrides)
+    config = model.config
+    processor = MGMImageProcessor(**{name: getattr(config, name) for name in CONFIG_FIELDS})
+    pictures = [Image.effect_noise((90, 60), 80).convert("RGB") for _ in range(3)]
+    floats = processor(pictures)
+    if config.vision_aux_config is None:
+        del floats["pixel_values_aux"]
+    pixels = processor(pictures, do_normalize=False)
+    assert set(pixels) == {"pixel_values_aux"}
+    with torch.no_grad():
+        expected = model.get_image_features(**floats)
+        assert torch.equal(model.get_image_features(**pixels), expected)
+        batch = batch_of(config, ["aIb", "IcI"])
+        logits = model(**batch, **pixels).logits
+        assert torch.equal(logits, model(**batch, **floats).logits)
+        answers = [
+            model.generate(**batch, **images, max_new_tokens=4, num_beams=2, pad_token_id=0)
+            for images in (pixels, floats)
+        ]
+        assert torch.equal(*answers)

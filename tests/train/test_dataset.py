@@ -37,7 +37,7 @@ def made(tmp_path):
 def test_samples_know_their_place(made, tmp_path) -> None:
     dataset = made(("a.png",), (), ("deep/b.png", str(tmp_path / "a.png"), "deep/../a.png"))
     assert [int(dataset[index]["index"]) for index in range(3)] == [0, 1, 2]
-    assert len(dataset[2]["pixel_values"]) == 3
+    assert len(dataset[2]["pixel_values_aux"]) == 3
 
 
 def test_missing_images_are_found_before_the_first_step(made, tmp_path) -> None:

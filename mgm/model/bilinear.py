@@ -11,27 +11,33 @@ from torch import Tensor
 
 def resize_bilinear(view: Tensor, side: int) -> Tensor:
     """Resize float32 (..., height, width) to (..., side, side), without smoothing."""
-    top, bottom, upper, lower = _neighbours(view.shape[-2], side)
-    left, right, near, far = _neighbours(view.shape[-1], side)
+    if view.device.type == "mps":  # which has no float64
+        return resize_bilinear(view.cpu(), side).to(view.device)
+    top, bottom, upper, lower = _neighbours(view.shape[-2], side, view.device)
+    left, right, near, far = _neighbours(view.shape[-1], side, view.device)
     needed, rows = torch.cat([top, bottom]).unique(return_inverse=True)
     first, second = rows[:side], rows[side:]
     resized = view.new_empty(*view.shape[:-2], side, side)
-    planes = view.reshape(-1, *view.shape[-2:])
-    for plane, result in zip(planes, resized.view(-1, side, side), strict=True):  # stays in cache
-        lines = plane[needed]
-        lines = _blend(lines[:, left], near, lines[:, right], far)
-        result.copy_(_blend(lines[first], upper[:, None], lines[second], lower[:, None]))
+    planes, results = view.reshape(-1, *view.shape[-2:]), resized.view(-1, side, side)
+    at_once = 1 if view.device.type == "cpu" else len(planes)  # one plane stays in cache
+    for plane, result in zip(planes.split(at_once), results.split(at_once), strict=True):
+        lines = plane[:, needed]
+        lines = _blend(lines[..., left], near, lines[..., right], far)
+        result.copy_(_blend(lines[:, first], upper[:, None], lines[:, second], lower[:, None]))
     return resized
 
 
-def _neighbours(size: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _neighbours(
+    size: int, side: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Indices of the two values that each result lies between, and their weights."""
     scale = torch.tensor(size, dtype=torch.float32) / side
     centres = torch.arange(side, dtype=torch.float64) + 0.5
     place = (scale.double() * centres - 0.5).float().clamp(min=0)
     first = place.long().clamp(max=size - 1)
     weight = (place - first).clamp(max=1)
-    return first, (first + 1).clamp(max=size - 1), 1 - weight, weight
+    second = (first + 1).clamp(max=size - 1)
+    return first.to(device), second.to(device), (1 - weight).to(device), weight.to(device)
 
 
 def _blend(x: Tensor, weight_x: Tensor, y: Tensor, weight_y: Tensor) -> Tensor:
