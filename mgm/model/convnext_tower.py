@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from timm.layers import get_act_layer
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mgm.errors import MGMError
 from mgm.model.config_file import named_faults, read_json
@@ -25,7 +27,12 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
 
 class ConvNextTower(nn.Module):
-    """Stem and stages of a ConvNeXt; all four stages' outputs are used."""
+    """Stem and stages of a ConvNeXt; all four stages' outputs are used.
+
+    Attributes:
+        gradient_checkpointing: whether training keeps the inputs of blocks alone and computes the
+            rest again; transformers' `gradient_checkpointing_enable` sets it.
+    """
 
     def __init__(self, config: ConvNextTowerConfig) -> None:
         super().__init__()
@@ -46,15 +53,25 @@ class ConvNextTower(nn.Module):
         )
         self.stem = network.stem
         self.stages = network.stages
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """(images, 3, H, W) normalised pixels -> maps (images, dims[s], H / 4 / 2**s, the same)."""
         hidden = self.stem(pixel_values)
         maps = []
         for stage in self.stages:
-            hidden = stage(hidden)
+            hidden = self._run(stage, hidden)
             maps.append(hidden)
         return maps
+
+    def _run(self, stage: nn.Module, hidden: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return stage(hidden)
+        hidden = stage.get_submodule("downsample")(hidden)
+        for block in stage.get_submodule("blocks").children():
+            hidden = self._gradient_checkpointing_func(block.__call__, hidden)
+        return hidden
 
 
 def load_convnext_tower(

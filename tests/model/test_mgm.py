@@ -347,3 +347,45 @@ def test_both_views_are_made_of_bytes(overrides) -> None:
             for images in (pixels, floats)
         ]
         assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("where", ["model", "vision_tower", "vision_tower_aux"])
+def test_gradient_checkpointing_of_all_or_of_one_tower(where: str) -> None:
+    aux = {"depths": [1, 2, 1, 1], "dims": [4, 8, 12, 16], "drop_path_rate": 0.3}
+    trained = {"optimize_vision_tower": True, "optimize_vision_tower_aux": True}
+    model = tiny_model(vision_aux_config=aux, **trained).train()
+    images = random_images(model.config, 3)
+    runs = {"vision_tower": 0, "vision_tower_aux": 0}
+
+    def count(name: str):
+        def counted(*_) -> None:
+            runs[name] += 1
+
+        return counted
+
+    model.vision_tower.layers[0].mlp.register_forward_pre_hook(count("vision_tower"))
+    model.vision_tower_aux.stages[1].blocks[1].mlp.register_forward_pre_hook(
+        count("vision_tower_aux")
+    )
+
+    def gradients() -> dict[str, torch.Tensor]:
+        torch.manual_seed(7)  # of the paths that are dropped
+        model.zero_grad()
+        model(**labelled(model.config, LABELLED), **images).loss.backward()
+        held = {name: value.grad for name, value in model.named_parameters()}
+        return {name: value.clone() for name, value in held.items() if value is not None}
+
+    plain = gradients()
+    assert runs == {"vision_tower": 1, "vision_tower_aux": 1}
+    if where == "vision_tower_aux":
+        model.vision_tower_aux.gradient_checkpointing = True
+    else:
+        (model if where == "model" else model.vision_tower).gradient_checkpointing_enable()
+    again = gradients()
+    assert again.keys() == plain.keys()
+    assert all(torch.equal(again[name], held) for name, held in plain.items())
+    assert runs == {name: 3 if where in (name, "model") else 2 for name in runs}
+    model.gradient_checkpointing_disable()
+    model.vision_tower_aux.gradient_checkpointing = False
+    gradients()
+    assert sum(runs.values()) == (8 if where == "model" else 7)

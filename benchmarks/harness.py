@@ -1,0 +1,350 @@
+"""Several forms of one computation, measured in turn in one process.
+
+What counts are ratios of medians: a machine's mood falls on all forms alike.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+OURS, PUBLISHED, LIMIT = "ours", "published", "limit"
+PACKAGES = ("torch", "transformers", "timm", "pillow", "simplejpeg")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One computation.
+
+    Attributes:
+        name: of the row of a table.
+        forms: what to run, by name; a `LIMIT` among them is what nobody can do without.
+        difference: of what `OURS` computes from what `PUBLISHED` does, relative; None: not told.
+        least_bytes: that any form has to read and write; with the operations of `OURS` they make
+            the limit. None: no limit is computed.
+    """
+
+    name: str
+    forms: dict[str, Callable[[], object]]
+    difference: float | None = None
+    least_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one form of one case took.
+
+    Attributes:
+        case: its name.
+        form: its name.
+        seconds: the median of all runs.
+        fastest: seconds of the fastest run.
+        slowest: seconds of the slowest.
+        peak_bytes: most that was allocated at a time, beyond what was there before.
+        flops: operations of matrix products and convolutions.
+        times_faster: than the published form, by medians.
+        difference: of our form from the published one, relative.
+    """
+
+    case: str
+    form: str
+    seconds: float
+    fastest: float
+    slowest: float
+    peak_bytes: int | None
+    flops: int | None
+    times_faster: float | None
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        dtype: of weights and inputs.
+        repeats: runs of each form.
+        only: parts of names of cases; none: all cases.
+        small: whether sizes are tiny, to try the program itself.
+        images: in a batch.
+        out: where results go, without suffix; None: nowhere.
+    """
+
+    device: str
+    dtype: torch.dtype
+    repeats: int
+    only: tuple[str, ...]
+    small: bool
+    images: int
+    out: Path | None
+
+
+def settings(description: str, arguments: Sequence[str] | None = None) -> Settings:
+    """Read the command line; sets the number of threads.
+
+    Args:
+        description: of the program.
+        arguments: instead of those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="runs of each form; the median counts"
+    )
+    parser.add_argument("--images", type=int, default=1, help="in a batch")
+    parser.add_argument("--only", nargs="+", default=(), help="cases whose name holds one of these")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes, to try the program itself"
+    )
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.png")
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: torch finds no CUDA device here; choose cpu")
+    if given.repeats < 1 or given.images < 1 or given.threads < 1:
+        parser.error("--repeats, --images and --threads start at 1")
+    torch.set_num_threads(given.threads)
+    return Settings(
+        given.device,
+        getattr(torch, given.dtype),
+        given.repeats,
+        tuple(given.only),
+        given.small,
+        given.images,
+        given.out,
+    )
+
+
+def report(title: str, cases: Iterable[Case], chosen: Settings) -> list[Figure]:
+    """Measure all chosen cases, print a table, and write the files that are asked for.
+
+    Args:
+        title: of the chart.
+        cases: made one at a time, so that the tensors of only one are there.
+        chosen: of the command line.
+
+    Raises:
+        SystemExit: no case is of the chosen names.
+    """
+    facts = machine(chosen)
+    print("  ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
+    print(
+        _line("case", "form", "ms", "from - to", "times", "peak MiB", "GFLOP", "difference"),
+        flush=True,
+    )
+    figures: list[Figure] = []
+    for case in cases:
+        for figure in measure(case, chosen, facts):
+            print(_row(figure), flush=True)
+            figures.append(figure)
+    if not figures:
+        raise SystemExit(f"no case's name holds {' or '.join(chosen.only)}")
+    if chosen.out is not None:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": facts, "figures": [asdict(figure) for figure in figures]}
+        chosen.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+        draw(title, figures, facts, chosen.out.with_suffix(".png"))
+    return figures
+
+
+def wanted(name: str, chosen: Settings) -> bool:
+    """Whether the command line asks for a case of this name."""
+    return not chosen.only or any(part in name for part in chosen.only)
+
+
+def measure(case: Case, chosen: Settings, facts: dict[str, Any]) -> list[Figure]:
+    """Run every form in turn, `chosen.repeats` times."""
+    flops = {name: _counted(run) for name, run in case.forms.items()}  # warms up, too
+    peaks = {name: _peak_bytes(run, chosen.device) for name, run in case.forms.items()}
+    taken: dict[str, list[float]] = {name: [] for name in case.forms}
+    for _ in range(chosen.repeats):
+        for name, run in case.forms.items():
+            taken[name].append(_seconds(run, chosen.device))
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    base = medians.get(PUBLISHED)
+    figures = [
+        Figure(
+            case.name,
+            name,
+            medians[name],
+            min(times),
+            max(times),
+            peaks[name],
+            flops[name] or None,
+            base and base / medians[name],
+            case.difference if name == OURS else None,
+        )
+        for name, times in taken.items()
+    ]
+    if case.least_bytes is not None:
+        limit = max(
+            flops[OURS] / (facts["TFLOP/s"] * 1e12), case.least_bytes / (facts["GB/s"] * 1e9)
+        )
+        times = base and base / limit
+        figures.append(Figure(case.name, LIMIT, limit, limit, limit, None, flops[OURS], times))
+    return figures
+
+
+def machine(chosen: Settings) -> dict[str, Any]:
+    """Facts about where this runs, with the two rates that make limits."""
+    place = torch.device(chosen.device)
+    facts: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if place.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "dtype": str(chosen.dtype).removeprefix("torch."),
+        "images": chosen.images,
+        "repeats": chosen.repeats,
+        "python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "missing"
+    side = 256 if chosen.small else 8192 if place.type == "cuda" else 2048
+    matrix = torch.randn(side, side, device=place).to(chosen.dtype)
+    full = torch.empty((1 if chosen.small else 256) * 2**20, dtype=torch.uint8, device=place)
+    target = torch.zeros_like(full)
+    product = min(_seconds(lambda: matrix @ matrix, place.type) for _ in range(5))
+    copy = min(_seconds(lambda: target.copy_(full), place.type) for _ in range(5))
+    facts["TFLOP/s"] = round(2 * side**3 / product / 1e12, 4)
+    facts["GB/s"] = round(2 * full.nbytes / copy / 1e9, 1)
+    facts["commit"] = _commit()
+    return facts
+
+
+def draw(title: str, figures: Sequence[Figure], facts: dict[str, Any], path: Path) -> None:
+    """A bar for every form of every case, on a logarithmic scale."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = list(dict.fromkeys(figure.case for figure in figures))
+    forms = list(dict.fromkeys(figure.form for figure in figures))
+    colours = {PUBLISHED: "#b0b0b0", LIMIT: "#2b8a3e"}
+    blues = iter(("#1c7ed6", "#74c0fc", "#4263eb", "#91a7ff"))
+    plot, axes = plt.subplots(figsize=(9, 1.2 + 0.28 * len(figures)), layout="constrained")
+    for place, case in enumerate(cases):
+        own = [figure for figure in figures if figure.case == case]
+        for index, figure in enumerate(own):
+            if figure.form not in colours:
+                colours[figure.form] = next(blues, "#364fc7")
+            height = 0.8 / len(own)
+            y = place - 0.4 + (index + 0.5) * height
+            axes.barh(y, figure.seconds * 1000, height * 0.92, color=colours[figure.form])
+            times = "" if figure.times_faster is None else f"  {figure.times_faster:.1f}×"
+            axes.text(figure.seconds * 1000, y, f" {figure.seconds * 1000:.4g}{times}", va="center")
+    axes.set_yticks(range(len(cases)), cases)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.set_xlabel("milliseconds, median (less is better); × faster than the published form")
+    axes.set_title(f"{title}\n{facts['device']}, {facts['threads']} threads, {facts['dtype']}")
+    axes.legend(
+        [plt.Rectangle((0, 0), 1, 1, color=colours[form]) for form in forms], forms, loc="best"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    plot.savefig(path, dpi=110)
+    plt.close(plot)
+
+
+def relative_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """The norm of the difference over that of `theirs`; of several tensors the largest."""
+    pairs = [(left.double(), right.double()) for left, right in zip(ours, theirs, strict=True)]
+    return max(((left - right).norm() / right.norm()).item() for left, right in pairs)
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _counted(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _peak_bytes(run: Callable[[], object], device: str) -> int:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    # Every allocation and every release is an event of its own.
+    events: Any = profile.profiler
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in events.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    held = peak = 0
+    for _, change in sorted(changes, key=lambda entry: entry[0]):
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    return " ".join([names[0] if names else platform.machine(), *known])
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    here = Path(__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _line(*cells: str) -> str:
+    case, form, *figures = cells
+    return f"{case:36} {form:12}" + "".join(f"{figure:>15}" for figure in figures)
+
+
+def _row(figure: Figure) -> str:
+    peak, flops, times = figure.peak_bytes, figure.flops, figure.times_faster
+    return _line(
+        figure.case,
+        figure.form,
+        f"{figure.seconds * 1000:.4g}",
+        f"{figure.fastest * 1000:.4g} - {figure.slowest * 1000:.4g}",
+        "" if times is None else f"{times:.2f}",
+        "" if peak is None else f"{peak / 2**20:.0f}",
+        "" if flops is None else f"{flops / 1e9:.1f}",
+        "" if figure.difference is None else f"{figure.difference:.1e}",
+    )

@@ -1,0 +1,101 @@
+"""A JPEG file of 1024 x 768 pixels, from its bytes to what goes to the device.
+
+    python -m benchmarks.preprocess [--only HD ...] [--threads 1]
+
+The published form: Pillow, a padded square, transformers' CLIPImageProcessor on Pillow, and the
+low-resolution view made by torch on the CPU. Ours stops at bytes, which become numbers on the
+device; "whole" makes those numbers too, as the processor does for everybody else. The limit is
+decoding alone. Every case tells how far our whole views are from the published ones.
+"""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPImageProcessorPil
+
+from benchmarks.harness import (
+    LIMIT,
+    OURS,
+    PUBLISHED,
+    Case,
+    Settings,
+    relative_difference,
+    report,
+    settings,
+    wanted,
+)
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.images import open_image
+
+LAYOUTS = {"336/768": (768, 1), "HD": (1536, 2)}
+COLOUR = (122, 116, 104)
+
+
+def cases(chosen: Settings) -> Iterator[Case]:
+    """All that the command line asks for, one after the other."""
+    content = photograph((128, 96) if chosen.small else (1024, 768))
+    for layout, (side, grid) in LAYOUTS.items():
+        for aspect in ("pad", "square"):
+            name = f"{layout}, {aspect}"
+            if wanted(name, chosen):
+                yield case(name, content, side // 8 if chosen.small else side, grid, aspect)
+
+
+def photograph(size: tuple[int, int]) -> bytes:
+    """A JPEG file with smooth places and details, about as large as one of a camera."""
+    width, height = size
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(int)
+    noisy = smooth + draw.normal(0, 6, (height, width, 1))
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def case(name: str, content: bytes, side: int, grid: int, aspect: str) -> Case:
+    """All forms on one file."""
+    low = side * 336 // 768 // grid
+
+    def processor(mode: str) -> MGMImageProcessor:
+        return MGMImageProcessor(low, side, grid, grid > 1, aspect, mode=mode)
+
+    exact, fast = processor("exact"), processor("fast")
+    clip = CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+
+    def published() -> list[Tensor]:
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+        if aspect == "pad":
+            square = Image.new("RGB", (max(image.size),) * 2, COLOUR)
+            square.paste(image, tuple((max(image.size) - n) // 2 for n in image.size))
+            image = square
+        high = clip.preprocess(image, return_tensors="pt")["pixel_values"]
+        view = F.interpolate(high, (low * grid, low * grid), mode="bilinear")
+        if grid == 1:
+            return [high, view.unsqueeze(1)]
+        crops = view.reshape(3, grid, low, grid, low).permute(1, 3, 0, 2, 4)
+        whole = F.interpolate(view, (low, low), mode="bilinear")
+        return [high, torch.cat([crops.reshape(-1, 3, low, low), whole]).unsqueeze(0)]
+
+    views = exact(content)
+    forms = {
+        OURS: lambda: exact(content, do_normalize=False),
+        "ours, fast": lambda: fast(content, do_normalize=False),
+        "ours, whole": lambda: exact(content),
+        PUBLISHED: published,
+        LIMIT: lambda: open_image(content),
+    }
+    made = [views["pixel_values_aux"], views["pixel_values"]]
+    return Case(name, forms, relative_difference(made, published()))
+
+
+if __name__ == "__main__":
+    chosen = settings(__doc__ or "")
+    report("A JPEG file of 1024 x 768 pixels", cases(chosen), chosen)

@@ -1,0 +1,71 @@
+"""What the published code does with images, for comparison; see `mgm/model/mining_reference.py`.
+
+Source: clip_encoder.py, openclip_encoder.py, and encode_images of mgm_arch.py.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.mining import PatchInfoMining
+from mgm.model.mining_reference import concatenated_map, published_mining
+from mgm.model.vision_tower import VisionTower
+
+
+def eager_clip(tower: VisionTower) -> CLIPVisionModel:
+    """CLIP with the weights of `tower`, whole, and with attention as released code computed it."""
+    config = copy.deepcopy(tower.config)
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        clip = CLIPVisionModel(config)
+    clip.load_state_dict(tower.state_dict(), assign=True)
+    for name, held in tower.named_buffers():  # positions, which are in no state
+        owner, _, last = name.rpartition(".")
+        clip.get_submodule(owner)._buffers[last] = held
+    return clip.eval()
+
+
+def clip_tokens(clip: CLIPVisionModel, pixels: Tensor) -> Tensor:
+    """All layers, all hidden states kept, the last but one used: (crops, tokens, width)."""
+    states = clip(pixels, output_hidden_states=True).hidden_states
+    return states[-2][:, 1:]
+
+
+def mined(mining: PatchInfoMining, tokens: Tensor, stages: Sequence[Tensor], grid: int) -> Tensor:
+    """Upsample, concatenate and mine.
+
+    Args:
+        mining: whose parameters are used.
+        tokens: (images, crops, N, C): cells row by row, then the global view, if there is one.
+        stages: the ConvNeXt's maps.
+        grid: cells per side.
+    """
+    full = concatenated_map(stages)
+    if grid == 1:
+        return published_mining(mining, tokens[:, 0], full).unsqueeze(1)
+    whole = F.interpolate(full.float(), scale_factor=1 / grid, mode="bilinear").to(full.dtype)
+    cells = full.unflatten(3, (grid, -1)).unflatten(2, (grid, -1)).permute(0, 2, 4, 1, 3, 5)
+    cells = published_mining(mining, tokens[:, :-1].flatten(0, 1), cells.flatten(0, 2))
+    of_global = published_mining(mining, tokens[:, -1], whole).unsqueeze(1)
+    return torch.cat([cells.unflatten(0, (len(tokens), -1)), of_global], dim=1)
+
+
+def image_features(
+    model: MGMForConditionalGeneration, clip: CLIPVisionModel, low: Tensor, high: Tensor
+) -> Tensor:
+    """What the language model reads: (images, image tokens, text width)."""
+    grid = math.isqrt(low.shape[1])  # the global view is one crop more
+    tower, mining = model.vision_tower_aux, model.mining
+    assert tower is not None
+    assert mining is not None
+    tokens = clip_tokens(clip, low.flatten(0, 1)).unflatten(0, low.shape[:2])
+    both = tokens + mined(mining, tokens, tower(high), grid)
+    if grid > 1:
+        both = torch.cat([both[:, -1:], both[:, :-1]], dim=1)
+    return model.projector(both.flatten(1, 2))

@@ -1,0 +1,220 @@
+"""Encoders and patch info mining, of real size with random weights, beside the published form.
+
+    python -m benchmarks.vision [--only mining HD ...] [--device cuda --dtype bfloat16 --images 16]
+
+The limit is the larger of two times: the
+operations of our form at the machine's rate of matrix products, and the least bytes (inputs,
+outputs and weights, once) at its rate of copying.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import (
+    OURS,
+    PUBLISHED,
+    Case,
+    Settings,
+    relative_difference,
+    report,
+    settings,
+    wanted,
+)
+from benchmarks.published import clip_tokens, eager_clip, image_features, mined
+from mgm.model.config import MGMConfig
+from mgm.model.mgm import MGMForConditionalGeneration
+
+CLIP = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+CONVNEXT = {"depths": [3, 3, 27, 3], "dims": [192, 384, 768, 1536]}
+SMALL_CLIP = CLIP | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 56,
+}
+SMALL_CONVNEXT = {"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 32]}
+TEXT = {
+    "model_type": "llama",
+    "vocab_size": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 32,
+}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "336/768": {},
+    "HD": {"image_grid": 2, "image_global": True},
+}
+
+
+class Subject:
+    """A model without a language model of any use, and its inputs."""
+
+    def __init__(self, layout: str, chosen: Settings) -> None:
+        grid = LAYOUTS[layout].get("image_grid", 1)
+        config = MGMConfig(
+            text_config=TEXT,
+            vision_config=SMALL_CLIP if chosen.small else CLIP,
+            vision_aux_config=SMALL_CONVNEXT if chosen.small else CONVNEXT,
+            image_size_aux=(128 if chosen.small else 768) * grid,
+            **LAYOUTS[layout],
+        )
+        torch.manual_seed(0)
+        model = MGMForConditionalGeneration(config).eval()
+        self.model: Any = model.to(chosen.device, chosen.dtype)
+        self.grid = grid
+        self.clip = eager_clip(self.model.vision_tower)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=chosen.device).to(chosen.dtype)
+
+        self.low = draw(chosen.images, config.crops, 3, config.image_size, config.image_size)
+        self.high = draw(chosen.images, 3, config.image_size_aux, config.image_size_aux)
+
+    @torch.no_grad()
+    def maps(self) -> tuple[Tensor, list[Tensor]]:
+        """Tokens and ConvNeXt maps of the inputs."""
+        stages = self.model.high_resolution_stages(self.high)
+        return self.model.low_resolution_tokens(self.low), stages
+
+
+def cases(chosen: Settings) -> Iterator[Case]:
+    """All that the command line asks for, one after the other."""
+    for layout in LAYOUTS:
+        makers: dict[str, Callable[[str, Subject], Case]] = {
+            f"mining {layout}, forward": mining_forward,
+            f"mining {layout}, forward + backward": mining_backward,
+            f"CLIP {layout}": clip,
+            f"ConvNeXt {layout}": convnext,
+            f"get_image_features {layout}": features,
+        }
+        makers = {name: make for name, make in makers.items() if wanted(name, chosen)}
+        if makers:
+            subject = Subject(layout, chosen)
+            for name, make in makers.items():
+                yield make(name, subject)
+
+
+def mining_forward(name: str, subject: Subject) -> Case:
+    """Upsampling and mining, without autograd."""
+    tokens, stages = subject.maps()
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        return subject.model.mined_tokens(tokens, stages)
+
+    @torch.no_grad()
+    def published() -> Tensor:
+        return mined(subject.model.mining, tokens, stages, subject.grid)
+
+    moved = _bytes(tokens, tokens, *stages, *subject.model.mining.parameters())
+    return _case(name, ours, published, moved)
+
+
+def mining_backward(name: str, subject: Subject) -> Case:
+    """As in training with frozen towers: gradients of the mining's parameters."""
+    tokens, stages = subject.maps()
+    parameters = dict(subject.model.mining.named_parameters())
+    slope = torch.randn_like(tokens)
+
+    def gradients(outputs: Tensor) -> list[Tensor]:
+        for parameter in parameters.values():
+            parameter.grad = None
+        outputs.backward(slope)
+        # The key's biases have none; what is there is rounding.
+        biases = ("key.bias", "key.norm.bias")
+        return [held.grad for name, held in parameters.items() if name not in biases]
+
+    def ours() -> list[Tensor]:
+        return gradients(subject.model.mined_tokens(tokens, stages))
+
+    def published() -> list[Tensor]:
+        return gradients(mined(subject.model.mining, tokens, stages, subject.grid))
+
+    moved = _bytes(tokens, slope, *stages, *stages, *parameters.values(), *parameters.values())
+    return _case(name, ours, published, moved)
+
+
+def clip(name: str, subject: Subject) -> Case:
+    """The low-resolution tower on all crops."""
+    tower, crops = subject.model.vision_tower, subject.low.flatten(0, 1)
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        return tower(crops)
+
+    @torch.no_grad()
+    def published() -> Tensor:
+        return clip_tokens(subject.clip, crops)
+
+    return _case(name, ours, published, _bytes(crops, ours(), *tower.parameters()))
+
+
+def convnext(name: str, subject: Subject) -> Case:
+    """The high-resolution tower; as published it is timm's, called in the same way."""
+    tower = subject.model.vision_tower_aux
+
+    @torch.no_grad()
+    def ours() -> list[Tensor]:
+        return tower(subject.high)
+
+    @torch.no_grad()
+    def published() -> list[Tensor]:
+        hidden, maps = tower.stem(subject.high), []
+        for stage in tower.stages:
+            hidden = stage(hidden)
+            maps.append(hidden)
+        return maps
+
+    return _case(name, ours, published, _bytes(subject.high, *ours(), *tower.parameters()))
+
+
+def features(name: str, subject: Subject) -> Case:
+    """All from pixels to what the language model reads."""
+    model = subject.model
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        return model.get_image_features(subject.low, subject.high)
+
+    @torch.no_grad()
+    def published() -> Tensor:
+        return image_features(model, subject.clip, subject.low, subject.high)
+
+    parts = (model.vision_tower, model.vision_tower_aux, model.mining, model.projector)
+    weights = [weight for part in parts for weight in part.parameters()]
+    moved = _bytes(subject.low, subject.high, ours(), *weights)
+    return _case(name, ours, published, moved)
+
+
+def _case(
+    name: str, ours: Callable[[], Any], published: Callable[[], Any], least_bytes: int
+) -> Case:
+    made, expected = (_tensors(form()) for form in (ours, published))
+    difference = relative_difference(made, expected)
+    return Case(name, {OURS: ours, PUBLISHED: published}, difference, least_bytes)
+
+
+def _tensors(result: Tensor | list[Tensor]) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else result
+
+
+def _bytes(*tensors: Tensor) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+if __name__ == "__main__":
+    chosen = settings(__doc__ or "")
+    report("Encoders and patch info mining", cases(chosen), chosen)
