@@ -80,6 +80,7 @@ class Settings:
         only: parts of names of cases; none: all cases.
         small: whether sizes are tiny, to try the program itself.
         images: in a batch.
+        compile: whether `torch.compile` is measured too.
         out: where results go, without suffix; None: nowhere.
     """
 
@@ -89,6 +90,7 @@ class Settings:
     only: tuple[str, ...]
     small: bool
     images: int
+    compile: bool
     out: Path | None
 
 
@@ -109,6 +111,7 @@ def settings(description: str, arguments: Sequence[str] | None = None) -> Settin
         "--repeats", type=int, default=5, help="runs of each form; the median counts"
     )
     parser.add_argument("--images", type=int, default=1, help="in a batch")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
     parser.add_argument("--only", nargs="+", default=(), help="cases whose name holds one of these")
     parser.add_argument(
         "--small", action="store_true", help="tiny sizes, to try the program itself"
@@ -127,6 +130,7 @@ def settings(description: str, arguments: Sequence[str] | None = None) -> Settin
         tuple(given.only),
         given.small,
         given.images,
+        given.compile,
         given.out,
     )
 
@@ -153,13 +157,13 @@ def report(title: str, cases: Iterable[Case], chosen: Settings) -> list[Figure]:
         for figure in measure(case, chosen, facts):
             print(_row(figure), flush=True)
             figures.append(figure)
+        if chosen.out is not None:  # after every case, since the next may be the last straw
+            chosen.out.parent.mkdir(parents=True, exist_ok=True)
+            content = {"machine": facts, "figures": [asdict(figure) for figure in figures]}
+            chosen.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+            draw(title, figures, facts, chosen.out.with_suffix(".png"))
     if not figures:
         raise SystemExit(f"no case's name holds {' or '.join(chosen.only)}")
-    if chosen.out is not None:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": facts, "figures": [asdict(figure) for figure in figures]}
-        chosen.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-        draw(title, figures, facts, chosen.out.with_suffix(".png"))
     return figures
 
 

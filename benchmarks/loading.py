@@ -1,6 +1,6 @@
 """Memory and time of loading a checkpoint, for each layout of its files.
 
-    python benchmarks/loading.py [--gigabytes 3]
+    python -m benchmarks.loading [--gigabytes 3]
 
 Makes a Mini-Gemini of random weights in the published layout, saves it in every form (shards,
 one file, PyTorch's files), loads each in a process of its own and reports the peak of that

@@ -1,6 +1,6 @@
 """How far logits move when a model is loaded in fewer bits than float32.
 
-    python benchmarks/precision.py playground/mgm-nano ../shared/golden/work_dirs/MGM/MGM-*
+    python -m benchmarks.precision playground/mgm-nano ../shared/golden/work_dirs/MGM/MGM-*
 
 For each folder and precision, at all positions of questions about a picture: the norm of the
 difference over the norm of the float32 logits, and how often the likeliest next token is the same.

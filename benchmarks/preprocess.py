@@ -73,8 +73,9 @@ def case(name: str, content: bytes, side: int, grid: int, aspect: str) -> Case:
     def published() -> list[Tensor]:
         image = Image.open(io.BytesIO(content)).convert("RGB")
         if aspect == "pad":
-            square = Image.new("RGB", (max(image.size),) * 2, COLOUR)
-            square.paste(image, tuple((max(image.size) - n) // 2 for n in image.size))
+            long = max(image.size)
+            square = Image.new("RGB", (long, long), COLOUR)
+            square.paste(image, ((long - image.width) // 2, (long - image.height) // 2))
             image = square
         high = clip.preprocess(image, return_tensors="pt")["pixel_values"]
         view = F.interpolate(high, (low * grid, low * grid), mode="bilinear")
@@ -84,11 +85,11 @@ def case(name: str, content: bytes, side: int, grid: int, aspect: str) -> Case:
         whole = F.interpolate(view, (low, low), mode="bilinear")
         return [high, torch.cat([crops.reshape(-1, 3, low, low), whole]).unsqueeze(0)]
 
-    views = exact(content)
+    views = exact.preprocess(content)
     forms = {
-        OURS: lambda: exact(content, do_normalize=False),
-        "ours, fast": lambda: fast(content, do_normalize=False),
-        "ours, whole": lambda: exact(content),
+        OURS: lambda: exact.preprocess(content, do_normalize=False),
+        "ours, fast": lambda: fast.preprocess(content, do_normalize=False),
+        "ours, whole": lambda: exact.preprocess(content),
         PUBLISHED: published,
         LIMIT: lambda: open_image(content),
     }

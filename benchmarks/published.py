@@ -6,6 +6,7 @@ Source: clip_encoder.py, openclip_encoder.py, and encode_images of mgm_arch.py.
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from mgm.model.vision_tower import VisionTower
 
 def eager_clip(tower: VisionTower) -> CLIPVisionModel:
     """CLIP with the weights of `tower`, whole, and with attention as released code computed it."""
-    config = copy.deepcopy(tower.config)
+    config: Any = copy.deepcopy(tower.config)
     config._attn_implementation = "eager"
     with torch.device("meta"):
         clip = CLIPVisionModel(config)

@@ -7,7 +7,9 @@ operations of our form at the machine's rate of matrix products, and the least b
 outputs and weights, once) at its rate of copying.
 """
 
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,6 +77,7 @@ class Subject:
         model = MGMForConditionalGeneration(config).eval()
         self.model: Any = model.to(chosen.device, chosen.dtype)
         self.grid = grid
+        self.compile = chosen.compile
         self.clip = eager_clip(self.model.vision_tower)
 
         def draw(*shape: int) -> Tensor:
@@ -163,8 +166,14 @@ def clip(name: str, subject: Subject) -> Case:
 
 
 def convnext(name: str, subject: Subject) -> Case:
-    """The high-resolution tower; as published it is timm's, called in the same way."""
+    """The high-resolution tower; as published it is timm's, called in the same way.
+
+    A third form has weights and pixels with channels last in memory; without it the maps have that
+    from the first block on.
+    """
     tower = subject.model.vision_tower_aux
+    turned = copy.deepcopy(tower).to(memory_format=torch.channels_last)
+    pixels = subject.high.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def ours() -> list[Tensor]:
@@ -178,7 +187,12 @@ def convnext(name: str, subject: Subject) -> Case:
             maps.append(hidden)
         return maps
 
-    return _case(name, ours, published, _bytes(subject.high, *ours(), *tower.parameters()))
+    @torch.no_grad()
+    def channels_last() -> list[Tensor]:
+        return turned(pixels)
+
+    case = _case(name, ours, published, _bytes(subject.high, *ours(), *tower.parameters()))
+    return replace(case, forms=case.forms | {"ours, channels last": channels_last})
 
 
 def features(name: str, subject: Subject) -> Case:
@@ -196,7 +210,17 @@ def features(name: str, subject: Subject) -> Case:
     parts = (model.vision_tower, model.vision_tower_aux, model.mining, model.projector)
     weights = [weight for part in parts for weight in part.parameters()]
     moved = _bytes(subject.low, subject.high, ours(), *weights)
-    return _case(name, ours, published, moved)
+    case = _case(name, ours, published, moved)
+    if not subject.compile:
+        return case
+    compiled_model = copy.deepcopy(model)
+    compiled_model.compile_vision()
+
+    @torch.no_grad()
+    def compiled() -> Tensor:
+        return compiled_model.get_image_features(subject.low, subject.high)
+
+    return replace(case, forms=case.forms | {"ours, compiled": compiled})
 
 
 def _case(

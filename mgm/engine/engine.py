@@ -39,6 +39,7 @@ def load(
     base: str | os.PathLike[str] | None = None,
     merge_lora: bool = True,
     text_only: bool = False,
+    compile_vision: bool = False,
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> "Engine":
@@ -56,6 +57,8 @@ def load(
             folder names.
         merge_lora: whether a LoRA becomes part of the weights; else it stays beside them.
         text_only: whether all that sees images is left out, for questions without any.
+        compile_vision: whether what sees images is compiled, which takes minutes at the first ones:
+            for very many images on a GPU.
         revision: branch, tag or commit on the hub.
         token: for a private repository of the hub; None: the one that was logged in with.
 
@@ -72,6 +75,8 @@ def load(
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
         rows = model.config.text_config.vocab_size
+        if compile_vision and not text_only:
+            model.compile_vision()
         align_generation(model.generation_config, processor.tokenizer, processor.template, rows)
         return Engine(model, processor)
 

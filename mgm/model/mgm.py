@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from mgm.errors import MGMError
+from mgm.errors import MGMError, one_line
 from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.generation import ImageGenerationMixin
@@ -257,6 +257,32 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
         return self.projector(tokens.flatten(1, 2))
 
+    def compile_vision(self, **options: Any) -> None:
+        """Compile what sees images with `torch.compile`: both towers, mining and projector.
+
+        Outputs and gradients differ by rounding alone, and weights keep their names. The first
+        images take minutes, and so does the first batch of another size; later sizes do not.
+
+        Args:
+            **options: of `torch.compile`, such as `mode`.
+
+        Raises:
+            MGMError: nothing can be compiled here, or not with these options.
+        """
+        try:
+            torch.compile(_sine, **options)(torch.ones(8, device=self.device))
+        except RuntimeError as error:
+            reason = one_line(
+                str(error).partition("\n\n")[0]
+            )  # advice for torch's developers follows
+            raise MGMError(
+                f"torch.compile does not work here ({reason}); install a compiler (on Debian: "
+                "apt install g++), change the options, or leave compiling out"
+            ) from error
+        for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
+            if part is not None:
+                part.compile(**options)
+
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
         """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""
         pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
@@ -408,6 +434,10 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                     "pixel_values_aux alone in uint8"
                 )
         return pixel_values
+
+
+def _sine(x: Tensor) -> Tensor:
+    return x.sin()
 
 
 def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:

@@ -389,3 +389,36 @@ def test_gradient_checkpointing_of_all_or_of_one_tower(where: str) -> None:
     model.vision_tower_aux.gradient_checkpointing = False
     gradients()
     assert sum(runs.values()) == (8 if where == "model" else 7)
+
+
+@pytest.mark.slow
+def test_compiled_parts_compute_the_same() -> None:
+    trained = {"optimize_vision_tower": True, "optimize_vision_tower_aux": True}
+    model = tiny_model(**trained)
+    names = list(model.state_dict())
+
+    def run(count: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        features = model.get_image_features(**random_images(model.config, count))
+        features.square().sum().backward()
+        held = {name: value.grad for name, value in model.named_parameters()}
+        return features.detach(), {name: g.clone() for name, g in held.items() if g is not None}
+
+    plain = [run(count) for count in (1, 3)]
+    model.compile_vision(backend="aot_eager")
+    for count, (expected, slopes) in zip((1, 3), plain, strict=True):
+        features, again = run(count)
+        assert difference(features, expected) < 1e-6
+        assert again.keys() == slopes.keys()
+        for name, slope in slopes.items():
+            # Of a key's bias, which changes no attention, all that is there is rounding.
+            if name.endswith(("k_proj.bias", "key.bias", "key.norm.bias")):
+                assert again[name].norm() < 1e-3
+            else:
+                assert difference(again[name], slope) < 1e-5, name
+    assert list(model.state_dict()) == names
+
+
+def test_compiling_that_cannot_work_is_refused(model) -> None:
+    with pytest.raises(MGMError, match=r"torch\.compile does not work here \(Unrecognized mode=qu"):
+        model.compile_vision(mode="quick")

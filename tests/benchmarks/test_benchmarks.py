@@ -1,0 +1,87 @@
+"""The programs run whole at tiny sizes; what they measure there means nothing."""
+
+import json
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import gpu, loss, preprocess, vision
+from benchmarks.harness import LIMIT, OURS, PUBLISHED, Case, machine, measure, report, settings
+
+
+def small(*arguments):
+    return settings("", ["--small", "--repeats", "3", "--threads", "1", *arguments])
+
+
+def test_figures_are_of_what_ran():
+    left, right = torch.ones(64, 128), torch.ones(128, 32)
+    calls = []
+
+    def ours():
+        calls.append(OURS)
+        return left @ right
+
+    def published():
+        calls.append(PUBLISHED)
+        time.sleep(0.02)
+        return torch.empty(2**20) + torch.empty(2**18)[0]  # 9 MiB at a time
+
+    case = Case("product", {OURS: ours, PUBLISHED: published}, 1e-7, least_bytes=4_000_000)
+    facts = {"TFLOP/s": 1.0, "GB/s": 1.0}
+    by_form = {figure.form: figure for figure in measure(case, small(), facts)}
+    assert calls[-6:] == [OURS, PUBLISHED] * 3  # in turn
+    assert by_form[OURS].flops == 2 * 64 * 128 * 32
+    assert by_form[OURS].peak_bytes == 64 * 32 * 4
+    assert by_form[PUBLISHED].peak_bytes == 9 * 2**20
+    assert by_form[PUBLISHED].seconds >= 0.02
+    assert by_form[PUBLISHED].times_faster == 1
+    ratio = by_form[PUBLISHED].seconds / by_form[OURS].seconds
+    assert by_form[OURS].times_faster == pytest.approx(ratio)
+    assert by_form[LIMIT].seconds == pytest.approx(0.004)  # of the bytes
+    assert (by_form[OURS].difference, by_form[PUBLISHED].difference) == (1e-7, None)
+
+
+@pytest.mark.parametrize(
+    ("program", "only", "cases"),
+    [
+        (vision, ("336/768",), 5),
+        (vision, ("HD", "--images", "2"), 5),
+        (loss, (), 2),
+        (preprocess, (), 4),
+    ],
+)
+def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, capsys):
+    options = ("--only", *only) if only else ()
+    chosen = small(*options, "--out", str(tmp_path / "deep" / "result"))
+    figures = report("title", program.cases(chosen), chosen)
+    assert len({figure.case for figure in figures}) == cases
+    ours = [figure for figure in figures if figure.form == OURS]
+    assert len(ours) == cases
+    assert all(figure.difference < 1e-5 for figure in ours)
+    written = json.loads((tmp_path / "deep" / "result.json").read_text())
+    assert written["machine"].keys() == machine(chosen).keys()
+    assert len(written["figures"]) == len(figures)
+    with Image.open(tmp_path / "deep" / "result.png") as chart:
+        assert min(chart.size) > 200
+    table = capsys.readouterr().out
+    assert all(figure.case in table for figure in ours)
+
+
+def test_a_gpus_program_runs_and_keeps_to_its_time(monkeypatch, capsys):
+    shown = settings("", ["--small", "--repeats", "1", "--dtype", "bfloat16"])
+    names = [case.name for case in gpu.cases(shown, seconds=600)]
+    assert len(names) == 12
+    assert names[0] == "mining 336/768, forward, batch 1"
+    assert [case.name for case in gpu.cases(shown, seconds=0)] == names[:1]
+    assert "time is up" in capsys.readouterr().out
+
+
+def test_wrong_settings_are_refused(capsys):
+    for wrong in (["--repeats", "0"], ["--device", "tpu"], ["--dtype", "int8"]):
+        with pytest.raises(SystemExit):
+            settings("", wrong)
+    chosen = small("--only", "no such case")
+    with pytest.raises(SystemExit, match="no case's name holds no such case"):
+        report("title", loss.cases(chosen), chosen)
