@@ -14,6 +14,7 @@ from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.generation import ImageGenerationMixin
 from mgm.model.int8 import use_int8
+from mgm.model.liger import apply_liger_kernel, liger_linear_cross_entropy
 from mgm.model.linear_experts import use_linear_experts
 from mgm.model.merging import merge_image_features
 from mgm.model.mining import PatchInfoMining, downscaled
@@ -282,6 +283,20 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
             if part is not None:
                 part.compile(**options)
+
+    def use_liger_kernel(self, fused_linear_cross_entropy: bool = True, **options: Any) -> None:
+        """Train the language model with liger-kernel's kernels, which take a GPU.
+
+        Args:
+            fused_linear_cross_entropy: whether the loss is liger-kernel's too.
+            **options: other kernels by liger-kernel's names, such as `rms_norm=False`.
+
+        Raises:
+            MGMError: liger-kernel is not installed, or there is no GPU.
+        """
+        apply_liger_kernel(self.language_model, options)
+        if fused_linear_cross_entropy:
+            self._supervised_loss.linear_cross_entropy = liger_linear_cross_entropy
 
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
         """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""

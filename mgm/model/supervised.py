@@ -27,6 +27,7 @@ class SupervisedLoss:
     """
 
     def __init__(self) -> None:
+        self.linear_cross_entropy = linear_cross_entropy  # or another that computes the same
         self._plain: bool | None = None  # not known before the first call
 
     def __call__(
@@ -65,7 +66,9 @@ class SupervisedLoss:
             if self._plain:
                 output.logits = None
                 seen = targets != IGNORED
-                total = linear_cross_entropy(entered[seen], head.weight, head.bias, targets[seen])
+                total = self.linear_cross_entropy(
+                    entered[seen], head.weight, head.bias, targets[seen]
+                )
                 count = torch.as_tensor(
                     seen.sum() if num_items_in_batch is None else num_items_in_batch
                 )

@@ -35,6 +35,9 @@ class MGMTrainer(Trainer):
     processing_class: MGMProcessor
 
     def __init__(self, stage1: bool = False, **kwargs: Any) -> None:
+        model, args = kwargs["model"], kwargs["args"]
+        if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
+            model.use_liger_kernel(**(args.liger_kernel_config or {}))
         super().__init__(**kwargs)
         self.stage1 = stage1
         self.unfinished: Path | None = None  # where a checkpoint is being written

@@ -73,6 +73,13 @@ def test_stage_1_needs_images(flags, data, tmp_path) -> None:
     assert "data.json: no sample has an image" in fault(flags | {"data_path": path})
 
 
+def test_liger_kernels_without_a_gpu(flags, monkeypatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "needs a GPU" in fault(flags | {"use_liger_kernel": True})
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    assert "pip install 'mgm[liger]'" in fault(flags | {"use_liger_kernel": True})
+
+
 def test_a_missing_image(flags, tmp_path) -> None:
     path = written(tmp_path / "data.json", [sample("gone.png")] * 2)
     found = fault(flags | {"data_path": path})
