@@ -32,14 +32,16 @@ class Case:
         name: of the row of a table.
         forms: what to run, by name; a `LIMIT` among them is what nobody can do without.
         difference: of what `OURS` computes from what `PUBLISHED` does, relative; None: not told.
-        least_bytes: that any form has to read and write; with the operations of `OURS` they make
-            the limit. None: no limit is computed.
+        least_bytes: that any form has to read and write; with the operations they make the limit.
+            None: no limit is computed.
+        least_flops: operations that any form has to do; None: those counted in `OURS`.
     """
 
     name: str
     forms: dict[str, Callable[[], object]]
     difference: float | None = None
     least_bytes: int | None = None
+    least_flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -197,11 +199,10 @@ def measure(case: Case, chosen: Settings, facts: dict[str, Any]) -> list[Figure]
         for name, times in taken.items()
     ]
     if case.least_bytes is not None:
-        limit = max(
-            flops[OURS] / (facts["TFLOP/s"] * 1e12), case.least_bytes / (facts["GB/s"] * 1e9)
-        )
+        least = flops[OURS] if case.least_flops is None else case.least_flops
+        limit = max(least / (facts["TFLOP/s"] * 1e12), case.least_bytes / (facts["GB/s"] * 1e9))
         times = base and base / limit
-        figures.append(Figure(case.name, LIMIT, limit, limit, limit, None, flops[OURS], times))
+        figures.append(Figure(case.name, LIMIT, limit, limit, limit, None, least, times))
     return figures
 
 
@@ -310,10 +311,11 @@ def _peak_bytes(run: Callable[[], object], device: str) -> int:
         for event in events.kineto_results.events()
         if event.name() == "[memory]"
     ]
-    held = peak = 0
+    held = least = peak = 0
     for _, change in sorted(changes, key=lambda entry: entry[0]):
         held += change
-        peak = max(peak, held)
+        least = min(least, held)  # what an earlier run left may be released first
+        peak = max(peak, held - least)
     return peak
 
 

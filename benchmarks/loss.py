@@ -3,9 +3,9 @@
     python -m benchmarks.loss [--only 256k ...] [--device cuda --dtype bfloat16]
 
 The published form makes logits of all positions, in float32, and shifts them; ours is the loss of
-`mgm.model.supervised`, as in a training step with `num_items_in_batch`. The limit is the operations
-of ours at the machine's rate of matrix products, or weights, inputs and their gradients, once, at
-its rate of copying.
+`mgm.model.supervised`, as in a training step with `num_items_in_batch`. The limit is the larger of
+two times: the operations of the supervised rows at the machine's rate of matrix products, and
+inputs, weights and their gradients, once, at its rate of copying.
 """
 
 from collections.abc import Iterator
@@ -87,7 +87,8 @@ def case(name: str, vocabulary: int, width: int, length: int, chosen: Settings) 
 
     difference = relative_difference(ours(), published())
     moved = 2 * (hidden.nbytes + model.lm_head.weight.nbytes)
-    return Case(name, {OURS: ours, PUBLISHED: published}, difference, moved)
+    products = 3 * 2 * int(count) * vocabulary * width  # logits and two gradients
+    return Case(name, {OURS: ours, PUBLISHED: published}, difference, moved, products)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,10 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that came with the loss."""
         (of_loss,) = gradients
+        # In place, since that of the weight is large; but not if they are needed once more.
+        scale = torch.mul if _graph_is_kept() else Tensor.mul_
         made = ctx.saved_tensors
-        return (*(None if g is None else g * of_loss.to(g.dtype) for g in made), None)
+        return (*(None if g is None else scale(g, of_loss.to(g.dtype)) for g in made), None)
 
 
 def linear_cross_entropy(
@@ -85,6 +87,13 @@ def linear_cross_entropy(
         A number, of dtype float32 (float64 for inputs of that). It can be differentiated once.
     """
     return LinearCrossEntropy.apply(hidden, weight, bias, targets)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that is running was asked to retain the graph."""
+    # Only torch's internals tell; without them it counts as kept, which is right and takes memory.
+    tells = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return tells is None or tells()
 
 
 def _add_product(total: Tensor, slope: Tensor, inputs: Tensor) -> None:

@@ -167,6 +167,15 @@ def test_gradients_are_those_of_finite_differences(monkeypatch, bias) -> None:
     assert torch.autograd.gradcheck(linear_cross_entropy, (hidden, weight, shift, targets))
 
 
+def test_a_graph_that_is_kept_gives_the_same_again() -> None:
+    hidden, weight = torch.randn(5, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, None, torch.randint(7, (5,)))
+    first = torch.autograd.grad(loss / 4, (hidden, weight), retain_graph=True)
+    again = torch.autograd.grad(loss / 2, (hidden, weight))
+    for left, right in zip(first, again, strict=True):
+        torch.testing.assert_close(2 * left, right)
+
+
 @torch.no_grad()
 def test_no_gradient_is_made_where_none_is_wanted() -> None:
     hidden, weight, targets = torch.randn(5, 3), torch.randn(7, 3), torch.randint(7, (5,))
