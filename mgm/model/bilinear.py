@@ -21,9 +21,10 @@ def resize_bilinear(view: Tensor, side: int) -> Tensor:
     planes, results = view.reshape(-1, *view.shape[-2:]), resized.view(-1, side, side)
     at_once = 1 if view.device.type == "cpu" else len(planes)  # one plane stays in cache
     for plane, result in zip(planes.split(at_once), results.split(at_once), strict=True):
-        lines = plane[:, needed]
-        lines = _blend(lines[..., left], near, lines[..., right], far)
-        result.copy_(_blend(lines[:, first], upper[:, None], lines[:, second], lower[:, None]))
+        lines = plane.index_select(1, needed)
+        lines = _blend(lines.index_select(2, left), near, lines.index_select(2, right), far)
+        above, below = lines.index_select(1, first), lines.index_select(1, second)
+        result.copy_(_blend(above, upper[:, None], below, lower[:, None]))
     return resized
 
 

@@ -31,10 +31,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden) if wants_hidden else None
         # float32, since rounding would add up over the pieces.
         sums = torch.float64 if dtype == torch.float64 else torch.float32
-        of_weight = torch.zeros_like(weight, dtype=sums) if wants_weight else None
+        of_weight = None
         of_bias = torch.zeros_like(bias, dtype=sums) if bias is not None and wants_bias else None
         total = hidden.new_zeros((), dtype=sums)
-        for start in range(0, len(hidden), rows):
+        for start in range(0, max(len(hidden), 1), rows):  # without a row, gradients of zero
             piece = slice(start, start + rows)
             inputs, wanted = hidden[piece].to(dtype), targets[piece].unsqueeze(-1)
             logits = F.linear(inputs, matrix, shift).to(sums)
@@ -49,8 +49,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             slope = slope.to(dtype)
             if of_hidden is not None:
                 of_hidden[piece] = slope @ matrix
-            if of_weight is not None:
-                _add_product(of_weight, slope, inputs)
+            if wants_weight:
+                of_weight = _with_product(of_weight, slope, inputs, sums)
         ctx.save_for_backward(
             of_hidden,
             None if of_weight is None else of_weight.to(weight.dtype),
@@ -96,9 +96,12 @@ def _graph_is_kept() -> bool:
     return tells is None or tells()
 
 
-def _add_product(total: Tensor, slope: Tensor, inputs: Tensor) -> None:
-    """Add `slope.T @ inputs` to the total, which may be of finer dtype."""
-    if total.dtype == slope.dtype:
-        total.addmm_(slope.T, inputs)
-    else:
-        total += slope.T @ inputs
+def _with_product(
+    total: Tensor | None, slope: Tensor, inputs: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """`slope.T @ inputs`, added to what there is, in `dtype`."""
+    if total is None:
+        return (slope.T @ inputs).to(dtype)
+    if dtype == slope.dtype:
+        return total.addmm_(slope.T, inputs)
+    return total.add_(slope.T @ inputs)

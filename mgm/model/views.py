@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,16 +49,15 @@ class Views:
     @torch.no_grad()
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (images, 3, A, A) to float32, as the high-resolution tower sees it."""
-        mean = np.array(self.image_mean_aux, dtype=np.float32)
-        std = np.array(self.image_std_aux, dtype=np.float32)
-        # One row for each grey level: the same float32 steps as for each pixel, 256 times.
-        levels = (np.arange(256) * (1 / 255)).astype(np.float32)[:, None]
-        table = torch.from_numpy((levels - mean) / std).to(pixels.device)  # (256, 3)
+        whole, mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+            for values in ([255.0] * 3, self.image_mean_aux, self.image_std_aux)
+        )
         normal = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
         at_once = 1 if pixels.device.type == "cpu" else len(pixels)  # one image stays in cache
         for part, result in zip(pixels.split(at_once), normal.split(at_once), strict=True):
-            for channel in range(3):
-                result[:, channel] = table[:, channel][part[:, channel].int()]
+            # Divided by tensors: for a number, some devices multiply by its rounded inverse.
+            result.copy_(part).div_(whole).sub_(mean).div_(std)
         return normal
 
     @torch.no_grad()
