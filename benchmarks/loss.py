@@ -68,10 +68,12 @@ def case(name: str, vocabulary: int, width: int, length: int, chosen: Settings) 
     supervised = SupervisedLoss()
 
     def gradients(loss: Tensor) -> list[Tensor]:
-        hidden.grad = model.lm_head.weight.grad = None
+        inputs = [hidden, model.lm_head.weight]
         loss.backward()
-        held = [hidden.grad, model.lm_head.weight.grad]
-        return [loss.detach(), *(gradient for gradient in held if gradient is not None)]
+        made = [loss.detach(), *(entry.grad for entry in inputs if entry.grad is not None)]
+        for entry in inputs:
+            entry.grad = None
+        return made
 
     def ours() -> list[Tensor]:
         output = supervised(model, labels, count, hidden=hidden)  # ty: ignore[invalid-argument-type]

@@ -133,12 +133,13 @@ def mining_backward(name: str, subject: Subject) -> Case:
     slope = torch.randn_like(tokens)
 
     def gradients(outputs: Tensor) -> list[Tensor]:
-        for parameter in parameters.values():
-            parameter.grad = None
         outputs.backward(slope)
         # The key's biases have none; what is there is rounding.
         biases = ("key.bias", "key.norm.bias")
-        return [held.grad for name, held in parameters.items() if name not in biases]
+        made = [held.grad for name, held in parameters.items() if name not in biases]
+        for parameter in parameters.values():
+            parameter.grad = None
+        return made
 
     def ours() -> list[Tensor]:
         return gradients(subject.model.mined_tokens(tokens, stages))
