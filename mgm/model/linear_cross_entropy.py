@@ -92,7 +92,8 @@ def linear_cross_entropy(
 def _graph_is_kept() -> bool:
     """Whether the backward pass that is running was asked to retain the graph."""
     # Only torch's internals tell; without them it counts as kept, which is right and takes memory.
-    tells = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    autograd = getattr(torch._C, "_autograd", None)
+    tells = getattr(autograd, "_get_current_graph_task_keep_graph", None)
     return tells is None or tells()
 
 

@@ -17,13 +17,14 @@ stages, S side of the stage-0 map, P positions of a window = (S / side) squared,
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+BAND = 4 << 20  # numbers of all stages that are worked on at once on a CPU: a few MiB
 
 
 class _NormAndLinear(nn.Module):
@@ -123,33 +124,97 @@ class PatchInfoMining(nn.Module):
 
         Returns:
             What was mined for each token, (B, N, C).
+
+        Raises:
+            ValueError: there are tokens or windows without a map of their own.
         """
+        if len(tokens) != len(stages[0]):
+            raise ValueError(f"{len(tokens)} images of tokens, but {len(stages[0])} of maps")
         queries = self.query(tokens) / math.sqrt(tokens.shape[-1])
         moved, shared = self.key(queries)
+        grid, eps = math.isqrt(tokens.shape[1]), self.key.norm.eps
         with torch.autocast(tokens.device.type, enabled=False):
-            windows = Windows(stages, math.isqrt(tokens.shape[1]), eps=self.key.norm.eps)
-            attention = (windows.scores(moved) + shared.to(windows.dtype)).softmax(-1)
-            mixture = windows.mix(attention)
+            parts = []
+            for images, own, band in bands(stages, grid):
+                windows = Windows(band, grid, eps)
+                scores = windows.scores(moved[images, own]) + shared[images, own].to(windows.dtype)
+                parts.append(windows.mix(scores.softmax(-1)))
+            mixture = torch.cat(parts, dim=1).view(*tokens.shape[:2], -1)
         return self.value(mixture.to(tokens.dtype)).to(tokens.dtype)
 
 
+def bands(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
+    """The work in parts: which images, which of their windows, and the stages there.
+
+    On a CPU a part fits its cache: fresh memory for whole maps would cost more than the arithmetic.
+    A band of a coarser stage has one row of cells more at each end, repeated at the map's edge.
+
+    Args:
+        stages: whole maps (B, channels, side, side), finest first.
+        grid: windows a side.
+
+    Yields:
+        Slices of images and of windows, and their stages (images, rows, side, channels).
+    """
+    side = stages[0].shape[-1]
+    window = side // grid
+    whole = [stage.permute(0, 2, 3, 1) for stage in stages]
+    factors = [side // stage.shape[1] for stage in whole]
+    # Not on other devices, in compiled graphs, nor where a slice's gradient is a whole map.
+    on_cpu = stages[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    trained = torch.is_grad_enabled() and any(stage.requires_grad for stage in stages)
+    divisible = side % grid == 0 and all(
+        side % stage.shape[1] == 0 and window % factor == 0
+        for stage, factor in zip(whole, factors, strict=True)
+    )
+    if trained or not (on_cpu and divisible):
+        yield slice(None), slice(None), whole
+        return
+    steps = [window // factor for factor in factors]  # cells of a window, per stage
+    numbers = sum(s[0, :step].numel() for s, step in zip(whole, steps, strict=True))
+    rows = max(1, BAND // numbers)
+    for image in range(len(whole[0])):
+        for top in range(0, grid, rows):
+            end = min(top + rows, grid)
+            band = []
+            for stage, step, factor in zip(whole, steps, factors, strict=True):
+                border = int(factor > 1)
+                near = torch.arange(top * step - border, end * step + border)
+                band.append(stage[image : image + 1, near.clamp(0, stage.shape[1] - 1)])
+            yield slice(image, image + 1), slice(top * grid, end * grid), band
+
+
 class Windows:
-    """The normalised high-resolution map, cut in windows, without the map itself."""
+    """The normalised high-resolution map, cut in windows, without the map itself.
+
+    Args:
+        stages: (B, rows, side, channels), finest first: whole maps, or a band of them.
+        grid: windows a row.
+        eps: of the normalisation.
+    """
 
     def __init__(self, stages: Sequence[Tensor], grid: int, eps: float) -> None:
-        side = stages[0].shape[-1]
+        height, side = stages[0].shape[1:3]
         if side % grid:
             raise ValueError(f"a map of side {side} does not divide into {grid} windows a side")
         self.window = side // grid
-        self.bounds = list(pairwise(accumulate((stage.shape[1] for stage in stages), initial=0)))
+        self.bounds = list(pairwise(accumulate((stage.shape[-1] for stage in stages), initial=0)))
         self.cells: list[Tensor] = []  # per stage (B, N, K, channels), centred over channels
         self.upsample: list[Tensor | None] = []  # per stage (P, K); None where cells are positions
         means, energies = [], []
         for stage in stages:
             centred, mean = _centre(stage)
-            means.append(_resize(mean.unsqueeze(1), side).squeeze(1))
-            energies.append(_upsampled_energy(centred, Taps.of(mean.shape[-1], side, mean)))
-            self._cut(centred, side, grid)
+            # In a band, one row of cells more at each end; their positions are left out again.
+            factor = side // mean.shape[2]
+            beside = max(0, (mean.shape[1] * factor - height) // 2)
+            tall = height + 2 * beside
+            own = slice(beside, beside + height)
+            means.append(_resize(mean.unsqueeze(1), (tall, side)).squeeze(1)[:, own])
+            vertical, across = (
+                Taps(*sizes, mean) for sizes in ((mean.shape[1], tall), (mean.shape[2], side))
+            )
+            energies.append(_upsampled_energy(centred, vertical, across)[:, own])
+            self._cut(centred, side, grid, beside > 0)
         self.dtype = mean.dtype
         width = self.bounds[-1][1]
         shares = [(end - start) / width for start, end in self.bounds]
@@ -157,26 +222,27 @@ class Windows:
         offsets = torch.stack([of_stage - mean for of_stage in means], dim=-1)  # (B, S, S, stages)
         # Variance within the stages plus variance between their means: no cancellation.
         variance = sum(energies) / width + (offsets.square() @ offsets.new_tensor(shares))
-        self.rstd = _cut_positions(torch.rsqrt(variance + eps).unsqueeze(-1), grid).squeeze(-1)
-        self.offsets = _cut_positions(offsets, grid)  # (B, N, P, stages)
+        rstd = torch.rsqrt(variance + eps).unsqueeze(-1)
+        self.rstd = _cut_positions(rstd, self.window).squeeze(-1)
+        self.offsets = _cut_positions(offsets, self.window)  # (B, N, P, stages)
 
-    def _cut(self, centred: Tensor, side: int, grid: int) -> None:
-        """Cut one stage (B, s, s, channels) in windows, with the neighbours they need."""
-        factor = side // centred.shape[1]
-        if factor > 1 and (side % centred.shape[1] or self.window % factor):
+    def _cut(self, centred: Tensor, side: int, grid: int, band: bool) -> None:
+        """Cut one stage (B, rows, s, channels) in windows, with the neighbours they need."""
+        factor = side // centred.shape[2]
+        if factor > 1 and (side % centred.shape[2] or self.window % factor):
             # Windows end inside cells here: upsample this stage as it is.
-            centred, factor = _resize(centred.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1), 1
+            full = _resize(centred.permute(0, 3, 1, 2), (side, side))
+            centred, factor = full.permute(0, 2, 3, 1), 1
         if factor == 1:
-            self.cells.append(_cut_positions(centred, grid))
+            self.cells.append(_cut_positions(centred, self.window))
             self.upsample.append(None)
             return
         step = self.window // factor
         # One cell more on each side, repeated at the map's edge as interpolation repeats it.
-        near = torch.arange(-1, step + 1, device=centred.device)
-        near = near + step * torch.arange(grid, device=centred.device).unsqueeze(-1)
-        near = near.clamp(0, centred.shape[1] - 1)  # (grid, step + 2)
-        cells = centred[:, near[:, None, :, None], near[None, :, None, :]]
-        self.cells.append(cells.flatten(3, 4).flatten(1, 2))
+        ends = 0 if band else 1
+        wide = F.pad(centred.permute(0, 3, 1, 2), (1, 1, ends, ends), mode="replicate")
+        cells = wide.unfold(2, step + 2, step).unfold(3, step + 2, step)
+        self.cells.append(cells.permute(0, 2, 3, 4, 5, 1).flatten(3, 4).flatten(1, 2))
         # A window's positions see their cells as the middle of any larger map does.
         rows = _interpolation(step + 2, (step + 2) * factor, centred)
         rows = rows[factor : factor + self.window]
@@ -209,16 +275,15 @@ class Windows:
 
 
 def _centre(stage: Tensor) -> tuple[Tensor, Tensor]:
-    """A map (B, C, S, S) as (B, S, S, C) less each position's mean, and those means (B, S, S)."""
-    stage = stage.permute(0, 2, 3, 1)
+    """A map (B, rows, side, C) less each position's mean, and those means (B, rows, side)."""
     exact = stage.to(_exact(stage))
     mean = exact.mean(-1)
     return (exact - mean.unsqueeze(-1)).to(stage.dtype).contiguous(), mean
 
 
-def _resize(full: Tensor, side: int) -> Tensor:
-    """(B, C, S, S) -> (B, C, side, side): bilinear, corners not aligned, as published."""
-    return F.interpolate(full, (side, side), mode="bilinear", align_corners=False)
+def _resize(full: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, S, S) -> (B, C, *size): bilinear, corners not aligned, as published."""
+    return F.interpolate(full, size, mode="bilinear", align_corners=False)
 
 
 def _interpolation(cells: int, positions: int, like: Tensor) -> Tensor:
@@ -227,47 +292,29 @@ def _interpolation(cells: int, positions: int, like: Tensor) -> Tensor:
     return F.interpolate(identity, size=positions, mode="linear", align_corners=False)[0].T
 
 
-@dataclass(frozen=True)
 class Taps:
-    """What each position of one side is made of: a few cells, by index and weight.
+    """The two cells next to each position of one side, and the weight of each.
 
     The same as the matrix of `_interpolation`, without its zeros: a NaN or an infinity stays where
     interpolation puts it.
 
     Attributes:
-        cells: (positions, taps).
-        weights: (positions, taps).
+        first: (positions), the cell before the position.
+        second: (positions), the cell after it; after the last one, the last.
+        near: (positions), weight of the first.
+        far: (positions), weight of the second.
     """
 
-    cells: Tensor
-    weights: Tensor
-
-    @classmethod
-    def of(cls, cells: int, positions: int, like: Tensor) -> "Taps":
-        """The two cells next to each position, first and second; there is none after the last."""
+    def __init__(self, cells: int, positions: int, like: Tensor) -> None:
         steps = torch.arange(positions, dtype=_exact(like), device=like.device) + 0.5
         place = (steps * (cells / positions) - 0.5).clamp(min=0)
-        first = place.long().clamp(max=cells - 1)
-        second = (first + 1).clamp(max=cells - 1)
-        weight = torch.where(first == second, 0, place - first)
-        return cls(torch.stack([first, second], dim=-1), torch.stack([1 - weight, weight], dim=-1))
-
-    def after(self, finer: "Taps") -> "Taps":
-        """These taps of a side that is itself made by others."""
-        weights = finer.weights[self.cells] * self.weights.unsqueeze(-1)
-        return Taps(finer.cells[self.cells].flatten(1), weights.flatten(1))
-
-    def apply(self, full: Tensor, dim: int) -> Tensor:
-        """The positions made of the cells along a dimension of `full`."""
-        shape = [-1 if axis == dim else 1 for axis in range(full.ndim)]
-        parts = zip(self.cells.unbind(-1), self.weights.unbind(-1), strict=True)
-        return sum(
-            (full.index_select(dim, cell) * weight.view(shape) for cell, weight in parts),
-            start=full.new_zeros(()),
-        )
+        self.first = place.long().clamp(max=cells - 1)
+        self.second = (self.first + 1).clamp(max=cells - 1)
+        self.far = torch.where(self.first == self.second, 0, place - self.first)
+        self.near = 1 - self.far
 
 
-def _upsampled_energy(cells: Tensor, taps: Taps) -> Tensor:
+def _upsampled_energy(cells: Tensor, vertical: Taps, across: Taps) -> Tensor:
     """Squared norms (B, S, S) of an upsampled map, from its cells (B, s, s, C).
 
     A position lies between two cells a side, so its squared norm is made of the cells' own squared
@@ -275,15 +322,17 @@ def _upsampled_energy(cells: Tensor, taps: Taps) -> Tensor:
     """
 
     def product(first: Tensor, second: Tensor) -> Tensor:
-        return (first.to(taps.weights.dtype) * second.to(taps.weights.dtype)).sum(-1)
+        return (first.to(across.far.dtype) * second.to(across.far.dtype)).sum(-1)
 
-    if len(taps.cells) == cells.shape[1]:
+    if len(across.first) == cells.shape[2]:
         return product(cells, cells)
     left, right = cells[:, :, :-1], cells[:, :, 1:]
     diagonals = product(left[:, :-1], right[:, 1:]) + product(right[:, :-1], left[:, 1:])
-    columns = _squared_line(product(cells, cells), product(cells[:, :-1], cells[:, 1:]), taps, 1)
-    neighbours = _squared_line(product(left, right), diagonals / 2, taps, 1)
-    return _squared_line(columns, neighbours, taps, 2)
+    columns = _squared_line(
+        product(cells, cells), product(cells[:, :-1], cells[:, 1:]), vertical, 1
+    )
+    neighbours = _squared_line(product(left, right), diagonals / 2, vertical, 1)
+    return _squared_line(columns, neighbours, across, 2)
 
 
 def _squared_line(own: Tensor, pairs: Tensor, taps: Taps, dim: int) -> Tensor:
@@ -298,19 +347,18 @@ def _squared_line(own: Tensor, pairs: Tensor, taps: Taps, dim: int) -> Tensor:
     Returns:
         `positions` long along `dim`.
     """
-    first, second = taps.cells.unbind(-1)
-    near, far = (weight.unsqueeze(-1) if dim == 1 else weight for weight in taps.weights.unbind(-1))
+    near, far = ((w.unsqueeze(-1) if dim == 1 else w) for w in (taps.near, taps.far))
     pairs = F.pad(pairs, (0, 0, 0, 1) if dim == 1 else (0, 1))  # the last cell has no next one
     return (
-        near.square() * own.index_select(dim, first)
-        + far.square() * own.index_select(dim, second)
-        + 2 * near * far * pairs.index_select(dim, first)
+        near.square() * own.index_select(dim, taps.first)
+        + far.square() * own.index_select(dim, taps.second)
+        + 2 * near * far * pairs.index_select(dim, taps.first)
     )
 
 
-def _cut_positions(full: Tensor, grid: int) -> Tensor:
-    """A map (B, S, S, channels) as windows (B, N, positions, channels), both row-major."""
-    rows = full.unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, grid, w, grid, w, channels)
+def _cut_positions(full: Tensor, window: int) -> Tensor:
+    """A map (B, rows, side, channels) as windows (B, N, positions, channels), both row-major."""
+    rows = full.unflatten(2, (-1, window)).unflatten(1, (-1, window))
     return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
@@ -329,10 +377,7 @@ def _downscaled_stage(stage: Tensor, side: int, factor: int) -> Tensor:
     cells = stage.shape[-1]
     if side % cells == 0 and (side // cells) % (2 * factor) == 0:
         return stage
-    if cells == side:
-        return _resize(stage, side // factor)
-    taps = Taps.of(side, side // factor, stage).after(Taps.of(cells, side, stage))
-    return taps.apply(taps.apply(stage, 2), 3).to(stage.dtype)
+    return _resize(_resize(stage, (side, side)), (side // factor, side // factor))
 
 
 def _exact(like: Tensor) -> torch.dtype:

@@ -1,10 +1,11 @@
 import copy
+import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mgm.model.mining import PatchInfoMining, downscaled
+from mgm.model.mining import BAND, PatchInfoMining, bands, downscaled
 from mgm.model.mining_reference import concatenated_map, published_mining
 from tests.model.inputs import difference
 
@@ -64,6 +65,30 @@ def test_equals_the_published_form(layout: str, dtype: torch.dtype, tolerance: f
     compare(ours, theirs, mining, tokens, stages, tolerance)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_bands_of_window_rows_too(layout: str, rows: int, monkeypatch) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
+    frozen = [stage.detach() for stage in stages]
+    tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64, requires_grad=True)
+    numbers = sum(stage[0].numel() for stage in frozen) // grid
+    monkeypatch.setattr("mgm.model.mining.BAND", rows * numbers)
+    if layout in ("nano", "one window"):
+        assert len(list(bands(frozen, grid))) == 2 * math.ceil(grid / rows)
+    ours = mining(tokens, frozen)
+    theirs = published_mining(mining, tokens, concatenated_map(stages))
+    assert difference(ours, theirs) < 1e-9
+    direction = torch.randn_like(ours)
+    inputs = [tokens, *mining.parameters()]
+    of_ours = torch.autograd.grad(ours, inputs, direction)
+    for mine, published in zip(
+        of_ours, torch.autograd.grad(theirs, inputs, direction), strict=True
+    ):
+        assert (mine - published).norm() < 1e-8 * max(1.0, published.norm())
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize(("factor", "factors"), [(2, POWERS), (3, (1, 2, 6, 12)), (4, POWERS)])
 def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance) -> None:
@@ -78,8 +103,10 @@ def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("band", [1, BAND])
 @torch.no_grad()
-def test_what_is_no_number_stays_in_its_windows(layout: str, value: float) -> None:
+def test_what_is_no_number_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
+    monkeypatch.setattr("mgm.model.mining.BAND", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining = stirred(16, torch.float32)
@@ -196,8 +223,13 @@ def test_bfloat16_maps_and_autocast_stay_close() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     mining = stirred(16, torch.float32)
-    mining(torch.randn(1, 16, 16), stages_of(32, POWERS, torch.float32)).sum().backward()
+    mining(torch.randn(2, 16, 16), stages_of(32, POWERS, torch.float32)).sum().backward()
     assert all(parameter.grad is not None for parameter in mining.parameters())
+
+
+def test_every_image_needs_a_map() -> None:
+    with pytest.raises(ValueError, match="1 images of tokens, but 2 of maps"):
+        stirred(16, torch.float32)(torch.randn(1, 16, 16), stages_of(32, POWERS, torch.float32))
 
 
 def test_window_must_divide_the_map() -> None:
