@@ -25,6 +25,7 @@ from mgm.errors import MGMError, faults_of, one_line
 from mgm.model.checkpoint import check_checkpoint
 from mgm.model.config import MGMConfig
 from mgm.model.hub import checkpoint_folder
+from mgm.model.attention import set_attention
 from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
 
@@ -40,6 +41,7 @@ def load(
     merge_lora: bool = True,
     text_only: bool = False,
     compile_vision: bool = False,
+    attention: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> "Engine":
@@ -59,6 +61,8 @@ def load(
         text_only: whether all that sees images is left out, for questions without any.
         compile_vision: whether what sees images is compiled, which takes minutes at the first ones:
             for very many images on a GPU.
+        attention: "sdpa", "flash_attention_2" (package flash-attn, on a GPU), "flex_attention" or
+            "eager"; None: the model's own, sdpa unless its config.json names another.
         revision: branch, tag or commit on the hub.
         token: for a private repository of the hub; None: the one that was logged in with.
 
@@ -75,6 +79,8 @@ def load(
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
         rows = model.config.text_config.vocab_size
+        if attention is not None:
+            set_attention(model, attention)
         if compile_vision and not text_only:
             model.compile_vision()
         align_generation(model.generation_config, processor.tokenizer, processor.template, rows)

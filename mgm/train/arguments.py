@@ -113,6 +113,11 @@ class TrainingArguments(transformers.TrainingArguments):
     model_max_length: int | None = _flag(
         None, "Positions of a sample, image positions included. Left out: 512, or the folder's."
     )
+    attn_implementation: str | None = _flag(
+        None,
+        "Attention: sdpa, flash_attention_2 (package flash-attn, on a GPU), flex_attention or "
+        "eager. Left out: sdpa.",
+    )
     group_by_modality_length: bool = _flag(
         False, "Batches of samples with images or without, of similar lengths."
     )

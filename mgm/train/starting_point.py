@@ -14,6 +14,7 @@ from mgm.data.stops import align_generation
 from mgm.data.templates import version_template
 from mgm.data.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
 from mgm.errors import MGMError
+from mgm.model.attention import set_attention
 from mgm.model.config_file import read_json
 from mgm.model.convnext_tower import load_convnext_tower
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
@@ -75,6 +76,8 @@ def starting_point(
     model, processor = start(folder, arguments)
     if model_flags.pretrain_mm_mlp_adapter is not None:
         load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
+    if training.attn_implementation is not None:
+        set_attention(model, training.attn_implementation)
     model.config.conversation = processor.conversation
     for name in CONFIG_FIELDS:
         setattr(processor.image_processor, name, getattr(model.config, name))

@@ -57,6 +57,16 @@ def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None
     assert {name for name in weights if name.startswith(FRESH)} <= changed
 
 
+def test_attention_is_chosen_by_a_flag(stage1_flags) -> None:
+    from mgm.train.flags import parse
+    from mgm.train.starting_point import starting_point
+
+    flags = stage1_flags | {"attn_implementation": "eager", "output_dir": "unused"}
+    model = starting_point(parse(words(flags)))[0]
+    for part in (model, model.vision_tower, model.language_model):
+        assert part.config._attn_implementation == "eager"
+
+
 def test_stage_1_leaves_the_published_file(stage1, stage1_flags, parts) -> None:
     published = torch.load(stage1 / STAGE1_FILE, weights_only=True)
     assert "model.mm_projector.2.weight" in published
