@@ -51,7 +51,7 @@ def read_questions(folder: Path, limit: int | None) -> list[Question]:
     path = folder / "conversations.json"
     if not path.is_file():
         raise MGMError(f"{path}: no such file; draw it with python -m playground.generate")
-    samples = read_samples(path)[:limit]
+    samples = list(read_samples(path).values())[:limit]
     records = json.loads(path.read_text(encoding="utf-8-sig"))
     questions = []
     for index, sample in enumerate(samples):

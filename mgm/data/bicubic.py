@@ -6,6 +6,8 @@ the direction in which that happens, only those results are made that are wanted
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
 
 import numpy as np
 from PIL import Image
@@ -28,6 +30,66 @@ class Line:
     start: int
     results: int
     begin: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a padded line that makes, to the bit, all results that show the image.
+
+    Attributes:
+        begin: first pixel of the piece.
+        end: pixel after its last.
+        results: how many the piece is resized to.
+        lead: how many of these come before those that count.
+        first: which result of the line counts first.
+        last: result after the last that counts.
+    """
+
+    begin: int
+    end: int
+    results: int
+    lead: int
+    first: int
+    last: int
+
+
+@lru_cache(maxsize=4096)
+def shown_piece(long: int, short: int, side: int) -> Piece:
+    """What has to be resized of an image of `short` pixels in a line of `long`, made `side` long.
+
+    Weights repeat where pixels and results come out even. They are compared as the whole numbers
+    that Pillow rounds them to; where one differs, or nothing can be left out, the line is whole.
+    """
+    whole = Piece(0, long, side, 0, 0, side)
+    places, weights = _weights(Line(long, (long - short) // 2, side, 0), side)
+    shown = np.flatnonzero(((weights != 0) & (places >= 0) & (places < short)).any(1))
+    first, last = int(shown[0]), int(shown[-1]) + 1
+    common = gcd(long, side)
+    pixels, results = long // common, side // common  # of a period
+    taps = places[first:last] + (long - short) // 2  # of the whole line
+    before = min(first // results, int(taps[0, 0]) // pixels)
+    touched = taps[weights[first:last] != 0].max() + 1
+    after = max(-(-last // results), -(-int(touched) // pixels))
+    piece = Piece(
+        before * pixels,
+        min(after, common) * pixels,
+        (min(after, common) - before) * results,
+        first - before * results,
+        first,
+        last,
+    )
+    if piece.results >= side:
+        return whole
+    line = Line(piece.end - piece.begin, 0, piece.results, piece.lead)
+    own_places, own = _weights(line, last - first)
+    common_taps = min(own.shape[1], weights.shape[1])
+    same = (
+        np.array_equal(own[:, :common_taps], weights[first:last, :common_taps])
+        and np.array_equal(own_places[:, 0] + piece.begin, taps[:, 0])
+        and not own[:, common_taps:].any()
+        and not weights[first:last, common_taps:].any()
+    )
+    return piece if same else whole
 
 
 def resize_in_line(

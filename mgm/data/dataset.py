@@ -11,8 +11,10 @@ from torch.utils.data import Dataset
 from mgm.data.conversation import encode
 from mgm.data.images import open_image
 from mgm.data.processor import MGMProcessor
+from mgm.data.quarantine import Quarantine
 from mgm.data.samples import read_samples
 from mgm.data.templates import get_template
+from mgm.errors import MGMError
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
@@ -25,6 +27,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
         conversation: name of the template; by default the processor's.
+        quarantine: lists malformed samples, which are left out; None: one ends it all.
 
     Raises:
         MGMError: the file or a sample in it is malformed; names the file and the sample.
@@ -36,12 +39,16 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         processor: MGMProcessor,
         image_folder: str | os.PathLike[str] | None = None,
         conversation: str | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.path = Path(path)
         self.processor = processor
         self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
-        self.samples = read_samples(path)
+        self.quarantine = quarantine
+        found = read_samples(path, self._leave_out if quarantine else None)
+        self.places = list(found)  # of the samples in the file
+        self.samples = list(found.values())
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -61,13 +68,17 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         ids, labels = self.encode(index)
         tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         if sample.images:
-            where, count = f"{self.path}: sample {index % len(self)}", len(sample.images)
+            where, count = f"{self.path}: sample {self.places[index]}", len(sample.images)
             images = [
                 open_image(self.image_folder / image, f"{where}, image {number} of {count}")
                 for number, image in enumerate(sample.images, start=1)
             ]
             tensors |= self.processor.image_processor(images, do_normalize=False)
         return tensors
+
+    def _leave_out(self, place: int, fault: MGMError) -> None:
+        if self.quarantine is not None and self.quarantine.lists:
+            self.quarantine.add(place, str(fault))
 
     @cached_property
     def modality_lengths(self) -> list[int]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from mgm.data.bicubic import Line, resize_in_line
+from mgm.data.bicubic import Line, resize_in_line, shown_piece
 from mgm.data.images import ImageSource, image_list, open_image
 from mgm.errors import MGMError
 from mgm.model.views import Views
@@ -161,11 +161,22 @@ class MGMImageProcessor(BaseImageProcessor):
             if long * long > WASTE * max(short * long, side * side):
                 line = Line(long, (long - short) // 2, side, 0)
                 return resize_in_line(image, line, image.width == short, side, colour)
-            if image.width == long:  # rows of the margin stay as they are when resized
-                picture = _pad(_across(image, side), side, long, colour)
+            # What shows nothing of the image stays as it is when resized.
+            piece, start = shown_piece(long, short, side), (long - short) // 2
+            shown = slice(piece.lead, piece.lead + piece.last - piece.first)
+            length = piece.end - piece.begin
+            result = np.full((side, side, 3), colour, dtype=np.uint8)
+            if image.width == long:
+                picture = Image.new("RGB", (side, length), colour)
+                picture.paste(_across(image, side), (0, start - piece.begin))
+                result[piece.first : piece.last] = self._down(picture, piece.results)[shown]
             else:
-                picture = _across(_pad(image, long, long, colour), side)
-            return self._down(picture, side)
+                picture = Image.new("RGB", (length, long), colour)
+                picture.paste(image, (start - piece.begin, 0))
+                picture = _across(picture, piece.results)
+                picture = picture.crop((shown.start, 0, shown.stop, long))
+                result[:, piece.first : piece.last] = self._down(picture, side)
+            return result
         # Compat: the longer side is cut, not rounded, and so are the odd margins.
         width, height = (side if n == short else int(side * n / short) for n in image.size)
         top, left = (height - side) // 2, (width - side) // 2
@@ -192,9 +203,3 @@ def check_tensor_kind(return_tensors: str | None) -> None:
 def _across(image: Image.Image, width: int) -> Image.Image:
     # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
     return image.resize((width, image.height), Image.Resampling.BICUBIC)
-
-
-def _pad(image: Image.Image, width: int, height: int, colour: tuple[int, ...]) -> Image.Image:
-    picture = Image.new("RGB", (width, height), colour)
-    picture.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-    return picture

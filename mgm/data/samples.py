@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,18 @@ from mgm.data.templates import IMAGE_MARKER, Template
 from mgm.errors import MGMError, one_line
 
 HUMAN, MODEL = "human", "gpt"  # the two roles in the files
+
+
+class SampleError(MGMError):
+    """What is wrong with one sample.
+
+    Attributes:
+        kind: "malformed", "roles", "no answer" or "markers".
+    """
+
+    def __init__(self, message: str, kind: str = "malformed") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +57,37 @@ class Sample:
         return training_segments(template, turns, self.greeting)
 
 
-def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
-    """All samples of a file, checked.
+def read_samples(
+    path: str | os.PathLike[str], on_fault: Callable[[int, MGMError], None] | None = None
+) -> dict[int, Sample]:
+    """All samples of a file by their places in it, checked.
 
     Args:
         path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+        on_fault: is told of a malformed sample, which is left out; None: the fault is raised.
 
     Raises:
         MGMError: the file cannot be read or a sample is malformed; names the file and the sample.
+    """
+    raw = raw_samples(path)
+    samples: dict[int, Sample] = {}
+    for index, entry in enumerate(raw):
+        try:
+            samples[index] = check_sample(entry, f"{Path(path)}: sample {index}")
+        except SampleError as fault:
+            if on_fault is None:
+                raise
+            on_fault(index, fault)
+    if not samples:
+        raise MGMError(f"{Path(path)}: none of its {len(raw)} samples can be used; mend them")
+    return samples
+
+
+def raw_samples(path: str | os.PathLike[str]) -> list[Any]:
+    """The samples of a file as they stand there; a line that is no JSON is a `SampleError`.
+
+    Raises:
+        MGMError: the file as a whole cannot be read.
     """
     file = Path(path)
     try:
@@ -69,7 +105,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
         )
     if not content:
         raise MGMError(f"{file}: holds no sample; give at least one")
-    return [check_sample(raw, f"{file}: sample {index}") for index, raw in enumerate(content)]
+    return content
 
 
 def check_sample(raw: Any, where: str) -> Sample:
@@ -81,56 +117,64 @@ def check_sample(raw: Any, where: str) -> Sample:
         where: what errors begin with.
 
     Raises:
-        MGMError: a field is missing, the roles do not alternate, nothing is there to learn, or
+        SampleError: a field is missing, the roles do not alternate, nothing is there to learn, or
             image markers stand before the first question or are not as many as the images.
     """
+    if isinstance(raw, SampleError):
+        raise raw
     if not isinstance(raw, dict):
-        raise MGMError(f"{where}: is {_kind(raw)}; give an object with 'conversations'")
+        raise SampleError(f"{where}: is {_kind(raw)}; give an object with 'conversations'")
     messages = raw.get("conversations")
     if not isinstance(messages, list) or not messages:
         found = "has no" if "conversations" not in raw else f"has {_kind(messages)} as"
-        raise MGMError(f"{where}: {found} conversations; give a list of messages")
+        raise SampleError(f"{where}: {found} conversations; give a list of messages")
     texts = [_text(message, index, where) for index, message in enumerate(messages)]
     greeting = texts.pop(0) if messages[0]["from"] == MODEL else None
     if greeting is not None and IMAGE_MARKER in greeting:
-        raise MGMError(
+        raise SampleError(
             f"{where}: message 0, before the first question, holds an {IMAGE_MARKER} marker; "
-            "put it into a question"
+            "put it into a question",
+            "markers",
         )
     shift = len(messages) - len(texts)
     for index, message in enumerate(messages[shift:]):
         expected = (HUMAN, MODEL)[index % 2]
         if message["from"] != expected:
-            raise MGMError(
+            raise SampleError(
                 f"{where}: message {index + shift} is from {message['from']!r} where {expected!r} "
-                "comes next; roles alternate"
+                "comes next; roles alternate",
+                "roles",
             )
     if len(texts) < 2:
-        raise MGMError(f"{where}: has no answer to learn; add a message from {MODEL!r}")
+        raise SampleError(
+            f"{where}: has no answer to learn; add a message from {MODEL!r}", "no answer"
+        )
     answers: list[str | None] = [*texts[1::2], None]
     turns = tuple(zip(texts[::2], answers, strict=False))
     images = _images(raw.get("image"), where)
     markers = sum(text.count(IMAGE_MARKER) for text in texts)
     if markers != len(images):
-        raise MGMError(
+        raise SampleError(
             f"{where}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {len(images)} "
-            f"image{'s' * (len(images) != 1)} in field 'image'; give one image for each marker"
+            f"image{'s' * (len(images) != 1)} in field 'image'; give one image for each marker",
+            "markers",
         )
     return Sample(turns, images, greeting)
 
 
 def _text(message: Any, index: int, where: str) -> str:
     if not isinstance(message, dict):
-        raise MGMError(
+        raise SampleError(
             f"{where}: message {index} is {_kind(message)}; give an object with 'from' and 'value'"
         )
     for field in ("from", "value"):
         if not isinstance(message.get(field), str):
             found = "no" if field not in message else _kind(message[field]) + " as"
-            raise MGMError(f"{where}: message {index} has {found} {field!r}; give a text")
+            raise SampleError(f"{where}: message {index} has {found} {field!r}; give a text")
     if message["from"] not in (HUMAN, MODEL):
-        raise MGMError(
-            f"{where}: message {index} is from {message['from']!r}; choose {HUMAN!r} or {MODEL!r}"
+        raise SampleError(
+            f"{where}: message {index} is from {message['from']!r}; choose {HUMAN!r} or {MODEL!r}",
+            "roles",
         )
     return message["value"]
 
@@ -138,10 +182,10 @@ def _text(message: Any, index: int, where: str) -> str:
 def _images(found: Any, where: str) -> tuple[str, ...]:
     images = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(images, list):
-        raise MGMError(f"{where}: has {_kind(found)} as 'image'; give a path or a list of paths")
+        raise SampleError(f"{where}: has {_kind(found)} as 'image'; give a path or a list of paths")
     for number, image in enumerate(images, start=1):
         if not isinstance(image, str) or not image:
-            raise MGMError(
+            raise SampleError(
                 f"{where}: has {_kind(image)} as image {number} of {len(images)} in 'image'; "
                 "give a path"
             )
@@ -152,14 +196,21 @@ def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MGMError(
+        raise SampleError(
             f"{where}: is not valid JSON ({one_line(error)}); mend it there, or write it again"
         ) from error
 
 
 def _parse_lines(text: str, file: Path) -> list[Any]:
-    lines = enumerate(text.split("\n"), start=1)
-    return [_parse(line, f"{file}: line {number}") for number, line in lines if line.strip()]
+    """What each line holds; empty ones are passed over."""
+    content: list[Any] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            if line.strip():
+                content.append(_parse(line, f"{file}: line {number}"))
+        except SampleError as fault:
+            content.append(fault)
+    return content
 
 
 def _kind(value: Any) -> str:

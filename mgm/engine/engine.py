@@ -22,10 +22,10 @@ from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Batch, Generation
 from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError, faults_of, one_line
+from mgm.model.attention import set_attention
 from mgm.model.checkpoint import check_checkpoint
 from mgm.model.config import MGMConfig
 from mgm.model.hub import checkpoint_folder
-from mgm.model.attention import set_attention
 from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
 

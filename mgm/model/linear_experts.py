@@ -67,9 +67,33 @@ def use_linear_experts(model: nn.Module) -> None:
                 setattr(module, name, LinearExperts(child))
 
 
+def fill_linear_experts(model: nn.Module) -> None:
+    """Put `LinearExperts` with the same weights in place of every `MixtralExperts`."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, MixtralExperts):
+                setattr(module, name, _filled(child))
+
+
+@torch.no_grad()
+def _filled(experts: Any) -> LinearExperts:
+    linear = LinearExperts(experts).to(experts.down_proj.dtype)
+    for number, expert in enumerate(linear):
+        gate, up = experts.gate_up_proj[number].chunk(2)
+        down = experts.down_proj[number]
+        for layer, weight in (("w1", gate), ("w2", down), ("w3", up)):
+            expert.get_submodule(layer).get_parameter("weight").copy_(weight)
+    return linear
+
+
+def built_expert_name(name: str) -> str:
+    """What a Mixtral with `LinearExperts` calls a weight of files."""
+    return name.replace(_STORED, _BUILT)
+
+
 def expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Weights by the names that a model with `LinearExperts` has for them."""
-    return {name.replace(_STORED, _BUILT): tensor for name, tensor in tensors.items()}
+    return {built_expert_name(name): tensor for name, tensor in tensors.items()}
 
 
 def stored_expert_name(name: str) -> str:

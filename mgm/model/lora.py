@@ -22,9 +22,12 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OTHERS_FILE = "non_lora_trainables.bin"
 
+PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
+
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
 # Variants of LoRA whose weights mean something else; the published training used none of them.
-_UNSUPPORTED = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern")
+_UNSUPPORTED = ("fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,16 @@ class Adapter:
         config: the file adapter_config.json.
         pairs: A (rank, inputs) and B (outputs, rank) by the native name of the weight.
         scale: lora_alpha / r.
+        magnitudes: of DoRA (https://arxiv.org/abs/2402.09353, equation 5): the length (outputs)
+            that each row of the changed weight is brought to, by the name of the weight.
+        biases: that were trained too, and replace those of the model, by native name.
     """
 
     config: dict[str, Any]
     pairs: dict[str, tuple[LazyTensor, LazyTensor]]
     scale: float
+    magnitudes: dict[str, LazyTensor]
+    biases: dict[str, LazyTensor]
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -63,7 +71,15 @@ def read_adapter(folder: Path) -> Adapter:
     if file is None:
         raise MGMError(f"{folder}: holds no {' or '.join(ADAPTER_FILES)}; copy it again")
     halves: dict[str, dict[str, LazyTensor]] = {}
+    magnitudes: dict[str, LazyTensor] = {}
+    biases: dict[str, LazyTensor] = {}
     for name, tensor in lazy_tensors(file).items():
+        if config.get("use_dora") and (match := _MAGNITUDE.fullmatch(name)):
+            magnitudes[native_name(match["module"] + ".weight")] = tensor
+            continue
+        if config.get("bias", "none") != "none" and name.endswith(".bias"):
+            biases[native_name(name.replace(".base_layer.", "."))] = tensor
+            continue
         match = _PAIR.fullmatch(name)
         if match is None:
             raise MGMError(f"{file}: {name} is neither lora_A nor lora_B; merge it with peft")
@@ -73,8 +89,12 @@ def read_adapter(folder: Path) -> Adapter:
         if len(sides) != 2:
             (found,) = sides.values()
             raise MGMError(f"{file}: {found.name} has no other half ({weight}); copy it again")
+    if config.get("use_dora") and magnitudes.keys() != halves.keys():
+        weight = min(magnitudes.keys() ^ halves.keys())
+        raise MGMError(f"{file}: {weight} lacks a part of its DoRA; copy it again")
     pairs = {weight: (sides["A"], sides["B"]) for weight, sides in halves.items()}
-    return Adapter(config, pairs, alpha / (rank**0.5 if config.get("use_rslora") else rank))
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return Adapter(config, pairs, scale, magnitudes, biases)
 
 
 def read_others(folder: Path) -> dict[str, LazyTensor]:
@@ -112,7 +132,14 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
                 f"{a.file}: {a.name} {a.shape} and its other half {b.shape} do not make "
                 f"{base.name} {base.shape}; give the base model that it was trained on"
             )
-        result[name] = _merged(base, a, b, adapter.scale)
+        result[name] = _merged(base, a, b, adapter.scale, adapter.magnitudes.get(name))
+    for name, bias in adapter.biases.items():
+        if name not in tensors:
+            raise MGMError(
+                f"{bias.file}: {bias.name} is for {name}, which the base model does not have; "
+                "give the base model that it was trained on"
+            )
+        result[name] = bias
     return result
 
 
@@ -133,20 +160,30 @@ def attach(model: PreTrainedModel, adapter: Adapter) -> None:
     for name, (a, b) in adapter.pairs.items():
         weights[f"{name.removesuffix('.weight')}.lora_A.weight"] = a.read()
         weights[f"{name.removesuffix('.weight')}.lora_B.weight"] = b.read()
+    for name, magnitude in adapter.magnitudes.items():
+        weights[f"{name.removesuffix('.weight')}.lora_magnitude_vector.weight"] = magnitude.read()
+    weights |= {name: bias.read() for name, bias in adapter.biases.items()}
     settings: Any = LoraConfig(
         r=adapter.config["r"],
         lora_alpha=adapter.config["lora_alpha"],
         lora_dropout=adapter.config.get("lora_dropout", 0.0),
         bias=adapter.config.get("bias", "none"),
         use_rslora=adapter.config.get("use_rslora", False),
+        use_dora=adapter.config.get("use_dora", False),
         target_modules=names,
     )
     model.load_adapter(peft_config=settings, adapter_state_dict=weights)
 
 
-def _merged(base: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float) -> LazyTensor:
+def _merged(
+    base: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, magnitude: LazyTensor | None
+) -> LazyTensor:
     def read() -> Tensor:
         change = b.read().float() @ a.read().float()
-        return base.read().float().add_(change, alpha=scale).to(base.dtype)
+        weight = base.read().float().add_(change, alpha=scale)
+        if magnitude is not None:
+            length = weight.norm(dim=1, keepdim=True)
+            weight *= magnitude.read().float().flatten().unsqueeze(1) / length
+        return weight.to(base.dtype)
 
     return LazyTensor(base.name, base.file, base.shape, base.dtype, read)

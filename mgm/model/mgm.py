@@ -5,6 +5,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -399,15 +400,30 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         Optimizers pass over a parameter without a gradient, and with one of zero go on by their
         momentum. Compat: the published code computes features for texts too, and uses none of them.
 
+        Where several processes hold the weights in parts, each of them has to gather them as often
+        as the others, or all wait for ever: there a black image is seen, and counts nothing.
+
         Args:
             like: has the dtype and device of the zero.
         """
+        if self._held_in_parts():
+            side = self.config.image_size_aux
+            black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=like.device)
+            return self.get_image_features(pixel_values_aux=black).flatten()[:0].sum().to(like)
         zero = like.new_zeros(())
         for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
             for parameter in part.parameters() if part is not None else ():
                 if parameter.requires_grad:
                     zero = zero + parameter.flatten()[:0].sum().to(like)
         return zero
+
+    def _held_in_parts(self) -> bool:
+        """Whether weights are divided among processes: by DeepSpeed's ZeRO-3, or by FSDP."""
+        return any(
+            hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
+            for part in (self.vision_tower, self.projector)
+            for parameter in part.parameters()
+        )
 
     def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
         if self.vision_tower_aux is None or self.mining is None:

@@ -18,6 +18,7 @@ stages, S side of the stage-0 map, P positions of a window = (S / side) squared,
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import accumulate, pairwise
 
 import torch
@@ -133,7 +134,9 @@ class PatchInfoMining(nn.Module):
         queries = self.query(tokens) / math.sqrt(tokens.shape[-1])
         moved, shared = self.key(queries)
         grid, eps = math.isqrt(tokens.shape[1]), self.key.norm.eps
-        with torch.autocast(tokens.device.type, enabled=False):
+        kind = tokens.device.type
+        knows = torch.amp.is_autocast_available(kind)  # not where operations are only counted
+        with torch.autocast(kind, enabled=False) if knows else nullcontext():
             parts = []
             for images, own, band in bands(stages, grid):
                 windows = Windows(band, grid, eps)

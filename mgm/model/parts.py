@@ -1,10 +1,12 @@
 """A model from its parts, as stage 1 starts, and the file that stage 1 leaves."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mgm.atomic import atomic_file
@@ -92,23 +94,28 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
     return model
 
 
-def save_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:
+def save_stage1(
+    model: MGMForConditionalGeneration,
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write what stage 1 made, mining and projector, with both towers, under the published names.
 
     Args:
         model: after stage 1.
         path: the file to write, `mm_projector.bin` by custom.
+        state: the model's weights, where the model itself holds parts of them; None: its own.
 
     Raises:
         MGMError: the file could not be written.
     """
-    state = {
+    published = {
         to_published(name): tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (model.state_dict() if state is None else state).items()
         if name.startswith(STAGE1_PARTS)
     }
     with atomic_file(path) as part:
-        torch.save(state, part)
+        torch.save(published, part)
 
 
 def load_stage1(model: MGMForConditionalGeneration, path: str | os.PathLike[str]) -> None:

@@ -4,15 +4,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
+from mgm.atomic import WriteErrors
 from mgm.data.collator import Collator
+from mgm.data.quarantine import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command
 from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.train.adapter import add_adapter, load_adapter
 from mgm.train.checkpoints import checkpoint_to_resume, prepare_output
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments, parse
+from mgm.train.run_facts import check_facts, facts_of
 from mgm.train.starting_point import starting_point
 from mgm.train.trainable import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
@@ -43,29 +48,50 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     """
     arguments = parse(words)
     model_flags, data_flags, training = arguments
-    output = prepare_output(str(training.output_dir))
+    with training.main_process_first(local=False, desc="output folder"):
+        output = prepare_output(str(training.output_dir))
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
-    model, processor = starting_point(arguments, checkpoint)
-    dataset = TrainingDataset(data_flags.data_path, processor, data_flags.image_folder)
-    set_trainable(model, model_flags)
+    adapted = training.lora_enable
+    model, processor = starting_point(arguments, None if adapted else checkpoint)
+    quarantine = None
+    if data_flags.bad_samples == SKIP:
+        quarantine = Quarantine(output / FILE, training.process_index == 0, checkpoint is None)
+    dataset = TrainingDataset(data_flags.data_path, processor, data_flags.image_folder, quarantine)
+    set_trainable(model, model_flags, adapted)
+    adapter = None
+    if adapted:
+        adapter = add_adapter(model, training, str(model_flags.model_name_or_path))
+        if checkpoint is not None or training.lora_weight_path:
+            load_adapter(model, checkpoint or Path(training.lora_weight_path))
     _check_images(model, dataset)
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
     logger.info("%s: %d samples, template %s", stage, len(dataset), processor.conversation)
     logger.info("%s", describe_trainable(model))
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
+    if checkpoint is not None:
+        check_facts(facts_of(training, dataset), checkpoint)
     collator = Collator.of(processor, model.config.model_max_length)
     trainer = _trainer(
         arguments,
+        adapter=adapter,
         model=model,
         train_dataset=dataset,
         data_collator=collator,
         processing_class=processor,
     )
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with WriteErrors(output):  # by whoever writes there: curves, reports
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except MGMError as error:
         raise _without_traceback(error) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MGMError(
+            f"{one_line(error)}: a process that prepares samples died, most often for want of "
+            "memory; take fewer with --dataloader_num_workers"
+        ) from error
     except ImportError as error:  # of an optimizer or a kernel that a flag asks for
         raise MGMError(f"{one_line(error)}; or pip install -e '.[train]'") from error
     except ValueError as error:
@@ -78,6 +104,8 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     finally:
         trainer.progress.close()
     collator.report()
+    if quarantine is not None and (left := int(quarantine.count)):
+        logger.warning("%d samples could not be used; %s lists them", left, quarantine.file)
     trainer.save_model()
     logger.info("saved %s", output)
     return trainer

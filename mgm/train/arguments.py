@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 
+from mgm.data.quarantine import FILE, STRICT
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
 
@@ -84,6 +85,11 @@ class DataArguments:
     image_folder: str | None = _flag(
         None, "Where the image paths begin. Left out: the folder of --data_path."
     )
+    bad_samples: str = _flag(
+        STRICT,
+        "strict: a sample that cannot be used ends the run; skip: it is left out, counted, and "
+        f"listed in {FILE} of the output folder.",
+    )
     image_aspect_ratio: str | None = _flag(
         None, "pad (to a square) or square (crop the middle). Left out: square, or the folder's."
     )
@@ -113,6 +119,12 @@ class TrainingArguments(transformers.TrainingArguments):
     model_max_length: int | None = _flag(
         None, "Positions of a sample, image positions included. Left out: 512, or the folder's."
     )
+    # In the order that transformers' parser of flags understands.
+    report_to: None | str | list[str] = _flag(  # noqa: RUF009, RUF036
+        None,
+        "Where curves go: tensorboard, wandb, another that transformers knows, or none. Left out: "
+        "tensorboard, if it is installed.",
+    )
     attn_implementation: str | None = _flag(
         None,
         "Attention: sdpa, flash_attention_2 (package flash-attn, on a GPU), flex_attention or "
@@ -139,14 +151,17 @@ class TrainingArguments(transformers.TrainingArguments):
     bits: int = _flag(16, "Not supported yet: training of quantised models.")
     double_quant: bool = _flag(True, "Not supported yet: training of quantised models.")
     quant_type: str = _flag("nf4", "Not supported yet: training of quantised models.")
-    lora_enable: bool = _flag(False, "Not supported yet: LoRA.")
-    lora_r: int = _flag(64, "Not supported yet: LoRA.")
-    lora_alpha: int = _flag(16, "Not supported yet: LoRA.")
-    lora_dropout: float = _flag(0.05, "Not supported yet: LoRA.")
-    lora_weight_path: str = _flag("", "Not supported yet: LoRA.")
-    lora_bias: str = _flag("none", "Not supported yet: LoRA.")
+    lora_enable: bool = _flag(False, "Train a LoRA beside the language model, which is frozen.")
+    lora_r: int = _flag(64, "Rank of the LoRA.")
+    lora_alpha: int = _flag(16, "The LoRA counts this by its rank.")
+    lora_dropout: float = _flag(0.05, "Part of the LoRA's inputs that is left out at random.")
+    lora_weight_path: str = _flag("", "Folder of an adapter to go on from.")
+    lora_bias: str = _flag("none", "Biases to train too: none, all or lora_only.")
+    use_dora: bool = _flag(False, "DoRA: also train the length of each row of the weights.")
 
     def __post_init__(self) -> None:
+        if self.report_to is None:
+            self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         if self.warmup_ratio and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio
         if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
@@ -155,6 +170,8 @@ class TrainingArguments(transformers.TrainingArguments):
             self.gradient_checkpointing = None
         if self.deepspeed and find_spec("deepspeed") is None:
             raise MGMError("--deepspeed: the package is not installed; pip install -e '.[train]'")
+        if self.deepspeed and not torch.accelerator.is_available():
+            _spare_compilation()
         if not torch.accelerator.is_available():
             # Or bf16 is refused, and memory pinned for a device that is not there.
             self.use_cpu = True
@@ -172,3 +189,10 @@ class TrainingArguments(transformers.TrainingArguments):
     def n_gpu(self) -> int:
         """One device trains, even where several are seen."""
         return min(super().n_gpu, 1)
+
+
+def _spare_compilation() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives, which takes minutes on a CPU."""
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same

@@ -6,10 +6,12 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from mgm.atomic import WriteErrors, make_readable
+import torch.distributed as dist
+
+from mgm.atomic import WriteErrors, atomic_folder, make_readable
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint import CONFIG_FILE
 from mgm.model.config_file import read_json
@@ -48,6 +50,36 @@ def complete_files(folder: Path) -> Generator[Path]:
                 (part / name).replace(folder / name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def shared_folder(path: Path) -> Generator[Path]:
+    """As `atomic_folder`, but all processes of the run write into it together.
+
+    Raises:
+        MGMError: one of them could not; none of them leaves anything behind.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        with atomic_folder(path) as part:
+            yield part
+        return
+    first = dist.get_rank() == 0
+    with atomic_folder(path) if first else nullcontext() as part:
+        shared = [part]
+        dist.broadcast_object_list(shared)
+        fault: Exception | None = None
+        try:
+            yield Path(str(shared[0]))
+        except (MGMError, OSError, RuntimeError) as error:
+            fault = error
+        faults: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(faults, None if fault is None else one_line(fault))
+        if fault is not None:
+            raise fault
+        for rank, other in enumerate(faults):
+            if other is not None:
+                raise MGMError(f"{path}: process {rank} could not write its part ({other})")
+    dist.barrier()  # nobody goes on before it has its name
 
 
 def prepare_output(path: str | os.PathLike[str]) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mgm.data.dataset import ConversationDataset
 from mgm.data.processor import MGMProcessor
+from mgm.data.quarantine import Quarantine
 from mgm.errors import MGMError
 
 
@@ -19,6 +20,7 @@ class TrainingDataset(ConversationDataset):
         path: a JSON file with a list of samples, or a .jsonl file with one in each line.
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
+        quarantine: lists samples that cannot be used, which are left out; None: one ends the run.
 
     Raises:
         MGMError: the file or a sample is malformed, or an image file is not there.
@@ -29,18 +31,29 @@ class TrainingDataset(ConversationDataset):
         path: str | os.PathLike[str],
         processor: MGMProcessor,
         image_folder: str | os.PathLike[str] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        super().__init__(path, processor, image_folder)
+        super().__init__(path, processor, image_folder, quarantine=quarantine)
         self._check_files()
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """As of `ConversationDataset`, and `index`, which reports about the sample name."""
-        return super().__getitem__(index) | {"index": torch.tensor(index)}
+        """As of `ConversationDataset`, and `index`, which reports about the sample name.
+
+        Of a sample whose image is damaged, under quarantine: nothing but `index`.
+        """
+        place = {"index": torch.tensor(self.places[index])}
+        try:
+            return super().__getitem__(index) | place
+        except MGMError as fault:
+            if self.quarantine is None:
+                raise
+            self.quarantine.add(self.places[index], str(fault))
+            return place
 
     def _check_files(self) -> None:
         # Whole folders, since asking for file after file is slow on a network; 2 s for 600,000.
         listing = cache(_listing)
-        missing = []
+        missing: list[tuple[int, int, str]] = []
         for index, sample in enumerate(self.samples):
             for number, image in enumerate(sample.images, start=1):
                 file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
@@ -48,14 +61,33 @@ class TrainingDataset(ConversationDataset):
                 # A file system that ignores case lists another name than the sample has.
                 if name not in listing(folder) and not Path(file).exists():
                     missing.append((index, number, file))
-        if missing:
+        if missing and self.quarantine is not None:
+            self._leave_out_missing(missing)
+        elif missing:
             index, number, file = missing[0]
-            place = f"sample {index}, image {number} of {len(self.samples[index].images)}"
+            place = (
+                f"sample {self.places[index]}, image {number} of {len(self.samples[index].images)}"
+            )
             total = sum(len(sample.images) for sample in self.samples)
             raise MGMError(
                 f"{self.path}: {place}: {file}: there is no such file "
                 f"({len(missing)} of all {total} are missing); check the path and --image_folder"
             )
+
+    def _leave_out_missing(self, missing: list[tuple[int, int, str]]) -> None:
+        absent: dict[int, str] = {}
+        for index, number, file in missing:
+            absent.setdefault(index, f"image {number}: {file}: there is no such file")
+        for index, reason in absent.items():
+            self._leave_out(self.places[index], MGMError(reason))
+        kept = [index for index in range(len(self.samples)) if index not in absent]
+        if not kept:
+            raise MGMError(
+                f"{self.path}: no sample has all its images under {self.image_folder}; check "
+                "--image_folder"
+            )
+        self.places = [self.places[index] for index in kept]
+        self.samples = [self.samples[index] for index in kept]
 
 
 def _listing(folder: str) -> frozenset[str]:

@@ -1,15 +1,15 @@
 """From the command line to checked arguments; what cannot be done is refused with its reason."""
 
 import math
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import NoReturn, cast
 
 from transformers import HfArgumentParser
 
+from mgm.data.quarantine import POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.train.arguments import DataArguments, ModelArguments, TrainingArguments
 
@@ -51,7 +51,6 @@ REFUSED = {
     "train_sampling_strategy": f"{_LATER} (--group_by_modality_length True groups by length)",
     **dict.fromkeys(("fsdp", "parallelism_config"), _LATER),
     **dict.fromkeys(("bits", "double_quant", "quant_type"), _LATER),
-    **{name: _LATER for name in TrainingArguments.__dataclass_fields__ if name.startswith("lora_")},
 }
 
 # The least and the most that these numbers may be; nan and infinity are refused too.
@@ -87,23 +86,9 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     Raises:
         MGMError: a flag is unknown, missing, or has a value that cannot be used here.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MGMError("training on several devices is not supported yet; start one process")
-    parser = _Parser(
-        [ModelArguments, DataArguments, TrainingArguments],  # ty: ignore[invalid-argument-type]
-        prog="python -m mgm.train",
-        usage=USAGE,
-        allow_abbrev=False,
-    )
-    words = list(sys.argv[1:] if words is None else words)
-    _check_known(parser, words)
-    try:
-        parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    except (ValueError, ImportError, OSError) as error:
-        if isinstance(error, MGMError):
-            raise
-        raise MGMError(one_line(error)) from error
-    model, data, training = cast(Arguments, parsed)
+    model, data, training = parse_flags(list(sys.argv[1:] if words is None else words))
+    if data.bad_samples not in POLICIES:
+        raise MGMError(f"--bad_samples {data.bad_samples}: choose {' or '.join(POLICIES)}")
     _check_together(model, training)
     for part in (model, data, training):
         _check(part)
@@ -111,6 +96,37 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
         if not any(getattr(part, name, None) for part in (model, data, training)):
             raise MGMError(f"--{name} is missing; see python -m mgm.train --help")
     return model, data, training
+
+
+def parse_flags(words: Sequence[str]) -> Arguments:
+    """The flags' values; what contradicts itself is not looked for.
+
+    Raises:
+        MGMError: a flag is unknown, or its value is not of its kind.
+    """
+    parser = _parser()
+    _check_known(parser, words)
+    try:
+        parsed = parser.parse_args_into_dataclasses(list(words), look_for_args_file=False)
+    except (ValueError, ImportError, OSError) as error:
+        if isinstance(error, MGMError):
+            raise
+        raise MGMError(one_line(error)) from error
+    return cast(Arguments, parsed)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise an MGMError unless these are flags of the training, without their two dashes."""
+    _check_known(_parser(), [f"--{name}" for name in names])
+
+
+def _parser() -> "_Parser":
+    return _Parser(
+        [ModelArguments, DataArguments, TrainingArguments],  # ty: ignore[invalid-argument-type]
+        prog="python -m mgm.train",
+        usage=USAGE,
+        allow_abbrev=False,
+    )
 
 
 def _check_known(parser: HfArgumentParser, words: Sequence[str]) -> None:
@@ -146,6 +162,14 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
         raise MGMError(f"--warmup_ratio {training.warmup_ratio}: give a number from 0 to below 1")
     if training.mm_projector_lr is not None and training.lr_multi:
         raise MGMError("--lr_multi would be ignored beside --mm_projector_lr; give one of them")
+    if model.tune_mm_mlp_adapter and training.lora_enable:
+        raise MGMError(
+            "--lora_enable: stage 1 (--tune_mm_mlp_adapter) does not train the language model; "
+            "leave one of them out"
+        )
+    for name in ("lora_weight_path", "use_dora"):
+        if getattr(training, name) and not training.lora_enable:
+            raise MGMError(f"--{name} does nothing without --lora_enable True")
     if model.tune_mm_mlp_adapter and model.freeze_backbone:
         raise MGMError(
             "--freeze_backbone does nothing beside --tune_mm_mlp_adapter; leave one of them out"

@@ -10,6 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 logger = logging.getLogger(__name__)
 
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
 
 class Progress(TrainerCallback):
     """A bar of all steps, with the latest loss; in a log file a line for each report."""
@@ -27,7 +29,7 @@ class Progress(TrainerCallback):
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
-            unit="step",
+            bar_format=BAR,
             # Some terminals say that they are 0 wide; shutil then answers 80.
             ncols=min(shutil.get_terminal_size().columns, 120),
             disable=not shown,
@@ -52,10 +54,11 @@ class Progress(TrainerCallback):
         if self.bar is None or not logs or "loss" not in logs:
             return
         loss, rate = logs["loss"], logs["learning_rate"]
-        self.bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", refresh=False)
+        speed = f"{logs['tokens_per_second']:,.0f} tokens/s, {logs['samples_per_second']:.1f}"
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {speed} samples/s", False)
         if self.lines:
             place = f"step {state.global_step} of {state.max_steps}"
-            logger.info("%s: loss %.3f, learning rate %.1e", place, loss, rate)
+            logger.info("%s: loss %.3f, learning rate %.1e, %s samples/s", place, loss, rate, speed)
 
     def close(self) -> None:
         """Leave the bar's line, so that what follows starts a new one."""

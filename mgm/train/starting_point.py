@@ -1,6 +1,8 @@
 """The model and the processor that a run starts from, put together as the flags say."""
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import load_stage1
 from mgm.model.vision_tower import load_vision_tower
 from mgm.model.weights import load_into
+from mgm.train.arguments import TrainingArguments
 from mgm.train.flags import Arguments
 
 logger = logging.getLogger(__name__)
@@ -73,9 +76,10 @@ def starting_point(
     folder = checkpoint_folder(model_flags.model_name_or_path)
     set_seed(training.seed)  # fresh parts are the same in every run
     start = _continued if _is_mini_gemini(folder) else _assembled
-    model, processor = start(folder, arguments)
-    if model_flags.pretrain_mm_mlp_adapter is not None:
-        load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
+    with _whole_weights(training):
+        model, processor = start(folder, arguments)
+        if model_flags.pretrain_mm_mlp_adapter is not None:
+            load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
     if training.attn_implementation is not None:
         set_attention(model, training.attn_implementation)
     model.config.conversation = processor.conversation
@@ -83,6 +87,28 @@ def starting_point(
         setattr(processor.image_processor, name, getattr(model.config, name))
     _align_tokens(model, processor)
     return model, processor
+
+
+@contextmanager
+def _whole_weights(training: TrainingArguments) -> Generator[None]:
+    """Load whole weights under ZeRO-3 too, which divides them when training begins.
+
+    transformers would divide those of each part by itself, before our names are known.
+    """
+    settings = getattr(training, "hf_deepspeed_config", None)
+    if settings is None:
+        yield
+        return
+    from transformers.integrations.deepspeed import (
+        set_hf_deepspeed_config,
+        unset_hf_deepspeed_config,
+    )
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(settings)
 
 
 def _assembled(

@@ -12,7 +12,9 @@ from mgm.train.arguments import ModelArguments
 DROP_PATH_RATE = 0.1  # of the published training
 
 
-def set_trainable(model: MGMForConditionalGeneration, arguments: ModelArguments) -> None:
+def set_trainable(
+    model: MGMForConditionalGeneration, arguments: ModelArguments, lora: bool = False
+) -> None:
     """Freeze and free parameters as the flags say.
 
     Stage 1 (`tune_mm_mlp_adapter`) trains mining and projector, stage 2 the language model too.
@@ -21,12 +23,13 @@ def set_trainable(model: MGMForConditionalGeneration, arguments: ModelArguments)
     Args:
         model: whose parameters' `requires_grad` is set, and whose config is told of trained towers.
         arguments: the flags.
+        lora: whether the language model stays as it is, because a LoRA is trained beside it.
 
     Raises:
         MGMError: a flag names a part that the model has not, or nothing is left to train.
     """
     model.requires_grad_(False)
-    for module in _trained_modules(model, arguments):
+    for module in _trained_modules(model, arguments, lora):
         module.requires_grad_(True)
     if arguments.freeze_mm_mlp_adapter:
         # Compat: as published, this flag leaves mining to be trained.
@@ -39,12 +42,14 @@ def set_trainable(model: MGMForConditionalGeneration, arguments: ModelArguments)
 
 
 def _trained_modules(
-    model: MGMForConditionalGeneration, arguments: ModelArguments
+    model: MGMForConditionalGeneration, arguments: ModelArguments, lora: bool
 ) -> Iterator[nn.Module]:
     yield model.projector
     if model.mining is not None:
         yield model.mining
-    if not arguments.tune_mm_mlp_adapter and not arguments.freeze_backbone:
+    if lora:
+        pass
+    elif not arguments.tune_mm_mlp_adapter and not arguments.freeze_backbone:
         yield model.language_model
     elif arguments.freeze_backbone:
         # Compat: as published, the head is no part of the backbone, unless it is the embedding.

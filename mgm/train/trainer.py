@@ -1,24 +1,27 @@
 """transformers' Trainer with our order of samples, groups of parameters, and saving."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from mgm.atomic import atomic_folder
 from mgm.data.processor import MGMProcessor
 from mgm.errors import MGMError, one_line
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.parts import STAGE1_FILE, save_stage1
+from mgm.train.adapter import save_adapter
 from mgm.train.arguments import TrainingArguments
-from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files
+from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files, shared_folder
+from mgm.train.curves import draw_curves
 from mgm.train.dataset import TrainingDataset
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
+from mgm.train.run_facts import facts_of, write_facts
 from mgm.train.sampler import ModalitySampler
 
 
@@ -27,6 +30,7 @@ class MGMTrainer(Trainer):
 
     Args:
         stage1: whether saving also writes the published stage-1 file.
+        adapter: peft's settings of an adapter, which is saved instead of the whole model.
         **kwargs: as for `transformers.Trainer`.
     """
 
@@ -34,12 +38,16 @@ class MGMTrainer(Trainer):
     model: MGMForConditionalGeneration
     processing_class: MGMProcessor
 
-    def __init__(self, stage1: bool = False, **kwargs: Any) -> None:
+    def __init__(self, stage1: bool = False, adapter: Any = None, **kwargs: Any) -> None:
         model, args = kwargs["model"], kwargs["args"]
         if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
             model.use_liger_kernel(**(args.liger_kernel_config or {}))
         super().__init__(**kwargs)
         self.stage1 = stage1
+        self.adapter = adapter
+        self.tokens: Tensor | int = 0  # of all samples since `self.since`
+        self.samples, self.since = 0, time.perf_counter()
+        self.places: list[int] = []  # in the data file, of the samples of this step
         self.unfinished: Path | None = None  # where a checkpoint is being written
         self.progress = Progress()
         self.remove_callback(ProgressCallback)
@@ -83,6 +91,41 @@ class MGMTrainer(Trainer):
                 raise MGMError(f"--optim {self.args.optim}: {one_line(error)}") from error
         return self.optimizer
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """As transformers', but a loss that is no number ends the run before it is learned from.
+
+        Raises:
+            MGMError: says which samples were in the step.
+        """
+        self.places += inputs.pop("index").tolist()
+        self.samples += len(inputs["input_ids"])
+        self.tokens += inputs["attention_mask"].sum()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            last = checkpoints(Path(str(self.args.output_dir)))[-1:]
+            good = (
+                f"{last[0]} is the last good checkpoint" if last else "there is no checkpoint yet"
+            )
+            raise MGMError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}; samples of the "
+                f"step: {', '.join(map(str, self.places))}; {good}; look at these samples with "
+                "python -m mgm.data.doctor, or train with a smaller --learning_rate"
+            )
+        if self.accelerator.sync_gradients:
+            self.places = []
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As transformers', with the speed since the last report."""
+        if "loss" in logs:
+            seconds = time.perf_counter() - self.since
+            for name, count in (("tokens", int(self.tokens)), ("samples", self.samples)):
+                logs[f"{name}_per_second"] = count * self.args.world_size / seconds
+            self.tokens, self.samples, self.since = 0, 0, time.perf_counter()
+        super().log(logs, start_time)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
 
@@ -93,17 +136,23 @@ class MGMTrainer(Trainer):
         """Write a checkpoint beside its final name, where it appears when it is complete."""
         output = Path(str(self.args.output_dir))
         final = output / f"checkpoint-{self.state.global_step}"
-        with atomic_folder(final) as self.unfinished:
+        with shared_folder(final) as self.unfinished:
             try:
                 super()._save_checkpoint(model, trial)
-                inner = self.unfinished / final.name
-                for file in inner.iterdir():
-                    file.rename(self.unfinished / file.name)
-                inner.rmdir()
+                self.accelerator.wait_for_everyone()
+                if self.args.process_index == 0:
+                    inner = self.unfinished / final.name
+                    for file in inner.iterdir():
+                        file.rename(self.unfinished / file.name)
+                    inner.rmdir()
+                    dataset = cast(TrainingDataset, self.train_dataset)
+                    write_facts(facts_of(self.args, dataset), self.unfinished)
             finally:
                 self.unfinished = None
+        if self.args.process_index == 0:
+            draw_curves(self.state.log_history, output)
         limit = self.args.save_total_limit or 0
-        if limit > 0:
+        if limit > 0 and self.args.process_index == 0:
             for old in checkpoints(output)[:-limit]:
                 shutil.rmtree(old)
 
@@ -115,7 +164,7 @@ class MGMTrainer(Trainer):
         if not self.args.should_save:
             return
         if self.unfinished is not None:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)  # other processes write their states there
             self._write_model(folder, state_dict)
             return
         with complete_files(folder) as part:
@@ -124,6 +173,9 @@ class MGMTrainer(Trainer):
 
     def _write_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
         self.processing_class.save_pretrained(folder)
+        if self.adapter is not None:
+            save_adapter(self.adapter, self.model, folder, state_dict)
+            return
         self.model.save_pretrained(folder, state_dict=state_dict)
         if self.stage1:
-            save_stage1(self.model, folder / STAGE1_FILE)
+            save_stage1(self.model, folder / STAGE1_FILE, state_dict)

@@ -7,7 +7,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mgm.data import image_processor
-from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.bicubic import shown_piece
+from mgm.data.image_processor import CLIP_MEAN, MGMImageProcessor
 from mgm.data.images import open_image
 from mgm.errors import MGMError
 from tests.golden_files import golden, golden_json
@@ -149,6 +150,25 @@ def test_exact_mode_is_pillow_across_and_down(aspect, size):
         expected = resized[top : top + 128, left : left + 128]
     processor = MGMImageProcessor(56, 128, image_aspect_ratio=aspect)
     assert np.array_equal(processor.high_resolution(image), expected)
+
+
+@pytest.mark.parametrize("side", [28, 96, 224, 333])
+def test_margins_that_are_not_resized_change_no_bit(side):
+    """Sizes at random, with margins on the left or above, against the padded whole."""
+    draw = np.random.default_rng(side)
+    processor = MGMImageProcessor(side // 2, side, image_aspect_ratio="pad")
+    left_out = 0
+    for _ in range(60):
+        width, height = draw.integers(8, 400, 2).tolist()
+        image = Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        long, short = max(width, height), min(width, height)
+        whole = Image.new("RGB", (long, long), tuple(int(mean * 255) for mean in CLIP_MEAN))
+        whole.paste(image, ((long - width) // 2, (long - height) // 2))
+        whole = whole.resize((side, long), BICUBIC)
+        whole = whole.resize((side, side), BICUBIC)
+        assert np.array_equal(processor.high_resolution(image), np.asarray(whole)), (width, height)
+        left_out += shown_piece(long, short, side).results < side
+    assert left_out > 5
 
 
 def test_images_in_uint8():

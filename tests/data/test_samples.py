@@ -115,4 +115,6 @@ def test_files_that_cannot_be_read(tmp_path, write_samples):
     with pytest.raises(MGMError, match=r"bytes.json: cannot be read"):
         read_samples(tmp_path / "bytes.json")
     with pytest.raises(MGMError, match="line 2: is not valid JSON"):
-        read_samples(write_samples('{"a": 1}\n{"b"', "data.jsonl"))
+        read_samples(
+            write_samples(f'{json.dumps({"conversations": [HUMAN, MODEL]})}\n{{"b"', "data.jsonl")
+        )

@@ -109,7 +109,7 @@ def test_on_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "use_dora is True, which is not supported; merge it with peft"),
+        ({"use_dora": True}, "lacks a part of its DoRA"),
         ({"r": None}, "r is None and lora_alpha 6; expected numbers"),
     ],
 )

@@ -79,6 +79,7 @@ COMMON: dict[str, object] = {
     "use_cpu": True,
     "disable_tqdm": True,
     "logging_steps": 1,
+    "report_to": "none",
 }
 
 

@@ -63,9 +63,7 @@ def test_only_one_device_trains(monkeypatch) -> None:
     ("words", "message"),
     [
         (["--bits", "4"], "--bits 4: is not supported yet"),
-        (["--lora_enable", "True"], "--lora_enable True: is not supported yet"),
         (["--label_smoothing_factor", "0.1"], "0.1: is not supported yet"),
-        (["--lora_r", "8"], "--lora_r 8: is not supported yet"),
         (["--mpt_attn_impl", "torch"], "MPT is no language model"),
         (["--image_grid_pinpoints", "x"], "never used"),
         (["--cache_dir", "x"], "HF_HOME"),
@@ -103,12 +101,6 @@ def test_missing_flags_are_named(missing) -> None:
     place = NEEDED.index(f"--{missing}")
     with pytest.raises(MGMError, match=f"--{missing} is missing"):
         parse(NEEDED[:place] + NEEDED[place + 2 :])
-
-
-def test_several_processes_are_refused(monkeypatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(MGMError, match="several devices is not supported yet"):
-        parsed()
 
 
 def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:

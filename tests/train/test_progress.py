@@ -31,6 +31,7 @@ def shown(monkeypatch, caplog):
             progress.on_step_end(arguments, state, control)
             if step % 2 == 0:
                 logs = {"loss": 1 / step, "learning_rate": 1e-3}
+                logs |= {"tokens_per_second": 1234.5, "samples_per_second": 6.78}
                 progress.on_log(arguments, state, control, logs=logs)
         progress.on_log(arguments, state, control, logs={"train_runtime": 1.0})
         progress.close()
@@ -42,7 +43,7 @@ def shown(monkeypatch, caplog):
 def test_a_terminal_shows_one_bar_with_the_loss(shown) -> None:
     text, lines = shown(Terminal())
     assert "4/4" in text
-    assert "loss=0.250" in text
+    assert "loss 0.250, 1,234 tokens/s, 6.8 samples/s" in text
     assert text.endswith("\n")
     assert lines == []
 
@@ -52,6 +53,6 @@ def test_elsewhere_a_line_for_each_report(shown, stream, disabled) -> None:
     text, lines = shown(stream, disabled)
     assert text == ""
     assert lines == [
-        "step 2 of 4: loss 0.500, learning rate 1.0e-03",
-        "step 4 of 4: loss 0.250, learning rate 1.0e-03",
+        "step 2 of 4: loss 0.500, learning rate 1.0e-03, 1,234 tokens/s, 6.8 samples/s",
+        "step 4 of 4: loss 0.250, learning rate 1.0e-03, 1,234 tokens/s, 6.8 samples/s",
     ]

@@ -1,0 +1,38 @@
+"""The curves of a run as a picture, renewed at every save."""
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mgm.atomic import atomic_file
+
+logger = logging.getLogger(__name__)
+
+FILE = "curves.png"
+SHOWN = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
+
+
+def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Draw what was logged so far into `curves.png`, if matplotlib is installed.
+
+    Args:
+        history: of the Trainer's state.
+        folder: of the run.
+    """
+    if find_spec("matplotlib") is None:
+        logger.info("%s is not drawn: matplotlib is not installed; pip install -e '.[train]'", FILE)
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), linewidth=1)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    with atomic_file(folder / FILE) as part:
+        figure.savefig(part, format="png", dpi=110)

@@ -1,0 +1,305 @@
+"""What a run will take, before anything is loaded: parameters, memory, operations, hours."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PretrainedConfig
+
+from mgm.errors import MGMError
+from mgm.model.config import MGMConfig
+from mgm.model.config_file import read_json
+from mgm.model.convnext_tower import read_facts
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.vision_tower import read_vision_config
+from mgm.train.batches import Batches
+from mgm.train.flags import Arguments, parse_flags
+from mgm.train.trainable import set_trainable
+
+GB, TERA = 1e9, 1e12
+# Dense bfloat16 operations a second, by what torch calls the device; vendors' data sheets.
+PEAKS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H800": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA A800": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA GeForce RTX 4090": 165e12,
+}
+PUBLISHED_DEVICE = "NVIDIA A800"  # of the published models
+UTILISATION = 0.4  # of the peak; what good training loops of this kind reach
+TEXT_TOKENS = 200  # of a sample, where there is no data to look at
+LOGITS = 2 * 256 * 2**20  # bytes; pieces of logits and their gradients, see linear_cross_entropy.py
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one sample, in FLOP.
+
+    Attributes:
+        images: towers, mining and projector, forward.
+        language: the language model, forward.
+        backward: of both, and what is computed again for it.
+    """
+
+    images: float
+    language: float
+    backward: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.images + self.language + self.backward
+
+
+def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path | None) -> str:
+    """A table of what the run will take.
+
+    Args:
+        flags: of the training, with their values.
+        batches: of its steps.
+        config: the language model's config.json, for when its folder is not there.
+    """
+    elsewhere = (
+        "deepspeed",
+        "bf16",
+        "fp16",
+        "tf32",
+    )  # what the devices of the run can, not this one
+    words = [
+        word for name, of in flags.items() if name not in elsewhere for word in (f"--{name}", *of)
+    ]
+    arguments = parse_flags(words)
+    model_flags, data_flags, training = arguments
+    try:
+        model = skeleton(arguments, config)
+    except MGMError as error:
+        return f"forecast: none, for {error}"
+    set_trainable(model, model_flags)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    tokens = model.config.image_tokens_per_image + TEXT_TOKENS
+    work = work_of_sample(model, tokens, bool(training.activation_checkpointing))
+    zero = _zero(flags.get("deepspeed"))
+    held = memory(model, trained, batches, tokens, zero, bool(training.activation_checkpointing))
+    name, peak = _peak()
+    rate = batches.devices * peak * UTILISATION / work.total
+    rows = [
+        ("parameters", f"{total / GB:.2f} G, {trained / GB:.3f} G trained ({trained / total:.1%})"),
+        (
+            "sample",
+            f"{tokens} positions: {model.config.image_tokens_per_image} of an image and about "
+            f"{TEXT_TOKENS} of text; {work.total / TERA:.1f} TFLOP "
+            f"({work.images / TERA:.1f} encoders, {work.language / TERA:.1f} language model, "
+            f"{work.backward / TERA:.1f} backward)",
+        ),
+        ("memory", f"about {held / GB:.0f} GB a device, {zero.described}"),
+        (
+            "speed",
+            f"about {rate:.1f} samples/s, {rate * tokens:,.0f} tokens/s on {batches.devices} x "
+            f"{name} ({peak / TERA:.0f} TFLOP/s at {UTILISATION:.0%})",
+        ),
+    ]
+    count = _samples(data_flags.data_path)
+    if count is None:
+        hours = 1e6 / rate / 3600
+        rows.append(
+            ("time", f"{hours:.1f} h a million samples; {data_flags.data_path} is not here")
+        )
+    else:
+        seen = count * training.num_train_epochs
+        steps = ceil(seen / batches.samples) if training.max_steps < 0 else training.max_steps
+        hours = steps * batches.samples / rate / 3600
+        rows.append(("time", f"{hours:.1f} h, {steps:,} steps for {count:,} samples"))
+    width = max(len(title) for title, _ in rows)
+    return "\n".join(["forecast:", *(f"  {title:<{width}}  {text}" for title, text in rows)])
+
+
+def skeleton(arguments: Arguments, config: Path | None) -> MGMForConditionalGeneration:
+    """The model that the flags describe, without weights.
+
+    Raises:
+        MGMError: the language model's folder is not there, and no config stands for it.
+    """
+    model_flags, data_flags, _ = arguments
+    folder = Path(model_flags.model_name_or_path or "")
+    if (folder / "config.json").is_file():
+        facts = read_json(folder / "config.json")
+    elif config is not None:
+        facts = read_json(config)
+    else:
+        raise MGMError(f"{folder} is not here")
+    if facts.get("model_type") in TEXT_TYPE_OF_PUBLISHED:
+        whole = MGMConfig.from_pretrained(folder)
+    else:
+        whole = MGMConfig(
+            text_config=facts,
+            vision_config=_vision(model_flags.vision_tower),
+            vision_aux_config=_vision_aux(model_flags.vision_tower_aux),
+            projector_type=model_flags.mm_projector_type or "linear",
+        )
+    for name in ("image_size_aux", "image_grid", "image_global"):
+        if getattr(data_flags, name) is not None:
+            setattr(whole, name, getattr(data_flags, name))
+    whole.check()
+    with torch.device("meta"):
+        return MGMForConditionalGeneration(whole)
+
+
+def work_of_sample(model: MGMForConditionalGeneration, tokens: int, again: bool) -> Work:
+    """Operations of a sample with one image; counted for what sees it, derived for the rest.
+
+    Args:
+        model: on the meta device.
+        tokens: of the sample.
+        again: whether the language model's layers are computed again in the backward pass.
+    """
+    config = model.config
+    side = config.image_size_aux
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.get_image_features(
+            torch.empty(1, config.crops, 3, config.image_size, config.image_size, device="meta"),
+            torch.empty(1, 3, side, side, device="meta"),
+        )
+    images = counter.get_total_flops()
+    text = config.text_config
+    language = forward_flops(model, text, tokens)
+    trains = any(parameter.requires_grad for parameter in model.language_model.parameters())
+    # Gradients of inputs take as much as the forward pass, those of weights as much again.
+    backward = language * (1 + trains + again)
+    return Work(images, language, backward)
+
+
+def forward_flops(model: MGMForConditionalGeneration, text: PretrainedConfig, tokens: int) -> float:
+    """Of the language model: two for each weight that a token meets, and causal attention."""
+    experts = getattr(text, "num_local_experts", None) or 1
+    share = (getattr(text, "num_experts_per_tok", None) or 1) / experts
+    embedding = model.get_input_embeddings().weight
+    met = 0.0
+    for name, parameter in model.language_model.named_parameters():
+        if parameter is not embedding and parameter.ndim > 1:
+            met += parameter.numel() * (share if ".experts." in name else 1)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = 2 * tokens**2 * text.num_hidden_layers * text.num_attention_heads * head_dim
+    return 2 * met * tokens + attention
+
+
+@dataclass(frozen=True)
+class Zero:
+    """What DeepSpeed divides among the devices.
+
+    Attributes:
+        stage: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
+        optimizer_on_cpu: whether optimizer states lie in the machine's memory.
+        weights_on_cpu: whether weights do.
+    """
+
+    stage: int
+    optimizer_on_cpu: bool
+    weights_on_cpu: bool
+
+    @property
+    def described(self) -> str:
+        """In words."""
+        if not self.stage:
+            return "without ZeRO"
+        away = ", optimizer in the machine's memory" if self.optimizer_on_cpu else ""
+        return f"ZeRO-{self.stage}{away}"
+
+
+def memory(
+    model: MGMForConditionalGeneration,
+    trained: int,
+    batches: Batches,
+    tokens: int,
+    zero: Zero,
+    again: bool,
+) -> float:
+    """Bytes that one device holds at once, about.
+
+    Args:
+        model: whose geometry decides.
+        trained: parameters with gradients.
+        batches: of a step.
+        tokens: of a sample.
+        zero: what is divided among devices.
+        again: whether layers keep their inputs alone.
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    # Under DeepSpeed weights and gradients in bfloat16, a float32 copy and Adam's two moments;
+    # without it weights and gradients are float32 themselves.
+    weight, gradient, states = (2, 2, 12) if zero.stage else (4, 4, 8)
+    share = [1 if zero.stage < stage else batches.devices for stage in (1, 2, 3)]
+    held = 0 if zero.optimizer_on_cpu else states * trained / share[0]
+    held += gradient * trained / share[1]
+    held += 0 if zero.weights_on_cpu else weight * total / share[2]
+    text = model.config.text_config
+    rows = batches.per_device * tokens
+    layer = 2 * rows * (16 * text.hidden_size + 4 * text.intermediate_size)
+    inputs = 2 * rows * text.hidden_size * text.num_hidden_layers
+    layers = inputs + layer if again else layer * text.num_hidden_layers
+    maps = 2 * 2 * batches.per_device * sum(_map_numbers(model.config))
+    return held + layers + maps + LOGITS
+
+
+def _map_numbers(config: MGMConfig) -> list[int]:
+    """Numbers of each ConvNeXt stage's map, for one image."""
+    if config.vision_aux_config is None:
+        return [0]
+    side = config.image_size_aux // 4
+    return [
+        width * (side // 2**stage) ** 2 for stage, width in enumerate(config.vision_aux_config.dims)
+    ]
+
+
+def _zero(deepspeed: Sequence[str] | None) -> Zero:
+    if not deepspeed:
+        return Zero(0, False, False)
+    settings = read_json(Path(deepspeed[0]))
+    chosen = settings.get("zero_optimization", {})
+    places = (chosen.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param"))
+    optimizer, weights = (place in ("cpu", "nvme") for place in places)
+    return Zero(chosen.get("stage", 0), optimizer, weights and chosen.get("stage") == 3)
+
+
+def _peak() -> tuple[str, float]:
+    """A device and its operations a second: that which is here, or of the published models."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        for known, peak in PEAKS.items():
+            if name.startswith(known):
+                return name, peak
+    return PUBLISHED_DEVICE, PEAKS[PUBLISHED_DEVICE]
+
+
+def _vision(folder: str | None) -> PretrainedConfig | None:
+    """Of a tower's folder; None, CLIP-L/14 at 336, where it is not there."""
+    there = folder is not None and (Path(folder) / "config.json").is_file()
+    return read_vision_config(str(folder)) if there else None
+
+
+def _vision_aux(folder: str | None) -> dict[str, Any] | None:
+    """Of a tower's folder; an empty one, ConvNeXt-L, where it is not there."""
+    if folder is None or folder.lower() in ("none", ""):
+        return None
+    return read_facts(folder) if Path(folder).is_dir() else {}
+
+
+def _samples(file: str | None) -> int | None:
+    """How many samples a data file holds, if it is there."""
+    if file is None or not Path(file).is_file():
+        return None
+    if Path(file).suffix == ".jsonl":
+        with Path(file).open(encoding="utf-8") as lines:
+            return sum(bool(line.strip()) for line in lines)
+    try:
+        return len(json.loads(Path(file).read_text(encoding="utf-8-sig")))
+    except ValueError as error:
+        raise MGMError(f"{file}: is not valid JSON; mend it") from error

@@ -1,0 +1,50 @@
+"""DeepSpeed's list of machines, checked before anything is started on them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgm.errors import MGMError, one_line
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine.
+
+    Attributes:
+        name: by which ssh reaches it; "" for this one.
+        slots: its GPUs.
+    """
+
+    name: str
+    slots: int
+
+
+def read_hostfile(file: Path) -> list[Host]:
+    """The machines of a file with `HOST slots=GPUS` in each line; # begins a comment.
+
+    Raises:
+        MGMError: the file cannot be read, or a line is wrong; names it.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise MGMError(
+            f"--hostfile {file}: cannot be read ({reason}); give a file with 'HOST slots=GPUS' in "
+            "each line"
+        ) from error
+    hosts: dict[str, Host] = {}
+    for place, line in enumerate(lines, start=1):
+        text = line.split("#", 1)[0].strip()
+        if not text:
+            continue
+        match = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
+        if match is None or int(match[2]) < 1:
+            raise MGMError(f"{file}: line {place}: {text!r}; write 'HOST slots=GPUS'")
+        if match[1] in hosts:
+            raise MGMError(f"{file}: line {place}: {match[1]} comes twice; give it one line")
+        hosts[match[1]] = Host(match[1], int(match[2]))
+    if not hosts:
+        raise MGMError(f"{file}: names no machine; write 'HOST slots=GPUS' in each line")
+    return list(hosts.values())

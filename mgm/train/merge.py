@@ -1,0 +1,40 @@
+"""`python -m mgm.train.merge`: an adapter and the model below it as one model.
+
+python -m mgm.train.merge ADAPTER MODEL [--base LANGUAGE_MODEL]
+"""
+
+from pathlib import Path
+
+from mgm.data.processor import MGMProcessor
+from mgm.engine.engine import Engine
+from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.model.hub import checkpoint_folder
+from mgm.model.loading import load_model
+from mgm.model.lora import ADAPTER_CONFIG
+
+
+def main() -> None:
+    """Read the command line and merge.
+
+    Raises:
+        MGMError: the folder holds no adapter, or its base is not there.
+    """
+    parser = Parser(prog="python -m mgm.train.merge", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("adapter", help="the folder that training left", metavar="ADAPTER")
+    parser.add_argument("model", type=Path, help="the folder to write", metavar="MODEL")
+    parser.add_argument("--base", help="the model below it; default: the one it names")
+    options = parser.parse_args()
+    folder = checkpoint_folder(options.adapter)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise MGMError(f"{folder}: holds no {ADAPTER_CONFIG}; give the folder of an adapter")
+    if options.model.exists():
+        raise MGMError(f"{options.model}: exists already; name a new folder")
+    model = load_model(folder, base=options.base)
+    Engine(model, MGMProcessor.from_pretrained(folder, base=options.base)).save_pretrained(
+        options.model
+    )
+    write_output(f"{options.model}: {sum(p.numel() for p in model.parameters()):,} parameters\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,52 @@
+"""What decides the order of samples and steps, so that a resumed run goes on exactly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError
+from mgm.model.config_file import read_json
+from mgm.train.arguments import TrainingArguments
+from mgm.train.dataset import TrainingDataset
+
+FILE = "run.json"
+FLAGS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "group_by_modality_length",
+    "seed",
+    "data_seed",
+    "lora_enable",
+)
+
+
+def facts_of(arguments: TrainingArguments, dataset: TrainingDataset) -> dict[str, Any]:
+    """Flags and figures that a resumed run has to have in common with the one before."""
+    flags = {f"--{name}": getattr(arguments, name) for name in FLAGS}
+    return flags | {"processes": arguments.world_size, "samples": len(dataset)}
+
+
+def write_facts(facts: dict[str, Any], folder: Path) -> None:
+    """Write them into a checkpoint."""
+    (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def check_facts(facts: dict[str, Any], checkpoint: Path) -> None:
+    """Compare them with those of a checkpoint, if it has any.
+
+    Raises:
+        MGMError: they differ, so that the run would not see the samples that are left.
+    """
+    if not (checkpoint / FILE).is_file():
+        return
+    before = read_json(checkpoint / FILE)
+    changed = [
+        f"{name} was {before[name]}, is {value}"
+        for name, value in facts.items()
+        if name in before and before[name] != value
+    ]
+    if changed:
+        raise MGMError(
+            f"{checkpoint}: was made by another run ({'; '.join(changed)}); repeat its flags, or "
+            "begin anew with another --output_dir"
+        )

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# MGM-8B-HD: LLaMA-3 8B Instruct. Published on 2 machines of 8 GPUs, two batches accumulated.
+source "$(dirname "$0")/../../train.sh"
+
+stage_2 MGM-8B-LLaMA-3-HD MGM-8B-LLaMA-3-Pretrain "${hd[@]}" \
+    --model_name_or_path model_zoo/LLM/llama-3/Meta-Llama-3-8B-Instruct \
+    --language_model_config "$scripts/llama3/llama-3-8b.json" \
+    --version llama_3 \
+    --deepspeed "$scripts/zero3.json" \
+    --per_device_train_batch_size 4

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# MGM-8x7B: Mixtral 8x7B Instruct. Published on 4 machines of 8 GPUs.
+source "$(dirname "$0")/../../train.sh"
+
+model=(
+    --model_name_or_path model_zoo/LLM/mixtral/Mixtral-8x7B-Instruct-v0.1
+    --language_model_config "$scripts/mixtral/mixtral-8x7b.json"
+    --deepspeed "$scripts/zero3.json"
+)
+stage_1 MGM-8x7B-Pretrain "${model[@]}" --per_device_train_batch_size 8
+stage_2 MGM-8x7B MGM-8x7B-Pretrain "${model[@]}" --per_device_train_batch_size 4 \
+    --version mistral_instruct \
+    --learning_rate 1e-5 \
+    --lr_multi model.mm_projector:2,model.vlm_uni:2

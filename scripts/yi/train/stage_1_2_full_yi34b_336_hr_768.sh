@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# MGM-34B: Nous-Hermes-2 on Yi 34B. Published on 4 machines of 8 GPUs.
+source "$(dirname "$0")/../../train.sh"
+
+model=(
+    --model_name_or_path model_zoo/LLM/Nous-Hermes-2-Yi-34B
+    --language_model_config "$scripts/yi/yi-34b.json"
+    --deepspeed "$scripts/zero3.json"
+)
+stage_1 MGM-34B-Pretrain "${model[@]}" --per_device_train_batch_size 8
+stage_2 MGM-34B MGM-34B-Pretrain "${model[@]}" --per_device_train_batch_size 4 \
+    --version chatml_direct \
+    --learning_rate 1e-5 \
+    --lr_multi model.mm_projector:2,model.vlm_uni:2

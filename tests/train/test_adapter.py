@@ -1,0 +1,191 @@
+"""Adapters that training leaves: loaded merged and unmerged, by plain peft, continued, merged."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+import mgm
+from mgm.errors import MGMError
+from mgm.model.loading import load_model
+from mgm.train.__main__ import run
+from tests.model.tiny import TEXT
+from tests.train.conftest import words
+
+peft = pytest.importorskip("peft")
+
+VARIANTS = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "biases": {"lora_bias": "all"},
+}
+
+
+@pytest.fixture(scope="module")
+def flags(stage1_flags, stage2_flags, stage1):
+    """As the published script says: the language model, the towers, and what stage 1 left."""
+    names = ("model_name_or_path", "vision_tower", "vision_tower_aux", "mm_projector_type")
+    names += ("mm_vision_select_layer", "image_size_aux")
+    return (
+        stage2_flags
+        | {name: stage1_flags[name] for name in names}
+        | {
+            "pretrain_mm_mlp_adapter": stage1 / "mm_projector.bin",
+            "lora_enable": True,
+            "lora_r": 4,
+            "lora_alpha": 8,
+            "learning_rate": 1e-2,
+        }
+    )
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def trained(request, flags, tmp_path_factory):
+    """The folder that a run left, and its model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    trainer = run(words(flags | VARIANTS[request.param] | {"output_dir": folder}))
+    return folder, trainer.model.eval()
+
+
+def inputs_of(model) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    config = model.config
+    image = [config.image_token_id] * config.image_tokens_per_image
+    side = config.image_size_aux
+    return {
+        "input_ids": torch.tensor([[1, *range(10, 20), *image, *range(20, 30)]]),
+        "pixel_values_aux": torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8),
+    }
+
+
+@torch.no_grad()
+def logits(model, **inputs) -> torch.Tensor:
+    return model(**inputs).logits
+
+
+def test_only_the_adapter_and_what_sees_images_is_trained(trained, parts):
+    folder, model = trained
+    learned = {name for name, part in model.named_parameters() if part.requires_grad}
+    assert {name.split(".")[0] for name in learned} == {"language_model", "mining", "projector"}
+    of_language = [name for name in learned if name.startswith("language_model")]
+    assert all("lora_" in name or name.endswith("bias") for name in of_language)
+    kept = load_file(parts["language"] / "model.safetensors")
+    for name, tensor in model.language_model.state_dict().items():
+        if ".base_layer.weight" in name:
+            assert torch.equal(tensor, kept[name.replace(".base_layer", "")])
+    assert not (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_loads_merged_and_beside_the_weights(trained, merge):
+    folder, model = trained
+    if not merge and json.loads((folder / "adapter_config.json").read_text())["bias"] != "none":
+        pytest.skip("biases are part of the weights")
+    loaded = load_model(folder, merge_lora=merge)
+    inputs = inputs_of(model)
+    torch.testing.assert_close(
+        logits(loaded, **inputs), logits(model, **inputs), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_plain_peft_loads_it_on_the_language_model(trained, parts):
+    folder, model = trained
+    plain = LlamaForCausalLM.from_pretrained(parts["language"])
+    before = logits(plain, input_ids=torch.arange(5, 25).unsqueeze(0))
+    wrapped = peft.PeftModel.from_pretrained(plain, folder).eval()
+    ids = torch.arange(5, 25).unsqueeze(0)
+    ours = logits(model.language_model, input_ids=ids)
+    torch.testing.assert_close(logits(wrapped, input_ids=ids), ours, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before, ours, atol=1e-3)  # it says something
+
+
+def test_goes_on_from_an_adapter(trained, flags, tmp_path):
+    folder, model = trained
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    again = flags | {
+        "use_dora": settings["use_dora"],
+        "lora_bias": settings["bias"],
+        "lora_weight_path": folder,
+        "learning_rate": 0.0,
+        "max_steps": 1,
+        "output_dir": tmp_path,
+    }
+    continued = run(words(again)).model.eval()
+    inputs = inputs_of(model)
+    assert torch.equal(logits(continued, **inputs), logits(model, **inputs))
+
+
+def test_merges_into_a_model_of_its_own(trained, tmp_path):
+    folder, model = trained
+    target = tmp_path / "merged"
+    done = subprocess.run(
+        [sys.executable, "-m", "mgm.train.merge", folder, target], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    inputs = inputs_of(model)
+    whole = load_model(target)
+    torch.testing.assert_close(
+        logits(whole, **inputs), logits(model, **inputs), rtol=1e-4, atol=1e-4
+    )
+    engine = mgm.load(target, device="cpu")
+    assert engine.answer([mgm.Request("hi", max_new_tokens=2)])
+
+
+def test_resumes_to_the_same_weights(flags, tmp_path):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    saving = flags | {"save_steps": 2, "save_strategy": "steps"}
+    run(words(saving | {"output_dir": straight}))
+    run(words(saving | {"output_dir": stopped}))
+    for folder in stopped.glob("checkpoint-*"):
+        if folder.name != "checkpoint-2":
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+    run(words(saving | {"output_dir": stopped}))
+    ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (stopped, straight))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
+    language = tmp_path / "mixtral"
+    torch.manual_seed(0)
+    text = {name: value for name, value in TEXT.items() if name != "model_type"}
+    vocabulary = json.loads((parts["language"] / "config.json").read_text())["vocab_size"]
+    config = MixtralConfig(**text | {"vocab_size": vocabulary, "num_local_experts": 4})
+    MixtralForCausalLM(config).save_pretrained(language)
+    for file in parts["language"].glob("token*"):
+        (language / file.name).write_bytes(file.read_bytes())
+    folder = tmp_path / "adapter"
+    trainer = run(words(flags | {"model_name_or_path": language, "output_dir": folder}))
+    adapted = [
+        name for name in load_file(folder / "adapter_model.safetensors") if "experts" in name
+    ]
+    assert len(adapted) == 2 * 4 * 3 * 2  # layers, experts, matrices, halves
+    inputs = inputs_of(trainer.model)
+    torch.testing.assert_close(
+        logits(load_model(folder), **inputs),
+        logits(trainer.model.eval(), **inputs),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"lora_bias": "some"}, "choose one of none, all, lora_only"),
+        ({"lora_r": 0}, "give a rank from 1"),
+        ({"lora_dropout": 1.0}, "below 1"),
+        ({"lora_weight_path": "nowhere"}, "is not there; give the folder of an adapter"),
+        ({"tune_mm_mlp_adapter": True}, "leave one of them out"),
+        ({"lora_enable": False, "use_dora": True}, "does nothing without --lora_enable"),
+    ],
+)
+def test_faults(flags, change, fault, tmp_path):
+    with pytest.raises(MGMError, match=fault):
+        run(words(flags | change | {"output_dir": tmp_path}))

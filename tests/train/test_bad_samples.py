@@ -1,0 +1,114 @@
+"""Samples that cannot be used end a run, or are left out, counted and listed: never replaced."""
+
+import json
+
+import pytest
+import torch
+
+from mgm.data.quarantine import FILE
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from tests.train.conftest import words
+
+
+@pytest.fixture
+def faulty(data, tmp_path):
+    """The data file with one sample of every kind that cannot be used, and their places."""
+    samples = json.loads(data.read_text())
+    good = samples[0]
+    question = good["conversations"][0]
+
+    def changed(**fields):
+        return good | fields
+
+    (data.parent / "broken.png").write_bytes((data.parent / "0.png").read_bytes()[:40])
+    bad = {
+        1: changed(conversations=[]),
+        3: changed(image="missing.png"),
+        4: changed(image=["0.png", "1.png"]),
+        6: changed(conversations=[question, question]),
+        9: changed(image="broken.png"),
+        10: "no sample",
+    }
+    for place, sample in bad.items():
+        samples.insert(place, sample)
+    path = tmp_path / "faulty.json"
+    path.write_text(json.dumps(samples))
+    return path, set(bad)
+
+
+@pytest.fixture
+def flags(stage2_flags, faulty, data, tmp_path):
+    return stage2_flags | {
+        "data_path": faulty[0],
+        "image_folder": data.parent,
+        "output_dir": tmp_path / "out",
+        "save_strategy": "no",
+    }
+
+
+def quarantined(flags) -> dict[int, str]:
+    lines = (flags["output_dir"] / FILE).read_text().splitlines()
+    listed = [json.loads(line) for line in lines]
+    assert len({entry["sample"] for entry in listed}) == len(listed)
+    return {entry["sample"]: entry["reason"] for entry in listed}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
+    bad = faulty[1]
+    trainer = run(words(flags | {"bad_samples": "skip", "dataloader_num_workers": workers}))
+    listed = quarantined(flags)
+    assert set(listed) == bad
+    assert "has no" in listed[1] or "empty list" in listed[1]
+    assert "missing.png: there is no such file" in listed[3]
+    assert "1 <image> marker but 2 images" in listed[4]
+    assert "roles alternate" in listed[6]
+    assert "broken.png" in listed[9]
+    assert trainer.state.global_step > 0
+    assert f"{len(bad)} samples could not be used" in caplog.text
+
+
+def test_what_is_left_out_changes_nothing_else(flags, data):
+    """The same weights as without these samples, where the order is the same."""
+    order = {"group_by_modality_length": False, "train_sampling_strategy": None}
+    kept = run(words(flags | order | {"bad_samples": "skip"})).train_dataset
+    clean = run(words(flags | order | {"data_path": data, "output_dir": flags["output_dir"]}))
+    # The one with a damaged image is known to be there, and holds nothing but its place.
+    assert len(kept) == len(clean.train_dataset) + 1
+    assert list(kept[kept.places.index(9)]) == ["index"]
+    same = [kept[index] for index in range(len(kept)) if kept.places[index] != 9]
+    for sample, of_clean in zip(same, list(clean.train_dataset), strict=True):
+        assert torch.equal(sample["input_ids"], of_clean["input_ids"])
+
+
+def test_a_batch_of_nothing_else_teaches_nothing(flags, data, tmp_path):
+    samples = [json.loads(data.read_text())[0] | {"image": "broken.png"}] * 3
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps([*samples, json.loads(data.read_text())[1]]))
+    single = {"per_device_train_batch_size": 1, "data_path": path, "bad_samples": "skip"}
+    (data.parent / "broken.png").write_bytes(b"no image")
+    trainer = run(words(flags | single))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sorted(loss == 0 for loss in losses) == [False, True, True, True]
+
+
+def test_strict_ends_the_run_and_names_the_first(flags):
+    with pytest.raises(MGMError, match=r"faulty\.json: sample 1"):
+        run(words(flags))
+
+
+def test_nothing_usable_is_an_error(flags, tmp_path):
+    path = tmp_path / "none.json"
+    path.write_text(json.dumps([1, 2]))
+    with pytest.raises(MGMError, match="none of its 2 samples can be used"):
+        run(words(flags | {"data_path": path, "bad_samples": "skip"}))
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]
+    path.write_text(json.dumps([{"image": "gone.png", "conversations": turns}]))
+    with pytest.raises(MGMError, match="no sample has all its images"):
+        run(words(flags | {"data_path": path, "bad_samples": "skip"}))
+
+
+def test_the_policy_is_one_of_two(flags):
+    with pytest.raises(MGMError, match="choose strict or skip"):
+        run(words(flags | {"bad_samples": "replace"}))

@@ -1,0 +1,63 @@
+"""A loss that is no number, other flags after a stop, a process that dies: nothing is lost."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from mgm.train.checkpoints import checkpoints
+from mgm.train.dataset import TrainingDataset
+from tests.train.conftest import words
+
+
+@pytest.fixture
+def flags(stage2_flags, tmp_path):
+    return stage2_flags | {"output_dir": tmp_path, "save_steps": 1, "save_strategy": "steps"}
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data, tmp_path):
+    with pytest.raises(MGMError) as caught:
+        run(words(flags | {"learning_rate": 1e30, "max_grad_norm": 0, "warmup_steps": 0}))
+    text = str(caught.value)
+    assert "the loss is nan" in text or "the loss is inf" in text
+    last = checkpoints(tmp_path)[-1]
+    assert f"{last} is the last good checkpoint" in text
+    step = int(text.split(":")[0].removeprefix("step "))
+    assert last.name == f"checkpoint-{step - 1}"
+    named = text.split("samples of the step: ")[1].split(";")[0].split(", ")
+    assert len(named) == 2
+    assert all(0 <= int(place) < len(json.loads(data.read_text())) for place in named)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"per_device_train_batch_size": 1}, "--per_device_train_batch_size was 2, is 1"),
+        ({"seed": 7}, "--seed was 42, is 7"),
+        ({"group_by_modality_length": False}, "--group_by_modality_length was True, is False"),
+    ],
+)
+def test_other_flags_after_a_stop(flags, change, fault):
+    run(words(flags | {"max_steps": 2}))
+    with pytest.raises(MGMError, match=fault):
+        run(words(flags | change | {"max_steps": 4}))
+
+
+def test_other_data_after_a_stop(flags, data, tmp_path):
+    run(words(flags | {"max_steps": 2}))
+    path = tmp_path / "less.json"
+    path.write_text(json.dumps(json.loads(data.read_text())[:-1]))
+    with pytest.raises(MGMError, match=r"samples was 12, is 11"):
+        run(words(flags | {"max_steps": 4, "data_path": path, "image_folder": data.parent}))
+
+
+def test_a_process_that_prepares_samples_dies(flags, monkeypatch):
+    def dies(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(TrainingDataset, "__getitem__", dies)
+    with pytest.raises(MGMError, match="a process that prepares samples died"):
+        run(words(flags | {"dataloader_num_workers": 1}))

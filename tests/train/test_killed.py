@@ -1,0 +1,92 @@
+"""Runs that are killed with SIGKILL at random moments end in the weights of one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.conftest import words
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 180  # seconds
+KILLS = 3
+
+
+def command(flags: dict[str, object], processes: int) -> list[str]:
+    python = [sys.executable, "-m"]
+    if processes == 1:
+        return [*python, "mgm.train", *words(flags)]
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    gloo = flags | {"ddp_backend": "gloo", "ddp_timeout": 60}
+    return [*python, *torchrun, "--module", "mgm.train", *words(gloo)]
+
+
+def start(flags: dict[str, object], processes: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(flags, processes),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, told = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, told[-3000:]
+
+
+def kill_while_it_trains(process: subprocess.Popen[str], folder: Path, draw: random.Random) -> None:
+    """After it has made something new; every other time while it saves."""
+    known, in_a_save = set(folder.iterdir()), draw.random() < 0.5
+    for _ in range(LIMIT * 1000):
+        fresh = [path for path in folder.iterdir() if path not in known]
+        if any(
+            in_a_save == path.name.endswith(".part") for path in fresh if "checkpoint" in path.name
+        ):
+            break
+        if process.poll() is not None:
+            return
+        time.sleep(0.001)
+    time.sleep(draw.random() * 0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "processes"), [(1, 1), (2, 1), (2, 2)])
+def test_killed_runs_end_in_the_same_weights(request, tmp_path, stage, processes):
+    flags = request.getfixturevalue(f"stage{stage}_flags") | {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": 2,
+        "max_steps": 10,
+        "per_device_train_batch_size": 2 // processes,
+        "logging_steps": 1,
+    }
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    killed.mkdir()
+    finish(start(flags | {"output_dir": straight}, processes))
+    draw = random.Random(stage * processes)
+    for _ in range(KILLS):
+        kill_while_it_trains(start(flags | {"output_dir": killed}, processes), killed, draw)
+    finish(start(flags | {"output_dir": killed}, processes))
+    for name in ("model.safetensors", "checkpoint-10/model.safetensors"):
+        ours, theirs = load_file(killed / name), load_file(straight / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items()), name
+    one, other = (
+        torch.load(place / "checkpoint-10/optimizer.pt", weights_only=True)["state"]
+        for place in (killed, straight)
+    )
+    for number, state in one.items():
+        assert torch.equal(state["exp_avg"], other[number]["exp_avg"])
+    assert not list(killed.glob(".*.part"))

@@ -1,0 +1,200 @@
+"""What is started on which devices; nothing is trained here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.train import launch
+from mgm.train.batches import Batches, divide
+from mgm.train.hostfile import Host, read_hostfile
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(
+    path
+    for family in ("gemma", "llama", "llama3", "mixtral", "yi")
+    for path in (ROOT / "scripts" / family / "train").glob("*.sh")
+)
+# Samples a step over all devices of the published runs, for stages 1 and 2.
+GLOBAL = {1: 256, 2: 128}
+
+
+def plan(tmp_path, monkeypatch, capsys, *words: str) -> str:
+    monkeypatch.chdir(tmp_path)
+    launch.main(["--dry-run", *words])
+    return capsys.readouterr().out
+
+
+def started(tmp_path, monkeypatch, *words: str) -> list[str]:
+    """The command that would replace the launcher."""
+    commands = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execvp", lambda file, command: commands.append(command))
+    launch.main(words)
+    return commands[0]
+
+
+@pytest.mark.parametrize(
+    ("samples", "devices", "at_most", "expected"),
+    [
+        (256, 16, 16, Batches(16, 16, 1)),
+        (256, 8, 16, Batches(8, 16, 2)),
+        (256, 1, 16, Batches(1, 16, 16)),
+        (128, 32, 4, Batches(32, 4, 1)),
+        (128, 64, 4, Batches(64, 2, 1)),
+        (96, 8, 8, Batches(8, 6, 2)),
+    ],
+)
+def test_samples_of_a_step_stay_the_same_on_other_devices(samples, devices, at_most, expected):
+    found = divide(samples, devices, at_most)
+    assert found == expected
+    assert found.samples == samples
+    assert found.per_device <= at_most
+
+
+def test_devices_that_cannot_share_a_batch_are_refused_with_those_that_can():
+    with pytest.raises(MGMError, match="256 does not divide among 6 devices; use 4 of them"):
+        divide(256, 6, 16)
+    with pytest.raises(MGMError, match="use 4 of them"):
+        divide(4, 8, 16)
+
+
+def test_hostfile(tmp_path):
+    file = tmp_path / "hostfile"
+    file.write_text("# ours\nfirst slots=8\n\n second  slots=4 # half of it\n")
+    assert read_hostfile(file) == [Host("first", 8), Host("second", 4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("first slot=8\n", "line 1: 'first slot=8'; write 'HOST slots=GPUS'"),
+        ("first slots=0\n", "line 1"),
+        ("a slots=8\na slots=8\n", "line 2: a comes twice"),
+        ("# nothing\n", "names no machine"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_wrong_hostfile_is_refused_by_line(tmp_path, content, fault):
+    file = tmp_path / "hostfile"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MGMError, match=fault):
+        read_hostfile(file)
+    with pytest.raises(MGMError, match="No such file"):
+        read_hostfile(tmp_path / "missing")
+
+
+def test_of_flags_that_come_twice_the_last_counts():
+    words = ["--a", "1", "--b", "--c=x", "--a", "2", "-2", "--c", "y"]
+    assert launch.merged(words) == {"a": ["2", "-2"], "b": [], "c": ["y"]}
+    with pytest.raises(MGMError, match="'1' belongs to no flag"):
+        launch.merged(["1"])
+
+
+def test_one_process_on_a_cpu(tmp_path, monkeypatch):
+    command = started(
+        tmp_path, monkeypatch, "--use_cpu", "True", "--deepspeed", "z.json", "--output_dir", "o"
+    )
+    assert command[:3] == [sys.executable, "-m", "mgm.train"]
+    assert "--deepspeed" not in command  # there is nothing to share
+
+
+def test_several_processes_on_a_cpu(tmp_path, monkeypatch):
+    command = started(
+        tmp_path, monkeypatch, "--use_cpu", "--devices", "2", "--global_batch_size", "8"
+    )
+    assert command[2:6] == [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "--module",
+    ]
+    assert command[command.index("--ddp_backend") + 1] == "gloo"
+    assert command[command.index("--per_device_train_batch_size") + 1] == "4"
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [(1, "mgm.train"), (8, "torch.distributed.run")],
+)
+def test_gpus_that_are_here(tmp_path, monkeypatch, devices, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
+    assert started(tmp_path, monkeypatch, "--output_dir", "o")[2] == expected
+
+
+def test_machines_of_a_hostfile(tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed")
+    (tmp_path / "hostfile").write_text("first slots=8\nsecond slots=8\n")
+    command = started(tmp_path, monkeypatch, "--global_batch_size", "256")
+    assert command[:4] == ["deepspeed", "--hostfile", "hostfile", "--master_port"]
+    assert command[command.index("--module") + 1] == "mgm.train"
+    assert command[command.index("--per_device_train_batch_size") + 1] == "8"
+    assert command[command.index("--gradient_accumulation_steps") + 1] == "2"
+
+
+def test_machines_that_torchrun_joins(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    command = started(
+        tmp_path, monkeypatch, "--nodes", "2", "--node_rank", "1", "--master_addr", "first"
+    )
+    assert command[3:8] == [
+        "--nnodes=2",
+        "--node_rank=1",
+        "--master_addr=first",
+        "--master_port=29500",
+        "--nproc_per_node=8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--output_dir", "o"], "no CUDA device is here.*--use_cpu True"),
+        (["--use_cpu", "--learning_rat", "1"], "--learning_rat is not a flag.*--learning_rate"),
+        (["--hostfile", "missing"], "missing: cannot be read"),
+        (["--use_cpu", "--per_device_train_batch_size", "0"], "give a whole number from 1"),
+        (
+            ["--use_cpu", "--global_batch_size", "8", "--gradient_accumulation_steps", "2"],
+            "--gradient_accumulation_steps follows",
+        ),
+        (["--nodes", "2"], "needs --master_addr"),
+        (["--devices", "0"], "give a number from 1"),
+    ],
+)
+def test_faults_are_found_before_anything_starts(tmp_path, monkeypatch, words, fault):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(MGMError, match=fault):
+        started(tmp_path, monkeypatch, *words)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
+    (tmp_path / "hostfile").write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
+    done = subprocess.run(
+        ["bash", recipe, "--dry-run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    stages = (1, 2) if "stage_1_2" in recipe.name else (2,)
+    commands = [line for line in done.stdout.splitlines() if line.startswith("command: ")]
+    assert len(commands) == len(stages)
+    for stage, command in zip(stages, commands, strict=True):
+        words = command.split()
+        flags = launch.merged(words[words.index("mgm.train") + 1 :])
+        assert (
+            int(flags["per_device_train_batch_size"][0])
+            * int(flags["gradient_accumulation_steps"][0])
+            * 32
+            == GLOBAL[stage]
+        )
+        assert ("tune_mm_mlp_adapter" in flags) == (stage == 1)
+        assert Path(tmp_path, flags["deepspeed"][0]).is_file()
+        assert ("image_grid" in flags) == ("1536" in recipe.name)
+    assert done.stdout.count("forecast:\n") == len(stages)

@@ -1,0 +1,92 @@
+"""Several processes on a CPU: the same losses as one, and no batch on which they wait for ever."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mgm.train.__main__ import run
+from mgm.train.checkpoints import STATE_FILE
+from tests.train.conftest import words
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 240  # seconds after which processes that wait for one another are ended
+
+
+def train_in_processes(
+    flags: dict[str, object], count: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m mgm.train` in several processes."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc_per_node={count}", "--module", "mgm.train"),
+            *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 120}),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    state = json.loads((folder / STATE_FILE).read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def flags(stage2_flags) -> dict[str, object]:
+    """Texts, samples with one image and with two come in turn: each process has another kind."""
+    return stage2_flags | {
+        "per_device_train_batch_size": 1,
+        "group_by_modality_length": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(flags, tmp_path_factory) -> Path:
+    """The folder of one process that has the whole batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    run(words(flags | {"per_device_train_batch_size": 2, "output_dir": folder}))
+    return folder
+
+
+def check_same(folder: Path, alone: Path) -> None:
+    assert losses(folder) == pytest.approx(losses(alone), abs=1e-4)
+    ours, theirs = (load_file(place / "model.safetensors") for place in (folder, alone))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(flags, alone, tmp_path):
+    done = train_in_processes(flags | {"output_dir": tmp_path})
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_accumulated_batches_learn_as_one(flags, alone, tmp_path):
+    run(words(flags | {"gradient_accumulation_steps": 2, "output_dir": tmp_path}))
+    check_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["zero2", "zero3"])
+def test_zero_learns_as_one_process(flags, alone, tmp_path, config):
+    pytest.importorskip("deepspeed")
+    file = ROOT / "scripts" / f"{config}.json"
+    done = train_in_processes(flags | {"output_dir": tmp_path, "deepspeed": file})
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_same(tmp_path, alone)
