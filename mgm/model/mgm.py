@@ -5,7 +5,6 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -38,6 +37,12 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         linear_experts: whether experts are linear layers, which can be quantised.
         int8: whether the language model's linear layers hold weights of 8 bits; for inference.
         text_only: whether all that sees images is left out; such a model takes texts alone.
+
+    Attributes:
+        texts_see_black: whether training batches of texts alone go through all that sees images
+            too, with a black image that counts nothing. Where DeepSpeed or FSDP divide weights or
+            gradients among processes, each has to do the same as the others, in the same order, or
+            they wait for ever.
     """
 
     config_class = MGMConfig
@@ -73,6 +78,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         self.text_only = text_only
         self._int8 = int8
         self._supervised_loss = SupervisedLoss()
+        self.texts_see_black = False
         self.vision_tower_aux: ConvNextTower | None = None
         self.mining: PatchInfoMining | None = None
         if text_only:
@@ -374,11 +380,14 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             seen = pixel_values is not None or pixel_values_aux is not None
             if image_features is None and seen:
                 image_features = self.get_image_features(pixel_values, pixel_values_aux)
+            nothing = None
+            if image_features is None and labels is not None and self.training:
+                nothing = self._nothing_seen()  # before the embedding, as with images
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
             )
-            if image_features is None and labels is not None and self.training:
-                inputs_embeds = inputs_embeds + self._nothing_seen(inputs_embeds)
+            if nothing is not None:
+                inputs_embeds = inputs_embeds + nothing.to(inputs_embeds)
         inputs: dict[str, Any] = kwargs | {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -394,36 +403,24 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             return self._supervised_loss(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 
-    def _nothing_seen(self, like: Tensor) -> Tensor:
+    def _nothing_seen(self) -> Tensor:
         """Zero, from which all that is trained and sees images gets a gradient, of zero.
 
         Optimizers pass over a parameter without a gradient, and with one of zero go on by their
         momentum. Compat: the published code computes features for texts too, and uses none of them.
 
-        Where several processes hold the weights in parts, each of them has to gather them as often
-        as the others, or all wait for ever: there a black image is seen, and counts nothing.
-
-        Args:
-            like: has the dtype and device of the zero.
+        With `texts_see_black` it comes through all that sees images.
         """
-        if self._held_in_parts():
+        if self.texts_see_black:
             side = self.config.image_size_aux
-            black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=like.device)
-            return self.get_image_features(pixel_values_aux=black).flatten()[:0].sum().to(like)
-        zero = like.new_zeros(())
+            black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device)
+            return self.get_image_features(pixel_values_aux=black).flatten()[:0].sum()
+        zero = torch.zeros((), device=self.device)
         for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
             for parameter in part.parameters() if part is not None else ():
                 if parameter.requires_grad:
-                    zero = zero + parameter.flatten()[:0].sum().to(like)
+                    zero = zero + parameter.flatten()[:0].sum().to(zero)
         return zero
-
-    def _held_in_parts(self) -> bool:
-        """Whether weights are divided among processes: by DeepSpeed's ZeRO-3, or by FSDP."""
-        return any(
-            hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
-            for part in (self.vision_tower, self.projector)
-            for parameter in part.parameters()
-        )
 
     def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
         if self.vision_tower_aux is None or self.mining is None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import TrainerState
 from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
@@ -14,10 +15,10 @@ from mgm.data.quarantine import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.adapter import add_adapter, load_adapter
-from mgm.train.checkpoints import checkpoint_to_resume, prepare_output
+from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments, parse
-from mgm.train.run_facts import check_facts, facts_of
+from mgm.train.run_facts import check_facts, facts_of, is_finished
 from mgm.train.starting_point import starting_point
 from mgm.train.trainable import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
@@ -82,7 +83,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     )
     try:
         with WriteErrors(output):  # by whoever writes there: curves, reports
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            _train(trainer, checkpoint)
     except MGMError as error:
         raise _without_traceback(error) from error
     except RuntimeError as error:
@@ -109,6 +110,19 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     trainer.save_model()
     logger.info("saved %s", output)
     return trainer
+
+
+def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
+    """Train from the beginning or from a checkpoint, if there is anything left to do."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    if is_finished(state, trainer.args):
+        logger.info("all %d steps were done; nothing is left but saving", state.global_step)
+        trainer.state = state
+        return
+    trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def _check_images(model: MGMForConditionalGeneration, dataset: TrainingDataset) -> None:

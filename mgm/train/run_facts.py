@@ -1,8 +1,11 @@
 """What decides the order of samples and steps, so that a resumed run goes on exactly."""
 
 import json
+from math import ceil
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerState
 
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
@@ -24,6 +27,14 @@ def facts_of(arguments: TrainingArguments, dataset: TrainingDataset) -> dict[str
     """Flags and figures that a resumed run has to have in common with the one before."""
     flags = {f"--{name}": getattr(arguments, name) for name in FLAGS}
     return flags | {"processes": arguments.world_size, "samples": len(dataset)}
+
+
+def is_finished(state: TrainerState, arguments: TrainingArguments) -> bool:
+    """Whether a checkpoint's run had done all its steps; transformers would do one more of them."""
+    if arguments.max_steps > 0:
+        return state.global_step >= arguments.max_steps
+    same = state.num_train_epochs == ceil(arguments.num_train_epochs)
+    return same and state.global_step >= state.max_steps
 
 
 def write_facts(facts: dict[str, Any], folder: Path) -> None:

@@ -43,6 +43,7 @@ class MGMTrainer(Trainer):
         if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
             model.use_liger_kernel(**(args.liger_kernel_config or {}))
         super().__init__(**kwargs)
+        self.model.texts_see_black = self.is_deepspeed_enabled or self.is_fsdp_enabled
         self.stage1 = stage1
         self.adapter = adapter
         self.tokens: Tensor | int = 0  # of all samples since `self.since`
@@ -173,6 +174,11 @@ class MGMTrainer(Trainer):
 
     def _write_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
         self.processing_class.save_pretrained(folder)
+        if state_dict is not None:  # DeepSpeed's, in which what is shared comes twice
+            owners: dict[int, str] = {}
+            for name, tensor in self.model.state_dict(keep_vars=True).items():
+                if owners.setdefault(id(tensor), name) != name:
+                    state_dict.pop(name, None)
         if self.adapter is not None:
             save_adapter(self.adapter, self.model, folder, state_dict)
             return

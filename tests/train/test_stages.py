@@ -1,6 +1,7 @@
 """From parts to a model that answers, through the command line's two stages."""
 
 import json
+import logging
 import warnings
 
 import pytest
@@ -151,6 +152,17 @@ def test_a_killed_run_goes_on_where_it_was(
     ]
     for name, value in resumed.model.state_dict().items():
         torch.testing.assert_close(value, stage2[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_path, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="mgm")
+    flags = stage2_flags | {"max_steps": 4, "output_dir": tmp_path}
+    before = run(words(flags)).model.state_dict()
+    again = run(words(flags))
+    assert again.state.global_step == 4
+    assert not moved(before, load_model(tmp_path).state_dict())
+    assert "all 4 steps were done" in caplog.text
+    assert run(words(flags | {"max_steps": 5})).state.global_step == 5
 
 
 def test_only_the_latest_checkpoints_are_kept(stage2_flags, tmp_path) -> None:
