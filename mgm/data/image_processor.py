@@ -165,7 +165,8 @@ class MGMImageProcessor(BaseImageProcessor):
             piece, start = shown_piece(long, short, side), (long - short) // 2
             shown = slice(piece.lead, piece.lead + piece.last - piece.first)
             length = piece.end - piece.begin
-            result = np.full((side, side, 3), colour, dtype=np.uint8)
+            result = np.empty((side, side, 3), dtype=np.uint8)
+            result.reshape(side, -1)[:] = np.tile(np.array(colour, dtype=np.uint8), side)
             if image.width == long:
                 picture = Image.new("RGB", (side, length), colour)
                 picture.paste(_across(image, side), (0, start - piece.begin))
