@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
 from mgm.data.collator import Collator
+from mgm.data.packing import PackedCollator
 from mgm.data.quarantine import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command
 from mgm.model.mgm import MGMForConditionalGeneration
@@ -18,6 +19,7 @@ from mgm.train.adapter import add_adapter, load_adapter
 from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments, parse
+from mgm.train.packed_dataset import PackedDataset
 from mgm.train.run_facts import check_facts, facts_of, is_finished
 from mgm.train.starting_point import starting_point
 from mgm.train.trainable import describe_trainable, set_trainable
@@ -70,15 +72,21 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     logger.info("%s", describe_trainable(model))
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-    if checkpoint is not None:
-        check_facts(facts_of(training, dataset), checkpoint)
     collator = Collator.of(processor, model.config.model_max_length)
+    rows: PackedDataset | None = None
+    if training.packing:
+        if model.config.model_max_length is None:
+            raise MGMError("--packing needs --model_max_length, the positions of a row")
+        seed = training.seed if training.data_seed is None else training.data_seed
+        rows = PackedDataset(dataset, model.config.model_max_length, seed)
+    if checkpoint is not None:
+        check_facts(facts_of(training, rows or dataset), checkpoint)
     trainer = _trainer(
         arguments,
         adapter=adapter,
         model=model,
-        train_dataset=dataset,
-        data_collator=collator,
+        train_dataset=rows or dataset,
+        data_collator=PackedCollator(collator) if rows else collator,
         processing_class=processor,
     )
     try:

@@ -21,6 +21,7 @@ from mgm.model.lora import ADAPTER_FILES, OTHERS_FILE, PREFIX, read_others
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_published
 from mgm.train.arguments import TrainingArguments
+from mgm.train.rounding import FULL, round_language_model
 
 BIASES = ("none", "all", "lora_only")
 
@@ -51,6 +52,8 @@ def add_adapter(model: MGMForConditionalGeneration, arguments: TrainingArguments
             "from 1, and a probability from 0 to below 1"
         )
     fill_linear_experts(model.language_model)
+    if arguments.bits != FULL:
+        round_language_model(model, arguments)
     settings = LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
@@ -62,7 +65,8 @@ def add_adapter(model: MGMForConditionalGeneration, arguments: TrainingArguments
         base_model_name_or_path=base,
     )
     # Without its config: for some families peft changes the settings to those of other modules.
-    bare = nn.Module()
+    bare: Any = nn.Module()
+    bare.is_loaded_in_4bit, bare.is_loaded_in_8bit = arguments.bits == 4, arguments.bits == 8
     for name, child in model.language_model.named_children():
         bare.add_module(name, child)
     inject_adapter_in_model(settings, bare)

@@ -133,6 +133,11 @@ class TrainingArguments(transformers.TrainingArguments):
     group_by_modality_length: bool = _flag(
         False, "Batches of samples with images or without, of similar lengths."
     )
+    packing: bool = _flag(
+        False,
+        "Several samples in one row of --model_max_length positions, which see themselves alone; "
+        "a batch is that many rows.",
+    )
     mm_projector_lr: float | None = _flag(None, "Learning rate of the projector.")
     lr_multi: str | None = _flag(
         None,
@@ -148,9 +153,9 @@ class TrainingArguments(transformers.TrainingArguments):
     logging_steps: float = _flag(10, "Steps between two reports of the loss.")
     cache_dir: str | None = _flag(None, "Refused: set the environment variable HF_HOME.")
     mpt_attn_impl: str = _flag("triton", "Refused: MPT is no language model of Mini-Gemini.")
-    bits: int = _flag(16, "Not supported yet: training of quantised models.")
-    double_quant: bool = _flag(True, "Not supported yet: training of quantised models.")
-    quant_type: str = _flag("nf4", "Not supported yet: training of quantised models.")
+    bits: int = _flag(16, "Bits of the frozen language model beside a LoRA: 4, 8 or 16.")
+    double_quant: bool = _flag(True, "Whether the scales of 4 bits are rounded too.")
+    quant_type: str = _flag("nf4", "Numbers that 4 bits stand for: nf4 or fp4.")
     lora_enable: bool = _flag(False, "Train a LoRA beside the language model, which is frozen.")
     lora_r: int = _flag(64, "Rank of the LoRA.")
     lora_alpha: int = _flag(16, "The LoRA counts this by its rank.")

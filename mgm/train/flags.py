@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 from mgm.data.quarantine import POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from mgm.train.rounding import BITS, FULL, KINDS
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
 
@@ -50,7 +51,6 @@ REFUSED = {
     "auto_find_batch_size": _LATER,
     "train_sampling_strategy": f"{_LATER} (--group_by_modality_length True groups by length)",
     **dict.fromkeys(("fsdp", "parallelism_config"), _LATER),
-    **dict.fromkeys(("bits", "double_quant", "quant_type"), _LATER),
 }
 
 # The least and the most that these numbers may be; nan and infinity are refused too.
@@ -166,6 +166,20 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
         raise MGMError(
             "--lora_enable: stage 1 (--tune_mm_mlp_adapter) does not train the language model; "
             "leave one of them out"
+        )
+    if training.bits not in BITS or training.quant_type not in KINDS:
+        raise MGMError(
+            f"--bits {training.bits} --quant_type {training.quant_type}: choose one of "
+            f"{', '.join(map(str, BITS))}, and {' or '.join(KINDS)}"
+        )
+    if training.bits != FULL and not training.lora_enable:
+        raise MGMError(
+            f"--bits {training.bits}: rounded weights are not trained themselves; train a LoRA "
+            "beside them with --lora_enable True, or leave it out"
+        )
+    if training.packing and training.group_by_modality_length:
+        raise MGMError(
+            "--packing fills rows by itself; leave --group_by_modality_length out, or say False"
         )
     for name in ("lora_weight_path", "use_dora"):
         if getattr(training, name) and not training.lora_enable:

@@ -1,6 +1,7 @@
 """What decides the order of samples and steps, so that a resumed run goes on exactly."""
 
 import json
+from collections.abc import Sized
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from transformers import TrainerState
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
 from mgm.train.arguments import TrainingArguments
-from mgm.train.dataset import TrainingDataset
 
 FILE = "run.json"
 FLAGS = (
@@ -20,13 +20,14 @@ FLAGS = (
     "seed",
     "data_seed",
     "lora_enable",
+    "packing",
 )
 
 
-def facts_of(arguments: TrainingArguments, dataset: TrainingDataset) -> dict[str, Any]:
+def facts_of(arguments: TrainingArguments, dataset: Sized) -> dict[str, Any]:
     """Flags and figures that a resumed run has to have in common with the one before."""
     flags = {f"--{name}": getattr(arguments, name) for name in FLAGS}
-    return flags | {"processes": arguments.world_size, "samples": len(dataset)}
+    return flags | {"processes": arguments.world_size, "items": len(dataset)}
 
 
 def is_finished(state: TrainerState, arguments: TrainingArguments) -> bool:

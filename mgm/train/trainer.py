@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,9 +101,11 @@ class MGMTrainer(Trainer):
         Raises:
             MGMError: says which samples were in the step.
         """
-        self.places += inputs.pop("index").tolist()
-        self.samples += len(inputs["input_ids"])
-        self.tokens += inputs["attention_mask"].sum()
+        places = inputs.pop("index").tolist()
+        self.places += places
+        self.samples += len(places)
+        mask = inputs.get("attention_mask")  # none of packed rows, which are nearly full
+        self.tokens += inputs["input_ids"].numel() if mask is None else mask.sum()
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             last = checkpoints(Path(str(self.args.output_dir)))[-1:]
@@ -146,8 +149,9 @@ class MGMTrainer(Trainer):
                     for file in inner.iterdir():
                         file.rename(self.unfinished / file.name)
                     inner.rmdir()
-                    dataset = cast(TrainingDataset, self.train_dataset)
-                    write_facts(facts_of(self.args, dataset), self.unfinished)
+                    write_facts(
+                        facts_of(self.args, cast(Sized, self.train_dataset)), self.unfinished
+                    )
             finally:
                 self.unfinished = None
         if self.args.process_index == 0:

@@ -184,8 +184,24 @@ def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
         ({"lora_weight_path": "nowhere"}, "is not there; give the folder of an adapter"),
         ({"tune_mm_mlp_adapter": True}, "leave one of them out"),
         ({"lora_enable": False, "use_dora": True}, "does nothing without --lora_enable"),
+        ({"lora_enable": False, "bits": 4}, "with --lora_enable True, or leave it out"),
+        ({"bits": 5}, "choose one of 4, 8, 16"),
     ],
 )
 def test_faults(flags, change, fault, tmp_path):
     with pytest.raises(MGMError, match=fault):
         run(words(flags | change | {"output_dir": tmp_path}))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_beside_rounded_weights(flags, parts, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    trainer = run(words(flags | {"bits": bits, "output_dir": tmp_path, "num_train_epochs": 3}))
+    layer = trainer.model.language_model.model.layers[0].mlp.down_proj
+    assert layer.base_layer.weight.dtype in (torch.uint8, torch.int8)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+    inputs = inputs_of(trainer.model)
+    ours = logits(trainer.model.eval(), **inputs)
+    whole = logits(load_model(tmp_path), **inputs)  # on the weights before they were rounded
+    assert (ours - whole).norm() < (0.35 if bits == 4 else 0.05) * whole.norm()

@@ -62,7 +62,6 @@ def test_only_one_device_trains(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--bits", "4"], "--bits 4: is not supported yet"),
         (["--label_smoothing_factor", "0.1"], "0.1: is not supported yet"),
         (["--mpt_attn_impl", "torch"], "MPT is no language model"),
         (["--image_grid_pinpoints", "x"], "never used"),

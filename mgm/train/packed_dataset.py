@@ -1,0 +1,39 @@
+"""A data set whose items are rows of several samples."""
+
+import logging
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mgm.data.packing import pack
+from mgm.train.dataset import TrainingDataset
+
+logger = logging.getLogger(__name__)
+
+
+class PackedDataset(Dataset[list[dict[str, Tensor]]]):
+    """Rows of a `TrainingDataset`, the same in every epoch; the sampler changes their order.
+
+    Args:
+        dataset: the samples.
+        limit: positions of a row.
+        seed: of what comes together.
+    """
+
+    def __init__(self, dataset: TrainingDataset, limit: int, seed: int) -> None:
+        self.dataset = dataset
+        lengths = [len(dataset.encode(index)[0]) for index in range(len(dataset))]
+        images = [len(sample.images) for sample in dataset.samples]
+        self.rows = pack(lengths, images, limit, seed)
+        filled = sum(min(length, limit) for length in lengths)
+        logger.info(
+            "packed: %d samples in %d rows of %d positions, %.1f %% of them padding",
+            *(len(dataset), len(self.rows), limit, 100 * (1 - filled / (len(self.rows) * limit))),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
+        """The samples of one row, each as of `TrainingDataset`."""
+        return [self.dataset[sample] for sample in self.rows[index]]

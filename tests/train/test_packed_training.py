@@ -1,0 +1,56 @@
+"""Training on rows of several samples."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from tests.train.conftest import words
+
+
+@pytest.fixture
+def flags(stage2_flags):
+    return stage2_flags | {
+        "packing": True,
+        "group_by_modality_length": False,
+        "model_max_length": 96,
+        "per_device_train_batch_size": 1,
+        "num_train_epochs": 2,
+        "save_steps": 1,
+    }
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path):
+    trainer = run(words(flags | {"output_dir": tmp_path}))
+    rows = trainer.train_dataset.rows
+    count = len(json.loads(data.read_text()))
+    assert sorted(index for row in rows for index in row) == list(range(count))
+    assert len(rows) < count / 2
+    assert trainer.state.global_step == 2 * len(rows)
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
+    straight = run(words(flags | {"output_dir": tmp_path / "straight"}))
+    stopped = tmp_path / "stopped"
+    run(words(flags | {"output_dir": stopped}))
+    for folder in stopped.glob("checkpoint-*"):
+        if folder.name != "checkpoint-2":
+            shutil.rmtree(folder)
+    resumed = run(words(flags | {"output_dir": stopped}))
+    assert losses(resumed) == losses(straight)
+    theirs = straight.model.state_dict()
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_grouping_beside_it_is_refused(flags, tmp_path):
+    with pytest.raises(MGMError, match="fills rows by itself"):
+        run(words(flags | {"group_by_modality_length": True, "output_dir": tmp_path}))
