@@ -4,6 +4,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -12,7 +13,8 @@ from mgm.data.conversation import encode
 from mgm.data.images import open_image
 from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import Quarantine
-from mgm.data.samples import read_samples
+from mgm.data.sample_index import SampleFile
+from mgm.data.samples import Sample
 from mgm.data.templates import get_template
 from mgm.errors import MGMError
 
@@ -20,7 +22,8 @@ from mgm.errors import MGMError
 class ConversationDataset(Dataset[dict[str, Tensor]]):
     """Conversations from a file in the published format.
 
-    The file is read and checked at once; texts are tokenised and images opened in `__getitem__`.
+    The file is checked at once and stays on the disk (`SampleFile`); samples are read, texts are
+    tokenised and images opened in `__getitem__`.
 
     Args:
         path: a JSON file with a list of samples, or a .jsonl file with one in each line.
@@ -46,12 +49,27 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
         self.quarantine = quarantine
-        found = read_samples(path, self._leave_out if quarantine else None)
-        self.places = list(found)  # of the samples in the file
-        self.samples = list(found.values())
+        self.samples = SampleFile(self.path)
+        for place, fault in self.samples.index.fault_list():
+            if quarantine is None:
+                raise MGMError(fault)
+            self._leave_out(place, fault)
+        if not len(self.samples):
+            raise MGMError(f"{self.path}: none of its samples can be used; mend them")
+        self.rows = np.arange(len(self.samples))  # of those that are used
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.rows)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Of each sample in the file."""
+        return self.samples.index.places[self.rows]
+
+    @property
+    def image_counts(self) -> np.ndarray:
+        """Images of each sample."""
+        return self.samples.index.images[self.rows]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One sample.
@@ -64,8 +82,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         Raises:
             MGMError: an image is missing or damaged; names the file, the sample and the image.
         """
-        sample = self.samples[index]
-        ids, labels = self.encode(index)
+        sample = self.samples[int(self.rows[index])]
+        ids, labels = self._encode(sample)
         tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         if sample.images:
             where, count = f"{self.path}: sample {self.places[index]}", len(sample.images)
@@ -76,9 +94,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             tensors |= self.processor.image_processor(images, do_normalize=False)
         return tensors
 
-    def _leave_out(self, place: int, fault: MGMError) -> None:
+    def _leave_out(self, place: int, reason: str) -> None:
         if self.quarantine is not None and self.quarantine.lists:
-            self.quarantine.add(place, str(fault))
+            self.quarantine.add(place, reason)
 
     @cached_property
     def modality_lengths(self) -> list[int]:
@@ -87,16 +105,17 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         The positions of images after the first are added: they are most of what is padded.
         """
         # Compat: those of the first are left out, or published training orders would change.
-        per_image = self.processor.image_tokens_per_image
-        return [
-            sample.words + per_image * (len(sample.images) - 1) if sample.images else -sample.words
-            for sample in self.samples
-        ]
+        words, images = self.samples.index.words[self.rows], self.image_counts
+        longer = words + self.processor.image_tokens_per_image * (images - 1)
+        return np.where(images > 0, longer, -words).tolist()
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one sample, without opening its images."""
+        return self._encode(self.samples[int(self.rows[index])])
+
+    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
         return encode(
-            self.samples[index].segments(self.template),
+            sample.segments(self.template),
             self.processor.tokenizer,
             self.processor.image_token_id,
             self.processor.image_tokens_per_image,

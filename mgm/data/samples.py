@@ -97,7 +97,7 @@ def raw_samples(path: str | os.PathLike[str]) -> list[Any]:
         raise MGMError(
             f"{file}: cannot be read ({one_line(reason)}); give a JSON file with samples"
         ) from error
-    content = _parse_lines(text, file) if file.suffix == ".jsonl" else _parse(text, f"{file}")
+    content = _parse_lines(text, file) if file.suffix == ".jsonl" else parse(text, f"{file}")
     if not isinstance(content, list):
         raise MGMError(
             f"{file}: holds {_kind(content)}, not a list of samples; "
@@ -192,7 +192,8 @@ def _images(found: Any, where: str) -> tuple[str, ...]:
     return tuple(images)
 
 
-def _parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
+    """The content of JSON; raises a `SampleError` that begins with `where`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -207,7 +208,7 @@ def _parse_lines(text: str, file: Path) -> list[Any]:
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             if line.strip():
-                content.append(_parse(line, f"{file}: line {number}"))
+                content.append(parse(line, f"{file}: line {number}"))
         except SampleError as fault:
             content.append(fault)
     return content

@@ -135,7 +135,7 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
 
 def _check_images(model: MGMForConditionalGeneration, dataset: TrainingDataset) -> None:
     """Find out before the first step whether samples with and without images can be learned."""
-    with_image = sum(bool(sample.images) for sample in dataset.samples)
+    with_image = int((dataset.image_counts > 0).sum())
     limit, length = model.config.model_max_length, dataset.processor.image_tokens_per_image
     if with_image and limit is not None and limit <= length:
         raise MGMError(

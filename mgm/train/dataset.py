@@ -4,6 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,21 +42,22 @@ class TrainingDataset(ConversationDataset):
 
         Of a sample whose image is damaged, under quarantine: nothing but `index`.
         """
-        place = {"index": torch.tensor(self.places[index])}
+        number = int(self.samples.index.places[self.rows[index]])
+        place = {"index": torch.tensor(number)}
         try:
             return super().__getitem__(index) | place
         except MGMError as fault:
             if self.quarantine is None:
                 raise
-            self.quarantine.add(self.places[index], str(fault))
+            self.quarantine.add(number, str(fault))
             return place
 
     def _check_files(self) -> None:
         # Whole folders, since asking for file after file is slow on a network; 2 s for 600,000.
         listing = cache(_listing)
         missing: list[tuple[int, int, str]] = []
-        for index, sample in enumerate(self.samples):
-            for number, image in enumerate(sample.images, start=1):
+        for index in self.image_counts.nonzero()[0].tolist():
+            for number, image in enumerate(self.samples.index.image_names(index), start=1):
                 file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
                 folder, name = os.path.split(file)
                 # A file system that ignores case lists another name than the sample has.
@@ -65,10 +67,8 @@ class TrainingDataset(ConversationDataset):
             self._leave_out_missing(missing)
         elif missing:
             index, number, file = missing[0]
-            place = (
-                f"sample {self.places[index]}, image {number} of {len(self.samples[index].images)}"
-            )
-            total = sum(len(sample.images) for sample in self.samples)
+            place = f"sample {self.places[index]}, image {number} of {self.image_counts[index]}"
+            total = self.image_counts.sum()
             raise MGMError(
                 f"{self.path}: {place}: {file}: there is no such file "
                 f"({len(missing)} of all {total} are missing); check the path and --image_folder"
@@ -79,15 +79,14 @@ class TrainingDataset(ConversationDataset):
         for index, number, file in missing:
             absent.setdefault(index, f"image {number}: {file}: there is no such file")
         for index, reason in absent.items():
-            self._leave_out(self.places[index], MGMError(reason))
-        kept = [index for index in range(len(self.samples)) if index not in absent]
-        if not kept:
+            self._leave_out(int(self.places[index]), reason)
+        kept = np.setdiff1d(self.rows, list(absent))
+        if not len(kept):
             raise MGMError(
                 f"{self.path}: no sample has all its images under {self.image_folder}; check "
                 "--image_folder"
             )
-        self.places = [self.places[index] for index in kept]
-        self.samples = [self.samples[index] for index in kept]
+        self.rows = kept
 
 
 def _listing(folder: str) -> frozenset[str]:

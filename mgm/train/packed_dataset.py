@@ -23,7 +23,7 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
     def __init__(self, dataset: TrainingDataset, limit: int, seed: int) -> None:
         self.dataset = dataset
         lengths = [len(dataset.encode(index)[0]) for index in range(len(dataset))]
-        images = [len(sample.images) for sample in dataset.samples]
+        images = dataset.image_counts.tolist()
         self.rows = pack(lengths, images, limit, seed)
         filled = sum(min(length, limit) for length in lengths)
         logger.info(

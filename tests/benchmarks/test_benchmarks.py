@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import gpu, loss, preprocess, vision
+from benchmarks import gpu, loss, preprocess, train, vision
 from benchmarks.harness import LIMIT, OURS, PUBLISHED, Case, machine, measure, report, settings
 
 
@@ -50,6 +50,7 @@ def test_figures_are_of_what_ran():
         (vision, ("HD", "--images", "2"), 5),
         (loss, (), 2),
         (preprocess, (), 4),
+        (train, (), 1),
     ],
 )
 def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, capsys):

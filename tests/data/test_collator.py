@@ -109,7 +109,7 @@ def test_what_is_cut_is_logged_once_and_counted(caplog):
     long, short = [IGNORED, IGNORED, 5, 6], [IGNORED, 5]
     batch = collator([labelled(short, 0), labelled(long, 1), labelled(long, 2, images=1)])
     assert set(batch) == {
-        *("input_ids", "labels", "attention_mask"),
+        *("input_ids", "labels", "attention_mask", "index"),
         *("pixel_values", "pixel_values_aux"),
     }
     collator([sample([1, 2, 3, IMAGE, 4], 1), labelled(long, 3, images=1)])

@@ -76,7 +76,7 @@ def test_what_is_left_out_changes_nothing_else(flags, data):
     clean = run(words(flags | order | {"data_path": data, "output_dir": flags["output_dir"]}))
     # The one with a damaged image is known to be there, and holds nothing but its place.
     assert len(kept) == len(clean.train_dataset) + 1
-    assert list(kept[kept.places.index(9)]) == ["index"]
+    assert list(kept[kept.places.tolist().index(9)]) == ["index"]
     same = [kept[index] for index in range(len(kept)) if kept.places[index] != 9]
     for sample, of_clean in zip(same, list(clean.train_dataset), strict=True):
         assert torch.equal(sample["input_ids"], of_clean["input_ids"])
@@ -101,7 +101,7 @@ def test_strict_ends_the_run_and_names_the_first(flags):
 def test_nothing_usable_is_an_error(flags, tmp_path):
     path = tmp_path / "none.json"
     path.write_text(json.dumps([1, 2]))
-    with pytest.raises(MGMError, match="none of its 2 samples can be used"):
+    with pytest.raises(MGMError, match="none of its samples can be used"):
         run(words(flags | {"data_path": path, "bad_samples": "skip"}))
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]
     path.write_text(json.dumps([{"image": "gone.png", "conversations": turns}]))
