@@ -1,16 +1,20 @@
 """What is started on which devices; nothing is trained here."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mgm.errors import MGMError
 from mgm.train import launch
 from mgm.train.batches import Batches, divide
 from mgm.train.hostfile import Host, read_hostfile
+from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(
@@ -198,3 +202,48 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
         assert Path(tmp_path, flags["deepspeed"][0]).is_file()
         assert ("image_grid" in flags) == ("1536" in recipe.name)
     assert done.stdout.count("forecast:\n") == len(stages)
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_both_stages_for_real(parts, data, tmp_path):
+    """On a CPU, with tiny parts: flags for both stages or for one replace those of the recipe."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    both = {
+        "use_cpu": True,
+        "global_batch_size": 4,
+        "model_name_or_path": parts["language"],
+        "vision_tower": parts["clip"],
+        "vision_tower_aux": parts["convnext"],
+        "image_size_aux": 128,
+        "image_folder": data.parent,
+        "model_max_length": 512,
+        "dataloader_num_workers": 0,
+    }
+    stage1 = {"data_path": data.parent / "captions.json", "output_dir": first}
+    stage2 = {
+        "data_path": data,
+        "output_dir": second,
+        "pretrain_mm_mlp_adapter": first / "mm_projector.bin",
+    }
+    done = subprocess.run(
+        [
+            *("bash", ROOT / "scripts/llama/train/stage_1_2_full_v7b_336_hr_768.sh"),
+            *(*words(both), "--stage1", *words(stage1), "--stage2", *words(stage2)),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 samples a step = 1 devices x 4 samples x 1 accumulated" in done.stderr
+    assert "--deepspeed is left out" in done.stderr
+    for folder, samples in ((first, 8), (second, 12)):
+        state = json.loads((folder / "trainer_state.json").read_text())
+        assert state["global_step"] == samples / 4
+    ours, before = (load_file(folder / "model.safetensors") for folder in (second, first))
+    assert torch.equal(*(w["vision_tower.embeddings.class_embedding"] for w in (ours, before)))
+    head = next(name for name in ours if name.startswith("language_model"))
+    assert not torch.equal(ours[head], before[head])
+    assert json.loads((second / "config.json").read_text())["conversation"] == "v1"
