@@ -228,7 +228,7 @@ def _list(file: Path) -> Iterator[tuple[int, int, Any]]:
 
 
 _BROKEN = object()
-_SPACE = re.compile(r"[ \t\n\r]*")  # of JSON
+_SPACE = re.compile(r"[ \t\n\r]+")  # of JSON
 
 
 class _Text:
@@ -237,20 +237,22 @@ class _Text:
     def __init__(self, content: BinaryIO) -> None:
         self.content = content
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.text, self.at, self.byte, self.ended = "", 0, 0, False
-        while not self.text and not self.ended:
-            self._more()
-        if self.text.startswith("\ufeff"):
+        self.text: str = ""
+        self.at, self.byte, self.ended = 0, 0, False
+        if self.next() == "\ufeff":  # some programs begin files with a mark
             self.skip(1)
+
+    def next(self) -> str:
+        """The next character; "" at the end."""
+        while self.at == len(self.text) and not self.ended:
+            self._more()
+        return self.text[self.at : self.at + 1]
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
-        while True:
-            space = _SPACE.match(self.text, self.at)
-            self.skip(space.end() - self.at if space else 0)
-            if self.at < len(self.text) or self.ended:
-                return self.text[self.at : self.at + 1]
-            self._more()
+        while space := (self.next() and _SPACE.match(self.text, self.at)):
+            self.skip(space.end() - self.at)
+        return self.next()
 
     def skip(self, count: int) -> None:
         """Go on by some characters."""
