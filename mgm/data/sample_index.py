@@ -250,8 +250,10 @@ class _Text:
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
-        while space := (self.next() and _SPACE.match(self.text, self.at)):
+        self.next()
+        while space := _SPACE.match(self.text, self.at):
             self.skip(space.end() - self.at)
+            self.next()
         return self.next()
 
     def skip(self, count: int) -> None:
