@@ -1,7 +1,7 @@
 """Samples as one batch."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +36,7 @@ class Collator:
         image_tokens_per_image: positions of one image.
         max_length: positions of a sample, image positions included; None for no limit.
         padding_side: "right" or "left".
+        label: what logs call a sample, by its `index`.
         counts: samples that were seen, lost text, lost an image, and had no label in the end.
     """
 
@@ -44,6 +45,7 @@ class Collator:
     image_tokens_per_image: int
     max_length: int | None = None
     padding_side: str = "right"
+    label: Callable[[int], str] = str
     counts: Tensor = field(default_factory=_counts, compare=False, repr=False)
 
     @classmethod
@@ -131,7 +133,9 @@ class Collator:
     def _count(self, kind: int, sample: dict[str, Tensor], what: str) -> None:
         self.counts[kind] += 1
         if self.counts[kind] == 1:
-            place = f"sample {int(sample['index'])}" if "index" in sample else "a sample"
+            place = (
+                f"sample {self.label(int(sample['index']))}" if "index" in sample else "a sample"
+            )
             limit = f"model_max_length is {self.max_length}"
             logger.warning("%s %s (%s); more of these are only counted", place, what, limit)
 

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import TrainerState
@@ -11,14 +12,18 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
 from mgm.data.collator import Collator
+from mgm.data.mixture import read_mixture
 from mgm.data.packing import PackedCollator
+from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.adapter import add_adapter, load_adapter
+from mgm.train.arguments import TrainingArguments
 from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments, parse
+from mgm.train.mixed_dataset import MixedDataset
 from mgm.train.packed_dataset import PackedDataset
 from mgm.train.run_facts import check_facts, facts_of, is_finished
 from mgm.train.starting_point import starting_point
@@ -59,7 +64,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     quarantine = None
     if data_flags.bad_samples == SKIP:
         quarantine = Quarantine(output / FILE, training.process_index == 0, checkpoint is None)
-    dataset = TrainingDataset(data_flags.data_path, processor, data_flags.image_folder, quarantine)
+    dataset = _open_data(arguments, processor, quarantine)
     set_trainable(model, model_flags, adapted)
     adapter = None
     if adapted:
@@ -72,13 +77,12 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     logger.info("%s", describe_trainable(model))
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-    collator = Collator.of(processor, model.config.model_max_length)
+    collator = replace(Collator.of(processor, model.config.model_max_length), label=dataset.label)
     rows: PackedDataset | None = None
     if training.packing:
         if model.config.model_max_length is None:
             raise MGMError("--packing needs --model_max_length, the positions of a row")
-        seed = training.seed if training.data_seed is None else training.data_seed
-        rows = PackedDataset(dataset, model.config.model_max_length, seed)
+        rows = PackedDataset(dataset, model.config.model_max_length, _seed(training))
     if checkpoint is not None:
         check_facts(facts_of(training, rows or dataset), checkpoint)
     trainer = _trainer(
@@ -120,6 +124,23 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     return trainer
 
 
+def _open_data(
+    arguments: Arguments, processor: MGMProcessor, quarantine: Quarantine | None
+) -> TrainingDataset | MixedDataset:
+    """One data file, or those that a mixture names."""
+    _, data, training = arguments
+    path = Path(data.data_path)
+    sources = read_mixture(path)
+    if sources is None:
+        return TrainingDataset(path, processor, data.image_folder, quarantine)
+    return MixedDataset(path, sources, processor, data.image_folder, quarantine, _seed(training))
+
+
+def _seed(training: TrainingArguments) -> int:
+    """Of what is drawn of the data."""
+    return training.seed if training.data_seed is None else training.data_seed
+
+
 def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
     """Train from the beginning or from a checkpoint, if there is anything left to do."""
     if checkpoint is None:
@@ -133,7 +154,9 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
-def _check_images(model: MGMForConditionalGeneration, dataset: TrainingDataset) -> None:
+def _check_images(
+    model: MGMForConditionalGeneration, dataset: TrainingDataset | MixedDataset
+) -> None:
     """Find out before the first step whether samples with and without images can be learned."""
     with_image = int((dataset.image_counts > 0).sum())
     limit, length = model.config.model_max_length, dataset.processor.image_tokens_per_image

@@ -52,6 +52,10 @@ class TrainingDataset(ConversationDataset):
             self.quarantine.add(number, str(fault))
             return place
 
+    def label(self, index: int) -> str:
+        """What reports call the sample whose `index` this is."""
+        return str(index)
+
     def _check_files(self) -> None:
         # Whole folders, since asking for file after file is slow on a network; 2 s for 600,000.
         listing = cache(_listing)

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from mgm.data.packing import pack
 from mgm.train.dataset import TrainingDataset
+from mgm.train.mixed_dataset import MixedDataset
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
         seed: of what comes together.
     """
 
-    def __init__(self, dataset: TrainingDataset, limit: int, seed: int) -> None:
+    def __init__(self, dataset: TrainingDataset | MixedDataset, limit: int, seed: int) -> None:
         self.dataset = dataset
         lengths = [len(dataset.encode(index)[0]) for index in range(len(dataset))]
         images = dataset.image_counts.tolist()
@@ -33,6 +34,10 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def label(self, index: int) -> str:
+        """What reports call the sample whose `index` this is."""
+        return self.dataset.label(index)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
         """The samples of one row, each as of `TrainingDataset`."""

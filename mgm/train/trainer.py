@@ -112,10 +112,12 @@ class MGMTrainer(Trainer):
             good = (
                 f"{last[0]} is the last good checkpoint" if last else "there is no checkpoint yet"
             )
+            label = cast(TrainingDataset, self.train_dataset).label
+            named = ", ".join(map(label, self.places))
             raise MGMError(
                 f"step {self.state.global_step + 1}: the loss is {loss.item()}; samples of the "
-                f"step: {', '.join(map(str, self.places))}; {good}; look at these samples with "
-                "python -m mgm.data.doctor, or train with a smaller --learning_rate"
+                f"step: {named}; {good}; look at these samples with python -m mgm.data.doctor, or "
+                "train with a smaller --learning_rate"
             )
         if self.accelerator.sync_gradients:
             self.places = []

@@ -1,0 +1,92 @@
+"""Several data files as one, named by a small file."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from mgm.data.mixture import read_mixture
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from tests.train.conftest import words
+
+
+@pytest.fixture
+def mixture(data, tmp_path):
+    """Captions twice and a half, texts once, with a folder of its own."""
+    samples = json.loads(data.read_text())
+    texts = [sample for sample in samples if "image" not in sample]
+    (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(text)}\n" for text in texts))
+    captions = {
+        "path": str(data.parent / "captions.json"),
+        "image_folder": str(data.parent),
+        "weight": 2.5,
+    }
+    path = tmp_path / "mixture.json"
+    path.write_text(json.dumps({"datasets": [captions, {"path": "texts.jsonl", "name": "text"}]}))
+    return path
+
+
+@pytest.fixture
+def flags(stage2_flags, mixture, tmp_path):
+    changes = {"data_path": mixture, "output_dir": tmp_path / "out", "save_strategy": "no"}
+    return stage2_flags | changes
+
+
+def test_each_is_seen_as_often_as_its_weight_says(flags):
+    trainer = run(words(flags))
+    dataset = trainer.train_dataset
+    assert len(dataset) == 8 * 2.5 + 3
+    seen = Counter(dataset.label(index) for index in range(len(dataset)))
+    assert sorted(seen.values()) == [1] * 3 + [2] * 4 + [3] * 4
+    assert seen["0 of text"] == 1
+    assert dataset.modality_lengths.count(-3) == 3  # "say 0" and "0"
+    assert int(dataset.image_counts.sum()) == 20
+    for index in (0, 19, 22):
+        assert int(dataset[index]["index"]) == index
+        assert dataset[index]["input_ids"].tolist() == dataset.encode(index)[0]
+    assert trainer.state.global_step == -(-23 // 2)
+
+
+def test_the_same_is_drawn_in_every_run(flags, tmp_path):
+    names = []
+    for seed in (1, 1, 2):
+        of_run = flags | {"seed": seed, "max_steps": 1, "output_dir": tmp_path / str(len(names))}
+        dataset = run(words(of_run)).train_dataset
+        names.append([dataset.label(index) for index in range(len(dataset))])
+    assert names[0] == names[1] != names[2]
+
+
+def test_packed(flags):
+    more = {"packing": True, "group_by_modality_length": False, "model_max_length": 96}
+    rows = run(words(flags | more)).train_dataset.rows
+    assert sorted(index for row in rows for index in row) == list(range(23))
+
+
+def test_a_fault_in_one_of_them_names_it(flags, mixture):
+    (mixture.parent / "texts.jsonl").write_text("{}\n")
+    with pytest.raises(MGMError, match=r"texts\.jsonl: sample 0"):
+        run(words(flags))
+
+
+def test_lists_are_no_mixtures(data, tmp_path):
+    assert read_mixture(data) is None
+    assert read_mixture(tmp_path / "nowhere.json") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ({}, "give a list of samples, or a mixture"),
+        ({"datasets": []}, "give a list of samples, or a mixture"),
+        ({"datasets": [{}]}, "dataset 0: has no path"),
+        ({"datasets": [{"path": "a.json", "wieght": 1}]}, "'wieght' is not known"),
+        ({"datasets": [{"path": "a.json", "weight": 0}]}, "weight is 0; give a number above 0"),
+        ({"datasets": [{"path": "a.json"}] * 2}, "two datasets are called 'a'"),
+    ],
+)
+def test_wrong_mixtures(tmp_path, content, fault):
+    path = tmp_path / "mixture.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(MGMError, match=fault):
+        read_mixture(path)
