@@ -1,5 +1,6 @@
 """The model: towers see, mining and projector make tokens, a language model reads them."""
 
+import logging
 import os
 from typing import Any, Self, cast
 
@@ -195,6 +196,9 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                 raise MGMError(
                     f"{save_directory}: the model was loaded {how}; load it whole to save it"
                 )
+        # Saving makes accelerate import DeepSpeed, where it is installed; what that then says about
+        # its device would be part of what a program writes.
+        logging.getLogger("DeepSpeed").addFilter(_is_not_about_devices)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
@@ -462,6 +466,10 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                     "pixel_values_aux alone in uint8"
                 )
         return pixel_values
+
+
+def _is_not_about_devices(record: logging.LogRecord) -> bool:
+    return record.module != "real_accelerator"
 
 
 def _sine(x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, 
     assert written["machine"].keys() == machine(chosen).keys()
     assert len(written["figures"]) == len(figures)
     with Image.open(tmp_path / "deep" / "result.png") as chart:
-        assert min(chart.size) > 200
+        assert min(chart.size) > 150
     table = capsys.readouterr().out
     assert all(figure.case in table for figure in ours)
 
