@@ -29,6 +29,7 @@ from mgm.train.run_facts import check_facts, facts_of, is_finished
 from mgm.train.starting_point import starting_point
 from mgm.train.trainable import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
+from mgm.train.trial import Trial
 
 logger = logging.getLogger("mgm.train")
 
@@ -93,6 +94,8 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         data_collator=PackedCollator(collator) if rows else collator,
         processing_class=processor,
     )
+    if quarantine is None:  # or what is bad would be listed twice
+        trainer.add_callback(Trial(trainer))
     try:
         with WriteErrors(output):  # by whoever writes there: curves, reports
             _train(trainer, checkpoint)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,24 @@ def test_zero_learns_as_one_process(flags, alone, tmp_path, config):
     done = train_in_processes(flags | {"output_dir": tmp_path, "deepspeed": file})
     assert done.returncode == 0, done.stderr[-3000:]
     check_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["zero2", "zero3"])
+def test_a_stopped_run_goes_on_exactly_under_zero(flags, tmp_path, config):
+    pytest.importorskip("deepspeed")
+    file = ROOT / "scripts" / f"{config}.json"
+    saving = {"deepspeed": file, "save_strategy": "steps", "save_steps": 2, "output_dir": tmp_path}
+    done = train_in_processes(flags | saving)
+    assert done.returncode == 0, done.stderr[-3000:]
+    straight = load_file(tmp_path / "model.safetensors")
+    for folder in tmp_path.glob("checkpoint-*"):
+        if folder.name != "checkpoint-2":
+            shutil.rmtree(folder)
+    done = train_in_processes(flags | saving)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from" in done.stderr
+    resumed = load_file(tmp_path / "model.safetensors")
+    assert resumed.keys() == straight.keys()
+    for name, tensor in resumed.items():
+        assert torch.equal(tensor, straight[name]), name
