@@ -1,6 +1,5 @@
 """The model: towers see, mining and projector make tokens, a language model reads them."""
 
-import logging
 import os
 from typing import Any, Self, cast
 
@@ -13,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mgm.errors import MGMError, one_line
 from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import ConvNextTower
+from mgm.model.deepspeed_log import quiet_deepspeed
 from mgm.model.generation import ImageGenerationMixin
 from mgm.model.int8 import use_int8
 from mgm.model.liger import apply_liger_kernel, liger_linear_cross_entropy
@@ -196,9 +196,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                 raise MGMError(
                     f"{save_directory}: the model was loaded {how}; load it whole to save it"
                 )
-        # Saving makes accelerate import DeepSpeed, where it is installed; what that then says about
-        # its device would be part of what a program writes.
-        logging.getLogger("DeepSpeed").addFilter(_is_not_about_devices)
+        quiet_deepspeed()
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
@@ -466,10 +464,6 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                     "pixel_values_aux alone in uint8"
                 )
         return pixel_values
-
-
-def _is_not_about_devices(record: logging.LogRecord) -> bool:
-    return record.module != "real_accelerator"
 
 
 def _sine(x: Tensor) -> Tensor:

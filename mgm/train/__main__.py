@@ -17,6 +17,7 @@ from mgm.data.packing import PackedCollator
 from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command
+from mgm.model.deepspeed_log import quiet_deepspeed
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.adapter import add_adapter, load_adapter
 from mgm.train.arguments import TrainingArguments
@@ -39,6 +40,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     first = os.environ.get("RANK", "0") == "0"
     logging.getLogger("mgm").setLevel(logging.INFO if first else logging.WARNING)
+    quiet_deepspeed()
     transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
     run()
 

@@ -9,6 +9,7 @@ of a hostfile. Of flags that come twice the last one counts.
 import argparse
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -127,6 +128,8 @@ def hosts_of(options: argparse.Namespace, flags: dict[str, list[str]]) -> list[H
         if options.devices is not None:
             raise MGMError("--devices beside a hostfile, whose slots say it; leave it out")
         hosts = read_hostfile(Path(options.hostfile or HOSTFILE))
+        if len(hosts) == 1 and hosts[0].name in ("localhost", "127.0.0.1", socket.gethostname()):
+            return [Host("", hosts[0].slots)]  # which needs no ssh
         if not options.dry_run and find_spec("deepspeed") is None:
             raise MGMError("a hostfile needs DeepSpeed's launcher; pip install -e '.[train]'")
         return hosts
@@ -195,7 +198,8 @@ def command_of(
     port = str(options.master_port)
     if hosts[0].name:
         file = str(options.hostfile or HOSTFILE)
-        return ["deepspeed", "--hostfile", file, "--master_port", port, "--module", MODULE, *words]
+        started = ["deepspeed", "--hostfile", file, "--master_port", port, "--no_local_rank"]
+        return [*started, "--module", MODULE, *words]
     python = [sys.executable, "-m"]
     slots = hosts[0].slots
     if len(hosts) == 1 and slots == 1 and "deepspeed" not in flags:

@@ -134,9 +134,16 @@ def test_machines_of_a_hostfile(tmp_path, monkeypatch):
     (tmp_path / "hostfile").write_text("first slots=8\nsecond slots=8\n")
     command = started(tmp_path, monkeypatch, "--global_batch_size", "256")
     assert command[:4] == ["deepspeed", "--hostfile", "hostfile", "--master_port"]
+    assert "--no_local_rank" in command  # every process has it in its environment
     assert command[command.index("--module") + 1] == "mgm.train"
     assert command[command.index("--per_device_train_batch_size") + 1] == "8"
     assert command[command.index("--gradient_accumulation_steps") + 1] == "2"
+
+
+def test_a_hostfile_of_this_machine_alone_needs_no_ssh(tmp_path, monkeypatch):
+    (tmp_path / "hostfile").write_text("localhost slots=4\n")
+    command = started(tmp_path, monkeypatch, "--global_batch_size", "8")
+    assert command[2:5] == ["torch.distributed.run", "--standalone", "--nproc_per_node=4"]
 
 
 def test_machines_that_torchrun_joins(tmp_path, monkeypatch):
@@ -202,6 +209,19 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
         assert Path(tmp_path, flags["deepspeed"][0]).is_file()
         assert ("image_grid" in flags) == ("1536" in recipe.name)
     assert done.stdout.count("forecast:\n") == len(stages)
+
+
+def test_the_published_entry_point_takes_what_deepspeed_gives_it(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "mgm/train/train_mem.py", "--local_rank=0", "--output_dir", "x"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("--model_name_or_path is missing; see python -m mgm.train --help\n")
 
 
 @pytest.mark.slow
