@@ -109,6 +109,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         longer = words + self.processor.image_tokens_per_image * (images - 1)
         return np.where(images > 0, longer, -words).tolist()
 
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Positions of each sample, image positions included; takes a tokenisation of all."""
+        return [len(self.encode(index)[0]) for index in range(len(self))]
+
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one sample, without opening its images."""
         return self._encode(self.samples[int(self.rows[index])])

@@ -133,6 +133,10 @@ class TrainingArguments(transformers.TrainingArguments):
     group_by_modality_length: bool = _flag(
         False, "Batches of samples with images or without, of similar lengths."
     )
+    group_by_length: bool = _flag(
+        False,
+        "Batches of nearly one length, image positions included, with images or without.",
+    )
     packing: bool = _flag(
         False,
         "Several samples in one row of --model_max_length positions, which see themselves alone; "

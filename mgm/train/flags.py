@@ -177,9 +177,10 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
             f"--bits {training.bits}: rounded weights are not trained themselves; train a LoRA "
             "beside them with --lora_enable True, or leave it out"
         )
-    if training.packing and training.group_by_modality_length:
+    ordered = ("packing", "group_by_length", "group_by_modality_length")
+    if len(given := [name for name in ordered if getattr(training, name)]) > 1:
         raise MGMError(
-            "--packing fills rows by itself; leave --group_by_modality_length out, or say False"
+            f"--{given[0]} orders samples by itself; leave --{given[1]} out, or say False"
         )
     for name in ("lora_weight_path", "use_dora"):
         if getattr(training, name) and not training.lora_enable:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,11 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
     def image_counts(self) -> np.ndarray:
         """Images of each sample."""
         return self._joined([part.image_counts for part in self.parts])
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """See `ConversationDataset.lengths`."""
+        return self._joined([np.array(part.lengths) for part in self.parts]).tolist()
 
     @property
     def modality_lengths(self) -> list[int]:

@@ -23,7 +23,7 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
 
     def __init__(self, dataset: TrainingDataset | MixedDataset, limit: int, seed: int) -> None:
         self.dataset = dataset
-        lengths = [len(dataset.encode(index)[0]) for index in range(len(dataset))]
+        lengths = dataset.lengths
         images = dataset.image_counts.tolist()
         self.rows = pack(lengths, images, limit, seed)
         filled = sum(min(length, limit) for length in lengths)

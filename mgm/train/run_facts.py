@@ -21,6 +21,7 @@ FLAGS = (
     "data_seed",
     "lora_enable",
     "packing",
+    "group_by_length",
 )
 
 

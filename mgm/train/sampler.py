@@ -8,6 +8,8 @@ from torch.utils.data import Sampler
 
 from mgm.errors import MGMError
 
+STEPS = 50  # of one window that is sorted by length
+
 
 class ModalitySampler(Sampler[int]):
     """Orders samples so that a batch holds either images or none, and samples of similar length.
@@ -116,3 +118,71 @@ def even_chunks(indices: Sequence[int], lengths: Sequence[int], count: int) -> l
 
 def _cut(indices: Sequence[int], size: int) -> list[list[int]]:
     return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+
+
+class LengthSampler(Sampler[int]):
+    """Orders samples so that a batch holds samples of nearly one true length, of one modality.
+
+    The order depends on seed and epoch alone, so that a resumed run sees what is left of it.
+
+    Args:
+        lengths: positions of each sample, image positions included.
+        with_image: whether each sample has images.
+        step_size: samples of all devices in one step.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], with_image: Sequence[bool], step_size: int, seed: int
+    ) -> None:
+        self.lengths, self.with_image = lengths, with_image
+        self.step_size = step_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(true_length_order(self.lengths, self.with_image, self.step_size, generator))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; the Trainer calls it."""
+        self.epoch = epoch
+
+
+def true_length_order(
+    lengths: Sequence[int],
+    with_image: Sequence[bool],
+    step_size: int,
+    generator: torch.Generator,
+) -> list[int]:
+    """Indices step by step: sorted in random windows of `STEPS` steps, whose steps are shuffled.
+
+    The step with most positions comes first: where memory is too small, it shows at once. What
+    fills no step comes last.
+
+    Args:
+        lengths: positions of each sample.
+        with_image: whether each sample has images.
+        step_size: samples of one step.
+        generator: of the shuffles.
+    """
+    steps: list[list[int]] = []
+    rest: list[int] = []
+    for seen in (True, False):
+        indices = [index for index, has in enumerate(with_image) if bool(has) is seen]
+        order = [indices[place] for place in torch.randperm(len(indices), generator=generator)]
+        for window in _cut(order, STEPS * step_size):
+            for step in _cut(sorted(window, key=lambda index: lengths[index]), step_size):
+                if len(step) == step_size:
+                    steps.append(step)
+                else:
+                    rest += step
+    shuffled = [steps[place] for place in torch.randperm(len(steps), generator=generator)]
+    if shuffled:
+        largest = max(range(len(shuffled)), key=lambda n: max(lengths[i] for i in shuffled[n]))
+        shuffled.insert(0, shuffled.pop(largest))
+    rest.sort(key=lambda index: lengths[index])
+    return [index for step in [*shuffled, rest] for index in step]

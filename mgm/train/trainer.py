@@ -23,7 +23,7 @@ from mgm.train.dataset import TrainingDataset
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.run_facts import facts_of, write_facts
-from mgm.train.sampler import ModalitySampler
+from mgm.train.sampler import LengthSampler, ModalitySampler
 
 
 class MGMTrainer(Trainer):
@@ -59,10 +59,16 @@ class MGMTrainer(Trainer):
         vars(self.model.config).pop("use_cache", None)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if not self.args.group_by_modality_length:
-            return super()._get_train_sampler(train_dataset)
         dataset = cast(TrainingDataset, train_dataset or self.train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if self.args.group_by_length:
+            limit = self.model.config.model_max_length
+            lengths = [min(length, limit or length) for length in dataset.lengths]
+            devices = self.args.world_size * self.args.gradient_accumulation_steps
+            step_size = self.args.train_batch_size * devices
+            return LengthSampler(lengths, (dataset.image_counts > 0).tolist(), step_size, seed)
+        if not self.args.group_by_modality_length:
+            return super()._get_train_sampler(train_dataset)
         return ModalitySampler(
             dataset.modality_lengths,
             self.args.train_batch_size,

@@ -52,5 +52,7 @@ def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
 
 
 def test_grouping_beside_it_is_refused(flags, tmp_path):
-    with pytest.raises(MGMError, match="fills rows by itself"):
+    with pytest.raises(
+        MGMError, match="--packing orders samples by itself; leave --group_by_modality_length out"
+    ):
         run(words(flags | {"group_by_modality_length": True, "output_dir": tmp_path}))

@@ -1,0 +1,50 @@
+"""Batches of nearly one length: little padding, every sample once, the same again after a stop."""
+
+import pytest
+import torch
+
+from mgm.train.__main__ import run
+from mgm.train.sampler import LengthSampler
+from tests.data.test_packing import llava_like
+from tests.train.conftest import words
+
+
+def batches(sampler: LengthSampler, size: int) -> list[list[int]]:
+    order = list(sampler)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_at_most_twelve_hundredths_are_padding(devices):
+    lengths, images = llava_like(20_000, 576)
+    lengths = [min(length, 2048) for length in lengths]
+    sampler = LengthSampler(lengths, [n > 0 for n in images], 16 * devices, seed=0)
+    made = batches(sampler, 16)
+    assert sorted(index for batch in made for index in batch) == list(range(len(lengths)))
+    filled = sum(lengths[index] for batch in made for index in batch)
+    padded = sum(max(lengths[index] for index in batch) * len(batch) for batch in made)
+    assert 1 - filled / padded < 0.12
+    mixed = [batch for batch in made if len({images[index] > 0 for index in batch}) == 2]
+    assert len(mixed) <= 2 * devices  # of what fills no step
+    assert max(lengths[index] for index in made[0]) == max(lengths)
+
+
+def test_the_order_is_of_seed_and_epoch_alone():
+    lengths, images = llava_like(500, 144)
+    first, again = (LengthSampler(lengths, [n > 0 for n in images], 8, seed=1) for _ in range(2))
+    assert list(first) == list(first) == list(again)
+    again.set_epoch(1)
+    assert list(first) != list(again)
+
+
+def test_training_by_length(stage2_flags, tmp_path):
+    grouped = {"group_by_modality_length": False, "group_by_length": True, "save_steps": 2}
+    trainer = run(words(stage2_flags | grouped | {"output_dir": tmp_path}))
+    assert isinstance(trainer._get_train_sampler(), LengthSampler)
+    dataset = trainer.train_dataset
+    first = dataset[0]["input_ids"]
+    assert dataset.lengths[0] == len(first)
+    assert trainer.state.global_step == 6
+    assert all(
+        torch.isfinite(torch.tensor(entry.get("loss", 0.0))) for entry in trainer.state.log_history
+    )
