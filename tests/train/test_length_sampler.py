@@ -26,7 +26,9 @@ def test_at_most_twelve_hundredths_are_padding(devices):
     assert 1 - filled / padded < 0.12
     mixed = [batch for batch in made if len({images[index] > 0 for index in batch}) == 2]
     assert len(mixed) <= 2 * devices  # of what fills no step
-    assert max(lengths[index] for index in made[0]) == max(lengths)
+    of_step = [made[start : start + devices] for start in range(0, len(made), devices)]
+    full = [max(lengths[i] for batch in step for i in batch) for step in of_step[:-2]]
+    assert full[0] == max(full)  # where memory is too small, it shows at once
 
 
 def test_the_order_is_of_seed_and_epoch_alone():
@@ -45,6 +47,5 @@ def test_training_by_length(stage2_flags, tmp_path):
     first = dataset[0]["input_ids"]
     assert dataset.lengths[0] == len(first)
     assert trainer.state.global_step == 6
-    assert all(
-        torch.isfinite(torch.tensor(entry.get("loss", 0.0))) for entry in trainer.state.log_history
-    )
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert torch.tensor(losses).isfinite().all()
