@@ -2,6 +2,7 @@
 
 import html
 import os
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from mgm.data.processor import MGMProcessor
 from mgm.data.samples import Sample
 from mgm.data.templates import Template
 from mgm.model.supervised import IGNORED
+
+NEIGHBOURS = 8  # tokens before one that decide how it is written
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 STYLE = """
 body { font: 16px/1.7 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
@@ -47,10 +51,11 @@ def sample_page(
         if is_image:
             pieces.append(f'<span class="token image">{len(pairs)} image positions</span>')
             continue
-        for token, label in pairs:
+        texts = _texts(processor, [token for token, _ in pairs])
+        for (token, label), text in zip(pairs, texts, strict=True):
             kind = "token" if label == IGNORED else "token learned"
-            text = html.escape(_shown(processor.tokenizer.decode([token])))
-            pieces.append(f'<span class="{kind}" title="{token}">{text}</span>')
+            shown = html.escape(text.replace("\n", "⏎\n"))
+            pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
     images = "".join(
         f'<img src="{html.escape(os.path.abspath(image_folder / name))}" alt="{html.escape(name)}">'  # noqa: PTH100
         for name in sample.images
@@ -63,6 +68,12 @@ def sample_page(
     )
 
 
-def _shown(text: str) -> str:
-    """With a sign where a line ends, or nothing would be seen of it."""
-    return text.replace("\n", "⏎\n") if text else "·"
+def _texts(processor: MGMProcessor, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character in several tokens is written with the last."""
+    decode = processor.tokenizer.decode
+    texts = []
+    for place in range(len(ids)):
+        start = max(0, place - NEIGHBOURS)
+        before, whole = decode(ids[start:place]), decode(ids[start : place + 1])
+        texts.append(whole.rstrip(UNFINISHED)[len(before.rstrip(UNFINISHED)) :])
+    return texts

@@ -22,6 +22,7 @@ from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.adapter import add_adapter, load_adapter
 from mgm.train.arguments import TrainingArguments
 from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
+from mgm.train.curves import draw_curves
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments, parse
 from mgm.train.mixed_dataset import MixedDataset
@@ -125,6 +126,8 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     if quarantine is not None and (left := int(quarantine.count)):
         logger.warning("%d samples could not be used; %s lists them", left, quarantine.file)
     trainer.save_model()
+    if training.process_index == 0:
+        draw_curves(trainer.state.log_history, output)
     logger.info("saved %s", output)
     return trainer
 

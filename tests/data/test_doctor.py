@@ -1,6 +1,7 @@
 """Planted faults of every kind are found, and nothing else is."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -129,6 +130,9 @@ def test_a_page_and_a_plot(folder, tmp_path):
     text = page.read_text()
     assert "image positions" in text
     assert 'class="token learned"' in text
+    words = re.sub("<[^>]+>", "", text.split("image positions")[1])
+    assert "Which colour?" in words.replace("⏎", "")
+    assert "red" in words
     assert "3.png" in text
     with Image.open(plot) as picture:
         assert picture.width > 1000
