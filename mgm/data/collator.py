@@ -1,7 +1,7 @@
 """Samples as one batch."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,12 @@ logger = logging.getLogger(__name__)
 
 SEEN, CUT, CUT_AT_IMAGE, UNLEARNED = range(4)  # what is counted of samples
 HOPELESS = 64  # samples, the first of a run, none of which has a label: it learns nothing
+
+
+def count_tokens(batch: Mapping[str, Tensor]) -> Tensor | int:
+    """Positions of a batch without its padding; of packed rows, which are nearly full, all."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
 def _counts() -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mgm.data.conversation import encode
 from mgm.data.images import open_image
 from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import Quarantine
@@ -66,6 +65,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         """Of each sample in the file."""
         return self.samples.index.places[self.rows]
 
+    def place(self, index: int) -> int:
+        """Of one sample in the file."""
+        return int(self.samples.index.places[self.rows[index]])
+
     @property
     def image_counts(self) -> np.ndarray:
         """Images of each sample."""
@@ -86,7 +89,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         ids, labels = self._encode(sample)
         tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         if sample.images:
-            where, count = f"{self.path}: sample {self.places[index]}", len(sample.images)
+            where, count = f"{self.path}: sample {self.place(index)}", len(sample.images)
             images = [
                 open_image(self.image_folder / image, f"{where}, image {number} of {count}")
                 for number, image in enumerate(sample.images, start=1)
@@ -119,9 +122,4 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         return self._encode(self.samples[int(self.rows[index])])
 
     def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
-        return encode(
-            sample.segments(self.template),
-            self.processor.tokenizer,
-            self.processor.image_token_id,
-            self.processor.image_tokens_per_image,
-        )
+        return self.processor.encode_segments(sample.segments(self.template))

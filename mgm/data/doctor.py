@@ -36,7 +36,10 @@ def main(words: Sequence[str] | None = None) -> int:
     processor = None if options.model is None else MGMProcessor.from_pretrained(options.model)
     if processor is not None and options.version is not None:
         processor.conversation = version_template(options.version)
-    examination = examine(file, folder, processor, options.model_max_length, options.workers, _bar)
+    raw = raw_samples(file)
+    examination = examine(
+        file, raw, folder, processor, options.model_max_length, options.workers, _bar
+    )
     write_output(summary(examination))
     if options.report is not None:
         _write_json(options.report, report(examination))
@@ -45,9 +48,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
         draw(examination, options.plot)
     if options.show is not None and processor is not None:
-        _write_page(options, processor, folder)
+        _write_page(options, raw, processor, folder)
     if options.fix is not None:
-        kept = clean_copy(raw_samples(file), examination)
+        kept = clean_copy(raw, examination)
         _write_samples(options.fix, kept)
         write_output(f"{options.fix}: {len(kept)} of {examination.samples} samples\n")
     return int(bool(examination.unusable))
@@ -159,8 +162,9 @@ def _bar(items: Iterable[Any]) -> Iterable[Any]:
     return tqdm(items, unit="", leave=False)
 
 
-def _write_page(options: argparse.Namespace, processor: MGMProcessor, folder: Path) -> None:
-    raw = raw_samples(options.file)
+def _write_page(
+    options: argparse.Namespace, raw: Sequence[Any], processor: MGMProcessor, folder: Path
+) -> None:
     if not 0 <= options.show < len(raw):
         raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {len(raw) - 1}")
     try:

@@ -2,16 +2,15 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgm.data.conversation import encode
 from mgm.data.images import open_image
 from mgm.data.processor import MGMProcessor
-from mgm.data.samples import Sample, SampleError, check_sample, raw_samples
+from mgm.data.samples import Sample, SampleError, check_sample
 from mgm.data.templates import get_template
 from mgm.errors import MGMError
 from mgm.model.supervised import IGNORED
@@ -88,6 +87,7 @@ class Examination:
 
 def examine(
     file: Path,
+    raw: Sequence[Any],
     image_folder: Path,
     processor: MGMProcessor | None = None,
     max_length: int | None = None,
@@ -98,16 +98,13 @@ def examine(
 
     Args:
         file: in the published format.
+        raw: what it holds (`raw_samples`).
         image_folder: where its image paths begin.
         processor: of the model to train, which tells lengths; None: they are not looked at.
         max_length: positions of a sample that are kept, image positions included.
         workers: threads that read images.
         progress: wraps what takes long, as tqdm does.
-
-    Raises:
-        MGMError: the file as a whole cannot be read.
     """
-    raw = raw_samples(file)
     result = Examination(file, len(raw), max_length=max_length)
     samples: dict[int, Sample] = {}
     for place, entry in enumerate(raw):
@@ -127,12 +124,7 @@ def examine(
         if not all((answer or "x").strip() for _, answer in sample.turns):
             result.findings.append(Finding(place, "empty answer", "an answer has no text"))
         if processor is not None and template is not None and place not in unusable:
-            ids, labels = encode(
-                sample.segments(template),
-                processor.tokenizer,
-                processor.image_token_id,
-                processor.image_tokens_per_image,
-            )
+            ids, labels = processor.encode_segments(sample.segments(template))
             result.lengths.append(len(ids))
             result.supervised.append(sum(label != IGNORED for label in labels))
             _check_length(place, ids, processor, result)
@@ -189,7 +181,7 @@ def _check_length(place: int, ids: list[int], processor: MGMProcessor, result: E
         result.findings.append(Finding(place, "cut image", text))
 
 
-def clean_copy(raw: list[Any], examination: Examination) -> list[Any]:
+def clean_copy(raw: Sequence[Any], examination: Examination) -> list[Any]:
     """The samples that training can use, as they stand in the file; answers without text go too."""
     left_out = examination.unusable
     left_out |= {found.sample for found in examination.findings if found.kind == "empty answer"}

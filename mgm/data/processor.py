@@ -184,13 +184,19 @@ class MGMProcessor(ProcessorMixin):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one prompt, every image marker expanded."""
+        return self.encode_segments([Segment(text)], add_special_tokens)[0]
+
+    def encode_segments(
+        self, segments: Sequence[Segment], add_special_tokens: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """Ids and labels of a sample's text, every image marker expanded."""
         return encode(
-            [Segment(text)],
+            segments,
             self.tokenizer,
             self.image_token_id,
             self.image_tokens_per_image,
             add_special_tokens,
-        )[0]
+        )
 
     def prompt(
         self,

@@ -20,8 +20,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mgm.atomic import atomic_file
-from mgm.data.samples import Sample, SampleError, check_sample, parse, raw_samples
-from mgm.errors import MGMError, one_line
+from mgm.data.samples import Sample, SampleError, check_sample, parse, raw_samples, unreadable
+from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # bytes of a data file whose index is saved
 PIECE = 16 * 2**20  # bytes that are read at once
@@ -121,7 +121,7 @@ class SampleIndex:
                 name_ends.append(len(names))
             count += 1
         if not count:
-            raise MGMError(f"{file}: holds no sample; give at least one")
+            raise _error_of_all(file)
         return cls(
             *np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy(),
             names=np.frombuffer(bytes(names), dtype=np.uint8),
@@ -167,7 +167,7 @@ def _stamp(file: Path) -> np.ndarray:
     try:
         found = file.stat()
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     return np.array([VERSION, found.st_size, found.st_mtime_ns], dtype=np.int64)
 
 
@@ -183,7 +183,7 @@ def _elements(file: Path) -> Iterator[tuple[int, int, Any]]:
     try:
         yield from _lines(file) if file.suffix == ".jsonl" else _list(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
 
 
 def _lines(file: Path) -> Iterator[tuple[int, int, Any]]:
@@ -206,25 +206,25 @@ def _list(file: Path) -> Iterator[tuple[int, int, Any]]:
     with file.open("rb") as content:
         pieces = _Text(content)
         if pieces.peek() != "[":
-            raise raw_samples_error(file)
+            raise _error_of_all(file)
         pieces.skip(1)
         if pieces.peek() == "]":
             pieces.skip(1)
             if pieces.peek():
-                raise raw_samples_error(file)
+                raise _error_of_all(file)
             return
         while True:
             pieces.peek()
             raw, end = pieces.take(decode)
             if raw is _BROKEN:
-                raise raw_samples_error(file)
+                raise _error_of_all(file)
             yield *end, raw
             after = pieces.peek()
             pieces.skip(1)
             if after == "]" and not pieces.peek():
                 return
             if after != ",":
-                raise raw_samples_error(file)
+                raise _error_of_all(file)
 
 
 _BROKEN = object()
@@ -283,12 +283,7 @@ class _Text:
         self.at = 0
 
 
-def _unreadable(file: Path, error: Exception) -> MGMError:
-    reason = getattr(error, "strerror", None) or error
-    return MGMError(f"{file}: cannot be read ({one_line(reason)}); give a JSON file with samples")
-
-
-def raw_samples_error(file: Path) -> MGMError:
+def _error_of_all(file: Path) -> MGMError:
     """What is wrong with a file as a whole, by reading it at once."""
     try:
         raw_samples(file)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from mgm.data.conversation import encode
 from mgm.data.processor import MGMProcessor
 from mgm.data.samples import Sample
 from mgm.data.templates import Template
@@ -36,12 +35,7 @@ def sample_page(
         image_folder: where the sample's image paths begin.
         title: of the page.
     """
-    ids, labels = encode(
-        sample.segments(template),
-        processor.tokenizer,
-        processor.image_token_id,
-        processor.image_tokens_per_image,
-    )
+    ids, labels = processor.encode_segments(sample.segments(template))
     learned = sum(label != IGNORED for label in labels)
     pieces = []
     for is_image, group in groupby(

@@ -93,10 +93,7 @@ def raw_samples(path: str | os.PathLike[str]) -> list[Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")  # some programs begin files with a mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MGMError(
-            f"{file}: cannot be read ({one_line(reason)}); give a JSON file with samples"
-        ) from error
+        raise unreadable(file, error) from error
     content = _parse_lines(text, file) if file.suffix == ".jsonl" else parse(text, f"{file}")
     if not isinstance(content, list):
         raise MGMError(
@@ -106,6 +103,12 @@ def raw_samples(path: str | os.PathLike[str]) -> list[Any]:
     if not content:
         raise MGMError(f"{file}: holds no sample; give at least one")
     return content
+
+
+def unreadable(file: Path, error: Exception) -> MGMError:
+    """What to say of a file whose bytes cannot be had."""
+    reason = getattr(error, "strerror", None) or error
+    return MGMError(f"{file}: cannot be read ({one_line(reason)}); give a JSON file with samples")
 
 
 def check_sample(raw: Any, where: str) -> Sample:

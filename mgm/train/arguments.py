@@ -179,9 +179,9 @@ class TrainingArguments(transformers.TrainingArguments):
             self.gradient_checkpointing = None
         if self.deepspeed and find_spec("deepspeed") is None:
             raise MGMError("--deepspeed: the package is not installed; pip install -e '.[train]'")
-        if self.deepspeed and not torch.accelerator.is_available():
-            _spare_compilation()
         if not torch.accelerator.is_available():
+            if self.deepspeed:
+                _spare_compilation()
             # Or bf16 is refused, and memory pinned for a device that is not there.
             self.use_cpu = True
         if self.bf16 and self.use_cpu and not cpu_has_bfloat16():

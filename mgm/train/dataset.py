@@ -42,7 +42,7 @@ class TrainingDataset(ConversationDataset):
 
         Of a sample whose image is damaged, under quarantine: nothing but `index`.
         """
-        number = int(self.samples.index.places[self.rows[index]])
+        number = self.place(index)
         place = {"index": torch.tensor(number)}
         try:
             return super().__getitem__(index) | place
@@ -71,7 +71,7 @@ class TrainingDataset(ConversationDataset):
             self._leave_out_missing(missing)
         elif missing:
             index, number, file = missing[0]
-            place = f"sample {self.places[index]}, image {number} of {self.image_counts[index]}"
+            place = f"sample {self.place(index)}, image {number} of {self.image_counts[index]}"
             total = self.image_counts.sum()
             raise MGMError(
                 f"{self.path}: {place}: {file}: there is no such file "
@@ -83,7 +83,7 @@ class TrainingDataset(ConversationDataset):
         for index, number, file in missing:
             absent.setdefault(index, f"image {number}: {file}: there is no such file")
         for index, reason in absent.items():
-            self._leave_out(int(self.places[index]), reason)
+            self._leave_out(self.place(index), reason)
         kept = np.setdiff1d(self.rows, list(absent))
         if not len(kept):
             raise MGMError(

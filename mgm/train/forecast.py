@@ -1,6 +1,5 @@
 """What a run will take, before anything is loaded: parameters, memory, operations, hours."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -11,6 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
+from mgm.data.mixture import read_mixture
+from mgm.data.sample_index import SampleIndex
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import read_json
@@ -20,7 +21,7 @@ from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.vision_tower import read_vision_config
 from mgm.train.batches import Batches
 from mgm.train.flags import Arguments, parse_flags
-from mgm.train.trainable import set_trainable
+from mgm.train.trainable import count_parameters, set_trainable
 
 GB, TERA = 1e9, 1e12
 # Dense bfloat16 operations a second, by what torch calls the device; vendors' data sheets.
@@ -35,6 +36,7 @@ PEAKS = {
 }
 PUBLISHED_DEVICE = "NVIDIA A800"  # of the published models
 UTILISATION = 0.4  # of the peak; what good training loops of this kind reach
+ELSEWHERE = ("deepspeed", "bf16", "fp16", "tf32")  # what the devices of the run can, not this one
 TEXT_TOKENS = 200  # of a sample, where there is no data to look at
 LOGITS = 2 * 256 * 2**20  # bytes; pieces of logits and their gradients, see linear_cross_entropy.py
 
@@ -67,28 +69,20 @@ def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path 
         batches: of its steps.
         config: the language model's config.json, for when its folder is not there.
     """
-    elsewhere = (
-        "deepspeed",
-        "bf16",
-        "fp16",
-        "tf32",
-    )  # what the devices of the run can, not this one
-    words = [
-        word for name, of in flags.items() if name not in elsewhere for word in (f"--{name}", *of)
-    ]
-    arguments = parse_flags(words)
+    here = {name: values for name, values in flags.items() if name not in ELSEWHERE}
+    arguments = parse_flags([word for name, of in here.items() for word in (f"--{name}", *of)])
     model_flags, data_flags, training = arguments
     try:
         model = skeleton(arguments, config)
     except MGMError as error:
         return f"forecast: none, for {error}"
     set_trainable(model, model_flags)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total, trained = count_parameters(model)
     tokens = model.config.image_tokens_per_image + TEXT_TOKENS
-    work = work_of_sample(model, tokens, bool(training.activation_checkpointing))
+    again = bool(training.activation_checkpointing)
+    work = work_of_sample(model, tokens, again)
     zero = _zero(flags.get("deepspeed"))
-    held = memory(model, trained, batches, tokens, zero, bool(training.activation_checkpointing))
+    held = memory(model, trained, batches, tokens, zero, again)
     name, peak = _peak()
     rate = batches.devices * peak * UTILISATION / work.total
     rows = [
@@ -293,13 +287,10 @@ def _vision_aux(folder: str | None) -> dict[str, Any] | None:
 
 
 def _samples(file: str | None) -> int | None:
-    """How many samples a data file holds, if it is there."""
+    """How many samples an epoch has, if the data file or mixture is there."""
     if file is None or not Path(file).is_file():
         return None
-    if Path(file).suffix == ".jsonl":
-        with Path(file).open(encoding="utf-8") as lines:
-            return sum(bool(line.strip()) for line in lines)
-    try:
-        return len(json.loads(Path(file).read_text(encoding="utf-8-sig")))
-    except ValueError as error:
-        raise MGMError(f"{file}: is not valid JSON; mend it") from error
+    sources = read_mixture(Path(file))
+    if sources is None:
+        return len(SampleIndex.of(Path(file)).places)
+    return round(sum(of.weight * len(SampleIndex.of(of.path).places) for of in sources))

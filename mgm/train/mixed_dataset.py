@@ -66,7 +66,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
     def label(self, index: int) -> str:
         """What reports call a sample."""
         part, row = self._find(index)
-        return f"{int(part.places[row])} of {self.sources[self.part_of[index]].name}"
+        return f"{part.place(row)} of {self.sources[self.part_of[index]].name}"
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one sample, without opening its images."""

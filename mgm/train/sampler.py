@@ -11,10 +11,36 @@ from mgm.errors import MGMError
 STEPS = 50  # of one window that is sorted by length
 
 
-class ModalitySampler(Sampler[int]):
-    """Orders samples so that a batch holds either images or none, and samples of similar length.
+class EpochSampler(Sampler[int]):
+    """An order of samples that depends on seed and epoch alone: a resumed run sees what is left.
 
-    The order depends on seed and epoch alone, so that a resumed run sees what is left of it.
+    Args:
+        lengths: of each sample.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], seed: int) -> None:
+        self.lengths = lengths
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order(torch.Generator().manual_seed(self.seed + self.epoch)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; the Trainer calls it."""
+        self.epoch = epoch
+
+    def order(self, generator: torch.Generator) -> list[int]:
+        """The indices of one epoch, in their order; `generator` is of its shuffles."""
+        raise NotImplementedError
+
+
+class ModalitySampler(EpochSampler):
+    """Orders samples so that a batch holds either images or none, and samples of similar length.
 
     Args:
         lengths: words of each sample, negative without image.
@@ -38,22 +64,13 @@ class ModalitySampler(Sampler[int]):
         if 0 in lengths:
             index = list(lengths).index(0)
             raise MGMError(f"{source}: sample {index} has no words; remove it")
-        self.lengths = lengths
+        super().__init__(lengths, seed)
         self.batch_size = batch_size
         self.groups = groups
-        self.seed = seed
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(modality_order(self.lengths, self.batch_size, self.groups, generator))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; the Trainer calls it."""
-        self.epoch = epoch
+    def order(self, generator: torch.Generator) -> list[int]:
+        """See `EpochSampler`."""
+        return modality_order(self.lengths, self.batch_size, self.groups, generator)
 
 
 def modality_order(
@@ -120,10 +137,8 @@ def _cut(indices: Sequence[int], size: int) -> list[list[int]]:
     return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
 
 
-class LengthSampler(Sampler[int]):
+class LengthSampler(EpochSampler):
     """Orders samples so that a batch holds samples of nearly one true length, of one modality.
-
-    The order depends on seed and epoch alone, so that a resumed run sees what is left of it.
 
     Args:
         lengths: positions of each sample, image positions included.
@@ -135,21 +150,13 @@ class LengthSampler(Sampler[int]):
     def __init__(
         self, lengths: Sequence[int], with_image: Sequence[bool], step_size: int, seed: int
     ) -> None:
-        self.lengths, self.with_image = lengths, with_image
+        super().__init__(lengths, seed)
+        self.with_image = with_image
         self.step_size = step_size
-        self.seed = seed
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(true_length_order(self.lengths, self.with_image, self.step_size, generator))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; the Trainer calls it."""
-        self.epoch = epoch
+    def order(self, generator: torch.Generator) -> list[int]:
+        """See `EpochSampler`."""
+        return true_length_order(self.lengths, self.with_image, self.step_size, generator)
 
 
 def true_length_order(

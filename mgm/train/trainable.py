@@ -87,10 +87,10 @@ def _set_drop_path(model: MGMForConditionalGeneration, rate: float) -> None:
 def describe_trainable(model: MGMForConditionalGeneration) -> str:
     """A table of the model's parts: parameters, and how many of them are trained."""
     rows = [("part", "parameters", "trained")]
-    counts = [_count(module) for _, module in model.named_children()]
+    counts = [count_parameters(module) for _, module in model.named_children()]
     names = [name for name, _ in model.named_children()]
     names.append("all")
-    counts.append(_count(model))
+    counts.append(count_parameters(model))
     rows += [(name, f"{n:,}", f"{m:,}") for name, (n, m) in zip(names, counts, strict=True)]
     width, *numbers = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
@@ -99,7 +99,8 @@ def describe_trainable(model: MGMForConditionalGeneration) -> str:
     )
 
 
-def _count(module: nn.Module) -> tuple[int, int]:
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """All of a module's parameters, and those of them that are trained."""
     parameters = list(module.parameters())
     return (
         sum(parameter.numel() for parameter in parameters),

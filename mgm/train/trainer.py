@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
+from mgm.data.collator import count_tokens
 from mgm.data.processor import MGMProcessor
 from mgm.errors import MGMError, one_line
 from mgm.model.mgm import MGMForConditionalGeneration
@@ -110,8 +111,7 @@ class MGMTrainer(Trainer):
         places = inputs.pop("index").tolist()
         self.places += places
         self.samples += len(places)
-        mask = inputs.get("attention_mask")  # none of packed rows, which are nearly full
-        self.tokens += inputs["input_ids"].numel() if mask is None else mask.sum()
+        self.tokens += count_tokens(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             last = checkpoints(Path(str(self.args.output_dir)))[-1:]

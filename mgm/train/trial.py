@@ -19,9 +19,10 @@ import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mgm.data.collator import Collator
+from mgm.data.collator import Collator, count_tokens
 from mgm.data.packing import PackedCollator
 from mgm.model.supervised import IGNORED
+from mgm.train.trainable import count_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ class Trial(TrainerCallback):
             return
         with _undisturbed():
             seconds, tokens, samples = self._measure()
-        total = sum(parameter.numel() for parameter in self.trainer.model.parameters())
-        trained = sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad)
+        total, trained = count_parameters(self.trainer.model)
         logger.info(
             "forecast: %.1f M parameters, %.1f M trained; %s; %d steps of %d samples, about "
             "%.1f M tokens; %s at %s tokens/s, %.1f samples/s",
@@ -85,8 +85,7 @@ class Trial(TrainerCallback):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - begun)
-            mask = batch.get("attention_mask")
-            tokens += int(batch["input_ids"].numel() if mask is None else mask.sum())
+            tokens += int(count_tokens(batch))
             samples += len(places)
         number = len(starts)
         return float(np.mean(times[1:])), tokens / number, samples / number

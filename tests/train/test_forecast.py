@@ -1,5 +1,6 @@
 """Forecasts against the released models' sizes and against counted operations."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,14 @@ def test_what_people_read():
     assert "nowhere.json is not here" in text
     without = forecast(FLAGS, Batches(8, 16, 2), None)
     assert without == "forecast: none, for nowhere is not here"
+
+
+def test_samples_of_a_mixture_count_by_their_weights(tmp_path):
+    turns = [{"from": "human", "value": "say"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"conversations": turns}] * 40))
+    mixture = {"datasets": [{"path": "a.json", "weight": 2.5}, {"path": "a.json", "name": "b"}]}
+    (tmp_path / "mixture.json").write_text(json.dumps(mixture))
+    for file, samples in (("a.json", 40), ("mixture.json", 140)):
+        flags = FLAGS | {"data_path": [str(tmp_path / file)]}
+        text = forecast(flags, Batches(1, 4, 5), SCRIPTS / RELEASED["MGM-2B"])
+        assert f"{samples // 20 * 3} steps for {samples} samples" in text

@@ -41,6 +41,14 @@ def started(tmp_path, monkeypatch, *words: str) -> list[str]:
     return commands[0]
 
 
+def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A program that has run to its end, with the project's own code, from another folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
 @pytest.mark.parametrize(
     ("samples", "devices", "at_most", "expected"),
     [
@@ -184,14 +192,7 @@ def test_faults_are_found_before_anything_starts(tmp_path, monkeypatch, words, f
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
     (tmp_path / "hostfile").write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
-    done = subprocess.run(
-        ["bash", recipe, "--dry-run"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = ended("bash", recipe, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     stages = (1, 2) if "stage_1_2" in recipe.name else (2,)
     commands = [line for line in done.stdout.splitlines() if line.startswith("command: ")]
@@ -212,14 +213,8 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
 
 
 def test_the_published_entry_point_takes_what_deepspeed_gives_it(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "mgm/train/train_mem.py", "--local_rank=0", "--output_dir", "x"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    program = ROOT / "mgm/train/train_mem.py"
+    done = ended(sys.executable, program, "--local_rank=0", "--output_dir", "x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.endswith("--model_name_or_path is missing; see python -m mgm.train --help\n")
 
@@ -245,17 +240,9 @@ def test_a_recipe_trains_both_stages_for_real(parts, data, tmp_path):
         "output_dir": second,
         "pretrain_mm_mlp_adapter": first / "mm_projector.bin",
     }
-    done = subprocess.run(
-        [
-            *("bash", ROOT / "scripts/llama/train/stage_1_2_full_v7b_336_hr_768.sh"),
-            *(*words(both), "--stage1", *words(stage1), "--stage2", *words(stage2)),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    recipe = ROOT / "scripts/llama/train/stage_1_2_full_v7b_336_hr_768.sh"
+    of_stages = ("--stage1", *words(stage1), "--stage2", *words(stage2))
+    done = ended("bash", recipe, *words(both), *of_stages, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 samples a step = 1 devices x 4 samples x 1 accumulated" in done.stderr
     assert "--deepspeed is left out" in done.stderr
