@@ -14,7 +14,9 @@ from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import Quarantine
 from mgm.data.sample_index import SampleFile
 from mgm.data.samples import Sample
-from mgm.data.templates import get_template
+from mgm.data.shards import TARS
+from mgm.data.table import TableFile, is_table
+from mgm.data.templates import Template, get_template
 from mgm.errors import MGMError
 
 
@@ -25,11 +27,14 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     tokenised and images opened in `__getitem__`.
 
     Args:
-        path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+        path: a JSON file with a list of samples, a .jsonl file with one in each line, or a table
+            (`mgm.data.table.is_table`).
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
         conversation: name of the template; by default the processor's.
         quarantine: lists malformed samples, which are left out; None: one ends it all.
+        config: of a data set on the hub: which part.
+        split: of a data set.
 
     Raises:
         MGMError: the file or a sample in it is malformed; names the file and the sample.
@@ -42,13 +47,15 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         image_folder: str | os.PathLike[str] | None = None,
         conversation: str | None = None,
         quarantine: Quarantine | None = None,
+        config: str | None = None,
+        split: str = "train",
     ) -> None:
         self.path = Path(path)
         self.processor = processor
         self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
         self.quarantine = quarantine
-        self.samples = SampleFile(self.path)
+        self.samples = _opened(str(path), config, split)
         for place, fault in self.samples.index.fault_list():
             if quarantine is None:
                 raise MGMError(fault)
@@ -85,17 +92,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         Raises:
             MGMError: an image is missing or damaged; names the file, the sample and the image.
         """
+        where = f"{self.path}: sample {self.place(index)}"
         sample = self.samples[int(self.rows[index])]
-        ids, labels = self._encode(sample)
-        tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-        if sample.images:
-            where, count = f"{self.path}: sample {self.place(index)}", len(sample.images)
-            images = [
-                open_image(self.image_folder / image, f"{where}, image {number} of {count}")
-                for number, image in enumerate(sample.images, start=1)
-            ]
-            tensors |= self.processor.image_processor(images, do_normalize=False)
-        return tensors
+        return sample_tensors(sample, self.processor, self.template, self.image_folder, where)
 
     def _leave_out(self, place: int, reason: str) -> None:
         if self.quarantine is not None and self.quarantine.lists:
@@ -123,3 +122,38 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
         return self.processor.encode_segments(sample.segments(self.template))
+
+
+def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile:
+    if path.endswith(TARS) or "://" in path:
+        raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
+    return TableFile(path, config, split) if is_table(path) else SampleFile(Path(path))
+
+
+def sample_tensors(
+    sample: Sample, processor: MGMProcessor, template: Template, image_folder: Path, where: str
+) -> dict[str, Tensor]:
+    """What `ConversationDataset` gives for a sample.
+
+    Args:
+        sample: a conversation with its images.
+        processor: the model's processor.
+        template: the way the conversation is written.
+        image_folder: where image paths begin.
+        where: what errors begin with.
+
+    Raises:
+        MGMError: an image is missing or damaged.
+    """
+    ids, labels = processor.encode_segments(sample.segments(template))
+    tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    if sample.images:
+        images = [
+            open_image(
+                image if isinstance(image, bytes) else image_folder / image,
+                f"{where}, image {number} of {len(sample.images)}",
+            )
+            for number, image in enumerate(sample.images, start=1)
+        ]
+        tensors |= processor.image_processor(images, do_normalize=False)
+    return tensors

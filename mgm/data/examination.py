@@ -115,7 +115,7 @@ def examine(
     users: defaultdict[str, list[int]] = defaultdict(list)  # samples by image
     for place, sample in samples.items():
         result.images[len(sample.images)] += 1
-        for name in dict.fromkeys(sample.images):
+        for name in dict.fromkeys(sample.files):
             users[name].append(place)
     _examine_images(users, image_folder, workers, progress, result)
     unusable = result.unusable

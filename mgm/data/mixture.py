@@ -1,6 +1,7 @@
 """Several data files as one, each seen as often as its weight says: one small file names them.
 
-{"datasets": [{"path": "a.json", "image_folder": "images", "weight": 2}, {"path": "b.jsonl"}]}
+{"datasets": [{"path": "a.json", "image_folder": "images", "weight": 2}, {"path": "b.jsonl"},
+              {"path": "owner/name", "config": "part", "split": "train", "name": "c"}]}
 """
 
 import json
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgm.data.table import is_hub_name
 from mgm.errors import MGMError, one_line
 
-KEYS = ("path", "image_folder", "weight", "name")
+KEYS = ("path", "image_folder", "weight", "name", "config", "split")
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,21 @@ class Source:
     """One of the files.
 
     Attributes:
-        path: of the data file.
+        path: of the data file; a URL; or the name of a data set on the hub.
         image_folder: where its image paths begin; None: its own folder.
         weight: how often each of its samples is seen in an epoch; a fraction of them for the rest.
+            Of a stream: its share of the samples, beside the other weights.
         name: of it, in reports.
+        config: of a data set on the hub: which part.
+        split: of a data set.
     """
 
-    path: Path
-    image_folder: Path | None
-    weight: float
-    name: str
+    path: str
+    image_folder: Path | None = None
+    weight: float = 1.0
+    name: str = ""
+    config: str | None = None
+    split: str = "train"
 
 
 def read_mixture(file: Path) -> list[Source] | None:
@@ -72,10 +79,15 @@ def _source(entry: Any, where: str, folder: Path) -> Source:
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
         raise MGMError(f"{where}: weight is {weight!r}; give a number above 0")
-    path, images = folder / entry["path"], entry.get("image_folder")
-    if images is not None and not isinstance(images, str):
-        raise MGMError(f"{where}: image_folder is {images!r}; give a path")
-    name = entry.get("name", path.stem)
+    images = entry.get("image_folder")
+    for key in ("image_folder", "config", "split"):
+        if not isinstance(entry.get(key, ""), str):
+            raise MGMError(f"{where}: {key} is {entry[key]!r}; give a text")
+    path = entry["path"]
+    local = (folder / path).exists() or not ("://" in path or is_hub_name(path))
+    path = str(folder / path) if local else path
+    name = entry.get("name", Path(path).stem)
     if not isinstance(name, str) or not name:
         raise MGMError(f"{where}: name is {name!r}; give a text")
-    return Source(path, None if images is None else folder / images, float(weight), name)
+    options = {key: entry[key] for key in ("config", "split") if key in entry}
+    return Source(path, None if images is None else folder / images, float(weight), name, **options)

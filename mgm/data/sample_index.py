@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -65,13 +65,15 @@ class SampleIndex:
         stamp = _stamp(file)
         homes = _homes(file)
         for home in homes:
-            found = cls._saved(home, stamp)
+            found = cls.saved(home, stamp)
             if found is not None:
                 return found
-        index = cls._made(file, stamp)
+        index = cls.made(_elements(file), file, stamp)
+        if index.is_empty:
+            raise _error_of_all(file)
         if stamp[1] >= SAVED_FROM:
             for home in homes:
-                if index._save(home):
+                if index.save(home):
                     break
         return index
 
@@ -86,7 +88,8 @@ class SampleIndex:
         return [(place, text) for place, text in json.loads(self.faults.tobytes())]
 
     @classmethod
-    def _saved(cls, home: Path, stamp: np.ndarray) -> Self | None:
+    def saved(cls, home: Path, stamp: np.ndarray) -> Self | None:
+        """An index that was saved, if it is there and has this stamp."""
         try:
             with np.load(home, allow_pickle=False) as arrays:
                 if not np.array_equal(arrays["stamp"], stamp):
@@ -95,7 +98,8 @@ class SampleIndex:
         except (OSError, ValueError, KeyError, BadZipFile):  # none, another format, or damaged
             return None
 
-    def _save(self, home: Path) -> bool:
+    def save(self, home: Path) -> bool:
+        """Save it; returns whether it could be written there."""
         try:
             with atomic_file(home) as part, part.open("wb") as file:
                 np.savez(file, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
@@ -104,24 +108,29 @@ class SampleIndex:
         return True
 
     @classmethod
-    def _made(cls, file: Path, stamp: np.ndarray) -> Self:
+    def made(
+        cls, elements: Iterable[tuple[int, int, Any]], label: object, stamp: np.ndarray
+    ) -> Self:
+        """The index of samples that are read one after the other.
+
+        Args:
+            elements: where each sample begins and ends, and what is there; or its error.
+            label: what they are of, which errors begin with.
+            stamp: what a saved index has to have in common with the data.
+        """
         numbers: list[tuple[int, int, int, int, int]] = []
         names = bytearray()
         name_ends: list[int] = []
         faults: list[tuple[int, str]] = []
-        count = 0
-        for start, end, raw in _elements(file):
+        for count, (start, end, raw) in enumerate(elements):
             try:
-                sample = check_sample(raw, f"{file}: sample {count}")
+                sample = check_sample(raw, f"{label}: sample {count}")
             except SampleError as fault:
                 faults.append((count, str(fault)))
-            else:
-                numbers.append((count, start, end, sample.words, len(sample.images)))
-                names += json.dumps(sample.images).encode() if sample.images else b""
-                name_ends.append(len(names))
-            count += 1
-        if not count:
-            raise _error_of_all(file)
+                continue
+            numbers.append((count, start, end, sample.words, len(sample.images)))
+            names += json.dumps(sample.files).encode() if sample.files else b""
+            name_ends.append(len(names))
         return cls(
             *np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy(),
             names=np.frombuffer(bytes(names), dtype=np.uint8),
@@ -129,6 +138,11 @@ class SampleIndex:
             faults=np.frombuffer(json.dumps(faults).encode(), dtype=np.uint8),
             stamp=stamp,
         )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no sample at all, good or bad."""
+        return not len(self.places) and not self.fault_list()
 
 
 class SampleFile:
@@ -173,9 +187,13 @@ def _stamp(file: Path) -> np.ndarray:
 
 def _homes(file: Path) -> list[Path]:
     """Where the index of a file may be: beside it, or in the user's cache."""
+    return [file.with_name(f"{file.name}{SUFFIX}"), home_in_cache(str(file.resolve()))]
+
+
+def home_in_cache(name: str) -> Path:
+    """Where in the user's cache the index of what is called so may be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgm"
-    key = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
-    return [file.with_name(f"{file.name}{SUFFIX}"), cache / f"{key}{SUFFIX}"]
+    return cache / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
 def _elements(file: Path) -> Iterator[tuple[int, int, Any]]:

@@ -52,7 +52,7 @@ def sample_page(
             pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
     images = "".join(
         f'<img src="{html.escape(os.path.abspath(image_folder / name))}" alt="{html.escape(name)}">'  # noqa: PTH100
-        for name in sample.images
+        for name in sample.files
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

@@ -32,13 +32,19 @@ class Sample:
 
     Attributes:
         turns: questions with their answers; the last question may have none.
-        images: image files in the order of their markers, as the file names them.
+        images: in the order of their markers: image files as the data file names them, or, of
+            tables and tars, the bytes of image files.
         greeting: what the model says before the first question.
     """
 
     turns: tuple[Turn, ...]
-    images: tuple[str, ...] = ()
+    images: tuple[str | bytes, ...] = ()
     greeting: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The images that are files, as the data file names them."""
+        return tuple(image for image in self.images if isinstance(image, str))
 
     @property
     def words(self) -> int:
@@ -182,12 +188,12 @@ def _text(message: Any, index: int, where: str) -> str:
     return message["value"]
 
 
-def _images(found: Any, where: str) -> tuple[str, ...]:
+def _images(found: Any, where: str) -> tuple[str | bytes, ...]:
     images = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(images, list):
         raise SampleError(f"{where}: has {_kind(found)} as 'image'; give a path or a list of paths")
     for number, image in enumerate(images, start=1):
-        if not isinstance(image, str) or not image:
+        if not isinstance(image, str | bytes) or not image:
             raise SampleError(
                 f"{where}: has {_kind(image)} as image {number} of {len(images)} in 'image'; "
                 "give a path"

@@ -81,7 +81,19 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    data_path: str = _flag("", "JSON file (or .jsonl) of samples in the published format.")
+    data_path: str = _flag(
+        "",
+        "JSON file (or .jsonl) of samples in the published format; a mixture of several; a parquet "
+        "file or folder; a data set of the hub, owner/name; or, with --streaming, tars "
+        "('shards/{000..099}.tar') and URLs.",
+    )
+    data_config: str | None = _flag(None, "Which part of a data set of the hub.")
+    data_split: str = _flag("train", "Which split of a data set of the hub or of save_to_disk.")
+    streaming: bool = _flag(
+        False,
+        "Read the data shard by shard as it comes, from the disk or a network; --max_steps says "
+        "when to end.",
+    )
     image_folder: str | None = _flag(
         None, "Where the image paths begin. Left out: the folder of --data_path."
     )
@@ -166,9 +178,19 @@ class TrainingArguments(transformers.TrainingArguments):
     lora_dropout: float = _flag(0.05, "Part of the LoRA's inputs that is left out at random.")
     lora_weight_path: str = _flag("", "Folder of an adapter to go on from.")
     lora_bias: str = _flag("none", "Biases to train too: none, all or lora_only.")
+    fsdp: str | None = _flag(
+        None,
+        "full_shard: FSDP2, every process holds a part of each layer, of its gradients and of the "
+        "optimizer's state. Left out: DDP, or --deepspeed.",
+        **_SWITCH,
+    )
     use_dora: bool = _flag(False, "DoRA: also train the length of each row of the weights.")
 
     def __post_init__(self) -> None:
+        self.sharded = _wants_sharding(self.fsdp)
+        self.fsdp = None  # transformers' own would be DDP on a CPU, without a word
+        if self.sharded and self.deepspeed:
+            raise MGMError("--fsdp beside --deepspeed: both divide the model; choose one")
         if self.report_to is None:
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         if self.warmup_ratio and not self.warmup_steps:
@@ -198,6 +220,20 @@ class TrainingArguments(transformers.TrainingArguments):
     def n_gpu(self) -> int:
         """One device trains, even where several are seen."""
         return min(super().n_gpu, 1)
+
+
+def _wants_sharding(fsdp: str | bool | list[str] | None) -> bool:
+    """Whether `--fsdp` asks for FSDP2; other programs' words for it are understood."""
+    text = " ".join(fsdp) if isinstance(fsdp, list) else str(fsdp or "")
+    words = set(text.lower().split())
+    if words <= {"false", "none"}:
+        return False
+    if unknown := words - {"true", "full_shard", "auto_wrap"}:
+        raise MGMError(
+            f"--fsdp {min(unknown)}: choose full_shard (FSDP2), or leave it out; --deepspeed has "
+            "other ways to divide a model, and offloads to the CPU"
+        )
+    return True
 
 
 def _spare_compilation() -> None:

@@ -5,8 +5,8 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
@@ -53,8 +53,14 @@ def complete_files(folder: Path) -> Generator[Path]:
 
 
 @contextmanager
-def shared_folder(path: Path) -> Generator[Path]:
+def shared_folder(path: Path, finish: Callable[[Path], None]) -> Generator[Path]:
     """As `atomic_folder`, but all processes of the run write into it together.
+
+    In the block they must not wait for one another after one of them may have failed.
+
+    Args:
+        path: of the folder.
+        finish: is called by the first process when all have written.
 
     Raises:
         MGMError: one of them could not; none of them leaves anything behind.
@@ -62,15 +68,19 @@ def shared_folder(path: Path) -> Generator[Path]:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         with atomic_folder(path) as part:
             yield part
+            finish(part)
         return
-    first = dist.get_rank() == 0
-    with atomic_folder(path) if first else nullcontext() as part:
-        shared = [part]
-        dist.broadcast_object_list(shared)
-        fault: Exception | None = None
+    with ExitStack() as stack:
+        part, fault = None, None
+        if dist.get_rank() == 0:
+            try:
+                part = stack.enter_context(atomic_folder(path))
+            except MGMError as error:
+                fault = error
+        part = _agreed(part, fault, path)
         try:
-            yield Path(str(shared[0]))
-        except (MGMError, OSError, RuntimeError) as error:
+            yield Path(str(part))
+        except Exception as error:  # noqa: BLE001  whatever it is, the others have to know
             fault = error
         faults: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, None if fault is None else one_line(fault))
@@ -79,7 +89,24 @@ def shared_folder(path: Path) -> Generator[Path]:
         for rank, other in enumerate(faults):
             if other is not None:
                 raise MGMError(f"{path}: process {rank} could not write its part ({other})")
-    dist.barrier()  # nobody goes on before it has its name
+        if dist.get_rank() == 0:
+            try:
+                finish(Path(str(part)))
+                stack.close()
+            except (MGMError, OSError) as error:
+                fault = error
+        _agreed(None, fault, path)  # nobody goes on before it has its name
+
+
+def _agreed(value: object, fault: Exception | None, path: Path) -> object:
+    """The first process's value; raises its fault, in all of them, if it has one."""
+    shared = [value, None if fault is None else one_line(fault)]
+    dist.broadcast_object_list(shared)
+    if fault is not None:
+        raise fault
+    if shared[1] is not None:
+        raise MGMError(f"{path}: process 0 could not write it ({shared[1]})")
+    return shared[0]
 
 
 def prepare_output(path: str | os.PathLike[str]) -> Path:

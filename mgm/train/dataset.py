@@ -18,10 +18,13 @@ class TrainingDataset(ConversationDataset):
     """A `ConversationDataset` that misses its images before the first step, and not hours later.
 
     Args:
-        path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+        path: a JSON file with a list of samples, a .jsonl file with one in each line, or a table
+            (`mgm.data.table.is_table`).
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
         quarantine: lists samples that cannot be used, which are left out; None: one ends the run.
+        config: of a data set on the hub: which part.
+        split: of a data set.
 
     Raises:
         MGMError: the file or a sample is malformed, or an image file is not there.
@@ -33,8 +36,10 @@ class TrainingDataset(ConversationDataset):
         processor: MGMProcessor,
         image_folder: str | os.PathLike[str] | None = None,
         quarantine: Quarantine | None = None,
+        config: str | None = None,
+        split: str = "train",
     ) -> None:
-        super().__init__(path, processor, image_folder, quarantine=quarantine)
+        super().__init__(path, processor, image_folder, None, quarantine, config, split)
         self._check_files()
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:

@@ -50,7 +50,8 @@ REFUSED = {
     "push_to_hub": _LATER,
     "auto_find_batch_size": _LATER,
     "train_sampling_strategy": f"{_LATER} (--group_by_modality_length True groups by length)",
-    **dict.fromkeys(("fsdp", "parallelism_config"), _LATER),
+    "parallelism_config": _LATER,
+    "fsdp_config": "does nothing: --fsdp full_shard has no settings; leave it out",
 }
 
 # The least and the most that these numbers may be; nan and infinity are refused too.
@@ -90,6 +91,8 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     if data.bad_samples not in POLICIES:
         raise MGMError(f"--bad_samples {data.bad_samples}: choose {' or '.join(POLICIES)}")
     _check_together(model, training)
+    if data.streaming and training.max_steps <= 0:
+        raise MGMError("--streaming True: a stream has no end; say when with --max_steps N")
     for part in (model, data, training):
         _check(part)
     for name in _REQUIRED:
@@ -177,11 +180,11 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
             f"--bits {training.bits}: rounded weights are not trained themselves; train a LoRA "
             "beside them with --lora_enable True, or leave it out"
         )
-    ordered = ("packing", "group_by_length", "group_by_modality_length")
-    if len(given := [name for name in ordered if getattr(training, name)]) > 1:
-        raise MGMError(
-            f"--{given[0]} orders samples by itself; leave --{given[1]} out, or say False"
-        )
+    if training.group_by_length and (training.packing or training.group_by_modality_length):
+        other = "packing" if training.packing else "group_by_modality_length"
+        raise MGMError(f"--group_by_length beside --{other}: choose one of these orders")
+    if training.bits != FULL and training.sharded:
+        raise MGMError(f"--bits {training.bits} beside --fsdp: rounded weights are not divided")
     for name in ("lora_weight_path", "use_dora"):
         if getattr(training, name) and not training.lora_enable:
             raise MGMError(f"--{name} does nothing without --lora_enable True")

@@ -10,8 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
-from mgm.data.mixture import read_mixture
+from mgm.data.mixture import Source, read_mixture
 from mgm.data.sample_index import SampleIndex
+from mgm.data.shards import TARS
+from mgm.data.table import TableFile, is_table
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.config_file import read_json
@@ -287,10 +289,16 @@ def _vision_aux(folder: str | None) -> dict[str, Any] | None:
 
 
 def _samples(file: str | None) -> int | None:
-    """How many samples an epoch has, if the data file or mixture is there."""
-    if file is None or not Path(file).is_file():
+    """How many samples an epoch has, if the data file or all of a mixture are on the disk."""
+    if file is None:
         return None
-    sources = read_mixture(Path(file))
-    if sources is None:
-        return len(SampleIndex.of(Path(file)).places)
-    return round(sum(of.weight * len(SampleIndex.of(of.path).places) for of in sources))
+    sources = read_mixture(Path(file)) or [Source(file)]
+    if not all(Path(of.path).exists() and not of.path.endswith(TARS) for of in sources):
+        return None
+    return round(sum(of.weight * _samples_of(of) for of in sources))
+
+
+def _samples_of(source: Source) -> int:
+    if is_table(source.path):
+        return len(TableFile(source.path, source.config, source.split))
+    return len(SampleIndex.of(Path(source.path)).places)

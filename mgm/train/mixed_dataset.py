@@ -45,7 +45,9 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         draw = np.random.default_rng(seed)
         for number, source in enumerate(sources):
             folder = source.image_folder or image_folder
-            part = TrainingDataset(source.path, processor, folder, quarantine)
+            part = TrainingDataset(
+                *(source.path, processor, folder, quarantine), source.config, source.split
+            )
             times, fraction = divmod(source.weight, 1)
             more = draw.permutation(len(part))[: round(fraction * len(part))]
             rows = np.concatenate([*[np.arange(len(part))] * int(times), np.sort(more)])
@@ -59,9 +61,12 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         return len(self.part_of)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """As of `TrainingDataset`; `index` is the place in the mixture."""
+        """As of `TrainingDataset`; `index` is the place in the mixture, `source` its file's."""
         part, row = self._find(index)
-        return part[row] | {"index": torch.tensor(range(len(self))[index])}
+        return part[row] | {
+            "index": torch.tensor(range(len(self))[index]),
+            "source": torch.tensor(self.part_of[index]),
+        }
 
     def label(self, index: int) -> str:
         """What reports call a sample."""

@@ -4,13 +4,15 @@ import json
 from collections.abc import Sized
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from torch.utils.data import Dataset
 from transformers import TrainerState
 
 from mgm.errors import MGMError
 from mgm.model.config_file import read_json
 from mgm.train.arguments import TrainingArguments
+from mgm.train.stream import StreamedDataset
 
 FILE = "run.json"
 FLAGS = (
@@ -25,10 +27,12 @@ FLAGS = (
 )
 
 
-def facts_of(arguments: TrainingArguments, dataset: Sized) -> dict[str, Any]:
+def facts_of(arguments: TrainingArguments, dataset: Dataset) -> dict[str, Any]:
     """Flags and figures that a resumed run has to have in common with the one before."""
     flags = {f"--{name}": getattr(arguments, name) for name in FLAGS}
-    return flags | {"processes": arguments.world_size, "items": len(dataset)}
+    items = dataset.names if isinstance(dataset, StreamedDataset) else len(cast(Sized, dataset))
+    flags |= {"--fsdp": arguments.sharded, "--deepspeed": bool(arguments.deepspeed)}
+    return flags | {"processes": arguments.world_size, "items": items}
 
 
 def is_finished(state: TrainerState, arguments: TrainingArguments) -> bool:

@@ -1,15 +1,20 @@
 """transformers' Trainer with our order of samples, groups of parameters, and saving."""
 
+import json
 import shutil
 import time
-from collections.abc import Sized
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer import SCHEDULER_NAME
 
 from mgm.data.collator import count_tokens
 from mgm.data.processor import MGMProcessor
@@ -25,6 +30,14 @@ from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.run_facts import facts_of, write_facts
 from mgm.train.sampler import LengthSampler, ModalitySampler
+from mgm.train.sharding import (
+    delay_reduction,
+    load_optimizer,
+    save_optimizer,
+    shard,
+    whole_state,
+)
+from mgm.train.stream import StreamedDataset, stream_file
 
 
 class MGMTrainer(Trainer):
@@ -44,8 +57,13 @@ class MGMTrainer(Trainer):
         model, args = kwargs["model"], kwargs["args"]
         if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
             model.use_liger_kernel(**(args.liger_kernel_config or {}))
+        if args.sharded:
+            shard(model, args.device, args.bf16)
         super().__init__(**kwargs)
-        self.model.texts_see_black = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        # What transformers says of models that it sharded itself: they are not to be wrapped.
+        self.is_distributed_loading_by_transformers = args.sharded
+        self.model._is_fsdp_managed_module = args.sharded
+        self.model.texts_see_black = self.is_deepspeed_enabled or args.sharded
         self.stage1 = stage1
         self.adapter = adapter
         self.tokens: Tensor | int = 0  # of all samples since `self.since`
@@ -68,7 +86,7 @@ class MGMTrainer(Trainer):
             devices = self.args.world_size * self.args.gradient_accumulation_steps
             step_size = self.args.train_batch_size * devices
             return LengthSampler(lengths, (dataset.image_counts > 0).tolist(), step_size, seed)
-        if not self.args.group_by_modality_length:
+        if self.args.packing or not self.args.group_by_modality_length:
             return super()._get_train_sampler(train_dataset)
         return ModalitySampler(
             dataset.modality_lengths,
@@ -76,6 +94,23 @@ class MGMTrainer(Trainer):
             self.args.world_size * self.args.gradient_accumulation_steps,
             seed,
             dataset.path,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As transformers', but of a stream every process reads its own part."""
+        args = self.args
+        if not isinstance(self.train_dataset, StreamedDataset):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            # Or it would draw from the random numbers of the run, and a resumed one once more.
+            generator=torch.Generator().manual_seed(args.seed),
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -109,6 +144,9 @@ class MGMTrainer(Trainer):
             MGMError: says which samples were in the step.
         """
         places = inputs.pop("index").tolist()
+        cursor = inputs.pop("cursor", None)
+        if cursor is not None:
+            cast(StreamedDataset, self.train_dataset).note(cursor)
         self.places += places
         self.samples += len(places)
         self.tokens += count_tokens(inputs)
@@ -141,6 +179,31 @@ class MGMTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
 
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Generator[None]:
+        delay_reduction(self.model, True)
+        try:
+            yield
+        finally:
+            delay_reduction(self.model, False)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(output_dir))
+        if self.args.should_save:
+            state = cast(LRScheduler, self.lr_scheduler).state_dict()
+            torch.save(state, Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.args.sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+        cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.unfinished or super()._get_output_dir(trial))
 
@@ -148,18 +211,14 @@ class MGMTrainer(Trainer):
         """Write a checkpoint beside its final name, where it appears when it is complete."""
         output = Path(str(self.args.output_dir))
         final = output / f"checkpoint-{self.state.global_step}"
-        with shared_folder(final) as self.unfinished:
+        with shared_folder(final, partial(self._finish_checkpoint, final.name)) as self.unfinished:
+            # Others may write there before the first process, which makes it, comes to it.
+            (self.unfinished / final.name).mkdir(exist_ok=True)
             try:
                 super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if self.args.process_index == 0:
-                    inner = self.unfinished / final.name
-                    for file in inner.iterdir():
-                        file.rename(self.unfinished / file.name)
-                    inner.rmdir()
-                    write_facts(
-                        facts_of(self.args, cast(Sized, self.train_dataset)), self.unfinished
-                    )
+                if isinstance(self.train_dataset, StreamedDataset):
+                    file = stream_file(self.unfinished, self.args.process_index)
+                    file.write_text(json.dumps(self.train_dataset.state), encoding="utf-8")
             finally:
                 self.unfinished = None
         if self.args.process_index == 0:
@@ -169,11 +228,21 @@ class MGMTrainer(Trainer):
             for old in checkpoints(output)[:-limit]:
                 shutil.rmtree(old)
 
+    def _finish_checkpoint(self, name: str, folder: Path) -> None:
+        """Bring what transformers wrote to its place, and what a resumed run is compared with."""
+        inner = folder / name
+        for file in inner.iterdir():
+            file.rename(folder / file.name)
+        inner.rmdir()
+        write_facts(facts_of(self.args, cast(Dataset, self.train_dataset)), folder)
+
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
         """Write a complete model: weights, configs, processor, tokenizer."""
         folder = Path(str(output_dir or self.args.output_dir))
+        if self.args.sharded:  # all of them have to ask
+            state_dict = whole_state(self.model)
         if not self.args.should_save:
             return
         if self.unfinished is not None:
@@ -186,7 +255,7 @@ class MGMTrainer(Trainer):
 
     def _write_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
         self.processing_class.save_pretrained(folder)
-        if state_dict is not None:  # DeepSpeed's, in which what is shared comes twice
+        if state_dict is not None:  # DeepSpeed's or FSDP's, in which what is shared comes twice
             owners: dict[int, str] = {}
             for name, tensor in self.model.state_dict(keep_vars=True).items():
                 if owners.setdefault(id(tensor), name) != name:

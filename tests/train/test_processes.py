@@ -94,21 +94,49 @@ def test_zero_learns_as_one_process(flags, alone, tmp_path, config):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2], ids=["", "accumulated"])
+def test_fsdp_learns_as_one_process(flags, alone, tmp_path, steps):
+    more = {"fsdp": "full_shard", "gradient_accumulation_steps": steps, "output_dir": tmp_path}
+    if steps == 2:
+        more |= {"num_train_epochs": 2}
+        expected = tmp_path / "alone"
+        single = {"per_device_train_batch_size": 2, "output_dir": expected}
+        run(words(flags | more | {"fsdp": None} | single))
+    done = train_in_processes(flags | more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_same(tmp_path, expected if steps == 2 else alone)
+    ours, theirs = ((folder / "config.json").read_text() for folder in (tmp_path, alone))
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_exactly_under_fsdp(flags, tmp_path):
+    saving = {"fsdp": "full_shard", "save_strategy": "steps", "save_steps": 2}
+    flags = flags | saving | {"output_dir": tmp_path}
+    check_goes_on(flags, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
 def test_a_stopped_run_goes_on_exactly_under_zero(flags, tmp_path, config):
     pytest.importorskip("deepspeed")
     file = ROOT / "scripts" / f"{config}.json"
     saving = {"deepspeed": file, "save_strategy": "steps", "save_steps": 2, "output_dir": tmp_path}
-    done = train_in_processes(flags | saving)
+    check_goes_on(flags | saving, tmp_path)
+
+
+def check_goes_on(flags: dict[str, object], folder: Path) -> None:
+    """A run that lost all but its first checkpoint ends with the same weights."""
+    done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    straight = load_file(tmp_path / "model.safetensors")
-    for folder in tmp_path.glob("checkpoint-*"):
-        if folder.name != "checkpoint-2":
-            shutil.rmtree(folder)
-    done = train_in_processes(flags | saving)
+    straight = load_file(folder / "model.safetensors")
+    for found in folder.glob("checkpoint-*"):
+        if found.name != "checkpoint-2":
+            shutil.rmtree(found)
+    done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on from" in done.stderr
-    resumed = load_file(tmp_path / "model.safetensors")
+    resumed = load_file(folder / "model.safetensors")
     assert resumed.keys() == straight.keys()
     for name, tensor in resumed.items():
         assert torch.equal(tensor, straight[name]), name

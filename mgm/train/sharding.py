@@ -1,0 +1,117 @@
+"""FSDP2: every process holds a part of each layer, and gathers the rest for the layer's turn.
+
+`torch.distributed.fsdp.fully_shard` does the work; here is what is sharded, and how a checkpoint
+keeps what each process holds. transformers' own `fsdp` would run as DDP on a CPU, without a word.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mgm.errors import MGMError
+from mgm.model.mgm import MGMForConditionalGeneration
+
+
+def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool = False) -> None:
+    """Divide a model among all processes: layer by layer, and what is left as a whole.
+
+    Args:
+        model: whole, the same everywhere; what is trained is known.
+        device: where this process computes; the parts of the model go there.
+        bf16: whether layers are gathered, and compute, in 16 bits; the parts keep theirs.
+
+    Raises:
+        MGMError: there is one process alone.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        raise MGMError(
+            "--fsdp: there is one process, and nothing to divide; start several with torchrun or "
+            "python -m mgm.train.launch, or leave it out"
+        )
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
+    for layer in _layers(model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _layers(model: MGMForConditionalGeneration) -> Iterator[nn.Module]:
+    """What is gathered for its turn: layers of language model and ViT, blocks of the ConvNeXt."""
+    kinds = set(model.language_model._no_split_modules or ())
+    yield from (part for part in model.language_model.modules() if type(part).__name__ in kinds)
+    yield from model.vision_tower.layers
+    if model.vision_tower_aux is not None:
+        for stage in model.vision_tower_aux.stages:
+            yield from stage.get_submodule("blocks").children()
+
+
+def delay_reduction(model: nn.Module, delay: bool) -> None:
+    """Whether gradients stay where they are, because more batches of the step follow."""
+    cast(FSDPModule, model).set_requires_gradient_sync(not delay)
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """All weights, on the CPU of the first process; the others, which have to ask too, get none."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write this process's part of the moments into a checkpoint."""
+    state = optimizer.state_dict()
+    state["state"] = {
+        key: {name: _local(value) for name, value in moments.items()}
+        for key, moments in state["state"].items()
+    }
+    torch.save(state, _optimizer_file(folder))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Read it back.
+
+    Raises:
+        MGMError: the checkpoint is of another kind of run.
+    """
+    file = _optimizer_file(folder)
+    if not file.is_file():
+        raise MGMError(
+            f"{file}: is not there: the checkpoint was not made with --fsdp; repeat its flags, or "
+            "begin anew with another --output_dir"
+        )
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    parameters = [part for group in optimizer.param_groups for part in group["params"]]
+    state["state"] = {
+        key: {name: _placed(value, parameters[key]) for name, value in moments.items()}
+        for key, moments in state["state"].items()
+    }
+    optimizer.load_state_dict(state)
+
+
+def _optimizer_file(folder: Path) -> Path:
+    return folder / f"optimizer-{dist.get_rank()}.pt"
+
+
+def _local(value: Any) -> Any:
+    # A copy, or all of what it is a piece of would be written.
+    return value.to_local().clone() if isinstance(value, DTensor) else value
+
+
+def _placed(value: Any, parameter: Tensor) -> Any:
+    """A moment as a part of the same whole as its parameter; a number of steps as it is."""
+    if not (isinstance(value, Tensor) and value.dim() and isinstance(parameter, DTensor)):
+        return value
+    return DTensor.from_local(
+        value.to(parameter.to_local().device),
+        *(parameter.device_mesh, parameter.placements),
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
