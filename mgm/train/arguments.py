@@ -1,6 +1,7 @@
 """The published training flags, as dataclasses that transformers' parser reads."""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -191,6 +192,9 @@ class TrainingArguments(transformers.TrainingArguments):
         self.fsdp = None  # transformers' own would be DDP on a CPU, without a word
         if self.sharded and self.deepspeed:
             raise MGMError("--fsdp beside --deepspeed: both divide the model; choose one")
+        if self.ddp_backend and "WORLD_SIZE" not in os.environ:
+            logger.info("--ddp_backend %s: one process is alone, and needs none", self.ddp_backend)
+            self.ddp_backend = None
         if self.report_to is None:
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         if self.warmup_ratio and not self.warmup_steps:
