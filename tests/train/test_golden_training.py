@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mgm.model.loading import load_model
 from mgm.model.published import to_published
 from mgm.train.__main__ import run
 from mgm.train.sampler import ModalitySampler
 from tests.golden_files import golden, golden_json
+from tests.train.conftest import words
+from tests.train.test_processes import ROOT, losses, train_in_processes
 
 # Their true gradient is zero (the softmax over a window forgets them), so that rounding noise moves
 # them, which Adam makes a step of.
@@ -21,8 +24,8 @@ def expected():
 
 
 @pytest.fixture(scope="module")
-def trainer(expected, tmp_path_factory):
-    flags = {
+def flags(expected, tmp_path_factory):
+    return {
         "model_name_or_path": golden("work_dirs/MGM/MGM-7B"),
         "data_path": golden("train/train_data.json"),
         "image_folder": golden("images"),
@@ -44,12 +47,17 @@ def trainer(expected, tmp_path_factory):
         "lazy_preprocess": True,
         "use_cpu": True,
         "disable_tqdm": True,
+        "report_to": "none",
     }
+
+
+@pytest.fixture(scope="module")
+def trainer(flags, expected):
     order = expected["sample_order"]
     with pytest.MonkeyPatch.context() as patch:
         # The order hangs on what else had drawn random numbers; the sampler has tests of its own.
         patch.setattr(ModalitySampler, "__iter__", lambda self: iter(order))
-        return run([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+        return run(words(flags))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +91,35 @@ def test_weight_changes(trainer, expected):
 
 
 def test_weights_afterwards(trainer):
-    ours = {to_published(name): value for name, value in trainer.model.state_dict().items()}
+    check_weights(trainer.model.state_dict())
+
+
+def check_weights(state):
+    ours = {to_published(name): value for name, value in state.items()}
     with np.load(golden("train/stage2_after4.npz")) as theirs:
         for name in set(theirs.files) - NOISE:
             value = torch.from_numpy(theirs[name])
             assert (ours[name] - value).norm() <= 1e-4 * value.norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["zero2", "zero3", "fsdp"])
+def test_two_processes_take_the_same_steps(flags, expected, tmp_path, form):
+    script = tmp_path / "in_golden_order.py"
+    script.write_text(
+        "from mgm.errors import run_command\n"
+        "from mgm.train.__main__ import main\n"
+        "from mgm.train.sampler import ModalitySampler\n"
+        f"ModalitySampler.__iter__ = lambda self: iter({expected['sample_order']})\n"
+        "run_command(main)\n"
+    )
+    flags = flags | {"output_dir": tmp_path / "out", "per_device_train_batch_size": 1}
+    if form == "fsdp":
+        flags |= {"fsdp": "full_shard"}
+    else:
+        pytest.importorskip("deepspeed")
+        flags |= {"deepspeed": ROOT / "scripts" / f"{form}.json"}
+    done = train_in_processes(flags, program=(str(script),))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "out") == pytest.approx(expected["losses"], rel=1e-4)
+    check_weights(load_file(tmp_path / "out" / "model.safetensors"))

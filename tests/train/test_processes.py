@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,13 @@ LIMIT = 240  # seconds after which processes that wait for one another are ended
 
 
 def train_in_processes(
-    flags: dict[str, object], count: int = 2
+    flags: dict[str, object], program: Sequence[str] = ("--module", "mgm.train")
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m mgm.train` in several processes."""
+    """Run `python -m mgm.train`, or another program, in two processes."""
     return subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc_per_node={count}", "--module", "mgm.train"),
+            *("--nproc_per_node=2", *program),
             *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 120}),
         ],
         cwd=ROOT,
@@ -84,13 +85,32 @@ def test_accumulated_batches_learn_as_one(flags, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["zero2", "zero3"])
+@pytest.mark.parametrize("config", ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"])
 def test_zero_learns_as_one_process(flags, alone, tmp_path, config):
     pytest.importorskip("deepspeed")
-    file = ROOT / "scripts" / f"{config}.json"
+    file = zero_settings(config, tmp_path)
     done = train_in_processes(flags | {"output_dir": tmp_path, "deepspeed": file})
     assert done.returncode == 0, done.stderr[-3000:]
     check_same(tmp_path, alone)
+
+
+def zero_settings(config: str, folder: Path) -> Path:
+    """The project's file of DeepSpeed settings, or, where it has none, what a user would write."""
+    file = ROOT / "scripts" / f"{config}.json"
+    if file.is_file():
+        return file
+    base, change = {
+        "zero1": ("zero2", {"stage": 1}),
+        "zero3_offload": (
+            "zero3",
+            {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+        ),
+    }[config]
+    settings = json.loads((ROOT / "scripts" / f"{base}.json").read_text())
+    settings["zero_optimization"] |= change
+    made = folder / f"{config}.json"
+    made.write_text(json.dumps(settings))
+    return made
 
 
 @pytest.mark.slow
