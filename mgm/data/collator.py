@@ -74,16 +74,13 @@ class Collator:
             `input_ids`, `labels` and `attention_mask` (batch, length); with images also
             `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
             the samples hold it: the images of all samples in the order of their markers; and
-            `index` and `source` (batch), the samples' places in their file and which of several
-            files it is, where they have them.
+            `index` (batch), the samples' places in their file, where they have one; and
+            `label_groups` (batch, length), where all have it, the number of their `source`.
 
         Raises:
             MGMError: no sample so far, of many, has a label.
         """
-        names = {
-            name: [sample[name].reshape(1) for sample in samples if name in sample]
-            for name in ("index", "source")
-        }
+        places = [sample["index"].reshape(1) for sample in samples if "index" in sample]
         # What is under quarantine holds nothing; a batch of nothing else teaches nothing.
         samples = [self._truncate(sample) for sample in samples if "input_ids" in sample] or [
             {"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}
@@ -96,7 +93,11 @@ class Collator:
             "labels": pad_rows(labels, IGNORED, self.padding_side),
             "attention_mask": attention_mask([len(row) for row in rows], self.padding_side),
         }
-        batch |= {name: torch.cat(values) for name, values in names.items() if values}
+        if places:
+            batch["index"] = torch.cat(places)
+        if all("source" in sample for sample in samples):
+            sources = torch.stack([sample["source"].reshape(1) for sample in samples])
+            batch["label_groups"] = sources.expand_as(batch["labels"]).clone()
         for name in ("pixel_values", "pixel_values_aux"):
             images = [sample[name] for sample in samples if len(sample.get(name, ()))]
             if images:

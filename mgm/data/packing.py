@@ -104,10 +104,12 @@ class PackedCollator:
             "labels": pad_rows(joined("labels"), IGNORED),
             "position_ids": pad_rows(positions, 0),
         }
-        for name in ("index", "source", "pixel_values", "pixel_values_aux"):
+        for name in ("index", "pixel_values", "pixel_values_aux"):
             found = [batch[name] for batch in batches if name in batch]
             if found:
                 made[name] = torch.cat(found)
+        if all("label_groups" in batch for batch in batches):
+            made["label_groups"] = pad_rows(joined("label_groups"), 0)
         return made
 
     def report(self) -> None:

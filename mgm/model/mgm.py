@@ -350,6 +350,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        label_groups: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next token at every position.
@@ -368,6 +369,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
             logits_to_keep: how many of the last positions get logits; 0: all.
+            label_groups: (batch, length), which labels belong together: in training mode the output
+                has their losses (`mgm.model.supervised.SupervisedOutput`).
             **kwargs: for the language model, such as `num_items_in_batch` for its loss.
 
         Returns:
@@ -402,6 +405,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         routed = getattr(self.config.text_config, "output_router_logits", False)
         if labels is not None and self.training and not routed:
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
+            inputs["label_groups"] = label_groups
             return self._supervised_loss(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 

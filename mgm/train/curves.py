@@ -28,9 +28,14 @@ def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), linewidth=1)
+        parts = sorted({key for entry in history for key in entry if key.startswith(f"{name}/")})
+        for key in (name, *parts):
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            if points:
+                label = key.removeprefix(f"{name}/") if parts else None
+                axes.plot(*zip(*points, strict=True), linewidth=1, label=label)
+        if parts:
+            axes.legend(fontsize="small")
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

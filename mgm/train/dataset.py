@@ -30,6 +30,8 @@ class TrainingDataset(ConversationDataset):
         MGMError: the file or a sample is malformed, or an image file is not there.
     """
 
+    source_names = ()  # there is one
+
     def __init__(
         self,
         path: str | os.PathLike[str],

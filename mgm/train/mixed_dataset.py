@@ -68,6 +68,11 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
             "source": torch.tensor(self.part_of[index]),
         }
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What reports call the files."""
+        return tuple(source.name for source in self.sources)
+
     def label(self, index: int) -> str:
         """What reports call a sample."""
         part, row = self._find(index)

@@ -35,6 +35,11 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What reports call the sources, where there are several."""
+        return self.dataset.source_names
+
     def label(self, index: int) -> str:
         """What reports call the sample whose `index` this is."""
         return self.dataset.label(index)

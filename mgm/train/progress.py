@@ -58,7 +58,13 @@ class Progress(TrainerCallback):
         self.bar.set_postfix_str(f"loss {loss:.3f}, {speed} samples/s", False)
         if self.lines:
             place = f"step {state.global_step} of {state.max_steps}"
-            logger.info("%s: loss %.3f, learning rate %.1e, %s samples/s", place, loss, rate, speed)
+            sources = "".join(
+                f", {name.removeprefix('loss/')} {value:.3f}"
+                for name, value in logs.items()
+                if name.startswith("loss/")
+            )
+            loss = f"loss {loss:.3f}{f' ({sources[2:]})' if sources else ''}"
+            logger.info("%s: %s, learning rate %.1e, %s samples/s", place, loss, rate, speed)
 
     def close(self) -> None:
         """Leave the bar's line, so that what follows starts a new one."""

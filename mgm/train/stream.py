@@ -123,6 +123,12 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         ]
         self.state: dict[str, Any] = {"workers": None, "next": 0, "cursors": {}}
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What reports call the sources, where there are several."""
+        names = tuple(source.name for source in self.sources)
+        return names if len(names) > 1 else ()
+
     def label(self, index: int) -> str:
         """What reports call the sample whose `index` this is."""
         shard, number = divmod(index, PLACES)
@@ -256,10 +262,9 @@ class _Reader:
     def _tensors(self, found: Found) -> dict[str, Tensor]:
         """As an item of `TrainingDataset`."""
         stream = self.stream
-        index = {
-            "index": torch.tensor(found.shard * PLACES + found.number),
-            "source": torch.tensor(found.source),
-        }
+        index = {"index": torch.tensor(found.shard * PLACES + found.number)}
+        if stream.source_names:
+            index["source"] = torch.tensor(found.source)
         where = f"{stream.names[found.shard]}: sample {found.number}"
         try:
             return index | sample_tensors(

@@ -37,6 +37,7 @@ from mgm.train.sharding import (
     shard,
     whole_state,
 )
+from mgm.train.source_losses import SourceLosses
 from mgm.train.stream import StreamedDataset, stream_file
 
 
@@ -68,6 +69,7 @@ class MGMTrainer(Trainer):
         self.adapter = adapter
         self.tokens: Tensor | int = 0  # of all samples since `self.since`
         self.samples, self.since = 0, time.perf_counter()
+        self.source_losses = SourceLosses(cast(TrainingDataset, self.train_dataset).source_names)
         self.places: list[int] = []  # in the data file, of the samples of this step
         self.unfinished: Path | None = None  # where a checkpoint is being written
         self.progress = Progress()
@@ -167,9 +169,23 @@ class MGMTrainer(Trainer):
             self.places = []
         return loss
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """As transformers'; what each data source has of it is counted."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self.source_losses.add(outputs.get("group_losses"))
+        return (loss, outputs) if return_outputs else loss
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As transformers', with the speed since the last report."""
+        """As transformers', with the speed since the last report and the loss of each source."""
         if "loss" in logs:
+            logs |= self.source_losses.take(self.args.device)
             seconds = time.perf_counter() - self.since
             for name, count in (("tokens", int(self.tokens)), ("samples", self.samples)):
                 logs[f"{name}_per_second"] = count * self.args.world_size / seconds

@@ -51,6 +51,7 @@ class Trial(TrainerCallback):
             return
         with _undisturbed():
             seconds, tokens, samples = self._measure()
+        self.trainer.source_losses.take(args.device)  # the run has not begun
         total, trained = count_parameters(self.trainer.model)
         logger.info(
             "forecast: %.1f M parameters, %.1f M trained; %s; %d steps of %d samples, about "

@@ -102,13 +102,42 @@ def test_steps_of_a_batch_add_up_to_it() -> None:
     assert_same_gradients(parts, model)
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_losses_of_groups(kind) -> None:
+    model = language_model(kind)
+    whole = copy.deepcopy(model)
+    batch = samples()
+    groups = torch.tensor([[5], [2], [7]]).repeat(1, batch["labels"].shape[1])
+    groups[0, 4:] = 2  # a packed row has several
+    supervised = SupervisedLoss()
+    for _ in range(2):  # the first call finds out what the head is
+        output = supervised(model, label_groups=groups, **batch)
+        output.loss.backward()
+        logits = whole(batch["input_ids"]).logits
+        expected = full_loss(logits, batch["labels"], None)
+        expected.backward()
+        torch.testing.assert_close(output.loss, expected)
+        found = {int(group): (loss, count) for group, loss, count in output.group_losses}
+        for group in groups.unique().tolist():
+            labels = batch["labels"].masked_fill(groups != group, -100)
+            count = int((labels[:, 1:] != -100).sum())
+            if count:
+                loss, counted = found.pop(group)
+                assert int(counted) == count
+                torch.testing.assert_close(loss, full_loss(logits, labels, 1).detach())
+        assert not found
+    assert_same_gradients(model, whole)
+
+
 def test_a_batch_without_labels_teaches_nothing() -> None:
     model, supervised = language_model("linear"), SupervisedLoss()
     batch = samples()
     batch["labels"][:] = -100
-    loss = supervised(model, **batch).loss
+    output = supervised(model, label_groups=batch["labels"].abs(), **batch)
+    loss = output.loss
     loss.backward()
     assert loss == 0
+    assert output.group_losses.shape == (0, 3)
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 

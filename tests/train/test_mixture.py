@@ -57,6 +57,28 @@ def test_the_same_is_drawn_in_every_run(flags, tmp_path):
     assert names[0] == names[1] != names[2]
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_of_each_is_told(flags, caplog, tmp_path, packing):
+    """Means weighted by labels make the whole; the picture of the curves has a line of each."""
+    caplog.set_level("INFO", "mgm")
+    changes = {"packing": packing, "group_by_modality_length": False, "model_max_length": 96}
+    trainer = run(words(flags | changes | {"per_device_train_batch_size": 4}))
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert {name for entry in steps for name in entry if name.startswith("loss/")} == {
+        "loss/captions",
+        "loss/text",
+    }
+    both = [entry for entry in steps if "loss/captions" in entry and "loss/text" in entry]
+    assert both
+    for entry in both:
+        low, high = sorted((entry["loss/captions"], entry["loss/text"]))
+        assert low - 1e-4 <= entry["loss"] <= high + 1e-4
+    alone = [entry for entry in steps if "loss/text" not in entry]
+    for entry in alone:
+        assert entry["loss/captions"] == pytest.approx(entry["loss"], abs=1e-4)
+    assert "captions" in next(line for line in caplog.messages if line.startswith("step 1 "))
+
+
 def test_packed(flags):
     more = {"packing": True, "group_by_modality_length": False, "model_max_length": 96}
     rows = run(words(flags | more)).train_dataset.rows

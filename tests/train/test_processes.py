@@ -38,9 +38,9 @@ def train_in_processes(
     )
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, name: str = "loss") -> list[float]:
     state = json.loads((folder / STATE_FILE).read_text())
-    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    return [entry[name] for entry in state["log_history"] if name in entry]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,24 @@ def test_two_processes_learn_as_one(flags, alone, tmp_path):
     done = train_in_processes(flags | {"output_dir": tmp_path})
     assert done.returncode == 0, done.stderr[-3000:]
     check_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_losses_of_sources_are_those_of_all_processes(flags, data, tmp_path):
+    samples = json.loads(data.read_text())
+    for name, chosen in (("images", samples[:9]), ("texts", samples[9:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(chosen))
+    mixture = tmp_path / "mixture.json"
+    sources = [{"path": f"{name}.json"} for name in ("images", "texts")]
+    mixture.write_text(json.dumps({"datasets": sources}))
+    flags = flags | {"data_path": mixture, "image_folder": data.parent}
+    run(words(flags | {"per_device_train_batch_size": 2, "output_dir": tmp_path / "alone"}))
+    done = train_in_processes(flags | {"output_dir": tmp_path / "two"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("loss/images", "loss/texts"):
+        ours = losses(tmp_path / "two", name)
+        assert ours
+        assert ours == pytest.approx(losses(tmp_path / "alone", name), abs=1e-4)
 
 
 @pytest.mark.slow
