@@ -93,8 +93,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             MGMError: an image is missing or damaged; names the file, the sample and the image.
         """
         where = f"{self.path}: sample {self.place(index)}"
-        sample = self.samples[int(self.rows[index])]
-        return sample_tensors(sample, self.processor, self.template, self.image_folder, where)
+        sample, folder = self.sample(index)
+        return sample_tensors(sample, self.processor, self.template, folder, where)
+
+    def sample(self, index: int) -> tuple[Sample, Path]:
+        """One sample as it was read, and where its image paths begin."""
+        return self.samples[int(self.rows[index])], self.image_folder
 
     def _leave_out(self, place: int, reason: str) -> None:
         if self.quarantine is not None and self.quarantine.lists:
@@ -118,9 +122,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one sample, without opening its images."""
-        return self._encode(self.samples[int(self.rows[index])])
-
-    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
+        sample, _ = self.sample(index)
         return self.processor.encode_segments(sample.segments(self.template))
 
 

@@ -369,8 +369,8 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
             logits_to_keep: how many of the last positions get logits; 0: all.
-            label_groups: (batch, length), which labels belong together: in training mode the output
-                has their losses (`mgm.model.supervised.SupervisedOutput`).
+            label_groups: (batch, length), which labels belong together: the output has their
+                losses (`mgm.model.supervised.SupervisedOutput`), and no logits, as in training.
             **kwargs: for the language model, such as `num_items_in_batch` for its loss.
 
         Returns:
@@ -381,12 +381,13 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise MGMError("forward got both or none of input_ids and inputs_embeds; give one")
+        as_in_training = self.training or label_groups is not None
         if input_ids is not None:
             seen = pixel_values is not None or pixel_values_aux is not None
             if image_features is None and seen:
                 image_features = self.get_image_features(pixel_values, pixel_values_aux)
             nothing = None
-            if image_features is None and labels is not None and self.training:
+            if image_features is None and labels is not None and as_in_training:
                 nothing = self._nothing_seen()  # before the embedding, as with images
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
@@ -403,7 +404,7 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, IGNORED)
         routed = getattr(self.config.text_config, "output_router_logits", False)
-        if labels is not None and self.training and not routed:
+        if labels is not None and as_in_training and not routed:
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
             inputs["label_groups"] = label_groups
             return self._supervised_loss(self.language_model, labels, **inputs)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from transformers import TrainerState
@@ -88,6 +89,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         model=model,
         train_dataset=data.items,
         data_collator=data.collate,
+        hold_out=data.hold_out,
         processing_class=processor,
     )
     if quarantine is None and not data_flags.streaming:  # or what is bad would be listed twice
@@ -138,7 +140,7 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
-def _trainer(arguments: Arguments, **parts: object) -> MGMTrainer:
+def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
     """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
     model_flags, _, training = arguments
     try:

@@ -98,6 +98,16 @@ class DataArguments:
     image_folder: str | None = _flag(
         None, "Where the image paths begin. Left out: the folder of --data_path."
     )
+    eval_data_path: str | None = _flag(
+        None,
+        "Samples to measure the run on while it trains; when, --eval_strategy says.",
+    )
+    eval_image_folder: str | None = _flag(
+        None, "Where their image paths begin. Left out: the folder of --eval_data_path."
+    )
+    eval_answers: int = _flag(
+        0, "How many of their first questions are answered too, and compared with the answers."
+    )
     bad_samples: str = _flag(
         STRICT,
         "strict: a sample that cannot be used ends the run; skip: it is left out, counted, and "
@@ -164,7 +174,7 @@ class TrainingArguments(transformers.TrainingArguments):
     warmup_ratio: float = _flag(
         0.0, "Part of all steps, below 1, in which the learning rate rises."
     )
-    evaluation_strategy: str = _flag("no", "Old name of --eval_strategy: no.")
+    evaluation_strategy: str | None = _flag(None, "Old name of --eval_strategy.")
     optim: str = _flag("adamw_torch", "Optimizer; adamw_torch_fused is quicker.")
     remove_unused_columns: bool = _flag(False, "Refused: samples hold what the model takes.")
     logging_steps: float = _flag(10, "Steps between two reports of the loss.")
@@ -192,6 +202,8 @@ class TrainingArguments(transformers.TrainingArguments):
         self.fsdp = None  # transformers' own would be DDP on a CPU, without a word
         if self.sharded and self.deepspeed:
             raise MGMError("--fsdp beside --deepspeed: both divide the model; choose one")
+        if self.evaluation_strategy is not None:
+            self.eval_strategy = self.evaluation_strategy
         if self.ddp_backend and "WORLD_SIZE" not in os.environ:
             logger.info("--ddp_backend %s: one process is alone, and needs none", self.ddp_backend)
             self.ddp_backend = None

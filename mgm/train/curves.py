@@ -11,6 +11,7 @@ from mgm.atomic import atomic_file
 logger = logging.getLogger(__name__)
 
 FILE = "curves.png"
+NAMES = {"loss": "all that is learned", "eval_loss": "hold-out"}  # in the legend
 SHOWN = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
 
 
@@ -28,11 +29,12 @@ def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
-        parts = sorted({key for entry in history for key in entry if key.startswith(f"{name}/")})
-        for key in (name, *parts):
+        parts = {key for entry in history for key in entry if key.startswith(f"{name}/")}
+        parts |= {key for entry in history for key in entry if key == f"eval_{name}"}
+        for key in (name, *sorted(parts)):
             points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            label = NAMES.get(key, key.removeprefix(f"{name}/"))
             if points:
-                label = key.removeprefix(f"{name}/") if parts else None
                 axes.plot(*zip(*points, strict=True), linewidth=1, label=label)
         if parts:
             axes.legend(fontsize="small")

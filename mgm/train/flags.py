@@ -28,7 +28,6 @@ stage 2: python -m mgm.train --model_name_or_path work_dirs/stage1 --version v1 
 """
 
 _LATER = "is not supported yet; leave it out"
-_NO_EVALUATION = "there is no data to evaluate on while training; evaluate the trained model"
 
 # Flags that may only have their default, and why.
 REFUSED = {
@@ -41,10 +40,8 @@ REFUSED = {
     "remove_unused_columns": "must stay False: samples hold exactly what the model takes",
     "cache_dir": "does nothing here; set the environment variable HF_HOME",
     "mpt_attn_impl": "does nothing: MPT is no language model of Mini-Gemini; leave it out",
-    "do_eval": _NO_EVALUATION,
-    "do_predict": _NO_EVALUATION,
-    "eval_on_start": _NO_EVALUATION,
-    "load_best_model_at_end": _NO_EVALUATION,
+    "do_predict": "does nothing: a run trains, and is measured by --eval_strategy; leave it out",
+    "load_best_model_at_end": "is not supported; trainer_state.json has the eval_loss of each step",
     # transformers does not know the model as a causal one, and would not shift the labels.
     "label_smoothing_factor": _LATER,
     "push_to_hub": _LATER,
@@ -93,6 +90,7 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     _check_together(model, training)
     if data.streaming and training.max_steps <= 0:
         raise MGMError("--streaming True: a stream has no end; say when with --max_steps N")
+    _check_evaluation(data, training)
     for part in (model, data, training):
         _check(part)
     for name in _REQUIRED:
@@ -149,18 +147,36 @@ def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
             raise MGMError(f"--{entry.name} {value}: {REFUSED[entry.name]}")
 
 
+def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
+    wanted = getattr(training.eval_strategy, "value", training.eval_strategy) != "no"
+    if wanted and not data.eval_data_path:
+        raise MGMError("--eval_strategy: there is nothing to measure on; give --eval_data_path")
+    given = {
+        "eval_data_path": data.eval_data_path,
+        "eval_image_folder": data.eval_image_folder,
+        "eval_answers": data.eval_answers,
+        "do_eval": training.do_eval,
+        "eval_on_start": training.eval_on_start,
+    }
+    for name, value in given.items():
+        if value and not wanted:
+            raise MGMError(f"--{name} does nothing without --eval_strategy steps or epoch")
+    if data.eval_answers < 0:
+        raise MGMError(f"--eval_answers {data.eval_answers}: give a number from 0")
+    settings = getattr(training, "hf_deepspeed_config", None)
+    if data.eval_answers and (training.sharded or (settings and settings.is_zero3())):
+        raise MGMError(
+            "--eval_answers: no process has the whole model under ZeRO-3 or --fsdp; leave it out, "
+            "or take ZeRO-2"
+        )
+
+
 def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
     for name, (least, most) in _RANGES.items():
         value = getattr(training, name)
         if value is not None and not (math.isfinite(value) and least <= value <= most):
             end = f" to {most}" if most < math.inf else ""
             raise MGMError(f"--{name} {value}: give a number from {least}{end}")
-    for name in ("evaluation_strategy", "eval_strategy"):
-        value = getattr(training, name)
-        if getattr(value, "value", value) != "no":
-            raise MGMError(
-                f"--{name} {getattr(value, 'value', value)}: {_NO_EVALUATION}; choose no"
-            )
     if not 0 <= training.warmup_ratio < 1:
         raise MGMError(f"--warmup_ratio {training.warmup_ratio}: give a number from 0 to below 1")
     if training.mm_projector_lr is not None and training.lr_multi:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from mgm.data.mixture import Source
 from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import Quarantine
+from mgm.data.samples import Sample
 from mgm.train.dataset import TrainingDataset
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,11 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         """What reports call a sample."""
         part, row = self._find(index)
         return f"{part.place(row)} of {self.sources[self.part_of[index]].name}"
+
+    def sample(self, index: int) -> tuple[Sample, Path]:
+        """See `ConversationDataset.sample`."""
+        part, row = self._find(index)
+        return part.sample(row)
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Ids and labels of one sample, without opening its images."""

@@ -8,6 +8,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mgm.train.hold_out import described
+
 logger = logging.getLogger(__name__)
 
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -50,7 +52,9 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the loss and the learning rate that the Trainer reports."""
+        """Show the loss and the learning rate that the Trainer reports, and what was measured."""
+        if self.bar is not None and logs and "eval_loss" in logs and state.is_world_process_zero:
+            tqdm.write(f"step {state.global_step}: {described(logs)}", file=sys.stderr)
         if self.bar is None or not logs or "loss" not in logs:
             return
         loss, rate = logs["loss"], logs["learning_rate"]

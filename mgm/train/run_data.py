@@ -15,6 +15,7 @@ from mgm.errors import MGMError
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments
+from mgm.train.hold_out import HoldOut
 from mgm.train.mixed_dataset import MixedDataset
 from mgm.train.packed_dataset import PackedDataset
 from mgm.train.stream import Order, StreamCollator, StreamedDataset
@@ -31,12 +32,14 @@ class RunData:
         items: what the data loader takes: the samples, packed rows, or the stream.
         collator: counts what is lost to the limit.
         collate: makes a batch of items.
+        hold_out: what the run is measured on, if anything.
     """
 
     samples: TrainingDataset | MixedDataset | StreamedDataset
     items: TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
     collator: Collator
     collate: Callable[..., dict[str, Any]]
+    hold_out: HoldOut | None = None
 
     @classmethod
     def open(
@@ -63,11 +66,13 @@ class RunData:
         samples = _opened(arguments, processor, quarantine, limit)
         collator = replace(Collator.of(processor, limit), label=samples.label)
         collate = PackedCollator(collator) if packing else collator
+        hold_out = _hold_out(arguments, processor, limit)
         if isinstance(samples, StreamedDataset):
-            return cls(samples, samples, collator, StreamCollator(collate))
+            return cls(samples, samples, collator, StreamCollator(collate), hold_out)
+        items = samples
         if packing and limit is not None:
-            return cls(samples, PackedDataset(samples, limit, _seed(arguments)), collator, collate)
-        return cls(samples, samples, collator, collate)
+            items = PackedDataset(samples, limit, _seed(arguments))
+        return cls(samples, items, collator, collate, hold_out)
 
     @property
     def size(self) -> str:
@@ -132,6 +137,19 @@ def _opened(
         *(Path(data.data_path), sources, processor, data.image_folder, quarantine),
         _seed(arguments),
     )
+
+
+def _hold_out(arguments: Arguments, processor: MGMProcessor, limit: int | None) -> HoldOut | None:
+    data = arguments[1]
+    if data.eval_data_path is None:
+        return None
+    path, folder = Path(data.eval_data_path), data.eval_image_folder
+    sources = read_mixture(path)
+    if sources is None:
+        samples = TrainingDataset(data.eval_data_path, processor, folder)
+    else:
+        samples = MixedDataset(path, sources, processor, folder)
+    return HoldOut(samples, Collator.of(processor, limit), data.eval_answers)
 
 
 def _seed(arguments: Arguments) -> int:

@@ -26,6 +26,7 @@ from mgm.train.arguments import TrainingArguments
 from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files, shared_folder
 from mgm.train.curves import draw_curves
 from mgm.train.dataset import TrainingDataset
+from mgm.train.hold_out import HoldOut
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.run_facts import facts_of, write_facts
@@ -39,6 +40,7 @@ from mgm.train.sharding import (
 )
 from mgm.train.source_losses import SourceLosses
 from mgm.train.stream import StreamedDataset, stream_file
+from mgm.train.trial import undisturbed
 
 
 class MGMTrainer(Trainer):
@@ -47,6 +49,7 @@ class MGMTrainer(Trainer):
     Args:
         stage1: whether saving also writes the published stage-1 file.
         adapter: peft's settings of an adapter, which is saved instead of the whole model.
+        hold_out: what the run is measured on when `eval_strategy` says so.
         **kwargs: as for `transformers.Trainer`.
     """
 
@@ -54,13 +57,20 @@ class MGMTrainer(Trainer):
     model: MGMForConditionalGeneration
     processing_class: MGMProcessor
 
-    def __init__(self, stage1: bool = False, adapter: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        stage1: bool = False,
+        adapter: Any = None,
+        hold_out: HoldOut | None = None,
+        **kwargs: Any,
+    ) -> None:
         model, args = kwargs["model"], kwargs["args"]
         if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
             model.use_liger_kernel(**(args.liger_kernel_config or {}))
         if args.sharded:
             shard(model, args.device, args.bf16)
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, eval_dataset=None if hold_out is None else hold_out.samples)
+        self.hold_out = hold_out
         # What transformers says of models that it sharded itself: they are not to be wrapped.
         self.is_distributed_loading_by_transformers = args.sharded
         self.model._is_fsdp_managed_module = args.sharded
@@ -181,6 +191,27 @@ class MGMTrainer(Trainer):
         if model.training:
             self.source_losses.add(outputs.get("group_losses"))
         return (loss, outputs) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure the hold-out; the run goes on as if it had not been."""
+        if self.hold_out is None:
+            raise MGMError("there is no hold-out to measure; give --eval_data_path")
+        begun = time.perf_counter()
+        self.model.eval()
+        with undisturbed(), self.compute_loss_context_manager():
+            metrics = self.hold_out.measure(self)
+        self.model.train()
+        self.since += time.perf_counter() - begun  # it is no time of training
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As transformers', with the speed since the last report and the loss of each source."""

@@ -49,7 +49,7 @@ class Trial(TrainerCallback):
         left = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
         if args.world_size > 1 or args.deepspeed or left < WORTHWHILE * BATCHES:
             return
-        with _undisturbed():
+        with undisturbed():
             seconds, tokens, samples = self._measure()
         self.trainer.source_losses.take(args.device)  # the run has not begun
         total, trained = count_parameters(self.trainer.model)
@@ -100,7 +100,7 @@ def _uncounted(collator: Collator | PackedCollator) -> Collator | PackedCollator
 
 
 @contextmanager
-def _undisturbed() -> Generator[None]:
+def undisturbed() -> Generator[None]:
     """Have random numbers go on afterwards as before."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
