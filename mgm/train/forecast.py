@@ -6,8 +6,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
 from mgm.data.mixture import Source, read_mixture
@@ -24,43 +22,14 @@ from mgm.model.vision_tower import read_vision_config
 from mgm.train.batches import Batches
 from mgm.train.flags import Arguments, parse_flags
 from mgm.train.trainable import count_parameters, set_trainable
+from mgm.train.work import PEAKS, known_peak, skeleton_of, work_of_sample
 
 GB, TERA = 1e9, 1e12
-# Dense bfloat16 operations a second, by what torch calls the device; vendors' data sheets.
-PEAKS = {
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H800": 989e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA A800": 312e12,
-    "NVIDIA L40S": 362e12,
-    "NVIDIA GeForce RTX 4090": 165e12,
-}
 PUBLISHED_DEVICE = "NVIDIA A800"  # of the published models
 UTILISATION = 0.4  # of the peak; what good training loops of this kind reach
 ELSEWHERE = ("deepspeed", "bf16", "fp16", "tf32")  # what the devices of the run can, not this one
 TEXT_TOKENS = 200  # of a sample, where there is no data to look at
 LOGITS = 2 * 256 * 2**20  # bytes; pieces of logits and their gradients, see linear_cross_entropy.py
-
-
-@dataclass(frozen=True)
-class Work:
-    """Operations of one sample, in FLOP.
-
-    Attributes:
-        images: towers, mining and projector, forward.
-        language: the language model, forward.
-        backward: of both, and what is computed again for it.
-    """
-
-    images: float
-    language: float
-    backward: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.images + self.language + self.backward
 
 
 def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path | None) -> str:
@@ -83,9 +52,9 @@ def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path 
     tokens = model.config.image_tokens_per_image + TEXT_TOKENS
     again = bool(training.activation_checkpointing)
     work = work_of_sample(model, tokens, again)
-    zero = _zero(flags.get("deepspeed"))
+    zero = _zero(flags.get("deepspeed"), training.sharded)
     held = memory(model, trained, batches, tokens, zero, again)
-    name, peak = _peak()
+    name, peak = known_peak() or (PUBLISHED_DEVICE, PEAKS[PUBLISHED_DEVICE])
     rate = batches.devices * peak * UTILISATION / work.total
     rows = [
         ("parameters", f"{total / GB:.2f} G, {trained / GB:.3f} G trained ({trained / total:.1%})"),
@@ -145,46 +114,7 @@ def skeleton(arguments: Arguments, config: Path | None) -> MGMForConditionalGene
         if getattr(data_flags, name) is not None:
             setattr(whole, name, getattr(data_flags, name))
     whole.check()
-    with torch.device("meta"):
-        return MGMForConditionalGeneration(whole)
-
-
-def work_of_sample(model: MGMForConditionalGeneration, tokens: int, again: bool) -> Work:
-    """Operations of a sample with one image; counted for what sees it, derived for the rest.
-
-    Args:
-        model: on the meta device.
-        tokens: of the sample.
-        again: whether the language model's layers are computed again in the backward pass.
-    """
-    config = model.config
-    side = config.image_size_aux
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.get_image_features(
-            torch.empty(1, config.crops, 3, config.image_size, config.image_size, device="meta"),
-            torch.empty(1, 3, side, side, device="meta"),
-        )
-    images = counter.get_total_flops()
-    text = config.text_config
-    language = forward_flops(model, text, tokens)
-    trains = any(parameter.requires_grad for parameter in model.language_model.parameters())
-    # Gradients of inputs take as much as the forward pass, those of weights as much again.
-    backward = language * (1 + trains + again)
-    return Work(images, language, backward)
-
-
-def forward_flops(model: MGMForConditionalGeneration, text: PretrainedConfig, tokens: int) -> float:
-    """Of the language model: two for each weight that a token meets, and causal attention."""
-    experts = getattr(text, "num_local_experts", None) or 1
-    share = (getattr(text, "num_experts_per_tok", None) or 1) / experts
-    embedding = model.get_input_embeddings().weight
-    met = 0.0
-    for name, parameter in model.language_model.named_parameters():
-        if parameter is not embedding and parameter.ndim > 1:
-            met += parameter.numel() * (share if ".experts." in name else 1)
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    attention = 2 * tokens**2 * text.num_hidden_layers * text.num_attention_heads * head_dim
-    return 2 * met * tokens + attention
+    return skeleton_of(whole)
 
 
 @dataclass(frozen=True)
@@ -195,15 +125,19 @@ class Zero:
         stage: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
         optimizer_on_cpu: whether optimizer states lie in the machine's memory.
         weights_on_cpu: whether weights do.
+        fsdp: whether it is FSDP2 that divides, as stage 3 does.
     """
 
     stage: int
     optimizer_on_cpu: bool
     weights_on_cpu: bool
+    fsdp: bool = False
 
     @property
     def described(self) -> str:
         """In words."""
+        if self.fsdp:
+            return "FSDP2"
         if not self.stage:
             return "without ZeRO"
         away = ", optimizer in the machine's memory" if self.optimizer_on_cpu else ""
@@ -231,7 +165,7 @@ def memory(
     total = sum(parameter.numel() for parameter in model.parameters())
     # Under DeepSpeed weights and gradients in bfloat16, a float32 copy and Adam's two moments;
     # without it weights and gradients are float32 themselves.
-    weight, gradient, states = (2, 2, 12) if zero.stage else (4, 4, 8)
+    weight, gradient, states = (2, 2, 12) if zero.stage and not zero.fsdp else (4, 4, 8)
     share = [1 if zero.stage < stage else batches.devices for stage in (1, 2, 3)]
     held = 0 if zero.optimizer_on_cpu else states * trained / share[0]
     held += gradient * trained / share[1]
@@ -255,24 +189,14 @@ def _map_numbers(config: MGMConfig) -> list[int]:
     ]
 
 
-def _zero(deepspeed: Sequence[str] | None) -> Zero:
+def _zero(deepspeed: Sequence[str] | None, sharded: bool) -> Zero:
     if not deepspeed:
-        return Zero(0, False, False)
+        return Zero(3 if sharded else 0, False, False, fsdp=sharded)
     settings = read_json(Path(deepspeed[0]))
     chosen = settings.get("zero_optimization", {})
     places = (chosen.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param"))
     optimizer, weights = (place in ("cpu", "nvme") for place in places)
     return Zero(chosen.get("stage", 0), optimizer, weights and chosen.get("stage") == 3)
-
-
-def _peak() -> tuple[str, float]:
-    """A device and its operations a second: that which is here, or of the published models."""
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        for known, peak in PEAKS.items():
-            if name.startswith(known):
-                return name, peak
-    return PUBLISHED_DEVICE, PEAKS[PUBLISHED_DEVICE]
 
 
 def _vision(folder: str | None) -> PretrainedConfig | None:

@@ -59,7 +59,8 @@ class Progress(TrainerCallback):
             return
         loss, rate = logs["loss"], logs["learning_rate"]
         speed = f"{logs['tokens_per_second']:,.0f} tokens/s, {logs['samples_per_second']:.1f}"
-        self.bar.set_postfix_str(f"loss {loss:.3f}, {speed} samples/s", False)
+        speed += " samples/s" + (f", MFU {logs['mfu']:.0%}" if "mfu" in logs else "")
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {speed}", False)
         if self.lines:
             place = f"step {state.global_step} of {state.max_steps}"
             sources = "".join(
@@ -68,7 +69,7 @@ class Progress(TrainerCallback):
                 if name.startswith("loss/")
             )
             loss = f"loss {loss:.3f}{f' ({sources[2:]})' if sources else ''}"
-            logger.info("%s: %s, learning rate %.1e, %s samples/s", place, loss, rate, speed)
+            logger.info("%s: %s, learning rate %.1e, %s", place, loss, rate, speed)
 
     def close(self) -> None:
         """Leave the bar's line, so that what follows starts a new one."""

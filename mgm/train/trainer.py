@@ -41,6 +41,7 @@ from mgm.train.sharding import (
 from mgm.train.source_losses import SourceLosses
 from mgm.train.stream import StreamedDataset, stream_file
 from mgm.train.trial import undisturbed
+from mgm.train.work import RunWork, known_peak
 
 
 class MGMTrainer(Trainer):
@@ -78,7 +79,9 @@ class MGMTrainer(Trainer):
         self.stage1 = stage1
         self.adapter = adapter
         self.tokens: Tensor | int = 0  # of all samples since `self.since`
-        self.samples, self.since = 0, time.perf_counter()
+        self.samples, self.images, self.since = 0, 0, time.perf_counter()
+        self.peak = known_peak()
+        self.work = None if self.peak is None else RunWork(self.model)
         self.source_losses = SourceLosses(cast(TrainingDataset, self.train_dataset).source_names)
         self.places: list[int] = []  # in the data file, of the samples of this step
         self.unfinished: Path | None = None  # where a checkpoint is being written
@@ -162,6 +165,7 @@ class MGMTrainer(Trainer):
         self.places += places
         self.samples += len(places)
         self.tokens += count_tokens(inputs)
+        self.images += len(inputs.get("pixel_values_aux", ()))
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             last = checkpoints(Path(str(self.args.output_dir)))[-1:]
@@ -217,10 +221,14 @@ class MGMTrainer(Trainer):
         """As transformers', with the speed since the last report and the loss of each source."""
         if "loss" in logs:
             logs |= self.source_losses.take(self.args.device)
-            seconds = time.perf_counter() - self.since
-            for name, count in (("tokens", int(self.tokens)), ("samples", self.samples)):
+            seconds, tokens = time.perf_counter() - self.since, int(self.tokens)
+            for name, count in (("tokens", tokens), ("samples", self.samples)):
                 logs[f"{name}_per_second"] = count * self.args.world_size / seconds
-            self.tokens, self.samples, self.since = 0, 0, time.perf_counter()
+            if self.peak is not None and self.work is not None:
+                done = self.work.operations(self.samples, self.images, tokens)
+                logs["mfu"] = done / (seconds * self.peak[1])
+            self.tokens, self.samples, self.images = 0, 0, 0
+            self.since = time.perf_counter()
         super().log(logs, start_time)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -23,6 +23,7 @@ from mgm.data.collator import Collator, count_tokens
 from mgm.data.packing import PackedCollator
 from mgm.model.supervised import IGNORED
 from mgm.train.trainable import count_parameters
+from mgm.train.work import RunWork
 
 logger = logging.getLogger(__name__)
 
@@ -50,26 +51,27 @@ class Trial(TrainerCallback):
         if args.world_size > 1 or args.deepspeed or left < WORTHWHILE * BATCHES:
             return
         with undisturbed():
-            seconds, tokens, samples = self._measure()
+            seconds, tokens, samples, images = self._measure()
         self.trainer.source_losses.take(args.device)  # the run has not begun
         total, trained = count_parameters(self.trainer.model)
+        flop = RunWork(self.trainer.model).operations(samples, images, tokens)
         logger.info(
             "forecast: %.1f M parameters, %.1f M trained; %s; %d steps of %d samples, about "
-            "%.1f M tokens; %s at %s tokens/s, %.1f samples/s",
+            "%.1f M tokens, %.3g TFLOP; %s at %s tokens/s, %.1f samples/s",
             *(total / 1e6, trained / 1e6, _memory(), state.max_steps - state.global_step),
             args.train_batch_size * args.gradient_accumulation_steps,
-            *(tokens * left / 1e6, _time(seconds * left), f"{tokens / seconds:,.0f}"),
-            samples / seconds,
+            *(tokens * left / 1e6, flop * left / 1e12, _time(seconds * left)),
+            *(f"{tokens / seconds:,.0f}", samples / seconds),
         )
 
-    def _measure(self) -> tuple[float, float, float]:
-        """Seconds, tokens and samples of a batch, on average."""
+    def _measure(self) -> tuple[float, float, float, float]:
+        """Seconds, tokens, samples and images of a batch, on average."""
         trainer = self.trainer
         model, size = trainer.model_wrapped, trainer.args.train_batch_size
         order = list(cast(Sampler[int], trainer._get_train_sampler(trainer.train_dataset)))
         starts = np.linspace(0, max(0, len(order) - size), BATCHES + 1).astype(int).tolist()
         collate = _uncounted(trainer.data_collator)
-        times, tokens, samples = [], 0, 0
+        times, tokens, samples, images = [], 0, 0, 0
         model.train()
         for start in starts:
             begun = time.perf_counter()
@@ -88,8 +90,9 @@ class Trial(TrainerCallback):
             times.append(time.perf_counter() - begun)
             tokens += int(count_tokens(batch))
             samples += len(places)
+            images += len(batch.get("pixel_values_aux", ()))
         number = len(starts)
-        return float(np.mean(times[1:])), tokens / number, samples / number
+        return float(np.mean(times[1:])), tokens / number, samples / number, images / number
 
 
 def _uncounted(collator: Collator | PackedCollator) -> Collator | PackedCollator:
