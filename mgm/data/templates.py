@@ -5,12 +5,14 @@ of the published names, our own `nano` and those of later language models. `mgm.
 turns turns into text with them.
 """
 
+import re
 from dataclasses import dataclass, replace
 
 from mgm.data.system_texts import ENERGY, HUMAN, LLAMA_2, MPT, TAGGED, USER, VISION
 from mgm.errors import MGMError
 
 IMAGE_MARKER = "<image>"
+_TOKEN = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos)>")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,16 @@ class Template:
     training: Layout | None = None
     keeps_greeting: bool = False
     numbers_images: bool = True
+
+    @property
+    def tokens(self) -> list[str]:
+        """What is written as one token, such as `<|im_end|>`, in the order of the training text."""
+        layout = self.training or self.layout
+        texts = (
+            *(layout.system, layout.first_question or "", *layout.question, layout.answer_open),
+            *(*layout.answer, layout.closing, layout.next_signal),
+        )
+        return list(dict.fromkeys(_TOKEN.findall("".join(texts))))
 
 
 def get_template(name: str, wrap_images: bool = False) -> Template:

@@ -85,6 +85,8 @@ def starting_point(
     model.config.conversation = processor.conversation
     for name in CONFIG_FIELDS:
         setattr(processor.image_processor, name, getattr(model.config, name))
+    if model_flags.version is not None:
+        _check_vocabulary(processor, folder)
     _align_tokens(model, processor)
     return model, processor
 
@@ -220,6 +222,18 @@ def _is_mini_gemini(folder: Path) -> bool:
     if not isinstance(found, str):
         raise MGMError(f"{path}: model_type is {found!r}; expected a name, restore the file")
     return found in TEXT_TYPE_OF_PUBLISHED
+
+
+def _check_vocabulary(processor: MGMProcessor, folder: Path) -> None:
+    """Raise an MGMError if the template's marks are no tokens, but would be learned in pieces."""
+    known = processor.tokenizer.get_vocab()
+    for token in processor.template.tokens:
+        if token not in known:
+            raise MGMError(
+                f"--version {processor.conversation}: it writes {token}, which is no token of "
+                f"{folder}; choose the template that the language model was trained with, or add "
+                "the token to its tokenizer and its embeddings"
+            )
 
 
 def _align_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:

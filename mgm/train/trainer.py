@@ -82,7 +82,7 @@ class MGMTrainer(Trainer):
         self.samples, self.images, self.since = 0, 0, time.perf_counter()
         self.peak = known_peak()
         self.work = None if self.peak is None else RunWork(self.model)
-        self.source_losses = SourceLosses(cast(TrainingDataset, self.train_dataset).source_names)
+        self.source_losses = SourceLosses(getattr(self.train_dataset, "source_names", ()))
         self.places: list[int] = []  # in the data file, of the samples of this step
         self.unfinished: Path | None = None  # where a checkpoint is being written
         self.progress = Progress()

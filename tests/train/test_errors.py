@@ -143,6 +143,19 @@ def test_an_output_folder_that_cannot_be_made(flags, tmp_path) -> None:
     assert found.startswith(f"--output_dir {tmp_path}/file/out: cannot be written to (Not a dir")
 
 
+@pytest.mark.parametrize(
+    ("version", "token"),
+    [
+        ("chatml_direct", "<|im_start|>"),
+        ("llama_3", "<|start_header_id|>"),
+        ("gemma", "<start_of_turn>"),
+    ],
+)
+def test_a_vocabulary_without_a_token_that_the_template_needs(flags, version, token):
+    found = fault(flags | {"version": version})
+    assert found.startswith(f"--version {version}: it writes {token}, which is no token of ")
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> None:
     for file in parts["language"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
