@@ -195,6 +195,11 @@ class TrainingArguments(transformers.TrainingArguments):
         "optimizer's state. Left out: DDP, or --deepspeed.",
         **_SWITCH,
     )
+    selective_checkpointing: bool = _flag(
+        False,
+        "With --gradient_checkpointing: outputs of matrix products and of attention stay, and only "
+        "the cheap rest of a layer is computed again.",
+    )
     use_dora: bool = _flag(False, "DoRA: also train the length of each row of the weights.")
 
     def __post_init__(self) -> None:

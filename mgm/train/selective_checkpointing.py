@@ -1,0 +1,38 @@
+"""What a layer keeps for the backward pass, where it does not keep all: products of matrices.
+
+A matrix product takes most of a layer's time and its output little of the memory; norms,
+activations and products of elements take little time and most of the memory. So the outputs of
+products and of attention stay, and the rest is computed again. What a layer that is checkpointed as
+a whole computes twice is then almost nothing.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+aten = torch.ops.aten
+_KEPT = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.convolution.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+
+
+def kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Whether the output of an operation stays; asked by `torch.utils.checkpoint`."""
+    if operation in _KEPT:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_options() -> dict[str, Any]:
+    """Options of `torch.utils.checkpoint.checkpoint`."""
+    contexts = partial(create_selective_checkpoint_contexts, kept)
+    return {"use_reentrant": False, "context_fn": contexts}
