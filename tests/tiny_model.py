@@ -1,6 +1,7 @@
 """A model of random weights, small enough to be made for a test, in a folder as users have it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -32,10 +33,10 @@ def byte_tokenizer():
     )
 
 
-def build(folder: Path, positions: int = 512, endless: bool = False) -> Path:
+def build(folder: Path, positions: int = 512, endless: bool = False, **text: Any) -> Path:
     """Save a model of the nano family, 4 tokens per image, into `folder`.
 
-    An endless one has no likeliest word to end an answer with.
+    An endless one has no likeliest word to end an answer with; `text` is of the language model.
     """
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
@@ -52,7 +53,8 @@ def build(folder: Path, positions: int = 512, endless: bool = False) -> Path:
             "initializer_range": 0.6,
             "bos_token_id": 1,
             "eos_token_id": 4,
-        },
+        }
+        | text,
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 64,

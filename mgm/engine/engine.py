@@ -4,7 +4,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import RLock
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,10 +19,12 @@ from mgm.data.processor import MGMProcessor
 from mgm.data.stops import Stops, align_generation, stops_of
 from mgm.data.templates import get_template
 from mgm.data.tokenizer import vocabulary_size
+from mgm.engine.beam_search import search
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache, image_key
-from mgm.engine.generation import Batch, Generation
+from mgm.engine.generation import Generation
 from mgm.engine.request import Answer, Request
+from mgm.engine.scheduler import Scheduler
 from mgm.errors import MGMError, faults_of, one_line
 from mgm.model.attention import set_attention
 from mgm.model.checkpoint import check_checkpoint
@@ -88,26 +92,33 @@ def load(
 
 
 class Stream(Iterator[str]):
-    """An answer, piece by piece."""
+    """An answer, piece by piece. Several may be read at once, also by several threads."""
 
-    def __init__(self, batch: Batch, generation: Generation) -> None:
-        self._batch = batch
+    def __init__(self, engine: "Engine", generation: Generation) -> None:
+        self._engine = engine
         self._generation = generation
 
     def __next__(self) -> str:
-        while self._generation.finish_reason is None:
-            self._batch.step()
-            piece = self._generation.take()
-            if piece:
-                return piece
-        piece = self._generation.take()
-        if piece:
-            return piece
-        raise StopIteration
+        while True:
+            with self._engine.turn:
+                # Another thread may have written meanwhile; a step writes for all.
+                piece = self._generation.take()
+                if piece:
+                    return piece
+                if self._generation.finish_reason is not None:
+                    if self._generation.fault is not None:
+                        raise self._generation.fault
+                    raise StopIteration
+                self._engine.scheduler.step()
 
     def close(self) -> None:
         """Write no more; what was held back still comes."""
-        self._generation.finish("cancelled")
+        with self._engine.turn:
+            self._engine.scheduler.cancel(self._generation)
+
+    def __del__(self) -> None:
+        if self._generation.finish_reason is None:
+            self.close()  # nobody reads it any more
 
     @property
     def answer(self) -> Answer:
@@ -123,6 +134,8 @@ class Engine:
         processor: its processor.
         template: how prompts are written.
         features: encoded images, so that a second question about an image encodes nothing.
+        scheduler: writes the answers of all requests together.
+        turn: held by who uses the scheduler.
 
     Raises:
         MGMError: the processor prepares images for another model.
@@ -136,6 +149,8 @@ class Engine:
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
+        self.scheduler = Scheduler(model, self._vocabulary, prefix_bytes=_prefix_bytes(model))
+        self.turn = RLock()
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
@@ -234,10 +249,12 @@ class Engine:
                 f"request {start + i} of {len(requests)}: " if len(requests) > 1 else ""
                 for i in range(1, len(group) + 1)
             ]
-            generations = self._prepare(group, labels)
-            batch = Batch(self.model, generations, self._vocabulary)
-            while batch.generations:
-                batch.step()
+            generations = self._submit(group, labels)
+            for generation in generations:
+                while generation.finish_reason is None:
+                    with self.turn:
+                        if generation.finish_reason is None:
+                            self.scheduler.step()
             answers += [generation.answer() for generation in generations]
         return answers
 
@@ -247,8 +264,18 @@ class Engine:
         Raises:
             MGMError: an image cannot be opened, or the prompt is too long.
         """
-        generations = self._prepare([request], [""])
-        return Stream(Batch(self.model, generations, self._vocabulary), generations[0])
+        return Stream(self, self._submit([request], [""])[0])
+
+    def _submit(self, requests: Sequence[Request], labels: Sequence[str]) -> list[Generation]:
+        """Prepare answers, and let them wait for their turns."""
+        generations = self._prepare(requests, labels)
+        with self.turn:
+            for request, generation in zip(requests, generations, strict=True):
+                if request.num_beams > 1:
+                    search(self.model, generation, request.num_beams, self._vocabulary)
+                else:
+                    self.scheduler.add(generation)
+        return generations
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""
@@ -272,8 +299,13 @@ class Engine:
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
+        return self._features(images, self._keys(images))
+
+    def _keys(self, images: Sequence[Image.Image]) -> list[bytes]:
         settings = f"{self.processor.image_processor.to_json_string()} {self.model.dtype}"
-        keys = [image_key(image, settings) for image in images]
+        return [image_key(image, settings) for image in images]
+
+    def _features(self, images: Sequence[Image.Image], keys: Sequence[bytes]) -> list[Tensor]:
         known: dict[bytes, Tensor] = {}
         todo: dict[bytes, Image.Image] = {}
         for key, image in dict(zip(keys, images, strict=True)).items():
@@ -307,11 +339,13 @@ class Engine:
             for request, label in zip(requests, labels, strict=True)
             for index, source in enumerate(request.images, start=1)
         ]
-        features = iter(self.encode_images(images))
+        keys = self._keys(images)
+        features, keys_left = iter(self._features(images, keys)), iter(keys)
         return [
             Generation(
                 request,
                 ids,
+                self._names(ids, [next(keys_left) for _ in request.images]),
                 [next(features) for _ in request.images],
                 self.processor.tokenizer,
                 Stops(self._stops.ids, (*self._stops.texts, *request.stop)),
@@ -319,6 +353,15 @@ class Engine:
             )
             for request, ids in zip(requests, prompts, strict=True)
         ]
+
+    def _names(self, ids: Sequence[int], keys: Sequence[bytes]) -> np.ndarray:
+        """Names of a prompt's positions: its ids, but every image has one of its own."""
+        names = np.array(ids, dtype=np.int64)
+        if keys:
+            own = [-1 - int.from_bytes(key[:7]) for key in keys]
+            at_image = names == self.processor.image_token_id
+            names[at_image] = np.repeat(own, self.processor.image_tokens_per_image)
+        return names
 
     def _encode_prompt(self, request: Request, label: str) -> list[int]:
         ids = self.processor.encode(self.prompt(request))
@@ -352,3 +395,10 @@ def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:
                 f"{name} is {own!r} in the model's config but {other!r} in its processor's "
                 "settings; make them agree"
             )
+
+
+def _prefix_bytes(model: MGMForConditionalGeneration) -> int:
+    """Keys and values that are kept for later prompts: a sixteenth of a GPU, 512 MB elsewhere."""
+    if model.device.type != "cuda":
+        return 2**29
+    return torch.cuda.get_device_properties(model.device).total_memory // 16

@@ -1,10 +1,11 @@
 """What is asked, and what comes back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mgm.data.images import ImageSource, image_list
 from mgm.data.templates import IMAGE_MARKER
+from mgm.engine.sampler import Choice, Sampling
 from mgm.errors import MGMError
 
 Exchange = tuple[str, str]  # a question and its answer
@@ -27,6 +28,13 @@ class Request:
         top_p: when drawing, only from the likeliest tokens that together reach this probability.
         seed: makes drawing repeatable; None: drawn anew every time.
         stop: texts that end the answer, besides those of the model; they are not part of it.
+        top_k: when drawing, only from so many of the likeliest tokens; 0: from all.
+        min_p: when drawing, only from tokens at least this times as probable as the likeliest.
+        repetition_penalty: above 1: tokens that were there already are less likely.
+        logprobs: tell the logarithm of every token's probability, and so many likeliest tokens
+            with theirs; None: tell none.
+        num_beams: above 1: the likeliest answer by beam search; nothing is drawn, and others wait.
+        max_seconds: after which the answer ends as if it were full; None: there is no limit.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -40,6 +48,12 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     stop: Sequence[str] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logprobs: int | None = None
+    num_beams: int = 1
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
@@ -65,6 +79,29 @@ class Request:
             list(self.stop),
             "a list of texts that are not empty",
         )
+        _demand(_whole(self.top_k, 0), "top_k", self.top_k, "a whole number from 0")
+        _demand(_within(self.min_p, 0, 1), "min_p", self.min_p, "from 0 to 1")
+        penalty = self.repetition_penalty
+        _demand(_within(penalty, 0.01, 100), "repetition_penalty", penalty, "from 0.01 to 100")
+        _demand(
+            self.logprobs is None or (_whole(self.logprobs, 0) and self.logprobs <= 20),
+            "logprobs",
+            self.logprobs,
+            "a whole number from 0 to 20, or None",
+        )
+        beams = self.num_beams
+        _demand(_whole(beams, 1) and beams <= 32, "num_beams", beams, "from 1 to 32")
+        _demand(
+            self.max_seconds is None or _within(self.max_seconds, 0, 1e9),
+            "max_seconds",
+            self.max_seconds,
+            "a number of seconds, or None",
+        )
+        if beams > 1 and (self.temperature or self.logprobs is not None or penalty != 1):
+            raise MGMError(
+                "num_beams looks for the likeliest answer; leave temperature, logprobs and "
+                "repetition_penalty out"
+            )
         for index, exchange in enumerate(self.history, start=1):
             pair = isinstance(exchange, tuple | list) and len(exchange) == 2
             if not pair or not all(isinstance(text, str) for text in exchange):
@@ -89,6 +126,19 @@ class Request:
                 )
 
     @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            logprobs=self.logprobs,
+        )
+
+    @property
     def questions(self) -> list[str]:
         """All questions, the new one last."""
         return [question for question, _ in self.history] + [self.prompt]
@@ -104,12 +154,16 @@ class Answer:
         finish_reason: "stop" (the model or a stop text ended it), "length" (the limit did) or
             "cancelled" (the reader did).
         prompt_tokens: positions that the prompt took, those of images included.
+        cached_tokens: how many of them were known from earlier requests.
+        choices: the tokens with their probabilities, where `logprobs` asked for these.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: str
     prompt_tokens: int
+    cached_tokens: int = field(default=0, compare=False)
+    choices: tuple[Choice, ...] = field(default=(), repr=False, compare=False)
 
 
 def _demand(holds: bool, name: str, found: object, valid: str) -> None:

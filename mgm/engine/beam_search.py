@@ -1,0 +1,42 @@
+"""The likeliest answer as a whole, by transformers' beam search."""
+
+from typing import Any
+
+import torch
+
+from mgm.engine.generation import Generation
+from mgm.engine.sampler import Choice
+from mgm.model.mgm import MGMForConditionalGeneration
+
+
+@torch.inference_mode()
+def search(
+    model: MGMForConditionalGeneration,
+    generation: Generation,
+    beams: int,
+    vocabulary: int | None = None,
+) -> None:
+    """Write an answer at once.
+
+    Args:
+        model: what answers.
+        generation: the answer, not begun.
+        beams: answers that are looked at side by side.
+        vocabulary: only ids below it are chosen; None: any that the model has.
+    """
+    rows = model.config.text_config.vocab_size
+    features = torch.stack(generation.features) if generation.features else None
+    writer: Any = model  # whose mixin transformers types as its own kind alone
+    written = writer.generate(
+        input_ids=torch.tensor([generation.prompt_ids], device=model.device),
+        image_features=features,
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=generation.limit,
+        eos_token_id=sorted(generation.stop_ids) or None,
+        suppress_tokens=list(range(vocabulary, rows)) if vocabulary and vocabulary < rows else None,
+    )
+    for token in written[0, len(generation.prompt_ids) :].tolist():
+        if generation.finish_reason is None:
+            generation.push(Choice(token))
+    generation.finish("stop")

@@ -1,0 +1,228 @@
+"""Answers that join and leave while others are written, and what is not computed twice."""
+
+import random
+import threading
+
+import pytest
+import torch
+
+import mgm
+from mgm import MGMError, Request
+from mgm.engine.engine import Engine
+from mgm.engine.scheduler import Scheduler
+from tests.tiny_model import build
+
+
+def questions(pictures) -> list[Request]:
+    red, ring = pictures
+    return [
+        Request("hi", max_new_tokens=20),
+        Request("what is this?", images=[red], max_new_tokens=33),
+        Request("compare them", images=[ring, red], max_new_tokens=7),
+        Request("and so on and so on?", max_new_tokens=3),
+        Request("sure?", images=[red], history=[("what is this?", "red")], max_new_tokens=25),
+        Request("draw", images=[ring], temperature=1.0, top_k=9, seed=5, max_new_tokens=20),
+        Request("again", repetition_penalty=1.4, max_new_tokens=20),
+    ]
+
+
+def count_tokens_read(engine, monkeypatch) -> list[int]:
+    """How many positions each call of the language model reads from now on, of one row."""
+    seen: list[int] = []
+    original = engine.model.language_model.forward
+
+    def counted(*args, **kwargs):
+        given = kwargs.get("inputs_embeds")
+        seen.append((kwargs["input_ids"] if given is None else given).shape[1])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", counted)
+    return seen
+
+
+@pytest.mark.parametrize("piece", [512, 7])
+def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, piece):
+    asked = questions(pictures)
+    alone = [mgm.load(tiny_folder, device="cpu").answer([request])[0] for request in asked]
+    engine.scheduler.piece = piece
+    draw = random.Random(0)
+    streams, texts, left = [], {}, list(range(len(asked)))
+    draw.shuffle(left)
+    while left or streams:
+        if left and draw.random() < 0.3:
+            number = left.pop()
+            streams.append((number, engine.stream(asked[number])))
+            texts[number] = ""
+        for number, stream in list(streams):
+            piece_of_text = next(stream, None)
+            if piece_of_text is None:
+                assert stream.answer == alone[number]
+                streams.remove((number, stream))
+            else:
+                texts[number] += piece_of_text
+    assert [texts[number] for number in range(len(asked))] == [answer.text for answer in alone]
+    assert not engine.scheduler.busy
+
+
+def test_more_requests_than_rows(engine, pictures):
+    engine.scheduler.rows = 2
+    asked = questions(pictures)
+    together = engine.answer(asked)
+    assert together == [engine.answer([request])[0] for request in asked]
+
+
+def test_threads_share_an_engine(engine, tiny_folder, pictures):
+    asked = questions(pictures) * 3
+    expected = mgm.load(tiny_folder, device="cpu").answer(asked)
+    found: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        found[number] = "".join(engine.stream(asked[number]))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[number] for number in range(len(asked))] == [one.text for one in expected]
+
+
+def test_a_long_prompt_does_not_stop_the_others(engine, monkeypatch):
+    engine.scheduler.piece = 16
+    short = engine.stream(Request("hi", max_new_tokens=40))
+    next(short)
+    read = count_tokens_read(engine, monkeypatch)
+    long = engine.stream(Request("x" * 200, max_new_tokens=1))
+    list(long)
+    prompt = len(engine.processor.encode(engine.prompt(Request("x" * 200))))
+    assert read.count(16) == prompt // 16
+    # Between two pieces of the one, the other gets a token.
+    assert read[1:8:2] == [1, 1, 1, 1]
+    short.close()
+
+
+def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
+    first = Request("what is this?", images=pictures, max_new_tokens=9)
+    answer = engine.answer([first])[0]
+    assert answer.cached_tokens == 0
+    second = Request(
+        "sure?", images=pictures, history=[(first.prompt, answer.text)], max_new_tokens=9
+    )
+    expected = Engine(engine.model, engine.processor).answer([second])[0]
+    read = count_tokens_read(engine, monkeypatch)
+    found = engine.answer([second])[0]
+    assert found == expected
+    # All of the first prompt, and what was written, but for where text and tokens part.
+    assert found.cached_tokens >= answer.prompt_tokens
+    assert read[0] == found.prompt_tokens - found.cached_tokens
+    assert engine.scheduler.prefixes.hits == found.cached_tokens
+
+
+def test_another_image_is_not_taken_for_the_first(engine, tiny_folder, pictures):
+    red, ring = pictures
+    engine.answer([Request("what is this?", images=[red], max_new_tokens=5)])
+    other = Request("what is this?", images=[ring], max_new_tokens=15)
+    found = engine.answer([other])[0]
+    assert found == mgm.load(tiny_folder, device="cpu").answer([other])[0]
+    image_begins = engine.processor.encode(engine.prompt(other)).index(
+        engine.processor.image_token_id
+    )
+    assert found.cached_tokens == image_begins
+
+
+def test_what_is_kept_is_bounded(engine, pictures):
+    engine.answer([Request("hi", max_new_tokens=2)])
+    one = engine.scheduler.prefixes.size
+    engine.scheduler.prefixes.capacity = 3 * one
+    for number in range(20):
+        engine.answer([Request(f"{number} hi", max_new_tokens=2)])
+        assert engine.scheduler.prefixes.size <= 3 * one
+    assert 1 <= len(engine.scheduler.prefixes) <= 3
+    engine.answer([Request("what?", images=pictures, max_new_tokens=2)])  # too large alone
+    assert engine.scheduler.prefixes.size <= 3 * one
+
+
+def test_cancelled_answers_leave(engine, pictures):
+    asked = questions(pictures)
+    streams = [engine.stream(request) for request in asked]
+    next(streams[0])
+    streams[0].close()
+    streams[2].close()  # while it waits
+    streams[3].close()
+    assert [streams[n].answer.finish_reason for n in (0, 2, 3)] == ["cancelled"] * 3
+    assert list(streams[2]) == []
+    alone = Engine(engine.model, engine.processor)
+    assert "".join(streams[1]) == alone.answer([asked[1]])[0].text
+    del streams  # whoever is read no more makes room too
+    assert engine.answer([asked[4]])[0] == alone.answer([asked[4]])[0]
+    assert not engine.scheduler.busy
+
+
+def test_time_is_up(engine):
+    answer = engine.answer([Request("hi", max_new_tokens=500, max_seconds=0)])[0]
+    assert (answer.finish_reason, len(answer.tokens)) == ("length", 1)
+
+
+def test_a_fault_ends_all_answers_and_not_the_engine(engine, monkeypatch):
+    streams = [engine.stream(Request(text, max_new_tokens=30)) for text in ("hi", "you")]
+    for stream in streams:
+        next(stream)
+    original = engine.model.language_model.forward
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.model.language_model, "forward", full)
+    for stream in streams:
+        with pytest.raises(MGMError, match="too little memory for 3 answers at once"):
+            list(stream)
+    monkeypatch.setattr(engine.model.language_model, "forward", original)
+    assert engine.answer([Request("hi", max_new_tokens=3)])[0].tokens
+
+
+@pytest.mark.parametrize("beams", [2, 5])
+def test_beams_are_those_of_transformers(engine, pictures, beams):
+    request = Request("what is this?", images=pictures, max_new_tokens=12, num_beams=beams)
+    inputs = engine.processor(text=engine.prompt(request), images=pictures)
+    ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=beams)
+    written = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    assert list(engine.answer([request])[0].tokens) == [
+        token for token in written if token not in engine._stops.ids
+    ]
+    assert "".join(engine.stream(request)) == engine.answer([request])[0].text
+
+
+MISTRAL = {"model_type": "mistral", "sliding_window": 12}
+QWEN_3 = {
+    "model_type": "qwen3",
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 12,
+    "use_sliding_window": True,
+    "max_window_layers": 1,
+}
+GEMMA_2 = {"model_type": "gemma2", "sliding_window": 12, "query_pre_attn_scalar": 8, "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "attention"),
+    [(MISTRAL, "sdpa"), (MISTRAL, "eager"), (QWEN_3, "sdpa"), (GEMMA_2, "eager")],
+    ids=["mistral", "mistral, eager", "qwen3", "gemma2"],
+)
+def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
+    """The tokens are those of transformers' own generation."""
+    folder = build(tmp_path / "model", **text)
+    engine = mgm.load(folder, device="cpu", attention=attention)
+    asked = [Request("what is this?", images=[picture], max_new_tokens=20) for picture in pictures]
+    asked.append(Request("a longer question without any image at all?", max_new_tokens=20))
+    for request, answer in zip(asked, engine.answer(asked), strict=True):
+        images = list(request.images) or None
+        inputs = engine.processor(text=engine.prompt(request), images=images)
+        ids = engine.model.generate(**inputs, max_new_tokens=20, do_sample=False)
+        written = ids[0, inputs["input_ids"].shape[1] :].tolist()
+        assert list(answer.tokens) == [t for t in written if t not in engine._stops.ids]
+
+
+def test_language_models_that_remember_otherwise_are_refused(engine):
+    engine.model.config.text_config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(MGMError, match="layers of kind linear_attention"):
+        Scheduler(engine.model)
