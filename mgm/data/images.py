@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
 def _read(text: str, name: str) -> bytes:
     scheme = text.split(":", 1)[0].lower()
     if scheme in ("http", "https"):
-        return _download(text, name)
+        return download(text, name)
     if scheme == "data":
         return _decode_data_url(text, name)
     if "://" in text:
@@ -183,11 +184,21 @@ def _read_file(path: Path, name: str) -> bytes:
     raise MGMError(f"{name}: is larger than {MAX_FILE_BYTES >> 30} GiB; give an image file")
 
 
-def _download(url: str, name: str) -> bytes:
+def download(url: str, name: str, open_url: Callable[..., Any] = urllib.request.urlopen) -> bytes:
+    """What an http(s) URL gives.
+
+    Args:
+        url: the address.
+        name: which image it is; errors begin with it.
+        open_url: as `urllib.request.urlopen`.
+
+    Raises:
+        MGMError: it cannot be reached, or is too large or too slow.
+    """
     try:
         # Some servers turn away the default agent of urllib.
         request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with open_url(request, timeout=TIMEOUT) as response:
             return _received(response, name)
     except urllib.error.HTTPError as error:
         error.close()

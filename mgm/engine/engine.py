@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.engine.generation import Generation
 from mgm.engine.request import Answer, Request
+from mgm.engine.sampler import Choice
 from mgm.engine.scheduler import Scheduler
 from mgm.errors import MGMError, faults_of, one_line
 from mgm.model.attention import set_attention
@@ -121,6 +122,12 @@ class Stream(Iterator[str]):
             self.close()  # nobody reads it any more
 
     @property
+    def choices(self) -> list[Choice]:
+        """The tokens so far."""
+        with self._engine.turn:
+            return list(self._generation.choices)
+
+    @property
     def answer(self) -> Answer:
         """The answer as far as it is written."""
         return self._generation.answer()
@@ -151,6 +158,7 @@ class Engine:
         self._vocabulary = vocabulary_size(processor.tokenizer)
         self.scheduler = Scheduler(model, self._vocabulary, prefix_bytes=_prefix_bytes(model))
         self.turn = RLock()
+        self._seeing = Lock()  # one after the other: the first is answered while others are seen
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
@@ -279,8 +287,14 @@ class Engine:
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""
+        if request.raw:
+            return request.prompt
         return self.processor.prompt(
-            request.prompt, request.history, len(request.images), conversation=self._conversation
+            request.prompt,
+            request.history,
+            len(request.images),
+            system=request.system,
+            conversation=self._conversation,
         )
 
     def room(self, request: Request) -> int:
@@ -340,7 +354,9 @@ class Engine:
             for index, source in enumerate(request.images, start=1)
         ]
         keys = self._keys(images)
-        features, keys_left = iter(self._features(images, keys)), iter(keys)
+        with self._seeing:
+            features = iter(self._features(images, keys))
+        keys_left = iter(keys)
         return [
             Generation(
                 request,

@@ -35,6 +35,8 @@ class Request:
             with theirs; None: tell none.
         num_beams: above 1: the likeliest answer by beam search; nothing is drawn, and others wait.
         max_seconds: after which the answer ends as if it were full; None: there is no limit.
+        system: replaces the template's system text.
+        raw: whether the prompt is the text that the model reads, with its markers, and no question.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -54,6 +56,8 @@ class Request:
     logprobs: int | None = None
     num_beams: int = 1
     max_seconds: float | None = None
+    system: str | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
@@ -102,6 +106,10 @@ class Request:
                 "num_beams looks for the likeliest answer; leave temperature, logprobs and "
                 "repetition_penalty out"
             )
+        text = self.system is None or isinstance(self.system, str)
+        _demand(text, "system", self.system, "a text, or None")
+        if self.raw and (self.history or self.system is not None):
+            raise MGMError("a raw prompt is all that the model reads; leave history and system out")
         for index, exchange in enumerate(self.history, start=1):
             pair = isinstance(exchange, tuple | list) and len(exchange) == 2
             if not pair or not all(isinstance(text, str) for text in exchange):
@@ -112,7 +120,7 @@ class Request:
 
     def _check_markers(self) -> None:
         markers = sum(text.count(IMAGE_MARKER) for text in self.questions)
-        if markers and markers != len(self.images):
+        if markers != len(self.images) and (markers or self.raw):
             images = f"{len(self.images)} image{'' if len(self.images) == 1 else 's'}"
             raise MGMError(
                 f"the text has {markers} {IMAGE_MARKER} but {images} came with it; give one image "

@@ -94,11 +94,15 @@ class Scheduler:
         """Let an answer wait for its turn."""
         self.waiting.append(generation)
 
+    @torch.inference_mode()
     def cancel(self, generation: Generation) -> None:
-        """End an answer as far as it is; its place is free in the next step."""
+        """End an answer as far as it is."""
         generation.finish("cancelled")
         if generation in self.waiting:
             self.waiting.remove(generation)
+        if self._reading is not None and self._reading.generation is generation:
+            self._reading = None
+        self._leave()
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -136,9 +140,6 @@ class Scheduler:
             self._reading = self._begin(self.waiting.popleft())
         reading = self._reading
         if reading is None:
-            return
-        if reading.generation.finish_reason is not None:  # it was cancelled
-            self._reading = None
             return
         piece, rest = (
             reading.embeddings[:, : self.piece],

@@ -1,0 +1,268 @@
+"""Bodies of the OpenAI API as requests to the engine."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from mgm.data.templates import IMAGE_MARKER
+from mgm.engine.request import Request
+from mgm.errors import MGMError
+
+MAX_CHOICES = 16
+MAX_IMAGES = 32  # of a request
+OpenImage = Callable[[object, str], Image.Image]
+
+# What has a meaning that cannot be kept; values that change nothing are let through.
+_REFUSED: dict[str, Sequence[object]] = {
+    "tools": (None, []),
+    "functions": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "audio": (None,),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "best_of": (None, 1),
+}
+
+
+class BadRequestError(MGMError):
+    """A body that cannot be answered.
+
+    Attributes:
+        field: what of it is wrong.
+        status: of HTTP.
+        code: what OpenAI calls it, if it has a name for it.
+    """
+
+    def __init__(
+        self, message: object, field: str | None = None, status: int = 400, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.field, self.status, self.code = field, status, code
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A body, read.
+
+    Attributes:
+        requests: one for each choice.
+        model: that is asked for.
+        stream: whether the answer comes in pieces.
+        include_usage: whether the last piece counts tokens.
+    """
+
+    requests: tuple[Request, ...]
+    model: str
+    stream: bool
+    include_usage: bool
+
+
+def chat_request(
+    body: object, open_image: OpenImage, limit: int, takes_system: bool = True
+) -> Asked:
+    """The request of a chat completion.
+
+    Args:
+        body: parsed JSON.
+        open_image: opens what an `image_url` names.
+        limit: tokens of an answer where the body names no other.
+        takes_system: whether the model's template has a place for a system text; else it comes
+            before the first question.
+
+    Raises:
+        BadRequestError: it is malformed, or asks for what is not there.
+    """
+    fields = _fields(body)
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequestError("messages: give a list with at least one message", "messages")
+    system, turns, sources = _conversation(messages)
+    settings = _settings(fields, limit)
+    wanted = fields.get("logprobs")
+    if wanted not in (None, False, True):
+        raise BadRequestError(f"logprobs is {wanted!r}; give true or false", "logprobs")
+    settings["logprobs"] = _whole(fields, "top_logprobs", 0, 20) or 0 if wanted else None
+    images = [
+        open_image(source, f"image {number} of {len(sources)}")
+        for number, source in enumerate(sources, start=1)
+    ]
+    if system and not takes_system:
+        (first, answer), *rest = turns
+        turns, system = [(f"{system}\n\n{first}", answer), *rest], None
+    *history, (question, _) = turns
+    made = _request(
+        question,
+        images=images,
+        history=[(asked, answer or "") for asked, answer in history],
+        system=system,
+        **settings,
+    )
+    return _asked(fields, [made])
+
+
+def completion_request(body: object, limit: int) -> Asked:
+    """The request of a completion: texts that the model goes on writing, as they are."""
+    fields = _fields(body)
+    prompts = fields.get("prompt")
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
+        raise BadRequestError("prompt: give a text, or a list of texts", "prompt")
+    if len(prompts) > MAX_CHOICES:
+        raise BadRequestError(f"prompt: give at most {MAX_CHOICES} texts", "prompt")
+    settings = _settings(fields, limit)
+    settings["logprobs"] = _whole(fields, "logprobs", 0, 20)
+    return _asked(fields, [_request(_plain(text), raw=True, **settings) for text in prompts])
+
+
+def _fields(body: object) -> Mapping[str, Any]:
+    if not isinstance(body, dict):
+        raise BadRequestError("the body is no JSON object")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise BadRequestError("model: name one, see /v1/models", "model")
+    for name, harmless in _REFUSED.items():
+        if body.get(name) not in harmless:
+            raise BadRequestError(f"{name} is not supported; leave it out", name)
+    return body
+
+
+def _asked(fields: Mapping[str, Any], requests: list[Request]) -> Asked:
+    count = _whole(fields, "n", 1, MAX_CHOICES) or 1
+    choices = []
+    for request in requests:
+        for number in range(count):
+            # Every choice draws in its own way, and again in the same with the same seed.
+            seed = None if request.seed is None else (request.seed + number) % 2**63
+            choices.append(replace(request, seed=seed))
+    options = fields.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise BadRequestError("stream_options: give an object", "stream_options")
+    for name in ("stream",):
+        if fields.get(name) not in (None, True, False):
+            raise BadRequestError(f"{name} is {fields[name]!r}; give true or false", name)
+    usage = bool(options.get("include_usage"))
+    return Asked(tuple(choices), fields["model"], bool(fields.get("stream")), usage)
+
+
+def _settings(fields: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """What is said about how to answer; names are those of the API, with vLLM's additions."""
+    most = _whole(fields, "max_completion_tokens", 1, 2**31)
+    if most is None:
+        most = _whole(fields, "max_tokens", 1, 2**31)
+    stop = fields.get("stop")
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or len(stops) > 16:
+        raise BadRequestError("stop: give a text, or at most 16", "stop")
+    settings: dict[str, Any] = {
+        "max_new_tokens": limit if most is None else min(most, limit),
+        "temperature": _number(fields, "temperature", 1.0),
+        "top_p": _number(fields, "top_p", 1.0) or 1e-9,
+        "min_p": _number(fields, "min_p", 0.0),
+        "repetition_penalty": _number(fields, "repetition_penalty", 1.0),
+        "top_k": max(_whole(fields, "top_k", -1, 2**31) or 0, 0),
+        "stop": stops,
+    }
+    seed = fields.get("seed")
+    if seed is not None:
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise BadRequestError(f"seed is {seed!r}; give a whole number", "seed")
+        settings["seed"] = seed % 2**63
+    return settings
+
+
+def _request(prompt: str, **settings: Any) -> Request:
+    try:
+        return Request(prompt, **settings)
+    except MGMError as error:
+        name = str(error).split(" ", 1)[0]
+        raise BadRequestError(error, name if name in settings else None) from error
+
+
+def _conversation(
+    messages: Sequence[Any],
+) -> tuple[str | None, list[tuple[str, str | None]], list[object]]:
+    """System text, questions with answers, and images of messages, in order."""
+    system: list[str] = []
+    turns: list[tuple[str, str | None]] = []
+    sources: list[object] = []
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise BadRequestError(f"{where}: is no object", "messages")
+        role = message.get("role")
+        if role in ("system", "developer"):
+            if turns:
+                raise BadRequestError(f"{where}: a {role} message comes first", "messages")
+            system.append(_content(message.get("content"), where, None))
+        elif role == "user":
+            text = _content(message.get("content"), where, sources)
+            if turns and turns[-1][1] is None:
+                text = f"{turns.pop()[0]}\n{text}"
+            turns.append((text, None))
+        elif role == "assistant":
+            if not turns or turns[-1][1] is not None:
+                raise BadRequestError(f"{where}: answers no question", "messages")
+            answer = _content(message.get("content") or "", where, None)
+            turns[-1] = (turns[-1][0], answer)
+        else:
+            raise BadRequestError(
+                f"{where}: role is {role!r}; choose system, user or assistant", "messages"
+            )
+    if not turns or turns[-1][1] is not None:
+        raise BadRequestError("messages: the last one has to be the user's", "messages")
+    return ("\n".join(system) if system else None), turns, sources
+
+
+def _content(content: object, where: str, sources: list[object] | None) -> str:
+    """The text of a message; a marker stands where an image is, which `sources` gets."""
+    if isinstance(content, str):
+        return _plain(content)
+    if not isinstance(content, list):
+        raise BadRequestError(
+            f"{where}: has no content; give a text or a list of parts", "messages"
+        )
+    text = ""
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            text += _plain(part["text"])
+        elif kind == "image_url" and sources is not None:
+            url = part.get("image_url")
+            sources.append(url.get("url") if isinstance(url, dict) else url)
+            if len(sources) > MAX_IMAGES:
+                raise BadRequestError(f"messages: at most {MAX_IMAGES} images", "messages")
+            text += f"{IMAGE_MARKER}\n"
+        else:
+            valid = "text or image_url" if sources is not None else "text"
+            raise BadRequestError(f"{where}: a part is of type {kind!r}; give {valid}", "messages")
+    return text
+
+
+def _plain(text: str) -> str:
+    """A text in which nothing stands for an image."""
+    return text.replace(IMAGE_MARKER, IMAGE_MARKER.replace("<", "< "))
+
+
+def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise BadRequestError(f"{name} is {value!r:.80}; give a number", name)
+    return float(value)
+
+
+def _whole(fields: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise BadRequestError(
+            f"{name} is {value!r:.80}; give a whole number from {least} to {most}", name
+        )
+    return value

@@ -1,0 +1,354 @@
+"""A model behind HTTP: the published endpoints of a worker, and the OpenAI API."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from mgm.data.templates import IMAGE_MARKER
+from mgm.engine import request as engine_request
+from mgm.engine.engine import Engine, Stream
+from mgm.engine.request import Answer
+from mgm.engine.sampler import Choice
+from mgm.errors import MGMError
+from mgm.serve.admission import Admission, FullError
+from mgm.serve.application import application, json_body
+from mgm.serve.metrics import WorkerMetrics
+from mgm.serve.network_images import NetworkImages
+from mgm.serve.openai_answers import DONE, Writer, error_body, event
+from mgm.serve.openai_requests import (
+    MAX_IMAGES,
+    Asked,
+    BadRequestError,
+    chat_request,
+    completion_request,
+)
+from mgm.serve.protocol import FAULT, frame
+
+logger = logging.getLogger("mgm.serve")
+
+SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # or a proxy would hold pieces back
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may take.
+
+    Attributes:
+        concurrency: answers that are written at once.
+        queue: requests that wait, at most.
+        tokens: of an answer.
+        seconds: of an answer; None: there is no limit.
+    """
+
+    concurrency: int = 16
+    queue: int = 64
+    tokens: int = 4096
+    seconds: float | None = 600.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer.
+
+    Attributes:
+        text: that became certain.
+        choices: tokens that were chosen since the piece before.
+        answer: all of it, with the last piece.
+    """
+
+    text: str
+    choices: tuple[Choice, ...] = ()
+    answer: Answer | None = None
+
+
+@dataclass
+class Worker:
+    """A model that answers.
+
+    Attributes:
+        engine: the model.
+        names: what it is called; the first is its own.
+        limits: of requests.
+        images: opens the images of requests.
+    """
+
+    engine: Engine
+    names: tuple[str, ...]
+    limits: Limits = field(default_factory=Limits)
+    images: NetworkImages = field(default_factory=NetworkImages)
+
+    def __post_init__(self) -> None:
+        self.engine.scheduler.rows = self.limits.concurrency
+        self.admission = Admission(self.limits.concurrency, self.limits.queue)
+        self.metrics = WorkerMetrics(self.engine, self.admission)
+        self.created = int(time.time())
+        # As many threads as requests may be here, or one would wait for a thread.
+        self._threads = CapacityLimiter(self.limits.concurrency + 8)
+
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What takes long, beside the loop that serves all."""
+        return await to_thread.run_sync(call, *arguments, limiter=self._threads)
+
+    @asynccontextmanager
+    async def answering(self, endpoint: str) -> AsyncGenerator[None]:
+        """A place for a request, whose end is counted."""
+        outcome, begun = "error", time.perf_counter()
+        try:
+            async with self.admission.place():
+                yield
+            outcome = "ok"
+        except FullError:
+            outcome = "full"
+            raise
+        except MGMError:
+            outcome = "refused"
+            raise
+        except (GeneratorExit, anyio.get_cancelled_exc_class()):
+            outcome = "cancelled"
+            raise
+        finally:
+            self.metrics.requests.labels(endpoint, outcome).inc()
+            self.metrics.duration.observe(time.perf_counter() - begun)
+
+    async def pieces(self, request: engine_request.Request, begun: float) -> AsyncGenerator[Piece]:
+        """An answer, piece by piece; where the reader leaves, it is cancelled."""
+        limited = replace(request, max_seconds=self.limits.seconds)
+        stream: Stream = await self.in_thread(self.engine.stream, limited)
+        told = 0
+        try:
+            while (text := await self.in_thread(next, stream, None)) is not None:
+                if not told:
+                    self.metrics.first_token.observe(time.perf_counter() - begun)
+                chosen = stream.choices
+                yield Piece(text, tuple(chosen[told:]))
+                told = max(len(chosen), 1)
+            answer = stream.answer
+            self.metrics.count(answer)
+            yield Piece("", answer.choices[told:], answer)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.in_thread(stream.close)
+
+    def status(self) -> dict[str, Any]:
+        """What published controllers ask for."""
+        return {
+            "model_names": list(self.names),
+            "speed": 1,
+            "queue_length": self.admission.length,
+        }
+
+
+def worker_application(worker: Worker, **options: Any) -> FastAPI:
+    """The endpoints of a worker.
+
+    Args:
+        worker: that answers.
+        **options: as for `application`.
+    """
+    app = application("mgm worker", **options)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "draining" if worker.admission.closed else "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.post("/worker_get_status")
+    async def status() -> dict[str, Any]:
+        return worker.status()
+
+    @app.post("/worker_generate_stream")
+    async def published(request: Request) -> StreamingResponse:
+        body = await json_body(request)
+        return StreamingResponse(_published_stream(worker, body), media_type="text/plain")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return models_body(worker.names, worker.created)
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        _check_model(worker, name)
+        return models_body([name], worker.created)["data"][0]
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = await json_body(request)
+        takes_system = bool(worker.engine.template.layout.system)
+
+        def read() -> Asked:
+            return chat_request(body, worker.images.open, worker.limits.tokens, takes_system)
+
+        return await _openai(worker, read, True)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        body = await json_body(request)
+        return await _openai(worker, lambda: completion_request(body, worker.limits.tokens), False)
+
+    return app
+
+
+def models_body(names: Any, created: int) -> dict[str, Any]:
+    """A list of models."""
+    entries = [
+        {"id": name, "object": "model", "created": created, "owned_by": "mgm"} for name in names
+    ]
+    return {"object": "list", "data": entries}
+
+
+def _check_model(worker: Worker, name: str) -> None:
+    if name not in worker.names:
+        raise BadRequestError(
+            f"the model {name!r:.100} does not exist; choose from {', '.join(worker.names)}",
+            "model",
+            404,
+            "model_not_found",
+        )
+
+
+async def _openai(worker: Worker, read: Callable[[], Asked], chat: bool) -> Response:
+    """Answer a body of the OpenAI API."""
+    begun = time.perf_counter()
+    endpoint = "chat" if chat else "completions"
+    if worker.admission.closed:
+        raise FullError("this server is shutting down; ask another one")
+    asked: Asked = await worker.in_thread(read)  # images are opened there
+    _check_model(worker, asked.model)
+    writer = Writer(asked.model, worker.engine.processor.tokenizer, chat)
+    if not asked.stream:
+        async with worker.answering(endpoint):
+            answers = await _all(worker, asked, begun)
+        return JSONResponse(writer.whole(answers))
+    pieces = _events(worker, asked, writer, endpoint, begun)
+    # What is wrong before the first piece is an error of HTTP, not of the stream.
+    first = await anext(pieces)
+
+    async def rest() -> AsyncGenerator[bytes]:
+        try:
+            yield first
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    return StreamingResponse(rest(), media_type="text/event-stream", headers=SSE)
+
+
+async def _all(worker: Worker, asked: Asked, begun: float) -> list[Answer]:
+    """All choices, written together."""
+    answers: dict[int, Answer] = {}
+
+    async def one(number: int) -> None:
+        async for piece in worker.pieces(asked.requests[number], begun):
+            if piece.answer is not None:
+                answers[number] = piece.answer
+
+    faults: list[BaseException] = []
+    try:
+        async with anyio.create_task_group() as group:
+            for number in range(len(asked.requests)):
+                group.start_soon(one, number)
+    except* MGMError as errors:
+        faults += errors.exceptions
+    if faults:
+        raise faults[0]
+    return [answers[number] for number in sorted(answers)]
+
+
+async def _events(
+    worker: Worker, asked: Asked, writer: Writer, endpoint: str, begun: float
+) -> AsyncGenerator[bytes]:
+    """The server-sent events of all choices, one after the other."""
+    answers: list[Answer] = []
+    opened = False
+    try:
+        async with worker.answering(endpoint):
+            for number, request in enumerate(asked.requests):
+                begins = True
+                async with aclosing(worker.pieces(request, begun)) as pieces:
+                    async for piece in pieces:
+                        if begins and writer.chat:
+                            yield writer.first(number)
+                        begins, opened = False, True
+                        if piece.text or piece.choices:
+                            yield writer.text(number, piece.text, piece.choices)
+                        if piece.answer is not None:
+                            answers.append(piece.answer)
+                            yield writer.last(number, piece.answer)
+        if asked.include_usage:
+            yield writer.counts(answers)
+        yield DONE
+    except MGMError as error:
+        if not opened:
+            raise
+        yield event(error_body(str(error), "server_error"))
+
+
+async def _published_stream(worker: Worker, body: Any) -> AsyncGenerator[bytes]:
+    """NUL-framed JSON; each frame has all the text so far, the prompt before it, as published."""
+    begun = time.perf_counter()
+    text = ""
+    try:
+        async with worker.answering("published"):
+            request = await worker.in_thread(_published_request, worker, body)
+            text = request.prompt
+            yield frame(text)
+            async with aclosing(worker.pieces(request, begun)) as pieces:
+                async for piece in pieces:
+                    text += piece.text
+                    if piece.answer is None:
+                        yield frame(text)
+                    else:
+                        yield frame(text, finish_reason=piece.answer.finish_reason)
+    except MGMError as error:
+        yield frame(str(error), FAULT)
+    except Exception as error:
+        logger.exception("a defect", exc_info=error)
+        yield frame("the server failed; see its log", FAULT)
+
+
+def _published_request(worker: Worker, body: Any) -> engine_request.Request:
+    """The request in a published body: a prompt that is written out, and images in base64."""
+    if not isinstance(body, dict) or not isinstance(body.get("prompt"), str):
+        raise BadRequestError("prompt: give the text that the model reads", "prompt")
+    sources = body.get("images") or []
+    if not isinstance(sources, list) or len(sources) > MAX_IMAGES:
+        raise BadRequestError(f"images: give a list of at most {MAX_IMAGES}", "images")
+    prompt = body["prompt"]
+    if prompt.count(IMAGE_MARKER) != len(sources):
+        raise BadRequestError(
+            f"the prompt has {prompt.count(IMAGE_MARKER)} {IMAGE_MARKER} for {len(sources)} images",
+            "images",
+        )
+    stop = body.get("stop")
+    numbers = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 256}
+    given = {name: body.get(name, default) for name, default in numbers.items()}
+    try:
+        temperature, top_p = float(given["temperature"]), float(given["top_p"])
+        limit = max(1, min(int(given["max_new_tokens"]), worker.limits.tokens))
+    except (TypeError, ValueError) as error:
+        raise BadRequestError(f"one of these is no number: {given}") from error
+    return engine_request.Request(
+        prompt,
+        images=[
+            worker.images.open(source, f"image {number} of {len(sources)}")
+            for number, source in enumerate(sources, start=1)
+        ],
+        # Compat: published workers take anything below as greedy.
+        temperature=temperature if temperature > 0.001 else 0.0,
+        top_p=top_p,
+        max_new_tokens=limit,
+        stop=[stop] if isinstance(stop, str) and stop else [],
+        raw=True,
+    )

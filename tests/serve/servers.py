@@ -1,0 +1,90 @@
+"""Servers that really listen, in a thread of the test or in processes of their own."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(app: FastAPI) -> Generator[str]:
+    """The address of an application that is served meanwhile."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def start(module: str, *words: str) -> subprocess.Popen[str]:
+    """A program of mgm.serve in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"mgm.serve.{module}", *words],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    """Until it holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.05)
+
+
+def ask(url: str, body: Any = None, timeout: float = 60, **headers: str) -> tuple[int, Any]:
+    """Status and JSON of a request; a POST where there is a body."""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return response.status, json.loads(response.read() or b"null")
+    except urllib.error.HTTPError as error:
+        content = error.read()
+        return error.code, json.loads(content) if content.startswith(b"{") else content
+
+
+def is_up(address: str) -> bool:
+    with contextlib.suppress(OSError):
+        return ask(f"{address}/health", timeout=2)[0] == 200
+    return False
+
+
+def frames(url: str, body: Any, timeout: float = 60) -> list[dict[str, Any]]:
+    """The frames of a published stream, read as the published page reads them."""
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        return [json.loads(part) for part in response.read().split(b"\0") if part]
