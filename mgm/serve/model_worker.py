@@ -3,129 +3,22 @@
 python -m mgm.serve.model_worker --model-path playground/mgm-nano --port 40000
 """
 
-import argparse
-import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from fastapi import FastAPI
-
-from mgm.engine.engine import load
-from mgm.errors import MGMError, Parser, run_command
-from mgm.serve.heart import Heart
-from mgm.serve.network_images import NetworkImages
-from mgm.serve.running import add_server_options, api_keys, serve
-from mgm.serve.worker import Limits, Worker, worker_application
-
-logger = logging.getLogger("mgm.serve")
+from mgm.errors import MGMError, one_line, run_command
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Load the model and serve it; returns the exit status."""
-    options = parse(words)
-    keys = api_keys(options)
-    quantize = "llm-int8" if options.load_8bit else "int4" if options.load_4bit else None
-    attention = "flash_attention_2" if options.use_flash_attn else None
-    engine = load(
-        options.model_path,
-        device=options.device,
-        quantize=quantize,
-        base=options.model_base,
-        attention=attention,
-    )
-    if options.conv_mode is not None:
-        engine.use_template(options.conv_mode)
-    name = options.model_name or _name(options.model_path)
-    worker = Worker(
-        engine,
-        (name,),
-        Limits(
-            options.limit_model_concurrency,
-            options.queue,
-            options.max_new_tokens,
-            options.max_seconds,
-        ),
-        NetworkImages(options.allow_private_urls),
-    )
-    address = options.worker_address or f"http://localhost:{options.port}"
-    heart = None
-    if not options.no_register:
-        key = keys[0] if keys else None
-        heart = Heart(worker.status, address, options.controller_address, key)
-
-    @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncGenerator[None]:
-        if heart is not None:
-            heart.start()
-        yield
-        if heart is not None:
-            heart.stop()
-
-    app = worker_application(worker, api_keys=keys, origins=options.cors_origin)
-    app.router.lifespan_context = living
-    logger.info("%s on http://%s:%d", name, options.host, options.port)
-    return serve(app, options, worker.admission)
-
-
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+    """Run the program; returns its exit status.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: an option is wrong, or the packages for serving are not installed.
     """
-    parser = Parser(prog="python -m mgm.serve.model_worker", description="Serve a model.")
-    add_server_options(parser, port=21002)
-    add = parser.add_argument
-    add("--worker-address", "--worker", metavar="URL", help="where others reach this worker")
-    add(
-        "--controller-address",
-        "--controller",
-        metavar="URL",
-        default="http://localhost:21001",
-        help="default: http://localhost:21001",
-    )
-    add("--no-register", action="store_true", help="serve without a controller")
-    add("--model-path", required=True, metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
-    add("--model-name", metavar="NAME", help="what clients call it; default: the folder's name")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
-    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
-    add("--load-8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
-    add("--load-4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
-    add("--use-flash-attn", action="store_true", help="package flash-attn, on a GPU")
-    add(
-        "--limit-model-concurrency",
-        type=int,
-        default=16,
-        metavar="N",
-        help="answers that are written at once, default 16",
-    )
-    add("--queue", type=int, default=64, metavar="N", help="requests that wait, default 64")
-    add("--max-new-tokens", type=int, default=4096, metavar="N", help="of an answer, at most")
-    add("--max-seconds", type=float, default=600, metavar="S", help="of an answer, at most")
-    add("--allow-private-urls", action="store_true", help="fetch images from private networks too")
-    # Compat: pieces are sent as they come, and what sees images is always there.
-    add("--stream-interval", type=int, default=1, help=argparse.SUPPRESS)
-    add("--multi-modal", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    for name in ("limit_model_concurrency", "max_new_tokens"):
-        if getattr(options, name) < 1:
-            flag = name.replace("_", "-")
-            raise MGMError(f"--{flag} {getattr(options, name)}: give a number from 1")
-    if options.queue < 0 or options.max_seconds <= 0:
-        raise MGMError("--queue and --max-seconds: give positive numbers")
-    if options.load_8bit and options.load_4bit:
-        raise MGMError("--load-8bit beside --load-4bit: choose one")
-    return options
-
-
-def _name(path: str) -> str:
-    """As published: the folder's name, and that of the one above where it is a checkpoint's."""
-    folder = Path(path)
-    if folder.name.startswith("checkpoint-"):
-        return f"{folder.parent.name}_{folder.name}"
-    return folder.name
+    try:
+        from mgm.serve import worker_program
+    except ImportError as error:
+        raise MGMError(f"{one_line(error)}; pip install -e '.[serve]'") from error
+    return worker_program.main(words)
 
 
 if __name__ == "__main__":
