@@ -4,16 +4,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CONFIG_FIELDS
-from mgm.data.images import open_image
+from mgm.data.images import ImageSource
 from mgm.data.model_card import model_card
 from mgm.data.processor import MGMProcessor
 from mgm.data.stops import Stops, align_generation, stops_of
@@ -21,8 +20,9 @@ from mgm.data.templates import get_template
 from mgm.data.tokenizer import vocabulary_size
 from mgm.engine.beam_search import search
 from mgm.engine.device import choose_device, choose_dtype
-from mgm.engine.feature_cache import FeatureCache, image_key
+from mgm.engine.feature_cache import FeatureCache
 from mgm.engine.generation import Generation
+from mgm.engine.image_encoder import ImageEncoder
 from mgm.engine.request import Answer, Request
 from mgm.engine.sampler import Choice
 from mgm.engine.scheduler import Scheduler
@@ -33,8 +33,6 @@ from mgm.model.config import MGMConfig
 from mgm.model.hub import checkpoint_folder
 from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
-
-IMAGES_AT_ONCE = 8  # that go through the towers together
 
 
 def load(
@@ -140,7 +138,6 @@ class Engine:
         model: the model.
         processor: its processor.
         template: how prompts are written.
-        features: encoded images, so that a second question about an image encodes nothing.
         scheduler: writes the answers of all requests together.
         turn: held by who uses the scheduler.
 
@@ -152,13 +149,12 @@ class Engine:
         _check_match(model.config, processor)
         self.model = model
         self.processor = processor
-        self.features = FeatureCache()
+        self._encoder = ImageEncoder(model, processor)
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
         self.scheduler = Scheduler(model, self._vocabulary, prefix_bytes=_prefix_bytes(model))
         self.turn = RLock()
-        self._seeing = Lock()  # one after the other: the first is answered while others are seen
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
@@ -311,57 +307,32 @@ class Engine:
             or torch.iinfo(torch.int32).max
         )
 
-    def encode_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
+    def encode_images(self, images: Sequence[ImageSource]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
-        return self._features(images, self._keys(images))
+        labels = [f"image {number} of {len(images)}" for number in range(1, len(images) + 1)]
+        return self._encoder.encode(images, labels)[1]
 
-    def _keys(self, images: Sequence[Image.Image]) -> list[bytes]:
-        settings = f"{self.processor.image_processor.to_json_string()} {self.model.dtype}"
-        return [image_key(image, settings) for image in images]
-
-    def _features(self, images: Sequence[Image.Image], keys: Sequence[bytes]) -> list[Tensor]:
-        known: dict[bytes, Tensor] = {}
-        todo: dict[bytes, Image.Image] = {}
-        for key, image in dict(zip(keys, images, strict=True)).items():
-            features = self.features.get(key)
-            if features is None:
-                todo[key] = image
-            else:
-                known[key] = features
-        names = list(todo)
-        for start in range(0, len(names), IMAGES_AT_ONCE):
-            group = names[start : start + IMAGES_AT_ONCE]
-            for key, features in zip(group, self._encode([todo[k] for k in group]), strict=True):
-                known[key] = features
-                self.features.put(key, features)
-        return [known[key] for key in keys]
-
-    @torch.inference_mode()
-    def _encode(self, images: list[Image.Image]) -> list[Tensor]:
-        pixels = self.processor.image_processor(images, do_normalize=False)
-        tensors = {name: tensor.to(self.model.device) for name, tensor in pixels.items()}
-        # Copies, so that a cached image does not keep the whole group in memory.
-        return [features.clone() for features in self.model.get_image_features(**tensors)]
+    @property
+    def features(self) -> FeatureCache:
+        """Encoded images, so that a second question about an image encodes nothing."""
+        return self._encoder.features
 
     def _prepare(self, requests: Sequence[Request], labels: Sequence[str]) -> list[Generation]:
         prompts = [
             self._encode_prompt(request, label)
             for request, label in zip(requests, labels, strict=True)
         ]
-        images = [
-            open_image(source, f"{label}image {index} of {len(request.images)}")
-            for request, label in zip(requests, labels, strict=True)
-            for index, source in enumerate(request.images, start=1)
-        ]
-        keys = self._keys(images)
-        with self._seeing:
-            features = iter(self._features(images, keys))
-        keys_left = iter(keys)
+        sources, names = [], []
+        for request, label in zip(requests, labels, strict=True):
+            sources += request.images
+            count = len(request.images)
+            names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
+        keys, features = map(iter, self._encoder.encode(sources, names))
         return [
             Generation(
                 request,
                 ids,
-                self._names(ids, [next(keys_left) for _ in request.images]),
+                self._names(ids, [next(keys) for _ in request.images]),
                 [next(features) for _ in request.images],
                 self.processor.tokenizer,
                 Stops(self._stops.ids, (*self._stops.texts, *request.stop)),

@@ -11,14 +11,14 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from mgm.data.images import download, open_image
+from mgm.data.images import download
 from mgm.errors import MGMError
 
 MAX_PIXELS = 64 * 2**20  # of one image
 
 
 class NetworkImages:
-    """Opens images of requests.
+    """Fetches images of requests.
 
     Args:
         allow_private: whether URLs may lead to private, loopback and link-local addresses.
@@ -43,15 +43,15 @@ class NetworkImages:
         ):
             self._opener.add_handler(handler)
 
-    def open(self, source: object, label: str) -> Image.Image:
-        """An RGB image.
+    def fetch(self, source: object, label: str) -> bytes:
+        """The bytes of an image file, which may be damaged.
 
         Args:
             source: a data URL, an http(s) URL, or the image file in base64.
             label: which image it is; errors begin with it.
 
         Raises:
-            MGMError: it is none of these, cannot be reached, or is no image.
+            MGMError: it is none of these, cannot be reached, or has too many pixels.
         """
         if not isinstance(source, str) or not source:
             raise MGMError(f"{label}: is no text; give a data URL, an http(s) URL, or base64")
@@ -65,7 +65,7 @@ class NetworkImages:
         else:
             content = _decode(source, label)
         self._check_size(content, label)
-        return open_image(content, label)
+        return content
 
     def _check_size(self, content: bytes, label: str) -> None:
         """Look at the header before anything is decoded."""

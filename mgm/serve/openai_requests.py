@@ -4,15 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image
-
 from mgm.data.templates import IMAGE_MARKER
 from mgm.engine.request import Request
 from mgm.errors import MGMError
 
 MAX_CHOICES = 16
 MAX_IMAGES = 32  # of a request
-OpenImage = Callable[[object, str], Image.Image]
+FetchImage = Callable[[object, str], bytes]
 
 # What has a meaning that cannot be kept; values that change nothing are let through.
 _REFUSED: dict[str, Sequence[object]] = {
@@ -64,13 +62,13 @@ class Asked:
 
 
 def chat_request(
-    body: object, open_image: OpenImage, limit: int, takes_system: bool = True
+    body: object, fetch_image: FetchImage, limit: int, takes_system: bool = True
 ) -> Asked:
     """The request of a chat completion.
 
     Args:
         body: parsed JSON.
-        open_image: opens what an `image_url` names.
+        fetch_image: gets the bytes of what an `image_url` names.
         limit: tokens of an answer where the body names no other.
         takes_system: whether the model's template has a place for a system text; else it comes
             before the first question.
@@ -89,7 +87,7 @@ def chat_request(
         raise BadRequestError(f"logprobs is {wanted!r}; give true or false", "logprobs")
     settings["logprobs"] = _whole(fields, "top_logprobs", 0, 20) or 0 if wanted else None
     images = [
-        open_image(source, f"image {number} of {len(sources)}")
+        fetch_image(source, f"image {number} of {len(sources)}")
         for number, source in enumerate(sources, start=1)
     ]
     if system and not takes_system:

@@ -77,7 +77,7 @@ class Worker:
         engine: the model.
         names: what it is called; the first is its own.
         limits: of requests.
-        images: opens the images of requests.
+        images: fetches the images of requests.
     """
 
     engine: Engine
@@ -187,7 +187,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
         takes_system = bool(worker.engine.template.layout.system)
 
         def read() -> Asked:
-            return chat_request(body, worker.images.open, worker.limits.tokens, takes_system)
+            return chat_request(body, worker.images.fetch, worker.limits.tokens, takes_system)
 
         return await _openai(worker, read, True)
 
@@ -342,7 +342,7 @@ def _published_request(worker: Worker, body: Any) -> engine_request.Request:
     return engine_request.Request(
         prompt,
         images=[
-            worker.images.open(source, f"image {number} of {len(sources)}")
+            worker.images.fetch(source, f"image {number} of {len(sources)}")
             for number, source in enumerate(sources, start=1)
         ],
         # Compat: published workers take anything below as greedy.

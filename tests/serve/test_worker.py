@@ -324,7 +324,7 @@ def test_redirects_are_looked_at_too(monkeypatch):
     monkeypatch.setattr(module, "public_address", public)
     try:
         with pytest.raises(MGMError, match="no public address"):
-            NetworkImages().open(f"http://127.0.0.1:{port}/a.png", "image 1")
+            NetworkImages().fetch(f"http://127.0.0.1:{port}/a.png", "image 1")
     finally:
         service.shutdown()
         service.server_close()
@@ -337,7 +337,7 @@ def test_images_with_too_many_pixels_are_not_decoded():
     Image.new("1", (30_000, 30_000)).save(content, "PNG")
     text = base64.b64encode(content.getvalue()).decode()
     with pytest.raises(MGMError, match="more than 67,108,864 pixels"):
-        NetworkImages().open(text, "image 1")
+        NetworkImages().fetch(text, "image 1")
 
 
 def test_bodies(address):

@@ -1,0 +1,277 @@
+"""Chats over images, through our worker and through one of the published shape.
+
+    python -m benchmarks.serve [--users 16] [--rounds 3] [--soak 1000]
+
+Each user asks about an image, and then once more in the same conversation; both workers get the
+same bodies, one after the other, by the published endpoint. With `--soak` our worker also gets so
+many mixed requests (texts, images, two images, cancelled, malformed, oversized), and its memory is
+watched. Writes benchmarks/results/serve.json.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import itertools
+import json
+import os
+import platform
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from PIL import Image
+
+import mgm
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "playground" / "mgm-nano"
+IMAGES = sorted((ROOT / "images").glob("*.png"))
+RESULTS = ROOT / "benchmarks" / "results" / "serve.json"
+QUESTIONS = ("Describe the image in detail.", "What does the top line say?", "What is in it?")
+LIMIT = 64  # tokens of an answer
+OURS = ("mgm.serve.model_worker", "--no-register")
+PUBLISHED = ("benchmarks.published_worker",)
+Answer = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description="Chats over images through two workers.")
+    parser.add_argument("--users", type=int, default=16, help="at the same time")
+    parser.add_argument("--rounds", type=int, default=3, help="chats of each user")
+    parser.add_argument("--soak", type=int, default=0, help="mixed requests to our worker")
+    options = parser.parse_args()
+    engine = mgm.load(NANO)
+    found: dict[str, Any] = {}
+    for name, words in (("published", PUBLISHED), ("ours", OURS)):
+        with worker(words) as (address, _):
+            asyncio.run(chats(address, engine, 2, 1))  # what is loaded at first
+            begun = time.perf_counter()
+            answers = asyncio.run(chats(address, engine, options.users, options.rounds))
+            found[name] = figures(answers, time.perf_counter() - begun)
+        print(name, json.dumps(found[name]))
+    ours, published = found["ours"], found["published"]
+    found["ratios"] = {
+        "tokens_per_second": ours["tokens_per_second"] / published["tokens_per_second"],
+        "first_token_p95": ours["first_token_p95"] / published["first_token_p95"],
+        "second_turn": ours["second_turn_alone"] / ours["first_turn_alone"],
+        "same_answers": statistics.mean(
+            one == other
+            for one, other in zip(ours.pop("texts"), published.pop("texts"), strict=True)
+        ),
+    }
+    print("ratios", json.dumps(found["ratios"]))
+    if options.soak:
+        found["soak"] = soak(engine, options.soak)
+        print("soak", json.dumps(found["soak"]))
+    found["machine"] = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "users": options.users,
+        "rounds": options.rounds,
+    }
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def worker(words: Sequence[str]) -> Generator[tuple[str, psutil.Process]]:
+    """A worker's address and process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", *words, "--model-path", str(NANO), "--port", port]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        address = f"http://localhost:{port}"
+        asyncio.run(until_up(address))
+        yield address, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def until_up(address: str) -> None:
+    """Wait for a worker."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            with suppress(aiohttp.ClientError):
+                async with session.get(f"{address}/health"):
+                    return
+            await asyncio.sleep(0.2)
+
+
+async def chats(address: str, engine: mgm.Engine, users: int, rounds: int) -> list[Answer]:
+    """All answers of all users, each of whom asks when the answer before is there."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+
+        async def user(number: int) -> list[Answer]:
+            answers = []
+            for turn in range(rounds):
+                image = own_image(number, turn)
+                answers += await chat(session, address, engine, image, QUESTIONS[number % 3])
+            return answers
+
+        of_users = await asyncio.gather(*[user(number) for number in range(users)])
+        if users > 2:  # and once alone
+            alone = await chat(session, address, engine, own_image(0, 255), QUESTIONS[0])
+            for answer in alone:
+                answer["alone"] = True
+            of_users.append(alone)
+    return list(itertools.chain(*of_users))
+
+
+def own_image(user: int, turn: int) -> bytes:
+    """An image that nobody else asks about: it has a pixel of its own."""
+    content = io.BytesIO()
+    with Image.open(IMAGES[(user + turn) % len(IMAGES)]) as image:
+        image = image.convert("RGB")
+    image.putpixel((0, 0), (user % 256, turn % 256, 0))
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+async def chat(
+    session: aiohttp.ClientSession, address: str, engine: mgm.Engine, image: bytes, question: str
+) -> list[Answer]:
+    """Two turns about one image."""
+    history: list[tuple[str, str]] = []
+    answers = []
+    for turn, text in enumerate((question, "Are you sure?")):
+        request = mgm.Request(text, images=[image], history=history)
+        body = {
+            "model": NANO.name,
+            "prompt": engine.prompt(request),
+            "images": [base64.b64encode(image).decode()],
+            "temperature": 0,
+            "max_new_tokens": LIMIT,
+        }
+        answer = await ask(session, address, body)
+        answer["turn"] = turn
+        answer["tokens"] = len(engine.processor.tokenizer.encode(answer["text"]))
+        answers.append(answer)
+        history.append((text, answer["text"]))
+    return answers
+
+
+async def ask(session: aiohttp.ClientSession, address: str, body: dict[str, Any]) -> Answer:
+    """Text, and seconds to its first piece and to its end."""
+    begun, first, last = time.perf_counter(), None, b""
+    async with session.post(f"{address}/worker_generate_stream", json=body) as response:
+        content = b""
+        async for piece in response.content.iter_any():
+            content += piece
+            *whole, content = content.split(b"\0")
+            if whole:
+                last = whole[-1]
+                grown = len(json.loads(last)["text"]) > len(body["prompt"])
+                if first is None and grown:
+                    first = time.perf_counter() - begun
+    end = time.perf_counter() - begun
+    text = json.loads(last)["text"] if last else body["prompt"]
+    return {"text": text[len(body["prompt"]) :], "first": first or end, "end": end}
+
+
+def figures(answers: list[Answer], seconds: float) -> dict[str, Any]:
+    """What is compared."""
+    together = [answer for answer in answers if "alone" not in answer]
+    alone = [answer["first"] for answer in answers if "alone" in answer]
+    first = [answer["first"] for answer in together]
+    return {
+        "seconds": seconds,
+        "answers": len(together),
+        "tokens_per_second": sum(answer["tokens"] for answer in answers) / seconds,
+        "first_token_median": statistics.median(first),
+        "first_token_p95": statistics.quantiles(first, n=20)[-1],
+        "first_turn_alone": alone[0],
+        "second_turn_alone": alone[1],
+        "texts": [answer["text"] for answer in answers],
+    }
+
+
+def soak(engine: mgm.Engine, count: int) -> dict[str, Any]:
+    """Many requests of all kinds to our worker; its memory in the second half, and what came."""
+    with worker((*OURS, "--queue", "200", "--max-new-tokens", "64")) as (address, process):
+        return asyncio.run(mixed(address, engine, count, process))
+
+
+async def mixed(
+    address: str, engine: mgm.Engine, count: int, process: psutil.Process
+) -> dict[str, Any]:
+    """Send the requests, 16 at a time."""
+    draw = random.Random(0)
+    memory: list[int] = []
+    counts: dict[str, int] = {}
+    expected: dict[str, str] = {}
+    wrong = 0
+    places = asyncio.Semaphore(16)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+
+        async def one(number: int) -> None:
+            nonlocal wrong
+            kind = draw.choice(("text", "image", "two images", "cancelled", "malformed", "large"))
+            async with places:
+                counts[kind] = counts.get(kind, 0) + 1
+                wrong += await send(session, address, engine, kind, number, expected)
+            memory.append(process.memory_info().rss)
+
+        await asyncio.gather(*[one(number) for number in range(count)])
+        async with session.post(f"{address}/worker_get_status", json={}) as response:
+            left = (await response.json())["queue_length"]
+    half = memory[len(memory) // 2 :]
+    tenth = max(1, len(half) // 10)
+    growth = statistics.mean(half[-tenth:]) / statistics.mean(half[:tenth]) - 1
+    return {"requests": counts, "wrong": wrong, "left": left, "memory_growth": growth,
+            "megabytes": half[-1] / 1e6}  # fmt: skip
+
+
+async def send(
+    session: aiohttp.ClientSession,
+    address: str,
+    engine: mgm.Engine,
+    kind: str,
+    number: int,
+    expected: dict[str, str],
+) -> bool:
+    """Send a request of a kind; returns whether its answer is wrong."""
+    count = {"image": 1, "two images": 2, "cancelled": 1}.get(kind, 0)
+    files = [IMAGES[(number + place) % len(IMAGES)] for place in range(count)]
+    text = QUESTIONS[number % 3]
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    for file in files:
+        url = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+    body: dict[str, Any] = {
+        "model": NANO.name,
+        "messages": [{"role": "user", "content": parts}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "stream": kind == "cancelled",
+    }
+    if kind == "malformed":
+        body["messages"] = [{"role": "nobody"}, number]
+    if kind == "large":
+        body["messages"] = [{"role": "user", "content": "word " * 5000}]
+    async with session.post(f"{address}/v1/chat/completions", json=body) as response:
+        if kind == "cancelled":
+            await response.content.readany()
+            return False
+        answer = await response.json()
+    if kind in ("malformed", "large"):
+        return response.status != 400
+    key = f"{text} {[file.name for file in files]}"
+    found = answer["choices"][0]["message"]["content"]
+    return expected.setdefault(key, found) != found
+
+
+if __name__ == "__main__":
+    main()
