@@ -55,9 +55,12 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name, words in (("published", PUBLISHED), ("ours", OURS)):
         with worker(words) as (address, _):
-            asyncio.run(chats(address, engine, 2, 1))  # what is loaded at first
+            asyncio.run(
+                chats(address, engine, drawn(2, 1, salt=1), salt=1)
+            )  # what is loaded at first
+            images = drawn(options.users, options.rounds, salt=0)
             begun = time.perf_counter()
-            answers = asyncio.run(chats(address, engine, options.users, options.rounds))
+            answers = asyncio.run(chats(address, engine, images, salt=0))
             found[name] = figures(answers, time.perf_counter() - begun)
         print(name, json.dumps(found[name]))
     ours, published = found["ours"], found["published"]
@@ -110,34 +113,39 @@ async def until_up(address: str) -> None:
             await asyncio.sleep(0.2)
 
 
-async def chats(address: str, engine: mgm.Engine, users: int, rounds: int) -> list[Answer]:
+def drawn(users: int, rounds: int, salt: int) -> list[list[bytes]]:
+    """An image for each chat of each user; nobody else asks about it: it has a pixel of its own."""
+    return [[own_image(user, turn, salt) for turn in range(rounds)] for user in range(users)]
+
+
+def own_image(user: int, turn: int, salt: int) -> bytes:
+    """A PNG file."""
+    content = io.BytesIO()
+    with Image.open(IMAGES[(user + turn) % len(IMAGES)]) as image:
+        image = image.convert("RGB")
+    image.putpixel((0, 0), (user % 256, turn % 256, salt))
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+async def chats(
+    address: str, engine: mgm.Engine, images: list[list[bytes]], salt: int
+) -> list[Answer]:
     """All answers of all users, each of whom asks when the answer before is there."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def user(number: int) -> list[Answer]:
             answers = []
-            for turn in range(rounds):
-                image = own_image(number, turn)
+            for image in images[number]:
                 answers += await chat(session, address, engine, image, QUESTIONS[number % 3])
             return answers
 
-        of_users = await asyncio.gather(*[user(number) for number in range(users)])
-        if users > 2:  # and once alone
-            alone = await chat(session, address, engine, own_image(0, 255), QUESTIONS[0])
-            for answer in alone:
-                answer["alone"] = True
-            of_users.append(alone)
+        of_users = await asyncio.gather(*[user(number) for number in range(len(images))])
+        alone = await chat(session, address, engine, own_image(0, 255, salt), QUESTIONS[0])
+        for answer in alone:
+            answer["alone"] = True
+        of_users.append(alone)
     return list(itertools.chain(*of_users))
-
-
-def own_image(user: int, turn: int) -> bytes:
-    """An image that nobody else asks about: it has a pixel of its own."""
-    content = io.BytesIO()
-    with Image.open(IMAGES[(user + turn) % len(IMAGES)]) as image:
-        image = image.convert("RGB")
-    image.putpixel((0, 0), (user % 256, turn % 256, 0))
-    image.save(content, "PNG")
-    return content.getvalue()
 
 
 async def chat(

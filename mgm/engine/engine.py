@@ -2,9 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from threading import RLock
+from threading import Condition
 
 import numpy as np
 import torch
@@ -21,10 +22,10 @@ from mgm.data.tokenizer import vocabulary_size
 from mgm.engine.beam_search import search
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache
-from mgm.engine.generation import Generation
+from mgm.engine.generation import Generation, Piece
 from mgm.engine.image_encoder import ImageEncoder
+from mgm.engine.loop import Loop
 from mgm.engine.request import Answer, Request
-from mgm.engine.sampler import Choice
 from mgm.engine.scheduler import Scheduler
 from mgm.errors import MGMError, faults_of, one_line
 from mgm.model.attention import set_attention
@@ -108,7 +109,7 @@ class Stream(Iterator[str]):
                     if self._generation.fault is not None:
                         raise self._generation.fault
                     raise StopIteration
-                self._engine.scheduler.step()
+                self._engine.go_on()
 
     def close(self) -> None:
         """Write no more; what was held back still comes."""
@@ -118,12 +119,6 @@ class Stream(Iterator[str]):
     def __del__(self) -> None:
         if self._generation.finish_reason is None:
             self.close()  # nobody reads it any more
-
-    @property
-    def choices(self) -> list[Choice]:
-        """The tokens so far."""
-        with self._engine.turn:
-            return list(self._generation.choices)
 
     @property
     def answer(self) -> Answer:
@@ -154,7 +149,8 @@ class Engine:
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
         self.scheduler = Scheduler(model, self._vocabulary, prefix_bytes=_prefix_bytes(model))
-        self.turn = RLock()
+        self.turn = Condition()
+        self._loop: Loop | None = None
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
@@ -255,10 +251,9 @@ class Engine:
             ]
             generations = self._submit(group, labels)
             for generation in generations:
-                while generation.finish_reason is None:
-                    with self.turn:
-                        if generation.finish_reason is None:
-                            self.scheduler.step()
+                with self.turn:
+                    while generation.finish_reason is None:
+                        self.go_on()
             answers += [generation.answer() for generation in generations]
         return answers
 
@@ -270,16 +265,56 @@ class Engine:
         """
         return Stream(self, self._submit([request], [""])[0])
 
+    def listen(self, request: Request, listener: Callable[[Piece], None]) -> Stream:
+        """Answer one request, and tell a listener of every piece; `start` has to be called before.
+
+        Args:
+            request: what is asked.
+            listener: gets the pieces, the last one with the answer or the fault. The thread that
+                writes calls it: it must not wait.
+
+        Raises:
+            MGMError: an image cannot be opened, or the prompt is too long.
+        """
+        (generation,) = self._prepare([request], [""])
+        generation.listener = listener
+        self._enqueue(request, generation)
+        return Stream(self, generation)
+
+    def start(self) -> None:
+        """Compute in a thread of its own from now on: for servers, which many ask at once."""
+        if self._loop is None:
+            self._loop = Loop(self.scheduler, self.turn)
+            self._encoder.run = self._loop.run
+
+    def stop(self) -> None:
+        """End that thread, and all answers."""
+        if self._loop is not None:
+            self._loop.stop()
+            self._loop, self._encoder.run = None, lambda call: call()
+
+    def go_on(self) -> None:
+        """Write a token of every answer, or wait until another thread has; `turn` is held."""
+        if self._loop is None:
+            self.scheduler.step()
+        else:
+            self.turn.wait()
+
     def _submit(self, requests: Sequence[Request], labels: Sequence[str]) -> list[Generation]:
         """Prepare answers, and let them wait for their turns."""
         generations = self._prepare(requests, labels)
-        with self.turn:
-            for request, generation in zip(requests, generations, strict=True):
-                if request.num_beams > 1:
-                    search(self.model, generation, request.num_beams, self._vocabulary)
-                else:
-                    self.scheduler.add(generation)
+        for request, generation in zip(requests, generations, strict=True):
+            self._enqueue(request, generation)
         return generations
+
+    def _enqueue(self, request: Request, generation: Generation) -> None:
+        if request.num_beams > 1:
+            call = partial(search, self.model, generation, request.num_beams, self._vocabulary)
+            call() if self._loop is None else self._loop.run(call)
+            return
+        with self.turn:
+            self.scheduler.add(generation)
+            self.turn.notify_all()
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""

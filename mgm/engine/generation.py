@@ -1,7 +1,8 @@
 """One answer while it is being written."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +13,28 @@ from mgm.engine.request import Answer, Request
 from mgm.engine.sampler import Choice, Sampler
 from mgm.engine.text_stream import TextStream
 from mgm.errors import MGMError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer, as a listener gets it.
+
+    Attributes:
+        text: that became certain.
+        choices: tokens that were chosen since the piece before.
+        answer: all of it, with the last piece.
+        fault: why there is no answer, with the last piece.
+    """
+
+    text: str
+    choices: tuple[Choice, ...] = ()
+    answer: Answer | None = None
+    fault: MGMError | None = None
+
+    def __add__(self, later: "Piece") -> "Piece":
+        """Both as one."""
+        choices = (*self.choices, *later.choices)
+        return Piece(self.text + later.text, choices, later.answer, later.fault)
 
 
 class Generation:
@@ -29,6 +52,7 @@ class Generation:
     Attributes:
         limit: tokens of the answer, at most.
         stop_ids: tokens that end it.
+        listener: gets every piece from the thread that writes, and must not wait.
     """
 
     def __init__(
@@ -48,6 +72,8 @@ class Generation:
         self.finish_reason: str | None = None
         self.fault: MGMError | None = None  # why it could not go on
         self.cached = 0  # positions of the prompt that were known already
+        self.listener: Callable[[Piece], None] | None = None
+        self._told = 0  # tokens that the listener knows
         self.sampler = Sampler(request.sampling, prompt_ids)
         self.limit = min(request.max_new_tokens, room)
         self._seconds = request.max_seconds
@@ -85,6 +111,21 @@ class Generation:
             self._text.finish()
             if self._text.stopped:
                 self.finish_reason = "stop"
+            self.tell()
+
+    def tell(self) -> None:
+        """Give the listener, if there is one, what is new."""
+        listener = self.listener
+        if listener is None:
+            return
+        chosen = tuple(self.choices[self._told :])
+        self._told += len(chosen)
+        if self.finish_reason is None:
+            listener(Piece(self.take(), chosen))
+            return
+        self.listener = None  # this is the last piece
+        answer = self.answer() if self.fault is None else None
+        listener(Piece(self.take(), chosen, answer, self.fault))
 
     def fail(self, fault: MGMError) -> None:
         """End the answer with a fault."""

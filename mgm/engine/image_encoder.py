@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -27,6 +27,7 @@ class ImageEncoder:
 
     Attributes:
         features: of images, by their pixels and how they are seen.
+        run: calls what computes, here or in another thread.
     """
 
     def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
@@ -34,7 +35,7 @@ class ImageEncoder:
         self.processor = processor
         self.features = FeatureCache()
         self._keys: OrderedDict[bytes, bytes] = OrderedDict()  # by the bytes of image files
-        self._seeing = Lock()  # one after the other: the first is answered while others are seen
+        self.run: Callable[[Callable[[], list[Tensor]]], list[Tensor]] = lambda call: call()
 
     def encode(
         self, sources: Sequence[ImageSource], labels: Sequence[str]
@@ -79,8 +80,7 @@ class ImageEncoder:
         names = list(todo)
         for start in range(0, len(names), IMAGES_AT_ONCE):
             group = names[start : start + IMAGES_AT_ONCE]
-            with self._seeing:
-                seen = self._see([todo[key] for key in group])
+            seen = self.run(partial(self._see, [todo[key] for key in group]))
             for key, features in zip(group, seen, strict=True):
                 known[key] = features
                 self.features.put(key, features)

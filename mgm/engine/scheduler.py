@@ -119,13 +119,14 @@ class Scheduler:
                 f"the device has too little memory for {len(self.writing) + 1} answers at once "
                 f"({one_line(error)[:200]}); ask for fewer, or shorter ones"
             )
-            self._fail(fault)
+            self.end(fault)
             raise fault from error
         except BaseException as error:
-            self._fail(MGMError(f"the model failed: {one_line(error)[:300]}"))
+            self.end(MGMError(f"the model failed: {one_line(error)[:300]}"))
             raise
 
-    def _fail(self, fault: MGMError) -> None:
+    def end(self, fault: MGMError) -> None:
+        """End all answers with a fault."""
         reading = [] if self._reading is None else [self._reading.generation]
         for generation in (*self.waiting, *self.writing, *reading):
             generation.fail(fault)
@@ -204,6 +205,7 @@ class Scheduler:
         for generation, choice in zip(generations, chosen, strict=True):
             if generation.finish_reason is None:
                 generation.push(choice)
+                generation.tell()
 
     def _leave(self) -> None:
         """Give the rows of answers that have ended to others; what they hold may come again."""

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from mgm.errors import MGMError, one_line
 from mgm.serve.admission import Admission
 
+SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
 DRAIN = 600  # seconds for what is running when the program is asked to end
 
 
@@ -59,6 +60,8 @@ def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None
             f"--host {options.host} --port {options.port}: cannot be listened at ({reason}); "
             "choose another port"
         ) from error
+    # What computes gives the interpreter up at every operation, and else gets it back 5 ms later.
+    sys.setswitchinterval(SWITCH)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN
     )

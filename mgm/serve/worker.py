@@ -1,5 +1,6 @@
 """A model behind HTTP: the published endpoints of a worker, and the OpenAI API."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -15,8 +16,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from mgm.data.templates import IMAGE_MARKER
 from mgm.engine import request as engine_request
 from mgm.engine.engine import Engine, Stream
+from mgm.engine.generation import Piece
 from mgm.engine.request import Answer
-from mgm.engine.sampler import Choice
 from mgm.errors import MGMError
 from mgm.serve.admission import Admission, FullError
 from mgm.serve.application import application, json_body
@@ -54,21 +55,6 @@ class Limits:
     seconds: float | None = 600.0
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer.
-
-    Attributes:
-        text: that became certain.
-        choices: tokens that were chosen since the piece before.
-        answer: all of it, with the last piece.
-    """
-
-    text: str
-    choices: tuple[Choice, ...] = ()
-    answer: Answer | None = None
-
-
 @dataclass
 class Worker:
     """A model that answers.
@@ -87,6 +73,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.engine.scheduler.rows = self.limits.concurrency
+        self.engine.start()
         self.admission = Admission(self.limits.concurrency, self.limits.queue)
         self.metrics = WorkerMetrics(self.engine, self.admission)
         self.created = int(time.time())
@@ -121,21 +108,31 @@ class Worker:
     async def pieces(self, request: engine_request.Request, begun: float) -> AsyncGenerator[Piece]:
         """An answer, piece by piece; where the reader leaves, it is cancelled."""
         limited = replace(request, max_seconds=self.limits.seconds)
-        stream: Stream = await self.in_thread(self.engine.stream, limited)
-        told = 0
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Piece]()
+
+        def told(piece: Piece) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+        stream: Stream = await self.in_thread(self.engine.listen, limited, told)
+        begins, ended = True, False
         try:
-            while (text := await self.in_thread(next, stream, None)) is not None:
-                if not told:
+            while not ended:
+                piece = await queue.get()
+                while not queue.empty():  # who is slow to send sends more at once
+                    piece = piece + queue.get_nowait()
+                if begins and piece.text:
                     self.metrics.first_token.observe(time.perf_counter() - begun)
-                chosen = stream.choices
-                yield Piece(text, tuple(chosen[told:]))
-                told = max(len(chosen), 1)
-            answer = stream.answer
-            self.metrics.count(answer)
-            yield Piece("", answer.choices[told:], answer)
+                    begins = False
+                ended = piece.answer is not None or piece.fault is not None
+                if piece.fault is not None:
+                    raise piece.fault
+                if piece.answer is not None:
+                    self.metrics.count(piece.answer)
+                yield piece
         finally:
-            with anyio.CancelScope(shield=True):
-                await self.in_thread(stream.close)
+            if not ended:
+                with anyio.CancelScope(shield=True):
+                    await self.in_thread(stream.close)
 
     def status(self) -> dict[str, Any]:
         """What published controllers ask for."""
@@ -307,9 +304,9 @@ async def _published_stream(worker: Worker, body: Any) -> AsyncGenerator[bytes]:
             async with aclosing(worker.pieces(request, begun)) as pieces:
                 async for piece in pieces:
                     text += piece.text
-                    if piece.answer is None:
+                    if piece.answer is None and piece.text:
                         yield frame(text)
-                    else:
+                    elif piece.answer is not None:
                         yield frame(text, finish_reason=piece.answer.finish_reason)
     except MGMError as error:
         yield frame(str(error), FAULT)
