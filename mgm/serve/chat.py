@@ -25,6 +25,7 @@ class Chat:
         images: what it is about.
         settings: a request that says how to answer.
         report: is told what the user should know besides the answers.
+        suffix: stands behind every question.
 
     Attributes:
         details: two lines, of prompt and of token counts and times of the last answer.
@@ -36,13 +37,20 @@ class Chat:
         images: Sequence[Image.Image],
         settings: Request,
         report: Callable[[str], None],
+        suffix: str = "",
     ) -> None:
+        self._suffix = suffix
         self._engine = engine
         self._images = images
         self._settings = settings
         self._report = report
         self.details = ""
         self._history: list[tuple[str, str]] = []
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """Questions and answers so far."""
+        return list(self._history)
 
     def ask(self, question: str) -> Generator[str, None, None]:
         """The answer, piece by piece; what was read of it belongs to the conversation.
@@ -55,6 +63,7 @@ class Chat:
                 it, too.
         """
         self._check_markers(question)
+        question += self._suffix
         request = self._request(question, self._history)
         enough = min(request.max_new_tokens, self._engine.context // ANSWER_SHARE)
         while request.history and self._engine.room(request) < enough:

@@ -25,36 +25,51 @@ from mgm.data.templates import get_template
 from mgm.engine.engine import Engine, load
 from mgm.engine.request import Request
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
-from mgm.serve.chat import Chat
+from mgm.serve.image_generation import SDXL, Drawer
+from mgm.serve.ocr import load_reader
+from mgm.serve.session import Session
 
 USER, ASSISTANT = "USER", "ASSISTANT"
-LATER = {
-    "--model-base": "give a complete checkpoint with --model-path",
-    "--load-8bit": "leave it out",
-    "--load-4bit": "leave it out",
-    "--ocr": "leave it out",
-    "--gen": "leave it out",
-}
+HISTORY = Path("~/.cache/mgm/history")  # of questions, for the next time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     options = parse(arguments)
     # Faults of options and images are found before the model loads, which takes time.
-    settings = Request("", temperature=options.temperature, max_new_tokens=options.max_new_tokens)
+    settings = Request(
+        "",
+        temperature=options.temperature,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+    )
     if options.conv_mode is not None:
         get_template(options.conv_mode)
     images = open_images(options.image_file)
+    reader = load_reader() if options.ocr else None
+    drawer = Drawer(options.gen_model) if options.gen else None
     started = time.perf_counter()
     engine = load_engine(options)
-    new_chat = partial(Chat, engine, images, settings, report)
+    new_session = partial(
+        Session,
+        engine,
+        settings,
+        report,
+        open_images,
+        images,
+        options.image_file,
+        reader,
+        drawer,
+        options.output_file,
+        options.seed,
+    )
     if options.debug:
         report(f"loaded in {time.perf_counter() - started:.1f} s, {engine.model.device}")
     lines = sys.stdin or io.StringIO()  # None where standard input was closed from the beginning
     if lines.isatty():
-        talk(new_chat(), options.debug)
+        talk(new_session(), options.debug)
         return 0
-    return answer_lines(new_chat, lines, options.debug)
+    return answer_lines(new_session, lines, options.debug)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m mgm.serve.cli",
         description="Chat with a Mini-Gemini model. An empty line or Ctrl-D ends the chat, Ctrl-C "
         "an answer. When standard input is not a terminal, each of its lines is a question of its "
-        "own, answered in one line.",
+        "own, answered in one line. In the chat /help lists commands.",
     )
     add = parser.add_argument
     add("--model-path", required=True, metavar="FOLDER", help="the model, ours or a published one")
@@ -89,12 +104,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--debug", action="store_true", help="show prompt, token counts and times on standard error"
     )
-    for flag in LATER:
-        add(flag, nargs="?", const="", help=argparse.SUPPRESS)
+    add("--seed", type=int, metavar="N", help="makes answers and drawn images repeatable")
+    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
+    add("--load-8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
+    add("--load-4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
+    add("--ocr", action="store_true", help="read the texts in the images, as help for the model")
+    add("--gen", action="store_true", help="draw what the model asks for")
+    add(
+        "--gen-model",
+        default=SDXL,
+        metavar="FOLDER",
+        help=f"text-to-image pipeline of diffusers, default {SDXL}",
+    )
+    add(
+        "--output-file",
+        type=Path,
+        default=Path("generate.png"),
+        metavar="FILE",
+        help="where drawn images go, default generate.png",
+    )
     options = parser.parse_args(arguments)
-    for flag, remedy in LATER.items():
-        if getattr(options, flag[2:].replace("-", "_")) is not None:
-            raise MGMError(f"{flag} is not supported yet; {remedy}")
+    if options.load_8bit and options.load_4bit:
+        raise MGMError("--load-8bit beside --load-4bit: choose one")
+    if options.ocr and options.image_file is None:
+        raise MGMError("--ocr reads texts in images; give --image-file")
     return options
 
 
@@ -153,32 +186,63 @@ def load_engine(options: argparse.Namespace) -> Engine:
         warnings.simplefilter("ignore")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    texts = options.image_file is None
-    engine = load(options.model_path, device=options.device, text_only=texts)
+    # A person may bring images later.
+    texts = options.image_file is None and not (sys.stdin and sys.stdin.isatty())
+    quantize = "llm-int8" if options.load_8bit else "int4" if options.load_4bit else None
+    engine = load(
+        options.model_path,
+        device=options.device,
+        quantize=quantize,
+        base=options.model_base,
+        text_only=texts,
+    )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
     return engine
 
 
-def talk(chat: Chat, debug: bool) -> None:
+def talk(session: Session, debug: bool) -> None:
     """Chat with the person at the terminal until an empty line or the end of the input."""
-    with suppress(ImportError):  # not on Windows
-        import readline  # noqa: F401  (gives `input` its line editing)
-    while True:
-        try:
-            question = input(f"{USER}: ").strip()
-        except (EOFError, KeyboardInterrupt):
-            question = ""
-            write_output("\n")
-        if not question:
-            write_output("exit...\n")
-            return
-        try:
-            show(chat.ask(question))
-            if debug:
-                report(chat.details)
-        except MGMError as error:
-            report(f"error: {error}")
+    with remembered_lines():
+        while True:
+            try:
+                line = input(f"{USER}: ").strip()
+            except (EOFError, KeyboardInterrupt):
+                line = ""
+                write_output("\n")
+            if not line:
+                write_output("exit...\n")
+                return
+            try:
+                told = session.command(line)
+                if told is not None:
+                    report(told)
+                    continue
+                show(session.ask(line))
+                if debug:
+                    report(session.chat.details)
+            except MGMError as error:
+                report(f"error: {error}")
+
+
+@contextmanager
+def remembered_lines() -> Generator[None]:
+    """Line editing, with the questions of earlier times, where the system has it."""
+    try:
+        import readline
+    except ImportError:  # on Windows
+        yield
+        return
+    file = HISTORY.expanduser()
+    with suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(1000)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(file)
 
 
 def show(pieces: Generator[str, None, None]) -> None:
@@ -220,17 +284,17 @@ def interrupts() -> Generator[threading.Event]:
         signal.signal(signal.SIGINT, earlier)
 
 
-def answer_lines(new_chat: Callable[[], Chat], lines: TextIO, debug: bool) -> int:
+def answer_lines(new_session: Callable[[], Session], lines: TextIO, debug: bool) -> int:
     """Answer each line in one line, in a conversation of its own; returns the exit status."""
     status = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            chat = new_chat()
-            write_output(one_line("".join(chat.ask(line.strip()))) + "\n")
+            session = new_session()
+            write_output(one_line("".join(session.ask(line.strip()))) + "\n")
             if debug:
-                report(chat.details)
+                report(session.chat.details)
         except MGMError as error:
             report(f"error: line {number}: {error}")
             status = 2

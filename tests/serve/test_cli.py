@@ -170,9 +170,9 @@ def test_missing_and_foreign_checkpoints(run, tmp_path):
         (["--max-new-tokens", "0"], ["max_new_tokens is 0"]),
         (["--conv-mode", "nothing"], ["nothing", "vicuna_v1"]),
         (["--device", "tpu"], ["--device", "tpu", "mps"]),
-        (["--model-base", "vicuna"], ["--model-base", "complete checkpoint"]),
-        (["--load-4bit"], ["--load-4bit"]),
-        (["--ocr"], ["--ocr"]),
+        (["--load-8bit", "--load-4bit"], ["--load-4bit", "choose one"]),
+        (["--ocr"], ["--ocr", "--image-file"]),
+        (["--gen", "--gen-model", "nowhere"], ["nowhere", "is no pipeline"]),
         (["--colour"], ["--colour"]),
     ],
 )
