@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from mgm.train.__main__ import run
 from mgm.train.checkpoints import STATE_FILE
+from tests.model.tiny import TEXT
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +147,30 @@ def test_fsdp_learns_as_one_process(flags, alone, tmp_path, steps):
     check_same(tmp_path, expected if steps == 2 else alone)
     ours, theirs = ((folder / "config.json").read_text() for folder in (tmp_path, alone))
     assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["zero3", "fsdp"])
+def test_experts_are_divided(flags, stage1_flags, tmp_path, form):
+    """Tokens of two processes go to other experts; nobody waits for one that others do not use."""
+    folder = tmp_path / "mixtral"
+    shutil.copytree(Path(str(stage1_flags["model_name_or_path"])), folder)
+    (folder / "model.safetensors").unlink()
+    vocabulary = len(AutoTokenizer.from_pretrained(folder))
+    torch.manual_seed(0)
+    text = TEXT | {"vocab_size": vocabulary, "num_local_experts": 4, "num_experts_per_tok": 1}
+    MixtralForCausalLM(MixtralConfig(**text)).save_pretrained(folder)
+    names = ("vision_tower", "vision_tower_aux", "mm_projector_type", "mm_vision_select_layer")
+    start = {name: stage1_flags[name] for name in names}
+    flags = flags | start | {"model_name_or_path": folder, "image_size_aux": 128}
+    run(words(flags | {"per_device_train_batch_size": 2, "output_dir": tmp_path / "alone"}))
+    more: dict[str, object] = {"fsdp": "full_shard"}
+    if form == "zero3":
+        pytest.importorskip("deepspeed")
+        more = {"deepspeed": zero_settings("zero3", tmp_path)}
+    done = train_in_processes(flags | more | {"output_dir": tmp_path / "two"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_same(tmp_path / "two", tmp_path / "alone")
 
 
 @pytest.mark.slow
