@@ -73,14 +73,17 @@ def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path 
         ),
     ]
     count = _samples(data_flags.data_path)
-    if count is None:
+    if training.max_steps > 0:
+        hours = training.max_steps * batches.samples / rate / 3600
+        rows.append(("time", f"{hours:.1f} h, {training.max_steps:,} steps"))
+    elif count is None:
         hours = 1e6 / rate / 3600
         rows.append(
             ("time", f"{hours:.1f} h a million samples; {data_flags.data_path} is not here")
         )
     else:
         seen = count * training.num_train_epochs
-        steps = ceil(seen / batches.samples) if training.max_steps < 0 else training.max_steps
+        steps = ceil(seen / batches.samples)
         hours = steps * batches.samples / rate / 3600
         rows.append(("time", f"{hours:.1f} h, {steps:,} steps for {count:,} samples"))
     width = max(len(title) for title, _ in rows)

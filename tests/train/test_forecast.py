@@ -93,3 +93,11 @@ def test_samples_of_a_mixture_count_by_their_weights(tmp_path):
         flags = FLAGS | {"data_path": [str(tmp_path / file)]}
         text = forecast(flags, Batches(1, 4, 5), SCRIPTS / RELEASED["MGM-2B"])
         assert f"{samples // 20 * 3} steps for {samples} samples" in text
+
+
+def test_a_stream_takes_as_long_as_its_steps():
+    flags = FLAGS | {"data_path": ["s3://a/{0..9}.tar"], "streaming": ["True"]}
+    flags |= {"max_steps": ["1000"], "fsdp": ["full_shard"]}
+    text = forecast(flags, Batches(8, 16, 2), SCRIPTS / RELEASED["MGM-7B"])
+    assert " h, 1,000 steps" in text
+    assert "FSDP2" in text
