@@ -148,7 +148,12 @@ class Engine:
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
-        self.scheduler = Scheduler(model, self._vocabulary, prefix_bytes=_prefix_bytes(model))
+        self.scheduler = Scheduler(
+            model,
+            self._vocabulary,
+            prefix_bytes=_share_of_memory(model, 16, 2**29),
+            row_bytes=_share_of_memory(model, 3, 2**32),
+        )
         self.turn = Condition()
         self._loop: Loop | None = None
         self.use_template(processor.conversation)
@@ -419,8 +424,10 @@ def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:
             )
 
 
-def _prefix_bytes(model: MGMForConditionalGeneration) -> int:
-    """Keys and values that are kept for later prompts: a sixteenth of a GPU, 512 MB elsewhere."""
+def _share_of_memory(model: MGMForConditionalGeneration, part: int, elsewhere: int) -> int:
+    """Bytes: a GPU's memory, its weights left out, by `part`; or so many `elsewhere`."""
     if model.device.type != "cuda":
-        return 2**29
-    return torch.cuda.get_device_properties(model.device).total_memory // 16
+        return elsewhere
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    whole = torch.cuda.get_device_properties(model.device).total_memory
+    return max(whole - weights, elsewhere) // part

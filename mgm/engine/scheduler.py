@@ -46,6 +46,8 @@ class Scheduler:
         rows: answers that are written at once, at most.
         piece: positions of a prompt that are read in one step, at most.
         prefix_bytes: of keys and values that are kept for prompts that begin in the same way.
+        row_bytes: of keys and values of all answers that are written together; one alone may take
+            more.
 
     Attributes:
         prefixes: those keys and values.
@@ -63,11 +65,13 @@ class Scheduler:
         rows: int = 32,
         piece: int = 512,
         prefix_bytes: int = 2**29,
+        row_bytes: int = 2**32,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.rows = rows
         self.piece = piece
+        self.row_bytes = row_bytes
         self.prefixes = PrefixCache(prefix_bytes)
         self.waiting: deque[Generation] = deque()
         self.writing: list[Generation] = []
@@ -137,7 +141,7 @@ class Scheduler:
 
     def _read(self) -> None:
         self._leave()
-        if self._reading is None and self.waiting and len(self.writing) < self.rows:
+        if self._reading is None and self.waiting and self._has_room():
             self._reading = self._begin(self.waiting.popleft())
         reading = self._reading
         if reading is None:
@@ -166,6 +170,23 @@ class Scheduler:
         if generation.finish_reason is None:
             self._keys.add(layers)
             self.writing.append(generation)
+
+    def _has_room(self) -> bool:
+        """Whether the next answer may join those that are written: every row is as wide as any."""
+        if not self.writing:
+            return True
+        together = [*self.writing, self.waiting[0]]
+        widest = max(len(one.prompt_ids) + one.limit for one in together)
+        bytes_needed = len(together) * widest * self._position_bytes
+        return len(together) <= self.rows and bytes_needed <= self.row_bytes
+
+    @property
+    def _position_bytes(self) -> int:
+        """Of one position's keys and values in all layers."""
+        text = self.model.config.text_config
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return 2 * text.num_hidden_layers * heads * width * self.model.language_model.dtype.itemsize
 
     def _begin(self, generation: Generation) -> _Reading:
         """A prompt's embeddings, images merged, without what is known of it."""
@@ -222,6 +243,8 @@ class Scheduler:
             self._keys.remove(row)
             self.writing[row] = self.writing[-1]
             self.writing.pop()
+            if not self.writing:  # or rows would stay as wide as the longest ever was
+                self._keys = Rows(self.model.config.text_config.num_hidden_layers)
 
     def _masks(self, places: Tensor) -> Any:
         """What each row's token sees: (rows, 1, 1, columns), by kind of layer if there are two."""

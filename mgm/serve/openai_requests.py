@@ -1,5 +1,6 @@
 """Bodies of the OpenAI API as requests to the engine."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from mgm.errors import MGMError
 
 MAX_CHOICES = 16
 MAX_IMAGES = 32  # of a request
+MAX_PROMPT, MAX_SIDE = 4000, 2048  # letters, and pixels, of a drawing
 FetchImage = Callable[[object, str], bytes]
 
 # What has a meaning that cannot be kept; values that change nothing are let through.
@@ -20,7 +22,7 @@ _REFUSED: dict[str, Sequence[object]] = {
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
-    "response_format": (None, {"type": "text"}),
+    "response_format": (None, {"type": "text"}, "b64_json"),
     "audio": (None,),
     "echo": (None, False),
     "suffix": (None, ""),
@@ -116,6 +118,61 @@ def completion_request(body: object, limit: int) -> Asked:
     settings = _settings(fields, limit)
     settings["logprobs"] = _whole(fields, "logprobs", 0, 20)
     return _asked(fields, [_request(_plain(text), raw=True, **settings) for text in prompts])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn.
+
+    Attributes:
+        text: of it.
+        seeds: one for each image; None: another one every time.
+        size: width and height in pixels; None: as the pipeline likes.
+    """
+
+    text: str
+    seeds: tuple[int | None, ...]
+    size: tuple[int, int] | None
+
+
+def drawing_request(body: object, model: str) -> Drawing:
+    """The request of an image.
+
+    Args:
+        body: parsed JSON.
+        model: what draws is called; empty: nothing does.
+
+    Raises:
+        BadRequestError: it is malformed, or nothing draws here.
+    """
+    fields = _fields(body)
+    if not model or fields["model"] != model:
+        known = f"choose {model}" if model else "no image is drawn here"
+        raise BadRequestError(
+            f"the model {fields['model']!r:.100} draws nothing; {known}", "model", 404,
+            "model_not_found",
+        )  # fmt: skip
+    text = fields.get("prompt")
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROMPT:
+        raise BadRequestError(f"prompt: give a text of at most {MAX_PROMPT} letters", "prompt")
+    if fields.get("response_format") not in (None, "b64_json"):
+        raise BadRequestError("response_format: choose b64_json", "response_format")
+    count = _whole(fields, "n", 1, 4) or 1
+    seed = _whole(fields, "seed", 0, 2**62)
+    seeds = [None if seed is None else seed + number for number in range(count)]
+    return Drawing(text, tuple(seeds), _size(fields.get("size")))
+
+
+def _size(value: object) -> tuple[int, int] | None:
+    if value in (None, "auto"):
+        return None
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", value) if isinstance(value, str) else None
+    sides = tuple(map(int, found.groups())) if found else ()
+    if not sides or any(side % 8 or not 8 <= side <= MAX_SIDE for side in sides):
+        raise BadRequestError(
+            f"size is {value!r:.40}; give WIDTHxHEIGHT, multiples of 8 up to {MAX_SIDE}", "size"
+        )
+    return sides[0], sides[1]
 
 
 def _fields(body: object) -> Mapping[str, Any]:

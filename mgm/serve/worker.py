@@ -1,11 +1,14 @@
 """A model behind HTTP: the published endpoints of a worker, and the OpenAI API."""
 
 import asyncio
+import base64
+import io
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -21,6 +24,7 @@ from mgm.engine.request import Answer
 from mgm.errors import MGMError
 from mgm.serve.admission import Admission, FullError
 from mgm.serve.application import application, json_body
+from mgm.serve.image_generation import Drawer
 from mgm.serve.metrics import WorkerMetrics
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.openai_answers import DONE, Writer, error_body, event
@@ -30,6 +34,7 @@ from mgm.serve.openai_requests import (
     BadRequestError,
     chat_request,
     completion_request,
+    drawing_request,
 )
 from mgm.serve.protocol import FAULT, frame
 
@@ -64,12 +69,16 @@ class Worker:
         names: what it is called; the first is its own.
         limits: of requests.
         images: fetches the images of requests.
+        drawer: draws images of texts; None: nobody does.
+        drawer_name: what it is called.
     """
 
     engine: Engine
     names: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
     images: NetworkImages = field(default_factory=NetworkImages)
+    drawer: Drawer | None = None
+    drawer_name: str = ""
 
     def __post_init__(self) -> None:
         self.engine.scheduler.rows = self.limits.concurrency
@@ -77,6 +86,7 @@ class Worker:
         self.admission = Admission(self.limits.concurrency, self.limits.queue)
         self.metrics = WorkerMetrics(self.engine, self.admission)
         self.created = int(time.time())
+        self.drawing = anyio.Lock()  # one image after the other
         # As many threads as requests may be here, or one would wait for a thread.
         self._threads = CapacityLimiter(self.limits.concurrency + 8)
 
@@ -134,10 +144,30 @@ class Worker:
                 with anyio.CancelScope(shield=True):
                     await self.in_thread(stream.close)
 
+    async def draw(self, text: str, seed: int | None, size: tuple[int, int] | None) -> bytes:
+        """A PNG file of a text.
+
+        Raises:
+            MGMError: it cannot be drawn so.
+        """
+        if self.drawer is None:
+            raise BadRequestError("this server draws no images", status=404)
+        call = partial(self.drawer.draw, text, seed, size)
+        async with self.drawing:
+            image = await self.in_thread(call)
+        content = io.BytesIO()
+        image.save(content, "PNG")
+        return content.getvalue()
+
+    @property
+    def all_names(self) -> list[str]:
+        """Of the model, and of that which draws."""
+        return [*self.names, *([self.drawer_name] if self.drawer is not None else [])]
+
     def status(self) -> dict[str, Any]:
         """What published controllers ask for."""
         return {
-            "model_names": list(self.names),
+            "model_names": self.all_names,
             "speed": 1,
             "queue_length": self.admission.length,
         }
@@ -171,7 +201,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return models_body(worker.names, worker.created)
+        return models_body(worker.all_names, worker.created)
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
@@ -192,6 +222,14 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
     async def completions(request: Request) -> Response:
         body = await json_body(request)
         return await _openai(worker, lambda: completion_request(body, worker.limits.tokens), False)
+
+    @app.post("/v1/images/generations")
+    async def images(request: Request) -> Response:
+        asked = drawing_request(await json_body(request), worker.drawer_name)
+        async with worker.answering("images"):
+            drawn = [await worker.draw(asked.text, seed, asked.size) for seed in asked.seeds]
+        data = [{"b64_json": base64.b64encode(content).decode()} for content in drawn]
+        return JSONResponse({"created": int(time.time()), "data": data})
 
     return app
 

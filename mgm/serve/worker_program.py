@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from mgm.engine.engine import load
 from mgm.errors import MGMError, Parser
 from mgm.serve.heart import Heart
+from mgm.serve.image_generation import Drawer
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.protocol import HEART_BEAT
 from mgm.serve.running import add_server_options, api_keys, serve
@@ -45,6 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
             options.max_seconds,
         ),
         NetworkImages(options.allow_private_urls),
+        None if options.gen_model is None else Drawer(options.gen_model),
+        "" if options.gen_model is None else Path(options.gen_model).name,
     )
     address = options.worker_address or f"http://localhost:{options.port}"
     heart = None
@@ -110,6 +113,11 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--queue", type=int, default=64, metavar="N", help="requests that wait, default 64")
     add("--max-new-tokens", type=int, default=4096, metavar="N", help="of an answer, at most")
     add("--max-seconds", type=float, default=600, metavar="S", help="of an answer, at most")
+    add(
+        "--gen-model",
+        metavar="FOLDER",
+        help="text-to-image pipeline of diffusers, for /v1/images/generations",
+    )
     add("--allow-private-urls", action="store_true", help="fetch images from private networks too")
     # Compat: pieces are sent as they come, and what sees images is always there.
     add("--stream-interval", type=int, default=1, help=argparse.SUPPRESS)

@@ -71,6 +71,28 @@ def test_more_requests_than_rows(engine, pictures):
     assert together == [engine.answer([request])[0] for request in asked]
 
 
+def test_memory_decides_how_many_are_written_together(engine, pictures):
+    asked = questions(pictures)
+    expected = Engine(engine.model, engine.processor).answer(asked)
+    text = engine.model.config.text_config
+    position = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
+    engine.scheduler.row_bytes = 2 * 80 * position  # two answers of some 80 positions
+    most = 0
+    original = engine.scheduler.step
+
+    def step() -> None:
+        nonlocal most
+        original()
+        most = max(most, len(engine.scheduler.writing))
+
+    engine.scheduler.step = step
+    assert engine.answer(asked) == expected
+    assert most == 2
+    assert not engine.scheduler._keys.columns
+    engine.scheduler.row_bytes = 1  # one alone may always
+    assert engine.answer(asked) == expected
+
+
 def test_threads_share_an_engine(engine, tiny_folder, pictures):
     asked = questions(pictures) * 3
     expected = mgm.load(tiny_folder, device="cpu").answer(asked)

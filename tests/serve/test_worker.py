@@ -429,3 +429,46 @@ def test_metrics(address):
         assert value(after, name) - value(before, name) == change, name
     seconds = value(after, "mgm_request_seconds_sum") - value(before, "mgm_request_seconds_sum")
     assert 0 < seconds < time.perf_counter() - begun
+
+
+def test_drawing(folder, pipeline):
+    """The images endpoint of the official client; the same by the drawer itself."""
+    from mgm.serve.image_generation import Drawer
+
+    drawer = Drawer(str(pipeline), "cpu", steps=2)
+    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), drawer=drawer, drawer_name="sdxl")
+    with running(worker_application(worker)) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
+        found = client.images.generate(
+            model="sdxl", prompt="a cat", n=2, size="32x48", extra_body={"seed": 3}
+        )
+        images = [
+            Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in found.data or []
+        ]
+        for number, image in enumerate(images):
+            expected = drawer.draw("a cat", 3 + number, (32, 48))
+            assert image.tobytes() == expected.tobytes()
+        assert len(images) == 2
+        for change, field in (
+            ({"model": "tiny"}, "model"),
+            ({"prompt": ""}, "prompt"),
+            ({"size": "7x7"}, "size"),
+            ({"size": "huge"}, "size"),
+            ({"n": 100}, "n"),
+            ({"response_format": "url"}, "response_format"),
+        ):
+            body = {"model": "sdxl", "prompt": "a cat"} | change
+            status, answer = ask(f"{address}/v1/images/generations", body)
+            assert status in (400, 404)
+            assert answer["error"]["param"] == field
+        status, answer = ask(
+            f"{address}/v1/chat/completions", image_message("x") | {"model": "sdxl"}
+        )
+        assert status in (400, 404)
+
+
+def test_nobody_draws(address):
+    status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
+    assert status == 404
+    assert "no image is drawn here" in answer["error"]["message"]
