@@ -34,7 +34,7 @@ def start(
     return subprocess.Popen(
         [
             *(sys.executable, "-m", *(program or (*torchrun, "mgm.train"))),
-            *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 60}),
+            *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 150}),
         ],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -45,7 +45,7 @@ def start(
     )
 
 
-def check_failed(process: subprocess.Popen[str], words: str, seconds: float = 60) -> str:
+def check_failed(process: subprocess.Popen[str], words: str, seconds: float = 120) -> str:
     """It ends by itself, says these words, and leaves no process behind."""
     children = psutil.Process(process.pid).children(recursive=True)
     begun = time.monotonic()
