@@ -133,7 +133,12 @@ def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile
 
 
 def sample_tensors(
-    sample: Sample, processor: MGMProcessor, template: Template, image_folder: Path, where: str
+    sample: Sample,
+    processor: MGMProcessor,
+    template: Template,
+    image_folder: Path,
+    where: str,
+    encoded: tuple[list[int], list[int]] | None = None,
 ) -> dict[str, Tensor]:
     """What `ConversationDataset` gives for a sample.
 
@@ -143,11 +148,12 @@ def sample_tensors(
         template: the way the conversation is written.
         image_folder: where image paths begin.
         where: what errors begin with.
+        encoded: its ids and labels, where they are known.
 
     Raises:
         MGMError: an image is missing or damaged.
     """
-    ids, labels = processor.encode_segments(sample.segments(template))
+    ids, labels = encoded or processor.encode_segments(sample.segments(template))
     tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     if sample.images:
         images = [

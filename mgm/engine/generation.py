@@ -95,9 +95,7 @@ class Generation:
         self._text.push(choice.token)
         if self._text.stopped:
             self.finish("stop")
-        elif len(self.choices) >= self.limit or (
-            self._seconds is not None and time.monotonic() - self._begun > self._seconds
-        ):
+        elif len(self.choices) >= self.limit or self._late:
             self.finish("length")
 
     @property

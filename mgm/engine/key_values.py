@@ -223,11 +223,6 @@ class PrefixCache:
         while self.size > self.capacity:
             self._drop(next(iter(self._entries)))
 
-    def clear(self) -> None:
-        """Forget all of it."""
-        self._entries.clear()
-        self.size = 0
-
     def _drop(self, number: int) -> None:
         self.size -= self._entries.pop(number).size
 

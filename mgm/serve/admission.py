@@ -61,10 +61,3 @@ class Admission:
         finally:
             self.running -= 1
             self._places.release()
-
-    async def drain(self, seconds: float) -> None:
-        """Let nobody in any more, and wait until all have left, or so long."""
-        self.closed = True
-        with anyio.move_on_after(seconds):
-            while self.length:
-                await anyio.sleep(0.05)

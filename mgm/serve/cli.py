@@ -22,10 +22,11 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.data.images import open_image
 from mgm.data.templates import get_template
-from mgm.engine.engine import Engine, load
+from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 from mgm.serve.image_generation import SDXL, Drawer
+from mgm.serve.model_options import add_model_options, check_model_options, load_model_of
 from mgm.serve.ocr import load_reader
 from mgm.serve.session import Session
 
@@ -84,15 +85,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "an answer. When standard input is not a terminal, each of its lines is a question of its "
         "own, answered in one line. In the chat /help lists commands.",
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model-path", required=True, metavar="FOLDER", help="the model, ours or a published one")
     add(
         "--image-file",
         metavar="IMAGES",
         help="files or http(s) URLs, separated by commas; without it the chat is text alone",
     )
     add("--device", choices=("cuda", "cpu", "mps"), help="default: the fastest that is there")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
     add("--temperature", type=float, default=0.2, help="0: always the likeliest word (default 0.2)")
     add(
         "--max-new-tokens",
@@ -105,9 +105,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--debug", action="store_true", help="show prompt, token counts and times on standard error"
     )
     add("--seed", type=int, metavar="N", help="makes answers and drawn images repeatable")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
-    add("--load-8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
-    add("--load-4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
     add("--ocr", action="store_true", help="read the texts in the images, as help for the model")
     add("--gen", action="store_true", help="draw what the model asks for")
     add(
@@ -124,8 +121,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="where drawn images go, default generate.png",
     )
     options = parser.parse_args(arguments)
-    if options.load_8bit and options.load_4bit:
-        raise MGMError("--load-8bit beside --load-4bit: choose one")
+    check_model_options(options)
     if options.ocr and options.image_file is None:
         raise MGMError("--ocr reads texts in images; give --image-file")
     return options
@@ -188,17 +184,7 @@ def load_engine(options: argparse.Namespace) -> Engine:
     transformers_logging.disable_progress_bar()
     # A person may bring images later.
     texts = options.image_file is None and not (sys.stdin and sys.stdin.isatty())
-    quantize = "llm-int8" if options.load_8bit else "int4" if options.load_4bit else None
-    engine = load(
-        options.model_path,
-        device=options.device,
-        quantize=quantize,
-        base=options.model_base,
-        text_only=texts,
-    )
-    if options.conv_mode is not None:
-        engine.use_template(options.conv_mode)
-    return engine
+    return load_model_of(options, text_only=texts)
 
 
 def talk(session: Session, debug: bool) -> None:

@@ -3,23 +3,10 @@
 python -m mgm.serve.model_worker --model-path playground/mgm-nano --port 40000
 """
 
-from collections.abc import Sequence
+from functools import partial
 
-from mgm.errors import MGMError, one_line, run_command
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status.
-
-    Raises:
-        MGMError: an option is wrong, or the packages for serving are not installed.
-    """
-    try:
-        from mgm.serve import worker_program
-    except ImportError as error:
-        raise MGMError(f"{one_line(error)}; pip install -e '.[serve]'") from error
-    return worker_program.main(words)
-
+from mgm.errors import run_command
+from mgm.serve.program import run_program
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(partial(run_program, "mgm.serve.worker_program"))

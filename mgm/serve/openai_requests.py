@@ -197,9 +197,8 @@ def _asked(fields: Mapping[str, Any], requests: list[Request]) -> Asked:
     options = fields.get("stream_options") or {}
     if not isinstance(options, dict):
         raise BadRequestError("stream_options: give an object", "stream_options")
-    for name in ("stream",):
-        if fields.get(name) not in (None, True, False):
-            raise BadRequestError(f"{name} is {fields[name]!r}; give true or false", name)
+    if fields.get("stream") not in (None, True, False):
+        raise BadRequestError(f"stream is {fields['stream']!r}; give true or false", "stream")
     usage = bool(options.get("include_usage"))
     return Asked(tuple(choices), fields["model"], bool(fields.get("stream")), usage)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from mgm.engine.engine import load
 from mgm.errors import MGMError, Parser
 from mgm.serve.heart import Heart
 from mgm.serve.image_generation import Drawer
+from mgm.serve.model_options import add_model_options, check_model_options, load_model_of
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.protocol import HEART_BEAT
 from mgm.serve.running import add_server_options, api_keys, serve
@@ -24,17 +24,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Load the model and serve it; returns the exit status."""
     options = parse(words)
     keys = api_keys(options)
-    quantize = "llm-int8" if options.load_8bit else "int4" if options.load_4bit else None
     attention = "flash_attention_2" if options.use_flash_attn else None
-    engine = load(
-        options.model_path,
-        device=options.device,
-        quantize=quantize,
-        base=options.model_base,
-        attention=attention,
-    )
-    if options.conv_mode is not None:
-        engine.use_template(options.conv_mode)
+    engine = load_model_of(options, attention=attention)
     name = options.model_name or _name(options.model_path)
     worker = Worker(
         engine,
@@ -78,6 +69,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser(prog="python -m mgm.serve.model_worker", description="Serve a model.")
     add_server_options(parser, port=21002)
+    add_model_options(parser)
     add = parser.add_argument
     add("--worker-address", "--worker", metavar="URL", help="where others reach this worker")
     add(
@@ -95,13 +87,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         help=f"seconds between two signs of life to the controller, default {HEART_BEAT:.0f}",
     )
     add("--no-register", action="store_true", help="serve without a controller")
-    add("--model-path", required=True, metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
     add("--model-name", metavar="NAME", help="what clients call it; default: the folder's name")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
     add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
-    add("--load-8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
-    add("--load-4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
     add("--use-flash-attn", action="store_true", help="package flash-attn, on a GPU")
     add(
         "--limit-model-concurrency",
@@ -129,8 +116,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
             raise MGMError(f"--{flag} {getattr(options, name)}: give a number from 1")
     if options.queue < 0 or options.max_seconds <= 0 or options.heart_beat <= 0:
         raise MGMError("--queue, --max-seconds and --heart-beat: give positive numbers")
-    if options.load_8bit and options.load_4bit:
-        raise MGMError("--load-8bit beside --load-4bit: choose one")
+    check_model_options(options)
     return options
 
 

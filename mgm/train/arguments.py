@@ -238,6 +238,11 @@ class TrainingArguments(transformers.TrainingArguments):
         super().__post_init__()
 
     @property
+    def order_seed(self) -> int:
+        """Of what is drawn of the data."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def n_gpu(self) -> int:
         """One device trains, even where several are seen."""
         return min(super().n_gpu, 1)

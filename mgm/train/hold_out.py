@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +15,7 @@ from mgm.engine.request import Request
 from mgm.model.supervised import IGNORED
 from mgm.train.dataset import TrainingDataset
 from mgm.train.mixed_dataset import MixedDataset
+from mgm.train.source_losses import summed_over_processes
 
 if TYPE_CHECKING:
     from mgm.train.trainer import MGMTrainer
@@ -82,7 +82,7 @@ class HoldOut:
             batch.setdefault("label_groups", torch.zeros_like(batch["labels"]))
             found = cast(nn.Module, model)(**trainer._prepare_inputs(batch)).group_losses.to(sums)
             sums.index_add_(0, found[:, 0].long(), found[:, 1:])
-        return _of_all(sums)
+        return summed_over_processes(sums)
 
     def _answered(self, trainer: "MGMTrainer") -> Tensor:
         """How many first questions were answered exactly, and how many were asked."""
@@ -106,14 +106,7 @@ class HoldOut:
             wanted = expected[start : start + size]
             right += sum(a.text.strip() == w for a, w in zip(given, wanted, strict=True))
         counts = torch.tensor([right, len(requests)], dtype=torch.float32, device=args.device)
-        return _of_all(counts)
-
-
-def _of_all(numbers: Tensor) -> Tensor:
-    """Added over all processes."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(numbers)
-    return numbers
+        return summed_over_processes(counts)
 
 
 def described(metrics: dict[str, Any]) -> str:

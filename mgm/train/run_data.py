@@ -71,7 +71,7 @@ class RunData:
             return cls(samples, samples, collator, StreamCollator(collate), hold_out)
         items = samples
         if packing and limit is not None:
-            items = PackedDataset(samples, limit, _seed(arguments))
+            items = PackedDataset(samples, limit, arguments[2].order_seed)
         return cls(samples, items, collator, collate, hold_out)
 
     @property
@@ -118,7 +118,7 @@ def _opened(
     if data.streaming:
         alone = Source(data.data_path, config=data.data_config, split=data.data_split)
         order = Order(
-            _seed(arguments),
+            arguments[2].order_seed,
             training.train_batch_size,
             pack_to=limit if training.packing else None,
             by_length=training.group_by_length or training.group_by_modality_length,
@@ -135,7 +135,7 @@ def _opened(
         )
     return MixedDataset(
         *(Path(data.data_path), sources, processor, data.image_folder, quarantine),
-        _seed(arguments),
+        arguments[2].order_seed,
     )
 
 
@@ -150,9 +150,3 @@ def _hold_out(arguments: Arguments, processor: MGMProcessor, limit: int | None) 
     else:
         samples = MixedDataset(path, sources, processor, folder)
     return HoldOut(samples, Collator.of(processor, limit), data.eval_answers)
-
-
-def _seed(arguments: Arguments) -> int:
-    """Of what is drawn of the data."""
-    training = arguments[2]
-    return training.seed if training.data_seed is None else training.data_seed

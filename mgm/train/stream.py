@@ -8,7 +8,7 @@ alone, so that a cursor of a few numbers says exactly where a stopped run goes o
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """A sample of a stream, and which one it is."""
+    """A sample of a stream, and which one it is; with ids and labels where its length counted."""
 
     sample: Sample
     source: int
     shard: int
     number: int
+    encoded: tuple[list[int], list[int]] | None = None
 
 
 class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
@@ -241,7 +242,8 @@ class _Reader:
         if order.pack_to is None and not order.by_length:
             return [block[place] for place in torch.randperm(len(block), generator=generator)]
         images = [len(found.sample.images) for found in block]
-        lengths = [len(self._encode(found.sample)) for found in block]
+        block = [replace(found, encoded=self._encode(found.sample)) for found in block]
+        lengths = [len(found.encoded[0]) if found.encoded else 0 for found in block]
         if order.pack_to is None:
             seen = [count > 0 for count in images]
             places = true_length_order(lengths, seen, order.batch_size, generator)
@@ -250,9 +252,9 @@ class _Reader:
         shuffled = torch.randperm(len(rows), generator=generator).tolist()
         return [[block[place] for place in rows[row]] for row in shuffled]
 
-    def _encode(self, sample: Sample) -> list[int]:
+    def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
         stream = self.stream
-        return stream.processor.encode_segments(sample.segments(stream.template))[0]
+        return stream.processor.encode_segments(sample.segments(stream.template))
 
     def _made(self, item: Any) -> Any:
         if isinstance(item, list):
@@ -269,7 +271,7 @@ class _Reader:
         try:
             return index | sample_tensors(
                 *(found.sample, stream.processor, stream.template),
-                *(stream.folders[found.source], where),
+                *(stream.folders[found.source], where, found.encoded),
             )
         except MGMError as fault:
             self._leave_out(found.number, fault)

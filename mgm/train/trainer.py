@@ -95,7 +95,7 @@ class MGMTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = cast(TrainingDataset, train_dataset or self.train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        seed = self.args.order_seed
         if self.args.group_by_length:
             limit = self.model.config.model_max_length
             lengths = [min(length, limit or length) for length in dataset.lengths]
