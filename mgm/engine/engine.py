@@ -24,7 +24,7 @@ from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache
 from mgm.engine.generation import Generation, Piece
 from mgm.engine.image_encoder import ImageEncoder
-from mgm.engine.loop import Loop
+from mgm.engine.loop import Loop, Result
 from mgm.engine.request import Answer, Request
 from mgm.engine.scheduler import Scheduler
 from mgm.errors import MGMError, faults_of, one_line
@@ -144,7 +144,7 @@ class Engine:
         _check_match(model.config, processor)
         self.model = model
         self.processor = processor
-        self._encoder = ImageEncoder(model, processor)
+        self._encoder = ImageEncoder(model, processor, self.compute)
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
@@ -290,13 +290,16 @@ class Engine:
         """Compute in a thread of its own from now on: for servers, which many ask at once."""
         if self._loop is None:
             self._loop = Loop(self.scheduler, self.turn)
-            self._encoder.run = self._loop.run
 
     def stop(self) -> None:
         """End that thread, and all answers."""
         if self._loop is not None:
             self._loop.stop()
-            self._loop, self._encoder.run = None, lambda call: call()
+            self._loop = None
+
+    def compute(self, call: Callable[[], Result]) -> Result:
+        """What a call returns that works with the model, in the thread that computes."""
+        return call() if self._loop is None else self._loop.run(call)
 
     def go_on(self) -> None:
         """Write a token of every answer, or wait until another thread has; `turn` is held."""
@@ -314,8 +317,9 @@ class Engine:
 
     def _enqueue(self, request: Request, generation: Generation) -> None:
         if request.num_beams > 1:
-            call = partial(search, self.model, generation, request.num_beams, self._vocabulary)
-            call() if self._loop is None else self._loop.run(call)
+            self.compute(
+                partial(search, self.model, generation, request.num_beams, self._vocabulary)
+            )
             return
         with self.turn:
             self.scheduler.add(generation)

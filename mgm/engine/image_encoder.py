@@ -24,18 +24,23 @@ class ImageEncoder:
     Args:
         model: whose towers see.
         processor: prepares images for them.
+        compute: calls what works with the model, here or in another thread.
 
     Attributes:
         features: of images, by their pixels and how they are seen.
-        run: calls what computes, here or in another thread.
     """
 
-    def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
+    def __init__(
+        self,
+        model: MGMForConditionalGeneration,
+        processor: MGMProcessor,
+        compute: Callable[[Callable[[], list[Tensor]]], list[Tensor]],
+    ) -> None:
         self.model = model
         self.processor = processor
         self.features = FeatureCache()
         self._keys: OrderedDict[bytes, bytes] = OrderedDict()  # by the bytes of image files
-        self.run: Callable[[Callable[[], list[Tensor]]], list[Tensor]] = lambda call: call()
+        self._compute = compute
 
     def encode(
         self, sources: Sequence[ImageSource], labels: Sequence[str]
@@ -80,7 +85,7 @@ class ImageEncoder:
         names = list(todo)
         for start in range(0, len(names), IMAGES_AT_ONCE):
             group = names[start : start + IMAGES_AT_ONCE]
-            seen = self.run(partial(self._see, [todo[key] for key in group]))
+            seen = self._compute(partial(self._see, [todo[key] for key in group]))
             for key, features in zip(group, seen, strict=True):
                 known[key] = features
                 self.features.put(key, features)

@@ -1,6 +1,7 @@
 """The model: towers see, mining and projector make tokens, a language model reads them."""
 
 import os
+from collections.abc import Callable
 from typing import Any, Self, cast
 
 import torch
@@ -325,7 +326,34 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
 
     def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
         """Mine for every crop: (images, crops, N, C) -> the same shape."""
+        return self._for_crops(self._mining_parts()[1], tokens, stages)
+
+    @torch.no_grad()
+    def mining_attention(self, pixel_values_aux: Tensor) -> Tensor:
+        """Where the visual tokens look in their windows of the high-resolution map.
+
+        Args:
+            pixel_values_aux: in uint8, as for `get_image_features`.
+
+        Returns:
+            (images, crops, tokens of a crop, positions of a window), float32, rows by rows; the
+            positions' weights add up to one, and crops are in the order of `pixel_values`.
+
+        Raises:
+            MGMError: the model mines no details, or the shape is not what the config asks for.
+        """
         _, mining = self._mining_parts()
+        low, high = self._views(pixel_values_aux)
+        tokens = self.low_resolution_tokens(self._check_pixels(low, high))
+        return self._for_crops(mining.attention, tokens, self.high_resolution_stages(high)).float()
+
+    def _for_crops(
+        self,
+        mining: Callable[[Tensor, list[Tensor]], Tensor],
+        tokens: Tensor,
+        stages: list[Tensor],
+    ) -> Tensor:
+        """What `mining` makes of (B, N, C) and stages, for every crop: (images, crops, N, ...)."""
         grid, side = self.config.image_grid, self.config.tokens_per_side
         cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
         # The cells side by side are one finer grid over the whole high-resolution map.

@@ -17,7 +17,7 @@ stages, S side of the stage-0 map, P positions of a window = (S / side) squared,
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import accumulate, pairwise
 
@@ -129,6 +129,25 @@ class PatchInfoMining(nn.Module):
         Raises:
             ValueError: there are tokens or windows without a map of their own.
         """
+        mixture = self._over_windows(tokens, stages, Windows.mix)
+        return self.value(mixture.to(tokens.dtype)).to(tokens.dtype)
+
+    def attention(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
+        """Where each token looks: (B, N, P), a window's positions row by row, adding up to one.
+
+        Args:
+            tokens: as for `forward`.
+            stages: as for `forward`.
+        """
+        return self._over_windows(tokens, stages, lambda windows, attention: attention)
+
+    def _over_windows(
+        self,
+        tokens: Tensor,
+        stages: Sequence[Tensor],
+        result: Callable[["Windows", Tensor], Tensor],
+    ) -> Tensor:
+        """What `result` makes of windows and the weights of their positions, (B, N, ...)."""
         if len(tokens) != len(stages[0]):
             raise ValueError(f"{len(tokens)} images of tokens, but {len(stages[0])} of maps")
         queries = self.query(tokens) / math.sqrt(tokens.shape[-1])
@@ -141,9 +160,8 @@ class PatchInfoMining(nn.Module):
             for images, own, band in bands(stages, grid):
                 windows = Windows(band, grid, eps)
                 scores = windows.scores(moved[images, own]) + shared[images, own].to(windows.dtype)
-                parts.append(windows.mix(scores.softmax(-1)))
-            mixture = torch.cat(parts, dim=1).view(*tokens.shape[:2], -1)
-        return self.value(mixture.to(tokens.dtype)).to(tokens.dtype)
+                parts.append(result(windows, scores.softmax(-1)))
+            return torch.cat(parts, dim=1).view(*tokens.shape[:2], -1)
 
 
 def bands(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:

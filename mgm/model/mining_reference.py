@@ -28,16 +28,25 @@ def published_mining(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> T
     Returns:
         (B, N, C).
     """
-    batch, count, width = tokens.shape
+    value = _normed_linear(mining.value, _windows(tokens, full))
+    return (published_attention(mining, tokens, full).unsqueeze(2) @ value).squeeze(2)
+
+
+def published_attention(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> Tensor:
+    """Weights of the positions of each token's window, (B, N, P); arguments as above."""
+    key = _normed_linear(mining.key, _windows(tokens, full))
+    query = _normed_linear(mining.query, tokens).unsqueeze(2)
+    scores = query @ (key.transpose(-1, -2) / math.sqrt(tokens.shape[-1]))
+    return scores.softmax(-1).squeeze(2)
+
+
+def _windows(tokens: Tensor, full: Tensor) -> Tensor:
+    """The positions of each token's window, (B, N, P, H)."""
+    batch, count, _ = tokens.shape
     grid = math.isqrt(count)
     window = full.shape[-1] // grid
     positions = full.reshape(batch, -1, grid, window, grid, window).permute(0, 2, 4, 3, 5, 1)
-    positions = positions.reshape(batch, count, window * window, -1)
-    key = _normed_linear(mining.key, positions)
-    value = _normed_linear(mining.value, positions)
-    query = _normed_linear(mining.query, tokens).unsqueeze(2)
-    scores = query @ (key.transpose(-1, -2) / math.sqrt(width))
-    return (scores.softmax(-1) @ value).squeeze(2)
+    return positions.reshape(batch, count, window * window, -1)
 
 
 def _normed_linear(layer: NormedLinear | AbsorbedKey | AbsorbedValue, x: Tensor) -> Tensor:

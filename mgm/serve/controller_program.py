@@ -27,6 +27,7 @@ logger = logging.getLogger("mgm.serve")
 
 CONNECT = 5.0  # seconds to reach a worker
 LOOK = 1.0  # seconds between two looks at whether a silent worker still lives
+PASSED_ON = ("chat/completions", "completions", "images/generations", "mined")  # of /v1
 GONE = "the worker that wrote this answer is gone; ask again"
 
 
@@ -284,7 +285,7 @@ def controller_application(
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequestError("model: name one, see /v1/models", "model")
-        if path not in ("chat/completions", "completions", "images/generations"):
+        if path not in PASSED_ON:
             raise BadRequestError(f"/v1/{path:.80}: is not here", status=404)
         passed = (model, f"/v1/{path}", await request.body(), _passed_on(request))
         return await _openai(controller, *passed)

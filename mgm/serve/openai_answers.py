@@ -1,9 +1,10 @@
 """Answers of the engine in the words of the OpenAI API."""
 
+import base64
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,13 +46,23 @@ class Writer:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """All choices at once."""
+    def whole(
+        self, answers: Sequence[Answer], images: Mapping[int, bytes] | None = None
+    ) -> dict[str, Any]:
+        """All choices at once.
+
+        Args:
+            answers: one for each choice.
+            images: PNG files that were drawn, by choice.
+        """
         choices = []
         for number, answer in enumerate(answers):
             choice: dict[str, Any] = {"index": number}
             if self.chat:
-                choice["message"] = {"role": "assistant", "content": answer.text, "refusal": None}
+                message = {"role": "assistant", "content": answer.text, "refusal": None}
+                if number in (images or {}):
+                    message |= _images((images or {})[number])
+                choice["message"] = message
             else:
                 choice["text"] = answer.text
             choice["logprobs"] = self._logprobs(answer.choices)
@@ -67,6 +78,10 @@ class Writer:
         """A piece of a choice's text."""
         return self._piece(number, {"content": text}, logprobs=self._logprobs(choices))
 
+    def image(self, number: int, content: bytes) -> bytes:
+        """The piece with what was drawn for a choice, a PNG file."""
+        return self._piece(number, _images(content))
+
     def last(self, number: int, answer: Answer) -> bytes:
         """The piece that closes a choice."""
         reason = _REASONS.get(answer.finish_reason, answer.finish_reason)
@@ -79,7 +94,7 @@ class Writer:
     def _piece(
         self,
         number: int,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         reason: str | None = None,
         logprobs: Any = None,
     ) -> bytes:
@@ -122,6 +137,12 @@ class Writer:
 
     def _name(self, token: int) -> str:
         return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
+
+def _images(content: bytes) -> dict[str, Any]:
+    """A drawn image in a message, as others that draw say it."""
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"images": [{"type": "image_url", "image_url": {"url": url}}]}
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, Any]:

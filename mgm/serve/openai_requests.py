@@ -55,12 +55,16 @@ class Asked:
         model: that is asked for.
         stream: whether the answer comes in pieces.
         include_usage: whether the last piece counts tokens.
+        use_ocr: whether texts in the images are read, as help for the model.
+        gen_image: whether what the model asks to draw is drawn.
     """
 
     requests: tuple[Request, ...]
     model: str
     stream: bool
     include_usage: bool
+    use_ocr: bool = False
+    gen_image: bool = False
 
 
 def chat_request(
@@ -84,9 +88,7 @@ def chat_request(
         raise BadRequestError("messages: give a list with at least one message", "messages")
     system, turns, sources = _conversation(messages)
     settings = _settings(fields, limit)
-    wanted = fields.get("logprobs")
-    if wanted not in (None, False, True):
-        raise BadRequestError(f"logprobs is {wanted!r}; give true or false", "logprobs")
+    wanted = _switch(fields, "logprobs")
     settings["logprobs"] = _whole(fields, "top_logprobs", 0, 20) or 0 if wanted else None
     images = [
         fetch_image(source, f"image {number} of {len(sources)}")
@@ -104,6 +106,26 @@ def chat_request(
         **settings,
     )
     return _asked(fields, [made])
+
+
+def answered_request(body: object, fetch_image: FetchImage) -> tuple[str, Request, str]:
+    """Model, question and answer of a chat that ends with the model's message.
+
+    Args:
+        body: parsed JSON.
+        fetch_image: as for `chat_request`.
+
+    Raises:
+        BadRequestError: it is malformed.
+    """
+    fields = dict(_fields(body))
+    messages = fields.get("messages")
+    *before, last = messages if isinstance(messages, list) and messages else [None]
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        raise BadRequestError("messages: the last one has to be the assistant's", "messages")
+    answer = _content(last.get("content") or "", "the last message", None)
+    asked = chat_request(fields | {"messages": before}, fetch_image, 1)
+    return asked.model, asked.requests[0], answer
 
 
 def completion_request(body: object, limit: int) -> Asked:
@@ -197,10 +219,9 @@ def _asked(fields: Mapping[str, Any], requests: list[Request]) -> Asked:
     options = fields.get("stream_options") or {}
     if not isinstance(options, dict):
         raise BadRequestError("stream_options: give an object", "stream_options")
-    if fields.get("stream") not in (None, True, False):
-        raise BadRequestError(f"stream is {fields['stream']!r}; give true or false", "stream")
     usage = bool(options.get("include_usage"))
-    return Asked(tuple(choices), fields["model"], bool(fields.get("stream")), usage)
+    stream, *more = (_switch(fields, name) for name in ("stream", "use_ocr", "gen_image"))
+    return Asked(tuple(choices), fields["model"], stream, usage, *more)
 
 
 def _settings(fields: Mapping[str, Any], limit: int) -> dict[str, Any]:
@@ -300,6 +321,13 @@ def _content(content: object, where: str, sources: list[object] | None) -> str:
 def _plain(text: str) -> str:
     """A text in which nothing stands for an image."""
     return text.replace(IMAGE_MARKER, IMAGE_MARKER.replace("<", "< "))
+
+
+def _switch(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadRequestError(f"{name} is {value!r:.80}; give true or false", name)
+    return bool(value)
 
 
 def _number(fields: Mapping[str, Any], name: str, default: float) -> float:

@@ -2,13 +2,11 @@
 
 import asyncio
 import base64
-import io
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import anyio
@@ -16,27 +14,29 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from mgm.data.templates import IMAGE_MARKER
 from mgm.engine import request as engine_request
 from mgm.engine.engine import Engine, Stream
 from mgm.engine.generation import Piece
+from mgm.engine.mined_detail import mined_details
 from mgm.engine.request import Answer
 from mgm.errors import MGMError
 from mgm.serve.admission import Admission, FullError
 from mgm.serve.application import application, json_body
-from mgm.serve.image_generation import Drawer
+from mgm.serve.companions import NO_DRAWING, Companions
+from mgm.serve.image_generation import ASKS, drawn_text
 from mgm.serve.metrics import WorkerMetrics
+from mgm.serve.mined_body import mined_body
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.openai_answers import DONE, Writer, error_body, event
 from mgm.serve.openai_requests import (
-    MAX_IMAGES,
     Asked,
     BadRequestError,
+    answered_request,
     chat_request,
     completion_request,
     drawing_request,
 )
-from mgm.serve.protocol import FAULT, frame
+from mgm.serve.published_stream import published_stream
 
 logger = logging.getLogger("mgm.serve")
 
@@ -69,16 +69,14 @@ class Worker:
         names: what it is called; the first is its own.
         limits: of requests.
         images: fetches the images of requests.
-        drawer: draws images of texts; None: nobody does.
-        drawer_name: what it is called.
+        companions: read texts in images, and draw.
     """
 
     engine: Engine
     names: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
     images: NetworkImages = field(default_factory=NetworkImages)
-    drawer: Drawer | None = None
-    drawer_name: str = ""
+    companions: Companions = field(default_factory=Companions)
 
     def __post_init__(self) -> None:
         self.engine.scheduler.rows = self.limits.concurrency
@@ -86,7 +84,6 @@ class Worker:
         self.admission = Admission(self.limits.concurrency, self.limits.queue)
         self.metrics = WorkerMetrics(self.engine, self.admission)
         self.created = int(time.time())
-        self.drawing = anyio.Lock()  # one image after the other
         # As many threads as requests may be here, or one would wait for a thread.
         self._threads = CapacityLimiter(self.limits.concurrency + 8)
 
@@ -144,25 +141,29 @@ class Worker:
                 with anyio.CancelScope(shield=True):
                     await self.in_thread(stream.close)
 
-    async def draw(self, text: str, seed: int | None, size: tuple[int, int] | None) -> bytes:
-        """A PNG file of a text.
+    async def prepared(self, asked: Asked) -> Asked:
+        """A body whose questions have the help, and ask for the drawing, that it wants.
 
         Raises:
-            MGMError: it cannot be drawn so.
+            MGMError: nobody reads texts or draws here.
         """
-        if self.drawer is None:
-            raise BadRequestError("this server draws no images", status=404)
-        call = partial(self.drawer.draw, text, seed, size)
-        async with self.drawing:
-            image = await self.in_thread(call)
-        content = io.BytesIO()
-        image.save(content, "PNG")
-        return content.getvalue()
+        suffix = ASKS if asked.gen_image else ""
+        if asked.gen_image and not self.companions.draws:
+            raise BadRequestError(NO_DRAWING, "gen_image")
+        if asked.use_ocr:
+            suffix += await self.in_thread(self.companions.read, asked.requests[0].images)
+        requests = (replace(one, prompt=one.prompt + suffix) for one in asked.requests)
+        return replace(asked, requests=tuple(requests)) if suffix else asked
+
+    async def drawn(self, answer: Answer, seed: int | None) -> bytes | None:
+        """A PNG file of what an answer asks to draw, if it does."""
+        text = drawn_text(answer.text)
+        return None if text is None else await self.in_thread(self.companions.draw, text, seed)
 
     @property
     def all_names(self) -> list[str]:
         """Of the model, and of that which draws."""
-        return [*self.names, *([self.drawer_name] if self.drawer is not None else [])]
+        return [*self.names, *([self.companions.drawer_name] if self.companions.draws else [])]
 
     def status(self) -> dict[str, Any]:
         """What published controllers ask for."""
@@ -197,7 +198,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
     @app.post("/worker_generate_stream")
     async def published(request: Request) -> StreamingResponse:
         body = await json_body(request)
-        return StreamingResponse(_published_stream(worker, body), media_type="text/plain")
+        return StreamingResponse(published_stream(worker, body), media_type="text/plain")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -225,11 +226,26 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.post("/v1/images/generations")
     async def images(request: Request) -> Response:
-        asked = drawing_request(await json_body(request), worker.drawer_name)
+        asked = drawing_request(await json_body(request), worker.companions.drawer_name)
+        draw = worker.companions.draw
         async with worker.answering("images"):
-            drawn = [await worker.draw(asked.text, seed, asked.size) for seed in asked.seeds]
+            drawn = [
+                await worker.in_thread(draw, asked.text, seed, asked.size) for seed in asked.seeds
+            ]
         data = [{"b64_json": base64.b64encode(content).decode()} for content in drawn]
         return JSONResponse({"created": int(time.time()), "data": data})
+
+    @app.post("/v1/mined")
+    async def mined(request: Request) -> JSONResponse:
+        body = await json_body(request)
+
+        def look() -> dict[str, Any]:
+            name, asked, answer = answered_request(body, worker.images.fetch)
+            _check_model(worker, name)
+            return mined_body(mined_details(worker.engine, asked, answer))
+
+        async with worker.answering("mined"):
+            return JSONResponse(await worker.in_thread(look))
 
     return app
 
@@ -260,11 +276,16 @@ async def _openai(worker: Worker, read: Callable[[], Asked], chat: bool) -> Resp
         raise FullError("this server is shutting down; ask another one")
     asked: Asked = await worker.in_thread(read)  # images are opened there
     _check_model(worker, asked.model)
+    asked = await worker.prepared(asked)
     writer = Writer(asked.model, worker.engine.processor.tokenizer, chat)
     if not asked.stream:
         async with worker.answering(endpoint):
             answers = await _all(worker, asked, begun)
-        return JSONResponse(writer.whole(answers))
+            images = {}
+            for number, answer in enumerate(answers if asked.gen_image else ()):
+                drawn = await worker.drawn(answer, asked.requests[number].seed)
+                images |= {} if drawn is None else {number: drawn}
+        return JSONResponse(writer.whole(answers, images))
     pieces = _events(worker, asked, writer, endpoint, begun)
     # What is wrong before the first piece is an error of HTTP, not of the stream.
     first = await anext(pieces)
@@ -320,6 +341,10 @@ async def _events(
                             yield writer.text(number, piece.text, piece.choices)
                         if piece.answer is not None:
                             answers.append(piece.answer)
+                            if asked.gen_image:
+                                drawn = await worker.drawn(piece.answer, request.seed)
+                                if drawn is not None:
+                                    yield writer.image(number, drawn)
                             yield writer.last(number, piece.answer)
         if asked.include_usage:
             yield writer.counts(answers)
@@ -328,62 +353,3 @@ async def _events(
         if not opened:
             raise
         yield event(error_body(str(error), "server_error"))
-
-
-async def _published_stream(worker: Worker, body: Any) -> AsyncGenerator[bytes]:
-    """NUL-framed JSON; each frame has all the text so far, the prompt before it, as published."""
-    begun = time.perf_counter()
-    text = ""
-    try:
-        async with worker.answering("published"):
-            request = await worker.in_thread(_published_request, worker, body)
-            text = request.prompt
-            yield frame(text)
-            async with aclosing(worker.pieces(request, begun)) as pieces:
-                async for piece in pieces:
-                    text += piece.text
-                    if piece.answer is None and piece.text:
-                        yield frame(text)
-                    elif piece.answer is not None:
-                        yield frame(text, finish_reason=piece.answer.finish_reason)
-    except MGMError as error:
-        yield frame(str(error), FAULT)
-    except Exception as error:
-        logger.exception("a defect", exc_info=error)
-        yield frame("the server failed; see its log", FAULT)
-
-
-def _published_request(worker: Worker, body: Any) -> engine_request.Request:
-    """The request in a published body: a prompt that is written out, and images in base64."""
-    if not isinstance(body, dict) or not isinstance(body.get("prompt"), str):
-        raise BadRequestError("prompt: give the text that the model reads", "prompt")
-    sources = body.get("images") or []
-    if not isinstance(sources, list) or len(sources) > MAX_IMAGES:
-        raise BadRequestError(f"images: give a list of at most {MAX_IMAGES}", "images")
-    prompt = body["prompt"]
-    if prompt.count(IMAGE_MARKER) != len(sources):
-        raise BadRequestError(
-            f"the prompt has {prompt.count(IMAGE_MARKER)} {IMAGE_MARKER} for {len(sources)} images",
-            "images",
-        )
-    stop = body.get("stop")
-    numbers = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 256}
-    given = {name: body.get(name, default) for name, default in numbers.items()}
-    try:
-        temperature, top_p = float(given["temperature"]), float(given["top_p"])
-        limit = max(1, min(int(given["max_new_tokens"]), worker.limits.tokens))
-    except (TypeError, ValueError) as error:
-        raise BadRequestError(f"one of these is no number: {given}") from error
-    return engine_request.Request(
-        prompt,
-        images=[
-            worker.images.fetch(source, f"image {number} of {len(sources)}")
-            for number, source in enumerate(sources, start=1)
-        ],
-        # Compat: published workers take anything below as greedy.
-        temperature=temperature if temperature > 0.001 else 0.0,
-        top_p=top_p,
-        max_new_tokens=limit,
-        stop=[stop] if isinstance(stop, str) and stop else [],
-        raw=True,
-    )

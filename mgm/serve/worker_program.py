@@ -9,8 +9,8 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from mgm.errors import MGMError, Parser
+from mgm.serve.companions import Companions
 from mgm.serve.heart import Heart
-from mgm.serve.image_generation import Drawer
 from mgm.serve.model_options import add_model_options, check_model_options, load_model_of
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.protocol import HEART_BEAT
@@ -25,6 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     keys = api_keys(options)
     attention = "flash_attention_2" if options.use_flash_attn else None
+    companions = Companions(options.gen_model)
     engine = load_model_of(options, attention=attention)
     name = options.model_name or _name(options.model_path)
     worker = Worker(
@@ -37,8 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
             options.max_seconds,
         ),
         NetworkImages(options.allow_private_urls),
-        None if options.gen_model is None else Drawer(options.gen_model),
-        "" if options.gen_model is None else Path(options.gen_model).name,
+        companions,
     )
     address = options.worker_address or f"http://localhost:{options.port}"
     heart = None

@@ -1,5 +1,6 @@
 """`python -m mgm.train`: train a Mini-Gemini, stage 1 or stage 2."""
 
+import atexit
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
 from mgm.data.quarantine import FILE, SKIP, Quarantine
-from mgm.errors import MGMError, one_line, run_command
+from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.model.config_file import read_json
 from mgm.model.deepspeed_log import quiet_deepspeed
 from mgm.train.adapter import add_adapter, load_adapter
@@ -40,7 +41,21 @@ def main() -> None:
     transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
     run()
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()  # or its threads may still run when the program ends
+        dist.destroy_process_group()
+        _end_process()
+
+
+def _end_process() -> None:
+    """End one process of several, with status 0 and without taking the interpreter down.
+
+    What torch keeps alive of a destroyed group has threads that may drop a tensor while Python
+    goes down, and the process aborts after all was saved (pytorch/pytorch#190489). Children of
+    multiprocessing end in the same way.
+    """
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    write_output("")
+    os._exit(0)
 
 
 def run(words: Sequence[str] | None = None) -> MGMTrainer:

@@ -6,7 +6,11 @@ import torch
 from torch.nn import functional as F
 
 from mgm.model.mining import BAND, PatchInfoMining, bands, downscaled
-from mgm.model.mining_reference import concatenated_map, published_mining
+from mgm.model.mining_reference import (
+    concatenated_map,
+    published_attention,
+    published_mining,
+)
 from tests.model.inputs import difference
 
 DIMS = (4, 8, 12, 16)
@@ -51,6 +55,19 @@ def compare(ours, theirs, mining, tokens, stages, tolerance: float) -> None:
             assert mine.norm() < 10 * tolerance
         else:
             assert difference(mine, published) < tolerance, name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_attention_is_that_of_the_published_form(layout: str) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining = stirred(24, torch.float32)
+    tokens, stages = torch.randn(2, grid**2, 24), stages_of(side, factors, torch.float32)
+    ours = mining.attention(tokens, stages)
+    torch.testing.assert_close(ours.sum(-1), torch.ones(2, grid**2))
+    theirs = published_attention(mining, tokens, concatenated_map(stages))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])

@@ -13,6 +13,13 @@ import pytest
 from PIL import Image
 
 import mgm
+from mgm.data.templates import IMAGE_MARKER
+from mgm.engine.generation import Piece
+from mgm.engine.mined_detail import mined_details
+from mgm.engine.request import Answer
+from mgm.serve.companions import Companions
+from mgm.serve.image_generation import ASKS
+from mgm.serve.mined_body import read_mined_body
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.worker import Limits, Worker, worker_application
 from tests.serve.servers import ask, frames, running, wait_for
@@ -436,7 +443,8 @@ def test_drawing(folder, pipeline):
     from mgm.serve.image_generation import Drawer
 
     drawer = Drawer(str(pipeline), "cpu", steps=2)
-    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), drawer=drawer, drawer_name="sdxl")
+    companions = Companions("some/sdxl", lambda path: drawer)
+    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), companions=companions)
     with running(worker_application(worker)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
@@ -472,3 +480,135 @@ def test_nobody_draws(address):
     status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
     assert status == 404
     assert "no image is drawn here" in answer["error"]["message"]
+
+
+class Scripted(Worker):
+    """A worker whose model always says the same; all the rest is real."""
+
+    says = "Here: <h>a red cat</h> as you wished"
+
+    async def pieces(self, request, begun):
+        self.asked = request.prompt
+        for word in (self.says[:9], self.says[9:]):
+            yield Piece(word)
+        yield Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
+
+
+def text_message(text: str) -> dict:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}]}
+
+
+def png(content: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2] or content)))
+
+
+def test_drawing_what_the_model_asks_for(folder, pipeline):
+    from mgm.serve.image_generation import Drawer
+
+    loaded = []
+
+    def load(path: str) -> Drawer:
+        loaded.append(path)
+        return Drawer(str(pipeline), "cpu", steps=1)
+
+    worker = Scripted(
+        mgm.load(folder, device="cpu"), ("tiny",), companions=Companions("some/sdxl", load)
+    )
+    message = text_message("a cat please") | {"gen_image": True, "seed": 5}
+    with running(worker_application(worker)) as address:
+        url = f"{address}/v1/chat/completions"
+        assert not loaded  # before it is used
+        status, body = ask(url, message)
+        assert status == 200
+        assert worker.asked.endswith("a cat please" + ASKS)
+        assert body["choices"][0]["message"]["content"] == worker.says
+        (image,) = body["choices"][0]["message"]["images"]
+        drawn = worker.companions.draw("a red cat", 5)
+        assert (
+            png(image["image_url"]["url"]).tobytes()
+            == png(base64.b64encode(drawn).decode()).tobytes()
+        )
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        pieces = list(
+            client.chat.completions.create(
+                model="tiny",
+                messages=message["messages"],
+                seed=5,
+                stream=True,
+                extra_body={"gen_image": True},
+            )
+        )
+        assert "".join(p.choices[0].delta.content or "" for p in pieces) == worker.says
+        (told,) = [p.choices[0].delta.images for p in pieces if p.choices[0].delta.model_extra]
+        assert told == [image]
+        prompt = worker.engine.prompt(mgm.Request("a cat"))
+        asked = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
+        *_, last = frames(f"{address}/worker_generate_stream", asked)
+        assert worker.asked == worker.engine.prompt(mgm.Request("a cat" + ASKS))
+        assert last["text"] == f"{prompt}Here: \nPrompt: a red cat\n"
+        assert png(last["image"]).size == png(image["image_url"]["url"]).size
+        assert len(loaded) == 1
+        worker.says = "nothing to draw"
+        assert "images" not in ask(url, message)[1]["choices"][0]["message"]
+
+
+def test_nothing_draws(address):
+    status, body = ask(f"{address}/v1/chat/completions", text_message("x") | {"gen_image": True})
+    assert (status, body["error"]["param"]) == (400, "gen_image")
+    asked = {"model": "tiny", "prompt": "x", "gen_image": True}
+    (told,) = frames(f"{address}/worker_generate_stream", asked)
+    assert told["error_code"]
+    assert "--gen-model" in told["text"]
+
+
+def test_texts_in_images_help(address, alone):
+    """The answer is that of the engine to the question with the texts behind it."""
+    sign = Image.open("images/sign.png")
+    worker_says = ask(
+        f"{address}/v1/chat/completions",
+        {"model": "tiny", "temperature": 0, "use_ocr": True, "max_tokens": 9}
+        | {"messages": [{"role": "user", "content": parts("what?", sign)}]},
+    )[1]["choices"][0]["message"]["content"]
+    texts = Companions().read([sign])
+    assert texts.startswith("\nReference OCR Token: ")
+    question = f"{IMAGE_MARKER}\nwhat?{texts}"
+    request = mgm.Request(question, images=[sign], max_new_tokens=9)
+    assert worker_says == alone.answer([request])[0].text
+    body = {
+        "model": "tiny",
+        "prompt": alone.prompt(mgm.Request(f"{IMAGE_MARKER}\nwhat?", images=[sign])),
+        "images": [data_url(sign).partition(",")[2]],
+        "use_ocr": True,
+        "temperature": 0,
+        "max_new_tokens": 9,
+    }
+    *_, last = frames(f"{address}/worker_generate_stream", body)
+    assert last["text"] == body["prompt"] + worker_says
+    assert Companions().read([Image.new("RGB", (64, 64))]) == ""
+
+
+def test_what_was_mined(address, alone, pictures):
+    messages = [
+        {"role": "user", "content": parts("compare", *pictures)},
+        {"role": "assistant", "content": "not the same"},
+    ]
+    status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": messages})
+    assert status == 200
+    found = read_mined_body(body)
+    request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
+    for ours, theirs in zip(found, mined_details(alone, request, "not the same"), strict=True):
+        assert ours.mining == pytest.approx(theirs.mining, rel=1e-3, abs=1e-4)
+        assert ours.answer == pytest.approx(theirs.answer, rel=1e-3, abs=1e-4)
+        assert ours.view.size == theirs.view.size
+    for wrong in (
+        messages[:1],
+        [{"role": "user", "content": "no image"}, messages[1]],
+        [],
+        "text",
+        [{"role": "assistant", "content": 7}],
+    ):
+        status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": wrong})
+        assert status == 400
+        assert body["error"]["message"]
+    status, _ = ask(f"{address}/v1/mined", {"model": "other", "messages": messages})
+    assert status == 404
