@@ -7,6 +7,11 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh" dev
 started=$SECONDS
 
+# The page is tested in a real browser.
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
+    debian_packages chromium
+fi
+
 say "Lint"
 ruff check .
 git ls-files '*.sh' | while IFS= read -r script; do bash -n "$script"; done

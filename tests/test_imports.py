@@ -27,10 +27,11 @@ SERVERS = {
     f"serve/{name}.py"
     for name in (
         *("admission", "application", "metrics", "running", "worker"),
-        *("worker_program", "controller_program"),
+        *("worker_program", "controller_program", "page_program"),
+        *("page", "page_actions", "page_client", "mined_panel", "moderation"),
     )
 }
-OF_SERVERS = {"aiohttp", "anyio", "fastapi", "prometheus_client", "starlette", "uvicorn"}
+OF_SERVERS = {"aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"}
 MODULE_OF = {"pillow": "PIL"}  # where a distribution is imported under another name
 
 

@@ -143,7 +143,8 @@ class Controller:
             address = self.dispatcher.choose(model, tried)
             if address is None:
                 self.requests.labels("no worker").inc()
-                found = ", ".join(self.dispatcher.models) or "none"
+                names = [*self.dispatcher.models, *self.dispatcher.drawers]
+                found = ", ".join(names) or "none"
                 raise BadRequestError(
                     f"no worker has the model {model!r:.100}; there are: {found}",
                     "model",
@@ -277,7 +278,7 @@ def controller_application(
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return models_body(dispatcher.models, controller.created)
+        return models_body([*dispatcher.models, *dispatcher.drawers], controller.created)
 
     @app.post("/v1/{path:path}")
     async def openai(path: str, request: Request) -> Response:

@@ -19,6 +19,7 @@ class Known:
 
     Attributes:
         names: of its models.
+        drawers: names of those that draw images and do not chat.
         speed: compared with others.
         queue_length: requests that it has.
         heart_beats: whether it has to tell that it lives.
@@ -26,6 +27,7 @@ class Known:
     """
 
     names: tuple[str, ...]
+    drawers: tuple[str, ...]
     speed: float
     queue_length: float
     heart_beats: bool
@@ -39,13 +41,16 @@ class Known:
             MGMError: it says something else.
         """
         try:
-            names = tuple(str(name) for name in status["model_names"])
+            names, drawers = (
+                tuple(str(name) for name in found)
+                for found in (status["model_names"], status.get("drawers", ()))
+            )
             speed, length = float(status["speed"]), float(status["queue_length"])
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise MGMError("a worker's status has model_names, speed and queue_length") from error
         if not names or not speed > 0:
             raise MGMError("a worker's status names no model, or a speed that is not above 0")
-        return cls(names, speed, length, heart_beats, time.monotonic())
+        return cls(names, drawers, speed, length, heart_beats, time.monotonic())
 
 
 @dataclass
@@ -91,9 +96,15 @@ class Dispatcher:
 
     @property
     def models(self) -> list[str]:
-        """Names of all models."""
+        """Names of all models that chat."""
         self.expire()
         return sorted({name for known in self.workers.values() for name in known.names})
+
+    @property
+    def drawers(self) -> list[str]:
+        """Names of all models that draw."""
+        self.expire()
+        return sorted({name for known in self.workers.values() for name in known.drawers})
 
     def choose(self, model: str, but: Sequence[str] = ()) -> str | None:
         """The address of a worker for a model, which counts as having one request more.
@@ -103,7 +114,11 @@ class Dispatcher:
             but: addresses that were tried.
         """
         self.expire()
-        fit = {a: k for a, k in self.workers.items() if model in k.names and a not in but}
+        fit = {
+            address: known
+            for address, known in self.workers.items()
+            if model in (*known.names, *known.drawers) and address not in but
+        }
         if not fit:
             return None
         if self.method == LOTTERY:
@@ -127,4 +142,4 @@ class Dispatcher:
             "model_names": self.models,
             "speed": sum(one.speed for one in known) or 1,
             "queue_length": sum(one.queue_length for one in known),
-        }
+        } | ({"drawers": self.drawers} if self.drawers else {})

@@ -161,17 +161,17 @@ class Worker:
         return None if text is None else await self.in_thread(self.companions.draw, text, seed)
 
     @property
-    def all_names(self) -> list[str]:
-        """Of the model, and of that which draws."""
-        return [*self.names, *([self.companions.drawer_name] if self.companions.draws else [])]
+    def drawers(self) -> list[str]:
+        """Names of what draws here."""
+        return [self.companions.drawer_name] if self.companions.draws else []
 
     def status(self) -> dict[str, Any]:
-        """What published controllers ask for."""
+        """What published controllers ask for, and what draws."""
         return {
-            "model_names": self.all_names,
+            "model_names": list(self.names),
             "speed": 1,
             "queue_length": self.admission.length,
-        }
+        } | ({"drawers": self.drawers} if self.drawers else {})
 
 
 def worker_application(worker: Worker, **options: Any) -> FastAPI:
@@ -202,7 +202,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return models_body(worker.all_names, worker.created)
+        return models_body([*worker.names, *worker.drawers], worker.created)
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:

@@ -54,3 +54,12 @@ def test_silent_workers_are_forgotten():
 def test_a_wrong_status(wrong):
     with pytest.raises(MGMError, match="status"):
         Dispatcher().register("a", wrong, True)
+
+
+def test_what_draws_is_found_and_does_not_chat():
+    dispatcher = Dispatcher()
+    status = {"model_names": ["m"], "speed": 1, "queue_length": 0, "drawers": ["sdxl"]}
+    dispatcher.register("a", status, False)
+    assert (dispatcher.models, dispatcher.drawers) == (["m"], ["sdxl"])
+    assert dispatcher.choose("sdxl") == "a"
+    assert dispatcher.status()["drawers"] == ["sdxl"]
