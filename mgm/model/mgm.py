@@ -1,7 +1,6 @@
 """The model: towers see, mining and projector make tokens, a language model reads them."""
 
 import os
-from collections.abc import Callable
 from typing import Any, Self, cast
 
 import torch
@@ -10,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError
 from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.deepspeed_log import quiet_deepspeed
@@ -19,16 +18,14 @@ from mgm.model.int8 import use_int8
 from mgm.model.liger import apply_liger_kernel, liger_linear_cross_entropy
 from mgm.model.linear_experts import use_linear_experts
 from mgm.model.merging import merge_image_features
-from mgm.model.mining import PatchInfoMining, downscaled
 from mgm.model.pretrained import complete, open_checkpoint, state_for
-from mgm.model.projector import build_projector
 from mgm.model.quantization import FULL_PRECISION
 from mgm.model.supervised import IGNORED, SupervisedLoss
-from mgm.model.views import Views
-from mgm.model.vision_tower import KINDS, VisionTower, build_vision_tower
+from mgm.model.vision import SeesImages
+from mgm.model.vision_tower import KINDS, VisionTower
 
 
-class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
+class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMixin):
     """Mini-Gemini: `vision_tower`, `vision_tower_aux`, `mining`, `projector`, `language_model`.
 
     Args:
@@ -76,25 +73,15 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         text_only: bool = False,
     ) -> None:
         super().__init__(config)
-        width = config.vision_config.hidden_size
         self.text_only = text_only
         self._int8 = int8
         self._supervised_loss = SupervisedLoss()
         self.texts_see_black = False
-        self.vision_tower_aux: ConvNextTower | None = None
-        self.mining: PatchInfoMining | None = None
         if text_only:
             self.vision_tower, self.projector = cast(VisionTower, nn.Module()), nn.Module()
+            self.vision_tower_aux = self.mining = None
         else:
-            self.vision_tower = vision_tower or build_vision_tower(
-                config.vision_config, config.vision_feature_layer
-            )
-            if config.vision_aux_config is not None:
-                self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
-                self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
-            self.projector = build_projector(
-                config.projector_type, width, config.text_config.hidden_size
-            )
+            self.build_vision(config, vision_tower, vision_tower_aux)
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         if linear_experts or int8:
             use_linear_experts(self.language_model)
@@ -238,62 +225,6 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         """The language model without its head."""
         return self.language_model.get_decoder()
 
-    def get_image_features(
-        self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
-    ) -> Tensor:
-        """What the language model reads in place of images.
-
-        Args:
-            pixel_values: (images, crops, 3, H, W), normalised; crops: the grid's cells in row-major
-                order, then the global view.
-            pixel_values_aux: (images, 3, HA, WA), normalised; None only for a model without mining.
-                Or in uint8, without `pixel_values`: both are made of it on the model's device.
-
-        Returns:
-            (images, image tokens, text width): those of the global view, then cell after cell.
-
-        Raises:
-            MGMError: the tensors' shapes are not what the config asks for.
-        """
-        if self.text_only:
-            raise MGMError("the model was loaded for texts alone; load it without text_only")
-        if pixel_values is None and pixel_values_aux is not None:
-            pixel_values, pixel_values_aux = self._views(pixel_values_aux)
-        pixel_values = self._check_pixels(pixel_values, pixel_values_aux)
-        tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
-        if self.mining is not None and pixel_values_aux is not None:
-            stages = self.high_resolution_stages(pixel_values_aux)
-            tokens = tokens + self.mined_tokens(tokens, stages)
-        cells = self.config.image_grid**2
-        tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
-        return self.projector(tokens.flatten(1, 2))
-
-    def compile_vision(self, **options: Any) -> None:
-        """Compile what sees images with `torch.compile`: both towers, mining and projector.
-
-        Outputs and gradients differ by rounding alone, and weights keep their names. The first
-        images take minutes, and so does the first batch of another size; later sizes do not.
-
-        Args:
-            **options: of `torch.compile`, such as `mode`.
-
-        Raises:
-            MGMError: nothing can be compiled here, or not with these options.
-        """
-        try:
-            torch.compile(_sine, **options)(torch.ones(8, device=self.device))
-        except RuntimeError as error:
-            reason = one_line(
-                str(error).partition("\n\n")[0]
-            )  # advice for torch's developers follows
-            raise MGMError(
-                f"torch.compile does not work here ({reason}); install a compiler (on Debian: "
-                "apt install g++), change the options, or leave compiling out"
-            ) from error
-        for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
-            if part is not None:
-                part.compile(**options)
-
     def use_liger_kernel(self, fused_linear_cross_entropy: bool = True, **options: Any) -> None:
         """Train the language model with liger-kernel's kernels, which take a GPU.
 
@@ -307,63 +238,6 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         apply_liger_kernel(self.language_model, options)
         if fused_linear_cross_entropy:
             self._supervised_loss.linear_cross_entropy = liger_linear_cross_entropy
-
-    def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
-        """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""
-        pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower):
-            tokens = self.vision_tower(pixels)
-        return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
-
-    def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
-        """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
-        tower, _ = self._mining_parts()
-        pixels = pixel_values_aux.to(next(tower.parameters()).dtype)
-        trained = self.config.optimize_vision_tower_aux
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            stages = tower(pixels)
-        return [stage.to(self._image_dtype()) for stage in stages]
-
-    def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
-        """Mine for every crop: (images, crops, N, C) -> the same shape."""
-        return self._for_crops(self._mining_parts()[1], tokens, stages)
-
-    @torch.no_grad()
-    def mining_attention(self, pixel_values_aux: Tensor) -> Tensor:
-        """Where the visual tokens look in their windows of the high-resolution map.
-
-        Args:
-            pixel_values_aux: in uint8, as for `get_image_features`.
-
-        Returns:
-            (images, crops, tokens of a crop, positions of a window), float32, rows by rows; the
-            positions' weights add up to one, and crops are in the order of `pixel_values`.
-
-        Raises:
-            MGMError: the model mines no details, or the shape is not what the config asks for.
-        """
-        _, mining = self._mining_parts()
-        low, high = self._views(pixel_values_aux)
-        tokens = self.low_resolution_tokens(self._check_pixels(low, high))
-        return self._for_crops(mining.attention, tokens, self.high_resolution_stages(high)).float()
-
-    def _for_crops(
-        self,
-        mining: Callable[[Tensor, list[Tensor]], Tensor],
-        tokens: Tensor,
-        stages: list[Tensor],
-    ) -> Tensor:
-        """What `mining` makes of (B, N, C) and stages, for every crop: (images, crops, N, ...)."""
-        grid, side = self.config.image_grid, self.config.tokens_per_side
-        cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
-        # The cells side by side are one finer grid over the whole high-resolution map.
-        whole = cells.transpose(2, 3).flatten(1, 4)
-        mined = mining(whole, stages).unflatten(1, (grid, side, grid, side))
-        mined = mined.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        if not self.config.image_global:
-            return mined
-        of_global = mining(tokens[:, -1], downscaled(stages, grid))
-        return torch.cat([mined, of_global.unsqueeze(1)], dim=1)
 
     def forward(
         self,
@@ -456,55 +330,3 @@ class MGMForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                 if parameter.requires_grad:
                     zero = zero + parameter.flatten()[:0].sum().to(zero)
         return zero
-
-    def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
-        if self.vision_tower_aux is None or self.mining is None:
-            raise MGMError("config: vision_aux_config is null; this model mines no details")
-        return self.vision_tower_aux, self.mining
-
-    def _image_dtype(self) -> torch.dtype:
-        parameter = next((self.mining or self.projector).parameters(), None)
-        return self.vision_tower.dtype if parameter is None else parameter.dtype
-
-    def _views(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """`pixel_values` and `pixel_values_aux` of the latter in uint8."""
-        if pixels.dtype != torch.uint8:
-            return None, pixels
-        side = self.config.image_size_aux
-        _check_shape("pixel_values_aux", pixels, (len(pixels), 3, side, side))
-        views = Views.of(self.config)
-        high = views.normalise(pixels)
-        return views.low_resolution(high), high
-
-    def _check_pixels(self, pixel_values: Tensor | None, pixel_values_aux: Tensor | None) -> Tensor:
-        """`pixel_values`, which are there and fit, as `pixel_values_aux` do."""
-        config, size = self.config, self.config.image_size
-        given = pixel_values_aux if pixel_values is None else pixel_values
-        images = 0 if given is None else len(given)
-        pixel_values = _check_shape(
-            "pixel_values", pixel_values, (images, config.crops, 3, size, size)
-        )
-        if self.mining is not None:
-            side = config.image_size_aux
-            _check_shape("pixel_values_aux", pixel_values_aux, (images, 3, side, side))
-        for name, pixels in (
-            ("pixel_values", pixel_values),
-            ("pixel_values_aux", pixel_values_aux),
-        ):
-            if pixels is not None and not pixels.is_floating_point():
-                raise MGMError(
-                    f"{name} is {pixels.dtype}; give normalised pixels in floating point, or "
-                    "pixel_values_aux alone in uint8"
-                )
-        return pixel_values
-
-
-def _sine(x: Tensor) -> Tensor:
-    return x.sin()
-
-
-def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:
-    if pixels is None or tuple(pixels.shape) != expected:
-        found = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
-        raise MGMError(f"{name} is {found}; expected {expected}")
-    return pixels

@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_where_it_was(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resumed = run(flags)
-    assert not caplog.records or {record.name for record in caplog.records} == {"mgm.train"}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not left.exists()
     assert resumed.state.global_step == 6
     assert [folder.name for folder in checkpoints(tmp_path)] == [

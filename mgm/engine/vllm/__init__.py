@@ -1,0 +1,1 @@
+"""Mini-Gemini in vLLM; imported by vLLM alone."""

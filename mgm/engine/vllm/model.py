@@ -1,0 +1,184 @@
+"""Mini-Gemini in vLLM: our half that sees, vLLM's language model.
+
+The towers, mining and projector are those of every other use of the model, whole in each process;
+the language model is vLLM's own and is divided by tensor and pipeline parallelism as it is there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import BatchFeature
+from vllm.config import VllmConfig
+from vllm.config.multimodal import MultiModalDummyOptions
+from vllm.model_executor.models.interfaces import (
+    MultiModalEmbeddings,
+    SupportsMultiModal,
+    SupportsPP,
+)
+from vllm.model_executor.models.module_mapping import MultiModelKeys
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    init_vllm_registered_model,
+    maybe_prefix,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.processing import (
+    BaseDummyInputsBuilder,
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    PromptReplacement,
+    PromptUpdate,
+)
+from vllm.sequence import IntermediateTensors
+
+from mgm.data.processor import MGMProcessor
+from mgm.data.templates import IMAGE_MARKER
+from mgm.model.config import MGMConfig
+from mgm.model.vision import SeesImages
+
+PIXELS = "pixel_values_aux"  # in uint8: both views are made of it on the model's device
+
+
+class ProcessingInfo(BaseProcessingInfo):
+    """What vLLM asks about a model's images."""
+
+    def get_hf_config(self) -> MGMConfig:
+        """The model's config."""
+        return self.ctx.get_hf_config(MGMConfig)
+
+    def get_hf_processor(self, **kwargs: object) -> MGMProcessor:
+        """The model's processor."""
+        return self.ctx.get_hf_processor(MGMProcessor, **kwargs)
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        """As many images as fit."""
+        return {"image": None}
+
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Every image takes the same number of positions."""
+        return {"image": self.get_hf_config().image_tokens_per_image}
+
+
+class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
+    """The largest inputs, by which vLLM measures memory."""
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """Markers of so many images."""
+        return IMAGE_MARKER * mm_counts.get("image", 0)
+
+    def get_dummy_mm_data(
+        self,
+        seq_len: int,
+        mm_counts: Mapping[str, int],
+        mm_options: Mapping[str, MultiModalDummyOptions],
+    ) -> dict[str, Any]:
+        """So many images."""
+        side = self.info.get_hf_config().image_size_aux
+        count = mm_counts.get("image", 0)
+        images = self._get_dummy_images(
+            width=side, height=side, num_images=count, overrides=mm_options.get("image")
+        )
+        return {"image": images}
+
+
+class Processor(BaseMultiModalProcessor[ProcessingInfo]):
+    """Prepares images as everywhere, and expands their markers."""
+
+    def _call_hf_processor(
+        self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
+    ) -> BatchFeature:
+        images = self.info.get_hf_processor().image_processor
+        return images(hf_data["images"], do_normalize=False)
+
+    def _get_mm_fields_config(
+        self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        return {PIXELS: MultiModalFieldConfig.batched("image")}
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
+    ) -> Sequence[PromptUpdate]:
+        config = self.info.get_hf_config()
+        marker = [config.image_token_id]
+        return [PromptReplacement("image", marker, marker * config.image_tokens_per_image)]
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputs)
+class VLLMMiniGemini(SeesImages, nn.Module, SupportsMultiModal, SupportsPP):
+    """Mini-Gemini as vLLM wants its models.
+
+    Args:
+        vllm_config: of the whole server.
+        prefix: of the names of weights.
+    """
+
+    packed_modules_mapping = {  # noqa: RUF012
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """What stands for an image in a text."""
+        return IMAGE_MARKER if modality == "image" else None
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config = vllm_config.model_config.hf_config
+        self.config = config
+        # vLLM takes the whole model's word for what the language model ties; here each has its own.
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings
+        self.configure_mm_token_handling(
+            vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id]
+        )
+        with self._mark_tower_model(vllm_config, "image"):
+            self.build_vision(config)
+        with self._mark_language_model(vllm_config):
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=config.text_config,
+                prefix=maybe_prefix(prefix, "language_model"),
+            )
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
+        """What the language model reads in place of images."""
+        pixels = kwargs.get(PIXELS)
+        return (
+            self.get_image_features(pixel_values_aux=pixels) if isinstance(pixels, Tensor) else []
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: object,
+    ) -> Tensor | IntermediateTensors:
+        """The language model's hidden states."""
+        if intermediate_tensors is not None:
+            inputs_embeds = None
+        return self.language_model.model(
+            input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds
+        )
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """The language model's logits."""
+        return self.language_model.compute_logits(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Fill in the weights of the native format, whose names are the same here."""
+        return AutoWeightsLoader(self).load_weights(weights)
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Which part is what."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model",
+            connector=["mining", "projector"],
+            tower_model=["vision_tower", "vision_tower_aux"],
+        )

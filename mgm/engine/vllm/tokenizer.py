@@ -1,0 +1,66 @@
+"""Texts to ids in vLLM, as everywhere else: chunk by chunk around image markers."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+from vllm.tokenizers.hf import CachedHfTokenizer, HfTokenizer
+
+from mgm.data.conversation import Segment, encode
+from mgm.data.tokenizer import add_image_token, image_token_id_of, leading_ids
+
+LEFT = "left"
+
+
+class VLLMTokenizer(CachedHfTokenizer):
+    """Tokenizers whose texts begin as our processor's do, and are split at image markers."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> HfTokenizer:
+        """The tokenizer of a folder; arguments are vLLM's."""
+        return with_our_ids(super().from_pretrained(*args, **kwargs))
+
+
+def with_our_ids(tokenizer: HfTokenizer) -> HfTokenizer:
+    """A tokenizer like this one, that gives a marker one id, and adds what a text begins with.
+
+    Compat: a chunk of text after a marker is tokenised as a text of its own, as published. vLLM
+    tells tokenizers to add nothing to chats, whose templates bring no beginning-of-text token here.
+    """
+    add_image_token(tokenizer)
+
+    class Ours(type(tokenizer)):
+        def encode(self, text: str, **options: Any) -> list[int]:
+            return _cut(_ids(tokenizer, text), options, self.truncation_side)
+
+        def __call__(self, text: str | Sequence[str], **options: Any) -> BatchEncoding:
+            if isinstance(text, str):
+                ids = self.encode(text, **options)
+                return BatchEncoding({"input_ids": ids, "attention_mask": [1] * len(ids)})
+            rows = [self.encode(one, **options) for one in text]
+            return BatchEncoding(
+                {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+            )
+
+        def __reduce__(self) -> Any:
+            return with_our_ids, (tokenizer,)
+
+    Ours.__name__ = f"MiniGemini{type(tokenizer).__name__}"
+    ours = copy.copy(tokenizer)
+    ours.__class__ = Ours
+    return ours
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids, _ = encode([Segment(text)], tokenizer, image_token_id_of(tokenizer), 1, False)
+    begin = leading_ids(tokenizer)
+    return ids if ids[: len(begin)] == begin else [*begin, *ids]
+
+
+def _cut(ids: list[int], options: dict[str, Any], side: str) -> list[int]:
+    """What tokenizers leave of ids that are too long, if they are told to cut."""
+    most = options.get("max_length")
+    if not options.get("truncation") or most is None or len(ids) <= most:
+        return ids
+    return ids[-most:] if side == LEFT else ids[:most]
