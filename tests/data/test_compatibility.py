@@ -206,7 +206,8 @@ def test_an_empty_answer_ends_the_published_text():
 
 
 def test_every_mark_of_what_is_kept_is_listed():
-    listed = set(re.findall(r"`((?:\w+/)+\w+\.py)`", DOCUMENT.read_text(encoding="utf-8")))
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", DOCUMENT.read_text(encoding="utf-8"))
+    listed = {name for name in named if name.partition("/")[0] not in ("mgm", "tests")}
     package = DOCUMENT.parents[1] / "mgm"
     marked = {
         str(file.relative_to(package))
