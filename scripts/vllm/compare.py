@@ -128,9 +128,12 @@ def _server(folder: Path, parallel: int) -> Generator[str]:
         *("--limit-mm-per-prompt", '{"image": 2}', "--tensor-parallel-size", str(parallel)),
         "--enforce-eager",
     ]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    if parallel > 1:  # a core for each process, or vLLM wants a NUMA node for each
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(parallel)))
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words],
-        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+        env=os.environ | settings,
         start_new_session=True,
     )
     try:
