@@ -1,0 +1,221 @@
+"""Evaluate: python -m mgm.eval --model-path FOLDER --benchmark textvqa mme.
+
+With torchrun, every process answers questions about other images, on a GPU of its own.
+"""
+
+import argparse
+import datetime
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mgm.engine.engine import load
+from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.eval.answerer import Answerer, EndpointAnswerer, EngineAnswerer
+from mgm.eval.answers import AnswerCache, settings_name
+from mgm.eval.benchmark import Benchmark
+from mgm.eval.judge import Judge, ModelJudge
+from mgm.eval.question import Answered, Question
+from mgm.eval.registry import BENCHMARKS, benchmark
+from mgm.eval.report import compared, table, write_report
+from mgm.eval.runner import answered, run
+from mgm.eval.score import Score, load_score, save_score, scored
+from mgm.eval.statistics import compare
+
+logger = logging.getLogger("mgm.eval")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Ask and score; returns the exit status."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    process, processes = (int(os.environ.get(name, default)) for name, default in (
+        ("RANK", "0"), ("WORLD_SIZE", "1"),
+    ))  # fmt: skip
+    logging.getLogger("mgm").setLevel(logging.INFO if process == 0 else logging.WARNING)
+    options = parse(words)
+    if options.compare:
+        return compare_folders(*options.compare)
+    kinds = [benchmark(name) for name in options.benchmark]
+    asked: dict[str, tuple[Benchmark, str, str, list[Question]]] = {}
+    for kind, split in kinds:  # faults of the data are found before the model loads
+        protocol = options.protocol if options.protocol in kind.protocols else kind.protocols[0]
+        if options.protocol and protocol != options.protocol:
+            logger.warning(
+                "%s has no protocol %s; %s is used", kind.name, options.protocol, protocol
+            )
+        kind.check(split, protocol)
+        questions = list(kind.questions(options.data / kind.folder, split, protocol))
+        _check_ids(kind, questions)
+        asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
+    title, facts = _model_name(options)
+    output = options.output or Path("work_dirs/eval") / title
+    cache = AnswerCache(
+        output / "answers", settings_name(options.model_path or title, facts), process
+    )
+    if not options.score_only:
+        answerer = _answerer(options, process)
+        for name, (_, _, _, questions) in asked.items():
+            run(questions, answerer, cache, process, processes, name if process == 0 else "")
+    _wait_for_all(processes)
+    if process:
+        return 0
+    cache.reload()
+    judge: Judge = Judge()
+    if options.judge:
+        judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
+    scores: list[Score] = []
+    said: dict[str, Sequence[Answered]] = {}
+    for name, (kind, split, protocol, questions) in asked.items():
+        said[name] = answered(questions, cache)
+        scores.append(scored(kind, split, protocol, questions, said[name], judge))
+        folder = output / kind.name / split / protocol
+        folder.mkdir(parents=True, exist_ok=True)
+        save_score(scores[-1], folder / "score.json")
+        for path in kind.submission(said[name], folder, split):
+            logger.info("wrote %s", path)
+    write_report(output, title, scores, said)
+    write_output(table(scores, title))
+    logger.info("report: %s", output / "report.html")
+    if isinstance(judge, ModelJudge):
+        usage = judge.usage
+        logger.info(
+            "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
+            judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
+        )  # fmt: skip
+    return 0
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line.
+
+    Raises:
+        MGMError: one of them is wrong.
+    """
+    parser = Parser(prog="python -m mgm.eval", description="Ask a model benchmarks' questions.")
+    add = parser.add_argument
+    add("--benchmark", nargs="+", default=[], metavar="NAME[:SPLIT]", help=", ".join(BENCHMARKS))
+    add("--model-path", metavar="FOLDER", help="the model, ours or a published one")
+    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
+    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
+    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
+    add("--dtype", help="float32, bfloat16 or float16; default: as fits the device")
+    add("--quantize", metavar="KIND", help="int8, llm-int8 or int4")
+    add(
+        "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
+    )
+    add("--model", metavar="NAME", help="of the model at the endpoint")
+    add(
+        "--protocol",
+        choices=("paper", "lmms-eval", "vlmevalkit", "official"),
+        help="default: paper",
+    )
+    add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
+    add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
+    add("--batch-size", type=int, default=16, metavar="N", help="answers at once, default 16")
+    add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
+    add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
+    add("--judge", metavar="MODEL", help="scores free answers; default: rules")
+    add("--judge-url", default="https://api.openai.com/v1", metavar="URL", help="of its endpoint")
+    add("--compare", nargs=2, type=Path, metavar="FOLDER", help="two outputs, question by question")
+    options = parser.parse_args(words)
+    if options.compare:
+        return options
+    if not options.benchmark:
+        raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
+    if (options.endpoint is None) == (options.model_path is None):
+        raise MGMError("give --model-path, or --endpoint with --model")
+    if options.endpoint is not None and options.model is None:
+        raise MGMError("--endpoint: name the model there with --model")
+    for name in ("batch_size", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
+    return options
+
+
+def compare_folders(first: Path, second: Path) -> int:
+    """Print how two models differ, by what was scored of both; returns the exit status.
+
+    Raises:
+        MGMError: nothing was.
+    """
+    names = sorted(
+        {path.relative_to(first) for path in first.rglob("score.json")}
+        & {path.relative_to(second) for path in second.rglob("score.json")}
+    )
+    if not names:
+        raise MGMError(f"{first} and {second}: no benchmark was scored of both by one protocol")
+    for name in names:
+        one, other = load_score(first / name), load_score(second / name)
+        both = [key for key in one.credits if key in other.credits]
+        if not both:
+            continue
+        found = compare(
+            [one.credits[key] for key in both],
+            [other.credits[key] for key in both],
+            [one.groups[key] for key in both],
+        )
+        line = compared(first.name, second.name, f"{one.benchmark}, {one.scorer}", found)
+        write_output(line + "\n")
+    return 0
+
+
+def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
+    counts = Counter(one.id for one in questions)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise MGMError(
+            f"{kind.name}: {len(twice)} ids of questions come twice, such as {min(twice)!r}; "
+            "the file is damaged"
+        )
+    if not questions:
+        raise MGMError(f"{kind.name}: its file has no questions")
+
+
+def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
+    """What the model is called, and what besides its weights decides its answers."""
+    if options.endpoint is not None:
+        return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
+    names = ("model_base", "conv_mode", "dtype", "quantize")
+    folder = Path(options.model_path)
+    title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
+    return title, {name: getattr(options, name) for name in names}
+
+
+def _answerer(options: argparse.Namespace, process: int) -> Answerer:
+    if options.endpoint is not None:
+        return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
+    device = options.device
+    if device is None and "LOCAL_RANK" in os.environ:
+        import torch
+
+        if torch.cuda.is_available():
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+    engine = load(
+        options.model_path,
+        device=device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        base=options.model_base,
+    )
+    if options.conv_mode is not None:
+        engine.use_template(options.conv_mode)
+    return EngineAnswerer(engine, options.batch_size)
+
+
+def _wait_for_all(processes: int) -> None:
+    """Until every process has answered its share; a process that fails ends all, by torchrun."""
+    if processes == 1:
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_command(main)

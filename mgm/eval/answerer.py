@@ -1,0 +1,191 @@
+"""Who answers: the engine in this process, or a server that speaks as OpenAI's."""
+
+import base64
+import io
+import json
+import os
+import queue
+import threading
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from mgm.data.images import ImageSource, open_image
+from mgm.engine.engine import Engine, Stream
+from mgm.engine.generation import Piece
+from mgm.engine.request import Request
+from mgm.errors import MGMError, one_line
+from mgm.eval.question import Answered, Question
+
+TRIES = 5
+PATIENCE = 600.0  # seconds for one answer of a server
+
+
+class Answerer(ABC):
+    """Answers questions, greedily."""
+
+    @abstractmethod
+    def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
+        """Answers as they come, which may be in another order.
+
+        Raises:
+            MGMError: a question cannot be answered; names it.
+        """
+
+
+class EngineAnswerer(Answerer):
+    """The engine: as many at once as fit, questions join as others are answered.
+
+    Args:
+        engine: of a model.
+        batch_size: answers that are written at once.
+    """
+
+    def __init__(self, engine: Engine, batch_size: int) -> None:
+        self._engine = engine
+        self._batch_size = batch_size
+        engine.scheduler.rows = batch_size
+
+    def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
+        """See `Answerer`."""
+        done: queue.SimpleQueue[tuple[Question, Piece]] = queue.SimpleQueue()
+        running: dict[str, Stream] = {}  # one that nobody holds is cancelled
+
+        def finished() -> Answered:
+            question, piece = done.get()
+            del running[question.id]
+            return _finished(question, piece)
+
+        self._engine.start()
+        try:
+            for question in questions:
+                # One more than fit is prepared while they are being answered.
+                while len(running) > self._batch_size:
+                    yield finished()
+                request = Request(
+                    question.text,
+                    images=list(question.images),
+                    max_new_tokens=question.max_new_tokens,
+                    system=question.system,
+                )
+
+                def told(piece: Piece, question: Question = question) -> None:
+                    if piece.answer is not None or piece.fault is not None:
+                        done.put((question, piece))
+
+                try:
+                    running[question.id] = self._engine.listen(request, told)
+                except MGMError as error:
+                    raise MGMError(f"question {question.id}: {error}") from error
+            while running:
+                yield finished()
+        finally:
+            self._engine.stop()
+
+
+def _finished(question: Question, piece: Piece) -> Answered:
+    if piece.answer is None or piece.answer.finish_reason not in ("stop", "length"):
+        raise MGMError(f"question {question.id}: {piece.fault or 'its answer was cancelled'}")
+    return Answered(question, piece.answer.text.strip())
+
+
+class EndpointAnswerer(Answerer):
+    """A server with the OpenAI API.
+
+    Args:
+        url: of it, such as http://localhost:10000/v1.
+        model: its name there.
+        concurrency: questions at once.
+        key: that it asks for; None: that in OPENAI_API_KEY, if there is one.
+        wait: seconds before the second try; doubled before each further one.
+    """
+
+    def __init__(
+        self, url: str, model: str, concurrency: int, key: str | None = None, wait: float = 1.0
+    ) -> None:
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._model, self._concurrency, self._wait = model, concurrency, wait
+        key = key or os.environ.get("OPENAI_API_KEY")
+        self._headers = {"Content-Type": "application/json"}
+        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        self._stopped = threading.Event()
+
+    def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
+        """See `Answerer`."""
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            waiting: set[Future[Answered]] = set()
+            try:
+                for question in questions:
+                    waiting.add(pool.submit(self._answer, question))
+                    if len(waiting) >= 2 * self._concurrency:
+                        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                        yield from (one.result() for one in done)
+                while waiting:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (one.result() for one in done)
+            finally:
+                self._stopped.set()
+                for one in waiting:
+                    one.cancel()
+
+    def _answer(self, question: Question) -> Answered:
+        parts = [
+            {"type": "image_url", "image_url": {"url": _data_url(image, question.id)}}
+            for image in question.images
+        ]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": [*parts, {"type": "text", "text": question.text}]}
+        ]
+        if question.system is not None:
+            messages.insert(0, {"role": "system", "content": question.system})
+        body = {
+            "model": self._model,
+            "messages": messages,
+            "temperature": 0,
+            "max_tokens": question.max_new_tokens,
+        }
+        pause, fault = self._wait, ""
+        for _ in range(TRIES):
+            try:
+                request = urllib.request.Request(
+                    self._url, json.dumps(body).encode(), self._headers
+                )
+                with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                    said = json.loads(response.read())
+                return Answered(question, said["choices"][0]["message"]["content"].strip())
+            except urllib.error.HTTPError as error:
+                text = one_line(error.read().decode(errors="replace"))[:200]
+                if error.code not in (408, 409, 429) and error.code < 500:
+                    raise MGMError(
+                        f"question {question.id}: the server refuses ({error.code}): {text}"
+                    ) from error
+                fault = f"{error.code}: {text}"
+            except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                fault = one_line(error) or type(error).__name__
+            if self._stopped.wait(pause):
+                break
+            pause *= 2
+        raise MGMError(
+            f"question {question.id}: {self._url} does not answer after {TRIES} tries ({fault}); "
+            "run again to go on where it was"
+        )
+
+
+def _data_url(image: ImageSource, name: str) -> str:
+    """An image as a URL that holds it: a file as it is."""
+    if isinstance(image, str | Path):
+        try:
+            content = Path(image).read_bytes()
+        except OSError as error:
+            raise MGMError(f"question {name}: {image} cannot be read ({error.strerror})") from error
+    elif isinstance(image, bytes):
+        content = image
+    else:
+        file = io.BytesIO()
+        open_image(image, f"question {name}").save(file, "PNG")
+        content = file.getvalue()
+    return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,134 @@
+"""Answers that were given, so that nothing is asked twice: in files that only grow.
+
+Every process writes a file of its own, a line for each answer, at once; all read all files. A line
+that was not finished, because the program was killed, is passed over.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mgm.data.images import ImageSource, open_image
+from mgm.errors import MGMError
+from mgm.eval.question import Question
+
+logger = logging.getLogger("mgm.eval")
+
+
+class AnswerCache:
+    """Answers by model, text, images and settings.
+
+    Args:
+        folder: of the files.
+        model: what answers, with all that decides its answers: two models never share a name.
+        process: the number of this process.
+    """
+
+    def __init__(self, folder: Path, model: str, process: int = 0) -> None:
+        self._folder, self._model = folder, model
+        self._own = folder / f"answers-{process}.jsonl"
+        self._known: dict[str, str] = {}
+        self._hashes: dict[Path, str] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read what other processes have written."""
+        torn = 0
+        for file in sorted(self._folder.glob("answers-*.jsonl")):
+            with file.open("rb") as lines:
+                for line in lines:
+                    try:
+                        entry = json.loads(line)
+                        self._known[entry["key"]] = entry["text"]
+                    except (ValueError, KeyError, TypeError):
+                        torn += 1
+        if torn:
+            logger.info(
+                "%d answers in %s were not finished; they are asked anew", torn, self._folder
+            )
+
+    def key(self, question: Question) -> str:
+        """What decides the answer to a question, in few letters.
+
+        Raises:
+            MGMError: an image is missing.
+        """
+        facts = {
+            "model": self._model,
+            "text": question.text,
+            "system": question.system,
+            "max_new_tokens": question.max_new_tokens,
+            "images": [self._hash(image) for image in question.images],
+        }
+        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+    def get(self, key: str) -> str | None:
+        """The answer of a key; None: it was not asked yet."""
+        return self._known.get(key)
+
+    def put(self, key: str, text: str) -> None:
+        """Keep an answer, at once.
+
+        Raises:
+            MGMError: it cannot be written.
+        """
+        self._known[key] = text
+        line = json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # What a killed program left of its last line ends here.
+            torn = self._own.is_file() and not _ends_with_a_line(self._own)
+            with self._own.open("a", encoding="utf-8") as file:
+                file.write(("\n" if torn else "") + line)
+        except OSError as error:
+            raise MGMError(
+                f"{self._own}: cannot be written ({error.strerror}); make room, and run again: "
+                "what was answered is kept"
+            ) from error
+
+    def _hash(self, image: ImageSource) -> str:
+        if isinstance(image, bytes):
+            return hashlib.blake2b(image).hexdigest()[:32]
+        if isinstance(image, str | Path):
+            path = Path(image)
+            if path not in self._hashes:
+                try:
+                    content = path.read_bytes()
+                except OSError as error:
+                    raise MGMError(
+                        f"{path}: the image cannot be read ({error.strerror})"
+                    ) from error
+                self._hashes[path] = hashlib.blake2b(content).hexdigest()[:32]
+            return self._hashes[path]
+        return hashlib.blake2b(open_image(image, "an image").tobytes()).hexdigest()[:32]
+
+
+def _ends_with_a_line(file: Path) -> bool:
+    with file.open("rb") as content:
+        content.seek(0, 2)
+        if content.tell() == 0:
+            return True
+        content.seek(-1, 2)
+        return content.read(1) == b"\n"
+
+
+def settings_name(path: str, facts: dict[str, Any]) -> str:
+    """The name of a model with what decides its answers: its weights' files and the settings.
+
+    Args:
+        path: of its folder, or its name elsewhere.
+        facts: such as dtype and template.
+    """
+    folder = Path(path)
+    files: Sequence[Path] = sorted(folder.iterdir()) if folder.is_dir() else []
+    marks = [
+        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+        if file.suffix in (".safetensors", ".bin", ".json", ".model")
+    ]
+    name = folder.resolve().name if files else path
+    text = json.dumps([name, marks, facts], sort_keys=True)
+    return f"{name}-{hashlib.blake2b(text.encode()).hexdigest()[:12]}"

@@ -1,0 +1,204 @@
+"""MMBench: choices, each question asked as often as it has some, once round."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import PAPER, VLMEVALKIT, Benchmark, Needed
+from mgm.eval.files import base64_image, field, read_table, write_lines
+from mgm.eval.judge import Judge
+from mgm.eval.letters import LETTERS, chosen_letter, listed
+from mgm.eval.question import Answered, Question
+
+DIRECT = {
+    "en": "Answer with the option's letter from the given choices directly.",
+    "cn": "请直接回答选项字母。",
+}
+NOTHING = ("nan", "none", "")
+FILES = {
+    "dev": "mmbench_dev_20230712",
+    "test": "mmbench_test_en_20231003",
+    "dev-cn": "mmbench_dev_cn_20231003",
+    "test-cn": "mmbench_test_cn_20231003",
+}
+# A spreadsheet holds none of them.
+CONTROL_CHARACTERS = dict.fromkeys({*range(32)} - {9, 10, 13})
+ROUND = 10**6  # index of a question's next round is larger by this
+
+
+class MMBench(Benchmark):
+    """A question counts as right where it is in every one of its rounds."""
+
+    name, title, folder, metric = "mmbench", "MMBench", "mmbench", "circular accuracy"
+    splits = tuple(FILES)
+    scored = ("dev", "dev-cn")
+    sizes = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}  # noqa: RUF012
+    protocols = (PAPER, VLMEVALKIT)
+
+    def needs(self, split: str) -> list[Needed]:
+        """One table, images within."""
+        name = f"{FILES[split]}.tsv"
+        site = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
+        return [Needed(name, "OpenMMLab", f"{site}/{name}")]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`. Rows without an image have that of the row they name."""
+        file = folder / f"{FILES[split]}.tsv"
+        language = "cn" if split.endswith("cn") else "en"
+        images: dict[str, bytes] = {}
+        for row in read_table(file):
+            index = field(row, "index", file)
+            where = f"{file}, index {index}"
+            source = field(row, "image", where)
+            if len(source) > 64:
+                images[index] = base64_image(source, where)
+            elif source in images:
+                images[index] = images[source]
+            else:
+                raise MGMError(f"{where}: its image is that of {source!r}, which did not come yet")
+            choices = options(row)
+            text = _paper(row, choices) if protocol == PAPER else _vlmevalkit(row, choices)
+            direct = f"\n{DIRECT[language]}" if protocol == PAPER else ""
+            yield Question(
+                id=index,
+                text=text + direct,
+                images=(images[index],),
+                answer=row.get("answer") or None,
+                group=str(int(index) % ROUND) if index.isdigit() else index,
+                category=row.get("category", ""),
+                max_new_tokens=1024,
+                facts={"prompt": text, "choices": choices, "row": _without_image(row)},
+            )
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """Whether the letter is right; an answer that names none may mean a choice by its text."""
+        choices = answered.question.facts["choices"]
+        letter = chosen_letter(answered.text, len(choices))
+        if letter is None:
+            meant = [
+                LETTERS[n] for n, one in enumerate(choices) if one.lower() in answered.text.lower()
+            ]
+            letter = meant[0] if len(meant) == 1 else None
+        return float(letter is not None and letter == answered.question.answer)
+
+    def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
+        """Share of questions that are right in all their rounds, in per cent."""
+        rounds: dict[str, list[float]] = defaultdict(list)
+        for question, credit in zip(questions, credits, strict=True):
+            rounds[question.group].append(credit)
+        return 100 * sum(min(own) for own in rounds.values()) / len(rounds)
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """The published answers, and a spreadsheet for MMBench's server where openpyxl is there."""
+        records = [
+            {
+                "question_id": int(one.question.id)
+                if one.question.id.isdigit()
+                else one.question.id,
+                "round_id": 0,
+                "prompt": one.question.facts["prompt"],
+                "text": one.text,
+                "options": one.question.facts["choices"],
+                "option_char": list(LETTERS[: len(one.question.facts["choices"])]),
+                "answer_id": "",
+                "model_id": "mgm",
+                "metadata": {},
+            }
+            for one in answered
+        ]
+        written = [write_lines(folder / f"{FILES[split]}.jsonl", records)]
+        sheet = upload_rows(
+            [one.question.facts["row"] for one in answered],
+            {one.question.id: one.text for one in answered},
+        )
+        return [*written, write_sheet(folder / f"{FILES[split]}.xlsx", sheet)]
+
+
+def options(row: dict[str, Any]) -> list[str]:
+    """The choices of a row, up to the first that is none.
+
+    Compat: "nan" and "none" are none. Source: model_vqa_mmbench.py.
+    """
+    found: list[str] = []
+    for letter in "ABCD":
+        value = row.get(letter)
+        if value is None or str(value).lower() in NOTHING:
+            break
+        found.append(str(value))
+    return found
+
+
+# Compat: the upload has the table's columns without these, answers in the place of the sixth.
+# Source: convert_mmbench_for_submission.py.
+LEFT_OUT = ("hint", "category", "source", "image", "comment", "l2-category")
+PLACE = 6
+
+
+def upload_rows(rows: Sequence[dict[str, Any]], texts: dict[str, str]) -> list[list[Any]]:
+    """The rows of a submission, its header first.
+
+    Args:
+        rows: of the table.
+        texts: answers by the index of their questions.
+    """
+    if not rows:
+        return []
+    columns = [name for name in rows[0] if name not in LEFT_OUT]
+    columns.insert(PLACE, "prediction")
+    body = [
+        [
+            texts.get(str(row["index"])) if name == "prediction" else row.get(name)
+            for name in columns
+        ]
+        for row in rows
+    ]
+    return [columns, *body]
+
+
+def write_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
+    """Write a spreadsheet; returns the path.
+
+    Raises:
+        MGMError: openpyxl is not installed.
+    """
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise MGMError(
+            f"{path}: needs openpyxl, which is not installed; pip install -e '.[eval]'"
+        ) from error
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet()
+    for row in rows:
+        sheet.append([_cell(value) for value in row])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    book.save(path)
+    return path
+
+
+def _cell(value: Any) -> Any:
+    """A number as one; of a text what a spreadsheet can hold."""
+    if not isinstance(value, str):
+        return value
+    return int(value) if value.isdecimal() else value.translate(CONTROL_CHARACTERS)
+
+
+def _paper(row: dict[str, str], choices: Sequence[str]) -> str:
+    hint = row.get("hint", "")
+    asked = row["question"] if hint.lower() in NOTHING else f"{hint}\n{row['question']}"
+    return f"{asked}\n{listed(choices)}"
+
+
+def _vlmevalkit(row: dict[str, str], choices: Sequence[str]) -> str:
+    hint = row.get("hint", "")
+    begin = "" if hint.lower() in NOTHING else f"Hint: {hint}\n"
+    return (
+        f"{begin}Question: {row['question']}\nOptions:\n{listed(choices)}\n"
+        "Please select the correct answer from the options above. \n"
+    )
+
+
+def _without_image(row: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in row.items() if name != "image"}

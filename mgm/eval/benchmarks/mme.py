@@ -1,0 +1,157 @@
+"""MME: two yes-or-no questions about every image, in fourteen kinds."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, Needed
+from mgm.eval.files import field, present, read_lines
+from mgm.eval.judge import Judge
+from mgm.eval.llava_questions import write_answers
+from mgm.eval.question import Answered, Question
+
+PERCEPTION = (
+    *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
+    *("artwork", "OCR"),
+)
+COGNITION = (
+    "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
+)  # fmt: skip
+OFFICIAL_SUFFIX = " Please answer yes or no."
+SINGLE = "\nAnswer the question using a single word or phrase."
+
+
+class MME(Benchmark):
+    """The sum over kinds of the share of right answers and of images with both answers right."""
+
+    name, title, folder, metric = "mme", "MME", "MME", "perception + cognition"
+    splits = scored = ("test",)
+    sizes = {"test": 2374}  # noqa: RUF012
+    protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
+
+    def needs(self, split: str) -> list[Needed]:
+        """Questions, and images with their answers."""
+        return [
+            Needed("llava_mme.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            Needed("MME_Benchmark_release_version", "MME's authors, on request"),
+        ]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`. Answers stand in text files beside the images."""
+        release = present(folder / "MME_Benchmark_release_version")
+        known: dict[Path, dict[str, str]] = {}
+        file = folder / "llava_mme.jsonl"
+        for number, record in enumerate(read_lines(file), start=1):
+            where = f"{file}, line {number}"
+            name, text = (str(field(record, key, where)) for key in ("question_id", "text"))
+            image = release / str(field(record, "image", where))
+            official = text.replace(SINGLE, OFFICIAL_SUFFIX).strip()
+            answers = _answers(image, known)
+            answer = answers.get(_bare(official))
+            if answer is None:
+                raise MGMError(f"{image}: there is no answer beside it to {official!r:.100}")
+            bare = official.removesuffix(OFFICIAL_SUFFIX)
+            asked = official if protocol == VLMEVALKIT else bare + SINGLE
+            kind = name.split("/")[0]
+            if kind not in PERCEPTION + COGNITION:
+                raise MGMError(f"{where}: {kind!r} is no kind of question of MME")
+            yield Question(
+                id=f"{name}: {bare}",
+                text=text if protocol == PAPER else asked,
+                images=(image,),
+                answer=answer,
+                group=name,
+                category=kind,
+                max_new_tokens=16 if protocol == LMMS_EVAL else 128,
+                facts={"prompt": text, "question_id": name, "official": official},
+            )
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """Whether yes or no is right."""
+        return float(parse(answered.text) == answered.question.answer)
+
+    def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
+        """At most 2800: of every kind at most 200."""
+        return sum(value for value, _ in self._kinds(questions, credits).values())
+
+    def parts(
+        self, questions: Sequence[Question], credits: Sequence[float]
+    ) -> dict[str, tuple[float, int]]:
+        """Perception, cognition, and every kind."""
+        kinds = self._kinds(questions, credits)
+        sums = {
+            title: (
+                sum(kinds[kind][0] for kind in names if kind in kinds),
+                sum(kinds[kind][1] for kind in names if kind in kinds),
+            )
+            for title, names in (("perception", PERCEPTION), ("cognition", COGNITION))
+        }
+        return {title: pair for title, pair in sums.items() if pair[1]} | kinds
+
+    def _kinds(
+        self, questions: Sequence[Question], credits: Sequence[float]
+    ) -> dict[str, tuple[float, int]]:
+        images: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for question, credit in zip(questions, credits, strict=True):
+            images[question.category][question.group].append(credit)
+        result = {}
+        for kind in (*PERCEPTION, *COGNITION):
+            own = list(images[kind].values())
+            count = sum(map(len, own))
+            if count:
+                right = sum(map(sum, own)) / count
+                both = sum(min(credits) for credits in own) / len(own)
+                result[kind] = (100 * (right + both), count)
+        return result
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """Answers, and a file for each kind as MME's calculation reads them."""
+        named = [
+            Answered(replace(one.question, id=one.question.facts["question_id"]), one.text)
+            for one in answered
+        ]
+        written = [write_answers(folder / "answers.jsonl", named)]
+        rows: dict[str, list[str]] = defaultdict(list)
+        for one in answered:
+            facts: Any = one.question.facts
+            name = facts["question_id"].rsplit("/", 1)[-1]
+            text = one.text.replace("\n", " ").replace("\t", " ")
+            row = (name, facts["official"], one.question.answer.capitalize(), text)
+            rows[one.question.category].append("\t".join(row) + "\n")
+        for kind, lines in rows.items():
+            path = folder / "eval_tool" / f"{kind}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines), encoding="utf-8")
+            written.append(path)
+        return written
+
+
+def parse(text: str) -> str:
+    """Yes or no, by the first four letters; else "other". Source: MME's calculation.py."""
+    text = text.lower().strip().replace(".", "")
+    if len(text) == 1:
+        return {"y": "yes", "n": "no"}.get(text, "other")
+    begin = text[:4]
+    return "yes" if "yes" in begin else "no" if "no" in begin else "other"
+
+
+def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
+    """Questions and answers about an image: beside it, or in its kind's folder of texts."""
+    beside = image.with_suffix(".txt")
+    path = beside if beside.is_file() else None
+    if path is None and image.parent.name == "images":
+        path = image.parent.parent / "questions_answers_YN" / f"{image.stem}.txt"
+    path = present(path or beside)
+    if path not in known:
+        known.clear()  # questions about an image stand together
+        lines = path.read_text(encoding="utf-8").splitlines()
+        pairs = [line.rstrip().rsplit("\t", 1) for line in lines if "\t" in line]
+        known[path] = {_bare(question): answer.strip().lower() for question, answer in pairs}
+    return known[path]
+
+
+def _bare(question: str) -> str:
+    return " ".join(question.strip().removesuffix(OFFICIAL_SUFFIX.strip()).split())

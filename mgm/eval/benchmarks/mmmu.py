@@ -1,0 +1,215 @@
+"""MMMU: questions of thirty college subjects, with choices or open."""
+
+import ast
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, Benchmark, Needed
+from mgm.eval.files import present, write_lines
+from mgm.eval.judge import Judge
+from mgm.eval.letters import LETTERS, listed
+from mgm.eval.question import Answered, Question
+
+SUBJECTS = (
+    *("Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory"),
+    *("Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science"),
+    *("Design", "Diagnostics_and_Laboratory_Medicine", "Economics", "Electronics"),
+    *("Energy_and_Power", "Finance", "Geography", "History", "Literature", "Manage", "Marketing"),
+    *("Materials", "Math", "Mechanical_Engineering", "Music", "Pharmacy", "Physics"),
+    *("Psychology", "Public_Health", "Sociology"),
+)
+SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
+CHOICES = "multiple-choice"
+DIRECT = "Answer with the option's letter from the given choices directly."
+SHORT = "Answer the question using a single word or phrase."
+INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+SEED = 42  # by which a letter is drawn where an answer names none, as published
+_NUMBERS = (
+    r"-?\b\d{1,3}(?:,\d{3})+\b",
+    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",
+    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+)
+
+
+class MMMU(Benchmark):
+    """With the official parser, or as lmms-eval scores, whose open questions are never right."""
+
+    name, title, folder = "mmmu", "MMMU", "MMMU"
+    splits = tuple(SPLITS)
+    scored = ("val", "dev")
+    sizes = {"val": 900, "test": 10500, "dev": 150}  # noqa: RUF012
+    protocols = (PAPER, OFFICIAL, LMMS_EVAL)
+
+    def needs(self, split: str) -> list[Needed]:
+        """A folder for each subject."""
+        return [
+            Needed(subject, "the data set MMMU/MMMU of the Hugging Face hub")
+            for subject in SUBJECTS
+        ]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`. In the published protocol a question has its first image alone."""
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError as error:
+            raise MGMError("MMMU: pyarrow is not installed; pip install -e '.[eval]'") from error
+        for subject in SUBJECTS:
+            files = sorted(present(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))
+            if not files:
+                raise MGMError(f"{folder / subject}: has no {SPLITS[split]}-*.parquet")
+            for file in files:
+                for batch in parquet.ParquetFile(file).iter_batches(64):
+                    for row in batch.to_pylist():
+                        yield self._question(row, subject, protocol, f"{file}, {row.get('id')}")
+
+    def _question(self, row: dict[str, Any], subject: str, protocol: str, where: str) -> Question:
+        try:
+            choices = [str(one) for one in ast.literal_eval(row["options"] or "[]")]
+            kind, text = row["question_type"], row["question"]
+        except (KeyError, ValueError, SyntaxError) as error:
+            raise MGMError(f"{where}: is no record of MMMU ({error})") from error
+        images = [row[f"image_{n}"]["bytes"] for n in range(1, 8) if row.get(f"image_{n}")]
+        return Question(
+            id=str(row["id"]),
+            text=prompt(text, choices, kind, protocol),
+            images=tuple(images[:1] if protocol == PAPER else images),
+            answer=_answer(row.get("answer")),
+            group=str(row["id"]),
+            category=subject,
+            max_new_tokens=128,
+            facts={"type": kind, "choices": choices},
+        )
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """See `parse_choice`, `parse_open`."""
+        question = answered.question
+        if question.facts["type"] == CHOICES:
+            names = dict(zip(LETTERS, question.facts["choices"], strict=False))
+            said = parse_choice(answered.text, names)
+            # Compat: a letter is drawn; by the question, so that the order of others is no matter.
+            said = said or random.Random(f"{SEED} {question.id}").choice(list(names))
+            return float(said in _all(question.answer))
+        if protocol == LMMS_EVAL:
+            return 0.0  # its parser keeps letters of a list written out, and none is ever right
+        return float(is_open_right(question.answer, parse_open(answered.text)))
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """What the published evaluator reads, or MMMU's server."""
+        records = []
+        for one in answered:
+            facts = one.question.facts
+            record = {
+                "id": one.question.id,
+                "question_type": facts["type"],
+                "answer": one.question.answer,
+                "response": one.text,
+            }
+            if facts["type"] == CHOICES:
+                names = dict(zip(LETTERS, facts["choices"], strict=False))
+                record |= {"parsed_pred": parse_choice(one.text, names) or "", "index2ans": names}
+            else:
+                record["parsed_pred"] = sorted(parse_open(one.text), key=str)
+            records.append(record)
+        return [write_lines(folder / "merge.jsonl", records)]
+
+
+def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:
+    """What is asked. Source: MMMU's data_utils.py with configs/llava1.5.yaml; lmms-eval's mmmu."""
+    if kind != CHOICES:
+        return f"{question}\n{'' if protocol != LMMS_EVAL else chr(10)}{SHORT}"
+    if protocol == LMMS_EVAL:
+        return f"{question}\n{listed(choices)}\n\n{DIRECT}"
+    return f"{question}\n{listed(choices, '({letter}) {text}')}\n\n{DIRECT}"
+
+
+def parse_choice(text: str, names: Mapping[str, str]) -> str | None:
+    """The letter that an answer means; None: it means none. Source: MMMU's eval_utils.py.
+
+    Args:
+        text: the answer.
+        names: choices by their letters.
+    """
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    for form in ("({})", " {} "):
+        places = {letter: text.rfind(form.format(letter)) for letter in names}
+        found = {letter: place for letter, place in places.items() if place >= 0}
+        if found:
+            return max(found, key=lambda letter: found[letter])
+    if len(text.split()) > 5:  # long enough to hold a choice written out
+        low = text.lower()
+        found = {letter: low.rfind(name.lower()) for letter, name in names.items()}
+        found = {letter: place for letter, place in found.items() if place >= 0}
+        if found:
+            return max(found, key=lambda letter: found[letter])
+    return None
+
+
+def normal(text: str) -> list[str | float]:
+    """A number rounded to two places, or a text in small letters; a lone letter with a blank."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        low = text.lower()
+        return [f" {low}", f"{low} "] if len(low) == 1 else [low]
+
+
+def numbers(text: str) -> list[str]:
+    """All numbers in a text: with commas, scientific, and plain ones."""
+    return [found for pattern in _NUMBERS for found in re.findall(pattern, text)]
+
+
+def parse_open(text: str) -> list[str | float]:
+    """What an answer to an open question may mean. Source: MMMU's eval_utils.py.
+
+    Compat: only line breaks part sentences, since letters are made small before.
+    """
+    keys = []
+    whole = text.strip().strip(".").lower()
+    pieces = whole.split("\n")
+    for place, piece in enumerate(pieces):
+        last = place == len(pieces) - 1
+        marks = (*INDICATORS, "=") if last else INDICATORS
+        tails = [piece.split(mark)[-1].strip() for mark in marks if mark in piece]
+        # An empty tail is passed over as long as nothing else was found.
+        shortest = ""
+        for tail in tails:
+            if not shortest or len(tail) < len(shortest):
+                shortest = tail
+        if shortest and shortest not in (":", ",", ".", "!", "?", ";", "'"):
+            keys.append(shortest)
+    keys = keys or [whole]
+    found = [*keys, *(number for key in keys for number in numbers(key))]
+    return list(dict.fromkeys(one for part in found for one in normal(part)))
+
+
+def is_open_right(answer: object, meant: Sequence[str | float]) -> bool:
+    """Whether one of the things that were meant is right."""
+    right = [one for part in _all(answer) for one in normal(str(part))]
+    for one in meant:
+        if isinstance(one, str):
+            if any(isinstance(part, str) and part in one for part in right):
+                return True
+        elif one in right:
+            return True
+    return False
+
+
+def _all(answer: object) -> list[Any]:
+    return list(answer) if isinstance(answer, list | tuple) else [answer]
+
+
+def _answer(text: object) -> object:
+    """An answer, or a list of them that is written out."""
+    if isinstance(text, str) and text.startswith("["):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    return text

@@ -1,0 +1,61 @@
+"""The playground's own pictures: questions whose answers are known, drawn on this machine."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mgm.data.templates import IMAGE_MARKER
+from mgm.errors import MGMError
+from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.files import read_json
+from mgm.eval.judge import Judge
+from mgm.eval.llava_questions import write_answers
+from mgm.eval.question import Answered, Question
+
+FILE = "conversations.json"
+SHORT = "\nAnswer the question using a single word or phrase."
+
+
+class Nano(Benchmark):
+    """Every question of a conversation by itself, exact answers."""
+
+    name, title, folder = "nano", "nano pictures", "nano"
+    splits = scored = ("held_out",)
+    sizes = {}  # noqa: RUF012  as many as were drawn
+
+    def needs(self, split: str) -> list[Needed]:
+        """A data set of the playground."""
+        how = "python -m playground.generate --out data/MGM-Eval/nano --split held_out --seed 2"
+        return [Needed(FILE, how)]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`."""
+        for record in read_json(folder / FILE):
+            turns = record.get("conversations")
+            kinds = record.get("kinds")
+            if not isinstance(turns, list) or not isinstance(kinds, list):
+                raise MGMError(f"{folder / FILE}: is not written by playground.generate")
+            images = record.get("image") or []
+            names = [images] if isinstance(images, str) else images
+            # A conversation asks for bare answers once; each question on its own has to.
+            suffix = SHORT if turns[0]["value"].endswith(SHORT) else ""
+            for place, kind in enumerate(kinds):
+                asked, right = (one["value"] for one in turns[2 * place : 2 * place + 2])
+                asked = asked.replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
+                yield Question(
+                    id=f"{record['id']}/{place}",
+                    text=asked,
+                    images=tuple(folder / "images" / name for name in names),
+                    answer=right,
+                    group=str(record["id"]),
+                    category=kind,
+                    max_new_tokens=64,
+                    facts={"prompt": asked},
+                )
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """Whether the answer is the right one, letter by letter."""
+        return float(answered.text.strip() == answered.question.answer.strip())
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """The answers."""
+        return [write_answers(folder / "answers.jsonl", answered)]

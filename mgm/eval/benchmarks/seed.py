@@ -1,0 +1,76 @@
+"""SEED-Bench: choices about images and about the middle frames of videos."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.files import read_json
+from mgm.eval.judge import Judge
+from mgm.eval.llava_questions import llava_questions, write_answers
+from mgm.eval.question import Answered, Question
+
+VIDEOS = 8  # types of questions from here on are about videos: a type's number is above
+
+
+class SEEDBench(Benchmark):
+    """Letters."""
+
+    name, title, folder = "seed", "SEED-Bench", "seed_bench"
+    splits = scored = ("test",)
+    sizes = {"test": 19242}  # noqa: RUF012
+
+    def needs(self, split: str) -> list[Needed]:
+        """Questions, answers, images and frames."""
+        hub = "the data set AILab-CVC/SEED-Bench of the Hugging Face hub"
+        return [
+            Needed("llava-seed-bench.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            Needed("SEED-Bench.json", hub),
+            Needed("SEED-Bench-image", hub),
+            Needed("SEED-Bench-video-image", "the middle frames of its videos"),
+        ]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`."""
+        file = folder / "SEED-Bench.json"
+        known = read_json(file)
+        kinds = {number: name for name, number in known["question_type"].items()}
+        truths = {one["question_id"]: one for one in known["questions"]}
+        for question in llava_questions(folder / "llava-seed-bench.jsonl", folder):
+            truth = truths.get(question.id)
+            if truth is None:
+                raise MGMError(f"{file}: has no question {question.id}")
+            yield replace(
+                question,
+                answer=truth["answer"],
+                category=f"{truth['data_type']}: {kinds[truth['question_type_id']]}",
+            )
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """Whether it begins with the right letter."""
+        return float(is_right(answered.text, answered.question.answer))
+
+    def parts(
+        self, questions: Sequence[Question], credits: Sequence[float]
+    ) -> dict[str, tuple[float, int]]:
+        """Images, videos, and every kind."""
+        parts = super().parts(questions, credits)
+        for data in ("image", "video"):
+            own = [
+                credit
+                for question, credit in zip(questions, credits, strict=True)
+                if question.category.startswith(data)
+            ]
+            if own:
+                parts[data] = (100 * sum(own) / len(own), len(own))
+        return parts
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """The published answers."""
+        return [write_answers(folder / "merge.jsonl", answered)]
+
+
+def is_right(text: str, answer: str) -> bool:
+    """Compat: the answer's first letter counts. Source: convert_seed_for_submission.py."""
+    return text.strip()[:1] == answer if len(text.strip()) > 1 else text.strip() == answer

@@ -1,0 +1,106 @@
+"""TextVQA: texts in photographs, answers as ten people gave them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, Needed
+from mgm.eval.files import read_json
+from mgm.eval.judge import Judge
+from mgm.eval.llava_questions import llava_questions, write_answers
+from mgm.eval.question import Answered, Question
+from mgm.eval.vqa_text import agreement
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+OCR = "Reference OCR token:"
+QUESTIONS, ANSWERS = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.1_val.json"
+
+
+class TextVQA(Benchmark):
+    """Asked with OCR tokens in the published protocol, without them in others'."""
+
+    name, title, folder = "textvqa", "TextVQA", "textvqa"
+    splits = scored = ("val",)
+    sizes = {"val": 5000}  # noqa: RUF012
+    protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
+
+    def needs(self, split: str) -> list[Needed]:
+        """Questions, answers and images."""
+        site = "https://dl.fbaipublicfiles.com/textvqa"
+        return [
+            Needed(QUESTIONS, "eval.zip of LLaVA's docs/Evaluation.md"),
+            Needed(ANSWERS, "TextVQA", f"{site}/data/TextVQA_0.5.1_val.json"),
+            Needed("train_images", "TextVQA, unpacked", f"{site}/images/train_val_images.zip"),
+        ]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`."""
+        answers = {
+            (one["image_id"], one["question"].lower()): one["answers"]
+            for one in read_json(folder / ANSWERS)["data"]
+        }
+
+        def answer(record: dict) -> list[str]:
+            key = (record["question_id"], asked(record["text"]).lower())
+            if key not in answers:
+                raise MGMError(
+                    f"{folder / ANSWERS}: has no answers to {key[1]!r:.100} about {key[0]}; both "
+                    "files have to be of version 0.5.1"
+                )
+            return answers[key]
+
+        # An image may have several questions: the id of the file alone is not one.
+        for number, question in enumerate(
+            llava_questions(
+                folder / QUESTIONS,
+                folder / "train_images",
+                text=partial(_text, protocol),
+                answer=answer,
+            )
+        ):
+            yield replace(
+                question,
+                id=f"{number}",
+                facts={**question.facts, "question_id": question.id},
+            )
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """Agreement with ten people; the scorers of all protocols are the same."""
+        return agreement(answered.text, answered.question.answer)
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """What the published evaluator reads."""
+        named = [
+            Answered(replace(one.question, id=one.question.facts["question_id"]), one.text)
+            for one in answered
+        ]
+        return [write_answers(folder / "merge.jsonl", named)]
+
+
+def asked(prompt: str) -> str:
+    """The question in a prompt of the published file.
+
+    Raises:
+        MGMError: there is none.
+    """
+    lines = prompt.split("\n")
+    if prompt.startswith("OCR tokens: "):
+        found = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
+        if found:
+            return found[1]
+    elif f"{OCR} " in prompt and len(lines) == 3:
+        return lines[1] if prompt.startswith(OCR) else lines[0]
+    elif len(lines) == 2:
+        return lines[0]
+    raise MGMError(f"there is no question in the prompt {prompt!r:.100}")
+
+
+def _text(protocol: str, prompt: str) -> str:
+    if protocol == PAPER:
+        return prompt
+    question = asked(prompt)
+    # lmms-eval makes all letters but the first small.
+    return (question.capitalize() if protocol == LMMS_EVAL else question) + SUFFIX

@@ -1,0 +1,47 @@
+"""VQAv2: questions about photographs; the answers of the test are known to its server alone."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.judge import Judge
+from mgm.eval.llava_questions import llava_questions, write_answers
+from mgm.eval.question import Answered, Question
+from mgm.eval.vqa_text import agreement, normal_answer
+
+
+class VQAv2(Benchmark):
+    """A file for the server."""
+
+    name, title, folder = "vqav2", "VQAv2", "vqav2"
+    splits = ("test-dev",)
+    scored = ()
+    sizes = {"test-dev": 107394}  # noqa: RUF012
+
+    def needs(self, split: str) -> list[Needed]:
+        """Questions and images."""
+        return [
+            Needed("llava_vqav2_mscoco_test-dev2015.jsonl", "eval.zip of LLaVA's Evaluation.md"),
+            Needed("test2015", "COCO, unpacked", "http://images.cocodataset.org/zips/test2015.zip"),
+        ]
+
+    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """See `Benchmark`."""
+        file = folder / "llava_vqav2_mscoco_test-dev2015.jsonl"
+        yield from llava_questions(file, folder / "test2015")
+
+    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+        """Agreement with ten people, where they are known."""
+        return agreement(answered.text, answered.question.answer or [])
+
+    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+        """Answers, and what the server takes."""
+        path = folder / "vqav2_test-dev.json"
+        answers = write_answers(folder / "merge.jsonl", answered)
+        records = [
+            {"question_id": int(one.question.id), "answer": normal_answer(one.text)}
+            for one in answered
+        ]
+        path.write_text(json.dumps(records), encoding="utf-8")
+        return [answers, path]

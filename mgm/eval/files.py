@@ -1,0 +1,91 @@
+"""Files of benchmarks: what is wrong with them is said in one line."""
+
+import base64
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
+
+
+def present(path: Path) -> Path:
+    """A file or folder that has to be there."""
+    if not path.exists():
+        raise MGMError(f"{path}: is missing; python -m mgm.eval.prepare says what belongs there")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        MGMError: it is missing, or no JSON.
+    """
+    try:
+        return json.loads(present(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MGMError(f"{path}: is no JSON ({error})") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines.
+
+    Raises:
+        MGMError: it is missing, or a line is no object.
+    """
+    with present(path).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise MGMError(f"{path}, line {number}: is no JSON ({error})") from error
+            if not isinstance(record, dict):
+                raise MGMError(f"{path}, line {number}: is no JSON object")
+            yield record
+
+
+def read_table(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a file whose columns are separated by tabs.
+
+    Raises:
+        MGMError: it is missing, or a row has too many columns.
+    """
+    with present(path).open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+            if None in row:
+                raise MGMError(f"{path}, row {number}: has more columns than the first")
+            yield {key: value or "" for key, value in row.items()}
+
+
+def base64_image(text: str, where: str) -> bytes:
+    """The bytes of an image in base64.
+
+    Raises:
+        MGMError: it is none.
+    """
+    try:
+        return base64.b64decode(text, validate=False)
+    except ValueError as error:
+        raise MGMError(f"{where}: the image is no base64") from error
+
+
+def field(record: dict[str, Any], name: str, where: object) -> Any:
+    """A field that has to be there."""
+    if name not in record:
+        raise MGMError(f"{where}: has no {name!r}")
+    return record[name]
+
+
+def write_lines(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Path:
+    """Write JSON lines; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    path.write_text(text, encoding="utf-8")
+    return path

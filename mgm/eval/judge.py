@@ -1,0 +1,157 @@
+"""Who says whether a free answer is right: a language model, or rules."""
+
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError, one_line
+
+RULES = "rules"  # the name of no language model at all
+TRIES = 5
+PATIENCE = 120.0  # seconds for one answer
+
+
+class Judge:
+    """Rules alone; a language model is one that answers.
+
+    Attributes:
+        name: printed with every score that it made.
+    """
+
+    name = RULES
+
+    @property
+    def is_model(self) -> bool:
+        """Whether there is a language model to ask."""
+        return False
+
+    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
+        """What the language model says.
+
+        Raises:
+            MGMError: it says nothing, or there is none.
+        """
+        raise MGMError("there is no judge; name one with --judge")
+
+
+@dataclass
+class Usage:
+    """What a judge was asked, to know what it costs.
+
+    Attributes:
+        requests: that were answered by the server; the others were known.
+        prompt_tokens: of them.
+        completion_tokens: of their answers.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ModelJudge(Judge):
+    """A model behind an OpenAI-compatible endpoint. Threads may share it.
+
+    What it said is kept in a file, and not asked again.
+
+    Args:
+        model: its name.
+        url: of the endpoint, such as https://api.openai.com/v1.
+        cache: the file.
+        key: of the endpoint; None: that in OPENAI_API_KEY, if there is one.
+        wait: seconds before the second try; doubled before each further one.
+    """
+
+    def __init__(
+        self, model: str, url: str, cache: Path, key: str | None = None, wait: float = 1.0
+    ) -> None:
+        self.name = model
+        self.usage = Usage()
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._cache = cache
+        self._wait = wait
+        self._turn = threading.Lock()
+        key = key or os.environ.get("OPENAI_API_KEY")
+        self._headers = {"Content-Type": "application/json"}
+        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        self._known: dict[str, str] = {}
+        if cache.is_file():
+            for line in cache.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["key"]] = entry["text"]
+                except (ValueError, KeyError, TypeError):
+                    continue  # the line that was being written when someone ended the program
+
+    @property
+    def is_model(self) -> bool:
+        """It is."""
+        return True
+
+    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
+        """What it says; after errors and when told to wait it is asked again.
+
+        Raises:
+            MGMError: it refuses, or does not answer after several tries.
+        """
+        body = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
+        key = hashlib.blake2b(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+        with self._turn:
+            if key in self._known:
+                return self._known[key]
+        text = self._asked(body)
+        with self._turn:
+            self._known[key] = text
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            with self._cache.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
+        return text
+
+    def _asked(self, body: dict[str, Any]) -> str:
+        wait, fault = self._wait, ""
+        for _ in range(TRIES):
+            try:
+                found = self._post(body)
+                text = found["choices"][0]["message"]["content"]
+                if not isinstance(text, str):
+                    raise MGMError(f"the judge {self.name} refuses to answer")
+                usage = found.get("usage") or {}
+                with self._turn:
+                    self.usage.requests += 1
+                    self.usage.prompt_tokens += int(usage.get("prompt_tokens") or 0)
+                    self.usage.completion_tokens += int(usage.get("completion_tokens") or 0)
+                return text
+            except urllib.error.HTTPError as error:
+                said = error.read().decode(errors="replace")
+                if error.code not in (408, 409, 429) and error.code < 500:
+                    raise MGMError(
+                        f"the judge {self.name} refuses ({error.code}): {one_line(said)[:200]}"
+                    ) from error
+                fault = f"{error.code}: {one_line(said)[:100]}"
+                after = error.headers.get("Retry-After") or ""
+                wait = max(wait, float(after) if after.isdigit() else 0)
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                if isinstance(error, MGMError):
+                    raise
+                fault = one_line(error) or type(error).__name__
+            time.sleep(wait * (1 + 0.2 * random.random()))
+            wait *= 2
+        raise MGMError(f"the judge {self.name} does not answer after {TRIES} tries ({fault})")
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            return json.loads(response.read())

@@ -1,0 +1,40 @@
+"""All benchmarks by their names."""
+
+from collections.abc import Mapping
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import Benchmark
+from mgm.eval.benchmarks.gqa import GQA
+from mgm.eval.benchmarks.llava_bench import LLaVABench
+from mgm.eval.benchmarks.mathvista import MathVista
+from mgm.eval.benchmarks.mmbench import MMBench
+from mgm.eval.benchmarks.mme import MME
+from mgm.eval.benchmarks.mmmu import MMMU
+from mgm.eval.benchmarks.mmvet import MMVet
+from mgm.eval.benchmarks.nano import Nano
+from mgm.eval.benchmarks.pope import POPE
+from mgm.eval.benchmarks.qbench import QBench
+from mgm.eval.benchmarks.scienceqa import ScienceQA
+from mgm.eval.benchmarks.seed import SEEDBench
+from mgm.eval.benchmarks.textvqa import TextVQA
+from mgm.eval.benchmarks.vizwiz import VizWiz
+from mgm.eval.benchmarks.vqav2 import VQAv2
+
+_ALL = (
+    *(TextVQA, MMBench, MME, MMVet, MMMU, MathVista),
+    *(VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench, Nano),
+)
+BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}
+
+
+def benchmark(name: str) -> tuple[Benchmark, str]:
+    """A benchmark and its split, of `NAME` or `NAME:SPLIT`.
+
+    Raises:
+        MGMError: there is none of that name.
+    """
+    kind, _, split = name.partition(":")
+    if kind not in BENCHMARKS:
+        raise MGMError(f"no benchmark is called {kind!r}; choose from {', '.join(BENCHMARKS)}")
+    found = BENCHMARKS[kind]
+    return found, split or found.splits[0]

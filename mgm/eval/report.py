@@ -1,0 +1,165 @@
+"""Scores for people: a table in Markdown, and a page with wrong answers and their images."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from mgm.data.images import ImageSource, open_image
+from mgm.errors import MGMError
+from mgm.eval.published import verdict
+from mgm.eval.question import Answered
+from mgm.eval.score import Score
+from mgm.eval.statistics import Comparison
+
+WRONG = 50  # answers of each benchmark that the page shows
+SIDE = 320  # pixels of an image there
+RIGHT = 0.999
+
+_STYLE = """
+body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+table { border-collapse: collapse; } td, th { padding: .3rem .8rem; text-align: left; }
+tr + tr { border-top: 1px solid #ddd; } .partial { color: #b00; }
+.bar { background: #4a7dbd; height: .8rem; display: inline-block; vertical-align: middle; }
+.answer { display: flex; gap: 1rem; margin: 1rem 0; flex-wrap: wrap; }
+.answer img { max-width: 20rem; max-height: 20rem; } .answer pre { white-space: pre-wrap; }
+"""
+
+
+def described(score: Score) -> str:
+    """The value with its interval; where questions are missing, how many there are instead."""
+    if score.value is None:
+        return "to be submitted"
+    text = f"{score.value:.1f} (95 %: {score.low:.1f} to {score.high:.1f})"
+    if not score.complete:
+        return f"partial, {score.questions} of {score.expected} questions: {text}"
+    return text
+
+
+def table(scores: Sequence[Score], model: str) -> str:
+    """All scores in Markdown.
+
+    Args:
+        scores: of one model.
+        model: its name; a published one's scores stand beside.
+    """
+    lines = [
+        "| benchmark | score | questions | protocol | published |",
+        "|---|---|---|---|---|",
+    ]
+    for score in scores:
+        beside = ""
+        if score.value is not None and score.complete:
+            found = verdict(model, score.benchmark, score.value, score.low, score.high)
+            if found is not None:
+                says = "agrees" if found.agrees else "differs"
+                beside = f"{found.published:.1f} ({found.difference:+.1f}, {says})"
+        lines.append(
+            f"| {score.title} ({score.benchmark}) | {described(score)} | {score.questions} | "
+            f"{score.scorer} | {beside} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def parts_table(score: Score) -> str:
+    """The score of every category in Markdown; empty: there are no categories."""
+    if not score.parts:
+        return ""
+    lines = [f"\n### {score.title}: {score.metric}\n", "| | | questions |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.1f} | {count} |" for name, (value, count) in score.parts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(
+    folder: Path, model: str, scores: Sequence[Score], answered: Mapping[str, Sequence[Answered]]
+) -> list[Path]:
+    """Write report.md and report.html; returns them.
+
+    Args:
+        folder: where they go.
+        model: its name.
+        scores: of it.
+        answered: by the names of benchmarks with their splits.
+    """
+    text = f"# {model}\n\n{table(scores, model)}" + "".join(map(parts_table, scores))
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    body = "".join(_section(score, answered.get(score.benchmark, ())) for score in scores)
+    rows = "".join(
+        f"<tr><td>{_text(score.title)} ({_text(score.benchmark)})</td>"
+        f"<td class={'' if score.complete else 'partial'}>{_text(described(score))}</td>"
+        f"<td>{_text(score.scorer)}</td></tr>"
+        for score in scores
+    )
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(model)}</title>"
+        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>"
+        f"<h1>{_text(model)}</h1><table><tr><th>benchmark<th>score<th>protocol</tr>{rows}</table>"
+        f"{body}</html>"
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return [folder / "report.md", folder / "report.html"]
+
+
+def _section(score: Score, answered: Sequence[Answered]) -> str:
+    """Categories with bars, and wrong answers with their images."""
+    most = max((value for value, _ in score.parts.values()), default=0) or 1
+    bars = "".join(
+        f"<tr><td>{_text(name)}<td>{value:.1f}<td>{count}"
+        f"<td><span class=bar style='width:{max(value, 0) / most * 15:.2f}rem'></span></tr>"
+        for name, (value, count) in score.parts.items()
+    )
+    wrong = [one for one in answered if score.credits.get(one.question.id, 1) < RIGHT]
+    shown = "".join(_wrong(one, score.credits[one.question.id]) for one in wrong[:WRONG])
+    return (
+        f"<h2>{_text(score.title)}: {_text(score.metric)}</h2><table>{bars}</table>"
+        f"<details><summary>{len(wrong)} answers without full credit"
+        f"{f', the first {WRONG}' if len(wrong) > WRONG else ''}</summary>{shown}</details>"
+    )
+
+
+def _wrong(answered: Answered, credit: float) -> str:
+    question = answered.question
+    images = "".join(f"<img alt='' src='{_small(image)}'>" for image in question.images)
+    facts = (
+        ("question", question.text),
+        ("answer", answered.text),
+        ("right", str(question.answer)),
+        ("credit", f"{credit:.2f}"),
+        ("id", question.id),
+    )
+    lines = "".join(f"<tr><th>{name}<td><pre>{_text(text)}</pre></tr>" for name, text in facts)
+    return f"<div class=answer><div>{images}</div><table>{lines}</table></div>"
+
+
+def _small(source: ImageSource) -> str:
+    """An image, made smaller, as a URL that holds it."""
+    try:
+        image = open_image(source, "an image")
+    except MGMError:
+        return ""
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def compared(first: str, second: str, benchmark: str, found: Comparison) -> str:
+    """Two models on one benchmark, in a line."""
+    interval = f"{found.interval.low:+.1f} to {found.interval.high:+.1f}"
+    if found.differ:
+        says = f"{second if found.difference > 0 else first} is better"
+    elif found.needed is None:
+        says = "they are the same"
+    else:
+        says = f"they cannot be told apart; it would take some {found.needed:,} questions"
+    return (
+        f"{benchmark}: {second} {found.difference:+.2f} points (95 %: {interval}, "
+        f"{found.questions:,} questions of both): {says}"
+    )

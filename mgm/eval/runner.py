@@ -1,0 +1,74 @@
+"""Has questions answered: each image is seen once, nothing twice, and a kill loses nothing."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from mgm.eval.answerer import Answerer
+from mgm.eval.answers import AnswerCache
+from mgm.eval.question import Answered, Question
+
+logger = logging.getLogger("mgm.eval")
+
+
+def run(
+    questions: Sequence[Question],
+    answerer: Answerer,
+    cache: AnswerCache,
+    process: int = 0,
+    processes: int = 1,
+    title: str = "",
+) -> None:
+    """Have every question answered that was not yet; answers go into the cache.
+
+    Args:
+        questions: of a benchmark.
+        answerer: answers.
+        cache: of answers.
+        process: the number of this one.
+        processes: that share the work: each takes other images.
+        title: of the progress bar; empty: there is none.
+
+    Raises:
+        MGMError: a question cannot be answered.
+    """
+    groups = by_image(questions)[process::processes]
+    total = sum(map(len, groups))
+    keys: dict[str, list[str]] = defaultdict(list)  # of questions that are being answered
+    with tqdm(total=total, desc=title, unit=" questions", disable=not title) as bar:
+
+        def open_questions() -> Iterator[Question]:
+            for group in groups:
+                for question in group:
+                    key = cache.key(question)
+                    if cache.get(key) is not None or key in pending:
+                        bar.update()
+                        continue
+                    pending.add(key)
+                    keys[question.id].append(key)
+                    yield question
+
+        pending: set[str] = set()
+        for answered in answerer.answers(open_questions()):
+            cache.put(keys[answered.question.id].pop(0), answered.text)
+            bar.update()
+
+
+def by_image(questions: Sequence[Question]) -> list[list[Question]]:
+    """Questions about the same images together; those groups first whose questions are longest."""
+    groups: dict[tuple[object, ...], list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[tuple(_name(image) for image in question.images)].append(question)
+    return sorted(groups.values(), key=lambda group: -max(len(one.text) for one in group))
+
+
+def _name(image: object) -> object:
+    return hash(image) if isinstance(image, bytes) else str(image)
+
+
+def answered(questions: Sequence[Question], cache: AnswerCache) -> list[Answered]:
+    """The questions that have answers, with these."""
+    found = ((question, cache.get(cache.key(question))) for question in questions)
+    return [Answered(question, text) for question, text in found if text is not None]

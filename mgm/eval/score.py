@@ -1,0 +1,152 @@
+"""A score with all that it takes to compare it: protocol, judge, interval, and what is missing."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mgm.errors import MGMError
+from mgm.eval.benchmark import Benchmark
+from mgm.eval.files import read_json
+from mgm.eval.judge import Judge
+from mgm.eval.question import Answered, Question
+from mgm.eval.statistics import Interval, drawn_interval, mean_interval
+
+JUDGED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model reached in a benchmark.
+
+    Attributes:
+        benchmark: its name and split, such as "textvqa:val".
+        title: for people.
+        metric: what `value` is.
+        protocol: by which was asked and scored.
+        judge: who scored free answers; empty: nobody had to.
+        value: the score; None: the answers are known to a server alone.
+        low: end of its 95 % interval.
+        high: end of its 95 % interval.
+        questions: that were scored.
+        expected: that the benchmark has; None: nobody knows.
+        parts: score and number of questions of each category.
+        credits: of every question, by its id.
+        groups: of every question, by its id.
+    """
+
+    benchmark: str
+    title: str
+    metric: str
+    protocol: str
+    judge: str
+    value: float | None
+    low: float
+    high: float
+    questions: int
+    expected: int | None
+    parts: dict[str, tuple[float, int]]
+    credits: dict[str, float] = field(repr=False)
+    groups: dict[str, str] = field(repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all questions of the benchmark were scored."""
+        return self.expected is None or self.questions == self.expected
+
+    @property
+    def scorer(self) -> str:
+        """Protocol and judge in words."""
+        return self.protocol + (f", judged by {self.judge}" if self.judge else "")
+
+
+def scored(
+    benchmark: Benchmark,
+    split: str,
+    protocol: str,
+    questions: Sequence[Question],
+    answered: Sequence[Answered],
+    judge: Judge,
+) -> Score:
+    """Score what was answered.
+
+    Args:
+        benchmark: that was asked.
+        split: of it.
+        protocol: by which is scored.
+        questions: all there are.
+        answered: those that have answers.
+        judge: of free answers.
+
+    Raises:
+        MGMError: nothing was answered, or the judge does not answer.
+    """
+    if not answered:
+        raise MGMError(f"{benchmark.name}: nothing was answered yet")
+    expected = benchmark.sizes.get(split, len(questions))
+    own = [one.question for one in answered]
+    facts: dict[str, Any] = {
+        "benchmark": f"{benchmark.name}:{split}",
+        "title": benchmark.title,
+        "metric": benchmark.metric,
+        "protocol": protocol,
+        "judge": judge.name if benchmark.judged else "",
+        "questions": len(answered),
+        "expected": expected,
+    }
+    if split not in benchmark.scored:
+        nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
+        return Score(value=None, low=0.0, high=0.0, **facts, **nothing)
+    credits = _credits(benchmark, protocol, answered, judge)
+    groups = [question.group or question.id for question in own]
+
+    def of_some(places: Sequence[int]) -> float:
+        return benchmark.combine([own[n] for n in places], [credits[n] for n in places])
+
+    interval: Interval
+    if benchmark.is_mean():
+        interval = mean_interval(credits, groups, scale=100)
+    else:
+        interval = drawn_interval(of_some, groups)
+    return Score(
+        value=benchmark.combine(own, credits),
+        low=interval.low,
+        high=interval.high,
+        parts=benchmark.parts(own, credits),
+        credits={question.id: credit for question, credit in zip(own, credits, strict=True)},
+        groups={question.id: group for question, group in zip(own, groups, strict=True)},
+        **facts,
+    )
+
+
+def _credits(
+    benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
+) -> list[float]:
+    """Of every answer; a judge is asked about several at a time."""
+    if not (benchmark.judged and judge.is_model):
+        return [benchmark.credit(one, protocol, judge) for one in answered]
+    with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
+        return list(pool.map(lambda one: benchmark.credit(one, protocol, judge), answered))
+
+
+def save_score(score: Score, path: Path) -> None:
+    """Write a score for machines."""
+    path.write_text(json.dumps(asdict(score), ensure_ascii=False), encoding="utf-8")
+
+
+def load_score(path: Path) -> Score:
+    """Read what `save_score` wrote.
+
+    Raises:
+        MGMError: it did not write that.
+    """
+    content = read_json(path)
+    try:
+        parts = {
+            name: (float(value), int(count)) for name, (value, count) in content["parts"].items()
+        }
+        return Score(**content | {"parts": parts})
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise MGMError(f"{path}: is no score of ours ({error})") from error

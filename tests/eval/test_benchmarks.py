@@ -1,0 +1,141 @@
+"""Every benchmark from its files to its score and the files that scripts leave."""
+
+import json
+
+import openpyxl
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.judge import Judge
+from mgm.eval.question import Answered
+from mgm.eval.registry import BENCHMARKS, benchmark
+from mgm.eval.score import scored
+from tests.eval.fixtures import MAKERS, make_all
+
+COUNTS = {"textvqa": 3, "mme": 8, "mmbench": 3, "mmvet": 2, "mmmu": 30, "mathvista": 2, "pope": 6,
+          "gqa": 1, "vqav2": 1, "vizwiz": 1, "seed": 2, "scienceqa": 2, "llava-bench": 1,
+          "qbench": 1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("data"))
+
+
+def right(question) -> str:
+    """An answer that gets full credit."""
+    answer = question.answer
+    if "problem" in question.facts and question.facts["problem"]["choices"]:
+        return f"({'AB'[question.facts['problem']['choices'].index(answer)]})"
+    if isinstance(answer, list):
+        return answer[0]
+    if isinstance(answer, str) and "<" in answer:
+        return answer.split("<OR>")[0].replace("<AND>", " and ")
+    return str(answer)
+
+
+def asked(data, name: str, protocol: str | None = None):
+    kind, split = benchmark(name)
+    protocol = protocol or kind.protocols[0]
+    return kind, split, protocol, list(kind.questions(data / kind.folder, split, protocol))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_from_files_to_score(data, name, tmp_path):
+    kind, split, protocol, questions = asked(data, name)
+    assert len(questions) == COUNTS[name] == len({one.id for one in questions})
+    assert all(one.images for one in questions) or name == "scienceqa"
+    full = [Answered(one, right(one)) for one in questions]
+    score = scored(kind, split, protocol, questions, full, Judge())
+    if split in kind.scored:
+        most = 400 if name == "mme" else 100
+        assert score.value == pytest.approx(most)
+        nothing = [Answered(one, "%") for one in questions]
+        worst = scored(kind, split, protocol, questions, nothing, Judge())
+        assert worst.value < most
+        assert worst.low <= worst.value <= worst.high
+        assert bool(score.judge) == kind.judged
+    else:
+        assert score.value is None
+    assert not score.complete  # the benchmark has more questions
+    for path in kind.submission(full, tmp_path, split):
+        assert path.stat().st_size > 0
+
+
+def test_textvqa_asks_as_each_protocol_does(data):
+    texts = {protocol: [one.text for one in asked(data, "textvqa", protocol)[3]] for protocol in
+             ("paper", "lmms-eval", "vlmevalkit")}  # fmt: skip
+    short = "\nAnswer the question using a single word or phrase."
+    assert texts["paper"][0] == f"What BRAND is it?\nReference OCR token: ROLEX, 12{short}"
+    assert texts["lmms-eval"][0] == f"What brand is it?{short}"
+    assert texts["vlmevalkit"][0] == f"What BRAND is it?{short}"
+
+
+def test_mme_counts_images_with_both_answers_right(data):
+    kind, split, protocol, questions = asked(data, "mme")
+    said = [Answered(one, "Yes") for one in questions]
+    score = scored(kind, split, protocol, questions, said, Judge())
+    assert score.value == 100  # half of the answers of two kinds, no image
+    assert score.parts["perception"] == (100, 8)
+    assert {one.text for one in questions if one.category == "artwork"} == {
+        f"Is it {word}?\nAnswer the question using a single word or phrase." for word in
+        ("red", "blue")
+    }  # fmt: skip
+
+
+def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
+    kind, split, protocol, questions = asked(data, "mmbench")
+    assert questions[0].text == (
+        "Look.\nWhich colour?\nA. red\nB. blue\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert questions[1].text.startswith("How many?\nA. one")
+    assert questions[2].images == questions[0].images
+    said = [Answered(one, "B") for one in questions]  # right in one of two rounds, and once alone
+    assert scored(kind, split, protocol, questions, said, Judge()).value == 50
+    _, sheet = kind.submission(said, tmp_path, split)
+    rows = list(openpyxl.load_workbook(sheet).active.values)
+    assert rows[0] == ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split")
+    assert rows[1][0] == 0
+    assert rows[1][6] == "B"
+
+
+def test_mmmu_draws_a_letter_where_an_answer_names_none_and_always_the_same(data):
+    kind, split, protocol, questions = asked(data, "mmmu")
+    said = [Answered(one, "no idea") for one in questions]
+    first = scored(kind, split, protocol, questions, said, Judge())
+    again = scored(kind, split, protocol, questions, list(reversed(said)), Judge())
+    assert first.credits == again.credits
+    assert 0 < first.value < 100
+    assert len(questions[0].images) == 1
+    assert len(asked(data, "mmmu", "official")[3][0].images) == 2
+    full = [Answered(one, right(one)) for one in questions]
+    as_lmms = scored(kind, split, "lmms-eval", questions, full, Judge())
+    assert as_lmms.value == pytest.approx(90)  # its open questions are never right
+
+
+def test_missing_and_damaged_files_are_named(data, tmp_path):
+    for name in MAKERS:
+        kind, split = benchmark(name)
+        with pytest.raises(MGMError, match="is missing"):
+            list(kind.questions(tmp_path / kind.folder, split, kind.protocols[0]))
+    make = tmp_path / "damaged"
+    MAKERS["gqa"](make)
+    (make / "gqa" / "llava_gqa_testdev_balanced.jsonl").write_text('{"question_id": "20"')
+    with pytest.raises(MGMError, match="line 1: is no JSON"):
+        asked(make, "gqa")
+    MAKERS["textvqa"](make)
+    truth = make / "textvqa" / "TextVQA_0.5.1_val.json"
+    truth.write_text(json.dumps({"data": []}))
+    with pytest.raises(MGMError, match=r"both files have to be of version 0\.5\.1"):
+        asked(make, "textvqa")
+
+
+def test_names():
+    assert benchmark("mmmu:test")[1] == "test"
+    with pytest.raises(MGMError, match="choose from textvqa"):
+        benchmark("imagenet")
+    with pytest.raises(MGMError, match="choose from val, test, dev"):
+        BENCHMARKS["mmmu"].check("train", "paper")
+    with pytest.raises(MGMError, match="no protocol 'official'"):
+        BENCHMARKS["textvqa"].check("val", "official")

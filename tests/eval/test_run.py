@@ -1,0 +1,298 @@
+"""Runs as people start them: kept answers, kills, servers, several processes, reports."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+import mgm
+from mgm.errors import MGMError
+from mgm.eval.__main__ import main
+from mgm.eval.answerer import EndpointAnswerer, EngineAnswerer
+from mgm.eval.answers import AnswerCache, settings_name
+from mgm.eval.judge import Judge, ModelJudge
+from mgm.eval.question import Answered, Question
+from mgm.eval.registry import benchmark
+from mgm.eval.runner import answered, by_image, run
+from mgm.eval.score import load_score, scored
+from mgm.serve.worker import Worker, worker_application
+from tests.eval.fixtures import make_all, picture
+from tests.serve.servers import ROOT, running
+from tests.tiny_model import build
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("models") / "tiny", positions=2048)
+
+
+def questions_of(data, name: str) -> list[Question]:
+    kind, split = benchmark(name)
+    return list(kind.questions(data / kind.folder, split, kind.protocols[0]))
+
+
+def alone(model, questions: list[Question]) -> list[str]:
+    engine = mgm.load(model, device="cpu")
+    requests = [
+        mgm.Request(one.text, images=list(one.images), max_new_tokens=one.max_new_tokens)
+        for one in questions
+    ]
+    return [engine.answer([request])[0].text.strip() for request in requests]
+
+
+@pytest.mark.parametrize("name", ["mme", "scienceqa", "mmmu"])
+def test_answers_are_those_of_each_question_alone(data, model, name, tmp_path):
+    questions = questions_of(data, name)
+    cache = AnswerCache(tmp_path, "tiny")
+    run(questions, EngineAnswerer(mgm.load(model, device="cpu"), 4), cache)
+    said = answered(questions, cache)
+    assert [one.text for one in said] == alone(model, questions)
+
+
+class Counting(EngineAnswerer):
+    asked: list[str] = []  # noqa: RUF012
+
+    def answers(self, questions):
+        def counted():
+            for one in questions:
+                self.asked.append(one.id)
+                yield one
+
+        yield from super().answers(counted())
+
+
+def test_nothing_is_asked_twice_and_protocols_share_what_is_equal(data, model, tmp_path):
+    engine = mgm.load(model, device="cpu")
+    counting = Counting(engine, 4)
+    counting.asked.clear()
+    cache = AnswerCache(tmp_path, "tiny")
+    mmvet, split = benchmark("mmvet")
+    for protocol, asked in (("paper", 2), ("paper", 2), ("vlmevalkit", 2), ("lmms-eval", 4)):
+        cache = AnswerCache(tmp_path, "tiny")
+        run(list(mmvet.questions(data / "mm-vet", split, protocol)), counting, cache)
+        assert len(counting.asked) == asked
+    other = AnswerCache(tmp_path, "another model")
+    run(questions_of(data, "mmvet"), counting, other)
+    assert len(counting.asked) == 6
+    image = data / "mm-vet" / "images" / "v1_0.png"
+    before = image.read_bytes()
+    try:
+        picture(image, "green")
+        run(questions_of(data, "mmvet"), counting, AnswerCache(tmp_path, "tiny"))
+        assert len(counting.asked) == 8
+    finally:
+        image.write_bytes(before)
+
+
+def test_equal_questions_are_asked_once(data, model, tmp_path):
+    (question,) = questions_of(data, "gqa")
+    twins = [replace(question, id=name) for name in ("1", "2", "3")]
+    counting = Counting(mgm.load(model, device="cpu"), 4)
+    counting.asked.clear()
+    cache = AnswerCache(tmp_path, "tiny")
+    run(twins, counting, cache)
+    assert len(counting.asked) == 1
+    assert len({one.text for one in answered(twins, cache)}) == 1
+    assert len(answered(twins, cache)) == 3
+
+
+def test_what_a_kill_left_is_passed_over(tmp_path, caplog):
+    question = Question("1", "what?")
+    cache = AnswerCache(tmp_path, "tiny")
+    cache.put(cache.key(question), "red")
+    file = tmp_path / "answers-0.jsonl"
+    file.write_text(file.read_text() + '{"key": "ab", "te')
+    with caplog.at_level("INFO", logger="mgm"):
+        cache = AnswerCache(tmp_path, "tiny")
+    assert "were not finished" in caplog.text
+    other = Question("2", "who?")
+    cache.put(cache.key(other), "me")
+    again = AnswerCache(tmp_path, "tiny")
+    assert [again.get(again.key(one)) for one in (question, other)] == ["red", "me"]
+
+
+def test_images_are_divided_among_processes(data, model, tmp_path):
+    questions = questions_of(data, "mme")
+    groups = by_image(questions)
+    assert [len(group) for group in groups] == [2, 2, 2, 2]
+    engine = mgm.load(model, device="cpu")
+    for process in range(3):
+        run(questions, EngineAnswerer(engine, 4), AnswerCache(tmp_path, "t", process), process, 3)
+    assert len(list(tmp_path.glob("answers-*.jsonl"))) == 3
+    said = answered(questions, AnswerCache(tmp_path, "t"))
+    assert [one.text for one in said] == alone(model, questions)
+
+
+def command(data, model, output, *more: str) -> list[str]:
+    words = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
+    return [*words, "--output", str(output), *more]
+
+
+def test_the_command_line(data, model, tmp_path, capfd):
+    names = ["textvqa", "mme", "vqav2", "mathvista"]
+    words = command(data, model, tmp_path / "out", "--benchmark", *names)
+    assert main(words) == 0
+    told = capfd.readouterr().out
+    assert re.search(r"TextVQA \(textvqa:val\) \| partial, 3 of 5000 questions", told)
+    assert "to be submitted" in told
+    assert "paper, judged by rules" in told
+    out = tmp_path / "out"
+    score = load_score(out / "mme" / "test" / "paper" / "score.json")
+    assert score.questions == 8
+    assert (out / "textvqa" / "val" / "paper" / "merge.jsonl").is_file()
+    page = (out / "report.html").read_text()
+    assert "TextVQA" in page
+    assert "data:image/jpeg;base64," in page
+    assert main([*words, "--score-only"]) == 0
+    assert main(["--compare", str(out), str(out)]) == 0
+    assert "they are the same" in capfd.readouterr().out
+    limited = command(data, model, tmp_path / "some", "--benchmark", "mme", "--limit", "2")
+    assert main(limited) == 0
+    assert "partial, 2 of 2374" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("", "--benchmark: name one"),
+        ("--benchmark textvqa", "give --model-path, or --endpoint"),
+        ("--benchmark textvqa --endpoint http://x", "name the model"),
+        ("--benchmark imagenet --model-path x", "no benchmark is called 'imagenet'"),
+        ("--benchmark textvqa --model-path x --limit 0", "--limit 0"),
+        ("--benchmark textvqa --model-path x --data nowhere", "is missing"),
+    ],
+)
+def test_wrong_options(words, text):
+    with pytest.raises(MGMError, match=text):
+        main(words.split())
+
+
+@pytest.mark.slow
+def test_killed_runs_lose_nothing(data, tmp_path):
+    """SIGKILL in the middle, again and again; each answer is asked for once."""
+    endless = build(tmp_path / "endless", positions=4096, endless=True)
+    words = command(data, endless, tmp_path / "out", "--benchmark", "mmmu", "--batch-size", "1")
+    answers = tmp_path / "out" / "answers" / "answers-0.jsonl"
+
+    def lines() -> int:
+        return len(answers.read_bytes().splitlines()) if answers.exists() else 0
+
+    for _ in range(2):
+        before = lines()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mgm.eval", *words], cwd=ROOT, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        until = time.monotonic() + 120
+        while lines() < before + 3 and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert main(words) == 0
+    keys = [
+        json.loads(line)["key"] for line in answers.read_text().splitlines() if line.endswith("}")
+    ]
+    assert len(keys) == len(set(keys)) == 30
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun(data, model, tmp_path):
+    words = command(data, model, tmp_path / "two", "--benchmark", "mme")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = subprocess.run(
+        [sys.executable, *torchrun, "--module", "mgm.eval", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("MME (mme:test)") == 1
+    assert len(list((tmp_path / "two" / "answers").glob("*.jsonl"))) == 2
+    assert main(command(data, model, tmp_path / "one", "--benchmark", "mme")) == 0
+    path = "mme/test/paper/answers.jsonl"
+    assert (tmp_path / "two" / path).read_text() == (tmp_path / "one" / path).read_text()
+
+
+def test_a_server_is_asked_as_well(data, model, tmp_path):
+    questions = questions_of(data, "mme")
+    worker = Worker(mgm.load(model, device="cpu"), ("tiny",))
+    with running(worker_application(worker)) as address:
+        cache = AnswerCache(tmp_path, "there")
+        run(questions, EndpointAnswerer(f"{address}/v1", "tiny", 4), cache)
+        said = [one.text for one in answered(questions, cache)]
+        assert said == alone(model, questions)
+        other = EndpointAnswerer(f"{address}/v1", "other", 2)
+        with pytest.raises(MGMError, match=r"refuses \(404\): .*tiny"):
+            run(questions, other, AnswerCache(tmp_path, "x"))
+    nobody = EndpointAnswerer("http://127.0.0.1:9/v1", "m", 2, wait=0.001)
+    with pytest.raises(MGMError, match="does not answer after 5 tries"):
+        run(questions, nobody, AnswerCache(tmp_path, "y"))
+
+
+def judge_application(said: list):
+    """A judge that says what it is told to; the texts that it was asked go into a list."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+    app, asked = FastAPI(), []
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> JSONResponse:
+        body = await request.json()
+        asked.append(body)
+        answer = said[min(len(asked), len(said)) - 1]
+        if isinstance(answer, int):
+            return JSONResponse({"error": "no"}, answer, headers={"Retry-After": "0"})
+        message = {"message": {"content": answer}}
+        usage = {"prompt_tokens": 10, "completion_tokens": 2}
+        return JSONResponse({"choices": [message], "usage": usage})
+
+    return app, asked
+
+
+def test_a_judge(data, tmp_path):
+    kind, split = benchmark("mmvet")
+    questions = questions_of(data, "mmvet")[:1]
+    said = [Answered(one, "x = -1") for one in questions]
+    app, asked = judge_application([500, 429, "no idea", "0.5"])
+    with running(app) as address:
+        judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
+        score = scored(kind, split, "paper", questions, said, judge)
+        assert (score.value, score.judge) == (50, "gpt")
+        assert asked[-1]["messages"][0]["content"].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
+        assert [body["temperature"] for body in asked] == [0, 0, 0, 0.5]
+        assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
+        again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
+        assert scored(kind, split, "paper", questions, said, again).value == 50
+        assert len(asked) == 4  # what it said is known
+    for answers, text in (
+        (["soon"], "no number from 0 to 1"),
+        ([401], "refuses"),
+        ([None], "refuses"),
+    ):
+        app, _ = judge_application(answers)
+        with running(app) as address:
+            judge = ModelJudge("gpt", f"{address}/v1", tmp_path / f"{answers[0]}.jsonl", wait=0.001)
+            with pytest.raises(MGMError, match=text):
+                scored(kind, split, "paper", questions, said, judge)
+    assert scored(kind, split, "paper", questions, said, Judge()).judge == "rules"
+
+
+def test_other_weights_are_another_model(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode() * 3)
+    names = {settings_name(str(tmp_path / name), {}) for name in ("a", "b")}
+    names |= {settings_name(str(tmp_path / "a"), {"dtype": "float16"})}
+    assert len(names) == 3

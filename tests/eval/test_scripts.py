@@ -1,0 +1,59 @@
+"""The published commands, in a folder as their users have it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.eval.fixtures import make_all
+from tests.serve.servers import ROOT
+from tests.tiny_model import build
+
+NAMES = ("textvqa", "mmbench", "mme", "mmvet", "mmmu", "mmmu_test", "math_vista")
+LEFT = {
+    "textvqa": ["work_dirs/textvqa/answers/MGM/tiny/merge.jsonl"],
+    "mmbench": [
+        "data/MGM-Eval/mmbench/answers/mmbench_dev_20230712/MGM/tiny.jsonl",
+        "data/MGM-Eval/mmbench/answers_upload/mmbench_dev_20230712/MGM/tiny.xlsx",
+    ],
+    "mme": [
+        "data/MGM-Eval/MME/answers/MGM/tiny.jsonl",
+        "data/MGM-Eval/MME/eval_tool/answers/MGM/tiny/existence.txt",
+    ],
+    "mmvet": ["data/MGM-Eval/mm-vet/results/MGM/tiny/MGM/tiny.json"],
+    "mmmu": ["work_dirs/MMMU/answers/MGM/tiny/merge.jsonl", "work_dirs/MMMU/MGM/tiny/val.json"],
+    "math_vista": ["data/MGM-Eval/MathVista/answers/MGM/tiny/merge.jsonl"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    make_all(folder / "data" / "MGM-Eval")
+    (folder / "work_dirs" / "MGM").mkdir(parents=True)
+    build(folder / "work_dirs" / "MGM" / "tiny", positions=2048)
+    return folder
+
+
+def test_all_published_commands_are_there():
+    for family in ("gemma", "llama", "llama3", "mixtral", "yi"):
+        found = {path.stem for path in (ROOT / "scripts" / family / "eval").glob("*.sh")}
+        assert found == set(NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEFT)
+def test_a_command_leaves_what_the_published_one_did(place, name):
+    ended = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "llama" / "eval" / f"{name}.sh"), "--device", "cpu"],
+        cwd=place,
+        env=os.environ | {"CKPT": "MGM/tiny", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    for path in LEFT[name]:
+        assert (place / path).stat().st_size > 0, path
