@@ -9,18 +9,19 @@ import threading
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mgm.data.images import ImageSource, open_image
 from mgm.engine.engine import Engine, Stream
 from mgm.engine.generation import Piece
-from mgm.engine.request import Request
+from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError, one_line
 from mgm.eval.question import Answered, Question
 
+Name = TypeVar("Name", bound=Hashable)
 TRIES = 5
 PATIENCE = 600.0  # seconds for one answer of a server
 
@@ -48,49 +49,71 @@ class EngineAnswerer(Answerer):
     def __init__(self, engine: Engine, batch_size: int) -> None:
         self._engine = engine
         self._batch_size = batch_size
-        engine.scheduler.rows = batch_size
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
         """See `Answerer`."""
-        done: queue.SimpleQueue[tuple[Question, Piece]] = queue.SimpleQueue()
-        running: dict[str, Stream] = {}  # one that nobody holds is cancelled
+        waiting: dict[str, Question] = {}
 
-        def finished() -> Answered:
-            question, piece = done.get()
-            del running[question.id]
-            return _finished(question, piece)
-
-        self._engine.start()
-        try:
-            for question in questions:
-                # One more than fit is prepared while they are being answered.
-                while len(running) > self._batch_size:
-                    yield finished()
-                request = Request(
-                    question.text,
-                    images=list(question.images),
-                    max_new_tokens=question.max_new_tokens,
-                    system=question.system,
+        def asked() -> Iterator[tuple[str, Request]]:
+            for one in questions:
+                waiting[one.id] = one
+                yield (
+                    one.id,
+                    Request(
+                        one.text,
+                        images=list(one.images),
+                        max_new_tokens=one.max_new_tokens,
+                        system=one.system,
+                    ),
                 )
 
-                def told(piece: Piece, question: Question = question) -> None:
-                    if piece.answer is not None or piece.fault is not None:
-                        done.put((question, piece))
+        for name, answer in answer_all(self._engine, asked(), self._batch_size):
+            yield Answered(waiting.pop(name), answer.text.strip())
 
-                try:
-                    running[question.id] = self._engine.listen(request, told)
-                except MGMError as error:
-                    raise MGMError(f"question {question.id}: {error}") from error
-            while running:
+
+def answer_all(
+    engine: Engine, requests: Iterable[tuple[Name, Request]], batch_size: int
+) -> Iterator[tuple[Name, Answer]]:
+    """Answers as they come; requests join as others are answered.
+
+    Args:
+        engine: of a model.
+        requests: each with a name of its own.
+        batch_size: answers that are written at once.
+
+    Raises:
+        MGMError: one cannot be answered; names it.
+    """
+    done: queue.SimpleQueue[tuple[Name, Piece]] = queue.SimpleQueue()
+    running: dict[Name, Stream] = {}  # one that nobody holds is cancelled
+    engine.scheduler.rows = batch_size
+
+    def finished() -> tuple[Name, Answer]:
+        name, piece = done.get()
+        del running[name]
+        if piece.answer is None or piece.answer.finish_reason not in ("stop", "length"):
+            raise MGMError(f"question {name}: {piece.fault or 'its answer was cancelled'}")
+        return name, piece.answer
+
+    engine.start()
+    try:
+        for name, request in requests:
+            # One more than fit is prepared while they are being answered.
+            while len(running) > batch_size:
                 yield finished()
-        finally:
-            self._engine.stop()
 
+            def told(piece: Piece, name: Name = name) -> None:
+                if piece.answer is not None or piece.fault is not None:
+                    done.put((name, piece))
 
-def _finished(question: Question, piece: Piece) -> Answered:
-    if piece.answer is None or piece.answer.finish_reason not in ("stop", "length"):
-        raise MGMError(f"question {question.id}: {piece.fault or 'its answer was cancelled'}")
-    return Answered(question, piece.answer.text.strip())
+            try:
+                running[name] = engine.listen(request, told)
+            except MGMError as error:
+                raise MGMError(f"question {name}: {error}") from error
+        while running:
+            yield finished()
+    finally:
+        engine.stop()
 
 
 class EndpointAnswerer(Answerer):

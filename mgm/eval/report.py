@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +18,8 @@ from mgm.eval.statistics import Comparison
 WRONG = 50  # answers of each benchmark that the page shows
 SIDE = 320  # pixels of an image there
 RIGHT = 0.999
+WORDS = (2, 5, 20)  # between which answers are counted together
+SIDES = (336, 768, 1536)  # pixels, of images likewise
 
 _STYLE = """
 body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
@@ -103,18 +105,70 @@ def write_report(
     return [folder / "report.md", folder / "report.html"]
 
 
-def _section(score: Score, answered: Sequence[Answered]) -> str:
-    """Categories with bars, and wrong answers with their images."""
-    most = max((value for value, _ in score.parts.values()), default=0) or 1
+def by_answer_length(score: Score, answered: Sequence[Answered]) -> dict[str, tuple[float, int]]:
+    """Mean credit in per cent by the words of the model's answers, and how many there are."""
+    return _grouped(score, answered, lambda one: _bin(len(one.text.split()), WORDS, "words"))
+
+
+def by_image_size(score: Score, answered: Sequence[Answered]) -> dict[str, tuple[float, int]]:
+    """Mean credit in per cent by the longer side of the first image, and how many there are."""
+
+    def size(one: Answered) -> str | None:
+        if not one.question.images:
+            return None
+        try:
+            image = open_image(one.question.images[0], "an image")
+        except MGMError:
+            return None
+        return _bin(max(image.size), SIDES, "pixels")
+
+    return _grouped(score, answered, size)
+
+
+def _bin(value: int, ends: Sequence[int], unit: str) -> str:
+    """Between which of some numbers a value lies, in words that sort."""
+    below = [end for end in ends if value >= end]
+    if len(below) == len(ends):
+        return f"from {ends[-1]} {unit}"
+    return f"below {ends[len(below)]} {unit}"
+
+
+def _grouped(
+    score: Score, answered: Sequence[Answered], group: Callable[[Answered], str | None]
+) -> dict[str, tuple[float, int]]:
+    found: dict[str, list[float]] = {}
+    for one in answered:
+        name = group(one) if one.question.id in score.credits else None
+        if name is not None:
+            found.setdefault(name, []).append(score.credits[one.question.id])
+    ordered = sorted(found, key=lambda name: (name.startswith("from"), int(name.split()[1])))
+    return {name: (100 * sum(found[name]) / len(found[name]), len(found[name])) for name in ordered}
+
+
+def _bars(title: str, parts: Mapping[str, tuple[float, int]]) -> str:
+    """A bar for each part, as long as its value; nothing where there are no parts."""
+    if not parts:
+        return ""
+    most = max(value for value, _ in parts.values()) or 1
     bars = "".join(
         f"<tr><td>{_text(name)}<td>{value:.1f}<td>{count}"
         f"<td><span class=bar style='width:{max(value, 0) / most * 15:.2f}rem'></span></tr>"
-        for name, (value, count) in score.parts.items()
+        for name, (value, count) in parts.items()
+    )
+    return f"<h3>{title}</h3><table>{bars}</table>"
+
+
+def _section(score: Score, answered: Sequence[Answered]) -> str:
+    """Categories with bars, and wrong answers with their images."""
+    bars = (
+        _bars("by category", score.parts)
+        + _bars("credit by length of the answer", by_answer_length(score, answered))
+        + _bars("credit by size of the image", by_image_size(score, answered))
     )
     wrong = [one for one in answered if score.credits.get(one.question.id, 1) < RIGHT]
     shown = "".join(_wrong(one, score.credits[one.question.id]) for one in wrong[:WRONG])
     return (
-        f"<h2>{_text(score.title)}: {_text(score.metric)}</h2><table>{bars}</table>"
+        f"<h2>{_text(score.title)}: {_text(score.metric)}</h2>{bars}"
         f"<details><summary>{len(wrong)} answers without full credit"
         f"{f', the first {WRONG}' if len(wrong) > WRONG else ''}</summary>{shown}</details>"
     )

@@ -1,0 +1,1 @@
+"""Our checkpoints in lmms-eval; imported by lmms-eval alone."""
