@@ -2,12 +2,7 @@
 
 import base64
 import io
-import json
-import os
 import queue
-import threading
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,12 +13,11 @@ from mgm.data.images import ImageSource, open_image
 from mgm.engine.engine import Engine, Stream
 from mgm.engine.generation import Piece
 from mgm.engine.request import Answer, Request
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError
+from mgm.eval.endpoint import Endpoint
 from mgm.eval.question import Answered, Question
 
 Name = TypeVar("Name", bound=Hashable)
-TRIES = 5
-PATIENCE = 600.0  # seconds for one answer of a server
 
 
 class Answerer(ABC):
@@ -130,12 +124,8 @@ class EndpointAnswerer(Answerer):
     def __init__(
         self, url: str, model: str, concurrency: int, key: str | None = None, wait: float = 1.0
     ) -> None:
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._model, self._concurrency, self._wait = model, concurrency, wait
-        key = key or os.environ.get("OPENAI_API_KEY")
-        self._headers = {"Content-Type": "application/json"}
-        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        self._stopped = threading.Event()
+        self._endpoint = Endpoint(url, url, key, wait)
+        self._model, self._concurrency = model, concurrency
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
         """See `Answerer`."""
@@ -151,7 +141,7 @@ class EndpointAnswerer(Answerer):
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     yield from (one.result() for one in done)
             finally:
-                self._stopped.set()
+                self._endpoint.stop()
                 for one in waiting:
                     one.cancel()
 
@@ -171,31 +161,10 @@ class EndpointAnswerer(Answerer):
             "temperature": 0,
             "max_tokens": question.max_new_tokens,
         }
-        pause, fault = self._wait, ""
-        for _ in range(TRIES):
-            try:
-                request = urllib.request.Request(
-                    self._url, json.dumps(body).encode(), self._headers
-                )
-                with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-                    said = json.loads(response.read())
-                return Answered(question, said["choices"][0]["message"]["content"].strip())
-            except urllib.error.HTTPError as error:
-                text = one_line(error.read().decode(errors="replace"))[:200]
-                if error.code not in (408, 409, 429) and error.code < 500:
-                    raise MGMError(
-                        f"question {question.id}: the server refuses ({error.code}): {text}"
-                    ) from error
-                fault = f"{error.code}: {text}"
-            except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-                fault = one_line(error) or type(error).__name__
-            if self._stopped.wait(pause):
-                break
-            pause *= 2
-        raise MGMError(
-            f"question {question.id}: {self._url} does not answer after {TRIES} tries ({fault}); "
-            "run again to go on where it was"
-        )
+        try:
+            return Answered(question, self._endpoint.complete(body)[0].strip())
+        except MGMError as error:
+            raise MGMError(f"question {question.id}: {error}") from error
 
 
 def _data_url(image: ImageSource, name: str) -> str:

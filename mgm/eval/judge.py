@@ -2,21 +2,14 @@
 
 import hashlib
 import json
-import os
-import random
 import threading
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError
+from mgm.eval.endpoint import Endpoint
 
 RULES = "rules"  # the name of no language model at all
-TRIES = 5
-PATIENCE = 120.0  # seconds for one answer
 
 
 class Judge:
@@ -75,13 +68,9 @@ class ModelJudge(Judge):
     ) -> None:
         self.name = model
         self.usage = Usage()
-        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._endpoint = Endpoint(url, f"the judge {model}", key, wait)
         self._cache = cache
-        self._wait = wait
         self._turn = threading.Lock()
-        key = key or os.environ.get("OPENAI_API_KEY")
-        self._headers = {"Content-Type": "application/json"}
-        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._known: dict[str, str] = {}
         if cache.is_file():
             for line in cache.read_text(encoding="utf-8").splitlines():
@@ -112,46 +101,13 @@ class ModelJudge(Judge):
         with self._turn:
             if key in self._known:
                 return self._known[key]
-        text = self._asked(body)
+        text, counted = self._endpoint.complete(body)
         with self._turn:
+            self.usage.requests += 1
+            self.usage.prompt_tokens += int(counted.get("prompt_tokens") or 0)
+            self.usage.completion_tokens += int(counted.get("completion_tokens") or 0)
             self._known[key] = text
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             with self._cache.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
         return text
-
-    def _asked(self, body: dict[str, Any]) -> str:
-        wait, fault = self._wait, ""
-        for _ in range(TRIES):
-            try:
-                found = self._post(body)
-                text = found["choices"][0]["message"]["content"]
-                if not isinstance(text, str):
-                    raise MGMError(f"the judge {self.name} refuses to answer")
-                usage = found.get("usage") or {}
-                with self._turn:
-                    self.usage.requests += 1
-                    self.usage.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-                    self.usage.completion_tokens += int(usage.get("completion_tokens") or 0)
-                return text
-            except urllib.error.HTTPError as error:
-                said = error.read().decode(errors="replace")
-                if error.code not in (408, 409, 429) and error.code < 500:
-                    raise MGMError(
-                        f"the judge {self.name} refuses ({error.code}): {one_line(said)[:200]}"
-                    ) from error
-                fault = f"{error.code}: {one_line(said)[:100]}"
-                after = error.headers.get("Retry-After") or ""
-                wait = max(wait, float(after) if after.isdigit() else 0)
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                if isinstance(error, MGMError):
-                    raise
-                fault = one_line(error) or type(error).__name__
-            time.sleep(wait * (1 + 0.2 * random.random()))
-            wait *= 2
-        raise MGMError(f"the judge {self.name} does not answer after {TRIES} tries ({fault})")
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return json.loads(response.read())
