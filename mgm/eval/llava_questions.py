@@ -44,12 +44,12 @@ def llava_questions(
 
 
 def write_answers(path: Path, answered: Sequence[Answered], model: str = "mgm") -> Path:
-    """The answers file that published scripts leave."""
+    """The answers file that published scripts leave; ids are those of the question file."""
     return write_lines(
         path,
         [
             {
-                "question_id": _as_it_was(one.question.id),
+                "question_id": _as_it_was(one.question.facts.get("question_id", one.question.id)),
                 "prompt": one.question.facts.get("prompt", one.question.text),
                 "text": one.text,
                 "answer_id": "",

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +108,7 @@ class MME(Benchmark):
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """Answers, and a file for each kind as MME's calculation reads them."""
-        named = [
-            Answered(replace(one.question, id=one.question.facts["question_id"]), one.text)
-            for one in answered
-        ]
-        written = [write_answers(folder / "answers.jsonl", named)]
+        written = [write_answers(folder / "answers.jsonl", answered)]
         rows: dict[str, list[str]] = defaultdict(list)
         for one in answered:
             facts: Any = one.question.facts

@@ -104,11 +104,7 @@ class POPE(Benchmark):
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads."""
-        named = [
-            Answered(replace(one.question, id=one.question.facts["question_id"]), one.text)
-            for one in answered
-        ]
-        return [write_answers(folder / "answers.jsonl", named)]
+        return [write_answers(folder / "answers.jsonl", answered)]
 
 
 def parse(text: str) -> str:

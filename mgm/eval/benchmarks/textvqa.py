@@ -73,11 +73,7 @@ class TextVQA(Benchmark):
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads."""
-        named = [
-            Answered(replace(one.question, id=one.question.facts["question_id"]), one.text)
-            for one in answered
-        ]
-        return [write_answers(folder / "merge.jsonl", named)]
+        return [write_answers(folder / "merge.jsonl", answered)]
 
 
 def asked(prompt: str) -> str:
