@@ -125,6 +125,17 @@ class Stream(Iterator[str]):
         """The answer as far as it is written."""
         return self._generation.answer()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is written.
+
+        Raises:
+            MGMError: a fault has ended it.
+        """
+        if self._generation.fault is not None:
+            raise self._generation.fault
+        return self._generation.finish_reason is not None
+
 
 class Engine:
     """Answers requests with one model.
@@ -268,7 +279,16 @@ class Engine:
         Raises:
             MGMError: an image cannot be opened, or the prompt is too long.
         """
-        return Stream(self, self._submit([request], [""])[0])
+        return self.streams([request])[0]
+
+    def streams(self, requests: Sequence[Request]) -> list[Stream]:
+        """Answer requests together; their images are encoded together, too.
+
+        Raises:
+            MGMError: an image cannot be opened, or a prompt is too long.
+        """
+        generations = self._submit(requests, [""] * len(requests))
+        return [Stream(self, generation) for generation in generations]
 
     def listen(self, request: Request, listener: Callable[[Piece], None]) -> Stream:
         """Answer one request, and tell a listener of every piece; `start` has to be called before.

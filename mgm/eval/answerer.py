@@ -2,21 +2,21 @@
 
 import base64
 import io
-import queue
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mgm.data.images import ImageSource, open_image
 from mgm.engine.engine import Engine, Stream
-from mgm.engine.generation import Piece
 from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError
 from mgm.eval.endpoint import Endpoint
 from mgm.eval.question import Answered, Question
 
+AHEAD = 4  # groups of answers that are prepared before they are written
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -78,36 +78,40 @@ def answer_all(
     Raises:
         MGMError: one cannot be answered; names it.
     """
-    done: queue.SimpleQueue[tuple[Name, Piece]] = queue.SimpleQueue()
-    running: dict[Name, Stream] = {}  # one that nobody holds is cancelled
     engine.scheduler.rows = batch_size
+    running: dict[Name, Stream] = {}
+    left = iter(requests)
+    while True:
+        # Prepared in groups: encoders see several images at once, and no row waits for the next.
+        if len(running) < batch_size:
+            running |= _begun(engine, list(islice(left, AHEAD * batch_size - len(running))))
+        if not running:
+            return
+        with engine.turn:
+            engine.go_on()
+        for name in [name for name, stream in running.items() if _ended(stream, name)]:
+            yield name, running.pop(name).answer
 
-    def finished() -> tuple[Name, Answer]:
-        name, piece = done.get()
-        del running[name]
-        if piece.answer is None or piece.answer.finish_reason not in ("stop", "length"):
-            raise MGMError(f"question {name}: {piece.fault or 'its answer was cancelled'}")
-        return name, piece.answer
 
-    engine.start()
+def _begun(engine: Engine, group: Sequence[tuple[Name, Request]]) -> dict[Name, Stream]:
+    """Answers that begin together; a fault names the request that it is of."""
     try:
-        for name, request in requests:
-            # One more than fit is prepared while they are being answered.
-            while len(running) > batch_size:
-                yield finished()
-
-            def told(piece: Piece, name: Name = name) -> None:
-                if piece.answer is not None or piece.fault is not None:
-                    done.put((name, piece))
-
+        streams = engine.streams([request for _, request in group])
+    except MGMError:
+        for name, request in group:
             try:
-                running[name] = engine.listen(request, told)
+                engine.streams([request])[0].close()
             except MGMError as error:
                 raise MGMError(f"question {name}: {error}") from error
-        while running:
-            yield finished()
-    finally:
-        engine.stop()
+        raise
+    return {name: stream for (name, _), stream in zip(group, streams, strict=True)}
+
+
+def _ended(stream: Stream, name: object) -> bool:
+    try:
+        return stream.ended
+    except MGMError as error:
+        raise MGMError(f"question {name}: {error}") from error
 
 
 class EndpointAnswerer(Answerer):

@@ -136,6 +136,8 @@ class Page:
         shown = [box, *chats, talk]
         inputs = [box, talk, compare, model, other, *settings]
         limit: dict[str, Any] = {"concurrency_limit": concurrency, "show_progress": "hidden"}
+        # What is asked in the moment in which an answer ends is not lost.
+        limit["trigger_mode"] = "multiple"
         box.submit(actions.ask, inputs, shown, **limit)
         for number, (chat, chosen) in enumerate(zip(chats, (model, other), strict=True)):
             side = Side(actions, number)

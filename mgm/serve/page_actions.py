@@ -43,6 +43,11 @@ class Talk:
     )
     writing: list[asyncio.Task[None]] = field(default_factory=list)
 
+    @property
+    def busy(self) -> bool:
+        """Whether answers are being written."""
+        return not all(task.done() for task in self.writing)
+
     async def stop(self) -> None:
         """Write no more. Whoever shows the answers sees them end."""
         for task in self.writing:
@@ -109,6 +114,8 @@ class Actions:
         files = tuple(Path(file) for file in message.get("files") or ())
         names = [model, other] if compare else [model]
         try:
+            if talk.busy:
+                raise MGMError("An answer is being written; stop it first.")
             await self.check(question, files, names)
         except MGMError as error:
             gr.Warning(str(error))
@@ -172,7 +179,7 @@ class Actions:
         talk.writing = [asyncio.create_task(self._answer(one, asked)) for one in writing]
         try:
             yield pictures(talk, busy=True)
-            while not all(task.done() for task in talk.writing):
+            while talk.busy:
                 await asyncio.wait(talk.writing, timeout=PAUSE)
                 yield pictures(talk, busy=True)
         finally:

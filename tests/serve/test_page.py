@@ -147,6 +147,7 @@ def answered(page, text: str, side: str = "left") -> None:
 def choose(page, name: str, which: str = "model") -> None:
     page.click(f"#{which} input")
     page.click(f"#{which} [role=option]:has-text('{name}'), [role=option]:has-text('{name}')")
+    page.wait_for_function(f"document.querySelector('#{which} input').value == '{name}'")
 
 
 def told(page, text: str) -> None:
