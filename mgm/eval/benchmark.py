@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -119,6 +119,3 @@ class Benchmark(ABC):
                 raise MGMError(
                     f"{self.name}: there is no {kind} {value!r}; choose from {', '.join(valid)}"
                 )
-
-
-Scorer = Callable[[Answered], float]

@@ -103,7 +103,7 @@ def open_page(browser, address):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 1200}} | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: faults.append(request.url) if outside(request) else None)
         page.goto(address + query)
