@@ -11,8 +11,6 @@ from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
 
-VIDEOS = 8  # types of questions from here on are about videos: a type's number is above
-
 
 class SEEDBench(Benchmark):
     """Letters."""
