@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import OFFICIAL, PAPER, Benchmark, Needed
 from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
@@ -18,6 +18,7 @@ class SEEDBench(Benchmark):
     name, title, folder = "seed", "SEED-Bench", "seed_bench"
     splits = scored = ("test",)
     sizes = {"test": 19242}  # noqa: RUF012
+    protocols = (PAPER, OFFICIAL)
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, answers, images and frames."""
@@ -46,8 +47,8 @@ class SEEDBench(Benchmark):
             )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Whether it begins with the right letter."""
-        return float(is_right(answered.text, answered.question.answer))
+        """Whether the letter is right."""
+        return float(is_right(answered.text, answered.question.answer, protocol))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -69,6 +70,10 @@ class SEEDBench(Benchmark):
         return [write_answers(folder / "merge.jsonl", answered)]
 
 
-def is_right(text: str, answer: str) -> bool:
-    """Compat: the answer's first letter counts. Source: convert_seed_for_submission.py."""
-    return text.strip()[:1] == answer if len(text.strip()) > 1 else text.strip() == answer
+def is_right(text: str, answer: str, protocol: str) -> bool:
+    """Whether an answer is the right letter.
+
+    Compat: as published nothing may come with it, so that "A." is wrong where A is right; in the
+    official protocol the first letter counts. Source: convert_seed_for_submission.py.
+    """
+    return text == answer if protocol == PAPER else text.strip()[:1] == answer
