@@ -218,6 +218,8 @@ def test_streaming_and_stop(open_page, workers):
     assert "▌" not in shown
     time.sleep(0.5)
     assert answers(page)[0] == shown
+    page.click("#clear")  # or what was said would be a part of the next question
+    page.wait_for_function("!document.querySelector('#chat_left .bot.message')")
     choose(page, "nano")
     put(page, "What is the total?", RECEIPT)
     answered(page, TOTAL)  # the same page goes on
