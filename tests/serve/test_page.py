@@ -33,10 +33,20 @@ def workers(tmp_path_factory):
     """A model that answers well, and one that never ends."""
     endless = build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
     limits = Limits(concurrency=2, queue=1, tokens=4000)
-    return [
+    found = [
         Worker(mgm.load(NANO, device="cpu"), ("nano",), limits),
         Worker(mgm.load(endless, device="cpu"), ("endless",), limits),
     ]
+    # The page asks for 512 tokens, which a tiny model has written before a browser looks again.
+    scheduler = found[1].engine.scheduler
+    step = scheduler.step
+
+    def slowly() -> None:
+        time.sleep(0.1)
+        step()
+
+    scheduler.step = slowly
+    return found
 
 
 @pytest.fixture(scope="module")
