@@ -16,7 +16,7 @@ from mgm.engine.engine import load
 from mgm.errors import MGMError, Parser, run_command, write_output
 from mgm.eval.answerer import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.answers import AnswerCache, settings_name
-from mgm.eval.benchmark import Benchmark
+from mgm.eval.benchmark import PAPER, PROTOCOLS, Benchmark
 from mgm.eval.judge import Judge, ModelJudge
 from mgm.eval.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS, benchmark
@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
         output / "answers", settings_name(options.model_path or title, facts), process
     )
     if not options.score_only:
-        answerer = _answerer(options, process)
+        answerer = _answerer(options)
         for name, (_, _, _, questions) in asked.items():
             run(questions, answerer, cache, process, processes, name if process == 0 else "")
     _wait_for_all(processes)
@@ -107,11 +107,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
     )
     add("--model", metavar="NAME", help="of the model at the endpoint")
-    add(
-        "--protocol",
-        choices=("paper", "lmms-eval", "vlmevalkit", "official"),
-        help="default: paper",
-    )
+    add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
     add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
     add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
     add("--batch-size", type=int, default=16, metavar="N", help="answers at once, default 16")
@@ -185,7 +181,7 @@ def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]
     return title, {name: getattr(options, name) for name in names}
 
 
-def _answerer(options: argparse.Namespace, process: int) -> Answerer:
+def _answerer(options: argparse.Namespace) -> Answerer:
     if options.endpoint is not None:
         return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
     device = options.device

@@ -1,7 +1,6 @@
 """Answers that were given, so that nothing is asked twice: in files that only grow.
 
-Every process writes a file of its own, a line for each answer, at once; all read all files. A line
-that was not finished, because the program was killed, is passed over.
+Every process writes a file of its own; all read all files.
 """
 
 import hashlib
@@ -13,6 +12,7 @@ from typing import Any
 
 from mgm.data.images import ImageSource, open_image
 from mgm.errors import MGMError
+from mgm.eval.kept_texts import TextFile, read_texts
 from mgm.eval.question import Question
 
 logger = logging.getLogger("mgm.eval")
@@ -29,7 +29,7 @@ class AnswerCache:
 
     def __init__(self, folder: Path, model: str, process: int = 0) -> None:
         self._folder, self._model = folder, model
-        self._own = folder / f"answers-{process}.jsonl"
+        self._own = TextFile(folder / f"answers-{process}.jsonl")
         self._known: dict[str, str] = {}
         self._hashes: dict[Path, str] = {}
         self.reload()
@@ -38,13 +38,9 @@ class AnswerCache:
         """Read what other processes have written."""
         torn = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            with file.open("rb") as lines:
-                for line in lines:
-                    try:
-                        entry = json.loads(line)
-                        self._known[entry["key"]] = entry["text"]
-                    except (ValueError, KeyError, TypeError):
-                        torn += 1
+            known, unfinished = read_texts(file)
+            self._known |= known
+            torn += unfinished
         if torn:
             logger.info(
                 "%d answers in %s were not finished; they are asked anew", torn, self._folder
@@ -76,17 +72,12 @@ class AnswerCache:
             MGMError: it cannot be written.
         """
         self._known[key] = text
-        line = json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # What a killed program left of its last line ends here.
-            torn = self._own.is_file() and not _ends_with_a_line(self._own)
-            with self._own.open("a", encoding="utf-8") as file:
-                file.write(("\n" if torn else "") + line)
+            self._own.add(key, text)
         except OSError as error:
             raise MGMError(
-                f"{self._own}: cannot be written ({error.strerror}); make room, and run again: "
-                "what was answered is kept"
+                f"{self._own.path}: cannot be written ({error.strerror}); make room, and run "
+                "again: what was answered is kept"
             ) from error
 
     def _hash(self, image: ImageSource) -> str:
@@ -104,15 +95,6 @@ class AnswerCache:
                 self._hashes[path] = hashlib.blake2b(content).hexdigest()[:32]
             return self._hashes[path]
         return hashlib.blake2b(open_image(image, "an image").tobytes()).hexdigest()[:32]
-
-
-def _ends_with_a_line(file: Path) -> bool:
-    with file.open("rb") as content:
-        content.seek(0, 2)
-        if content.tell() == 0:
-            return True
-        content.seek(-1, 2)
-        return content.read(1) == b"\n"
 
 
 def settings_name(path: str, facts: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from mgm.errors import MGMError
 from mgm.eval.judge import Judge
 from mgm.eval.question import Answered, Question
 
-PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
+PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.endpoint import Endpoint
+from mgm.eval.kept_texts import TextFile, read_texts
 
 RULES = "rules"  # the name of no language model at all
 
@@ -69,16 +70,9 @@ class ModelJudge(Judge):
         self.name = model
         self.usage = Usage()
         self._endpoint = Endpoint(url, f"the judge {model}", key, wait)
-        self._cache = cache
+        self._cache = TextFile(cache)
         self._turn = threading.Lock()
-        self._known: dict[str, str] = {}
-        if cache.is_file():
-            for line in cache.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self._known[entry["key"]] = entry["text"]
-                except (ValueError, KeyError, TypeError):
-                    continue  # the line that was being written when someone ended the program
+        self._known, _ = read_texts(cache)
 
     @property
     def is_model(self) -> bool:
@@ -107,7 +101,5 @@ class ModelJudge(Judge):
             self.usage.prompt_tokens += int(counted.get("prompt_tokens") or 0)
             self.usage.completion_tokens += int(counted.get("completion_tokens") or 0)
             self._known[key] = text
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            with self._cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
+            self._cache.add(key, text)
         return text

@@ -49,7 +49,7 @@ def write_answers(path: Path, answered: Sequence[Answered], model: str = "mgm") 
         path,
         [
             {
-                "question_id": _as_it_was(one.question.facts.get("question_id", one.question.id)),
+                "question_id": as_it_was(one.question.facts.get("question_id", one.question.id)),
                 "prompt": one.question.facts.get("prompt", one.question.text),
                 "text": one.text,
                 "answer_id": "",
@@ -61,5 +61,6 @@ def write_answers(path: Path, answered: Sequence[Answered], model: str = "mgm") 
     )
 
 
-def _as_it_was(name: str) -> str | int:
+def as_it_was(name: str) -> str | int:
+    """An id as question files have it: a number, if it is one."""
     return int(name) if name.isdigit() and str(int(name)) == name else name

@@ -114,15 +114,21 @@ def by_image_size(score: Score, answered: Sequence[Answered]) -> dict[str, tuple
     """Mean credit in per cent by the longer side of the first image, and how many there are."""
 
     def size(one: Answered) -> str | None:
-        if not one.question.images:
-            return None
-        try:
-            image = open_image(one.question.images[0], "an image")
-        except MGMError:
-            return None
-        return _bin(max(image.size), SIDES, "pixels")
+        longer = _longer_side(one.question.images[0]) if one.question.images else None
+        return None if longer is None else _bin(longer, SIDES, "pixels")
 
     return _grouped(score, answered, size)
+
+
+def _longer_side(source: ImageSource) -> int | None:
+    """In pixels, from the head of the file alone where there is one; None: it is damaged."""
+    try:
+        if isinstance(source, bytes | Path):
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return max(image.size)
+        return max(open_image(source, "an image").size)
+    except (MGMError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def _bin(value: int, ends: Sequence[int], unit: str) -> str:

@@ -1,6 +1,5 @@
 """Has questions answered: each image is seen once, nothing twice, and a kill loses nothing."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -9,8 +8,6 @@ from tqdm import tqdm
 from mgm.eval.answerer import Answerer
 from mgm.eval.answers import AnswerCache
 from mgm.eval.question import Answered, Question
-
-logger = logging.getLogger("mgm.eval")
 
 
 def run(
@@ -36,7 +33,8 @@ def run(
     """
     groups = by_image(questions)[process::processes]
     total = sum(map(len, groups))
-    keys: dict[str, list[str]] = defaultdict(list)  # of questions that are being answered
+    keys: dict[str, str] = {}  # of questions that are being answered
+    pending: set[str] = set()  # keys that were asked for
     with tqdm(total=total, desc=title, unit=" questions", disable=not title) as bar:
 
         def open_questions() -> Iterator[Question]:
@@ -47,12 +45,11 @@ def run(
                         bar.update()
                         continue
                     pending.add(key)
-                    keys[question.id].append(key)
+                    keys[question.id] = key
                     yield question
 
-        pending: set[str] = set()
         for answered in answerer.answers(open_questions()):
-            cache.put(keys[answered.question.id].pop(0), answered.text)
+            cache.put(keys.pop(answered.question.id), answered.text)
             bar.update()
 
 

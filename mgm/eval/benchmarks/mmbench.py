@@ -10,12 +10,11 @@ from mgm.eval.benchmark import PAPER, VLMEVALKIT, Benchmark, Needed
 from mgm.eval.files import base64_image, field, read_table, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, chosen_letter, listed
+from mgm.eval.llava_questions import as_it_was
 from mgm.eval.question import Answered, Question
+from mgm.eval.wording import LETTER
 
-DIRECT = {
-    "en": "Answer with the option's letter from the given choices directly.",
-    "cn": "请直接回答选项字母。",
-}
+DIRECT = {"en": LETTER, "cn": "请直接回答选项字母。"}
 NOTHING = ("nan", "none", "")
 FILES = {
     "dev": "mmbench_dev_20230712",
@@ -94,9 +93,7 @@ class MMBench(Benchmark):
         """The published answers, and a spreadsheet for MMBench's server where openpyxl is there."""
         records = [
             {
-                "question_id": int(one.question.id)
-                if one.question.id.isdigit()
-                else one.question.id,
+                "question_id": as_it_was(one.question.id),
                 "round_id": 0,
                 "prompt": one.question.facts["prompt"],
                 "text": one.text,

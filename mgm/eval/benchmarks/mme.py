@@ -11,6 +11,7 @@ from mgm.eval.files import field, present, read_lines
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.wording import SINGLE_WORD
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -20,7 +21,7 @@ COGNITION = (
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
 OFFICIAL_SUFFIX = " Please answer yes or no."
-SINGLE = "\nAnswer the question using a single word or phrase."
+SINGLE = f"\n{SINGLE_WORD}"
 
 
 class MME(Benchmark):

@@ -13,6 +13,7 @@ from mgm.eval.files import present, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
+from mgm.eval.wording import LETTER, SINGLE_WORD
 
 SUBJECTS = (
     *("Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory"),
@@ -24,8 +25,6 @@ SUBJECTS = (
 )
 SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
 CHOICES = "multiple-choice"
-DIRECT = "Answer with the option's letter from the given choices directly."
-SHORT = "Answer the question using a single word or phrase."
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 SEED = 42  # by which a letter is drawn where an answer names none, as published
 _NUMBERS = (
@@ -120,10 +119,10 @@ class MMMU(Benchmark):
 def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:
     """What is asked. Source: MMMU's data_utils.py with configs/llava1.5.yaml; lmms-eval's mmmu."""
     if kind != CHOICES:
-        return f"{question}\n{'' if protocol != LMMS_EVAL else chr(10)}{SHORT}"
+        return f"{question}\n{'' if protocol != LMMS_EVAL else chr(10)}{SINGLE_WORD}"
     if protocol == LMMS_EVAL:
-        return f"{question}\n{listed(choices)}\n\n{DIRECT}"
-    return f"{question}\n{listed(choices, '({letter}) {text}')}\n\n{DIRECT}"
+        return f"{question}\n{listed(choices)}\n\n{LETTER}"
+    return f"{question}\n{listed(choices, '({letter}) {text}')}\n\n{LETTER}"
 
 
 def parse_choice(text: str, names: Mapping[str, str]) -> str | None:

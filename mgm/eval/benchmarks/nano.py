@@ -10,9 +10,10 @@ from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.wording import SINGLE_WORD
 
 FILE = "conversations.json"
-SHORT = "\nAnswer the question using a single word or phrase."
+SHORT = f"\n{SINGLE_WORD}"
 
 
 class Nano(Benchmark):

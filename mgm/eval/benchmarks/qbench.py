@@ -8,6 +8,7 @@ from mgm.eval.files import field, present, read_json, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
+from mgm.eval.wording import LETTER
 
 KINDS = ("yes-or-no", "what", "how")
 
@@ -39,7 +40,7 @@ class QBench(Benchmark):
             asked = f"{field(record, 'question', where)}\n{listed(choices)}\n"
             yield Question(
                 id=str(number),
-                text=f"{asked}Answer with the option's letter from the given choices directly.",
+                text=f"{asked}{LETTER}",
                 images=(images / field(record, "img_path", where),),
                 answer=LETTERS[choices.index(right)] if right in choices else None,
                 group=record["img_path"],

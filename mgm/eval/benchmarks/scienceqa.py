@@ -10,9 +10,9 @@ from mgm.eval.files import field, read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.wording import LETTER
 
 LETTERS = "ABCDE"
-SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 
 
 class ScienceQA(Benchmark):
@@ -45,7 +45,7 @@ class ScienceQA(Benchmark):
             image = record.get("image")
             yield Question(
                 id=name,
-                text=asked + SUFFIX,
+                text=f"{asked}\n{LETTER}",
                 images=(folder / "images" / "test" / image,) if image else (),
                 answer=LETTERS[problem["answer"]],
                 group=name,

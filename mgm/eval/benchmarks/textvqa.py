@@ -13,8 +13,8 @@ from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
 from mgm.eval.vqa_text import agreement
+from mgm.eval.wording import SINGLE_WORD
 
-SUFFIX = "\nAnswer the question using a single word or phrase."
 OCR = "Reference OCR token:"
 QUESTIONS, ANSWERS = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.1_val.json"
 
@@ -99,4 +99,4 @@ def _text(protocol: str, prompt: str) -> str:
         return prompt
     question = asked(prompt)
     # lmms-eval makes all letters but the first small.
-    return (question.capitalize() if protocol == LMMS_EVAL else question) + SUFFIX
+    return (question.capitalize() if protocol == LMMS_EVAL else question) + f"\n{SINGLE_WORD}"
