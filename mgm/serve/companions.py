@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mgm.data.images import ImageSource, open_image
 from mgm.errors import MGMError
-from mgm.serve.image_generation import Drawer
+from mgm.serve.image_generation import ASKS, Drawer
 from mgm.serve.ocr import Reader, load_reader, reference
+from mgm.serve.openai_requests import BadRequestError
 
 NO_DRAWING = "this server draws no images; start it with --gen-model"
 
@@ -53,6 +54,16 @@ class Companions:
                 self._reader = load_reader()
             reader = self._reader
             return reference([text for image in opened if reader for text in reader(image)])
+
+    def suffix(self, images: Sequence[ImageSource], gen_image: bool, use_ocr: bool) -> str:
+        """What stands behind a question that wants an image drawn, or the texts in images read.
+
+        Raises:
+            MGMError: nobody draws or reads here, or an image is damaged.
+        """
+        if gen_image and not self.draws:
+            raise BadRequestError(NO_DRAWING, "gen_image")
+        return (ASKS if gen_image else "") + (self.read(images) if use_ocr else "")
 
     def draw(
         self, text: str, seed: int | None = None, size: tuple[int, int] | None = None

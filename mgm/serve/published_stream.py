@@ -11,8 +11,7 @@ from mgm.data.templates import IMAGE_MARKER
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.errors import MGMError
-from mgm.serve.companions import NO_DRAWING
-from mgm.serve.image_generation import ASKS, BEGIN, drawn_text
+from mgm.serve.image_generation import BEGIN, drawn_text
 from mgm.serve.openai_requests import MAX_IMAGES, BadRequestError
 from mgm.serve.protocol import FAULT, frame
 
@@ -89,13 +88,8 @@ def _read(worker: "Worker", body: Any) -> tuple[Request, str]:
         worker.images.fetch(source, f"image {number} of {len(sources)}")
         for number, source in enumerate(sources, start=1)
     ]
-    suffix = ""
-    if body.get("gen_image"):
-        if not worker.companions.draws:
-            raise BadRequestError(NO_DRAWING, "gen_image")
-        suffix = ASKS
-    if body.get("use_ocr"):
-        suffix += worker.companions.read(images)
+    wants = (bool(body.get(name)) for name in ("gen_image", "use_ocr"))
+    suffix = worker.companions.suffix(images, *wants)
     request = Request(
         _with_suffix(worker.engine, prompt, suffix) if suffix else prompt,
         images=images,

@@ -22,8 +22,8 @@ from mgm.engine.request import Answer
 from mgm.errors import MGMError
 from mgm.serve.admission import Admission, FullError
 from mgm.serve.application import application, json_body
-from mgm.serve.companions import NO_DRAWING, Companions
-from mgm.serve.image_generation import ASKS, drawn_text
+from mgm.serve.companions import Companions
+from mgm.serve.image_generation import drawn_text
 from mgm.serve.metrics import WorkerMetrics
 from mgm.serve.mined_body import mined_body
 from mgm.serve.network_images import NetworkImages
@@ -147,13 +147,14 @@ class Worker:
         Raises:
             MGMError: nobody reads texts or draws here.
         """
-        suffix = ASKS if asked.gen_image else ""
-        if asked.gen_image and not self.companions.draws:
-            raise BadRequestError(NO_DRAWING, "gen_image")
-        if asked.use_ocr:
-            suffix += await self.in_thread(self.companions.read, asked.requests[0].images)
+        if not (asked.gen_image or asked.use_ocr):
+            return asked
+        images = asked.requests[0].images
+        suffix = await self.in_thread(
+            self.companions.suffix, images, asked.gen_image, asked.use_ocr
+        )
         requests = (replace(one, prompt=one.prompt + suffix) for one in asked.requests)
-        return replace(asked, requests=tuple(requests)) if suffix else asked
+        return replace(asked, requests=tuple(requests))
 
     async def drawn(self, answer: Answer, seed: int | None) -> bytes | None:
         """A PNG file of what an answer asks to draw, if it does."""
