@@ -1,6 +1,6 @@
 """Short-answer questions, several to an image, asked by our runner and by a published-shaped loop.
 
-    python -m benchmarks.eval [--images 125] [--questions 4] [--batch-size 16]
+    python -m benchmarks.eval [--images 125] [--questions 4] [--batch-size 32]
 
 The loop asks one question after the other, encodes its image each time, and writes attention out;
 CLIP and mining are as published. Both answer the same questions greedily. Where answers differ, the
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Questions about images, by two ways to ask.")
     parser.add_argument("--images", type=int, default=125)
     parser.add_argument("--questions", type=int, default=4, help="about each image")
-    parser.add_argument("--batch-size", type=int, default=16, help="of ours")
+    parser.add_argument("--batch-size", type=int, default=32, help="of ours")
     parser.add_argument("--device", default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

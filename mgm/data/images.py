@@ -66,17 +66,41 @@ def open_image(source: ImageSource, label: str = "image") -> Image.Image:
         source = _from_array(source, label)
     if isinstance(source, Image.Image):
         return _to_rgb(source, label)
+    return decode_image(*image_file(source, label))
+
+
+def image_file(source: str | os.PathLike[str] | bytes, label: str) -> tuple[bytes, str]:
+    """The bytes of an image file, and what errors call it.
+
+    Args:
+        source: a path, an http(s) or data URL, or the bytes themselves.
+        label: which image it is.
+
+    Raises:
+        MGMError: there is nothing to read.
+    """
     if isinstance(source, bytes):
-        name, content = f"{label}: {len(source)} bytes", source
-    elif isinstance(source, str | os.PathLike):
+        return source, f"{label}: {len(source)} bytes"
+    if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         name = f"{label}: {text if len(text) <= 200 else text[:80] + '…'}"
-        content = _read(text, name)
-    else:
-        raise MGMError(
-            f"{label}: is of type {type(source).__name__}; give a path, an http(s) or data URL, "
-            "the bytes of an image file, a Pillow image or a uint8 array (height, width, 3)"
-        )
+        return _read(text, name), name
+    raise MGMError(
+        f"{label}: is of type {type(source).__name__}; give a path, an http(s) or data URL, "
+        "the bytes of an image file, a Pillow image or a uint8 array (height, width, 3)"
+    )
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """An RGB image from the bytes of its file, decoded completely.
+
+    Args:
+        content: the file's.
+        name: what errors call it.
+
+    Raises:
+        MGMError: there is no image there, or it is damaged or larger than `MAX_PIXELS`.
+    """
     if not content:
         raise MGMError(f"{name}: is empty; give an image file")
     decoded = decode_jpeg(content, MAX_PIXELS, MAX_SIDE)

@@ -1,6 +1,7 @@
 """Images to what the language model reads in their place; each is encoded once."""
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.data.images import ImageSource, open_image
+from mgm.data.images import ImageSource, decode_image, image_file, open_image
 from mgm.data.processor import MGMProcessor
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.model.mgm import MGMForConditionalGeneration
@@ -57,24 +58,29 @@ class ImageEncoder:
             MGMError: there is no image, or it is damaged.
         """
         settings = f"{self.processor.image_processor.to_json_string()} {self.model.dtype}"
+        salt = hashlib.blake2b(settings.encode()).digest()
         keys: list[bytes] = []
         known: dict[bytes, Tensor] = {}
         todo: dict[bytes, Image.Image] = {}
         for source, label in zip(sources, labels, strict=True):
-            file = None
-            if isinstance(source, bytes):
-                file = hashlib.blake2b(source, key=hashlib.blake2b(settings.encode()).digest())
-                key = self._keys.get(file.digest())
+            digest = None
+            if isinstance(source, str | os.PathLike | bytes):
+                content, name = image_file(source, label)
+                digest = hashlib.blake2b(content, key=salt).digest()
+                key = self._keys.get(digest)
                 features = None if key is None else self.features.get(key)
-                if key is not None and features is not None:
+                if key is not None and (features is not None or key in todo):
                     keys.append(key)
-                    known[key] = features
+                    if features is not None:
+                        known[key] = features
                     continue
-            image = open_image(source, label)
+                image = decode_image(content, name)
+            else:
+                image = open_image(source, label)
             key = image_key(image, settings)
             keys.append(key)
-            if file is not None:
-                self._remember(file.digest(), key)
+            if digest is not None:
+                self._remember(digest, key)
             if key in known or key in todo:
                 continue
             features = self.features.get(key)

@@ -1,11 +1,8 @@
-"""Keys and values of the answers that are being written, and of prompts that may come again."""
+"""Keys and values of the answers that are being written."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
@@ -19,7 +16,7 @@ class Rows(Cache):
     """Keys and values of several answers, each in a row of its own that begins at column 0.
 
     Rows are written to at different columns; what lies behind a row's last one is rubbish, which a
-    mask has to hide. transformers' models take it as their cache where each row reads one token.
+    mask has to hide. transformers' models take it as their cache.
     """
 
     def __init__(self, layers: int) -> None:
@@ -28,11 +25,13 @@ class Rows(Cache):
         self.columns: list[int] = []  # used of each row
         self.step_width = 0  # columns that the step looks at
 
-    def add(self, layers: Layers) -> None:
-        """Begin a row with the keys and values of its prompt."""
-        row, length = len(self.columns), layers[0][0].shape[2]
-        for layer, (keys, values) in zip(self._rows, layers, strict=True):
-            layer.put(row, keys, values)
+    def add(self, parts: Sequence[Layers]) -> None:
+        """Begin a row with the keys and values of its prompt, or of what is known of it."""
+        row, length = len(self.columns), 0
+        for layers in parts:
+            for layer, (keys, values) in zip(self._rows, layers, strict=True):
+                layer.put(row, length, keys, values)
+            length += layers[0][0].shape[2]
         self.columns.append(length)
 
     def remove(self, row: int) -> None:
@@ -44,22 +43,34 @@ class Rows(Cache):
         self.columns[row] = self.columns[last]
         self.columns.pop()
 
-    def copy(self, row: int) -> Layers:
-        """What a row holds."""
-        return [layer.copy(row, self.columns[row]) for layer in self._rows]
+    def copy(self, row: int, start: int = 0) -> Layers:
+        """What a row holds from column `start` on."""
+        return [layer.copy(row, start, self.columns[row]) for layer in self._rows]
 
-    def begin_step(self, device: torch.device) -> Tensor:
-        """Make room for one more token in every row.
+    def begin_step(
+        self, device: torch.device, tokens: Sequence[int] | None = None, first: int = 0
+    ) -> Tensor:
+        """Make room for more tokens in the rows from `first` on; the step sees these rows alone.
+
+        Args:
+            device: of what comes back.
+            tokens: for each row; None: one for each.
+            first: row.
 
         Returns:
-            (rows) columns that the tokens go to, which are their positions too.
+            (rows, longest) columns that the tokens go to, which are their positions too. Rows end
+            together; what a step gives a shorter one before its tokens goes behind them.
         """
-        places = torch.tensor(self.columns, device=device)
-        self.step_width = -(-(max(self.columns) + 1) // BLOCK) * BLOCK
+        counts = torch.tensor(tokens or [1] * (len(self.columns) - first))
+        begins = torch.tensor(self.columns[first:])
+        longest = int(counts.max())
+        filling = (longest - counts).unsqueeze(-1)
+        places = begins.unsqueeze(-1) + (torch.arange(longest) - filling) % longest
+        self.step_width = -(-(int(begins.max()) + longest) // BLOCK) * BLOCK
+        places = places.to(device)
         for layer in self._rows:
-            layer.reserve(len(self.columns), self.step_width)
-            layer.places, layer.width = places, self.step_width
-        self.columns = [column + 1 for column in self.columns]
+            layer.first, layer.places, layer.width = first, places, self.step_width
+        self.columns[first:] = (begins + counts).tolist()
         return places
 
 
@@ -70,18 +81,19 @@ class _RowLayer(CacheLayerMixin):
 
     def __init__(self) -> None:
         super().__init__()
+        self.first = 0
         self.places: Tensor | None = None
         self.width = 0
         self.keys: Any = None
         self.values: Any = None
 
-    def put(self, row: int, keys: Tensor, values: Tensor) -> None:
-        length = keys.shape[2]
+    def put(self, row: int, start: int, keys: Tensor, values: Tensor) -> None:
+        end = start + keys.shape[2]
         if not self.is_initialized or self.keys.dtype != keys.dtype:
             self.lazy_initialization(keys, values)
-        self.reserve(row + 1, length)
-        self.keys[row, :, :length] = keys[0]
-        self.values[row, :, :length] = values[0]
+        self.reserve(row + 1, end)
+        self.keys[row, :, start:end] = keys[0]
+        self.values[row, :, start:end] = values[0]
 
     def reserve(self, rows: int, columns: int) -> None:
         """Grow, by half as much again at least, so that growing is rare."""
@@ -104,8 +116,8 @@ class _RowLayer(CacheLayerMixin):
         for part in (self.keys, self.values):
             part[target, :, :columns] = part[source, :, :columns]
 
-    def copy(self, row: int, columns: int) -> tuple[Tensor, Tensor]:
-        keys, values = (part[row : row + 1, :, :columns] for part in (self.keys, self.values))
+    def copy(self, row: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        keys, values = (part[row : row + 1, :, start:end] for part in (self.keys, self.values))
         return keys.clone(), values.clone()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -118,14 +130,18 @@ class _RowLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write one token into each row; returns all rows up to the width of the step."""
-        count = key_states.shape[0]
-        rows = torch.arange(count, device=key_states.device)
+        """Write a step's tokens into its rows; returns these up to the width of the step."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         assert self.places is not None
+        end = self.first + key_states.shape[0]
+        self.reserve(end, self.width)
+        rows = torch.arange(self.first, end, device=key_states.device).unsqueeze(-1)
         places = self.places.to(key_states.device)
-        self.keys[rows, :, places] = key_states[:, :, 0]
-        self.values[rows, :, places] = value_states[:, :, 0]
-        return self.keys[:count, :, : self.width], self.values[:count, :, : self.width]
+        self.keys[rows, :, places] = key_states.transpose(1, 2)
+        self.values[rows, :, places] = value_states.transpose(1, 2)
+        seen = slice(self.first, end), slice(None), slice(self.width)
+        return self.keys[seen], self.values[seen]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that a mask is for, and the first of them."""
@@ -140,95 +156,21 @@ class _RowLayer(CacheLayerMixin):
         return -1
 
 
-def as_cache(layers: Layers) -> DynamicCache:
+def as_cache(parts: Sequence[Layers]) -> DynamicCache:
     """What a prompt goes on from."""
     cache = DynamicCache()
-    for number, (keys, values) in enumerate(layers):
-        cache.update(keys, values, number)
+    for layers in parts:
+        for number, (keys, values) in enumerate(layers):
+            cache.update(keys, values, number)
     return cache
+
+
+def between(layers: Layers, start: int, end: int | None) -> Layers:
+    """The keys and values of some positions; they share the memory of all."""
+    return [(keys[:, :, start:end], values[:, :, start:end]) for keys, values in layers]
 
 
 def layers_of(cache: DynamicCache) -> Layers:
     """The keys and values of a cache."""
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) for layer in layers]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    names: np.ndarray
-    layers: Layers
-    size: int
-
-
-class PrefixCache:
-    """Keys and values of what was read and written; those unused for longest leave first.
-
-    Args:
-        capacity: bytes that they may take together.
-
-    Attributes:
-        hits: positions that were found here.
-        misses: positions that were looked for, and had to be computed.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.size = 0  # bytes
-        self.hits = 0
-        self.misses = 0
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def find(self, names: np.ndarray, dtype: torch.dtype) -> Layers | None:
-        """The longest known beginning of a prompt, but not all of it: the last token is read.
-
-        Args:
-            names: of the positions: two are the same if all before them are, too.
-            dtype: of the keys that the model makes now.
-        """
-        best, length = None, 0
-        for number, entry in self._entries.items():
-            shared = _common(entry.names, names[:-1])
-            if shared > length and entry.layers[0][0].dtype == dtype:
-                best, length = number, shared
-        self.hits += length
-        self.misses += len(names) - length
-        if best is None:
-            return None
-        self._entries.move_to_end(best)
-        return [
-            (keys[:, :, :length], values[:, :, :length])
-            for keys, values in self._entries[best].layers
-        ]
-
-    def put(self, names: Sequence[int] | np.ndarray, layers: Layers) -> None:
-        """Keep the keys and values of these positions, unless they alone are too large."""
-        names = np.asarray(names, dtype=np.int64)
-        size = sum(keys.nbytes + values.nbytes for keys, values in layers)
-        for number, entry in list(self._entries.items()):
-            if _common(entry.names, names) == min(len(entry.names), len(names)):
-                if len(entry.names) >= len(names):
-                    self._entries.move_to_end(number)  # a longer one has it all
-                    return
-                self._drop(number)
-        if size > self.capacity:
-            return
-        self._entries[self._next] = _Entry(names, layers, size)
-        self._next += 1
-        self.size += size
-        while self.size > self.capacity:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, number: int) -> None:
-        self.size -= self._entries.pop(number).size
-
-
-def _common(first: np.ndarray, second: np.ndarray) -> int:
-    """How many names two rows begin with in common."""
-    length = min(len(first), len(second))
-    differ = np.flatnonzero(first[:length] != second[:length])
-    return int(differ[0]) if len(differ) else length

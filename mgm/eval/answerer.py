@@ -16,7 +16,7 @@ from mgm.errors import MGMError
 from mgm.eval.endpoint import Endpoint
 from mgm.eval.question import Answered, Question
 
-AHEAD = 4  # groups of answers that are prepared before they are written
+AHEAD = 2  # groups of answers that are prepared before they are written
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -78,7 +78,7 @@ def answer_all(
     Raises:
         MGMError: one cannot be answered; names it.
     """
-    engine.scheduler.rows = batch_size
+    engine.scheduler.rows, engine.scheduler.prompts_first = batch_size, True
     running: dict[Name, Stream] = {}
     left = iter(requests)
     while True:

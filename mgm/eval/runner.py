@@ -54,11 +54,14 @@ def run(
 
 
 def by_image(questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions about the same images together; those groups first whose questions are longest."""
+    """Questions about the same images together; the longest prompts first, to be of a length."""
     groups: dict[tuple[object, ...], list[Question]] = defaultdict(list)
     for question in questions:
         groups[tuple(_name(image) for image in question.images)].append(question)
-    return sorted(groups.values(), key=lambda group: -max(len(one.text) for one in group))
+    return sorted(
+        groups.values(),
+        key=lambda group: (-len(group[0].images), -max(len(one.text) for one in group)),
+    )
 
 
 def _name(image: object) -> object:

@@ -1,0 +1,76 @@
+"""What the tokens see of rows whose keys and values end at different columns."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgm.errors import MGMError
+from mgm.model.mgm import MGMForConditionalGeneration
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+MASKED = ("sdpa", "eager")  # attention that takes a mask of any kind
+
+
+class AttentionMasks:
+    """Makes masks for the kinds of attention that a language model has.
+
+    Args:
+        model: with the language model.
+
+    Raises:
+        MGMError: the language model keeps more of what it read than keys and values.
+    """
+
+    def __init__(self, model: MGMForConditionalGeneration) -> None:
+        self._language_model = model.language_model
+        text = model.config.text_config
+        kinds = set(getattr(text, "layer_types", None) or [FULL])
+        if kinds - {FULL, SLIDING}:
+            raise MGMError(
+                f"the language model ({text.model_type}) has layers of kind "
+                f"{', '.join(sorted(kinds - {FULL, SLIDING}))}, which the engine cannot run; "
+                "use model.generate"
+            )
+        window = getattr(text, "sliding_window", None)
+        self._window = window if getattr(text, "use_sliding_window", True) else None
+        self._mixed = getattr(text, "layer_types", None) is not None and SLIDING in kinds
+
+    def of(self, places: Tensor, width: int) -> Any:
+        """What each token sees: (rows, 1, tokens, width), by kind of layer if there are two.
+
+        Args:
+            places: (rows, tokens) columns that the tokens are written to.
+            width: columns that are looked at.
+        """
+        columns = torch.arange(width, device=places.device)
+        behind = places.unsqueeze(-1) - columns  # how far each column is back
+        full = self._mask(behind >= 0)
+        if self._window is None:
+            return full
+        sliding = self._mask((behind >= 0) & (behind < self._window))
+        return {FULL: full, SLIDING: sliding} if self._mixed else sliding
+
+    def _mask(self, seen: Tensor) -> Tensor:
+        seen = seen[:, None]
+        if self._language_model.config._attn_implementation != "eager":
+            return seen
+        dtype = self._language_model.dtype
+        zero = torch.zeros((), dtype=dtype, device=seen.device)
+        return torch.where(seen, zero, torch.finfo(dtype).min)
+
+    @contextmanager
+    def in_use(self) -> Generator[None]:
+        """Attention that takes a mask for each row, which flash attention does not."""
+        config = self._language_model.config
+        chosen = config._attn_implementation
+        if chosen in MASKED:
+            yield
+            return
+        config._attn_implementation = "sdpa"
+        try:
+            yield
+        finally:
+            config._attn_implementation = chosen
