@@ -16,6 +16,7 @@ from mgm.engine.engine import load
 from mgm.errors import MGMError, Parser, run_command, write_output
 from mgm.eval.answerer import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.answers import AnswerCache, settings_name
+from mgm.eval.answers_file import read_answers
 from mgm.eval.benchmark import PAPER, PROTOCOLS, Benchmark
 from mgm.eval.judge import Judge, ModelJudge
 from mgm.eval.question import Answered, Question
@@ -26,6 +27,7 @@ from mgm.eval.score import Score, load_score, save_score, scored
 from mgm.eval.statistics import compare
 
 logger = logging.getLogger("mgm.eval")
+_Asked = tuple[Benchmark, str, str, list[Question]]  # with split and protocol
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,24 +40,13 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     if options.compare:
         return compare_folders(*options.compare)
-    kinds = [benchmark(name) for name in options.benchmark]
-    asked: dict[str, tuple[Benchmark, str, str, list[Question]]] = {}
-    for kind, split in kinds:  # faults of the data are found before the model loads
-        protocol = options.protocol if options.protocol in kind.protocols else kind.protocols[0]
-        if options.protocol and protocol != options.protocol:
-            logger.warning(
-                "%s has no protocol %s; %s is used", kind.name, options.protocol, protocol
-            )
-        kind.check(split, protocol)
-        questions = list(kind.questions(options.data / kind.folder, split, protocol))
-        _check_ids(kind, questions)
-        asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
+    asked = _asked(options)  # faults of the data are found before the model loads
     title, facts = _model_name(options)
     output = options.output or Path("work_dirs/eval") / title
     cache = AnswerCache(
         output / "answers", settings_name(options.model_path or title, facts), process
     )
-    if not options.score_only:
+    if not options.score_only and options.answers is None:
         answerer = _answerer(options)
         for name, (_, _, _, questions) in asked.items():
             run(questions, answerer, cache, process, processes, name if process == 0 else "")
@@ -69,7 +60,12 @@ def main(words: Sequence[str] | None = None) -> int:
     scores: list[Score] = []
     said: dict[str, Sequence[Answered]] = {}
     for name, (kind, split, protocol, questions) in asked.items():
-        said[name] = answered(questions, cache)
+        if options.answers is None:
+            said[name] = answered(questions, cache)
+        else:
+            found = read_answers(options.answers, kind, questions)
+            found.tell(options.answers)
+            said[name] = found.answered
         scores.append(scored(kind, split, protocol, questions, said[name], judge))
         folder = output / kind.name / split / protocol
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,9 +106,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
     add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
     add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
-    add("--batch-size", type=int, default=16, metavar="N", help="answers at once, default 16")
+    add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
     add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
     add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
+    add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
     add("--judge", metavar="MODEL", help="scores free answers; default: rules")
     add("--judge-url", default="https://api.openai.com/v1", metavar="URL", help="of its endpoint")
     add("--compare", nargs=2, type=Path, metavar="FOLDER", help="two outputs, question by question")
@@ -121,8 +118,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         return options
     if not options.benchmark:
         raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
-    if (options.endpoint is None) == (options.model_path is None):
-        raise MGMError("give --model-path, or --endpoint with --model")
+    if options.answers is not None and len(options.benchmark) != 1:
+        raise MGMError("--answers: name the one --benchmark that they are of")
+    if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
+        raise MGMError("give --model-path, or --endpoint with --model, or --answers")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
     for name in ("batch_size", "limit"):
@@ -130,6 +129,27 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         if value is not None and value < 1:
             raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
     return options
+
+
+def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
+    """What is asked, by the names of benchmarks with their splits.
+
+    Raises:
+        MGMError: there is no such benchmark, or its data is missing or damaged.
+    """
+    asked: dict[str, _Asked] = {}
+    for kind, split in [benchmark(name) for name in options.benchmark]:
+        offered = kind.protocols_of(split) or [PAPER]
+        protocol = options.protocol if options.protocol in offered else offered[0]
+        kind.check(split, protocol)
+        if options.protocol and protocol != options.protocol:
+            logger.warning(
+                "%s:%s has no protocol %s; %s is used", kind.name, split, options.protocol, protocol
+            )
+        questions = list(kind.questions(options.data / kind.folder, split, protocol))
+        _check_ids(kind, questions)
+        asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
+    return asked
 
 
 def compare_folders(first: Path, second: Path) -> int:
@@ -173,6 +193,8 @@ def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
 
 def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
     """What the model is called, and what besides its weights decides its answers."""
+    if options.answers is not None:
+        return options.model or options.answers.stem, {}
     if options.endpoint is not None:
         return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
     names = ("model_base", "conv_mode", "dtype", "quantize")

@@ -3,32 +3,15 @@
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.judge import Judge
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import Needed, Source
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
-
-
-@dataclass(frozen=True)
-class Needed:
-    """A file or folder that a benchmark reads.
-
-    Attributes:
-        path: below the benchmark's folder.
-        source: where it comes from, for people.
-        url: where it can be had; None: by hand alone.
-        md5: of the file; None: it is not known, or a folder.
-    """
-
-    path: str
-    source: str
-    url: str | None = None
-    md5: str | None = None
 
 
 class Benchmark(ABC):
@@ -43,7 +26,11 @@ class Benchmark(ABC):
         protocols: ways to ask and score that are offered; the first is the usual one.
         metric: what the score is called.
         scored: splits whose answers are public; others make a file to submit.
-        judged: whether answers are scored by a language model where there is one.
+        judged: protocols in which a language model scores answers, where there is one.
+        sources: what others' protocols read instead of the published files, by split and protocol.
+        also_published: whether the published files do where a source is not there: they hold the
+            same questions.
+        published_splits: those of the published files; None: all.
     """
 
     name: ClassVar[str]
@@ -54,24 +41,78 @@ class Benchmark(ABC):
     protocols: ClassVar[tuple[str, ...]] = (PAPER,)
     metric: ClassVar[str] = "accuracy"
     scored: ClassVar[tuple[str, ...]]
-    judged: ClassVar[bool] = False
+    judged: ClassVar[tuple[str, ...]] = ()
+    sources: ClassVar[Mapping[tuple[str, str], Source]] = {}
+    also_published: ClassVar[bool] = False
+    published_splits: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def needs(self, split: str) -> list[Needed]:
-        """What has to lie in the benchmark's folder."""
+        """What has to lie in the benchmark's folder for the published protocol."""
 
-    @abstractmethod
+    def needs_of(self, split: str, protocol: str) -> list[Needed]:
+        """What has to lie in the benchmark's folder."""
+        source = self.sources.get((split, protocol))
+        return self.needs(split) if source is None else source.needed()
+
+    def protocols_of(self, split: str) -> list[str]:
+        """The protocols that a split is offered in."""
+        elsewhere = set() if self.also_published else {protocol for _, protocol in self.sources}
+        here = self.published_splits is None or split in self.published_splits
+        return [
+            protocol
+            for protocol in self.protocols
+            if (split, protocol) in self.sources or (here and protocol not in elsewhere)
+        ]
+
+    def expected(self, split: str, protocol: str) -> int | None:
+        """How many questions there are; None: nobody knows."""
+        source = self.sources.get((split, protocol))
+        return self.sizes.get(split) if source is None else source.size
+
     def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """All questions, in the order of the files.
 
         Args:
             folder: the benchmark's.
             split: one of `splits`.
-            protocol: one of `protocols`.
+            protocol: one of `protocols_of(split)`.
 
         Raises:
             MGMError: a file is missing or damaged.
         """
+        source = self.sources.get((split, protocol))
+        if source is None or (self.also_published and not source.is_there(folder)):
+            yield from self.published(folder, split, protocol)
+            return
+        for number, (row, images) in enumerate(source.rows(folder), start=1):
+            try:
+                yield self.from_row(row, images, protocol, number)
+            except (KeyError, ValueError, SyntaxError, TypeError) as error:
+                raise MGMError(
+                    f"{folder}, row {number}: is no record of {self.title} "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+
+    @abstractmethod
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+        """The questions of the published files; see `questions`."""
+
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """The question in a row of one of `sources`.
+
+        Args:
+            row: its fields.
+            images: that come with it.
+            protocol: by which is asked.
+            number: of the row.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
@@ -105,17 +146,23 @@ class Benchmark(ABC):
             for kind, places in sorted(kinds.items())
         }
 
+    def names_of(self, question: Question) -> set[str]:
+        """What a question is called in files of answers."""
+        return {str(question.facts.get("question_id", question.id))}
+
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """Write the files that the published scripts leave, or a server takes; returns them."""
         return []
 
     def check(self, split: str, protocol: str) -> None:
         """Raise an MGMError if there is no such split or protocol."""
-        for kind, value, valid in (
-            ("split", split, self.splits),
-            ("protocol", protocol, self.protocols),
-        ):
-            if value not in valid:
-                raise MGMError(
-                    f"{self.name}: there is no {kind} {value!r}; choose from {', '.join(valid)}"
-                )
+        if split not in self.splits:
+            raise MGMError(
+                f"{self.name}: there is no split {split!r}; choose from {', '.join(self.splits)}"
+            )
+        valid = self.protocols_of(split)
+        if protocol not in valid:
+            raise MGMError(
+                f"{self.name}:{split}: there is no protocol {protocol!r}; choose from "
+                f"{', '.join(valid)}"
+            )

@@ -51,14 +51,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def read_table(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a file whose columns are separated by tabs.
+def read_table(path: Path, between: str = "\t") -> Iterator[dict[str, str]]:
+    """The rows of a file whose columns are separated by tabs, or another character.
 
     Raises:
         MGMError: it is missing, or a row has too many columns.
     """
     with present(path).open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+        for number, row in enumerate(csv.DictReader(file, delimiter=between), start=2):
             if None in row:
                 raise MGMError(f"{path}, row {number}: has more columns than the first")
             yield {key: value or "" for key, value in row.items()}

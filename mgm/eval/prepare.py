@@ -16,8 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mgm.errors import MGMError, Parser, one_line, run_command
-from mgm.eval.benchmark import Needed
+from mgm.eval.benchmark import PAPER, PROTOCOLS
 from mgm.eval.registry import BENCHMARKS, benchmark
+from mgm.eval.source import HUB_FOLDER, Needed
 
 logger = logging.getLogger("mgm.eval")
 PIECE = 2**20  # bytes
@@ -32,9 +33,10 @@ def main(words: Sequence[str] | None = None) -> int:
     missing = 0
     for name in options.benchmark:
         kind, split = benchmark(name)
-        kind.check(split, kind.protocols[0])
+        protocol = options.protocol or (kind.protocols_of(split) or [PAPER])[0]
+        kind.check(split, protocol)
         folder = options.data / kind.folder
-        for needed in kind.needs(split):
+        for needed in kind.needs_of(split, protocol):
             missing += not provide(needed, folder, options.offline)
     if missing:
         logger.info("%d files are missing", missing)
@@ -47,6 +49,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m mgm.eval.prepare", description="Bring benchmarks' files to their place."
     )
     parser.add_argument("benchmark", nargs="+", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--protocol", choices=PROTOCOLS, help=f"whose data; default: {PAPER}")
     parser.add_argument("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER")
     parser.add_argument("--offline", action="store_true", help="only say what is missing")
     return parser.parse_args(words)
@@ -58,6 +61,8 @@ def provide(needed: Needed, folder: Path, offline: bool = False) -> bool:
     Raises:
         MGMError: what was fetched is not what it should be.
     """
+    if needed.dataset is not None:
+        return provide_from_hub(needed.dataset, needed.path, folder / HUB_FOLDER, offline)
     place = folder / needed.path
     if place.exists():
         check_hash(place, needed.md5)
@@ -74,6 +79,30 @@ def provide(needed: Needed, folder: Path, offline: bool = False) -> bool:
     where = f", from {needed.url}" if needed.url else ""
     logger.info("missing: put %s here: %s%s", needed.source, place, where)
     return False
+
+
+def provide_from_hub(dataset: str, pattern: str, folder: Path, offline: bool) -> bool:
+    """Have files of a data set of the hub in a folder; returns whether they are there.
+
+    The hub's own library goes on where it broke off, and checks hashes.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if not offline:
+        try:
+            snapshot_download(
+                dataset, repo_type="dataset", allow_patterns=pattern, local_dir=folder
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            logger.info("%s: cannot be fetched (%s)", dataset, one_line(error)[:200])
+    found = sorted(folder.glob(pattern))
+    for path in found:
+        logger.info("there: %s", path)
+    if not found:
+        logger.info("missing: put the files %s of the data set %s of the Hugging Face hub into %s",
+                    pattern, dataset, folder)  # fmt: skip
+    return bool(found)
 
 
 def fetch(url: str, folder: Path, place: Path) -> None:

@@ -85,14 +85,14 @@ def scored(
     """
     if not answered:
         raise MGMError(f"{benchmark.name}: nothing was answered yet")
-    expected = benchmark.sizes.get(split, len(questions))
+    expected = benchmark.expected(split, protocol) or len(questions)
     own = [one.question for one in answered]
     facts: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
         "metric": benchmark.metric,
         "protocol": protocol,
-        "judge": judge.name if benchmark.judged else "",
+        "judge": judge.name if protocol in benchmark.judged else "",
         "questions": len(answered),
         "expected": expected,
     }
@@ -125,7 +125,7 @@ def _credits(
     benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
 ) -> list[float]:
     """Of every answer; a judge is asked about several at a time."""
-    if not (benchmark.judged and judge.is_model):
+    if not (protocol in benchmark.judged and judge.is_model):
         return [benchmark.credit(one, protocol, judge) for one in answered]
     with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
         return list(pool.map(lambda one: benchmark.credit(one, protocol, judge), answered))

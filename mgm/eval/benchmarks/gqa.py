@@ -1,16 +1,46 @@
 """GQA: questions about scenes, with one right word or phrase."""
 
 import json
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Row, images_of
+from mgm.eval.wording import SINGLE_WORD
+
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class _HubScenes(HubFiles):
+    """Questions and images lie in files of their own."""
+
+    def rows(self, folder: Path) -> Iterator[Row]:
+        """See `Source`."""
+        pictures = self.pattern.replace("instructions", "images")
+        images = {
+            row["id"]: images_of(row["image"], f"{self.dataset}, image {row['id']}")
+            for row in self.read(folder, pictures)
+        }
+        for row in self.read(folder, self.pattern):
+            if row["imageId"] not in images:
+                raise MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
+            yield row, images[row["imageId"]]
+
+    def needed(self) -> list[Needed]:
+        """See `Source`."""
+        (questions,) = super().needed()
+        return [
+            questions,
+            replace(questions, path=questions.path.replace("instructions", "images")),
+        ]
 
 
 class GQA(Benchmark):
@@ -19,6 +49,12 @@ class GQA(Benchmark):
     name, title, folder = "gqa", "GQA", "gqa"
     splits = scored = ("testdev",)
     sizes = {"testdev": 12578}  # noqa: RUF012
+    protocols = (PAPER, LMMS_EVAL)
+    sources = {  # noqa: RUF012
+        ("testdev", LMMS_EVAL): _HubScenes(
+            "lmms-lab-encoder/GQA", "testdev_balanced_instructions/testdev-*.parquet", 12578
+        )
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, answers and images."""
@@ -29,7 +65,7 @@ class GQA(Benchmark):
             Needed("data/images", "GQA, unpacked", f"{site}/images.zip"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         file = folder / "data" / "testdev_balanced_questions.json"
         truths = read_json(file)
@@ -41,9 +77,26 @@ class GQA(Benchmark):
             kind = truth.get("types", {}).get("structural", "")
             yield replace(question, answer=truth["answer"], category=kind)
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        return Question(
+            id=str(row["id"]),
+            text=f"{row['question']}\n{SINGLE_WORD}",
+            images=images,
+            answer=row["answer"],
+            group=str(row["imageId"]),
+            category=(row.get("types") or {}).get("structural") or "",
+            max_new_tokens=16,
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Whether the answer is the right one, letter by letter."""
-        return float(submitted(answered.text) == answered.question.answer)
+        """Whether the answer is the right one; lmms-eval looks at no case and no punctuation."""
+        text, answer = answered.text, answered.question.answer
+        if protocol == LMMS_EVAL:
+            return float(_bare(text) == _bare(answer))
+        return float(submitted(text) == answer)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """Answers, and what GQA's evaluator reads."""
@@ -51,6 +104,10 @@ class GQA(Benchmark):
         answers = write_answers(folder / "merge.jsonl", answered)
         path.write_text(json.dumps(predictions(answered)), encoding="utf-8")
         return [answers, path]
+
+
+def _bare(text: str) -> str:
+    return text.lower().translate(PUNCTUATION)
 
 
 def submitted(text: str) -> str:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import PAPER, Benchmark
 from mgm.eval.files import read_lines
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import Needed
 
 RULE = (
     "We would like to request your feedback on the performance of two AI assistants in response to "
@@ -33,7 +34,7 @@ class LLaVABench(Benchmark):
     metric = "relative marks"
     splits = scored = ("test",)
     sizes = {"test": 60}  # noqa: RUF012
-    judged = True
+    judged = (PAPER,)
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, images, captions and reference answers."""
@@ -41,7 +42,7 @@ class LLaVABench(Benchmark):
         names = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl", "images")
         return [Needed(name, hub) for name in names]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         captions = {one["image"]: one["caption"] for one in read_lines(folder / "context.jsonl")}
         references = {

@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.benchmark import PAPER, Benchmark, Needed
+from mgm.eval.benchmark import PAPER, Benchmark
 from mgm.eval.files import field, present, read_json, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import listed
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import Needed
 
 CHOICES = "multi_choice"
 HINTS = {
@@ -34,7 +35,7 @@ class MathVista(Benchmark):
     splits = scored = ("testmini",)
     sizes = {"testmini": 1000}  # noqa: RUF012
     protocols = (PAPER,)
-    judged = True
+    judged = (PAPER,)
 
     def needs(self, split: str) -> list[Needed]:
         """Questions and images."""
@@ -44,7 +45,7 @@ class MathVista(Benchmark):
             Needed("images", "MathVista, unpacked", f"{site}/images.zip"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         file = present(folder / f"{split}.json")
         for name, problem in read_json(file).items():

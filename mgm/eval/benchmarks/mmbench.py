@@ -6,16 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import PAPER, VLMEVALKIT, Benchmark, Needed
-from mgm.eval.files import base64_image, field, read_table, write_lines
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.files import write_lines
 from mgm.eval.judge import Judge
-from mgm.eval.letters import LETTERS, chosen_letter, listed
+from mgm.eval.letters import (
+    LETTERS,
+    chosen_letter,
+    contained_choice,
+    listed,
+    lmms_eval_letter,
+    vlmevalkit_letter,
+)
 from mgm.eval.llava_questions import as_it_was
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table, rows_with_images
+from mgm.eval.vlmevalkit import NOTHING, choice_prompt, choices_of, meant_letter
 from mgm.eval.wording import LETTER
 
 DIRECT = {"en": LETTER, "cn": "请直接回答选项字母。"}
-NOTHING = ("nan", "none", "")
 FILES = {
     "dev": "mmbench_dev_20230712",
     "test": "mmbench_test_en_20231003",
@@ -24,6 +32,12 @@ FILES = {
 }
 # A spreadsheet holds none of them.
 CONTROL_CHARACTERS = dict.fromkeys({*range(32)} - {9, 10, 13})
+TABLES = {
+    "dev": Table("MMBench_DEV_EN.tsv", 4329, "b6caf1133a01c6bb705cf753bb527ed8"),
+    "test": Table("MMBench_TEST_EN.tsv", 6666, "6939fadb0ce626fefc0bdc9c64efc528"),
+    "dev-cn": Table("MMBench_DEV_CN.tsv", 4329, "08b8fc3324a5ed74155350f57be69fbd"),
+    "test-cn": Table("MMBench_TEST_CN.tsv", 6666, "7e1239baf0ee4c8b513e19705a0f317e"),
+}
 ROUND = 10**6  # index of a question's next round is larger by this
 
 
@@ -34,7 +48,12 @@ class MMBench(Benchmark):
     splits = tuple(FILES)
     scored = ("dev", "dev-cn")
     sizes = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}  # noqa: RUF012
-    protocols = (PAPER, VLMEVALKIT)
+    protocols = (PAPER, VLMEVALKIT, LMMS_EVAL)
+    judged = (VLMEVALKIT, LMMS_EVAL)
+    sources = {  # noqa: RUF012
+        **{(split, VLMEVALKIT): table for split, table in TABLES.items()},
+        ("dev", LMMS_EVAL): HubFiles("lmms-lab-encoder/MMBench", "en/dev-*.parquet", 4329),
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """One table, images within."""
@@ -42,44 +61,32 @@ class MMBench(Benchmark):
         site = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
         return [Needed(name, "OpenMMLab", f"{site}/{name}")]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`. Rows without an image have that of the row they name."""
-        file = folder / f"{FILES[split]}.tsv"
         language = "cn" if split.endswith("cn") else "en"
-        images: dict[str, bytes] = {}
-        for row in read_table(file):
-            index = field(row, "index", file)
-            where = f"{file}, index {index}"
-            source = field(row, "image", where)
-            if len(source) > 64:
-                images[index] = base64_image(source, where)
-            elif source in images:
-                images[index] = images[source]
-            else:
-                raise MGMError(f"{where}: its image is that of {source!r}, which did not come yet")
+        for row, images in rows_with_images(folder / f"{FILES[split]}.tsv"):
             choices = options(row)
-            text = _paper(row, choices) if protocol == PAPER else _vlmevalkit(row, choices)
-            direct = f"\n{DIRECT[language]}" if protocol == PAPER else ""
-            yield Question(
-                id=index,
-                text=text + direct,
-                images=(images[index],),
-                answer=row.get("answer") or None,
-                group=str(int(index) % ROUND) if index.isdigit() else index,
-                category=row.get("category", ""),
-                max_new_tokens=1024,
-                facts={"prompt": text, "choices": choices, "row": _without_image(row)},
-            )
+            text = _paper(row, choices)
+            yield _question(row, images, choices, text, f"{text}\n{DIRECT[language]}")
+
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        if protocol == LMMS_EVAL:
+            choices = choices_of(row, "ABCDE")
+            text = _lmms_eval(row, choices)
+        else:
+            choices = choices_of(row)
+            text = choice_prompt(row, choices)
+        return _question(row, images, choices, text, text)
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether the letter is right; an answer that names none may mean a choice by its text."""
-        choices = answered.question.facts["choices"]
-        letter = chosen_letter(answered.text, len(choices))
-        if letter is None:
-            meant = [
-                LETTERS[n] for n, one in enumerate(choices) if one.lower() in answered.text.lower()
-            ]
-            letter = meant[0] if len(meant) == 1 else None
+        rule = {PAPER: _letter, VLMEVALKIT: vlmevalkit_letter, LMMS_EVAL: lmms_eval_letter}
+        # The published answers were judged by MMBench's server.
+        asked = Judge() if protocol == PAPER else judge
+        letter = meant_letter(answered, rule[protocol], asked)
         return float(letter is not None and letter == answered.question.answer)
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
@@ -118,13 +125,7 @@ def options(row: dict[str, Any]) -> list[str]:
 
     Compat: "nan" and "none" are none. Source: model_vqa_mmbench.py.
     """
-    found: list[str] = []
-    for letter in "ABCD":
-        value = row.get(letter)
-        if value is None or str(value).lower() in NOTHING:
-            break
-        found.append(str(value))
-    return found
+    return choices_of(row, "ABCD")
 
 
 # Compat: the upload has the table's columns without these, answers in the place of the sixth.
@@ -188,14 +189,34 @@ def _paper(row: dict[str, str], choices: Sequence[str]) -> str:
     return f"{asked}\n{listed(choices)}"
 
 
-def _vlmevalkit(row: dict[str, str], choices: Sequence[str]) -> str:
-    hint = row.get("hint", "")
-    begin = "" if hint.lower() in NOTHING else f"Hint: {hint}\n"
-    return (
-        f"{begin}Question: {row['question']}\nOptions:\n{listed(choices)}\n"
-        "Please select the correct answer from the options above. \n"
-    )
+def _lmms_eval(row: dict[str, Any], choices: Sequence[str]) -> str:
+    """Source: lmms-eval's mmbench, en_utils.py."""
+    hint = str(row.get("hint") or "")
+    begin = "" if hint.lower() in NOTHING else f"{hint} "
+    return f"{begin}{row['question']} There are several options:\n{listed(choices)}\n\n{LETTER}"
 
 
-def _without_image(row: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in row.items() if name != "image"}
+def _letter(text: str, choices: Sequence[str]) -> str | None:
+    return chosen_letter(text, len(choices)) or contained_choice(text, choices)
+
+
+def _question(
+    row: dict[str, Any],
+    images: tuple[bytes, ...],
+    choices: Sequence[str],
+    prompt: str,
+    text: str,
+) -> Question:
+    index = str(row["index"])
+    return Question(
+        id=index,
+        text=text,
+        images=images,
+        answer=row.get("answer") or None,
+        group=str(int(index) % ROUND) if index.isdigit() else index,
+        category=row.get("category") or "",
+        max_new_tokens=1024,
+        facts={
+            "prompt": prompt, "question": row["question"], "choices": choices, "row": dict(row),
+        },
+    )  # fmt: skip

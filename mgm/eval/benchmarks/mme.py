@@ -1,17 +1,20 @@
 """MME: two yes-or-no questions about every image, in fourteen kinds."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import field, present, read_lines
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table
 from mgm.eval.wording import SINGLE_WORD
+from mgm.eval.yes_no import extracted_yes_or_no
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -31,6 +34,11 @@ class MME(Benchmark):
     splits = scored = ("test",)
     sizes = {"test": 2374}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
+    sources = {  # noqa: RUF012
+        ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/MME", "**/test-*.parquet", 2374),
+        ("test", VLMEVALKIT): Table("MME.tsv", 2374, "b36b43c3f09801f5d368627fb92187c3"),
+    }
+    also_published = True
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, and images with their answers."""
@@ -39,7 +47,7 @@ class MME(Benchmark):
             Needed("MME_Benchmark_release_version", "MME's authors, on request"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`. Answers stand in text files beside the images."""
         release = present(folder / "MME_Benchmark_release_version")
         known: dict[Path, dict[str, str]] = {}
@@ -69,9 +77,31 @@ class MME(Benchmark):
                 facts={"prompt": text, "question_id": name, "official": official},
             )
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        official = row["question"].strip()
+        bare = official.removesuffix(OFFICIAL_SUFFIX)
+        kind = row["category"]
+        if kind not in PERCEPTION + COGNITION:
+            raise ValueError(f"{kind!r} is no kind of question of MME")
+        name = str(row.get("question_id") or row.get("image_path") or _digest(images[0]))
+        return Question(
+            id=f"{kind}/{name}: {bare}",
+            text=official if protocol == VLMEVALKIT else bare + SINGLE,
+            images=images,
+            answer=row["answer"].strip().lower(),
+            group=f"{kind}/{name}",
+            category=kind,
+            max_new_tokens=16 if protocol == LMMS_EVAL else 128,
+            facts={"prompt": official, "question_id": name, "official": official},
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether yes or no is right."""
-        return float(parse(answered.text) == answered.question.answer)
+        parser = extracted_yes_or_no if protocol == VLMEVALKIT else parse
+        return float(parser(answered.text) == answered.question.answer)
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """At most 2800: of every kind at most 200."""
@@ -147,6 +177,10 @@ def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
         pairs = [line.rstrip().rsplit("\t", 1) for line in lines if "\t" in line]
         known[path] = {_bare(question): answer.strip().lower() for question, answer in pairs}
     return known[path]
+
+
+def _digest(image: bytes) -> str:
+    return hashlib.blake2b(image, digest_size=8).hexdigest()
 
 
 def _bare(question: str) -> str:

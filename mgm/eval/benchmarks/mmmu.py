@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, Benchmark
 from mgm.eval.files import present, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import Needed
 from mgm.eval.wording import LETTER, SINGLE_WORD
 
 SUBJECTS = (
@@ -50,7 +51,7 @@ class MMMU(Benchmark):
             for subject in SUBJECTS
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`. In the published protocol a question has its first image alone."""
         try:
             import pyarrow.parquet as parquet

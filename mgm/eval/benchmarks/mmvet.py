@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table
 
 THINK = (
     "First please perform reasoning, and think step by step to provide best answer to the "
@@ -30,7 +32,12 @@ class MMVet(Benchmark):
     splits = scored = ("test",)
     sizes = {"test": 218}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
-    judged = True
+    judged = protocols
+    sources = {  # noqa: RUF012
+        ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/MMVet", "**/test-*.parquet", 218),
+        ("test", VLMEVALKIT): Table("MMVet.tsv", 218, "748aa6d4aa9d4de798306a63718455e3"),
+    }
+    also_published = True
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, images, and what is right."""
@@ -44,7 +51,7 @@ class MMVet(Benchmark):
             Needed("images", "mm-vet.zip of MM-Vet"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         truths = read_json(folder / "mm-vet.json")
         file = folder / "llava-mm-vet.jsonl"
@@ -62,6 +69,23 @@ class MMVet(Benchmark):
                 category="_".join(sorted(truth.get("capability", []))),
                 facts={**question.facts, "question": truth["question"]},
             )
+
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")
+        abilities = str(row.get("capability") or "").replace(" ", "").split(",")
+        return Question(
+            id=name,
+            text=(THINK if protocol == LMMS_EVAL else "") + row["question"],
+            images=images,
+            answer=row["answer"],
+            group=name,
+            category="_".join(sorted(abilities)),
+            max_new_tokens=1024,
+            facts={"question": row["question"]},
+        )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """What the judge gives.
@@ -92,6 +116,10 @@ class MMVet(Benchmark):
             for ability in question.category.split("_"):
                 own[ability].append(credit)
         return {name: (100 * sum(c) / len(c), len(c)) for name, c in sorted(own.items()) if name}
+
+    def names_of(self, question: Question) -> set[str]:
+        """Published answers and those of MM-Vet's evaluator."""
+        return {question.id, f"v1_{question.id}"}
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """Answers, and what MM-Vet's evaluator reads."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import Benchmark
 from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import Needed
 from mgm.eval.wording import SINGLE_WORD
 
 FILE = "conversations.json"
@@ -28,7 +29,7 @@ class Nano(Benchmark):
         how = "python -m playground.generate --out data/MGM-Eval/nano --split held_out --seed 2"
         return [Needed(FILE, how)]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         for record in read_json(folder / FILE):
             turns = record.get("conversations")

@@ -1,26 +1,35 @@
 """POPE: is this object in the image, yes or no; half of the questions ask for what is not there."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import OFFICIAL, PAPER, Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import read_lines
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table
+from mgm.eval.wording import SINGLE_WORD
+from mgm.eval.yes_no import extracted_yes_or_no
 
 KINDS = ("adversarial", "popular", "random")
 
 
 class POPE(Benchmark):
-    """F1 over all three kinds together, and accuracy and F1 of each."""
+    """The mean of the kinds' F1; in others' protocols F1 of all questions together."""
 
     name, title, folder, metric = "pope", "POPE", "pope", "mean F1"
     splits = scored = ("test",)
     sizes = {"test": 8910}  # noqa: RUF012
-    protocols = (PAPER, OFFICIAL)
+    protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    sources = {  # noqa: RUF012
+        ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
+        ("test", VLMEVALKIT): Table("POPE.tsv", 9000, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, labels of each kind, and COCO's images."""
@@ -37,7 +46,7 @@ class POPE(Benchmark):
             Needed("val2014", "COCO, unpacked", "http://images.cocodataset.org/zips/val2014.zip"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`. Labels belong to questions by their order within a kind."""
         labels = {
             kind: [one["label"] for one in read_lines(folder / f"coco/coco_pope_{kind}.json")]
@@ -65,13 +74,37 @@ class POPE(Benchmark):
                 facts={**question.facts, "question_id": question.id},
             )
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        asked = row["question"].strip()
+        return Question(
+            id=str(number - 1),
+            text=f"{asked}\n{SINGLE_WORD}" if protocol == LMMS_EVAL else asked,
+            images=images,
+            answer=row["answer"].strip().lower(),
+            group=hashlib.blake2b(images[0], digest_size=8).hexdigest(),
+            category=row["category"],
+            facts={"together": True, "question_id": str(row.get("question_id", number))},
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether yes or no is right."""
-        said = parse(answered.text) if protocol == PAPER else first_word(answered.text)
-        return float(said == answered.question.answer)
+        parser = {
+            PAPER: parse, OFFICIAL: first_word, VLMEVALKIT: extracted_yes_or_no,
+            # Compat: as lmms-eval, where a full stop after it makes an answer wrong.
+            LMMS_EVAL: lambda text: text.lower().strip(),
+        }[protocol]  # fmt: skip
+        return float(parser(answered.text) == answered.question.answer)
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """The mean of the kinds' F1, in per cent; what is looked for are the objects."""
+        """F1, in per cent; what is looked for are the objects.
+
+        An answer that is neither yes nor no has missed one that is there.
+        """
+        if questions and questions[0].facts.get("together"):
+            return 100 * f1([one.answer for one in questions], credits)
         kinds = [kind for kind in KINDS if any(one.category == kind for one in questions)]
         scores = [
             f1(

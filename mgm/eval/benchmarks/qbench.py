@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import Benchmark
 from mgm.eval.files import field, present, read_json, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import Needed
 from mgm.eval.wording import LETTER
 
 KINDS = ("yes-or-no", "what", "how")
@@ -29,7 +30,7 @@ class QBench(Benchmark):
             Needed("images_llvisionqa", "Q-Bench, unpacked", f"{site}/images_llvisionqa.tar"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`. Source: model_vqa_qbench.py."""
         file = folder / f"llvisionqa_{split}.json"
         images = present(folder / "images_llvisionqa")

@@ -3,13 +3,17 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import field, read_json
 from mgm.eval.judge import Judge
+from mgm.eval.letters import listed
 from mgm.eval.llava_questions import write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table
+from mgm.eval.vlmevalkit import choice_credit, choice_question
 from mgm.eval.wording import LETTER
 
 LETTERS = "ABCDE"
@@ -19,8 +23,22 @@ class ScienceQA(Benchmark):
     """Letters; questions with an image are counted for themselves, too."""
 
     name, title, folder = "scienceqa", "ScienceQA", "scienceqa"
-    splits = scored = ("test",)
+    splits = scored = ("test", "test-img")
+    published_splits = ("test",)
     sizes = {"test": 4241}  # noqa: RUF012
+    protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
+    judged = (VLMEVALKIT,)
+    sources = {  # noqa: RUF012
+        ("test", LMMS_EVAL): HubFiles(
+            "lmms-lab-encoder/ScienceQA", "ScienceQA-FULL/test-*.parquet", 4241
+        ),
+        ("test-img", LMMS_EVAL): HubFiles(
+            "lmms-lab-encoder/ScienceQA", "ScienceQA-IMG/test-*.parquet", 2017
+        ),
+        ("test-img", VLMEVALKIT): Table(
+            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f"
+        ),
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, answers and images."""
@@ -32,7 +50,7 @@ class ScienceQA(Benchmark):
             Needed("images/test", "ScienceQA, unpacked"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         problems = read_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"
@@ -54,8 +72,32 @@ class ScienceQA(Benchmark):
                 facts={"prompt": asked, "choices": problem["choices"]},
             )
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return choice_question(row, images)
+        hint = f"Context: {row['hint']}\n" if row["hint"] else ""
+        asked = f"{hint}{row['question']}\n{listed(row['choices'])}"
+        return Question(
+            id=str(number - 1),
+            text=f"{asked}\n{LETTER}",
+            images=images,
+            answer=LETTERS[row["answer"]],
+            group=str(number - 1),
+            category="image" if images else "text",
+            max_new_tokens=16,
+            facts={"prompt": asked, "choices": row["choices"]},
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
+        if protocol == VLMEVALKIT:
+            return choice_credit(answered, judge)
+        if protocol == LMMS_EVAL:
+            text, answer = answered.text, answered.question.answer
+            return float(text.upper() == answer or text.startswith(f"{answer}."))
         said = parse(answered.text)
         index = predicted_index(said, answered.question.facts["choices"])
         return float(index >= 0 and LETTERS[index] == answered.question.answer)

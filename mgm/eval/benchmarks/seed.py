@@ -3,22 +3,36 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import OFFICIAL, PAPER, Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
+from mgm.eval.letters import listed
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table
+from mgm.eval.vlmevalkit import choice_credit, choice_question
+from mgm.eval.wording import LETTER
 
 
 class SEEDBench(Benchmark):
     """Letters."""
 
     name, title, folder = "seed", "SEED-Bench", "seed_bench"
-    splits = scored = ("test",)
+    splits = scored = ("test", "test-img")
+    published_splits = ("test",)
     sizes = {"test": 19242}  # noqa: RUF012
-    protocols = (PAPER, OFFICIAL)
+    protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    judged = (VLMEVALKIT,)
+    sources = {  # noqa: RUF012
+        # Eight frames of every video come with it.
+        ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/SEED-Bench", "**/test-*.parquet", 17990),
+        ("test-img", VLMEVALKIT): Table(
+            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0"
+        ),
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, answers, images and frames."""
@@ -30,7 +44,7 @@ class SEEDBench(Benchmark):
             Needed("SEED-Bench-video-image", "the middle frames of its videos"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         file = folder / "SEED-Bench.json"
         known = read_json(file)
@@ -46,8 +60,27 @@ class SEEDBench(Benchmark):
                 category=f"{truth['data_type']}: {kinds[truth['question_type_id']]}",
             )
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return choice_question(row, images)
+        choices = [row[f"choice_{letter}"] for letter in "abcd"]
+        return Question(
+            id=str(row["question_id"]),
+            text=f"{row['question']}\n{listed(choices)}\n{LETTER}",
+            images=images,
+            answer=row["answer"],
+            group=str(row.get("data_id", row["question_id"])),
+            category=f"{row['data_type']}: {row.get('question_type_id', '')}",
+            max_new_tokens=16,
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
+        if protocol == VLMEVALKIT:
+            return choice_credit(answered, judge)
         return float(is_right(answered.text, answered.question.answer, protocol))
 
     def parts(

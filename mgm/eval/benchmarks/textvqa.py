@@ -1,17 +1,21 @@
 """TextVQA: texts in photographs, answers as ten people gave them."""
 
+import ast
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed, Table
 from mgm.eval.vqa_text import agreement
 from mgm.eval.wording import SINGLE_WORD
 
@@ -26,6 +30,11 @@ class TextVQA(Benchmark):
     splits = scored = ("val",)
     sizes = {"val": 5000}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
+    sources = {  # noqa: RUF012
+        ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/textvqa", "**/validation-*.parquet", 5000),
+        ("val", VLMEVALKIT): Table("TextVQA_VAL.tsv", 5000, "b233b31f551bbf4056f2f955da3a92cd"),
+    }
+    also_published = True
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, answers and images."""
@@ -36,7 +45,7 @@ class TextVQA(Benchmark):
             Needed("train_images", "TextVQA, unpacked", f"{site}/images/train_val_images.zip"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         answers = {
             (one["image_id"], one["question"].lower()): one["answers"]
@@ -66,6 +75,21 @@ class TextVQA(Benchmark):
                 id=f"{number}",
                 facts={**question.facts, "question_id": question.id},
             )
+
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        answers = row["answer" if protocol == VLMEVALKIT else "answers"]
+        group = row.get("image_id") or hashlib.blake2b(images[0]).hexdigest()
+        return Question(
+            id=str(number - 1),
+            text=_wording(protocol, row["question"]),
+            images=images,
+            answer=ast.literal_eval(answers) if isinstance(answers, str) else list(answers),
+            group=str(group),
+            facts={"question_id": str(row.get("question_id", row.get("index")))},
+        )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Agreement with ten people; the scorers of all protocols are the same."""
@@ -97,6 +121,9 @@ def asked(prompt: str) -> str:
 def _text(protocol: str, prompt: str) -> str:
     if protocol == PAPER:
         return prompt
-    question = asked(prompt)
+    return _wording(protocol, asked(prompt))
+
+
+def _wording(protocol: str, question: str) -> str:
     # lmms-eval makes all letters but the first small.
     return (question.capitalize() if protocol == LMMS_EVAL else question) + f"\n{SINGLE_WORD}"

@@ -4,21 +4,29 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed
 from mgm.eval.vqa_text import agreement, normal_answer
+from mgm.eval.wording import SINGLE_WORD, UNANSWERABLE
 
 
 class VizWiz(Benchmark):
     """A file for the server."""
 
     name, title, folder = "vizwiz", "VizWiz", "vizwiz"
-    splits = ("test",)
-    scored = ()
+    splits = ("test", "val")
+    published_splits = ("test",)
+    scored = ("val",)
     sizes = {"test": 8000}  # noqa: RUF012
+    protocols = (PAPER, LMMS_EVAL)
+    sources = {  # noqa: RUF012
+        ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/VizWiz-VQA", "**/val-*.parquet", 4319)
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions and images."""
@@ -28,7 +36,7 @@ class VizWiz(Benchmark):
             Needed("test", "VizWiz, unpacked", f"{site}/test.zip"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         for number, question in enumerate(
             llava_questions(folder / "llava_test.jsonl", folder / "test")
@@ -36,6 +44,21 @@ class VizWiz(Benchmark):
             image = question.group
             facts = {**question.facts, "image": image, "question_id": question.id}
             yield replace(question, id=f"{number}", facts=facts)
+
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        name = str(row["question_id"])
+        return Question(
+            id=name,
+            text=f"{row['question'].capitalize()}\n{UNANSWERABLE}\n{SINGLE_WORD}",
+            images=images,
+            answer=list(row["answers"]),
+            group=name,
+            category=row.get("category") or "",
+            facts={"image": f"{name}.jpg"},
+        )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Agreement with ten people, where they are known."""

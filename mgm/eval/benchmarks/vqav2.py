@@ -3,21 +3,29 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from mgm.eval.benchmark import Benchmark, Needed
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
+from mgm.eval.source import HubFiles, Needed
 from mgm.eval.vqa_text import agreement, normal_answer
+from mgm.eval.wording import SINGLE_WORD
 
 
 class VQAv2(Benchmark):
     """A file for the server."""
 
     name, title, folder = "vqav2", "VQAv2", "vqav2"
-    splits = ("test-dev",)
-    scored = ()
+    splits = ("test-dev", "val")
+    published_splits = ("test-dev",)
+    scored = ("val",)
     sizes = {"test-dev": 107394}  # noqa: RUF012
+    protocols = (PAPER, LMMS_EVAL)
+    sources = {  # noqa: RUF012
+        ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/VQAv2", "**/validation-*.parquet", 214354)
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions and images."""
@@ -26,10 +34,24 @@ class VQAv2(Benchmark):
             Needed("test2015", "COCO, unpacked", "http://images.cocodataset.org/zips/test2015.zip"),
         ]
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`."""
         file = folder / "llava_vqav2_mscoco_test-dev2015.jsonl"
         yield from llava_questions(file, folder / "test2015")
+
+    def from_row(
+        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        return Question(
+            id=str(row["question_id"]),
+            text=f"{row['question']}\n{SINGLE_WORD}",
+            images=images,
+            answer=[_flat(one["answer"]) for one in row["answers"]],
+            group=str(row["image_id"]),
+            category=row.get("answer_type") or "",
+            max_new_tokens=16,
+        )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Agreement with ten people, where they are known."""
@@ -45,3 +67,7 @@ class VQAv2(Benchmark):
         ]
         path.write_text(json.dumps(records), encoding="utf-8")
         return [answers, path]
+
+
+def _flat(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()

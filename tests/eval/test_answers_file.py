@@ -1,0 +1,137 @@
+"""Files of answers that somebody else has written, in every form, and what may be wrong in them."""
+
+import json
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.__main__ import main
+from mgm.eval.answers_file import read_answers
+from mgm.eval.question import Answered
+from mgm.eval.registry import BENCHMARKS
+from tests.eval.fixtures import MAKERS, lines, make_all
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("data"))
+
+
+def questions(data: Path, name: str):
+    kind = BENCHMARKS[name]
+    return kind, list(kind.questions(data / kind.folder, kind.splits[0], "paper"))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "qbench"])  # has no names
+def test_what_a_benchmark_writes_can_be_read_back(data, name, tmp_path):
+    """Published answers files, and what servers and other evaluators take."""
+    kind, asked = questions(data, name)
+    said = [Answered(one, f"answer {n}") for n, one in enumerate(asked)]
+    files = kind.submission(said, tmp_path, kind.splits[0])
+    read = 0
+    for file in files:
+        if file.suffix not in (".jsonl", ".xlsx") and file.name != "mm-vet.json":
+            continue
+        found = read_answers(file, kind, asked)
+        assert [one.text for one in found.answered] == [one.text for one in said]
+        assert [found.unknown, found.twice, found.contradictory, found.missing] == [[]] * 4
+        read += 1
+    assert read
+
+
+def test_forms(data, tmp_path):
+    kind, asked = questions(data, "gqa")
+    book = openpyxl.Workbook()
+    for row in (["index", "question", "prediction"], [20, "Which?", "red"]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    (tmp_path / "a.tsv").write_text("index\tprediction\n20\tred\n")
+    (tmp_path / "a.csv").write_text('question_id,answer\n20,"red"\n')
+    (tmp_path / "a.json").write_text('{"20": "red"}')
+    (tmp_path / "b.json").write_text('{"20": {"response": " red "}}')
+    (tmp_path / "c.json").write_text('[{"questionId": "20", "prediction": "red"}]')
+    for file in sorted(tmp_path.iterdir()):
+        assert [one.text for one in read_answers(file, kind, asked).answered] == ["red"], file
+
+
+def test_faults_are_counted_and_named(data, tmp_path, caplog):
+    kind, asked = questions(data, "seed")
+    file = tmp_path / "merge.jsonl"
+    lines(
+        file,
+        [
+            {"question_id": "10", "text": "A"},
+            {"question_id": "10", "text": "A"},
+            {"question_id": "v_11", "text": "A"},
+            {"question_id": "v_11", "text": "B"},
+            {"question_id": "nobody", "text": "C"},
+        ],
+    )
+    found = read_answers(file, kind, asked)
+    assert [(one.question.id, one.text) for one in found.answered] == [("10", "A")]
+    assert found.unknown == ["nobody"]
+    assert found.twice == ["10"]
+    assert found.contradictory == ["v_11"]
+    found.tell(file)
+    said = caplog.text
+    assert "1 answers to questions that the benchmark does not have" in said
+    assert "they are left ('nobody')" in said
+    assert "1 questions are answered twice, and the same; it counts once ('10')" in said
+    assert "1 questions are answered twice, and differently; none counts ('v_11')" in said
+
+
+def test_one_name_of_several_questions(data, tmp_path):
+    """By the prompt where it is told, and else in their order."""
+    kind, asked = questions(data, "textvqa")
+    assert [one.facts["question_id"] for one in asked] == ["a", "a", "b"]
+    records = [
+        {"question_id": one.facts["question_id"], "prompt": one.facts["prompt"], "text": f"{n}"}
+        for n, one in enumerate(asked)
+    ]
+    file = tmp_path / "merge.jsonl"
+    lines(file, [records[1], records[2], records[0]])
+    assert [one.text for one in read_answers(file, kind, asked).answered] == ["0", "1", "2"]
+    lines(file, [{"question_id": one["question_id"], "text": one["text"]} for one in records])
+    assert [one.text for one in read_answers(file, kind, asked).answered] == ["0", "1", "2"]
+    lines(file, [records[1], records[1] | {"text": "other"}])
+    found = read_answers(file, kind, asked[:2])
+    assert (found.contradictory, found.missing) == (["1"], ["0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", '{"question_id": "x", "text": "a"}', "none of its 1 answers is to a question"),
+        ("a.jsonl", '{"text": "a"}', "record 1: has none of question_id, .*; it has text"),
+        ("a.jsonl", '{"question_id": "20"}', "has none of text, response, prediction, answer"),
+        ("a.jsonl", '{"question_id": "20", "text": ["a"]}', "is of type list, no text"),
+        ("a.jsonl", "{", "line 1: is no JSON"),
+        ("a.json", "[1]", "holds no records of answers"),
+        ("a.xlsx", "no", "cannot be read as a spreadsheet"),
+        ("a.txt", "red", "ends in '.txt'; give .jsonl"),
+    ],
+)
+def test_files_that_are_none(data, tmp_path, name, content, says):
+    kind, asked = questions(data, "gqa")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(MGMError, match=says):
+        read_answers(tmp_path / name, kind, asked)
+    with pytest.raises(MGMError, match="is missing"):
+        read_answers(tmp_path / "nowhere.jsonl", kind, asked)
+
+
+def test_on_the_command_line(data, tmp_path, capsys):
+    """No model is loaded; a score over a part of the questions is not the benchmark's."""
+    file = tmp_path / "theirs.jsonl"
+    lines(file, [{"question_id": "20", "text": "Red."}, {"question_id": "21", "text": "no"}])
+    words = ["--data", str(data), "--output", str(tmp_path / "out"), "--answers", str(file)]
+    assert main([*words, "--benchmark", "gqa"]) == 0
+    assert "partial, 1 of 12578 questions: 100.0" in capsys.readouterr().out
+    score = json.loads((tmp_path / "out" / "gqa" / "testdev" / "paper" / "score.json").read_text())
+    assert score["credits"] == {"20": 1.0}
+    with pytest.raises(MGMError, match="name the one --benchmark"):
+        main([*words, "--benchmark", "gqa", "pope"])
+    with pytest.raises(MGMError, match="give --model-path, or --endpoint"):
+        main([*words, "--benchmark", "gqa", "--model-path", "x"])

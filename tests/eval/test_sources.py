@@ -1,0 +1,268 @@
+"""What lmms-eval and VLMEvalKit read: data sets of the hub, and tables with images within."""
+
+import base64
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.judge import Judge
+from mgm.eval.question import Answered
+from mgm.eval.registry import BENCHMARKS
+from mgm.eval.score import scored
+from tests.eval.fixtures import png
+
+SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+PEOPLE = ["red"] * 6 + ["dark red"] * 4
+
+
+def parquet(path: Path, rows: list[dict]) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    from pyarrow import parquet as files
+
+    files.write_table(arrow.Table.from_pylist(rows), path)
+
+
+def image(colour: str = "red") -> dict:
+    return {"bytes": png(colour), "path": "1.png"}
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+HUB: Mapping[str, tuple[str, list[dict], str]] = {
+    "textvqa:val": (
+        "data/validation-00000-of-00001.parquet",
+        [{"image_id": "a", "question_id": 7, "question": "What BRAND is it?", "image": image(),
+          "answers": PEOPLE}],
+        f"What brand is it?\n{SHORT}",
+    ),
+    "mme:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"question_id": "code_reasoning/0020.png", "image": image(), "category": "code_reasoning",
+          "question": f"Is it {word}? Please answer yes or no.", "answer": answer}
+         for word, answer in (("one", "Yes"), ("two", "No"))],
+        f"Is it one?\n{SHORT}",
+    ),
+    "mmvet:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"question_id": "v1_0", "image": image(), "question": "What is x?", "answer": "-1",
+          "capability": "ocr,math"}],
+        "First please perform reasoning, and think step by step to provide best answer to the "
+        "following question: \n\nWhat is x?",
+    ),
+    "mmbench:dev": (
+        "en/dev-00000-of-00001.parquet",
+        [{"index": 3, "question": "Which?", "hint": "Look.", "A": "red", "B": "blue", "C": "nan",
+          "D": "nan", "answer": "B", "category": "colour", "image": image(), "source": "s",
+          "L2-category": "l", "comment": "nan", "split": "dev"}],
+        f"Look. Which? There are several options:\nA. red\nB. blue\n\n{LETTER}",
+    ),
+    "pope:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"question_id": str(n), "question": "Is there a dog?", "answer": answer,
+          "image": image(), "category": "popular"} for n, answer in enumerate(("yes", "no"))],
+        f"Is there a dog?\n{SHORT}",
+    ),
+    "scienceqa:test-img": (
+        "ScienceQA-IMG/test-00000-of-00001.parquet",
+        [{"image": image(), "question": "Which?", "choices": ["a", "b"], "answer": 1,
+          "hint": "Think."}],
+        f"Context: Think.\nWhich?\nA. a\nB. b\n{LETTER}",
+    ),
+    "seed:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"question_id": "v1", "question": "Which?", "choice_a": "a", "choice_b": "b",
+          "choice_c": "c", "choice_d": "d", "answer": "C", "data_id": "x", "data_type": "video",
+          "question_type_id": 11, "image": [image(), image("blue")]}],
+        f"Which?\nA. a\nB. b\nC. c\nD. d\n{LETTER}",
+    ),
+    "vqav2:val": (
+        "data/validation-00000-of-00001.parquet",
+        [{"question_id": 7, "image_id": 3, "question": "Which?", "answer_type": "other",
+          "image": image(), "answers": [{"answer": one, "answer_id": n}
+                                        for n, one in enumerate(PEOPLE)]}],
+        f"Which?\n{SHORT}",
+    ),
+    "vizwiz:val": (
+        "data/val-00000-of-00001.parquet",
+        [{"question_id": "VizWiz_val_1", "image": image(), "question": "what IS it?",
+          "answers": PEOPLE, "category": "other"}],
+        "What is it?\nWhen the provided information is insufficient, respond with "
+        f"'Unanswerable'.\n{SHORT}",
+    ),
+}  # fmt: skip
+
+
+def right(answer: object) -> str:
+    return answer[0] if isinstance(answer, list) else str(answer)
+
+
+def check(name: str, protocol: str, folder: Path) -> list:
+    """The questions, which get full credit for right answers alone."""
+    kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
+    kind.check(split, protocol)
+    questions = list(kind.questions(folder, split, protocol))
+    full = [Answered(one, right(one.answer)) for one in questions]
+    score = scored(kind, split, protocol, questions, full, Judge())
+    assert score.value == (200 if name == "mme:test" else 100)
+    assert not score.complete
+    junk = [Answered(one, "%") for one in questions]
+    assert scored(kind, split, protocol, questions, junk, Judge()).value == 0
+    return questions
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_data_set_of_the_hub(tmp_path, name):
+    place, rows, prompt = HUB[name]
+    parquet(tmp_path / "hub" / place, rows)
+    questions = check(name, "lmms-eval", tmp_path)
+    assert len(questions) == len(rows)
+    assert questions[0].text == prompt
+    images = rows[0]["image"] if isinstance(rows[0]["image"], list) else [rows[0]["image"]]
+    assert questions[0].images == tuple(one["bytes"] for one in images)
+
+
+def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
+    hub = tmp_path / "hub"
+    row = {"id": "20", "imageId": "n1", "question": "Which?", "answer": "red"}
+    row |= {"types": {"structural": "query"}}
+    parquet(hub / "testdev_balanced_instructions" / "testdev-0.parquet", [row])
+    parquet(
+        hub / "testdev_balanced_images" / "testdev-0.parquet", [{"id": "n1"} | {"image": image()}]
+    )
+    (question,) = check("gqa:testdev", "lmms-eval", tmp_path)
+    assert (question.images, question.category) == ((png("red"),), "query")
+    assert BENCHMARKS["gqa"].credit(Answered(question, "Red!"), "lmms-eval", Judge()) == 1
+    parquet(
+        hub / "testdev_balanced_images" / "testdev-0.parquet", [{"id": "n2"} | {"image": image()}]
+    )
+    with pytest.raises(MGMError, match="question 20 has no image n1"):
+        check("gqa:testdev", "lmms-eval", tmp_path)
+
+
+CHOICES = {"question": "Which?", "hint": "", "A": "red", "B": "blue", "C": "", "D": ""}
+SELECT = "Question: Which?\nOptions:\nA. red\nB. blue\n" + (
+    "Please select the correct answer from the options above. \n"
+)
+TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
+    "textvqa:val": (
+        "TextVQA_VAL.tsv", {"question": "What BRAND?", "answer": str(PEOPLE)},
+        f"What BRAND?\n{SHORT}",
+    ),
+    "mme:test": (
+        "MME.tsv",
+        {"category": "OCR", "question": "Is it? Please answer yes or no.", "answer": "Yes"},
+        "Is it? Please answer yes or no.",
+    ),
+    "mmvet:test": (
+        "MMVet.tsv", {"question": "Who?", "answer": "a cat", "capability": "rec"}, "Who?",
+    ),
+    "pope:test": (
+        "POPE.tsv", {"question": "Is there a dog?", "answer": "Yes", "category": "random"},
+        "Is there a dog?",
+    ),
+    "mmbench:dev": ("MMBench_DEV_EN.tsv", CHOICES | {"answer": "A", "category": "c"}, SELECT),
+    "mmbench:dev-cn": ("MMBench_DEV_CN.tsv", CHOICES | {"answer": "B"}, SELECT),
+    "scienceqa:test-img": ("ScienceQA_TEST.tsv", CHOICES | {"answer": "B"}, SELECT),
+    "seed:test-img": ("SEEDBench_IMG.tsv", CHOICES | {"answer": "A", "category": "x"}, SELECT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_vlmevalkit(tmp_path, name):
+    file, row, prompt = TABLES[name]
+    row = row | {"index": "5", "image": base64.b64encode(png("red")).decode()}
+    rows = [row]
+    if name == "mme:test":  # two questions about every image
+        other = {"index": "6", "question": "Is it not? Please answer yes or no.", "answer": "No"}
+        rows.append(row | other)
+    table(tmp_path / file, rows)
+    questions = check(name, "vlmevalkit", tmp_path)
+    assert questions[0].text == prompt
+    assert questions[0].images == (png("red"),)
+
+
+def test_images_of_a_table(tmp_path):
+    """Several in a list, and those of an earlier row."""
+    pictures = [base64.b64encode(png(colour)).decode() for colour in ("red", "blue")]
+    rows = [CHOICES | {"index": "1", "answer": "A", "image": str(pictures)},
+            CHOICES | {"index": "2", "answer": "A", "image": "1"},
+            CHOICES | {"index": "3", "answer": "A", "image": "9"}]  # fmt: skip
+    file = tmp_path / "SEEDBench_IMG.tsv"
+    table(file, rows[:2])
+    both = (png("red"), png("blue"))
+    seed = BENCHMARKS["seed"]
+    assert [one.images for one in seed.questions(tmp_path, "test-img", "vlmevalkit")] == [both] * 2
+    table(file, rows)
+    with pytest.raises(MGMError, match="index 3: its image is that of '9', which did not come yet"):
+        list(seed.questions(tmp_path, "test-img", "vlmevalkit"))
+
+
+def test_faults_are_named(tmp_path):
+    pope, vqa = BENCHMARKS["pope"], BENCHMARKS["vqav2"]
+    with pytest.raises(
+        MGMError, match=r"has no data/test-\*\.parquet of lmms-lab-encoder/POPE; .*prepare"
+    ):
+        list(pope.questions(tmp_path, "test", "lmms-eval"))
+    with pytest.raises(MGMError, match=r"POPE\.tsv: is missing; .*prepare"):
+        list(pope.questions(tmp_path, "test", "vlmevalkit"))
+    file = tmp_path / "hub" / "data" / "test-0.parquet"
+    parquet(file, [{"question": "Is it?", "image": image()}])
+    with pytest.raises(MGMError, match=r"row 1: is no record of POPE \(KeyError: 'answer'\)"):
+        list(pope.questions(tmp_path, "test", "lmms-eval"))
+    file.write_bytes(b"PAR1 no")
+    with pytest.raises(MGMError, match=r"test-0\.parquet: cannot be read"):
+        list(pope.questions(tmp_path, "test", "lmms-eval"))
+    with pytest.raises(MGMError, match=r"vqav2:val: there is no protocol 'paper'; .* lmms-eval"):
+        vqa.check("val", "paper")
+    with pytest.raises(MGMError, match=r"vqav2:test-dev: there is no protocol 'lmms-eval'"):
+        vqa.check("test-dev", "lmms-eval")
+    assert vqa.protocols_of("val") == ["lmms-eval"]
+
+
+def test_published_files_do_where_they_hold_the_same_questions():
+    for name in ("textvqa", "mme", "mmvet"):
+        assert BENCHMARKS[name].also_published
+        assert BENCHMARKS[name].protocols_of(BENCHMARKS[name].splits[0])[0] == "paper"
+
+
+class Named(Judge):
+    """A judge that says what it was told to."""
+
+    name = "named"
+    is_model = True
+
+    def __init__(self, *says: str) -> None:
+        self.says, self.asked = list(says), []
+
+    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
+        self.asked.append((prompt, temperature))
+        return self.says.pop(0)
+
+
+@pytest.mark.parametrize("protocol", ["vlmevalkit", "lmms-eval"])
+def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
+    mmbench = BENCHMARKS["mmbench"]
+    row = CHOICES | {"index": "5", "answer": "B", "image": base64.b64encode(png("red")).decode()}
+    table(tmp_path / "MMBench_DEV_EN.tsv", [row])
+    parquet(tmp_path / "hub" / "en" / "dev-0.parquet", [row | {"index": 5, "image": image()}])
+    (question,) = mmbench.questions(tmp_path, "dev", protocol)
+    judge = Named("It is hard to say.", "B")
+    assert mmbench.credit(Answered(question, "the colour of the sky"), protocol, judge) == 1
+    assert [temperature for _, temperature in judge.asked] == [0, 0.5]
+    assert all(part in judge.asked[0][0] for part in ("Which?", "A. red", "the colour of the sky"))
+    # Nobody is asked where the rules find it, and no letter is drawn where the judge has none.
+    assert mmbench.credit(Answered(question, "B"), protocol, Named()) == 1
+    assert mmbench.credit(Answered(question, "hm"), protocol, Named("no", "no", "no")) == 0
+    score = scored(mmbench, "dev", protocol, [question], [Answered(question, "B")], Judge())
+    assert score.judge == "rules"
