@@ -41,6 +41,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.compare:
         return compare_folders(*options.compare)
     asked = _asked(options)  # faults of the data are found before the model loads
+    if options.dry_run:
+        for name, (_, _, protocol, questions) in asked.items():
+            write_output(f"{name}: {len(questions)} questions, protocol {protocol}\n")
+        return 0
     title, facts = _model_name(options)
     output = options.output or Path("work_dirs/eval") / title
     cache = AnswerCache(
@@ -108,6 +112,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
     add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
     add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
+    add("--dry-run", action="store_true", help="only say how many questions there are")
     add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
     add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
     add("--judge", metavar="MODEL", help="scores free answers; default: rules")

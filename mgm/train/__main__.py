@@ -18,6 +18,7 @@ from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.model.config_file import read_json
 from mgm.model.deepspeed_log import quiet_deepspeed
 from mgm.train.adapter import add_adapter, load_adapter
+from mgm.train.benchmark_runs import BenchmarkRuns
 from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
 from mgm.train.curves import draw_curves
 from mgm.train.flags import Arguments, parse
@@ -98,6 +99,15 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
             file = stream_file(checkpoint, training.process_index)
             data.items.go_on_from(read_json(file))
             training.ignore_data_skip = True  # the stream goes on by itself
+    benchmarks = None
+    if data_flags.eval_benchmarks:
+        benchmarks = BenchmarkRuns(
+            data_flags.eval_benchmarks.split(","),
+            data_flags.eval_benchmark_data,
+            data_flags.eval_benchmark_limit,
+        )
+        if training.process_index == 0:
+            benchmarks.check()
     trainer = _trainer(
         arguments,
         adapter=adapter,
@@ -109,6 +119,8 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     )
     if quarantine is None and not data_flags.streaming:  # or what is bad would be listed twice
         trainer.add_callback(Trial(trainer))
+    if benchmarks is not None:
+        benchmarks.report_to(trainer)
     try:
         with WriteErrors(output):  # by whoever writes there: curves, reports
             _train(trainer, checkpoint)

@@ -108,6 +108,14 @@ class DataArguments:
     eval_answers: int = _flag(
         0, "How many of their first questions are answered too, and compared with the answers."
     )
+    eval_benchmarks: str | None = _flag(
+        None,
+        "Benchmarks that every checkpoint answers, as python -m mgm.eval names them, with commas "
+        "between; their scores go into the log. Other processes wait: --ddp_timeout has to be "
+        "longer.",
+    )
+    eval_benchmark_data: str = _flag("data/MGM-Eval", "The folder of their files.")
+    eval_benchmark_limit: int = _flag(0, "How many questions of each are asked; 0: all.")
     bad_samples: str = _flag(
         STRICT,
         "strict: a sample that cannot be used ends the run; skip: it is left out, counted, and "

@@ -161,6 +161,16 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
     for name, value in given.items():
         if value and not wanted:
             raise MGMError(f"--{name} does nothing without --eval_strategy steps or epoch")
+    if data.eval_benchmark_limit < 0:
+        raise MGMError(f"--eval_benchmark_limit {data.eval_benchmark_limit}: give a number from 0")
+    if data.eval_benchmarks is None and data.eval_benchmark_limit:
+        raise MGMError("--eval_benchmark_limit does nothing without --eval_benchmarks")
+    saves = getattr(training.save_strategy, "value", training.save_strategy) != "no"
+    if data.eval_benchmarks and not saves:
+        raise MGMError(
+            "--eval_benchmarks: checkpoints are measured, and --save_strategy no writes none; "
+            "take steps or epoch"
+        )
     if data.eval_answers < 0:
         raise MGMError(f"--eval_answers {data.eval_answers}: give a number from 0")
     settings = getattr(training, "hf_deepspeed_config", None)
