@@ -16,6 +16,7 @@ from mgm.errors import MGMError
 from mgm.eval.endpoint import Endpoint
 from mgm.eval.question import Answered, Question
 
+PIECE = 1024  # positions that are read at once: nobody waits for the next word
 AHEAD = 2  # groups of answers that are prepared before they are written
 Name = TypeVar("Name", bound=Hashable)
 
@@ -78,7 +79,8 @@ def answer_all(
     Raises:
         MGMError: one cannot be answered; names it.
     """
-    engine.scheduler.rows, engine.scheduler.prompts_first = batch_size, True
+    scheduler = engine.scheduler
+    scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
     running: dict[Name, Stream] = {}
     left = iter(requests)
     while True:

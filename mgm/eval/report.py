@@ -15,6 +15,7 @@ from mgm.eval.question import Answered
 from mgm.eval.score import Score
 from mgm.eval.statistics import Comparison
 
+COLUMNS = ("benchmark", "score", "questions", "protocol", "published")
 WRONG = 50  # answers of each benchmark that the page shows
 SIDE = 320  # pixels of an image there
 RIGHT = 0.999
@@ -48,22 +49,20 @@ def table(scores: Sequence[Score], model: str) -> str:
         scores: of one model.
         model: its name; a published one's scores stand beside.
     """
-    lines = [
-        "| benchmark | score | questions | protocol | published |",
-        "|---|---|---|---|---|",
-    ]
-    for score in scores:
-        beside = ""
-        if score.value is not None and score.complete:
-            found = verdict(model, score.benchmark, score.value, score.low, score.high)
-            if found is not None:
-                says = "agrees" if found.agrees else "differs"
-                beside = f"{found.published:.1f} ({found.difference:+.1f}, {says})"
-        lines.append(
-            f"| {score.title} ({score.benchmark}) | {described(score)} | {score.questions} | "
-            f"{score.scorer} | {beside} |"
-        )
-    return "\n".join(lines) + "\n"
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(score, model) for score in scores)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cells(score: Score, model: str) -> tuple[str, ...]:
+    """What stands in the row of a score, below `COLUMNS`."""
+    beside = ""
+    if score.value is not None and score.complete:
+        found = verdict(model, score.benchmark, score.value, score.low, score.high)
+        if found is not None:
+            says = "agrees" if found.agrees else "differs"
+            beside = f"{found.published:.1f} ({found.difference:+.1f}, {says})"
+    name = f"{score.title} ({score.benchmark})"
+    return name, described(score), str(score.questions), score.scorer, beside
 
 
 def parts_table(score: Score) -> str:
@@ -90,15 +89,16 @@ def write_report(
     (folder / "report.md").write_text(text, encoding="utf-8")
     body = "".join(_section(score, answered.get(score.benchmark, ())) for score in scores)
     rows = "".join(
-        f"<tr><td>{_text(score.title)} ({_text(score.benchmark)})</td>"
-        f"<td class={'' if score.complete else 'partial'}>{_text(described(score))}</td>"
-        f"<td>{_text(score.scorer)}</td></tr>"
+        f"<tr class='{'' if score.complete else 'partial'}'>"
+        + "".join(f"<td>{_text(cell)}</td>" for cell in _cells(score, model))
+        + "</tr>"
         for score in scores
     )
+    heads = "".join(f"<th>{name}</th>" for name in COLUMNS)
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(model)}</title>"
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>"
-        f"<h1>{_text(model)}</h1><table><tr><th>benchmark<th>score<th>protocol</tr>{rows}</table>"
+        f"<h1>{_text(model)}</h1><table><tr>{heads}</tr>{rows}</table>"
         f"{body}</html>"
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -113,7 +113,7 @@ def by_answer_length(score: Score, answered: Sequence[Answered]) -> dict[str, tu
 def by_image_size(score: Score, answered: Sequence[Answered]) -> dict[str, tuple[float, int]]:
     """Mean credit in per cent by the longer side of the first image, and how many there are."""
 
-    def size(one: Answered) -> str | None:
+    def size(one: Answered) -> tuple[int, str] | None:
         longer = _longer_side(one.question.images[0]) if one.question.images else None
         return None if longer is None else _bin(longer, SIDES, "pixels")
 
@@ -131,37 +131,42 @@ def _longer_side(source: ImageSource) -> int | None:
         return None
 
 
-def _bin(value: int, ends: Sequence[int], unit: str) -> str:
-    """Between which of some numbers a value lies, in words that sort."""
-    below = [end for end in ends if value >= end]
-    if len(below) == len(ends):
-        return f"from {ends[-1]} {unit}"
-    return f"below {ends[len(below)]} {unit}"
+def _bin(value: int, ends: Sequence[int], unit: str) -> tuple[int, str]:
+    """Between which of some numbers a value lies: its place, and in words."""
+    place = sum(value >= end for end in ends)
+    if place == 0:
+        return place, f"below {ends[0]} {unit}"
+    if place == len(ends):
+        return place, f"from {ends[-1]} {unit}"
+    return place, f"{ends[place - 1]} to {ends[place] - 1} {unit}"
 
 
 def _grouped(
-    score: Score, answered: Sequence[Answered], group: Callable[[Answered], str | None]
+    score: Score, answered: Sequence[Answered], group: Callable[[Answered], tuple[int, str] | None]
 ) -> dict[str, tuple[float, int]]:
-    found: dict[str, list[float]] = {}
+    found: dict[tuple[int, str], list[float]] = {}
     for one in answered:
         name = group(one) if one.question.id in score.credits else None
         if name is not None:
             found.setdefault(name, []).append(score.credits[one.question.id])
-    ordered = sorted(found, key=lambda name: (name.startswith("from"), int(name.split()[1])))
-    return {name: (100 * sum(found[name]) / len(found[name]), len(found[name])) for name in ordered}
+    return {
+        name: (100 * sum(credits) / len(credits), len(credits))
+        for (_, name), credits in sorted(found.items())
+    }
 
 
 def _bars(title: str, parts: Mapping[str, tuple[float, int]]) -> str:
     """A bar for each part, as long as its value; nothing where there are no parts."""
     if not parts:
         return ""
-    most = max(value for value, _ in parts.values()) or 1
+    most = max(100.0, *(value for value, _ in parts.values()))
     bars = "".join(
         f"<tr><td>{_text(name)}<td>{value:.1f}<td>{count}"
         f"<td><span class=bar style='width:{max(value, 0) / most * 15:.2f}rem'></span></tr>"
         for name, (value, count) in parts.items()
     )
-    return f"<h3>{title}</h3><table>{bars}</table>"
+    heads = "<tr><th><th>score<th>questions<th></tr>"
+    return f"<h3>{title}</h3><table>{heads}{bars}</table>"
 
 
 def _section(score: Score, answered: Sequence[Answered]) -> str:

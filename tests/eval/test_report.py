@@ -32,7 +32,7 @@ def score_of(answered, **changes) -> Score:
 def test_credit_by_length_and_size(answered):
     score = score_of(answered)
     assert by_answer_length(score, answered) == {
-        "below 2 words": (0, 1), "below 5 words": (100, 1), "below 20 words": (50, 2),
+        "below 2 words": (0, 1), "2 to 4 words": (100, 1), "5 to 19 words": (50, 2),
     }  # fmt: skip
     assert by_image_size(score, answered) == {
         "below 336 pixels": (0, 1), "below 768 pixels": (100, 1), "below 1536 pixels": (0, 1),
