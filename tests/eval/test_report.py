@@ -35,7 +35,7 @@ def test_credit_by_length_and_size(answered):
         "below 2 words": (0, 1), "2 to 4 words": (100, 1), "5 to 19 words": (50, 2),
     }  # fmt: skip
     assert by_image_size(score, answered) == {
-        "below 336 pixels": (0, 1), "below 768 pixels": (100, 1), "below 1536 pixels": (0, 1),
+        "below 336 pixels": (0, 1), "336 to 767 pixels": (100, 1), "768 to 1535 pixels": (0, 1),
         "from 1536 pixels": (100, 1),
     }  # fmt: skip
 
