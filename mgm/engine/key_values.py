@@ -34,6 +34,17 @@ class Rows(Cache):
             length += layers[0][0].shape[2]
         self.columns.append(length)
 
+    def reserve(self, rows: int, columns: int) -> None:
+        """Have memory for so many, at least."""
+        for layer in self._rows:
+            layer.reserve(rows, columns)
+
+    def keep_in_place(self) -> None:
+        """Promise to compiled code that the memory stays where it is, until it grows."""
+        for layer in self._rows:
+            for part in (layer.keys, layer.values):
+                torch._dynamo.mark_static_address(part, guard=False)
+
     def remove(self, row: int) -> None:
         """End a row; the last one takes its place."""
         last = len(self.columns) - 1
@@ -48,7 +59,12 @@ class Rows(Cache):
         return [layer.copy(row, start, self.columns[row]) for layer in self._rows]
 
     def begin_step(
-        self, device: torch.device, tokens: Sequence[int] | None = None, first: int = 0
+        self,
+        device: torch.device,
+        tokens: Sequence[int] | None = None,
+        first: int = 0,
+        rows: int = 0,
+        narrowest: int = 0,
     ) -> Tensor:
         """Make room for more tokens in the rows from `first` on; the step sees these rows alone.
 
@@ -56,6 +72,9 @@ class Rows(Cache):
             device: of what comes back.
             tokens: for each row; None: one for each.
             first: row.
+            rows: that the step has, at least; those that are not in use get a token of nothing.
+            narrowest: columns that the step looks at, at least, and then a power of two; 0: no more
+                than it has to.
 
         Returns:
             (rows, longest) columns that the tokens go to, which are their positions too. Rows end
@@ -64,13 +83,22 @@ class Rows(Cache):
         counts = torch.tensor(tokens or [1] * (len(self.columns) - first))
         begins = torch.tensor(self.columns[first:])
         longest = int(counts.max())
+        used = len(begins)
+        if rows > used:
+            begins = torch.cat([begins, begins.new_zeros(rows - used)])
+            counts = torch.cat([counts, counts.new_ones(rows - used)])
         filling = (longest - counts).unsqueeze(-1)
         places = begins.unsqueeze(-1) + (torch.arange(longest) - filling) % longest
         self.step_width = -(-(int(begins.max()) + longest) // BLOCK) * BLOCK
+        if narrowest:
+            self.step_width = max(narrowest, 1 << (self.step_width - 1).bit_length())
         places = places.to(device)
         for layer in self._rows:
             layer.first, layer.places, layer.width = first, places, self.step_width
-        self.columns[first:] = (begins + counts).tolist()
+        if self._rows[0].is_initialized:
+            # Compiled steps take a single row of a memory for several.
+            self.reserve(max(first + len(begins), 2), self.step_width)
+        self.columns[first:] = (begins + counts)[:used].tolist()
         return places
 
 
@@ -131,11 +159,11 @@ class _RowLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write a step's tokens into its rows; returns these up to the width of the step."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         assert self.places is not None
         end = self.first + key_states.shape[0]
-        self.reserve(end, self.width)
+        if not self.is_initialized:  # nothing is known of any row
+            self.lazy_initialization(key_states, value_states)
+            self.reserve(end, self.width)
         rows = torch.arange(self.first, end, device=key_states.device).unsqueeze(-1)
         places = self.places.to(key_states.device)
         self.keys[rows, :, places] = key_states.transpose(1, 2)

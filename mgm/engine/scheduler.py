@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
+from mgm.engine.decoder import Decoder
 from mgm.engine.generation import Generation
 from mgm.engine.key_values import Rows
 from mgm.engine.prefix_cache import PrefixCache
@@ -37,6 +38,7 @@ class Scheduler:
     Attributes:
         prefixes: those keys and values.
         reader: reads prompts.
+        decoder: reads what was written.
         waiting: answers that are not begun.
         writing: answers that are, by row.
         prompts_first: whether rows are filled before a token is written, and not before half of
@@ -63,8 +65,9 @@ class Scheduler:
         self.waiting: deque[Generation] = deque()
         self.writing: list[Generation] = []
         self.prompts_first = False
-        self._masks = AttentionMasks(model)
-        self.reader = PromptReader(model, self._masks, self.prefixes, piece)
+        masks = AttentionMasks(model)
+        self.reader = PromptReader(model, masks, self.prefixes, piece)
+        self.decoder = Decoder(model, masks)
         self._keys = self._rows_of_none()
 
     @property
@@ -154,18 +157,8 @@ class Scheduler:
         self._leave()
         if not self.writing:
             return
-        model = self.model
-        places = self._keys.begin_step(model.device)
-        last = [[generation.choices[-1].token] for generation in self.writing]
-        with self._masks.in_use():
-            output = model.language_model(
-                input_ids=torch.tensor(last, device=model.device),
-                attention_mask=self._masks.of(places, self._keys.step_width),
-                position_ids=places,
-                past_key_values=self._keys,
-                use_cache=True,
-            )
-        self._push(output.logits[:, -1], self.writing)
+        last = [generation.choices[-1].token for generation in self.writing]
+        self._push(self.decoder.step(last, self._keys), self.writing)
         self._leave()
 
     def _push(self, logits: Tensor, generations: list[Generation]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError
+from mgm.model.compilation import check_compiler
 from mgm.model.config import MGMConfig
 from mgm.model.convnext_tower import ConvNextTower
 from mgm.model.mining import PatchInfoMining, downscaled
@@ -94,18 +95,7 @@ class SeesImages:
         Raises:
             MGMError: nothing can be compiled here, or not with these options.
         """
-        try:
-            torch.compile(_sine, **options)(
-                torch.ones(8, device=next(self.projector.parameters()).device)
-            )
-        except RuntimeError as error:
-            reason = one_line(
-                str(error).partition("\n\n")[0]
-            )  # advice for torch's developers follows
-            raise MGMError(
-                f"torch.compile does not work here ({reason}); install a compiler (on Debian: "
-                "apt install g++), change the options, or leave compiling out"
-            ) from error
+        check_compiler(next(self.projector.parameters()).device, **options)
         for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
             if part is not None:
                 part.compile(**options)
@@ -207,10 +197,6 @@ class SeesImages:
                     "pixel_values_aux alone in uint8"
                 )
         return pixel_values
-
-
-def _sine(x: Tensor) -> Tensor:
-    return x.sin()
 
 
 def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:

@@ -293,6 +293,20 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
         assert list(answer.tokens) == [t for t in written if t not in engine._stops.ids]
 
 
+@pytest.mark.parametrize("kind", ["plain", "qwen3"])
+def test_compiled_steps_write_the_same(tmp_path, pictures, kind):
+    """Nothing is traced anew for other numbers of rows and columns."""
+    folder = build(tmp_path / "model", **({} if kind == "plain" else QWEN_3))
+    expected = mgm.load(folder, device="cpu").answer(questions(pictures))
+    engine = mgm.load(folder, device="cpu")
+    torch._dynamo.reset()
+    engine.compile_decoding(backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert engine.answer(questions(pictures)) == expected
+        assert engine.answer(questions(pictures)[1:2]) == expected[1:2]
+        assert engine.answer([Request("and on " * 60, max_new_tokens=2)])[0].tokens  # more columns
+
+
 def test_language_models_that_remember_otherwise_are_refused(engine):
     engine.model.config.text_config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(MGMError, match="layers of kind linear_attention"):

@@ -1,0 +1,214 @@
+"""Tokens a second: ours, ours compiled, and transformers' loop with attention written out.
+
+    python -m benchmarks.decode [--device cuda]           MGM-7B's size, random weights
+    python -m benchmarks.decode --device cpu --nano       the nano model, to try the program itself
+
+Every form writes the same number of tokens after the same prompt of one image. The first token is
+timed from the bytes of a JPEG. The limit of a batch of one is the time that reading all weights
+takes, at a bandwidth measured here. Writes benchmarks/results/decode.json.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import mgm
+from mgm.data.processor import MGMProcessor
+from mgm.data.stops import Stops
+from mgm.engine.engine import Engine
+from mgm.engine.generation import Generation
+from mgm.model.config import MGMConfig
+from mgm.model.mgm import MGMForConditionalGeneration
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "playground" / "mgm-nano"
+RESULTS = ROOT / "benchmarks" / "results" / "decode.json"
+VICUNA = ROOT / "scripts" / "llama" / "vicuna-7b.json"
+USERS = 16
+REPEATS = 3
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description="Tokens a second by several forms.")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--nano", action="store_true", help="the nano model that ships")
+    parser.add_argument("--tokens", type=int, default=256, help="of every answer")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: torch finds no CUDA device here; choose cpu, with --nano")
+    engine = mgm.load(NANO, device=options.device) if options.nano else large(options.device)
+    found: dict[str, Any] = {"tokens": options.tokens, "users": USERS}
+    found["limit_tokens_per_second"] = limit(engine.model)
+    found["first_token_seconds"] = middle(lambda: first_token(engine))
+    found["eager"] = {"alone": rate(lambda: loop(engine, options.tokens), options.tokens)}
+    for name in ("ours", "compiled"):
+        if name == "compiled":
+            begun = time.perf_counter()
+            engine.compile_decoding()
+            found["compile_seconds"] = time.perf_counter() - begun
+        found[name] = {
+            "alone": rate(lambda: written(engine, 1, options.tokens), options.tokens),
+            "together": rate(
+                lambda: written(engine, USERS, options.tokens), USERS * options.tokens
+            ),
+        }
+        print(name, json.dumps(found[name]), flush=True)
+    found["machine"] = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "model": "nano" if options.nano else "7B, random weights",
+        "dtype": str(engine.model.dtype),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(found, indent=2))
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def large(device: str) -> Engine:
+    """A model of MGM-7B's size with random weights, made on the device; the nano model's words."""
+    sizes = json.loads(VICUNA.read_text(encoding="utf-8"))
+    config = MGMConfig(text_config=sizes, vision_aux_config={}, image_token_id=31999)
+    with torch.device(device):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model = MGMForConditionalGeneration(config).eval()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    words = MGMProcessor.from_pretrained(NANO)
+    processor = MGMProcessor(
+        type(words.image_processor)(image_size_aux=config.image_size_aux),
+        words.tokenizer,
+        conversation=words.conversation,
+        image_token_id=config.image_token_id,
+        patch_size=config.vision_config.patch_size,
+    )
+    return Engine(model, processor)
+
+
+def limit(model: MGMForConditionalGeneration) -> float:
+    """Tokens a second if nothing but reading the language model's weights took time."""
+    device = model.device
+    block = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
+
+    def summed() -> float:
+        begun = time.perf_counter()
+        block.sum().item()
+        return time.perf_counter() - begun
+
+    bandwidth = block.nbytes / middle(summed)
+    read = sum(parameter.nbytes for parameter in model.language_model.parameters())
+    if not model.config.text_config.tie_word_embeddings:  # a step looks up one row of them
+        read -= sum(parameter.nbytes for parameter in model.get_input_embeddings().parameters())
+    return bandwidth / read
+
+
+def generations(engine: Engine, count: int, tokens: int) -> list[Generation]:
+    """Answers after prompts of one image and some words; none of them ends early."""
+    config, draw = engine.model.config, np.random.default_rng(0)
+    width = config.text_config.hidden_size
+    features = torch.zeros(
+        config.image_tokens_per_image, width, device=engine.model.device, dtype=engine.model.dtype
+    )
+    made = []
+    for number in range(count):
+        ids = [5] * 35 + [config.image_token_id] * len(features)
+        ids += draw.integers(10, 600, 25).tolist()
+        names = np.array(ids)
+        names[35 : 35 + len(features)] = -1 - number  # each has an image of its own
+        request = mgm.Request("x", max_new_tokens=tokens)
+        stops = Stops(frozenset(), ())
+        made.append(
+            Generation(request, ids, names, [features], engine.processor.tokenizer, stops, tokens)
+        )
+    return made
+
+
+def written(engine: Engine, count: int, tokens: int) -> float:
+    """Seconds that the tokens of answers take; their prompts are read before."""
+    answers = generations(engine, count, tokens)
+    engine.scheduler.prefixes.capacity = 0
+    for answer in answers:
+        engine.scheduler.add(answer)
+    while engine.scheduler.waiting or engine.scheduler.reader.reading:
+        engine.scheduler.step()
+    before = sum(len(answer.tokens) for answer in answers)
+    wait(engine)
+    begun = time.perf_counter()
+    while engine.scheduler.busy:
+        engine.scheduler.step()
+    wait(engine)
+    seconds = time.perf_counter() - begun
+    return seconds * count * tokens / (count * tokens - before)
+
+
+@torch.inference_mode()
+def loop(engine: Engine, tokens: int) -> float:
+    """Seconds that transformers' own loop takes for as many, attention written out."""
+    (answer,) = generations(engine, 1, tokens)
+    model: Any = engine.model
+    config = model.language_model.config
+    chosen, config._attn_implementation = config._attn_implementation, "eager"
+    settings: dict[str, Any] = {
+        "input_ids": torch.tensor([answer.prompt_ids], device=model.device),
+        "image_features": torch.stack(answer.features),
+        "do_sample": False, "eos_token_id": None,
+    }  # fmt: skip
+    try:
+        times = []
+        for count in (1, tokens + 1):
+            wait(engine)
+            begun = time.perf_counter()
+            model.generate(**settings, max_new_tokens=count, min_new_tokens=count)
+            wait(engine)
+            times.append(time.perf_counter() - begun)
+    finally:
+        config._attn_implementation = chosen
+    return times[1] - times[0]
+
+
+def first_token(engine: Engine) -> float:
+    """Seconds from a JPEG's bytes to the first token."""
+    pixels = np.random.default_rng(time.perf_counter_ns()).integers(0, 255, (768, 1024, 3))
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
+    wait(engine)
+    begun = time.perf_counter()
+    features = engine.encode_images([file.getvalue()])
+    (answer,) = generations(engine, 1, 4)
+    answer.features = tuple(features)
+    engine.scheduler.add(answer)
+    while not answer.tokens:
+        engine.scheduler.step()
+    seconds = time.perf_counter() - begun
+    engine.scheduler.cancel(answer)
+    return seconds
+
+
+def rate(run: Callable[[], float], tokens: int) -> float:
+    """Tokens a second of a run that tells its seconds."""
+    return tokens / middle(run)
+
+
+def middle(run: Callable[[], float]) -> float:
+    """The median of what some runs tell, after one that is not counted."""
+    run()
+    return statistics.median(run() for _ in range(REPEATS))
+
+
+def wait(engine: Engine) -> None:
+    """Until the device has done what it was given."""
+    if engine.model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

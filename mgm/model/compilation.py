@@ -1,0 +1,32 @@
+"""Whether torch.compile works here, said in one line before it is relied on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgm.errors import MGMError, one_line
+
+
+def check_compiler(device: torch.device, **options: Any) -> None:
+    """Compile something small.
+
+    Args:
+        device: that it is for.
+        **options: of `torch.compile`, such as `mode`.
+
+    Raises:
+        MGMError: nothing can be compiled here, or not with these options.
+    """
+    try:
+        torch.compile(_sine, **options)(torch.ones(8, device=device))
+    except RuntimeError as error:
+        reason = one_line(str(error).partition("\n\n")[0])  # advice for torch's developers follows
+        raise MGMError(
+            f"torch.compile does not work here ({reason}); install a compiler (on Debian: "
+            "apt install g++), change the options, or leave compiling out"
+        ) from error
+
+
+def _sine(x: Tensor) -> Tensor:
+    return x.sin() + 1
