@@ -14,11 +14,12 @@ MAX_IMAGES = 32  # of a request
 MAX_PROMPT, MAX_SIDE = 4000, 2048  # letters, and pixels, of a drawing
 FetchImage = Callable[[object, str], bytes]
 
-# What has a meaning that cannot be kept; values that change nothing are let through.
+# What has a meaning that cannot be kept; values that change nothing are let through. Tools are
+# offered by clients such as Open WebUI in every request: a model may answer without them, as ours
+# always do, unless it is told that it has to use one.
 _REFUSED: dict[str, Sequence[object]] = {
-    "tools": (None, []),
-    "functions": (None, []),
     "tool_choice": (None, "none", "auto"),
+    "function_call": (None, "none", "auto"),
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),

@@ -227,6 +227,7 @@ def test_the_published_stream(address, alone, pictures):
     assert "2 <image> for 0 images" in wrong["text"]
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 MESSAGE = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "x"}
 
@@ -252,7 +253,7 @@ ANSWER = {"role": "assistant", "content": "x"}
         ({"stop": 3}, 400, "stop", "give a text"),
         ({"stop": [""]}, 400, "stop", "not empty"),
         ({"seed": "x"}, 400, "seed", "whole number"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+        ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "not supported"),
         ({"stream": "yes"}, 400, "stream", "true or false"),
         ({"logprobs": 3}, 400, "logprobs", "true or false"),
         ({"logprobs": True, "top_logprobs": 99}, 400, "top_logprobs", "from 0 to 20"),
@@ -267,6 +268,16 @@ def test_what_is_wrong_is_said(address, change, status, field, text):
         assert text in answer["error"]["message"]
         assert answer["error"]["param"] == field
         assert "Traceback" not in json.dumps(answer)
+
+
+def test_tools_that_are_offered_are_not_used(address):
+    """As Open WebUI offers its own with every question."""
+    body = {"model": "tiny", "messages": [MESSAGE], "temperature": 0, "max_tokens": 5}
+    plain = ask(f"{address}/v1/chat/completions", body)[1]
+    for more in ({"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "auto"}):
+        status, answer = ask(f"{address}/v1/chat/completions", body | more)
+        assert status == 200
+        assert answer["choices"] == plain["choices"]
 
 
 def image_message(url: object) -> dict:
