@@ -1,6 +1,7 @@
 """MMMU: questions of thirty college subjects, with choices or open."""
 
 import ast
+import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,21 @@ from mgm.eval.question import Answered, Question
 from mgm.eval.source import Needed
 from mgm.eval.wording import LETTER, SINGLE_WORD
 
+# Source: MMMU's data_utils.py.
+DISCIPLINES = {
+    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health and Medicine": (
+        *("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine"),
+        *("Pharmacy", "Public_Health"),
+    ),
+    "Humanities and Social Science": ("History", "Literature", "Sociology", "Psychology"),
+    "Tech and Engineering": (
+        *("Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics"),
+        *("Energy_and_Power", "Materials", "Mechanical_Engineering"),
+    ),
+}
 SUBJECTS = (
     *("Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory"),
     *("Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science"),
@@ -88,14 +104,22 @@ class MMMU(Benchmark):
         """See `parse_choice`, `parse_open`."""
         question = answered.question
         if question.facts["type"] == CHOICES:
-            names = dict(zip(LETTERS, question.facts["choices"], strict=False))
-            said = parse_choice(answered.text, names)
-            # Compat: a letter is drawn; by the question, so that the order of others is no matter.
-            said = said or random.Random(f"{SEED} {question.id}").choice(list(names))
-            return float(said in _all(question.answer))
+            return float(_letter(answered) in _all(question.answer))
         if protocol == LMMS_EVAL:
             return 0.0  # its parser keeps letters of a list written out, and none is ever right
         return float(is_open_right(question.answer, parse_open(answered.text)))
+
+    def parts(
+        self, questions: Sequence[Question], credits: Sequence[float]
+    ) -> dict[str, tuple[float, int]]:
+        """Of every discipline, and of every subject."""
+        pairs = list(zip(questions, credits, strict=True))
+        result = {}
+        for name, subjects in DISCIPLINES.items():
+            own = [credit for one, credit in pairs if one.category in subjects]
+            if own:
+                result[name] = (100 * sum(own) / len(own), len(own))
+        return result | super().parts(questions, credits)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads, or MMMU's server."""
@@ -114,7 +138,35 @@ class MMMU(Benchmark):
             else:
                 record["parsed_pred"] = sorted(parse_open(one.text), key=str)
             records.append(record)
-        return [write_lines(folder / "merge.jsonl", records)]
+        written = [write_lines(folder / "merge.jsonl", records)]
+        if split == "test":
+            path = folder / "mmmu_test.json"
+            path.write_text(json.dumps(uploaded(answered), indent=2), encoding="utf-8")
+            written.append(path)
+        return written
+
+
+def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
+    """What MMMU's server takes: of an open answer the first of what it may mean.
+
+    Source: convert_to_test.py.
+    """
+    texts = {}
+    for one in answered:
+        if one.question.facts["type"] == CHOICES:
+            texts[one.question.id] = _letter(one)
+        else:
+            meant = parse_open(one.text)
+            texts[one.question.id] = str(meant[0]) if meant else ""
+    return texts
+
+
+def _letter(answered: Answered) -> str:
+    question = answered.question
+    names = dict(zip(LETTERS, question.facts["choices"], strict=False))
+    said = parse_choice(answered.text, names)
+    # Compat: a letter is drawn; by the question, so that the order of others is no matter.
+    return said or random.Random(f"{SEED} {question.id}").choice(list(names))
 
 
 def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:
