@@ -145,6 +145,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         vision_tower_path: str | os.PathLike[str],
         vision_tower_aux_path: str | os.PathLike[str] | None = None,
         dtype: torch.dtype | None = None,
+        device: str | None = None,
         **overrides: Any,
     ) -> Self:
         """Assemble a model from folders of its parts; mining and projector are fresh.
@@ -155,6 +156,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's or timm's layout; None: no
                 mining.
             dtype: of all weights; None: float32.
+            device: where they go, "meta" for shapes alone; None: the CPU.
             **overrides: fields of `MGMConfig`.
 
         Raises:
@@ -163,7 +165,13 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         from mgm.model.parts import assemble
 
         return assemble(
-            cls, language_model_path, vision_tower_path, vision_tower_aux_path, dtype, **overrides
+            cls,
+            language_model_path,
+            vision_tower_path,
+            vision_tower_aux_path,
+            dtype,
+            device,
+            **overrides,
         )
 
     def save_pretrained(

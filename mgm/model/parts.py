@@ -33,6 +33,7 @@ def assemble(
     vision_tower_path: str | os.PathLike[str],
     vision_tower_aux_path: str | os.PathLike[str] | None,
     dtype: torch.dtype | None,
+    device: str | None = None,
     **overrides: Any,
 ) -> Model:
     """See `MGMForConditionalGeneration.from_parts`."""
@@ -42,7 +43,7 @@ def assemble(
     aux = (
         None if vision_tower_aux_path is None else load_convnext_tower(vision_tower_aux_path, dtype)
     )
-    language_model = load_language_model(language_model_path, dtype)
+    language_model = load_language_model(language_model_path, dtype, device)
     config = MGMConfig(
         text_config=language_model.config,
         vision_config=vision.config,
@@ -59,11 +60,18 @@ def assemble(
     for part in (vision, language_model):
         part.set_attn_implementation(model.config._attn_implementation)
     model.generation_config = language_model.generation_config
-    return model.eval()
+    return model.eval().to(device)
 
 
-def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
+def load_language_model(
+    path: str | os.PathLike[str], dtype: torch.dtype, device: str | None = None
+) -> PreTrainedModel:
     """A causal language model of a folder in transformers' layout.
+
+    Args:
+        path: of the folder.
+        dtype: of the weights.
+        device: where they go; None: the CPU.
 
     Raises:
         MGMError: the folder holds none, or weights are missing, left over or of another shape.
@@ -82,7 +90,11 @@ def load_language_model(path: str | os.PathLike[str], dtype: torch.dtype) -> Pre
     check_fit(empty, read_folder(folder), str(folder))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map=None if device is None else {"": device},
+            output_loading_info=True,
         )
     except (RuntimeError, ValueError, KeyError) as error:
         raise MGMError(

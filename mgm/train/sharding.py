@@ -11,7 +11,11 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -24,7 +28,8 @@ def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool =
     """Divide a model among all processes: layer by layer, and what is left as a whole.
 
     Args:
-        model: whole, the same everywhere; what is trained is known.
+        model: whole in the first process, of which the others get their parts; there it may have
+            shapes alone. What is trained is known.
         device: where this process computes; the parts of the model go there.
         bf16: whether layers are gathered, and compute, in 16 bits; the parts keep theirs.
 
@@ -37,10 +42,19 @@ def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool =
             "python -m mgm.train.launch, or leave it out"
         )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    first = dist.get_rank() == 0
+    whole = model.state_dict() if first else {}
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+    if not first:
+        model.to_empty(device=device)
+        model.tie_weights()
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, whole, options=options)
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def _layers(model: MGMForConditionalGeneration) -> Iterator[nn.Module]:

@@ -56,6 +56,9 @@ def starting_point(
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
     """Model, in float32, and processor, agreeing in geometry, template and special tokens.
 
+    Where FSDP2 divides the weights, the first process alone reads them: the others' model has
+    shapes, on the meta device, until `mgm.train.sharding.shard` fills it.
+
     Args:
         arguments: the flags.
         resume_from: a checkpoint folder that replaces the flags' weights.
@@ -78,7 +81,10 @@ def starting_point(
     start = _continued if _is_mini_gemini(folder) else _assembled
     with _whole_weights(training):
         model, processor = start(folder, arguments)
-        if model_flags.pretrain_mm_mlp_adapter is not None:
+        place = _place(training)
+        if place is not None:
+            model.to(place)  # encoders of their own folders
+        elif model_flags.pretrain_mm_mlp_adapter is not None:
             load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
     if training.attn_implementation is not None:
         set_attention(model, training.attn_implementation)
@@ -127,6 +133,7 @@ def _assembled(
         str(flags.vision_tower),
         None if _absent(flags.vision_tower_aux) else flags.vision_tower_aux,
         dtype=torch.float32,
+        device=_place(arguments[2]),
         image_token_id=image_token_id,
         **(PUBLISHED | _given(arguments)),
     )
@@ -164,7 +171,7 @@ def _continued(
     """A Mini-Gemini, native or published; flags that are given replace its own settings."""
     flags = arguments[0]
     template = None if flags.version is None else version_template(flags.version)
-    model = load_model(folder, dtype=torch.float32)
+    model = load_model(folder, dtype=torch.float32, device=_place(arguments[2]))
     processor = MGMProcessor.from_pretrained(folder, conversation=template)
     given = _given(arguments)
     for name, flag in GEOMETRY.items():
@@ -206,6 +213,11 @@ def _given(arguments: Arguments) -> dict[str, Any]:
     values |= {name: getattr(data, name) for name in IMAGE_SETTINGS}
     values["model_max_length"] = training.model_max_length
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _place(training: TrainingArguments) -> str | None:
+    """Where this process's weights go; None: the CPU."""
+    return "meta" if training.sharded and training.process_index else None
 
 
 def _absent(path: str | None) -> bool:
