@@ -14,7 +14,10 @@ TOKEN = "hf_right"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for `root/<owner>/<name>/<revision>/...` to whom has the token."""
+    """Answers for `root/<owner>/<name>/<revision>/...` to whom has the token.
+
+    Models and data sets lie side by side.
+    """
 
     root: Path
     uploaded: dict[str, bytes]
@@ -27,25 +30,26 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             self.reply(401, {"error": "Invalid username or password."})
             return
-        if path.startswith("/api/models/"):
-            owner, name, *rest = path.removeprefix("/api/models/").split("/")
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            owner, name, *rest = path.split("/")[3:]
             revision = rest[1] if len(rest) > 1 else "main"
             places = (self.root / owner / name).glob("*")
             folder = next((p for p in places if revision in (p.name, commit(p))), None)
             if folder is None:
                 self.reply(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
                 return
-            files = sorted(folder.iterdir())
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
             if len(rest) > 2:  # of a subfolder
                 self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
             elif rest[:1] == ["tree"]:
-                self.reply(200, [entry(file) for file in files])
+                self.reply(200, [entry(file, folder) for file in files])
             else:
-                siblings = [{"rfilename": file.name} for file in files]
+                siblings = [{"rfilename": str(file.relative_to(folder))} for file in files]
                 content = {"id": f"{owner}/{name}", "sha": commit(folder), "siblings": siblings}
                 self.reply(200, content)
             return
-        owner, name, _, revision, file = path.strip("/").split("/", 4)
+        path = path.strip("/").removeprefix("datasets/")
+        owner, name, _, revision, file = path.split("/", 4)
         for folder in (self.root / owner / name).iterdir():
             if revision in (folder.name, commit(folder)) and (folder / file).is_file():
                 content = (folder / file).read_bytes()
@@ -102,10 +106,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def entry(file: Path) -> dict[str, object]:
+def entry(file: Path, folder: Path) -> dict[str, object]:
     content = file.read_bytes()
     oid = hashlib.sha1(content).hexdigest()
-    return {"type": "file", "path": file.name, "oid": oid, "size": len(content)}
+    return {"type": "file", "path": str(file.relative_to(folder)), "oid": oid, "size": len(content)}
 
 
 def commit(folder: Path) -> str:

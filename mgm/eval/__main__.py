@@ -143,7 +143,7 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
         MGMError: there is no such benchmark, or its data is missing or damaged.
     """
     asked: dict[str, _Asked] = {}
-    for kind, split in [benchmark(name) for name in options.benchmark]:
+    for kind, split in [benchmark(name, options.protocol) for name in options.benchmark]:
         offered = kind.protocols_of(split) or [PAPER]
         protocol = options.protocol if options.protocol in offered else offered[0]
         kind.check(split, protocol)

@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     missing = 0
     for name in options.benchmark:
-        kind, split = benchmark(name)
+        kind, split = benchmark(name, options.protocol)
         protocol = options.protocol or (kind.protocols_of(split) or [PAPER])[0]
         kind.check(split, protocol)
         folder = options.data / kind.folder
@@ -84,7 +84,7 @@ def provide(needed: Needed, folder: Path, offline: bool = False) -> bool:
 def provide_from_hub(dataset: str, pattern: str, folder: Path, offline: bool) -> bool:
     """Have files of a data set of the hub in a folder; returns whether they are there.
 
-    The hub's own library goes on where it broke off, and checks hashes.
+    The hub's own library goes on where it broke off, and checks sizes.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -27,8 +27,12 @@ _ALL = (
 BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}
 
 
-def benchmark(name: str) -> tuple[Benchmark, str]:
+def benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
     """A benchmark and its split, of `NAME` or `NAME:SPLIT`.
+
+    Args:
+        name: what is asked for.
+        protocol: without a split it is the first that has this protocol; None: the first.
 
     Raises:
         MGMError: there is none of that name.
@@ -37,4 +41,5 @@ def benchmark(name: str) -> tuple[Benchmark, str]:
     if kind not in BENCHMARKS:
         raise MGMError(f"no benchmark is called {kind!r}; choose from {', '.join(BENCHMARKS)}")
     found = BENCHMARKS[kind]
-    return found, split or found.splits[0]
+    having = [one for one in found.splits if protocol in found.protocols_of(one)]
+    return found, split or (having or found.splits)[0]

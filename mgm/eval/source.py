@@ -89,7 +89,7 @@ class Table(Source):
 
     def needed(self) -> list[Needed]:
         """See `Source`."""
-        return [Needed(self.name, "VLMEvalKit", f"{TABLES}/{self.name}", self.md5)]
+        return [Needed(self.name, "VLMEvalKit's table", f"{TABLES}/{self.name}", self.md5)]
 
 
 def rows_with_images(file: Path) -> Iterator[Row]:

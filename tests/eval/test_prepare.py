@@ -3,6 +3,9 @@
 import hashlib
 import http.server
 import io
+import os
+import subprocess
+import sys
 import threading
 import zipfile
 from contextlib import contextmanager
@@ -11,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Needed
 from mgm.eval.prepare import main, provide
+from mgm.eval.registry import benchmark
+from mgm.eval.source import Needed
 from tests.eval.fixtures import make_all
+from tests.hub_server import TOKEN, hub
+
+ROOT = Path(__file__).parents[2]
 
 
 def archive(**files: bytes) -> bytes:
@@ -91,3 +98,37 @@ def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
     assert "33 files are missing" in told
     make_all(tmp_path)
     assert main(["textvqa", "mme", "gqa", "--offline", "--data", str(tmp_path)]) == 0
+
+
+def test_data_sets_of_the_hub(tmp_path):
+    """By huggingface_hub itself, from a hub on this machine: what is needed, and nothing twice."""
+    files = tmp_path / "hub" / "lmms-lab-encoder" / "POPE" / "main"
+    for name in ("data/test-0.parquet", "data/other-0.parquet", "Full/random-0.parquet"):
+        (files / name).parent.mkdir(parents=True, exist_ok=True)
+        (files / name).write_bytes(b"PAR1" + name.encode())
+    data = tmp_path / "data"
+    words = ["-m", "mgm.eval.prepare", "pope", "--protocol", "lmms-eval", "--data", str(data)]
+    with hub(tmp_path / "hub") as (address, _):
+        more = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
+        more |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, *words],
+                env=os.environ | more, capture_output=True, text=True, cwd=ROOT,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert f"there: {data / 'pope' / 'hub' / 'data' / 'test-0.parquet'}" in done.stderr
+    found = list((data / "pope" / "hub").rglob("*.parquet"))
+    assert [file.name for file in found] == ["test-0.parquet"]
+    assert found[0].read_bytes() == b"PAR1data/test-0.parquet"
+    # Without a network it says what goes where, and counts what lies there.
+    assert main([*words[2:], "--offline"]) == 0
+    assert main(["gqa", "--protocol", "lmms-eval", "--data", str(data), "--offline"]) == 1
+
+
+def test_the_split_that_has_a_protocol():
+    assert benchmark("seed")[1] == "test"
+    assert benchmark("seed", "vlmevalkit")[1] == "test-img"
+    assert benchmark("seed:test", "vlmevalkit")[1] == "test"
+    assert benchmark("vqav2", "lmms-eval")[1] == "val"
+    assert benchmark("gqa", "official")[1] == "testdev"
