@@ -99,7 +99,7 @@ class Benchmark(ABC):
         """The questions of the published files; see `questions`."""
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """The question in a row of one of `sources`.
 

@@ -1,17 +1,26 @@
 """Where others' harnesses have a benchmark from: one table with images within, or the hub."""
 
 import ast
+import hashlib
+import json
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgm.errors import MGMError
-from mgm.eval.files import base64_image, field, read_table
+from tqdm import tqdm
 
-Row = tuple[dict[str, Any], tuple[bytes, ...]]  # fields and images
+from mgm.atomic import atomic_folder
+from mgm.errors import MGMError
+from mgm.eval.files import base64_image, field, read_lines, read_table
+
+Row = tuple[dict[str, Any], tuple[Path, ...]]  # fields and images
+Packed = tuple[dict[str, Any], tuple[bytes, ...]]  # with the images themselves
 HUB_FOLDER = "hub"  # below the benchmark's
+UNPACKED, ROWS_FILE, IMAGES = "unpacked", "rows.jsonl", "images"
 ROWS = 64  # of a parquet file that are read at once
 TABLES = "https://opencompass.openxlab.space/utils/VLMEval"
 SHORTEST = 64  # characters of an image in base64, at least; less names the row that has it
@@ -37,15 +46,37 @@ class Needed:
 
 
 class Source(ABC):
-    """Rows of a benchmark.
+    """Rows of a benchmark, images within.
+
+    They are unpacked once, so that a run starts at once and holds no image that it does not need;
+    an image that several rows have becomes one file.
 
     Attributes:
-        size: of them, if all are there.
+        size: rows, if all are there.
     """
 
     size: int
 
     @abstractmethod
+    def files(self, folder: Path) -> list[Path]:
+        """Its files in the benchmark's folder; empty: it is not there."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> Iterator[Packed]:
+        """All rows, from its files.
+
+        Raises:
+            MGMError: a file is missing or damaged.
+        """
+
+    @abstractmethod
+    def needed(self) -> list[Needed]:
+        """What has to lie in the benchmark's folder."""
+
+    def is_there(self, folder: Path) -> bool:
+        """Whether there are files of it."""
+        return bool(self.files(folder))
+
     def rows(self, folder: Path) -> Iterator[Row]:
         """All rows.
 
@@ -53,16 +84,39 @@ class Source(ABC):
             folder: the benchmark's.
 
         Raises:
-            MGMError: a file is missing or damaged.
+            MGMError: a file is missing or damaged, or there is no room to unpack.
         """
+        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+                 for file in self.files(folder)]  # fmt: skip
+        digest = hashlib.blake2b(repr((repr(self), facts)).encode(), digest_size=8).hexdigest()
+        place = folder / UNPACKED / digest
+        if not facts:
+            next(self.read(folder))  # which says what is missing
+        if not place.is_dir():
+            own = place.with_name(f"{digest}.{os.getpid()}")
+            with atomic_folder(own) as part:
+                self._unpack(folder, part)
+            try:
+                own.rename(place)
+            except OSError:  # another process was faster
+                shutil.rmtree(own)
+        for record in read_lines(place / ROWS_FILE):
+            names = record.pop(IMAGES)
+            yield record, tuple(place / IMAGES / name for name in names)
 
-    @abstractmethod
-    def is_there(self, folder: Path) -> bool:
-        """Whether there are files of it."""
-
-    @abstractmethod
-    def needed(self) -> list[Needed]:
-        """What has to lie in the benchmark's folder."""
+    def _unpack(self, folder: Path, place: Path) -> None:
+        (place / IMAGES).mkdir()
+        with (place / ROWS_FILE).open("w", encoding="utf-8") as file:
+            for fields, images in tqdm(
+                self.read(folder), f"unpacking {folder.name}", self.size, delay=2
+            ):
+                names = []
+                for image in images:
+                    names.append(hashlib.blake2b(image, digest_size=16).hexdigest())
+                    if not (place / IMAGES / names[-1]).exists():
+                        (place / IMAGES / names[-1]).write_bytes(image)
+                record = fields | {IMAGES: names}
+                file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
 @dataclass
@@ -79,20 +133,21 @@ class Table(Source):
     size: int
     md5: str | None = None
 
-    def rows(self, folder: Path) -> Iterator[Row]:
+    def files(self, folder: Path) -> list[Path]:
+        """See `Source`."""
+        file = folder / self.name
+        return [file] if file.is_file() else []
+
+    def read(self, folder: Path) -> Iterator[Packed]:
         """See `Source`."""
         yield from rows_with_images(folder / self.name)
-
-    def is_there(self, folder: Path) -> bool:
-        """See `Source`."""
-        return (folder / self.name).is_file()
 
     def needed(self) -> list[Needed]:
         """See `Source`."""
         return [Needed(self.name, "VLMEvalKit's table", f"{TABLES}/{self.name}", self.md5)]
 
 
-def rows_with_images(file: Path) -> Iterator[Row]:
+def rows_with_images(file: Path) -> Iterator[Packed]:
     """The rows of a table, each with its images; some name an earlier row that has theirs.
 
     Raises:
@@ -128,12 +183,16 @@ class HubFiles(Source):
     pattern: str
     size: int
 
-    def rows(self, folder: Path) -> Iterator[Row]:
+    def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
-        for number, row in enumerate(self.read(folder, self.pattern), start=1):
+        return sorted((folder / HUB_FOLDER).glob(self.pattern))
+
+    def read(self, folder: Path) -> Iterator[Packed]:
+        """See `Source`."""
+        for number, row in enumerate(self.records(folder, self.pattern), start=1):
             yield row, images_of(row.pop("image", None), f"{self.dataset}, row {number}")
 
-    def read(self, folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    def records(self, folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
         """The rows of some of its files.
 
         Raises:
@@ -158,10 +217,6 @@ class HubFiles(Source):
                     yield from batch.to_pylist()
             except (pyarrow.ArrowException, OSError) as error:
                 raise MGMError(f"{file}: cannot be read ({error}); fetch it again") from error
-
-    def is_there(self, folder: Path) -> bool:
-        """See `Source`."""
-        return any((folder / HUB_FOLDER).glob(self.pattern))
 
     def needed(self) -> list[Needed]:
         """See `Source`."""

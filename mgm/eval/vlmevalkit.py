@@ -1,6 +1,7 @@
 """Questions with choices as VLMEvalKit asks and scores them, with or without a judge."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mgm.eval.judge import Judge
@@ -33,7 +34,7 @@ def choice_prompt(row: Mapping[str, Any], choices: Sequence[str]) -> str:
     )
 
 
-def choice_question(row: Mapping[str, Any], images: tuple[bytes, ...]) -> Question:
+def choice_question(row: Mapping[str, Any], images: tuple[Path, ...]) -> Question:
     """The question in a row of one of its tables.
 
     Raises:

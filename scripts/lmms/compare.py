@@ -187,7 +187,7 @@ def prompts() -> int:
     for name, function, settings, more in kinds:
         document = record | more
         theirs = function(document) if settings is None else function(document, settings)
-        ours = BENCHMARKS[name].from_row(document, (b"",), "lmms-eval", 1).text
+        ours = BENCHMARKS[name].from_row(document, (Path("x"),), "lmms-eval", 1).text
         wrong += _told(name, document["question"], theirs, ours)
     return wrong
 

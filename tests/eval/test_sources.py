@@ -9,7 +9,7 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.judge import Judge
-from mgm.eval.question import Answered
+from mgm.eval.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.score import scored
 from tests.eval.fixtures import png
@@ -103,6 +103,10 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
 }  # fmt: skip
 
 
+def content(question: Question) -> tuple[bytes, ...]:
+    return tuple(Path(str(image)).read_bytes() for image in question.images)
+
+
 def right(answer: object) -> str:
     return answer[0] if isinstance(answer, list) else str(answer)
 
@@ -129,7 +133,7 @@ def test_a_data_set_of_the_hub(tmp_path, name):
     assert len(questions) == len(rows)
     assert questions[0].text == prompt
     images = rows[0]["image"] if isinstance(rows[0]["image"], list) else [rows[0]["image"]]
-    assert questions[0].images == tuple(one["bytes"] for one in images)
+    assert content(questions[0]) == tuple(one["bytes"] for one in images)
 
 
 def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
@@ -141,7 +145,7 @@ def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
         hub / "testdev_balanced_images" / "testdev-0.parquet", [{"id": "n1"} | {"image": image()}]
     )
     (question,) = check("gqa:testdev", "lmms-eval", tmp_path)
-    assert (question.images, question.category) == ((png("red"),), "query")
+    assert (content(question), question.category) == ((png("red"),), "query")
     assert BENCHMARKS["gqa"].credit(Answered(question, "Red!"), "lmms-eval", Judge()) == 1
     parquet(
         hub / "testdev_balanced_images" / "testdev-0.parquet", [{"id": "n2"} | {"image": image()}]
@@ -189,7 +193,7 @@ def test_a_table_of_vlmevalkit(tmp_path, name):
     table(tmp_path / file, rows)
     questions = check(name, "vlmevalkit", tmp_path)
     assert questions[0].text == prompt
-    assert questions[0].images == (png("red"),)
+    assert content(questions[0]) == (png("red"),)
 
 
 def test_images_of_a_table(tmp_path):
@@ -202,7 +206,9 @@ def test_images_of_a_table(tmp_path):
     table(file, rows[:2])
     both = (png("red"), png("blue"))
     seed = BENCHMARKS["seed"]
-    assert [one.images for one in seed.questions(tmp_path, "test-img", "vlmevalkit")] == [both] * 2
+    questions = list(seed.questions(tmp_path, "test-img", "vlmevalkit"))
+    assert [content(one) for one in questions] == [both] * 2
+    assert questions[0].images == questions[1].images  # an image is one file
     table(file, rows)
     with pytest.raises(MGMError, match="index 3: its image is that of '9', which did not come yet"):
         list(seed.questions(tmp_path, "test-img", "vlmevalkit"))
@@ -228,6 +234,25 @@ def test_faults_are_named(tmp_path):
     with pytest.raises(MGMError, match=r"vqav2:test-dev: there is no protocol 'lmms-eval'"):
         vqa.check("test-dev", "lmms-eval")
     assert vqa.protocols_of("val") == ["lmms-eval"]
+
+
+def test_a_data_set_is_unpacked_once(tmp_path, monkeypatch):
+    """And again where its files are others; nothing half-done stays."""
+    place, rows, _ = HUB["pope:test"]
+    pope = BENCHMARKS["pope"]
+    source = pope.sources["test", "lmms-eval"]
+    parquet(tmp_path / "hub" / place, rows)
+    first = list(pope.questions(tmp_path, "test", "lmms-eval"))
+    monkeypatch.setattr(type(source), "read", None)
+    assert list(pope.questions(tmp_path, "test", "lmms-eval")) == first
+    monkeypatch.undo()
+    parquet(tmp_path / "hub" / place, rows + rows)
+    assert len(list(pope.questions(tmp_path, "test", "lmms-eval"))) == 4
+    assert len(list((tmp_path / "unpacked").iterdir())) == 2
+    (tmp_path / "hub" / place).write_bytes(b"PAR1 no")
+    with pytest.raises(MGMError, match="cannot be read"):
+        list(pope.questions(tmp_path, "test", "lmms-eval"))
+    assert len(list((tmp_path / "unpacked").iterdir())) == 2
 
 
 def test_published_files_do_where_they_hold_the_same_questions():

@@ -13,7 +13,7 @@ from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed, Row, images_of
+from mgm.eval.source import HUB_FOLDER, HubFiles, Needed, Packed, images_of
 from mgm.eval.wording import SINGLE_WORD
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -22,14 +22,22 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 class _HubScenes(HubFiles):
     """Questions and images lie in files of their own."""
 
-    def rows(self, folder: Path) -> Iterator[Row]:
+    @property
+    def pictures(self) -> str:
+        """The pattern of the files with images."""
+        return self.pattern.replace("instructions", "images")
+
+    def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
-        pictures = self.pattern.replace("instructions", "images")
+        return [*super().files(folder), *sorted((folder / HUB_FOLDER).glob(self.pictures))]
+
+    def read(self, folder: Path) -> Iterator[Packed]:
+        """See `Source`."""
         images = {
             row["id"]: images_of(row["image"], f"{self.dataset}, image {row['id']}")
-            for row in self.read(folder, pictures)
+            for row in self.records(folder, self.pictures)
         }
-        for row in self.read(folder, self.pattern):
+        for row in self.records(folder, self.pattern):
             if row["imageId"] not in images:
                 raise MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
             yield row, images[row["imageId"]]
@@ -37,10 +45,7 @@ class _HubScenes(HubFiles):
     def needed(self) -> list[Needed]:
         """See `Source`."""
         (questions,) = super().needed()
-        return [
-            questions,
-            replace(questions, path=questions.path.replace("instructions", "images")),
-        ]
+        return [questions, replace(questions, path=self.pictures)]
 
 
 class GQA(Benchmark):
@@ -78,7 +83,7 @@ class GQA(Benchmark):
             yield replace(question, answer=truth["answer"], category=kind)
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         return Question(

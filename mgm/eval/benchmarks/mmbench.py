@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mgm.data.images import ImageSource
 from mgm.errors import MGMError
 from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import write_lines
@@ -70,7 +71,7 @@ class MMBench(Benchmark):
             yield _question(row, images, choices, text, f"{text}\n{DIRECT[language]}")
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         if protocol == LMMS_EVAL:
@@ -202,7 +203,7 @@ def _letter(text: str, choices: Sequence[str]) -> str | None:
 
 def _question(
     row: dict[str, Any],
-    images: tuple[bytes, ...],
+    images: tuple[ImageSource, ...],
     choices: Sequence[str],
     prompt: str,
     text: str,

@@ -1,6 +1,5 @@
 """MME: two yes-or-no questions about every image, in fourteen kinds."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +77,7 @@ class MME(Benchmark):
             )
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         official = row["question"].strip()
@@ -86,7 +85,7 @@ class MME(Benchmark):
         kind = row["category"]
         if kind not in PERCEPTION + COGNITION:
             raise ValueError(f"{kind!r} is no kind of question of MME")
-        name = str(row.get("question_id") or row.get("image_path") or _digest(images[0]))
+        name = str(row.get("question_id") or row.get("image_path") or images[0].name)
         return Question(
             id=f"{kind}/{name}: {bare}",
             text=official if protocol == VLMEVALKIT else bare + SINGLE,
@@ -177,10 +176,6 @@ def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
         pairs = [line.rstrip().rsplit("\t", 1) for line in lines if "\t" in line]
         known[path] = {_bare(question): answer.strip().lower() for question, answer in pairs}
     return known[path]
-
-
-def _digest(image: bytes) -> str:
-    return hashlib.blake2b(image, digest_size=8).hexdigest()
 
 
 def _bare(question: str) -> str:

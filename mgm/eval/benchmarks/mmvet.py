@@ -71,7 +71,7 @@ class MMVet(Benchmark):
             )
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")

@@ -73,7 +73,7 @@ class ScienceQA(Benchmark):
             )
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:

@@ -61,7 +61,7 @@ class SEEDBench(Benchmark):
             )
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:

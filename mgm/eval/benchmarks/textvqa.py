@@ -1,7 +1,6 @@
 """TextVQA: texts in photographs, answers as ten people gave them."""
 
 import ast
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -77,17 +76,16 @@ class TextVQA(Benchmark):
             )
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         answers = row["answer" if protocol == VLMEVALKIT else "answers"]
-        group = row.get("image_id") or hashlib.blake2b(images[0]).hexdigest()
         return Question(
             id=str(number - 1),
             text=_wording(protocol, row["question"]),
             images=images,
             answer=ast.literal_eval(answers) if isinstance(answers, str) else list(answers),
-            group=str(group),
+            group=images[0].name,
             facts={"question_id": str(row.get("question_id", row.get("index")))},
         )
 

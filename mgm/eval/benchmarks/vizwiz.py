@@ -46,7 +46,7 @@ class VizWiz(Benchmark):
             yield replace(question, id=f"{number}", facts=facts)
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         name = str(row["question_id"])

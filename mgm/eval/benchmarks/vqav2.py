@@ -40,7 +40,7 @@ class VQAv2(Benchmark):
         yield from llava_questions(file, folder / "test2015")
 
     def from_row(
-        self, row: dict[str, Any], images: tuple[bytes, ...], protocol: str, number: int
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         return Question(
