@@ -26,16 +26,12 @@ class Decoder:
     Args:
         model: what answers.
         masks: of its language model.
-
-    Attributes:
-        compiled: whether steps run compiled.
     """
 
     def __init__(self, model: MGMForConditionalGeneration, masks: AttentionMasks) -> None:
         self._model = model
         self._masks = masks
-        self._call: Callable[..., Tensor] = self._logits  # or that compiled
-        self.compiled = False
+        self._compiled: Callable[..., Tensor] | None = None  # `_logits`
 
     @torch.inference_mode()
     def compile(self, **options: Any) -> None:
@@ -51,17 +47,17 @@ class Decoder:
         if not options and device.type == "cuda":
             options = {"mode": "reduce-overhead"}
         check_compiler(device, **options)
-        self._call = torch.compile(self._logits, dynamic=True, **options)
+        compiled = torch.compile(self._logits, dynamic=True, **options)
         rows = Rows(self._model.config.text_config.num_hidden_layers)
         for _ in range(TRACED[0]):
             rows.add([])
         self._run(self._logits, [0] * TRACED[0], rows)
         rows.columns = [TRACED[1]] * TRACED[0]
         rows.reserve(2 * TRACED[0], 2 * TRACED[1])
-        self._run(self._call, [0] * TRACED[0], rows)
+        self._run(compiled, [0] * TRACED[0], rows)
         rows.columns = [TRACED[1]]
-        self._run(self._call, [0], rows)
-        self.compiled = True
+        self._run(compiled, [0], rows)
+        self._compiled = compiled
 
     def step(self, tokens: Sequence[int], rows: Rows) -> Tensor:
         """Read a token of every row.
@@ -73,10 +69,10 @@ class Decoder:
         Returns:
             (rows, vocabulary) logits of the next.
         """
-        if not self.compiled:
+        if self._compiled is None:
             return self._run(self._logits, tokens, rows)
         torch.compiler.cudagraph_mark_step_begin()
-        logits = self._run(self._call, tokens, rows, _power(len(tokens)), NARROWEST)
+        logits = self._run(self._compiled, tokens, rows, _power(len(tokens)), NARROWEST)
         return logits[: len(tokens)].clone()  # the next step writes where it stands
 
     def _run(
@@ -91,7 +87,9 @@ class Decoder:
         places = rows.begin_step(device, rows=least, narrowest=narrowest)
         ids = torch.zeros(len(places), 1, dtype=torch.long, device=device)
         ids[: len(tokens), 0] = torch.tensor(tokens, device=device)
-        if self.compiled and device.type == "cuda":  # or what a GPU records would copy them
+        if (
+            self._compiled is not None and device.type == "cuda"
+        ):  # or what a GPU records would copy them
             rows.keep_in_place()
         with self._masks.in_use():
             return call(ids, self._masks.of(places, rows.step_width), places, rows)
