@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 from mgm.errors import MGMError
 from mgm.eval.benchmark import Benchmark
-from mgm.eval.files import read_json, read_lines, read_table
+from mgm.eval.files import import_openpyxl, read_json, read_lines, read_table
 from mgm.eval.question import Answered, Question
 
 logger = logging.getLogger("mgm.eval")
@@ -133,16 +133,16 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _sheet(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a spreadsheet; an empty cell is an empty answer."""
-    try:
-        import openpyxl
-        from openpyxl.utils.exceptions import InvalidFileException
-    except ImportError as error:
-        raise MGMError(
-            f"{path}: needs openpyxl, which is not installed; pip install -e '.[eval]'"
-        ) from error
+    openpyxl = import_openpyxl(path)
     try:
         sheet = openpyxl.load_workbook(path, read_only=True).worksheets[0]
-    except (OSError, KeyError, ValueError, BadZipFile, InvalidFileException) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        BadZipFile,
+        openpyxl.utils.exceptions.InvalidFileException,
+    ) as error:
         raise MGMError(f"{path}: cannot be read as a spreadsheet ({error})") from error
     rows = sheet.iter_rows(values_only=True)
     columns = [str(name) for name in next(rows, ())]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 
+ROWS = 64  # of a parquet file that are read at once
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
 
 
@@ -62,6 +63,41 @@ def read_table(path: Path, between: str = "\t") -> Iterator[dict[str, str]]:
             if None in row:
                 raise MGMError(f"{path}, row {number}: has more columns than the first")
             yield {key: value or "" for key, value in row.items()}
+
+
+def read_parquet(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, some at a time.
+
+    Raises:
+        MGMError: it is damaged, or pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise _lacking("pyarrow", file) from error
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(ROWS):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise MGMError(f"{file}: cannot be read ({error}); fetch it again") from error
+
+
+def import_openpyxl(file: Path) -> Any:
+    """openpyxl, which reads and writes spreadsheets.
+
+    Raises:
+        MGMError: it is not installed.
+    """
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise _lacking("openpyxl", file) from error
+    return openpyxl
+
+
+def _lacking(package: str, file: Path) -> MGMError:
+    return MGMError(f"{file}: needs {package}, which is not installed; pip install -e '.[eval]'")
 
 
 def base64_image(text: str, where: str) -> bytes:

@@ -15,13 +15,12 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError
-from mgm.eval.files import base64_image, field, read_lines, read_table
+from mgm.eval.files import base64_image, field, read_lines, read_parquet, read_table
 
 Row = tuple[dict[str, Any], tuple[Path, ...]]  # fields and images
 Packed = tuple[dict[str, Any], tuple[bytes, ...]]  # with the images themselves
 HUB_FOLDER = "hub"  # below the benchmark's
 UNPACKED, ROWS_FILE, IMAGES = "unpacked", "rows.jsonl", "images"
-ROWS = 64  # of a parquet file that are read at once
 TABLES = "https://opencompass.openxlab.space/utils/VLMEval"
 SHORTEST = 64  # characters of an image in base64, at least; less names the row that has it
 
@@ -185,7 +184,7 @@ class HubFiles(Source):
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
-        return sorted((folder / HUB_FOLDER).glob(self.pattern))
+        return matching(folder, self.pattern)
 
     def read(self, folder: Path) -> Iterator[Packed]:
         """See `Source`."""
@@ -198,30 +197,24 @@ class HubFiles(Source):
         Raises:
             MGMError: there is no such file, or it is damaged.
         """
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError as error:
-            raise MGMError(
-                f"{self.dataset}: needs pyarrow, which is not installed; pip install -e '.[eval]'"
-            ) from error
-        files = sorted((folder / HUB_FOLDER).glob(pattern))
+        files = matching(folder, pattern)
         if not files:
             raise MGMError(
                 f"{folder / HUB_FOLDER}: has no {pattern} of {self.dataset}; "
                 "python -m mgm.eval.prepare says how to get it"
             )
         for file in files:
-            try:
-                for batch in parquet.ParquetFile(file).iter_batches(ROWS):
-                    yield from batch.to_pylist()
-            except (pyarrow.ArrowException, OSError) as error:
-                raise MGMError(f"{file}: cannot be read ({error}); fetch it again") from error
+            yield from read_parquet(file)
 
     def needed(self) -> list[Needed]:
         """See `Source`."""
         source = f"the data set {self.dataset} of the Hugging Face hub"
         return [Needed(self.pattern, source, dataset=self.dataset)]
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Files of the hub in a benchmark's folder, in order."""
+    return sorted((folder / HUB_FOLDER).glob(pattern))
 
 
 def images_of(value: Any, where: str) -> tuple[bytes, ...]:

@@ -10,7 +10,6 @@ from mgm.eval.question import Answered, Question
 
 NOTHING = ("nan", "none", "")  # what stands for no hint and no choice
 TRIES = 3  # as often a judge is asked that names no letter
-SHORT = 10  # characters: the rules look once more at an answer below that
 
 
 def choices_of(row: Mapping[str, Any], letters: str = LETTERS) -> list[str]:

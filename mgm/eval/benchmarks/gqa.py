@@ -13,7 +13,7 @@ from mgm.eval.files import read_json
 from mgm.eval.judge import Judge
 from mgm.eval.llava_questions import llava_questions, write_answers
 from mgm.eval.question import Answered, Question
-from mgm.eval.source import HUB_FOLDER, HubFiles, Needed, Packed, images_of
+from mgm.eval.source import HubFiles, Needed, Packed, images_of, matching
 from mgm.eval.wording import SINGLE_WORD
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -29,7 +29,7 @@ class _HubScenes(HubFiles):
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
-        return [*super().files(folder), *sorted((folder / HUB_FOLDER).glob(self.pictures))]
+        return [*super().files(folder), *matching(folder, self.pictures)]
 
     def read(self, folder: Path) -> Iterator[Packed]:
         """See `Source`."""

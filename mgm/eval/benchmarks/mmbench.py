@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.images import ImageSource
-from mgm.errors import MGMError
 from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.files import write_lines
+from mgm.eval.files import import_openpyxl, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import (
     LETTERS,
@@ -162,12 +161,7 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
     Raises:
         MGMError: openpyxl is not installed.
     """
-    try:
-        import openpyxl
-    except ImportError as error:
-        raise MGMError(
-            f"{path}: needs openpyxl, which is not installed; pip install -e '.[eval]'"
-        ) from error
+    openpyxl = import_openpyxl(path)
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet()
     for row in rows:

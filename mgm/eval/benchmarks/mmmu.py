@@ -10,7 +10,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, Benchmark
-from mgm.eval.files import present, write_lines
+from mgm.eval.files import present, read_parquet, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
@@ -69,18 +69,13 @@ class MMMU(Benchmark):
 
     def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         """See `Benchmark`. In the published protocol a question has its first image alone."""
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError as error:
-            raise MGMError("MMMU: pyarrow is not installed; pip install -e '.[eval]'") from error
         for subject in SUBJECTS:
             files = sorted(present(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))
             if not files:
                 raise MGMError(f"{folder / subject}: has no {SPLITS[split]}-*.parquet")
             for file in files:
-                for batch in parquet.ParquetFile(file).iter_batches(64):
-                    for row in batch.to_pylist():
-                        yield self._question(row, subject, protocol, f"{file}, {row.get('id')}")
+                for row in read_parquet(file):
+                    yield self._question(row, subject, protocol, f"{file}, {row.get('id')}")
 
     def _question(self, row: dict[str, Any], subject: str, protocol: str, where: str) -> Question:
         try:
