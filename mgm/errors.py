@@ -94,3 +94,12 @@ def run_command(main: Callable[[], int | None]) -> None:
 def one_line(message: object) -> str:
     """The text of `message` with its lines, and what is blank around their breaks, joined."""
     return " ".join(filter(None, map(str.strip, str(message).splitlines())))
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hugging Face hub's library raises where it cannot do what it is asked for."""
+    # Imported here: most runs download nothing. The transport's own errors are those of a library
+    # that differs between versions; this name is the same in all of them.
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+
+    return HTTPError, HFValidationError, LocalEntryNotFoundError, OSError

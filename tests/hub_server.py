@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 TOKEN = "hf_right"
 
@@ -38,23 +38,33 @@ class Handler(BaseHTTPRequestHandler):
             if folder is None:
                 self.reply(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
                 return
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            if len(rest) > 2:  # of a subfolder
-                self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
-            elif rest[:1] == ["tree"]:
-                self.reply(200, [entry(file, folder) for file in files])
+            if rest[:1] == ["tree"]:
+                place = folder.joinpath(*rest[2:])
+                deep = "recursive=true" in self.path.lower()
+                found = sorted(place.rglob("*") if deep else place.glob("*"))
+                if place.is_dir():
+                    self.reply(200, [entry(one, folder) for one in found])
+                else:
+                    self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
             else:
+                files = sorted(file for file in folder.rglob("*") if file.is_file())
                 siblings = [{"rfilename": str(file.relative_to(folder))} for file in files]
                 content = {"id": f"{owner}/{name}", "sha": commit(folder), "siblings": siblings}
                 self.reply(200, content)
             return
         path = path.strip("/").removeprefix("datasets/")
         owner, name, _, revision, file = path.split("/", 4)
-        for folder in (self.root / owner / name).iterdir():
+        for folder in (self.root / owner / name).glob("*"):
             if revision in (folder.name, commit(folder)) and (folder / file).is_file():
                 content = (folder / file).read_bytes()
                 tag = hashlib.sha1(content).hexdigest()
-                self.reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": commit(folder)})
+                facts = {"ETag": f'"{tag}"', "X-Repo-Commit": commit(folder)}
+                wanted = self.headers.get("range")
+                if wanted and self.command == "GET":
+                    first, last = wanted.removeprefix("bytes=").split("-")
+                    self.reply(206, content[int(first) : int(last or len(content)) + 1], facts)
+                else:
+                    self.reply(200, content, facts)
                 return
         self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
 
@@ -64,6 +74,12 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(401, {"error": "Invalid username or password."})
         elif self.path.endswith("/repos/create"):
             self.reply(200, {"url": f"{self.address}/owner/{json.loads(body)['name']}"})
+        elif "/paths-info/" in self.path:
+            owner, name, _, revision = unquote(self.path).split("/")[3:7]
+            folders = (self.root / owner / name).iterdir()
+            folder = next(one for one in folders if revision in (one.name, commit(one)))
+            paths = [folder / path for path in asked_paths(body)]
+            self.reply(200, [entry(path, folder) for path in paths if path.exists()])
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
             modes = [
@@ -106,10 +122,20 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def asked_paths(body: bytes) -> list[str]:
+    """What is asked about, in JSON or as a form."""
+    if body.startswith(b"{"):
+        return json.loads(body)["paths"]
+    return parse_qs(body.decode()).get("paths", [])
+
+
 def entry(file: Path, folder: Path) -> dict[str, object]:
+    name = str(file.relative_to(folder))
+    if file.is_dir():
+        return {"type": "directory", "path": name, "oid": commit(file)}
     content = file.read_bytes()
     oid = hashlib.sha1(content).hexdigest()
-    return {"type": "file", "path": str(file.relative_to(folder)), "oid": oid, "size": len(content)}
+    return {"type": "file", "path": name, "oid": oid, "size": len(content)}
 
 
 def commit(folder: Path) -> str:

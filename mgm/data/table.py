@@ -9,7 +9,7 @@ import numpy as np
 from mgm.data.record import as_sample
 from mgm.data.sample_index import VERSION, SampleIndex, home_in_cache
 from mgm.data.samples import Sample, SampleError, check_sample
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError, hub_errors, one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -103,7 +103,7 @@ def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
         return datasets.load_dataset(builder, data_files=files, split="train")
     except MGMError:
         raise
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (*hub_errors(), ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = one_line(error.__cause__ or error)
         raise MGMError(
             f"{path}: cannot be read as a data set ({reason}); check the path, --data_config and "

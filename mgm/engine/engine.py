@@ -28,13 +28,14 @@ from mgm.engine.image_encoder import ImageEncoder
 from mgm.engine.loop import Loop, Result
 from mgm.engine.request import Answer, Request
 from mgm.engine.scheduler import Scheduler
-from mgm.errors import MGMError, faults_of, one_line
+from mgm.errors import MGMError, faults_of, hub_errors, one_line
 from mgm.model.attention import set_attention
 from mgm.model.checkpoint import check_checkpoint
 from mgm.model.config import MGMConfig
 from mgm.model.hub import checkpoint_folder
 from mgm.model.loading import load_model, save_model
 from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.onednn import use_onednn
 
 
 def load(
@@ -91,6 +92,8 @@ def load(
             set_attention(model, attention)
         if compile_vision and not text_only:
             model.compile_vision()
+        if place.type == "cpu":
+            use_onednn(model)
         align_generation(model.generation_config, processor.tokenizer, processor.template, rows)
         engine = Engine(model, processor)
         if compile_decoding:
@@ -243,7 +246,6 @@ class Engine:
             MGMError: the hub refused, or cannot be reached.
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "model"
@@ -257,7 +259,7 @@ class Engine:
                     revision=revision,
                     commit_message=commit_message,
                 )
-            except (HfHubHTTPError, HFValidationError, OSError) as error:
+            except hub_errors() as error:
                 raise MGMError(
                     f"{repo_id}: not uploaded to the hub ({type(error).__name__}: "
                     f"{one_line(error)[:200]}); check name, token and connection"

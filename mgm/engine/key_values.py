@@ -39,6 +39,13 @@ class Rows(Cache):
         for layer in self._rows:
             layer.reserve(rows, columns)
 
+    def clear(self, kept: int) -> None:
+        """End all rows. Their memory is for those to come, unless it is more than `kept` bytes."""
+        self.columns.clear()
+        if sum(layer.size for layer in self._rows) > kept:
+            for layer in self._rows:
+                layer.forget()
+
     def keep_in_place(self) -> None:
         """Promise to compiled code that the memory stays where it is, until it grows."""
         for layer in self._rows:
@@ -115,9 +122,18 @@ class _RowLayer(CacheLayerMixin):
         self.keys: Any = None
         self.values: Any = None
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.keys.nbytes + self.values.nbytes if self.is_initialized else 0
+
+    def forget(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+
     def put(self, row: int, start: int, keys: Tensor, values: Tensor) -> None:
         end = start + keys.shape[2]
-        if not self.is_initialized or self.keys.dtype != keys.dtype:
+        if not self._takes(keys):
             self.lazy_initialization(keys, values)
         self.reserve(row + 1, end)
         self.keys[row, :, start:end] = keys[0]
@@ -140,6 +156,12 @@ class _RowLayer(CacheLayerMixin):
             grown[:have_rows, :, :have_columns] = old
             setattr(self, name, grown)
 
+    def _takes(self, keys: Tensor) -> bool:
+        """Whether there is memory for keys of this kind."""
+        if not self.is_initialized:
+            return False
+        return self.keys.dtype == keys.dtype and self.keys.device == keys.device
+
     def move(self, source: int, target: int, columns: int) -> None:
         for part in (self.keys, self.values):
             part[target, :, :columns] = part[source, :, :columns]
@@ -161,7 +183,7 @@ class _RowLayer(CacheLayerMixin):
         """Write a step's tokens into its rows; returns these up to the width of the step."""
         assert self.places is not None
         end = self.first + key_states.shape[0]
-        if not self.is_initialized:  # nothing is known of any row
+        if not self._takes(key_states):  # nothing is known of any row
             self.lazy_initialization(key_states, value_states)
             self.reserve(end, self.width)
         rows = torch.arange(self.first, end, device=key_states.device).unsqueeze(-1)

@@ -186,4 +186,4 @@ class Scheduler:
             self.writing[row] = self.writing[-1]
             self.writing.pop()
             if not self.writing:  # or rows would stay as wide as the longest ever was
-                self._keys = self._rows_of_none()
+                self._keys.clear(self.row_bytes // 8)

@@ -46,9 +46,9 @@ class Benchmark(ABC):
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
 
-    @abstractmethod
     def needs(self, split: str) -> list[Needed]:
-        """What has to lie in the benchmark's folder for the published protocol."""
+        """What has to lie in the benchmark's folder for the published protocol, if it has one."""
+        return []
 
     def needs_of(self, split: str, protocol: str) -> list[Needed]:
         """What has to lie in the benchmark's folder."""
@@ -94,9 +94,9 @@ class Benchmark(ABC):
                     f"({type(error).__name__}: {error})"
                 ) from error
 
-    @abstractmethod
     def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
-        """The questions of the published files; see `questions`."""
+        """The questions of the published files, if there are any; see `questions`."""
+        return iter(())
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mgm.errors import MGMError, Parser, one_line, run_command
+from mgm.errors import MGMError, Parser, hub_errors, one_line, run_command
 from mgm.eval.benchmark import PAPER, PROTOCOLS
 from mgm.eval.registry import BENCHMARKS, benchmark
 from mgm.eval.source import HUB_FOLDER, Needed
@@ -87,14 +87,13 @@ def provide_from_hub(dataset: str, pattern: str, folder: Path, offline: bool) ->
     The hub's own library goes on where it broke off, and checks sizes.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if not offline:
         try:
             snapshot_download(
                 dataset, repo_type="dataset", allow_patterns=pattern, local_dir=folder
             )
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        except hub_errors() as error:
             logger.info("%s: cannot be fetched (%s)", dataset, one_line(error)[:200])
     found = sorted(folder.glob(pattern))
     for path in found:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from mgm.errors import MGMError
 from mgm.eval.benchmark import Benchmark
+from mgm.eval.benchmarks.docvqa import DocVQA
 from mgm.eval.benchmarks.gqa import GQA
 from mgm.eval.benchmarks.llava_bench import LLaVABench
 from mgm.eval.benchmarks.mathvista import MathVista
@@ -22,7 +23,7 @@ from mgm.eval.benchmarks.vqav2 import VQAv2
 
 _ALL = (
     *(TextVQA, MMBench, MME, MMVet, MMMU, MathVista),
-    *(VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench, Nano),
+    *(VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench, DocVQA, Nano),
 )
 BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}
 

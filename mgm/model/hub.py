@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError, hub_errors, one_line
 
 # What a model's repository holds besides weights.
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
@@ -36,7 +36,6 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
     where = {name: value for name, value in where.items() if value is not None}
     # Imported here: most runs download nothing.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         small = [*SMALL_FILES]
@@ -45,7 +44,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
             found = Path(snapshot_download(str(path), allow_patterns=[*small, kind], **where))
             if any(found.glob(kind)):
                 break
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except hub_errors() as error:
         at = f" (revision {where['revision']})" if "revision" in where else ""
         raise MGMError(
             f"{path}{at}: no such folder, and no download from the hub ({type(error).__name__}: "

@@ -32,6 +32,9 @@ from mgm.train.trial import Trial
 
 logger = logging.getLogger("mgm.train")
 
+# What gloo and NCCL say when a process that they wait for is gone.
+LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+
 
 def main() -> None:
     """Train as the command line says."""
@@ -127,6 +130,12 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     except MGMError as error:
         raise _without_traceback(error) from error
     except RuntimeError as error:
+        if any(words in str(error) for words in LOST):
+            raise MGMError(
+                f"another process of this run has ended, or cannot be reached "
+                f"({one_line(error)[:200]}); its own output says why, and the same command goes "
+                "on from the last checkpoint"
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise MGMError(

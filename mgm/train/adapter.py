@@ -20,8 +20,8 @@ from mgm.model.linear_experts import built_expert_name, fill_linear_experts, sto
 from mgm.model.lora import ADAPTER_FILES, OTHERS_FILE, PREFIX, read_others
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.published import to_published
-from mgm.train.arguments import TrainingArguments
-from mgm.train.rounding import FULL, round_language_model
+from mgm.train.arguments import FULL, TrainingArguments
+from mgm.train.rounding import round_language_model
 
 BIASES = ("none", "all", "lora_only")
 

@@ -15,6 +15,8 @@ from mgm.errors import MGMError
 
 logger = logging.getLogger(__name__)
 
+FULL = 16  # bits that mean: as it is
+
 # A flag that may be given without a value, and that tells "left out" from "False".
 _SWITCH = {"nargs": "?", "const": True}
 
@@ -188,7 +190,7 @@ class TrainingArguments(transformers.TrainingArguments):
     logging_steps: float = _flag(10, "Steps between two reports of the loss.")
     cache_dir: str | None = _flag(None, "Refused: set the environment variable HF_HOME.")
     mpt_attn_impl: str = _flag("triton", "Refused: MPT is no language model of Mini-Gemini.")
-    bits: int = _flag(16, "Bits of the frozen language model beside a LoRA: 4, 8 or 16.")
+    bits: int = _flag(FULL, "Bits of the frozen language model beside a LoRA: 4, 8 or 16.")
     double_quant: bool = _flag(True, "Whether the scales of 4 bits are rounded too.")
     quant_type: str = _flag("nf4", "Numbers that 4 bits stand for: nf4 or fp4.")
     lora_enable: bool = _flag(False, "Train a LoRA beside the language model, which is frozen.")
@@ -249,6 +251,17 @@ class TrainingArguments(transformers.TrainingArguments):
     def order_seed(self) -> int:
         """Of what is drawn of the data."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def zero3(self) -> bool:
+        """Whether DeepSpeed divides the weights too."""
+        settings = getattr(self, "hf_deepspeed_config", None)  # there is none without --deepspeed
+        return settings is not None and settings.is_zero3()
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether the first process alone reads the weights, of which the others get parts."""
+        return self.sharded or (self.zero3 and self.bits == FULL)
 
     @property
     def n_gpu(self) -> int:

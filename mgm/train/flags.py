@@ -11,8 +11,8 @@ from transformers import HfArgumentParser
 
 from mgm.data.quarantine import POLICIES
 from mgm.errors import MGMError, one_line
-from mgm.train.arguments import DataArguments, ModelArguments, TrainingArguments
-from mgm.train.rounding import BITS, FULL, KINDS
+from mgm.train.arguments import FULL, DataArguments, ModelArguments, TrainingArguments
+from mgm.train.rounding import BITS, KINDS
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
 
@@ -173,8 +173,7 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
         )
     if data.eval_answers < 0:
         raise MGMError(f"--eval_answers {data.eval_answers}: give a number from 0")
-    settings = getattr(training, "hf_deepspeed_config", None)
-    if data.eval_answers and (training.sharded or (settings and settings.is_zero3())):
+    if data.eval_answers and (training.sharded or training.zero3):
         raise MGMError(
             "--eval_answers: no process has the whole model under ZeRO-3 or --fsdp; leave it out, "
             "or take ZeRO-2"

@@ -8,9 +8,8 @@ from torch import nn
 
 from mgm.errors import MGMError
 from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.train.arguments import TrainingArguments
+from mgm.train.arguments import FULL, TrainingArguments
 
-FULL = 16  # bits that mean: as it is
 BITS = (4, 8, FULL)
 KINDS = ("nf4", "fp4")
 

@@ -56,8 +56,8 @@ def starting_point(
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
     """Model, in float32, and processor, agreeing in geometry, template and special tokens.
 
-    Where FSDP2 divides the weights, the first process alone reads them: the others' model has
-    shapes, on the meta device, until `mgm.train.sharding.shard` fills it.
+    Where weights are divided, the first process alone reads them: the others' model has shapes, on
+    the meta device, until `mgm.train.sharding.shard` or `mgm.train.zero3.divide` fills it.
 
     Args:
         arguments: the flags.
@@ -99,7 +99,7 @@ def starting_point(
 
 @contextmanager
 def _whole_weights(training: TrainingArguments) -> Generator[None]:
-    """Load whole weights under ZeRO-3 too, which divides them when training begins.
+    """Load whole weights under ZeRO-3 too: `mgm.train.zero3` divides them.
 
     transformers would divide those of each part by itself, before our names are known.
     """
@@ -217,7 +217,7 @@ def _given(arguments: Arguments) -> dict[str, Any]:
 
 def _place(training: TrainingArguments) -> str | None:
     """Where this process's weights go; None: the CPU."""
-    return "meta" if training.sharded and training.process_index else None
+    return "meta" if training.reads_once and training.process_index else None
 
 
 def _absent(path: str | None) -> bool:

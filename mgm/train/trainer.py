@@ -43,6 +43,7 @@ from mgm.train.source_losses import SourceLosses
 from mgm.train.stream import StreamedDataset, stream_file
 from mgm.train.trial import undisturbed
 from mgm.train.work import RunWork, known_peak
+from mgm.train.zero3 import divide
 
 
 class MGMTrainer(Trainer):
@@ -128,6 +129,13 @@ class MGMTrainer(Trainer):
             # Or it would draw from the random numbers of the run, and a resumed one once more.
             generator=torch.Generator().manual_seed(args.seed),
         )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'; under ZeRO-3 the weights are divided first."""
+        if self.args.zero3 and self.args.reads_once:
+            settings: Any = self.args.hf_deepspeed_config
+            divide(self.model, settings.config, self.args.device, settings.dtype())
+        return super().train(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """An optimizer over our groups of parameters.

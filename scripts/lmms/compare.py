@@ -147,6 +147,7 @@ def choices() -> int:
 
 def prompts() -> int:
     """Records of the hub's data sets that lmms-eval asks with other words."""
+    from lmms_eval.tasks.docvqa.utils import docvqa_doc_to_text
     from lmms_eval.tasks.gqa.utils import gqa_doc_to_text
     from lmms_eval.tasks.mmbench.en_utils import mmbench_doc_to_text
     from lmms_eval.tasks.mme.utils import mme_doc_to_text
@@ -182,6 +183,7 @@ def prompts() -> int:
         ("gqa", gqa_doc_to_text, short, {"answer": "red"}),
         ("vqav2", vqav2_doc_to_text, short, people),
         ("vizwiz", vizwiz_vqa_doc_to_text, blind, {"answers": ["red"]}),
+        ("docvqa", docvqa_doc_to_text, short, {"questionId": "1", "answers": ["red"]}),
     )
     wrong = 0
     for name, function, settings, more in kinds:
@@ -193,7 +195,8 @@ def prompts() -> int:
 
 
 def short_answers() -> int:
-    """Answers that lmms-eval's VQAv2 and VizWiz give another credit."""
+    """Answers that lmms-eval's VQAv2, VizWiz and DocVQA give another credit."""
+    from lmms_eval.api.metrics import anls
     from lmms_eval.tasks.vizwiz_vqa.utils import vizwiz_vqa_process_results
     from lmms_eval.tasks.vqav2.utils import vqav2_process_results_val
 
@@ -208,6 +211,8 @@ def short_answers() -> int:
             document = {"question_id": 1, "answers": answers}
             theirs = vqav2_process_results_val(document, [text])
             wrong += _told("vqav2", text, theirs["exact_match"], _credit("vqav2", text, list(own)))
+            theirs = anls(own, [text])
+            wrong += _told("docvqa", text, theirs["anls"], _credit("docvqa", text, list(own)))
     return wrong
 
 

@@ -172,6 +172,31 @@ def test_rows_are_filled_before_a_token_is_written(engine, pictures, piece):
     assert ["".join(stream) for stream in streams] == [one.text for one in expected]
 
 
+@pytest.mark.parametrize("enough", [True, False])
+def test_memory_of_rows_is_used_again_unless_it_is_much(engine, pictures, enough):
+    asked = questions(pictures)
+    expected = Engine(engine.model, engine.processor).answer(asked)
+    rows = engine.scheduler._keys
+    engine.scheduler.row_bytes = 2**32 if enough else 2**16
+    engine.scheduler.prefixes.capacity = 0  # or less would be read the second time
+    assert [one.text for one in engine.answer(asked)] == [one.text for one in expected]
+    assert rows.columns == []
+    kept = [layer.keys for layer in rows.layers]
+    assert all((part is not None) == enough for part in kept)
+    assert [one.text for one in engine.answer(asked)] == [one.text for one in expected]
+    if enough:
+        assert all(old is new.keys for old, new in zip(kept, rows.layers, strict=True))
+
+
+def test_rows_of_another_precision(engine, pictures):
+    """What was written in one precision is no memory for another."""
+    asked = questions(pictures)
+    engine.answer(asked)
+    engine.model.double()
+    expected = Engine(engine.model, engine.processor).answer(asked)
+    assert engine.answer(asked) == expected
+
+
 def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
     first = Request("what is this?", images=pictures, max_new_tokens=9)
     answer = engine.answer([first])[0]

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,6 +94,12 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
                                         for n, one in enumerate(PEOPLE)]}],
         f"Which?\n{SHORT}",
     ),
+    "docvqa:val": (
+        "DocVQA/validation-00000-of-00001.parquet",
+        [{"questionId": "337", "question": "Which NAME?", "image": image(), "docId": 279,
+          "answers": ["Dr. Who", "dr who"], "data_split": "val"}],
+        f"Which NAME?\n{SHORT}",
+    ),
     "vizwiz:val": (
         "data/val-00000-of-00001.parquet",
         [{"question_id": "VizWiz_val_1", "image": image(), "question": "what IS it?",
@@ -136,6 +143,23 @@ def test_a_data_set_of_the_hub(tmp_path, name):
     assert content(questions[0]) == tuple(one["bytes"] for one in images)
 
 
+def test_documents_by_the_challenges_formula(tmp_path):
+    """And a file for its server, where the answers are known to it alone."""
+    hub, docvqa = tmp_path / "hub" / "DocVQA", BENCHMARKS["docvqa"]
+    row = {"questionId": "9", "question": "Which?", "image": image(), "answers": ["a  b c"]}
+    parquet(hub / "validation-0.parquet", [row])
+    parquet(hub / "test-0.parquet", [row | {"answers": None}])
+    (question,) = docvqa.questions(tmp_path, "val", "official")
+    said = Answered(question, "a b c")
+    assert docvqa.credit(said, "official", Judge()) == pytest.approx(5 / 6)  # a blank is missing
+    assert docvqa.credit(said, "lmms-eval", Judge()) == 1
+    assert docvqa.credit(Answered(question, "x"), "lmms-eval", Judge()) == 0
+    (question,) = docvqa.questions(tmp_path, "test", "official")
+    (file,) = docvqa.submission([Answered(question, "a b")], tmp_path, "test")
+    assert json.loads(file.read_text()) == [{"questionId": 9, "answer": "a b"}]
+    assert docvqa.needs_of("test", "official")[0].dataset == "lmms-lab-encoder/DocVQA"
+
+
 def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
     hub = tmp_path / "hub"
     row = {"id": "20", "imageId": "n1", "question": "Which?", "answer": "red"}
@@ -170,6 +194,10 @@ TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
     ),
     "mmvet:test": (
         "MMVet.tsv", {"question": "Who?", "answer": "a cat", "capability": "rec"}, "Who?",
+    ),
+    "docvqa:val": (
+        "DocVQA_VAL.tsv", {"question": "Which?", "answer": "['Dr. Who', 'who']"},
+        f"Which?\n{SHORT}",
     ),
     "pope:test": (
         "POPE.tsv", {"question": "Is there a dog?", "answer": "Yes", "category": "random"},

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.slow
 
 
 def start(
-    flags: dict[str, object], largest_file: int | None = None, program: tuple[str, ...] = ()
+    flags: dict[str, object],
+    largest_file: int | None = None,
+    program: tuple[str, ...] = (),
+    **variables: str,
 ) -> subprocess.Popen[str]:
     """`python -m mgm.train` in two processes, which may write no file beyond a size, in bytes."""
 
@@ -37,7 +40,7 @@ def start(
             *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 150}),
         ],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -125,6 +128,36 @@ def test_a_process_that_is_killed(flags, form):
     check_failed(process, "SIGKILL")
 
 
+@pytest.mark.parametrize("form", FORMS, ids=["ddp", "fsdp"])
+def test_a_process_tells_that_another_is_gone(flags, form):
+    """Each is started by itself, as on two machines: nobody else ends the one that is left."""
+    variables = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    variables["MASTER_PORT"] = str(free_port())
+    left, lost = (
+        start(
+            flags | form | {"max_steps": 10_000, "save_steps": 5_000},
+            program=("mgm.train",),
+            RANK=rank,
+            **variables,
+        )
+        for rank in ("0", "1")
+    )
+    assert left.stderr is not None
+    for line in left.stderr:
+        if "step 3" in line:
+            break
+    lost.kill()
+    told = check_failed(left, "another process of this run has ended")
+    assert "Traceback" not in told
+    lost.communicate(timeout=10)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def read_some(process: subprocess.Popen[str]) -> list[str]:
     assert process.stderr is not None
     return [process.stderr.readline() for _ in range(12)]
@@ -139,9 +172,7 @@ def test_a_loss_that_is_no_number(flags, form):
 
 def test_machines_joined_by_torchrun(flags, tmp_path):
     """Two launchers on this machine stand for two machines; they learn as one process does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     alone = tmp_path / "alone"
     shared = flags | {"save_strategy": "no", "group_by_modality_length": False}
     whole = shared | {"output_dir": alone, "per_device_train_batch_size": 2}

@@ -150,37 +150,42 @@ def test_fsdp_learns_as_one_process(flags, alone, tmp_path, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["fsdp", "zero3"])
 @pytest.mark.parametrize("start", ["stage 2", "parts", "adapter"])
-def test_the_first_process_alone_reads_weights_under_fsdp(flags, stage1_flags, tmp_path, start):
+def test_the_first_process_alone_reads_weights(flags, stage1_flags, tmp_path, start, form):
     """The others have shapes, until they get their parts of what the first one has read."""
     if start == "parts":
         flags = stage1_flags | {"per_device_train_batch_size": 1}
     elif start == "adapter":
         flags = flags | {"lora_enable": True, "lora_r": 2, "lora_alpha": 4, "lora_dropout": 0}
+    call = "shard" if form == "fsdp" else "divide"
     script = tmp_path / "train.py"
     script.write_text(
         "import torch.distributed as dist\n"
         "from pathlib import Path\n"
         "from mgm.errors import run_command\n"
         "from mgm.train import __main__ as program, trainer\n"
-        "kept = trainer.shard\n"
-        "def shard(model, device, bf16):\n"
+        f"kept = trainer.{call}\n"
+        "def spied(model, *rest):\n"
         "    places = {part.device.type for part in model.language_model.model.parameters()}\n"
         f"    note = Path({str(tmp_path)!r}) / f'{{dist.get_rank()}}'\n"
         "    note.write_text(' '.join(sorted(places)))\n"
-        "    kept(model, device, bf16)\n"
+        "    kept(model, *rest)\n"
         "    assert not any(part.is_meta for part in (*model.parameters(), *model.buffers()))\n"
-        "trainer.shard = shard\n"
+        f"trainer.{call} = spied\n"
         "run_command(program.main)\n"
     )
     single, divided = tmp_path / "single", tmp_path / "divided"
-    more = {"fsdp": "full_shard", "output_dir": divided, "max_steps": 2, "num_train_epochs": 1}
+    flags = flags | {"output_dir": divided, "max_steps": 2, "num_train_epochs": 1}
+    more: dict[str, object] = {"fsdp": "full_shard"}
+    if form == "zero3":
+        pytest.importorskip("deepspeed")
+        more = {"deepspeed": zero_settings("zero3", tmp_path)}
     done = train_in_processes(flags | more, program=(str(script),))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "0").read_text() == "cpu"
     assert "meta" in (tmp_path / "1").read_text()
-    one = {"fsdp": None, "output_dir": single, "per_device_train_batch_size": 2}
-    run(words(flags | more | one))
+    run(words(flags | {"output_dir": single, "per_device_train_batch_size": 2}))
     assert len(losses(divided)) == 2
     assert losses(divided) == pytest.approx(losses(single), rel=1e-4)
     (name,) = (file.name for file in single.glob("*.safetensors"))
