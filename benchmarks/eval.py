@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import mgm
-from benchmarks.published import eager_clip, image_features
+from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images import open_image
 from mgm.eval.answerer import EngineAnswerer
 from mgm.eval.answers import AnswerCache
@@ -90,7 +90,7 @@ def drawn(folder: Path, images: int, count: int) -> list[Question]:
 @torch.inference_mode()
 def loop(questions: list[Question], device: str | None) -> tuple[list[tuple[str, float]], float]:
     """Answers one by one with their least margin between the two best words, and the seconds."""
-    engine = mgm.load(NANO, device=device, attention="eager")
+    engine = eager_engine(NANO, device)
     model: Any = engine.model
     processor = engine.processor
     clip, views = eager_clip(model.vision_tower), Views.of(model.config)

@@ -5,6 +5,7 @@ Source: clip_encoder.py, openclip_encoder.py, and encode_images of mgm_arch.py.
 
 import copy
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,26 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
+from mgm.data.processor import MGMProcessor
+from mgm.data.stops import align_generation
+from mgm.engine.device import choose_device, choose_dtype
+from mgm.engine.engine import Engine
+from mgm.model.attention import set_attention
+from mgm.model.loading import load_model
 from mgm.model.mgm import MGMForConditionalGeneration
 from mgm.model.mining import PatchInfoMining
 from mgm.model.mining_reference import concatenated_map, published_mining
 from mgm.model.vision_tower import VisionTower
+
+
+def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Engine:
+    """A model as `mgm.load` loads it, but with attention written out and torch's linear layers."""
+    place = choose_device(device)
+    model = load_model(path, choose_dtype(None, place), place)
+    set_attention(model, "eager")
+    processor = MGMProcessor.from_pretrained(path)
+    align_generation(model.generation_config, processor.tokenizer, processor.template)
+    return Engine(model, processor)
 
 
 def eager_clip(tower: VisionTower) -> CLIPVisionModel:

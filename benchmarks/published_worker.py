@@ -19,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from transformers import TextIteratorStreamer
 
 import mgm
-from benchmarks.published import eager_clip, image_features
+from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images import open_image
 from mgm.model.views import Views
 from mgm.serve.network_images import NetworkImages
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model-path", required=True)
     parser.add_argument("--port", type=int, default=21002)
     options = parser.parse_args()
-    engine = mgm.load(options.model_path, attention="eager")
+    engine = eager_engine(options.model_path)
     uvicorn.run(application(engine), port=options.port, log_level="warning")
 
 
