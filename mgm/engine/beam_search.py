@@ -35,8 +35,11 @@ def search(
         max_new_tokens=generation.limit,
         eos_token_id=sorted(generation.stop_ids) or None,
         suppress_tokens=list(range(vocabulary, rows)) if vocabulary and vocabulary < rows else None,
+        max_time=generation.seconds,
     )
+    late = generation.late
+    generation.seconds = None  # what is found is all written
     for token in written[0, len(generation.prompt_ids) :].tolist():
         if generation.finish_reason is None:
             generation.push(Choice(token))
-    generation.finish("stop")
+    generation.finish("length" if late else "stop")

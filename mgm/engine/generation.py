@@ -51,6 +51,7 @@ class Generation:
 
     Attributes:
         limit: tokens of the answer, at most.
+        seconds: after which it ends; None: whenever it does.
         stop_ids: tokens that end it.
         listener: gets every piece from the thread that writes, and must not wait.
     """
@@ -76,7 +77,7 @@ class Generation:
         self._told = 0  # tokens that the listener knows
         self.sampler = Sampler(request.sampling, prompt_ids)
         self.limit = min(request.max_new_tokens, room)
-        self._seconds = request.max_seconds
+        self.seconds = request.max_seconds
         self._begun = time.monotonic()
         self.stop_ids = stops.ids
         self._text = TextStream(tokenizer, stops.texts)
@@ -95,12 +96,13 @@ class Generation:
         self._text.push(choice.token)
         if self._text.stopped:
             self.finish("stop")
-        elif len(self.choices) >= self.limit or self._late:
+        elif len(self.choices) >= self.limit or self.late:
             self.finish("length")
 
     @property
-    def _late(self) -> bool:
-        return self._seconds is not None and time.monotonic() - self._begun > self._seconds
+    def late(self) -> bool:
+        """Whether its time is over."""
+        return self.seconds is not None and time.monotonic() - self._begun > self.seconds
 
     def finish(self, reason: str) -> None:
         """End the answer, unless it has ended."""

@@ -176,11 +176,13 @@ class HubFiles(Source):
         dataset: its name.
         pattern: of the files.
         size: rows.
+        image: the column of the images.
     """
 
     dataset: str
     pattern: str
     size: int
+    image: str = "image"
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
@@ -189,7 +191,7 @@ class HubFiles(Source):
     def read(self, folder: Path) -> Iterator[Packed]:
         """See `Source`."""
         for number, row in enumerate(self.records(folder, self.pattern), start=1):
-            yield row, images_of(row.pop("image", None), f"{self.dataset}, row {number}")
+            yield row, images_of(row.pop(self.image, None), f"{self.dataset}, row {number}")
 
     def records(self, folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
         """The rows of some of its files.

@@ -149,6 +149,7 @@ def prompts() -> int:
     """Records of the hub's data sets that lmms-eval asks with other words."""
     from lmms_eval.tasks.docvqa.utils import docvqa_doc_to_text
     from lmms_eval.tasks.gqa.utils import gqa_doc_to_text
+    from lmms_eval.tasks.mathvista.utils import mathvista_doc_to_text
     from lmms_eval.tasks.mmbench.en_utils import mmbench_doc_to_text
     from lmms_eval.tasks.mme.utils import mme_doc_to_text
     from lmms_eval.tasks.pope.utils import pope_doc_to_text
@@ -171,6 +172,11 @@ def prompts() -> int:
     }  # fmt: skip
     yes = {"question": "Is it RED? Please answer yes or no.", "answer": "Yes"}
     people = {"answers": [{"answer": "red"}]}
+    task = {"shot_type": "format-prompt", "shot": 0, "use_caption": False, "use_ocr": False}
+    problem = {
+        "pid": "1", "unit": "$", "precision": 1, "answer": "1.5", "choices": None,
+        "question_type": "free_form", "metadata": {"task": "x"},
+    }  # fmt: skip
     kinds: tuple[tuple[str, Any, dict[str, Any] | None, dict[str, Any]], ...] = (
         ("pope", pope_doc_to_text, short, {"answer": "yes"}),
         ("scienceqa", sqa_doc_to_text, letter, {"answer": 0}),
@@ -183,6 +189,22 @@ def prompts() -> int:
         ("gqa", gqa_doc_to_text, short, {"answer": "red"}),
         ("vqav2", vqav2_doc_to_text, short, people),
         ("vizwiz", vizwiz_vqa_doc_to_text, blind, {"answers": ["red"]}),
+        *(
+            ("mathvista", mathvista_doc_to_text, task, problem | {"answer_type": kind})
+            for kind in ("integer", "float", "list")
+        ),
+        (
+            "mathvista",
+            mathvista_doc_to_text,
+            task,
+            problem
+            | {
+                "question_type": "multi_choice",
+                "answer_type": "text",
+                "choices": ["red", "blue"],
+                "unit": "",
+            },
+        ),
         ("docvqa", docvqa_doc_to_text, short, {"questionId": "1", "answers": ["red"]}),
     )
     wrong = 0

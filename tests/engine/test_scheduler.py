@@ -2,6 +2,8 @@
 
 import random
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -286,6 +288,22 @@ def test_beams_are_those_of_transformers(engine, pictures, beams):
         token for token in written if token not in engine._stops.ids
     ]
     assert "".join(engine.stream(request)) == engine.answer([request])[0].text
+
+
+def test_beams_end_in_time_with_what_they_have_found(engine, monkeypatch):
+    original = engine.model.language_model.forward
+
+    def slow(*args, **kwargs):
+        time.sleep(0.02)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", slow)
+    request = Request("what?", max_new_tokens=100, num_beams=3)
+    whole = engine.answer([request])[0]
+    assert len(whole.tokens) > 25
+    found = engine.answer([replace(request, max_seconds=0.4)])[0]
+    assert 1 < len(found.tokens) < 25
+    assert found.finish_reason == "length"
 
 
 MISTRAL = {"model_type": "mistral", "sliding_window": 12}

@@ -1,14 +1,17 @@
 import pytest
 
-from mgm.eval.benchmarks.mathvista import (
-    distance,
+from mgm.eval.benchmarks.mathvista import MathVista, format_query, query
+from mgm.eval.edit_distance import edit_distance
+from mgm.eval.extraction import (
     extraction_prompt,
     is_equal,
     nearest,
     normal_extraction,
     plain_extraction,
-    query,
 )
+from mgm.eval.judge import Judge
+from mgm.eval.question import Answered, Question
+from mgm.eval.wording import LETTER
 from tests.golden_files import golden_json
 
 
@@ -44,8 +47,73 @@ def test_normal_forms(records):
 
 def test_distances(records):
     for record in records["levenshtein"]:
-        assert distance(record["a"], record["b"]) == record["d"]
+        assert edit_distance(record["a"], record["b"]) == record["d"]
     for record in records["get_most_similar"]:
         assert nearest(record["prediction"], record["choices"]) == record["output"]
     for record in records["safe_equal"]:
         assert is_equal(record["a"], record["b"]) == record["output"]
+
+
+CHOICE = {"question_type": "multi_choice", "answer_type": "text", "choices": ["red", "blue", "12"]}
+NUMBER = {"question_type": "free_form", "choices": [], "precision": 1}
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (CHOICE | {"unit": ""}, f"Which?\nA. red\nB. blue\nC. 12\n{LETTER}"),
+        (
+            NUMBER | {"answer_type": "integer", "unit": "$"},
+            "Which? (Unit: $)\nAnswer the question using a single integer number.",
+        ),
+        (
+            NUMBER | {"answer_type": "float"},
+            "Which?\nAnswer the question using a single floating-point number with one decimal "
+            "place.",
+        ),
+        (NUMBER | {"answer_type": "list"}, "Which?\nAnswer the question using a Python list."),
+        (NUMBER | {"answer_type": "float", "precision": 3}, "Which?"),
+    ],
+)
+def test_what_lmms_eval_asks(problem, expected):
+    assert format_query(problem | {"question": "Which?"}) == expected
+
+
+class Named(Judge):
+    """A judge that says what it was told to."""
+
+    name = "named"
+    is_model = True
+
+    def __init__(self, *says: str) -> None:
+        self.says, self.asked = list(says), []
+
+    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
+        self.asked.append(temperature)
+        return self.says.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer", "text", "judge", "credit"),
+    [
+        (CHOICE, "blue", "B", Named(), 1),  # nobody is asked
+        (CHOICE, "blue", "It is blue.", Named(), 1),
+        (CHOICE, "blue", "red", Named(), 0),
+        (CHOICE, "blue", "the sky", Named("", "B"), 1),  # and once more where it says nothing
+        (CHOICE, "blue", "the sky", Named("A"), 0),
+        (CHOICE, "blue", "so it is (B) then", Judge(), 1),
+        (NUMBER | {"answer_type": "integer"}, "7", "7", Named(), 1),
+        (NUMBER | {"answer_type": "integer"}, "7", "seven", Named("7"), 1),
+        (NUMBER | {"answer_type": "integer"}, "7", "There are 7 of them.", Judge(), 1),
+        (NUMBER | {"answer_type": "integer"}, "7", "There are 8 of them.", Judge(), 0),
+        (NUMBER | {"answer_type": "float"}, "7.5", "7.50", Named(), 1),
+        (NUMBER | {"answer_type": "list"}, "[1, 2]", "[1, 2]", Named("[1, 2]"), 0),
+    ],
+)
+def test_what_vlmevalkit_counts(problem, answer, text, judge, credit):
+    facts = {"problem": problem | {"answer": answer}}
+    question = Question("1", "Which?", answer=answer, facts=facts)
+    assert MathVista().credit(Answered(question, text), "vlmevalkit", judge) == credit
+    if isinstance(judge, Named):
+        assert judge.says == []
+        assert judge.asked == [0.5 * number for number in range(len(judge.asked))]

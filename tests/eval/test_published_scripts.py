@@ -6,8 +6,9 @@ import re
 import pytest
 
 from mgm.errors import MGMError
+from mgm.eval import extraction
 from mgm.eval.answers_file import read_answers
-from mgm.eval.benchmarks import mathvista, mmmu, textvqa
+from mgm.eval.benchmarks import mmmu, textvqa
 from mgm.eval.judge import Judge
 from mgm.eval.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
@@ -74,12 +75,12 @@ def test_mathvista():
     record = golden_json("eval/mathvista.json")["calculate_score_script"]
     right = 0
     for name, problem in record["input"].items():
-        found = mathvista.normal_extraction(
+        found = extraction.normal_extraction(
             *(problem[field] for field in ("extraction", "choices", "question_type")),
             problem["answer_type"],
             problem["precision"],
         )
-        equal = mathvista.is_equal(found, problem["answer"])
+        equal = extraction.is_equal(found, problem["answer"])
         assert (found, equal) == (
             record["output"][name]["prediction"],
             record["output"][name]["true_false"],

@@ -94,6 +94,14 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
                                         for n, one in enumerate(PEOPLE)]}],
         f"Which?\n{SHORT}",
     ),
+    "mathvista:testmini": (
+        "data/testmini-00000-of-00001.parquet",
+        [{"pid": "1", "question": "Which?", "image": "images/1.jpg", "decoded_image": image(),
+          "choices": ["red", "blue"], "unit": None, "precision": None, "answer": "blue",
+          "question_type": "multi_choice", "answer_type": "text", "query": "Hint: x",
+          "metadata": {"task": "textbook"}}],
+        f"Which?\nA. red\nB. blue\n{LETTER}",
+    ),
     "docvqa:val": (
         "DocVQA/validation-00000-of-00001.parquet",
         [{"questionId": "337", "question": "Which NAME?", "image": image(), "docId": 279,
@@ -139,7 +147,8 @@ def test_a_data_set_of_the_hub(tmp_path, name):
     questions = check(name, "lmms-eval", tmp_path)
     assert len(questions) == len(rows)
     assert questions[0].text == prompt
-    images = rows[0]["image"] if isinstance(rows[0]["image"], list) else [rows[0]["image"]]
+    column = BENCHMARKS[name.split(":")[0]].sources[name.split(":")[1], "lmms-eval"].image
+    images = rows[0][column] if isinstance(rows[0][column], list) else [rows[0][column]]
     assert content(questions[0]) == tuple(one["bytes"] for one in images)
 
 
@@ -194,6 +203,13 @@ TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
     ),
     "mmvet:test": (
         "MMVet.tsv", {"question": "Who?", "answer": "a cat", "capability": "rec"}, "Who?",
+    ),
+    "mathvista:testmini": (
+        "MathVista_MINI.tsv",
+        {"question": "Hint: y\nQuestion: Which?", "choices": "['red', 'blue']", "unit": "",
+         "precision": "", "answer": "blue", "answer_option": "B", "task": "textbook",
+         "question_type": "multi_choice", "answer_type": "text"},
+        "Hint: y\nQuestion: Which?",
     ),
     "docvqa:val": (
         "DocVQA_VAL.tsv", {"question": "Which?", "answer": "['Dr. Who', 'who']"},

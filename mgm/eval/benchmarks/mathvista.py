@@ -1,19 +1,26 @@
 """MathVista: mathematics in pictures; what an answer says is extracted before it is compared."""
 
-import re
+import ast
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.benchmark import PAPER, Benchmark
+from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.extraction import (
+    CHOICES,
+    extract,
+    extraction_prompt,
+    is_equal,
+    normal_extraction,
+    ruled_extraction,
+)
 from mgm.eval.files import field, present, read_json, write_lines
 from mgm.eval.judge import Judge
-from mgm.eval.letters import listed
+from mgm.eval.letters import LETTERS, listed, vlmevalkit_letter
 from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed
+from mgm.eval.source import HubFiles, Needed, Table
+from mgm.eval.wording import LETTER
 
-CHOICES = "multi_choice"
 HINTS = {
     CHOICES: "Please answer the question and provide the correct option letter, e.g., A, B, C, D, "
     "at the end.",
@@ -26,6 +33,7 @@ DECIMALS = {
     1: ("one decimal place", "1.2, 1.3, 1.4"),
     2: ("two decimal places", "1.23, 1.34, 1.45"),
 }
+TRIES = 5  # as often VLMEvalKit asks a judge that says nothing
 
 
 class MathVista(Benchmark):
@@ -34,8 +42,15 @@ class MathVista(Benchmark):
     name, title, folder = "mathvista", "MathVista", "MathVista"
     splits = scored = ("testmini",)
     sizes = {"testmini": 1000}  # noqa: RUF012
-    protocols = (PAPER,)
-    judged = (PAPER,)
+    protocols = judged = (PAPER, LMMS_EVAL, VLMEVALKIT)
+    sources = {  # noqa: RUF012
+        ("testmini", LMMS_EVAL): HubFiles(
+            "AI4Math/MathVista", "**/testmini-*.parquet", 1000, "decoded_image"
+        ),
+        ("testmini", VLMEVALKIT): Table(
+            "MathVista_MINI.tsv", 1000, "f199b98e178e5a2a20e7048f5dcb0464"
+        ),
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """Questions and images."""
@@ -62,10 +77,36 @@ class MathVista(Benchmark):
                 facts={"problem": problem},
             )
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`."""
+        listed_choices = row.get("choices") or []
+        if isinstance(listed_choices, str):
+            listed_choices = ast.literal_eval(listed_choices)
+        problem = row | {"choices": [str(one) for one in listed_choices]}
+        if problem.get("precision") in ("", None):
+            problem["precision"] = 0
+        harness = protocol == VLMEVALKIT
+        return Question(
+            id=str(row["index"] if harness else row["pid"]),
+            text=row["question"] if harness else format_query(problem),
+            images=images,
+            answer=str(row["answer"]),
+            group=images[0].name,
+            category=str(row["task"] if harness else row["metadata"]["task"]),
+            max_new_tokens=1024 if harness else 16384,
+            facts={"problem": problem},
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether what was extracted, in the form that the problem asks for, is the answer."""
         problem = answered.question.facts["problem"]
-        found = extract(answered.text, problem | {"query": answered.question.text}, judge)
+        if protocol == VLMEVALKIT:
+            return float(is_right_in_vlmevalkit(answered, problem, judge))
+        if protocol == PAPER:
+            problem = problem | {"query": answered.question.text}
+        found = extract(answered.text, problem, judge)
         normal = normal_extraction(
             found,
             problem["choices"],
@@ -73,6 +114,8 @@ class MathVista(Benchmark):
             problem["answer_type"],
             problem["precision"],
         )
+        if protocol == LMMS_EVAL:
+            return float(str(normal).strip() == answered.question.answer.strip())
         return float(is_equal(normal, answered.question.answer))
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
@@ -113,118 +156,63 @@ def query(problem: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def extract(text: str, problem: Mapping[str, Any], judge: Judge) -> str:
-    """What an answer says, in few letters. Source: extract_answer.py.
+def format_query(problem: Mapping[str, Any]) -> str:
+    """What lmms-eval asks, in its task mathvista_testmini_format.
+
+    Source: mathvista_evals.py. Where it has no hint (three decimal places) it fails; ours has none.
+    """
+    kind = problem["answer_type"]
+    if problem["question_type"] == CHOICES:
+        hint = LETTER
+    elif kind == "float":
+        words, _ = DECIMALS.get(problem["precision"], ("", ""))
+        hint = f"Answer the question using a single floating-point number with {words}."
+        hint = hint if words else ""
+    else:
+        hint = {
+            "integer": "Answer the question using a single integer number.",
+            "list": "Answer the question using a Python list.",
+        }[kind]
+    unit = f" (Unit: {problem['unit']})" if problem.get("unit") else ""
+    lines = (f"{problem['question']}{unit}", listed(problem["choices"]), hint)
+    return "\n".join(line for line in lines if line).strip()
+
+
+def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge: Judge) -> bool:
+    """Whether VLMEvalKit counts it: as it stands, or what a judge finds in it.
+
+    Source: its mathvista.py. A list is never right there.
 
     Raises:
         MGMError: a judge was asked, and does not answer.
     """
-    plain = plain_extraction(text, problem)
-    if plain is not None:
-        return plain
-    if judge.is_model:
-        return judge.ask(extraction_prompt(problem["query"], text))
-    return ruled_extraction(text, problem)
-
-
-def plain_extraction(text: str, problem: Mapping[str, Any]) -> str | None:
-    """An answer that says nothing else; None: it does."""
-    if text == "":
-        return ""
-    if problem["question_type"] == CHOICES and text in problem["choices"]:
-        return text
-    for kind, number in (("integer", int), ("float", float)):
-        if problem["answer_type"] == kind:
-            try:
-                return str(number(text))
-            except ValueError:
-                pass
-    return None
-
-
-def ruled_extraction(text: str, problem: Mapping[str, Any]) -> str:
-    """By rules of our own: a letter, the last number or list, or what stands in quotes."""
-    quoted = re.search(r'The answer is "(.*)"\.', text)
-    if quoted:
-        return quoted[1]
+    choices, text = problem["choices"], answered.text
+    letter = vlmevalkit_letter(text, choices) if problem["question_type"] == CHOICES else None
+    if letter is None and not _fits(text, problem):
+        if judge.is_model:
+            prompt = extraction_prompt(answered.question.text, text)
+            asked = (judge.ask(prompt, temperature=0.5 * number) for number in range(TRIES))
+            text = next(filter(None, asked), "")
+        else:
+            text = ruled_extraction(text, problem)
+        letter = vlmevalkit_letter(text, choices) if problem["question_type"] == CHOICES else None
     if problem["question_type"] == CHOICES:
-        letters = re.findall(r"\(([A-Z])\)|(?:answer|option|choice)(?: is)?:? ([A-Z])\b", text)
-        if letters:
-            return next(filter(None, letters[-1]))
-        return text.strip()
-    if problem["answer_type"] == "list":
-        lists = re.findall(r"\[[^\[\]]*\]", text)
-        return lists[-1] if lists else text.strip()
-    found = re.findall(r"-?\d[\d,]*\.?\d*", text)
-    return found[-1].replace(",", "").rstrip(".") if found else text.strip()
+        return letter is not None and letter == _right_letter(problem)
+    return _fits(text, problem)
 
 
-@cache
-def _examples() -> str:
-    file = Path(__file__).parents[1] / "texts" / "mathvista_extraction.txt"
-    return file.read_text(encoding="utf-8").strip()
+def _right_letter(problem: Mapping[str, Any]) -> str:
+    """Its table has it; by its text where it has not."""
+    given = problem.get("answer_option")
+    return given or LETTERS[problem["choices"].index(str(problem["answer"]))]
 
 
-def extraction_prompt(query: str, text: str) -> str:
-    """What the judge is asked. Source: prompts/ext_ans.py."""
-    return f"{_examples()}\n\n{query}\n\n{text}\n\nExtracted answer: "
-
-
-def normal_extraction(
-    extraction: object,
-    choices: Sequence[str] | None,
-    question_type: str,
-    answer_type: str,
-    precision: float | None,
-) -> str | None:
-    """What was extracted, in the form that the problem asks for; None: it has no such form.
-
-    Compat: a letter beyond the choices, as any other text, means the choice that is nearest to it.
-    Source: calculate_score.py.
-    """
-    if question_type == CHOICES:
-        text = extraction.strip() if isinstance(extraction, str) else _written(extraction)
-        if text is None:
-            text = ""
-        found = re.findall(r"\(([a-zA-Z])\)", text)
-        letter = found[0].upper() if found else text
-        names = [chr(ord("A") + n) for n in range(len(choices or ()))]
-        if letter in names:
-            return (choices or ())[names.index(letter)]
-        return nearest(text if not found else letter, choices or ())
+def _fits(text: str, problem: Mapping[str, Any]) -> bool:
+    """Whether an answer is the right number and nothing else."""
+    number = {"integer": int, "float": float}.get(problem["answer_type"])
+    if number is None or problem["question_type"] == CHOICES:
+        return False
     try:
-        if answer_type == "integer":
-            return str(int(float(extraction)))  # ty: ignore[invalid-argument-type]
-        if answer_type == "float":
-            return str(round(float(extraction), precision))  # ty: ignore
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return _written(extraction)
-
-
-def _written(value: object) -> str | None:
-    try:
-        return str(value)
+        return number(text) == number(problem["answer"])
     except ValueError:
-        return None
-
-
-def nearest(text: str, choices: Sequence[str]) -> str:
-    """The choice at the least distance; the first of several."""
-    return min(choices, key=lambda choice: distance(text, choice))
-
-
-def distance(first: str, second: str) -> int:
-    """Letters to put in, take out or exchange (Levenshtein)."""
-    before = list(range(len(second) + 1))
-    for row, letter in enumerate(first, start=1):
-        now = [row]
-        for column, other in enumerate(second, start=1):
-            now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (letter != other)))
-        before = now
-    return before[-1]
-
-
-def is_equal(first: object, second: object) -> bool:
-    """Whether an answer is right: as values, not as what they mean."""
-    return first == second
+        return False
