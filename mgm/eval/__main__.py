@@ -22,7 +22,7 @@ from mgm.eval.judge import Judge, ModelJudge
 from mgm.eval.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS, benchmark
 from mgm.eval.report import compared, table, write_report
-from mgm.eval.runner import answered, run
+from mgm.eval.runner import answered, run, share
 from mgm.eval.score import Score, load_score, save_score, scored
 from mgm.eval.statistics import compare
 
@@ -54,10 +54,9 @@ def main(words: Sequence[str] | None = None) -> int:
         answerer = _answerer(options)
         for name, (_, _, _, questions) in asked.items():
             run(questions, answerer, cache, process, processes, name if process == 0 else "")
-    _wait_for_all(processes)
+    _collect(asked, cache, process, processes)
     if process:
         return 0
-    cache.reload()
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
@@ -229,15 +228,33 @@ def _answerer(options: argparse.Namespace) -> Answerer:
     return EngineAnswerer(engine, options.batch_size)
 
 
-def _wait_for_all(processes: int) -> None:
-    """Until every process has answered its share; a process that fails ends all, by torchrun."""
+def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, processes: int) -> None:
+    """Have the first process know the answers of all, which may be on other machines.
+
+    It waits for every process; one that fails ends all, by torchrun.
+    """
     if processes == 1:
         return
     import torch.distributed as dist
 
+    # By question: a copy of the model on another machine has other keys.
+    said = {}
+    for name, (_, _, _, questions) in asked.items():
+        own = answered(share(questions, process, processes), cache)
+        said[name] = {one.question.id: one.text for one in own}
+    parts: list[dict[str, dict[str, str]]] | None = None
+    if process == 0:
+        parts = [{} for _ in range(processes)]
     dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.barrier()
+    dist.gather_object(said, parts)
     dist.destroy_process_group()
+    cache.reload()
+    for part in parts or ():
+        for name, texts in part.items():
+            for question in asked[name][3]:
+                key = cache.key(question)
+                if question.id in texts and cache.get(key) is None:
+                    cache.put(key, texts[question.id])
 
 
 if __name__ == "__main__":

@@ -31,26 +31,30 @@ def run(
     Raises:
         MGMError: a question cannot be answered.
     """
-    groups = by_image(questions)[process::processes]
-    total = sum(map(len, groups))
+    own = share(questions, process, processes)
     keys: dict[str, str] = {}  # of questions that are being answered
     pending: set[str] = set()  # keys that were asked for
-    with tqdm(total=total, desc=title, unit=" questions", disable=not title) as bar:
+    with tqdm(total=len(own), desc=title, unit=" questions", disable=not title) as bar:
 
         def open_questions() -> Iterator[Question]:
-            for group in groups:
-                for question in group:
-                    key = cache.key(question)
-                    if cache.get(key) is not None or key in pending:
-                        bar.update()
-                        continue
-                    pending.add(key)
-                    keys[question.id] = key
-                    yield question
+            for question in own:
+                key = cache.key(question)
+                if cache.get(key) is not None or key in pending:
+                    bar.update()
+                    continue
+                pending.add(key)
+                keys[question.id] = key
+                yield question
 
         for answered in answerer.answers(open_questions()):
             cache.put(keys.pop(answered.question.id), answered.text)
             bar.update()
+
+
+def share(questions: Sequence[Question], process: int, processes: int) -> list[Question]:
+    """The questions that one of several processes asks: those about the same images together."""
+    groups = by_image(questions)[process::processes]
+    return [question for group in groups for question in group]
 
 
 def by_image(questions: Sequence[Question]) -> list[list[Question]]:

@@ -8,6 +8,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,14 @@ class Table(Source):
         name: of the file.
         size: rows.
         md5: of the file. Source: VLMEvalKit's DATASET_MD5.
+        split: of the rows that count, where it has several.
     """
 
+    # Splits of a table are unpacked together: what tells them apart is not in `repr`.
     name: str
-    size: int
+    size: int = dataclass_field(repr=False)
     md5: str | None = None
+    split: str | None = dataclass_field(default=None, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
@@ -140,6 +144,12 @@ class Table(Source):
     def read(self, folder: Path) -> Iterator[Packed]:
         """See `Source`."""
         yield from rows_with_images(folder / self.name)
+
+    def rows(self, folder: Path) -> Iterator[Row]:
+        """See `Source`."""
+        for row, images in super().rows(folder):
+            if self.split in (None, row.get("split")):
+                yield row, images
 
     def needed(self) -> list[Needed]:
         """See `Source`."""

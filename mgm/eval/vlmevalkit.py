@@ -27,10 +27,11 @@ def choice_prompt(row: Mapping[str, Any], choices: Sequence[str]) -> str:
     """What is asked. Source: VLMEvalKit's image_mcq.py."""
     hint = str(row.get("hint") or "")
     begin = "" if hint.lower() in NOTHING else f"Hint: {hint}\n"
-    return (
-        f"{begin}Question: {row['question']}\nOptions:\n{listed(choices)}\n"
-        "Please select the correct answer from the options above. \n"
-    )
+    asked = f"{begin}Question: {row['question']}\n"
+    if not choices:
+        return asked
+    options = f"Options:\n{listed(choices)}\n"
+    return f"{asked}{options}Please select the correct answer from the options above. \n"
 
 
 def choice_question(row: Mapping[str, Any], images: tuple[Path, ...]) -> Question:

@@ -32,11 +32,11 @@ class OneDNNLinear(nn.Linear):
 
     def _applies(self, input: Tensor) -> bool:
         return (
-            input.numel() * self.out_features >= SMALL
+            not torch.compiler.is_compiling()  # which chooses by itself
+            and input.numel() * self.out_features >= SMALL
             and input.device.type == self.weight.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32
             and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
         )
 
 

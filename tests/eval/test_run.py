@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -222,6 +224,38 @@ def test_two_processes_by_torchrun(data, model, tmp_path):
     assert main(command(data, model, tmp_path / "one", "--benchmark", "mme")) == 0
     path = "mme/test/paper/answers.jsonl"
     assert (tmp_path / "two" / path).read_text() == (tmp_path / "one" / path).read_text()
+
+
+@pytest.mark.slow
+def test_machines_that_share_no_disk(data, model, tmp_path):
+    """Two launchers stand for two machines, each with its own copy of the model and its output."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in (1, 0):
+        copy = tmp_path / f"model {rank}"
+        shutil.copytree(model, copy)
+        os.utime(copy / "config.json", (rank, rank))
+        words = command(data, copy, tmp_path / f"out {rank}", "--benchmark", "mme", "textvqa")
+        torchrun = ["torch.distributed.run", "--nnodes=2", f"--node_rank={rank}"]
+        torchrun += ["--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=1"]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", *torchrun, "--module", "mgm.eval", *words],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        )  # fmt: skip
+    other, first = (process.communicate(timeout=240) for process in started)
+    assert [process.returncode for process in started] == [0, 0], (other[1], first[1])
+    assert "MME (mme:test)" in first[0]
+    assert other[0] == ""
+    words = command(data, tmp_path / "model 0", tmp_path / "one", "--benchmark", "mme", "textvqa")
+    assert main(words) == 0
+    for path in ("mme/test/paper/answers.jsonl", "textvqa/val/paper/merge.jsonl"):
+        assert (tmp_path / "out 0" / path).read_text() == (tmp_path / "one" / path).read_text()
+    assert len(list((tmp_path / "out 1" / "answers").glob("*.jsonl"))) == 1
 
 
 def test_a_server_is_asked_as_well(data, model, tmp_path):

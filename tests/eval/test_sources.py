@@ -152,6 +152,37 @@ def test_a_data_set_of_the_hub(tmp_path, name):
     assert content(questions[0]) == tuple(one["bytes"] for one in images)
 
 
+def test_mmmu_as_choices_with_images_in_their_places(tmp_path):
+    pictures = [base64.b64encode(png(colour)).decode() for colour in ("red", "blue")]
+    rows = [
+        CHOICES | {"index": "1", "id": "dev_Art_1", "answer": "B", "split": "dev", "image":
+                   pictures[0], "category": "Art"},
+        {"index": "2", "id": "validation_Art_1", "question": "Is <image 2> as <image 1>?",
+         "hint": "", "A": "<image 1>", "B": "no", "C": "", "D": "", "answer": "B",
+         "split": "validation", "image": str(pictures), "category": "Art"},
+        {"index": "3", "id": "validation_Art_2", "question": "How many? <image 1>", "hint": "",
+         "A": "", "B": "", "C": "", "D": "", "answer": "twelve", "split": "validation",
+         "image": pictures[0], "category": "Art"},
+    ]  # fmt: skip
+    file, mmmu = tmp_path / "MMMU_DEV_VAL.tsv", BENCHMARKS["mmmu"]
+    table(file, rows)
+    choice, opened = check("mmmu:val", "vlmevalkit", tmp_path)
+    assert choice.text.startswith("Question: Is <image> as <image>?\nOptions:\nA. <image>\nB. no")
+    assert content(choice) == (png("blue"), png("red"), png("red"))
+    assert opened.text == "Question: How many? <image>\n"
+    assert mmmu.credit(Answered(opened, "It is twelve."), "vlmevalkit", Judge()) == 1
+    assert mmmu.credit(Answered(opened, "It is ten."), "vlmevalkit", Judge()) == 0
+    assert mmmu.credit(Answered(opened, "ten"), "vlmevalkit", Named("B")) == 0
+    assert mmmu.parts([choice, opened], [1.0, 0.0])["Art and Design"] == (50.0, 2)
+    (question,) = check("mmmu:dev", "vlmevalkit", tmp_path)
+    assert (question.id, len(question.images)) == ("dev_Art_1", 1)
+    assert len(list((tmp_path / "unpacked").iterdir())) == 1
+    assert mmmu.expected("val", "vlmevalkit") == 900
+    table(file, [rows[2] | {"question": "Is it <image 3>?"}])
+    with pytest.raises(MGMError, match="it has 1 images, and names <image 3>"):
+        list(mmmu.questions(tmp_path, "val", "vlmevalkit"))
+
+
 def test_documents_by_the_challenges_formula(tmp_path):
     """And a file for its server, where the answers are known to it alone."""
     hub, docvqa = tmp_path / "hub" / "DocVQA", BENCHMARKS["docvqa"]

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mgm.data.templates import IMAGE_MARKER
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, Benchmark
+from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import present, read_parquet, write_lines
 from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed
+from mgm.eval.source import Needed, Table
+from mgm.eval.vlmevalkit import choice_credit, choice_prompt, choices_of
 from mgm.eval.wording import LETTER, SINGLE_WORD
 
 # Source: MMMU's data_utils.py.
@@ -43,6 +45,8 @@ SUBJECTS = (
 SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
 CHOICES = "multiple-choice"
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+OTHER = "Other Answers"  # what VLMEvalKit has beside the answer of an open question
+_TABLE, _MD5 = "MMMU_DEV_VAL.tsv", "585e8ad75e73f75dcad265dfd0417d64"
 SEED = 42  # by which a letter is drawn where an answer names none, as published
 _NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",
@@ -52,13 +56,21 @@ _NUMBERS = (
 
 
 class MMMU(Benchmark):
-    """With the official parser, or as lmms-eval scores, whose open questions are never right."""
+    """With the official parser, or as others' harnesses score.
+
+    lmms-eval never counts an open question as right; VLMEvalKit makes two choices of it.
+    """
 
     name, title, folder = "mmmu", "MMMU", "MMMU"
     splits = tuple(SPLITS)
     scored = ("val", "dev")
     sizes = {"val": 900, "test": 10500, "dev": 150}  # noqa: RUF012
-    protocols = (PAPER, OFFICIAL, LMMS_EVAL)
+    protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    judged = (VLMEVALKIT,)
+    sources = {  # noqa: RUF012
+        ("val", VLMEVALKIT): Table(_TABLE, 900, _MD5, "validation"),
+        ("dev", VLMEVALKIT): Table(_TABLE, 150, _MD5, "dev"),
+    }
 
     def needs(self, split: str) -> list[Needed]:
         """A folder for each subject."""
@@ -95,9 +107,33 @@ class MMMU(Benchmark):
             facts={"type": kind, "choices": choices},
         )
 
+    def from_row(
+        self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
+    ) -> Question:
+        """See `Benchmark`; images stand where the question and its choices have them."""
+        choices = choices_of(row)
+        text, placed = with_images(choice_prompt(row, choices), images)
+        facts = {
+            "type": CHOICES,
+            "question": row["question"],
+            "choices": choices or [row["answer"], OTHER],
+        }
+        return Question(
+            id=str(row.get("id") or row["index"]),
+            text=text,
+            images=placed,
+            answer=row["answer"] if choices else "A",
+            group=str(row["index"]),
+            category=str(row.get("category") or ""),
+            max_new_tokens=1024,
+            facts=facts,
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """See `parse_choice`, `parse_open`."""
         question = answered.question
+        if protocol == VLMEVALKIT:
+            return choice_credit(answered, judge)
         if question.facts["type"] == CHOICES:
             return float(_letter(answered) in _all(question.answer))
         if protocol == LMMS_EVAL:
@@ -139,6 +175,21 @@ class MMMU(Benchmark):
             path.write_text(json.dumps(uploaded(answered), indent=2), encoding="utf-8")
             written.append(path)
         return written
+
+
+def with_images(text: str, images: Sequence[Path]) -> tuple[str, tuple[Path, ...]]:
+    """A text with our markers for `<image 1>` and so on, and the images in their order.
+
+    Raises:
+        ValueError: it names an image that there is not.
+    """
+    named = [int(number) for number in re.findall(r"<image (\d)>", text)]
+    if any(not 1 <= number <= len(images) for number in named):
+        raise ValueError(f"it has {len(images)} images, and names <image {max(named)}>")
+    if not named:
+        return text, tuple(images)
+    placed = tuple(images[number - 1] for number in named)
+    return re.sub(r"<image \d>", IMAGE_MARKER, text), placed
 
 
 def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
