@@ -111,7 +111,7 @@ class Named(Judge):
     ],
 )
 def test_what_vlmevalkit_counts(problem, answer, text, judge, credit):
-    facts = {"problem": problem | {"answer": answer}}
+    facts = {"problem": problem | {"answer": answer, "answer_option": "B"}}
     question = Question("1", "Which?", answer=answer, facts=facts)
     assert MathVista().credit(Answered(question, text), "vlmevalkit", judge) == credit
     if isinstance(judge, Named):

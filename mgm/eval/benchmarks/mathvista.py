@@ -88,6 +88,8 @@ class MathVista(Benchmark):
         if problem.get("precision") in ("", None):
             problem["precision"] = 0
         harness = protocol == VLMEVALKIT
+        if harness and problem["question_type"] == CHOICES and not problem.get("answer_option"):
+            problem["answer_option"] = LETTERS[problem["choices"].index(str(row["answer"]))]
         return Question(
             id=str(row["index"] if harness else row["pid"]),
             text=row["question"] if harness else format_query(problem),
@@ -197,14 +199,8 @@ def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge
             text = ruled_extraction(text, problem)
         letter = vlmevalkit_letter(text, choices) if problem["question_type"] == CHOICES else None
     if problem["question_type"] == CHOICES:
-        return letter is not None and letter == _right_letter(problem)
+        return letter is not None and letter == problem["answer_option"]
     return _fits(text, problem)
-
-
-def _right_letter(problem: Mapping[str, Any]) -> str:
-    """Its table has it; by its text where it has not."""
-    given = problem.get("answer_option")
-    return given or LETTERS[problem["choices"].index(str(problem["answer"]))]
 
 
 def _fits(text: str, problem: Mapping[str, Any]) -> bool:
