@@ -12,6 +12,7 @@ from mgm.eval.extraction import (
 from mgm.eval.judge import Judge
 from mgm.eval.question import Answered, Question
 from mgm.eval.wording import LETTER
+from tests.eval.named_judge import Named
 from tests.golden_files import golden_json
 
 
@@ -79,20 +80,6 @@ def test_what_lmms_eval_asks(problem, expected):
     assert format_query(problem | {"question": "Which?"}) == expected
 
 
-class Named(Judge):
-    """A judge that says what it was told to."""
-
-    name = "named"
-    is_model = True
-
-    def __init__(self, *says: str) -> None:
-        self.says, self.asked = list(says), []
-
-    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
-        self.asked.append(temperature)
-        return self.says.pop(0)
-
-
 @pytest.mark.parametrize(
     ("problem", "answer", "text", "judge", "credit"),
     [
@@ -116,4 +103,6 @@ def test_what_vlmevalkit_counts(problem, answer, text, judge, credit):
     assert MathVista().credit(Answered(question, text), "vlmevalkit", judge) == credit
     if isinstance(judge, Named):
         assert judge.says == []
-        assert judge.asked == [0.5 * number for number in range(len(judge.asked))]
+        assert [temperature for _, temperature in judge.asked] == [
+            0.5 * number for number in range(len(judge.asked))
+        ]

@@ -14,6 +14,7 @@ from mgm.eval.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.score import scored
 from tests.eval.fixtures import png
+from tests.eval.named_judge import Named
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -334,20 +335,6 @@ def test_published_files_do_where_they_hold_the_same_questions():
     for name in ("textvqa", "mme", "mmvet"):
         assert BENCHMARKS[name].also_published
         assert BENCHMARKS[name].protocols_of(BENCHMARKS[name].splits[0])[0] == "paper"
-
-
-class Named(Judge):
-    """A judge that says what it was told to."""
-
-    name = "named"
-    is_model = True
-
-    def __init__(self, *says: str) -> None:
-        self.says, self.asked = list(says), []
-
-    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
-        self.asked.append((prompt, temperature))
-        return self.says.pop(0)
 
 
 @pytest.mark.parametrize("protocol", ["vlmevalkit", "lmms-eval"])
