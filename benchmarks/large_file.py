@@ -1,0 +1,107 @@
+"""A file of very many questions: how soon the first is answered, and what it takes in memory.
+
+    python -m benchmarks.large_file [--questions 100000] [--images 2000] [--answers 300]
+
+Runs `python -m mgm.eval` on questions in GQA's layout, once with a few and once with all of them,
+until enough are answered, and compares how much memory both took. Writes
+benchmarks/results/large_file.json.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "playground" / "mgm-nano"
+RESULTS = ROOT / "benchmarks" / "results" / "large_file.json"
+FEW = 40
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description="A file of very many questions.")
+    parser.add_argument("--questions", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--answers", type=int, default=300, help="after which it is ended")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        few, many = Path(place) / "few", Path(place) / "many"
+        write(few, FEW, 10)
+        write(many, options.questions, options.images)
+        alone = measure(few, FEW)
+        found = measure(many, options.answers)
+    result = {
+        "questions": options.questions,
+        "images": options.images,
+        "answers": options.answers,
+        "seconds_to_first_answer": found["first"],
+        "seconds_to_first_answer_of_few": alone["first"],
+        "megabytes_beyond_the_model": (found["memory"] - alone["memory"]) / 1e6,
+        "processor": psutil.cpu_count(),
+    }
+    print(json.dumps(result, indent=2))
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def write(data: Path, questions: int, images: int) -> None:
+    """Questions and answers in GQA's layout, several about each image."""
+    folder = data / "gqa"
+    pictures = folder / "data" / "images"
+    pictures.mkdir(parents=True)
+    drawn = random.Random(0)
+    for number in range(images):
+        colour = tuple(drawn.randrange(256) for _ in range(3))
+        Image.new("RGB", (320, 240), colour).save(pictures / f"{number}.jpg")
+    truths = {
+        str(number): {"answer": "red", "types": {"structural": "query"}}
+        for number in range(questions)
+    }
+    (folder / "data" / "testdev_balanced_questions.json").write_text(json.dumps(truths))
+    with (folder / "llava_gqa_testdev_balanced.jsonl").open("w") as file:
+        for number in range(questions):
+            text = f"Which colour is part {number}?\nAnswer the question using a single word."
+            record = {"question_id": str(number), "image": f"{number % images}.jpg", "text": text}
+            file.write(json.dumps(record) + "\n")
+
+
+def measure(data: Path, answers: int) -> dict[str, Any]:
+    """Seconds from the start of the program to its first answer, and its most bytes by then."""
+    output = data / "out"
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mgm.eval", "--model-path", str(NANO), "--benchmark", "gqa"),
+            *("--data", str(data), "--output", str(output)),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    observed, first, memory = psutil.Process(process.pid), 0.0, 0
+    file = output / "answers" / "answers-0.jsonl"
+    while process.poll() is None:
+        memory = max(memory, observed.memory_info().rss)
+        written = file.read_bytes().count(b"\n") if file.is_file() else 0
+        if written and not first:
+            first = time.perf_counter() - begun
+        if written >= answers:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    return {"first": first, "memory": memory}
+
+
+if __name__ == "__main__":
+    main()
