@@ -8,9 +8,10 @@ all of them as they are.
 """
 
 import argparse
+import base64
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file
-from mgm.data.examination import KINDS, USABLE, Examination, clean_copy, examine
+from mgm.data.examination import KINDS, USABLE, Examination, clean_places, examine
 from mgm.data.processor import MGMProcessor
 from mgm.data.sample_page import sample_page
 from mgm.data.samples import SampleError, check_sample, raw_samples
+from mgm.data.table import TableRows, is_table
 from mgm.data.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, run_command, write_output
 
@@ -32,13 +34,18 @@ def main(words: Sequence[str] | None = None) -> int:
     """Examine, and write what was asked for; returns the exit status."""
     options = parse(words)
     file: Path = options.file
-    folder = options.image_folder or file.parent
+    folder: Path = options.image_folder or (file if file.is_dir() else file.parent)
+    rows = (
+        TableRows(str(file), options.data_config, options.data_split)
+        if is_table(str(file))
+        else _JSONRows(file)
+    )
     processor = None if options.model is None else MGMProcessor.from_pretrained(options.model)
     if processor is not None and options.version is not None:
         processor.conversation = version_template(options.version)
-    raw = raw_samples(file)
     examination = examine(
-        file, raw, folder, processor, options.model_max_length, options.workers, _bar
+        *(file, rows.samples, partial(_content, rows, folder), processor),
+        *(options.model_max_length, options.workers, _bar),
     )
     write_output(summary(examination))
     if options.report is not None:
@@ -48,12 +55,44 @@ def main(words: Sequence[str] | None = None) -> int:
 
         draw(examination, options.plot)
     if options.show is not None and processor is not None:
-        _write_page(options, raw, processor, folder)
+        _write_page(options, rows.samples, processor, partial(_address, rows, folder))
     if options.fix is not None:
-        kept = clean_copy(raw, examination)
-        _write_samples(options.fix, kept)
+        kept = clean_places(examination)
+        with atomic_file(options.fix) as part:
+            rows.write(kept, part)
         write_output(f"{options.fix}: {len(kept)} of {examination.samples} samples\n")
     return int(bool(examination.unusable))
+
+
+class _JSONRows:
+    """A JSON or .jsonl file as `TableRows`."""
+
+    def __init__(self, file: Path) -> None:
+        self.samples = raw_samples(file)
+
+    def image(self, name: str) -> None:
+        """Images are files of their own."""
+
+    def write(self, places: Sequence[int], file: Path) -> None:
+        """Write some of the samples, in the format of the name's ending."""
+        kept = [self.samples[place] for place in places]
+        dump = partial(json.dumps, ensure_ascii=False)
+        lines = "".join(f"{dump(sample)}\n" for sample in kept)
+        text = lines if file.suffix == ".jsonl" else dump(kept, indent=1)
+        file.write_text(text, encoding="utf-8")
+
+
+def _content(rows: TableRows | _JSONRows, folder: Path, name: str) -> bytes:
+    inside = rows.image(name)
+    return (folder / name).read_bytes() if inside is None else inside
+
+
+def _address(rows: TableRows | _JSONRows, folder: Path, name: str) -> str:
+    """For a page: of a file, or the image itself."""
+    inside = rows.image(name)
+    if inside is None:
+        return str((folder / name).absolute())
+    return f"data:image;base64,{base64.b64encode(inside).decode()}"
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -64,7 +103,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser(prog="python -m mgm.data.doctor", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="JSON or .jsonl file in the published format")
+    add("file", type=Path, metavar="FILE", help="JSON or .jsonl file in the published format; or a "
+        "parquet file, a folder of them, or a data set's folder or name on the hub")  # fmt: skip
+    add("--data-config", metavar="NAME", help="part of a data set on the hub")
+    add("--data-split", default="train", metavar="NAME", help="of a data set; default train")
     add("--image-folder", type=Path, metavar="DIR", help="default: the folder of FILE")
     add("--model", metavar="FOLDER", help="tells lengths by this model's tokenizer and images")
     add("--version", metavar="NAME", help="conversation template; default: the model's own")
@@ -87,6 +129,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         raise MGMError(f"--workers {options.workers}: give a number from 1")
     if options.fix is not None and options.fix.resolve() == options.file.resolve():
         raise MGMError("--fix names the file itself; give another, the original stays")
+    endings = (".parquet",) if is_table(str(options.file)) else (".json", ".jsonl")
+    if options.fix is not None and options.fix.suffix not in endings:
+        raise MGMError(f"--fix {options.fix}: the copy ends in {' or '.join(endings)}")
     return options
 
 
@@ -163,7 +208,10 @@ def _bar(items: Iterable[Any]) -> Iterable[Any]:
 
 
 def _write_page(
-    options: argparse.Namespace, raw: Sequence[Any], processor: MGMProcessor, folder: Path
+    options: argparse.Namespace,
+    raw: Sequence[Any],
+    processor: MGMProcessor,
+    address: Callable[[str], str],
 ) -> None:
     if not 0 <= options.show < len(raw):
         raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {len(raw) - 1}")
@@ -175,23 +223,11 @@ def _write_page(
     with atomic_file(options.page) as part:
         part.write_text(
             sample_page(
-                sample, template, processor, folder, f"{options.file.name}: sample {options.show}"
+                sample, template, processor, address, f"{options.file.name}: sample {options.show}"
             ),
             encoding="utf-8",
         )
     write_output(f"{options.page}: sample {options.show}\n")
-
-
-def _write_samples(path: Path, samples: Sequence[Any]) -> None:
-    """In the same format as they were read, by the name's ending."""
-    dump = partial(json.dumps, ensure_ascii=False)
-    text = (
-        "".join(f"{dump(sample)}\n" for sample in samples)
-        if path.suffix == ".jsonl"
-        else dump(samples, indent=1)
-    )
-    with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

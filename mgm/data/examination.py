@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Examination:
 def examine(
     file: Path,
     raw: Sequence[Any],
-    image_folder: Path,
+    read: Callable[[str], bytes],
     processor: MGMProcessor | None = None,
     max_length: int | None = None,
     workers: int = 8,
@@ -99,7 +100,7 @@ def examine(
     Args:
         file: in the published format.
         raw: what it holds (`raw_samples`).
-        image_folder: where its image paths begin.
+        read: the bytes of an image by its name; raises OSError.
         processor: of the model to train, which tells lengths; None: they are not looked at.
         max_length: positions of a sample that are kept, image positions included.
         workers: threads that read images.
@@ -117,7 +118,7 @@ def examine(
         result.images[len(sample.images)] += 1
         for name in dict.fromkeys(sample.files):
             users[name].append(place)
-    _examine_images(users, image_folder, workers, progress, result)
+    _examine_images(users, read, workers, progress, result)
     unusable = result.unusable
     template = get_template(processor.conversation, processor.wrap_images) if processor else None
     for place, sample in progress(list(samples.items())):
@@ -135,7 +136,7 @@ def examine(
 
 def _examine_images(
     users: dict[str, list[int]],
-    folder: Path,
+    read: Callable[[str], bytes],
     workers: int,
     progress: Progress,
     result: Examination,
@@ -143,7 +144,7 @@ def _examine_images(
     """Read and decode every file once."""
     first: dict[str, str] = {}  # file by the hash of its content
     with ThreadPoolExecutor(workers) as pool:
-        looked = pool.map(lambda name: _look_at(folder / name), users)
+        looked = pool.map(partial(_look_at, read), users)
         for name, (kind, text, size) in zip(progress(list(users)), looked, strict=True):
             if size is not None:
                 result.sizes[name] = size
@@ -154,13 +155,13 @@ def _examine_images(
             result.findings += [Finding(place, kind, text) for place in users[name]]
 
 
-def _look_at(file: Path) -> tuple[str, str, tuple[int, int] | None]:
+def _look_at(read: Callable[[str], bytes], name: str) -> tuple[str, str, tuple[int, int] | None]:
     """What is wrong with an image: kind and text. Or the hash of its content, and its size."""
-    if not file.is_file():
-        return "missing image", f"{file}: there is no such file", None
     try:
-        content = file.read_bytes()
-        size = open_image(content, str(file)).size
+        content = read(name)
+        size = open_image(content, name).size
+    except (FileNotFoundError, IsADirectoryError) as fault:
+        return "missing image", f"{fault.filename}: there is no such file", None
     except (MGMError, OSError) as fault:
         return "broken image", str(fault), None
     return "", hashlib.sha256(content).hexdigest(), size
@@ -181,8 +182,8 @@ def _check_length(place: int, ids: list[int], processor: MGMProcessor, result: E
         result.findings.append(Finding(place, "cut image", text))
 
 
-def clean_copy(raw: Sequence[Any], examination: Examination) -> list[Any]:
-    """The samples that training can use, as they stand in the file; answers without text go too."""
+def clean_places(examination: Examination) -> list[int]:
+    """Places of the samples that training can use; those with answers without text go too."""
     left_out = examination.unusable
     left_out |= {found.sample for found in examination.findings if found.kind == "empty answer"}
-    return [entry for place, entry in enumerate(raw) if place not in left_out]
+    return [place for place in range(examination.samples) if place not in left_out]

@@ -1,10 +1,8 @@
 """A sample as the model reads it, on a page: what is learned of it in colour, token by token."""
 
 import html
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from mgm.data.processor import MGMProcessor
 from mgm.data.samples import Sample
@@ -24,7 +22,11 @@ img { height: 12rem; margin: 0 1rem 1rem 0 }
 
 
 def sample_page(
-    sample: Sample, template: Template, processor: MGMProcessor, image_folder: Path, title: str
+    sample: Sample,
+    template: Template,
+    processor: MGMProcessor,
+    address: Callable[[str], str],
+    title: str,
 ) -> str:
     """HTML of one sample.
 
@@ -32,7 +34,7 @@ def sample_page(
         sample: a conversation with its images.
         template: the way it is written.
         processor: the model's.
-        image_folder: where the sample's image paths begin.
+        address: of an image, by the name that the sample has for it.
         title: of the page.
     """
     ids, labels = processor.encode_segments(sample.segments(template))
@@ -51,7 +53,7 @@ def sample_page(
             shown = html.escape(text.replace("\n", "⏎\n"))
             pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
     images = "".join(
-        f'<img src="{html.escape(os.path.abspath(image_folder / name))}" alt="{html.escape(name)}">'  # noqa: PTH100
+        f'<img src="{html.escape(address(name))}" alt="{html.escape(name)}">'
         for name in sample.files
     )
     return (

@@ -1,6 +1,6 @@
 """Hugging Face data sets and parquet files: memory-mapped rows as samples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,57 @@ class TableFile:
                     yield place, place + 1, as_sample(row, f"{self.path}: sample {place}")
                 except SampleError as fault:
                     yield place, place + 1, fault
+
+
+class TableRows:
+    """The rows of a table as they stand, for whoever looks for faults in them.
+
+    Args:
+        path: see `is_table`.
+        config: as for `TableFile`.
+        split: likewise.
+
+    Attributes:
+        samples: in the published form; of a row that has none, a `SampleError`. An image whose
+            bytes are in the table is named by its place.
+
+    Raises:
+        MGMError: there is no such table, or it cannot be read or has no rows.
+    """
+
+    def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
+        self._rows = _load(path, config, split).with_format("arrow")
+        if not len(self._rows):
+            raise MGMError(f"{path}: holds no row; give at least one")
+        self._inside: dict[str, tuple[int, int]] = {}  # row and place in it, by name
+        self.samples: list[Any] = []
+        for start in range(0, len(self._rows), BATCH):
+            batch = _without_images(self._rows[start : start + BATCH])
+            self.samples += [self._sample(*pair) for pair in enumerate(batch, start=start)]
+
+    def _sample(self, place: int, row: dict[str, Any]) -> Any:
+        try:
+            sample = as_sample(row, f"sample {place}")
+        except SampleError as fault:
+            return fault
+        images = sample["image"] or []
+        for number, image in enumerate(images):
+            if image == _HERE:
+                images[number] = f"sample {place}, image {number + 1}"
+                self._inside[images[number]] = (place, number)
+        return sample
+
+    def image(self, name: str) -> bytes | None:
+        """The image of this name; None: it is a file of its own."""
+        if name not in self._inside:
+            return None
+        place, number = self._inside[name]
+        row = self._rows[place : place + 1].to_pylist()[0]
+        return as_sample(row, name)["image"][number]
+
+    def write(self, places: Sequence[int], file: Path) -> None:
+        """Write some of the rows as a parquet file."""
+        self._rows.select(places).to_parquet(str(file))
 
 
 def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":

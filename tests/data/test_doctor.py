@@ -1,8 +1,10 @@
 """Planted faults of every kind are found, and nothing else is."""
 
+import base64
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from PIL import Image
 from mgm.data import doctor
 from mgm.data.examination import KINDS
 from mgm.data.samples import read_samples
+from mgm.data.table import TableFile
 from mgm.errors import MGMError
 from tests.tiny_model import build
 
@@ -159,3 +162,63 @@ def test_a_sample_that_is_not_there(folder, tmp_path):
         doctor.main([str(folder / "data.json"), "--model", str(model), "--show", "20"])
     with pytest.raises(MGMError, match="sample 13: 1 <image> marker"):
         doctor.main([str(folder / "data.json"), "--model", str(model), "--show", "13"])
+
+
+@pytest.fixture
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def as_table(folder: Path, inside: bool) -> Path:
+    """The same samples as a parquet file, which holds the bytes of their images or the names."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    def held(name: str) -> dict:
+        file = folder / name
+        here = file.read_bytes() if inside and file.is_file() else None
+        return {"bytes": here, "path": name}
+
+    rows = []
+    for sample in json.loads((folder / "data.json").read_text()):
+        names = sample["image"] if isinstance(sample["image"], list) else [sample["image"]]
+        talk = sample.get("conversations")
+        rows.append({"images": [held(name) for name in names], "conversations": talk})
+    path = folder / "table.parquet"
+    # In two groups of rows, as large tables are written.
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=9)
+    return path
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("inside", [True, False], ids=["bytes", "names"])
+def test_a_table_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, inside, capsys):
+    pytest.importorskip("datasets")
+    table = as_table(folder, inside)
+    report = examined_file(table)
+    found = {kind: places(report, kind) for kind in KINDS if places(report, kind)}
+    if inside:  # there, every use of an image is a copy
+        assert set(found.pop("duplicate image")) > {17}
+        assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
+    else:
+        assert found == PLANTED
+    assert "gone.png: there is no such file" in capsys.readouterr().out
+    clean = folder / "clean.parquet"
+    assert doctor.main([str(table), "--fix", str(clean)]) == 1
+    assert "13 of 20 samples" in capsys.readouterr().out
+    assert doctor.main([str(clean)]) == 0
+    kept = TableFile(str(clean))
+    assert len(kept) == 13
+    first = kept[0].images[0]
+    assert first == ((folder / "0.png").read_bytes() if inside else "0.png")
+    with pytest.raises(MGMError, match=r"the copy ends in \.parquet"):
+        doctor.main([str(table), "--fix", str(folder / "clean.json")])
+
+
+def test_a_page_of_a_row_shows_the_image_of_the_table(folder, tmp_path):
+    pytest.importorskip("datasets")
+    table, page = as_table(folder, True), folder / "page.html"
+    model = build(tmp_path / "model")
+    doctor.main([str(table), "--model", str(model), "--show", "3", "--page", str(page)])
+    content = base64.b64encode((folder / "3.png").read_bytes()).decode()
+    assert f"data:image;base64,{content}" in page.read_text()
