@@ -14,6 +14,7 @@ fi
 source "$environment/bin/activate"
 pip install --quiet --disable-pip-version-check --root-user-action=ignore \
     lmms-eval==0.7.3 torch==2.15.0 torchvision==0.29.2 transformers==5.23.0 timm==1.0.31 \
-    accelerate==1.15.0 "filelock<3.25" # newer ones lack what lmms-eval takes from within
+    accelerate==1.15.0 levenshtein==0.27.1 \
+    "filelock<3.25" # newer ones lack what lmms-eval takes from within
 pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --editable .
 python scripts/lmms/compare.py
