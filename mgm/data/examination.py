@@ -160,7 +160,7 @@ def _look_at(read: Callable[[str], bytes], name: str) -> tuple[str, str, tuple[i
     try:
         content = read(name)
         size = open_image(content, name).size
-    except (FileNotFoundError, IsADirectoryError) as fault:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as fault:
         return "missing image", f"{fault.filename}: there is no such file", None
     except (MGMError, OSError) as fault:
         return "broken image", str(fault), None

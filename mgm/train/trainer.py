@@ -132,7 +132,7 @@ class MGMTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers'; under ZeRO-3 the weights are divided first."""
-        if self.args.zero3 and self.args.reads_once:
+        if self.args.zero3 and self.args.reads_once and self.args.world_size > 1:
             settings: Any = self.args.hf_deepspeed_config
             divide(self.model, settings.config, self.args.device, settings.dtype())
         return super().train(*args, **kwargs)

@@ -81,6 +81,13 @@ def test_every_planted_fault_is_found(folder, capsys):
     assert "gone.png: there is no such file" in told
 
 
+@pytest.mark.parametrize("name", ["gone.png", "0.png/inside.png", "."])
+def test_what_is_no_file_is_missing(folder, name):
+    path = folder / "one.json"
+    path.write_text(json.dumps([asks(name)]))
+    assert places(examined_file(path), "missing image") == [0]
+
+
 def test_lengths_by_a_model(folder, tmp_path):
     model = build(tmp_path / "model")
     span = model_span(model)
