@@ -77,9 +77,10 @@ class Subject:
         torch.manual_seed(0)
         model = MGMForConditionalGeneration(config).eval()
         self.model: Any = model.to(chosen.device, chosen.dtype)
-        self.ours = copy.deepcopy(self.model)
-        if torch.device(chosen.device).type == "cpu":
-            use_onednn(self.ours)  # as `mgm.load` does
+        self.ours = self.model
+        if torch.device(chosen.device).type == "cpu":  # as `mgm.load` does
+            self.ours = copy.deepcopy(self.model)
+            use_onednn(self.ours)
         self.grid = grid
         self.compile = chosen.compile
         self.clip = eager_clip(self.model.vision_tower)

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, cast
 
 from mgm.data.record import CAPTIONS, as_sample
 from mgm.data.samples import SampleError, parse
-from mgm.data.table import BUILDERS, import_datasets
-from mgm.errors import MGMError, hub_errors, one_line
+from mgm.data.table import BUILDERS, import_datasets, reading_errors
+from mgm.errors import MGMError, one_line
 
 TARS = (".tar", ".tar.gz", ".tgz")
 RETRIES = 5  # in a row, of a shard that comes over a network
@@ -194,7 +194,7 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
             found = datasets.load_dataset(
                 builder, data_files=list(names), split="train", streaming=True
             )
-    except (*hub_errors(), ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except reading_errors(datasets) as error:
         raise MGMError(
             f"{path}: cannot be streamed ({one_line(error)}); check the path, --data_config and "
             "--data_split"

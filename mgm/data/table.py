@@ -55,9 +55,7 @@ class TableFile:
 
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
         self.path = path
-        self.rows = _load(path, config, split).with_format("arrow")
-        if not len(self.rows):
-            raise MGMError(f"{path}: holds no row; give at least one")
+        self.rows = _load(path, config, split)
         stamp = np.array([VERSION, len(self.rows)], dtype=np.int64)
         home = home_in_cache(f"{path} {self.rows._fingerprint}")
         found = SampleIndex.saved(home, stamp)
@@ -72,17 +70,11 @@ class TableFile:
     def __getitem__(self, row: int) -> Sample:
         place = int(self.index.places[range(len(self))[row]])
         where = f"{self.path}: sample {place}"
-        found = self.rows[place : place + 1].to_pylist()[0]
-        return check_sample(as_sample(found, where), where)
+        return check_sample(_row(self.rows, place, where), where)
 
     def _elements(self) -> Iterator[tuple[int, int, Any]]:
-        for start in range(0, len(self.rows), BATCH):
-            batch = _without_images(self.rows[start : start + BATCH])
-            for place, row in enumerate(batch, start=start):
-                try:
-                    yield place, place + 1, as_sample(row, f"{self.path}: sample {place}")
-                except SampleError as fault:
-                    yield place, place + 1, fault
+        for place, sample in enumerate(_samples(self.rows, f"{self.path}: ")):
+            yield place, place + 1, sample
 
 
 class TableRows:
@@ -102,41 +94,58 @@ class TableRows:
     """
 
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
-        self._rows = _load(path, config, split).with_format("arrow")
-        if not len(self._rows):
-            raise MGMError(f"{path}: holds no row; give at least one")
+        self._rows = _load(path, config, split)
         self._inside: dict[str, tuple[int, int]] = {}  # row and place in it, by name
-        self.samples: list[Any] = []
-        for start in range(0, len(self._rows), BATCH):
-            batch = _without_images(self._rows[start : start + BATCH])
-            self.samples += [self._sample(*pair) for pair in enumerate(batch, start=start)]
-
-    def _sample(self, place: int, row: dict[str, Any]) -> Any:
-        try:
-            sample = as_sample(row, f"sample {place}")
-        except SampleError as fault:
-            return fault
-        images = sample["image"] or []
-        for number, image in enumerate(images):
-            if image == _HERE:
-                images[number] = f"sample {place}, image {number + 1}"
-                self._inside[images[number]] = (place, number)
-        return sample
+        self.samples: list[Any] = list(_samples(self._rows))
+        for place, sample in enumerate(self.samples):
+            images = [] if isinstance(sample, SampleError) else sample["image"] or []
+            for number, image in enumerate(images):
+                if image == _HERE:
+                    images[number] = f"sample {place}, image {number + 1}"
+                    self._inside[images[number]] = (place, number)
 
     def image(self, name: str) -> bytes | None:
         """The image of this name; None: it is a file of its own."""
         if name not in self._inside:
             return None
         place, number = self._inside[name]
-        row = self._rows[place : place + 1].to_pylist()[0]
-        return as_sample(row, name)["image"][number]
+        return _row(self._rows, place, name)["image"][number]
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the rows as a parquet file."""
         self._rows.select(places).to_parquet(str(file))
 
 
+def _samples(rows: Any, begin: str = "") -> Iterator[Any]:
+    """All rows in the published form, without what is in their images; of faulty ones the fault.
+
+    Args:
+        rows: of a table.
+        begin: of what faults say.
+    """
+    for start in range(0, len(rows), BATCH):
+        batch = _without_images(rows[start : start + BATCH])
+        for place, row in enumerate(batch, start=start):
+            try:
+                yield as_sample(row, f"{begin}sample {place}")
+            except SampleError as fault:
+                yield fault
+
+
+def _row(rows: Any, place: int, where: str) -> dict[str, Any]:
+    """One row in the published form, images and all."""
+    return as_sample(rows[place : place + 1].to_pylist()[0], where)
+
+
 def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
+    """The rows, as arrow has them; at least one."""
+    rows = _found(path, config, split).with_format("arrow")
+    if not len(rows):
+        raise MGMError(f"{path}: holds no row; give at least one")
+    return rows
+
+
+def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
     datasets = import_datasets(path)
     place = Path(path)
     try:
@@ -154,7 +163,7 @@ def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
         return datasets.load_dataset(builder, data_files=files, split="train")
     except MGMError:
         raise
-    except (*hub_errors(), ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except reading_errors(datasets) as error:
         reason = one_line(error.__cause__ or error)
         raise MGMError(
             f"{path}: cannot be read as a data set ({reason}); check the path, --data_config and "
@@ -173,6 +182,11 @@ def import_datasets(path: str) -> Any:
     except ImportError as error:
         raise MGMError(f"{path}: needs the package datasets; pip install -e '.[train]'") from error
     return datasets
+
+
+def reading_errors(datasets: Any) -> tuple[type[Exception], ...]:
+    """What the datasets library raises where there is no data set, or none that it can read."""
+    return (*hub_errors(), ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
 def _files(folder: Path) -> list[str]:

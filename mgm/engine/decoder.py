@@ -87,10 +87,8 @@ class Decoder:
         places = rows.begin_step(device, rows=least, narrowest=narrowest)
         ids = torch.zeros(len(places), 1, dtype=torch.long, device=device)
         ids[: len(tokens), 0] = torch.tensor(tokens, device=device)
-        if (
-            self._compiled is not None and device.type == "cuda"
-        ):  # or what a GPU records would copy them
-            rows.keep_in_place()
+        if self._compiled is not None and device.type == "cuda":
+            rows.keep_in_place()  # or what a GPU records would copy them
         with self._masks.in_use():
             return call(ids, self._masks.of(places, rows.step_width), places, rows)
 

@@ -248,13 +248,14 @@ def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, process
     dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
     dist.gather_object(said, parts)
     dist.destroy_process_group()
+    if parts is None:
+        return
     cache.reload()
-    for part in parts or ():
-        for name, texts in part.items():
-            for question in asked[name][3]:
-                key = cache.key(question)
-                if question.id in texts and cache.get(key) is None:
-                    cache.put(key, texts[question.id])
+    for name, (_, _, _, questions) in asked.items():
+        texts = dict(pair for part in parts for pair in part[name].items())
+        for question in questions:
+            if question.id in texts and cache.get(key := cache.key(question)) is None:
+                cache.put(key, texts[question.id])
 
 
 if __name__ == "__main__":

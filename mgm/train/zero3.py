@@ -53,21 +53,19 @@ class _Parameters(nn.Module):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Each parameter once, in memory; whoever shares it gets the same."""
-        made: dict[int, nn.Parameter] = {}
-        kept: list[nn.Parameter] = []  # or another could get the same id
+        made: dict[nn.Parameter, nn.Parameter] = {}
         for owner in self._owners:
             for name, parameter in owner._parameters.items():
                 if parameter is None:
                     continue
-                new = made.get(id(parameter))
+                new = made.get(parameter)
                 if new is None:
                     data = _placed(parameter.data, self._device).to(self._dtype)
                     if parameter.is_meta:
                         new = nn.Parameter(data, parameter.requires_grad)
                     else:
                         parameter.data, new = data, parameter
-                    made[id(parameter)] = new
-                    kept.append(parameter)
+                    made[parameter] = new
                     yield new
                 owner._parameters[name] = new
 

@@ -188,27 +188,27 @@ def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge
     Raises:
         MGMError: a judge was asked, and does not answer.
     """
-    choices, text = problem["choices"], answered.text
-    letter = vlmevalkit_letter(text, choices) if problem["question_type"] == CHOICES else None
-    if letter is None and not _fits(text, problem):
+    text = answered.text
+    meant = _meant(text, problem)
+    if meant is None:
         if judge.is_model:
             prompt = extraction_prompt(answered.question.text, text)
             asked = (judge.ask(prompt, temperature=0.5 * number) for number in range(TRIES))
             text = next(filter(None, asked), "")
         else:
             text = ruled_extraction(text, problem)
-        letter = vlmevalkit_letter(text, choices) if problem["question_type"] == CHOICES else None
+        meant = _meant(text, problem)
+    right = "answer_option" if problem["question_type"] == CHOICES else "answer"
+    return meant is not None and meant == problem[right]
+
+
+def _meant(text: str, problem: Mapping[str, Any]) -> str | None:
+    """The letter that a text names; of a number the answer, if it is that and nothing else."""
     if problem["question_type"] == CHOICES:
-        return letter is not None and letter == problem["answer_option"]
-    return _fits(text, problem)
-
-
-def _fits(text: str, problem: Mapping[str, Any]) -> bool:
-    """Whether an answer is the right number and nothing else."""
+        return vlmevalkit_letter(text, problem["choices"])
     number = {"integer": int, "float": float}.get(problem["answer_type"])
-    if number is None or problem["question_type"] == CHOICES:
-        return False
     try:
-        return number(text) == number(problem["answer"])
+        same = number is not None and number(text) == number(problem["answer"])
     except ValueError:
-        return False
+        return None
+    return problem["answer"] if same else None

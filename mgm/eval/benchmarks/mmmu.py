@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mgm.eval.judge import Judge
 from mgm.eval.letters import LETTERS, listed
 from mgm.eval.question import Answered, Question
 from mgm.eval.source import Needed, Table
-from mgm.eval.vlmevalkit import choice_credit, choice_prompt, choices_of
+from mgm.eval.vlmevalkit import choice_credit, choice_question
 from mgm.eval.wording import LETTER, SINGLE_WORD
 
 # Source: MMMU's data_utils.py.
@@ -111,22 +112,18 @@ class MMMU(Benchmark):
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`; images stand where the question and its choices have them."""
-        choices = choices_of(row)
-        text, placed = with_images(choice_prompt(row, choices), images)
-        facts = {
-            "type": CHOICES,
-            "question": row["question"],
-            "choices": choices or [row["answer"], OTHER],
-        }
-        return Question(
+        question = choice_question(row, images)
+        text, placed = with_images(question.text, images)
+        choices, answer = question.facts["choices"], question.answer
+        if not choices:
+            choices, answer = [answer, OTHER], "A"
+        return replace(
+            question,
             id=str(row.get("id") or row["index"]),
             text=text,
             images=placed,
-            answer=row["answer"] if choices else "A",
-            group=str(row["index"]),
-            category=str(row.get("category") or ""),
-            max_new_tokens=1024,
-            facts=facts,
+            answer=answer,
+            facts={**question.facts, "type": CHOICES, "choices": choices},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
