@@ -47,7 +47,7 @@ def main() -> None:
         "seconds_to_first_answer": found["first"],
         "seconds_to_first_answer_of_few": alone["first"],
         "megabytes_beyond_the_model": (found["memory"] - alone["memory"]) / 1e6,
-        "processor": psutil.cpu_count(),
+        "cores": psutil.cpu_count(),
     }
     print(json.dumps(result, indent=2))
     RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
