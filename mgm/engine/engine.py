@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Condition
@@ -24,7 +25,7 @@ from mgm.engine.beam_search import search
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache
 from mgm.engine.generation import Generation, Piece
-from mgm.engine.image_encoder import ImageEncoder
+from mgm.engine.image_encoder import ImageEncoder, PreparedImage
 from mgm.engine.loop import Loop, Result
 from mgm.engine.request import Answer, Request
 from mgm.engine.scheduler import Scheduler
@@ -123,12 +124,15 @@ class Stream(Iterator[str]):
 
     def close(self) -> None:
         """Write no more; what was held back still comes."""
-        with self._engine.turn:
-            self._engine.scheduler.cancel(self._generation)
+        self._engine.compute(self._cancel)
 
     def __del__(self) -> None:
         if self._generation.finish_reason is None:
-            self.close()  # nobody reads it any more
+            self._engine.submit(self._cancel)  # nobody reads it any more
+
+    def _cancel(self) -> None:
+        with self._engine.turn:
+            self._engine.scheduler.cancel(self._generation)
 
     @property
     def answer(self) -> Answer:
@@ -145,6 +149,21 @@ class Stream(Iterator[str]):
         if self._generation.fault is not None:
             raise self._generation.fault
         return self._generation.finish_reason is not None
+
+
+@dataclass(frozen=True)
+class PreparedRequests:
+    """Requests for which all is done that needs no model.
+
+    Attributes:
+        requests: what is asked.
+        prompts: token ids of each, image positions expanded.
+        images: of all requests, in order.
+    """
+
+    requests: Sequence[Request]
+    prompts: Sequence[list[int]]
+    images: Sequence[PreparedImage]
 
 
 class Engine:
@@ -165,7 +184,7 @@ class Engine:
         _check_match(model.config, processor)
         self.model = model
         self.processor = processor
-        self._encoder = ImageEncoder(model, processor, self.compute)
+        self._encoder = ImageEncoder(model, processor, self.submit)
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
@@ -285,7 +304,7 @@ class Engine:
                 f"request {start + i} of {len(requests)}: " if len(requests) > 1 else ""
                 for i in range(1, len(group) + 1)
             ]
-            generations = self._submit(group, labels)
+            generations = self._begin(self.prepare(group, labels))
             for generation in generations:
                 with self.turn:
                     while generation.finish_reason is None:
@@ -307,8 +326,39 @@ class Engine:
         Raises:
             MGMError: an image cannot be opened, or a prompt is too long.
         """
-        generations = self._submit(requests, [""] * len(requests))
-        return [Stream(self, generation) for generation in generations]
+        return self.begin(self.prepare(requests))
+
+    def prepare(
+        self, requests: Sequence[Request], labels: Sequence[str] | None = None
+    ) -> PreparedRequests:
+        """Do for requests what needs no model, in any thread: images are decoded and resized.
+
+        Args:
+            requests: what is asked.
+            labels: what errors about each begin with; None: nothing.
+
+        Raises:
+            MGMError: an image cannot be opened, or a prompt is too long.
+        """
+        labels = [""] * len(requests) if labels is None else labels
+        prompts = [
+            self._encode_prompt(request, label)
+            for request, label in zip(requests, labels, strict=True)
+        ]
+        sources, names = [], []
+        for request, label in zip(requests, labels, strict=True):
+            sources += request.images
+            count = len(request.images)
+            names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
+        return PreparedRequests(requests, prompts, self._encoder.prepare(sources, names))
+
+    def begin(self, prepared: PreparedRequests) -> list[Stream]:
+        """Answer requests that were prepared, as `streams`.
+
+        Raises:
+            MGMError: the device has too little memory to see their images.
+        """
+        return [Stream(self, generation) for generation in self._begin(prepared)]
 
     def listen(self, request: Request, listener: Callable[[Piece], None]) -> Stream:
         """Answer one request, and tell a listener of every piece; `start` has to be called before.
@@ -321,7 +371,7 @@ class Engine:
         Raises:
             MGMError: an image cannot be opened, or the prompt is too long.
         """
-        (generation,) = self._prepare([request], [""])
+        (generation,) = self._generations(self.prepare([request]))
         generation.listener = listener
         self._enqueue(request, generation)
         return Stream(self, generation)
@@ -336,10 +386,22 @@ class Engine:
         if self._loop is not None:
             self._loop.stop()
             self._loop = None
+            self._encoder.end(MGMError("the engine was stopped"))
 
     def compute(self, call: Callable[[], Result]) -> Result:
         """What a call returns that works with the model, in the thread that computes."""
-        return call() if self._loop is None else self._loop.run(call)
+        return call() if self._loop is None else self._loop.submit(call).result()
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Have the thread that computes make a call, and do not wait; without one, make it here.
+
+        Raises:
+            MGMError: the engine is being stopped.
+        """
+        if self._loop is None:
+            call()
+        else:
+            self._loop.submit(call)
 
     def go_on(self) -> None:
         """Write a token of every answer, or wait until another thread has; `turn` is held."""
@@ -348,10 +410,10 @@ class Engine:
         else:
             self.turn.wait()
 
-    def _submit(self, requests: Sequence[Request], labels: Sequence[str]) -> list[Generation]:
-        """Prepare answers, and let them wait for their turns."""
-        generations = self._prepare(requests, labels)
-        for request, generation in zip(requests, generations, strict=True):
+    def _begin(self, prepared: PreparedRequests) -> list[Generation]:
+        """Let answers wait for their turns."""
+        generations = self._generations(prepared)
+        for request, generation in zip(prepared.requests, generations, strict=True):
             self._enqueue(request, generation)
         return generations
 
@@ -360,10 +422,12 @@ class Engine:
             self.compute(
                 partial(search, self.model, generation, request.num_beams, self._vocabulary)
             )
-            return
+        else:
+            self.submit(partial(self._add, generation))
+
+    def _add(self, generation: Generation) -> None:
         with self.turn:
             self.scheduler.add(generation)
-            self.turn.notify_all()
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""
@@ -394,24 +458,16 @@ class Engine:
     def encode_images(self, images: Sequence[ImageSource]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
         labels = [f"image {number} of {len(images)}" for number in range(1, len(images) + 1)]
-        return self._encoder.encode(images, labels)[1]
+        return self._encoder.encode(self._encoder.prepare(images, labels))
 
     @property
     def features(self) -> FeatureCache:
         """Encoded images, so that a second question about an image encodes nothing."""
         return self._encoder.features
 
-    def _prepare(self, requests: Sequence[Request], labels: Sequence[str]) -> list[Generation]:
-        prompts = [
-            self._encode_prompt(request, label)
-            for request, label in zip(requests, labels, strict=True)
-        ]
-        sources, names = [], []
-        for request, label in zip(requests, labels, strict=True):
-            sources += request.images
-            count = len(request.images)
-            names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
-        keys, features = map(iter, self._encoder.encode(sources, names))
+    def _generations(self, prepared: PreparedRequests) -> list[Generation]:
+        features = iter(self._encoder.encode(prepared.images))
+        keys = iter([image.key for image in prepared.images])
         return [
             Generation(
                 request,
@@ -422,7 +478,7 @@ class Engine:
                 Stops(self._stops.ids, (*self._stops.texts, *request.stop)),
                 room=self.context - len(ids),
             )
-            for request, ids in zip(requests, prompts, strict=True)
+            for request, ids in zip(prepared.requests, prepared.prompts, strict=True)
         ]
 
     def _names(self, ids: Sequence[int], keys: Sequence[bytes]) -> np.ndarray:

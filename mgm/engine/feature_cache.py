@@ -39,6 +39,11 @@ class FeatureCache:
             self._features.move_to_end(key)
             return features
 
+    def peek(self, key: bytes) -> Tensor | None:
+        """The same, for who has asked before: nothing is counted."""
+        with self._lock:
+            return self._features.get(key)
+
     def put(self, key: bytes, features: Tensor) -> None:
         """Keep the features of the image with this key, unless they alone are too large."""
         with self._lock:

@@ -2,30 +2,60 @@
 
 import hashlib
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from threading import Lock
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mgm.data.images import ImageSource, decode_image, image_file, open_image
 from mgm.data.processor import MGMProcessor
 from mgm.engine.feature_cache import FeatureCache, image_key
+from mgm.errors import MGMError, one_line
 from mgm.model.mgm import MGMForConditionalGeneration
 
 IMAGES_AT_ONCE = 8  # that go through the towers together
 FILES = 10_000  # whose images are remembered by their bytes
 
 
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image that is decoded and resized, if it was not encoded before.
+
+    Attributes:
+        key: the same for the same pixels, seen in the same way.
+        features: (image tokens, width), if they were known.
+        pixels: (1, 3, A, A) uint8, what the model takes, if they were not.
+    """
+
+    key: bytes
+    features: Tensor | None
+    pixels: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An image that waits for the towers."""
+
+    key: bytes
+    pixels: Tensor
+    features: Future[Tensor]
+
+
 class ImageEncoder:
     """Encodes images, and remembers what came of them. Threads may share it.
+
+    Images that several threads want at the same time go through the towers together.
 
     Args:
         model: whose towers see.
         processor: prepares images for them.
-        compute: calls what works with the model, here or in another thread.
+        submit: makes a call that works with the model, now or soon, here or in another thread.
 
     Attributes:
         features: of images, by their pixels and how they are seen.
@@ -35,20 +65,19 @@ class ImageEncoder:
         self,
         model: MGMForConditionalGeneration,
         processor: MGMProcessor,
-        compute: Callable[[Callable[[], list[Tensor]]], list[Tensor]],
+        submit: Callable[[Callable[[], None]], Any],
     ) -> None:
         self.model = model
         self.processor = processor
         self.features = FeatureCache()
         self._keys: OrderedDict[bytes, bytes] = OrderedDict()  # by the bytes of image files
-        self._compute = compute
+        self._submit = submit
+        self._lock = Lock()
+        self._waiting: deque[_Wanted] = deque()
+        self._underway: dict[bytes, Future[Tensor]] = {}  # by key; of those that wait, too
 
-    def encode(
-        self, sources: Sequence[ImageSource], labels: Sequence[str]
-    ) -> tuple[list[bytes], list[Tensor]]:
-        """Keys of images, the same for the same pixels, and features (image tokens, width) of each.
-
-        The bytes of a file that was seen are not decoded again.
+    def prepare(self, sources: Sequence[ImageSource], labels: Sequence[str]) -> list[PreparedImage]:
+        """Do for images what needs no model. The bytes of a file that was seen are not decoded.
 
         Args:
             sources: as for `open_image`.
@@ -59,52 +88,136 @@ class ImageEncoder:
         """
         settings = f"{self.processor.image_processor.to_json_string()} {self.model.dtype}"
         salt = hashlib.blake2b(settings.encode()).digest()
-        keys: list[bytes] = []
-        known: dict[bytes, Tensor] = {}
-        todo: dict[bytes, Image.Image] = {}
+        names: list[bytes | int] = []
+        todo: dict[bytes | int, partial[PreparedImage]] = {}
         for source, label in zip(sources, labels, strict=True):
-            digest = None
             if isinstance(source, str | os.PathLike | bytes):
                 content, name = image_file(source, label)
                 digest = hashlib.blake2b(content, key=salt).digest()
-                key = self._keys.get(digest)
-                features = None if key is None else self.features.get(key)
-                if key is not None and (features is not None or key in todo):
-                    keys.append(key)
-                    if features is not None:
-                        known[key] = features
-                    continue
-                image = decode_image(content, name)
+                names.append(digest)
+                todo.setdefault(digest, partial(self._of_file, content, name, digest, settings))
             else:
-                image = open_image(source, label)
-            key = image_key(image, settings)
-            keys.append(key)
-            if digest is not None:
-                self._remember(digest, key)
-            if key in known or key in todo:
-                continue
-            features = self.features.get(key)
-            if features is None:
-                todo[key] = image
-            else:
-                known[key] = features
-        names = list(todo)
-        for start in range(0, len(names), IMAGES_AT_ONCE):
-            group = names[start : start + IMAGES_AT_ONCE]
-            seen = self._compute(partial(self._see, [todo[key] for key in group]))
-            for key, features in zip(group, seen, strict=True):
-                known[key] = features
-                self.features.put(key, features)
-        return keys, [known[key] for key in keys]
+                names.append(id(source))
+                todo.setdefault(id(source), partial(self._of_source, source, label, settings))
+        # A quarter of the cores: the others compute.
+        threads = min(len(todo), max(torch.get_num_threads() // 4, 1))
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                done = list(pool.map(partial.__call__, todo.values()))
+        else:
+            done = [call() for call in todo.values()]
+        prepared = dict(zip(todo, done, strict=True))
+        return [prepared[name] for name in names]
 
-    def _remember(self, file: bytes, key: bytes) -> None:
-        self._keys[file] = key
-        while len(self._keys) > FILES:
-            self._keys.popitem(last=False)
+    def _of_file(self, content: bytes, name: str, digest: bytes, settings: str) -> PreparedImage:
+        key = self._keys.get(digest)
+        features = None if key is None else self.features.get(key)
+        if key is not None and features is not None:
+            return PreparedImage(key, features, None)
+        prepared = self._of_source(decode_image(content, name), name, settings)
+        with self._lock:
+            self._keys[digest] = prepared.key
+            while len(self._keys) > FILES:
+                self._keys.popitem(last=False)
+        return prepared
+
+    def _of_source(self, source: ImageSource, label: str, settings: str) -> PreparedImage:
+        image = open_image(source, label)
+        key = image_key(image, settings)
+        features = self.features.get(key)
+        if features is not None:
+            return PreparedImage(key, features, None)
+        pixels = self.processor.image_processor(image, do_normalize=False)["pixel_values_aux"]
+        return PreparedImage(key, None, pixels)
+
+    def encode(self, images: Sequence[PreparedImage]) -> list[Tensor]:
+        """The features of images: (image tokens, width) each.
+
+        Raises:
+            MGMError: the device has too little memory for one, or nobody computes any more.
+        """
+        wanted: dict[bytes, Future[Tensor]] = {}
+        new = 0
+        with self._lock:
+            for image in images:
+                if image.pixels is not None and image.key not in wanted:
+                    wanted[image.key], is_new = self._want(image.key, image.pixels)
+                    new += is_new
+        try:
+            # Each takes the first that wait, whosever they are: all are taken in the end.
+            for _ in range(0, new, IMAGES_AT_ONCE):
+                self._submit(self._see_next)
+        except BaseException as error:
+            self.end(error)  # or others would wait for what nobody does
+            raise
+        return [
+            wanted[image.key].result() if image.features is None else image.features
+            for image in images
+        ]
+
+    def end(self, error: BaseException) -> None:
+        """Encode nothing of what waits; whoever wants it gets an error."""
+        self._failed(self._next(len(self._waiting)), error)
+
+    def _want(self, key: bytes, pixels: Tensor) -> tuple[Future[Tensor], bool]:
+        """What will be the features of an image, and whether nobody wanted them before."""
+        features = self._underway.get(key)
+        if features is not None:
+            return features, False
+        features = Future()
+        known = self.features.peek(key)
+        if known is not None:
+            features.set_result(known)
+            return features, False
+        self._underway[key] = features
+        self._waiting.append(_Wanted(key, pixels, features))
+        return features, True
+
+    def _see_next(self) -> None:
+        self._see(self._next(IMAGES_AT_ONCE))
+
+    def _next(self, most: int) -> list[_Wanted]:
+        with self._lock:
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def _see(self, group: Sequence[_Wanted]) -> None:
+        if not group:  # another call has taken it along
+            return
+        try:
+            seen = self._features(torch.cat([one.pixels for one in group]))
+        except Exception as error:  # noqa: BLE001  whoever wants it gets it
+            if len(group) == 1:
+                self._failed(group, error)
+            else:  # one by one they take less memory, and the fault of one is its own
+                for one in group:
+                    self._see([one])
+        except BaseException as error:
+            self._failed(group, error)
+            raise
+        else:
+            self._done(group, seen)
 
     @torch.inference_mode()
-    def _see(self, images: list[Image.Image]) -> list[Tensor]:
-        pixels = self.processor.image_processor(images, do_normalize=False)
-        tensors = {name: tensor.to(self.model.device) for name, tensor in pixels.items()}
-        # Copies, so that a cached image does not keep the whole group in memory.
-        return [features.clone() for features in self.model.get_image_features(**tensors)]
+    def _features(self, pixels: Tensor) -> list[Tensor]:
+        try:
+            seen = self.model.get_image_features(pixel_values_aux=pixels.to(self.model.device))
+            # Copies, so that a cached image does not keep the whole group in memory.
+            return [features.clone() for features in seen]
+        except torch.OutOfMemoryError as error:
+            raise MGMError(
+                f"the device has too little memory to see an image ({one_line(error)[:200]}); "
+                "ask for fewer or shorter answers at once"
+            ) from error
+
+    def _done(self, group: Sequence[_Wanted], seen: Sequence[Tensor]) -> None:
+        for one, features in zip(group, seen, strict=True):
+            self.features.put(one.key, features)
+            with self._lock:
+                del self._underway[one.key]
+            one.features.set_result(features)
+
+    def _failed(self, group: Sequence[_Wanted], error: BaseException) -> None:
+        for one in group:
+            with self._lock:
+                del self._underway[one.key]
+            one.features.set_exception(error)

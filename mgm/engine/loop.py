@@ -5,6 +5,7 @@ cores. Here one computes, and others wait for what they asked for.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 from mgm.engine.scheduler import Scheduler
 from mgm.errors import MGMError
 
+PATIENCE = 0.05  # seconds of other work after which the next step comes first
+
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -22,60 +25,66 @@ class Loop:
     """Steps a scheduler while there is anything to write, and does other work between two steps.
 
     Args:
-        scheduler: writes answers.
-        turn: held while it is used; its waiters are told of every step.
+        scheduler: writes answers; from now on only this thread may use it.
+        turn: held during a step; its waiters are told of every step.
     """
 
     def __init__(self, scheduler: Scheduler, turn: Condition) -> None:
         self._scheduler = scheduler
         self._turn = turn
-        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        # Not `turn`: whoever asks for something would wait for a step to end.
+        self._asked = Condition()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._stopped = False
         self._thread = Thread(target=self._work, daemon=True, name="engine")
         self._thread.start()
 
-    def run(self, call: Callable[[], Result]) -> Result:
-        """What a call returns that the thread makes between two steps.
+    def submit(self, call: Callable[[], Result]) -> Future[Result]:
+        """Have the thread make a call between two steps; nobody waits.
 
         Raises:
             MGMError: the loop was stopped.
         """
         done: Future[Result] = Future()
-        with self._turn:
+        with self._asked:
             if self._stopped:
                 raise MGMError("the engine was stopped")
-            self._tasks.append((done, call))
-            self._turn.notify_all()
-        return done.result()
+            self._calls.append((done, call))
+            self._asked.notify()
+        return done
 
     def stop(self) -> None:
         """Do no more; what is not done yet fails."""
-        with self._turn:
+        with self._asked:
             self._stopped = True
-            self._turn.notify_all()
+            self._asked.notify()
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._turn:
-                while not (self._tasks or self._scheduler.busy or self._stopped):
-                    self._turn.wait()
-                if self._stopped:
+        while self._has_work():
+            begun = time.monotonic()
+            while self._calls:
+                self._make(*self._calls.popleft())
+                if time.monotonic() - begun > PATIENCE:
                     break
-                task = self._tasks.popleft() if self._tasks else None
-            if task is not None:
-                self._do(*task)
             with self._turn:
                 self._step()
                 self._turn.notify_all()
         fault = MGMError("the engine was stopped")
+        for done, _ in self._calls:
+            done.set_exception(fault)
         with self._turn:
-            for done, _ in self._tasks:
-                done.set_exception(fault)
             self._scheduler.end(fault)
             self._turn.notify_all()
 
-    def _do(self, done: Future[Any], call: Callable[[], Any]) -> None:
+    def _has_work(self) -> bool:
+        """Wait for something to do; nothing comes once the loop was stopped."""
+        with self._asked:
+            while not (self._calls or self._scheduler.busy or self._stopped):
+                self._asked.wait()
+            return not self._stopped
+
+    def _make(self, done: Future[Any], call: Callable[[], Any]) -> None:
         try:
             done.set_result(call())
         except BaseException as error:  # noqa: BLE001  whoever asked gets it

@@ -3,21 +3,20 @@
 import base64
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mgm.data.images import ImageSource, open_image
-from mgm.engine.engine import Engine, Stream
+from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError
 from mgm.eval.endpoint import Endpoint
 from mgm.eval.question import Answered, Question
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
-AHEAD = 2  # groups of answers that are prepared before they are written
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -83,30 +82,29 @@ def answer_all(
     scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
     running: dict[Name, Stream] = {}
     left = iter(requests)
-    while True:
-        # Prepared in groups: encoders see several images at once, and no row waits for the next.
-        if len(running) < batch_size:
-            running |= _begun(engine, list(islice(left, AHEAD * batch_size - len(running))))
-        if not running:
-            return
-        with engine.turn:
-            engine.go_on()
-        for name in [name for name, stream in running.items() if _ended(stream, name)]:
-            yield name, running.pop(name).answer
 
+    def prepared() -> tuple[list[Name], PreparedRequests]:
+        group = list(islice(left, batch_size))
+        names = [name for name, _ in group]
+        labels = [f"question {name}: " for name in names]
+        return names, engine.prepare([request for _, request in group], labels)
 
-def _begun(engine: Engine, group: Sequence[tuple[Name, Request]]) -> dict[Name, Stream]:
-    """Answers that begin together; a fault names the request that it is of."""
-    try:
-        streams = engine.streams([request for _, request in group])
-    except MGMError:
-        for name, request in group:
-            try:
-                engine.streams([request])[0].close()
-            except MGMError as error:
-                raise MGMError(f"question {name}: {error}") from error
-        raise
-    return {name: stream for (name, _), stream in zip(group, streams, strict=True)}
+    # Requests begin in groups: encoders see several images at once, and no row waits for the next.
+    # While a group is being answered, another thread reads and resizes the images of the next.
+    with ThreadPoolExecutor(1, "ahead") as ahead:
+        coming = ahead.submit(prepared)
+        while True:
+            if len(running) < batch_size:
+                names, group = coming.result()
+                running |= zip(names, engine.begin(group), strict=True)
+                if names:
+                    coming = ahead.submit(prepared)
+            if not running:
+                return
+            with engine.turn:
+                engine.go_on()
+            for name in [name for name, stream in running.items() if _ended(stream, name)]:
+                yield name, running.pop(name).answer
 
 
 def _ended(stream: Stream, name: object) -> bool:

@@ -1,0 +1,170 @@
+"""Images that several threads want, and what goes wrong with some of them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import mgm
+from mgm import Engine, MGMError
+from mgm.data.image_processor import MGMImageProcessor
+from mgm.engine import loop
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow", "pink", "orange", "brown", "gray")
+
+
+def plain(colour: str) -> Image.Image:
+    return Image.new("RGB", (40, 30), colour)
+
+
+def expected(engine: Engine, colour: str) -> Tensor:
+    return Engine(engine.model, engine.processor).encode_images([plain(colour)])[0]
+
+
+def watch(engine: Engine, monkeypatch, before: Callable[[Tensor], None] = lambda _: None):
+    """Sizes of the batches that the towers see from now on, and names of the threads."""
+    seen: list[tuple[int, str]] = []
+    original = engine.model.get_image_features
+
+    def counted(pixel_values_aux):
+        seen.append((len(pixel_values_aux), threading.current_thread().name))
+        before(pixel_values_aux)
+        return original(pixel_values_aux=pixel_values_aux)
+
+    monkeypatch.setattr(engine.model, "get_image_features", counted)
+    return seen
+
+
+@contextmanager
+def busy(engine: Engine) -> Iterator[threading.Event]:
+    """The engine's thread does something else until the event is set."""
+    engine.start()
+    event = threading.Event()
+    engine.submit(lambda: event.wait(60) and None)
+    try:
+        yield event
+    finally:
+        event.set()
+        engine.stop()
+
+
+def wanted(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[list[Tensor]]]:
+    """Threads that want an image each, once all of them wait."""
+    futures = [pool.submit(engine.encode_images, [plain(colour)]) for colour in colours]
+    waiting = engine._encoder._waiting
+    while len(waiting) < len(set(colours)):
+        assert not any(future.done() for future in futures)
+        threading.Event().wait(0.01)
+    return futures
+
+
+def test_what_threads_want_together_is_seen_together(engine, monkeypatch):
+    colours = [*COLOURS, "red", "red"]
+    ours = [expected(engine, colour) for colour in colours]
+    seen = watch(engine, monkeypatch)
+    with ThreadPoolExecutor(len(colours)) as pool, busy(engine) as free:
+        futures = wanted(engine, pool, colours)
+        free.set()
+        found = [future.result(60)[0] for future in futures]
+    assert seen == [(8, "engine"), (2, "engine")]
+    torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-3)
+    assert engine.encode_images([plain("red")])[0] is engine.features.get(
+        engine._encoder.prepare([plain("red")], [""])[0].key
+    )
+    assert len(seen) == 2
+
+
+def test_images_are_prepared_by_who_wants_them(engine, monkeypatch):
+    threads = []
+    original = MGMImageProcessor.high_resolution
+
+    def named(self, image):
+        threads.append(threading.current_thread().name)
+        return original(self, image)
+
+    monkeypatch.setattr(MGMImageProcessor, "high_resolution", named)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    with busy(engine) as free:
+        prepared = engine.prepare([mgm.Request("what?", images=[plain("red")])])
+        many = engine.prepare([mgm.Request("what?", images=[plain(one) for one in COLOURS])])
+        assert threads[0] == "MainThread"
+        assert len(threads) == 1 + len(COLOURS)
+        assert not {"engine", "MainThread"} & set(threads[1:])
+        free.set()
+        assert ["".join(one) for one in engine.begin(many)]
+        assert ["".join(one) for one in engine.begin(prepared)]
+    assert len(threads) == 1 + len(COLOURS)
+
+
+def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
+    def blind(pixels: Tensor) -> None:
+        if any(bool((one.float().mean((1, 2)) == 255).all()) for one in pixels):
+            raise RuntimeError("too bright")
+
+    square = Image.new("RGB", (64, 64), "white")
+    red = expected(engine, "red")
+    seen = watch(engine, monkeypatch, blind)
+    with ThreadPoolExecutor(2) as pool, busy(engine) as free:
+        (fine,) = wanted(engine, pool, ["red"])
+        bad = pool.submit(engine.encode_images, [square])
+        while len(engine._encoder._waiting) < 2:
+            threading.Event().wait(0.01)
+        free.set()
+        torch.testing.assert_close(fine.result(60)[0], red)
+        with pytest.raises(RuntimeError, match="too bright"):
+            bad.result(60)
+    assert [count for count, _ in seen] == [2, 1, 1]
+
+
+def test_too_little_memory(engine, monkeypatch):
+    limit = 1
+
+    def full(pixels: Tensor) -> None:
+        if len(pixels) > limit:
+            raise torch.OutOfMemoryError("tried to allocate\nmuch")
+
+    seen = watch(engine, monkeypatch, full)
+    assert len(engine.encode_images([plain("red"), plain("blue")])) == 2
+    assert [count for count, _ in seen] == [2, 1, 1]
+    limit = 0
+    with pytest.raises(MGMError, match=r"too little memory to see an image \(tried to allocate"):
+        engine.encode_images([plain("green")])
+    limit = 8
+    torch.testing.assert_close(engine.encode_images([plain("green")])[0], expected(engine, "green"))
+
+
+def test_an_interruption_leaves_nothing_behind(engine, monkeypatch):
+    keys = iter([True])
+
+    def interrupted(_: Tensor) -> None:
+        if next(keys, False):
+            raise KeyboardInterrupt
+
+    seen = watch(engine, monkeypatch, interrupted)
+    images = [plain(colour) for colour in COLOURS]  # two groups: the second waits
+    with pytest.raises(KeyboardInterrupt):
+        engine.encode_images(images)
+    assert len(engine.encode_images(images)) == len(COLOURS)
+    assert [count for count, _ in seen] == [8, 8, 2]
+
+
+def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE", -1.0)  # it looks up after every call
+    engine.start()
+    event = threading.Event()
+    engine.submit(lambda: event.wait(60) and None)
+    with ThreadPoolExecutor(13) as pool:
+        futures = wanted(engine, pool, [*COLOURS, "red", "red"])
+        stopped = pool.submit(engine.stop)
+        while not engine._loop or not engine._loop._stopped:
+            threading.Event().wait(0.01)
+        event.set()
+        stopped.result(60)
+        told = [future.exception(60) for future in futures]
+    assert all(isinstance(error, MGMError) and "stopped" in str(error) for error in told)
+    assert len(engine.encode_images([plain(colour) for colour in COLOURS])) == len(COLOURS)

@@ -1,0 +1,106 @@
+"""The thread that computes: nobody who asks it for something waits for a step."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mgm import MGMError, Request
+from mgm.engine import loop
+
+
+def hold_steps(engine, monkeypatch) -> tuple[threading.Event, threading.Event]:
+    """Steps wait for the second event; the first is set when one does."""
+    begun, go = threading.Event(), threading.Event()
+    original = engine.scheduler.step
+
+    def step() -> None:
+        begun.set()
+        assert go.wait(60)
+        original()
+
+    monkeypatch.setattr(engine.scheduler, "step", step)
+    return begun, go
+
+
+def hold(begun: threading.Event, go: threading.Event) -> None:
+    begun.set()
+    assert go.wait(60)
+
+
+def test_an_answer_is_asked_for_while_a_step_runs(engine, monkeypatch):
+    expected = [engine.answer([Request(text, max_new_tokens=5)])[0] for text in ("hi", "you")]
+    begun, go = hold_steps(engine, monkeypatch)
+    engine.start()
+    try:
+        first = engine.stream(Request("hi", max_new_tokens=5))
+        assert begun.wait(60)
+        # A step holds `turn` now: this would never come back if it waited for it.
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(engine.stream, Request("you", max_new_tokens=5))
+            second = call.result(30)
+            go.set()
+        assert ["".join(first), "".join(second)] == [one.text for one in expected]
+        assert [first.answer, second.answer] == expected
+    finally:
+        go.set()
+        engine.stop()
+
+
+def test_a_dropped_stream_does_not_wait_either(engine, monkeypatch):
+    begun, go = hold_steps(engine, monkeypatch)
+    engine.start()
+    try:
+        stream = engine.listen(Request("hi", max_new_tokens=50), lambda _: None)
+        assert begun.wait(60)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(stream.__del__).result(30)
+        go.set()
+        stream.close()  # comes after it
+        assert stream.answer.finish_reason == "cancelled"
+        assert not engine.scheduler.busy
+    finally:
+        go.set()
+        engine.stop()
+
+
+@pytest.mark.parametrize(("patience", "together"), [(60.0, 3), (0.0, 1)])
+def test_other_work_comes_between_two_steps(engine, monkeypatch, patience, together):
+    monkeypatch.setattr(loop, "PATIENCE", patience)
+    done: list[str] = []
+    original = engine.scheduler.step
+    monkeypatch.setattr(engine.scheduler, "step", lambda: (done.append("step"), original()))
+    begun, go = threading.Event(), threading.Event()
+    engine.start()
+    try:
+        engine.submit(lambda: hold(begun, go))
+        assert begun.wait(60)
+        stream = engine.stream(Request("hi", max_new_tokens=8))
+        for _ in range(3):
+            engine.submit(lambda: done.append("work"))
+        go.set()
+        assert "".join(stream)
+    finally:
+        engine.stop()
+    if together == 1:  # each work has a step after it, but for the first, which began the answer
+        assert done[:6] == ["step", "work", "step", "work", "step", "work"]
+    else:
+        assert done[:4] == ["work", "work", "work", "step"]
+
+
+def test_faults_of_calls_reach_who_asked(engine):
+    engine.start()
+
+    def fails() -> None:
+        raise MGMError("no")
+
+    try:
+        with pytest.raises(MGMError, match=r"^no$"):
+            engine.compute(fails)
+        assert engine.compute(lambda: threading.current_thread().name) == "engine"
+        running = engine._loop
+    finally:
+        engine.stop()
+    with pytest.raises(MGMError, match="stopped"):
+        running.submit(fails)
+    assert engine.compute(lambda: threading.current_thread().name) == "MainThread"

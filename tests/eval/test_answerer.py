@@ -1,0 +1,68 @@
+"""Groups of requests: the next is prepared while one is answered."""
+
+import threading
+
+import pytest
+from PIL import Image
+
+import mgm
+from mgm import MGMError, Request
+from mgm.eval.answerer import answer_all
+from tests.tiny_model import build
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    return mgm.load(build(tmp_path_factory.mktemp("models") / "tiny"), device="cpu")
+
+
+def requests(count: int) -> list[tuple[int, Request]]:
+    colours = ("red", "green", "blue")
+    images = [Image.new("RGB", (50, 30), colours[number % 3]) for number in range(count)]
+    return [
+        (number, Request(f"what {number}?", images=[image], max_new_tokens=3 + number % 5))
+        for number, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_all_are_answered_as_if_alone(engine, batch_size):
+    asked = requests(11)
+    expected = {name: engine.answer([request])[0].text for name, request in asked}
+    found = list(answer_all(engine, asked, batch_size))
+    assert {name: answer.text for name, answer in found} == expected
+    assert len(found) == len(asked)
+    assert list(answer_all(engine, [], batch_size)) == []
+
+
+def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
+    stepped = threading.Event()
+    original = engine.scheduler.step
+    monkeypatch.setattr(engine.scheduler, "step", lambda: (original(), stepped.set()))
+
+    def asked():
+        for name, request in requests(6):
+            if name == 2:  # the second group
+                assert stepped.wait(60)
+            yield name, request
+
+    assert len(list(answer_all(engine, asked(), 2))) == 6
+
+
+def test_a_fault_names_its_question(engine, tmp_path):
+    asked = requests(5)
+    asked.append(("last", Request("what?", images=[tmp_path / "none.png"])))
+    found = []
+    with pytest.raises(MGMError, match=r"^question last: image 1 of 1: .*none.png"):
+        found.extend(answer_all(engine, asked, 2))
+    asked[-1] = ("long", Request("what?" * 5000))
+    with pytest.raises(MGMError, match=r"^question long: the prompt takes"):
+        list(answer_all(engine, asked, 2))
+
+
+def test_who_stops_early_leaves_nothing_running(engine):
+    answers = answer_all(engine, requests(9), 2)
+    next(answers)
+    answers.close()
+    assert "ahead" not in {thread.name.split("_")[0] for thread in threading.enumerate()}
+    assert len(list(answer_all(engine, requests(3), 2))) == 3
