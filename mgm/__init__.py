@@ -6,7 +6,8 @@ Importing it makes AutoConfig, AutoProcessor and AutoModelForImageTextToText kno
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.processor import MGMProcessor
 from mgm.data.registration import register as register_processors
-from mgm.engine.engine import Engine, load
+from mgm.engine.engine import Engine
+from mgm.engine.loading import load
 from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError
 from mgm.model.config import MGMConfig

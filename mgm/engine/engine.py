@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Condition
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,88 +17,20 @@ from mgm.data.image_processor import CONFIG_FIELDS
 from mgm.data.images import ImageSource
 from mgm.data.model_card import model_card
 from mgm.data.processor import MGMProcessor
-from mgm.data.stops import Stops, align_generation, stops_of
-from mgm.data.templates import get_template
+from mgm.data.templates import Template
 from mgm.data.tokenizer import vocabulary_size
 from mgm.engine.beam_search import search
-from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.feature_cache import FeatureCache
 from mgm.engine.generation import Generation, Piece
 from mgm.engine.image_encoder import ImageEncoder, PreparedImage
 from mgm.engine.loop import Loop, Result
+from mgm.engine.prompt_writer import PromptWriter
 from mgm.engine.request import Answer, Request
 from mgm.engine.scheduler import Scheduler
-from mgm.errors import MGMError, faults_of, hub_errors, one_line
-from mgm.model.attention import set_attention
-from mgm.model.checkpoint import check_checkpoint
+from mgm.errors import MGMError, hub_errors, one_line
 from mgm.model.config import MGMConfig
-from mgm.model.hub import checkpoint_folder
-from mgm.model.loading import load_model, save_model
+from mgm.model.loading import save_model
 from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.onednn import use_onednn
-
-
-def load(
-    path: str | os.PathLike[str],
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    quantize: str | None = None,
-    base: str | os.PathLike[str] | None = None,
-    merge_lora: bool = True,
-    text_only: bool = False,
-    compile_vision: bool = False,
-    compile_decoding: bool = False,
-    attention: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> "Engine":
-    """Load a model, in the native or in a published layout, ready to answer.
-
-    Args:
-        path: the folder, or a name on the Hugging Face hub.
-        device: "cuda", "cuda:1", "mps" or "cpu"; None: the first of them that is there.
-        dtype: "float32", "bfloat16" or "float16"; None: float32 on a CPU, else bfloat16 or, where
-            that is slow, float16.
-        quantize: the language model's weights in fewer bits: "int8" (8-bit weights), "llm-int8"
-            (bitsandbytes, 8 bits), "int4" (bitsandbytes, nf4); None: as they are. Towers, mining
-            and projector stay in `dtype`.
-        base: the language model that stage-1 weights or a LoRA go on top of; None: the one that the
-            folder names.
-        merge_lora: whether a LoRA becomes part of the weights; else it stays beside them.
-        text_only: whether all that sees images is left out, for questions without any.
-        compile_vision: whether what sees images is compiled, which takes minutes at the first ones:
-            for very many images on a GPU.
-        compile_decoding: whether steps that write a token run compiled, on a GPU as CUDA graphs;
-            the model loads a minute longer for it.
-        attention: "sdpa", "flash_attention_2" (package flash-attn, on a GPU), "flex_attention" or
-            "eager"; None: the model's own, sdpa unless its config.json names another.
-        revision: branch, tag or commit on the hub.
-        token: for a private repository of the hub; None: the one that was logged in with.
-
-    Raises:
-        MGMError: the folder holds no model of ours, or the device or dtype is not there.
-    """
-    if not os.fspath(path):
-        raise MGMError("the model's path is empty; give the folder of a model")
-    place = choose_device(device)
-    precision = choose_dtype(dtype, place)
-    folder = checkpoint_folder(path, revision=revision, token=token)
-    with faults_of(folder):
-        check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
-        processor = MGMProcessor.from_pretrained(folder, base=base)
-        model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
-        rows = model.config.text_config.vocab_size
-        if attention is not None:
-            set_attention(model, attention)
-        if compile_vision and not text_only:
-            model.compile_vision()
-        if place.type == "cpu":
-            use_onednn(model)
-        align_generation(model.generation_config, processor.tokenizer, processor.template, rows)
-        engine = Engine(model, processor)
-        if compile_decoding:
-            engine.compile_decoding()
-        return engine
 
 
 class Stream(Iterator[str]):
@@ -172,7 +103,7 @@ class Engine:
     Attributes:
         model: the model.
         processor: its processor.
-        template: how prompts are written.
+        prompts: writes prompts.
         scheduler: writes the answers of all requests together.
         turn: held by who uses the scheduler.
 
@@ -184,6 +115,7 @@ class Engine:
         _check_match(model.config, processor)
         self.model = model
         self.processor = processor
+        self.prompts = PromptWriter(model, processor)
         self._encoder = ImageEncoder(model, processor, self.submit)
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
@@ -196,7 +128,6 @@ class Engine:
         )
         self.turn = Condition()
         self._loop: Loop | None = None
-        self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
         """Write prompts with the conversation template `name` from now on.
@@ -204,15 +135,12 @@ class Engine:
         Raises:
             MGMError: there is no such template; the message lists the names.
         """
-        self.template = get_template(name, self.processor.wrap_images)
-        self._conversation = name
-        self._stops = stops_of(
-            self.processor.tokenizer,
-            self.template,
-            self.model.config.text_config.eos_token_id,
-            self.model.language_model.generation_config.eos_token_id,
-            self.model.generation_config.eos_token_id,
-        )
+        self.prompts.use_template(name)
+
+    @property
+    def template(self) -> Template:
+        """How prompts are written."""
+        return self.prompts.template
 
     def compile_decoding(self, **options: Any) -> None:
         """Compile the steps that write a token, which takes up to a minute.
@@ -342,7 +270,7 @@ class Engine:
         """
         labels = [""] * len(requests) if labels is None else labels
         prompts = [
-            self._encode_prompt(request, label)
+            self.prompts.ids(request, label)
             for request, label in zip(requests, labels, strict=True)
         ]
         sources, names = [], []
@@ -431,15 +359,7 @@ class Engine:
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""
-        if request.raw:
-            return request.prompt
-        return self.processor.prompt(
-            request.prompt,
-            request.history,
-            len(request.images),
-            system=request.system,
-            conversation=self._conversation,
-        )
+        return self.prompts.text(request)
 
     def room(self, request: Request) -> int:
         """Positions that the prompt of `request` leaves to its answer; none: it is too long."""
@@ -448,12 +368,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Positions that a prompt and its answer can take together."""
-        config = self.model.config
-        return (
-            getattr(config.text_config, "max_position_embeddings", None)
-            or config.model_max_length
-            or torch.iinfo(torch.int32).max
-        )
+        return self.prompts.context
 
     def encode_images(self, images: Sequence[ImageSource]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
@@ -472,43 +387,14 @@ class Engine:
             Generation(
                 request,
                 ids,
-                self._names(ids, [next(keys) for _ in request.images]),
+                self.prompts.names(ids, [next(keys) for _ in request.images]),
                 [next(features) for _ in request.images],
                 self.processor.tokenizer,
-                Stops(self._stops.ids, (*self._stops.texts, *request.stop)),
+                self.prompts.stops_of(request),
                 room=self.context - len(ids),
             )
             for request, ids in zip(prepared.requests, prepared.prompts, strict=True)
         ]
-
-    def _names(self, ids: Sequence[int], keys: Sequence[bytes]) -> np.ndarray:
-        """Names of a prompt's positions: its ids, but every image has one of its own."""
-        names = np.array(ids, dtype=np.int64)
-        if keys:
-            own = [-1 - int.from_bytes(key[:7]) for key in keys]
-            at_image = names == self.processor.image_token_id
-            names[at_image] = np.repeat(own, self.processor.image_tokens_per_image)
-        return names
-
-    def _encode_prompt(self, request: Request, label: str) -> list[int]:
-        ids = self.processor.encode(self.prompt(request))
-        rows = self.model.config.text_config.vocab_size
-        for token in set(ids) - {self.processor.image_token_id}:
-            if token >= rows:
-                text = self.processor.tokenizer.convert_ids_to_tokens(token)
-                raise MGMError(
-                    f"{label}the prompt holds {text!r}, token {token}, and the model has {rows} "
-                    "embeddings; its tokenizer is that of another model, or leave that text out"
-                )
-        if len(ids) >= self.context:
-            per_image = self.model.config.image_tokens_per_image
-            count = len(request.images)
-            images = f" ({per_image} for each of its {count} images)" if count else ""
-            raise MGMError(
-                f"{label}the prompt takes {len(ids)} tokens{images}, and the model's context has "
-                f"{self.context}; shorten the question or the history, or give fewer images"
-            )
-        return ids
 
 
 def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:

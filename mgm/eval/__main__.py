@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgm.engine.engine import load
+from mgm.engine.loading import load
 from mgm.errors import MGMError, Parser, run_command, write_output
 from mgm.eval.answerer import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.answers import AnswerCache, settings_name

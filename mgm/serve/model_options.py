@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from mgm.engine.engine import Engine, load
+from mgm.engine.engine import Engine
+from mgm.engine.loading import load
 from mgm.errors import MGMError
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mgm.data.templates import IMAGE_MARKER
-from mgm.engine.engine import load
+from mgm.engine.loading import load
 from mgm.engine.request import Request
 from mgm.errors import MGMError
 from mgm.eval.answerer import answer_all
