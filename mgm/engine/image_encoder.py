@@ -184,18 +184,24 @@ class ImageEncoder:
         if not group:  # another call has taken it along
             return
         try:
-            seen = self._features(torch.cat([one.pixels for one in group]))
+            self._done(group, self._features(torch.cat([one.pixels for one in group])))
         except Exception as error:  # noqa: BLE001  whoever wants it gets it
             if len(group) == 1:
                 self._failed(group, error)
-            else:  # one by one they take less memory, and the fault of one is its own
-                for one in group:
-                    self._see([one])
+                return
+            self._see_singly(group)
         except BaseException as error:
             self._failed(group, error)
             raise
-        else:
-            self._done(group, seen)
+
+    def _see_singly(self, group: Sequence[_Wanted]) -> None:
+        """One by one they take less memory, and the fault of one is its own."""
+        for number, one in enumerate(group):
+            try:
+                self._see([one])
+            except BaseException as error:
+                self._failed(group[number + 1 :], error)
+                raise
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> list[Tensor]:
