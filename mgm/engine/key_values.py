@@ -100,8 +100,9 @@ class Rows(Cache):
         if narrowest:
             self.step_width = max(narrowest, 1 << (self.step_width - 1).bit_length())
         places = places.to(device)
+        numbers = torch.arange(first, first + len(places), device=device).unsqueeze(-1)
         for layer in self._rows:
-            layer.first, layer.places, layer.width = first, places, self.step_width
+            layer.first, layer.cells, layer.width = first, (numbers, places), self.step_width
         if self._rows[0].is_initialized:
             # Compiled steps take a single row of a memory for several.
             self.reserve(max(first + len(begins), 2), self.step_width)
@@ -117,7 +118,7 @@ class _RowLayer(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()
         self.first = 0
-        self.places: Tensor | None = None
+        self.cells: tuple[Tensor, Tensor] | None = None  # (rows, 1), (rows, tokens): written to
         self.width = 0
         self.keys: Any = None
         self.values: Any = None
@@ -181,13 +182,12 @@ class _RowLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write a step's tokens into its rows; returns these up to the width of the step."""
-        assert self.places is not None
+        assert self.cells is not None
         end = self.first + key_states.shape[0]
         if not self._takes(key_states):  # nothing is known of any row
             self.lazy_initialization(key_states, value_states)
             self.reserve(end, self.width)
-        rows = torch.arange(self.first, end, device=key_states.device).unsqueeze(-1)
-        places = self.places.to(key_states.device)
+        rows, places = (cells.to(key_states.device) for cells in self.cells)
         self.keys[rows, :, places] = key_states.transpose(1, 2)
         self.values[rows, :, places] = value_states.transpose(1, 2)
         seen = slice(self.first, end), slice(None), slice(self.width)
