@@ -103,7 +103,7 @@ class Engine:
     Attributes:
         model: the model.
         processor: its processor.
-        prompts: writes prompts.
+        template: how prompts are written.
         scheduler: writes the answers of all requests together.
         turn: held by who uses the scheduler.
 
@@ -115,7 +115,7 @@ class Engine:
         _check_match(model.config, processor)
         self.model = model
         self.processor = processor
-        self.prompts = PromptWriter(model, processor)
+        self._prompts = PromptWriter(model, processor)
         self._encoder = ImageEncoder(model, processor, self.submit)
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
@@ -135,12 +135,12 @@ class Engine:
         Raises:
             MGMError: there is no such template; the message lists the names.
         """
-        self.prompts.use_template(name)
+        self._prompts.use_template(name)
 
     @property
     def template(self) -> Template:
         """How prompts are written."""
-        return self.prompts.template
+        return self._prompts.template
 
     def compile_decoding(self, **options: Any) -> None:
         """Compile the steps that write a token, which takes up to a minute.
@@ -232,12 +232,12 @@ class Engine:
                 f"request {start + i} of {len(requests)}: " if len(requests) > 1 else ""
                 for i in range(1, len(group) + 1)
             ]
-            generations = self._begin(self.prepare(group, labels))
-            for generation in generations:
+            streams = self.begin(self.prepare(group, labels))
+            for stream in streams:
                 with self.turn:
-                    while generation.finish_reason is None:
+                    while not stream.ended:
                         self.go_on()
-            answers += [generation.answer() for generation in generations]
+            answers += [stream.answer for stream in streams]
         return answers
 
     def stream(self, request: Request) -> Stream:
@@ -270,7 +270,7 @@ class Engine:
         """
         labels = [""] * len(requests) if labels is None else labels
         prompts = [
-            self.prompts.ids(request, label)
+            self._prompts.ids(request, label)
             for request, label in zip(requests, labels, strict=True)
         ]
         sources, names = [], []
@@ -286,7 +286,10 @@ class Engine:
         Raises:
             MGMError: the device has too little memory to see their images.
         """
-        return [Stream(self, generation) for generation in self._begin(prepared)]
+        generations = self._generations(prepared)
+        for request, generation in zip(prepared.requests, generations, strict=True):
+            self._enqueue(request, generation)
+        return [Stream(self, generation) for generation in generations]
 
     def listen(self, request: Request, listener: Callable[[Piece], None]) -> Stream:
         """Answer one request, and tell a listener of every piece; `start` has to be called before.
@@ -338,13 +341,6 @@ class Engine:
         else:
             self.turn.wait()
 
-    def _begin(self, prepared: PreparedRequests) -> list[Generation]:
-        """Let answers wait for their turns."""
-        generations = self._generations(prepared)
-        for request, generation in zip(prepared.requests, generations, strict=True):
-            self._enqueue(request, generation)
-        return generations
-
     def _enqueue(self, request: Request, generation: Generation) -> None:
         if request.num_beams > 1:
             self.compute(
@@ -359,7 +355,7 @@ class Engine:
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""
-        return self.prompts.text(request)
+        return self._prompts.text(request)
 
     def room(self, request: Request) -> int:
         """Positions that the prompt of `request` leaves to its answer; none: it is too long."""
@@ -368,7 +364,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Positions that a prompt and its answer can take together."""
-        return self.prompts.context
+        return self._prompts.context
 
     def encode_images(self, images: Sequence[ImageSource]) -> list[Tensor]:
         """What the language model reads in place of images: (image tokens, width) each."""
@@ -387,10 +383,10 @@ class Engine:
             Generation(
                 request,
                 ids,
-                self.prompts.names(ids, [next(keys) for _ in request.images]),
+                self._prompts.names(ids, [next(keys) for _ in request.images]),
                 [next(features) for _ in request.images],
                 self.processor.tokenizer,
-                self.prompts.stops_of(request),
+                self._prompts.stops_of(request),
                 room=self.context - len(ids),
             )
             for request, ids in zip(prepared.requests, prepared.prompts, strict=True)

@@ -137,12 +137,12 @@ class ImageEncoder:
             MGMError: the device has too little memory for one, or nobody computes any more.
         """
         wanted: dict[bytes, Future[Tensor]] = {}
-        new = 0
         with self._lock:
+            before = len(self._waiting)
             for image in images:
                 if image.pixels is not None and image.key not in wanted:
-                    wanted[image.key], is_new = self._want(image.key, image.pixels)
-                    new += is_new
+                    wanted[image.key] = self._want(image.key, image.pixels)
+            new = len(self._waiting) - before
         try:
             # Each takes the first that wait, whosever they are: all are taken in the end.
             for _ in range(0, new, IMAGES_AT_ONCE):
@@ -159,19 +159,18 @@ class ImageEncoder:
         """Encode nothing of what waits; whoever wants it gets an error."""
         self._failed(self._next(len(self._waiting)), error)
 
-    def _want(self, key: bytes, pixels: Tensor) -> tuple[Future[Tensor], bool]:
-        """What will be the features of an image, and whether nobody wanted them before."""
-        features = self._underway.get(key)
-        if features is not None:
-            return features, False
-        features = Future()
+    def _want(self, key: bytes, pixels: Tensor) -> Future[Tensor]:
+        """What will be the features of an image, which waits unless somebody has wanted it."""
+        if key in self._underway:
+            return self._underway[key]
+        features: Future[Tensor] = Future()
         known = self.features.peek(key)
         if known is not None:
             features.set_result(known)
-            return features, False
-        self._underway[key] = features
-        self._waiting.append(_Wanted(key, pixels, features))
-        return features, True
+        else:
+            self._underway[key] = features
+            self._waiting.append(_Wanted(key, pixels, features))
+        return features
 
     def _see_next(self) -> None:
         self._see(self._next(IMAGES_AT_ONCE))

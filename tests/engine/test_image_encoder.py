@@ -14,6 +14,7 @@ import mgm
 from mgm import Engine, MGMError
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.engine import loop
+from tests.serve.servers import wait_for
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "pink", "orange", "brown", "gray")
 
@@ -57,9 +58,8 @@ def wanted(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[lis
     """Threads that want an image each, once all of them wait."""
     futures = [pool.submit(engine.encode_images, [plain(colour)]) for colour in colours]
     waiting = engine._encoder._waiting
-    while len(waiting) < len(set(colours)):
-        assert not any(future.done() for future in futures)
-        threading.Event().wait(0.01)
+    wait_for(lambda: len(waiting) == len(set(colours)))
+    assert not any(future.done() for future in futures)
     return futures
 
 
@@ -96,8 +96,8 @@ def test_images_are_prepared_by_who_wants_them(engine, monkeypatch):
         assert len(threads) == 1 + len(COLOURS)
         assert not {"engine", "MainThread"} & set(threads[1:])
         free.set()
-        assert ["".join(one) for one in engine.begin(many)]
-        assert ["".join(one) for one in engine.begin(prepared)]
+        assert all("".join(one) for one in engine.begin(many))
+        assert all("".join(one) for one in engine.begin(prepared))
     assert len(threads) == 1 + len(COLOURS)
 
 
@@ -112,8 +112,7 @@ def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
     with ThreadPoolExecutor(2) as pool, busy(engine) as free:
         (fine,) = wanted(engine, pool, ["red"])
         bad = pool.submit(engine.encode_images, [square])
-        while len(engine._encoder._waiting) < 2:
-            threading.Event().wait(0.01)
+        wait_for(lambda: len(engine._encoder._waiting) == 2)
         free.set()
         torch.testing.assert_close(fine.result(60)[0], red)
         with pytest.raises(RuntimeError, match="too bright"):
@@ -162,8 +161,7 @@ def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
     with ThreadPoolExecutor(13) as pool:
         futures = wanted(engine, pool, [*COLOURS, "red", "red"])
         stopped = pool.submit(engine.stop)
-        while not engine._loop or not engine._loop._stopped:
-            threading.Event().wait(0.01)
+        wait_for(lambda: engine._loop._stopped)
         event.set()
         stopped.result(60)
         told = [future.exception(60) for future in futures]

@@ -285,7 +285,7 @@ def test_beams_are_those_of_transformers(engine, pictures, beams):
     ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=beams)
     written = ids[0, inputs["input_ids"].shape[1] :].tolist()
     assert list(engine.answer([request])[0].tokens) == [
-        token for token in written if token not in engine.prompts.stops.ids
+        token for token in written if token not in engine._prompts.stops.ids
     ]
     assert "".join(engine.stream(request)) == engine.answer([request])[0].text
 
@@ -333,7 +333,7 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
         inputs = engine.processor(text=engine.prompt(request), images=images)
         ids = engine.model.generate(**inputs, max_new_tokens=20, do_sample=False)
         written = ids[0, inputs["input_ids"].shape[1] :].tolist()
-        assert list(answer.tokens) == [t for t in written if t not in engine.prompts.stops.ids]
+        assert list(answer.tokens) == [t for t in written if t not in engine._prompts.stops.ids]
 
 
 @pytest.mark.parametrize("kind", ["plain", "qwen3"])
