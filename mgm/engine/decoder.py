@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
-from mgm.engine.key_values import Rows
+from mgm.engine.key_values import Rows, StepSize
 from mgm.model.compilation import check_compiler
 from mgm.model.mgm import MGMForConditionalGeneration
 
@@ -26,11 +26,15 @@ class Decoder:
     Args:
         model: what answers.
         masks: of its language model.
+        longest: tokens of a row that a step reads, at most.
     """
 
-    def __init__(self, model: MGMForConditionalGeneration, masks: AttentionMasks) -> None:
+    def __init__(
+        self, model: MGMForConditionalGeneration, masks: AttentionMasks, longest: int = 1
+    ) -> None:
         self._model = model
         self._masks = masks
+        self._longest = longest
         self._compiled: Callable[..., Tensor] | None = None  # `_logits`
 
     @torch.inference_mode()
@@ -48,59 +52,64 @@ class Decoder:
             options = {"mode": "reduce-overhead"}
         check_compiler(device, **options)
         compiled = torch.compile(self._logits, dynamic=True, **options)
-        rows = Rows(self._model.config.text_config.num_hidden_layers)
-        for _ in range(TRACED[0]):
-            rows.add([])
-        self._run(self._logits, [0] * TRACED[0], rows)
-        rows.columns = [TRACED[1]] * TRACED[0]
-        rows.reserve(2 * TRACED[0], 2 * TRACED[1])
-        self._run(compiled, [0] * TRACED[0], rows)
-        rows.columns = [TRACED[1]]
-        self._run(compiled, [0], rows)
+        for longest in {1, self._longest}:
+            rows = Rows(self._model.config.text_config.num_hidden_layers)
+            for _ in range(TRACED[0]):
+                rows.add([])
+            self._run(self._logits, [[0] * longest] * TRACED[0], rows)
+            rows.columns = [TRACED[1]] * TRACED[0]
+            rows.reserve(2 * TRACED[0], 2 * TRACED[1])
+            self._run(compiled, [[0] * longest] * TRACED[0], rows)
+            rows.columns = [TRACED[1]]
+            self._run(compiled, [[0] * longest], rows)
         self._compiled = compiled
 
-    def step(self, tokens: Sequence[int], rows: Rows) -> Tensor:
-        """Read a token of every row.
+    def step(self, tokens: Sequence[Sequence[int]], rows: Rows) -> Tensor:
+        """Read the last tokens of every row.
 
         Args:
-            tokens: the last of each.
-            rows: keys and values, which grow by one column.
+            tokens: of each row, one at least.
+            rows: keys and values, which grow by so many columns.
 
         Returns:
-            (rows, vocabulary) logits of the next.
+            (rows, most tokens, vocabulary) logits of what comes after each; rows end together.
         """
         if self._compiled is None:
             return self._run(self._logits, tokens, rows)
         torch.compiler.cudagraph_mark_step_begin()
-        logits = self._run(self._compiled, tokens, rows, _power(len(tokens)), NARROWEST)
+        longest = 1 if all(len(row) == 1 for row in tokens) else self._longest
+        least = StepSize(_power(len(tokens)), longest, NARROWEST)
+        logits = self._run(self._compiled, tokens, rows, least)
         return logits[: len(tokens)].clone()  # the next step writes where it stands
 
     def _run(
         self,
         call: Callable[..., Tensor],
-        tokens: Sequence[int],
+        tokens: Sequence[Sequence[int]],
         rows: Rows,
-        least: int = 0,
-        narrowest: int = 0,
+        least: StepSize | None = None,
     ) -> Tensor:
         device = self._model.device
-        places = rows.begin_step(device, rows=least, narrowest=narrowest)
-        ids = torch.zeros(len(places), 1, dtype=torch.long, device=device)
-        ids[: len(tokens), 0] = torch.tensor(tokens, device=device)
+        counts = [len(row) for row in tokens]
+        places, positions = rows.begin_step(device, counts, least=least)
+        longest = places.shape[1]
+        filled = [[0] * (longest - len(row)) + list(row) for row in tokens]
+        ids = torch.zeros_like(places)
+        ids[: len(tokens)] = torch.tensor(filled, device=device)
         if self._compiled is not None and device.type == "cuda":
             rows.keep_in_place()  # or what a GPU records would copy them
         with self._masks.in_use():
-            return call(ids, self._masks.of(places, rows.step_width), places, rows)
+            return call(ids, self._masks.of(places, rows.step_width), positions, rows)
 
-    def _logits(self, ids: Tensor, mask: Any, places: Tensor, rows: Rows) -> Tensor:
+    def _logits(self, ids: Tensor, mask: Any, positions: Tensor, rows: Rows) -> Tensor:
         output = self._model.language_model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=places,
+            position_ids=positions,
             past_key_values=rows,
             use_cache=True,
         )
-        return output.logits[:, -1]
+        return output.logits
 
 
 def _power(count: int) -> int:

@@ -1,6 +1,7 @@
 """Questions and images in, answers out."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mgm.data.processor import MGMProcessor
 from mgm.data.templates import Template
 from mgm.data.tokenizer import vocabulary_size
 from mgm.engine.beam_search import search
+from mgm.engine.drafts import MOST
 from mgm.engine.feature_cache import FeatureCache
 from mgm.engine.generation import Generation, Piece
 from mgm.engine.image_encoder import ImageEncoder, PreparedImage
@@ -58,7 +60,7 @@ class Stream(Iterator[str]):
         self._engine.compute(self._cancel)
 
     def __del__(self) -> None:
-        if self._generation.finish_reason is None:
+        if self._generation.finish_reason is None and not sys.is_finalizing():
             self._engine.submit(self._cancel)  # nobody reads it any more
 
     def _cancel(self) -> None:
@@ -100,6 +102,12 @@ class PreparedRequests:
 class Engine:
     """Answers requests with one model.
 
+    Args:
+        model: the model.
+        processor: its processor.
+        speculative_tokens: that are guessed from earlier answers and read with an answer's last
+            one, at most: fewer steps, the same answers.
+
     Attributes:
         model: the model.
         processor: its processor.
@@ -108,10 +116,16 @@ class Engine:
         turn: held by who uses the scheduler.
 
     Raises:
-        MGMError: the processor prepares images for another model.
+        MGMError: the processor prepares images for another model, or `speculative_tokens` is
+            negative.
     """
 
-    def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
+    def __init__(
+        self,
+        model: MGMForConditionalGeneration,
+        processor: MGMProcessor,
+        speculative_tokens: int = MOST,
+    ) -> None:
         _check_match(model.config, processor)
         self.model = model
         self.processor = processor
@@ -125,6 +139,7 @@ class Engine:
             self._vocabulary,
             prefix_bytes=_share_of_memory(model, 16, 2**29),
             row_bytes=_share_of_memory(model, 3, 2**32),
+            speculative_tokens=speculative_tokens,
         )
         self.turn = Condition()
         self._loop: Loop | None = None

@@ -74,6 +74,7 @@ class Generation:
         self.fault: MGMError | None = None  # why it could not go on
         self.cached = 0  # positions of the prompt that were known already
         self.listener: Callable[[Piece], None] | None = None
+        self.stopped = False  # by a token
         self._told = 0  # tokens that the listener knows
         self.sampler = Sampler(request.sampling, prompt_ids)
         self.limit = min(request.max_new_tokens, room)
@@ -87,9 +88,15 @@ class Generation:
         """The answer's token ids."""
         return [choice.token for choice in self.choices]
 
+    def last(self, count: int) -> list[int]:
+        """The last ids of the prompt and the answer."""
+        tokens = [choice.token for choice in self.choices[-count:]]
+        return [*self.prompt_ids[-count:], *tokens][-count:]
+
     def push(self, choice: Choice) -> None:
         """Add the next token."""
         if choice.token in self.stop_ids:
+            self.stopped = True
             self.finish("stop")
             return
         self.choices.append(choice)

@@ -1,6 +1,7 @@
 """Keys and values of the answers that are being written."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,15 @@ from transformers.cache_utils import CacheLayerMixin
 
 BLOCK = 64  # columns that rows grow by, at least
 Layers = list[tuple[Tensor, Tensor]]  # keys and values, (1, heads, positions, width) each
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """Rows, tokens of each, and columns that are looked at."""
+
+    rows: int
+    tokens: int
+    columns: int
 
 
 class Rows(Cache):
@@ -70,35 +80,34 @@ class Rows(Cache):
         device: torch.device,
         tokens: Sequence[int] | None = None,
         first: int = 0,
-        rows: int = 0,
-        narrowest: int = 0,
-    ) -> Tensor:
+        least: StepSize | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Make room for more tokens in the rows from `first` on; the step sees these rows alone.
 
         Args:
             device: of what comes back.
             tokens: for each row; None: one for each.
             first: row.
-            rows: that the step has, at least; those that are not in use get a token of nothing.
-            narrowest: columns that the step looks at, at least, and then a power of two; 0: no more
-                than it has to.
+            least: how large the step is, at least; rows that are not in use get tokens of nothing,
+                and columns are a power of two. None: no larger than it has to be.
 
         Returns:
-            (rows, longest) columns that the tokens go to, which are their positions too. Rows end
-            together; what a step gives a shorter one before its tokens goes behind them.
+            (rows, longest) columns that the tokens go to, and the tokens' positions. Rows end
+            together; what a step gives a shorter one before its tokens goes behind them, and has
+            the position of the last.
         """
         counts = torch.tensor(tokens or [1] * (len(self.columns) - first))
         begins = torch.tensor(self.columns[first:])
-        longest = int(counts.max())
         used = len(begins)
-        if rows > used:
-            begins = torch.cat([begins, begins.new_zeros(rows - used)])
-            counts = torch.cat([counts, counts.new_ones(rows - used)])
+        unused = max(least.rows - used, 0) if least is not None else 0
+        begins = torch.cat([begins, begins.new_zeros(unused)])
+        counts = torch.cat([counts, counts.new_ones(unused)])
+        longest = max(int(counts.max()), least.tokens if least is not None else 1)
         filling = (longest - counts).unsqueeze(-1)
         places = begins.unsqueeze(-1) + (torch.arange(longest) - filling) % longest
         self.step_width = -(-(int(begins.max()) + longest) // BLOCK) * BLOCK
-        if narrowest:
-            self.step_width = max(narrowest, 1 << (self.step_width - 1).bit_length())
+        if least is not None:
+            self.step_width = max(least.columns, 1 << (self.step_width - 1).bit_length())
         places = places.to(device)
         numbers = torch.arange(first, first + len(places), device=device).unsqueeze(-1)
         for layer in self._rows:
@@ -107,7 +116,8 @@ class Rows(Cache):
             # Compiled steps take a single row of a memory for several.
             self.reserve(max(first + len(begins), 2), self.step_width)
         self.columns[first:] = (begins + counts)[:used].tolist()
-        return places
+        last = (begins + counts - 1).unsqueeze(-1).to(device)
+        return places, torch.minimum(places, last)
 
 
 class _RowLayer(CacheLayerMixin):

@@ -7,6 +7,7 @@ import torch
 from mgm.data.processor import MGMProcessor
 from mgm.data.stops import align_generation
 from mgm.engine.device import choose_device, choose_dtype
+from mgm.engine.drafts import MOST
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, faults_of
 from mgm.model.attention import set_attention
@@ -26,6 +27,7 @@ def load(
     text_only: bool = False,
     compile_vision: bool = False,
     compile_decoding: bool = False,
+    speculative_tokens: int = MOST,
     attention: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -48,6 +50,8 @@ def load(
             for very many images on a GPU.
         compile_decoding: whether steps that write a token run compiled, on a GPU as CUDA graphs;
             the model loads a minute longer for it.
+        speculative_tokens: that are guessed from earlier answers and read with an answer's last
+            one, at most: fewer steps, the same answers; 0: none.
         attention: "sdpa", "flash_attention_2" (package flash-attn, on a GPU), "flex_attention" or
             "eager"; None: the model's own, sdpa unless its config.json names another.
         revision: branch, tag or commit on the hub.
@@ -73,7 +77,7 @@ def load(
         if place.type == "cpu":
             use_onednn(model)
         align_generation(model.generation_config, processor.tokenizer, processor.template, rows)
-        engine = Engine(model, processor)
+        engine = Engine(model, processor, speculative_tokens)
         if compile_decoding:
             engine.compile_decoding()
         return engine

@@ -180,13 +180,12 @@ class PromptReader:
         )
         for row, prompt in enumerate(prompts):
             embeddings[row, longest - counts[row] :] = prompt.embeddings[0]
-        places = rows.begin_step(embeddings.device, counts, first)
-        last = torch.tensor(rows.columns[first:], device=places.device) - 1
+        places, positions = rows.begin_step(embeddings.device, counts, first)
         with self.masks.in_use():
             output = self.model.language_model(
                 inputs_embeds=embeddings,
                 attention_mask=self.masks.of(places, rows.step_width),
-                position_ids=torch.minimum(places, last.unsqueeze(-1)),
+                position_ids=positions,
                 past_key_values=rows,
                 use_cache=True,
                 logits_to_keep=1,

@@ -1,7 +1,7 @@
 """Many answers at a time: they join and leave between two steps, and none waits long for another.
 
 A step reads a piece of the first prompt that waits, or several short prompts, and gives every
-answer that is being written its next token.
+answer that is being written its next token, or several if it was guessed how the answer goes on.
 """
 
 from collections import deque
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
 from mgm.engine.decoder import Decoder
+from mgm.engine.drafts import END, LONGEST, MOST, Drafts
 from mgm.engine.generation import Generation
 from mgm.engine.key_values import Rows
 from mgm.engine.prefix_cache import PrefixCache
@@ -34,9 +35,11 @@ class Scheduler:
         prefix_bytes: of keys and values that are kept for prompts that begin in the same way.
         row_bytes: of keys and values of all answers that are written together; one alone may take
             more.
+        speculative_tokens: that are guessed and read with an answer's last token, at most.
 
     Attributes:
         prefixes: those keys and values.
+        drafts: guesses.
         reader: reads prompts.
         decoder: reads what was written.
         waiting: answers that are not begun.
@@ -45,7 +48,8 @@ class Scheduler:
             them are free: more answers a second, but a token may wait long for the next.
 
     Raises:
-        MGMError: the language model keeps more of what it read than keys and values.
+        MGMError: the language model keeps more of what it read than keys and values, or
+            `speculative_tokens` is negative.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Scheduler:
         piece: int = 512,
         prefix_bytes: int = 2**29,
         row_bytes: int = 2**32,
+        speculative_tokens: int = MOST,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
@@ -66,8 +71,9 @@ class Scheduler:
         self.writing: list[Generation] = []
         self.prompts_first = False
         masks = AttentionMasks(model)
+        self.drafts = Drafts(speculative_tokens)
         self.reader = PromptReader(model, masks, self.prefixes, piece)
-        self.decoder = Decoder(model, masks)
+        self.decoder = Decoder(model, masks, longest=1 + speculative_tokens)
         self._keys = self._rows_of_none()
 
     @property
@@ -90,7 +96,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Read a piece of a prompt, and write one token of every answer.
+        """Read a piece of a prompt, and write the next tokens of every answer.
 
         Raises:
             MGMError: the device has too little memory; all answers end with that.
@@ -133,7 +139,7 @@ class Scheduler:
         if read is not None:
             generations, logits = read
             self.writing += generations
-            self._push(logits, generations)
+            self._push(logits.unsqueeze(1), generations, [[]] * len(generations))
         return read is not None or bool(self.reader.reading)
 
     def _has_room(self, more: Sequence[Generation]) -> bool:
@@ -157,17 +163,73 @@ class Scheduler:
         self._leave()
         if not self.writing:
             return
-        last = [generation.choices[-1].token for generation in self.writing]
-        self._push(self.decoder.step(last, self._keys), self.writing)
+        guesses = self._guesses()
+        tokens = [
+            [generation.choices[-1].token, *guess]
+            for generation, guess in zip(self.writing, guesses, strict=True)
+        ]
+        right = self._push(self.decoder.step(tokens, self._keys), self.writing, guesses)
+        for row, guess in enumerate(guesses):
+            self._keys.columns[row] -= len(guess) - right[row]
+        self.drafts.guessed += sum(map(len, guesses))
+        self.drafts.right += sum(right)
         self._leave()
 
-    def _push(self, logits: Tensor, generations: list[Generation]) -> None:
-        samplers = [generation.sampler for generation in generations]
-        chosen = choose(logits[:, : self.vocabulary], samplers)
-        for generation, choice in zip(generations, chosen, strict=True):
-            if generation.finish_reason is None:
-                generation.push(choice)
-                generation.tell()
+    def _guesses(self) -> list[list[int]]:
+        """What may come next in each answer. Rows of a step are as long as the longest of them:
+        guesses are cut to where they would fill half of what they add to a step."""
+        guesses = [self._guess(generation) for generation in self.writing]
+        longest = max(map(len, guesses))
+        while 2 * sum(min(len(guess), longest) for guess in guesses) < longest * len(guesses):
+            longest -= 1
+        return [guess[:longest] for guess in guesses]
+
+    def _guess(self, generation: Generation) -> list[int]:
+        """What may come next, but no token that ends the answer."""
+        room = generation.limit - len(generation.choices) - 1
+        guess = self.drafts.guess(generation.last(LONGEST), room)
+        ends = [place for place, token in enumerate(guess) if token in generation.stop_ids]
+        return guess[: min(ends, default=len(guess))]
+
+    def _push(
+        self, logits: Tensor, generations: list[Generation], guesses: Sequence[Sequence[int]]
+    ) -> list[int]:
+        """Give answers what comes next, and go on as long as that is what was guessed.
+
+        Args:
+            logits: (answers, most tokens, vocabulary) after each token that was read.
+            generations: the answers.
+            guesses: the last tokens of each that were read.
+
+        Returns:
+            How many tokens of each guess were right.
+        """
+        right = [0] * len(generations)
+        going = list(range(len(generations)))
+        while going:
+            places = [right[row] - len(guesses[row]) - 1 for row in going]
+            samplers = [generations[row].sampler for row in going]
+            chosen = choose(logits[going, places, : self.vocabulary], samplers)
+            rows, going = going, []
+            for row, choice in zip(rows, chosen, strict=True):
+                if generations[row].finish_reason is None:
+                    generations[row].push(choice)
+                if generations[row].finish_reason is not None or right[row] == len(guesses[row]):
+                    continue
+                if guesses[row][right[row]] == choice.token:
+                    right[row] += 1
+                    going.append(row)
+        for generation, count in zip(generations, right, strict=True):
+            self._learn(generation, count + 1)
+            generation.tell()
+        return right
+
+    def _learn(self, generation: Generation, new: int) -> None:
+        """Remember an answer's last tokens for guesses."""
+        tokens = generation.last(LONGEST + new)
+        if generation.stopped:
+            tokens = [*tokens, END]
+        self.drafts.learn(tokens, new)
 
     def _leave(self) -> None:
         """Give the rows of answers that have ended to others; what they hold may come again."""

@@ -45,6 +45,16 @@ class WorkerMetrics:
             ("mgm_image_cache_misses", "Images that were not", lambda: engine.features.misses),
             ("mgm_image_cache_bytes", "Memory of known images", lambda: engine.features.size),
             (
+                "mgm_draft_tokens",
+                "Tokens that were guessed",
+                lambda: engine.scheduler.drafts.guessed,
+            ),
+            (
+                "mgm_accepted_draft_tokens",
+                "Guesses that were right",
+                lambda: engine.scheduler.drafts.right,
+            ),
+            (
                 "mgm_prefix_cache_bytes",
                 "Memory of known beginnings of prompts",
                 lambda: engine.scheduler.prefixes.size,

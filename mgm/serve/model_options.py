@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from mgm.engine.drafts import MOST
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
 from mgm.errors import MGMError
@@ -21,12 +22,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the steps that write a token, for a GPU; loads a minute longer",
     )
+    add(
+        "--speculative-tokens",
+        type=int,
+        default=MOST,
+        metavar="N",
+        help="tokens that are guessed from earlier answers and checked in one step, at most; "
+        "answers stay the same; 0: none; default: %(default)s",
+    )
 
 
 def check_model_options(options: argparse.Namespace) -> None:
     """Raise an MGMError if they contradict each other."""
     if options.load_8bit and options.load_4bit:
         raise MGMError("--load-8bit beside --load-4bit: choose one")
+    if options.speculative_tokens < 0:
+        found = options.speculative_tokens
+        raise MGMError(f"--speculative-tokens is {found}; give 0 for no guesses, or more")
 
 
 def load_model_of(options: argparse.Namespace, **more: Any) -> Engine:
@@ -46,6 +58,7 @@ def load_model_of(options: argparse.Namespace, **more: Any) -> Engine:
         quantize=quantize,
         base=options.model_base,
         compile_decoding=options.compile_decoding,
+        speculative_tokens=options.speculative_tokens,
         **more,
     )
     if options.conv_mode is not None:

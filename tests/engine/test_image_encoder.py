@@ -56,9 +56,16 @@ def busy(engine: Engine) -> Iterator[threading.Event]:
 
 def wanted(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[list[Tensor]]]:
     """Threads that want an image each, once all of them wait."""
+    original, asked = engine._encoder._want, []
+
+    def want(key: bytes, pixels: Tensor) -> Future[Tensor]:
+        asked.append(key)
+        return original(key, pixels)
+
+    engine._encoder._want = want
     futures = [pool.submit(engine.encode_images, [plain(colour)]) for colour in colours]
-    waiting = engine._encoder._waiting
-    wait_for(lambda: len(waiting) == len(set(colours)))
+    wait_for(lambda: len(asked) == len(colours))
+    wait_for(lambda: len(engine._loop._calls) == len(set(colours)))
     assert not any(future.done() for future in futures)
     return futures
 

@@ -1,0 +1,109 @@
+"""Guesses at how answers go on, from how those before went on.
+
+A step waits for weights, keys and values to come from memory, and takes hardly longer for a few
+tokens than for one. So the model reads a guess along with an answer's last token, and tells after
+each of them what comes next; from the first token on that it would not have written itself, the
+guess is dropped. Answers stay what they are (https://arxiv.org/abs/2211.17192). What was written
+before, for whomever, is the source of guesses (https://arxiv.org/abs/2411.04975).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from mgm.errors import MGMError
+
+MOST = 4  # tokens of a guess, unless told otherwise
+SHORTEST, LONGEST = 2, 4  # tokens that have to be the same for the next to be the same
+LIKELY = 0.25  # that a guess is right up to a token, at least
+RUNS = 2**16  # of tokens that are remembered, in some 30 MB
+FOLLOWERS = 8  # of each run
+END = -1  # follows on the last token of an answer
+
+
+class Drafts:
+    """Remembers which tokens followed on which, and guesses which will.
+
+    Args:
+        most: tokens of a guess; 0: none is made.
+
+    Attributes:
+        guessed: tokens so far.
+        right: those of them that were.
+
+    Raises:
+        MGMError: so many are none.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        if most < 0:
+            raise MGMError(f"speculative_tokens is {most}; give 0 for no guesses, or more")
+        self.most = most
+        self.guessed = 0
+        self.right = 0
+        self._followers: OrderedDict[tuple[int, ...], _Followers] = OrderedDict()
+
+    def guess(self, tokens: Sequence[int], most: int) -> list[int]:
+        """What comes after the last tokens of a prompt and its answer, as far as that is likely.
+
+        Args:
+            tokens: `LONGEST` of them, or fewer if there are no more.
+            most: tokens of the guess, if that is fewer than usual.
+        """
+        last = list(tokens)
+        guess: list[int] = []
+        chance = 1.0
+        while len(guess) < min(most, self.most):
+            token, share = self._next(last)
+            chance *= share
+            if token == END or chance < LIKELY:
+                break
+            guess.append(token)
+            last = [*last, token][-LONGEST:]
+        return guess
+
+    def learn(self, tokens: Sequence[int], new: int) -> None:
+        """Remember what the last `new` tokens of these followed on."""
+        if not self.most:
+            return
+        for place in range(max(len(tokens) - new, 0), len(tokens)):
+            for run in _runs(tokens[max(place - LONGEST, 0) : place]):
+                if run not in self._followers:
+                    self._followers[run] = _Followers()
+                self._followers[run].add(tokens[place])
+                self._followers.move_to_end(run)
+        while len(self._followers) > RUNS:
+            self._followers.popitem(last=False)
+
+    def _next(self, tokens: Sequence[int]) -> tuple[int, float]:
+        """The likeliest token after as many of these as were seen together, and its chance."""
+        for run in _runs(tokens):
+            if run in self._followers:
+                return self._followers[run].likeliest()
+        return END, 0.0
+
+
+class _Followers:
+    """Tokens that came next, the frequent ones at least."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        self.total = 0
+
+    def add(self, token: int) -> None:
+        if token not in self.counts and len(self.counts) == FOLLOWERS:
+            del self.counts[min(self.counts, key=self.counts.__getitem__)]
+        self.counts[token] = self.counts.get(token, 0) + 1
+        self.total += 1
+
+    def likeliest(self) -> tuple[int, float]:
+        """A token and its chance; what was seen once is as likely as not to come again."""
+        token = max(self.counts, key=self.counts.__getitem__)
+        return token, self.counts[token] / (self.total + 1)
+
+
+def _runs(tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The last of these tokens, the longest run first."""
+    for length in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
+        yield tuple(tokens[-length:])
