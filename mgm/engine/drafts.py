@@ -8,16 +8,30 @@ before, for whomever, is the source of guesses (https://arxiv.org/abs/2411.04975
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from mgm.errors import MGMError
 
-MOST = 4  # tokens of a guess, unless told otherwise
+MOST = 8  # tokens of a guess, unless told otherwise
 SHORTEST, LONGEST = 2, 4  # tokens that have to be the same for the next to be the same
-LIKELY = 0.25  # that a guess is right up to a token, at least
+LIKELY = 0.1  # that a guess is right up to a token, at least
 RUNS = 2**16  # of tokens that are remembered, in some 30 MB
 FOLLOWERS = 8  # of each run
 END = -1  # follows on the last token of an answer
+# Time that a row, and each of its tokens, adds to a step, in parts of what a step takes anyway: of
+# the nano model on two CPU cores. A GPU's are smaller.
+ROW, TOKEN = 0.06, 0.03
+# How fast experience with guesses fades with each step, and what it is weighed against.
+FADING, DOUBT = 0.99, 5.0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Tokens that may come next, and the chance of each that it and those before are right."""
+
+    tokens: tuple[int, ...] = ()
+    chances: tuple[float, ...] = ()
 
 
 class Drafts:
@@ -40,26 +54,52 @@ class Drafts:
         self.most = most
         self.guessed = 0
         self.right = 0
+        self._expected = self._found = 0.0  # right tokens lately
         self._followers: OrderedDict[tuple[int, ...], _Followers] = OrderedDict()
 
-    def guess(self, tokens: Sequence[int], most: int) -> list[int]:
+    def guess(self, tokens: Sequence[int], most: int, ends: Collection[int] = ()) -> Guess:
         """What comes after the last tokens of a prompt and its answer, as far as that is likely.
 
         Args:
             tokens: `LONGEST` of them, or fewer if there are no more.
             most: tokens of the guess, if that is fewer than usual.
+            ends: tokens that are not guessed, nor is what comes after them.
         """
         last = list(tokens)
         guess: list[int] = []
-        chance = 1.0
+        chances: list[float] = []
+        chance = (self._found + DOUBT) / (self._expected + DOUBT)
         while len(guess) < min(most, self.most):
             token, share = self._next(last)
             chance *= share
-            if token == END or chance < LIKELY:
+            if token == END or token in ends or chance < LIKELY:
                 break
             guess.append(token)
+            chances.append(chance)
             last = [*last, token][-LONGEST:]
-        return guess
+        return Guess(tuple(guess), tuple(chances))
+
+    def worthwhile(self, guesses: Sequence[Guess]) -> list[tuple[int, ...]]:
+        """Guesses for the rows of a step, cut to the length that gives most tokens a second.
+
+        All rows of a step are as long as its longest.
+        """
+        rows = len(guesses)
+        tokens, time = float(rows), 1 + ROW * rows
+        best, rate = 0, tokens / time
+        for length in range(1, max(len(guess.tokens) for guess in guesses) + 1):
+            tokens += sum(sum(guess.chances[length - 1 : length]) for guess in guesses)
+            time += TOKEN * rows
+            if tokens / time > rate:
+                best, rate = length, tokens / time
+        self._expected = FADING * self._expected + sum(sum(g.chances[:best]) for g in guesses)
+        return [guess.tokens[:best] for guess in guesses]
+
+    def count(self, guessed: int, right: int) -> None:
+        """Note how many tokens of a step were guessed, and how many of them were right."""
+        self.guessed += guessed
+        self.right += right
+        self._found = FADING * self._found + right
 
     def learn(self, tokens: Sequence[int], new: int) -> None:
         """Remember what the last `new` tokens of these followed on."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
 from mgm.engine.decoder import Decoder
-from mgm.engine.drafts import END, LONGEST, MOST, Drafts
+from mgm.engine.drafts import END, LONGEST, MOST, Drafts, Guess
 from mgm.engine.generation import Generation
 from mgm.engine.key_values import Rows
 from mgm.engine.prefix_cache import PrefixCache
@@ -163,7 +163,7 @@ class Scheduler:
         self._leave()
         if not self.writing:
             return
-        guesses = self._guesses()
+        guesses = self.drafts.worthwhile([self._guess(one) for one in self.writing])
         tokens = [
             [generation.choices[-1].token, *guess]
             for generation, guess in zip(self.writing, guesses, strict=True)
@@ -171,25 +171,12 @@ class Scheduler:
         right = self._push(self.decoder.step(tokens, self._keys), self.writing, guesses)
         for row, guess in enumerate(guesses):
             self._keys.columns[row] -= len(guess) - right[row]
-        self.drafts.guessed += sum(map(len, guesses))
-        self.drafts.right += sum(right)
+        self.drafts.count(sum(map(len, guesses)), sum(right))
         self._leave()
 
-    def _guesses(self) -> list[list[int]]:
-        """What may come next in each answer. Rows of a step are as long as the longest of them:
-        guesses are cut to where they would fill half of what they add to a step."""
-        guesses = [self._guess(generation) for generation in self.writing]
-        longest = max(map(len, guesses))
-        while 2 * sum(min(len(guess), longest) for guess in guesses) < longest * len(guesses):
-            longest -= 1
-        return [guess[:longest] for guess in guesses]
-
-    def _guess(self, generation: Generation) -> list[int]:
-        """What may come next, but no token that ends the answer."""
+    def _guess(self, generation: Generation) -> Guess:
         room = generation.limit - len(generation.choices) - 1
-        guess = self.drafts.guess(generation.last(LONGEST), room)
-        ends = [place for place, token in enumerate(guess) if token in generation.stop_ids]
-        return guess[: min(ends, default=len(guess))]
+        return self.drafts.guess(generation.last(LONGEST), room, generation.stop_ids)
 
     def _push(
         self, logits: Tensor, generations: list[Generation], guesses: Sequence[Sequence[int]]

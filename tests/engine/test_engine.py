@@ -51,7 +51,8 @@ def test_answers_are_the_same_alone_batched_and_streamed(engine, requests):
         pieces = list(stream)
         assert "".join(pieces) == answer.text
         assert stream.answer == answer
-        assert len(pieces) > 1 or len(answer.tokens) < 3
+        # Even when the whole answer is a right guess, its first token is there before.
+        assert len(pieces) > 1 or len(answer.text) < 3 or not answer.text.isascii()
 
 
 def test_tokens_are_those_of_generate(engine, pictures):
