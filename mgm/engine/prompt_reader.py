@@ -126,16 +126,21 @@ class PromptReader:
 
     def _begin(self, generation: Generation) -> _Prompt:
         """A prompt's embeddings, images merged, without what is known of it."""
-        model = self.model
-        ids = torch.tensor([generation.prompt_ids], device=model.device)
-        features = torch.stack(generation.features) if generation.features else None
-        embeddings = merge_image_features(
-            model.get_input_embeddings(), ids, features, model.config, None
-        )
+        config, ids = self.model.config, generation.prompt_ids
         parts = self.prefixes.find(generation.names, self._dtype)
         known = sum(layers[0][0].shape[2] for layers in parts)
+        image_positions = ids[:known].count(config.image_token_id)
+        seen, within = divmod(image_positions, config.image_tokens_per_image)
+        start = known - within  # where an image begins, if what is known ends within it
+        features = generation.features[seen:]
+        embeddings = merge_image_features(
+            self.model.get_input_embeddings(),
+            torch.tensor([ids[start:]], device=self.model.device),
+            torch.stack(features) if features else None,
+            config,
+        )
         generation.cached = known
-        return _Prompt(generation, embeddings[:, known:], parts, known)
+        return _Prompt(generation, embeddings[:, within:], parts, known)
 
     def _read_piece(self, rows: Rows) -> tuple[list[Generation], Tensor] | None:
         prompt = self._prompt

@@ -11,6 +11,7 @@ import torch
 import mgm
 from mgm import MGMError, Request
 from mgm.engine.engine import Engine
+from mgm.engine.key_values import between
 from mgm.engine.scheduler import Scheduler
 from tests.tiny_model import build
 
@@ -160,6 +161,29 @@ def test_questions_about_one_image_read_it_once(engine, pictures):
     assert found == expected
     image = engine.processor.image_tokens_per_image
     assert [one.cached_tokens > image for one in found] == [False, True, True]
+
+
+def test_what_is_known_may_end_within_an_image(engine, pictures):
+    request = Request("compare them", images=pictures, max_new_tokens=9)
+    expected = engine.answer([request])[0]
+    generation = engine._generations(engine.prepare([request]))[0]
+    ids, image = generation.prompt_ids, engine.model.config.image_token_id
+    parts = engine.scheduler.prefixes.find(generation.names, engine.model.dtype)
+    whole = [
+        tuple(torch.cat([layers[number][side] for layers in parts], dim=2) for side in (0, 1))
+        for number in range(len(parts[0]))
+    ]
+    last = len(ids) - 1 - ids[::-1].index(image)
+    for known in (last + 1, last, ids.index(image) + 1, ids.index(image), 3):
+        other = Engine(engine.model, engine.processor)
+        other.scheduler.prefixes.put(
+            generation.names[:known],
+            engine.model.dtype,
+            lambda start, known=known: between(whole, start, known),
+        )
+        found = other.answer([request])[0]
+        assert found.cached_tokens == known
+        assert found.tokens == expected.tokens
 
 
 @pytest.mark.parametrize("piece", [512, 7])
