@@ -52,7 +52,7 @@ class Decoder:
             options = {"mode": "reduce-overhead"}
         check_compiler(device, **options)
         compiled = torch.compile(self._logits, dynamic=True, **options)
-        for longest in {1, self._longest}:
+        for longest in sorted({1, self._longest}):
             rows = Rows(self._model.config.text_config.num_hidden_layers)
             for _ in range(TRACED[0]):
                 rows.add([])

@@ -447,6 +447,12 @@ def test_metrics(address):
         assert value(after, name) - value(before, name) == change, name
     seconds = value(after, "mgm_request_seconds_sum") - value(before, "mgm_request_seconds_sum")
     assert 0 < seconds < time.perf_counter() - begun
+    # The same once more is guessed, and stays the same.
+    again = [ask(f"{address}/v1/chat/completions", body | {"max_tokens": 30}) for _ in range(2)]
+    assert again[0][1]["choices"] == again[1][1]["choices"]
+    last = urllib.request.urlopen(f"{address}/metrics").read().decode()
+    guessed, right = value(last, "mgm_draft_tokens"), value(last, "mgm_accepted_draft_tokens")
+    assert 10 < right <= guessed
 
 
 def test_drawing(folder, pipeline):
