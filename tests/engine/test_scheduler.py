@@ -280,6 +280,20 @@ def test_cancelled_answers_leave(engine, pictures):
     assert not engine.scheduler.busy
 
 
+def test_a_program_may_end_within_a_stream(engine, monkeypatch):
+    """While the interpreter ends there is nothing to cancel with."""
+    stream = engine.stream(Request("hi", max_new_tokens=20))
+    next(stream)
+    submitted: list[object] = []
+    monkeypatch.setattr(engine, "submit", submitted.append)
+    with monkeypatch.context() as ending:
+        ending.setattr("sys.is_finalizing", lambda: True)
+        stream.__del__()
+        assert not submitted
+    stream.__del__()
+    assert submitted
+
+
 def test_time_is_up(engine):
     answer = engine.answer([Request("hi", max_new_tokens=500, max_seconds=0)])[0]
     assert (answer.finish_reason, len(answer.tokens)) == ("length", 1)
