@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
-from mgm.engine.key_values import Rows, StepSize
+from mgm.engine.key_values import SMALLEST, Rows, StepSize
 from mgm.model.compilation import check_compiler
 from mgm.model.mgm import MGMForConditionalGeneration
 
@@ -30,7 +30,7 @@ class Decoder:
     """
 
     def __init__(
-        self, model: MGMForConditionalGeneration, masks: AttentionMasks, longest: int = 1
+        self, model: MGMForConditionalGeneration, masks: AttentionMasks, longest: int
     ) -> None:
         self._model = model
         self._masks = masks
@@ -87,7 +87,7 @@ class Decoder:
         call: Callable[..., Tensor],
         tokens: Sequence[Sequence[int]],
         rows: Rows,
-        least: StepSize | None = None,
+        least: StepSize = SMALLEST,
     ) -> Tensor:
         device = self._model.device
         counts = [len(row) for row in tokens]

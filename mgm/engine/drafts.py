@@ -18,7 +18,6 @@ SHORTEST, LONGEST = 2, 4  # tokens that have to be the same for the next to be t
 LIKELY = 0.1  # that a guess is right up to a token, at least
 RUNS = 2**16  # of tokens that are remembered, in some 30 MB
 FOLLOWERS = 8  # of each run
-END = -1  # follows on the last token of an answer
 # Time that a row, and each of its tokens, adds to a step, in parts of what a step takes anyway: of
 # the nano model on two CPU cores. A GPU's are smaller.
 ROW, TOKEN = 0.06, 0.03
@@ -33,6 +32,16 @@ class Guess:
     tokens: tuple[int, ...] = ()
     chances: tuple[float, ...] = ()
 
+    def cut(self, length: int) -> "Guess":
+        """So many of the first tokens."""
+        return Guess(self.tokens[:length], self.chances[:length])
+
+
+def check_most(most: int, name: str = "speculative_tokens") -> None:
+    """Raise an MGMError if a guess cannot have so many tokens, which `name` gives."""
+    if most < 0:
+        raise MGMError(f"{name} is {most}; give 0 for no guesses, or more")
+
 
 class Drafts:
     """Remembers which tokens followed on which, and guesses which will.
@@ -45,12 +54,11 @@ class Drafts:
         right: those of them that were.
 
     Raises:
-        MGMError: so many are none.
+        MGMError: `most` is negative.
     """
 
     def __init__(self, most: int = MOST) -> None:
-        if most < 0:
-            raise MGMError(f"speculative_tokens is {most}; give 0 for no guesses, or more")
+        check_most(most)
         self.most = most
         self.guessed = 0
         self.right = 0
@@ -70,16 +78,19 @@ class Drafts:
         chances: list[float] = []
         chance = (self._found + DOUBT) / (self._expected + DOUBT)
         while len(guess) < min(most, self.most):
-            token, share = self._next(last)
+            followers = self._after(last)
+            if followers is None:
+                break
+            token, share = followers.likeliest()
             chance *= share
-            if token == END or token in ends or chance < LIKELY:
+            if token in ends or chance < LIKELY:
                 break
             guess.append(token)
             chances.append(chance)
             last = [*last, token][-LONGEST:]
         return Guess(tuple(guess), tuple(chances))
 
-    def worthwhile(self, guesses: Sequence[Guess]) -> list[tuple[int, ...]]:
+    def worthwhile(self, guesses: Sequence[Guess]) -> list[Guess]:
         """Guesses for the rows of a step, cut to the length that gives most tokens a second.
 
         All rows of a step are as long as its longest.
@@ -88,17 +99,19 @@ class Drafts:
         tokens, time = float(rows), 1 + ROW * rows
         best, rate = 0, tokens / time
         for length in range(1, max(len(guess.tokens) for guess in guesses) + 1):
-            tokens += sum(sum(guess.chances[length - 1 : length]) for guess in guesses)
+            tokens += sum(
+                guess.chances[length - 1] for guess in guesses if len(guess.chances) >= length
+            )
             time += TOKEN * rows
             if tokens / time > rate:
                 best, rate = length, tokens / time
-        self._expected = FADING * self._expected + sum(sum(g.chances[:best]) for g in guesses)
-        return [guess.tokens[:best] for guess in guesses]
+        return [guess.cut(best) for guess in guesses]
 
-    def count(self, guessed: int, right: int) -> None:
-        """Note how many tokens of a step were guessed, and how many of them were right."""
-        self.guessed += guessed
+    def count(self, guesses: Sequence[Guess], right: int) -> None:
+        """Note what was guessed in a step, and how many tokens of all that were right."""
+        self.guessed += sum(len(guess.tokens) for guess in guesses)
         self.right += right
+        self._expected = FADING * self._expected + sum(sum(guess.chances) for guess in guesses)
         self._found = FADING * self._found + right
 
     def learn(self, tokens: Sequence[int], new: int) -> None:
@@ -114,12 +127,12 @@ class Drafts:
         while len(self._followers) > RUNS:
             self._followers.popitem(last=False)
 
-    def _next(self, tokens: Sequence[int]) -> tuple[int, float]:
-        """The likeliest token after as many of these as were seen together, and its chance."""
+    def _after(self, tokens: Sequence[int]) -> "_Followers | None":
+        """What came after as many of the last of these as were seen together."""
         for run in _runs(tokens):
             if run in self._followers:
-                return self._followers[run].likeliest()
-        return END, 0.0
+                return self._followers[run]
+        return None
 
 
 class _Followers:

@@ -74,7 +74,6 @@ class Generation:
         self.fault: MGMError | None = None  # why it could not go on
         self.cached = 0  # positions of the prompt that were known already
         self.listener: Callable[[Piece], None] | None = None
-        self.stopped = False  # by a token
         self._told = 0  # tokens that the listener knows
         self.sampler = Sampler(request.sampling, prompt_ids)
         self.limit = min(request.max_new_tokens, room)
@@ -96,7 +95,6 @@ class Generation:
     def push(self, choice: Choice) -> None:
         """Add the next token."""
         if choice.token in self.stop_ids:
-            self.stopped = True
             self.finish("stop")
             return
         self.choices.append(choice)

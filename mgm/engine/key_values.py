@@ -15,11 +15,14 @@ Layers = list[tuple[Tensor, Tensor]]  # keys and values, (1, heads, positions, w
 
 @dataclass(frozen=True)
 class StepSize:
-    """Rows, tokens of each, and columns that are looked at."""
+    """Rows, tokens of each, and columns that are looked at, which are then a power of two."""
 
-    rows: int
-    tokens: int
-    columns: int
+    rows: int = 0
+    tokens: int = 0
+    columns: int = 0
+
+
+SMALLEST = StepSize()
 
 
 class Rows(Cache):
@@ -78,35 +81,34 @@ class Rows(Cache):
     def begin_step(
         self,
         device: torch.device,
-        tokens: Sequence[int] | None = None,
+        tokens: Sequence[int],
         first: int = 0,
-        least: StepSize | None = None,
+        least: StepSize = SMALLEST,
     ) -> tuple[Tensor, Tensor]:
         """Make room for more tokens in the rows from `first` on; the step sees these rows alone.
 
         Args:
             device: of what comes back.
-            tokens: for each row; None: one for each.
+            tokens: for each row.
             first: row.
-            least: how large the step is, at least; rows that are not in use get tokens of nothing,
-                and columns are a power of two. None: no larger than it has to be.
+            least: how large the step is, at least; rows that are not in use get tokens of nothing.
 
         Returns:
             (rows, longest) columns that the tokens go to, and the tokens' positions. Rows end
             together; what a step gives a shorter one before its tokens goes behind them, and has
             the position of the last.
         """
-        counts = torch.tensor(tokens or [1] * (len(self.columns) - first))
+        counts = torch.tensor(tokens)
         begins = torch.tensor(self.columns[first:])
         used = len(begins)
-        unused = max(least.rows - used, 0) if least is not None else 0
+        unused = max(least.rows - used, 0)
         begins = torch.cat([begins, begins.new_zeros(unused)])
         counts = torch.cat([counts, counts.new_ones(unused)])
-        longest = max(int(counts.max()), least.tokens if least is not None else 1)
+        longest = max(int(counts.max()), least.tokens)
         filling = (longest - counts).unsqueeze(-1)
         places = begins.unsqueeze(-1) + (torch.arange(longest) - filling) % longest
         self.step_width = -(-(int(begins.max()) + longest) // BLOCK) * BLOCK
-        if least is not None:
+        if least.columns:
             self.step_width = max(least.columns, 1 << (self.step_width - 1).bit_length())
         places = places.to(device)
         numbers = torch.arange(first, first + len(places), device=device).unsqueeze(-1)

@@ -7,7 +7,7 @@ import torch
 from mgm.data.processor import MGMProcessor
 from mgm.data.stops import align_generation
 from mgm.engine.device import choose_device, choose_dtype
-from mgm.engine.drafts import MOST
+from mgm.engine.drafts import MOST, check_most
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, faults_of
 from mgm.model.attention import set_attention
@@ -58,10 +58,12 @@ def load(
         token: for a private repository of the hub; None: the one that was logged in with.
 
     Raises:
-        MGMError: the folder holds no model of ours, or the device or dtype is not there.
+        MGMError: the folder holds no model of ours, the device or dtype is not there, or
+            `speculative_tokens` is negative.
     """
     if not os.fspath(path):
         raise MGMError("the model's path is empty; give the folder of a model")
+    check_most(speculative_tokens)
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     folder = checkpoint_folder(path, revision=revision, token=token)

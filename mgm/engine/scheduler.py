@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
 from mgm.engine.decoder import Decoder
-from mgm.engine.drafts import END, LONGEST, MOST, Drafts, Guess
+from mgm.engine.drafts import LONGEST, MOST, Drafts, Guess
 from mgm.engine.generation import Generation
 from mgm.engine.key_values import Rows
 from mgm.engine.prefix_cache import PrefixCache
@@ -73,7 +73,7 @@ class Scheduler:
         masks = AttentionMasks(model)
         self.drafts = Drafts(speculative_tokens)
         self.reader = PromptReader(model, masks, self.prefixes, piece)
-        self.decoder = Decoder(model, masks, longest=1 + speculative_tokens)
+        self.decoder = Decoder(model, masks, longest=1 + self.drafts.most)
         self._keys = self._rows_of_none()
 
     @property
@@ -139,7 +139,7 @@ class Scheduler:
         if read is not None:
             generations, logits = read
             self.writing += generations
-            self._push(logits.unsqueeze(1), generations, [[]] * len(generations))
+            self._push(logits.unsqueeze(1), generations, [Guess()] * len(generations))
         return read is not None or bool(self.reader.reading)
 
     def _has_room(self, more: Sequence[Generation]) -> bool:
@@ -165,13 +165,13 @@ class Scheduler:
             return
         guesses = self.drafts.worthwhile([self._guess(one) for one in self.writing])
         tokens = [
-            [generation.choices[-1].token, *guess]
+            [generation.choices[-1].token, *guess.tokens]
             for generation, guess in zip(self.writing, guesses, strict=True)
         ]
         right = self._push(self.decoder.step(tokens, self._keys), self.writing, guesses)
         for row, guess in enumerate(guesses):
-            self._keys.columns[row] -= len(guess) - right[row]
-        self.drafts.count(sum(map(len, guesses)), sum(right))
+            self._keys.columns[row] -= len(guess.tokens) - right[row]
+        self.drafts.count(guesses, sum(right))
         self._leave()
 
     def _guess(self, generation: Generation) -> Guess:
@@ -179,44 +179,40 @@ class Scheduler:
         return self.drafts.guess(generation.last(LONGEST), room, generation.stop_ids)
 
     def _push(
-        self, logits: Tensor, generations: list[Generation], guesses: Sequence[Sequence[int]]
+        self, logits: Tensor, generations: list[Generation], guesses: Sequence[Guess]
     ) -> list[int]:
         """Give answers what comes next, and go on as long as that is what was guessed.
 
         Args:
             logits: (answers, most tokens, vocabulary) after each token that was read.
             generations: the answers.
-            guesses: the last tokens of each that were read.
+            guesses: the end of what was read of each.
 
         Returns:
             How many tokens of each guess were right.
         """
+        guessed = [guess.tokens for guess in guesses]
+        chosen = [generation.last(LONGEST) for generation in generations]  # at last
         right = [0] * len(generations)
         going = list(range(len(generations)))
         while going:
-            places = [right[row] - len(guesses[row]) - 1 for row in going]
+            places = [right[row] - len(guessed[row]) - 1 for row in going]
             samplers = [generations[row].sampler for row in going]
-            chosen = choose(logits[going, places, : self.vocabulary], samplers)
+            choices = choose(logits[going, places, : self.vocabulary], samplers)
             rows, going = going, []
-            for row, choice in zip(rows, chosen, strict=True):
+            for row, choice in zip(rows, choices, strict=True):
+                chosen[row].append(choice.token)
                 if generations[row].finish_reason is None:
                     generations[row].push(choice)
-                if generations[row].finish_reason is not None or right[row] == len(guesses[row]):
+                if generations[row].finish_reason is not None or right[row] == len(guessed[row]):
                     continue
-                if guesses[row][right[row]] == choice.token:
+                if guessed[row][right[row]] == choice.token:
                     right[row] += 1
                     going.append(row)
-        for generation, count in zip(generations, right, strict=True):
-            self._learn(generation, count + 1)
+        for row, generation in enumerate(generations):
+            self.drafts.learn(chosen[row], right[row] + 1)
             generation.tell()
         return right
-
-    def _learn(self, generation: Generation, new: int) -> None:
-        """Remember an answer's last tokens for guesses."""
-        tokens = generation.last(LONGEST + new)
-        if generation.stopped:
-            tokens = [*tokens, END]
-        self.drafts.learn(tokens, new)
 
     def _leave(self) -> None:
         """Give the rows of answers that have ended to others; what they hold may come again."""

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mgm.engine.drafts import MOST
+from mgm.engine.drafts import MOST, check_most
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
 from mgm.errors import MGMError
@@ -36,9 +36,7 @@ def check_model_options(options: argparse.Namespace) -> None:
     """Raise an MGMError if they contradict each other."""
     if options.load_8bit and options.load_4bit:
         raise MGMError("--load-8bit beside --load-4bit: choose one")
-    if options.speculative_tokens < 0:
-        found = options.speculative_tokens
-        raise MGMError(f"--speculative-tokens is {found}; give 0 for no guesses, or more")
+    check_most(options.speculative_tokens, "--speculative-tokens")
 
 
 def load_model_of(options: argparse.Namespace, **more: Any) -> Engine:

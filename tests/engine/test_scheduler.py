@@ -355,11 +355,14 @@ QWEN_3 = {
 GEMMA_2 = {"model_type": "gemma2", "sliding_window": 12, "query_pre_attn_scalar": 8, "head_dim": 8}
 
 
-@pytest.mark.parametrize(
+windows = pytest.mark.parametrize(
     ("text", "attention"),
     [(MISTRAL, "sdpa"), (MISTRAL, "eager"), (QWEN_3, "sdpa"), (GEMMA_2, "eager")],
     ids=["mistral", "mistral, eager", "qwen3", "gemma2"],
 )
+
+
+@windows
 def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
     """The tokens are those of transformers' own generation."""
     folder = build(tmp_path / "model", **text)
