@@ -41,32 +41,44 @@ def answers() -> int:
         subprocess.run(
             [
                 *(sys.executable, "-m", "lmms_eval", "--model", "mgm"),
-                *("--model_args", f"pretrained={NANO},device=cpu", "--tasks", "mgm_local"),
-                *("--include_path", "scripts/lmms", "--log_samples", "--output_path", place),
+                *("--model_args", f"pretrained={NANO},device=cpu"),
+                *("--tasks", "mgm_local,mgm_rounds", "--include_path", "scripts/lmms"),
+                *("--log_samples", "--output_path", place),
             ],
             cwd=ROOT,
             check=True,
         )
-        (samples,) = Path(place).rglob("*samples_mgm_local.jsonl")
-        said = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        once, several = (_samples(Path(place), task) for task in ("mgm_local", "mgm_rounds"))
     engine = mgm.load(NANO, device="cpu")
     wrong = 0
     documents = (ROOT / "scripts" / "lmms" / "questions.jsonl").read_text(encoding="utf-8")
-    for one, document in zip(said, map(json.loads, documents.splitlines()), strict=True):
+    for number, document in enumerate(map(json.loads, documents.splitlines())):
         files = [ROOT / "images" / name for name in document["images"]]
-        request = mgm.Request(document["question"], images=files, max_new_tokens=32)
-        ours = engine.answer([request])[0].text.strip()
-        theirs = _text(one)
-        print(f"{'same' if ours == theirs else 'DIFFERENT'}: {document['question']} -> {theirs!r}")
-        wrong += ours != theirs
+        said: list[str] = []
+        for _ in range(2 + document["id"] % 2):
+            text = document["question"]
+            if said:
+                text += f" You said: {said[-1]} Is that so?"
+            request = mgm.Request(text, images=files, max_new_tokens=32)
+            said.append(engine.answer([request])[0].text.strip())
+        for theirs, ours in ((once[number], said[:1]), (several[number], said)):
+            same = "same" if theirs == ours else "DIFFERENT"
+            print(f"{same}: {document['question']} -> {theirs!r}")
+            wrong += theirs != ours
     return wrong
 
 
-def _text(sample: dict[str, Any]) -> str:
-    found = sample["filtered_resps"]
-    while isinstance(found, list):
-        found = found[0]
-    return found["text"] if isinstance(found, dict) else str(found)
+def _samples(place: Path, task: str) -> list[list[str]]:
+    """What was answered to each document of a task."""
+    (file,) = place.rglob(f"*samples_{task}.jsonl")
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [_texts(one["filtered_resps"]) for one in lines]
+
+
+def _texts(found: Any) -> list[str]:
+    if isinstance(found, list):
+        return [text for part in found for text in _texts(part)]
+    return [found["text"] if isinstance(found, dict) else str(found)]
 
 
 def scorers() -> int:

@@ -1,4 +1,4 @@
-"""What the task `mgm_local` of lmms-eval asks, and how it scores."""
+"""What the tasks `mgm_local` and `mgm_rounds` of lmms-eval ask, and how they score."""
 
 from pathlib import Path
 from typing import Any
@@ -22,3 +22,32 @@ def scored(document: dict[str, Any], results: list[Any]) -> dict[str, float]:
     """Whether the right words are in the answer."""
     text = getattr(results[0], "text", results[0])
     return {"right": float(document["answer"].lower() in text.lower())}
+
+
+def in_rounds(
+    document: dict[str, Any],
+    lmms_eval_specific_kwargs: dict[str, Any] | None = None,
+    previous_output: list[str] | None = None,
+    round_idx: int | None = None,
+    previous_round_info: int | None = None,
+) -> Any:
+    """The question; then, of every other document once more, what was answered.
+
+    Returns:
+        What is asked first; later images, what is asked, whether it has ended, the answers, and
+        what the next round is told.
+    """
+    if round_idx is None:
+        return document["question"]
+    assert previous_output is not None
+    assert len(previous_output) == round_idx
+    assert (previous_round_info or 0) == round_idx - 1
+    if round_idx > 1 + document["id"] % 2:
+        return None, None, True, previous_output, None
+    again = f"{document['question']} You said: {previous_output[-1]} Is that so?"
+    return images(document), again, False, previous_output, round_idx
+
+
+def scored_rounds(document: dict[str, Any], results: list[Any]) -> dict[str, float]:
+    """Whether the right words are in the first answer."""
+    return {"right": float(document["answer"].lower() in results[0][0].lower())}

@@ -112,24 +112,58 @@ class LMMSMiniGemini(lmms):
         chances = logits.float().log_softmax(-1).gather(-1, right[:, None])
         return float(chances.sum()), bool((logits.argmax(-1) == right).all())
 
-    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Refused: no task of several rounds was tried.
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[GenerationResult]:
+        """The answers to every request, one of each round, in order.
 
-        Raises:
-            MGMError: always.
+        What a task asks next follows from what was answered: all requests go through a round
+        together, as far as they have one.
         """
-        raise MGMError("tasks of several rounds are not supported; choose others")
+        said: list[list[str | None]] = [[] for _ in requests]
+        counts = [TokenCounts(0, 0) for _ in requests]
+        told: list[Any] = [None] * len(requests)  # what a task keeps from one round to the next
+        asked: dict[int, Request] = {}
+        for number, one in enumerate(requests):
+            context, settings, to_visual, _, doc_id, task, split = one.args
+            images = self._images(to_visual, doc_id, task, split)
+            asked[number] = _request(context, images, settings)
+        turn = 0
+        while asked:
+            turn += 1
+            bar = tqdm(total=len(asked), disable=self._rank > 0, desc=f"mgm, round {turn}")
+            with bar:
+                for number, answer in answer_all(self.engine, asked.items(), self._batch_size):
+                    said[number].append(answer.text.strip())
+                    counts[number].input_tokens += answer.prompt_tokens
+                    counts[number].output_tokens += len(answer.tokens)
+                    bar.update()
+            numbers, asked = sorted(asked), {}
+            for number in numbers:
+                _, settings, _, to_text, doc_id, task, split = requests[number].args
+                visuals, context, ended, before, told[number] = to_text(
+                    self.task_dict[task][split][doc_id],
+                    previous_output=said[number],
+                    round_idx=turn,
+                    previous_round_info=told[number],
+                )
+                said[number] = list(before)  # as the task sees it, which may differ
+                if not ended:
+                    images = _flat(visuals, task, doc_id)
+                    asked[number] = _request(context, images, settings)
+        return [GenerationResult(*pair) for pair in zip(said, counts, strict=True)]
 
     def _images(self, to_visual: Any, doc_id: int, task: str, split: str) -> list[Image.Image]:
         """The images of a document; videos are refused."""
         visuals = to_visual(self.task_dict[task][split][doc_id]) if to_visual else []
-        flat = [
-            one for part in visuals or [] for one in (part if isinstance(part, list) else [part])
-        ]
-        for one in flat:
-            if not isinstance(one, Image.Image):
-                raise MGMError(f"{task}, document {doc_id}: {type(one).__name__} is no image")
-        return [one.convert("RGB") for one in flat]
+        return _flat(visuals, task, doc_id)
+
+
+def _flat(visuals: Any, task: str, doc_id: int) -> list[Image.Image]:
+    """Images from what a task gives; videos are refused."""
+    flat = [one for part in visuals or [] for one in (part if isinstance(part, list) else [part])]
+    for one in flat:
+        if not isinstance(one, Image.Image):
+            raise MGMError(f"{task}, document {doc_id}: {type(one).__name__} is no image")
+    return [one.convert("RGB") for one in flat]
 
 
 def _request(context: str, images: list[Image.Image], settings: dict[str, Any]) -> Request:
