@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,19 @@ from mgm.model.mgm import MGMForConditionalGeneration
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MASKED = ("sdpa", "eager")  # attention that takes a mask of any kind
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Tokens of several prompts in one row, whose beginning they share.
+
+    Attributes:
+        numbers: (rows, tokens) of the prompt that a token is of; 0: of all.
+        positions: (rows, tokens) in that prompt.
+    """
+
+    numbers: Tensor
+    positions: Tensor
 
 
 class AttentionMasks:
@@ -38,19 +52,26 @@ class AttentionMasks:
         self._window = window if getattr(text, "use_sliding_window", True) else None
         self._mixed = getattr(text, "layer_types", None) is not None and SLIDING in kinds
 
-    def of(self, places: Tensor, width: int) -> Any:
+    def of(self, places: Tensor, width: int, branches: Branches | None = None) -> Any:
         """What each token sees: (rows, 1, tokens, width), by kind of layer if there are two.
 
         Args:
             places: (rows, tokens) columns that the tokens are written to.
             width: columns that are looked at.
+            branches: of the tokens; None: each row is of one prompt.
         """
         columns = torch.arange(width, device=places.device)
         behind = places.unsqueeze(-1) - columns  # how far each column is back
-        full = self._mask(behind >= 0)
+        seen = behind >= 0
+        if branches is not None:
+            numbers = _at_columns(torch.zeros_like(columns), places, branches.numbers)
+            seen &= (numbers == 0) | (numbers == branches.numbers.unsqueeze(-1))
+            positions = _at_columns(columns, places, branches.positions)
+            behind = branches.positions.unsqueeze(-1) - positions
+        full = self._mask(seen)
         if self._window is None:
             return full
-        sliding = self._mask((behind >= 0) & (behind < self._window))
+        sliding = self._mask(seen & (behind < self._window))
         return {FULL: full, SLIDING: sliding} if self._mixed else sliding
 
     def _mask(self, seen: Tensor) -> Tensor:
@@ -74,3 +95,8 @@ class AttentionMasks:
             yield
         finally:
             config._attn_implementation = chosen
+
+
+def _at_columns(before: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """(rows, 1, width) what columns hold after the step, of (width) that they held before."""
+    return before.repeat(len(places), 1).scatter(1, places, values).unsqueeze(1)

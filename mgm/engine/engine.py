@@ -272,13 +272,17 @@ class Engine:
         return self.begin(self.prepare(requests))
 
     def prepare(
-        self, requests: Sequence[Request], labels: Sequence[str] | None = None
+        self,
+        requests: Sequence[Request],
+        labels: Sequence[str] | None = None,
+        alone: bool = False,
     ) -> PreparedRequests:
         """Do for requests what needs no model, in any thread: images are decoded and resized.
 
         Args:
             requests: what is asked.
             labels: what errors about each begin with; None: nothing.
+            alone: whether nothing is computed meanwhile, and all cores may do this.
 
         Raises:
             MGMError: an image cannot be opened, or a prompt is too long.
@@ -293,7 +297,7 @@ class Engine:
             sources += request.images
             count = len(request.images)
             names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
-        return PreparedRequests(requests, prompts, self._encoder.prepare(sources, names))
+        return PreparedRequests(requests, prompts, self._encoder.prepare(sources, names, alone))
 
     def begin(self, prepared: PreparedRequests) -> list[Stream]:
         """Answer requests that were prepared, as `streams`.

@@ -76,12 +76,15 @@ class ImageEncoder:
         self._waiting: deque[_Wanted] = deque()
         self._underway: dict[bytes, Future[Tensor]] = {}  # by key; of those that wait, too
 
-    def prepare(self, sources: Sequence[ImageSource], labels: Sequence[str]) -> list[PreparedImage]:
+    def prepare(
+        self, sources: Sequence[ImageSource], labels: Sequence[str], alone: bool = False
+    ) -> list[PreparedImage]:
         """Do for images what needs no model. The bytes of a file that was seen are not decoded.
 
         Args:
             sources: as for `open_image`.
             labels: which images they are; errors begin with them.
+            alone: whether nothing is computed meanwhile; else most cores are left to that.
 
         Raises:
             MGMError: there is no image, or it is damaged.
@@ -99,8 +102,8 @@ class ImageEncoder:
             else:
                 names.append(id(source))
                 todo.setdefault(id(source), partial(self._of_source, source, label, settings))
-        # A quarter of the cores: the others compute.
-        threads = min(len(todo), max(torch.get_num_threads() // 4, 1))
+        cores = torch.get_num_threads()
+        threads = min(len(todo), cores if alone else max(cores // 4, 1))
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
                 done = list(pool.map(partial.__call__, todo.values()))

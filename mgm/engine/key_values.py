@@ -10,6 +10,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 BLOCK = 64  # columns that rows grow by, at least
+SEEN = 16  # columns that a step looks at are a multiple of this: kernels like even numbers
 Layers = list[tuple[Tensor, Tensor]]  # keys and values, (1, heads, positions, width) each
 
 
@@ -46,6 +47,14 @@ class Rows(Cache):
                 layer.put(row, length, keys, values)
             length += layers[0][0].shape[2]
         self.columns.append(length)
+
+    def fork(self, row: int, shared: int, rests: Sequence[range]) -> None:
+        """Begin rows with the first columns of another; each goes on with other columns of it."""
+        ends = [shared + len(rest) for rest in rests]
+        for layer in self._rows:
+            layer.reserve(len(self.columns) + len(rests), max(ends, default=0))
+            layer.fork(row, len(self.columns), shared, rests)
+        self.columns += ends
 
     def reserve(self, rows: int, columns: int) -> None:
         """Have memory for so many, at least."""
@@ -107,7 +116,7 @@ class Rows(Cache):
         longest = max(int(counts.max()), least.tokens)
         filling = (longest - counts).unsqueeze(-1)
         places = begins.unsqueeze(-1) + (torch.arange(longest) - filling) % longest
-        self.step_width = -(-(int(begins.max()) + longest) // BLOCK) * BLOCK
+        self.step_width = -(-(int(begins.max()) + longest) // SEEN) * SEEN
         if least.columns:
             self.step_width = max(least.columns, 1 << (self.step_width - 1).bit_length())
         places = places.to(device)
@@ -151,6 +160,13 @@ class _RowLayer(CacheLayerMixin):
         self.reserve(row + 1, end)
         self.keys[row, :, start:end] = keys[0]
         self.values[row, :, start:end] = values[0]
+
+    def fork(self, source: int, target: int, shared: int, rests: Sequence[range]) -> None:
+        for part in (self.keys, self.values):
+            part[target : target + len(rests), :, :shared] = part[source, :, :shared]
+            for row, rest in enumerate(rests, start=target):
+                end = shared + len(rest)
+                part[row, :, shared:end] = part[source, :, rest.start : rest.stop]
 
     def reserve(self, rows: int, columns: int) -> None:
         """Grow, by half as much again at least, so that growing is rare."""

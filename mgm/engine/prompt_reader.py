@@ -1,4 +1,8 @@
-"""Reads prompts: a long one in pieces, short ones together, and of each only what is new."""
+"""Reads prompts: a long one in pieces, short ones together, and of each only what is new.
+
+What several begin with is read once. Questions about an image are one row: the image, and behind it
+what follows in each, which sees the image and itself.
+"""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -7,16 +11,20 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from mgm.engine.attention_masks import AttentionMasks
+from mgm.engine.attention_masks import AttentionMasks, Branches
 from mgm.engine.generation import Generation
 from mgm.engine.key_values import Layers, Rows, as_cache, between, layers_of
-from mgm.engine.prefix_cache import PrefixCache, common, copied
+from mgm.engine.last_layer import LastLayer
+from mgm.engine.prefix_cache import PrefixCache, copied
+from mgm.engine.prompt_tree import PromptTree
 from mgm.model.merging import merge_image_features
 from mgm.model.mgm import MGMForConditionalGeneration
 
-WASTE = 1.5  # positions that prompts take side by side, at most, to those that are theirs
+WASTE = 1.5  # positions that rows take side by side, at most, to those that are theirs
+HasRoom = Callable[[Sequence[Generation], int], bool]
 
 
 @dataclass
@@ -25,8 +33,7 @@ class _Prompt:
 
     generation: Generation
     embeddings: Tensor  # (1, positions, width), of what is not known yet
-    parts: list[Layers]  # keys and values of what is
-    known: int  # its positions
+    known: int  # positions
 
 
 class PromptReader:
@@ -51,6 +58,7 @@ class PromptReader:
         self.prefixes = prefixes
         self.piece = piece
         self.reading: list[Generation] = []
+        self._last_layer = LastLayer(model.language_model)
         self._prompt: _Prompt | None = None  # one that takes several steps
         self._cache = DynamicCache()
 
@@ -68,14 +76,15 @@ class PromptReader:
         self,
         waiting: deque[Generation],
         rows: Rows,
-        has_room: Callable[[Sequence[Generation]], bool],
+        has_room: HasRoom,
     ) -> tuple[list[Generation], Tensor] | None:
         """Read a piece of a prompt, or several short prompts.
 
         Args:
             waiting: whose prompts are to be read; those that are begun leave it.
             rows: get a row for every prompt that is read to its end, in that order.
-            has_room: whether these may be written beside those that are.
+            has_room: whether these may be written beside those that are, if a row of so many
+                columns is needed.
 
         Returns:
             The answers whose prompts are read, and (answers, vocabulary) logits of their first
@@ -83,52 +92,68 @@ class PromptReader:
         """
         if self._prompt is not None:
             return self._read_piece(rows)
-        together = self._choose(waiting, has_room)
-        if not together:
+        trees = self._choose(waiting, has_room)
+        if not trees:
             return None
         # Whoever ends everything after a fault finds them here.
-        self.reading = together
-        for generation in together:
+        self.reading = [generation for tree in trees for generation in tree.generations]
+        for generation in self.reading:
             waiting.remove(generation)
-        prompts = [self._begin(generation) for generation in together]
-        if len(prompts) > 1:
-            return self._read_together(prompts, rows)
-        (self._prompt,) = prompts
-        self._cache = as_cache(self._prompt.parts)
+        if len(self.reading) > 1:
+            return self._read_together(trees, rows)
+        (generation,) = self.reading
+        self._cache = as_cache(self._find(trees[0]))
+        known = generation.cached
+        self._prompt = _Prompt(generation, self._embed(generation, known), known)
         return self._read_piece(rows)
 
-    def _choose(
-        self, waiting: Sequence[Generation], has_room: Callable[[Sequence[Generation]], bool]
-    ) -> list[Generation]:
+    def _choose(self, waiting: Sequence[Generation], has_room: HasRoom) -> list[PromptTree]:
         """The first that waits, and others that are read in the same step."""
-        chosen: list[Generation] = []
-        new: list[int] = []  # positions to read of each
+        trees: list[PromptTree] = []
         for generation in waiting:
-            full = chosen and (len(new) + 1) * max(new) > self.piece
-            if full or not has_room([*chosen, generation]):
-                break
-            known = self.prefixes.known(generation.names, self._dtype)
-            length = len(generation.names) - known
-            lengths = [*new, length]
+            grown = self._with(trees, generation)
+            lengths = [tree.length for tree in grown]
             area = len(lengths) * max(lengths)
-            if chosen and (area > self.piece or area > WASTE * sum(lengths)):
+            if trees and area > self.piece:
+                joins = len(grown) == len(trees)
+                if joins or len(grown) * max(lengths[:-1]) > self.piece:
+                    break  # nor would what waits behind it fit, unless it is a few tokens
                 continue
-            # What is known from another one when that is read waits, if that is most of it.
-            if any(common(generation.names, one.names) - known > length // 2 for one in chosen):
+            if area > WASTE * sum(lengths):
                 continue
-            chosen.append(generation)
-            new = lengths
-        return chosen
+            chosen = [one for tree in grown for one in tree.generations]
+            if not has_room(chosen, max(tree.width for tree in grown)):
+                break
+            trees = grown
+        return trees
+
+    def _with(self, trees: Sequence[PromptTree], generation: Generation) -> list[PromptTree]:
+        """One more prompt, in the tree that it belongs to or in one of its own."""
+        known = self.prefixes.known(generation.names, self._dtype)
+        for place, tree in enumerate(trees):
+            joined = tree.joined_by(generation, known)
+            if joined is not None:
+                return [*trees[:place], joined, *trees[place + 1 :]]
+        return [*trees, PromptTree.of(generation, known)]
 
     @property
     def _dtype(self) -> torch.dtype:
         return self.model.language_model.dtype
 
-    def _begin(self, generation: Generation) -> _Prompt:
-        """A prompt's embeddings, images merged, without what is known of it."""
+    def _find(self, tree: PromptTree) -> list[Layers]:
+        """Keys and values of what is known of a tree."""
+        first, *others = tree.generations
+        parts = self.prefixes.find(first.names, self._dtype)
+        first.cached = tree.known
+        for generation in others:
+            generation.cached = tree.shared
+            self.prefixes.hits += tree.shared
+            self.prefixes.misses += len(generation.names) - tree.shared
+        return parts
+
+    def _embed(self, generation: Generation, known: int) -> Tensor:
+        """(1, positions, width) of a prompt from a position on, images merged."""
         config, ids = self.model.config, generation.prompt_ids
-        parts = self.prefixes.find(generation.names, self._dtype)
-        known = sum(layers[0][0].shape[2] for layers in parts)
         image_positions = ids[:known].count(config.image_token_id)
         seen, within = divmod(image_positions, config.image_tokens_per_image)
         start = known - within  # where an image begins, if what is known ends within it
@@ -139,21 +164,21 @@ class PromptReader:
             torch.stack(features) if features else None,
             config,
         )
-        generation.cached = known
-        return _Prompt(generation, embeddings[:, within:], parts, known)
+        return embeddings[:, within:]
 
     def _read_piece(self, rows: Rows) -> tuple[list[Generation], Tensor] | None:
         prompt = self._prompt
         assert prompt is not None
         piece, rest = prompt.embeddings[:, : self.piece], prompt.embeddings[:, self.piece :]
         places = torch.arange(prompt.known, prompt.known + piece.shape[1], device=piece.device)
-        output = self.model.language_model(
-            inputs_embeds=piece,
-            position_ids=places.unsqueeze(0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        end = places.new_tensor([piece.shape[1] - 1])
+        with self._last_layer.only_for(torch.zeros_like(end), end):
+            output = self.model.language_model(
+                inputs_embeds=piece,
+                position_ids=places.unsqueeze(0),
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         prompt.known += piece.shape[1]
         prompt.embeddings = rest
         if rest.shape[1]:
@@ -169,33 +194,53 @@ class PromptReader:
         return [prompt.generation], output.logits[:, -1]
 
     def _read_together(
-        self, prompts: Sequence[_Prompt], rows: Rows
+        self, trees: Sequence[PromptTree], rows: Rows
     ) -> tuple[list[Generation], Tensor]:
-        """Read prompts side by side, each in its row; they end together, and begin where they may.
+        """Read prompts side by side, a tree in a row; they end together, and begin where they may.
 
         What fills a shorter one up stands before it, and is written behind its end.
         """
         first = len(rows.columns)
-        for prompt in prompts:
-            rows.add(prompt.parts)
-        counts = [prompt.embeddings.shape[1] for prompt in prompts]
-        longest = max(counts)
-        embeddings = prompts[0].embeddings.new_zeros(
-            len(prompts), longest, prompts[0].embeddings.shape[2]
+        for tree in trees:
+            rows.add(self._find(tree))
+        embeddings = pad_sequence(
+            [self._embed_tree(tree) for tree in trees], batch_first=True, padding_side="left"
         )
-        for row, prompt in enumerate(prompts):
-            embeddings[row, longest - counts[row] :] = prompt.embeddings[0]
-        places, positions = rows.begin_step(embeddings.device, counts, first)
-        with self.masks.in_use():
+        device, longest = embeddings.device, embeddings.shape[1]
+        places, _ = rows.begin_step(device, [tree.length for tree in trees], first)
+        tokens = [[(0, 0)] * (longest - tree.length) + list(tree.tokens()) for tree in trees]
+        branches = Branches(*torch.tensor(tokens, device=device).unbind(-1))
+        # The first prompt of a tree stays where it is, others get rows behind those of all trees.
+        kept = [(row, tree.generations[0], tree.branches[0]) for row, tree in enumerate(trees)]
+        forked = [
+            (row, *branch)
+            for row, tree in enumerate(trees)
+            for branch in zip(tree.generations[1:], tree.branches[1:], strict=True)
+        ]
+        ends = [
+            (row, longest - trees[row].width + columns.stop - 1)
+            for row, _, columns in kept + forked
+        ]
+        with (
+            self.masks.in_use(),
+            self._last_layer.only_for(*torch.tensor(ends, device=device).unbind(-1)),
+        ):
             output = self.model.language_model(
                 inputs_embeds=embeddings,
-                attention_mask=self.masks.of(places, rows.step_width),
-                position_ids=positions,
+                attention_mask=self.masks.of(places, rows.step_width, branches),
+                position_ids=branches.positions,
                 past_key_values=rows,
                 use_cache=True,
-                logits_to_keep=1,
             )
         self.clear()
-        for row, prompt in enumerate(prompts, start=first):
-            self.prefixes.put(prompt.generation.names, self._dtype, partial(rows.copy, row))
-        return [prompt.generation for prompt in prompts], output.logits[:, -1]
+        for row, generation, columns in kept:
+            rows.columns[first + row] = columns.stop
+            # What follows in the others is known when they end.
+            self.prefixes.put(generation.names, self._dtype, partial(rows.copy, first + row))
+        for row, tree in enumerate(trees):
+            rows.fork(first + row, tree.shared, tree.branches[1:])
+        return [generation for _, generation, _ in kept + forked], output.logits[0]
+
+    def _embed_tree(self, tree: PromptTree) -> Tensor:
+        """(positions, width) of what is to be read."""
+        return torch.cat([self._embed(one, one.cached)[0] for one in tree.generations])

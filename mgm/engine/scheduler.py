@@ -44,8 +44,11 @@ class Scheduler:
         decoder: reads what was written.
         waiting: answers that are not begun.
         writing: answers that are, by row.
-        prompts_first: whether rows are filled before a token is written, and not before half of
-            them are free: more answers a second, but a token may wait long for the next.
+        prompts_first: whether rows are filled before a token is written, to an eighth, and not
+            before half of them are free: more answers a second, but a token may wait long for the
+            next.
+        keeps_answers: whether what was read of a prompt that ends, and of its answer, is kept for
+            prompts that go on from there.
 
     Raises:
         MGMError: the language model keeps more of what it read than keys and values, or
@@ -70,6 +73,7 @@ class Scheduler:
         self.waiting: deque[Generation] = deque()
         self.writing: list[Generation] = []
         self.prompts_first = False
+        self.keeps_answers = True
         masks = AttentionMasks(model)
         self.drafts = Drafts(speculative_tokens)
         self.reader = PromptReader(model, masks, self.prefixes, piece)
@@ -105,7 +109,8 @@ class Scheduler:
             if not self.prompts_first:
                 self._read()
             elif len(self.writing) <= self.rows // 2:
-                while self._read():
+                # The last few rows would be read for alone, and take nearly as long as many.
+                while self.rows - len(self.writing) > self.rows // 8 and self._read():
                     pass
             self._write()
         except torch.OutOfMemoryError as error:
@@ -142,12 +147,17 @@ class Scheduler:
             self._push(logits.unsqueeze(1), generations, [Guess()] * len(generations))
         return read is not None or bool(self.reader.reading)
 
-    def _has_room(self, more: Sequence[Generation]) -> bool:
-        """Whether these may join those that are written: every row is as wide as any."""
+    def _has_room(self, more: Sequence[Generation], width: int) -> bool:
+        """Whether these may join those that are written: every row is as wide as any.
+
+        Args:
+            more: answers.
+            width: columns that one row takes at least.
+        """
         together = [*self.writing, *more]
         if len(together) == 1:
             return True
-        widest = max(len(one.prompt_ids) + one.limit for one in together)
+        widest = max(width, *(len(one.prompt_ids) + one.limit for one in together))
         bytes_needed = len(together) * widest * self._position_bytes
         return len(together) <= self.rows and bytes_needed <= self.row_bytes
 
@@ -220,7 +230,7 @@ class Scheduler:
             generation = self.writing[row]
             if generation.finish_reason is None:
                 continue
-            if generation.finish_reason != "error":
+            if self.keeps_answers and generation.finish_reason != "error":
                 read = self._keys.columns[row] - len(generation.names)
                 written = np.array(generation.tokens[:read], dtype=np.int64)
                 names = np.concatenate([generation.names, written])

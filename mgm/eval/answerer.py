@@ -66,7 +66,10 @@ class EngineAnswerer(Answerer):
 
 
 def answer_all(
-    engine: Engine, requests: Iterable[tuple[Name, Request]], batch_size: int
+    engine: Engine,
+    requests: Iterable[tuple[Name, Request]],
+    batch_size: int,
+    ahead: bool | None = None,
 ) -> Iterator[tuple[Name, Answer]]:
     """Answers as they come; requests join as others are answered.
 
@@ -74,31 +77,35 @@ def answer_all(
         engine: of a model.
         requests: each with a name of its own.
         batch_size: answers that are written at once.
+        ahead: whether images are read and resized while others are answered; None: where a GPU
+            answers. A CPU that computes with all its cores does either faster alone.
 
     Raises:
         MGMError: one cannot be answered; names it.
     """
     scheduler = engine.scheduler
     scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
+    scheduler.keeps_answers = False  # no question goes on from another's answer
     running: dict[Name, Stream] = {}
     left = iter(requests)
+
+    ahead = engine.model.device.type != "cpu" if ahead is None else ahead
 
     def prepared() -> tuple[list[Name], PreparedRequests]:
         group = list(islice(left, batch_size))
         names = [name for name, _ in group]
         labels = [f"question {name}: " for name in names]
-        return names, engine.prepare([request for _, request in group], labels)
+        return names, engine.prepare([request for _, request in group], labels, alone=not ahead)
 
     # Requests begin in groups: encoders see several images at once, and no row waits for the next.
-    # While a group is being answered, another thread reads and resizes the images of the next.
-    with ThreadPoolExecutor(1, "ahead") as ahead:
-        coming = ahead.submit(prepared)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        coming = pool.submit(prepared) if ahead else None
         while True:
             if len(running) < batch_size:
-                names, group = coming.result()
+                names, group = coming.result() if coming else prepared()
                 running |= zip(names, engine.begin(group), strict=True)
-                if names:
-                    coming = ahead.submit(prepared)
+                if coming and names:
+                    coming = pool.submit(prepared)
             if not running:
                 return
             with engine.turn:

@@ -43,6 +43,20 @@ def count_tokens_read(engine, monkeypatch) -> list[int]:
     return seen
 
 
+def count_calls_of_prompts(engine, monkeypatch) -> list[tuple[int, int]]:
+    """Rows and positions of each call of the language model that reads prompts from now on."""
+    calls: list[tuple[int, int]] = []
+    original = engine.model.language_model.forward
+
+    def counted(*args, **kwargs):
+        if "inputs_embeds" in kwargs:
+            calls.append(tuple(kwargs["inputs_embeds"].shape[:2]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", counted)
+    return calls
+
+
 @pytest.mark.parametrize("piece", [512, 7])
 def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, piece):
     asked = questions(pictures)
@@ -139,15 +153,7 @@ def test_short_prompts_are_read_together(engine, pictures, monkeypatch):
         Request("and so", max_new_tokens=9),
     ]
     expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
-    calls: list[tuple[int, int]] = []
-    original = engine.model.language_model.forward
-
-    def counted(*args, **kwargs):
-        if "inputs_embeds" in kwargs:
-            calls.append(tuple(kwargs["inputs_embeds"].shape[:2]))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(engine.model.language_model, "forward", counted)
+    calls = count_calls_of_prompts(engine, monkeypatch)
     assert engine.answer(asked) == expected
     assert len(calls) == 1
     assert calls[0][0] == 3
@@ -161,6 +167,38 @@ def test_questions_about_one_image_read_it_once(engine, pictures):
     assert found == expected
     image = engine.processor.image_tokens_per_image
     assert [one.cached_tokens > image for one in found] == [False, True, True]
+
+
+def test_questions_about_an_image_are_one_row(engine, pictures, monkeypatch):
+    """Some of it is known, some begin alike beyond the image, one is asked twice."""
+    engine.answer([Request("", images=pictures[1:], max_new_tokens=1)])
+    texts = ("what is a?", "what is this long one?", "what is a?", "what else?")
+    asked = [Request(text, images=pictures[1:] * 3, max_new_tokens=5) for text in texts]
+    asked.insert(2, Request("no image, but a prompt of some length", max_new_tokens=6))
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    calls = count_calls_of_prompts(engine, monkeypatch)
+    assert engine.answer(asked) == expected
+    assert [rows for rows, _ in calls] == [2]
+    # Once ended they are known, each to its own end.
+    calls.clear()
+    again = engine.answer(asked)
+    assert again == expected
+    assert sum(one.prompt_tokens - one.cached_tokens for one in again) == len(asked)
+
+
+def test_a_row_of_several_prompts_has_to_fit(engine, pictures, monkeypatch):
+    asked = [
+        Request(f"{number}" * 25, images=pictures * 5, max_new_tokens=3) for number in range(3)
+    ]
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    widest = max(one.prompt_tokens for one in expected) + 3
+    engine.scheduler.row_bytes = 3 * (widest + 30) * engine.scheduler._position_bytes
+    calls = count_calls_of_prompts(engine, monkeypatch)
+    assert engine.answer(asked) == expected
+    # Two fit in a row of their own length and 30 more, three do not.
+    rows, positions = calls[0]
+    assert rows == 1
+    assert expected[0].prompt_tokens + 25 < positions <= widest + 30
 
 
 def test_what_is_known_may_end_within_an_image(engine, pictures):
@@ -368,6 +406,7 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
     folder = build(tmp_path / "model", **text)
     engine = mgm.load(folder, device="cpu", attention=attention)
     asked = [Request("what is this?", images=[picture], max_new_tokens=20) for picture in pictures]
+    asked += [replace(asked[0], prompt=f"what is {text}?") for text in ("that", "a ring or a dot")]
     asked.append(Request("a longer question without any image at all?", max_new_tokens=20))
     for request, answer in zip(asked, engine.answer(asked), strict=True):
         images = list(request.images) or None

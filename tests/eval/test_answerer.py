@@ -7,6 +7,7 @@ from PIL import Image
 
 import mgm
 from mgm import MGMError, Request
+from mgm.engine.engine import Engine
 from mgm.eval.answerer import answer_all
 from tests.tiny_model import build
 
@@ -25,14 +26,29 @@ def requests(count: int) -> list[tuple[int, Request]]:
     ]
 
 
+@pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_all_are_answered_as_if_alone(engine, batch_size):
+def test_all_are_answered_as_if_alone(engine, batch_size, ahead):
     asked = requests(11)
     expected = {name: engine.answer([request])[0].text for name, request in asked}
-    found = list(answer_all(engine, asked, batch_size))
+    found = list(answer_all(engine, asked, batch_size, ahead))
     assert {name: answer.text for name, answer in found} == expected
     assert len(found) == len(asked)
     assert list(answer_all(engine, [], batch_size)) == []
+
+
+def test_nothing_is_kept_of_answers(engine):
+    """Of prompts at most what is read of them; nobody goes on from there."""
+    fresh = Engine(engine.model, engine.processor)
+    asked = requests(6)
+    longest = max(answer.prompt_tokens for _, answer in answer_all(fresh, asked, 3))
+    cache = fresh.scheduler.prefixes
+    assert 0 < cache.size <= 6 * longest * fresh.scheduler._position_bytes
+    fresh.answer([request for _, request in asked])
+    before = cache.size
+    fresh.scheduler.keeps_answers = True
+    fresh.answer([request for _, request in asked])
+    assert cache.size > before
 
 
 def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
@@ -46,7 +62,7 @@ def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
                 assert stepped.wait(60)
             yield name, request
 
-    assert len(list(answer_all(engine, asked(), 2))) == 6
+    assert len(list(answer_all(engine, asked(), 2, ahead=True))) == 6
 
 
 def test_a_fault_names_its_question(engine, tmp_path):
