@@ -48,10 +48,12 @@ class LastLayer:
             sizes.append(hidden.shape[:2])
             return hidden[rows, places].unsqueeze(0), *others
 
-        def spread(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            everywhere = output.new_zeros(*sizes.pop(), output.shape[-1])
-            everywhere[rows, places] = output[0]
-            return everywhere
+        def spread(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            few, *others = output if isinstance(output, tuple) else (output,)
+            everywhere = few.new_zeros(*sizes.pop(), few.shape[-1])
+            everywhere[rows, places] = few[0]
+            # Experts may tell by what routes they came.
+            return (everywhere, *others) if isinstance(output, tuple) else everywhere
 
         sizes: list[tuple[int, ...]] = []
         with ExitStack() as hooks:

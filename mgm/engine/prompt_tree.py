@@ -28,14 +28,14 @@ class PromptTree:
         return cls((generation,), known, len(generation.names) - 1)
 
     def joined_by(self, generation: Generation, known: int) -> "PromptTree | None":
-        """With one more prompt; None: most of what is not known of it is not in this tree."""
+        """With one more prompt; None: that would not save most of what is to be read of it."""
         names = generation.names
-        alike = common(names, self.generations[0].names)
-        if known != self.known or alike - known <= (len(names) - known) // 2:
+        shared = min(common(names, self.generations[0].names), self.shared, len(names) - 1)
+        if known != self.known or shared <= known:
             return None
-        return PromptTree(
-            (*self.generations, generation), known, min(alike, self.shared, len(names) - 1)
-        )
+        joined = PromptTree((*self.generations, generation), known, shared)
+        alone = len(names) - known
+        return joined if self.length + alone - joined.length > alone // 2 else None
 
     @property
     def length(self) -> int:

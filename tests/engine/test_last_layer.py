@@ -15,8 +15,10 @@ FAMILIES = {  # and which parts it finds in them
     "gemma2": 2,
     "mistral": 2,
     "mixtral": 2,
+    "gpt_oss": 2,
     "qwen2": 2,
     "qwen3": 2,
+    "qwen3_moe": 2,
     "phi3": 2,
     "olmo2": 2,
     "cohere": 2,
@@ -40,8 +42,10 @@ def built(kind: str) -> PreTrainedModel:
         "eos_token_id": 2,
         "initializer_range": 0.3,
     }
-    if kind == "mixtral":
+    if kind in ("mixtral", "gpt_oss"):
         sizes |= {"num_local_experts": 4, "num_experts_per_tok": 2}
+    if kind == "qwen3_moe":
+        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
 
 

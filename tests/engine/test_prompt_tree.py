@@ -20,7 +20,7 @@ def generation(names: list[int]) -> Any:
 
 def drawn(draw: random.Random) -> tuple[list[list[int]], int]:
     """Prompts that begin alike, and how much of that is known."""
-    beginning = [draw.randrange(9) for _ in range(draw.randint(8, 15))]
+    beginning = [draw.randrange(9) for _ in range(draw.randint(40, 50))]
     prompts = [
         beginning + [draw.randrange(9) for _ in range(draw.randint(0, 4))]
         for _ in range(draw.randint(1, 5))
@@ -59,6 +59,12 @@ def test_a_prompt_joins_if_most_of_what_is_new_is_there():
     assert joined.shared == 6
     assert tree.joined_by(generation([1, 2, 3, 4, 9, 9, 9, 9]), 2) is None  # only two of six
     assert tree.joined_by(generation([1, 2, 3, 4, 5, 6, 7]), 3) is None  # more of it is known
+    # Two more would have to read [5, 6] for themselves: nothing is saved.
+    for names in ([1, 2, 3, 4, 5, 6, 9], [1, 2, 3, 4, 5, 6, 8]):
+        assert joined is not None
+        joined = joined.joined_by(generation(names), 2)
+    assert joined is not None
+    assert joined.joined_by(generation([1, 2, 3, 4, 7]), 2) is None
     same = tree.joined_by(generation([1, 2, 3, 4, 5, 6, 7, 8]), 2)
     assert same is not None
     assert [len(columns) for columns in same.branches] == [1, 1]
