@@ -43,15 +43,19 @@ class LastLayer:
             places: (tokens) in these rows.
         """
 
+        def cells(like: Tensor) -> tuple[Tensor, Tensor]:
+            # The layers of a model may lie on several devices.
+            return rows.to(like.device), places.to(like.device)
+
         def chosen(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, *others = args
             sizes.append(hidden.shape[:2])
-            return hidden[rows, places].unsqueeze(0), *others
+            return hidden[cells(hidden)].unsqueeze(0), *others
 
         def spread(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             few, *others = output if isinstance(output, tuple) else (output,)
             everywhere = few.new_zeros(*sizes.pop(), few.shape[-1])
-            everywhere[rows, places] = few[0]
+            everywhere[cells(few)] = few[0]
             # Experts may tell by what routes they came.
             return (everywhere, *others) if isinstance(output, tuple) else everywhere
 
