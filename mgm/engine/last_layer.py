@@ -7,6 +7,7 @@ last token of a prompt alone.
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class LastLayer:
     def only_for(self, rows: Tensor, places: Tensor) -> Generator[None]:
         """Have calls compute these for some tokens alone: logits are then (1, tokens, vocabulary).
 
+        Calls of other threads compute everything.
+
         Args:
             rows: (tokens) of the batch.
             places: (tokens) in these rows.
@@ -47,18 +50,23 @@ class LastLayer:
             # The layers of a model may lie on several devices.
             return rows.to(like.device), places.to(like.device)
 
-        def chosen(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        def chosen(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if get_ident() != caller:
+                return None
             hidden, *others = args
             sizes.append(hidden.shape[:2])
             return hidden[cells(hidden)].unsqueeze(0), *others
 
         def spread(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if get_ident() != caller:
+                return None
             few, *others = output if isinstance(output, tuple) else (output,)
             everywhere = few.new_zeros(*sizes.pop(), few.shape[-1])
             everywhere[cells(few)] = few[0]
             # Experts may tell by what routes they came.
             return (everywhere, *others) if isinstance(output, tuple) else everywhere
 
+        caller = get_ident()
         sizes: list[tuple[int, ...]] = []
         with ExitStack() as hooks:
             for part in (*self._parts, self._head):

@@ -1,6 +1,7 @@
 """What the end of a language model computes for a few tokens is what it computes for all."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -68,6 +69,17 @@ def test_logits_are_those_of_a_whole_call(kind):
         torch.testing.assert_close(one.values, other.values)
     # Afterwards a call computes everything again.
     torch.testing.assert_close(model(input_ids=ids).logits, whole.logits)
+
+
+def test_other_threads_compute_everything():
+    model = built("llama")
+    ids = torch.randint(3, 90, (3, 11))
+    with torch.no_grad(), ThreadPoolExecutor(1) as pool:
+        whole = model(input_ids=ids).logits
+        with LastLayer(model).only_for(torch.tensor([0]), torch.tensor([10])):
+            elsewhere = pool.submit(torch.no_grad()(model), input_ids=ids).result().logits
+            assert model(input_ids=ids).logits.shape == (1, 1, 90)
+    torch.testing.assert_close(elsewhere, whole)
 
 
 @torch.inference_mode()
