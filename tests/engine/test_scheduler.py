@@ -173,7 +173,7 @@ def test_questions_about_an_image_are_one_row(engine, pictures, monkeypatch):
     """Some of it is known, some begin alike beyond the image, one is asked twice."""
     engine.answer([Request("", images=pictures[1:], max_new_tokens=1)])
     texts = ("what is a?", "what is this long one?", "what is a?", "what else?")
-    asked = [Request(text, images=pictures[1:] * 3, max_new_tokens=5) for text in texts]
+    asked = [Request(text, images=pictures[1:] * 9, max_new_tokens=5) for text in texts]
     asked.insert(2, Request("no image, but a prompt of some length", max_new_tokens=6))
     expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
     calls = count_calls_of_prompts(engine, monkeypatch)
