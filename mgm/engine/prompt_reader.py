@@ -103,8 +103,7 @@ class PromptReader:
             return self._read_together(trees, rows)
         (generation,) = self.reading
         self._cache = as_cache(self._find(trees[0]))
-        known = generation.cached
-        self._prompt = _Prompt(generation, self._embed(generation, known), known)
+        self._prompt = _Prompt(generation, self._embed(generation), generation.cached)
         return self._read_piece(rows)
 
     def _choose(self, waiting: Sequence[Generation], has_room: HasRoom) -> list[PromptTree]:
@@ -151,9 +150,9 @@ class PromptReader:
             self.prefixes.misses += len(generation.names) - tree.shared
         return parts
 
-    def _embed(self, generation: Generation, known: int) -> Tensor:
-        """(1, positions, width) of a prompt from a position on, images merged."""
-        config, ids = self.model.config, generation.prompt_ids
+    def _embed(self, generation: Generation) -> Tensor:
+        """(1, positions, width) of what is not known of a prompt, images merged."""
+        config, ids, known = self.model.config, generation.prompt_ids, generation.cached
         image_positions = ids[:known].count(config.image_token_id)
         seen, within = divmod(image_positions, config.image_tokens_per_image)
         start = known - within  # where an image begins, if what is known ends within it
@@ -243,4 +242,4 @@ class PromptReader:
 
     def _embed_tree(self, tree: PromptTree) -> Tensor:
         """(positions, width) of what is to be read."""
-        return torch.cat([self._embed(one, one.cached)[0] for one in tree.generations])
+        return torch.cat([self._embed(one)[0] for one in tree.generations])

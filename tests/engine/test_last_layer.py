@@ -1,6 +1,5 @@
 """What the end of a language model computes for a few tokens is what it computes for all."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -50,11 +49,10 @@ def built(kind: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
 
 
-@pytest.fixture(params=FAMILIES, scope="module")
-def kind(request) -> Iterator[str]:
-    return request.param
+families = pytest.mark.parametrize("kind", FAMILIES)
 
 
+@families
 @torch.inference_mode()
 def test_logits_are_those_of_a_whole_call(kind):
     model = built(kind)
@@ -82,6 +80,7 @@ def test_other_threads_compute_everything():
     torch.testing.assert_close(elsewhere, whole)
 
 
+@families
 @torch.inference_mode()
 def test_only_these_tokens_are_computed(kind):
     model = built(kind)

@@ -29,31 +29,35 @@ def questions(pictures) -> list[Request]:
     ]
 
 
+def watch_calls(engine, monkeypatch, tell) -> None:
+    """Tell of each call of the language model from now on its rows and positions, and what of."""
+    original = engine.model.language_model.forward
+
+    def watched(*args, **kwargs):
+        given = kwargs.get("inputs_embeds")
+        size = (kwargs["input_ids"] if given is None else given).shape[:2]
+        tell(tuple(size), "answers" if given is None else "prompts")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", watched)
+
+
 def count_tokens_read(engine, monkeypatch) -> list[int]:
     """How many positions each call of the language model reads from now on, of one row."""
     seen: list[int] = []
-    original = engine.model.language_model.forward
-
-    def counted(*args, **kwargs):
-        given = kwargs.get("inputs_embeds")
-        seen.append((kwargs["input_ids"] if given is None else given).shape[1])
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(engine.model.language_model, "forward", counted)
+    watch_calls(engine, monkeypatch, lambda size, _: seen.append(size[1]))
     return seen
 
 
 def count_calls_of_prompts(engine, monkeypatch) -> list[tuple[int, int]]:
     """Rows and positions of each call of the language model that reads prompts from now on."""
     calls: list[tuple[int, int]] = []
-    original = engine.model.language_model.forward
 
-    def counted(*args, **kwargs):
-        if "inputs_embeds" in kwargs:
-            calls.append(tuple(kwargs["inputs_embeds"].shape[:2]))
-        return original(*args, **kwargs)
+    def tell(size: tuple[int, int], what: str) -> None:
+        if what == "prompts":
+            calls.append(size)
 
-    monkeypatch.setattr(engine.model.language_model, "forward", counted)
+    watch_calls(engine, monkeypatch, tell)
     return calls
 
 
