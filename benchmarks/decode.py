@@ -26,8 +26,8 @@ from mgm.data.processor import MGMProcessor
 from mgm.data.stops import Stops
 from mgm.engine.engine import Engine
 from mgm.engine.generation import Generation
-from mgm.model.config import MGMConfig
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"

@@ -27,7 +27,7 @@ from mgm.eval.answers import AnswerCache
 from mgm.eval.question import Question
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.runner import answered, run
-from mgm.model.views import Views
+from mgm.model.vision.image_views import Views
 from playground.generate import generate
 
 ROOT = Path(__file__).parents[1]

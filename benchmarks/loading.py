@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import save_file
 
 import mgm
-from mgm.model.checkpoint import read_checkpoint
+from mgm.model.checkpoint.checkpoint import read_checkpoint
 from mgm.model.loading import load_model
-from mgm.model.published import to_published
+from mgm.model.published_layout.weight_names import to_published
 
 GB = 1e9
 FLAT = {

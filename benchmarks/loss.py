@@ -3,8 +3,8 @@
     python -m benchmarks.loss [--only 256k ...] [--device cuda --dtype bfloat16]
 
 The published form makes logits of all positions, in float32, and shifts them; ours is the loss of
-`mgm.model.supervised`, as in a training step with `num_items_in_batch`. The limit is the larger of
-two times: the operations of the supervised rows at the machine's rate of matrix products, and
+`mgm.model.ops.causal_lm_loss`, as in a training step with `num_items_in_batch`. The limit is the
+larger of two times: the operations of the supervised rows at the machine's rate of matrix products, and
 inputs, weights and their gradients, once, at its rate of copying.
 """
 
@@ -25,7 +25,7 @@ from benchmarks.harness import (
     settings,
     wanted,
 )
-from mgm.model.supervised import IGNORED, SupervisedLoss
+from mgm.model.ops.causal_lm_loss import IGNORED, SupervisedLoss
 
 SUPERVISED = 0.22  # of the positions, as in the published second stage
 # vocabulary, width, positions: LLaMA 7B and Gemma 2B

@@ -1,4 +1,4 @@
-"""What the published code does with images, for comparison; see `mgm/model/mining_reference.py`.
+"""What the published code does with images, for comparison; see `benchmarks/reference_mining.py`.
 
 Source: clip_encoder.py, openclip_encoder.py, and encode_images of mgm_arch.py.
 """
@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
+from benchmarks.reference_mining import concatenated_map, published_mining
 from mgm.data.processor import MGMProcessor
 from mgm.data.stops import align_generation
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.engine import Engine
-from mgm.model.attention import set_attention
 from mgm.model.loading import load_model
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.mining import PatchInfoMining
-from mgm.model.mining_reference import concatenated_map, published_mining
-from mgm.model.vision_tower import VisionTower
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.ops.attention import set_attention
+from mgm.model.vision.patch_info_mining import PatchInfoMining
+from mgm.model.vision.vit import VisionTower
 
 
 def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Engine:

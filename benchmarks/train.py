@@ -23,12 +23,12 @@ from benchmarks.harness import OURS, PUBLISHED, Case, Settings, report, settings
 from benchmarks.published import eager_clip, image_features
 from mgm.data.collator import Collator
 from mgm.data.packing import PackedCollator, pack
-from mgm.model.config import MGMConfig
+from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import load_model
-from mgm.model.merging import merge_image_features
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.supervised import IGNORED
-from mgm.model.views import Views
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.multimodal_embeddings import merge_image_features
+from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.vision.image_views import Views
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"

@@ -26,9 +26,9 @@ from benchmarks.harness import (
     wanted,
 )
 from benchmarks.published import clip_tokens, eager_clip, image_features, mined
-from mgm.model.config import MGMConfig
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.onednn import use_onednn
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.ops.onednn_linear import use_onednn
 
 CLIP = {
     "hidden_size": 1024,

@@ -3,16 +3,15 @@
 Importing it makes AutoConfig, AutoProcessor and AutoModelForImageTextToText know our models.
 """
 
+from mgm.auto import register
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.processor import MGMProcessor
-from mgm.data.registration import register as register_processors
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
 from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError
-from mgm.model.config import MGMConfig
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.registration import register as register_models
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,5 +26,4 @@ __all__ = [
     "load",
 ]
 
-register_models()
-register_processors()
+register()

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, one_line, run_command
-from mgm.model.config_file import read_json
+from mgm.model.files.json_file import read_json
 
 LEFT_OUT = ("trainer_state.json",)  # of a training's output folder
 KEPT = (".json", ".jinja", ".safetensors")

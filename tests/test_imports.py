@@ -21,7 +21,7 @@ ALLOWED = {  # the rooms that a room may import, besides itself and the base
     "eval": {"engine", "data", "model"},
     "train": {"engine", "data", "model"},
 }
-COMMANDS = {"model/convert.py": {"data"}}  # programs, which put rooms together; nobody imports them
+COMMANDS = {"convert.py": {"data"}}  # programs, which put rooms together; nobody imports them
 # Files of servers, which these packages are for; others import them where they start a server.
 SERVERS = {
     f"serve/{name}.py"

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.processor import MGMProcessor
-from mgm.model.config import MGMConfig
+from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import save_model
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 SPECIAL = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 

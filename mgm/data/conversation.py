@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from mgm.data.templates import IMAGE_MARKER, Layout, Template
 from mgm.data.tokenizer import encode_chunk, leading_ids
 from mgm.errors import MGMError
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 
 Turn = tuple[str, str | None]  # a question and its answer; None where there is none (yet)
 

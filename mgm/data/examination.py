@@ -14,7 +14,7 @@ from mgm.data.processor import MGMProcessor
 from mgm.data.samples import Sample, SampleError, check_sample
 from mgm.data.templates import get_template
 from mgm.errors import MGMError
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # as tqdm: gives what it is given
 

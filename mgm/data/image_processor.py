@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mgm.data.bicubic import Line, resize_in_line, shown_piece
 from mgm.data.images import ImageSource, image_list, open_image
 from mgm.errors import MGMError
-from mgm.model.views import Views
+from mgm.model.vision.image_views import Views
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

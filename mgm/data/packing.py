@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mgm.data.collator import Collator
 from mgm.data.padding import pad_rows
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 
 WINDOW = 4096  # samples that are packed with one another
 

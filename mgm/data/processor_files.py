@@ -7,10 +7,10 @@ from typing import Any
 from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.tokenizer import load_tokenizer
 from mgm.errors import MGMError
-from mgm.model.checkpoint import base_folder, checkpoint_config, needs_base
-from mgm.model.config_file import read_json
+from mgm.model.checkpoint.checkpoint import base_folder, checkpoint_config, needs_base
 from mgm.model.families import family_of
-from mgm.model.hub import WHERE, checkpoint_folder
+from mgm.model.files.hub import WHERE, checkpoint_folder
+from mgm.model.files.json_file import read_json
 
 _ARGUMENTS = (
     "image_processor",

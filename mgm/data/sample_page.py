@@ -7,7 +7,7 @@ from itertools import groupby
 from mgm.data.processor import MGMProcessor
 from mgm.data.samples import Sample
 from mgm.data.templates import Template
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 
 NEIGHBOURS = 8  # tokens before one that decide how it is written
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mgm.errors import MGMError
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MASKED = ("sdpa", "eager")  # attention that takes a mask of any kind

@@ -6,7 +6,7 @@ import torch
 
 from mgm.engine.generation import Generation
 from mgm.engine.sampler import Choice
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
 @torch.inference_mode()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mgm.engine.attention_masks import AttentionMasks
 from mgm.engine.key_values import SMALLEST, Rows, StepSize
-from mgm.model.compilation import check_compiler
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.ops.compile import check_compiler
 
 NARROWEST = 256  # columns of a compiled step, at least
 # Rows and columns that steps are traced with: like no other size of a model, or both would be taken

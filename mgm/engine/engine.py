@@ -30,9 +30,9 @@ from mgm.engine.prompt_writer import PromptWriter
 from mgm.engine.request import Answer, Request
 from mgm.engine.scheduler import Scheduler
 from mgm.errors import MGMError, hub_errors, one_line
-from mgm.model.config import MGMConfig
+from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import save_model
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
 class Stream(Iterator[str]):

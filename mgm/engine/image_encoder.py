@@ -17,7 +17,7 @@ from mgm.data.images import ImageSource, decode_image, image_file, open_image
 from mgm.data.processor import MGMProcessor
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.errors import MGMError, one_line
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 IMAGES_AT_ONCE = 8  # that go through the towers together
 FILES = 10_000  # whose images are remembered by their bytes

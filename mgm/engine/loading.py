@@ -10,11 +10,11 @@ from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.drafts import MOST, check_most
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, faults_of
-from mgm.model.attention import set_attention
-from mgm.model.checkpoint import check_checkpoint
-from mgm.model.hub import checkpoint_folder
+from mgm.model.checkpoint.checkpoint import check_checkpoint
+from mgm.model.files.hub import checkpoint_folder
 from mgm.model.loading import load_model
-from mgm.model.onednn import use_onednn
+from mgm.model.ops.attention import set_attention
+from mgm.model.ops.onednn_linear import use_onednn
 
 
 def load(

@@ -14,7 +14,7 @@ from mgm.engine.answer_attention import answer_attention
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.errors import MGMError
-from mgm.model.merging import merge_image_features
+from mgm.model.multimodal_embeddings import merge_image_features
 
 
 @dataclass(frozen=True)

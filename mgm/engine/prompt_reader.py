@@ -20,8 +20,8 @@ from mgm.engine.key_values import Layers, Rows, as_cache, between, layers_of
 from mgm.engine.last_layer import LastLayer
 from mgm.engine.prefix_cache import PrefixCache, copied
 from mgm.engine.prompt_tree import PromptTree
-from mgm.model.merging import merge_image_features
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.multimodal_embeddings import merge_image_features
 
 WASTE = 1.5  # positions that rows take side by side, at most, to those that are theirs
 HasRoom = Callable[[Sequence[Generation], int], bool]

@@ -10,7 +10,7 @@ from mgm.data.stops import Stops, stops_of
 from mgm.data.templates import get_template
 from mgm.engine.request import Request
 from mgm.errors import MGMError
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
 class PromptWriter:

@@ -21,7 +21,7 @@ from mgm.engine.prefix_cache import PrefixCache
 from mgm.engine.prompt_reader import PromptReader
 from mgm.engine.sampler import choose
 from mgm.errors import MGMError, one_line
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
 class Scheduler:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin
 
-from mgm.model.config import MGMConfig
+from mgm.model.configuration_mgm import MGMConfig
 
 IMAGE_INPUTS = ("pixel_values", "pixel_values_aux", "image_features")
 

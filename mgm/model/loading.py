@@ -11,9 +11,9 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, one_line
-from mgm.model.hub import checkpoint_folder
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.quantization import quantization_options
+from mgm.model.files.hub import checkpoint_folder
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.quantization.bitsandbytes import quantization_options
 
 
 def load_model(
@@ -33,7 +33,8 @@ def load_model(
             Face hub, which is downloaded.
         dtype: of the weights; None: as they were saved.
         device: where they go; None: the CPU.
-        quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization`; None: as they are.
+        quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization.bitsandbytes`; None:
+            as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
         merge_lora: whether a LoRA becomes part of the weights.
         text_only: whether all that sees images is left out.

@@ -15,8 +15,8 @@ from transformers.utils import logging as transformers_logging
 from mgm.atomic import WriteErrors
 from mgm.data.quarantine import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command, write_output
-from mgm.model.config_file import read_json
-from mgm.model.deepspeed_log import quiet_deepspeed
+from mgm.model.files.json_file import read_json
+from mgm.model.ops.deepspeed_log import quiet_deepspeed
 from mgm.train.adapter import add_adapter, load_adapter
 from mgm.train.benchmark_runs import BenchmarkRuns
 from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output

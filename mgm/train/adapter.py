@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
-from mgm.model.linear_experts import built_expert_name, fill_linear_experts, stored_expert_name
-from mgm.model.lora import ADAPTER_FILES, OTHERS_FILE, PREFIX, read_others
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.published import to_published
+from mgm.model.checkpoint.lora import ADAPTER_FILES, OTHERS_FILE, PREFIX, read_others
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.published_layout.weight_names import to_published
+from mgm.model.quantization.moe_experts import (
+    built_expert_name,
+    fill_linear_experts,
+    stored_expert_name,
+)
 from mgm.train.arguments import FULL, TrainingArguments
 from mgm.train.rounding import round_language_model
 

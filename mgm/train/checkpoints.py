@@ -13,9 +13,9 @@ import torch.distributed as dist
 
 from mgm.atomic import WriteErrors, atomic_folder, make_readable
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint import CONFIG_FILE
-from mgm.model.config_file import read_json
-from mgm.model.parts import STAGE1_FILE
+from mgm.model.checkpoint.checkpoint import CONFIG_FILE
+from mgm.model.checkpoint.components import STAGE1_FILE
+from mgm.model.files.json_file import read_json
 
 STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
 # What saving a model leaves, and would be read with one that is saved into the same folder later.

@@ -13,12 +13,12 @@ from mgm.data.sample_index import SampleIndex
 from mgm.data.shards import TARS
 from mgm.data.table import TableFile, is_table
 from mgm.errors import MGMError
-from mgm.model.config import MGMConfig
-from mgm.model.config_file import read_json
-from mgm.model.convnext_tower import read_facts
+from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.vision_tower import read_vision_config
+from mgm.model.files.json_file import read_json
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.vision.convnext import read_facts
+from mgm.model.vision.vit import read_vision_config
 from mgm.train.batches import Batches
 from mgm.train.flags import Arguments, parse_flags
 from mgm.train.trainable import count_parameters, set_trainable

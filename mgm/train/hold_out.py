@@ -12,7 +12,7 @@ from mgm.data.collator import Collator
 from mgm.data.templates import IMAGE_MARKER
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 from mgm.train.dataset import TrainingDataset
 from mgm.train.mixed_dataset import MixedDataset
 from mgm.train.source_losses import summed_over_processes

@@ -8,9 +8,9 @@ from pathlib import Path
 from mgm.data.processor import MGMProcessor
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.model.hub import checkpoint_folder
+from mgm.model.checkpoint.lora import ADAPTER_CONFIG
+from mgm.model.files.hub import checkpoint_folder
 from mgm.model.loading import load_model
-from mgm.model.lora import ADAPTER_CONFIG
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from mgm.errors import MGMError
-from mgm.model.published import to_published
+from mgm.model.published_layout.weight_names import to_published
 from mgm.train.arguments import TrainingArguments
 
 PROJECTOR = "mm_projector"  # in published parameter names

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mgm.errors import MGMError
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.arguments import FULL, TrainingArguments
 
 BITS = (4, 8, FULL)

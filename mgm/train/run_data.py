@@ -12,7 +12,7 @@ from mgm.data.packing import PackedCollator
 from mgm.data.processor import MGMProcessor
 from mgm.data.quarantine import Quarantine
 from mgm.errors import MGMError
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments
 from mgm.train.hold_out import HoldOut

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerState
 
 from mgm.errors import MGMError
-from mgm.model.config_file import read_json
+from mgm.model.files.json_file import read_json
 from mgm.train.arguments import TrainingArguments
 from mgm.train.stream import StreamedDataset
 

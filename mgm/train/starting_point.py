@@ -16,16 +16,16 @@ from mgm.data.stops import align_generation
 from mgm.data.templates import version_template
 from mgm.data.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
 from mgm.errors import MGMError
-from mgm.model.attention import set_attention
-from mgm.model.config_file import read_json
-from mgm.model.convnext_tower import load_convnext_tower
+from mgm.model.checkpoint.components import load_stage1
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
-from mgm.model.hub import checkpoint_folder
+from mgm.model.files.hub import checkpoint_folder
+from mgm.model.files.json_file import read_json
+from mgm.model.files.weight_files import load_into
 from mgm.model.loading import load_model
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.parts import load_stage1
-from mgm.model.vision_tower import load_vision_tower
-from mgm.model.weights import load_into
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.ops.attention import set_attention
+from mgm.model.vision.convnext import load_convnext_tower
+from mgm.model.vision.vit import load_vision_tower
 from mgm.train.arguments import TrainingArguments
 from mgm.train.flags import Arguments
 

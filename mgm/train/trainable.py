@@ -6,7 +6,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from mgm.errors import MGMError
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.arguments import ModelArguments
 
 DROP_PATH_RATE = 0.1  # of the published training

@@ -19,8 +19,8 @@ from transformers.trainer import SCHEDULER_NAME
 from mgm.data.collator import count_tokens
 from mgm.data.processor import MGMProcessor
 from mgm.errors import MGMError, one_line
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.parts import STAGE1_FILE, save_stage1
+from mgm.model.checkpoint.components import STAGE1_FILE, save_stage1
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.adapter import save_adapter
 from mgm.train.arguments import TrainingArguments
 from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files, shared_folder

@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mgm.data.collator import Collator, count_tokens
 from mgm.data.packing import PackedCollator
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 from mgm.train.trainable import count_parameters
 from mgm.train.work import RunWork
 

@@ -6,8 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
-from mgm.model.config import MGMConfig
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 # Dense bfloat16 operations a second, by what torch calls the device; vendors' data sheets.
 PEAKS = {

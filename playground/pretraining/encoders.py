@@ -25,7 +25,7 @@ from mgm.atomic import atomic_folder
 from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
-from mgm.model.mining import PatchInfoMining
+from mgm.model.vision.patch_info_mining import PatchInfoMining
 from playground.arguments import count, fraction
 from playground.pretraining.cell_code import SLOTS, CellCode, load_code
 from playground.pretraining.drawn_images import CAPTION_TOKENS, DrawnImages

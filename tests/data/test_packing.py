@@ -8,7 +8,7 @@ import torch
 
 from mgm.data.collator import Collator
 from mgm.data.packing import PackedCollator, pack
-from mgm.model.supervised import IGNORED
+from mgm.model.ops.causal_lm_loss import IGNORED
 from tests.model.tiny import ids_of, tiny_model
 
 

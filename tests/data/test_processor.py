@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
+from mgm.auto import register
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.processor import MGMProcessor
-from mgm.data.registration import register
 from mgm.data.tokenizer import load_tokenizer
 from mgm.errors import MGMError
 from tests.golden_files import golden, golden_json

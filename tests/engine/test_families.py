@@ -16,10 +16,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 import mgm
 from mgm.data.tokenizer import load_tokenizer
-from mgm.model.config import MGMConfig
+from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import FAMILIES
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.published import FIELDS, to_published
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.published_layout.config_fields import FIELDS
+from mgm.model.published_layout.weight_names import to_published
 from tests.golden_files import golden
 
 TOKENIZER = {"mixtral": "mistral"}  # where it is not called as the family

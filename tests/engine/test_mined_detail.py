@@ -5,14 +5,14 @@ from PIL import Image
 from torch import Tensor
 
 import mgm
+from benchmarks.reference_mining import concatenated_map, published_attention
 from mgm.data.image_processor import MGMImageProcessor
 from mgm.data.processor import MGMProcessor
 from mgm.engine.answer_attention import answer_attention
 from mgm.engine.engine import Engine
 from mgm.engine.mined_detail import mined_details
 from mgm.errors import MGMError
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.mining_reference import concatenated_map, published_attention
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.model.tiny import HD, TEXT, tiny_model
 from tests.tiny_model import build, byte_tokenizer
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgm.model.config import MGMConfig
+from mgm.model.configuration_mgm import MGMConfig
 from tests.golden_files import golden
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mgm.model.loading import load_model
-from mgm.model.published import to_published
+from mgm.model.published_layout.weight_names import to_published
 from tests.golden_files import golden, golden_json
 from tests.model.inputs import Case, difference, expanded, pixels
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.reference_mining import concatenated_map
 from mgm.model.loading import load_model
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.mining_reference import concatenated_map
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.golden_files import golden, golden_json
 from tests.model.inputs import Case, difference, expanded, pixels, prompt
 

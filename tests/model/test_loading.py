@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from mgm.auto import register
 from mgm.errors import MGMError
 from mgm.model.loading import load_model, save_model
-from mgm.model.mgm import MGMForConditionalGeneration
-from mgm.model.registration import register
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.golden_files import golden
 from tests.model.tiny import HD, TEXT, VISION, batch_of, random_images, tiny_model
 

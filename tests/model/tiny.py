@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from mgm.model.config import MGMConfig
-from mgm.model.convnext_config import ConvNextTowerConfig
-from mgm.model.convnext_tower import ConvNextTower
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.vision.convnext import ConvNextTower
+from mgm.model.vision.convnext_config import ConvNextTowerConfig
 
 VOCABULARY = 40
 TEXT: dict[str, Any] = {

@@ -10,8 +10,8 @@ from transformers import LlamaForCausalLM
 
 from mgm.data.conversation import IGNORED
 from mgm.errors import MGMError
-from mgm.model.convnext_tower import load_convnext_tower
-from mgm.model.vision_tower import load_vision_tower
+from mgm.model.vision.convnext import load_convnext_tower
+from mgm.model.vision.vit import load_vision_tower
 from playground.canvas import Canvas
 from playground.colors import COLORS
 from playground.faces import FACES

@@ -8,7 +8,7 @@ import torch
 
 import mgm
 from mgm.data.images import open_image
-from mgm.model.mgm import MGMForConditionalGeneration
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 PLAYGROUND = Path(__file__).resolve().parents[2] / "playground"
 IMAGES = PLAYGROUND.parent / "images"

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from mgm.model.loading import load_model
-from mgm.model.published import to_published
+from mgm.model.published_layout.weight_names import to_published
 from mgm.train.__main__ import run
 from mgm.train.sampler import ModalitySampler
 from tests.golden_files import golden, golden_json

@@ -18,8 +18,8 @@ from transformers import (
 
 import mgm
 from mgm.errors import MGMError
+from mgm.model.checkpoint.components import STAGE1_FILE
 from mgm.model.loading import load_model
-from mgm.model.parts import STAGE1_FILE
 from mgm.train import trainer as trainer_module
 from mgm.train.__main__ import run
 from mgm.train.checkpoints import checkpoints

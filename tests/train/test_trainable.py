@@ -4,7 +4,7 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
-from mgm.model.published import to_published
+from mgm.model.published_layout.weight_names import to_published
 from mgm.train.arguments import ModelArguments, TrainingArguments
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.trainable import describe_trainable, set_trainable

@@ -35,8 +35,8 @@ from vllm.sequence import IntermediateTensors
 
 from mgm.data.processor import MGMProcessor
 from mgm.data.templates import IMAGE_MARKER
-from mgm.model.config import MGMConfig
-from mgm.model.vision import SeesImages
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.image_features import SeesImages
 
 PIXELS = "pixel_values_aux"  # in uint8: both views are made of it on the model's device
 

@@ -1,0 +1,277 @@
+"""What a folder holds: a config and the weights that go with it, by the model's own names.
+
+Four layouts end in the same form: our native one, the published one, the file of stage 1 on top of
+a base model, and the published LoRA layout on top of one.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from mgm.errors import MGMError
+from mgm.model.checkpoint.lora import ADAPTER_CONFIG, Adapter, merged, read_adapter, read_others
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.files.hub import checkpoint_folder
+from mgm.model.files.json_file import named_faults, read_json
+from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
+from mgm.model.files.weight_files import has_weights, read_folder
+from mgm.model.published_layout.config_fields import (
+    is_published_config,
+    named_folder,
+    published_field_names,
+    translate_config,
+)
+from mgm.model.published_layout.weight_names import native_tensors, to_published
+from mgm.model.quantization.moe_experts import stored_expert_name
+from mgm.model.vision.convnext import OPENCLIP_CONFIG, openclip_trunk
+
+CONFIG_FILE = "config.json"
+STAGE1_FILE = "mm_projector.bin"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk.
+
+    Attributes:
+        folder: where config.json lies.
+        config: of the model.
+        tensors: all weights by the model's own names, none of them read yet.
+        published: whether config.json and names of weights are the published ones.
+        adapter: a LoRA that stays apart from the weights; None: there is none, or it is merged.
+    """
+
+    folder: Path
+    config: MGMConfig
+    tensors: Mapping[str, LazyTensor]
+    published: bool
+    adapter: Adapter | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it was saved, by the config or else by the first weight."""
+        if isinstance(self.config.dtype, torch.dtype):
+            return self.config.dtype
+        floating = (t.dtype for t in self.tensors.values() if t.dtype.is_floating_point)
+        return next(floating, torch.float32)
+
+    def stored_name(self, name: str) -> str:
+        """What the folder's files call a weight of the model."""
+        if self.config.text_config.model_type == "mixtral":
+            name = stored_expert_name(name)
+        return to_published(name) if self.published else name
+
+
+def read_checkpoint(
+    folder: Path,
+    base: str | os.PathLike[str] | None = None,
+    merge_lora: bool = True,
+    config: MGMConfig | None = None,
+) -> Checkpoint:
+    """What a folder holds.
+
+    Args:
+        folder: in one of the layouts.
+        base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
+        merge_lora: whether a LoRA becomes part of the weights.
+        config: used instead of the folder's.
+
+    Raises:
+        MGMError: the folder is incomplete or damaged, holds another kind of model, or its base or
+            its towers are missing.
+    """
+    values = _read_config(folder)
+    adapter = place = None
+    if needs_base(folder):
+        place = base_folder(folder, base)
+        tensors = native_tensors(read_folder(place))
+        if (folder / STAGE1_FILE).is_file():
+            tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
+        if (folder / ADAPTER_CONFIG).is_file():
+            adapter = read_adapter(folder)
+            tensors |= read_others(folder)
+            if merge_lora:
+                tensors, adapter = merged(tensors, adapter), None
+        tensors = _with_towers(folder, values, tensors)
+    elif base is not None:
+        raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
+    else:
+        tensors = native_tensors(read_folder(folder))
+    if config is None:
+        config = _config(folder, values, tensors)
+        if place is not None:
+            _take_towers(config, place)
+    return Checkpoint(folder, config, tensors, is_published_config(values), adapter)
+
+
+def stored_generation(folder: Path) -> GenerationConfig | None:
+    """How the checkpoint in a folder generates, by its own file; None: there is none."""
+    if not (folder / GENERATION_CONFIG_NAME).is_file():
+        return None
+    return GenerationConfig.from_pretrained(folder)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise an MGMError unless the folder looks like a Mini-Gemini of any layout."""
+    _read_config(folder)
+    if not any((folder / name).is_file() for name in (ADAPTER_CONFIG, STAGE1_FILE)):
+        read_folder(folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise MGMError(f"{folder}: holds no {CONFIG_FILE}; give a checkpoint folder")
+    values = read_json(path)
+    found = values.get("model_type")
+    if found not in list(TEXT_TYPE_OF_PUBLISHED):
+        raise MGMError(
+            f"{path}: model_type is {found!r}; give a folder with one of "
+            f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
+        )
+    for part in (values, values.get("text_config")):
+        _check_precision(path, part if isinstance(part, dict) else {})
+    return values
+
+
+def _check_precision(path: Path, values: dict[str, Any]) -> None:
+    """Refuse weights that another program rounded; forget that a training had rounded its base."""
+    how = values.get("quantization_config")
+    if how is None:
+        return
+    kind = how.get("quant_method") if isinstance(how, dict) else how
+    folder = path.parent
+    # Compat: a LoRA trained on a base in 8 or 4 bits says so, and its base lies there unrounded.
+    if kind != "bitsandbytes" or not needs_base(folder):
+        raise MGMError(
+            f"{path}: quantization_config is of {kind!r}, rounded weights cannot be read; give the "
+            "model as it was before, and round it while loading (quantize=...)"
+        )
+
+
+def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> MGMConfig:
+    if is_published_config(values):
+        with named_faults(folder / CONFIG_FILE), published_field_names():
+            values = translate_config(values, folder, tensors)
+            return MGMConfig.from_dict(values, name_or_path=str(folder))
+    return MGMConfig.from_pretrained(folder)
+
+
+def needs_base(folder: Path) -> bool:
+    """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
+    stage1 = (folder / STAGE1_FILE).is_file() and not has_weights(folder)
+    return stage1 or (folder / ADAPTER_CONFIG).is_file()
+
+
+def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
+    """The config of the model in a folder, as `read_checkpoint` finds it; weights may be absent."""
+    if needs_base(folder):
+        return read_checkpoint(folder, base).config
+    return MGMConfig.from_pretrained(folder)
+
+
+def base_folder(folder: Path, base: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of the base model: `base`, or the one that the config of `folder` names.
+
+    Raises:
+        MGMError: it is not there.
+    """
+    if base is not None:
+        return checkpoint_folder(base)
+    named = read_json(folder / CONFIG_FILE).get("_name_or_path")
+    if (folder / ADAPTER_CONFIG).is_file():
+        named = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or named
+    place = named_folder(named, folder, CONFIG_FILE)
+    if place is None or place.resolve() == folder.resolve():
+        raise MGMError(
+            f"{folder}: goes on top of a base model ({named!r} by its config), which is not there; "
+            "give its folder (base=..., --model-base ...)"
+        )
+    return place
+
+
+def _take_towers(config: MGMConfig, base: Path) -> None:
+    """Let a base model that is a Mini-Gemini say what its towers are: its weights are used."""
+    if read_json(base / CONFIG_FILE).get("model_type") in list(TEXT_TYPE_OF_PUBLISHED):
+        of_base = MGMConfig.from_pretrained(base)
+        config.vision_config = of_base.vision_config
+        config.vision_aux_config = of_base.vision_aux_config
+
+
+def _with_towers(
+    folder: Path, values: Mapping[str, Any], tensors: dict[str, LazyTensor]
+) -> dict[str, LazyTensor]:
+    """Fill in towers from the folders that the config names, where the weights lack them."""
+    for part, field, file, names in (
+        ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_names),
+        ("vision_tower_aux.", "mm_vision_tower_aux", OPENCLIP_CONFIG, convnext_names),
+    ):
+        wanted = values.get(field)
+        if not wanted or any(name.startswith(part) for name in tensors):
+            continue
+        place = named_folder(wanted, folder, file)
+        if place is None:
+            raise MGMError(
+                f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
+                f"there is no {wanted}/{file} here or above it; put the tower there"
+            )
+        tensors = tensors | names(read_folder(place))
+    return tensors
+
+
+def clip_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The vision part of a CLIP in transformers' layout, by our names."""
+    # Compat: with and without the prefix that transformers 5 dropped.
+    plain = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
+    kept = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
+    return {
+        f"vision_tower.{name}": tensor
+        for name, tensor in plain.items()
+        if name.startswith(kept) and not name.endswith("position_ids")
+    }
+
+
+def convnext_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The ConvNeXt of an OpenCLIP folder, by our names."""
+    return {
+        f"vision_tower_aux.{name}": tensor
+        for name, tensor in openclip_trunk(tensors).items()
+        if name.startswith(("stem.", "stages."))
+    }
+
+
+def compare_convnext(checkpoint: Checkpoint) -> None:
+    """Warn where the published code would have taken another ConvNeXt than the checkpoint's.
+
+    It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; a checkpoint is
+    complete in itself here.
+    """
+    values = read_json(checkpoint.folder / CONFIG_FILE)
+    place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG)
+    if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
+        return
+    for ours, other in convnext_names(read_folder(place)).items():
+        own = checkpoint.tensors.get(ours)
+        if own is None or own.file == other.file:
+            continue
+        same = own.shape == other.shape and torch.equal(own.read(), other.read().to(own.dtype))
+        if not same:
+            logger.warning(
+                "%s: %s differs from %s in %s; the checkpoint's ConvNeXt is used, where the "
+                "published code would have used the other",
+                own.file,
+                own.name,
+                other.name,
+                other.file,
+            )
+            return

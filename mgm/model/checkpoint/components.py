@@ -1,0 +1,169 @@
+"""A model from its parts, as stage 1 starts, and the file that stage 1 leaves."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError, one_line
+from mgm.model.checkpoint.checkpoint import STAGE1_FILE
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.files.hub import part_folder
+from mgm.model.files.json_file import named_faults, read_json
+from mgm.model.files.weight_files import (
+    check_fit,
+    check_names,
+    read_file,
+    read_folder,
+    read_weights,
+)
+from mgm.model.published_layout.weight_names import to_native, to_published
+from mgm.model.vision.convnext import load_convnext_tower
+from mgm.model.vision.vit import load_vision_tower
+
+FRESH_PARTS = ("mining.", "projector.")
+STAGE1_PARTS = (*FRESH_PARTS, "vision_tower.", "vision_tower_aux.")
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def assemble(
+    model_class: type[Model],
+    language_model_path: str | os.PathLike[str],
+    vision_tower_path: str | os.PathLike[str],
+    vision_tower_aux_path: str | os.PathLike[str] | None,
+    dtype: torch.dtype | None,
+    device: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """See `MGMForConditionalGeneration.from_parts`."""
+    dtype = dtype or torch.float32
+    feature_layer = overrides.get("vision_feature_layer", -2)
+    vision = load_vision_tower(vision_tower_path, feature_layer, dtype)
+    aux = (
+        None if vision_tower_aux_path is None else load_convnext_tower(vision_tower_aux_path, dtype)
+    )
+    language_model = load_language_model(language_model_path, dtype, device)
+    config = MGMConfig(
+        text_config=language_model.config,
+        vision_config=vision.config,
+        vision_aux_config=None if aux is None else aux.config,
+        **overrides,
+    )
+    model: Any = model_class(
+        config, language_model=language_model, vision_tower=vision, vision_tower_aux=aux
+    )
+    model.mining = None if model.mining is None else model.mining.to(dtype)
+    model.projector.to(dtype)
+    model.config.dtype = dtype
+    # Building the whole made its parts, which were built before, forget how they attend.
+    for part in (vision, language_model):
+        part.set_attn_implementation(model.config._attn_implementation)
+    model.generation_config = language_model.generation_config
+    return model.eval().to(device)
+
+
+def load_language_model(
+    path: str | os.PathLike[str], dtype: torch.dtype, device: str | None = None
+) -> PreTrainedModel:
+    """A causal language model of a folder in transformers' layout.
+
+    Args:
+        path: of the folder.
+        dtype: of the weights.
+        device: where they go; None: the CPU.
+
+    Raises:
+        MGMError: the folder holds none, or weights are missing, left over or of another shape.
+    """
+    folder = part_folder(path)
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise MGMError(
+            f"{folder}: holds no config.json; give a folder with a causal language model"
+        )
+    read_json(config_path)  # finds a broken one, which transformers does not call by its name
+    with named_faults(config_path):
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+    check_fit(empty, read_folder(folder), str(folder))
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map=None if device is None else {"": device},
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise MGMError(
+            f"{folder}: not a causal language model that transformers can load "
+            f"({one_line(error)}); give another folder, or copy it again"
+        ) from error
+    model, report = loaded
+    check_names(report["missing_keys"], report["unexpected_keys"], str(folder))
+    return model
+
+
+def save_stage1(
+    model: PreTrainedModel,
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write what stage 1 made, mining and projector, with both towers, under the published names.
+
+    Args:
+        model: after stage 1.
+        path: the file to write, `mm_projector.bin` by custom.
+        state: the model's weights, where the model itself holds parts of them; None: its own.
+
+    Raises:
+        MGMError: the file could not be written.
+    """
+    published = {
+        to_published(name): tensor.detach().cpu().contiguous().clone()
+        for name, tensor in (model.state_dict() if state is None else state).items()
+        if name.startswith(STAGE1_PARTS)
+    }
+    with atomic_file(path) as part:
+        torch.save(published, part)
+
+
+def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Fill mining and projector, and the towers where the file has them, from what stage 1 left.
+
+    Args:
+        model: as `from_parts` made it.
+        path: the file, a folder that holds it as `mm_projector.bin`, or a whole Mini-Gemini's.
+
+    Raises:
+        MGMError: no such file, or weights that are not this model's.
+    """
+    path = Path(path)
+    if (path / STAGE1_FILE).is_file():
+        path = path / STAGE1_FILE
+    if not path.exists():
+        raise MGMError(f"{path}: not found; give the {STAGE1_FILE} or the folder of stage 1")
+    weights = read_weights(path) if path.is_dir() else read_file(path)
+    found = {to_native(name): tensor for name, tensor in weights.items()}
+    if path.is_dir():
+        found = {name: found[name] for name in found if name.startswith(STAGE1_PARTS)}
+    state = model.state_dict()
+    needed = {name for name in state if name.startswith(FRESH_PARTS)}
+    offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in found}
+    check_names(needed | offered, found, str(path))
+    for name, tensor in found.items():
+        expected = tuple(state[name].shape)
+        if tuple(tensor.shape) != expected:
+            found_name = f"{to_published(name)} of shape {tuple(tensor.shape)}"
+            raise MGMError(
+                f"{path}: holds {found_name}, and the model has {expected}; give the stage-1 file "
+                "of the same encoders and language model"
+            )
+    model.load_state_dict(found, strict=False)

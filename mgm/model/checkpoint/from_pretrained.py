@@ -1,0 +1,122 @@
+"""What `from_pretrained` does around transformers': weights are found and checked before a model
+takes memory, and nothing is missing in it afterwards."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from mgm.errors import MGMError
+from mgm.model.checkpoint.checkpoint import (
+    CONFIG_FILE,
+    Checkpoint,
+    compare_convnext,
+    needs_base,
+    read_checkpoint,
+    stored_generation,
+)
+from mgm.model.checkpoint.lora import attach
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.files.hub import WHERE, checkpoint_folder
+from mgm.model.files.json_file import named_faults
+from mgm.model.files.lazy_tensor import LazyTensor
+from mgm.model.files.weight_files import check_fit, check_names
+from mgm.model.quantization.bitsandbytes import only_linear_layers
+from mgm.model.quantization.int8_linear import int8_tensors
+from mgm.model.quantization.moe_experts import expert_names
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    config: MGMConfig | None,
+    base: str | os.PathLike[str] | None,
+    merge_lora: bool,
+    options: dict[str, Any],
+) -> Checkpoint:
+    """The checkpoint that the arguments of `from_pretrained` mean; takes the place from `options`.
+
+    Raises:
+        MGMError: it is not there, or cannot be loaded in the way that `options` ask for.
+    """
+    where = {name: options.pop(name) for name in WHERE if name in options}
+    folder = checkpoint_folder(path, **where)
+    subfolder = options.pop("subfolder", "")
+    folder = folder / subfolder
+    if config is not None and config.name_or_path == str(path):
+        # AutoConfig made it without the weights, which tell what the towers are.
+        config = None if subfolder or needs_base(folder) else config
+    checkpoint = read_checkpoint(folder, base, merge_lora, config)
+    if checkpoint.adapter is not None and options.get("int8"):
+        raise MGMError(
+            f"{folder}: a LoRA does not stay beside weights rounded to int8; merge it, or "
+            "take another quantisation"
+        )
+    return checkpoint
+
+
+def state_for(
+    model_class: type[PreTrainedModel], checkpoint: Checkpoint, options: dict[str, Any]
+) -> dict[str, LazyTensor]:
+    """The weights as the model of `options` names them, none of them read yet.
+
+    Args:
+        model_class: is built on the meta device, to see whether the weights fit.
+        checkpoint: what is loaded.
+        options: of `from_pretrained`; completed for transformers.
+
+    Raises:
+        MGMError: weights are missing or do not fit the config.
+    """
+    with named_faults(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
+        whole = model_class(checkpoint.config, linear_experts=True)
+    source = str(checkpoint.folder)
+    check_fit(whole, expert_names(checkpoint.tensors), source, checkpoint.stored_name)
+    tensors = dict(checkpoint.tensors)
+    if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
+        # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
+        tensors.pop("language_model.lm_head.weight", None)
+    if options.get("text_only"):
+        kept = (name for name in tensors if name.startswith("language_model."))
+        tensors = {name: tensors[name] for name in kept}
+    else:
+        compare_convnext(checkpoint)
+    if options.get("int8"):
+        tensors = expert_names(tensors)
+        with torch.device("meta"):
+            tensors = int8_tensors(model_class(checkpoint.config, int8=True), tensors)
+    if options.get("quantization_config") is not None:
+        options["quantization_config"] = only_linear_layers(options["quantization_config"])
+        options["linear_experts"] = True
+        tensors = expert_names(tensors)
+    if options.get("torch_dtype") is not None:  # the name before transformers 5
+        options.setdefault("dtype", options.pop("torch_dtype"))
+    if options.get("dtype", "auto") in (None, "auto"):
+        options["dtype"] = checkpoint.dtype
+    return tensors
+
+
+def complete(
+    model: PreTrainedModel, checkpoint: Checkpoint, report: Mapping[str, Any], name: str
+) -> None:
+    """Give a filled model what belongs to it besides weights.
+
+    Args:
+        model: what transformers made.
+        checkpoint: what it was made of.
+        report: transformers' `loading_info`.
+        name: under which it was asked for.
+
+    Raises:
+        MGMError: weights were missing, left over or of another shape.
+    """
+    lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    source = str(checkpoint.folder)
+    check_names(lacking, report["unexpected_keys"], source, checkpoint.stored_name)
+    model.name_or_path = model.config.name_or_path = name
+    generation = stored_generation(checkpoint.folder)
+    if generation is not None:
+        model.generation_config = generation
+    if checkpoint.adapter is not None:
+        attach(model, checkpoint.adapter)

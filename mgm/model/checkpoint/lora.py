@@ -1,0 +1,189 @@
+"""The published LoRA layout: what was trained beside a base model, merged into it.
+
+The published training (train.py, as LLaVA's) leaves `adapter_config.json` and `adapter_model.*` of
+peft for the language model, and `non_lora_trainables.bin` with all else that was trained.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mgm.errors import MGMError
+from mgm.model.files.json_file import read_json
+from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
+from mgm.model.published_layout.weight_names import to_native
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+OTHERS_FILE = "non_lora_trainables.bin"
+
+PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
+
+_PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
+# Variants of LoRA whose weights mean something else; the published training used none of them.
+_UNSUPPORTED = ("fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A low-rank change of some of a model's weights: W + scale * B A.
+
+    Attributes:
+        config: the file adapter_config.json.
+        pairs: A (rank, inputs) and B (outputs, rank) by the native name of the weight.
+        scale: lora_alpha / r.
+        magnitudes: of DoRA (https://arxiv.org/abs/2402.09353, equation 5): the length (outputs)
+            that each row of the changed weight is brought to, by the name of the weight.
+        biases: that were trained too, and replace those of the model, by native name.
+    """
+
+    config: dict[str, Any]
+    pairs: dict[str, tuple[LazyTensor, LazyTensor]]
+    scale: float
+    magnitudes: dict[str, LazyTensor]
+    biases: dict[str, LazyTensor]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter of a folder in peft's layout.
+
+    Raises:
+        MGMError: files are missing or damaged, half of a pair is missing, or it is a variant of
+            LoRA that cannot be merged here.
+    """
+    path = folder / ADAPTER_CONFIG
+    config = read_json(path)
+    for name in _UNSUPPORTED:
+        if config.get(name):
+            raise MGMError(
+                f"{path}: {name} is {config[name]!r}, which is not supported; merge it with peft"
+            )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise MGMError(f"{path}: r is {rank!r} and lora_alpha {alpha!r}; expected numbers")
+    file = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise MGMError(f"{folder}: holds no {' or '.join(ADAPTER_FILES)}; copy it again")
+    halves: dict[str, dict[str, LazyTensor]] = {}
+    magnitudes: dict[str, LazyTensor] = {}
+    biases: dict[str, LazyTensor] = {}
+    for name, tensor in lazy_tensors(file).items():
+        if config.get("use_dora") and (match := _MAGNITUDE.fullmatch(name)):
+            magnitudes[native_name(match["module"] + ".weight")] = tensor
+            continue
+        if config.get("bias", "none") != "none" and name.endswith(".bias"):
+            biases[native_name(name.replace(".base_layer.", "."))] = tensor
+            continue
+        match = _PAIR.fullmatch(name)
+        if match is None:
+            raise MGMError(f"{file}: {name} is neither lora_A nor lora_B; merge it with peft")
+        weight = native_name(match["module"] + ".weight")
+        halves.setdefault(weight, {})[match["side"]] = tensor
+    for weight, sides in halves.items():
+        if len(sides) != 2:
+            (found,) = sides.values()
+            raise MGMError(f"{file}: {found.name} has no other half ({weight}); copy it again")
+    if config.get("use_dora") and magnitudes.keys() != halves.keys():
+        weight = min(magnitudes.keys() ^ halves.keys())
+        raise MGMError(f"{file}: {weight} lacks a part of its DoRA; copy it again")
+    pairs = {weight: (sides["A"], sides["B"]) for weight, sides in halves.items()}
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return Adapter(config, pairs, scale, magnitudes, biases)
+
+
+def read_others(folder: Path) -> dict[str, LazyTensor]:
+    """What was trained besides the adapter, by native names; nothing if there is no such file."""
+    file = folder / OTHERS_FILE
+    if not file.is_file():
+        return {}
+    return {native_name(name): tensor for name, tensor in lazy_tensors(file).items()}
+
+
+def native_name(name: str) -> str:
+    """Our name of a weight of the published model wrapped by peft, once or twice, or not at all."""
+    name = name.removeprefix("base_model.")
+    if name.startswith(("model.model.", "model.lm_head.")):
+        name = name.removeprefix("model.")
+    return to_native(name)
+
+
+def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:
+    """`tensors` with the adapter's change in them, which is computed when they are read.
+
+    Raises:
+        MGMError: the adapter is for weights that are not there, or of another shape.
+    """
+    result = dict(tensors)
+    for name, (a, b) in adapter.pairs.items():
+        if name not in tensors:
+            raise MGMError(
+                f"{a.file}: {a.name} is for {name}, which the base model does not have; "
+                "give the base model that it was trained on"
+            )
+        base = tensors[name]
+        if (b.shape[0], a.shape[1]) != base.shape or b.shape[1] != a.shape[0]:
+            raise MGMError(
+                f"{a.file}: {a.name} {a.shape} and its other half {b.shape} do not make "
+                f"{base.name} {base.shape}; give the base model that it was trained on"
+            )
+        result[name] = _merged(base, a, b, adapter.scale, adapter.magnitudes.get(name))
+    for name, bias in adapter.biases.items():
+        if name not in tensors:
+            raise MGMError(
+                f"{bias.file}: {bias.name} is for {name}, which the base model does not have; "
+                "give the base model that it was trained on"
+            )
+        result[name] = bias
+    return result
+
+
+def attach(model: PreTrainedModel, adapter: Adapter) -> None:
+    """Put an adapter beside a model's weights, by peft: it can be trained, or merged later.
+
+    Raises:
+        MGMError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MGMError(
+            "a LoRA that is not merged needs peft; install the extra: pip install 'mgm[train]'"
+        ) from error
+    names = [name.removesuffix(".weight") for name in adapter.pairs]
+    weights = {}
+    for name, (a, b) in adapter.pairs.items():
+        weights[f"{name.removesuffix('.weight')}.lora_A.weight"] = a.read()
+        weights[f"{name.removesuffix('.weight')}.lora_B.weight"] = b.read()
+    for name, magnitude in adapter.magnitudes.items():
+        weights[f"{name.removesuffix('.weight')}.lora_magnitude_vector.weight"] = magnitude.read()
+    weights |= {name: bias.read() for name, bias in adapter.biases.items()}
+    settings: Any = LoraConfig(
+        r=adapter.config["r"],
+        lora_alpha=adapter.config["lora_alpha"],
+        lora_dropout=adapter.config.get("lora_dropout", 0.0),
+        bias=adapter.config.get("bias", "none"),
+        use_rslora=adapter.config.get("use_rslora", False),
+        use_dora=adapter.config.get("use_dora", False),
+        target_modules=names,
+    )
+    model.load_adapter(peft_config=settings, adapter_state_dict=weights)
+
+
+def _merged(
+    base: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, magnitude: LazyTensor | None
+) -> LazyTensor:
+    def read() -> Tensor:
+        change = b.read().float() @ a.read().float()
+        weight = base.read().float().add_(change, alpha=scale)
+        if magnitude is not None:
+            length = weight.norm(dim=1, keepdim=True)
+            weight *= magnitude.read().float().flatten().unsqueeze(1) / length
+        return weight.to(base.dtype)
+
+    return LazyTensor(base.name, base.file, base.shape, base.dtype, read)

@@ -1,0 +1,299 @@
+"""What a Mini-Gemini is made of: two towers, mining, projector and any causal language model."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from mgm.errors import MGMError
+from mgm.model.files.json_file import named_faults
+from mgm.model.published_layout.config_fields import (
+    is_published_config,
+    published_field_names,
+    translate_config,
+)
+from mgm.model.vision.convnext_config import ConvNextTowerConfig, convnext_config_from
+from mgm.model.vision.vit import tower_kind, vision_config_from
+
+PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
+STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
+
+CLIP_LARGE_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+class MGMConfig(PretrainedConfig):
+    """Configuration of `MGMForConditionalGeneration`; published flat ones load as one too.
+
+    Args:
+        text_config: the language model's config, or its dictionary with a `model_type`.
+        vision_config: the low-resolution tower, or its dictionary with a `model_type`, without one
+            CLIP's.
+        vision_aux_config: the high-resolution tower; None: a model without it and without mining.
+        vision_feature_layer: whose output is used, counted as in a list that starts with the
+            embeddings: -2 is the output of the second-to-last layer.
+        vision_feature_select: "patch": all positions but the class token.
+        projector_type: "linear", "mlpNx_gelu" or "identity".
+        image_size_aux: high-resolution pixels per side.
+        image_grid: cells per side that the low-resolution tower sees (HD: 2).
+        image_global: whether it also sees the whole image once more (HD).
+        image_aspect_ratio: "pad" (to a square) or "square" (resize and crop): the preparation.
+        image_token_id: the id that stands for an image position; the default is the first id after
+            the vocabulary, so that no text can mean it. It never reaches the embedding.
+        conversation: name of the conversation template; None: decided from the tokenizer.
+        model_max_length: tokens of a sample after image markers are expanded; None: unlimited.
+        optimize_vision_tower: whether the low-resolution tower is trained.
+        optimize_vision_tower_aux: whether the high-resolution tower is trained.
+
+    Raises:
+        MGMError: a value does not fit; names the field, the value and what would fit.
+    """
+
+    model_type = "mgm"
+    sub_configs = {  # noqa: RUF012
+        "text_config": PretrainedConfig,
+        "vision_config": PretrainedConfig,
+        "vision_aux_config": ConvNextTowerConfig,
+    }
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_aux_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_feature_layer: int = -2,
+        vision_feature_select: str = "patch",
+        projector_type: str = "mlp2x_gelu",
+        image_size_aux: int = 768,
+        image_grid: int = 1,
+        image_global: bool = False,
+        image_aspect_ratio: str = "pad",
+        image_token_id: int | None = None,
+        conversation: str | None = None,
+        model_max_length: int | None = None,
+        optimize_vision_tower: bool = False,
+        optimize_vision_tower_aux: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = text_config_from(text_config)
+        self.vision_config = vision_config_from(vision_config or CLIP_LARGE_336)
+        self.vision_aux_config = convnext_config_from(vision_aux_config)
+        self.vision_feature_layer = vision_feature_layer
+        self.vision_feature_select = vision_feature_select
+        self.projector_type = projector_type
+        self.image_size_aux = image_size_aux
+        self.image_grid = image_grid
+        self.image_global = image_global
+        self.image_aspect_ratio = image_aspect_ratio
+        self.image_token_id = (
+            self.text_config.vocab_size if image_token_id is None else image_token_id
+        )
+        self.conversation = conversation
+        self.model_max_length = model_max_length
+        self.optimize_vision_tower = optimize_vision_tower
+        self.optimize_vision_tower_aux = optimize_vision_tower_aux
+        kwargs.setdefault("tie_word_embeddings", False)  # the language model ties its own, or not
+        super().__init__(**kwargs)
+        self.check()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of what the low-resolution tower sees."""
+        return int(self.vision_config.image_size)
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Low-resolution tokens per side of one crop."""
+        return self.image_size // int(self.vision_config.patch_size)
+
+    @property
+    def crops(self) -> int:
+        """Low-resolution crops per image: the grid's cells, and the global view last."""
+        return self.image_grid**2 + int(self.image_global)
+
+    @property
+    def image_tokens_per_image(self) -> int:
+        """Positions that one image takes in the language model."""
+        return self.tokens_per_side**2 * self.crops
+
+    @property
+    def window(self) -> int:
+        """Positions per side of the high-resolution window that one token mines."""
+        return self.image_size_aux // STEM_STRIDE // (self.tokens_per_side * self.image_grid)
+
+    @property
+    def image_mean(self) -> list[float]:
+        """Mean of each colour channel, from 0 to 1, in what the low-resolution tower sees."""
+        return self._normalisation("image_mean")
+
+    @property
+    def image_std(self) -> list[float]:
+        """Standard deviation of each colour channel in what the low-resolution tower sees."""
+        return self._normalisation("image_std")
+
+    @property
+    def image_mean_aux(self) -> list[float]:
+        """Mean of each colour channel in what the high-resolution tower sees."""
+        aux = self.vision_aux_config
+        return self.image_mean if aux is None else aux.image_mean
+
+    @property
+    def image_std_aux(self) -> list[float]:
+        """Standard deviation of each colour channel in what the high-resolution tower sees."""
+        aux = self.vision_aux_config
+        return self.image_std if aux is None else aux.image_std
+
+    def _normalisation(self, name: str) -> list[float]:
+        kind = tower_kind(self.vision_config.model_type)
+        return list(getattr(self.vision_config, name, None) or getattr(kind, name))
+
+    def check(self) -> None:
+        """Raise an MGMError if the parts do not fit together."""
+        layers = self.vision_config.num_hidden_layers
+        _demand(
+            type(self.vision_feature_layer) is int
+            and -layers - 1 <= self.vision_feature_layer <= layers,
+            "vision_feature_layer",
+            self.vision_feature_layer,
+            f"an integer from {-layers - 1} to {layers}, the tower has {layers} layers",
+        )
+        _demand(
+            self.vision_feature_select == "patch",
+            "vision_feature_select",
+            self.vision_feature_select,
+            "patch",
+        )
+        _demand(
+            re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(self.projector_type))
+            is not None,
+            "projector_type",
+            self.projector_type,
+            PROJECTOR_TYPES,
+        )
+        if self.projector_type == "identity":
+            _demand(
+                self.vision_config.hidden_size == self.text_config.hidden_size,
+                "projector_type",
+                self.projector_type,
+                f"another type, since tokens of width {self.vision_config.hidden_size} do not fit "
+                f"the language model's {self.text_config.hidden_size}",
+            )
+        _demand(
+            self.model_max_length is None or _is_count(self.model_max_length),
+            "model_max_length",
+            self.model_max_length,
+            "an integer from 1, or null",
+        )
+        _demand(_is_count(self.image_grid), "image_grid", self.image_grid, "an integer from 1")
+        _demand(
+            self.image_grid > 1 or not self.image_global,
+            "image_global",
+            self.image_global,
+            "false, or image_grid 2 or more: with one cell the global view is that cell",
+        )
+        _demand(
+            self.image_aspect_ratio in ("pad", "square"),
+            "image_aspect_ratio",
+            self.image_aspect_ratio,
+            "pad, square",
+        )
+        _demand(
+            _is_count(self.image_size_aux),
+            "image_size_aux",
+            self.image_size_aux,
+            "an integer from 1",
+        )
+        if self.vision_aux_config is not None:
+            step = STEM_STRIDE * self.tokens_per_side * self.image_grid
+            below = self.image_size_aux // step * step
+            fitting = f"{below} or {below + step}" if below else str(step)
+            _demand(
+                self.image_size_aux % step == 0,
+                "image_size_aux",
+                self.image_size_aux,
+                f"a multiple of {step}, the nearest {fitting}, so that the map divides into a "
+                f"window for each token ({STEM_STRIDE} pixels per position x "
+                f"{self.tokens_per_side} tokens per side x image_grid {self.image_grid})",
+            )
+        _demand(
+            isinstance(self.image_token_id, int) and self.image_token_id >= 0,
+            "image_token_id",
+            self.image_token_id,
+            "an integer from 0",
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Build from a native dictionary or from a published flat one, which is translated.
+
+        Raises:
+            MGMError: it describes no Mini-Gemini; names the config.json that it was read from.
+        """
+        folder = kwargs.get("name_or_path")
+        with named_faults(Path(folder or "") / "config.json"):
+            if is_published_config(config_dict):
+                with published_field_names():
+                    values = translate_config(config_dict, folder)
+                    return super().from_dict(values, **kwargs)
+            if "text_config" not in config_dict:
+                raise MGMError(
+                    "config: holds neither text_config (native layout) nor hidden_size (published "
+                    "layout); restore the file"
+                )
+            for name in ("text_config", "vision_config"):
+                # Their defaults would make a model of 7B that nobody asked for.
+                part = config_dict.get(name) or None
+                _demand(isinstance(part, dict), name, part, "an object, the part's own config")
+            return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(  # ty: ignore[incompatible-method-override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Read `config.json` of a folder, native or published."""
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(config_dict, **kwargs)
+
+
+def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> PretrainedConfig:
+    """The language model's config from a dictionary, with exactly the activation it names.
+
+    Raises:
+        MGMError: transformers knows no such `model_type`.
+    """
+    if isinstance(given, PretrainedConfig):
+        return given
+    values: dict[str, Any] = dict(given or {"model_type": "llama"})
+    model_type = values.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise MGMError(
+            f"config: text_config.model_type is {model_type!r}, which transformers does not know; "
+            "valid: a causal language model such as llama, gemma, mixtral, mistral, qwen3 or phi3"
+        )
+    # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the published
+    # Gemma models were trained and evaluated with the exact one. So it is set afterwards.
+    activation = values.pop("hidden_act", None)
+    config = CONFIG_MAPPING[model_type](**values)
+    if activation is not None:
+        config.hidden_act = activation
+    return config
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _demand(holds: bool, field: str, found: object, valid: str) -> None:
+    if not holds:
+        raise MGMError(f"config: {field} is {found!r}; valid: {valid}")

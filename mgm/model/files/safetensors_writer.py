@@ -1,0 +1,76 @@
+"""Safetensors files written tensor by tensor, so that no more than one is in memory."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from mgm.model.files.lazy_tensor import SAFETENSORS_DTYPES, LazyTensor
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+_DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+
+
+def write_shards(
+    folder: Path,
+    tensors: Mapping[str, LazyTensor],
+    max_shard_bytes: int,
+    progress: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write weights as transformers does: one file, or shards with an index.
+
+    Args:
+        folder: where to.
+        tensors: by the names that they get.
+        max_shard_bytes: of a file, unless a single tensor is larger.
+        progress: is told how many bytes were written, after every tensor.
+    """
+    shards = list(_shards(tensors, max_shard_bytes))
+    places = {}
+    for number, names in enumerate(shards, start=1):
+        file = SINGLE_FILE
+        if len(shards) > 1:
+            file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write(folder / file, {name: tensors[name] for name in names}, progress)
+        places |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Mapping[str, LazyTensor], limit: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    held = 0
+    for name, tensor in tensors.items():
+        if names and held + tensor.nbytes > limit:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += tensor.nbytes
+    yield names
+
+
+def _write(
+    file: Path, tensors: Mapping[str, LazyTensor], progress: Callable[[int], object]
+) -> None:
+    # Wide types first, as the format's own library does it: every tensor lies aligned.
+    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            stream.write(tensors[name].read_bytes())
+            progress(tensors[name].nbytes)

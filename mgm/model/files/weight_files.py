@@ -1,0 +1,190 @@
+"""Weights on disk: reading one file or many, and filling a module with nothing left over."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mgm.errors import MGMError
+from mgm.model.files.json_file import read_json
+from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
+
+
+def has_weights(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an index of weights or a file with all of them."""
+    return any((Path(folder) / name).is_file() for name in (*INDEX_FILES, *SINGLE_FILES))
+
+
+def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[Path]]:
+    """What an index says, tensor by tensor, and the files that hold the weights.
+
+    The index is empty where a single file holds them all.
+
+    Raises:
+        MGMError: no weights, an index that names missing files, or one that is not an index.
+    """
+    folder = Path(folder)
+    for name in INDEX_FILES:
+        index = folder / name
+        if index.is_file():
+            return _indexed_files(index)
+    for name in SINGLE_FILES:
+        if (folder / name).is_file():
+            return {}, [folder / name]
+    raise MGMError(
+        f"{folder}: holds no weights; give a folder with one of "
+        f"{', '.join((*INDEX_FILES, *SINGLE_FILES))}"
+    )
+
+
+def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
+    content = read_json(index)
+    try:
+        places = content["weight_map"]
+        files = [index.parent / name for name in sorted(set(places.values()))]
+    except (KeyError, AttributeError, TypeError) as error:
+        raise MGMError(
+            f"{index}: not an index of weights ({type(error).__name__}: {error}); copy it again"
+        ) from error
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise MGMError(
+            f"{index}: {len(missing)} of {len(files)} are missing, first {missing[0]}; copy them"
+        )
+    return places, files
+
+
+def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
+    """The tensors of a folder by name, in the order of its files; none of them is read yet.
+
+    Raises:
+        MGMError: no weights, missing or damaged files, a tensor in two files, or an index that
+            names tensors that its files do not hold.
+    """
+    folder = Path(folder)
+    index, files = weight_files(folder)
+    tensors: dict[str, LazyTensor] = {}
+    for file in files:
+        for name, tensor in lazy_tensors(file).items():
+            if name in tensors:
+                raise MGMError(
+                    f"{file}: holds {name}, which is in {tensors[name].file.name} too; "
+                    "copy the folder again, from one model"
+                )
+            tensors[name] = tensor
+    lacking = [name for name in index if name not in tensors]
+    if lacking:
+        raise MGMError(
+            f"{folder / index[lacking[0]]}: lacks {lacking[0]}, which the index says is in it "
+            f"({len(lacking)} such); copy the folder again, from one model"
+        )
+    return tensors
+
+
+def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a folder, on the CPU."""
+    return {name: tensor.read() for name, tensor in read_folder(folder).items()}
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors or PyTorch file, on the CPU."""
+    return {name: tensor.read() for name, tensor in lazy_tensors(file).items()}
+
+
+def load_into(
+    module: nn.Module, weights: Mapping[str, Tensor], source: str, ignore: Iterable[str] = ()
+) -> None:
+    """Copy weights into a module; every parameter is filled, and nothing is left over but `ignore`.
+
+    Args:
+        module: what is filled.
+        weights: by the module's own names.
+        source: where they come from, for the error.
+        ignore: prefixes of names that may be left over.
+
+    Raises:
+        MGMError: names are missing or left over, or shapes differ.
+    """
+    expected = module.state_dict()
+    ignore = (*ignore, "embeddings.position_ids")
+    found = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(ignore))}
+    check_names(expected, found, source)
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            shape = tuple(found[name].shape)
+            raise MGMError(
+                f"{source}: {name} has shape {shape}, not {tuple(tensor.shape)}; "
+                "give weights and settings of one model"
+            )
+    module.load_state_dict(found)
+
+
+def check_fit(
+    model: nn.Module,
+    tensors: Mapping[str, LazyTensor],
+    source: str,
+    stored_name: Callable[[str], str] = str,
+) -> None:
+    """Refuse weights that are not a model's, or leave much of it unfilled, before it takes memory.
+
+    Names that transformers converts while it loads are in one of the two alone; they are taken for
+    the same as long as there are enough of them.
+
+    Args:
+        model: on the meta device.
+        tensors: by the model's own names.
+        source: where they come from, for the error.
+        stored_name: what files call a weight of the model.
+
+    Raises:
+        MGMError: a shape differs, a tensor holds no fractions, or the model has more weights than
+            there are.
+    """
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, tensor in tensors.items():
+        if expected.get(name, tensor.shape) != tensor.shape:
+            raise MGMError(
+                f"{tensor.file}: {tensor.name} has shape {tensor.shape}, by config.json "
+                f"{expected[name]}; copy both from one model"
+            )
+        weight = name in expected or name.endswith(".weight")
+        if weight and tensor.dtype not in DTYPES:
+            raise MGMError(
+                f"{tensor.file}: {tensor.name} is of {tensor.dtype}; expected float32, bfloat16 or "
+                "float16, copy it again from the original model"
+            )
+    lacking = sum(math.prod(expected[name]) for name in expected.keys() - tensors.keys())
+    spare = sum(math.prod(tensors[name].shape) for name in tensors.keys() - expected.keys())
+    if lacking > spare:
+        check_names(expected, tensors, source, stored_name)
+
+
+def check_names(
+    expected: Iterable[str],
+    found: Iterable[str],
+    source: str,
+    stored_name: Callable[[str], str] = str,
+) -> None:
+    """Raise an MGMError that lists the first missing and the first unexpected names, if any."""
+    expected, found = set(map(stored_name, expected)), set(map(stored_name, found))
+    faults = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in (("missing", expected - found), ("unexpected", found - expected))
+        if names
+    ]
+    if faults:
+        listed = " and ".join(faults)
+        raise MGMError(f"{source}: weights do not fit the model: {listed}; use a complete one")

@@ -1,0 +1,206 @@
+"""The half of Mini-Gemini that sees: images to what a language model reads in their place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgm.errors import MGMError
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.ops.compile import check_compiler
+from mgm.model.vision.convnext import ConvNextTower
+from mgm.model.vision.image_views import Views
+from mgm.model.vision.patch_info_mining import PatchInfoMining, downscaled
+from mgm.model.vision.projector import build_projector
+from mgm.model.vision.vit import VisionTower, build_vision_tower
+
+
+class SeesImages:
+    """Both encoders, mining and projector, for a module that also has a language model.
+
+    Attributes:
+        config: of the whole model.
+        vision_tower: sees the low-resolution views.
+        vision_tower_aux: sees the high-resolution view; None: nothing is mined.
+        mining: lets the tokens of the former look at the maps of the latter.
+        projector: from their width to the language model's.
+    """
+
+    config: MGMConfig
+    vision_tower: VisionTower
+    vision_tower_aux: ConvNextTower | None
+    mining: PatchInfoMining | None
+    projector: nn.Module
+    text_only: bool = False
+
+    def build_vision(
+        self,
+        config: MGMConfig,
+        vision_tower: VisionTower | None = None,
+        vision_tower_aux: ConvNextTower | None = None,
+    ) -> None:
+        """Make the parts; those that are given are used."""
+        width = config.vision_config.hidden_size
+        self.vision_tower = vision_tower or build_vision_tower(
+            config.vision_config, config.vision_feature_layer
+        )
+        self.vision_tower_aux = self.mining = None
+        if config.vision_aux_config is not None:
+            self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
+            self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
+        self.projector = build_projector(
+            config.projector_type, width, config.text_config.hidden_size
+        )
+
+    def get_image_features(
+        self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
+    ) -> Tensor:
+        """What the language model reads in place of images.
+
+        Args:
+            pixel_values: (images, crops, 3, H, W), normalised; crops: the grid's cells in row-major
+                order, then the global view.
+            pixel_values_aux: (images, 3, HA, WA), normalised; None only for a model without mining.
+                Or in uint8, without `pixel_values`: both are made of it on the model's device.
+
+        Returns:
+            (images, image tokens, text width): those of the global view, then cell after cell.
+
+        Raises:
+            MGMError: the tensors' shapes are not what the config asks for.
+        """
+        if self.text_only:
+            raise MGMError("the model was loaded for texts alone; load it without text_only")
+        if pixel_values is None and pixel_values_aux is not None:
+            pixel_values, pixel_values_aux = self._views(pixel_values_aux)
+        pixel_values = self._check_pixels(pixel_values, pixel_values_aux)
+        tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
+        if self.mining is not None and pixel_values_aux is not None:
+            stages = self.high_resolution_stages(pixel_values_aux)
+            tokens = tokens + self.mined_tokens(tokens, stages)
+        cells = self.config.image_grid**2
+        tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
+        return self.projector(tokens.flatten(1, 2))
+
+    def compile_vision(self, **options: Any) -> None:
+        """Compile what sees images with `torch.compile`: both towers, mining and projector.
+
+        Outputs and gradients differ by rounding alone, and weights keep their names. The first
+        images take minutes, and so does the first batch of another size; later sizes do not.
+
+        Args:
+            **options: of `torch.compile`, such as `mode`.
+
+        Raises:
+            MGMError: nothing can be compiled here, or not with these options.
+        """
+        check_compiler(next(self.projector.parameters()).device, **options)
+        for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
+            if part is not None:
+                part.compile(**options)
+
+    def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
+        """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""
+        pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower):
+            tokens = self.vision_tower(pixels)
+        return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
+
+    def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
+        """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
+        tower, _ = self._mining_parts()
+        pixels = pixel_values_aux.to(next(tower.parameters()).dtype)
+        trained = self.config.optimize_vision_tower_aux
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            stages = tower(pixels)
+        return [stage.to(self._image_dtype()) for stage in stages]
+
+    def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
+        """Mine for every crop: (images, crops, N, C) -> the same shape."""
+        return self._for_crops(self._mining_parts()[1], tokens, stages)
+
+    @torch.no_grad()
+    def mining_attention(self, pixel_values_aux: Tensor) -> Tensor:
+        """Where the visual tokens look in their windows of the high-resolution map.
+
+        Args:
+            pixel_values_aux: in uint8, as for `get_image_features`.
+
+        Returns:
+            (images, crops, tokens of a crop, positions of a window), float32, rows by rows; the
+            positions' weights add up to one, and crops are in the order of `pixel_values`.
+
+        Raises:
+            MGMError: the model mines no details, or the shape is not what the config asks for.
+        """
+        _, mining = self._mining_parts()
+        low, high = self._views(pixel_values_aux)
+        tokens = self.low_resolution_tokens(self._check_pixels(low, high))
+        return self._for_crops(mining.attention, tokens, self.high_resolution_stages(high)).float()
+
+    def _for_crops(
+        self,
+        mining: Callable[[Tensor, list[Tensor]], Tensor],
+        tokens: Tensor,
+        stages: list[Tensor],
+    ) -> Tensor:
+        """What `mining` makes of (B, N, C) and stages, for every crop: (images, crops, N, ...)."""
+        grid, side = self.config.image_grid, self.config.tokens_per_side
+        cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
+        # The cells side by side are one finer grid over the whole high-resolution map.
+        whole = cells.transpose(2, 3).flatten(1, 4)
+        mined = mining(whole, stages).unflatten(1, (grid, side, grid, side))
+        mined = mined.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        if not self.config.image_global:
+            return mined
+        of_global = mining(tokens[:, -1], downscaled(stages, grid))
+        return torch.cat([mined, of_global.unsqueeze(1)], dim=1)
+
+    def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
+        if self.vision_tower_aux is None or self.mining is None:
+            raise MGMError("config: vision_aux_config is null; this model mines no details")
+        return self.vision_tower_aux, self.mining
+
+    def _image_dtype(self) -> torch.dtype:
+        parameter = next((self.mining or self.projector).parameters(), None)
+        return self.vision_tower.dtype if parameter is None else parameter.dtype
+
+    def _views(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`pixel_values` and `pixel_values_aux` of the latter in uint8."""
+        if pixels.dtype != torch.uint8:
+            return None, pixels
+        side = self.config.image_size_aux
+        _check_shape("pixel_values_aux", pixels, (len(pixels), 3, side, side))
+        views = Views.of(self.config)
+        high = views.normalise(pixels)
+        return views.low_resolution(high), high
+
+    def _check_pixels(self, pixel_values: Tensor | None, pixel_values_aux: Tensor | None) -> Tensor:
+        """`pixel_values`, which are there and fit, as `pixel_values_aux` do."""
+        config, size = self.config, self.config.image_size
+        given = pixel_values_aux if pixel_values is None else pixel_values
+        images = 0 if given is None else len(given)
+        pixel_values = _check_shape(
+            "pixel_values", pixel_values, (images, config.crops, 3, size, size)
+        )
+        if self.mining is not None:
+            side = config.image_size_aux
+            _check_shape("pixel_values_aux", pixel_values_aux, (images, 3, side, side))
+        for name, pixels in (
+            ("pixel_values", pixel_values),
+            ("pixel_values_aux", pixel_values_aux),
+        ):
+            if pixels is not None and not pixels.is_floating_point():
+                raise MGMError(
+                    f"{name} is {pixels.dtype}; give normalised pixels in floating point, or "
+                    "pixel_values_aux alone in uint8"
+                )
+        return pixel_values
+
+
+def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:
+    if pixels is None or tuple(pixels.shape) != expected:
+        found = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
+        raise MGMError(f"{name} is {found}; expected {expected}")
+    return pixels

@@ -1,0 +1,340 @@
+"""The model: towers see, mining and projector make tokens, a language model reads them."""
+
+import os
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mgm.errors import MGMError
+from mgm.model.checkpoint.components import assemble
+from mgm.model.checkpoint.from_pretrained import complete, open_checkpoint, state_for
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.generation import ImageGenerationMixin
+from mgm.model.image_features import SeesImages
+from mgm.model.multimodal_embeddings import merge_image_features
+from mgm.model.ops.causal_lm_loss import IGNORED, SupervisedLoss
+from mgm.model.ops.deepspeed_log import quiet_deepspeed
+from mgm.model.ops.liger import apply_liger_kernel, liger_linear_cross_entropy
+from mgm.model.quantization.bitsandbytes import FULL_PRECISION
+from mgm.model.quantization.int8_linear import use_int8
+from mgm.model.quantization.moe_experts import use_linear_experts
+from mgm.model.vision.convnext import ConvNextTower
+from mgm.model.vision.vit import KINDS, VisionTower
+
+
+class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMixin):
+    """Mini-Gemini: `vision_tower`, `vision_tower_aux`, `mining`, `projector`, `language_model`.
+
+    Args:
+        config: what to build.
+        language_model: used instead of a fresh one of `config.text_config`.
+        vision_tower: used instead of a fresh one of `config.vision_config`.
+        vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
+        linear_experts: whether experts are linear layers, which can be quantised.
+        int8: whether the language model's linear layers hold weights of 8 bits; for inference.
+        text_only: whether all that sees images is left out; such a model takes texts alone.
+
+    Attributes:
+        texts_see_black: whether training batches of texts alone go through all that sees images
+            too, with a black image that counts nothing. Where DeepSpeed or FSDP divide weights or
+            gradients among processes, each has to do the same as the others, in the same order, or
+            they wait for ever.
+    """
+
+    config_class = MGMConfig
+    config: MGMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]  # noqa: RUF012
+    supports_gradient_checkpointing = True
+    _no_split_modules = [  # noqa: RUF012
+        *(kind.tower.__name__ for kind in KINDS),
+        "ConvNextTower",
+        "PatchInfoMining",
+    ]
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    def __init__(
+        self,
+        config: MGMConfig,
+        language_model: PreTrainedModel | None = None,
+        vision_tower: VisionTower | None = None,
+        vision_tower_aux: ConvNextTower | None = None,
+        linear_experts: bool = False,
+        int8: bool = False,
+        text_only: bool = False,
+    ) -> None:
+        super().__init__(config)
+        self.text_only = text_only
+        self._int8 = int8
+        self._supervised_loss = SupervisedLoss()
+        self.texts_see_black = False
+        if text_only:
+            self.vision_tower, self.projector = cast(VisionTower, nn.Module()), nn.Module()
+            self.vision_tower_aux = self.mining = None
+        else:
+            self.build_vision(config, vision_tower, vision_tower_aux)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        if linear_experts or int8:
+            use_linear_experts(self.language_model)
+        if int8:
+            use_int8(self.language_model, left_alone=FULL_PRECISION)
+        self.vision_tower.requires_grad_(config.optimize_vision_tower)
+        if self.vision_tower_aux is not None:
+            self.vision_tower_aux.requires_grad_(config.optimize_vision_tower_aux)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        config: MGMConfig | None = None,
+        base: str | os.PathLike[str] | None = None,
+        merge_lora: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a folder or a repository of the hub, in any layout, as transformers loads any model.
+
+        Weights go one by one from their files to their places.
+
+        Args:
+            pretrained_model_name_or_path: native, published, stage-1 or LoRA layout.
+            *args: of the constructor.
+            config: used instead of the folder's.
+            base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
+            merge_lora: whether a LoRA becomes part of the weights; False needs the extra `train`.
+            **kwargs: as for transformers' method, such as dtype, device_map, quantization_config,
+                revision and token; `int8=True` rounds the language model's weights to 8 bits,
+                `text_only=True` leaves out all that sees images.
+
+        Raises:
+            MGMError: weights are missing, left over or of another shape, where transformers would
+                go on with random ones.
+        """
+        path = pretrained_model_name_or_path
+        if path is None:
+            return super().from_pretrained(None, *args, config=config, **kwargs)
+        report_wanted = kwargs.pop("output_loading_info", False)
+        checkpoint = open_checkpoint(path, config, base, merge_lora, kwargs)
+        tensors = state_for(cls, checkpoint, kwargs)
+        loaded: Any = super().from_pretrained(
+            None,
+            *args,
+            config=checkpoint.config,
+            state_dict=tensors,
+            output_loading_info=True,
+            **kwargs,
+        )
+        model, report = loaded
+        complete(model, checkpoint, report, str(path))
+        return loaded if report_wanted else model
+
+    @classmethod
+    def from_parts(
+        cls,
+        language_model_path: str | os.PathLike[str],
+        vision_tower_path: str | os.PathLike[str],
+        vision_tower_aux_path: str | os.PathLike[str] | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Assemble a model from folders of its parts; mining and projector are fresh.
+
+        Args:
+            language_model_path: a causal language model in transformers' layout.
+            vision_tower_path: a CLIP or SigLIP folder in transformers' layout.
+            vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's or timm's layout; None: no
+                mining.
+            dtype: of all weights; None: float32.
+            device: where they go, "meta" for shapes alone; None: the CPU.
+            **overrides: fields of `MGMConfig`.
+
+        Raises:
+            MGMError: a folder is not what it should be.
+        """
+        return assemble(
+            cls,
+            language_model_path,
+            vision_tower_path,
+            vision_tower_aux_path,
+            dtype,
+            device,
+            **overrides,
+        )
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
+        """Save in the native layout, as transformers saves any model.
+
+        Raises:
+            MGMError: the model was loaded without some of its weights, with rounded ones, or with a
+                LoRA beside them.
+        """
+        for holds, how in (
+            (self.text_only, "without what sees images"),
+            (self.rounded, "with rounded weights"),
+            (getattr(self, "_hf_peft_config_loaded", False), "with a LoRA that is not merged"),
+        ):
+            if holds:
+                raise MGMError(
+                    f"{save_directory}: the model was loaded {how}; load it whole to save it"
+                )
+        quiet_deepspeed()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the language model's weights are in fewer bits than they were saved in."""
+        return self._int8 or getattr(self, "hf_quantizer", None) is not None
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: every part was initialised when it was constructed."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; frozen towers stay as in evaluation unless drop-path is asked for."""
+        super().train(mode)
+        self.vision_tower.train(mode and self.config.optimize_vision_tower)
+        if self.vision_tower_aux is not None:
+            drop_path = self.vision_tower_aux.config.drop_path_rate > 0
+            asked = drop_path or self.config.optimize_vision_tower_aux
+            self.vision_tower_aux.train(mode and asked)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embedding, (vocabulary, text width)."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embedding."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The language model's head, text width to vocabulary."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the language model's head."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        """The language model without its head."""
+        return self.language_model.get_decoder()
+
+    def use_liger_kernel(self, fused_linear_cross_entropy: bool = True, **options: Any) -> None:
+        """Train the language model with liger-kernel's kernels, which take a GPU.
+
+        Args:
+            fused_linear_cross_entropy: whether the loss is liger-kernel's too.
+            **options: other kernels by liger-kernel's names, such as `rms_norm=False`.
+
+        Raises:
+            MGMError: liger-kernel is not installed, or there is no GPU.
+        """
+        apply_liger_kernel(self.language_model, options)
+        if fused_linear_cross_entropy:
+            self._supervised_loss.linear_cross_entropy = liger_linear_cross_entropy
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_aux: Tensor | None = None,
+        image_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        label_groups: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token at every position.
+
+        Args:
+            input_ids: (batch, length); image positions hold `config.image_token_id`.
+            attention_mask: (batch, length), 0 on padding, which may be on either side.
+            position_ids: (batch, length). Compat: when left out they count from the first column,
+                padding included, as the published code does; `generate` leaves padding out.
+            pixel_values: as `get_image_features`, all images of the batch in reading order.
+            pixel_values_aux: as `get_image_features`.
+            image_features: what `get_image_features` returned, instead of pixels.
+            labels: (batch, length), -100 where nothing is to be learnt, as at image positions
+                whatever they hold; in training mode the loss comes without logits.
+            inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.
+            past_key_values: cache of earlier positions.
+            use_cache: whether to return a cache.
+            logits_to_keep: how many of the last positions get logits; 0: all.
+            label_groups: (batch, length), which labels belong together: the output has their
+                losses (`mgm.model.ops.causal_lm_loss.SupervisedOutput`), and no logits, as in
+                training.
+            **kwargs: for the language model, such as `num_items_in_batch` for its loss.
+
+        Returns:
+            The language model's output: loss (if labels are given), logits, past_key_values.
+
+        Raises:
+            MGMError: images and image positions do not match.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise MGMError("forward got both or none of input_ids and inputs_embeds; give one")
+        as_in_training = self.training or label_groups is not None
+        if input_ids is not None:
+            seen = pixel_values is not None or pixel_values_aux is not None
+            if image_features is None and seen:
+                image_features = self.get_image_features(pixel_values, pixel_values_aux)
+            nothing = None
+            if image_features is None and labels is not None and as_in_training:
+                nothing = self._nothing_seen()  # before the embedding, as with images
+            inputs_embeds = merge_image_features(
+                self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
+            )
+            if nothing is not None:
+                inputs_embeds = inputs_embeds + nothing.to(inputs_embeds)
+        inputs: dict[str, Any] = kwargs | {
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+        if labels is not None:
+            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORED)
+        routed = getattr(self.config.text_config, "output_router_logits", False)
+        if labels is not None and as_in_training and not routed:
+            inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
+            inputs["label_groups"] = label_groups
+            return self._supervised_loss(self.language_model, labels, **inputs)
+        return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
+
+    def _nothing_seen(self) -> Tensor:
+        """Zero, from which all that is trained and sees images gets a gradient, of zero.
+
+        Optimizers pass over a parameter without a gradient, and with one of zero go on by their
+        momentum. Compat: the published code computes features for texts too, and uses none of them.
+
+        With `texts_see_black` it comes through all that sees images.
+        """
+        if self.texts_see_black:
+            side = self.config.image_size_aux
+            black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device)
+            return self.get_image_features(pixel_values_aux=black).flatten()[:0].sum()
+        zero = torch.zeros((), device=self.device)
+        for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
+            for parameter in part.parameters() if part is not None else ():
+                if parameter.requires_grad:
+                    zero = zero + parameter.flatten()[:0].sum().to(zero)
+        return zero

@@ -1,0 +1,333 @@
+"""The published checkpoints' flat config.json: its fields by our names, and translated to ours."""
+
+import logging
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from mgm.errors import MGMError
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.files.json_file import read_json
+from mgm.model.files.lazy_tensor import LazyTensor
+from mgm.model.files.weight_files import has_weights, read_folder
+from mgm.model.published_layout.weight_names import native_tensors, to_published
+from mgm.model.vision.convnext_shapes import convnext_geometry
+
+logger = logging.getLogger(__name__)
+
+# Fields of the flat config by our names: published name, value when it is absent.
+FIELDS: Mapping[str, tuple[str, Any]] = {
+    "vision_feature_layer": ("mm_vision_select_layer", -2),
+    "vision_feature_select": ("mm_vision_select_feature", "patch"),
+    "projector_type": ("mm_projector_type", "linear"),
+    "image_size_aux": ("image_size_aux", 320),
+    "image_grid": ("image_grid", 1),
+    "image_global": ("image_global", False),
+    "image_aspect_ratio": ("image_aspect_ratio", "square"),
+    "model_max_length": ("tokenizer_model_max_length", None),
+    "optimize_vision_tower": ("optimize_vision_tower", False),
+    "optimize_vision_tower_aux": ("optimize_vision_tower_aux", False),
+}
+
+# Fields that say nothing about the language model, nor about ours.
+NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
+    "_name_or_path",
+    "architectures",
+    "drop_path",
+    "freeze_mm_mlp_adapter",
+    "image_grid_pinpoints",
+    "mm_hidden_size",
+    "mm_hidden_size_aux",
+    "mm_projector_lr",
+    "mm_use_im_patch_token",
+    "mm_use_im_start_end",
+    "mm_vision_tower",
+    "mm_vision_tower_aux",
+    "model_path",
+    "model_type",
+    "quantization_config",
+    "tokenizer_padding_side",
+    "transformers_version",
+    "tune_mm_mlp_adapter",
+    "use_mm_proj",
+}
+
+_CLIP_LAYERS = "vision_tower.encoder.layers."
+
+
+def is_published_config(values: Mapping[str, Any]) -> bool:
+    """Whether config.json is the published flat one."""
+    return (
+        "text_config" not in values
+        and values.get("model_type") in TEXT_TYPE_OF_PUBLISHED
+        and "hidden_size" in values
+    )
+
+
+@contextmanager
+def published_field_names() -> Generator[None]:
+    """Let the errors of a config name its fields as the published config.json does."""
+    try:
+        yield
+    except MGMError as error:
+        text = str(error)
+        for ours, (published, _) in FIELDS.items():
+            text = text.replace(f": {ours} is ", f": {published} is ")
+        raise MGMError(text) from error
+
+
+def translate_config(
+    values: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
+    tensors: Mapping[str, LazyTensor] | None = None,
+) -> dict[str, Any]:
+    """Our config's dictionary from a published flat one.
+
+    The towers' geometry comes from the tower's own config.json where the folder that the flat one
+    names is there, else from the weights' shapes, and where those leave something open (CLIP's
+    heads) from the published towers; the log says which.
+
+    Args:
+        values: the flat config.json.
+        folder: where it lies, if that is a folder.
+        tensors: the checkpoint's, by our names; None: those in the folder, if there are any.
+
+    Raises:
+        MGMError: the weights are unreadable, not those of a Mini-Gemini, or contradict the config.
+    """
+    if tensors is None:
+        tensors = _tensors(folder)
+    text = {name: value for name, value in values.items() if name not in NOT_TEXT}
+    text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
+    _check_rope_scaling(text.get("rope_scaling"))
+    embeddings = tensors.get("language_model.model.embed_tokens.weight")
+    if embeddings is not None:
+        rows, said = _sizes(embeddings, 2)[0], values.get("vocab_size")
+        _check_head(embeddings, tensors.get("language_model.lm_head.weight"))
+        if said not in (None, rows):
+            raise MGMError(
+                f"config: vocab_size is {said!r}, and {embeddings.name} in {embeddings.file} has "
+                f"{rows} rows; expected the same number, correct config.json or copy the weights"
+            )
+        text["vocab_size"] = rows
+    native = {
+        ours: _or_default(values.get(name), default) for ours, (name, default) in FIELDS.items()
+    }
+    native |= {
+        "model_type": "mgm",
+        "text_config": text,
+        "vision_config": _clip_config(tensors, values, folder),
+        "vision_aux_config": _aux_config(tensors, values),
+        "architectures": ["MGMForConditionalGeneration"],
+    }
+    highest = _highest_id(folder)
+    if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
+        native["image_token_id"] = highest + 1  # no id of the tokenizer may mean an image
+    for name in ("torch_dtype", "dtype"):
+        if name in values:
+            native[name] = values[name]
+    return native
+
+
+def _check_head(embeddings: LazyTensor, head: LazyTensor | None) -> None:
+    if head is not None and head.shape != embeddings.shape:
+        raise MGMError(
+            f"{embeddings.file}: {embeddings.name} has shape {embeddings.shape}, and {head.name} "
+            f"in {head.file} has {head.shape}; expected one shape, copy both from one model"
+        )
+
+
+def _check_rope_scaling(scaling: object) -> None:
+    kind = None
+    if isinstance(scaling, Mapping):
+        kind = scaling.get("rope_type", scaling.get("type"))
+    if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
+        raise MGMError(
+            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
+            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
+        )
+
+
+def _or_default(value: object, default: object) -> object:
+    return default if value is None else value
+
+
+def _tensors(folder: str | os.PathLike[str] | None) -> dict[str, LazyTensor]:
+    if folder is None or not has_weights(folder):
+        return {}  # a config without weights is still a config
+    return native_tensors(read_folder(folder))
+
+
+def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: str) -> Path | None:
+    """The folder that a published config names, if it holds `file`, wherever the path may start.
+
+    Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are
+    looked for from here and from every folder above the checkpoint's.
+    """
+    if not name:
+        return None
+    if not isinstance(name, str):
+        raise MGMError(f"config: the folder of a tower is {name!r}; expected a path")
+    starts = [Path(), *(Path(folder).resolve().parents if folder else ())]
+    found = (start / name for start in starts)
+    return next((place for place in found if (place / file).is_file()), None)
+
+
+def _clip_config(
+    tensors: Mapping[str, LazyTensor],
+    values: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
+) -> dict[str, Any] | None:
+    of_weights = _clip_from_shapes(tensors)
+    width = values.get("mm_hidden_size")
+    if of_weights and width not in (None, of_weights["hidden_size"]):
+        raise MGMError(
+            f"config: mm_hidden_size is {width!r}; expected {of_weights['hidden_size']}, the width "
+            "of the CLIP in the weights, copy both from one model"
+        )
+    place = named_folder(values.get("mm_vision_tower"), folder, "config.json")
+    of_folder = None if place is None else _tower_config(place)
+    if not of_weights and tensors:
+        raise _no_tower("mm_vision_tower", values, "model.vision_tower.vision_tower", tensors)
+    if not of_weights:
+        logger.info("CLIP's geometry: %s", f"as {place} says" if place else "the published one")
+        return of_folder
+    differing = [
+        f"{name} {of_folder.get(name)!r} (weights: {value})"
+        for name, value in of_weights.items()
+        if of_folder and of_folder.get(name, value) != value
+    ]
+    if differing:
+        logger.warning(
+            "%s/config.json is not that of this checkpoint's CLIP: %s; it is left out",
+            place,
+            ", ".join(differing),
+        )
+    elif of_folder:
+        logger.info("CLIP's geometry: as %s says", place)
+        return of_folder
+    width = of_weights["hidden_size"]
+    # CLIP's heads are 64 wide at every published size; below that only toy models exist.
+    of_weights["num_attention_heads"] = width // 64 if width % 64 == 0 else max(width // 16, 1)
+    logger.info(
+        "CLIP's geometry: from the weights' shapes, %s heads as in published towers of that width",
+        of_weights["num_attention_heads"],
+    )
+    return of_weights
+
+
+def _clip_from_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    patch = tensors.get("vision_tower.embeddings.patch_embedding.weight")
+    if patch is None:
+        return {}
+    layers = {
+        name.removeprefix(_CLIP_LAYERS).split(".")[0]
+        for name in tensors
+        if name.startswith(_CLIP_LAYERS)
+    }
+    try:
+        positions, _ = _sizes(tensors["vision_tower.embeddings.position_embedding.weight"], 2)
+        intermediate, _ = _sizes(tensors[_CLIP_LAYERS + "0.mlp.fc1.weight"], 2)
+    except KeyError as error:
+        missing = to_published(str(error.args[0]))
+        raise MGMError(f"{patch.file}: lacks {missing}; give a complete checkpoint") from error
+    width, _, _, patch_size = _sizes(patch, 4)
+    return {
+        "hidden_size": width,
+        "patch_size": patch_size,
+        "image_size": round((positions - 1) ** 0.5) * patch_size,
+        "num_hidden_layers": len(layers),
+        "intermediate_size": intermediate,
+    }
+
+
+def _sizes(tensor: LazyTensor, count: int) -> tuple[int, ...]:
+    """A tensor's shape, which has to have `count` dimensions."""
+    if len(tensor.shape) != count:
+        raise MGMError(
+            f"{tensor.file}: {tensor.name} has shape {tensor.shape}; expected {count} dimensions, "
+            "copy it again"
+        )
+    return tensor.shape
+
+
+def _tower_config(place: Path) -> dict[str, Any]:
+    values = read_json(place / "config.json")
+    values = values.get("vision_config", values)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in ("architectures", "torch_dtype")
+    }
+
+
+def _aux_config(
+    tensors: Mapping[str, LazyTensor], values: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    trunk = {
+        name.removeprefix("vision_tower_aux."): tensor.shape
+        for name, tensor in tensors.items()
+        if name.startswith("vision_tower_aux.")
+    }
+    if not trunk and tensors and values.get("mm_vision_tower_aux"):
+        raise _no_tower("mm_vision_tower_aux", values, "model.vision_tower_aux", tensors)
+    if not trunk:
+        return {} if values.get("mm_vision_tower_aux") else None
+    geometry = convnext_geometry(trunk, "the checkpoint")
+    width = values.get("mm_hidden_size_aux")
+    if width not in (None, sum(geometry["dims"])):
+        raise MGMError(
+            f"config: mm_hidden_size_aux is {width!r}; expected {sum(geometry['dims'])}, the sum "
+            f"of the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
+        )
+    return geometry
+
+
+def _no_tower(
+    field: str, values: Mapping[str, Any], names: str, tensors: Mapping[str, LazyTensor]
+) -> MGMError:
+    place = next(iter(tensors.values())).file.parent
+    return MGMError(
+        f"config: {field} is {values.get(field)!r}, and the weights in {place} hold no such tower "
+        f"(expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
+    )
+
+
+def _highest_id(folder: str | os.PathLike[str] | None) -> int:
+    """The highest id that the tokenizer's files know, in its vocabulary or beside it; -1: none.
+
+    That of `<image>`, which our own tokenizers have, does not count.
+    """
+    if folder is None:
+        return -1
+    files = {
+        name: read_json(Path(folder) / name)
+        for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
+        if (Path(folder) / name).is_file()
+    }
+    tokens = dict(files.get("added_tokens.json", {}))
+    for index, token in (
+        files.get("tokenizer_config.json", {}).get("added_tokens_decoder", {}).items()
+    ):
+        tokens[token["content"]] = int(index)
+    for token in files.get("tokenizer.json", {}).get("added_tokens", []):
+        tokens[token["content"]] = token["id"]
+    tokens.pop("<image>", None)
+    pieces = Path(folder) / "tokenizer.model"
+    if "tokenizer.json" in files:
+        size = len(files["tokenizer.json"].get("model", {}).get("vocab", ()))
+    else:
+        size = _piece_count(pieces) if pieces.is_file() else 0
+    return max(size - 1, *tokens.values(), -1)
+
+
+def _piece_count(file: Path) -> int:
+    try:
+        return SentencePieceProcessor(model_file=str(file)).get_piece_size()
+    except (OSError, RuntimeError):
+        return 0  # whoever loads the tokenizer says what is wrong with it

@@ -1,0 +1,82 @@
+"""Linear layers with weights of 8 bits: each row of a weight is whole numbers times one scale."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgm.model.files.lazy_tensor import LazyTensor
+
+
+class Int8Linear(nn.Module):
+    """y = (x W^T) * scale + bias, W whole numbers from -127 to 127; x keeps its precision.
+
+    Args:
+        like: the layer in whose place it stands; its weights are not taken over.
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, like: nn.Linear) -> None:
+        super().__init__()
+        rows, columns = like.weight.shape
+        device, dtype = like.weight.device, like.weight.dtype
+        weight = torch.zeros(rows, columns, dtype=torch.int8, device=device)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", torch.ones(rows, dtype=dtype, device=device))
+        self.bias = like.bias
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., columns) -> (..., rows)."""
+        product = F.linear(hidden_states, self.weight.to(hidden_states.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
+
+
+def use_int8(module: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
+    """Put `Int8Linear` in place of every linear layer below `module`, but for those names."""
+    for name, child in list(module.named_children()):
+        if name in left_alone:
+            continue
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Int8Linear(child))
+        else:
+            use_int8(child, left_alone)
+
+
+def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Weights as a model with `Int8Linear` takes them; they are rounded when they are read.
+
+    Args:
+        model: that takes them.
+        tensors: in full precision, by the model's names.
+    """
+    result = dict(tensors)
+    for name, module in model.named_modules():
+        full = tensors.get(f"{name}.weight")
+        if isinstance(module, Int8Linear) and full is not None:
+            rows = full.shape[:1]
+            whole = _lazily(full, lambda weight: quantize_rows(weight)[0], full.shape, torch.int8)
+            result[f"{name}.weight"] = whole
+            result[f"{name}.scale"] = _lazily(
+                full, lambda weight: quantize_rows(weight)[1], rows, full.dtype
+            )
+    return result
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers (rows, columns) and scales (rows,) whose product is next to `weight`."""
+    weight = weight.float()
+    scale = weight.abs().amax(dim=1) / 127
+    scale = scale.where(scale > 0, torch.ones_like(scale))
+    return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+
+
+def _lazily(
+    full: LazyTensor,
+    change: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> LazyTensor:
+    return LazyTensor(full.name, full.file, shape, dtype, lambda: change(full.read()).to(dtype))

@@ -1,0 +1,101 @@
+"""Experts as linear layers of their own, which quantisation can replace.
+
+transformers keeps the experts of a Mixtral layer in two tensors, which quantisers pass over: almost
+all of an 8x7B would stay as it is.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+from mgm.model.files.lazy_tensor import LazyTensor
+
+# As files and as transformers call the module that holds the experts and their gate.
+_STORED, _BUILT = ".block_sparse_moe.", ".mlp."
+
+
+class LinearExpert(nn.Module):
+    """One expert: down(act(gate(x)) * up(x)), by the names of Mixtral's files."""
+
+    def __init__(self, width: int, inner: int, act_fn: nn.Module) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, inner, bias=False)
+        self.w2 = nn.Linear(inner, width, bias=False)
+        self.w3 = nn.Linear(width, inner, bias=False)
+        self.act_fn = act_fn
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(tokens, width) -> the same."""
+        return self.w2(self.act_fn(self.w1(hidden_states)) * self.w3(hidden_states))
+
+
+class LinearExperts(nn.ModuleList):
+    """Stands where transformers has a `MixtralExperts`, and computes the same."""
+
+    def __init__(self, experts: Any) -> None:
+        sizes = (experts.hidden_dim, experts.intermediate_dim, experts.act_fn)
+        super().__init__(LinearExpert(*sizes) for _ in range(experts.num_experts))
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Mix, for every token, what its experts say.
+
+        Args:
+            hidden_states: (tokens, width).
+            top_k_index: (tokens, experts per token), which experts.
+            top_k_weights: (tokens, experts per token), how much of each.
+
+        Returns:
+            (tokens, width).
+        """
+        mixed = torch.zeros_like(hidden_states)
+        for number in top_k_index.unique().tolist():
+            tokens, place = torch.where(top_k_index == number)
+            said = self[number](hidden_states[tokens]) * top_k_weights[tokens, place, None]
+            mixed.index_add_(0, tokens, said.to(mixed.dtype))
+        return mixed
+
+
+def use_linear_experts(model: nn.Module) -> None:
+    """Put `LinearExperts` in place of every `MixtralExperts`; their weights are fresh ones."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, MixtralExperts):
+                setattr(module, name, LinearExperts(child))
+
+
+def fill_linear_experts(model: nn.Module) -> None:
+    """Put `LinearExperts` with the same weights in place of every `MixtralExperts`."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, MixtralExperts):
+                setattr(module, name, _filled(child))
+
+
+@torch.no_grad()
+def _filled(experts: Any) -> LinearExperts:
+    linear = LinearExperts(experts).to(experts.down_proj.dtype)
+    for number, expert in enumerate(linear):
+        gate, up = experts.gate_up_proj[number].chunk(2)
+        down = experts.down_proj[number]
+        for layer, weight in (("w1", gate), ("w2", down), ("w3", up)):
+            expert.get_submodule(layer).get_parameter("weight").copy_(weight)
+    return linear
+
+
+def built_expert_name(name: str) -> str:
+    """What a Mixtral with `LinearExperts` calls a weight of files."""
+    return name.replace(_STORED, _BUILT)
+
+
+def expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Weights by the names that a model with `LinearExperts` has for them."""
+    return {built_expert_name(name): tensor for name, tensor in tensors.items()}
+
+
+def stored_expert_name(name: str) -> str:
+    """What files call a weight of a Mixtral with `LinearExperts`."""
+    return re.sub(rf"{re.escape(_BUILT)}(?=gate\.|experts\.)", _STORED, name)

@@ -1,0 +1,219 @@
+"""The low-resolution tower: a vision transformer, up to the layer whose output is used."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
+
+from mgm.errors import MGMError
+from mgm.model.files.hub import part_folder
+from mgm.model.files.json_file import named_faults, read_json
+from mgm.model.files.weight_files import load_into, read_weights
+
+
+class VisionTower(PreTrainedModel):
+    """Embeddings and layers of a transformer of transformers, under its own weight names.
+
+    Args:
+        config: geometry of the transformer.
+        feature_layer: whose output is used, as `MGMConfig.vision_feature_layer`. Later layers keep
+            their weights, for saving, and are not run.
+    """
+
+    class_tokens = 1  # before those of the patches
+
+    def __init__(self, config: PretrainedConfig, feature_layer: int = -2) -> None:
+        super().__init__(config)
+        outputs = len(self.layers) + 1  # the embeddings count as output 0
+        self.layers_run = feature_layer if feature_layer >= 0 else outputs + feature_layer
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer's layers, first to last."""
+        return cast(nn.ModuleList, self.get_submodule("encoder.layers"))
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """(crops, 3, H, W) normalised pixels -> what the first layer takes."""
+        return self.get_submodule("embeddings")(pixel_values)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(crops, 3, H, W) normalised pixels -> (crops, tokens, width), without class tokens."""
+        hidden = self.embed(pixel_values)
+        for layer in self.layers[: self.layers_run]:
+            hidden = layer(hidden, None)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return hidden[:, self.class_tokens :]
+
+
+class ClipTower(VisionTower, CLIPVisionModel):
+    """CLIP's vision transformer."""
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """As for every tower; CLIP normalises its embeddings."""
+        return self.pre_layrnorm(self.embeddings(pixel_values))
+
+
+class SiglipTower(VisionTower, SiglipVisionModel):
+    """The vision transformer of SigLIP, and of SigLIP 2 at a fixed resolution."""
+
+    class_tokens = 0
+
+    def __init__(self, config: SiglipVisionConfig, feature_layer: int = -2) -> None:
+        config.vision_use_head = False  # it pools all tokens into one
+        super().__init__(config, feature_layer)
+
+
+@dataclass(frozen=True, slots=True)
+class TowerKind:
+    """Facts about one kind of vision transformer.
+
+    Attributes:
+        model_type: of its config in transformers.
+        tower: the class that is built of it.
+        config: the class of its config.
+        whole: `model_type` of the model of images and texts whose vision part it is.
+        ignored: beginnings of weight names, in such a folder, that the tower has no use for.
+        image_mean: of each colour channel, of values from 0 to 1, in its images.
+        image_std: standard deviation of each colour channel.
+    """
+
+    model_type: str
+    tower: type[VisionTower]
+    config: type[PretrainedConfig]
+    whole: str
+    ignored: tuple[str, ...]
+    image_mean: Iterable[float]
+    image_std: Iterable[float]
+
+
+_OF_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias")
+CLIP = TowerKind(
+    model_type="clip_vision_model",
+    tower=ClipTower,
+    config=CLIPVisionConfig,
+    whole="clip",
+    ignored=_OF_TEXT,
+    image_mean=OPENAI_CLIP_MEAN,
+    image_std=OPENAI_CLIP_STD,
+)
+KINDS = (
+    CLIP,
+    TowerKind(
+        model_type="siglip_vision_model",
+        tower=SiglipTower,
+        config=SiglipVisionConfig,
+        whole="siglip",
+        ignored=(*_OF_TEXT, "head."),
+        image_mean=IMAGENET_STANDARD_MEAN,
+        image_std=IMAGENET_STANDARD_STD,
+    ),
+)
+
+
+def tower_kind(model_type: object) -> TowerKind:
+    """The kind of vision transformer with this `model_type`, its own or that of the whole model.
+
+    Raises:
+        MGMError: there is none; lists those that there are.
+    """
+    for kind in KINDS:
+        if model_type in (kind.model_type, kind.whole):
+            return kind
+    names = ", ".join(kind.model_type for kind in KINDS)
+    raise MGMError(
+        f"config: vision_config.model_type is {model_type!r}; valid: {names} (of SigLIP 2 those of "
+        "a fixed resolution, which are siglip_vision_model; NaFlex has no fixed grid of tokens)"
+    )
+
+
+def vision_config_from(given: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:
+    """The ViT's config from a dictionary; without a `model_type` it is CLIP's.
+
+    Raises:
+        MGMError: no tower is made of such a model.
+    """
+    values: dict[str, Any] = dict(given) if isinstance(given, dict) else given.to_dict()
+    kind = tower_kind(values.pop("model_type", None) or CLIP.model_type)
+    return given if isinstance(given, kind.config) else kind.config(**values)
+
+
+def build_vision_tower(config: PretrainedConfig, feature_layer: int = -2) -> VisionTower:
+    """A tower with fresh weights.
+
+    Args:
+        config: geometry of the transformer; its `model_type` decides the class.
+        feature_layer: as `MGMConfig.vision_feature_layer`.
+    """
+    return tower_kind(config.model_type).tower(config, feature_layer)
+
+
+def read_vision_config(folder: str | os.PathLike[str]) -> PretrainedConfig:
+    """The vision part of a folder's config.json, which may describe a model of text and images.
+
+    The normalisation of its images comes along, as `image_mean` and `image_std`, where the folder's
+    preprocessor_config.json names it.
+
+    Raises:
+        MGMError: no such file, a broken one, or another kind of model.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise MGMError(
+            f"{path}: not found; give a folder with a vision transformer in transformers' layout"
+        )
+    values = read_json(path)
+    images = Path(folder) / "preprocessor_config.json"
+    settings = read_json(images) if images.is_file() else {}
+    with named_faults(path):
+        part = dict(values.get("vision_config", values))
+        part.setdefault("model_type", values.get("model_type"))
+        kind = tower_kind(part.pop("model_type"))
+        config = kind.config(**part)
+        for name in ("image_mean", "image_std"):
+            if name in settings:
+                setattr(config, name, settings[name])
+        return config
+
+
+def load_vision_tower(
+    folder: str | os.PathLike[str], feature_layer: int = -2, dtype: torch.dtype | None = None
+) -> VisionTower:
+    """A tower with the weights of a folder in transformers' layout.
+
+    Args:
+        folder: holds config.json and weights, of a model of text and images or of the vision part;
+            or its name on the hub.
+        feature_layer: as `MGMConfig.vision_feature_layer`.
+        dtype: of the weights; None: float32.
+
+    Raises:
+        MGMError: the folder or its weights are not a vision transformer of a known kind.
+    """
+    folder = part_folder(folder)
+    config = read_vision_config(folder)
+    with named_faults(Path(folder) / "config.json"):
+        tower = build_vision_tower(config, feature_layer)
+    # Compat: with and without the prefix that transformers 5 dropped.
+    weights = {
+        name.removeprefix("vision_model."): value for name, value in read_weights(folder).items()
+    }
+    load_into(tower, weights, str(folder), ignore=tower_kind(config.model_type).ignored)
+    return tower.to(dtype or torch.float32)

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from mgm.data.templates import get_template
+from mgm.model.families import FAMILIES, family_of
+from mgm.model.published_layout.weight_names import to_native, to_published
+from tests.golden_files import golden_json
+from tests.model.tiny import tiny_model
+
+
+@pytest.mark.parametrize("name", ["mgm_llama", "mgm_gemma", "mgm_mixtral"])
+def test_names_go_both_ways(name: str) -> None:
+    for published in golden_json(f"models/{name}_state_dict.json"):
+        native = to_native(published)
+        assert not native.startswith(("model.", "lm_head."))
+        assert to_published(native) == published
+
+
+def test_every_weight_of_ours_has_a_published_name() -> None:
+    published = golden_json("models/mgm_llama_state_dict.json").keys()
+    names = [to_published(name) for name in tiny_model().state_dict()]
+    assert len(set(names)) == len(names)
+    # The tiny model has another depth; apart from numbers every name is one of the published.
+    kinds = {"".join(filter(lambda letter: not letter.isdigit(), name)) for name in published}
+    for name in names:
+        assert "".join(filter(lambda letter: not letter.isdigit(), name)) in kinds, name
+
+
+def test_other_names_are_left_alone() -> None:
+    assert to_native("language_model.model.norm.weight") == "language_model.model.norm.weight"
+    assert to_published("something.else") == "something.else"
+
+
+def test_family_is_known_by_type_and_tokens() -> None:
+    assert [family_of(kind).name for kind in ("gemma", "mixtral", "mistral")] == [
+        "gemma",
+        "mixtral",
+        "mistral",
+    ]
+    assert family_of("llama").name == "vicuna"
+    assert family_of("llama", {"<|eot_id|>", "a"}).name == "llama3"
+    assert family_of("llama", {"<|im_end|>"}).name == "yi"
+    assert family_of("qwen2") is None
+    assert [family_of(kind).name for kind in ("qwen3", "phi")] == ["qwen", "phi"]
+    later = [family.conversation for family in FAMILIES if family.published_model_type is None]
+    # What they learn is what they are asked with, which is not so in every published template.
+    assert all(get_template(name).training is None for name in later)
+    assert family_of("phi3", {"<|end|>"}).conversation == "phi_3"
+    assert family_of("qwen2", {"<|im_end|>"}).conversation == "qwen_3"
+    assert family_of("gemma", {"<|im_end|>"}).name == "gemma"
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+@pytest.mark.parametrize("size", ["MGM-2B", "MGM-7B", "MGM-13B", "MGM-8B", "MGM-8x7B", "MGM-34B"])
+def test_names_of_the_released_models(size: str) -> None:
+    keys = json.dumps(list(golden_json("released_layout.json")[size]["keys"]))
+    for published in json.loads(keys):
+        assert to_published(to_native(published)) == published
+        assert to_native(published) != published

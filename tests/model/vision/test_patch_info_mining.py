@@ -1,0 +1,254 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from benchmarks.reference_mining import (
+    concatenated_map,
+    published_attention,
+    published_mining,
+)
+from mgm.model.vision.patch_info_mining import BAND, PatchInfoMining, bands, downscaled
+from tests.model.inputs import difference
+
+DIMS = (4, 8, 12, 16)
+POWERS = (1, 2, 4, 8)
+# side of the token grid, side of the finest map, how many times coarser each stage is
+LAYOUTS = {
+    "nano": (8, 64, POWERS),
+    "one window": (1, 8, POWERS),
+    "windows smaller than a cell": (8, 32, POWERS),
+    "odd factors": (5, 40, (1, 4, 5, 8)),
+    "few positions": (4, 8, (1, 1, 2, 4)),
+}
+ROUNDING_ONLY = {"key.bias", "key.norm.bias"}
+
+
+def stirred(width: int, dtype: torch.dtype) -> PatchInfoMining:
+    mining = PatchInfoMining(width, DIMS)
+    with torch.no_grad():
+        for parameter in mining.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return mining.to(dtype)
+
+
+def stages_of(side: int, factors: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    maps = [
+        (2 * torch.randn(2, channels, side // factor, side // factor) + 1).to(dtype)
+        for channels, factor in zip(DIMS, factors, strict=True)
+    ]
+    return [stage.requires_grad_() for stage in maps]
+
+
+def compare(ours, theirs, mining, tokens, stages, tolerance: float) -> None:
+    """Both outputs, and both gradients of every input and parameter."""
+    assert difference(ours, theirs) < tolerance
+    names = ["tokens", *(f"stage {n}" for n in range(4)), *dict(mining.named_parameters())]
+    inputs = [tokens, *stages, *mining.parameters()]
+    direction = torch.randn_like(ours)
+    of_ours = torch.autograd.grad(ours, inputs, direction)
+    of_theirs = torch.autograd.grad(theirs, inputs, direction)
+    for name, mine, published in zip(names, of_ours, of_theirs, strict=True):
+        if name in ROUNDING_ONLY:
+            assert mine.norm() < 10 * tolerance
+        else:
+            assert difference(mine, published) < tolerance, name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_attention_is_that_of_the_published_form(layout: str) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining = stirred(24, torch.float32)
+    tokens, stages = torch.randn(2, grid**2, 24), stages_of(side, factors, torch.float32)
+    ours = mining.attention(tokens, stages)
+    torch.testing.assert_close(ours.sum(-1), torch.ones(2, grid**2))
+    theirs = published_attention(mining, tokens, concatenated_map(stages))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_the_published_form(layout: str, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining, stages = stirred(16, dtype), stages_of(side, factors, dtype)
+    tokens = torch.randn(2, grid * grid, 16, dtype=dtype, requires_grad=True)
+    ours = mining(tokens, stages)
+    theirs = published_mining(mining, tokens, concatenated_map(stages))
+    compare(ours, theirs, mining, tokens, stages, tolerance)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_bands_of_window_rows_too(layout: str, rows: int, monkeypatch) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
+    frozen = [stage.detach() for stage in stages]
+    tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64, requires_grad=True)
+    numbers = sum(stage[0].numel() for stage in frozen) // grid
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", rows * numbers)
+    if layout in ("nano", "one window"):
+        assert len(list(bands(frozen, grid))) == 2 * math.ceil(grid / rows)
+    ours = mining(tokens, frozen)
+    theirs = published_mining(mining, tokens, concatenated_map(stages))
+    assert difference(ours, theirs) < 1e-9
+    direction = torch.randn_like(ours)
+    inputs = [tokens, *mining.parameters()]
+    of_ours = torch.autograd.grad(ours, inputs, direction)
+    for mine, published in zip(
+        of_ours, torch.autograd.grad(theirs, inputs, direction), strict=True
+    ):
+        assert (mine - published).norm() < 1e-8 * max(1.0, published.norm())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("factor", "factors"), [(2, POWERS), (3, (1, 2, 6, 12)), (4, POWERS)])
+def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance) -> None:
+    torch.manual_seed(0)
+    side = 48
+    mining, stages = stirred(16, dtype), stages_of(side, factors, dtype)
+    tokens = torch.randn(2, 16, 16, dtype=dtype, requires_grad=True)
+    small = F.interpolate(concatenated_map(stages), scale_factor=1 / factor, mode="bilinear")
+    ours = mining(tokens, downscaled(stages, factor))
+    compare(ours, published_mining(mining, tokens, small), mining, tokens, stages, tolerance)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("band", [1, BAND])
+@torch.no_grad()
+def test_what_is_no_number_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", band)
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining = stirred(16, torch.float32)
+    tokens = torch.randn(2, grid * grid, 16)
+    for stage in range(4):
+        for _ in range(4):
+            stages = stages_of(side, factors, torch.float32)
+            row, column = torch.randint(side // factors[stage], (2,)).tolist()
+            stages[stage][1, 2, row, column] = value
+            ours = mining(tokens, stages)
+            theirs = published_mining(mining, tokens, concatenated_map(stages))
+            assert torch.equal(ours.isnan(), theirs.isnan())
+            assert 0 < ours[1].isnan().all(-1).sum() == ours.isnan().any(-1).sum()
+            fine = ~theirs.isnan()
+            assert difference(ours[fine], theirs[fine]) < 1e-5
+            tokens[0, 0, 0] = value  # tokens too concern themselves alone
+            assert mining(tokens, stages).isnan()[0].any(-1).nonzero().tolist() == [[0]]
+            tokens[0, 0, 0] = 1.0
+
+
+@pytest.mark.parametrize(("factor", "factors"), [(2, POWERS), (3, (1, 2, 6, 12)), (4, POWERS)])
+@torch.no_grad()
+def test_what_is_no_number_stays_in_its_windows_of_the_global_view(factor, factors) -> None:
+    torch.manual_seed(0)
+    side = 48
+    mining, tokens = stirred(16, torch.float32), torch.randn(2, 16, 16)
+    for stage in range(4):
+        for _ in range(6):
+            stages = stages_of(side, factors, torch.float32)
+            row, column = torch.randint(side // factors[stage], (2,)).tolist()
+            stages[stage][1, 2, row, column] = float("nan")
+            small = F.interpolate(
+                concatenated_map(stages), scale_factor=1 / factor, mode="bilinear"
+            )
+            theirs = published_mining(mining, tokens, small)
+            assert torch.equal(mining(tokens, downscaled(stages, factor)).isnan(), theirs.isnan())
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [(1e4, 0), (1e-6, 0), (1e-3, 1e4), (0, 3), (0, 0), (1e15, 0)],
+    ids=["large", "tiny variance", "large and nearly constant", "constant", "zero", "enormous"],
+)
+@pytest.mark.parametrize("layout", ["nano", "odd factors"])
+def test_extreme_values(layout: str, scale: float, offset: float) -> None:
+    """In float64 equal; in float32 as near to that as the published form itself."""
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining = stirred(16, torch.float64)
+    stages = [stage.detach() * scale + offset for stage in stages_of(side, factors, torch.float32)]
+    stages = [stage.double() for stage in stages]  # as float32 has them
+    tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64)
+    exact = published_mining(mining, tokens, concatenated_map(stages))
+    assert difference(mining(tokens, stages), exact) < 1e-9 * max(1, offset)
+    single = mining.float()
+    stages = [stage.float() for stage in stages]
+    theirs = published_mining(single, tokens.float(), concatenated_map(stages))
+    ours = single(tokens.float(), stages)
+    assert difference(ours, exact) < 1e-5 + 1.5 * difference(theirs, exact)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    mining = stirred(6, torch.float64)
+    stages = [stage.detach()[:1].requires_grad_() for stage in stages_of(8, POWERS, torch.float64)]
+    tokens = torch.randn(1, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda tokens, *stages: mining(tokens, stages), (tokens, *stages), atol=1e-6
+    )
+    assert torch.autograd.gradcheck(
+        lambda tokens, *stages: mining(tokens, downscaled(stages, 2)), (tokens, *stages), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_is_no_further_off_than_the_published_form(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    mining, stages = stirred(16, torch.float32), stages_of(64, POWERS, torch.float32)
+    tokens = torch.randn(2, 64, 16)
+    mining = mining.to(dtype)
+    tokens, stages = tokens.to(dtype), [stage.to(dtype) for stage in stages]
+    double = copy.deepcopy(mining).double()
+    exact = published_mining(
+        double, tokens.double(), concatenated_map([s.double() for s in stages])
+    )
+    theirs = published_mining(mining, tokens, concatenated_map(stages))
+    assert difference(mining(tokens, stages), exact) < 1.5 * difference(theirs, exact)
+
+
+def test_large_common_offsets_do_not_cancel() -> None:
+    torch.manual_seed(0)
+    mining, stages = stirred(16, torch.float64), stages_of(64, POWERS, torch.float64)
+    stages = [stage.detach() + 100 for stage in stages]
+    tokens = torch.randn(2, 64, 16, dtype=torch.float64)
+    exact = published_mining(mining, tokens, concatenated_map(stages))
+    ours = mining.float()(tokens.float(), [stage.float() for stage in stages])
+    assert difference(ours, exact) < 1e-4
+
+
+def test_bfloat16_maps_and_autocast_stay_close() -> None:
+    torch.manual_seed(0)
+    mining, stages = stirred(16, torch.float32), stages_of(64, POWERS, torch.float32)
+    tokens = torch.randn(2, 64, 16)
+    exact = published_mining(mining, tokens, concatenated_map(stages))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = mining(tokens, [stage.bfloat16() for stage in stages])
+    assert ours.dtype == tokens.dtype
+    assert difference(ours, exact) < 0.02
+    half = mining.bfloat16()(tokens.bfloat16(), [stage.bfloat16() for stage in stages])
+    assert half.dtype == torch.bfloat16
+    assert difference(half, exact) < 0.03
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    mining = stirred(16, torch.float32)
+    mining(torch.randn(2, 16, 16), stages_of(32, POWERS, torch.float32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in mining.parameters())
+
+
+def test_every_image_needs_a_map() -> None:
+    with pytest.raises(ValueError, match="1 images of tokens, but 2 of maps"):
+        stirred(16, torch.float32)(torch.randn(1, 16, 16), stages_of(32, POWERS, torch.float32))
+
+
+def test_window_must_divide_the_map() -> None:
+    with pytest.raises(ValueError, match="side 64 does not divide into 3 windows"):
+        stirred(16, torch.float32)(torch.randn(2, 9, 16), stages_of(64, POWERS, torch.float32))
