@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 import mgm
-from mgm.data.processor import MGMProcessor
-from mgm.data.stops import Stops
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.stop_criteria import Stops
 from mgm.engine.engine import Engine
 from mgm.engine.generation import Generation
 from mgm.model.configuration_mgm import MGMConfig

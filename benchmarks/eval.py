@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
-from mgm.data.images import open_image
+from mgm.data.images.loading import open_image
 from mgm.eval.answerer import EngineAnswerer
 from mgm.eval.answers import AnswerCache
 from mgm.eval.question import Question

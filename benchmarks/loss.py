@@ -4,8 +4,8 @@
 
 The published form makes logits of all positions, in float32, and shifts them; ours is the loss of
 `mgm.model.ops.causal_lm_loss`, as in a training step with `num_items_in_batch`. The limit is the
-larger of two times: the operations of the supervised rows at the machine's rate of matrix products, and
-inputs, weights and their gradients, once, at its rate of copying.
+larger of two times: the operations of the supervised rows at the machine's rate of matrix products,
+and inputs, weights and their gradients, once, at its rate of copying.
 """
 
 from collections.abc import Iterator

@@ -29,8 +29,8 @@ from benchmarks.harness import (
     settings,
     wanted,
 )
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.images import open_image
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.images.loading import open_image
 
 LAYOUTS = {"336/768": (768, 1), "HD": (1536, 2)}
 COLOUR = (122, 116, 104)

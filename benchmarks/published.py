@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from benchmarks.reference_mining import concatenated_map, published_mining
-from mgm.data.processor import MGMProcessor
-from mgm.data.stops import align_generation
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.stop_criteria import align_generation
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.engine import Engine
 from mgm.model.loading import load_model

@@ -20,7 +20,7 @@ from transformers import TextIteratorStreamer
 
 import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
-from mgm.data.images import open_image
+from mgm.data.images.loading import open_image
 from mgm.model.vision.image_views import Views
 from mgm.serve.network_images import NetworkImages
 from mgm.serve.protocol import frame

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from benchmarks.harness import OURS, PUBLISHED, Case, Settings, report, settings, wanted
 from benchmarks.published import eager_clip, image_features
-from mgm.data.collator import Collator
-from mgm.data.packing import PackedCollator, pack
+from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.packing import PackedCollator, pack
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import load_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

@@ -4,8 +4,8 @@ Importing it makes AutoConfig, AutoProcessor and AutoModelForImageTextToText kno
 """
 
 from mgm.auto import register
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.processor import MGMProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
 from mgm.engine.request import Answer, Request

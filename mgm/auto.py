@@ -8,8 +8,8 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.processor import MGMProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 
 from mgm.atomic import atomic_folder
 from mgm.data.model_card import model_card
-from mgm.data.processor import MGMProcessor
-from mgm.data.stops import align_generation
-from mgm.data.tokenizer import load_tokenizer
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError, Parser, run_command, write_output
 from mgm.model.checkpoint.checkpoint import CONFIG_FILE, base_folder, needs_base
 from mgm.model.checkpoint.conversion import (

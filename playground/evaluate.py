@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import mgm
 from mgm.atomic import WriteErrors, atomic_file
-from mgm.data.samples import read_samples
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.sources.sample import read_samples
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.scenes.asking import SHORT_SUFFIX

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file, atomic_folder
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.scenes import KINDS, Sample, Split, draw_sample

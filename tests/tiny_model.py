@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.processor import MGMProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

@@ -1,6 +1,6 @@
 """README.md of a model's folder: what it is and how to load it, as the hub shows it."""
 
-from mgm.data.processor import MGMProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.model.configuration_mgm import MGMConfig
 
 _CARD = """\

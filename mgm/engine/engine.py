@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from mgm.atomic import atomic_folder
-from mgm.data.image_processor import CONFIG_FIELDS
-from mgm.data.images import ImageSource
+from mgm.data.image_processing_mgm import CONFIG_FIELDS
+from mgm.data.images.loading import ImageSource
 from mgm.data.model_card import model_card
-from mgm.data.processor import MGMProcessor
-from mgm.data.templates import Template
-from mgm.data.tokenizer import vocabulary_size
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.templates import Template
+from mgm.data.text.tokenizer import vocabulary_size
 from mgm.engine.beam_search import search
 from mgm.engine.drafts import MOST
 from mgm.engine.feature_cache import FeatureCache

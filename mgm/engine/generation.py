@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mgm.data.stops import Stops
+from mgm.data.text.stop_criteria import Stops
 from mgm.engine.request import Answer, Request
 from mgm.engine.sampler import Choice, Sampler
 from mgm.engine.text_stream import TextStream

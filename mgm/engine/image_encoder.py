@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgm.data.images import ImageSource, decode_image, image_file, open_image
-from mgm.data.processor import MGMProcessor
+from mgm.data.images.loading import ImageSource, decode_image, image_file, open_image
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.feature_cache import FeatureCache, image_key
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

@@ -4,8 +4,8 @@ import os
 
 import torch
 
-from mgm.data.processor import MGMProcessor
-from mgm.data.stops import align_generation
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.stop_criteria import align_generation
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.drafts import MOST, check_most
 from mgm.engine.engine import Engine

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.data.images import open_image
+from mgm.data.images.loading import open_image
 from mgm.engine.answer_attention import answer_attention
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request

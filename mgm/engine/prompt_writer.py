@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mgm.data.processor import MGMProcessor
-from mgm.data.stops import Stops, stops_of
-from mgm.data.templates import get_template
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.stop_criteria import Stops, stops_of
+from mgm.data.text.templates import get_template
 from mgm.engine.request import Request
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mgm.data.images import ImageSource, image_list
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.images.loading import ImageSource, image_list
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.sampler import Choice, Sampling
 from mgm.errors import MGMError
 

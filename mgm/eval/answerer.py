@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mgm.data.images import ImageSource, open_image
+from mgm.data.images.loading import ImageSource, open_image
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.data.images import ImageSource, open_image
+from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.eval.kept_texts import TextFile, read_texts
 from mgm.eval.question import Question

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mgm.data.images import ImageSource
+from mgm.data.images.loading import ImageSource
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mgm.data.images import ImageSource, open_image
+from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.eval.published import verdict
 from mgm.eval.question import Answered

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.errors import MGMError

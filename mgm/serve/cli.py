@@ -20,8 +20,8 @@ from typing import TextIO
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from mgm.data.images import open_image
-from mgm.data.templates import get_template
+from mgm.data.images.loading import open_image
+from mgm.data.text.templates import get_template
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output

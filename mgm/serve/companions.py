@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from mgm.data.images import ImageSource, open_image
+from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.serve.image_generation import ASKS, Drawer
 from mgm.serve.ocr import Reader, load_reader, reference

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from mgm.data.images import download
+from mgm.data.images.loading import download
 from mgm.errors import MGMError
 
 MAX_PIXELS = 64 * 2**20  # of one image

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.request import Request
 from mgm.errors import MGMError
 

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from mgm.data.images import open_image
+from mgm.data.images.loading import open_image
 from mgm.errors import MGMError
 from mgm.serve.moderation import Moderator
 from mgm.serve.page_client import PageClient, Settings

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 
-from mgm.data.conversation import prompt
-from mgm.data.templates import IMAGE_MARKER, get_template
+from mgm.data.text.conversation import prompt
+from mgm.data.text.templates import IMAGE_MARKER, get_template
 from mgm.engine.mined_detail import MinedDetail
 from mgm.errors import MGMError
 from mgm.serve.mined_body import read_mined_body

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from mgm.atomic import atomic_file
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.errors import MGMError

@@ -13,7 +13,8 @@ from transformers import TrainerState
 from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
-from mgm.data.quarantine import FILE, SKIP, Quarantine
+from mgm.data.datasets.streaming import StreamedDataset, stream_file
+from mgm.data.sources.bad_samples import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.model.files.json_file import read_json
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
@@ -25,7 +26,6 @@ from mgm.train.flags import Arguments, parse
 from mgm.train.run_data import RunData
 from mgm.train.run_facts import check_facts, facts_of, is_finished
 from mgm.train.starting_point import starting_point
-from mgm.train.stream import StreamedDataset, stream_file
 from mgm.train.trainable import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
 from mgm.train.trial import Trial

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from mgm.data.quarantine import FILE, STRICT
+from mgm.data.sources.bad_samples import FILE, STRICT
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
 

@@ -9,7 +9,7 @@ from typing import NoReturn, cast
 
 from transformers import HfArgumentParser
 
-from mgm.data.quarantine import POLICIES
+from mgm.data.sources.bad_samples import POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.train.arguments import FULL, DataArguments, ModelArguments, TrainingArguments
 from mgm.train.rounding import BITS, KINDS

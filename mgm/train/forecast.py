@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from mgm.data.mixture import Source, read_mixture
-from mgm.data.sample_index import SampleIndex
-from mgm.data.shards import TARS
-from mgm.data.table import TableFile, is_table
+from mgm.data.sources.hf_table import TableFile, is_table
+from mgm.data.sources.json_index import SampleIndex
+from mgm.data.sources.mixture_config import Source, read_mixture
+from mgm.data.sources.shards import TARS
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mgm.data.collator import Collator
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.engine import Engine
 from mgm.engine.request import Request
 from mgm.model.ops.causal_lm_loss import IGNORED
-from mgm.train.dataset import TrainingDataset
-from mgm.train.mixed_dataset import MixedDataset
 from mgm.train.source_losses import summed_over_processes
 
 if TYPE_CHECKING:

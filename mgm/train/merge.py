@@ -5,7 +5,7 @@ python -m mgm.train.merge ADAPTER MODEL [--base LANGUAGE_MODEL]
 
 from pathlib import Path
 
-from mgm.data.processor import MGMProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, Parser, run_command, write_output
 from mgm.model.checkpoint.lora import ADAPTER_CONFIG

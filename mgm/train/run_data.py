@@ -6,19 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mgm.data.collator import Collator
-from mgm.data.mixture import Source, read_mixture
-from mgm.data.packing import PackedCollator
-from mgm.data.processor import MGMProcessor
-from mgm.data.quarantine import Quarantine
+from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.datasets.packing import PackedCollator, PackedDataset
+from mgm.data.datasets.streaming import Order, StreamCollator, StreamedDataset
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.mixture_config import Source, read_mixture
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.train.dataset import TrainingDataset
 from mgm.train.flags import Arguments
 from mgm.train.hold_out import HoldOut
-from mgm.train.mixed_dataset import MixedDataset
-from mgm.train.packed_dataset import PackedDataset
-from mgm.train.stream import Order, StreamCollator, StreamedDataset
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 from torch.utils.data import Dataset
 from transformers import TrainerState
 
+from mgm.data.datasets.streaming import StreamedDataset
 from mgm.errors import MGMError
 from mgm.model.files.json_file import read_json
 from mgm.train.arguments import TrainingArguments
-from mgm.train.stream import StreamedDataset
 
 FILE = "run.json"
 FLAGS = (

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
-from mgm.data.processor import MGMProcessor
-from mgm.data.stops import align_generation
-from mgm.data.templates import version_template
-from mgm.data.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
+from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.templates import version_template
+from mgm.data.text.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
 from mgm.errors import MGMError
 from mgm.model.checkpoint.components import load_stage1
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of

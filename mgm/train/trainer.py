@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from mgm.data.collator import count_tokens
-from mgm.data.processor import MGMProcessor
+from mgm.data.datasets.collator import count_tokens
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.samplers import LengthSampler, ModalitySampler
+from mgm.data.datasets.streaming import StreamedDataset, stream_file
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.components import STAGE1_FILE, save_stage1
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -25,12 +28,10 @@ from mgm.train.adapter import save_adapter
 from mgm.train.arguments import TrainingArguments
 from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files, shared_folder
 from mgm.train.curves import draw_curves
-from mgm.train.dataset import TrainingDataset
 from mgm.train.hold_out import HoldOut
 from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.run_facts import facts_of, write_facts
-from mgm.train.sampler import LengthSampler, ModalitySampler
 from mgm.train.selective_checkpointing import checkpoint_options
 from mgm.train.sharding import (
     delay_reduction,
@@ -40,7 +41,6 @@ from mgm.train.sharding import (
     whole_state,
 )
 from mgm.train.source_losses import SourceLosses
-from mgm.train.stream import StreamedDataset, stream_file
 from mgm.train.trial import undisturbed
 from mgm.train.work import RunWork, known_peak
 from mgm.train.zero3 import divide

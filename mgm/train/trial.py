@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mgm.data.collator import Collator, count_tokens
-from mgm.data.packing import PackedCollator
+from mgm.data.datasets.collator import Collator, count_tokens
+from mgm.data.datasets.packing import PackedCollator
 from mgm.model.ops.causal_lm_loss import IGNORED
 from mgm.train.trainable import count_parameters
 from mgm.train.work import RunWork

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.conversation import IGNORED, encode, training_segments
-from mgm.data.padding import pad_rows
-from mgm.data.templates import IMAGE_MARKER, get_template
+from mgm.data.text.conversation import IGNORED, encode, training_segments
+from mgm.data.text.padding import pad_rows
+from mgm.data.text.templates import IMAGE_MARKER, get_template
 from playground.corpus import text_sample
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.guides import Guides, collate_guides

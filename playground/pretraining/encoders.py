@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mgm.atomic import atomic_folder
-from mgm.data.image_processor import CLIP_MEAN, CLIP_STD
+from mgm.data.image_processing_mgm import CLIP_MEAN, CLIP_STD
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
 from mgm.model.vision.patch_info_mining import PatchInfoMining

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.conversation import IGNORED
+from mgm.data.text.conversation import IGNORED
 from playground.colors import COLORS
 from playground.emoji import plural
 from playground.pretraining.places import words_on

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from mgm.atomic import atomic_folder
-from mgm.data.conversation import IGNORED
+from mgm.data.text.conversation import IGNORED
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
 from playground.arguments import count, fraction

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
 from playground.colors import COLORS
 from playground.emoji import EMOJI
 from playground.scenes import Glyph, Sample

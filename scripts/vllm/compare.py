@@ -22,8 +22,8 @@ import openai
 import torch
 
 import mgm
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.processor import MGMProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "playground" / "mgm-nano"

@@ -6,8 +6,8 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.processor import MGMProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 WORDS = ["what", "is", "this", "a", "cat", "dog", "red", "blue", "compare", "sure", "one", "two"]

@@ -12,9 +12,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mgm.data.conversation import Segment, encode
-from mgm.data.templates import IMAGE_MARKER, Template
-from mgm.data.tokenizer import leading_ids
+from mgm.data.text.conversation import Segment, encode
+from mgm.data.text.templates import IMAGE_MARKER, Template
+from mgm.data.text.tokenizer import leading_ids
 
 PUBLISHED_IMAGE = -200  # the id at image markers in the golden records
 Message = dict[str, str]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from mgm.data.conversation import (
+from mgm.data.sources.sample import Sample, check_sample
+from mgm.data.text.conversation import (
     IGNORED,
     Segment,
     encode,
@@ -18,9 +19,8 @@ from mgm.data.conversation import (
     move_image_first,
     prompt,
 )
-from mgm.data.samples import Sample, check_sample
-from mgm.data.templates import get_template
-from mgm.data.tokenizer import load_tokenizer
+from mgm.data.text.templates import get_template
+from mgm.data.text.tokenizer import load_tokenizer
 from tests.data.published_masks import (
     PUBLISHED_IMAGE,
     Message,

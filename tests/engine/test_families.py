@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 import mgm
-from mgm.data.tokenizer import load_tokenizer
+from mgm.data.text.tokenizer import load_tokenizer
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import FAMILIES
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

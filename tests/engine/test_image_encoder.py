@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mgm
 from mgm import Engine, MGMError
-from mgm.data.image_processor import MGMImageProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.engine import loop
 from tests.serve.servers import wait_for
 

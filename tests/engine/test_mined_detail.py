@@ -6,8 +6,8 @@ from torch import Tensor
 
 import mgm
 from benchmarks.reference_mining import concatenated_map, published_attention
-from mgm.data.image_processor import MGMImageProcessor
-from mgm.data.processor import MGMProcessor
+from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.answer_attention import answer_attention
 from mgm.engine.engine import Engine
 from mgm.engine.mined_detail import mined_details

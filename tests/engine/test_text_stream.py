@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.data.tokenizer import load_tokenizer
+from mgm.data.text.tokenizer import load_tokenizer
 from mgm.engine.text_stream import TextStream
 from tests.golden_files import golden
 from tests.tiny_model import byte_tokenizer

@@ -5,7 +5,7 @@ import torch
 from accelerate import cpu_offload
 from PIL import Image
 
-from mgm.data.image_processor import CONFIG_FIELDS, MGMImageProcessor
+from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
 from mgm.errors import MGMError
 from tests.model.inputs import difference
 from tests.model.tiny import HD, TEXT, batch_of, random_images, tiny_model

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mgm.data.conversation import IGNORED
+from mgm.data.text.conversation import IGNORED
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.conversations import Conversations
 from playground.pretraining.guides import (

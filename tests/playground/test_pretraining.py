@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
-from mgm.data.conversation import IGNORED
+from mgm.data.text.conversation import IGNORED
 from mgm.errors import MGMError
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower

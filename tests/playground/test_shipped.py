@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mgm
-from mgm.data.images import open_image
+from mgm.data.images.loading import open_image
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 PLAYGROUND = Path(__file__).resolve().parents[2] / "playground"

@@ -12,8 +12,8 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 import mgm
 from benchmarks.published_worker import application as published_application
-from mgm.data.conversation import prompt
-from mgm.data.templates import get_template
+from mgm.data.text.conversation import prompt
+from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 from mgm.serve.controller_program import Controller, controller_application
 from mgm.serve.dispatch import Dispatcher

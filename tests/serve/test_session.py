@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import mgm
 from mgm import MGMError, Request
-from mgm.data.samples import read_samples
+from mgm.data.sources.sample import read_samples
 from mgm.serve.cli import open_images
 from mgm.serve.image_generation import Drawer, drawn_text
 from mgm.serve.ocr import load_reader, reference

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import mgm
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.generation import Piece
 from mgm.engine.mined_detail import mined_details
 from mgm.engine.request import Answer

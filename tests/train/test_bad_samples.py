@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mgm.data.quarantine import FILE
+from mgm.data.sources.bad_samples import FILE
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
 from tests.train.conftest import words

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
+from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
 from mgm.train.checkpoints import checkpoints
-from mgm.train.dataset import TrainingDataset
 from tests.train.conftest import words
 
 

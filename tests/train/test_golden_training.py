@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mgm.data.datasets.samplers import ModalitySampler
 from mgm.model.loading import load_model
 from mgm.model.published_layout.weight_names import to_published
 from mgm.train.__main__ import run
-from mgm.train.sampler import ModalitySampler
 from tests.golden_files import golden, golden_json
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, losses, train_in_processes
@@ -109,7 +109,7 @@ def test_two_processes_take_the_same_steps(flags, expected, tmp_path, form):
     script.write_text(
         "from mgm.errors import run_command\n"
         "from mgm.train.__main__ import main\n"
-        "from mgm.train.sampler import ModalitySampler\n"
+        "from mgm.data.datasets.samplers import ModalitySampler\n"
         f"ModalitySampler.__iter__ = lambda self: iter({expected['sample_order']})\n"
         "run_command(main)\n"
     )

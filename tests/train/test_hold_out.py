@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import mgm
+from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
 from mgm.train.__main__ import run
 from mgm.train.curves import draw_curves
-from mgm.train.dataset import TrainingDataset
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, losses, train_in_processes
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mgm.data.datasets.samplers import LengthSampler
 from mgm.train.__main__ import run
-from mgm.train.sampler import LengthSampler
-from tests.data.test_packing import llava_like
+from tests.data.datasets.test_packing import llava_like
 from tests.train.conftest import words
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mgm.data.mixture import read_mixture
+from mgm.data.sources.mixture_config import read_mixture
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
 from tests.train.conftest import words

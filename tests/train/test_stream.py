@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from mgm.data.collator import Collator
-from mgm.data.mixture import Source
-from mgm.data.packing import PackedCollator
-from mgm.data.processor import MGMProcessor
-from mgm.data.quarantine import Quarantine
+from mgm.data.datasets import streaming as module
+from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.packing import PackedCollator
+from mgm.data.datasets.streaming import PLACES, Order, StreamCollator, StreamedDataset
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.mixture_config import Source
 from mgm.errors import MGMError
-from mgm.train import stream as module
 from mgm.train.__main__ import run
-from mgm.train.dataset import TrainingDataset
-from mgm.train.stream import PLACES, Order, StreamCollator, StreamedDataset
 from tests.data.shards import as_tars, write_tar
 from tests.train.conftest import words
 from tests.train.test_processes import train_in_processes

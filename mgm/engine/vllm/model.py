@@ -33,8 +33,8 @@ from vllm.multimodal.processing import (
 )
 from vllm.sequence import IntermediateTensors
 
-from mgm.data.processor import MGMProcessor
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.image_features import SeesImages
 

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from vllm.tokenizers.hf import CachedHfTokenizer, HfTokenizer
 
-from mgm.data.conversation import Segment, encode
-from mgm.data.tokenizer import add_image_token, image_token_id_of, leading_ids
+from mgm.data.text.conversation import Segment, encode
+from mgm.data.text.tokenizer import add_image_token, image_token_id_of, leading_ids
 
 LEFT = "left"
 

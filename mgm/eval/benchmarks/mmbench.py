@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.data.images import ImageSource
+from mgm.data.images.loading import ImageSource
 from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.files import import_openpyxl, write_lines
 from mgm.eval.judge import Judge

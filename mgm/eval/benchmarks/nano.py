@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.benchmark import Benchmark
 from mgm.eval.files import read_json

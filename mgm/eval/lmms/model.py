@@ -10,7 +10,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
-from mgm.data.templates import IMAGE_MARKER
+from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.loading import load
 from mgm.engine.request import Request
 from mgm.errors import MGMError

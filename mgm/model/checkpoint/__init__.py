@@ -1,0 +1,1 @@
+"""Checkpoints of every layout: read, loaded, converted, put together from components."""

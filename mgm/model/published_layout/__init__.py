@@ -1,0 +1,1 @@
+"""Names of the published checkpoints: weights and config fields."""

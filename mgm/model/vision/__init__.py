@@ -1,0 +1,1 @@
+"""The vision path: ViT, ConvNeXt, patch info mining, projector."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from mgm.auto import register
-from mgm.data.processor import MGMProcessor
+from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError
 from mgm.model.checkpoint.checkpoint import read_checkpoint
 from mgm.model.checkpoint.components import save_stage1

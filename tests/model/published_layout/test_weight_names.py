@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mgm.data.templates import get_template
+from mgm.data.text.templates import get_template
 from mgm.model.families import FAMILIES, family_of
 from mgm.model.published_layout.weight_names import to_native, to_published
 from tests.golden_files import golden_json

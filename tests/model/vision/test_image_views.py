@@ -1,4 +1,7 @@
-"""What towers see, made of bytes; tests/data/test_image_processor.py compares with golden data."""
+"""What towers see, made of bytes.
+
+tests/data/test_image_processing_mgm.py compares with golden data.
+"""
 
 import numpy as np
 import pytest

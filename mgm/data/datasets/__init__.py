@@ -1,0 +1,1 @@
+"""Data sets of training: files, mixtures, packed rows, streams; samplers and collator."""

@@ -1,0 +1,166 @@
+"""Samples as one batch."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.text.conversation import IGNORED
+from mgm.data.text.padding import attention_mask, pad_rows
+from mgm.errors import MGMError
+
+logger = logging.getLogger(__name__)
+
+SEEN, CUT, CUT_AT_IMAGE, UNLEARNED = range(4)  # what is counted of samples
+HOPELESS = 64  # samples, the first of a run, none of which has a label: it learns nothing
+
+
+def count_tokens(batch: Mapping[str, Tensor]) -> Tensor | int:
+    """Positions of a batch without its padding; of packed rows, which are nearly full, all."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else mask.sum()
+
+
+def _counts() -> Tensor:
+    return torch.zeros(4, dtype=torch.long).share_memory_()  # of all worker processes together
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads the samples of a `ConversationDataset` and puts their images in one row.
+
+    A sample that is longer than `max_length` loses its end. A limit that falls inside an image
+    takes that image out as a whole, with everything behind it. The first sample of each kind is
+    logged, by its place in the file if it has an `index`; `report` tells how many there were.
+
+    Attributes:
+        pad_token_id: fills shorter rows.
+        image_token_id: the id at image positions.
+        image_tokens_per_image: positions of one image.
+        max_length: positions of a sample, image positions included; None for no limit.
+        padding_side: "right" or "left".
+        label: what logs call a sample, by its `index`.
+        counts: samples that were seen, lost text, lost an image, and had no label in the end.
+    """
+
+    pad_token_id: int
+    image_token_id: int
+    image_tokens_per_image: int
+    max_length: int | None = None
+    padding_side: str = "right"
+    label: Callable[[int], str] = str
+    counts: Tensor = field(default_factory=_counts, compare=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, processor: MGMProcessor, max_length: int | None = None, padding_side: str = "right"
+    ) -> "Collator":
+        """The collator for the samples that `processor` makes."""
+        return cls(
+            pad_token_id=processor.tokenizer.pad_token_id or 0,
+            image_token_id=processor.image_token_id,
+            image_tokens_per_image=processor.image_tokens_per_image,
+            max_length=max_length,
+            padding_side=padding_side,
+        )
+
+    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Returns:
+            `input_ids`, `labels` and `attention_mask` (batch, length); with images also
+            `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
+            the samples hold it: the images of all samples in the order of their markers; and
+            `index` (batch), the samples' places in their file, where they have one; and
+            `label_groups` (batch, length), where all have it, the number of their `source`.
+
+        Raises:
+            MGMError: no sample so far, of many, has a label.
+        """
+        places = [sample["index"].reshape(1) for sample in samples if "index" in sample]
+        # What is under quarantine holds nothing; a batch of nothing else teaches nothing.
+        samples = [self._truncate(sample) for sample in samples if "input_ids" in sample] or [
+            {"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}
+        ]
+        self._check_labels(samples)
+        rows = [sample["input_ids"] for sample in samples]
+        labels = [sample["labels"] for sample in samples]
+        batch = {
+            "input_ids": pad_rows(rows, self.pad_token_id, self.padding_side),
+            "labels": pad_rows(labels, IGNORED, self.padding_side),
+            "attention_mask": attention_mask([len(row) for row in rows], self.padding_side),
+        }
+        if places:
+            batch["index"] = torch.cat(places)
+        if all("source" in sample for sample in samples):
+            sources = torch.stack([sample["source"].reshape(1) for sample in samples])
+            batch["label_groups"] = sources.expand_as(batch["labels"]).clone()
+        for name in ("pixel_values", "pixel_values_aux"):
+            images = [sample[name] for sample in samples if len(sample.get(name, ()))]
+            if images:
+                batch[name] = torch.cat(images)
+        return batch
+
+    def _truncate(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        ids = sample["input_ids"]
+        if self.max_length is None or len(ids) <= self.max_length:
+            return sample
+        end = self.max_length
+        places = (ids == self.image_token_id).nonzero().flatten()
+        starts = places[:: self.image_tokens_per_image].tolist()
+        kept = [start for start in starts if start + self.image_tokens_per_image <= end]
+        if len(kept) < len(starts):
+            end = min(end, starts[len(kept)])
+            image = f"image {len(kept) + 1} of {len(starts)}"
+            fate = f"{image} does not fit and is left out with what follows it"
+            self._count(CUT_AT_IMAGE, sample, f"is cut from {len(ids)} positions to {end}: {fate}")
+        else:
+            self._count(CUT, sample, f"is cut from {len(ids)} positions to {end}")
+        cut = {name: sample[name][:end] for name in ("input_ids", "labels")}
+        images = ("pixel_values", "pixel_values_aux")
+        cut |= {name: sample[name][: len(kept)] for name in images if name in sample}
+        return sample | cut
+
+    def _check_labels(self, samples: Sequence[dict[str, Tensor]]) -> None:
+        self.counts[SEEN] += len(samples)
+        for sample in samples:
+            if not (sample["labels"][1:] != IGNORED).any():  # nothing predicts the first position
+                self._count(UNLEARNED, sample, "has no label left and teaches nothing")
+        if self.counts[UNLEARNED] >= HOPELESS:
+            self._check_hope()
+
+    def _check_hope(self) -> None:
+        seen, *_, unlearned = self.counts.tolist()
+        if seen == unlearned > 0:
+            raise MGMError(
+                f"none of {seen} samples has a label within model_max_length {self.max_length}, so "
+                "nothing is learned; allow more"
+            )
+
+    def _count(self, kind: int, sample: dict[str, Tensor], what: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] == 1:
+            place = (
+                f"sample {self.label(int(sample['index']))}" if "index" in sample else "a sample"
+            )
+            limit = f"model_max_length is {self.max_length}"
+            logger.warning("%s %s (%s); more of these are only counted", place, what, limit)
+
+    def report(self) -> None:
+        """Log how many samples were cut and how many taught nothing.
+
+        Raises:
+            MGMError: not one taught anything.
+        """
+        self._check_hope()
+        seen, cut, cut_at_image, unlearned = self.counts.tolist()
+        for count, fate in (
+            (cut, "were cut at model_max_length"),
+            (cut_at_image, "lost an image to model_max_length"),
+            (unlearned, "had no label left and taught nothing; allow a larger model_max_length"),
+        ):
+            if count:
+                logger.warning("%d of %d samples %s", count, seen, fate)

@@ -1,0 +1,263 @@
+"""Conversations of a file as tensors, read when they are asked for.
+
+`TrainingDataset` also checks that every image file exists and leaves out bad samples.
+"""
+
+import os
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mgm.data.images.loading import open_image
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.hf_table import TableFile, is_table
+from mgm.data.sources.json_index import SampleFile
+from mgm.data.sources.sample import Sample
+from mgm.data.sources.shards import TARS
+from mgm.data.text.templates import Template, get_template
+from mgm.errors import MGMError
+
+
+class ConversationDataset(Dataset[dict[str, Tensor]]):
+    """Conversations from a file in the published format.
+
+    The file is checked at once and stays on the disk (`SampleFile`); samples are read, texts are
+    tokenised and images opened in `__getitem__`.
+
+    Args:
+        path: a JSON file with a list of samples, a .jsonl file with one in each line, or a table
+            (`mgm.data.sources.hf_table.is_table`).
+        processor: the model's processor.
+        image_folder: where the files' image paths begin; by default the folder of `path`.
+        conversation: name of the template; by default the processor's.
+        quarantine: lists malformed samples, which are left out; None: one ends it all.
+        config: of a data set on the hub: which part.
+        split: of a data set.
+
+    Raises:
+        MGMError: the file or a sample in it is malformed; names the file and the sample.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        processor: MGMProcessor,
+        image_folder: str | os.PathLike[str] | None = None,
+        conversation: str | None = None,
+        quarantine: Quarantine | None = None,
+        config: str | None = None,
+        split: str = "train",
+    ) -> None:
+        self.path = Path(path)
+        self.processor = processor
+        self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
+        self.template = get_template(conversation or processor.conversation, processor.wrap_images)
+        self.quarantine = quarantine
+        self.samples = _opened(str(path), config, split)
+        for place, fault in self.samples.index.fault_list():
+            if quarantine is None:
+                raise MGMError(fault)
+            self._leave_out(place, fault)
+        if not len(self.samples):
+            raise MGMError(f"{self.path}: none of its samples can be used; mend them")
+        self.rows = np.arange(len(self.samples))  # of those that are used
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Of each sample in the file."""
+        return self.samples.index.places[self.rows]
+
+    def place(self, index: int) -> int:
+        """Of one sample in the file."""
+        return int(self.samples.index.places[self.rows[index]])
+
+    @property
+    def image_counts(self) -> np.ndarray:
+        """Images of each sample."""
+        return self.samples.index.images[self.rows]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One sample.
+
+        Returns:
+            `input_ids` and `labels` (length), image markers expanded, labels -100 where nothing is
+            learned; with images also `pixel_values_aux` (images, 3, A, A) in uint8, of which the
+            model makes what both towers see.
+
+        Raises:
+            MGMError: an image is missing or damaged; names the file, the sample and the image.
+        """
+        where = f"{self.path}: sample {self.place(index)}"
+        sample, folder = self.sample(index)
+        return sample_tensors(sample, self.processor, self.template, folder, where)
+
+    def sample(self, index: int) -> tuple[Sample, Path]:
+        """One sample as it was read, and where its image paths begin."""
+        return self.samples[int(self.rows[index])], self.image_folder
+
+    def _leave_out(self, place: int, reason: str) -> None:
+        if self.quarantine is not None and self.quarantine.lists:
+            self.quarantine.add(place, reason)
+
+    @cached_property
+    def modality_lengths(self) -> list[int]:
+        """Words of each sample, negative without image: what grouping by modality sorts by.
+
+        The positions of images after the first are added: they are most of what is padded.
+        """
+        # Compat: those of the first are left out, or published training orders would change.
+        words, images = self.samples.index.words[self.rows], self.image_counts
+        longer = words + self.processor.image_tokens_per_image * (images - 1)
+        return np.where(images > 0, longer, -words).tolist()
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Positions of each sample, image positions included; takes a tokenisation of all."""
+        return [len(self.encode(index)[0]) for index in range(len(self))]
+
+    def encode(self, index: int) -> tuple[list[int], list[int]]:
+        """Ids and labels of one sample, without opening its images."""
+        sample, _ = self.sample(index)
+        return self.processor.encode_segments(sample.segments(self.template))
+
+
+def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile:
+    if path.endswith(TARS) or "://" in path:
+        raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
+    return TableFile(path, config, split) if is_table(path) else SampleFile(Path(path))
+
+
+def sample_tensors(
+    sample: Sample,
+    processor: MGMProcessor,
+    template: Template,
+    image_folder: Path,
+    where: str,
+    encoded: tuple[list[int], list[int]] | None = None,
+) -> dict[str, Tensor]:
+    """What `ConversationDataset` gives for a sample.
+
+    Args:
+        sample: a conversation with its images.
+        processor: the model's processor.
+        template: the way the conversation is written.
+        image_folder: where image paths begin.
+        where: what errors begin with.
+        encoded: its ids and labels, where they are known.
+
+    Raises:
+        MGMError: an image is missing or damaged.
+    """
+    ids, labels = encoded or processor.encode_segments(sample.segments(template))
+    tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    if sample.images:
+        images = [
+            open_image(
+                image if isinstance(image, bytes) else image_folder / image,
+                f"{where}, image {number} of {len(sample.images)}",
+            )
+            for number, image in enumerate(sample.images, start=1)
+        ]
+        tensors |= processor.image_processor(images, do_normalize=False)
+    return tensors
+
+
+class TrainingDataset(ConversationDataset):
+    """A `ConversationDataset` that misses its images before the first step, and not hours later.
+
+    Args:
+        path: a JSON file with a list of samples, a .jsonl file with one in each line, or a table
+            (`mgm.data.sources.hf_table.is_table`).
+        processor: the model's processor.
+        image_folder: where the files' image paths begin; by default the folder of `path`.
+        quarantine: lists samples that cannot be used, which are left out; None: one ends the run.
+        config: of a data set on the hub: which part.
+        split: of a data set.
+
+    Raises:
+        MGMError: the file or a sample is malformed, or an image file is not there.
+    """
+
+    source_names = ()  # there is one
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        processor: MGMProcessor,
+        image_folder: str | os.PathLike[str] | None = None,
+        quarantine: Quarantine | None = None,
+        config: str | None = None,
+        split: str = "train",
+    ) -> None:
+        super().__init__(path, processor, image_folder, None, quarantine, config, split)
+        self._check_files()
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """As of `ConversationDataset`, and `index`, which reports about the sample name.
+
+        Of a sample whose image is damaged, under quarantine: nothing but `index`.
+        """
+        number = self.place(index)
+        place = {"index": torch.tensor(number)}
+        try:
+            return super().__getitem__(index) | place
+        except MGMError as fault:
+            if self.quarantine is None:
+                raise
+            self.quarantine.add(number, str(fault))
+            return place
+
+    def label(self, index: int) -> str:
+        """What reports call the sample whose `index` this is."""
+        return str(index)
+
+    def _check_files(self) -> None:
+        # Whole folders, since asking for file after file is slow on a network; 2 s for 600,000.
+        listing = cache(_listing)
+        missing: list[tuple[int, int, str]] = []
+        for index in self.image_counts.nonzero()[0].tolist():
+            for number, image in enumerate(self.samples.index.image_names(index), start=1):
+                file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
+                folder, name = os.path.split(file)
+                # A file system that ignores case lists another name than the sample has.
+                if name not in listing(folder) and not Path(file).exists():
+                    missing.append((index, number, file))
+        if missing and self.quarantine is not None:
+            self._leave_out_missing(missing)
+        elif missing:
+            index, number, file = missing[0]
+            place = f"sample {self.place(index)}, image {number} of {self.image_counts[index]}"
+            total = self.image_counts.sum()
+            raise MGMError(
+                f"{self.path}: {place}: {file}: there is no such file "
+                f"({len(missing)} of all {total} are missing); check the path and --image_folder"
+            )
+
+    def _leave_out_missing(self, missing: list[tuple[int, int, str]]) -> None:
+        absent: dict[int, str] = {}
+        for index, number, file in missing:
+            absent.setdefault(index, f"image {number}: {file}: there is no such file")
+        for index, reason in absent.items():
+            self._leave_out(self.place(index), reason)
+        kept = np.setdiff1d(self.rows, list(absent))
+        if not len(kept):
+            raise MGMError(
+                f"{self.path}: no sample has all its images under {self.image_folder}; check "
+                "--image_folder"
+            )
+        self.rows = kept
+
+
+def _listing(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208  names are all that is needed
+    except OSError:
+        return frozenset()

@@ -1,0 +1,112 @@
+"""The samples of several data files, each as often as its weight says."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.mixture_config import Source
+from mgm.data.sources.sample import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class MixedDataset(Dataset[dict[str, Tensor]]):
+    """Looks as a `TrainingDataset` does; the same samples in every epoch.
+
+    Args:
+        path: of the mixture, for reports.
+        sources: its files.
+        processor: the model's processor.
+        image_folder: of sources that name none; None: the folder of each.
+        quarantine: lists samples that cannot be used; None: one ends the run.
+        seed: of which samples are seen once more, where a weight has a fraction.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sources: Sequence[Source],
+        processor: MGMProcessor,
+        image_folder: str | None = None,
+        quarantine: Quarantine | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.path, self.processor, self.sources = path, processor, sources
+        self.parts: list[TrainingDataset] = []
+        of_part, of_row = [], []
+        draw = np.random.default_rng(seed)
+        for number, source in enumerate(sources):
+            folder = source.image_folder or image_folder
+            part = TrainingDataset(
+                *(source.path, processor, folder, quarantine), source.config, source.split
+            )
+            times, fraction = divmod(source.weight, 1)
+            more = draw.permutation(len(part))[: round(fraction * len(part))]
+            rows = np.concatenate([*[np.arange(len(part))] * int(times), np.sort(more)])
+            logger.info("%s: %d samples, %d an epoch", source.name, len(part), len(rows))
+            self.parts.append(part)
+            of_part.append(np.full(len(rows), number))
+            of_row.append(rows)
+        self.part_of, self.row_of = np.concatenate(of_part), np.concatenate(of_row)
+
+    def __len__(self) -> int:
+        return len(self.part_of)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """As of `TrainingDataset`; `index` is the place in the mixture, `source` its file's."""
+        part, row = self._find(index)
+        return part[row] | {
+            "index": torch.tensor(range(len(self))[index]),
+            "source": torch.tensor(self.part_of[index]),
+        }
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What reports call the files."""
+        return tuple(source.name for source in self.sources)
+
+    def label(self, index: int) -> str:
+        """What reports call a sample."""
+        part, row = self._find(index)
+        return f"{part.place(row)} of {self.sources[self.part_of[index]].name}"
+
+    def sample(self, index: int) -> tuple[Sample, Path]:
+        """See `ConversationDataset.sample`."""
+        part, row = self._find(index)
+        return part.sample(row)
+
+    def encode(self, index: int) -> tuple[list[int], list[int]]:
+        """Ids and labels of one sample, without opening its images."""
+        part, row = self._find(index)
+        return part.encode(row)
+
+    @property
+    def image_counts(self) -> np.ndarray:
+        """Images of each sample."""
+        return self._joined([part.image_counts for part in self.parts])
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """See `ConversationDataset.lengths`."""
+        return self._joined([np.array(part.lengths) for part in self.parts]).tolist()
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """See `ConversationDataset.modality_lengths`."""
+        return self._joined([np.array(part.modality_lengths) for part in self.parts]).tolist()
+
+    def _joined(self, of_parts: Sequence[np.ndarray]) -> np.ndarray:
+        begins = np.cumsum([0, *map(len, of_parts)])[:-1]
+        return np.concatenate(of_parts)[begins[self.part_of] + self.row_of]
+
+    def _find(self, index: int) -> tuple[TrainingDataset, int]:
+        return self.parts[self.part_of[index]], int(self.row_of[index])

@@ -1,0 +1,160 @@
+"""Several samples in one row, up to the length limit, which attend to themselves alone."""
+
+import logging
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.text.padding import pad_rows
+from mgm.model.ops.causal_lm_loss import IGNORED
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 4096  # samples that are packed with one another
+
+
+def pack(
+    lengths: Sequence[int], images: Sequence[int], limit: int, seed: int, window: int = WINDOW
+) -> list[list[int]]:
+    """Put samples together so that rows are nearly full and hold about as many images each.
+
+    In random windows, the longest sample first, each goes into the fullest row where it fits
+    (best fit decreasing), among those that may still take its images.
+
+    Args:
+        lengths: positions of each sample; those that are longer count as `limit`.
+        images: of each sample.
+        limit: positions of a row.
+        seed: of the windows.
+        window: samples in one.
+
+    Returns:
+        Indices of samples, row by row; every sample once.
+    """
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows: list[list[int]] = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        rows += _pack_window(part, lengths, images, limit)
+    return rows
+
+
+def _pack_window(
+    samples: Sequence[int], lengths: Sequence[int], images: Sequence[int], limit: int
+) -> list[list[int]]:
+    sizes = {index: min(lengths[index], limit) for index in samples}
+    fewest = max(1, -(-sum(sizes.values()) // limit))
+    # A row with many more images than others would make its process the one all wait for.
+    allowed = max(1, -(-sum(images[index] for index in samples) // fewest)) + 1
+    rows: list[list[int]] = []
+    counts: list[int] = []  # images in each row
+    room: list[tuple[int, int]] = []  # what is free in each row that is not full, with its number
+    for index in sorted(samples, key=lambda index: -sizes[index]):
+        place = bisect_left(room, (sizes[index], -1))
+        while place < len(room) and counts[room[place][1]] + images[index] > allowed:
+            place += 1
+        if place < len(room):
+            free, row = room.pop(place)
+        else:
+            free, row = limit, len(rows)
+            rows.append([])
+            counts.append(0)
+        rows[row].append(index)
+        counts[row] += images[index]
+        if free > sizes[index]:
+            insort(room, (free - sizes[index], row))
+    return rows
+
+
+@dataclass(frozen=True)
+class PackedCollator:
+    """Makes one row of each list of samples; positions begin anew with every sample.
+
+    There is no attention mask: transformers sees by the positions where samples begin, and keeps
+    them apart (`transformers.masking_utils.find_packed_sequence_indices`).
+
+    Attributes:
+        collator: cuts samples, counts, and knows what pads.
+    """
+
+    collator: Collator
+
+    def __call__(self, rows: Sequence[Sequence[dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Returns:
+            As `Collator`, with `position_ids` (batch, length) instead of an attention mask.
+        """
+        batches = [self.collator([sample]) for row in rows for sample in row]
+        ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
+        spans = [range(end - len(row), end) for end, row in zip(ends, rows, strict=True)]
+
+        def joined(name: str) -> list[Tensor]:
+            return [torch.cat([batches[index][name][0] for index in span]) for span in spans]
+
+        for batch in batches:
+            batch["labels"][:, 0] = IGNORED  # nothing predicts it, least of all the sample before
+        positions = [
+            torch.cat([torch.arange(batches[index]["input_ids"].shape[1]) for index in span])
+            for span in spans
+        ]
+        made = {
+            "input_ids": pad_rows(joined("input_ids"), self.collator.pad_token_id),
+            "labels": pad_rows(joined("labels"), IGNORED),
+            "position_ids": pad_rows(positions, 0),
+        }
+        for name in ("index", "pixel_values", "pixel_values_aux"):
+            found = [batch[name] for batch in batches if name in batch]
+            if found:
+                made[name] = torch.cat(found)
+        if all("label_groups" in batch for batch in batches):
+            made["label_groups"] = pad_rows(joined("label_groups"), 0)
+        return made
+
+    def report(self) -> None:
+        """See `Collator.report`."""
+        self.collator.report()
+
+
+class PackedDataset(Dataset[list[dict[str, Tensor]]]):
+    """Rows of a `TrainingDataset`, the same in every epoch; the sampler changes their order.
+
+    Args:
+        dataset: the samples.
+        limit: positions of a row.
+        seed: of what comes together.
+    """
+
+    def __init__(self, dataset: TrainingDataset | MixedDataset, limit: int, seed: int) -> None:
+        self.dataset = dataset
+        lengths = dataset.lengths
+        images = dataset.image_counts.tolist()
+        self.rows = pack(lengths, images, limit, seed)
+        filled = sum(min(length, limit) for length in lengths)
+        logger.info(
+            "packed: %d samples in %d rows of %d positions, %.1f %% of them padding",
+            *(len(dataset), len(self.rows), limit, 100 * (1 - filled / (len(self.rows) * limit))),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What reports call the sources, where there are several."""
+        return self.dataset.source_names
+
+    def label(self, index: int) -> str:
+        """What reports call the sample whose `index` this is."""
+        return self.dataset.label(index)
+
+    def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
+        """The samples of one row, each as of `TrainingDataset`."""
+        return [self.dataset[sample] for sample in self.rows[index]]

@@ -1,0 +1,1 @@
+"""`python -m mgm.data.doctor`: checks training data before a run."""

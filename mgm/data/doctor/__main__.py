@@ -1,0 +1,239 @@
+"""Find out what is wrong with a data file before training on it.
+
+    python -m mgm.data.doctor data.json --image-folder images [--model FOLDER] [--fix clean.json]
+
+Looks for samples that are malformed, image files that are missing, broken or there twice, and, with
+a model, for samples that are longer than its limit. Ends with status 1 if training could not use
+all of them as they are.
+"""
+
+import argparse
+import base64
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mgm.atomic import atomic_file
+from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, examine
+from mgm.data.doctor.sample_html import sample_page
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.hf_table import TableRows, is_table
+from mgm.data.sources.sample import SampleError, check_sample, raw_samples
+from mgm.data.text.templates import get_template, version_template
+from mgm.errors import MGMError, Parser, run_command, write_output
+
+SHOWN = 3  # findings of a kind; the report has all of them
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Examine, and write what was asked for; returns the exit status."""
+    options = parse(words)
+    file: Path = options.file
+    folder: Path = options.image_folder or (file if file.is_dir() else file.parent)
+    rows = (
+        TableRows(str(file), options.data_config, options.data_split)
+        if is_table(str(file))
+        else _JSONRows(file)
+    )
+    processor = None if options.model is None else MGMProcessor.from_pretrained(options.model)
+    if processor is not None and options.version is not None:
+        processor.conversation = version_template(options.version)
+    examination = examine(
+        *(file, rows.samples, partial(_content, rows, folder), processor),
+        *(options.model_max_length, options.workers, _bar),
+    )
+    write_output(summary(examination))
+    if options.report is not None:
+        _write_json(options.report, report(examination))
+    if options.plot is not None:
+        from mgm.data.doctor.plot import draw
+
+        draw(examination, options.plot)
+    if options.show is not None and processor is not None:
+        _write_page(options, rows.samples, processor, partial(_address, rows, folder))
+    if options.fix is not None:
+        kept = clean_places(examination)
+        with atomic_file(options.fix) as part:
+            rows.write(kept, part)
+        write_output(f"{options.fix}: {len(kept)} of {examination.samples} samples\n")
+    return int(bool(examination.unusable))
+
+
+class _JSONRows:
+    """A JSON or .jsonl file as `TableRows`."""
+
+    def __init__(self, file: Path) -> None:
+        self.samples = raw_samples(file)
+
+    def image(self, name: str) -> None:
+        """Images are files of their own."""
+
+    def write(self, places: Sequence[int], file: Path) -> None:
+        """Write some of the samples, in the format of the name's ending."""
+        kept = [self.samples[place] for place in places]
+        dump = partial(json.dumps, ensure_ascii=False)
+        lines = "".join(f"{dump(sample)}\n" for sample in kept)
+        text = lines if file.suffix == ".jsonl" else dump(kept, indent=1)
+        file.write_text(text, encoding="utf-8")
+
+
+def _content(rows: TableRows | _JSONRows, folder: Path, name: str) -> bytes:
+    inside = rows.image(name)
+    return (folder / name).read_bytes() if inside is None else inside
+
+
+def _address(rows: TableRows | _JSONRows, folder: Path, name: str) -> str:
+    """For a page: of a file, or the image itself."""
+    inside = rows.image(name)
+    if inside is None:
+        return str((folder / name).absolute())
+    return f"data:image;base64,{base64.b64encode(inside).decode()}"
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line.
+
+    Raises:
+        MGMError: one of them is wrong.
+    """
+    parser = Parser(prog="python -m mgm.data.doctor", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="JSON or .jsonl file in the published format; or a "
+        "parquet file, a folder of them, or a data set's folder or name on the hub")  # fmt: skip
+    add("--data-config", metavar="NAME", help="part of a data set on the hub")
+    add("--data-split", default="train", metavar="NAME", help="of a data set; default train")
+    add("--image-folder", type=Path, metavar="DIR", help="default: the folder of FILE")
+    add("--model", metavar="FOLDER", help="tells lengths by this model's tokenizer and images")
+    add("--version", metavar="NAME", help="conversation template; default: the model's own")
+    add("--model-max-length", type=int, metavar="N", help="positions of a sample that are kept")
+    add("--report", type=Path, metavar="FILE", help="write all findings and figures as JSON")
+    add("--plot", type=Path, metavar="FILE", help="draw lengths and image sizes")
+    add("--show", type=int, metavar="N", help="write sample N, what is learned of it in colour")
+    add("--page", type=Path, default=Path("sample.html"), help="where to; default sample.html")
+    add("--fix", type=Path, metavar="FILE", help="write a copy of what can be used")
+    add("--workers", type=int, default=8, metavar="N", help="threads that read images, default 8")
+    options = parser.parse_args(words)
+    needing = [
+        name
+        for name in ("model_max_length", "version", "show")
+        if getattr(options, name) is not None
+    ]
+    if needing and options.model is None:
+        raise MGMError(f"--{needing[0].replace('_', '-')} needs --model, whose tokenizer is used")
+    if options.workers < 1:
+        raise MGMError(f"--workers {options.workers}: give a number from 1")
+    if options.fix is not None and options.fix.resolve() == options.file.resolve():
+        raise MGMError("--fix names the file itself; give another, the original stays")
+    endings = (".parquet",) if is_table(str(options.file)) else (".json", ".jsonl")
+    if options.fix is not None and options.fix.suffix not in endings:
+        raise MGMError(f"--fix {options.fix}: the copy ends in {' or '.join(endings)}")
+    return options
+
+
+def summary(examination: Examination) -> str:
+    """What people read."""
+    counts = examination.counts
+    unusable = len(examination.unusable)
+    lines = [
+        f"{examination.file}: {examination.samples:,} samples, "
+        f"{sum(n * count for n, count in examination.images.items()):,} references to "
+        f"{len(examination.sizes):,} images that can be read"
+    ]
+    for kind, meaning in KINDS.items():
+        if not counts[kind]:
+            continue
+        mark = "note " if kind in USABLE else "fault"
+        lines.append(f"{mark} {counts[kind]:>7,} x {kind}: a sample {meaning}")
+        found = [finding for finding in examination.findings if finding.kind == kind]
+        lines += [f"          {finding.sample}: {finding.text}" for finding in found[:SHOWN]]
+    if examination.lengths:
+        lines.append(f"positions: {_spread(examination.lengths)}")
+        lines.append(f"learned of them: {_spread(examination.supervised)}")
+    if examination.sizes:
+        sides = [max(size) for size in examination.sizes.values()]
+        lines.append(f"longer side of images, pixels: {_spread(sides)}")
+    lines.append(
+        f"{unusable:,} samples cannot be used; leave them out with --fix, or with "
+        "--bad_samples skip in training"
+        if unusable
+        else "all samples can be used"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def report(examination: Examination) -> dict[str, Any]:
+    """What programs read."""
+    return {
+        "file": str(examination.file),
+        "samples": examination.samples,
+        "usable": examination.samples - len(examination.unusable),
+        "counts": {kind: examination.counts[kind] for kind in KINDS},
+        "images_per_sample": {str(n): count for n, count in sorted(examination.images.items())},
+        "images": len(examination.sizes),
+        "positions": _figures(examination.lengths),
+        "learned": _figures(examination.supervised),
+        "max_length": examination.max_length,
+        "findings": [vars(finding) for finding in examination.findings],
+    }
+
+
+def _spread(values: Sequence[int]) -> str:
+    figures = _figures(values)
+    return (
+        f"{figures['mean']:,.0f} on average, half {figures['median']:,.0f} or less, 95 % "
+        f"{figures['percentile_95']:,} or less, at most {figures['max']:,}"
+    )
+
+
+def _figures(values: Sequence[int]) -> dict[str, float]:
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {
+        "sum": sum(ordered),
+        "mean": statistics.fmean(ordered),
+        "median": statistics.median(ordered),
+        "percentile_95": ordered[int(0.95 * (len(ordered) - 1))],
+        "max": ordered[-1],
+    }
+
+
+def _bar(items: Iterable[Any]) -> Iterable[Any]:
+    return tqdm(items, unit="", leave=False)
+
+
+def _write_page(
+    options: argparse.Namespace,
+    raw: Sequence[Any],
+    processor: MGMProcessor,
+    address: Callable[[str], str],
+) -> None:
+    if not 0 <= options.show < len(raw):
+        raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {len(raw) - 1}")
+    try:
+        sample = check_sample(raw[options.show], f"sample {options.show}")
+    except SampleError as fault:
+        raise MGMError(f"--show {options.show}: {fault}") from fault
+    template = get_template(processor.conversation, processor.wrap_images)
+    with atomic_file(options.page) as part:
+        part.write_text(
+            sample_page(
+                sample, template, processor, address, f"{options.file.name}: sample {options.show}"
+            ),
+            encoding="utf-8",
+        )
+    write_output(f"{options.page}: sample {options.show}\n")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,189 @@
+"""What is wrong with a data file, found without training on it."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mgm.data.images.loading import open_image
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.sample import Sample, SampleError, check_sample
+from mgm.data.text.templates import get_template
+from mgm.errors import MGMError
+from mgm.model.ops.causal_lm_loss import IGNORED
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # as tqdm: gives what it is given
+
+# What can be wrong, and whether the sample can be used all the same.
+KINDS = {
+    "malformed": "is no conversation in the published format",
+    "roles": "has messages whose roles do not alternate",
+    "no answer": "has no answer to learn",
+    "markers": "has another number of image markers than images",
+    "missing image": "names an image file that is not there",
+    "broken image": "names an image that cannot be decoded",
+    "empty answer": "has an answer without text",
+    "too long": "is longer than the limit, and is cut",
+    "cut image": "loses an image to the limit",
+    "duplicate image": "has an image whose bytes another file has too",
+}
+USABLE = ("empty answer", "too long", "cut image", "duplicate image")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        sample: its place in the file.
+        kind: one of `KINDS`.
+        text: what exactly.
+    """
+
+    sample: int
+    kind: str
+    text: str
+
+
+@dataclass
+class Examination:
+    """All that was found out about a data file.
+
+    Attributes:
+        file: the data file.
+        samples: how many it holds.
+        findings: what is wrong, by sample.
+        images: references to image files, by how many a sample has.
+        sizes: width and height in pixels of every file that could be decoded.
+        lengths: positions of each sample that can be used, image positions included; empty where
+            no model was given.
+        supervised: how many of them are learned, likewise.
+        max_length: the limit; None: there is none.
+    """
+
+    file: Path
+    samples: int
+    findings: list[Finding] = field(default_factory=list)
+    images: Counter[int] = field(default_factory=Counter)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+    supervised: list[int] = field(default_factory=list)
+    max_length: int | None = None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Samples with a finding of each kind."""
+        pairs = {(finding.sample, finding.kind) for finding in self.findings}
+        return Counter(kind for _, kind in pairs)
+
+    @property
+    def unusable(self) -> set[int]:
+        """Places of samples that training could not use."""
+        return {found.sample for found in self.findings if found.kind not in USABLE}
+
+
+def examine(
+    file: Path,
+    raw: Sequence[Any],
+    read: Callable[[str], bytes],
+    processor: MGMProcessor | None = None,
+    max_length: int | None = None,
+    workers: int = 8,
+    progress: Progress = iter,
+) -> Examination:
+    """Examine a data file and every image that it names.
+
+    Args:
+        file: in the published format.
+        raw: what it holds (`raw_samples`).
+        read: the bytes of an image by its name; raises OSError.
+        processor: of the model to train, which tells lengths; None: they are not looked at.
+        max_length: positions of a sample that are kept, image positions included.
+        workers: threads that read images.
+        progress: wraps what takes long, as tqdm does.
+    """
+    result = Examination(file, len(raw), max_length=max_length)
+    samples: dict[int, Sample] = {}
+    for place, entry in enumerate(raw):
+        try:
+            samples[place] = check_sample(entry, f"sample {place}")
+        except SampleError as fault:
+            result.findings.append(Finding(place, fault.kind, str(fault)))
+    users: defaultdict[str, list[int]] = defaultdict(list)  # samples by image
+    for place, sample in samples.items():
+        result.images[len(sample.images)] += 1
+        for name in dict.fromkeys(sample.files):
+            users[name].append(place)
+    _examine_images(users, read, workers, progress, result)
+    unusable = result.unusable
+    template = get_template(processor.conversation, processor.wrap_images) if processor else None
+    for place, sample in progress(list(samples.items())):
+        if not all((answer or "x").strip() for _, answer in sample.turns):
+            result.findings.append(Finding(place, "empty answer", "an answer has no text"))
+        if processor is not None and template is not None and place not in unusable:
+            ids, labels = processor.encode_segments(sample.segments(template))
+            result.lengths.append(len(ids))
+            result.supervised.append(sum(label != IGNORED for label in labels))
+            _check_length(place, ids, processor, result)
+    order = list(KINDS)
+    result.findings.sort(key=lambda found: (found.sample, order.index(found.kind)))
+    return result
+
+
+def _examine_images(
+    users: dict[str, list[int]],
+    read: Callable[[str], bytes],
+    workers: int,
+    progress: Progress,
+    result: Examination,
+) -> None:
+    """Read and decode every file once."""
+    first: dict[str, str] = {}  # file by the hash of its content
+    with ThreadPoolExecutor(workers) as pool:
+        looked = pool.map(partial(_look_at, read), users)
+        for name, (kind, text, size) in zip(progress(list(users)), looked, strict=True):
+            if size is not None:
+                result.sizes[name] = size
+                other = first.setdefault(text, name)
+                kind, text = "duplicate image", f"{name} has the same bytes as {other}"
+                if other == name:
+                    continue
+            result.findings += [Finding(place, kind, text) for place in users[name]]
+
+
+def _look_at(read: Callable[[str], bytes], name: str) -> tuple[str, str, tuple[int, int] | None]:
+    """What is wrong with an image: kind and text. Or the hash of its content, and its size."""
+    try:
+        content = read(name)
+        size = open_image(content, name).size
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as fault:
+        return "missing image", f"{fault.filename}: there is no such file", None
+    except (MGMError, OSError) as fault:
+        return "broken image", str(fault), None
+    return "", hashlib.sha256(content).hexdigest(), size
+
+
+def _check_length(place: int, ids: list[int], processor: MGMProcessor, result: Examination) -> None:
+    """Find out what a sample loses to the limit, as `Collator` cuts it."""
+    limit = result.max_length
+    if limit is None or len(ids) <= limit:
+        return
+    text = f"{len(ids)} positions, {len(ids) - limit} over the limit"
+    result.findings.append(Finding(place, "too long", text))
+    span = processor.image_tokens_per_image
+    starts = [at for at, token in enumerate(ids) if token == processor.image_token_id][::span]
+    lost = sum(start + span > limit for start in starts)
+    if lost:
+        text = f"{lost} of {len(starts)} images do not fit, nor what follows them"
+        result.findings.append(Finding(place, "cut image", text))
+
+
+def clean_places(examination: Examination) -> list[int]:
+    """Places of the samples that training can use; those with answers without text go too."""
+    left_out = examination.unusable
+    left_out |= {found.sample for found in examination.findings if found.kind == "empty answer"}
+    return [place for place in range(examination.samples) if place not in left_out]

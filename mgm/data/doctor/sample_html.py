@@ -1,0 +1,75 @@
+"""A sample as the model reads it, on a page: what is learned of it in colour, token by token."""
+
+import html
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.sample import Sample
+from mgm.data.text.templates import Template
+from mgm.model.ops.causal_lm_loss import IGNORED
+
+NEIGHBOURS = 8  # tokens before one that decide how it is written
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+STYLE = """
+body { font: 16px/1.7 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
+.token { border-radius: 3px; padding: 1px 0; white-space: pre-wrap; outline: 1px solid #0001 }
+.learned { background: #b8e6c1 }
+.image { background: #cfe2ff; padding: 1px 6px }
+img { height: 12rem; margin: 0 1rem 1rem 0 }
+"""
+
+
+def sample_page(
+    sample: Sample,
+    template: Template,
+    processor: MGMProcessor,
+    address: Callable[[str], str],
+    title: str,
+) -> str:
+    """HTML of one sample.
+
+    Args:
+        sample: a conversation with its images.
+        template: the way it is written.
+        processor: the model's.
+        address: of an image, by the name that the sample has for it.
+        title: of the page.
+    """
+    ids, labels = processor.encode_segments(sample.segments(template))
+    learned = sum(label != IGNORED for label in labels)
+    pieces = []
+    for is_image, group in groupby(
+        zip(ids, labels, strict=True), key=lambda pair: pair[0] == processor.image_token_id
+    ):
+        pairs = list(group)
+        if is_image:
+            pieces.append(f'<span class="token image">{len(pairs)} image positions</span>')
+            continue
+        texts = _texts(processor, [token for token, _ in pairs])
+        for (token, label), text in zip(pairs, texts, strict=True):
+            kind = "token" if label == IGNORED else "token learned"
+            shown = html.escape(text.replace("\n", "⏎\n"))
+            pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
+    images = "".join(
+        f'<img src="{html.escape(address(name))}" alt="{html.escape(name)}">'
+        for name in sample.files
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
+        f"<p>{len(ids)} positions, {learned} of them learned (green).</p>"
+        f"<p>{images}</p><p>{''.join(pieces)}</p></html>\n"
+    )
+
+
+def _texts(processor: MGMProcessor, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character in several tokens is written with the last."""
+    decode = processor.tokenizer.decode
+    texts = []
+    for place in range(len(ids)):
+        start = max(0, place - NEIGHBOURS)
+        before, whole = decode(ids[start:place]), decode(ids[start : place + 1])
+        texts.append(whole.rstrip(UNFINISHED)[len(before.rstrip(UNFINISHED)) :])
+    return texts

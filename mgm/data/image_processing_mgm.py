@@ -1,0 +1,206 @@
+"""One image as the model sees it: a high-resolution tensor, and low-resolution crops made from it.
+
+Shape legend: S low-resolution side, A high-resolution side, both in pixels.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from mgm.data.images.bicubic import Line, resize_in_line, shown_piece
+from mgm.data.images.loading import ImageSource, image_list, open_image
+from mgm.errors import MGMError
+from mgm.model.vision.image_views import Views
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Fields that the model's config decides, under the same names.
+CONFIG_FIELDS = (
+    "image_size",
+    "image_size_aux",
+    "image_grid",
+    "image_global",
+    "image_aspect_ratio",
+    "image_mean",
+    "image_std",
+    "image_mean_aux",
+    "image_std_aux",
+)
+ASPECT_RATIOS = ("pad", "square")
+MODES = ("exact", "fast")
+WASTE = 4  # more pixels than this for each that counts are not made on the way
+
+
+class MGMImageProcessor(BaseImageProcessor):
+    """Prepares images for `MGMForConditionalGeneration`.
+
+    Args:
+        image_size: low-resolution side of a crop, in pixels.
+        image_size_aux: high-resolution side, in pixels.
+        image_grid: crops per side of the low-resolution view.
+        image_global: whether a view of the whole image follows the crops of a grid.
+        image_aspect_ratio: "pad" (to a square, with the mean colour) or "square" (the middle of the
+            image, its shorter side kept whole).
+        image_mean: mean of each colour channel in the low-resolution views, of values from 0 to 1.
+        image_std: standard deviation of each colour channel in them.
+        image_mean_aux: the same of the high-resolution view; None: as `image_mean`.
+        image_std_aux: the same; None: as `image_std`.
+        mode: "exact" resizes with Pillow, bit for bit as released models were trained; "fast"
+            resizes downwards with torch, within one grey level.
+        do_normalize: whether calls return both views as numbers that towers take; else the
+            high-resolution one in uint8, of which the model makes both.
+    """
+
+    model_input_names = ["pixel_values", "pixel_values_aux"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_size: int = 336,
+        image_size_aux: int = 768,
+        image_grid: int = 1,
+        image_global: bool = False,
+        image_aspect_ratio: str = "pad",
+        image_mean: tuple[float, ...] = CLIP_MEAN,
+        image_std: tuple[float, ...] = CLIP_STD,
+        image_mean_aux: tuple[float, ...] | None = None,
+        image_std_aux: tuple[float, ...] | None = None,
+        mode: str = "exact",
+        do_normalize: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for field, value, choices in (
+            ("image_aspect_ratio", image_aspect_ratio, ASPECT_RATIOS),
+            ("mode", mode, MODES),
+        ):
+            if value not in choices:
+                raise MGMError(f"{field} is {value!r}; choose one of {', '.join(choices)}")
+        sizes = {"image_size": image_size, "image_size_aux": image_size_aux}
+        for field, value in (sizes | {"image_grid": image_grid}).items():
+            if type(value) is not int or value < 1:
+                raise MGMError(f"{field} is {value!r}; give a whole number from 1")
+        image_mean_aux = image_mean if image_mean_aux is None else image_mean_aux
+        image_std_aux = image_std if image_std_aux is None else image_std_aux
+        for field, value in (
+            ("image_mean", image_mean),
+            ("image_std", image_std),
+            ("image_mean_aux", image_mean_aux),
+            ("image_std_aux", image_std_aux),
+        ):
+            if np.shape(value) != (3,) or not all(isinstance(part, int | float) for part in value):
+                raise MGMError(f"{field} is {value!r}; give three numbers")
+        self.image_size = image_size
+        self.image_size_aux = image_size_aux
+        self.image_grid = image_grid
+        self.image_global = image_global
+        self.image_aspect_ratio = image_aspect_ratio
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.image_mean_aux = list(image_mean_aux)
+        self.image_std_aux = list(image_std_aux)
+        self.mode = mode
+        self.do_normalize = do_normalize
+
+    @property
+    def crops(self) -> int:
+        """Low-resolution crops of one image, the global view included."""
+        return self.image_grid**2 + int(self.image_global and self.image_grid > 1)
+
+    def preprocess(
+        self,
+        images: ImageSource | list[ImageSource],
+        return_tensors: str | None = "pt",
+        do_normalize: bool | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare one image or several; calling the processor does the same.
+
+        Args:
+            images: whatever `open_image` opens, or a list of it.
+            return_tensors: "pt" (or None) for torch tensors, "np" for arrays.
+            do_normalize: as for the class; None: as it was constructed.
+            **kwargs: options that other processors take; none applies here.
+
+        Returns:
+            `pixel_values` (images, crops, 3, S, S), crops row by row with the global view last,
+            and `pixel_values_aux` (images, 3, A, A), both float32 and normalised; not normalised,
+            `pixel_values_aux` alone, in uint8 and with channels last in memory.
+
+        Raises:
+            MGMError: an image cannot be opened, or tensors of another kind are asked for.
+        """
+        check_tensor_kind(return_tensors)
+        sources = image_list(images)
+        if not sources:
+            raise MGMError("no image given; leave images out for text alone")
+        side = self.image_size_aux
+        pixels = torch.empty((len(sources), side, side, 3), dtype=torch.uint8)
+        for index, source in enumerate(sources):
+            image = open_image(source, f"image {index + 1} of {len(sources)}")
+            pixels[index].numpy()[:] = self.high_resolution(image)
+        data = {"pixel_values_aux": pixels.permute(0, 3, 1, 2)}
+        if self.do_normalize if do_normalize is None else do_normalize:
+            views = Views.of(self, exact=self.mode == "exact")
+            high = views.normalise(data["pixel_values_aux"])
+            data = {"pixel_values": views.low_resolution(high), "pixel_values_aux": high}
+        if return_tensors == "np":
+            data = {name: tensor.numpy() for name, tensor in data.items()}
+        return BatchFeature(data)
+
+    def high_resolution(self, image: Image.Image) -> np.ndarray:
+        """The high-resolution view of an RGB image: uint8 (A, A, 3)."""
+        side = self.image_size_aux
+        short, long = sorted(image.size)
+        colour = tuple(int(mean * 255) for mean in self.image_mean_aux)
+        if self.image_aspect_ratio == "pad":
+            if long * long > WASTE * max(short * long, side * side):
+                line = Line(long, (long - short) // 2, side, 0)
+                return resize_in_line(image, line, image.width == short, side, colour)
+            # What shows nothing of the image stays as it is when resized.
+            piece, start = shown_piece(long, short, side), (long - short) // 2
+            shown = slice(piece.lead, piece.lead + piece.last - piece.first)
+            length = piece.end - piece.begin
+            result = np.empty((side, side, 3), dtype=np.uint8)
+            result.reshape(side, -1)[:] = np.tile(np.array(colour, dtype=np.uint8), side)
+            if image.width == long:
+                picture = Image.new("RGB", (side, length), colour)
+                picture.paste(_across(image, side), (0, start - piece.begin))
+                result[piece.first : piece.last] = self._down(picture, piece.results)[shown]
+            else:
+                picture = Image.new("RGB", (length, long), colour)
+                picture.paste(image, (start - piece.begin, 0))
+                picture = _across(picture, piece.results)
+                picture = picture.crop((shown.start, 0, shown.stop, long))
+                result[:, piece.first : piece.last] = self._down(picture, side)
+            return result
+        # Compat: the longer side is cut, not rounded, and so are the odd margins.
+        width, height = (side if n == short else int(side * n / short) for n in image.size)
+        top, left = (height - side) // 2, (width - side) // 2
+        if width * height > WASTE * max(short * long, side * side):
+            line = Line(long, 0, max(width, height), top + left)
+            return resize_in_line(image, line, image.width == long, side, colour)
+        image = _across(image, width).crop((left, 0, left + side, image.height))
+        return self._down(image, height)[top : top + side]
+
+    def _down(self, image: Image.Image, height: int) -> np.ndarray:
+        if self.mode == "exact" or height == image.height:
+            return np.asarray(image.resize((image.width, height), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # channels last in memory
+        resized = F.interpolate(pixels, (height, image.width), mode="bicubic", antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
+
+
+def check_tensor_kind(return_tensors: str | None) -> None:
+    """Raise an MGMError unless these are tensors that processors make."""
+    if return_tensors not in ("pt", "np", None):
+        raise MGMError(f"return_tensors is {return_tensors!r}; choose 'pt', 'np' or None")
+
+
+def _across(image: Image.Image, width: int) -> Image.Image:
+    # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
+    return image.resize((width, image.height), Image.Resampling.BICUBIC)

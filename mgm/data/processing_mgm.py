@@ -1,0 +1,327 @@
+"""Text and images to the tensors that the model takes, and ids back to text."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from mgm.data.image_processing_mgm import MGMImageProcessor, check_tensor_kind
+from mgm.data.images.loading import ImageSource, image_list
+from mgm.data.processor_loading import read_processor
+from mgm.data.text.conversation import Segment, Turn, encode, number_images, prompt
+from mgm.data.text.jinja import chat_template as jinja_source
+from mgm.data.text.padding import attention_mask, check_side, pad_rows
+from mgm.data.text.templates import IMAGE_MARKER, get_template
+from mgm.data.text.tokenizer import add_image_token, image_token_id_of
+from mgm.errors import MGMError
+
+
+class MGMProcessor(ProcessorMixin):
+    """Tokenizer, image processor and template of one model.
+
+    Args:
+        image_processor: prepares the images.
+        tokenizer: a tokenizer of `load_tokenizer`; it gets the token `<image>` if it lacks it.
+        conversation: the template's name, see `mgm.data.text.templates`.
+        image_token_id: the id at image positions; by default that of `<image>`.
+        patch_size: pixels per side of a low-resolution position.
+        wrap_images: whether prompts put `<im_start>` and `<im_end>` around images.
+        chat_template: Jinja source; by default made from the template.
+        padding_side: where calls pad shorter texts: "left", which generation needs, or "right". It
+            becomes the tokenizer's, which may be changed later.
+
+    Raises:
+        MGMError: there is no template of that name, or the patch size is none.
+    """
+
+    def __init__(
+        self,
+        image_processor: MGMImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        conversation: str = "vicuna_v1",
+        image_token_id: int | None = None,
+        patch_size: int = 14,
+        wrap_images: bool = False,
+        chat_template: str | None = None,
+        padding_side: str = "left",
+    ) -> None:
+        if type(patch_size) is not int or patch_size < 1:
+            raise MGMError(f"patch_size is {patch_size!r}; give a whole number from 1")
+        check_side(padding_side)
+        tokenizer.padding_side = padding_side
+        add_image_token(tokenizer)
+        if image_token_id is None:
+            image_token_id = image_token_id_of(tokenizer)
+        self.conversation = conversation
+        self.image_token_id = image_token_id
+        self.patch_size = patch_size
+        self.wrap_images = wrap_images
+        self.template = get_template(conversation, wrap_images)
+        if chat_template is None:
+            chat_template = jinja_source(self.template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_pretrained(  # ty: ignore[incompatible-method-override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "MGMProcessor":
+        """The processor of a model folder, native or in the published layout.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
+            **kwargs: arguments of the class replace what the folder says; `base` is the base
+                model of a stage-1 or LoRA folder; others say where to look on the hub
+                (`revision`, `cache_dir`, `token`, `local_files_only`).
+
+        Raises:
+            MGMError: there is no such folder, or it lacks a file or holds a broken one.
+        """
+        return cls(**read_processor(pretrained_model_name_or_path, kwargs))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """Write tokenizer, settings and chat template into a folder."""
+        written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        # transformers keeps the image settings in processor_config.json; servers look here.
+        return [*written, *self.image_processor.save_pretrained(save_directory)]
+
+    @property
+    def image_token(self) -> str:
+        """The marker of an image in a prompt."""
+        return IMAGE_MARKER
+
+    @property
+    def image_tokens_per_image(self) -> int:
+        """Positions that one image marker becomes."""
+        return (
+            self.image_processor.image_size // self.patch_size
+        ) ** 2 * self.image_processor.crops
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that a call returns."""
+        return ["input_ids", "attention_mask", "pixel_values", "pixel_values_aux"]
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        padding_side: str | None = None,
+        max_length: int | None = None,
+        truncation: bool | str | None = False,
+        add_special_tokens: bool = True,
+        do_normalize: bool | None = None,
+        videos: None = None,
+        audio: None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare a batch.
+
+        Args:
+            images: the images in the order of their markers, in one list or in a list per text.
+            text: prompts, already in the template's form, with `<image>` markers.
+            return_tensors: "pt" for torch tensors, "np" for arrays, None for lists of ids (images
+                are tensors still).
+            padding: True or "longest": shorter texts are filled up to the longest; "max_length":
+                all texts to `max_length`; False or "do_not_pad": none.
+            padding_side: "left" or "right"; None: the tokenizer's.
+            max_length: positions of every row, for padding="max_length"; with truncation the most
+                that a row may take.
+            truncation: images have to be whole, so nothing is cut; True is refused where a text is
+                longer than `max_length`.
+            add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
+            do_normalize: as for the image processor; False: images stay in uint8.
+            videos: transformers passes None; the model takes none.
+            audio: the same.
+            **kwargs: the same options as transformers groups them: `text_kwargs`, `images_kwargs`,
+                `common_kwargs`.
+
+        Returns:
+            `input_ids` and `attention_mask` (batch, length) with every marker expanded to
+            `image_tokens_per_image` positions; with images also what the image processor makes:
+            `pixel_values` (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A).
+
+        Raises:
+            MGMError: markers and images do not agree in number, an image cannot be opened, or an
+                option is not supported.
+        """
+        if videos is not None or audio is not None:
+            raise MGMError("the model takes text and images, no videos or audio")
+        if kwargs:
+            own: dict[str, Any] = {
+                "return_tensors": return_tensors,
+                "padding": padding,
+                "padding_side": padding_side,
+                "max_length": max_length,
+                "truncation": truncation,
+                "add_special_tokens": add_special_tokens,
+                "do_normalize": do_normalize,
+            }
+            return self(images, text, **(own | _flat_options(kwargs, own)))
+        check_tensor_kind(return_tensors)
+        groups = _image_groups(images)
+        features = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            _check_counts(texts, groups)
+            rows = [self.encode(one, add_special_tokens) for one in texts]
+            if truncation not in (False, None, "do_not_truncate"):
+                _check_whole(rows, max_length)
+                max_length = max_length if padding == "max_length" else None
+            length = _row_length(rows, padding, max_length)
+            side = padding_side or self.tokenizer.padding_side
+            features = self._batch(rows, return_tensors, length, side)
+        flat = [image for group in groups for image in group]
+        if flat:
+            features |= self.image_processor(
+                flat, return_tensors=return_tensors, do_normalize=do_normalize
+            )
+        return BatchFeature(features)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of one prompt, every image marker expanded."""
+        return self.encode_segments([Segment(text)], add_special_tokens)[0]
+
+    def encode_segments(
+        self, segments: Sequence[Segment], add_special_tokens: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """Ids and labels of a sample's text, every image marker expanded."""
+        return encode(
+            segments,
+            self.tokenizer,
+            self.image_token_id,
+            self.image_tokens_per_image,
+            add_special_tokens,
+        )
+
+    def prompt(
+        self,
+        question: str,
+        history: Sequence[tuple[str, str]] = (),
+        images: int | None = None,
+        system: str | None = None,
+        conversation: str | None = None,
+    ) -> str:
+        """The text that makes the model answer `question`.
+
+        Image markers that `history` and `question` hold stay where they are; without any, all
+        images come before the first question, a line each. Two images or more are numbered
+        where the template says so.
+
+        Args:
+            question: what the user asks now.
+            history: earlier questions with their answers.
+            images: number of images; None: as many as there are markers.
+            system: replaces the template's system text.
+            conversation: another template's name.
+
+        Raises:
+            MGMError: markers and images do not agree in number.
+        """
+        turns: list[Turn] = [*history, (question, None)]
+        markers = sum(asked.count(IMAGE_MARKER) for asked, _ in turns)
+        if images and not markers:
+            (first, answer), *rest = turns
+            turns = [(f"{IMAGE_MARKER}\n" * images + first, answer), *rest]
+        elif images is not None and images != markers:
+            raise _count_error("the conversation", markers, images)
+        template = self.template
+        if conversation is not None:
+            template = get_template(conversation, self.wrap_images)
+        text = prompt(template, [*template.examples, *turns], system)
+        return number_images(text) if template.numbers_images else text
+
+    def _batch(
+        self, rows: list[list[int]], return_tensors: str | None, length: int, side: str
+    ) -> dict[str, Any]:
+        lengths = [len(row) for row in rows]
+        if not length and return_tensors is None:
+            return {"input_ids": rows, "attention_mask": [[1] * count for count in lengths]}
+        if not length and len(set(lengths)) > 1:
+            raise MGMError(
+                f"texts of {min(lengths)} to {max(lengths)} tokens do not fit in one tensor; "
+                "set padding=True"
+            )
+        ids = pad_rows(rows, self.tokenizer.pad_token_id or 0, side, length)
+        mask = attention_mask(lengths, side, length)
+        if return_tensors is None:
+            return {"input_ids": ids.tolist(), "attention_mask": mask.tolist()}
+        if return_tensors == "np":
+            return {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def _flat_options(kwargs: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Options of transformers' groups; those that would change nothing are left out.
+
+    Raises:
+        MGMError: the processor has no such option.
+    """
+    groups = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
+    nested = [kwargs[name] or {} for name in groups if name in kwargs]
+    flat = {name: value for name, value in kwargs.items() if name not in groups}
+    for group in nested:
+        flat |= group
+    for name, value in flat.items():
+        if name not in known and value:
+            raise MGMError(
+                f"{name} is {value!r}, which is no option of this processor; choose from "
+                f"{', '.join(known)}"
+            )
+    return {name: value for name, value in flat.items() if name in known}
+
+
+def _check_whole(rows: list[list[int]], max_length: int | None) -> None:
+    longest = max(map(len, rows))
+    if max_length is not None and longest > max_length:
+        raise MGMError(
+            f"a text takes {longest} positions and max_length is {max_length}; texts are not cut, "
+            "since that would cut images: give fewer images or a shorter text"
+        )
+
+
+def _row_length(rows: list[list[int]], padding: bool | str, max_length: int | None) -> int:
+    """To how many positions rows are filled up; 0: not at all."""
+    longest = max(map(len, rows))
+    if padding == "max_length":
+        if max_length is None or longest > max_length:
+            raise MGMError(f"max_length is {max_length}; give at least {longest}, the longest text")
+        return max_length
+    if max_length is not None:
+        raise MGMError(f"max_length is {max_length}, which goes with padding='max_length' alone")
+    if padding not in (True, False, "longest", "do_not_pad"):
+        raise MGMError(
+            f"padding is {padding!r}; choose True, False, 'longest', 'max_length' or 'do_not_pad'"
+        )
+    return longest if padding in (True, "longest") else 0
+
+
+def _image_groups(images: Any) -> list[list[ImageSource]]:
+    """Images as one list per text, or as a single list for all texts."""
+    if images is None:
+        return []
+    flat = image_list(images)
+    nested = flat and all(isinstance(group, list | tuple) for group in flat)
+    return [list(group) for group in flat] if nested else [flat]
+
+
+def _check_counts(texts: list[str], groups: list[list[ImageSource]]) -> None:
+    markers = [text.count(IMAGE_MARKER) for text in texts]
+    given = [len(group) for group in groups]
+    if len(given) == len(texts) > 1:
+        for index, (marked, count) in enumerate(zip(markers, given, strict=True), start=1):
+            if marked != count:
+                raise _count_error(f"text {index} of {len(texts)}", marked, count)
+    if sum(markers) != sum(given):
+        raise _count_error("the text" if len(texts) == 1 else "the texts", sum(markers), sum(given))
+
+
+def _count_error(what: str, markers: int, images: int) -> MGMError:
+    return MGMError(
+        f"{what}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {images} "
+        f"image{'s' * (images != 1)}; give one image for each marker"
+    )

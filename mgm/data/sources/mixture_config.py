@@ -1,0 +1,93 @@
+"""Several data files as one, each seen as often as its weight says: one small file names them.
+
+{"datasets": [{"path": "a.json", "image_folder": "images", "weight": 2}, {"path": "b.jsonl"},
+              {"path": "owner/name", "config": "part", "split": "train", "name": "c"}]}
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mgm.data.sources.hf_table import is_hub_name
+from mgm.errors import MGMError, one_line
+
+KEYS = ("path", "image_folder", "weight", "name", "config", "split")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the files.
+
+    Attributes:
+        path: of the data file; a URL; or the name of a data set on the hub.
+        image_folder: where its image paths begin; None: its own folder.
+        weight: how often each of its samples is seen in an epoch; a fraction of them for the rest.
+            Of a stream: its share of the samples, beside the other weights.
+        name: of it, in reports.
+        config: of a data set on the hub: which part.
+        split: of a data set.
+    """
+
+    path: str
+    image_folder: Path | None = None
+    weight: float = 1.0
+    name: str = ""
+    config: str | None = None
+    split: str = "train"
+
+
+def read_mixture(file: Path) -> list[Source] | None:
+    """The files that a mixture names, paths beginning at its own folder; None: it is no mixture.
+
+    Raises:
+        MGMError: an entry is not as it should be; names the entry and what it may hold.
+    """
+    try:
+        with file.open("rb") as content:
+            if (
+                content.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{"
+                or file.suffix == ".jsonl"
+            ):
+                return None
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError:
+        return None  # whoever reads samples says what is wrong
+    except ValueError as error:
+        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); mend it there") from error
+    entries = values.get("datasets")
+    if not isinstance(entries, list) or not entries or values.keys() != {"datasets"}:
+        raise MGMError(
+            f"{file}: is an object; give a list of samples, or a mixture: "
+            '{"datasets": [{"path": ..., "weight": 1}, ...]}'
+        )
+    sources = [
+        _source(entry, f"{file}: dataset {n}", file.parent) for n, entry in enumerate(entries)
+    ]
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise MGMError(f"{file}: two datasets are called {name!r}; give them a 'name' each")
+    return sources
+
+
+def _source(entry: Any, where: str, folder: Path) -> Source:
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        raise MGMError(f"{where}: has no path; give an object with {', '.join(map(repr, KEYS))}")
+    if unknown := entry.keys() - set(KEYS):
+        raise MGMError(f"{where}: {min(unknown)!r} is not known; choose from {', '.join(KEYS)}")
+    weight = entry.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
+        raise MGMError(f"{where}: weight is {weight!r}; give a number above 0")
+    images = entry.get("image_folder")
+    for key in ("image_folder", "config", "split"):
+        if not isinstance(entry.get(key, ""), str):
+            raise MGMError(f"{where}: {key} is {entry[key]!r}; give a text")
+    path = entry["path"]
+    local = (folder / path).exists() or not ("://" in path or is_hub_name(path))
+    path = str(folder / path) if local else path
+    name = entry.get("name", Path(path).stem)
+    if not isinstance(name, str) or not name:
+        raise MGMError(f"{where}: name is {name!r}; give a text")
+    options = {key: entry[key] for key in ("config", "split") if key in entry}
+    return Source(path, None if images is None else folder / images, float(weight), name, **options)

@@ -1,0 +1,235 @@
+"""Data that is read as a stream, shard by shard: tars, lines of JSON, tables, near or far.
+
+A shard is anything that gives its samples one after the other, from any of them on. Addresses are
+paths, or URLs that fsspec knows (https, hf, s3, ...); `{00..99}` stands for all numbers between.
+"""
+
+import glob
+import re
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any, BinaryIO, cast
+
+from mgm.data.sources.formats import CAPTIONS, as_sample
+from mgm.data.sources.hf_table import BUILDERS, import_datasets, reading_errors
+from mgm.data.sources.sample import SampleError, parse
+from mgm.errors import MGMError, one_line
+
+TARS = (".tar", ".tar.gz", ".tgz")
+RETRIES = 5  # in a row, of a shard that comes over a network
+PAUSE = 1.0  # seconds before the first of them, then twice as many each time
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# As the webdataset library cuts names: what stands before the first dot of the file's own name.
+_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
+
+Row = dict[str, Any] | SampleError  # in the published form, or what is wrong with it
+
+
+@dataclass(frozen=True)
+class TarShard:
+    """A WebDataset: files of one name, but for their endings, are one sample.
+
+    Attributes:
+        name: path or URL.
+    """
+
+    name: str
+
+    def rows(self, start: int) -> Iterator[Row]:
+        """The samples from number `start` on."""
+        with _open(self.name) as content:
+            # What is on the disk need not be read to be passed over.
+            mode = "r|*" if _is_url(self.name) else "r:*"
+            with tarfile.open(fileobj=content, mode=mode) as archive:
+                samples = groupby(_members(archive), key=lambda found: found[0])
+                for number, (_, members) in enumerate(samples):
+                    if number >= start:
+                        yield _row_of(archive, members, f"{self.name}: sample {number}")
+
+
+@dataclass(frozen=True)
+class LineShard:
+    """Lines of JSON.
+
+    Attributes:
+        name: path or URL.
+    """
+
+    name: str
+
+    def rows(self, start: int) -> Iterator[Row]:
+        """The samples from number `start` on."""
+        with _open(self.name) as content:
+            lines = (line for line in content if line.strip())
+            for number, line in enumerate(islice(lines, start, None), start=start):
+                where = f"{self.name}: sample {number}"
+                try:
+                    yield parse(line.decode("utf-8-sig"), where)
+                except SampleError as fault:
+                    yield fault
+
+
+@dataclass(frozen=True)
+class TableShard:
+    """One of the files of a Hugging Face data set.
+
+    Attributes:
+        name: of the data set, with the number of the file.
+        stream: of the datasets library.
+        number: of the file.
+    """
+
+    name: str
+    stream: Any
+    number: int
+
+    def rows(self, start: int) -> Iterator[Row]:
+        """The samples from number `start` on."""
+        part = self.stream.shard(num_shards=self.stream.num_shards, index=self.number)
+        for number, row in enumerate(part.skip(start) if start else part, start=start):
+            yield _checked(row, f"{self.name}: sample {number}")
+
+
+Shard = TarShard | LineShard | TableShard
+
+
+def shards_of(path: str, config: str | None = None, split: str = "train") -> list[Shard]:
+    """The shards of a data path.
+
+    Args:
+        path: of tars, .jsonl files or tables; `*` and `{00..99}` stand for several. Or the name of
+            a data set on the hub.
+        config: which part of a data set on the hub, where it has several.
+        split: which of its splits.
+
+    Raises:
+        MGMError: there is nothing of the kind.
+    """
+    names = _expanded(path)
+    if all(name.endswith(TARS) for name in names):
+        return [TarShard(name) for name in names]
+    if all(name.endswith(".jsonl") for name in names):
+        return [LineShard(name) for name in names]
+    if any(name.endswith((*TARS, ".jsonl", ".json")) for name in names):
+        raise MGMError(
+            f"{path}: cannot be streamed; give {', '.join(TARS)} or .jsonl files, tables, or the "
+            "name of a data set on the hub (a .json file stays on the disk without --streaming)"
+        )
+    return list(_tables(path, names, config, split))
+
+
+def rows_of(shard: Shard, start: int) -> Iterator[Row]:
+    """The samples of a shard from number `start` on; a lost connection is made anew.
+
+    Raises:
+        MGMError: it cannot be read, or its connection broke too often.
+    """
+    done, failed = start, 0
+    while True:
+        try:
+            with closing(cast(Any, shard.rows(done))) as rows:
+                for row in rows:
+                    yield row
+                    done, failed = done + 1, 0
+            return
+        except MGMError:
+            raise
+        except Exception as error:
+            failed += 1
+            lost = _is_url(shard.name) or isinstance(shard, TableShard)
+            if failed > RETRIES or not lost or isinstance(error, FileNotFoundError):
+                reason = getattr(error, "strerror", None) or error or type(error).__name__
+                raise MGMError(
+                    f"{shard.name}: cannot be read after sample {done - 1} ({one_line(reason)}); "
+                    "get the file anew, or leave it out"
+                ) from error
+            time.sleep(PAUSE * 2 ** (failed - 1))
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, ending and place of each file that belongs to a sample."""
+    for member in archive:
+        archive.members = []  # ty: ignore[missing-attribute]  it would grow with the file
+        if member.isfile() and (name := _MEMBER.fullmatch(member.name)):
+            yield name.group(1), name.group(2).lower(), member
+
+
+def _row_of(archive: tarfile.TarFile, members: Any, where: str) -> Row:
+    row: dict[str, Any] = {}
+    try:
+        for _, ending, member in members:
+            content = cast(BinaryIO, archive.extractfile(member)).read()
+            if ending == "json":
+                found = parse(content.decode("utf-8-sig", "replace"), where)
+                fields = found if isinstance(found, dict) else {"conversations": found}
+                row = fields | row
+            else:
+                row[ending] = content.decode("utf-8", "replace") if ending in CAPTIONS else content
+    except SampleError as fault:
+        return fault
+    return _checked(row, where)
+
+
+def _checked(row: dict[str, Any], where: str) -> Row:
+    try:
+        return as_sample(row, where)
+    except SampleError as fault:
+        return fault
+
+
+def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> Iterator[Shard]:
+    datasets = import_datasets(path)
+    builder = next(
+        (kind for ending, kind in BUILDERS.items() if all(n.endswith(ending) for n in names)), None
+    )
+    try:
+        if builder is None:
+            found = datasets.load_dataset(path, config, split=split, streaming=True)
+        else:
+            found = datasets.load_dataset(
+                builder, data_files=list(names), split="train", streaming=True
+            )
+    except reading_errors(datasets) as error:
+        raise MGMError(
+            f"{path}: cannot be streamed ({one_line(error)}); check the path, --data_config and "
+            "--data_split"
+        ) from error
+    found = found.decode(False)
+    for number in range(found.num_shards):
+        yield TableShard(f"{path}: part {number}", found, number)
+
+
+def _expanded(path: str) -> list[str]:
+    """The names that a pattern stands for."""
+    braces = _BRACES.search(path)
+    if braces:
+        first, last = braces.groups()
+        numbers = range(int(first), int(last) + 1)
+        names = [
+            f"{path[: braces.start()]}{number:0{len(first)}d}{path[braces.end() :]}"
+            for number in numbers
+        ]
+        return [name for part in names for name in _expanded(part)]
+    if _is_url(path) or not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too
+    if not found:
+        raise MGMError(f"{path}: there is no such file; check the path")
+    return found
+
+
+def _is_url(name: str) -> bool:
+    return "://" in name
+
+
+def _open(name: str) -> Any:
+    if not _is_url(name):
+        return open(name, "rb")  # noqa: PTH123  the caller closes it
+    import fsspec
+
+    return fsspec.open(name, "rb").open()

@@ -1,0 +1,266 @@
+"""How each language model expects a conversation to be written, as data.
+
+A template is a handful of strings around the questions and the answers; `TEMPLATES` holds those
+of the published names, our own `nano` and those of later language models.
+`mgm.data.text.conversation` turns turns into text with them.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from mgm.data.text.system_prompts import ENERGY, HUMAN, LLAMA_2, MPT, TAGGED, USER, VISION
+from mgm.errors import MGMError
+
+IMAGE_MARKER = "<image>"
+_TOKEN = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos)>")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The strings around the parts of a conversation, in the order in which they are written.
+
+    Attributes:
+        system: around the system text, which stands in place of `{}`; left out when that is empty.
+        system_in_question: the system part comes after the first `question[0]`, not before it.
+        first_question: what stands in place of `question[0]` in the first turn, if it differs.
+        question: before and after a question.
+        answer_open: the text that makes the model answer; a prompt ends with it.
+        answer: before and after an answer. Both are learned with it: the first is what the model
+            writes between `answer_open` and the answer, the second ends its turn.
+        closing: after the last turn.
+        next_signal: text that opens the part after an answer and is learned as the answer's end.
+        image: what stands in place of an image marker.
+        drops_questions: only the image markers of a question are written.
+    """
+
+    system: str = ""
+    system_in_question: bool = False
+    first_question: str | None = None
+    question: tuple[str, str] = ("", "")
+    answer_open: str = ""
+    answer: tuple[str, str] = ("", "")
+    closing: str = ""
+    next_signal: str = ""
+    image: str = IMAGE_MARKER
+    drops_questions: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """One way to write conversations.
+
+    Attributes:
+        layout: how a prompt is written.
+        system: the system text.
+        stop: text that ends an answer.
+        examples: (question, answer) pairs that come before the user's conversation.
+        image_exchange: an exchange that introduces the image, where the template has one.
+        training: how a conversation is written for training, where that differs.
+        keeps_greeting: whether an answer before the first question stays in the training text.
+        numbers_images: whether `Image k:` stands before every marker when there are two or more.
+    """
+
+    layout: Layout
+    system: str = ""
+    stop: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+    image_exchange: tuple[str, str] | None = None
+    training: Layout | None = None
+    keeps_greeting: bool = False
+    numbers_images: bool = True
+
+    @property
+    def tokens(self) -> list[str]:
+        """What is written as one token, such as `<|im_end|>`, in the order of the training text."""
+        layout = self.training or self.layout
+        texts = (
+            *(layout.system, layout.first_question or "", *layout.question, layout.answer_open),
+            *(*layout.answer, layout.closing, layout.next_signal),
+        )
+        return list(dict.fromkeys(_TOKEN.findall("".join(texts))))
+
+
+def get_template(name: str, wrap_images: bool = False) -> Template:
+    """The template called `name`.
+
+    Args:
+        name: one of `TEMPLATES`.
+        wrap_images: whether image markers stand between `<im_start>` and `<im_end>`, as in
+            checkpoints whose configuration sets `mm_use_im_start_end`.
+
+    Raises:
+        MGMError: there is no such template; the message lists the names.
+    """
+    if name not in list(TEMPLATES):  # a file may name anything
+        raise MGMError(f"no template is called {name!r}; choose one of {', '.join(TEMPLATES)}")
+    template = TEMPLATES[name]
+    if not wrap_images:
+        return template
+    training = template.training and _wrap(template.training)
+    return replace(template, layout=_wrap(template.layout), training=training)
+
+
+def _wrap(layout: Layout) -> Layout:
+    wrapped = f"<im_start>{IMAGE_MARKER}<im_end>"
+    return replace(layout, image=layout.image.replace(IMAGE_MARKER, wrapped))
+
+
+def version_template(version: str) -> str:
+    """The name of the template that the published training flag `--version` selects."""
+    # Compat: published training knows v0 and v0.5 but trains with the vicuna template, and falls
+    # back to it for names that it does not know; a wrong name is an error here.
+    if version in ("v0", "v0.5"):
+        return "vicuna_v1"
+    get_template(version)
+    return version
+
+
+_EXCHANGE = ("<Image><image></Image>", "Received.")
+
+
+def _colon(user: str, assistant: str, between: str, end: str) -> Layout:
+    return Layout(
+        system="{}" + between,
+        question=(f"{user}: ", between),
+        answer_open=f"{assistant}:",
+        answer=(" ", end),
+    )
+
+
+def _headed(user: str, assistant: str, end: str, system: str) -> Layout:
+    return Layout(system=system, question=(user, end), answer_open=assistant, answer=("", end))
+
+
+def _signalled(user: str, assistant: str) -> Layout:
+    # Compat: published training writes these signals for templates that it has no code for.
+    return Layout(
+        system="{}\n\n",
+        question=(f"### {user}: ", "\n"),
+        answer_open=f"### {assistant}:",
+        answer=(" ", "\n"),
+        closing="### ",
+        next_signal="###",
+    )
+
+
+_BRACKETS = Layout(
+    system="<<SYS>>\n{}\n<</SYS>>\n\n",
+    system_in_question=True,
+    # Compat: the published prompt has lost the "<s>" before its first question; the tokenizer
+    # puts one there.
+    first_question="[INST] ",
+    question=("<s>[INST] ", " [/INST]"),
+    answer=(" ", " </s>"),
+)
+_VICUNA = _colon("USER", "ASSISTANT", " ", "</s>")
+_HASHES = _colon("Human", "Assistant", "###", "###")
+_SIGNALS = _signalled("Human", "Assistant")
+_CHATML = _headed(
+    "<|im_start|>user\n",
+    "<|im_start|>assistant\n",
+    "<|im_end|>",
+    "<|im_start|>system\n{}<|im_end|>",
+)
+_CAPTION = Template(
+    Layout(question=("", "\n"), answer=("", "\n")),
+    stop="\n",
+    training=Layout(answer=("", "\n"), drops_questions=True),
+)
+_HUMAN_HASHES = Template(_HASHES, HUMAN, stop="###", training=_SIGNALS, keeps_greeting=True)
+_VICUNA_V1 = Template(_VICUNA, USER, stop="</s>")
+_TAGS = "<Image><image></Image>"
+
+TEMPLATES: dict[str, Template] = {
+    "default": replace(_HUMAN_HASHES, examples=(ENERGY,)),
+    "v0": replace(_HUMAN_HASHES, examples=(ENERGY,)),
+    "v1": _VICUNA_V1,
+    "vicuna_v1": _VICUNA_V1,
+    "phi_2": Template(
+        _colon("USER", "ASSISTANT", " ", "<|endoftext|>"),
+        USER,
+        stop="<|endoftext|>",
+        training=_signalled("USER", "ASSISTANT"),
+        keeps_greeting=True,
+    ),
+    "gemma": Template(
+        Layout(
+            question=("<start_of_turn>user\n", "<end_of_turn>\n"),
+            answer_open="<start_of_turn>model\n",
+            answer=("", "<end_of_turn>\n<eos>"),
+        ),
+        stop="<end_of_turn>",
+    ),
+    "llama_2": Template(_BRACKETS, LLAMA_2, stop="</s>"),
+    "llama_3": Template(
+        _headed(
+            "<|start_header_id|>user<|end_header_id|>\n\n",
+            # Compat: the published checkpoint answers under the header of the system.
+            "<|start_header_id|>system<|end_header_id|>\n\n",
+            "<|eot_id|>",
+            "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
+        ),
+        VISION,
+        stop="<|eot_id|>",
+    ),
+    "imgsp_v1": replace(_VICUNA_V1, training=_signalled("USER", "ASSISTANT"), keeps_greeting=True),
+    "mistral_instruct": Template(_BRACKETS, stop="</s>"),
+    "chatml_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
+    "mistral_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
+    "plain": _CAPTION,
+    "v0_plain": _CAPTION,
+    "llava_v0": _HUMAN_HASHES,
+    "v0_mmtag": Template(
+        _HASHES,
+        TAGGED,
+        stop="###",
+        image_exchange=_EXCHANGE,
+        training=replace(_SIGNALS, image=_TAGS),
+        keeps_greeting=True,
+    ),
+    "llava_v1": Template(_VICUNA, HUMAN, stop="</s>"),
+    "v1_mmtag": Template(
+        _VICUNA,
+        TAGGED,
+        stop="</s>",
+        image_exchange=_EXCHANGE,
+        training=replace(_VICUNA, image=_TAGS),
+    ),
+    "llava_llama_2": Template(_BRACKETS, VISION, stop="</s>"),
+    "mpt": Template(
+        _CHATML,
+        MPT,
+        stop="<|im_end|>",
+    ),
+    "nano": Template(
+        Layout(
+            first_question="<s><|user|>",
+            question=("<|user|>", "<|end|>"),
+            answer_open="<|assistant|>",
+            answer=("", "<|end|>"),
+        ),
+        stop="<|end|>",
+        numbers_images=False,  # its training questions say "the first image"
+    ),
+    "qwen_3": Template(
+        _headed(
+            "<|im_start|>user\n",
+            "<|im_start|>assistant\n",
+            "<|im_end|>\n",
+            "<|im_start|>system\n{}<|im_end|>\n",
+        ),
+        stop="<|im_end|>",
+    ),
+    # As Phi-2's model card asks. Compat: "phi_2" trains on another text than it prompts with.
+    "phi": Template(
+        Layout(
+            question=("Instruct: ", "\n"),
+            answer_open="Output:",
+            answer=(" ", "<|endoftext|>"),
+        ),
+        stop="<|endoftext|>",
+    ),
+    "phi_3": Template(
+        _headed("<|user|>\n", "<|assistant|>\n", "<|end|>\n", "<|system|>\n{}<|end|>\n"),
+        stop="<|end|>",
+    ),
+}

@@ -1,0 +1,225 @@
+"""Tokenizers, loaded in one way everywhere, whatever files a model folder holds.
+
+Released models were trained with the tokenizers of transformers 4.38; the ids here are the same.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from mgm.data.text.templates import IMAGE_MARKER
+from mgm.errors import MGMError, one_line
+
+_SPACE = "▁"
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer in the folder `path`, with `<image>` as a special token.
+
+    The language model never sees the id of `<image>`: it marks the places of image features. It is
+    the first id after the vocabulary, unless the tokenizer already had that token. A tokenizer
+    without a padding token pads with its unknown, or else its end token; padding is masked by
+    length, so the choice decides nothing.
+
+    Args:
+        path: a folder with tokenizer.json, or with the tokenizer.model of the LLaMA family, or
+            anything that transformers makes a fast tokenizer of; or a name on the hub.
+
+    Raises:
+        MGMError: there is no tokenizer, or it is broken or of a kind that cannot be used.
+    """
+    folder = Path(path)
+    try:
+        if _is_llama_sentencepiece(folder):
+            tokenizer = _from_sentencepiece(folder)
+        elif (folder / "tokenizer.json").is_file():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                folder, clean_up_tokenization_spaces=False
+            )
+        elif folder.exists() and not any(folder.glob("*vocab*")):
+            raise MGMError(
+                f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
+            )
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+    except MGMError:
+        raise
+    except Exception as error:  # the tokenizers library has no narrower one
+        reason = f"{error} is missing in it" if isinstance(error, KeyError) else one_line(error)
+        raise MGMError(
+            f"{path}: no usable tokenizer there ({reason}); "
+            "it needs a whole tokenizer.json or tokenizer.model"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise MGMError(f"{path}: only tokenizers with a tokenizer.json can be used")
+    add_image_token(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def add_image_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer the special token `<image>`, unless it has it."""
+    tokenizer.add_tokens([AddedToken(IMAGE_MARKER, normalized=False)], special_tokens=True)
+
+
+def image_token_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of `<image>` in a tokenizer of `load_tokenizer`."""
+    return tokenizer.get_vocab()[IMAGE_MARKER]
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the highest id of text, `<image>` left out."""
+    ids = tokenizer.get_vocab()
+    return 1 + max(index for token, index in ids.items() if token != IMAGE_MARKER)
+
+
+def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that a tokenizer puts before every text: its beginning-of-text token or nothing."""
+    first = tokenizer("").input_ids[:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
+def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Ids of `text` without leading ids, and the position in `text` at which each begins."""
+    pre = tokenizer.backend_tokenizer.pre_tokenizer
+    # Compat: tokenizers put no space before a text that begins with one, sentencepiece does; the
+    # character that stands for a space is one to both.
+    shift = int(
+        isinstance(pre, pre_tokenizers.Metaspace)
+        and pre.prepend_scheme == "first"
+        and text.startswith((" ", _SPACE))
+    )
+    encoded = tokenizer(
+        " " * shift + text,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    starts, place = [], 0
+    for start, end in encoded["offset_mapping"]:
+        # Spaces that are a token of their own have no extent in some tokenizers (`trim_offsets`),
+        # and stand behind themselves; they begin where the text before them ended.
+        starts.append(max((start if start < end else place) - shift, 0))
+        place = max(place, end) if start < end else place
+    return encoded["input_ids"], starts
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _is_llama_sentencepiece(folder: Path) -> bool:
+    # Compat: where both files are there, the published code reads tokenizer.model.
+    kind = _settings(folder).get("tokenizer_class", "LlamaTokenizer")
+    return (folder / "tokenizer.model").is_file() and kind == "LlamaTokenizer"
+
+
+def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizers-backed tokenizer with the ids of transformers' former LlamaTokenizer.
+
+    transformers 5 would need protobuf to read the file, and does not tell its `legacy` form apart.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    settings = _settings(folder)
+    backend = Tokenizer(
+        BPE(
+            vocab=vocabulary,
+            merges=_merges(pieces, vocabulary),
+            unk_token=pieces.id_to_piece(pieces.unk_id()),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    if settings.get("legacy", True):  # a space before every stretch between special tokens
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+        )
+    else:  # a space before the text
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(
+            _SPACE, prepend_scheme="first", split=False
+        )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    named = {
+        name: _added_token(settings.get(name) or usual)
+        for name, usual in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
+    }
+    if settings.get("pad_token"):
+        named["pad_token"] = _added_token(settings["pad_token"])
+    backend.add_special_tokens(_added_tokens(folder, settings, list(named.values())))
+    bos = named["bos_token"].content
+    if settings.get("add_bos_token", True):
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A",
+            pair=f"{bos} $A {bos} $B",
+            special_tokens=[(bos, backend.token_to_id(bos))],
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{name: token.content for name, token in named.items()},
+        model_max_length=settings.get("model_max_length"),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a piece, in the order in which sentencepiece prefers them."""
+    merges = []
+    for piece, index in vocabulary.items():
+        if pieces.is_control(index) or pieces.is_unknown(index) or pieces.is_byte(index):
+            continue
+        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        known = [half for half in halves if half[0] in vocabulary and half[1] in vocabulary]
+        known.sort(key=lambda half: (vocabulary[half[0]], vocabulary[half[1]]))
+        merges += [(pieces.get_score(index), half) for half in known]
+    merges.sort(key=lambda merge: -merge[0])
+    return [half for _, half in merges]
+
+
+def _added_tokens(
+    folder: Path, settings: dict[str, Any], named: list[AddedToken]
+) -> list[AddedToken]:
+    """The tokens beside the vocabulary, by id; `named` ones come first if they have none."""
+    tokens = {
+        int(index): _added_token(token)
+        for index, token in settings.get("added_tokens_decoder", {}).items()
+    }
+    file = folder / "added_tokens.json"
+    if file.is_file():
+        described = {token.content: token for token in tokens.values()}
+        added = json.loads(file.read_text(encoding="utf-8"))
+        tokens |= {
+            index: described.get(content, _added_token(content)) for content, index in added.items()
+        }
+    known = {token.content for token in tokens.values()}
+    first = [token for token in named if token.content not in known]
+    return [*first, *(tokens[index] for index in sorted(tokens))]
+
+
+def _added_token(token: str | dict[str, Any]) -> AddedToken:
+    """A token of tokenizer_config.json; some take the spaces beside them along."""
+    flags = token if isinstance(token, dict) else {"content": token}
+    return AddedToken(
+        flags["content"],
+        lstrip=flags.get("lstrip", False),
+        rstrip=flags.get("rstrip", False),
+        single_word=flags.get("single_word", False),
+        normalized=False,
+    )

@@ -1,0 +1,231 @@
+"""Planted faults of every kind are found, and nothing else is."""
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mgm.data.doctor import __main__ as doctor
+from mgm.data.doctor.checks import KINDS
+from mgm.data.sources.hf_table import TableFile
+from mgm.data.sources.sample import read_samples
+from mgm.errors import MGMError
+from tests.tiny_model import build
+
+
+def asks(image, question="<image>\nWhich colour?", answer="red"):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "kept as it is", "image": image, "conversations": turns}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten good samples, and one of each kind of fault at a known place."""
+    for number in range(10):
+        Image.new("RGB", (30 + number, 20), (number * 20, 0, 0)).save(tmp_path / f"{number}.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "same.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "1.png").read_bytes()[:50])
+    samples = [asks(f"{number}.png") for number in range(10)]
+    samples += [
+        {"image": "0.png"},  # 10
+        asks("0.png") | {"conversations": asks("0.png")["conversations"][:1]},
+        asks("0.png") | {"conversations": asks("0.png")["conversations"][:1] * 2},
+        asks(["0.png", "1.png"]),
+        asks("gone.png"),
+        asks("broken.png"),  # 15
+        asks("2.png", answer=" "),
+        asks("same.png"),
+        asks("3.png", question="<image>\n" + "word " * 300),
+        asks(["4.png", "5.png"] * 6, question="<image>" * 12 + " the same?"),
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+    return tmp_path
+
+
+PLANTED = {
+    "malformed": [10],
+    "no answer": [11],
+    "roles": [12],
+    "markers": [13],
+    "missing image": [14],
+    "broken image": [15],
+    "empty answer": [16],
+    "duplicate image": [17],
+}
+
+
+def examined(folder, *options) -> dict:
+    path = folder / "report.json"
+    doctor.main([str(folder / "data.json"), "--report", str(path), *map(str, options)])
+    return json.loads(path.read_text())
+
+
+def places(report, kind) -> list[int]:
+    return sorted({entry["sample"] for entry in report["findings"] if entry["kind"] == kind})
+
+
+def test_every_planted_fault_is_found(folder, capsys):
+    report = examined(folder)
+    assert {kind: places(report, kind) for kind in KINDS if places(report, kind)} == PLANTED
+    assert report["samples"] == 20
+    assert report["usable"] == 14
+    assert report["counts"]["duplicate image"] == 1
+    told = capsys.readouterr().out
+    for kind in PLANTED:
+        assert f"x {kind}: a sample {KINDS[kind]}" in told
+    assert "6 samples cannot be used" in told
+    assert "gone.png: there is no such file" in told
+
+
+@pytest.mark.parametrize("name", ["gone.png", "0.png/inside.png", "."])
+def test_what_is_no_file_is_missing(folder, name):
+    path = folder / "one.json"
+    path.write_text(json.dumps([asks(name)]))
+    assert places(examined_file(path), "missing image") == [0]
+
+
+def test_lengths_by_a_model(folder, tmp_path):
+    model = build(tmp_path / "model")
+    span = model_span(model)
+    limit = span * 2 + 40
+    report = examined(folder, "--model", model, "--model-max-length", limit)
+    assert places(report, "too long") == [18, 19]
+    assert places(report, "cut image") == [19]
+    assert report["positions"]["max"] > limit
+    assert 0 < report["learned"]["sum"] < report["positions"]["sum"]
+
+
+def model_span(model) -> int:
+    from mgm.data.processor import MGMProcessor
+
+    return MGMProcessor.from_pretrained(model).image_tokens_per_image
+
+
+@pytest.mark.parametrize("name", ["clean.json", "clean.jsonl"])
+def test_a_clean_copy_has_no_fault(folder, name):
+    clean = folder / name
+    assert doctor.main([str(folder / "data.json"), "--fix", str(clean)]) == 1
+    assert doctor.main([str(clean)]) == 0
+    assert len(read_samples(clean)) == 13
+    kept = (
+        json.loads(clean.read_text().splitlines()[0])
+        if name.endswith("l")
+        else json.loads(clean.read_text())[0]
+    )
+    assert kept == asks("0.png")
+
+
+def test_a_line_that_is_no_json(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(asks(None, "hi")) + "\n{\n")
+    report = examined_file(path)
+    assert places(report, "malformed") == [1]
+
+
+def examined_file(path) -> dict:
+    out = path.with_name("report.json")
+    doctor.main([str(path), "--report", str(out)])
+    return json.loads(out.read_text())
+
+
+def test_a_page_and_a_plot(folder, tmp_path):
+    model = build(tmp_path / "model")
+    page, plot = folder / "page.html", folder / "plot.png"
+    options = ["--model", str(model), "--show", "3", "--page", str(page), "--plot", str(plot)]
+    doctor.main([str(folder / "data.json"), *options])
+    text = page.read_text()
+    assert "image positions" in text
+    assert 'class="token learned"' in text
+    words = re.sub("<[^>]+>", "", text.split("image positions")[1])
+    assert "Which colour?" in words.replace("⏎", "")
+    assert "red" in words
+    assert "3.png" in text
+    with Image.open(plot) as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--show", "1"], "--show needs --model"),
+        (["--model-max-length", "9"], "needs --model"),
+        (["--fix", "{file}"], "names the file itself"),
+        (["--workers", "0"], "give a number from 1"),
+    ],
+)
+def test_wrong_options(folder, options, fault):
+    file = str(folder / "data.json")
+    with pytest.raises(MGMError, match=fault):
+        doctor.main([file, *(option.format(file=file) for option in options)])
+
+
+def test_a_sample_that_is_not_there(folder, tmp_path):
+    model = build(tmp_path / "model")
+    with pytest.raises(MGMError, match="has samples 0 to 19"):
+        doctor.main([str(folder / "data.json"), "--model", str(model), "--show", "20"])
+    with pytest.raises(MGMError, match="sample 13: 1 <image> marker"):
+        doctor.main([str(folder / "data.json"), "--model", str(model), "--show", "13"])
+
+
+@pytest.fixture
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def as_table(folder: Path, inside: bool) -> Path:
+    """The same samples as a parquet file, which holds the bytes of their images or the names."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    def held(name: str) -> dict:
+        file = folder / name
+        here = file.read_bytes() if inside and file.is_file() else None
+        return {"bytes": here, "path": name}
+
+    rows = []
+    for sample in json.loads((folder / "data.json").read_text()):
+        names = sample["image"] if isinstance(sample["image"], list) else [sample["image"]]
+        talk = sample.get("conversations")
+        rows.append({"images": [held(name) for name in names], "conversations": talk})
+    path = folder / "table.parquet"
+    # In two groups of rows, as large tables are written.
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=9)
+    return path
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("inside", [True, False], ids=["bytes", "names"])
+def test_a_table_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, inside, capsys):
+    pytest.importorskip("datasets")
+    table = as_table(folder, inside)
+    report = examined_file(table)
+    found = {kind: places(report, kind) for kind in KINDS if places(report, kind)}
+    if inside:  # there, every use of an image is a copy
+        assert set(found.pop("duplicate image")) > {17}
+        assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
+    else:
+        assert found == PLANTED
+    assert "gone.png: there is no such file" in capsys.readouterr().out
+    clean = folder / "clean.parquet"
+    assert doctor.main([str(table), "--fix", str(clean)]) == 1
+    assert "13 of 20 samples" in capsys.readouterr().out
+    assert doctor.main([str(clean)]) == 0
+    kept = TableFile(str(clean))
+    assert len(kept) == 13
+    first = kept[0].images[0]
+    assert first == ((folder / "0.png").read_bytes() if inside else "0.png")
+    with pytest.raises(MGMError, match=r"the copy ends in \.parquet"):
+        doctor.main([str(table), "--fix", str(folder / "clean.json")])
+
+
+def test_a_page_of_a_row_shows_the_image_of_the_table(folder, tmp_path):
+    pytest.importorskip("datasets")
+    table, page = as_table(folder, True), folder / "page.html"
+    model = build(tmp_path / "model")
+    doctor.main([str(table), "--model", str(model), "--show", "3", "--page", str(page)])
+    content = base64.b64encode((folder / "3.png").read_bytes()).decode()
+    assert f"data:image;base64,{content}" in page.read_text()

@@ -1,0 +1,85 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mgm.data.images import loading as images
+from mgm.data.images.jpeg import decode_jpeg
+from mgm.data.images.loading import open_image
+from mgm.errors import MGMError
+
+pytest.importorskip("simplejpeg")
+LIMITS = 10**6, 2000
+
+
+def picture(size=(61, 47), mode="RGB"):
+    """Noise over a gradient: details and smooth places."""
+    width, height = size
+    noise = np.random.default_rng(7).integers(0, 120, (height, width, 3))
+    slope = np.linspace(0, 135, width)[None, :, None]
+    return Image.fromarray((noise + slope).astype(np.uint8)).convert(mode)
+
+
+def encoded(image, **options):
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def as_pillow(content):
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"optimize": True, "dpi": (72, 72)}]
+)
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+@pytest.mark.parametrize("quality", [15, 75, 98])
+def test_every_bit_is_pillows(options, subsampling, quality):
+    for size in ((61, 47), (8, 8), (1, 1), (17, 3)):
+        content = encoded(picture(size), quality=quality, subsampling=subsampling, **options)
+        found = decode_jpeg(content, *LIMITS)
+        assert found is not None
+        assert found.mode == "RGB"
+        assert np.array_equal(found, as_pillow(content))
+
+
+def test_grey_and_turned_images():
+    grey = encoded(picture(mode="L"))
+    assert np.array_equal(decode_jpeg(grey, *LIMITS), as_pillow(grey))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned; orientation is not applied
+    turned = encoded(picture(), exif=exif)
+    assert np.array_equal(decode_jpeg(turned, *LIMITS), as_pillow(turned))
+    unconverted = encoded(picture(), keep_rgb=True)
+    assert np.array_equal(decode_jpeg(unconverted, *LIMITS), as_pillow(unconverted))
+
+
+def test_what_is_left_to_pillow():
+    whole = encoded(picture())
+    for content in (
+        encoded(picture(mode="CMYK")),
+        whole[: len(whole) // 2],
+        whole[:4],
+        b"\xff\xd8\xff" + bytes(100),
+        b"GIF89a",
+        b"",
+    ):
+        assert decode_jpeg(content, *LIMITS) is None
+    assert decode_jpeg(whole, 61 * 47 - 1, 2000) is None
+    assert decode_jpeg(whole, 10**6, 60) is None
+    with pytest.raises(MGMError, match="truncated or damaged"):
+        open_image(whole[: len(whole) // 2])
+
+
+def test_without_the_library_pillow_decodes(monkeypatch):
+    content = encoded(picture())
+    fast = open_image(content)
+    monkeypatch.setattr(images, "decode_jpeg", lambda *_: None)
+    assert np.array_equal(open_image(content), fast)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert decode_jpeg(content, *LIMITS) is None
+    assert np.array_equal(open_image(content), fast)

@@ -1,0 +1,258 @@
+import base64
+import io
+import socket
+import threading
+import time
+import warnings
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mgm.data.images import loading as images
+from mgm.data.images.loading import open_image
+from mgm.errors import MGMError
+
+
+def png_of(size=(30, 20), mode="RGB", kind="PNG"):
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 50).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def served(tiny, monkeypatch):
+    """A local web server that gives the files of the folder of tiny images; its address."""
+
+    monkeypatch.setenv("no_proxy", "*")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tiny)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_every_kind_of_source(tiny, served):
+    path = tiny / "red.png"
+    content = path.read_bytes()
+    data_url = "data:image/png;base64," + base64.b64encode(content).decode()
+    pixels = np.asarray(Image.open(path))
+    for source in (
+        path,
+        str(path),
+        content,
+        data_url,
+        f"{served}/red.png",
+        Image.open(path),
+        pixels,
+    ):
+        image = open_image(source)
+        assert (image.mode, image.size) == ("RGB", (20, 10))
+        assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16"])
+def test_every_mode_becomes_rgb(mode):
+    assert open_image(png_of(mode=mode)).mode == "RGB"
+
+
+def test_a_palette_with_transparency_keeps_its_colours_without_a_warning():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=bytes([0, 128]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = np.asarray(open_image(buffer.getvalue()))
+    assert seen.tolist() == [[[10, 20, 30], [200, 100, 50]]]
+
+
+def test_levels_of_16_bits_keep_their_brightness():
+    levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    seen = np.asarray(open_image(buffer.getvalue()))
+    assert seen.tolist() == [[[level] * 3 for level in (0, 0, 1, 128, 255)]]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_without_black_and_white(mode):
+    fails(Image.new(mode, (4, 4)), f"7: holds numbers of 32 bits (Pillow's mode {mode})", "8 bits")
+
+
+def test_orientation_stays_as_stored():
+    image = Image.new("RGB", (30, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    assert open_image(buffer.getvalue()).size == (30, 20)
+
+
+def message_of(source):
+    with pytest.raises(MGMError) as caught:
+        open_image(source, "image 2 of sample 7")
+    return str(caught.value)
+
+
+def fails(source, *parts):
+    message = message_of(source)
+    assert message.startswith("image 2 of sample 7: ")
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_files_without_image(tmp_path):
+    fails(tmp_path / "none.png", "none.png", "no such file")
+    fails(tmp_path, str(tmp_path), "is a folder")
+    (tmp_path / "empty.png").touch()
+    fails(tmp_path / "empty.png", "is empty")
+    (tmp_path / "text.png").write_text("not an image")
+    fails(str(tmp_path / "text.png"), "text.png", "is not an image")
+    fails(tmp_path / "text.png" / "x", "cannot be read")
+    fails("bad\0name", "cannot be read")
+    fails(b"", "is empty")
+    fails(b"nothing", "7 bytes", "is not an image")
+    fails("ftp://host/a.png", "is no http(s) or data URL", "save it")
+    fails("file:///a.png", "is no http(s) or data URL", "give the path alone")
+    fails("a" * 10_000, "aaa…: cannot be read (File name too long)")
+    assert len(message_of("a" * 10_000)) < 250
+
+
+def test_things_that_are_no_image():
+    for source, kind in ((None, "NoneType"), (torch.zeros(3, 4, 4), "Tensor"), (["a"], "list")):
+        fails(source, f"is of type {kind}; give a path, ", "a uint8 array (height, width, 3)")
+    for shape, dtype in (((4, 4, 3), float), ((4, 4, 4), np.uint8), ((2, 4, 4, 3), np.uint8)):
+        fails(np.zeros(shape, dtype), f"shape {shape}; give uint8 (height, width, 3)")
+    fails(np.zeros((0, 5, 3), np.uint8), "is 5 x 0, without a pixel")
+    fails(Image.new("RGB", (0, 5)), "is 0 x 5, without a pixel")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_files(tmp_path, kind):
+    content = png_of((200, 200), kind=kind)
+    path = tmp_path / "cut"
+    path.write_bytes(content[: len(content) // 2])
+    fails(path, "cut")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_truncated_compressed_tiff(compression, share):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "TIFF", compression=compression)
+    content = buffer.getvalue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fails(content[: int(share * len(content))], "truncated or damaged")
+
+
+def test_truncated_picture_opened_by_others(tmp_path):
+    content = png_of((200, 200))
+    fails(Image.open(io.BytesIO(content[: len(content) // 2])), "truncated or damaged")
+
+
+def test_gigantic_image(monkeypatch):
+    bomb = b"P5 20000 20000 255\n"  # the head of a picture of 400 million pixels
+    fails(bomb, "has 400,000,000 pixels, more than 178,956,970 pixels", "scale it down")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a limit that others took away
+    fails(bomb, "20000 x 20000")
+
+
+def test_very_long_image():
+    fails(Image.new("L", (1, 1_000_001)), "is 1 x 1000001, longer than 1,000,000 pixels")
+
+
+def test_memory_that_does_not_suffice(monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    image = Image.new("L", (30, 20))
+    monkeypatch.setattr(image, "convert", full)
+    fails(image, "is 30 x 20, more than fits into memory; scale it down")
+
+
+def test_large_image_gives_no_warning(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(png_of((30, 20))).size == (30, 20)
+
+
+def test_files_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**10)
+    (tmp_path / "large.png").write_bytes(bytes(2**10 + 1))
+    fails(tmp_path / "large.png", "is larger than")
+    fails("/dev/zero", "is larger than")
+
+
+def test_addresses_that_do_not_answer(served, monkeypatch):
+    fails(f"{served}/none.png", "404")
+    fails("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/a.png", "cannot be reached")
+    fails("http://no-such-host.invalid/a.png", "cannot be reached")
+    fails("http://[bad/a.png", "cannot be reached")
+    fails("http://a b/c.png", "cannot be reached")
+    fails("http://bücher.invalid/a.png", "cannot be reached")
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    fails(f"{served}/red.png", "larger than")
+
+
+def test_broken_data_urls():
+    fails("data:image/png;base64,@@@", "not a valid data URL")
+    fails("data:image/png;base64", "not a valid data URL")
+    fails("data:,hello", "is not an image")
+    fails("data:image/png;base64," + "A" * 1000, "…")
+
+
+def test_addresses_with_spaces_and_letters_beyond_ascii(served, tiny):
+    (tiny / "red.png").rename(tiny / "rötes Bild, 1.png")
+    assert open_image(f"{served}/rötes Bild, 1.png?für=mich#oben").size == (20, 10)
+    assert open_image(f"{served}/r%C3%B6tes%20Bild,%201.png").size == (20, 10)
+
+
+@pytest.mark.parametrize("reply", [b"nothing that a web server says\r\n\r\n", b""])
+def test_servers_of_another_kind(monkeypatch, reply):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        fails(f"http://127.0.0.1:{server.getsockname()[1]}/a.png", "cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(b"", "bytes in 0 s and no end"), (b"Content-Length: 9\r\n", "cannot be reached")],
+)
+def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(images, "MAX_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, suppress(OSError):  # who reads may have gone
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+                for _ in range(8):  # a byte now and then is no silence
+                    connection.sendall(b"a")
+                    time.sleep(0 if head else 0.05)
+
+        threading.Thread(target=answer, daemon=True).start()
+        fails(f"http://127.0.0.1:{server.getsockname()[1]}/a.png", message)

@@ -1,0 +1,117 @@
+"""Samples of an index are those of the whole file, wherever a piece of it ends."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from mgm.data.sources import json_index as sample_index
+from mgm.data.sources.json_index import SUFFIX, SampleFile
+from mgm.data.sources.sample import read_samples
+from mgm.errors import MGMError
+
+
+def turns(question: str, answer: str = "yes") -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+SAMPLES = [
+    {"conversations": turns("plain words")},
+    {"image": "a b.png", "conversations": turns("<image>\nWhat?", 'a "quoted" ] } word, \\ and [')},
+    {"conversations": turns("Grüße 😀 日本", "é" * 40)},
+    {"image": ["x.png", "ü.png"], "conversations": turns("<image><image> both")},
+    {"no": "sample"},
+    {"conversations": turns("last " * 30)},
+]
+
+
+@pytest.fixture(params=[1, 7, 64, sample_index.PIECE])
+def piece(request, monkeypatch):
+    monkeypatch.setattr(sample_index, "PIECE", request.param)
+
+
+def written(tmp_path, style: str):
+    path = tmp_path / ("data.jsonl" if style == "lines" else "data.json")
+    if style == "lines":
+        text = "\n\n".join(json.dumps(sample, ensure_ascii=False) for sample in SAMPLES) + "\n"
+    else:
+        indent, ascii_only = {"dense": (None, True), "wide": (3, False)}[style]
+        text = "\ufeff \n" + json.dumps(SAMPLES, indent=indent, ensure_ascii=ascii_only) + " \n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("style", ["dense", "wide", "lines"])
+def test_as_when_all_is_read_at_once(tmp_path, piece, style):
+    path = written(tmp_path, style)
+    faults = []
+    whole = read_samples(path, lambda place, fault: faults.append((place, str(fault))))
+    found = SampleFile(path)
+    assert found.index.places.tolist() == list(whole) == [0, 1, 2, 3, 5]
+    assert [found[row] for row in range(len(found))] == list(whole.values())
+    assert found.index.words.tolist() == [sample.words for sample in whole.values()]
+    assert found.index.images.tolist() == [len(sample.images) for sample in whole.values()]
+    names = [found.index.image_names(row) for row in range(len(found))]
+    assert names == [sample.images for sample in whole.values()]
+    assert found.index.fault_list() == faults
+    assert pickle.loads(pickle.dumps(found))[-1] == found[4]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", "[{}", '[{"a": 1},]', "[1 2]", '[{"a": tru}]', "[] x", '["a"', "[" * 9999],
+)
+def test_a_file_that_is_no_list_is_refused_as_when_read_at_once(tmp_path, piece, content):
+    path = tmp_path / "data.json"
+    path.write_text(content)
+    with pytest.raises(MGMError) as expected:
+        read_samples(path)
+    with pytest.raises(MGMError) as found:
+        SampleFile(path)
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(MGMError, match="cannot be read"):
+            SampleFile(path)
+    (tmp_path / "bytes.json").write_bytes(b'["\xff"]')
+    with pytest.raises(MGMError, match=r"bytes\.json: cannot be read"):
+        SampleFile(tmp_path / "bytes.json")
+
+
+def test_the_index_of_a_large_file_is_saved_and_made_anew_when_the_file_changes(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sample_index, "SAVED_FROM", 0)
+    path = written(tmp_path, "dense")
+    first = SampleFile(path)
+    assert path.with_name(path.name + SUFFIX).is_file()
+    monkeypatch.setattr(sample_index, "_elements", None)  # nothing is read again
+    again = SampleFile(path)
+    assert [again[row] for row in range(len(again))] == [first[row] for row in range(len(first))]
+    monkeypatch.undo()
+    path.write_text(json.dumps(SAMPLES[:2]))
+    assert len(SampleFile(path)) == 2
+
+
+def test_a_damaged_index_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_index, "SAVED_FROM", 0)
+    path = written(tmp_path, "lines")
+    SampleFile(path)
+    saved = path.with_name(path.name + SUFFIX)
+    saved.write_bytes(saved.read_bytes()[:200])
+    assert len(SampleFile(path)) == 5
+    with np.load(saved) as arrays:
+        assert len(arrays["places"]) == 5
+
+
+def test_beside_a_file_that_may_not_be_written_the_cache_holds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_index, "SAVED_FROM", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = written(tmp_path, "dense")
+    path.with_name(path.name + SUFFIX).mkdir()  # nothing can be written under that name
+    (path.with_name(path.name + SUFFIX) / "taken").touch()
+    SampleFile(path)
+    assert len(list((tmp_path / "cache" / "mgm").iterdir())) == 1

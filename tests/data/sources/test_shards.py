@@ -1,0 +1,120 @@
+"""Shards: what is in them, from any sample on, and over a bad connection."""
+
+import json
+
+import pytest
+
+from mgm.data.sources import shards as module
+from mgm.data.sources.sample import SampleError
+from mgm.data.sources.shards import LineShard, TarShard, rows_of, shards_of
+from mgm.errors import MGMError
+from tests.data.shards import server, write_tar
+
+TALK = [{"from": "human", "value": "Say"}, {"from": "gpt", "value": "c"}]
+
+
+@pytest.fixture
+def tar(tmp_path):
+    members: list[tuple[str, bytes | str]] = [
+        ("d/0.jpg", b"0" * 5000),
+        ("d/0.txt", "a word\n"),
+        ("d/.hidden", "x"),
+        ("d/1.json", json.dumps({"conversations": TALK, "image": None})),
+        ("d/2.seg.png", b"2"),
+        ("d/2.json", json.dumps(TALK)),
+        ("e/2.JSON", "{"),
+        ("e/3.cls", "7"),
+    ]
+    return write_tar(tmp_path / "a.tar", members)
+
+
+def check_rows(shard) -> None:
+    rows = list(rows_of(shard, 0))
+    assert rows[0]["image"] == [b"0" * 5000]
+    assert rows[0]["conversations"][0]["value"] == "<image>"
+    assert rows[1] == {"conversations": TALK, "image": None}
+    assert rows[2] == {"conversations": TALK, "image": [b"2"]}
+    assert isinstance(rows[3], SampleError)
+    assert "sample 3: is not valid JSON" in str(rows[3])
+    assert "sample 4: has none of conversations" in str(rows[4])
+    assert len(rows) == 5
+    for start in range(6):
+        assert list(map(str, rows_of(shard, start))) == list(map(str, rows[start:]))
+
+
+def test_tar(tar):
+    check_rows(TarShard(str(tar)))
+
+
+def test_tar_with_gzip(tar, tmp_path):
+    import gzip
+
+    packed = tmp_path / "b.tar.gz"
+    packed.write_bytes(gzip.compress(tar.read_bytes()))
+    (shard,) = shards_of(str(packed))
+    check_rows(shard)
+
+
+def test_over_http(tar, tmp_path):
+    with server(tmp_path) as address:
+        check_rows(TarShard(f"{address}/a.tar"))
+
+
+def test_a_broken_connection_is_made_anew(tar, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+    with server(tmp_path, break_after=2000) as address:
+        check_rows(TarShard(f"{address}/a.tar"))
+
+
+def test_lines(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('\ufeff{"conversations": 1}\n\n{"conversations": 2}\n{', encoding="utf-8")
+    rows = list(rows_of(LineShard(str(file)), 0))
+    assert rows[:2] == [{"conversations": 1}, {"conversations": 2}]
+    assert "sample 2: is not valid JSON" in str(rows[2])
+    assert next(iter(rows_of(LineShard(str(file)), 1))) == {"conversations": 2}
+
+
+def test_tables(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for number in range(2):
+        rows = {"txt": [f"{number} {row}" for row in range(3)], "jpg": [b"i"] * 3}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{number}.parquet")
+    first, second = shards_of(f"{tmp_path}/*.parquet")
+    assert [row["conversations"][-1]["value"] for row in rows_of(second, 1)] == ["1 1", "1 2"]
+    assert next(rows_of(first, 0))["image"] == [b"i"]
+
+
+def test_images_of_a_streamed_table_stay_bytes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    table = {"image": [{"bytes": b"no image", "path": None}], "text": ["a"]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "t.parquet")
+    (shard,) = shards_of(str(tmp_path / "t.parquet"))
+    assert next(rows_of(shard, 0))["image"] == [b"no image"]
+
+
+def test_names(tmp_path):
+    names = [shard.name for shard in shards_of("s3://b/{0..1}/x-{008..010}.tar")]
+    assert names[:3] == ["s3://b/0/x-008.tar", "s3://b/0/x-009.tar", "s3://b/0/x-010.tar"]
+    assert len(names) == 6
+    with pytest.raises(MGMError, match="no such file"):
+        shards_of(f"{tmp_path}/*.tar")
+    with pytest.raises(MGMError, match="cannot be streamed"):
+        shards_of("a.json")
+
+
+@pytest.mark.parametrize(
+    "cut", [pytest.param(700, id="in a member"), pytest.param(0, id="nothing")]
+)
+def test_a_damaged_file_is_named(tar, cut):
+    tar.write_bytes(tar.read_bytes()[:cut])
+    with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
+        list(rows_of(TarShard(str(tar)), 0))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
+        list(rows_of(TarShard(str(tmp_path / "a.tar")), 0))
+    with server(tmp_path) as address, pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
+        list(rows_of(TarShard(f"{address}/a.tar"), 0))

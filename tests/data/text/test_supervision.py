@@ -1,0 +1,171 @@
+"""Every answer is learned with what ends it, and nothing else: shown by a second way to find them.
+
+Here the learned text is what a conversation has over the prompt that asks for it, and where a token
+begins is found by spelling out the tokens before it.
+"""
+
+import random
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from mgm.data.sources.sample import Sample, check_sample
+from mgm.data.text.conversation import IGNORED, encode, prompt
+from mgm.data.text.templates import TEMPLATES, get_template
+from mgm.data.text.tokenizer import leading_ids, load_tokenizer
+from tests.data.published_masks import PUBLISHED_IMAGE, Message, is_caption, is_signalled
+from tests.golden_files import golden, golden_json
+
+LLAMA = ("vicuna", "vicuna_nonlegacy", "vicuna_nonlegacy2", "mistral", "yi")
+TOKENIZERS = (*LLAMA, "gemma", "llama3", "gptneox")
+BYTES = {letter: bytes([byte]) for byte, letter in bytes_to_unicode().items()}
+# Separators and roles of the templates, and texts that tokenizers find hard.
+WORDS = (
+    *("USER:", "ASSISTANT:", "Human", "Assistant", "[INST]", "[/INST]", "<<SYS>>", "</s>", "<s>"),
+    *("<|eot_id|>", "<|im_end|>", "<|im_start|>assistant", "<start_of_turn>model"),
+    *("<end_of_turn>", "<eos>", "<unk>", "###", "###Human:", "<0x41>", "▁", "<imag", "<image"),
+    *("停止", "£5", "🚗", "naïve", "e\u0301", "“quote”", "cat", "red", "12", "a."),
+)
+GAPS = (" ", "  ", "\n", "\n\n", "\t", "", " \n ", "\u3000")
+
+
+@cache
+def load(name: str) -> PreTrainedTokenizerBase:
+    return load_tokenizer(golden(f"tokenizers/{name}"))
+
+
+def random_text(draw: random.Random, longest: int = 6) -> str:
+    words = [draw.choice(GAPS)]
+    for _ in range(draw.randrange(longest)):
+        words += [draw.choice(WORDS), draw.choice(GAPS)]
+    return draw.choice(["", draw.choice(GAPS)]) if draw.random() < 0.1 else "".join(words)
+
+
+def random_sample(draw: random.Random) -> Sample:
+    messages = [
+        {"from": ("human", "gpt")[index % 2], "value": random_text(draw)}
+        for index in range(draw.randint(2, 7))
+    ]
+    for message in messages:
+        for _ in range(draw.choice((0, 0, 1, 2))):
+            place = draw.randint(0, len(message["value"]))
+            message["value"] = message["value"][:place] + "<image>" + message["value"][place:]
+    if draw.random() < 0.3:
+        messages.insert(0, {"from": "gpt", "value": random_text(draw)})
+    return sample_of(messages)
+
+
+def sample_of(messages: list[Message]) -> Sample:
+    images = sum(message["value"].count("<image>") for message in messages)
+    return check_sample({"conversations": messages, "image": ["x"] * images}, "here")
+
+
+def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
+    """The training text of a sample in pieces that are learned or not."""
+    template = get_template(name)
+    turns = [tuple(text and image_first(text) for text in turn) for turn in sample.turns]
+    if not sample.images:
+        turns = list(sample.turns)
+    if is_signalled(template):
+        human, assistant = template.layout.question[0][:-2], template.layout.answer_open[:-1]
+        messages = [(assistant, sample.greeting)]
+        for question, answer in turns:
+            messages += [(human, question), (assistant, answer)]
+        found, learned = [(template.system + "\n\n", False)], False
+        for role, text in messages:
+            if text is not None:
+                tag = "<Image><image></Image>" if name == "v0_mmtag" else "<image>"
+                found += [("###", learned), (f" {role}:", False)]
+                learned = role == assistant
+                found.append((f" {text.replace('<image>', tag)}\n", learned))
+        return [*found, ("###", learned), (" ", False)]
+    if is_caption(template):
+        found = []
+        for question, caption in turns:
+            found.append(("<image>" * question.count("<image>"), False))
+            if caption is not None:
+                found.append((caption + "\n", True))
+        return found
+    template = replace(template, layout=template.training or template.layout)
+    found, written = [], ""
+    for index, (question, answer) in enumerate(turns):
+        before = [*turns[:index], (question, None)]
+        asking = prompt(template, before)
+        if answer is None:  # the role that would answer is not written
+            asking = asking.removesuffix(template.layout.answer_open)
+        found.append((asking.removeprefix(written), False))
+        written = asking
+        if answer is not None:
+            whole = prompt(template, turns[: index + 1])
+            assert whole.startswith(asking)
+            found.append((whole.removeprefix(asking), True))
+            written = whole
+    return found
+
+
+def image_first(text: str) -> str:
+    if text.count("<image>") == 1:
+        before, after = text.split("<image>")
+        return f"<image>\n{(before + after).strip()}".strip()
+    return text.strip() if "<image>" in text else text
+
+
+def spelled(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """What a token stands for, a space for what stands for a space."""
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if token in tokenizer.added_tokens_decoder:
+        return piece.encode()
+    if tokenizer.backend_tokenizer.model.byte_fallback:
+        if piece.startswith("<0x") and len(piece) == 6:
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace("▁", " ").encode()
+    return b"".join(BYTES[letter] for letter in piece)
+
+
+def expected_labels(
+    ids: list[int], parts: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Labels of `ids`, the tokens of the text that `parts` make."""
+    if tokenizer.backend_tokenizer.model.byte_fallback:
+        parts = [(text.replace("▁", " "), learned) for text, learned in parts]
+    text = "".join(text for text, _ in parts).encode()
+    learned = [of_part for text, of_part in parts for _ in text.encode()]
+    first = leading_ids(tokenizer)
+    assert ids[: len(first)] == first
+    labels, place = [IGNORED] * len(first), 0
+    for token in ids[len(first) :]:
+        spelling = b"<image>" if token == PUBLISHED_IMAGE else spelled(tokenizer, token)
+        if not text.startswith(spelling, place):  # sentencepiece puts a space before a stretch
+            assert spelling.startswith(b" "), (text[place : place + 20], spelling)
+            spelling = spelling[1:]
+            assert text.startswith(spelling, place), (text[place : place + 20], spelling)
+        at = min(place, len(text) - 1)
+        labels.append(token if learned[at] and token != PUBLISHED_IMAGE else IGNORED)
+        place += len(spelling)
+    assert place == len(text)
+    return labels
+
+
+def check(sample: Sample, version: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    segments, parts = sample.segments(get_template(version)), pieces(sample, version)
+    assert "".join(one.text for one in segments) == "".join(text for text, _ in parts)
+    ids, labels = encode(segments, tokenizer, PUBLISHED_IMAGE, 1)
+    assert labels == expected_labels(ids, parts, tokenizer), (version, sample)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_golden_conversations(name):
+    for messages in golden_json("text/preprocess.json")["conversations"].values():
+        for version in TEMPLATES:
+            check(sample_of(messages), version, load(name))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_random_conversations(name):
+    draw = random.Random(0)
+    for _ in range(20):
+        for version in TEMPLATES:
+            check(random_sample(draw), version, load(name))

@@ -1,0 +1,127 @@
+import json
+import shutil
+from functools import cache
+
+import pytest
+from sentencepiece import SentencePieceProcessor
+from tokenizers import processors
+
+from mgm.data.text.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
+from mgm.errors import MGMError
+from tests.golden_files import golden
+
+load = cache(load_tokenizer)
+
+
+def folder(name):
+    return golden(f"tokenizers/{name}")
+
+
+def test_image_token_is_the_first_id_after_the_vocabulary():
+    for name, size in {"vicuna": 760, "llama3": 707}.items():
+        tokenizer = load(folder(name))
+        assert image_token_id_of(tokenizer) == size == len(tokenizer) - 1
+        assert tokenizer("<image>", add_special_tokens=False).input_ids == [size]
+
+
+def test_saved_tokenizer_gives_the_same_ids(tmp_path):
+    tokenizer = load(folder("vicuna"))
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    text = "  A sign: STOP </s>USER: 图 naïve"
+    assert encode_chunk(again, text) == encode_chunk(tokenizer, text)
+    assert again("x").input_ids == tokenizer("x").input_ids
+    assert len(again) == len(tokenizer)
+    assert again.pad_token == "<unk>"
+
+
+def test_positions_point_at_the_text():
+    tokenizer = load(folder("vicuna"))
+    text = "red bus</s>USER: two"
+    ids, starts = encode_chunk(tokenizer, text)
+    assert starts == sorted(starts)
+    end = ids.index(tokenizer.eos_token_id)
+    assert starts[end] == text.index("</s>")
+    assert starts[end + 1] == text.index("USER")
+
+
+def test_a_text_that_begins_as_a_space(tmp_path):
+    """As the former LlamaTokenizer, which is sentencepiece behind a token that nothing joins."""
+    source = folder("vicuna")
+    shutil.copy(source / "tokenizer.model", tmp_path)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": False}))
+    tokenizer = load_tokenizer(tmp_path)
+    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    guard = pieces.encode("<unk>")
+    for text in ("▁red", "▁▁red bus", " red", " ▁red", "▁ red", "red▁bus", "red", "▁", "▁1"):
+        expected = pieces.encode("<unk>▁" + text.replace("▁", " "))
+        assert expected[: len(guard)] == guard
+        ids, starts = encode_chunk(tokenizer, text)
+        assert ids == expected[len(guard) :], text
+        assert starts == sorted(starts)
+        assert starts[-1] < len(text)
+
+
+@pytest.mark.parametrize("where", ["added_tokens_decoder", "added_tokens.json", "unk_token"])
+def test_tokens_that_take_the_spaces_beside_them(tmp_path, where):
+    """As the former LlamaTokenizer, which strips the text on that side before sentencepiece."""
+    source = folder("vicuna")
+    shutil.copy(source / "tokenizer.model", tmp_path)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    mark, other = {"rstrip": True}, {"lstrip": True}
+    decoder = {"760": {"content": "<end>"} | mark, "761": {"content": "<ask>"} | other}
+    if where == "unk_token":
+        settings["unk_token"] = {"content": "<unk>"} | mark
+    settings["added_tokens_decoder"] = decoder
+    if where == "added_tokens.json":
+        (tmp_path / where).write_text('{"<end>": 760, "<ask>": 761}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    end = ("<unk>", pieces.unk_id()) if where == "unk_token" else ("<end>", 760)
+    ids = tokenizer(f"red{end[0]} \n bus <ask> two", add_special_tokens=False).input_ids
+    expected = [*pieces.encode("red"), end[1], *pieces.encode("bus"), 761, *pieces.encode(" two")]
+    assert ids == expected
+
+
+def test_spaces_without_extent_begin_where_they_are():
+    """The tokenizers of GPT-2's kind say that a space stands behind itself."""
+    trimming, plain = (load_tokenizer(folder("llama3")) for _ in range(2))
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    for text in ("red ", "red  bus \n  ", " ", "<|eot_id|>  <|eot_id|>", "£ 🚗  "):
+        ids, starts = encode_chunk(trimming, text)
+        assert ids == encode_chunk(plain, text)[0]
+        spaces = [
+            place for place, token in zip(starts, ids, strict=True) if _is_space(plain, token)
+        ]
+        assert spaces
+        assert all(text[place].isspace() for place in spaces), text
+
+
+def _is_space(tokenizer, token):
+    return tokenizer.decode([token]).isspace()
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"a": 1}', "[]"])
+def test_folder_without_usable_tokenizer(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(MGMError, match=str(tmp_path)) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "needs" in str(caught.value)
+
+
+def test_broken_sentencepiece_file(tmp_path):
+    shutil.copy(folder("vicuna") / "tokenizer_config.json", tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"nothing of the kind")
+    with pytest.raises(MGMError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_broken_settings(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({}))
+    with pytest.raises(MGMError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path)
