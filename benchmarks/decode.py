@@ -24,8 +24,8 @@ from PIL import Image
 import mgm
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import Stops
+from mgm.engine.core.sequence import Generation
 from mgm.engine.engine import Engine
-from mgm.engine.generation import Generation
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 

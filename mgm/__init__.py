@@ -6,9 +6,9 @@ Importing it makes AutoConfig, AutoProcessor and AutoModelForImageTextToText kno
 from mgm.auto import register
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
-from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

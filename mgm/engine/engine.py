@@ -20,15 +20,15 @@ from mgm.data.model_card import model_card
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.templates import Template
 from mgm.data.text.tokenizer import vocabulary_size
-from mgm.engine.beam_search import search
-from mgm.engine.drafts import MOST
-from mgm.engine.feature_cache import FeatureCache
-from mgm.engine.generation import Generation, Piece
-from mgm.engine.image_encoder import ImageEncoder, PreparedImage
-from mgm.engine.loop import Loop, Result
-from mgm.engine.prompt_writer import PromptWriter
-from mgm.engine.request import Answer, Request
-from mgm.engine.scheduler import Scheduler
+from mgm.engine.core.request import Answer, Request
+from mgm.engine.core.sequence import Generation, Piece
+from mgm.engine.engine_thread import Loop, Result
+from mgm.engine.inputs.encoder_cache import FeatureCache
+from mgm.engine.inputs.image_encoder import ImageEncoder, PreparedImage
+from mgm.engine.inputs.prompt import PromptWriter
+from mgm.engine.scheduler.beam_search import search
+from mgm.engine.scheduler.ngram_drafter import MOST
+from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError, hub_errors, one_line
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import save_model

@@ -7,8 +7,8 @@ import torch
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import align_generation
 from mgm.engine.device import choose_device, choose_dtype
-from mgm.engine.drafts import MOST, check_most
 from mgm.engine.engine import Engine
+from mgm.engine.scheduler.ngram_drafter import MOST, check_most
 from mgm.errors import MGMError, faults_of
 from mgm.model.checkpoint.checkpoint import check_checkpoint
 from mgm.model.files.hub import checkpoint_folder

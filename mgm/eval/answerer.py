@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mgm.data.images.loading import ImageSource, open_image
+from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
-from mgm.engine.request import Answer, Request
 from mgm.errors import MGMError
 from mgm.eval.endpoint import Endpoint
 from mgm.eval.question import Answered, Question

@@ -7,8 +7,8 @@ from dataclasses import replace
 from PIL import Image
 
 from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.engine.request import Request
 from mgm.errors import MGMError
 
 # A model may have learned to write them, but a terminal obeys them.

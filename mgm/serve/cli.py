@@ -22,8 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.data.images.loading import open_image
 from mgm.data.text.templates import get_template
+from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.engine.request import Request
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 from mgm.serve.image_generation import SDXL, Drawer
 from mgm.serve.model_options import add_model_options, check_model_options, load_model_of

@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from mgm.engine.core.request import Answer
 from mgm.engine.engine import Engine
-from mgm.engine.request import Answer
 from mgm.serve.admission import Admission
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

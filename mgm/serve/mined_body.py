@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mgm.engine.mined_detail import MinedDetail
+from mgm.engine.attribution.mining import MinedDetail
 from mgm.errors import MGMError
 
 KIND = "<f2"  # of the numbers: little-endian half precision

@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from mgm.engine.drafts import MOST, check_most
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
+from mgm.engine.scheduler.ngram_drafter import MOST, check_most
 from mgm.errors import MGMError
 
 

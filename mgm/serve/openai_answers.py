@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mgm.engine.request import Answer
-from mgm.engine.sampler import Choice
+from mgm.engine.core.request import Answer
+from mgm.engine.core.sampler import Choice
 
 DONE = b"data: [DONE]\n\n"
 _REASONS = {"cancelled": "stop", "error": "stop"}  # others have one name here and there

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.request import Request
+from mgm.engine.core.request import Request
 from mgm.errors import MGMError
 
 MAX_CHOICES = 16

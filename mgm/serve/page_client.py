@@ -11,7 +11,7 @@ import aiohttp
 
 from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import IMAGE_MARKER, get_template
-from mgm.engine.mined_detail import MinedDetail
+from mgm.engine.attribution.mining import MinedDetail
 from mgm.errors import MGMError
 from mgm.serve.mined_body import read_mined_body
 from mgm.serve.page_conversation import Conversation, data_url

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.engine.request import Request
 from mgm.errors import MGMError
 from mgm.serve.image_generation import BEGIN, drawn_text
 from mgm.serve.openai_requests import MAX_IMAGES, BadRequestError

@@ -9,8 +9,8 @@ from PIL import Image
 
 from mgm.atomic import atomic_file
 from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.engine.request import Request
 from mgm.errors import MGMError
 from mgm.serve.chat import Chat
 from mgm.serve.image_generation import ASKS, Drawer, drawn_text, save

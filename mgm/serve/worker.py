@@ -14,11 +14,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from mgm.engine import request as engine_request
+from mgm.engine.attribution.mining import mined_details
+from mgm.engine.core import request as engine_request
+from mgm.engine.core.request import Answer
+from mgm.engine.core.sequence import Piece
 from mgm.engine.engine import Engine, Stream
-from mgm.engine.generation import Piece
-from mgm.engine.mined_detail import mined_details
-from mgm.engine.request import Answer
 from mgm.errors import MGMError
 from mgm.serve.admission import Admission, FullError
 from mgm.serve.application import application, json_body

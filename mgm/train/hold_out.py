@@ -12,8 +12,8 @@ from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.engine.request import Request
 from mgm.model.ops.causal_lm_loss import IGNORED
 from mgm.train.source_losses import summed_over_processes
 

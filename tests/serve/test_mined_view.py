@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgm.engine.mined_detail import MinedDetail
+from mgm.engine.attribution.mining import MinedDetail
 from mgm.serve.mined_view import (
     description,
     grid_side,

@@ -14,9 +14,9 @@ from PIL import Image
 
 import mgm
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.generation import Piece
-from mgm.engine.mined_detail import mined_details
-from mgm.engine.request import Answer
+from mgm.engine.attribution.mining import mined_details
+from mgm.engine.core.request import Answer
+from mgm.engine.core.sequence import Piece
 from mgm.serve.companions import Companions
 from mgm.serve.image_generation import ASKS
 from mgm.serve.mined_body import read_mined_body

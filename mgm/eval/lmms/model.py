@@ -11,8 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.core.request import Request
 from mgm.engine.loading import load
-from mgm.engine.request import Request
 from mgm.errors import MGMError
 from mgm.eval.answerer import answer_all
 

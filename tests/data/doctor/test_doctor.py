@@ -100,7 +100,7 @@ def test_lengths_by_a_model(folder, tmp_path):
 
 
 def model_span(model) -> int:
-    from mgm.data.processor import MGMProcessor
+    from mgm.data.processing_mgm import MGMProcessor
 
     return MGMProcessor.from_pretrained(model).image_tokens_per_image
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from mgm.engine.last_layer import BEHIND_ATTENTION, LastLayer
+from mgm.engine.scheduler.last_layer import BEHIND_ATTENTION, LastLayer
 
 FAMILIES = {  # and which parts it finds in them
     "llama": 2,

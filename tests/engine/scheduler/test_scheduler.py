@@ -11,8 +11,8 @@ import torch
 import mgm
 from mgm import MGMError, Request
 from mgm.engine.engine import Engine
-from mgm.engine.key_values import between
-from mgm.engine.scheduler import Scheduler
+from mgm.engine.kv_cache.kv_cache import between
+from mgm.engine.scheduler.scheduler import Scheduler
 from tests.tiny_model import build
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import mgm
 from mgm import Engine, MGMError
 from mgm.data.image_processing_mgm import MGMImageProcessor
-from mgm.engine import loop
+from mgm.engine import engine_thread as loop
 from tests.serve.servers import wait_for
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "pink", "orange", "brown", "gray")

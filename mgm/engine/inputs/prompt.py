@@ -8,7 +8,7 @@ import torch
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import Stops, stops_of
 from mgm.data.text.templates import get_template
-from mgm.engine.request import Request
+from mgm.engine.core.request import Request
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 

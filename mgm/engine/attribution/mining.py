@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from mgm.data.images.loading import open_image
-from mgm.engine.answer_attention import answer_attention
+from mgm.engine.attribution.attention_probe import answer_attention
+from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.engine.request import Request
 from mgm.errors import MGMError
 from mgm.model.multimodal_embeddings import merge_image_features
 

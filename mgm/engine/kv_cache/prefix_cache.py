@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mgm.engine.key_values import Layers, between
+from mgm.engine.kv_cache.kv_cache import Layers, between
 
 
 @dataclass(eq=False)

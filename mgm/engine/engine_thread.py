@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
-from mgm.engine.scheduler import Scheduler
+from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError
 
 PATIENCE = 0.05  # seconds of other work after which the next step comes first

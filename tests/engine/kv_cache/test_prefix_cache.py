@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgm.engine.key_values import Layers
-from mgm.engine.prefix_cache import PrefixCache
+from mgm.engine.kv_cache.kv_cache import Layers
+from mgm.engine.kv_cache.prefix_cache import PrefixCache
 
 POSITION = 2 * 2 * 3 * 4  # bytes: keys and values, two layers, width 3, float32
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgm.engine.attention_masks import AttentionMasks
-from mgm.engine.key_values import SMALLEST, Rows, StepSize
+from mgm.engine.kv_cache.attention_masks import AttentionMasks
+from mgm.engine.kv_cache.kv_cache import SMALLEST, Rows, StepSize
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.compile import check_compiler
 

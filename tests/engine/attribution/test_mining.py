@@ -8,9 +8,9 @@ import mgm
 from benchmarks.reference_mining import concatenated_map, published_attention
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.engine.answer_attention import answer_attention
+from mgm.engine.attribution.attention_probe import answer_attention
+from mgm.engine.attribution.mining import mined_details
 from mgm.engine.engine import Engine
-from mgm.engine.mined_detail import mined_details
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.model.tiny import HD, TEXT, tiny_model

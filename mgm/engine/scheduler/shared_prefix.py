@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from mgm.engine.generation import Generation
-from mgm.engine.prefix_cache import common
+from mgm.engine.core.sequence import Generation
+from mgm.engine.kv_cache.prefix_cache import common
 
 
 @dataclass(frozen=True)

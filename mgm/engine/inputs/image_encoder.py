@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mgm.data.images.loading import ImageSource, decode_image, image_file, open_image
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.engine.feature_cache import FeatureCache, image_key
+from mgm.engine.inputs.encoder_cache import FeatureCache, image_key
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 

@@ -7,9 +7,9 @@ import torch
 
 import mgm
 from mgm import MGMError, Request
-from mgm.engine import drafts
-from mgm.engine.drafts import Drafts, Guess
-from tests.engine.test_scheduler import count_tokens_read, questions, windows
+from mgm.engine.scheduler import ngram_drafter as drafts
+from mgm.engine.scheduler.ngram_drafter import Drafts, Guess
+from tests.engine.scheduler.test_scheduler import count_tokens_read, questions, windows
 from tests.tiny_model import build
 
 END = 99  # the token that ends answers

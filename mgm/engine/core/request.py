@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mgm.data.images.loading import ImageSource, image_list
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.sampler import Choice, Sampling
+from mgm.engine.core.sampler import Choice, Sampling
 from mgm.errors import MGMError
 
 Exchange = tuple[str, str]  # a question and its answer

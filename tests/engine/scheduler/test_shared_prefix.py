@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgm.engine.attention_masks import FULL, SLIDING, AttentionMasks, Branches
-from mgm.engine.prompt_tree import PromptTree
+from mgm.engine.kv_cache.attention_masks import FULL, SLIDING, AttentionMasks, Branches
+from mgm.engine.scheduler.shared_prefix import PromptTree
 
 WINDOW = 5
 

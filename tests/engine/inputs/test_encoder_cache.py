@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from PIL import Image
 
-from mgm.engine.feature_cache import FeatureCache, image_key
+from mgm.engine.inputs.encoder_cache import FeatureCache, image_key
 
 
 def test_the_longest_unused_leave_first():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgm.engine.sampler import Sampler, Sampling, choose
+from mgm.engine.core.sampler import Sampler, Sampling, choose
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])  # chances are 0.64, 0.24, 0.09, 0.03
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from mgm.engine.attention_masks import AttentionMasks, Branches
-from mgm.engine.generation import Generation
-from mgm.engine.key_values import Layers, Rows, as_cache, between, layers_of
-from mgm.engine.last_layer import LastLayer
-from mgm.engine.prefix_cache import PrefixCache, copied
-from mgm.engine.prompt_tree import PromptTree
+from mgm.engine.core.sequence import Generation
+from mgm.engine.kv_cache.attention_masks import AttentionMasks, Branches
+from mgm.engine.kv_cache.kv_cache import Layers, Rows, as_cache, between, layers_of
+from mgm.engine.kv_cache.prefix_cache import PrefixCache, copied
+from mgm.engine.scheduler.last_layer import LastLayer
+from mgm.engine.scheduler.shared_prefix import PromptTree
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.multimodal_embeddings import merge_image_features
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mgm import MGMError, Request
-from mgm.engine import loop
+from mgm.engine import engine_thread as loop
 
 
 def hold_steps(engine, monkeypatch) -> tuple[threading.Event, threading.Event]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from mgm.engine.generation import Generation
-from mgm.engine.sampler import Choice
+from mgm.engine.core.sampler import Choice
+from mgm.engine.core.sequence import Generation
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mgm.data.text.tokenizer import load_tokenizer
-from mgm.engine.text_stream import TextStream
+from mgm.engine.core.detokenizer import TextStream
 from tests.golden_files import golden
 from tests.tiny_model import byte_tokenizer
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgm.engine.attention_masks import AttentionMasks
-from mgm.engine.decoder import Decoder
-from mgm.engine.drafts import LONGEST, MOST, Drafts, Guess
-from mgm.engine.generation import Generation
-from mgm.engine.key_values import Rows
-from mgm.engine.prefix_cache import PrefixCache
-from mgm.engine.prompt_reader import PromptReader
-from mgm.engine.sampler import choose
+from mgm.engine.core.sampler import choose
+from mgm.engine.core.sequence import Generation
+from mgm.engine.kv_cache.attention_masks import AttentionMasks
+from mgm.engine.kv_cache.kv_cache import Rows
+from mgm.engine.kv_cache.prefix_cache import PrefixCache
+from mgm.engine.scheduler.decode import Decoder
+from mgm.engine.scheduler.ngram_drafter import LONGEST, MOST, Drafts, Guess
+from mgm.engine.scheduler.prefill import PromptReader
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mgm.data.text.stop_criteria import Stops
-from mgm.engine.request import Answer, Request
-from mgm.engine.sampler import Choice, Sampler
-from mgm.engine.text_stream import TextStream
+from mgm.engine.core.detokenizer import TextStream
+from mgm.engine.core.request import Answer, Request
+from mgm.engine.core.sampler import Choice, Sampler
 from mgm.errors import MGMError
 
 

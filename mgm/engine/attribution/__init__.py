@@ -1,0 +1,1 @@
+"""Which image tokens an answer looked at, and what those mined."""

@@ -1,0 +1,1 @@
+"""KV cache of running sequences, prefix cache, attention masks."""

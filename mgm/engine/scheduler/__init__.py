@@ -1,0 +1,1 @@
+"""Continuous batching: prefill, decode, n-gram drafts, beam search."""
