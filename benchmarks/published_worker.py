@@ -22,8 +22,8 @@ import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
 from mgm.model.vision.image_views import Views
-from mgm.serve.network_images import NetworkImages
-from mgm.serve.protocol import frame
+from mgm.serve.http.wire import frame
+from mgm.serve.worker.image_fetcher import NetworkImages
 
 CONCURRENCY = 5  # of the published worker
 

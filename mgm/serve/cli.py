@@ -25,10 +25,10 @@ from mgm.data.text.templates import get_template
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
-from mgm.serve.image_generation import SDXL, Drawer
-from mgm.serve.model_options import add_model_options, check_model_options, load_model_of
-from mgm.serve.ocr import load_reader
-from mgm.serve.session import Session
+from mgm.serve.common.model_args import add_model_options, check_model_options, load_model_of
+from mgm.serve.terminal.session import Session
+from mgm.serve.tools.image_generation import SDXL, Drawer
+from mgm.serve.tools.ocr import load_reader
 
 USER, ASSISTANT = "USER", "ASSISTANT"
 HISTORY = Path("~/.cache/mgm/history")  # of questions, for the next time

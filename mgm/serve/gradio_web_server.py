@@ -6,7 +6,7 @@ python -m mgm.serve.gradio_web_server --controller http://localhost:10000
 from functools import partial
 
 from mgm.errors import run_command
-from mgm.serve.program import run_program
+from mgm.serve.common.run_program import run_program
 
 if __name__ == "__main__":
-    run_command(partial(run_program, "mgm.serve.page_program", extra="web"))
+    run_command(partial(run_program, "mgm.serve.web.main", extra="web"))

@@ -23,7 +23,8 @@ from mgm.eval.question import Answered, Question
 from mgm.eval.registry import benchmark
 from mgm.eval.runner import answered, by_image, run
 from mgm.eval.score import load_score, scored
-from mgm.serve.worker import Worker, worker_application
+from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture
 from tests.serve.servers import ROOT, running
 from tests.tiny_model import build

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mgm.errors import run_command
 from mgm.serve import cli
-from mgm.serve.chat import CONTROL_CHARACTERS
+from mgm.serve.terminal.chat import CONTROL_CHARACTERS
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Starting programs, and the flags that choose a model."""

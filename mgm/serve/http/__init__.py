@@ -1,0 +1,1 @@
+"""HTTP of every server: OpenAI requests and responses, middleware, heartbeats, start-up."""

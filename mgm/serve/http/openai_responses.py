@@ -1,0 +1,167 @@
+"""Answers of the engine in the words of the OpenAI API."""
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mgm.engine.core.request import Answer
+from mgm.engine.core.sampler import Choice
+
+DONE = b"data: [DONE]\n\n"
+SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # or a proxy would hold pieces back
+_REASONS = {"cancelled": "stop", "error": "stop"}  # others have one name here and there
+
+
+def event(content: dict[str, Any]) -> bytes:
+    """A piece of a stream of server-sent events."""
+    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+
+
+def error_body(
+    message: str, kind: str = "invalid_request_error", field: str | None = None,
+    code: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What says that something is wrong."""
+    return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+
+
+def models_body(names: Any, created: int) -> dict[str, Any]:
+    """A list of models."""
+    entries = [
+        {"id": name, "object": "model", "created": created, "owned_by": "mgm"} for name in names
+    ]
+    return {"object": "list", "data": entries}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the answer to one body.
+
+    Attributes:
+        model: its name.
+        tokenizer: says what tokens are.
+        chat: whether it is a chat completion.
+    """
+
+    model: str
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(
+        self, answers: Sequence[Answer], images: Mapping[int, bytes] | None = None
+    ) -> dict[str, Any]:
+        """All choices at once.
+
+        Args:
+            answers: one for each choice.
+            images: PNG files that were drawn, by choice.
+        """
+        choices = []
+        for number, answer in enumerate(answers):
+            choice: dict[str, Any] = {"index": number}
+            if self.chat:
+                message = {"role": "assistant", "content": answer.text, "refusal": None}
+                if number in (images or {}):
+                    message |= _images((images or {})[number])
+                choice["message"] = message
+            else:
+                choice["text"] = answer.text
+            choice["logprobs"] = self._logprobs(answer.choices)
+            choice["finish_reason"] = _REASONS.get(answer.finish_reason, answer.finish_reason)
+            choices.append(choice)
+        return self._envelope("", choices) | {"usage": usage(answers)}
+
+    def first(self, number: int) -> bytes:
+        """The piece that opens a choice of a chat."""
+        return self._piece(number, {"role": "assistant", "content": ""})
+
+    def text(self, number: int, text: str, choices: Sequence[Choice] = ()) -> bytes:
+        """A piece of a choice's text."""
+        return self._piece(number, {"content": text}, logprobs=self._logprobs(choices))
+
+    def image(self, number: int, content: bytes) -> bytes:
+        """The piece with what was drawn for a choice, a PNG file."""
+        return self._piece(number, _images(content))
+
+    def last(self, number: int, answer: Answer) -> bytes:
+        """The piece that closes a choice."""
+        reason = _REASONS.get(answer.finish_reason, answer.finish_reason)
+        return self._piece(number, {}, reason)
+
+    def counts(self, answers: Sequence[Answer]) -> bytes:
+        """The piece that counts tokens."""
+        return event(self._envelope(".chunk", []) | {"usage": usage(answers)})
+
+    def _piece(
+        self,
+        number: int,
+        delta: dict[str, Any],
+        reason: str | None = None,
+        logprobs: Any = None,
+    ) -> bytes:
+        choice: dict[str, Any] = {"index": number, "logprobs": logprobs, "finish_reason": reason}
+        choice |= {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        return event(self._envelope(".chunk", [choice]))
+
+    def _envelope(self, suffix: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        kind = f"chat.completion{suffix}" if self.chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def _logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
+        told = [choice for choice in choices if choice.logprob is not None]
+        if not told:
+            return None
+        if self.chat:
+            return {"content": [self._told(choice) for choice in told], "refusal": None}
+        return {
+            "tokens": [self._name(choice.token) for choice in told],
+            "token_logprobs": [choice.logprob for choice in told],
+            "top_logprobs": [
+                {self._name(token): value for token, value in choice.likeliest} for choice in told
+            ],
+            "text_offset": [],
+        }
+
+    def _told(self, choice: Choice) -> dict[str, Any]:
+        likeliest = [self._entry(token, value) for token, value in choice.likeliest]
+        return self._entry(choice.token, choice.logprob) | {"top_logprobs": likeliest}
+
+    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
+        name = self._name(token)
+        return {"token": name, "logprob": logprob, "bytes": list(name.encode())}
+
+    def _name(self, token: int) -> str:
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
+
+def _images(content: bytes) -> dict[str, Any]:
+    """A drawn image in a message, as others that draw say it."""
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"images": [{"type": "image_url", "image_url": {"url": url}}]}
+
+
+def usage(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Counts of tokens, of all choices together."""
+    prompt = sum(answer.prompt_tokens for answer in answers)
+    written = sum(len(answer.tokens) for answer in answers)
+    cached = sum(answer.cached_tokens for answer in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }

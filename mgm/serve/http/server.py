@@ -1,0 +1,83 @@
+"""How a server program runs: its options, its end, its log."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from mgm.errors import MGMError, one_line
+from mgm.serve.http.concurrency_limit import Admission
+
+SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
+DRAIN = 600  # seconds for what is running when the program is asked to end
+
+
+def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """Options of every server."""
+    add = parser.add_argument
+    add("--host", default="localhost", help="interface to listen at, default localhost")
+    add("--port", type=int, default=port, help=f"default {port}")
+    add(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="one that clients have to send; may come several times; default: those in the "
+        "environment variable MGM_API_KEYS, separated by commas, or none",
+    )
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="origin of web pages that may ask; may come several times; default: none",
+    )
+
+
+def api_keys(options: argparse.Namespace) -> list[str]:
+    """The keys that are asked for."""
+    return options.api_key or [key for key in os.environ.get("MGM_API_KEYS", "").split(",") if key]
+
+
+def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; what is running then is finished, and nothing else begins.
+
+    Raises:
+        MGMError: the address is taken, or not of this machine.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("mgm").setLevel(logging.INFO)
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        taken = socket.create_server((options.host, options.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise MGMError(
+            f"--host {options.host} --port {options.port}: cannot be listened at ({reason}); "
+            "choose another port"
+        ) from error
+    # What computes gives the interpreter up at every operation, and else gets it back 5 ms later.
+    sys.setswitchinterval(SWITCH)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN
+    )
+    server = _Server(config, admission)
+    server.run(sockets=[taken])
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Lets nobody in from the signal on."""
+
+    def __init__(self, config: uvicorn.Config, admission: Admission | None) -> None:
+        super().__init__(config)
+        self._admission = admission
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        if self._admission is not None:
+            self._admission.closed = True
+        super().handle_exit(sig, frame)  # ty: ignore[invalid-argument-type]

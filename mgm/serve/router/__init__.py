@@ -1,0 +1,1 @@
+"""The controller: registers workers and routes requests to them."""

@@ -1,0 +1,1 @@
+"""Optional tools beside a model: OCR and image generation."""

@@ -1,0 +1,129 @@
+"""What `python -m mgm.serve.model_worker` does: load a model, and serve it."""
+
+import argparse
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from mgm.errors import MGMError, Parser
+from mgm.serve.common.model_args import add_model_options, check_model_options, load_model_of
+from mgm.serve.http.heartbeat import Heart
+from mgm.serve.http.server import add_server_options, api_keys, serve
+from mgm.serve.http.wire import HEART_BEAT
+from mgm.serve.tools.tools import Companions
+from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.worker import Limits, Worker
+
+logger = logging.getLogger("mgm.serve")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Load the model and serve it; returns the exit status."""
+    options = parse(words)
+    keys = api_keys(options)
+    attention = "flash_attention_2" if options.use_flash_attn else None
+    companions = Companions(options.gen_model)
+    engine = load_model_of(options, attention=attention)
+    name = options.model_name or _name(options.model_path)
+    worker = Worker(
+        engine,
+        (name,),
+        Limits(
+            options.limit_model_concurrency,
+            options.queue,
+            options.max_new_tokens,
+            options.max_seconds,
+        ),
+        NetworkImages(options.allow_private_urls),
+        companions,
+    )
+    address = options.worker_address or f"http://localhost:{options.port}"
+    heart = None
+    if not options.no_register:
+        key = keys[0] if keys else None
+        place = (address, options.controller_address)
+        heart = Heart(worker.status, *place, key, options.heart_beat)
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncGenerator[None]:
+        if heart is not None:
+            heart.start()
+        yield
+        if heart is not None:
+            heart.stop()
+
+    app = worker_application(worker, api_keys=keys, origins=options.cors_origin)
+    app.router.lifespan_context = living
+    logger.info("%s on http://%s:%d", name, options.host, options.port)
+    return serve(app, options, worker.admission)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line.
+
+    Raises:
+        MGMError: one of them is wrong.
+    """
+    parser = Parser(prog="python -m mgm.serve.model_worker", description="Serve a model.")
+    add_server_options(parser, port=21002)
+    add_model_options(parser)
+    add = parser.add_argument
+    add("--worker-address", "--worker", metavar="URL", help="where others reach this worker")
+    add(
+        "--controller-address",
+        "--controller",
+        metavar="URL",
+        default="http://localhost:21001",
+        help="default: http://localhost:21001",
+    )
+    add(
+        "--heart-beat",
+        type=float,
+        default=HEART_BEAT,
+        metavar="S",
+        help=f"seconds between two signs of life to the controller, default {HEART_BEAT:.0f}",
+    )
+    add("--no-register", action="store_true", help="serve without a controller")
+    add("--model-name", metavar="NAME", help="what clients call it; default: the folder's name")
+    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
+    add("--use-flash-attn", action="store_true", help="package flash-attn, on a GPU")
+    add(
+        "--limit-model-concurrency",
+        type=int,
+        default=16,
+        metavar="N",
+        help="answers that are written at once, default 16",
+    )
+    add("--queue", type=int, default=64, metavar="N", help="requests that wait, default 64")
+    add("--max-new-tokens", type=int, default=4096, metavar="N", help="of an answer, at most")
+    add("--max-seconds", type=float, default=600, metavar="S", help="of an answer, at most")
+    add(
+        "--gen-model",
+        metavar="FOLDER",
+        help="text-to-image pipeline of diffusers, for /v1/images/generations",
+    )
+    add("--allow-private-urls", action="store_true", help="fetch images from private networks too")
+    # Compat: pieces are sent as they come, and what sees images is always there.
+    add("--stream-interval", type=int, default=1, help=argparse.SUPPRESS)
+    add("--multi-modal", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    for name in ("limit_model_concurrency", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            flag = name.replace("_", "-")
+            raise MGMError(f"--{flag} {getattr(options, name)}: give a number from 1")
+    if options.queue < 0 or options.max_seconds <= 0 or options.heart_beat <= 0:
+        raise MGMError("--queue, --max-seconds and --heart-beat: give positive numbers")
+    check_model_options(options)
+    return options
+
+
+def _name(path: str) -> str:
+    """As published: the folder's name, and that of the one above where it is a checkpoint's."""
+    folder = Path(path)
+    if folder.name.startswith("checkpoint-"):
+        return f"{folder.parent.name}_{folder.name}"
+    return folder.name

@@ -1,0 +1,231 @@
+"""A controller and workers in processes, that are killed, stopped and started again."""
+
+import json
+import signal
+import subprocess
+import threading
+import urllib.request
+
+import pytest
+
+from mgm.serve.http.heartbeat import Heart
+from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.worker_registry import Dispatcher
+from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.worker import Limits, Worker
+from tests.serve.servers import ask, frames, free_port, is_up, running, start, wait_for
+from tests.tiny_model import build
+
+openai = pytest.importorskip("openai")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    """A model whose answers are as long as they may be."""
+    return build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
+
+
+@pytest.fixture
+def programs():
+    """Processes of a test, which end with it."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def worker_words(folder, port: int, controller: str, *more: str) -> list[str]:
+    return [
+        *("--model-path", str(folder), "--model-name", "m", "--device", "cpu"),
+        *("--port", str(port), "--controller", controller),
+        *("--worker", f"http://localhost:{port}", "--heart-beat", "1", *more),
+    ]
+
+
+def models(controller: str) -> list[str]:
+    return ask(f"{controller}/list_models", {})[1]["models"]
+
+
+def long_body(stream: bool = True) -> dict:
+    message = {"role": "user", "content": "hi"}
+    body = {"model": "m", "messages": [message], "max_tokens": 4000, "temperature": 0}
+    return body | {"stream": stream}
+
+
+def read_all(url: str, body: dict, found: list[bytes], begun: threading.Event) -> None:
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=60) as response:
+        found.append(response.read1())
+        begun.set()
+        while piece := response.read1():
+            found.append(piece)
+
+
+def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
+    ports = [free_port() for _ in range(3)]
+    controller = f"http://localhost:{ports[0]}"
+    programs.append(start("controller", "--port", str(ports[0]), "--expiration", "4"))
+    for port in ports[1:]:
+        programs.append(start("model_worker", *worker_words(endless, port, controller)))
+    wait_for(lambda: is_up(controller))
+    wait_for(lambda: ask(f"{controller}/worker_get_status", {})[1]["speed"] == 2)
+
+    # The official client and the published page, through the controller.
+    client = openai.OpenAI(base_url=f"{controller}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["m"]
+    settings = long_body(False) | {"max_tokens": 7}
+    told = client.chat.completions.create(**settings).choices[0].message.content
+    pieces = client.chat.completions.create(**settings | {"stream": True})
+    assert "".join(p.choices[0].delta.content or "" for p in pieces) == told
+    body = {"model": "m", "prompt": "hi", "max_new_tokens": 5, "temperature": 0}
+    assert frames(f"{controller}/worker_generate_stream", body)[-1]["error_code"] == 0
+    (none,) = frames(f"{controller}/worker_generate_stream", body | {"model": "x"})
+    assert none["error_code"] == 2
+    assert ask(f"{controller}/v1/chat/completions", settings | {"model": "x"})[0] == 404
+
+    # A worker is killed while it answers: its requests end with an error, and the other answers.
+    streams: list[list[bytes]] = [[], [], [], []]
+    threads = []
+    for number, found in enumerate(streams):
+        path = "v1/chat/completions" if number % 2 else "worker_generate_stream"
+        asked = long_body() if number % 2 else body | {"max_new_tokens": 4000}
+        begun = threading.Event()
+        arguments = (f"{controller}/{path}", asked, found, begun)
+        threads.append(threading.Thread(target=read_all, args=arguments))
+        threads[-1].start()
+        assert begun.wait(30)
+    programs[1].send_signal(signal.SIGKILL)
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    ends = [b"".join(found) for found in streams]
+    broken = [end for end in ends if b"is gone; ask again" in end]
+    # Two of them, but for a heart-beat that told of a shorter queue while they were dispatched.
+    assert 1 <= len(broken) <= 3
+    for end in ends:
+        if end not in broken:
+            last = json.loads(end.split(b"\0")[-2]) if end.endswith(b"\0") else {}
+            assert last.get("error_code") == 0 or b"[DONE]" in end
+    for end in broken:
+        if end.endswith(b"\0"):
+            last = json.loads(end.split(b"\0")[-2])
+            assert last["error_code"] == 3
+    assert client.chat.completions.create(**settings).choices[0].message.content == told
+    assert ask(f"{controller}/worker_get_status", {})[1]["speed"] == 1
+
+    # A worker that hangs is forgotten, and its request ends.
+    found: list[bytes] = []
+    begun = threading.Event()
+    thread = threading.Thread(
+        target=read_all, args=(f"{controller}/v1/chat/completions", long_body(), found, begun)
+    )
+    thread.start()
+    assert begun.wait(30)
+    programs[2].send_signal(signal.SIGSTOP)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert b"is gone; ask again" in b"".join(found)
+    assert models(controller) == []
+    programs[2].send_signal(signal.SIGCONT)
+
+    # A controller that is started again gets its worker back.
+    wait_for(lambda: models(controller) == ["m"], 40)
+    programs[0].kill()
+    programs[0].communicate()
+    programs[0] = start("controller", "--port", str(ports[0]))
+    wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
+    assert client.chat.completions.create(**settings).choices[0].message.content == told
+
+
+def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
+    with running(controller_application(Controller(Dispatcher()))) as controller:
+        port = free_port()
+        worker = start("model_worker", *worker_words(endless, port, controller))
+        programs.append(worker)
+        wait_for(lambda: models(controller) == ["m"])
+        found: list[bytes] = []
+        begun = threading.Event()
+        url = f"http://localhost:{port}/v1/chat/completions"
+        body = long_body() | {"max_tokens": 400}
+        thread = threading.Thread(target=read_all, args=(url, body, found, begun))
+        thread.start()
+        assert begun.wait(30)
+        worker.send_signal(signal.SIGTERM)
+        thread.join(60)
+        assert b"".join(found).endswith(b"data: [DONE]\n\n")
+        assert worker.wait(30) in (0, -signal.SIGTERM)
+        assert models(controller) == []
+
+
+def test_controllers_above_controllers(endless):
+    import mgm
+
+    worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(concurrency=2))
+    top = Controller(Dispatcher())
+    with (
+        running(worker_application(worker)) as below,
+        running(controller_application(top)) as above,
+    ):
+        middle = Controller(Dispatcher())
+        port = free_port()
+        heart = Heart(middle.dispatcher.status, f"http://localhost:{port}", above, interval=0.1)
+        middle.dispatcher.register(below, worker.status(), False)
+        import uvicorn
+
+        config = uvicorn.Config(
+            controller_application(middle, heart), port=port, log_level="warning"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            wait_for(lambda: models(above) == ["m"])
+            body = long_body(False) | {"max_tokens": 4}
+            direct = ask(f"{below}/v1/chat/completions", body)[1]["choices"]
+            assert ask(f"{above}/v1/chat/completions", body)[1]["choices"] == direct
+        finally:
+            server.should_exit = True
+            thread.join(20)
+        wait_for(lambda: models(above) == [])
+
+
+def test_what_is_wrong_is_said():
+    with running(controller_application(Controller(Dispatcher()), api_keys=["k"])) as address:
+        key = {"Authorization": "Bearer k"}
+        for path, body, text in (
+            ("register_worker", {"worker_name": "file:///etc"}, "worker_name"),
+            ("register_worker", {"worker_name": "http://localhost:1"}, "does not answer"),
+            (
+                "register_worker",
+                {"worker_name": "http://localhost:1", "worker_status": {"speed": 1}},
+                "status",
+            ),
+            (
+                "receive_heart_beat",
+                {"worker_name": "http://a", "queue_length": "x"},
+                "queue_length",
+            ),
+            ("receive_heart_beat", [1], "no JSON object"),
+            ("v1/chat/completions", {"messages": []}, "model"),
+        ):
+            status, answer = ask(f"{address}/{path}", body, **key)
+            assert status == 400
+            assert text in answer["error"]["message"]
+        assert ask(f"{address}/list_models", {})[0] == 401
+        unknown = ask(
+            f"{address}/receive_heart_beat", {"worker_name": "http://a", "queue_length": 1}, **key
+        )
+        assert unknown == (200, {"exist": False})
+
+
+def test_a_port_in_use(programs):
+    with running(controller_application(Controller(Dispatcher()))) as address:
+        port = address.rpartition(":")[2]
+        process = start("controller", "--host", "127.0.0.1", "--port", port)
+        programs.append(process)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert f"--port {port}: cannot be listened at (Address already in use" in told
+        assert len(told.strip().splitlines()) == 1

@@ -1,0 +1,109 @@
+import pytest
+from PIL import Image
+
+import mgm
+from mgm import MGMError, Request
+from mgm.serve.terminal.chat import Chat
+
+QUESTION = "w" * 60
+SETTINGS = Request("", max_new_tokens=20)
+
+
+@pytest.fixture
+def engine(tiny_folder):
+    """An engine of the tiny model that notes what it was asked."""
+    engine = mgm.load(tiny_folder, device="cpu")
+    engine.asked = []
+    stream = engine.stream
+
+    def noted(request):
+        engine.asked.append(request)
+        return stream(request)
+
+    engine.stream = noted
+    return engine
+
+
+@pytest.fixture
+def chat(engine):
+    """A chat about an image; `chat.reports` is what it told."""
+    reports = []
+    chat = Chat(engine, [Image.new("RGB", (40, 30), "red")], SETTINGS, reports.append)
+    chat.reports = reports
+    return chat
+
+
+def ask(chat, question):
+    return "".join(chat.ask(question)).strip()
+
+
+def test_a_conversation_that_becomes_too_long(chat, engine):
+    engine.model.config.text_config.max_position_embeddings = 400
+    for number in range(12):
+        answer = ask(chat, f"{number} {QUESTION}")
+        assert engine.asked[-1].prompt == f"{number} {QUESTION}"
+        assert engine.room(engine.asked[-1]) >= 20
+        assert answer
+    kept = [question.split()[0] for question, _ in engine.asked[-1].history]
+    assert kept[0] == "0"
+    assert kept[1:] == [str(number) for number in range(12 - len(kept), 11)]
+    assert 2 < len(kept) < 9
+    prompt = engine.prompt(engine.asked[-1])
+    assert prompt.startswith("<s><|user|><image>\n0 ")
+    assert chat.reports
+    assert all("forgot 1 earlier exchange" in report for report in chat.reports)
+
+
+def test_the_first_exchange_goes_last(chat, engine):
+    ask(chat, "x" * 485)
+    ask(chat, "sure?")
+    assert engine.asked[-1].history == ()
+    assert engine.prompt(engine.asked[-1]).startswith("<s><|user|><image>\nsure?")
+    assert chat.reports == [
+        "the conversation became too long for the model, which forgot 1 earlier exchange"
+    ]
+    ask(chat, "sure?")
+    assert [question for question, _ in engine.asked[-1].history] == ["sure?"]
+
+
+def test_a_question_that_is_too_long_changes_nothing(chat, engine):
+    ask(chat, "what?")
+    with pytest.raises(MGMError, match="the prompt takes"):
+        ask(chat, "x" * 600)
+    assert chat.reports == []
+    ask(chat, "sure?")
+    assert [question for question, _ in engine.asked[-1].history] == ["what?"]
+
+
+def test_markers_belong_to_the_first_question(chat, engine):
+    with pytest.raises(MGMError, match="the question has 2 <image> for 1 image; write as many"):
+        ask(chat, "<image> or <image>?")
+    ask(chat, "what is <image>?")
+    assert engine.prompt(engine.asked[-1]).startswith("<s><|user|>what is <image>?<|end|>")
+    with pytest.raises(MGMError, match="only the first question can do"):
+        ask(chat, "and <image>?")
+    ask(chat, "sure?")
+    assert engine.prompt(engine.asked[-1]).startswith("<s><|user|>what is <image>?<|end|>")
+
+
+def test_markers_without_images(engine):
+    chat = Chat(engine, [], SETTINGS, print)
+    with pytest.raises(MGMError, match="there is no image; leave it out"):
+        ask(chat, "what is <image>?")
+
+
+def test_a_marker_that_the_model_writes_places_no_image(chat, engine, monkeypatch):
+    class Spelled:
+        def __iter__(self):
+            yield "an <image>"
+
+        def close(self):
+            pass
+
+        answer = mgm.Answer("an <image>", (1, 2), "stop", 9)
+
+    monkeypatch.setattr(engine, "stream", lambda request: Spelled())
+    ask(chat, "what?")
+    monkeypatch.undo()
+    ask(chat, "sure?")
+    assert engine.asked[-1].history == (("what?", "an"),)

@@ -1,0 +1,140 @@
+"""Commands of a chat, texts that are read for it, and images that are drawn."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+import mgm
+from mgm import MGMError, Request
+from mgm.data.sources.sample import read_samples
+from mgm.serve.cli import open_images
+from mgm.serve.terminal.session import Session
+from mgm.serve.tools.image_generation import Drawer, drawn_text
+from mgm.serve.tools.ocr import load_reader, reference
+
+SETTINGS = Request("", max_new_tokens=8)
+
+
+@pytest.fixture
+def session(tiny_folder, image_files):
+    told: list[str] = []
+    engine = mgm.load(tiny_folder, device="cpu")
+    names = ",".join(map(str, image_files))
+    made = Session(engine, SETTINGS, told.append, open_images, open_images(names), names)
+    made.told = told
+    return made
+
+
+def ask(session: Session, question: str) -> str:
+    return "".join(session.ask(question))
+
+
+def test_commands(session, image_files, tmp_path):
+    assert session.command("what?") is None
+    first = ask(session, "what?")
+    assert len(session.chat.history) == 1
+    assert "/image FILES" in session.command("/help")
+    assert session.command(f"/save {tmp_path / 'chat.json'}").startswith("saved")
+    # What was saved is training data.
+    (sample,) = read_samples(tmp_path / "chat.json").values()
+    assert sample.images == tuple(map(str, image_files))
+    assert sample.turns == (("<image>\n<image>\nwhat?", first),)
+    session.command("/reset")
+    assert session.chat.history == []
+    assert ask(session, "what?") == first
+    session.command(f"/image {image_files[1]}")
+    assert len(session.images) == 1
+    assert session.chat.history == []
+    ask(session, "and this?")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("/nothing", "is no command"),
+        ("/save", "name a file"),
+        ("/save /dev/null/chat.json", "could not be written"),
+        ("/image nowhere.png", "there is no such file"),
+        ("/image", "names no image"),
+    ],
+)
+def test_wrong_commands(session, line, text):
+    ask(session, "what?")
+    with pytest.raises(MGMError, match=text):
+        session.command(line)
+    assert len(session.chat.history) == 1  # nothing was lost
+
+
+def test_texts_are_read(session):
+    pytest.importorskip("rapidocr")
+    image = Image.new("RGB", (500, 120), "white")
+    font = ImageFont.load_default(60)
+    ImageDraw.Draw(image).text((20, 20), "Total 18.50", "black", font)
+    session.reader = load_reader()
+    session.images = [image]
+    session.reset()
+    (told,) = session.told
+    texts = told.removeprefix("OCR Token: ")
+    assert texts.replace(",", "") == "Total 18.50"
+    ask(session, "how much?")
+    assert session.chat.history[0][0] == f"how much?\nReference OCR Token: {texts}\n"
+    session.images = [Image.new("RGB", (50, 50))]
+    session.reset()
+    ask(session, "and here?")
+    assert session.chat.history[0][0] == "and here?"
+    assert reference([]) == ""
+
+
+def test_without_a_reader(monkeypatch):
+    monkeypatch.setattr("mgm.serve.tools.ocr.find_spec", lambda _: None)
+    with pytest.raises(MGMError, match=r"pip install -e '\.\[ocr\]'"):
+        load_reader()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("<h>a cat</h>", "a cat"),
+        ("Here: <h> one </h> and <h>two</h> more", "two"),
+        ("<h>a <h>b</h>", "b"),
+        ("<h>a", None),
+        ("a</h>", None),
+        ("<h> </h>", None),
+        ("", None),
+    ],
+)
+def test_what_is_drawn(answer, text):
+    assert drawn_text(answer) == text
+
+
+def test_drawing(session, pipeline, tmp_path, monkeypatch):
+    session.drawer = Drawer(str(pipeline), "cpu", steps=2)
+    session.output, session.seed = tmp_path / "drawn.png", 3
+    session.reset()
+    ask(session, "what?")
+    assert session.chat.history[0][0] == "what? <GEN>"
+    assert not session.output.exists()  # the model asked for nothing
+    monkeypatch.setattr(session.chat, "ask", lambda _: (part for part in ("<h>a red", " cat</h>")))
+    ask(session, "draw a cat")
+    with Image.open(session.output) as image:
+        first = np.asarray(image)
+    assert first.shape == (64, 64, 3)
+    assert "drew 'a red cat'" in session.told[-1]
+    again = session.drawer.draw("a red cat", seed=3)
+    assert np.array_equal(first, np.asarray(again))
+    assert not np.array_equal(first, np.asarray(session.drawer.draw("a red cat", seed=4)))
+    assert session.drawer.draw("x", size=(32, 48)).size == (32, 48)
+    session.output = tmp_path / "drawn.nothing"
+    with pytest.raises(MGMError, match="cannot be written"):
+        ask(session, "draw a cat")
+
+
+def test_no_pipeline(tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    with pytest.raises(MGMError, match="is no pipeline that draws"):
+        Drawer(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(MGMError, match=r"pip install -e '\.\[gen\]'"):
+        Drawer(str(tmp_path))

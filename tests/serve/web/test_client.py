@@ -1,0 +1,191 @@
+"""What a page asks: our servers, published ones, and such as are neither."""
+
+import asyncio
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import aiohttp
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+import mgm
+from benchmarks.published_worker import application as published_application
+from mgm.data.text.conversation import prompt
+from mgm.data.text.templates import get_template
+from mgm.errors import MGMError
+from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.worker_registry import Dispatcher
+from mgm.serve.web.client import PageClient, Settings
+from mgm.serve.web.state import Conversation, Exchange
+from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.worker import Worker
+from tests.serve.servers import ROOT, running
+
+NANO = ROOT / "playground" / "mgm-nano"
+RECEIPT = ROOT / "images" / "receipt.png"
+GREEDY = Settings(temperature=0, top_p=1, max_new_tokens=32)
+
+
+def asked(*questions: str, images: tuple[Path, ...] = (RECEIPT,)) -> Conversation:
+    """A conversation whose last question has no answer."""
+    exchanges = [Exchange(question) for question in questions]
+    exchanges[0].images = images
+    for exchange in exchanges[:-1]:
+        exchange.answer = "Honey"
+    return Conversation(exchanges)
+
+
+def heard(client: PageClient, conversation: Conversation, model: str = "nano") -> list[str]:
+    async def read() -> list[str]:
+        return [one.text async for one in client.answer(conversation, model, GREEDY)]
+
+    return asyncio.run(read())
+
+
+def engine_says(engine: mgm.Engine, conversation: Conversation) -> str:
+    *before, last = conversation.exchanges
+    history = [(one.question, one.answer) for one in before]
+    request = mgm.Request(
+        last.question, images=[RECEIPT], history=history, max_new_tokens=32, temperature=0
+    )
+    return engine.answer([request])[0].text
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return mgm.load(NANO, device="cpu")
+
+
+@pytest.mark.parametrize("questions", [("What is the total?",), ("Which?", "What is the total?")])
+def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
+    worker = Worker(mgm.load(NANO, device="cpu"), ("nano",))
+    conversation = asked(*questions)
+    dispatcher = Dispatcher()
+    with (
+        running(worker_application(worker)) as alone,
+        running(controller_application(Controller(dispatcher))) as controller,
+    ):
+        dispatcher.register(alone, worker.status(), False)
+        for address in (alone, controller):
+            client = PageClient(address)
+            assert asyncio.run(client.models()) == ["nano"]
+            pieces = heard(client, conversation)
+            assert pieces[-1] == engine_says(engine, conversation)
+            assert all(later.startswith(one) for one, later in pairwise(pieces))
+            with pytest.raises(MGMError, match="other"):
+                heard(client, conversation, "other")
+
+
+def published_controller(worker: str) -> FastAPI:
+    """The endpoints of a published controller that pages use."""
+    app = FastAPI()
+    for path, answer in (
+        ("refresh_all_workers", None),
+        ("list_models", {"models": ["nano"]}),
+        ("get_worker_address", {"address": worker}),
+    ):
+        app.post(f"/{path}")(lambda answer=answer: answer)
+    return app
+
+
+def test_published_workers_and_controllers(engine, monkeypatch):
+    """They get the prompt that published pages send, and their stream is read."""
+    monkeypatch.setattr("mgm.serve.web.client.PUBLISHED_TEMPLATES", {"nano": "nano"})
+    conversation = asked("What is the total?")
+    # Published pages put the image behind the question.
+    text = prompt(get_template("nano"), [("What is the total?\n<image>", None)])
+    raw = mgm.Request(text, images=[RECEIPT], max_new_tokens=32, temperature=0, raw=True)
+    expected = engine.answer([raw])[0].text.strip()
+    published = published_application(mgm.load(NANO, device="cpu", attention="eager"))
+    status = {"model_names": ["nano"], "speed": 1, "queue_length": 0}
+    published.post("/worker_get_status")(lambda: status)
+    dispatcher = Dispatcher()
+    with (
+        running(published) as worker,
+        running(published_controller(worker)) as old,
+        running(controller_application(Controller(dispatcher))) as ours,
+    ):
+        dispatcher.register(worker, status, False)
+        for address in (old, ours):
+            client = PageClient(address)
+            assert asyncio.run(client.models()) == ["nano"]
+            assert heard(client, conversation)[-1] == expected
+            with pytest.raises(MGMError, match="too old"):
+                asyncio.run(client.mined(conversation, "nano"))
+
+
+def test_the_prompt_is_that_of_published_pages():
+    """Written out by hand after gradio_web_server.py and conversation.py's vicuna_v1."""
+    seen = []
+    app = FastAPI()
+
+    @app.post("/get_worker_address")
+    async def place(request: Request) -> dict:
+        return {"address": str(request.base_url).rstrip("/")}
+
+    @app.post("/worker_generate_stream")
+    async def stream(request: Request) -> StreamingResponse:
+        body = await request.json()
+        seen.append(body)
+        frames = [
+            json.dumps({"text": body["prompt"] + " " + text, "error_code": 0}).encode() + b"\0"
+            for text in ("a", "a cat")
+        ]
+        # Pieces of the network end anywhere.
+        whole = b"".join(frames)
+        return StreamingResponse(iter([whole[:7], whole[7:31], whole[31:]]))
+
+    with running(app) as address:
+        said = heard(PageClient(address), asked("What is it?", "Sure?"), "MGM-7B")
+    assert said[-1] == "a cat"
+    assert seen[0]["prompt"] == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. USER: What is it?\n"
+        "<image> ASSISTANT: Honey</s>USER: Sure? ASSISTANT:"
+    )
+    assert seen[0]["stop"] == "</s>"
+    assert len(seen[0]["images"]) == 1
+    assert not seen[0]["use_ocr"]
+
+
+def test_faults():
+    nobody = PageClient("http://127.0.0.1:9")
+    with pytest.raises(MGMError, match=r"nobody answers at http://127\.0\.0\.1:9"):
+        asyncio.run(nobody.models())
+    with pytest.raises(MGMError, match="nobody answers"):
+        heard(nobody, asked("hello", images=()))
+    app = FastAPI()
+    chat = ["half"]
+
+    @app.post("/v1/chat/completions")
+    async def complete() -> StreamingResponse:
+        event = {"choices": [{"delta": {"content": "half"}}]}
+
+        async def pieces():
+            yield b"data: " + json.dumps(event).encode() + b"\n\n"
+            if chat == ["torn"]:
+                raise aiohttp.ClientError
+
+        return StreamingResponse(pieces())
+
+    @app.post("/list_models")
+    @app.post("/refresh_all_workers")
+    async def list_models() -> PlainTextResponse:
+        return PlainTextResponse("<html>")
+
+    @app.post("/v1/mined")
+    async def mined() -> dict:
+        return {"images": [{"view": "no"}]}
+
+    with running(app) as address:
+        client = PageClient(address)
+        for kind in ("half", "torn"):
+            chat[0] = kind
+            with pytest.raises(MGMError, match="the connection broke"):
+                heard(client, asked("hello", images=()))
+        with pytest.raises(MGMError, match="no JSON"):
+            asyncio.run(client.models())
+        with pytest.raises(MGMError, match="nothing of what was mined"):
+            asyncio.run(client.mined(asked("hello"), "nano"))

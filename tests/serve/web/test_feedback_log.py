@@ -1,0 +1,53 @@
+import json
+import time
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.serve.web.feedback_log import PageLog
+from mgm.serve.web.state import Conversation, Exchange
+
+
+@pytest.fixture
+def conversation(image_files):
+    return Conversation([Exchange("which?", tuple(image_files), "red", model="m")])
+
+
+def entries(folder) -> list[dict]:
+    return [json.loads(line) for file in folder.glob("*-conv.json") for line in file.open()]
+
+
+def test_nothing_but_votes_unless_asked(conversation, tmp_path):
+    log = PageLog(tmp_path / "log")
+    log.answered(conversation, "m", time.time(), "10.0.0.1")
+    assert not (tmp_path / "log").exists()
+    log.voted(conversation, "m", "upvote", "10.0.0.1")
+    (entry,) = entries(tmp_path / "log")
+    assert (entry["type"], entry["model"], entry["ip"]) == ("upvote", "m", "10.0.0.1")
+    assert entry["state"] == {"messages": [["USER", "which?"], ["ASSISTANT", "red"]]}
+    assert len(set(entry["images"])) == 2
+    assert [path.name for path in (tmp_path / "log").iterdir()] == [
+        f"{time.strftime('%Y-%m-%d')}-conv.json"
+    ]
+
+
+def test_conversations_and_images_where_they_are_asked_for(conversation, image_files, tmp_path):
+    log = PageLog(tmp_path / "log", conversations=True, images=True)
+    begun = time.time()
+    log.answered(conversation, "m", begun, None)
+    log.answered(conversation, "m", begun, None)
+    first, second = entries(tmp_path / "log")
+    assert first["type"] == "chat"
+    assert begun <= first["start"] + 1e-3 <= first["finish"] + 2e-3
+    kept = {
+        path.name: path for path in (tmp_path / "log" / "serve_images").rglob("*") if path.is_file()
+    }
+    assert set(kept) == set(first["images"]) == set(second["images"])
+    for name, file in zip(first["images"], image_files, strict=True):
+        assert kept[name].read_bytes() == file.read_bytes()
+
+
+def test_what_cannot_be_written_is_said(conversation, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MGMError, match="nothing was logged"):
+        PageLog(tmp_path / "file").voted(conversation, "m", "flag", None)

@@ -1,0 +1,632 @@
+"""A worker behind HTTP: the official OpenAI client, the published stream, and hostile requests."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+import urllib.request
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+
+import mgm
+from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.attribution.mining import mined_details
+from mgm.engine.core.request import Answer
+from mgm.engine.core.sequence import Piece
+from mgm.serve.http.attribution_json import read_mined_body
+from mgm.serve.tools.image_generation import ASKS
+from mgm.serve.tools.tools import Companions
+from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.worker import Limits, Worker
+from tests.serve.servers import ask, frames, running, wait_for
+from tests.tiny_model import build
+
+openai = pytest.importorskip("openai")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """An engine that answers to no one else."""
+    return mgm.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("models") / "endless", positions=4096, endless=True)
+
+
+@pytest.fixture(scope="module")
+def worker(folder):
+    return Worker(mgm.load(folder, device="cpu"), ("tiny",), Limits(concurrency=4, tokens=40))
+
+
+@pytest.fixture(scope="module")
+def address(worker):
+    with running(worker_application(worker)) as place:
+        yield place
+
+
+@pytest.fixture
+def client(address):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+
+
+def data_url(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+@pytest.fixture
+def pictures():
+    return [Image.new("RGB", (50, 30), "red"), Image.radial_gradient("L").convert("RGB")]
+
+
+def parts(text: str, *images: Image.Image) -> list[dict]:
+    urls = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+    return [*urls, {"type": "text", "text": text}]
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_chat_is_what_the_engine_says(client, alone, pictures):
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": parts("what is this?", *pictures)},
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": "sure?"},
+    ]
+    expected = alone.answer(
+        [
+            mgm.Request(
+                "sure?",
+                images=pictures,
+                history=[("Be short.\n\n<image>\n<image>\nwhat is this?", "red")],
+                max_new_tokens=15,
+            )
+        ]
+    )[0]
+    settings = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 15}
+    found = client.chat.completions.create(**settings)
+    assert found.choices[0].message.content == expected.text
+    assert found.choices[0].finish_reason == expected.finish_reason
+    assert found.usage.prompt_tokens == expected.prompt_tokens
+    assert found.usage.completion_tokens == len(expected.tokens)
+    again = client.chat.completions.create(**settings)
+    assert again.usage.prompt_tokens_details.cached_tokens == expected.prompt_tokens - 1
+
+
+def test_streamed_chat(client, alone):
+    settings = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0,
+        "max_completion_tokens": 20,
+    }
+    whole = client.chat.completions.create(**settings)
+    chunks = list(
+        client.chat.completions.create(
+            **settings, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_choices_seeds_and_stops(client):
+    settings = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "draw"}],
+        "max_tokens": 12,
+        "n": 3,
+        "seed": 5,
+    }
+    first = [
+        choice.message.content for choice in client.chat.completions.create(**settings).choices
+    ]
+    again = [
+        choice.message.content for choice in client.chat.completions.create(**settings).choices
+    ]
+    assert first == again
+    assert len(set(first)) == 3
+    streamed: dict[int, str] = {}
+    for chunk in client.chat.completions.create(**settings, stream=True):
+        choice = chunk.choices[0]
+        streamed[choice.index] = streamed.get(choice.index, "") + (choice.delta.content or "")
+    assert [streamed[number] for number in range(3)] == first
+    stop = first[0][3:6]
+    stopped = client.chat.completions.create(**settings | {"n": 1}, stop=[stop]).choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == (first[0].partition(stop)[0], "stop")
+
+
+def test_logprobs(client, alone):
+    settings = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0,
+        "max_tokens": 6,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    content = client.chat.completions.create(**settings).choices[0].logprobs.content
+    (expected,) = alone.answer([mgm.Request("hi", max_new_tokens=6, logprobs=3)])
+    assert [one.logprob for one in content] == pytest.approx(
+        [choice.logprob for choice in expected.choices], abs=1e-4
+    )
+    assert all(one.top_logprobs[0].logprob == one.logprob for one in content)
+    assert all(len(one.top_logprobs) == 3 for one in content)
+    streamed = [
+        one
+        for chunk in client.chat.completions.create(**settings, stream=True)
+        if chunk.choices and chunk.choices[0].logprobs
+        for one in chunk.choices[0].logprobs.content
+    ]
+    assert [one.token for one in streamed] == [one.token for one in content]
+
+
+def test_completions(client, alone):
+    prompt = alone.prompt(mgm.Request("hi"))
+    found = client.completions.create(model="tiny", prompt=prompt, temperature=0, max_tokens=20)
+    (expected,) = alone.answer([mgm.Request("hi", max_new_tokens=20)])
+    assert found.choices[0].text == expected.text
+    text = "".join(
+        chunk.choices[0].text
+        for chunk in client.completions.create(
+            model="tiny", prompt=prompt, temperature=0, max_tokens=20, stream=True
+        )
+    )
+    assert text == expected.text
+    both = client.completions.create(model="tiny", prompt=[prompt, "b"], temperature=0)
+    assert both.choices[0].text == expected.text[: len(both.choices[0].text)] or both
+
+
+def test_the_published_stream(address, alone, pictures):
+    """As the published page asks: a prompt written out, images in base64; frames hold all text."""
+    request = mgm.Request("what is this?", images=pictures, max_new_tokens=12)
+    prompt = alone.prompt(request)
+    (expected,) = alone.answer([request])
+    body = {
+        "model": "tiny",
+        "prompt": prompt,
+        "temperature": 0,
+        "top_p": 1.0,
+        "max_new_tokens": 12,
+        "stop": "<|end|>",
+        "images": [data_url(image).partition(",")[2] for image in pictures],
+    }
+    got = frames(f"{address}/worker_generate_stream", body)
+    assert all(one["error_code"] == 0 for one in got)
+    assert got[0]["text"] == prompt
+    assert got[-1]["text"] == prompt + expected.text
+    for before, after in pairwise(got):
+        assert after["text"].startswith(before["text"])
+    assert ask(f"{address}/worker_get_status", {}) == (
+        200,
+        {"model_names": ["tiny"], "speed": 1, "queue_length": 0},
+    )
+    (wrong,) = frames(f"{address}/worker_generate_stream", body | {"images": []})
+    assert wrong["error_code"] == 1
+    assert "2 <image> for 0 images" in wrong["text"]
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+MESSAGE = {"role": "user", "content": "hi"}
+ANSWER = {"role": "assistant", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "field", "text"),
+    [
+        ({"model": "other"}, 404, "model", "choose from tiny"),
+        ({"model": None}, 400, "model", "name one"),
+        ({"messages": []}, 400, "messages", "at least one"),
+        ({"messages": "hi"}, 400, "messages", "at least one"),
+        ({"messages": [7]}, 400, "messages", "is no object"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages", "role is 'tool'"),
+        ({"messages": [{"role": "user"}]}, 400, "messages", "has no content"),
+        ({"messages": [MESSAGE, ANSWER]}, 400, "messages", "the last one"),
+        ({"messages": [ANSWER]}, 400, "messages", "answers no question"),
+        ({"messages": [MESSAGE | {"content": [{"type": "audio"}]}]}, 400, "messages", "'audio'"),
+        ({"temperature": "hot"}, 400, "temperature", "give a number"),
+        ({"temperature": 1e9}, 400, "temperature", "from 0 to 100"),
+        ({"top_p": -1}, 400, "top_p", "up to 1"),
+        ({"max_tokens": 0}, 400, "max_tokens", "from 1"),
+        ({"n": 1000}, 400, "n", "from 1 to 16"),
+        ({"stop": 3}, 400, "stop", "give a text"),
+        ({"stop": [""]}, 400, "stop", "not empty"),
+        ({"seed": "x"}, 400, "seed", "whole number"),
+        ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "not supported"),
+        ({"stream": "yes"}, 400, "stream", "true or false"),
+        ({"logprobs": 3}, 400, "logprobs", "true or false"),
+        ({"logprobs": True, "top_logprobs": 99}, 400, "top_logprobs", "from 0 to 20"),
+        ({"messages": [MESSAGE | {"content": "x" * 3000}]}, 400, None, "model's context has 512"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(address, change, status, field, text):
+    body = {"model": "tiny", "messages": [MESSAGE]} | change
+    for stream in (False, True):
+        found, answer = ask(f"{address}/v1/chat/completions", {"stream": stream} | body)
+        assert found == status, answer
+        assert text in answer["error"]["message"]
+        assert answer["error"]["param"] == field
+        assert "Traceback" not in json.dumps(answer)
+
+
+def test_tools_that_are_offered_are_not_used(address):
+    """As Open WebUI offers its own with every question."""
+    body = {"model": "tiny", "messages": [MESSAGE], "temperature": 0, "max_tokens": 5}
+    plain = ask(f"{address}/v1/chat/completions", body)[1]
+    for more in ({"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "auto"}):
+        status, answer = ask(f"{address}/v1/chat/completions", body | more)
+        assert status == 200
+        assert answer["choices"] == plain["choices"]
+
+
+def image_message(url: object) -> dict:
+    image = {"type": "image_url", "image_url": {"url": url}}
+    return {"model": "tiny", "messages": [{"role": "user", "content": [image]}]}
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("file:///etc/passwd", "file URLs are not opened"),
+        ("/etc/passwd", "is no base64"),
+        ("ftp://example.com/a.png", "ftp URLs are not opened"),
+        ("http://127.0.0.1/a.png", "no public address"),
+        ("http://localhost:22/a.png", "no public address"),
+        ("http://[::1]/a.png", "no public address"),
+        ("http://[::ffff:127.0.0.1]/a.png", "no public address"),
+        ("http://169.254.169.254/latest/meta-data", "no public address"),
+        ("http://10.0.0.1/a.png", "no public address"),
+        ("http://2130706433/a.png", "no public address"),
+        ("http://0/a.png", "no public address"),
+        ("data:image/png;base64,!!", "no base64"),
+        ("data:image/png;base64,AAAA", ""),
+        ("", "is no text"),
+        (None, "is no text"),
+        ({"a": 1}, "is no text"),
+    ],
+)
+def test_nothing_near_the_server_is_opened(address, url, text):
+    status, answer = ask(f"{address}/v1/chat/completions", image_message(url))
+    assert status == 400
+    assert text in answer["error"]["message"]
+    assert "root:" not in json.dumps(answer)
+
+
+def test_redirects_are_looked_at_too(monkeypatch):
+    """A public page that sends to a private one."""
+    import http.server
+
+    from mgm.errors import MGMError
+    from mgm.serve.worker import image_fetcher as module
+
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:9/secret.png")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
+    threading.Thread(target=service.serve_forever, daemon=True).start()
+    port = service.server_port
+    real = module.public_address
+
+    def public(host: str, at: int):
+        if at == port:  # as if it were anywhere
+            return socket.AF_INET, ("127.0.0.1", port)
+        return real(host, at)
+
+    monkeypatch.setattr(module, "public_address", public)
+    try:
+        with pytest.raises(MGMError, match="no public address"):
+            NetworkImages().fetch(f"http://127.0.0.1:{port}/a.png", "image 1")
+    finally:
+        service.shutdown()
+        service.server_close()
+
+
+def test_images_with_too_many_pixels_are_not_decoded():
+    from mgm.errors import MGMError
+
+    content = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(content, "PNG")
+    text = base64.b64encode(content.getvalue()).decode()
+    with pytest.raises(MGMError, match="more than 67,108,864 pixels"):
+        NetworkImages().fetch(text, "image 1")
+
+
+def test_bodies(address):
+    url = f"{address}/v1/chat/completions"
+    assert ask(url, b"{")[0] == 400
+    assert ask(url, b"[" * 100_000)[0] == 400
+    assert ask(url, b"\xff")[0] == 400
+    assert ask(f"{address}/nowhere", {})[0] == 404
+    assert ask(url)[0] == 405
+
+
+def test_large_bodies_keys_and_origins(worker):
+    app = worker_application(worker, api_keys=["right"], max_body=1000, origins=["https://a.b"])
+    with running(app) as address:
+        url = f"{address}/v1/chat/completions"
+        body = {"model": "tiny", "messages": [MESSAGE], "max_tokens": 1}
+        assert ask(url, body)[0] == 401
+        assert ask(url, body, Authorization="Bearer wrong")[0] == 401
+        assert ask(url, body, Authorization="Bearer right")[0] == 200
+        status, answer = ask(url, b"x" * 1001, Authorization="Bearer right")
+        assert (status, answer["error"]["code"]) == (413, "request_too_large")
+        request = urllib.request.Request(url, b"x" * 5000, {"Authorization": "Bearer right"})
+        request.add_header("Transfer-Encoding", "chunked")
+        assert ask(f"{address}/health")[0] == 200
+        for origin, allowed in (("https://a.b", True), ("https://c.d", False)):
+            request = urllib.request.Request(f"{address}/health", headers={"Origin": origin})
+            with urllib.request.urlopen(request) as response:
+                assert ("Access-Control-Allow-Origin" in response.headers) == allowed
+
+
+def test_a_full_queue(endless):
+    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=1, queue=1))
+    body = {"model": "e", "messages": [MESSAGE], "max_tokens": 300, "temperature": 0}
+    with running(worker_application(worker)) as address:
+        url = f"{address}/v1/chat/completions"
+        found: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: found.append(ask(url, body)[0])) for _ in range(2)
+        ]
+        for number, thread in enumerate(threads):
+            thread.start()
+            wait_for(lambda count=number + 1: worker.admission.length == count)
+        status, answer = ask(url, body)
+        assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+        (frame,) = frames(f"{address}/worker_generate_stream", {"prompt": "a", "model": "e"})
+        assert frame["error_code"] == 1
+        for thread in threads:
+            thread.join(60)
+        assert found == [200, 200]
+
+
+def test_who_leaves_is_not_answered_further(endless):
+    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=2))
+    body = {"model": "e", "messages": [MESSAGE], "max_tokens": 4000, "stream": True}
+    with running(worker_application(worker)) as address:
+        request = urllib.request.Request(
+            f"{address}/v1/chat/completions", json.dumps(body).encode()
+        )
+        with urllib.request.urlopen(request) as response:
+            response.readline()
+            assert worker.admission.running == 1
+        wait_for(lambda: worker.admission.length == 0, 20)
+        assert not worker.engine.scheduler.busy
+        wait_for(
+            lambda: not worker.engine.scheduler.writing or not worker.engine.scheduler.busy, 20
+        )
+        text = urllib.request.urlopen(f"{address}/metrics").read().decode()
+        assert 'mgm_requests_total{endpoint="chat",outcome="cancelled"} 1.0' in text
+
+
+def test_metrics(address):
+    begun = time.perf_counter()
+    body = {"model": "tiny", "messages": [MESSAGE], "max_tokens": 3, "temperature": 0}
+    before = urllib.request.urlopen(f"{address}/metrics").read().decode()
+    _, answer = ask(f"{address}/v1/chat/completions", body)
+    after = urllib.request.urlopen(f"{address}/metrics").read().decode()
+
+    def value(text: str, name: str) -> float:
+        lines = [line for line in text.splitlines() if line.startswith(name)]
+        return float(lines[0].split()[-1]) if lines else 0.0
+
+    for name, change in (
+        ("mgm_answer_tokens_total", answer["usage"]["completion_tokens"]),
+        ("mgm_prompt_tokens_total", answer["usage"]["prompt_tokens"]),
+        ('mgm_requests_total{endpoint="chat",outcome="ok"}', 1),
+        ("mgm_time_to_first_token_seconds_count", 1),
+        ("mgm_request_seconds_count", 1),
+    ):
+        assert value(after, name) - value(before, name) == change, name
+    seconds = value(after, "mgm_request_seconds_sum") - value(before, "mgm_request_seconds_sum")
+    assert 0 < seconds < time.perf_counter() - begun
+    # The same once more is guessed, and stays the same.
+    again = [ask(f"{address}/v1/chat/completions", body | {"max_tokens": 30}) for _ in range(2)]
+    assert again[0][1]["choices"] == again[1][1]["choices"]
+    last = urllib.request.urlopen(f"{address}/metrics").read().decode()
+    guessed, right = value(last, "mgm_draft_tokens"), value(last, "mgm_accepted_draft_tokens")
+    assert 10 < right <= guessed
+
+
+def test_drawing(folder, pipeline):
+    """The images endpoint of the official client; the same by the drawer itself."""
+    from mgm.serve.tools.image_generation import Drawer
+
+    drawer = Drawer(str(pipeline), "cpu", steps=2)
+    companions = Companions("some/sdxl", lambda path: drawer)
+    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), companions=companions)
+    with running(worker_application(worker)) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
+        found = client.images.generate(
+            model="sdxl", prompt="a cat", n=2, size="32x48", extra_body={"seed": 3}
+        )
+        images = [
+            Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in found.data or []
+        ]
+        for number, image in enumerate(images):
+            expected = drawer.draw("a cat", 3 + number, (32, 48))
+            assert image.tobytes() == expected.tobytes()
+        assert len(images) == 2
+        for change, field in (
+            ({"model": "tiny"}, "model"),
+            ({"prompt": ""}, "prompt"),
+            ({"size": "7x7"}, "size"),
+            ({"size": "huge"}, "size"),
+            ({"n": 100}, "n"),
+            ({"response_format": "url"}, "response_format"),
+        ):
+            body = {"model": "sdxl", "prompt": "a cat"} | change
+            status, answer = ask(f"{address}/v1/images/generations", body)
+            assert status in (400, 404)
+            assert answer["error"]["param"] == field
+        status, answer = ask(
+            f"{address}/v1/chat/completions", image_message("x") | {"model": "sdxl"}
+        )
+        assert status in (400, 404)
+
+
+def test_nobody_draws(address):
+    status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
+    assert status == 404
+    assert "no image is drawn here" in answer["error"]["message"]
+
+
+class Scripted(Worker):
+    """A worker whose model always says the same; all the rest is real."""
+
+    says = "Here: <h>a red cat</h> as you wished"
+
+    async def pieces(self, request, begun):
+        self.asked = request.prompt
+        for word in (self.says[:9], self.says[9:]):
+            yield Piece(word)
+        yield Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
+
+
+def text_message(text: str) -> dict:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}]}
+
+
+def png(content: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2] or content)))
+
+
+def test_drawing_what_the_model_asks_for(folder, pipeline):
+    from mgm.serve.tools.image_generation import Drawer
+
+    loaded = []
+
+    def load(path: str) -> Drawer:
+        loaded.append(path)
+        return Drawer(str(pipeline), "cpu", steps=1)
+
+    worker = Scripted(
+        mgm.load(folder, device="cpu"), ("tiny",), companions=Companions("some/sdxl", load)
+    )
+    message = text_message("a cat please") | {"gen_image": True, "seed": 5}
+    with running(worker_application(worker)) as address:
+        url = f"{address}/v1/chat/completions"
+        assert not loaded  # before it is used
+        status, body = ask(url, message)
+        assert status == 200
+        assert worker.asked.endswith("a cat please" + ASKS)
+        assert body["choices"][0]["message"]["content"] == worker.says
+        (image,) = body["choices"][0]["message"]["images"]
+        drawn = worker.companions.draw("a red cat", 5)
+        assert (
+            png(image["image_url"]["url"]).tobytes()
+            == png(base64.b64encode(drawn).decode()).tobytes()
+        )
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        pieces = list(
+            client.chat.completions.create(
+                model="tiny",
+                messages=message["messages"],
+                seed=5,
+                stream=True,
+                extra_body={"gen_image": True},
+            )
+        )
+        assert "".join(p.choices[0].delta.content or "" for p in pieces) == worker.says
+        (told,) = [p.choices[0].delta.images for p in pieces if p.choices[0].delta.model_extra]
+        assert told == [image]
+        prompt = worker.engine.prompt(mgm.Request("a cat"))
+        asked = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
+        *_, last = frames(f"{address}/worker_generate_stream", asked)
+        assert worker.asked == worker.engine.prompt(mgm.Request("a cat" + ASKS))
+        assert last["text"] == f"{prompt}Here: \nPrompt: a red cat\n"
+        assert png(last["image"]).size == png(image["image_url"]["url"]).size
+        assert len(loaded) == 1
+        worker.says = "nothing to draw"
+        assert "images" not in ask(url, message)[1]["choices"][0]["message"]
+
+
+def test_nothing_draws(address):
+    status, body = ask(f"{address}/v1/chat/completions", text_message("x") | {"gen_image": True})
+    assert (status, body["error"]["param"]) == (400, "gen_image")
+    asked = {"model": "tiny", "prompt": "x", "gen_image": True}
+    (told,) = frames(f"{address}/worker_generate_stream", asked)
+    assert told["error_code"]
+    assert "--gen-model" in told["text"]
+
+
+def test_texts_in_images_help(address, alone):
+    """The answer is that of the engine to the question with the texts behind it."""
+    sign = Image.open("images/sign.png")
+    worker_says = ask(
+        f"{address}/v1/chat/completions",
+        {"model": "tiny", "temperature": 0, "use_ocr": True, "max_tokens": 9}
+        | {"messages": [{"role": "user", "content": parts("what?", sign)}]},
+    )[1]["choices"][0]["message"]["content"]
+    texts = Companions().read([sign])
+    assert texts.startswith("\nReference OCR Token: ")
+    question = f"{IMAGE_MARKER}\nwhat?{texts}"
+    request = mgm.Request(question, images=[sign], max_new_tokens=9)
+    assert worker_says == alone.answer([request])[0].text
+    body = {
+        "model": "tiny",
+        "prompt": alone.prompt(mgm.Request(f"{IMAGE_MARKER}\nwhat?", images=[sign])),
+        "images": [data_url(sign).partition(",")[2]],
+        "use_ocr": True,
+        "temperature": 0,
+        "max_new_tokens": 9,
+    }
+    *_, last = frames(f"{address}/worker_generate_stream", body)
+    assert last["text"] == body["prompt"] + worker_says
+    assert Companions().read([Image.new("RGB", (64, 64))]) == ""
+
+
+def test_what_was_mined(address, alone, pictures):
+    messages = [
+        {"role": "user", "content": parts("compare", *pictures)},
+        {"role": "assistant", "content": "not the same"},
+    ]
+    status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": messages})
+    assert status == 200
+    found = read_mined_body(body)
+    request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
+    for ours, theirs in zip(found, mined_details(alone, request, "not the same"), strict=True):
+        assert ours.mining == pytest.approx(theirs.mining, rel=1e-3, abs=1e-4)
+        assert ours.answer == pytest.approx(theirs.answer, rel=1e-3, abs=1e-4)
+        assert ours.view.size == theirs.view.size
+    for wrong in (
+        messages[:1],
+        [{"role": "user", "content": "no image"}, messages[1]],
+        [],
+        "text",
+        [{"role": "assistant", "content": 7}],
+    ):
+        status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": wrong})
+        assert status == 400
+        assert body["error"]["message"]
+    status, _ = ask(f"{address}/v1/mined", {"model": "other", "messages": messages})
+    assert status == 404
