@@ -22,11 +22,11 @@ from tqdm import tqdm
 import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
-from mgm.eval.answerer import EngineAnswerer
-from mgm.eval.answers import AnswerCache
-from mgm.eval.question import Question
+from mgm.eval.harness.models import EngineAnswerer
+from mgm.eval.harness.question import Question
+from mgm.eval.harness.response_cache import AnswerCache
+from mgm.eval.harness.runner import answered, run
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.runner import answered, run
 from mgm.model.vision.image_views import Views
 from playground.generate import generate
 

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from mgm.engine.loading import load
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.eval.answerer import Answerer, EndpointAnswerer, EngineAnswerer
-from mgm.eval.answers import AnswerCache, settings_name
-from mgm.eval.answers_file import read_answers
-from mgm.eval.benchmark import PAPER, PROTOCOLS, Benchmark
-from mgm.eval.judge import Judge, ModelJudge
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.llm_judge import Judge, ModelJudge
+from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.response_cache import AnswerCache, settings_name
+from mgm.eval.harness.runner import answered, run, share
 from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.report import compared, table, write_report
-from mgm.eval.runner import answered, run, share
-from mgm.eval.score import Score, load_score, save_score, scored
-from mgm.eval.statistics import compare
+from mgm.eval.report.report import compared, table, write_report
+from mgm.eval.report.score import Score, load_score, save_score, scored
+from mgm.eval.report.statistics import compare
+from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS, Benchmark
+from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
 _Asked = tuple[Benchmark, str, str, list[Question]]  # with split and protocol

@@ -16,9 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mgm.errors import MGMError, Parser, hub_errors, one_line, run_command
-from mgm.eval.benchmark import PAPER, PROTOCOLS
 from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.source import HUB_FOLDER, Needed
+from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
+from mgm.eval.tasks.dataset_source import HUB_FOLDER, Needed
 
 logger = logging.getLogger("mgm.eval")
 PIECE = 2**20  # bytes

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark
 from mgm.eval.benchmarks.docvqa import DocVQA
 from mgm.eval.benchmarks.gqa import GQA
 from mgm.eval.benchmarks.llava_bench import LLaVABench
@@ -20,6 +19,7 @@ from mgm.eval.benchmarks.seed import SEEDBench
 from mgm.eval.benchmarks.textvqa import TextVQA
 from mgm.eval.benchmarks.vizwiz import VizWiz
 from mgm.eval.benchmarks.vqav2 import VQAv2
+from mgm.eval.tasks.benchmark import Benchmark
 
 _ALL = (
     *(TextVQA, MMBench, MME, MMVet, MMMU, MathVista),

@@ -16,12 +16,12 @@ from typing import Any
 
 import mgm
 from mgm.eval.benchmarks import mme, mmmu
-from mgm.eval.judge import Judge
-from mgm.eval.letters import lmms_eval_letter
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.multiple_choice import lmms_eval_letter
+from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.vqa_text import agreement, normal_answer
-from mgm.eval.wording import LETTER, SINGLE_WORD, UNANSWERABLE
+from mgm.eval.tasks.prompts import LETTER, SINGLE_WORD, UNANSWERABLE
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "playground" / "mgm-nano"

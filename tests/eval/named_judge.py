@@ -1,6 +1,6 @@
 """A judge for tests."""
 
-from mgm.eval.judge import Judge
+from mgm.eval.harness.llm_judge import Judge
 
 
 class Named(Judge):

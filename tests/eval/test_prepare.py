@@ -16,7 +16,7 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.prepare import main, provide
 from mgm.eval.registry import benchmark
-from mgm.eval.source import Needed
+from mgm.eval.tasks.dataset_source import Needed
 from tests.eval.fixtures import make_all
 from tests.hub_server import TOKEN, hub
 

@@ -16,13 +16,13 @@ import pytest
 import mgm
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
-from mgm.eval.answerer import EndpointAnswerer, EngineAnswerer
-from mgm.eval.answers import AnswerCache, settings_name
-from mgm.eval.judge import Judge, ModelJudge
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.llm_judge import Judge, ModelJudge
+from mgm.eval.harness.models import EndpointAnswerer, EngineAnswerer
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.response_cache import AnswerCache, settings_name
+from mgm.eval.harness.runner import answered, by_image, run
 from mgm.eval.registry import benchmark
-from mgm.eval.runner import answered, by_image, run
-from mgm.eval.score import load_score, scored
+from mgm.eval.report.score import load_score, scored
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture

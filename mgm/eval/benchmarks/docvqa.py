@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, VLMEVALKIT, Benchmark
-from mgm.eval.edit_distance import anls, harness_anls
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Table
-from mgm.eval.wording import SINGLE_WORD
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.anls import anls, harness_anls
+from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Table
+from mgm.eval.tasks.prompts import SINGLE_WORD
 
 DATASET = "lmms-lab-encoder/DocVQA"
 VAL = HubFiles(DATASET, "DocVQA/validation-*.parquet", 5349)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, Benchmark
-from mgm.eval.files import read_json
-from mgm.eval.judge import Judge
-from mgm.eval.llava_questions import llava_questions, write_answers
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed, Packed, images_of, matching
-from mgm.eval.wording import SINGLE_WORD
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Needed, Packed, images_of, matching
+from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.llava_format import llava_questions, write_answers
+from mgm.eval.tasks.prompts import SINGLE_WORD
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 

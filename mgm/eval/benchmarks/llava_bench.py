@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import PAPER, Benchmark
-from mgm.eval.files import read_lines
-from mgm.eval.judge import Judge
-from mgm.eval.llava_questions import llava_questions, write_answers
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.benchmark import PAPER, Benchmark
+from mgm.eval.tasks.dataset_source import Needed
+from mgm.eval.tasks.files import read_lines
+from mgm.eval.tasks.llava_format import llava_questions, write_answers
 
 RULE = (
     "We would like to request your feedback on the performance of two AI assistants in response to "

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.extraction import (
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.mathvista_extraction import (
     CHOICES,
     extract,
     extraction_prompt,
@@ -14,12 +15,11 @@ from mgm.eval.extraction import (
     normal_extraction,
     ruled_extraction,
 )
-from mgm.eval.files import field, present, read_json, write_lines
-from mgm.eval.judge import Judge
-from mgm.eval.letters import LETTERS, listed, vlmevalkit_letter
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed, Table
-from mgm.eval.wording import LETTER
+from mgm.eval.metrics.multiple_choice import LETTERS, listed, vlmevalkit_letter
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
+from mgm.eval.tasks.files import field, present, read_json, write_lines
+from mgm.eval.tasks.prompts import LETTER
 
 HINTS = {
     CHOICES: "Please answer the question and provide the correct option letter, e.g., A, B, C, D, "

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.files import import_openpyxl, write_lines
-from mgm.eval.judge import Judge
-from mgm.eval.letters import (
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.multiple_choice import (
     LETTERS,
     chosen_letter,
     contained_choice,
@@ -17,11 +16,12 @@ from mgm.eval.letters import (
     lmms_eval_letter,
     vlmevalkit_letter,
 )
-from mgm.eval.llava_questions import as_it_was
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed, Table, rows_with_images
-from mgm.eval.vlmevalkit import NOTHING, choice_prompt, choices_of, meant_letter
-from mgm.eval.wording import LETTER
+from mgm.eval.metrics.vlmevalkit import NOTHING, choice_prompt, choices_of, meant_letter
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table, rows_with_images
+from mgm.eval.tasks.files import import_openpyxl, write_lines
+from mgm.eval.tasks.llava_format import as_it_was
+from mgm.eval.tasks.prompts import LETTER
 
 DIRECT = {"en": LETTER, "cn": "请直接回答选项字母。"}
 FILES = {

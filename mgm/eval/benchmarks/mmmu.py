@@ -11,14 +11,14 @@ from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.files import present, read_parquet, write_lines
-from mgm.eval.judge import Judge
-from mgm.eval.letters import LETTERS, listed
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed, Table
-from mgm.eval.vlmevalkit import choice_credit, choice_question
-from mgm.eval.wording import LETTER, SINGLE_WORD
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.multiple_choice import LETTERS, listed
+from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.dataset_source import Needed, Table
+from mgm.eval.tasks.files import present, read_parquet, write_lines
+from mgm.eval.tasks.prompts import LETTER, SINGLE_WORD
 
 # Source: MMMU's data_utils.py.
 DISCIPLINES = {

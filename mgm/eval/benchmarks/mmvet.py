@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.files import read_json
-from mgm.eval.judge import Judge
-from mgm.eval.llava_questions import llava_questions, write_answers
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed, Table
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
+from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.llava_format import llava_questions, write_answers
 
 THINK = (
     "First please perform reasoning, and think step by step to provide best answer to the "

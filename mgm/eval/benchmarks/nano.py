@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark
-from mgm.eval.files import read_json
-from mgm.eval.judge import Judge
-from mgm.eval.llava_questions import write_answers
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed
-from mgm.eval.wording import SINGLE_WORD
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.dataset_source import Needed
+from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.llava_format import write_answers
+from mgm.eval.tasks.prompts import SINGLE_WORD
 
 FILE = "conversations.json"
 SHORT = f"\n{SINGLE_WORD}"

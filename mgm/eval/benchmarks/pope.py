@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.files import read_lines
-from mgm.eval.judge import Judge
-from mgm.eval.llava_questions import llava_questions, write_answers
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed, Table
-from mgm.eval.wording import SINGLE_WORD
-from mgm.eval.yes_no import extracted_yes_or_no
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.yes_no import extracted_yes_or_no
+from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
+from mgm.eval.tasks.files import read_lines
+from mgm.eval.tasks.llava_format import llava_questions, write_answers
+from mgm.eval.tasks.prompts import SINGLE_WORD
 
 KINDS = ("adversarial", "popular", "random")
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mgm.eval.benchmark import Benchmark
-from mgm.eval.files import field, present, read_json, write_lines
-from mgm.eval.judge import Judge
-from mgm.eval.letters import LETTERS, listed
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed
-from mgm.eval.wording import LETTER
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.multiple_choice import LETTERS, listed
+from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.dataset_source import Needed
+from mgm.eval.tasks.files import field, present, read_json, write_lines
+from mgm.eval.tasks.prompts import LETTER
 
 KINDS = ("yes-or-no", "what", "how")
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.benchmark import LMMS_EVAL, PAPER, Benchmark
-from mgm.eval.judge import Judge
-from mgm.eval.llava_questions import llava_questions, write_answers
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import HubFiles, Needed
-from mgm.eval.vqa_text import agreement, normal_answer
-from mgm.eval.wording import SINGLE_WORD, UNANSWERABLE
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
+from mgm.eval.tasks.dataset_source import HubFiles, Needed
+from mgm.eval.tasks.llava_format import llava_questions, write_answers
+from mgm.eval.tasks.prompts import SINGLE_WORD, UNANSWERABLE
 
 
 class VizWiz(Benchmark):

@@ -14,7 +14,7 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
 from mgm.engine.loading import load
 from mgm.errors import MGMError
-from mgm.eval.answerer import answer_all
+from mgm.eval.harness.models import answer_all
 
 LONGEST = 1024  # tokens of an answer where a task says nothing
 

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.edit_distance import edit_distance
-from mgm.eval.judge import Judge
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.metrics.anls import edit_distance
 
 CHOICES = "multi_choice"
 
@@ -60,7 +60,7 @@ def ruled_extraction(text: str, problem: Mapping[str, Any]) -> str:
 
 @cache
 def _examples() -> str:
-    file = Path(__file__).parent / "texts" / "mathvista_extraction.txt"
+    file = Path(__file__).parents[1] / "texts" / "mathvista_extraction.txt"
     return file.read_text(encoding="utf-8").strip()
 
 

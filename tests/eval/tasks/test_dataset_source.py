@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.score import scored
+from mgm.eval.report.score import scored
 from tests.eval.fixtures import png
 from tests.eval.named_judge import Named
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark
-from mgm.eval.files import read_json
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered, Question
-from mgm.eval.statistics import Interval, drawn_interval, mean_interval
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.report.statistics import Interval, drawn_interval, mean_interval
+from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.files import read_json
 
 JUDGED_AT_ONCE = 16
 

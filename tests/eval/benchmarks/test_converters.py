@@ -7,8 +7,8 @@ import pytest
 from mgm.eval.benchmarks.gqa import predictions
 from mgm.eval.benchmarks.scienceqa import predicted_index
 from mgm.eval.benchmarks.seed import is_right
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
 from tests.golden_files import golden_json
 

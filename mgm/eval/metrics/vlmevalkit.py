@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.judge import Judge
-from mgm.eval.letters import LETTERS, listed, vlmevalkit_letter
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.multiple_choice import LETTERS, listed, vlmevalkit_letter
 
 NOTHING = ("nan", "none", "")  # what stands for no hint and no choice
 TRIES = 3  # as often a judge is asked that names no letter

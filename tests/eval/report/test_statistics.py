@@ -4,7 +4,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from mgm.eval.statistics import clustered_error, compare, drawn_interval, mean_interval
+from mgm.eval.report.statistics import clustered_error, compare, drawn_interval, mean_interval
 
 
 def test_without_groups_it_is_the_ordinary_error():

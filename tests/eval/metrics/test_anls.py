@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from mgm.eval.edit_distance import anls, edit_distance, harness_anls
+from mgm.eval.metrics.anls import anls, edit_distance, harness_anls
 from tests.golden_files import golden_json
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from mgm.eval.answerer import Answerer
-from mgm.eval.answers import AnswerCache
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.models import Answerer
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.response_cache import AnswerCache
 
 
 def run(

@@ -10,10 +10,10 @@ from PIL import Image
 
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
-from mgm.eval.published import verdict
-from mgm.eval.question import Answered
-from mgm.eval.score import Score
-from mgm.eval.statistics import Comparison
+from mgm.eval.harness.question import Answered
+from mgm.eval.report.paper_results import verdict
+from mgm.eval.report.score import Score
+from mgm.eval.report.statistics import Comparison
 
 COLUMNS = ("benchmark", "score", "questions", "protocol", "published")
 WRONG = 50  # answers of each benchmark that the page shows

@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.vqa_text import (
+from mgm.eval.metrics.vqa_accuracy import (
     agreement,
     normal_answer,
     tokenized,

@@ -8,7 +8,7 @@ from PIL import Image
 import mgm
 from mgm import MGMError, Request
 from mgm.engine.engine import Engine
-from mgm.eval.answerer import answer_all
+from mgm.eval.harness.models import answer_all
 from tests.tiny_model import build
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgm.errors import MGMError
-from mgm.eval.endpoint import Endpoint
-from mgm.eval.kept_texts import TextFile, read_texts
+from mgm.eval.harness.jsonl_store import TextFile, read_texts
+from mgm.eval.harness.openai_client import Endpoint
 
 RULES = "rules"  # the name of no language model at all
 

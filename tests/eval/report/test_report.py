@@ -1,10 +1,10 @@
 import pytest
 from PIL import Image
 
-from mgm.eval.published import verdict
-from mgm.eval.question import Answered, Question
-from mgm.eval.report import by_answer_length, by_image_size, described, table, write_report
-from mgm.eval.score import Score
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.report.paper_results import verdict
+from mgm.eval.report.report import by_answer_length, by_image_size, described, table, write_report
+from mgm.eval.report.score import Score
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.files import field, present, read_lines, write_lines
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.files import field, present, read_lines, write_lines
 
 
 def llava_questions(

@@ -1,17 +1,17 @@
 import pytest
 
 from mgm.eval.benchmarks.mathvista import MathVista, format_query, query
-from mgm.eval.edit_distance import edit_distance
-from mgm.eval.extraction import (
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.anls import edit_distance
+from mgm.eval.metrics.mathvista_extraction import (
     extraction_prompt,
     is_equal,
     nearest,
     normal_extraction,
     plain_extraction,
 )
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered, Question
-from mgm.eval.wording import LETTER
+from mgm.eval.tasks.prompts import LETTER
 from tests.eval.named_judge import Named
 from tests.golden_files import golden_json
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
-from mgm.eval.kept_texts import TextFile, read_texts
-from mgm.eval.question import Question
+from mgm.eval.harness.jsonl_store import TextFile, read_texts
+from mgm.eval.harness.question import Question
 
 logger = logging.getLogger("mgm.eval")
 

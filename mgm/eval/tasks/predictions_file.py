@@ -9,9 +9,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 from mgm.errors import MGMError
-from mgm.eval.benchmark import Benchmark
-from mgm.eval.files import import_openpyxl, read_json, read_lines, read_table
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
 
 logger = logging.getLogger("mgm.eval")
 NAMES = ("question_id", "questionId", "id", "pid", "index")  # of a question's name in a record

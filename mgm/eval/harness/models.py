@@ -13,8 +13,8 @@ from mgm.data.images.loading import ImageSource, open_image
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
-from mgm.eval.endpoint import Endpoint
-from mgm.eval.question import Answered, Question
+from mgm.eval.harness.openai_client import Endpoint
+from mgm.eval.harness.question import Answered, Question
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
 Name = TypeVar("Name", bound=Hashable)

@@ -8,9 +8,9 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
-from mgm.eval.answers_file import read_answers
-from mgm.eval.question import Answered
+from mgm.eval.harness.question import Answered
 from mgm.eval.registry import BENCHMARKS
+from mgm.eval.tasks.predictions_file import read_answers
 from tests.eval.fixtures import MAKERS, lines, make_all
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mgm.errors import MGMError
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered, Question
-from mgm.eval.source import Needed, Source
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.tasks.dataset_source import Needed, Source
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 

@@ -20,7 +20,7 @@ _COUNT = 32  # re.UNICODE, passed in the place of a count: so many full stops go
 @cache
 def _words() -> dict[str, dict[str, str]]:
     """Contractions with their apostrophes, and numbers with their digits."""
-    file = Path(__file__).parent / "texts" / "vqa_words.json"
+    file = Path(__file__).parents[1] / "texts" / "vqa_words.json"
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -6,10 +6,10 @@ import openpyxl
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.judge import Judge
-from mgm.eval.question import Answered
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered
 from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.score import scored
+from mgm.eval.report.score import scored
 from tests.eval.fixtures import MAKERS, make_all
 
 COUNTS = {"textvqa": 3, "mme": 8, "mmbench": 3, "mmvet": 2, "mmmu": 30, "mathvista": 2, "pope": 6,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError
-from mgm.eval.files import base64_image, field, read_lines, read_parquet, read_table
+from mgm.eval.tasks.files import base64_image, field, read_lines, read_parquet, read_table
 
 Row = tuple[dict[str, Any], tuple[Path, ...]]  # fields and images
 Packed = tuple[dict[str, Any], tuple[bytes, ...]]  # with the images themselves

@@ -1,0 +1,1 @@
+"""Asks models: back ends, response cache, runner, and the judge."""

@@ -1,0 +1,1 @@
+"""Scores with intervals, tables, and the results of the paper."""

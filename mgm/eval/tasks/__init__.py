@@ -1,0 +1,1 @@
+"""What a benchmark is made of: base class, data files, prompts, files of predictions."""
