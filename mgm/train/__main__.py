@@ -18,17 +18,17 @@ from mgm.data.sources.bad_samples import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.model.files.json_file import read_json
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
-from mgm.train.adapter import add_adapter, load_adapter
-from mgm.train.benchmark_runs import BenchmarkRuns
-from mgm.train.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
-from mgm.train.curves import draw_curves
-from mgm.train.flags import Arguments, parse
-from mgm.train.run_data import RunData
-from mgm.train.run_facts import check_facts, facts_of, is_finished
-from mgm.train.starting_point import starting_point
-from mgm.train.trainable import describe_trainable, set_trainable
+from mgm.train.args.validation import Arguments, parse
+from mgm.train.callbacks.benchmark import BenchmarkRuns
+from mgm.train.callbacks.loss_plot import draw_curves
+from mgm.train.callbacks.warmup_profile import Trial
+from mgm.train.checkpointing.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
+from mgm.train.checkpointing.run_fingerprint import check_facts, facts_of, is_finished
+from mgm.train.data_setup import RunData
+from mgm.train.lora.adapter import add_adapter, load_adapter
+from mgm.train.model_setup import starting_point
+from mgm.train.optim.freezing import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
-from mgm.train.trial import Trial
 
 logger = logging.getLogger("mgm.train")
 

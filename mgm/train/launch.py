@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.train.batches import Batches, divide
-from mgm.train.flags import check_names
-from mgm.train.forecast import forecast
-from mgm.train.hostfile import Host, read_hostfile
+from mgm.train.args.validation import check_names
+from mgm.train.distributed.batch_plan import Batches, divide
+from mgm.train.distributed.hostfile import Host, read_hostfile
+from mgm.train.estimate.memory_estimate import forecast
 
 HOSTFILE = "hostfile"  # is used where it lies in the current folder
 MODULE = "mgm.train"

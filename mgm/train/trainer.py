@@ -24,26 +24,31 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.components import STAGE1_FILE, save_stage1
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.train.adapter import save_adapter
-from mgm.train.arguments import TrainingArguments
-from mgm.train.checkpoints import STATE_FILE, checkpoints, complete_files, shared_folder
-from mgm.train.curves import draw_curves
-from mgm.train.hold_out import HoldOut
-from mgm.train.parameter_groups import parameter_groups
-from mgm.train.progress import Progress
-from mgm.train.run_facts import facts_of, write_facts
-from mgm.train.selective_checkpointing import checkpoint_options
-from mgm.train.sharding import (
+from mgm.train.args.arguments import TrainingArguments
+from mgm.train.callbacks.dataset_losses import SourceLosses
+from mgm.train.callbacks.loss_plot import draw_curves
+from mgm.train.callbacks.progress import Progress
+from mgm.train.callbacks.validation import HoldOut
+from mgm.train.callbacks.warmup_profile import undisturbed
+from mgm.train.checkpointing.checkpoints import (
+    STATE_FILE,
+    checkpoints,
+    complete_files,
+    shared_folder,
+)
+from mgm.train.checkpointing.run_fingerprint import facts_of, write_facts
+from mgm.train.distributed.fsdp import (
     delay_reduction,
     load_optimizer,
     save_optimizer,
     shard,
     whole_state,
 )
-from mgm.train.source_losses import SourceLosses
-from mgm.train.trial import undisturbed
-from mgm.train.work import RunWork, known_peak
-from mgm.train.zero3 import divide
+from mgm.train.distributed.zero3 import divide
+from mgm.train.estimate.flops import RunWork, known_peak
+from mgm.train.lora.adapter import save_adapter
+from mgm.train.optim.activation_checkpointing import checkpoint_options
+from mgm.train.optim.param_groups import parameter_groups
 
 
 class MGMTrainer(Trainer):
@@ -112,6 +117,14 @@ class MGMTrainer(Trainer):
             seed,
             dataset.path,
         )
+
+    def train_sampler(self) -> Sampler:
+        """The order of the training samples."""
+        return cast(Sampler, self._get_train_sampler())
+
+    def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the device of the run."""
+        return self._prepare_inputs(inputs)
 
     def get_train_dataloader(self) -> DataLoader:
         """As transformers', but of a stream every process reads its own part."""

@@ -9,7 +9,7 @@ import pytest
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.checkpoints import checkpoints
+from mgm.train.checkpointing.checkpoints import checkpoints
 from tests.train.conftest import words
 
 

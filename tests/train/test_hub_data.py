@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mgm.train.checkpoints import STATE_FILE
+from mgm.train.checkpointing.checkpoints import STATE_FILE
 from tests.hub_server import TOKEN, hub
 from tests.train.conftest import words
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from mgm.errors import MGMError
 from mgm.train import launch
-from mgm.train.batches import Batches, divide
-from mgm.train.hostfile import Host, read_hostfile
+from mgm.train.distributed.batch_plan import Batches, divide
+from mgm.train.distributed.hostfile import Host, read_hostfile
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]

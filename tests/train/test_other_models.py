@@ -28,8 +28,8 @@ from transformers import (
 import mgm
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.flags import parse
-from mgm.train.starting_point import starting_point
+from mgm.train.args.validation import parse
+from mgm.train.model_setup import starting_point
 from tests.model.inputs import difference
 from tests.model.tiny import VISION
 from tests.train.conftest import words

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from mgm.train.__main__ import run
-from mgm.train.checkpoints import STATE_FILE
+from mgm.train.checkpointing.checkpoints import STATE_FILE
 from tests.model.tiny import TEXT
 from tests.train.conftest import words
 

@@ -22,7 +22,7 @@ from mgm.model.checkpoint.components import STAGE1_FILE
 from mgm.model.loading import load_model
 from mgm.train import trainer as trainer_module
 from mgm.train.__main__ import run
-from mgm.train.checkpoints import checkpoints
+from mgm.train.checkpointing.checkpoints import checkpoints
 from tests.model.tiny import VISION
 from tests.train.conftest import words
 
@@ -44,8 +44,8 @@ def moved(before, after) -> set[str]:
 
 def start_of(flags):
     """The weights that a run starts from."""
-    from mgm.train.flags import parse
-    from mgm.train.starting_point import starting_point
+    from mgm.train.args.validation import parse
+    from mgm.train.model_setup import starting_point
 
     return starting_point(parse(words(flags | {"output_dir": "unused"})))[0].state_dict()
 
@@ -59,8 +59,8 @@ def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None
 
 
 def test_attention_is_chosen_by_a_flag(stage1_flags) -> None:
-    from mgm.train.flags import parse
-    from mgm.train.starting_point import starting_point
+    from mgm.train.args.validation import parse
+    from mgm.train.model_setup import starting_point
 
     flags = stage1_flags | {"attn_implementation": "eager", "output_dir": "unused"}
     model = starting_point(parse(words(flags)))[0]
@@ -215,7 +215,7 @@ def test_a_batch_without_labels_teaches_nothing(stage2_flags, tmp_path) -> None:
 def test_published_flags_in_bf16_with_checkpointed_activations(
     stage1_flags, stage1, data, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("mgm.train.arguments.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("mgm.train.args.arguments.cpu_has_bfloat16", lambda: True)
     flags = stage1_flags | {
         "tune_mm_mlp_adapter": None,
         "pretrain_mm_mlp_adapter": stage1 / STAGE1_FILE,

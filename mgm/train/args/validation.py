@@ -1,0 +1,229 @@
+"""From the command line to checked arguments; what cannot be done is refused with its reason."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import NoReturn, cast
+
+from transformers import HfArgumentParser
+
+from mgm.data.sources.bad_samples import POLICIES
+from mgm.errors import MGMError, one_line
+from mgm.train.args.arguments import (
+    BITS,
+    FULL,
+    QUANT_TYPES,
+    DataArguments,
+    ModelArguments,
+    TrainingArguments,
+)
+
+Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
+
+USAGE = """python -m mgm.train --model_name_or_path FOLDER --data_path FILE --output_dir FOLDER ...
+
+stage 1: python -m mgm.train --tune_mm_mlp_adapter True --version plain \\
+           --model_name_or_path LANGUAGE_MODEL --vision_tower CLIP --vision_tower_aux CONVNEXT \\
+           --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2 --image_size_aux 768 \\
+           --data_path pretrain.json --image_folder images --output_dir work_dirs/stage1
+stage 2: python -m mgm.train --model_name_or_path work_dirs/stage1 --version v1 \\
+           --image_aspect_ratio pad --group_by_modality_length True \\
+           --data_path instruct.json --image_folder images --output_dir work_dirs/stage2
+"""
+
+_LATER = "is not supported yet; leave it out"
+
+# Flags that may only have their default, and why.
+REFUSED = {
+    "mm_use_im_start_end": "is not supported yet, and no published model uses it; leave it out",
+    "mm_use_im_patch_token": "would add a token that nothing uses; leave it out",
+    "image_processor": "does nothing: images are prepared in one way; leave it out",
+    "image_grid_pinpoints": "does nothing: it was published but never used; leave it out",
+    "lazy_preprocess": "must stay True: samples are always prepared when they are needed",
+    "is_multimodal": "does nothing: the samples decide it; leave it out",
+    "remove_unused_columns": "must stay False: samples hold exactly what the model takes",
+    "cache_dir": "does nothing here; set the environment variable HF_HOME",
+    "mpt_attn_impl": "does nothing: MPT is no language model of Mini-Gemini; leave it out",
+    "do_predict": "does nothing: a run trains, and is measured by --eval_strategy; leave it out",
+    "load_best_model_at_end": "is not supported; trainer_state.json has the eval_loss of each step",
+    # transformers does not know the model as a causal one, and would not shift the labels.
+    "label_smoothing_factor": _LATER,
+    "push_to_hub": _LATER,
+    "auto_find_batch_size": _LATER,
+    "train_sampling_strategy": f"{_LATER} (--group_by_modality_length True groups by length)",
+    "parallelism_config": _LATER,
+    "fsdp_config": "does nothing: --fsdp full_shard has no settings; leave it out",
+}
+
+# The least and the most that these numbers may be; nan and infinity are refused too.
+_RANGES = {
+    "per_device_train_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "model_max_length": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "mm_projector_lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "num_train_epochs": (0, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),  # of numpy
+}
+
+_REQUIRED = ("model_name_or_path", "data_path", "output_dir")
+
+
+class _Parser(HfArgumentParser):
+    """Reports every fault as an MGMError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise MGMError(message)
+
+
+def parse(words: Sequence[str] | None = None) -> Arguments:
+    """Arguments of a training run from the words of its command line.
+
+    Args:
+        words: flags and values; None: those that the program was started with.
+
+    Raises:
+        MGMError: a flag is unknown, missing, or has a value that cannot be used here.
+    """
+    model, data, training = parse_flags(list(sys.argv[1:] if words is None else words))
+    if data.bad_samples not in POLICIES:
+        raise MGMError(f"--bad_samples {data.bad_samples}: choose {' or '.join(POLICIES)}")
+    _check_together(model, training)
+    if data.streaming and training.max_steps <= 0:
+        raise MGMError("--streaming True: a stream has no end; say when with --max_steps N")
+    _check_evaluation(data, training)
+    for part in (model, data, training):
+        _check(part)
+    for name in _REQUIRED:
+        if not any(getattr(part, name, None) for part in (model, data, training)):
+            raise MGMError(f"--{name} is missing; see python -m mgm.train --help")
+    return model, data, training
+
+
+def parse_flags(words: Sequence[str]) -> Arguments:
+    """The flags' values; what contradicts itself is not looked for.
+
+    Raises:
+        MGMError: a flag is unknown, or its value is not of its kind.
+    """
+    parser = _parser()
+    _check_known(parser, words)
+    try:
+        parsed = parser.parse_args_into_dataclasses(list(words), look_for_args_file=False)
+    except (ValueError, ImportError, OSError) as error:
+        if isinstance(error, MGMError):
+            raise
+        raise MGMError(one_line(error)) from error
+    return cast(Arguments, parsed)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise an MGMError unless these are flags of the training, without their two dashes."""
+    _check_known(_parser(), [f"--{name}" for name in names])
+
+
+def _parser() -> "_Parser":
+    return _Parser(
+        [ModelArguments, DataArguments, TrainingArguments],  # ty: ignore[invalid-argument-type]
+        prog="python -m mgm.train",
+        usage=USAGE,
+        allow_abbrev=False,
+    )
+
+
+def _check_known(parser: HfArgumentParser, words: Sequence[str]) -> None:
+    known = set(parser._option_string_actions)
+    for word in words:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and flag not in known:
+            close = get_close_matches(flag, known, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise MGMError(f"{flag} is not a flag of python -m mgm.train{hint}")
+
+
+def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        if entry.name in REFUSED and value not in (entry.default, None):
+            raise MGMError(f"--{entry.name} {value}: {REFUSED[entry.name]}")
+
+
+def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
+    wanted = getattr(training.eval_strategy, "value", training.eval_strategy) != "no"
+    if wanted and not data.eval_data_path:
+        raise MGMError("--eval_strategy: there is nothing to measure on; give --eval_data_path")
+    given = {
+        "eval_data_path": data.eval_data_path,
+        "eval_image_folder": data.eval_image_folder,
+        "eval_answers": data.eval_answers,
+        "do_eval": training.do_eval,
+        "eval_on_start": training.eval_on_start,
+    }
+    for name, value in given.items():
+        if value and not wanted:
+            raise MGMError(f"--{name} does nothing without --eval_strategy steps or epoch")
+    if data.eval_benchmark_limit < 0:
+        raise MGMError(f"--eval_benchmark_limit {data.eval_benchmark_limit}: give a number from 0")
+    if data.eval_benchmarks is None and data.eval_benchmark_limit:
+        raise MGMError("--eval_benchmark_limit does nothing without --eval_benchmarks")
+    saves = getattr(training.save_strategy, "value", training.save_strategy) != "no"
+    if data.eval_benchmarks and not saves:
+        raise MGMError(
+            "--eval_benchmarks: checkpoints are measured, and --save_strategy no writes none; "
+            "take steps or epoch"
+        )
+    if data.eval_answers < 0:
+        raise MGMError(f"--eval_answers {data.eval_answers}: give a number from 0")
+    if data.eval_answers and (training.sharded or training.zero3):
+        raise MGMError(
+            "--eval_answers: no process has the whole model under ZeRO-3 or --fsdp; leave it out, "
+            "or take ZeRO-2"
+        )
+
+
+def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = getattr(training, name)
+        if value is not None and not (math.isfinite(value) and least <= value <= most):
+            end = f" to {most}" if most < math.inf else ""
+            raise MGMError(f"--{name} {value}: give a number from {least}{end}")
+    if not 0 <= training.warmup_ratio < 1:
+        raise MGMError(f"--warmup_ratio {training.warmup_ratio}: give a number from 0 to below 1")
+    if training.mm_projector_lr is not None and training.lr_multi:
+        raise MGMError("--lr_multi would be ignored beside --mm_projector_lr; give one of them")
+    if model.tune_mm_mlp_adapter and training.lora_enable:
+        raise MGMError(
+            "--lora_enable: stage 1 (--tune_mm_mlp_adapter) does not train the language model; "
+            "leave one of them out"
+        )
+    if training.bits not in BITS or training.quant_type not in QUANT_TYPES:
+        raise MGMError(
+            f"--bits {training.bits} --quant_type {training.quant_type}: choose one of "
+            f"{', '.join(map(str, BITS))}, and {' or '.join(QUANT_TYPES)}"
+        )
+    if training.bits != FULL and not training.lora_enable:
+        raise MGMError(
+            f"--bits {training.bits}: rounded weights are not trained themselves; train a LoRA "
+            "beside them with --lora_enable True, or leave it out"
+        )
+    if training.group_by_length and (training.packing or training.group_by_modality_length):
+        other = "packing" if training.packing else "group_by_modality_length"
+        raise MGMError(f"--group_by_length beside --{other}: choose one of these orders")
+    if training.selective_checkpointing and not training.activation_checkpointing:
+        raise MGMError(
+            "--selective_checkpointing does nothing without --gradient_checkpointing True"
+        )
+    if training.bits != FULL and training.sharded:
+        raise MGMError(f"--bits {training.bits} beside --fsdp: rounded weights are not divided")
+    for name in ("lora_weight_path", "use_dora"):
+        if getattr(training, name) and not training.lora_enable:
+            raise MGMError(f"--{name} does nothing without --lora_enable True")
+    if model.tune_mm_mlp_adapter and model.freeze_backbone:
+        raise MGMError(
+            "--freeze_backbone does nothing beside --tune_mm_mlp_adapter; leave one of them out"
+        )

@@ -1,0 +1,151 @@
+"""The data of a run: from its flags to items and the collator that makes batches of them."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.datasets.packing import PackedCollator, PackedDataset
+from mgm.data.datasets.streaming import Order, StreamCollator, StreamedDataset
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.mixture_config import Source, read_mixture
+from mgm.errors import MGMError
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.train.args.validation import Arguments
+from mgm.train.callbacks.validation import HoldOut
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run learns from.
+
+    Attributes:
+        samples: of a file or a mixture, or the stream.
+        items: what the data loader takes: the samples, packed rows, or the stream.
+        collator: counts what is lost to the limit.
+        collate: makes a batch of items.
+        hold_out: what the run is measured on, if anything.
+    """
+
+    samples: TrainingDataset | MixedDataset | StreamedDataset
+    items: TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
+    collator: Collator
+    collate: Callable[..., dict[str, Any]]
+    hold_out: HoldOut | None = None
+
+    @classmethod
+    def open(
+        cls,
+        arguments: Arguments,
+        model: MGMForConditionalGeneration,
+        processor: MGMProcessor,
+        quarantine: Quarantine | None = None,
+    ) -> "RunData":
+        """The data that the flags name.
+
+        Args:
+            arguments: the flags.
+            model: tells the limit of positions.
+            processor: the model's.
+            quarantine: lists samples that cannot be used; None: one ends the run.
+
+        Raises:
+            MGMError: it is not there, or malformed.
+        """
+        packing, limit = arguments[2].packing, model.config.model_max_length
+        if packing and limit is None:
+            raise MGMError("--packing needs --model_max_length, the positions of a row")
+        samples = _opened(arguments, processor, quarantine, limit)
+        collator = replace(Collator.of(processor, limit), label=samples.label)
+        collate = PackedCollator(collator) if packing else collator
+        hold_out = _hold_out(arguments, processor, limit)
+        if isinstance(samples, StreamedDataset):
+            return cls(samples, samples, collator, StreamCollator(collate), hold_out)
+        items = samples
+        if packing and limit is not None:
+            items = PackedDataset(samples, limit, arguments[2].order_seed)
+        return cls(samples, items, collator, collate, hold_out)
+
+    @property
+    def size(self) -> str:
+        """How much there is, in words."""
+        if isinstance(self.samples, StreamedDataset):
+            return f"a stream of {len(self.samples.names)} shards"
+        return f"{len(self.samples)} samples"
+
+    def check_images(self, model: MGMForConditionalGeneration) -> None:
+        """Find out before the first step whether samples with and without images can be learned.
+
+        Raises:
+            MGMError: they cannot.
+        """
+        samples = self.samples
+        counts = None if isinstance(samples, StreamedDataset) else samples.image_counts
+        limit, length = model.config.model_max_length, samples.processor.image_tokens_per_image
+        if (counts is None or counts.any()) and limit is not None and limit <= length:
+            raise MGMError(
+                f"model_max_length is {limit}, but one image takes {length} positions; allow more"
+            )
+        trained = any(part.requires_grad for part in model.language_model.parameters())
+        if counts is None or trained or counts.all():
+            return
+        if not counts.any():
+            raise MGMError(
+                f"{samples.path}: no sample has an image, and the language model is not trained; "
+                "keep samples without image for stage 2"
+            )
+        logger.warning(
+            "%d of %d samples have no image and teach nothing, for the language model is not "
+            "trained",
+            *(int((counts == 0).sum()), len(counts)),
+        )
+
+
+def _opened(
+    arguments: Arguments, processor: MGMProcessor, quarantine: Quarantine | None, limit: int | None
+) -> TrainingDataset | MixedDataset | StreamedDataset:
+    """One data file, those that a mixture names, or a stream of either."""
+    _, data, training = arguments
+    sources = read_mixture(Path(data.data_path))
+    if data.streaming:
+        alone = Source(data.data_path, config=data.data_config, split=data.data_split)
+        order = Order(
+            arguments[2].order_seed,
+            training.train_batch_size,
+            pack_to=limit if training.packing else None,
+            by_length=training.group_by_length or training.group_by_modality_length,
+        )
+        reader = (training.process_index, training.world_size)
+        return StreamedDataset(
+            *(data.data_path, sources or [alone], processor, order),
+            *(data.image_folder, quarantine, reader),
+        )
+    if sources is None:
+        return TrainingDataset(
+            *(data.data_path, processor, data.image_folder, quarantine),
+            *(data.data_config, data.data_split),
+        )
+    return MixedDataset(
+        *(Path(data.data_path), sources, processor, data.image_folder, quarantine),
+        arguments[2].order_seed,
+    )
+
+
+def _hold_out(arguments: Arguments, processor: MGMProcessor, limit: int | None) -> HoldOut | None:
+    data = arguments[1]
+    if data.eval_data_path is None:
+        return None
+    path, folder = Path(data.eval_data_path), data.eval_image_folder
+    sources = read_mixture(path)
+    if sources is None:
+        samples = TrainingDataset(data.eval_data_path, processor, folder)
+    else:
+        samples = MixedDataset(path, sources, processor, folder)
+    return HoldOut(samples, Collator.of(processor, limit), data.eval_answers)

@@ -1,0 +1,165 @@
+"""LoRA and DoRA: what is trained beside a frozen language model, and how it is saved.
+
+An adapter's folder is in the published layout: peft's own files for the language model, and
+`non_lora_trainables.bin` with mining, projector and towers. It loads as any model does, merged or
+not; peft alone loads it on the language model.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mgm.errors import MGMError
+from mgm.model.checkpoint.lora import ADAPTER_FILES, OTHERS_FILE, PREFIX, read_others
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.published_layout.weight_names import to_published
+from mgm.model.quantization.moe_experts import (
+    built_expert_name,
+    fill_linear_experts,
+    stored_expert_name,
+)
+from mgm.train.args.arguments import FULL, TrainingArguments
+from mgm.train.lora.qlora import round_language_model
+
+BIASES = ("none", "all", "lora_only")
+
+
+def add_adapter(model: MGMForConditionalGeneration, arguments: TrainingArguments, base: str) -> Any:
+    """Put a fresh adapter beside every linear layer of the language model but its head.
+
+    Args:
+        model: its language model is frozen, and changed in place.
+        arguments: the flags `lora_*` and `use_dora`.
+        base: where the language model comes from, for whoever loads the adapter later.
+
+    Returns:
+        peft's settings, for saving.
+
+    Raises:
+        MGMError: peft is not installed, or a flag has a value that it does not take.
+    """
+    try:
+        from peft import LoraConfig, TaskType, inject_adapter_in_model
+    except ImportError as error:
+        raise MGMError("--lora_enable needs peft; pip install -e '.[train]'") from error
+    if arguments.lora_bias not in BIASES:
+        raise MGMError(f"--lora_bias {arguments.lora_bias}: choose one of {', '.join(BIASES)}")
+    if arguments.lora_r < 1 or not 0 <= arguments.lora_dropout < 1:
+        raise MGMError(
+            f"--lora_r {arguments.lora_r} --lora_dropout {arguments.lora_dropout}: give a rank "
+            "from 1, and a probability from 0 to below 1"
+        )
+    fill_linear_experts(model.language_model)
+    if arguments.bits != FULL:
+        round_language_model(model, arguments)
+    settings = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        bias=arguments.lora_bias,
+        use_dora=arguments.use_dora,
+        target_modules=_targets(model.language_model),
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=base,
+    )
+    # Without its config: for some families peft changes the settings to those of other modules.
+    bare: Any = nn.Module()
+    bare.is_loaded_in_4bit, bare.is_loaded_in_8bit = arguments.bits == 4, arguments.bits == 8
+    for name, child in model.language_model.named_children():
+        bare.add_module(name, child)
+    inject_adapter_in_model(settings, bare)
+    return settings
+
+
+def _targets(language_model: PreTrainedModel) -> list[str]:
+    """Names of its linear layers, without the head: the last parts, where these say enough."""
+    head = language_model.get_output_embeddings()
+    linear = [
+        name
+        for name, module in language_model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    ]
+    if any(".experts." in name for name in linear):
+        return linear  # peft takes the last parts of experts' names for tensors that we split
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
+
+
+def save_adapter(
+    settings: Any,
+    model: MGMForConditionalGeneration,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write an adapter's folder, but for the processor.
+
+    Args:
+        settings: what `add_adapter` returned.
+        model: the whole model.
+        folder: is there already.
+        state: the model's weights, where the model itself holds parts of them; None: its own.
+    """
+    whole = dict(model.state_dict() if state is None else state)
+    inside = "language_model."
+    learned = {name for name, part in model.named_parameters() if part.requires_grad}
+    adapter = {
+        _saved_name(name.removeprefix(inside)): tensor.detach().cpu().contiguous()
+        for name, tensor in whole.items()
+        if name.startswith(inside) and name in learned
+    }
+    save_file(adapter, folder / ADAPTER_FILES[0], metadata={"format": "pt"})
+    settings.save_pretrained(folder)
+    others = {
+        f"{PREFIX}{to_published(name)}": tensor.detach().cpu().clone()
+        for name, tensor in whole.items()
+        if not name.startswith(inside)
+    }
+    torch.save(others, folder / OTHERS_FILE)
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+
+
+def load_adapter(model: MGMForConditionalGeneration, folder: Path) -> None:
+    """Fill an adapter that was just added, and what is trained beside it, from its folder.
+
+    Raises:
+        MGMError: the folder's adapter is of another shape, or files are missing.
+    """
+    file = folder / ADAPTER_FILES[0]
+    if not file.is_file():
+        raise MGMError(f"{file}: is not there; give the folder of an adapter")
+    state = model.language_model.state_dict()
+    added = {name for name in state if ".lora_" in name}
+    found = {_added_name(name): tensor for name, tensor in load_file(file).items()}
+    fits = {n for n, t in found.items() if n in state and state[n].shape == t.shape}
+    if wrong := sorted((added | found.keys()) - fits):
+        raise MGMError(f"{file}: does not fit at {wrong[0]}; repeat the flags it was made with")
+    with torch.no_grad():
+        for name, tensor in found.items():
+            state[name].copy_(tensor)
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in read_others(folder).items():
+            if name not in state or state[name].shape != tensor.shape:
+                raise MGMError(f"{tensor.file}: {tensor.name} is for another model")
+            state[name].copy_(tensor.read())
+
+
+def _saved_name(name: str) -> str:
+    """What peft's files call a weight of the language model."""
+    name = re.sub(r"\.(lora_[AB])\.default\.weight$", r".\1.weight", name)
+    name = re.sub(r"\.lora_magnitude_vector\.default\.weight$", ".lora_magnitude_vector", name)
+    return PREFIX + stored_expert_name(name)
+
+
+def _added_name(saved: str) -> str:
+    """What the language model calls a weight of an adapter's file."""
+    name = built_expert_name(saved).removeprefix(PREFIX)
+    name = re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", name)
+    return re.sub(r"\.lora_magnitude_vector$", ".lora_magnitude_vector.default.weight", name)

@@ -1,0 +1,1 @@
+"""Which parameters are trained, in which groups, and what is recomputed."""

@@ -1,0 +1,88 @@
+"""Benchmarks that the checkpoints of a run answer."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from mgm.train.callbacks.benchmark import BenchmarkRuns
+from tests.eval.fixtures import make_all
+from tests.train.conftest import words
+from tests.train.test_processes import train_in_processes
+
+NAME = "benchmark/gqa:testdev"
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture
+def flags(stage2_flags, benchmarks, tmp_path):
+    return stage2_flags | {
+        "output_dir": tmp_path / "run",
+        "max_steps": 4,
+        "eval_benchmarks": "gqa,seed",
+        "eval_benchmark_data": benchmarks,
+    }
+
+
+def measured(folder) -> dict[int, float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry[NAME] for entry in history if NAME in entry}
+
+
+def test_every_checkpoint_is_measured(flags, tmp_path):
+    run(words(flags))
+    assert measured(tmp_path / "run") == {2: 0.0, 4: 0.0}
+    answers = tmp_path / "run" / "eval" / "checkpoint-2" / "gqa" / "testdev" / "paper"
+    assert json.loads((answers / "score.json").read_text())["questions"] == 1
+    # The run is the same as without.
+    plain = {name: value for name, value in flags.items() if not name.startswith("eval_")}
+    run(words(plain | {"output_dir": tmp_path / "plain"}))
+    ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("run", "plain"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_in_several_processes(flags, tmp_path):
+    """One of them asks, and the process that answers does not take itself for one of theirs."""
+    train_in_processes(flags | {"max_steps": 2, "per_device_train_batch_size": 2})
+    assert measured(tmp_path / "run") == {2: 0.0}
+
+
+def test_what_is_missing_shows_before_the_first_step(flags, benchmarks, tmp_path):
+    with pytest.raises(MGMError, match=r"--eval_benchmarks: .*no benchmark is called 'gqq'"):
+        run(words(flags | {"eval_benchmarks": "gqq"}))
+    with pytest.raises(MGMError, match=r"--eval_benchmarks: .*is missing; python -m mgm\.eval"):
+        run(words(flags | {"eval_benchmark_data": tmp_path / "nowhere"}))
+    with pytest.raises(MGMError, match="--save_strategy no writes none"):
+        run(words(flags | {"save_strategy": "no"}))
+    with pytest.raises(MGMError, match="--eval_benchmark_limit -1: give a number from 0"):
+        run(words(flags | {"eval_benchmark_limit": -1}))
+
+
+def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
+    flags, tmp_path, monkeypatch, caplog
+):
+    """Its questions are gone when the first one is written, and here again for the second."""
+    make_all(tmp_path)
+    kept = BenchmarkRuns.on_save
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = tmp_path / "gqa"
+        if state.global_step == 2:
+            shutil.move(folder, tmp_path / "away")
+        kept(self, args, state, control, **kwargs)
+        if state.global_step == 2:
+            shutil.move(tmp_path / "away", folder)
+
+    monkeypatch.setattr(BenchmarkRuns, "on_save", on_save)
+    run(words(flags | {"eval_benchmark_data": tmp_path}))
+    assert list(measured(tmp_path / "run")) == [4]
+    assert "checkpoint-2 was not measured: " in caplog.text
+    assert "is missing" in caplog.text

@@ -1,0 +1,145 @@
+"""What a run is measured on while it trains."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+import mgm
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.errors import MGMError
+from mgm.model.loading import load_model
+from mgm.train.__main__ import run
+from mgm.train.callbacks.loss_plot import draw_curves
+from tests.train.conftest import words
+from tests.train.test_processes import ROOT, losses, train_in_processes
+
+
+@pytest.fixture(scope="module")
+def hold_out(data, tmp_path_factory):
+    """Five samples, of one image, of two, and of none: no number of processes divides them."""
+    samples = json.loads(data.read_text())
+    path = tmp_path_factory.mktemp("hold_out") / "held.json"
+    path.write_text(json.dumps([samples[place] for place in (1, 8, 9, 10, 4)]))
+    return path
+
+
+@pytest.fixture
+def flags(stage2_flags, data, hold_out, tmp_path):
+    return stage2_flags | {
+        "output_dir": tmp_path / "run",
+        "save_strategy": "no",
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "eval_data_path": hold_out,
+        "eval_image_folder": data.parent,
+        "per_device_eval_batch_size": 2,
+    }
+
+
+def test_the_loss_is_that_of_all_tokens(flags, hold_out, data):
+    trainer = run(words(flags))
+    logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4, 6]
+    model = load_model(flags["output_dir"], dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    samples = TrainingDataset(hold_out, trainer.processing_class, data.parent)
+    for place in range(len(samples)):
+        sample = samples[place]
+        pixels = sample.get("pixel_values_aux")
+        with torch.no_grad():
+            logits = model(input_ids=sample["input_ids"][None], pixel_values_aux=pixels).logits[0]
+        labels = sample["labels"][1:]
+        total += float(F.cross_entropy(logits[:-1], labels, reduction="sum"))
+        count += int((labels != -100).sum())
+    assert logged[-1]["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert logged[-1]["eval_loss"] < logged[0]["eval_loss"]
+
+
+def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
+    more = {"eval_answers": 3, "eval_on_start": True}
+    measured = run(words(flags | more)).model.state_dict()
+    names = ("eval_strategy", "eval_data_path", "eval_image_folder")
+    alone = flags | dict.fromkeys(names) | {"output_dir": tmp_path / "alone"}
+    for name, tensor in run(words(alone)).model.state_dict().items():
+        assert torch.equal(tensor, measured[name]), name
+
+
+def test_answers(flags, hold_out, data, tmp_path):
+    """Of a model that knows some: those that the engine gives of the saved model."""
+    samples = json.loads(hold_out.read_text())
+    questions = [sample["conversations"][0]["value"] for sample in samples]
+    learned = flags | {"num_train_epochs": 80, "eval_answers": 9, "eval_steps": 240}
+    trainer = run(words(learned | {"data_path": hold_out, "image_folder": data.parent}))
+    told = [e["eval_right_answers"] for e in trainer.state.log_history if "eval_loss" in e]
+    engine = mgm.load(flags["output_dir"])
+    right = 0
+    for sample, question in zip(samples, questions, strict=True):
+        images = sample.get("image", [])
+        paths = [data.parent / name for name in ([images] if isinstance(images, str) else images)]
+        text = question.replace("<image>", "").strip()
+        request = mgm.Request(text, images=paths, max_new_tokens=64, temperature=0)
+        (answer,) = engine.answer([request])
+        right += answer.text.strip() == sample["conversations"][1]["value"]
+    assert told[-1] == pytest.approx(right / len(samples))
+    assert right > 0
+
+
+def test_sources_and_curves(flags, hold_out, data, tmp_path, capsys):
+    mixture = tmp_path / "mixture.json"
+    texts = [sample for sample in json.loads(data.read_text()) if "image" not in sample]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    sources = [{"path": str(hold_out), "image_folder": str(data.parent)}, {"path": "texts.json"}]
+    mixture.write_text(json.dumps({"datasets": sources}))
+    trainer = run(words(flags | {"eval_data_path": mixture}))
+    (last,) = [e for e in trainer.state.log_history if "eval_loss" in e and e["step"] == 6]
+    low, high = sorted((last["eval_loss/held"], last["eval_loss/texts"]))
+    assert low <= last["eval_loss"] <= high
+    assert "step 6: hold-out loss" in capsys.readouterr().err
+    draw_curves(trainer.state.log_history, tmp_path)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("change", "words_of_fault"),
+    [
+        ({"eval_data_path": None, "eval_image_folder": None}, "give --eval_data_path"),
+        ({"eval_strategy": "no"}, "--eval_data_path does nothing without --eval_strategy"),
+        ({"eval_answers": -1}, "--eval_answers -1"),
+        ({"fsdp": "full_shard", "eval_answers": 1}, "--eval_answers: no process"),
+        ({"eval_data_path": "nowhere.json"}, "nowhere.json: cannot be read"),
+        ({"load_best_model_at_end": True}, "--load_best_model_at_end"),
+    ],
+)
+def test_faults(flags, change, words_of_fault):
+    with pytest.raises(MGMError) as caught:
+        run(words(flags | change))
+    assert words_of_fault in str(caught.value)
+
+
+def test_the_old_name(flags):
+    trainer = run(words(flags | {"eval_strategy": None, "evaluation_strategy": "epoch"}))
+    assert [e["step"] for e in trainer.state.log_history if "eval_loss" in e] == [6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["ddp", "zero3", "fsdp"])
+def test_several_processes_measure_the_same(flags, tmp_path, form):
+    """Of five samples one process has three and the other two, some without image."""
+    flags = flags | {"group_by_modality_length": False, "per_device_eval_batch_size": 1}
+    run(words(flags | {"output_dir": tmp_path / "alone"}))
+    flags |= {"per_device_train_batch_size": 1, "output_dir": tmp_path / "two"}
+    if form == "zero3":
+        pytest.importorskip("deepspeed")
+        flags |= {"deepspeed": ROOT / "scripts" / "zero3.json"}
+    flags |= {"fsdp": "full_shard"} if form == "fsdp" else {}
+    flags |= {"eval_answers": 4} if form == "ddp" else {}
+    done = train_in_processes(flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours = losses(tmp_path / "two", "eval_loss")
+    assert ours == pytest.approx(losses(tmp_path / "alone", "eval_loss"), abs=1e-4)
+    saved = load_file(tmp_path / "two" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "alone" / "model.safetensors").items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,103 @@
+"""Forecasts against the released models' sizes and against counted operations."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgm.train.args.validation import parse_flags
+from mgm.train.distributed.batch_plan import Batches
+from mgm.train.estimate.flops import forward_flops
+from mgm.train.estimate.memory_estimate import Zero, forecast, memory, skeleton
+from tests.golden_files import golden_json
+from tests.model.tiny import tiny_model
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+RELEASED = {
+    "MGM-2B": "gemma/gemma-2b.json",
+    "MGM-7B": "llama/vicuna-7b.json",
+    "MGM-8B": "llama3/llama-3-8b.json",
+    "MGM-13B": "llama/vicuna-13b.json",
+    "MGM-34B": "yi/yi-34b.json",
+    "MGM-8x7B": "mixtral/mixtral-8x7b.json",
+}
+FLAGS = {
+    "model_name_or_path": ["nowhere"],
+    "vision_tower": ["nowhere"],
+    "vision_tower_aux": ["nowhere"],
+    "mm_projector_type": ["mlp2x_gelu"],
+    "image_size_aux": ["768"],
+    "data_path": ["nowhere.json"],
+    "output_dir": ["nowhere"],
+}
+
+
+def model_of(name: str):
+    words = [word for flag, values in FLAGS.items() for word in (f"--{flag}", *values)]
+    return skeleton(parse_flags(words), SCRIPTS / RELEASED[name])
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_parameters_of_the_released_models(name):
+    released = golden_json("released_layout.json")[name]
+    model = model_of(name)
+    shared = model.get_input_embeddings().weight.numel() if released["tied_lm_head"] else 0
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert counted + shared == released["n_params"]  # there, a head that is shared counts twice
+    tower = model.vision_tower_aux
+    assert sum(p.numel() for p in tower.parameters()) == released["convnext_params"]
+
+
+def test_operations_of_a_language_model_are_those_counted():
+    model = tiny_model()
+    text, tokens = model.config.text_config, 50
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.language_model(inputs_embeds=torch.randn(1, tokens, text.hidden_size))
+    attention = 2 * tokens**2 * text.num_hidden_layers * text.hidden_size
+    # Counted are all pairs of positions, of which a causal model needs half.
+    assert counter.get_total_flops() == sum(forward_flops(model, text, tokens)) + attention
+
+
+def test_memory_by_what_zero_divides():
+    model = model_of("MGM-7B")
+    total = sum(parameter.numel() for parameter in model.parameters())
+    batches = Batches(8, 1, 1)
+
+    def held(stage: int, optimizer_on_cpu: bool = False) -> float:
+        return memory(model, total, batches, 800, Zero(stage, optimizer_on_cpu, False), True)
+
+    # ZeRO (https://arxiv.org/abs/1910.02054), figure 1: 16 bytes a parameter, divided by stage.
+    assert held(1) - held(2) == pytest.approx(2 * total * 7 / 8)
+    assert held(2) - held(3) == pytest.approx(2 * total * 7 / 8)
+    assert held(2) - held(2, optimizer_on_cpu=True) == pytest.approx(12 * total / 8)
+
+
+def test_what_people_read():
+    config = SCRIPTS / RELEASED["MGM-7B"]
+    text = forecast(FLAGS, Batches(8, 16, 2), config)
+    assert "7.27 G" in text
+    assert "576 of an image" in text
+    assert "nowhere.json is not here" in text
+    without = forecast(FLAGS, Batches(8, 16, 2), None)
+    assert without == "forecast: none, for nowhere is not here"
+
+
+def test_samples_of_a_mixture_count_by_their_weights(tmp_path):
+    turns = [{"from": "human", "value": "say"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"conversations": turns}] * 40))
+    mixture = {"datasets": [{"path": "a.json", "weight": 2.5}, {"path": "a.json", "name": "b"}]}
+    (tmp_path / "mixture.json").write_text(json.dumps(mixture))
+    for file, samples in (("a.json", 40), ("mixture.json", 140)):
+        flags = FLAGS | {"data_path": [str(tmp_path / file)]}
+        text = forecast(flags, Batches(1, 4, 5), SCRIPTS / RELEASED["MGM-2B"])
+        assert f"{samples // 20 * 3} steps for {samples} samples" in text
+
+
+def test_a_stream_takes_as_long_as_its_steps():
+    flags = FLAGS | {"data_path": ["s3://a/{0..9}.tar"], "streaming": ["True"]}
+    flags |= {"max_steps": ["1000"], "fsdp": ["full_shard"]}
+    text = forecast(flags, Batches(8, 16, 2), SCRIPTS / RELEASED["MGM-7B"])
+    assert " h, 1,000 steps" in text
+    assert "FSDP2" in text

@@ -1,0 +1,48 @@
+"""Layers that keep their matrix products: same gradients, hardly anything computed again."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from mgm.train.optim.activation_checkpointing import checkpoint_options
+from tests.model.tiny import batch_of, random_images, tiny_model
+from tests.train.conftest import words
+
+
+def gradients(options) -> tuple[list[torch.Tensor], int]:
+    """Of a model, and the operations of its forward and backward pass."""
+    model = tiny_model().train()
+    if options is not None:
+        model.activation_checkpointing_enable(options)
+    batch = batch_of(model.config, ["I" + "t" * 50, "It"])
+    with FlopCounterMode(display=False) as counter:
+        images = random_images(model.config, 2)
+        model(**batch, **images, labels=batch["input_ids"]).loss.backward()
+    return [p.grad for p in model.parameters() if p.grad is not None], counter.get_total_flops()
+
+
+def test_gradients_are_the_same_and_products_are_not_computed_again():
+    plain, once = gradients(None)
+    whole, twice = gradients({"use_reentrant": False})
+    selective, again = gradients(checkpoint_options())
+    for first, second, third in zip(plain, whole, selective, strict=True):
+        assert torch.equal(first, second)
+        assert torch.equal(first, third)
+    assert twice > 1.1 * once
+    assert again < 1.02 * once
+
+
+def test_a_run_learns_the_same(stage2_flags, tmp_path):
+    flags = stage2_flags | {"save_strategy": "no", "output_dir": tmp_path / "plain"}
+    plain = run(words(flags)).model.state_dict()
+    more = {"gradient_checkpointing": True, "selective_checkpointing": True}
+    flags |= more | {"output_dir": tmp_path / "selective"}
+    for name, tensor in run(words(flags)).model.state_dict().items():
+        assert torch.equal(tensor, plain[name]), name
+
+
+def test_alone_it_is_refused(stage2_flags, tmp_path):
+    with pytest.raises(MGMError, match="does nothing without --gradient_checkpointing"):
+        run(words(stage2_flags | {"output_dir": tmp_path, "selective_checkpointing": True}))
