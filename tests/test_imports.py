@@ -5,32 +5,86 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 from tests.tiny_model import build
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mgm"
-BASE = {"errors", "atomic"}
-ALLOWED = {  # the rooms that a room may import, besides itself and the base
-    "model": set(),
-    "data": {"model"},
-    "engine": {"data", "model"},
-    "serve": {"engine", "data", "model"},
-    "eval": {"engine", "data", "model"},
-    "train": {"engine", "data", "model"},
+# The rooms, each row above what it may import; what stands in one row imports nothing of that row.
+ROOMS = (
+    ("errors",),
+    ("atomic",),
+    ("model",),
+    ("data",),
+    ("auto", "convert", "engine"),
+    ("eval", "serve", "train"),
+)
+# The same for the packages and files of each room.
+LAYERS = {
+    "model": (
+        ("families", "files", "ops"),
+        ("quantization", "vision"),
+        ("published_layout",),
+        ("configuration_mgm",),
+        ("checkpoint", "generation", "image_features", "multimodal_embeddings"),
+        ("modeling_mgm",),
+        ("loading",),
+    ),
+    "data": (
+        ("images", "text"),
+        ("image_processing_mgm", "sources"),
+        ("processor_loading",),
+        ("processing_mgm",),
+        ("datasets", "doctor", "model_card"),
+    ),
+    "engine": (
+        ("core", "device", "kv_cache", "vllm"),
+        ("inputs", "scheduler"),
+        ("engine_thread",),
+        ("engine",),
+        ("attribution", "loading"),
+    ),
+    "serve": (
+        ("common", "http"),
+        ("tools",),
+        ("router", "terminal", "web", "worker"),
+        ("cli", "controller", "gradio_web_server", "model_worker"),
+    ),
+    "eval": (
+        ("harness",),
+        ("metrics",),
+        ("lmms", "tasks"),
+        ("benchmarks", "report"),
+        ("registry",),
+        ("__main__", "prepare"),
+    ),
+    "train": (
+        ("args", "distributed"),
+        ("checkpointing", "lora", "optim"),
+        ("estimate",),
+        ("callbacks",),
+        ("data_setup", "launch", "merge", "model_setup", "trainer"),
+        ("__main__",),
+        ("train_mem",),
+    ),
 }
-COMMANDS = {"convert.py": {"data"}}  # programs, which put rooms together; nobody imports them
-# Files of servers, which these packages are for; others import them where they start a server.
-SERVERS = {
-    f"serve/{name}.py"
-    for name in (
-        *("admission", "application", "metrics", "running", "worker"),
-        *("worker_program", "controller_program", "page_program"),
-        *("page", "page_actions", "page_client", "mined_panel", "moderation"),
-    )
-}
+MOST_FILES = 9  # of a folder, beside __init__.py
+MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
+# Packages and files of servers, which these libraries are for; others import them where they start
+# a server.
+SERVERS = (
+    *(f"serve/http/{name}.py" for name in ("concurrency_limit", "middleware", "server")),
+    *(f"serve/worker/{name}.py" for name in ("app", "main", "metrics", "worker")),
+    *(f"serve/router/{name}.py" for name in ("app", "main")),
+    *(f"serve/web/{name}.py" for name in ("main", "page", "handlers", "client")),
+    *(f"serve/web/{name}.py" for name in ("attribution_panel", "moderation")),
+)
 OF_SERVERS = {"aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"}
 # Files that other programs import, and nobody here.
 OF_OTHERS = {
@@ -46,8 +100,9 @@ def sources() -> Iterator[tuple[Path, ast.Module]]:
         yield file.relative_to(PACKAGE), ast.parse(file.read_text(encoding="utf-8"))
 
 
-def room_of(file: Path) -> str:
-    return file.parts[0] if len(file.parts) > 1 else file.stem
+def name_of(file: Path) -> str:
+    """The full name of a module."""
+    return ".".join(("mgm", *file.with_suffix("").parts)).removesuffix(".__init__")
 
 
 def imported(node: ast.AST) -> list[str]:
@@ -75,22 +130,61 @@ def at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from at_import(handler.body)
 
 
-def test_imports_point_downwards():
-    seen = set()
+def imports() -> Iterator[tuple[str, str, str]]:
+    """Who imports which module of ours, and where."""
+    modules = {name_of(file) for file, _ in sources()}
     for file, tree in sources():
-        room = room_of(file)
-        if room == "__init__":
-            continue  # the front door shows what all rooms offer
-        assert room in {*ALLOWED, *BASE}, f"{file}: a room that no rule knows"
-        allowed = {*BASE, room, *ALLOWED[room]} if room in ALLOWED else BASE
-        allowed = allowed | COMMANDS.get(file.as_posix(), set())
         for node in ast.walk(tree):
             for name in imported(node):
-                assert name.replace(".", "/").removeprefix("mgm/") + ".py" not in COMMANDS
+                while name.startswith("mgm.") and name not in modules:
+                    name = name.rpartition(".")[0]
                 if name.startswith("mgm."):
-                    seen.add(room)
-                    assert name.split(".")[1] in allowed, f"{file}:{node.lineno} imports {name}"
-    assert {"data", "engine", "serve"} <= seen
+                    yield name_of(file), name, f"{file}:{node.lineno}"
+
+
+def check_order(layers: tuple[tuple[str, ...], ...], above: str, below: str, where: str) -> None:
+    height = {name: row for row, names in enumerate(layers) for name in names}
+    for name in (above, below):
+        assert name in height, f"{where}: no layer has {name}"
+    assert above == below or height[above] > height[below], f"{where}: {above} imports {below}"
+
+
+def test_rooms_import_downwards():
+    seen = set()
+    for importer, module, where in imports():
+        if importer == "mgm":
+            continue  # the front door shows what all rooms offer
+        check_order(ROOMS, importer.split(".")[1], module.split(".")[1], where)
+        seen.add(importer.split(".")[1])
+    assert set(LAYERS) <= seen
+
+
+@pytest.mark.parametrize("room", LAYERS)
+def test_packages_of_a_room_import_downwards(room):
+    seen = set()
+    for importer, module, where in imports():
+        above, below = importer.split("."), module.split(".")
+        if above[:2] == below[:2] == ["mgm", room] and len(below) > 2:
+            check_order(LAYERS[room], above[2], below[2], where)
+            seen |= {above[2], below[2]}
+    there = {path.stem for path in (PACKAGE / room).iterdir() if path.suffix in ("", ".py")}
+    assert there - {"__init__", "__pycache__", "texts"} == {n for row in LAYERS[room] for n in row}
+    assert seen
+
+
+def test_no_modules_import_one_another():
+    graph: dict[str, set[str]] = {}
+    for importer, module, _ in imports():
+        if importer != module:
+            graph.setdefault(importer, set()).add(module)
+    list(TopologicalSorter(graph).static_order())  # raises a CycleError, which names the modules
+
+
+def test_folders_can_be_seen_at_a_glance():
+    files = Counter(file.parent.as_posix() for file, _ in sources() if file.stem != "__init__")
+    many = {folder for folder, count in files.items() if count > MOST_FILES}
+    assert many == MANY_FILES
+    assert all((PACKAGE / folder / "__init__.py").is_file() for folder in files)
 
 
 def test_only_base_dependencies_are_imported_unasked():
