@@ -5,7 +5,6 @@ import http.server
 import io
 import os
 import subprocess
-import sys
 import threading
 import zipfile
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from mgm.eval.registry import benchmark
 from mgm.eval.tasks.dataset_source import Needed
 from tests.eval.fixtures import make_all
 from tests.hub_server import TOKEN, hub
+from tests.preloaded import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +113,7 @@ def test_data_sets_of_the_hub(tmp_path):
         more |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         for _ in range(2):
             done = subprocess.run(
-                [sys.executable, *words],
+                [PYTHON, *words],
                 env=os.environ | more, capture_output=True, text=True, cwd=ROOT,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr

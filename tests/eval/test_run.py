@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -26,6 +25,7 @@ from mgm.eval.report.score import load_score, scored
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture
+from tests.preloaded import PYTHON
 from tests.serve.servers import ROOT, running
 from tests.tiny_model import build
 
@@ -194,7 +194,7 @@ def test_killed_runs_lose_nothing(data, tmp_path):
     for _ in range(2):
         before = lines()
         process = subprocess.Popen(
-            [sys.executable, "-m", "mgm.eval", *words], cwd=ROOT, stderr=subprocess.DEVNULL,
+            [PYTHON, "-m", "mgm.eval", *words], cwd=ROOT, stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         until = time.monotonic() + 120
@@ -215,7 +215,7 @@ def test_two_processes_by_torchrun(data, model, tmp_path):
     words = command(data, model, tmp_path / "two", "--benchmark", "mme")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     ended = subprocess.run(
-        [sys.executable, *torchrun, "--module", "mgm.eval", *words],
+        [PYTHON, *torchrun, "--module", "mgm.eval", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -243,7 +243,7 @@ def test_machines_that_share_no_disk(data, model, tmp_path):
         torchrun += ["--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=1"]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", *torchrun, "--module", "mgm.eval", *words],
+                [PYTHON, "-m", *torchrun, "--module", "mgm.eval", *words],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )

@@ -1,12 +1,12 @@
 """The published commands, in a folder as their users have it."""
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.eval.fixtures import make_all
+from tests.preloaded import environment
 from tests.serve.servers import ROOT
 from tests.tiny_model import build
 
@@ -48,7 +48,7 @@ def test_a_command_leaves_what_the_published_one_did(place, name):
     ended = subprocess.run(
         ["bash", str(ROOT / "scripts" / "llama" / "eval" / f"{name}.sh"), "--device", "cpu"],
         cwd=place,
-        env=os.environ | {"CKPT": "MGM/tiny", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=environment(CKPT="MGM/tiny", PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         timeout=180,

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -16,6 +15,8 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+
+from tests.preloaded import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,7 @@ def running(app: FastAPI) -> Generator[str]:
 def start(module: str, *words: str) -> subprocess.Popen[str]:
     """A program of mgm.serve in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"mgm.serve.{module}", *words],
+        [PYTHON, "-m", f"mgm.serve.{module}", *words],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

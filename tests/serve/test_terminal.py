@@ -5,13 +5,13 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.preloaded import PYTHON
 from tests.tiny_model import build
 
 pty = pytest.importorskip("pty", reason="there are no such terminals here")
@@ -21,7 +21,7 @@ PATIENCE = 90.0  # seconds; a busy machine takes long to import torch
 
 
 def command(*options):
-    return [sys.executable, "-m", "mgm.serve.cli", *map(str, options)]
+    return [PYTHON, "-m", "mgm.serve.cli", *map(str, options)]
 
 
 class Terminal:

@@ -12,6 +12,7 @@ import torch
 
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +44,7 @@ def sample(image: str | None = None) -> dict:
 
 def test_the_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
     flags = {"model_name_or_path": tmp_path / "none", "data_path": "x", "output_dir": tmp_path}
-    command = [sys.executable, "-m", "mgm.train", *words(flags)]
+    command = [PYTHON, "-m", "mgm.train", *words(flags)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -6,13 +6,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 from tests.train.test_processes import LIMIT, ROOT, check_same, losses
 
@@ -36,7 +36,7 @@ def start(
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "--module")
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", *(program or (*torchrun, "mgm.train"))),
+            *(PYTHON, "-m", *(program or (*torchrun, "mgm.train"))),
             *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 150}),
         ],
         cwd=ROOT,

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from mgm.train.checkpointing.checkpoints import STATE_FILE
 from tests.hub_server import TOKEN, hub
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def picture(number: int) -> bytes:
 
 def program(module: str, flags: list[str], environment: dict[str, str]):
     return subprocess.run(
-        [sys.executable, "-m", module, *flags],
+        [PYTHON, "-m", module, *flags],
         cwd=ROOT,
         env=environment,
         capture_output=True,

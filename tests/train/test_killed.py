@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.data.shards import as_tars
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ KILLS = 3
 
 
 def command(flags: dict[str, object], processes: int) -> list[str]:
-    python = [sys.executable, "-m"]
+    python = [PYTHON, "-m"]
     if processes == 1:
         return [*python, "mgm.train", *words(flags)]
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -14,6 +14,7 @@ from mgm.errors import MGMError
 from mgm.train import launch
 from mgm.train.distributed.batch_plan import Batches, divide
 from mgm.train.distributed.hostfile import Host, read_hostfile
+from tests.preloaded import PYTHON, environment
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +44,9 @@ def started(tmp_path, monkeypatch, *words: str) -> list[str]:
 
 def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A program that has run to its end, with the project's own code, from another folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    variables = environment(PYTHONPATH=str(ROOT))
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=240
     )
 
 
@@ -214,7 +215,7 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
 
 def test_the_published_entry_point_takes_what_deepspeed_gives_it(tmp_path):
     program = ROOT / "mgm/train/train_mem.py"
-    done = ended(sys.executable, program, "--local_rank=0", "--output_dir", "x", cwd=tmp_path)
+    done = ended(PYTHON, program, "--local_rank=0", "--output_dir", "x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.endswith("--model_name_or_path is missing; see python -m mgm.train --help\n")
 

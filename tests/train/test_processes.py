@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 from mgm.train.__main__ import run
 from mgm.train.checkpointing.checkpoints import STATE_FILE
 from tests.model.tiny import TEXT
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def train_in_processes(
     """Run `python -m mgm.train`, or another program, in two processes."""
     return subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(PYTHON, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc_per_node=2", *program),
             *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 120}),
         ],
@@ -201,7 +201,7 @@ def test_zero3_without_a_launcher_ends_without_a_traceback(flags, tmp_path):
     pytest.importorskip("deepspeed")
     more = {"deepspeed": zero_settings("zero3", tmp_path), "output_dir": tmp_path, "max_steps": 1}
     done = subprocess.run(
-        [sys.executable, "-m", "mgm.train", *words(flags | more)],
+        [PYTHON, "-m", "mgm.train", *words(flags | more)],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
         timeout=LIMIT, check=False,
     )  # fmt: skip

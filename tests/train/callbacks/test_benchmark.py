@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -11,10 +12,16 @@ from mgm.errors import MGMError
 from mgm.train.__main__ import run
 from mgm.train.callbacks.benchmark import BenchmarkRuns
 from tests.eval.fixtures import make_all
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 from tests.train.test_processes import train_in_processes
 
 NAME = "benchmark/gqa:testdev"
+
+
+@pytest.fixture(autouse=True)
+def _program(monkeypatch):
+    monkeypatch.setattr(sys, "executable", PYTHON)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from mgm.errors import MGMError
 from mgm.model.loading import load_model
 from mgm.train.__main__ import run
 from tests.model.tiny import TEXT
+from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
 peft = pytest.importorskip("peft")
@@ -123,7 +123,7 @@ def test_merges_into_a_model_of_its_own(trained, tmp_path):
     folder, model = trained
     target = tmp_path / "merged"
     done = subprocess.run(
-        [sys.executable, "-m", "mgm.train.merge", folder, target], capture_output=True, text=True
+        [PYTHON, "-m", "mgm.train.merge", folder, target], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     inputs = inputs_of(model)

@@ -1,0 +1,235 @@
+"""Programs of the project in processes of their own, which need not import everything again.
+
+Importing torch, transformers and what builds on them takes some seconds of processor time, and the
+tests start hundreds of programs. One server of a test session imports them once; `PYTHON` is a
+stand-in for the interpreter that has the server fork a process for `python -m module ...`. The
+process is a real one: it has the caller's files, variables, folder, limits and arguments, can be
+killed, and ends with its own status. Whatever it starts by `sys.executable`, such as torchrun's
+processes, begins in the same way.
+
+What asks for anything else than a module of `MODULES`, or has variables that libraries read when
+they are imported, is run by the interpreter itself.
+
+    python -m tests.preloaded SOCKET WATCHED_PROCESS      the server
+"""
+
+import array
+import atexit
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+PYTHON = os.environ.get("MGM_TEST_PYTHON", sys.executable)
+LOOK = 2.0  # seconds between two looks at whether the tests still run
+
+MODULES = (
+    "mgm.convert",
+    "mgm.data.doctor",
+    "mgm.eval",
+    "mgm.eval.prepare",
+    "mgm.serve.cli",
+    "mgm.serve.controller",
+    "mgm.serve.gradio_web_server",
+    "mgm.serve.model_worker",
+    "mgm.train",
+    "mgm.train.launch",
+    "mgm.train.merge",
+    "mgm.train.train_mem",
+    "torch.distributed.run",
+)
+IMPORTED = (
+    "mgm.convert",
+    "mgm.data.doctor.__main__",
+    "mgm.eval.__main__",
+    "mgm.eval.prepare",
+    "mgm.serve.cli",
+    "mgm.serve.router.main",
+    "mgm.serve.web.main",
+    "mgm.serve.worker.main",
+    "mgm.train.__main__",
+    "mgm.train.launch",
+    "mgm.train.merge",
+    "torch.distributed.run",
+    "torch.distributed.elastic.multiprocessing.subprocess_handler",
+    "torch.utils.tensorboard",
+    "peft",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.clip.modeling_clip",
+)
+# Read by libraries when they are imported, or by the interpreter when it starts.
+AT_IMPORT = ("CUDA_", "HF_", "LANG", "LC_", "LD_", "OMP_", "PYTHON", "TRANSFORMERS_")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Variables of a program, or of a script that starts programs as `python`."""
+    path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"OMP_NUM_THREADS": "1", "PATH": path} | variables
+
+
+def write_stand_in(folder: Path) -> Path:
+    """The stand-in for the interpreter, which starts the server when it is first asked."""
+    address, variables = folder / "socket", os.environ | {"OMP_NUM_THREADS": "1"}
+    settings = {
+        "socket": str(address),
+        "python": sys.executable,
+        "modules": MODULES,
+        "at_import": AT_IMPORT,
+        "variables": dict(variables),
+        "server": [sys.executable, "-m", "tests.preloaded", str(address), str(os.getpid())],
+        "root": str(Path(__file__).parents[1]),
+        "log": str(folder / "log"),
+    }
+    text = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
+    text = text.replace("SETTINGS = {}", f"SETTINGS = {settings!r}")
+    file = folder / "python"
+    file.write_text(f"#!{sys.executable} -IS\n{text}", encoding="utf-8")
+    file.chmod(0o755)
+    return file
+
+
+def main(address: str, watched: int) -> None:
+    """Serve until the watched process is gone; in a forked process: run what was asked for."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{address}.new")
+    listener.listen(64)
+    Path(f"{address}.new").rename(address)
+    children: dict[int, socket.socket] = {}
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, _nothing)
+    while Path(f"/proc/{watched}").exists():
+        ready, _, _ = select.select([listener, wake_read, *children.values()], [], [], LOOK)
+        for stream in ready:
+            if stream is listener:
+                connection = listener.accept()[0]
+                request, files = _received(connection)
+                child = os.fork()
+                if child == 0:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for other in (listener, connection, *children.values()):
+                        other.close()
+                    os.close(wake_read)
+                    os.close(wake_write)
+                    _end(_run(request, files))
+                for file in files:
+                    os.close(file)
+                children[child] = connection
+            elif stream is wake_read:
+                os.read(wake_read, 4096)
+        for child, connection in list(children.items()):
+            if connection in ready:
+                _pass_signals(child, connection)
+            _tell_end(child, children)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Only wakes the server."""
+
+
+def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request, and the files 0, 1 and 2 of who sent it."""
+    files = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * files.itemsize))
+    for _, _, content in ancillary:
+        files.frombytes(content)
+    size, body = int.from_bytes(head, "big"), b""
+    while len(body) < size:
+        body += connection.recv(size - len(body))
+    return json.loads(body), files.tolist()
+
+
+def _pass_signals(child: int, connection: socket.socket) -> None:
+    """Signals that the stand-in got; if it is gone, it was killed."""
+    with contextlib.suppress(ProcessLookupError):
+        numbers = connection.recv(64)
+        for number in numbers or (signal.SIGKILL,):
+            os.kill(child, number)
+
+
+def _tell_end(child: int, children: dict[int, socket.socket]) -> None:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        with contextlib.suppress(OSError):
+            children[child].sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+        children.pop(child).close()
+
+
+def _run(request: dict[str, Any], files: list[int]) -> int:
+    """Be the process that was asked for; returns the exit status."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    os.umask(request["umask"])
+    for limit, values in request["limits"]:
+        resource.setrlimit(limit, tuple(values))
+    _open_streams(request["unbuffered"])
+    module, words = request["module"], request["words"]
+    sys.executable = request["stand_in"]
+    sys.argv = [module, *words]
+    sys.path[0] = request["folder"]
+    is_package = hasattr(sys.modules.get(module), "__path__")
+    sys.modules.pop(f"{module}.__main__" if is_package else module, None)  # or it would warn
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        sys.stderr.write(f"{end.code}\n")
+        return 1
+    except BaseException as error:  # noqa: BLE001  as the interpreter does
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _end(status: int) -> None:
+    """End as the interpreter does, but leave memory to the system: taking down all that was
+    imported would take seconds."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _open_streams(unbuffered: bool) -> None:
+    """Standard streams as the interpreter opens them."""
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
+    for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(io.FileIO(number, "w", closefd=False)),
+            encoding="utf-8",
+            errors=errors,
+            line_buffering=name == "stderr" or os.isatty(number),
+            write_through=unbuffered,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

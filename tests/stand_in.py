@@ -1,0 +1,91 @@
+"""In place of the interpreter: asks the server of `tests.preloaded` for a process.
+
+It is copied into a folder of the test session with its settings, and runs without site packages,
+since it has to start fast.
+"""
+
+import array
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+SETTINGS = {}
+LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
+
+
+def main():
+    words = sys.argv[1:]
+    unbuffered = words[:1] == ["-u"]
+    rest = words[1:] if unbuffered else words
+    known = rest[:1] == ["-m"] and rest[1] in SETTINGS["modules"]
+    if not known or at_import(os.environ) != at_import(SETTINGS["variables"]):
+        os.execv(SETTINGS["python"], [SETTINGS["python"], *words])
+    request = {
+        "stand_in": os.path.realpath(__file__),
+        "module": rest[1],
+        "words": rest[2:],
+        "unbuffered": unbuffered,
+        "folder": os.getcwd(),
+        "variables": dict(os.environ),
+        "umask": os.umask(0),
+        "limits": [(limit, resource.getrlimit(limit)) for limit in LIMITS],
+    }
+    os.umask(request["umask"])
+    with connected() as server:
+        body = json.dumps(request).encode()
+        files = array.array("i", [0, 1, 2])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
+        server.sendmsg([len(body).to_bytes(8, "big")], rights)
+        server.sendall(body)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, lambda got, _: server.sendall(bytes([got])))
+        for number in (0, 1, 2):
+            os.close(number)  # or whoever reads them would wait for this process too
+        status = json.loads(server.recv(64) or b"1")
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def at_import(variables):
+    """Variables that libraries read when they are imported."""
+    ours = {"PYTHONPATH": SETTINGS["root"]}  # the server imported what lies there
+    return {
+        name: value
+        for name, value in variables.items()
+        if name.startswith(tuple(SETTINGS["at_import"])) and ours.get(name) != value
+    }
+
+
+def connected():
+    """A connection to the server, which is started if there is none."""
+    address = SETTINGS["socket"]
+    with open(address + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(address):
+            log = open(SETTINGS["log"], "w")
+            server = subprocess.Popen(
+                SETTINGS["server"],
+                cwd=SETTINGS["root"],
+                env=SETTINGS["variables"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            while not os.path.exists(address):
+                assert server.poll() is None, "the server of tests.preloaded ended"
+                time.sleep(0.05)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    return connection
+
+
+main()
