@@ -1,19 +1,57 @@
-"""What all tests share."""
+"""What all tests share: programs that begin quickly, and a limit on the time of unmarked tests."""
 
 import os
 import tempfile
+from collections.abc import Generator, MutableMapping
 from pathlib import Path
 
 import pytest
 
+FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+EXEMPT = ("slow", "process", "browser", "gpu")  # marks of tests that may take longer
+MOST_SECONDS = 5.0  # of CPU, of a test without one of them
+# Settings of whoever runs the tests, which would change what programs and libraries do in them.
+SETTINGS = (
+    *("ACCELERATE_", "COLUMNS", "DEEPSPEED_", "DIFFUSERS_", "FSDP_", "GRADIO_", "HF_", "LINES"),
+    *("LOCAL_RANK", "MASTER_", "MGM_API_KEYS", "NO_COLOR", "OPENAI_", "RANK", "TORCHELASTIC_"),
+    *("TRANSFORMERS_", "WANDB_", "WORLD_SIZE", "http_", "https_", "all_", "no_proxy"),
+    *("HTTP_", "HTTPS_", "ALL_PROXY", "NO_PROXY"),
+)
+
+
+def forget_settings(variables: MutableMapping[str, str]) -> None:
+    """Take the settings of whoever runs the tests out of the environment."""
+    for name in list(variables):
+        if name.startswith(SETTINGS):
+            del variables[name]
+
+
+forget_settings(os.environ)  # before anything reads them
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make programs that tests start begin with everything imported; see `tests.preloaded`."""
-    if "MGM_TEST_PYTHON" not in os.environ:  # set in the processes of pytest-xdist
-        from tests.preloaded import write_stand_in
+    """Let programs that tests start begin with everything imported; see `tests.preloaded`."""
+    if "MGM_TEST_PYTHON" not in os.environ:  # it is there in the processes of pytest-xdist
+        folder = config.stash[FOLDER] = tempfile.TemporaryDirectory(prefix="mgm-tests-")
+        stand_in = Path(folder.name) / "python"
+        os.environ["MGM_TEST_PYTHON"] = str(stand_in)
+        from tests.preloaded import write_stand_in  # which reads that variable
 
-        folder = config.stash.setdefault(FOLDER, tempfile.TemporaryDirectory(prefix="mgm-tests-"))
-        os.environ["MGM_TEST_PYTHON"] = str(write_stand_in(Path(folder.name)))
+        write_stand_in(stand_in)
 
 
-FOLDER = pytest.StashKey[tempfile.TemporaryDirectory]()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that belongs to another tier, or should do with less."""
+    from tests.preloaded import cpu_seconds
+
+    begun = cpu_seconds()
+    result = yield
+    taken = cpu_seconds() - begun
+    if taken > MOST_SECONDS and not any(item.get_closest_marker(name) for name in EXEMPT):
+        pytest.fail(
+            f"took {taken:.1f} s of CPU: make it smaller, or mark it as one of "
+            f"{', '.join(EXEMPT[:3])} (see CONTRIBUTING.md)",
+            pytrace=False,
+        )
+    return result

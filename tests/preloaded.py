@@ -2,13 +2,13 @@
 
 Importing torch, transformers and what builds on them takes some seconds of processor time, and the
 tests start hundreds of programs. One server of a test session imports them once; `PYTHON` is a
-stand-in for the interpreter that has the server fork a process for `python -m module ...`. The
-process is a real one: it has the caller's files, variables, folder, limits and arguments, can be
-killed, and ends with its own status. Whatever it starts by `sys.executable`, such as torchrun's
-processes, begins in the same way.
+stand-in for the interpreter that has the server fork a process for `python -m module ...`, a script
+or `-c code`. The process is a real one: it has the caller's files, variables, folder, limits and
+arguments, can be killed, and ends with its own status. Whatever it starts by `sys.executable`, such
+as torchrun's processes, begins in the same way.
 
-What asks for anything else than a module of `MODULES`, or has variables that libraries read when
-they are imported, is run by the interpreter itself.
+What asks for a module that is not one of `MODULES`, or has variables that libraries read when they
+are imported, is run by the interpreter itself.
 
     python -m tests.preloaded SOCKET WATCHED_PROCESS      the server
 """
@@ -33,6 +33,8 @@ from types import FrameType
 from typing import Any
 
 PYTHON = os.environ.get("MGM_TEST_PYTHON", sys.executable)
+# Limits of a process, which the stand-in passes on.
+LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
 LOOK = 2.0  # seconds between two looks at whether the tests still run
 
 MODULES = (
@@ -79,9 +81,9 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PATH": path} | variables
 
 
-def write_stand_in(folder: Path) -> Path:
-    """The stand-in for the interpreter, which starts the server when it is first asked."""
-    address, variables = folder / "socket", os.environ | {"OMP_NUM_THREADS": "1"}
+def write_stand_in(file: Path) -> None:
+    """Write the stand-in for the interpreter, which starts the server when it is first asked."""
+    address, variables = file.with_name("socket"), os.environ | {"OMP_NUM_THREADS": "1"}
     settings = {
         "socket": str(address),
         "python": sys.executable,
@@ -90,14 +92,13 @@ def write_stand_in(folder: Path) -> Path:
         "variables": dict(variables),
         "server": [sys.executable, "-m", "tests.preloaded", str(address), str(os.getpid())],
         "root": str(Path(__file__).parents[1]),
-        "log": str(folder / "log"),
+        "limits": [[limit, list(resource.getrlimit(limit))] for limit in LIMITS],
+        "log": str(file.with_name("log")),
     }
     text = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
     text = text.replace("SETTINGS = {}", f"SETTINGS = {settings!r}")
-    file = folder / "python"
     file.write_text(f"#!{sys.executable} -IS\n{text}", encoding="utf-8")
     file.chmod(0o755)
-    return file
 
 
 def main(address: str, watched: int) -> None:
@@ -111,6 +112,7 @@ def main(address: str, watched: int) -> None:
     listener.listen(64)
     Path(f"{address}.new").rename(address)
     children: dict[int, socket.socket] = {}
+    workers: dict[int, str] = {}  # who asked, of pytest-xdist
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, _nothing)
@@ -132,12 +134,15 @@ def main(address: str, watched: int) -> None:
                 for file in files:
                     os.close(file)
                 children[child] = connection
+                workers[child] = request["variables"].get("PYTEST_XDIST_WORKER", "")
             elif stream is wake_read:
                 os.read(wake_read, 4096)
         for child, connection in list(children.items()):
             if connection in ready:
                 _pass_signals(child, connection)
-            _tell_end(child, children)
+            if (seconds := _tell_end(child, children)) is not None:
+                with _cpu_file(Path(address).parent, workers.pop(child)).open("a") as file:
+                    file.write(f"{seconds}\n")
     for child in children:
         os.kill(child, signal.SIGKILL)
 
@@ -166,12 +171,27 @@ def _pass_signals(child: int, connection: socket.socket) -> None:
             os.kill(child, number)
 
 
-def _tell_end(child: int, children: dict[int, socket.socket]) -> None:
-    ended, status = os.waitpid(child, os.WNOHANG)
-    if ended:
-        with contextlib.suppress(OSError):
-            children[child].sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
-        children.pop(child).close()
+def _tell_end(child: int, children: dict[int, socket.socket]) -> float | None:
+    """Tell the stand-in that its process has ended; returns the seconds of CPU that it took."""
+    ended, status, usage = os.wait4(child, os.WNOHANG)
+    if not ended:
+        return None
+    with contextlib.suppress(OSError):
+        children[child].sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+    children.pop(child).close()
+    return usage.ru_utime + usage.ru_stime
+
+
+def _cpu_file(folder: Path, worker: str) -> Path:
+    return folder / f"cpu-{worker}"
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all programs that it started and that have ended."""
+    times = os.times()
+    file = _cpu_file(Path(PYTHON).parent, os.environ.get("PYTEST_XDIST_WORKER", ""))
+    forked = sum(map(float, file.read_text().split())) if file.is_file() else 0.0
+    return forked + times.user + times.system + times.children_user + times.children_system
 
 
 def _run(request: dict[str, Any], files: list[int]) -> int:
@@ -186,14 +206,9 @@ def _run(request: dict[str, Any], files: list[int]) -> int:
     for limit, values in request["limits"]:
         resource.setrlimit(limit, tuple(values))
     _open_streams(request["unbuffered"])
-    module, words = request["module"], request["words"]
     sys.executable = request["stand_in"]
-    sys.argv = [module, *words]
-    sys.path[0] = request["folder"]
-    is_package = hasattr(sys.modules.get(module), "__path__")
-    sys.modules.pop(f"{module}.__main__" if is_package else module, None)  # or it would warn
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        _run_program(request["kind"], request["program"], request["words"])
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
@@ -203,6 +218,21 @@ def _run(request: dict[str, Any], files: list[int]) -> int:
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
+
+
+def _run_program(kind: str, program: str, words: list[str]) -> None:
+    """Run a module, a script or a text as the interpreter does."""
+    sys.argv = [program if kind == "script" else kind, *words]
+    sys.path[0] = str(Path(program).resolve().parent) if kind == "script" else ""
+    if kind == "-m":
+        sys.path[0] = str(Path.cwd())
+        is_package = hasattr(sys.modules.get(program), "__path__")
+        sys.modules.pop(f"{program}.__main__" if is_package else program, None)  # or it would warn
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(program, {"__name__": "__main__"})
+    else:
+        runpy.run_path(program, run_name="__main__")
 
 
 def _end(status: int) -> None:

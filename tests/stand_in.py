@@ -16,25 +16,31 @@ import sys
 import time
 
 SETTINGS = {}
-LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
 
 
 def main():
     words = sys.argv[1:]
     unbuffered = words[:1] == ["-u"]
     rest = words[1:] if unbuffered else words
-    known = rest[:1] == ["-m"] and rest[1] in SETTINGS["modules"]
-    if not known or at_import(os.environ) != at_import(SETTINGS["variables"]):
+    kind = rest[0] if rest and rest[0] in ("-m", "-c") else "script"
+    program, *rest = rest if kind == "script" else rest[1:]
+    known = program in SETTINGS["modules"] if kind == "-m" else not program.startswith("-")
+    same = at_import(os.environ) == at_import(SETTINGS["variables"])
+    limits = [[limit, list(resource.getrlimit(limit))] for limit, _ in SETTINGS["limits"]]
+    # The server would have the limits of who starts it, and so would all that it forks.
+    may_start = limits == SETTINGS["limits"] or os.path.exists(SETTINGS["socket"])
+    if not (known and same and may_start and are_open(0, 1, 2)):
         os.execv(SETTINGS["python"], [SETTINGS["python"], *words])
     request = {
         "stand_in": os.path.realpath(__file__),
-        "module": rest[1],
-        "words": rest[2:],
+        "kind": kind,
+        "program": program,
+        "words": rest,
         "unbuffered": unbuffered,
         "folder": os.getcwd(),
         "variables": dict(os.environ),
         "umask": os.umask(0),
-        "limits": [(limit, resource.getrlimit(limit)) for limit in LIMITS],
+        "limits": limits,
     }
     os.umask(request["umask"])
     with connected() as server:
@@ -52,6 +58,16 @@ def main():
         signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
         os.kill(os.getpid(), -status)
     os._exit(status)
+
+
+def are_open(*files):
+    """Whether all these files are there to be passed on."""
+    try:
+        for number in files:
+            os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def at_import(variables):

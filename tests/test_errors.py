@@ -1,13 +1,14 @@
 import pickle
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mgm.errors import MGMError, faults_of, one_line
+from tests.preloaded import PYTHON
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 ADVISED = (
     "error: /nowhere/a: No such file or directory; "
@@ -20,7 +21,7 @@ def run(body, redirection=""):
     lines = ["from mgm.errors import *", "def main():", f"    {body}", "run_command(main)"]
     shell = f'set -o pipefail; "$0" -c "$1" {redirection}'
     ended = subprocess.run(
-        ["bash", "-c", shell, sys.executable, "\n".join(lines)],
+        ["bash", "-c", shell, PYTHON, "\n".join(lines)],
         capture_output=True,
         text=True,
         cwd=ROOT,

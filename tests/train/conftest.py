@@ -15,6 +15,7 @@ from transformers import (
 
 from mgm.train.__main__ import run
 from tests.model.tiny import TEXT, save_towers
+from tests.shared_folders import shared_folder
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange")
 
@@ -22,15 +23,17 @@ COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory) -> dict[str, Path]:
     """Folders of a tiny language model with its tokenizer, and of two tiny encoders."""
+    root = shared_folder(tmp_path_factory, "parts", make_parts)
+    return {name: root / name for name in ("language", "clip", "convnext")}
+
+
+def make_parts(root: Path) -> None:
     torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("parts")
-    places = {name: root / name for name in ("language", "clip", "convnext")}
     tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(places["language"])
+    tokenizer.save_pretrained(root / "language")
     text = TEXT | {"vocab_size": len(tokenizer), "tie_word_embeddings": True}
-    LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(places["language"])
-    save_towers(places["clip"], places["convnext"])
-    return places
+    LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(root / "language")
+    save_towers(root / "clip", root / "convnext")
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -45,7 +48,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """A data file with eight images beside it, and samples without image."""
-    root = tmp_path_factory.mktemp("data")
+    return shared_folder(tmp_path_factory, "data", make_data) / "data.json"
+
+
+def make_data(root: Path) -> None:
     samples = []
     for index, colour in enumerate(COLOURS):
         Image.new("RGB", (30 + index, 24), colour).save(root / f"{index}.png")
@@ -62,7 +68,6 @@ def data(tmp_path_factory) -> Path:
     path.write_text(json.dumps(samples))
     images_only = root / "captions.json"
     images_only.write_text(json.dumps(samples[: len(COLOURS)]))
-    return path
 
 
 def words(flags: dict[str, object]) -> list[str]:
@@ -102,9 +107,9 @@ def stage1_flags(parts, data) -> dict[str, object]:
 @pytest.fixture(scope="session")
 def stage1(stage1_flags, tmp_path_factory) -> Path:
     """The folder that stage 1 leaves."""
-    folder = tmp_path_factory.mktemp("stage1")
-    run(words(stage1_flags | {"output_dir": folder}))
-    return folder
+    return shared_folder(
+        tmp_path_factory, "stage1", lambda made: run(words(stage1_flags | {"output_dir": made}))
+    )
 
 
 @pytest.fixture(scope="session")
