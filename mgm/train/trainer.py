@@ -31,7 +31,7 @@ from mgm.train.parameter_groups import parameter_groups
 from mgm.train.progress import Progress
 from mgm.train.run_facts import facts_of, write_facts
 from mgm.train.sampler import LengthSampler, ModalitySampler
-from mgm.train.selective_checkpointing import checkpoint_options
+from mgm.train.selective_checkpointing import checkpoint_options, enable
 from mgm.train.sharding import (
     delay_reduction,
     load_optimizer,
@@ -245,7 +245,7 @@ class MGMTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.selective_checkpointing:
-            self.model.activation_checkpointing_enable(checkpoint_options())
+            enable(self.model, checkpoint_options())
         return super()._prepare_for_training(*args, **kwargs)
 
     @contextmanager
