@@ -14,9 +14,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,8 +24,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(app: FastAPI) -> Generator[str]:
-    """The address of an application that is served meanwhile."""
+def running(app: Any) -> Generator[str]:
+    """The address of a FastAPI application that is served meanwhile."""
+    import uvicorn
+
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
