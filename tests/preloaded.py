@@ -104,7 +104,8 @@ def write_stand_in(file: Path) -> None:
 def main(address: str, watched: int) -> None:
     """Serve until the watched process is gone; in a forked process: run what was asked for."""
     for module in IMPORTED:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # what is optional may be missing
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)

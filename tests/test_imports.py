@@ -65,7 +65,8 @@ LAYERS = {
         ("__main__", "prepare"),
     ),
     "train": (
-        ("args", "distributed"),
+        ("distributed",),
+        ("args",),
         ("checkpointing", "lora", "optim"),
         ("estimate",),
         ("callbacks",),
@@ -226,6 +227,7 @@ def test_every_name_can_be_had():
         assert getattr(mgm, name).__name__ == name
 
 
+@pytest.mark.process
 def test_auto_classes_know_our_models(tmp_path):
     folder = build(tmp_path / "tiny")
     printed = run_python(

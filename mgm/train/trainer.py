@@ -47,7 +47,7 @@ from mgm.train.distributed.fsdp import (
 from mgm.train.distributed.zero3 import divide
 from mgm.train.estimate.flops import RunWork, known_peak
 from mgm.train.lora.adapter import save_adapter
-from mgm.train.optim.activation_checkpointing import checkpoint_options
+from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
 from mgm.train.optim.param_groups import parameter_groups
 
 
@@ -258,7 +258,7 @@ class MGMTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.selective_checkpointing:
-            self.model.activation_checkpointing_enable(checkpoint_options())
+            enable(self.model, checkpoint_options())
         return super()._prepare_for_training(*args, **kwargs)
 
     @contextmanager

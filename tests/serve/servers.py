@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from tests.preloaded import PYTHON
 
@@ -28,8 +27,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(app: FastAPI) -> Generator[str]:
-    """The address of an application that is served meanwhile."""
+def running(app: Any) -> Generator[str]:
+    """The address of a FastAPI application that is served meanwhile."""
+
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -232,4 +232,10 @@ def _open(name: str) -> Any:
         return open(name, "rb")  # noqa: PTH123  the caller closes it
     import fsspec
 
-    return fsspec.open(name, "rb").open()
+    try:
+        return fsspec.open(name, "rb").open()
+    except ImportError as error:
+        raise MGMError(
+            f"{name}: {one_line(error)}; install what it names (pip install -e '.[train]' brings "
+            "what http and https need)"
+        ) from error

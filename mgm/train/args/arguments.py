@@ -229,7 +229,8 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.warmup_ratio and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio
         if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
-            # transformers renamed it, and warns about the published name.
+            # transformers 5.23 renamed it, and warns about the published name, which it has again
+            # afterwards: whoever asks looks there, in every transformers.
             self.activation_checkpointing = True
             self.gradient_checkpointing = None
         if self.deepspeed and find_spec("deepspeed") is None:

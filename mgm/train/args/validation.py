@@ -19,6 +19,7 @@ from mgm.train.args.arguments import (
     ModelArguments,
     TrainingArguments,
 )
+from mgm.train.distributed.fsdp import check_transformers
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
 
@@ -214,10 +215,12 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
     if training.group_by_length and (training.packing or training.group_by_modality_length):
         other = "packing" if training.packing else "group_by_modality_length"
         raise MGMError(f"--group_by_length beside --{other}: choose one of these orders")
-    if training.selective_checkpointing and not training.activation_checkpointing:
+    if training.selective_checkpointing and not training.gradient_checkpointing:
         raise MGMError(
             "--selective_checkpointing does nothing without --gradient_checkpointing True"
         )
+    if training.sharded:
+        check_transformers()
     if training.bits != FULL and training.sharded:
         raise MGMError(f"--bits {training.bits} beside --fsdp: rounded weights are not divided")
     for name in ("lora_weight_path", "use_dora"):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import transformers
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,6 +23,24 @@ from torch.distributed.tensor import DTensor
 
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+
+# What transformers' Trainer has since it leaves a model that is divided as it is, and asks when
+# gradients are to be reduced: before 5.19 it puts DDP around it, before 5.23 it never asks.
+HOOK = "_defer_fsdp_gradient_reduction"
+
+
+def check_transformers() -> None:
+    """See whether transformers' Trainer can train a model that is divided.
+
+    Raises:
+        MGMError: it is too old for that.
+    """
+    if not hasattr(transformers.Trainer, HOOK):
+        raise MGMError(
+            f"--fsdp: transformers {transformers.__version__} is installed, and 5.23 or later is "
+            "needed; pip install 'transformers>=5.23,<6', or leave it out (--deepspeed divides a "
+            "model too)"
+        )
 
 
 def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool = False) -> None:

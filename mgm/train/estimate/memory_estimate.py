@@ -50,7 +50,7 @@ def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path 
     set_trainable(model, model_flags)
     total, trained = count_parameters(model)
     tokens = model.config.image_tokens_per_image + TEXT_TOKENS
-    again = bool(training.activation_checkpointing)
+    again = bool(training.gradient_checkpointing)
     work = work_of_sample(model, tokens, again)
     zero = _zero(flags.get("deepspeed"), training.sharded)
     held = memory(model, trained, batches, tokens, zero, again)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
 
 aten = torch.ops.aten
 _KEPT = {
@@ -36,3 +37,10 @@ def checkpoint_options() -> dict[str, Any]:
     """Options of `torch.utils.checkpoint.checkpoint`."""
     contexts = partial(create_selective_checkpoint_contexts, kept)
     return {"use_reentrant": False, "context_fn": contexts}
+
+
+def enable(model: PreTrainedModel, options: dict[str, Any]) -> None:
+    """Have the layers of a model computed again in the backward pass, with these options."""
+    # transformers before 5.23 knows the older name alone; later ones warn about it.
+    turn_on = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    turn_on(options)

@@ -133,6 +133,7 @@ def examined_file(path) -> dict:
 
 
 def test_a_page_and_a_plot(folder, tmp_path):
+    pytest.importorskip("matplotlib")
     model = build(tmp_path / "model")
     page, plot = folder / "page.html", folder / "plot.png"
     options = ["--model", str(model), "--show", "3", "--page", str(page), "--plot", str(plot)]

@@ -1,6 +1,7 @@
 """Shards: what is in them, from any sample on, and over a bad connection."""
 
 import json
+import sys
 
 import pytest
 
@@ -56,14 +57,22 @@ def test_tar_with_gzip(tar, tmp_path):
 
 
 def test_over_http(tar, tmp_path):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     with server(tmp_path) as address:
         check_rows(TarShard(f"{address}/a.tar"))
 
 
 def test_a_broken_connection_is_made_anew(tar, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     monkeypatch.setattr(module, "PAUSE", 0.01)
     with server(tmp_path, break_after=2000) as address:
         check_rows(TarShard(f"{address}/a.tar"))
+
+
+def test_a_package_that_a_url_needs_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MGMError, match=r"^s3://a/b\.tar: Install s3fs .*; install what it names"):
+        list(rows_of(TarShard("s3://a/b.tar"), 0))
 
 
 def test_lines(tmp_path):

@@ -6,6 +6,7 @@ import transformers
 
 from mgm.errors import MGMError
 from mgm.train.args.validation import parse
+from mgm.train.distributed.fsdp import HOOK
 
 NEEDED = ["--model_name_or_path", "a", "--data_path", "b", "--output_dir", "c"]
 
@@ -100,6 +101,15 @@ def test_missing_flags_are_named(missing) -> None:
     place = NEEDED.index(f"--{missing}")
     with pytest.raises(MGMError, match=f"--{missing} is missing"):
         parse(NEEDED[:place] + NEEDED[place + 2 :])
+
+
+def test_an_older_trainer_divides_no_model(monkeypatch) -> None:
+    monkeypatch.delattr(transformers.Trainer, HOOK, raising=False)
+    monkeypatch.setattr(transformers, "__version__", "5.22.2")
+    found = "^--fsdp: transformers 5.22.2 is installed, and 5.23 or later is needed; pip install"
+    with pytest.raises(MGMError, match=found):
+        parsed("--fsdp", "full_shard")
+    assert parsed()[2].sharded is False
 
 
 def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.optim.activation_checkpointing import checkpoint_options
+from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
 from tests.model.tiny import batch_of, random_images, tiny_model
 from tests.train.conftest import words
 
@@ -15,7 +15,7 @@ def gradients(options) -> tuple[list[torch.Tensor], int]:
     """Of a model, and the operations of its forward and backward pass."""
     model = tiny_model().train()
     if options is not None:
-        model.activation_checkpointing_enable(options)
+        enable(model, options)
     batch = batch_of(model.config, ["I" + "t" * 50, "It"])
     with FlopCounterMode(display=False) as counter:
         images = random_images(model.config, 2)
