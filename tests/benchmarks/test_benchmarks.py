@@ -46,11 +46,11 @@ def test_figures_are_of_what_ran():
 @pytest.mark.parametrize(
     ("program", "only", "cases"),
     [
-        (vision, ("336/768",), 5),
-        (vision, ("HD", "--images", "2"), 5),
+        pytest.param(vision, ("336/768",), 5, marks=pytest.mark.slow),
+        pytest.param(vision, ("HD", "--images", "2"), 5, marks=pytest.mark.slow),
         (loss, (), 2),
         (preprocess, (), 4),
-        (train, (), 1),
+        pytest.param(train, (), 1, marks=pytest.mark.slow),
     ],
 )
 def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, capsys):
@@ -70,6 +70,7 @@ def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, 
     assert all(figure.case in table for figure in ours)
 
 
+@pytest.mark.slow
 def test_a_gpus_program_runs_and_keeps_to_its_time(monkeypatch, capsys):
     shown = settings("", ["--small", "--repeats", "1", "--dtype", "bfloat16"])
     names = [case.name for case in gpu.cases(shown, seconds=600)]

@@ -44,6 +44,7 @@ def attempt(revision, token, name='owner/tiny'):
 """
 
 
+@pytest.mark.slow
 def test_revision_and_token_and_offline(tmp_path, repositories) -> None:
     home = tmp_path / "home"
     with hub(repositories) as (address, _):
@@ -76,6 +77,7 @@ def test_revision_and_token_and_offline(tmp_path, repositories) -> None:
     assert done.stdout.startswith("owner/tiny: no such folder, and no download from the hub (Loc")
 
 
+@pytest.mark.slow
 def test_uploading_a_whole_model(tmp_path, repositories) -> None:
     source = repositories / "owner/tiny/main"
     with hub(repositories) as (address, uploaded):

@@ -100,6 +100,7 @@ def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
     assert main(["textvqa", "mme", "gqa", "--offline", "--data", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_hub(tmp_path):
     """By huggingface_hub itself, from a hub on this machine: what is needed, and nothing twice."""
     files = tmp_path / "hub" / "lmms-lab-encoder" / "POPE" / "main"

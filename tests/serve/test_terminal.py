@@ -16,6 +16,7 @@ from tests.tiny_model import build
 
 pty = pytest.importorskip("pty", reason="there are no such terminals here")
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0  # seconds; a busy machine takes long to import torch
 
@@ -76,6 +77,7 @@ def test_streaming_turns_and_end_of_input(tiny_folder, image_files):
     assert terminal.status() == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_answer_alone(tmp_path):
     endless = build(tmp_path / "endless", positions=10**6, endless=True)
     options = ("--model-path", endless, "--temperature", "0", "--max-new-tokens", "1000000")

@@ -18,6 +18,8 @@ from tests.train.conftest import words
 ROOT = Path(__file__).parents[2]
 LIMIT = 180  # seconds
 KILLS = 3
+PACKED = {"streaming": True, "packing": True, "dataloader_num_workers": 2}
+DIVIDED = {"streaming": True, "fsdp": "full_shard"}
 
 
 def command(flags: dict[str, object], processes: int) -> list[str]:
@@ -62,17 +64,16 @@ def kill_while_it_trains(process: subprocess.Popen[str], folder: Path, draw: ran
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("stage", "processes", "form"),
     [
-        (1, 1, {}),
-        (2, 1, {}),
-        (2, 2, {}),
-        (2, 1, {"streaming": True, "packing": True, "dataloader_num_workers": 2}),
-        (2, 2, {"streaming": True, "fsdp": "full_shard"}),
+        pytest.param(1, 1, {}, id="stage 1", marks=pytest.mark.slow),
+        pytest.param(2, 1, {}, id="stage 2"),
+        pytest.param(2, 2, {}, id="two processes", marks=pytest.mark.slow),
+        pytest.param(2, 1, PACKED, id="packed stream", marks=pytest.mark.slow),
+        pytest.param(2, 2, DIVIDED, id="stream in two, FSDP", marks=pytest.mark.slow),
     ],
-    ids=["stage 1", "stage 2", "two processes", "packed stream", "stream in two, FSDP"],
 )
 def test_killed_runs_end_in_the_same_weights(request, data, tmp_path, stage, processes, form):
     flags = request.getfixturevalue(f"stage{stage}_flags") | form

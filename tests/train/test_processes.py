@@ -73,7 +73,7 @@ def check_same(folder: Path, alone: Path) -> None:
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_two_processes_learn_as_one(flags, alone, tmp_path):
     done = train_in_processes(flags | {"output_dir": tmp_path})
     assert done.returncode == 0, done.stderr[-3000:]

@@ -222,6 +222,7 @@ def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
     assert found.cached_tokens > len(engine.processor.encode(engine.prompt(first)))
 
 
+@pytest.mark.slow
 def test_compiled_steps_take_guesses(tmp_path, pictures):
     folder = build(tmp_path / "model")
     asked = questions(pictures)

@@ -420,6 +420,7 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
         assert list(answer.tokens) == [t for t in written if t not in engine._prompts.stops.ids]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "qwen3"])
 def test_compiled_steps_write_the_same(tmp_path, pictures, kind):
     """Nothing is traced anew for other numbers of rows and columns."""

@@ -17,7 +17,7 @@ from tests.serve.servers import ask, frames, free_port, is_up, running, start, w
 from tests.tiny_model import build
 
 openai = pytest.importorskip("openai")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     assert client.chat.completions.create(**settings).choices[0].message.content == told
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
     with running(controller_application(Controller(Dispatcher()))) as controller:
         port = free_port()
@@ -159,6 +160,7 @@ def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
         assert models(controller) == []
 
 
+@pytest.mark.slow
 def test_controllers_above_controllers(endless):
     import mgm
 

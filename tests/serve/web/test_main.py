@@ -36,6 +36,7 @@ def test_wrong_options(words, text, monkeypatch):
         parse(words.split())
 
 
+@pytest.mark.process
 def test_a_port_in_use_is_said():
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -21,7 +21,7 @@ gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium"),
 ]
 NANO = ROOT / "playground" / "mgm-nano"
@@ -181,6 +181,7 @@ def test_upload_ask_and_ask_again(open_page, workers):
     assert len(answers(page)) == 2
 
 
+@pytest.mark.slow
 def test_two_images_pasted_and_dropped(open_page):
     page = open_page()
     for event in ("paste", "drop"):
@@ -236,6 +237,7 @@ def test_streaming_and_stop(open_page, workers):
     answered(page, TOTAL)  # the same page goes on
 
 
+@pytest.mark.slow
 def test_edit_and_undo(open_page):
     page = open_page()
     put(page, "Which item costs $6.90?", RECEIPT)
@@ -259,6 +261,7 @@ def logged(folder) -> list[dict]:
     return [json.loads(line) for file in folder.glob("*-conv.json") for line in file.open("rb")]
 
 
+@pytest.mark.slow
 def test_votes_are_logged_and_nothing_else(open_page, log_folder):
     before = len(logged(log_folder))
     page = open_page()
@@ -280,6 +283,7 @@ def test_votes_are_logged_and_nothing_else(open_page, log_folder):
     assert not (log_folder / "serve_images").exists()
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side(open_page, log_folder):
     page = open_page("?model=nano&compare=endless")
     put(page, "What is the total?", RECEIPT)
@@ -297,6 +301,7 @@ def test_two_models_side_by_side(open_page, log_folder):
     assert len(entry["state"]["messages"]) == 4
 
 
+@pytest.mark.slow
 def test_faults_are_shown_and_the_page_goes_on(open_page, workers, dispatcher, tmp_path):
     empty = open_page()
     empty.press("#box textarea", "Enter")
@@ -323,6 +328,7 @@ def test_faults_are_shown_and_the_page_goes_on(open_page, workers, dispatcher, t
     page.wait_for_function("!document.querySelector('#chat_left').innerText.includes('no worker')")
 
 
+@pytest.mark.slow
 def test_a_full_server_says_so(open_page, workers):
     pages = [open_page("?model=endless") for _ in range(4)]
     for number, page in enumerate(pages[:3], start=1):
@@ -336,6 +342,7 @@ def test_a_full_server_says_so(open_page, workers):
     wait_for(lambda: workers[1].admission.length == 0, 20)
 
 
+@pytest.mark.slow
 def test_a_page_that_is_left_leaves_no_answer_behind(open_page, workers):
     page = open_page("?model=endless")
     put(page, "go on")
@@ -344,6 +351,7 @@ def test_a_page_that_is_left_leaves_no_answer_behind(open_page, workers):
     wait_for(lambda: workers[1].admission.length == 0, 30)
 
 
+@pytest.mark.slow
 def test_what_was_mined(open_page):
     page = open_page()
     page.click("#mined >> text=See what was mined")
@@ -372,6 +380,7 @@ def test_what_was_mined(open_page):
     wait_for(lambda: page.get_attribute("#mined_window img", "src") != before, 10)
 
 
+@pytest.mark.slow
 def test_on_a_phone_with_the_keyboard(open_page):
     page = open_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -387,6 +396,7 @@ def test_on_a_phone_with_the_keyboard(open_page):
     told(page, "noted")
 
 
+@pytest.mark.slow
 def test_link_and_export(open_page, controller):
     page = open_page()
     choose(page, "endless")

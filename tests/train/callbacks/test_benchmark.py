@@ -44,6 +44,7 @@ def measured(folder) -> dict[int, float]:
     return {entry["step"]: entry[NAME] for entry in history if NAME in entry}
 
 
+@pytest.mark.process
 def test_every_checkpoint_is_measured(flags, tmp_path):
     run(words(flags))
     assert measured(tmp_path / "run") == {2: 0.0, 4: 0.0}
@@ -56,6 +57,7 @@ def test_every_checkpoint_is_measured(flags, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_in_several_processes(flags, tmp_path):
     """One of them asks, and the process that answers does not take itself for one of theirs."""
     train_in_processes(flags | {"max_steps": 2, "per_device_train_batch_size": 2})

@@ -135,6 +135,7 @@ def test_merges_into_a_model_of_its_own(trained, tmp_path):
     assert engine.answer([mgm.Request("hi", max_new_tokens=2)])
 
 
+@pytest.mark.slow
 def test_resumes_to_the_same_weights(flags, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     saving = flags | {"save_steps": 2, "save_strategy": "steps"}
@@ -151,6 +152,7 @@ def test_resumes_to_the_same_weights(flags, tmp_path):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
     language = tmp_path / "mixtral"
     torch.manual_seed(0)
