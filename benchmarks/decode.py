@@ -28,6 +28,7 @@ from mgm.engine.core.sequence import Generation
 from mgm.engine.engine import Engine
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.ops.attention import attending_by
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"
@@ -160,23 +161,19 @@ def loop(engine: Engine, tokens: int) -> float:
     """Seconds that transformers' own loop takes for as many, attention written out."""
     (answer,) = generations(engine, 1, tokens)
     model: Any = engine.model
-    config = model.language_model.config
-    chosen, config._attn_implementation = config._attn_implementation, "eager"
     settings: dict[str, Any] = {
         "input_ids": torch.tensor([answer.prompt_ids], device=model.device),
         "image_features": torch.stack(answer.features),
         "do_sample": False, "eos_token_id": None,
     }  # fmt: skip
-    try:
-        times = []
+    times = []
+    with attending_by(model.language_model.config, "eager"):
         for count in (1, tokens + 1):
             wait(engine)
             begun = time.perf_counter()
             model.generate(**settings, max_new_tokens=count, min_new_tokens=count)
             wait(engine)
             times.append(time.perf_counter() - begun)
-    finally:
-        config._attn_implementation = chosen
     return times[1] - times[0]
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mgm.model.ops.onednn_linear import linear_pointwise
+
 OURS, PUBLISHED, LIMIT = "ours", "published", "limit"
 PACKAGES = ("torch", "transformers", "timm", "pillow", "simplejpeg")
 
@@ -289,7 +291,7 @@ def _seconds(run: Callable[[], object], device: str) -> float:
 
 
 def _counted(run: Callable[[], object]) -> int:
-    known = {torch.ops.mkldnn._linear_pointwise: _linear_operations}
+    known = {linear_pointwise(): _linear_operations}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         run()
     return counter.get_total_flops()

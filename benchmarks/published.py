@@ -39,13 +39,13 @@ def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Eng
 def eager_clip(tower: VisionTower) -> CLIPVisionModel:
     """CLIP with the weights of `tower`, whole, and with attention as released code computed it."""
     config: Any = copy.deepcopy(tower.config)
-    config._attn_implementation = "eager"
     with torch.device("meta"):
         clip = CLIPVisionModel(config)
+    clip.set_attn_implementation("eager")
     clip.load_state_dict(tower.state_dict(), assign=True)
     for name, held in tower.named_buffers():  # positions, which are in no state
         owner, _, last = name.rpartition(".")
-        clip.get_submodule(owner)._buffers[last] = held
+        setattr(clip.get_submodule(owner), last, held)
     return clip.eval()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
-EXEMPT = ("slow", "process", "browser", "gpu")  # marks of tests that may take longer
+EXEMPT = ("slow", "process", "training", "browser", "gpu")  # marks of tests that may take longer
 MOST_SECONDS = 5.0  # of CPU, of a test without one of them
 # Settings of whoever runs the tests, which would change what programs and libraries do in them.
 SETTINGS = (
@@ -51,7 +51,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if taken > MOST_SECONDS and not any(item.get_closest_marker(name) for name in EXEMPT):
         pytest.fail(
             f"took {taken:.1f} s of CPU: make it smaller, or mark it as one of "
-            f"{', '.join(EXEMPT[:3])} (see CONTRIBUTING.md)",
+            f"{', '.join(EXEMPT[:-1])} (see CONTRIBUTING.md)",
             pytrace=False,
         )
     return result

@@ -199,6 +199,12 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         """Whether the language model's weights are in fewer bits than they were saved in."""
         return self._int8 or getattr(self, "hf_quantizer", None) is not None
 
+    @property
+    def text_layers(self) -> list[nn.Module]:
+        """The language model's layers, or whatever else transformers would not split of it."""
+        kinds = set(self.language_model._no_split_modules or ())
+        return [part for part in self.language_model.modules() if type(part).__name__ in kinds]
+
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every part was initialised when it was constructed."""
 

@@ -13,6 +13,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mgm.errors import MGMError
+from mgm.model.ops.attention import attention_of
 
 WATCHED = "mgm_watched"  # its name among transformers' implementations
 _watch: ContextVar["_Watch | None"] = ContextVar("watch", default=None)
@@ -83,7 +84,7 @@ def _watching(model: PreTrainedModel, watch: _Watch) -> Generator[None]:
     """Have a language model attend under a watch meanwhile."""
     ALL_ATTENTION_FUNCTIONS.register(WATCHED, _watched_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(WATCHED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    before, token = model.config._attn_implementation, _watch.set(watch)
+    before, token = attention_of(model.config), _watch.set(watch)
     model.set_attn_implementation(WATCHED)
     try:
         yield

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.ops.attention import attending_by, attention_of
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MASKED = ("sdpa", "eager")  # attention that takes a mask of any kind
@@ -76,7 +77,7 @@ class AttentionMasks:
 
     def _mask(self, seen: Tensor) -> Tensor:
         seen = seen[:, None]
-        if self._language_model.config._attn_implementation != "eager":
+        if attention_of(self._language_model.config) != "eager":
             return seen
         dtype = self._language_model.dtype
         zero = torch.zeros((), dtype=dtype, device=seen.device)
@@ -86,15 +87,11 @@ class AttentionMasks:
     def in_use(self) -> Generator[None]:
         """Attention that takes a mask for each row, which flash attention does not."""
         config = self._language_model.config
-        chosen = config._attn_implementation
-        if chosen in MASKED:
+        if attention_of(config) in MASKED:
             yield
             return
-        config._attn_implementation = "sdpa"
-        try:
+        with attending_by(config, "sdpa"):
             yield
-        finally:
-            config._attn_implementation = chosen
 
 
 def _at_columns(before: Tensor, places: Tensor, values: Tensor) -> Tensor:

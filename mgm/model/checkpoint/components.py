@@ -22,6 +22,7 @@ from mgm.model.files.weight_files import (
     read_folder,
     read_weights,
 )
+from mgm.model.ops.attention import attention_of
 from mgm.model.published_layout.weight_names import to_native, to_published
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower
@@ -63,7 +64,7 @@ def assemble(
     model.config.dtype = dtype
     # Building the whole made its parts, which were built before, forget how they attend.
     for part in (vision, language_model):
-        part.set_attn_implementation(model.config._attn_implementation)
+        part.set_attn_implementation(attention_of(model.config))
     model.generation_config = language_model.generation_config
     return model.eval().to(device)
 

@@ -1,6 +1,9 @@
 """How attention is computed, in the language model and in the low-resolution tower."""
 
-from transformers import PreTrainedModel
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from transformers import PretrainedConfig, PreTrainedModel
 
 from mgm.errors import MGMError, one_line
 
@@ -30,3 +33,23 @@ def set_attention(model: PreTrainedModel, implementation: str) -> None:
     except (ImportError, ValueError) as error:
         remedy = "; pip install -e '.[flash]'" if implementation.startswith("flash") else ""
         raise MGMError(f"attention {implementation!r}: {one_line(error)}{remedy}") from error
+
+
+def attention_of(config: PretrainedConfig) -> str:
+    """By which implementation a model of this config attends."""
+    return config._attn_implementation
+
+
+@contextmanager
+def attending_by(config: PretrainedConfig, implementation: str) -> Generator[None]:
+    """Have a model attend by another implementation meanwhile.
+
+    Its layers share the config and look there at every call. `set_attn_implementation` would do the
+    same for ever, and check on the way what takes longer than a step.
+    """
+    chosen = config._attn_implementation
+    config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation = chosen

@@ -6,6 +6,7 @@ it adds the bias and applies GELU on the way. It has no gradient: this is for an
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from timm.layers import GELU, GlobalResponseNormMlp, Mlp
@@ -24,9 +25,7 @@ class OneDNNLinear(nn.Linear):
         """(..., in) -> (..., out)."""
         if self._applies(input):
             kind, algorithm = ("gelu", "none") if self.gelu else ("none", "")
-            return torch.ops.mkldnn._linear_pointwise(
-                input, self.weight, self.bias, kind, [], algorithm
-            )
+            return linear_pointwise()(input, self.weight, self.bias, kind, [], algorithm)
         output = super().forward(input)
         return F.gelu(output) if self.gelu else output
 
@@ -38,6 +37,11 @@ class OneDNNLinear(nn.Linear):
             and input.dtype == self.weight.dtype == torch.float32
             and not torch.is_grad_enabled()
         )
+
+
+def linear_pointwise() -> Any:
+    """torch's operation, looked up when it is needed: a torch without oneDNN has none."""
+    return torch.ops.mkldnn._linear_pointwise
 
 
 def use_onednn(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import FullError
@@ -34,6 +34,7 @@ def application(
     api_keys: Sequence[str] = (),
     max_body: int = MAX_BODY,
     origins: Sequence[str] = (),
+    lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
     """An application without endpoints.
 
@@ -42,8 +43,9 @@ def application(
         api_keys: one of which has to come with every request, as a bearer token; none: all may ask.
         max_body: bytes of a request.
         origins: of web pages that may ask; none: pages of others may not.
+        lifespan: what runs from the start of the server to its end; see FastAPI.
     """
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(_Guard, api_keys=tuple(api_keys), max_body=max_body)
     if origins:
         app.add_middleware(

@@ -167,7 +167,6 @@ def controller_application(
         heart: tells a controller above; None: there is none.
         **options: as for `application`.
     """
-    app = application("mgm controller", **options)
     dispatcher = controller.dispatcher
 
     @asynccontextmanager
@@ -179,7 +178,7 @@ def controller_application(
             heart.stop()
         await controller.close()
 
-    app.router.lifespan_context = living
+    app = application("mgm controller", lifespan=living, **options)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -124,10 +124,8 @@ class _Connection(http.client.HTTPConnection):
         self.sock = _connect(self)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        context: Any = self._context  # ty: ignore[missing-attribute]
-        self.sock = context.wrap_socket(_connect(self), server_hostname=self.host)
+class _SecureConnection(http.client.HTTPSConnection, _Connection):
+    """TLS over such a connection: HTTPSConnection wraps what the next class connects."""
 
 
 class _Handler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):

@@ -56,8 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if heart is not None:
             heart.stop()
 
-    app = worker_application(worker, api_keys=keys, origins=options.cors_origin)
-    app.router.lifespan_context = living
+    app = worker_application(worker, api_keys=keys, origins=options.cors_origin, lifespan=living)
     logger.info("%s on http://%s:%d", name, options.host, options.port)
     return serve(app, options, worker.admission)
 

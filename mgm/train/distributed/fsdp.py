@@ -78,8 +78,7 @@ def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool =
 
 def _layers(model: MGMForConditionalGeneration) -> Iterator[nn.Module]:
     """What is gathered for its turn: layers of language model and ViT, blocks of the ConvNeXt."""
-    kinds = set(model.language_model._no_split_modules or ())
-    yield from (part for part in model.language_model.modules() if type(part).__name__ in kinds)
+    yield from model.text_layers
     yield from model.vision_tower.layers
     if model.vision_tower_aux is not None:
         for stage in model.vision_tower_aux.stages:

@@ -34,9 +34,8 @@ def divide(
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)
     deepspeed.zero.Init(module=_Parameters(model, device, dtype), config_dict_or_path=settings)
     for module in model.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = _placed(buffer, device)
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            setattr(module, name, _placed(buffer, device))
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
 
@@ -55,9 +54,8 @@ class _Parameters(nn.Module):
         """Each parameter once, in memory; whoever shares it gets the same."""
         made: dict[nn.Parameter, nn.Parameter] = {}
         for owner in self._owners:
-            for name, parameter in owner._parameters.items():
-                if parameter is None:
-                    continue
+            own = owner.named_parameters(recurse=False, remove_duplicate=False)
+            for name, parameter in list(own):
                 new = made.get(parameter)
                 if new is None:
                     data = _placed(parameter.data, self._device).to(self._dtype)
@@ -67,7 +65,7 @@ class _Parameters(nn.Module):
                         parameter.data, new = data, parameter
                     made[parameter] = new
                     yield new
-                owner._parameters[name] = new
+                setattr(owner, name, new)
 
 
 def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

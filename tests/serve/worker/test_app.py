@@ -293,6 +293,7 @@ def image_message(url: object) -> dict:
         ("/etc/passwd", "is no base64"),
         ("ftp://example.com/a.png", "ftp URLs are not opened"),
         ("http://127.0.0.1/a.png", "no public address"),
+        ("https://127.0.0.1/a.png", "no public address"),
         ("http://localhost:22/a.png", "no public address"),
         ("http://[::1]/a.png", "no public address"),
         ("http://[::ffff:127.0.0.1]/a.png", "no public address"),

@@ -195,7 +195,8 @@ def test_faults(flags, change, fault, tmp_path):
         run(words(flags | change | {"output_dir": tmp_path}))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.training
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_beside_rounded_weights(flags, parts, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
     trainer = run(words(flags | {"bits": bits, "output_dir": tmp_path, "num_train_epochs": 3}))
