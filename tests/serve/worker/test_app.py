@@ -580,6 +580,7 @@ def test_nothing_draws(address):
     assert "--gen-model" in told["text"]
 
 
+@pytest.mark.heavy
 def test_texts_in_images_help(address, alone):
     """The answer is that of the engine to the question with the texts behind it."""
     sign = Image.open("images/sign.png")

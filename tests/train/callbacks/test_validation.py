@@ -67,7 +67,7 @@ def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
         assert torch.equal(tensor, measured[name]), name
 
 
-@pytest.mark.training
+@pytest.mark.heavy
 def test_answers(flags, hold_out, data, tmp_path):
     """Of a model that knows some: those that the engine gives of the saved model."""
     samples = json.loads(hold_out.read_text())

@@ -195,7 +195,7 @@ def test_faults(flags, change, fault, tmp_path):
         run(words(flags | change | {"output_dir": tmp_path}))
 
 
-@pytest.mark.training
+@pytest.mark.heavy
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_beside_rounded_weights(flags, parts, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
