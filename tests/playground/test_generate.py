@@ -47,6 +47,7 @@ def test_what_is_there_is_kept(folder):
     assert (manifest["count"], manifest["seed"]) == (16, 3)
 
 
+@pytest.mark.slow
 def test_processes_draw_the_same(folder, tmp_path):
     generate(tmp_path / "again", "train", 16, 3, KINDS, workers=2)
     for name in ("conversations.json", "captions.json"):

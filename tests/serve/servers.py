@@ -45,10 +45,10 @@ def running(app: Any) -> Generator[str]:
         assert not thread.is_alive()
 
 
-def start(module: str, *words: str) -> subprocess.Popen[str]:
+def start(module: str, *words: str, python: str = PYTHON) -> subprocess.Popen[str]:
     """A program of mgm.serve in a process of its own."""
     return subprocess.Popen(
-        [PYTHON, "-m", f"mgm.serve.{module}", *words],
+        [python, "-m", f"mgm.serve.{module}", *words],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

@@ -17,7 +17,6 @@ from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 180  # seconds
-KILLS = 3
 PACKED = {"streaming": True, "packing": True, "dataloader_num_workers": 2}
 DIVIDED = {"streaming": True, "fsdp": "full_shard"}
 
@@ -66,16 +65,19 @@ def kill_while_it_trains(process: subprocess.Popen[str], folder: Path, draw: ran
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("stage", "processes", "form"),
+    ("stage", "processes", "form", "kills"),
     [
-        pytest.param(1, 1, {}, id="stage 1", marks=pytest.mark.slow),
-        pytest.param(2, 1, {}, id="stage 2"),
-        pytest.param(2, 2, {}, id="two processes", marks=pytest.mark.slow),
-        pytest.param(2, 1, PACKED, id="packed stream", marks=pytest.mark.slow),
-        pytest.param(2, 2, DIVIDED, id="stream in two, FSDP", marks=pytest.mark.slow),
+        pytest.param(2, 1, {}, 1, id="once"),
+        pytest.param(1, 1, {}, 3, id="stage 1", marks=pytest.mark.slow),
+        pytest.param(2, 1, {}, 3, id="stage 2", marks=pytest.mark.slow),
+        pytest.param(2, 2, {}, 3, id="two processes", marks=pytest.mark.slow),
+        pytest.param(2, 1, PACKED, 3, id="packed stream", marks=pytest.mark.slow),
+        pytest.param(2, 2, DIVIDED, 3, id="stream in two, FSDP", marks=pytest.mark.slow),
     ],
 )
-def test_killed_runs_end_in_the_same_weights(request, data, tmp_path, stage, processes, form):
+def test_killed_runs_end_in_the_same_weights(
+    request, data, tmp_path, stage, processes, form, kills
+):
     flags = request.getfixturevalue(f"stage{stage}_flags") | form
     if "streaming" in form:
         (tmp_path / "tars").mkdir()
@@ -93,7 +95,7 @@ def test_killed_runs_end_in_the_same_weights(request, data, tmp_path, stage, pro
     killed.mkdir()
     finish(start(flags | {"output_dir": straight}, processes))
     draw = random.Random(stage * processes)
-    for _ in range(KILLS):
+    for _ in range(kills):
         kill_while_it_trains(start(flags | {"output_dir": killed}, processes), killed, draw)
     finish(start(flags | {"output_dir": killed}, processes))
     for name in ("model.safetensors", "checkpoint-10/model.safetensors"):

@@ -191,7 +191,11 @@ def test_faults_are_found_before_anything_starts(tmp_path, monkeypatch, words, f
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [RECIPES[0], *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in RECIPES[1:])],
+    ids=lambda path: path.stem,
+)
 def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
     (tmp_path / "hostfile").write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
     done = ended("bash", recipe, "--dry-run", cwd=tmp_path)

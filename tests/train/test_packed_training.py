@@ -27,7 +27,8 @@ def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("by_modality", [False, True])
+@pytest.mark.heavy
+@pytest.mark.parametrize("by_modality", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path, by_modality):
     # Rows hold about as many images each, whether the recipes' flag asks for it or not.
     flags = flags | {"group_by_modality_length": by_modality}
@@ -40,6 +41,7 @@ def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path, by_modality):
     assert losses(trainer)[-1] < losses(trainer)[0]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
     straight = run(words(flags | {"output_dir": tmp_path / "straight"}))
     stopped = tmp_path / "stopped"

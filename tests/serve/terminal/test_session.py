@@ -67,6 +67,7 @@ def test_wrong_commands(session, line, text):
     assert len(session.chat.history) == 1  # nothing was lost
 
 
+@pytest.mark.slow
 def test_texts_are_read(session):
     pytest.importorskip("rapidocr")
     image = Image.new("RGB", (500, 120), "white")

@@ -14,7 +14,7 @@ from mgm.train.estimate.memory_estimate import Zero, forecast, memory, skeleton
 from tests.golden_files import golden_json
 from tests.model.tiny import tiny_model
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts"
 RELEASED = {
     "MGM-2B": "gemma/gemma-2b.json",
     "MGM-7B": "llama/vicuna-7b.json",
