@@ -83,6 +83,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def write_stand_in(file: Path) -> None:
     """Write the stand-in for the interpreter, which starts the server when it is first asked."""
+    root = str(Path(__file__).parents[1])
     address, variables = file.with_name("socket"), os.environ | {"OMP_NUM_THREADS": "1"}
     settings = {
         "socket": str(address),
@@ -91,7 +92,9 @@ def write_stand_in(file: Path) -> None:
         "at_import": AT_IMPORT,
         "variables": dict(variables),
         "server": [sys.executable, "-m", "tests.preloaded", str(address), str(os.getpid())],
-        "root": str(Path(__file__).parents[1]),
+        "root": root,
+        # As good as left out: the server imported from there, and Gradio sets it when imported.
+        "same": {"PYTHONPATH": root, "HF_HUB_DISABLE_TELEMETRY": "True"},
         "limits": [[limit, list(resource.getrlimit(limit))] for limit in LIMITS],
         "log": str(file.with_name("log")),
     }

@@ -72,12 +72,9 @@ def are_open(*files):
 
 def at_import(variables):
     """Variables that libraries read when they are imported."""
-    ours = {"PYTHONPATH": SETTINGS["root"]}  # the server imported what lies there
-    return {
-        name: value
-        for name, value in variables.items()
-        if name.startswith(tuple(SETTINGS["at_import"])) and ours.get(name) != value
-    }
+    read = tuple(SETTINGS["at_import"])
+    same = SETTINGS["same"]
+    return {n: v for n, v in variables.items() if n.startswith(read) and same.get(n) != v}
 
 
 def connected():
