@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -136,7 +137,8 @@ def test_a_killed_run_goes_on_where_it_was(
         patch.setattr(trainer_module.Trainer, "_save_optimizer_and_scheduler", killed)
         with pytest.raises(KeyboardInterrupt):
             run(flags)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "curves.png"}
+    curves = {"curves.png"} if find_spec("matplotlib") else set()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2"} | curves
     left = tmp_path / ".checkpoint-4.0123abcd.part"  # what SIGKILL leaves
     left.mkdir()
     with warnings.catch_warnings():

@@ -125,5 +125,9 @@ def test_a_damaged_file_is_named(tar, cut):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(rows_of(TarShard(str(tmp_path / "a.tar")), 0))
+
+
+def test_a_missing_file_of_a_server_is_named(tmp_path):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     with server(tmp_path) as address, pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(rows_of(TarShard(f"{address}/a.tar"), 0))
