@@ -1,4 +1,4 @@
-"""Patch info mining as published, short and slow: `mining.py` is tested against it."""
+"""Patch info mining as published, short and slow: `patch_info_mining.py` is tested against it."""
 
 import math
 from collections.abc import Sequence

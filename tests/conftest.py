@@ -27,6 +27,7 @@ def forget_settings(variables: MutableMapping[str, str]) -> None:
 
 
 forget_settings(os.environ)  # before anything reads them
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests are small, and processes share the cores
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,9 +46,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test that belongs to another tier, or should do with less."""
     from tests.preloaded import cpu_seconds
 
-    begun = cpu_seconds()
+    begun = cpu_seconds(item.nodeid)
     result = yield
-    taken = cpu_seconds() - begun
+    taken = cpu_seconds(item.nodeid) - begun
     if taken > MOST_SECONDS and not any(item.get_closest_marker(name) for name in EXEMPT):
         pytest.fail(
             f"took {taken:.1f} s of CPU: make it smaller, or mark it as one of "

@@ -29,12 +29,13 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 PYTHON = os.environ.get("MGM_TEST_PYTHON", sys.executable)
 # Limits of a process, which the stand-in passes on.
 LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
+TEST = "PYTEST_CURRENT_TEST"  # the variable that names the test
 LOOK = 2.0  # seconds between two looks at whether the tests still run
 
 MODULES = (
@@ -84,13 +85,13 @@ def environment(**variables: str) -> dict[str, str]:
 def write_stand_in(file: Path) -> None:
     """Write the stand-in for the interpreter, which starts the server when it is first asked."""
     root = str(Path(__file__).parents[1])
-    address, variables = file.with_name("socket"), os.environ | {"OMP_NUM_THREADS": "1"}
+    address = file.with_name("socket")
     settings = {
         "socket": str(address),
         "python": sys.executable,
         "modules": MODULES,
         "at_import": AT_IMPORT,
-        "variables": dict(variables),
+        "variables": {n: v for n, v in os.environ.items() if n.startswith(AT_IMPORT)},
         "server": [sys.executable, "-m", "tests.preloaded", str(address), str(os.getpid())],
         "root": root,
         # As good as left out: the server imported from there, and Gradio sets it when imported.
@@ -100,7 +101,9 @@ def write_stand_in(file: Path) -> None:
     }
     text = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
     text = text.replace("SETTINGS = {}", f"SETTINGS = {settings!r}")
-    file.write_text(f"#!{sys.executable} -IS\n{text}", encoding="utf-8")
+    # The shell, since a path with a space is none that the kernel starts; it is no text to Python.
+    start = f'#!/bin/sh\n"exec" "{sys.executable}" "-IS" "$0" "$@"\n'
+    file.write_text(start + text, encoding="utf-8")
     file.chmod(0o755)
 
 
@@ -116,7 +119,7 @@ def main(address: str, watched: int) -> None:
     listener.listen(64)
     Path(f"{address}.new").rename(address)
     children: dict[int, socket.socket] = {}
-    workers: dict[int, str] = {}  # who asked, of pytest-xdist
+    tests: dict[int, str] = {}  # that asked for them
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, _nothing)
@@ -126,6 +129,9 @@ def main(address: str, watched: int) -> None:
             if stream is listener:
                 connection = listener.accept()[0]
                 request, files = _received(connection)
+                if request is None:  # whoever asked was killed meanwhile
+                    _close(connection, files)
+                    continue
                 child = os.fork()
                 if child == 0:
                     signal.set_wakeup_fd(-1)
@@ -135,18 +141,21 @@ def main(address: str, watched: int) -> None:
                     os.close(wake_read)
                     os.close(wake_write)
                     _end(_run(request, files))
-                for file in files:
-                    os.close(file)
+                _close(None, files)
                 children[child] = connection
-                workers[child] = request["variables"].get("PYTEST_XDIST_WORKER", "")
+                tests[child] = request["variables"].get(TEST, "")
             elif stream is wake_read:
                 os.read(wake_read, 4096)
         for child, connection in list(children.items()):
             if connection in ready:
                 _pass_signals(child, connection)
-            if (seconds := _tell_end(child, children)) is not None:
-                with _cpu_file(Path(address).parent, workers.pop(child)).open("a") as file:
-                    file.write(f"{seconds}\n")
+            ended, status, usage = os.wait4(child, os.WNOHANG)
+            if ended:
+                with Path(address).with_name("cpu").open("a") as file:
+                    file.write(f"{usage.ru_utime + usage.ru_stime}\t{tests.pop(child)}\n")
+                with contextlib.suppress(OSError):
+                    connection.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+                children.pop(child).close()
     for child in children:
         os.kill(child, signal.SIGKILL)
 
@@ -155,16 +164,23 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """Only wakes the server."""
 
 
-def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A request, and the files 0, 1 and 2 of who sent it."""
+def _received(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """A request, None if it breaks off, and the files 0, 1 and 2 of who sent it."""
     files = array.array("i")
     head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * files.itemsize))
     for _, _, content in ancillary:
         files.frombytes(content)
     size, body = int.from_bytes(head, "big"), b""
-    while len(body) < size:
-        body += connection.recv(size - len(body))
-    return json.loads(body), files.tolist()
+    while len(body) < size and (more := connection.recv(size - len(body))):
+        body += more
+    return json.loads(body) if head and len(body) == size else None, files.tolist()
+
+
+def _close(connection: socket.socket | None, files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+    if connection is not None:
+        connection.close()
 
 
 def _pass_signals(child: int, connection: socket.socket) -> None:
@@ -175,26 +191,13 @@ def _pass_signals(child: int, connection: socket.socket) -> None:
             os.kill(child, number)
 
 
-def _tell_end(child: int, children: dict[int, socket.socket]) -> float | None:
-    """Tell the stand-in that its process has ended; returns the seconds of CPU that it took."""
-    ended, status, usage = os.wait4(child, os.WNOHANG)
-    if not ended:
-        return None
-    with contextlib.suppress(OSError):
-        children[child].sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
-    children.pop(child).close()
-    return usage.ru_utime + usage.ru_stime
-
-
-def _cpu_file(folder: Path, worker: str) -> Path:
-    return folder / f"cpu-{worker}"
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of all programs that it started and that have ended."""
+def cpu_seconds(test: str) -> float:
+    """CPU time of this process, and of all that a test started and that has ended."""
+    file, forked = Path(PYTHON).with_name("cpu"), 0.0
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        seconds, _, of = line.partition("\t")
+        forked += float(seconds) if of.startswith(test) else 0.0
     times = os.times()
-    file = _cpu_file(Path(PYTHON).parent, os.environ.get("PYTEST_XDIST_WORKER", ""))
-    forked = sum(map(float, file.read_text().split())) if file.is_file() else 0.0
     return forked + times.user + times.system + times.children_user + times.children_system
 
 
@@ -234,7 +237,8 @@ def _run_program(kind: str, program: str, words: list[str]) -> None:
         sys.modules.pop(f"{program}.__main__" if is_package else program, None)  # or it would warn
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     elif kind == "-c":
-        exec(program, {"__name__": "__main__"})
+        main_module = sys.modules["__main__"] = ModuleType("__main__")
+        exec(program, main_module.__dict__)
     else:
         runpy.run_path(program, run_name="__main__")
 
@@ -245,8 +249,12 @@ def _end(status: int) -> None:
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        try:
             stream.flush()
+        except OSError:
+            status = 120  # the interpreter's own, of a stream that cannot be written to
+        except ValueError:
+            pass  # the program has closed it
     os._exit(status)
 
 

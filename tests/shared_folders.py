@@ -19,12 +19,11 @@ def shared_folder(
     folder = root / name
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            # Under its final name, which ends up in files; a failed one must not be taken for made.
+        made = root / f"{name}.made"
+        if not made.exists():
+            # Under its final name, which ends up in files; what was left half-made goes.
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            try:
-                make(folder)
-            except BaseException:
-                shutil.rmtree(folder)
-                raise
+            make(folder)
+            made.touch()
     return folder

@@ -16,6 +16,7 @@ import sys
 import time
 
 SETTINGS = {}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def main():
@@ -44,13 +45,15 @@ def main():
     }
     os.umask(request["umask"])
     with connected() as server:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until they can be passed on
         body = json.dumps(request).encode()
         files = array.array("i", [0, 1, 2])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
         server.sendmsg([len(body).to_bytes(8, "big")], rights)
         server.sendall(body)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, lambda got, _: server.sendall(bytes([got])))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for number in (0, 1, 2):
             os.close(number)  # or whoever reads them would wait for this process too
         status = json.loads(server.recv(64) or b"1")
@@ -82,23 +85,33 @@ def connected():
     address = SETTINGS["socket"]
     with open(address + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.exists(address):
-            log = open(SETTINGS["log"], "w")
-            server = subprocess.Popen(
-                SETTINGS["server"],
-                cwd=SETTINGS["root"],
-                env=SETTINGS["variables"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            while not os.path.exists(address):
-                assert server.poll() is None, "the server of tests.preloaded ended"
-                time.sleep(0.05)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(address)
-    return connection
+        while True:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(address)
+                return connection
+            except (FileNotFoundError, ConnectionRefusedError):
+                connection.close()
+                start_server(address)
+
+
+def start_server(address):
+    """Start the server, and wait until it listens."""
+    if os.path.exists(address):
+        os.unlink(address)  # of one that is gone
+    with open(SETTINGS["log"], "a") as log:
+        server = subprocess.Popen(
+            SETTINGS["server"],
+            cwd=SETTINGS["root"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    while not os.path.exists(address):
+        assert server.poll() is None, f"the server of tests.preloaded ended, see {log.name}"
+        time.sleep(0.05)
 
 
 main()

@@ -1,5 +1,7 @@
 """Private and undocumented names of other libraries: each is there, and one file of ours uses it.
 
+Of accelerate and Gradio none is used.
+
 A release may drop or change such a name without a word. Where we call it we fail, but where we
 override it or set it nothing happens any more; so this fails first, and says which file to look at.
 """

@@ -3,14 +3,16 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import forget_settings
-from tests.preloaded import PYTHON, cpu_seconds, environment
+from tests.preloaded import MODULES, PYTHON, cpu_seconds, environment
 
 pytestmark = pytest.mark.process
 BOTH = pytest.mark.parametrize("python", [PYTHON, sys.executable], ids=["forked", "interpreter"])
@@ -92,9 +94,30 @@ def test_signals(python, number):
 
 def test_what_it_starts_begins_in_the_same_way_and_its_time_counts():
     code = "import sys; print(sys.executable); sum(range(20_000_000))"
-    before = cpu_seconds()
+    test = os.environ["PYTEST_CURRENT_TEST"]
+    before = cpu_seconds(test)
     assert run(PYTHON, "-c", code).stdout.strip() == os.path.realpath(PYTHON)
-    assert cpu_seconds() - before > 0.1
+    assert cpu_seconds(test) - before > 0.1
+    assert cpu_seconds("another") < cpu_seconds(test)
+
+
+def test_a_caller_that_goes_away_harms_nobody():
+    assert run(PYTHON, "-c", "").returncode == 0
+    for message in (b"", b"\0\0\0\0\0\0\1\0", b"\0\0\0\0\0\0\1\0half"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(Path(PYTHON).with_name("socket")))
+            connection.sendall(message)
+    assert run(PYTHON, "-c", "").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", sorted({*MODULES} - {"torch.distributed.run"}))
+def test_every_program_starts_without_the_server(module):
+    """What one of them forgets to import, or says when it is imported, shows only there."""
+    ended = run(sys.executable, "-m", module, "--help")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert f"python -m {module.removesuffix('.train_mem')}" in ended.stdout
 
 
 def test_settings_of_users_are_forgotten():

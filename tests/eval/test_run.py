@@ -194,15 +194,15 @@ def test_killed_runs_lose_nothing(data, tmp_path):
     for _ in range(2):
         before = lines()
         process = subprocess.Popen(
-            [PYTHON, "-m", "mgm.eval", *words], cwd=ROOT, stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            [PYTHON, "-m", "mgm.eval", *words], cwd=ROOT, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         until = time.monotonic() + 120
         while lines() < before + 3 and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()  # until nobody has its errors open, so that it is gone
     assert main(words) == 0
     keys = [
         json.loads(line)["key"] for line in answers.read_text().splitlines() if line.endswith("}")

@@ -42,6 +42,7 @@ def sample(image: str | None = None) -> dict:
     return {"id": 1, "conversations": turns} | ({} if image is None else {"image": image})
 
 
+@pytest.mark.process
 def test_the_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
     flags = {"model_name_or_path": tmp_path / "none", "data_path": "x", "output_dir": tmp_path}
     command = [PYTHON, "-m", "mgm.train", *words(flags)]

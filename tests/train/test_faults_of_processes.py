@@ -1,4 +1,8 @@
-"""One of several processes fails: all of them end, the fault is told, what was good stays."""
+"""One of several processes fails: all of them end, the fault is told, what was good stays.
+
+The interpreter itself starts them, not the server of `tests.preloaded`: who is whose child, and how
+an interpreter goes down, is what these tests are about.
+"""
 
 import os
 import resource
@@ -6,13 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.preloaded import PYTHON
 from tests.train.conftest import words
 from tests.train.test_processes import LIMIT, ROOT, check_same, losses
 
@@ -36,7 +40,7 @@ def start(
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "--module")
     return subprocess.Popen(
         [
-            *(PYTHON, "-m", *(program or (*torchrun, "mgm.train"))),
+            *(sys.executable, "-m", *(program or (*torchrun, "mgm.train"))),
             *words(flags | {"ddp_backend": "gloo", "ddp_timeout": 150}),
         ],
         cwd=ROOT,

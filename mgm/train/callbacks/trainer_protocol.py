@@ -1,5 +1,7 @@
 """What callbacks use of the trainer, so that they need not import it."""
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from transformers import TrainerCallback
 
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
+from mgm.train.callbacks.dataset_losses import SourceLosses
 
 
 class RunningTrainer(Protocol):
@@ -18,6 +21,9 @@ class RunningTrainer(Protocol):
         model_wrapped: the same as DeepSpeed or DDP wraps it.
         is_deepspeed_enabled: whether DeepSpeed runs it.
         since: `time.perf_counter()` from which the speed of training is counted.
+        data_collator: makes batches of samples.
+        train_dataset: the samples, by index.
+        source_losses: the losses of each data set since the last report.
     """
 
     args: TrainingArguments
@@ -25,6 +31,27 @@ class RunningTrainer(Protocol):
     model_wrapped: nn.Module | None
     is_deepspeed_enabled: bool
     since: float
+    data_collator: Any
+    train_dataset: Any
+    source_losses: SourceLosses
+
+    def train_sampler(self) -> Iterable[int]:
+        """The order of the training samples."""
+        ...
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """What the forward pass runs in, such as automatic mixed precision."""
+        ...
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch."""
+        ...
 
     def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Bring a batch to the device of the run."""

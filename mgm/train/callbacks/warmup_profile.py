@@ -16,11 +16,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mgm.data.datasets.collator import Collator, count_tokens
 from mgm.data.datasets.packing import PackedCollator
 from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.train.callbacks.trainer_protocol import RunningTrainer
 from mgm.train.estimate.flops import RunWork
 from mgm.train.optim.freezing import count_parameters
 
@@ -39,7 +41,7 @@ class Trial(TrainerCallback):
         trainer: of the run.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: RunningTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(
@@ -66,7 +68,7 @@ class Trial(TrainerCallback):
     def _measure(self) -> tuple[float, float, float, float]:
         """Seconds, tokens, samples and images of a batch, on average."""
         trainer = self.trainer
-        model, size = trainer.model_wrapped, trainer.args.train_batch_size
+        model, size = cast(nn.Module, trainer.model_wrapped), trainer.args.train_batch_size
         order = list(trainer.train_sampler())
         starts = np.linspace(0, max(0, len(order) - size), BATCHES + 1).astype(int).tolist()
         collate = _uncounted(trainer.data_collator)

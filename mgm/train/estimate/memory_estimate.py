@@ -29,7 +29,9 @@ PUBLISHED_DEVICE = "NVIDIA A800"  # of the published models
 UTILISATION = 0.4  # of the peak; what good training loops of this kind reach
 ELSEWHERE = ("deepspeed", "bf16", "fp16", "tf32")  # what the devices of the run can, not this one
 TEXT_TOKENS = 200  # of a sample, where there is no data to look at
-LOGITS = 2 * 256 * 2**20  # bytes; pieces of logits and their gradients, see linear_cross_entropy.py
+LOGITS = (
+    2 * 256 * 2**20
+)  # bytes; pieces of logits and their gradients, see fused_linear_cross_entropy.py
 
 
 def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path | None) -> str:

@@ -144,23 +144,24 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
 
 
 def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
-    with running(controller_application(Controller(Dispatcher()))) as controller:
-        port = free_port()
-        worker = start("model_worker", *worker_words(endless, port, controller))
-        programs.append(worker)
-        wait_for(lambda: models(controller) == ["m"])
-        found: list[bytes] = []
-        begun = threading.Event()
-        url = f"http://localhost:{port}/v1/chat/completions"
-        body = long_body() | {"max_tokens": 400}
-        thread = threading.Thread(target=read_all, args=(url, body, found, begun))
-        thread.start()
-        assert begun.wait(30)
-        worker.send_signal(signal.SIGTERM)
-        thread.join(60)
-        assert b"".join(found).endswith(b"data: [DONE]\n\n")
-        assert worker.wait(30) in (0, -signal.SIGTERM)
-        assert models(controller) == []
+    ports = [free_port() for _ in range(2)]
+    controller = f"http://localhost:{ports[0]}"
+    programs.append(start("controller", "--port", str(ports[0])))
+    worker = start("model_worker", *worker_words(endless, ports[1], controller))
+    programs.append(worker)
+    wait_for(lambda: is_up(controller) and models(controller) == ["m"])
+    found: list[bytes] = []
+    begun = threading.Event()
+    url = f"http://localhost:{ports[1]}/v1/chat/completions"
+    body = long_body() | {"max_tokens": 400}
+    thread = threading.Thread(target=read_all, args=(url, body, found, begun))
+    thread.start()
+    assert begun.wait(30)
+    worker.send_signal(signal.SIGTERM)
+    thread.join(60)
+    assert b"".join(found).endswith(b"data: [DONE]\n\n")
+    assert worker.wait(30) in (0, -signal.SIGTERM)
+    assert models(controller) == []
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_a_port_in_use_is_said():
             main(words)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_page_begins_without_a_controller(tmp_path):
     pytest.importorskip("gradio")
     port = free_port()

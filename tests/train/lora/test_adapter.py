@@ -119,6 +119,7 @@ def test_goes_on_from_an_adapter(trained, flags, tmp_path):
     assert torch.equal(logits(continued, **inputs), logits(model, **inputs))
 
 
+@pytest.mark.process
 def test_merges_into_a_model_of_its_own(trained, tmp_path):
     folder, model = trained
     target = tmp_path / "merged"
