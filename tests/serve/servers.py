@@ -13,8 +13,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from tests.preloaded import PYTHON
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +27,8 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(app: Any) -> Generator[str]:
     """The address of a FastAPI application that is served meanwhile."""
+
+    import uvicorn  # here, since tests without servers use the rest
 
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
