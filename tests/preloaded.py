@@ -130,7 +130,8 @@ def main(address: str, watched: int) -> None:
                 connection = listener.accept()[0]
                 request, files = _received(connection)
                 if request is None:  # whoever asked was killed meanwhile
-                    _close(connection, files)
+                    _close(files)
+                    connection.close()
                     continue
                 child = os.fork()
                 if child == 0:
@@ -141,7 +142,7 @@ def main(address: str, watched: int) -> None:
                     os.close(wake_read)
                     os.close(wake_write)
                     _end(_run(request, files))
-                _close(None, files)
+                _close(files)
                 children[child] = connection
                 tests[child] = request["variables"].get(TEST, "")
             elif stream is wake_read:
@@ -176,11 +177,9 @@ def _received(connection: socket.socket) -> tuple[dict[str, Any] | None, list[in
     return json.loads(body) if head and len(body) == size else None, files.tolist()
 
 
-def _close(connection: socket.socket | None, files: list[int]) -> None:
+def _close(files: list[int]) -> None:
     for file in files:
         os.close(file)
-    if connection is not None:
-        connection.close()
 
 
 def _pass_signals(child: int, connection: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Folders that take long to make, once a test session, whichever process needs them first."""
+"""Folders that take long to make, once a test run, whichever process needs them first."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ import pytest
 def shared_folder(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
 ) -> Path:
-    """The folder `name` of this session, which nobody may change; `make` fills it."""
+    """The folder `name` of this test run, which nobody may change; `make` fills it."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of all workers

@@ -27,7 +27,6 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(app: Any) -> Generator[str]:
     """The address of a FastAPI application that is served meanwhile."""
-
     import uvicorn  # here, since tests without servers use the rest
 
     port = free_port()
