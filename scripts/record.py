@@ -6,23 +6,29 @@ python scripts/record.py FOLDER PACKAGE [PACKAGE ...] -- CHECK [CHECK ...]
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
-def main(folder: str, *words: str) -> None:
-    """Write the file, and show it."""
-    end = words.index("--")
+def write_result(folder: Path, packages: Iterable[str], **found: Any) -> None:
+    """Write the date, the versions of packages and what was found into result.json, and show it."""
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in words[:end]},
-        "passed": list(words[end + 1 :]),
+        "versions": {name: version(name) for name in packages},
     }
-    text = json.dumps(result, indent=2)
-    (Path(folder) / "result.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(result | found, indent=2)
+    (folder / "result.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+
+
+def main(folder: str, *words: str) -> None:
+    """Write what the command line names."""
+    end = words.index("--")
+    write_result(Path(folder), words[:end], passed=list(words[end + 1 :]))
 
 
 if __name__ == "__main__":

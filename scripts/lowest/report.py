@@ -1,19 +1,16 @@
 """Writes what the tests of the lowest versions came to into result.json beside this file.
 
-python scripts/lowest/report.py RECORDS      RECORDS: what pytest wrote with --junit-xml
+python -m scripts.lowest.report RECORDS      RECORDS: what pytest wrote with --junit-xml
 """
 
-import json
-import platform
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from xml.etree import ElementTree
 
 from packaging.requirements import Requirement
 
-RESULT = Path(__file__).with_name("result.json")
+from scripts.record import write_result
 
 
 def base_dependencies() -> list[str]:
@@ -41,15 +38,7 @@ def counts(records: Path) -> dict[str, float]:
 def main() -> None:
     """Write the file, and show it."""
     names = [*base_dependencies(), "peft", "pytest"]
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "tests": counts(Path(sys.argv[1])),
-    }
-    text = json.dumps(result, indent=2)
-    RESULT.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_result(Path(__file__).parent, names, tests=counts(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -24,5 +24,5 @@ trap 'rm -f "$records"' EXIT
 status=0
 python -m pytest -rs --junit-xml "$records" tests/model tests/data tests/engine \
     tests/train/args tests/train/test_stages.py tests/train/optim tests/test_bounds.py "$@" || status=$?
-python scripts/lowest/report.py "$records"
+python -m scripts.lowest.report "$records"
 exit "$status"
