@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
+pytestmark = pytest.mark.heavy  # alone it has to import all these libraries
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mgm", "playground", "benchmarks", "scripts")
 DOCUMENTED = {"_exit", "_replace"}  # of os, and of named tuples
