@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from mgm.errors import MGMError
 from mgm.serve.http.heartbeat import Heart
 from mgm.serve.http.middleware import application, json_body
-from mgm.serve.http.openai_requests import BadRequestError
-from mgm.serve.http.openai_responses import SSE, error_body, event, models_body
 from mgm.serve.http.wire import NO_WORKER, WORKER_GONE, frame
+from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.openai.responses import SSE, error_body, event, models_body
 from mgm.serve.router.worker_registry import Dispatcher
 
 logger = logging.getLogger("mgm.serve")
