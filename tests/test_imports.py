@@ -81,12 +81,16 @@ MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 # a server.
 SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "middleware", "server")),
-    *(f"serve/worker/{name}.py" for name in ("app", "main", "metrics", "worker")),
+    *(f"serve/worker/{name}.py" for name in ("app", "image_download", "image_fetcher")),
+    *(f"serve/worker/{name}.py" for name in ("legacy_stream", "main", "metrics", "streaming")),
+    "serve/worker/worker.py",
     *(f"serve/router/{name}.py" for name in ("app", "main")),
     *(f"serve/web/{name}.py" for name in ("main", "page", "handlers", "client")),
     *(f"serve/web/{name}.py" for name in ("attribution_panel", "moderation")),
 )
-OF_SERVERS = {"aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"}
+OF_SERVERS = {
+    *("aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "starlette", "uvicorn", "yarl"),
+}
 # Files that other programs import, and nobody here.
 OF_OTHERS = {
     "engine/vllm/model.py": "vllm",

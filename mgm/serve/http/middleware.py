@@ -12,10 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from mgm.errors import MGMError
-from mgm.serve.http.concurrency_limit import FullError
+from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.openai_requests import BadRequestError
 from mgm.serve.http.openai_responses import error_body
 
@@ -52,8 +53,8 @@ def application(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
         )
 
-    @app.exception_handler(FullError)
-    async def full(_: Request, error: FullError) -> JSONResponse:
+    @app.exception_handler(QueueFullError)
+    async def full(_: Request, error: QueueFullError) -> JSONResponse:
         body = error_body(str(error), "rate_limit_error", code="rate_limit_exceeded")
         return JSONResponse(body, 429, headers={"Retry-After": "1"})
 
@@ -78,6 +79,10 @@ def application(
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse(error_body("the request is malformed"), 400)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, error: ClientDisconnect) -> JSONResponse:
+        return JSONResponse(error_body("the client left before its request was complete"), 499)
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> JSONResponse:

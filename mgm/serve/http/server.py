@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mgm.errors import MGMError, one_line
-from mgm.serve.http.concurrency_limit import Admission
+from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 
 SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
 DRAIN = 600  # seconds for what is running when the program is asked to end
@@ -43,7 +43,9 @@ def api_keys(options: argparse.Namespace) -> list[str]:
     return options.api_key or [key for key in os.environ.get("MGM_API_KEYS", "").split(",") if key]
 
 
-def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None = None) -> int:
+def serve(
+    app: FastAPI, options: argparse.Namespace, admission: ConcurrencyLimiter | None = None
+) -> int:
     """Serve until SIGINT or SIGTERM; what is running then is finished, and nothing else begins.
 
     Raises:
@@ -73,7 +75,7 @@ def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None
 class _Server(uvicorn.Server):
     """Lets nobody in from the signal on."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission | None) -> None:
+    def __init__(self, config: uvicorn.Config, admission: ConcurrencyLimiter | None) -> None:
         super().__init__(config)
         self._admission = admission
 
