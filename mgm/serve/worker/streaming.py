@@ -13,7 +13,6 @@ from mgm.errors import MGMError
 
 logger = logging.getLogger("mgm.serve")
 
-POLL = 0.5  # seconds between two calls of `receive` while a client waits
 SERVER_ERROR = "the server failed; see its log"
 Result = TypeVar("Result")
 Write = Callable[[bytes], Awaitable[None]]
@@ -33,12 +32,8 @@ async def run_until_disconnect(receive: Receive, call: Callable[[], Awaitable[Re
     errors: list[Exception] = []
 
     async def watch() -> None:
-        while True:
-            # uvicorn stops reading when another request comes on the same connection, and reads
-            # on whenever `receive` is called: only then it sees that the connection was closed.
-            with anyio.move_on_after(POLL):
-                if (await receive())["type"] == "http.disconnect":
-                    break
+        while (await receive())["type"] != "http.disconnect":
+            pass
         group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
