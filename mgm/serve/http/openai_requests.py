@@ -1,7 +1,7 @@
 """Bodies of the OpenAI API as requests to the engine."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from mgm.serve.openai.errors import BadRequestError
 MAX_CHOICES = 16
 MAX_IMAGES = 32  # of a request
 MAX_PROMPT, MAX_SIDE = 4000, 2048  # letters, and pixels, of a drawing
-FetchImage = Callable[[object, str], bytes]
+NOT_FETCHED = b""  # stands for an image until `Asked.with_images`
 
 # What has a meaning that cannot be kept; values that change nothing are let through. Tools are
 # offered by clients such as Open WebUI in every request: a model may answer without them, as ours
@@ -43,6 +43,7 @@ class Asked:
         include_usage: whether the last piece counts tokens.
         use_ocr: whether texts in the images are read, as help for the model.
         gen_image: whether what the model asks to draw is drawn.
+        image_sources: of the images of every request, as the client names them, not fetched.
     """
 
     requests: tuple[Request, ...]
@@ -51,16 +52,23 @@ class Asked:
     include_usage: bool
     use_ocr: bool = False
     gen_image: bool = False
+    image_sources: tuple[object, ...] = ()
+
+    def with_images(self, images: Sequence[bytes]) -> "Asked":
+        """The same with its images.
+
+        Args:
+            images: files, one for each of `image_sources`.
+        """
+        requests = tuple(replace(request, images=images) for request in self.requests)
+        return replace(self, requests=requests)
 
 
-def chat_request(
-    body: object, fetch_image: FetchImage, limit: int, takes_system: bool = True
-) -> Asked:
-    """The request of a chat completion.
+def chat_request(body: object, limit: int, takes_system: bool = True) -> Asked:
+    """The request of a chat completion; its images are still to be fetched.
 
     Args:
         body: parsed JSON.
-        fetch_image: gets the bytes of what an `image_url` names.
         limit: tokens of an answer where the body names no other.
         takes_system: whether the model's template has a place for a system text; else it comes
             before the first question.
@@ -76,30 +84,25 @@ def chat_request(
     settings = _settings(fields, limit)
     wanted = _switch(fields, "logprobs")
     settings["logprobs"] = _whole(fields, "top_logprobs", 0, 20) or 0 if wanted else None
-    images = [
-        fetch_image(source, f"image {number} of {len(sources)}")
-        for number, source in enumerate(sources, start=1)
-    ]
     if system and not takes_system:
         (first, answer), *rest = turns
         turns, system = [(f"{system}\n\n{first}", answer), *rest], None
     *history, (question, _) = turns
     made = _request(
         question,
-        images=images,
+        images=[NOT_FETCHED] * len(sources),
         history=[(asked, answer or "") for asked, answer in history],
         system=system,
         **settings,
     )
-    return _asked(fields, [made])
+    return replace(_asked(fields, [made]), image_sources=tuple(sources))
 
 
-def answered_request(body: object, fetch_image: FetchImage) -> tuple[str, Request, str]:
-    """Model, question and answer of a chat that ends with the model's message.
+def answered_request(body: object) -> tuple[Asked, str]:
+    """The request and the answer of a chat that ends with the model's message.
 
     Args:
         body: parsed JSON.
-        fetch_image: as for `chat_request`.
 
     Raises:
         BadRequestError: it is malformed.
@@ -110,8 +113,7 @@ def answered_request(body: object, fetch_image: FetchImage) -> tuple[str, Reques
     if not isinstance(last, dict) or last.get("role") != "assistant":
         raise BadRequestError("messages: the last one has to be the assistant's", "messages")
     answer = _content(last.get("content") or "", "the last message", None)
-    asked = chat_request(fields | {"messages": before}, fetch_image, 1)
-    return asked.model, asked.requests[0], answer
+    return chat_request(fields | {"messages": before}, 1), answer
 
 
 def completion_request(body: object, limit: int) -> Asked:
@@ -206,8 +208,9 @@ def _asked(fields: Mapping[str, Any], requests: list[Request]) -> Asked:
     if not isinstance(options, dict):
         raise BadRequestError("stream_options: give an object", "stream_options")
     usage = bool(options.get("include_usage"))
-    stream, *more = (_switch(fields, name) for name in ("stream", "use_ocr", "gen_image"))
-    return Asked(tuple(choices), fields["model"], stream, usage, *more)
+    names = ("stream", "use_ocr", "gen_image")
+    stream, use_ocr, gen_image = (_switch(fields, name) for name in names)
+    return Asked(tuple(choices), fields["model"], stream, usage, use_ocr, gen_image)
 
 
 def _settings(fields: Mapping[str, Any], limit: int) -> dict[str, Any]:

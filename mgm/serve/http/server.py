@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mgm.errors import MGMError, one_line
-from mgm.serve.http.concurrency_limit import Admission
+from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 from mgm.serve.http.connection import KEEP_ALIVE, MAX_HEAD_BYTES, LimitedProtocol
 
 SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
@@ -83,7 +83,9 @@ def checked_key(key: str, origin: str) -> str:
     return key
 
 
-def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None = None) -> int:
+def serve(
+    app: FastAPI, options: argparse.Namespace, admission: ConcurrencyLimiter | None = None
+) -> int:
     """Serve until SIGINT or SIGTERM; what is running then is finished, and nothing else begins.
 
     Raises:
@@ -111,7 +113,7 @@ def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None
 class _Server(uvicorn.Server):
     """Lets nobody in from the signal on."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission | None) -> None:
+    def __init__(self, config: uvicorn.Config, admission: ConcurrencyLimiter | None) -> None:
         super().__init__(config)
         self._admission = admission
 

@@ -1,28 +1,29 @@
-"""The stream of published workers: what published pages ask, and how they are answered."""
+"""The published workers' stream: NUL-framed JSON, each frame with all the text so far."""
 
 import base64
-import logging
+import math
 import time
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.core.request import Request
+from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine
-from mgm.errors import MGMError
-from mgm.serve.http.openai_requests import MAX_IMAGES, BadRequestError
+from mgm.serve.http.openai_requests import MAX_IMAGES, NOT_FETCHED, Asked, BadRequestError
 from mgm.serve.http.wire import FAULT, frame
 from mgm.serve.tools.image_generation import BEGIN, drawn_text
+from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
-logger = logging.getLogger("mgm.serve")
-
 QUESTION = "?"  # stands for any question where only what comes after it is looked at
+# Of a body, with what is taken where they are left out.
+NUMBERS = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 256}
+MIN_TOP_P = 1e-9  # in place of 0, which is the left end of the published page's slider
 
 
-async def published_stream(worker: Worker, body: Any) -> AsyncGenerator[bytes]:
-    """NUL-framed JSON; each frame has all the text so far, the prompt before it, as published.
+def legacy_response(worker: Worker, body: Any) -> EventStream:
+    """The response to a published page: every error is a frame, too.
 
     What the answer asks to draw comes in a last frame, whose text ends before its marks.
 
@@ -30,38 +31,50 @@ async def published_stream(worker: Worker, body: Any) -> AsyncGenerator[bytes]:
         worker: that answers.
         body: what published pages send.
     """
-    begun = time.perf_counter()
-    text = ""
-    try:
-        async with worker.answering("published"):
-            request, shown = await worker.in_thread(_read, worker, body)
-            text = shown
-            yield frame(text)
-            async with aclosing(worker.pieces(request, begun)) as pieces:
-                async for piece in pieces:
+    started = time.perf_counter()
+
+    async def produce(write: Write) -> None:
+        async with worker.answering("published") as slot:
+            parsed = await worker.fetch_images(_parsed(body, worker.limits.tokens))
+            (request,) = parsed.requests
+            prompt = text = request.prompt
+            suffix = await worker.tool_text(parsed)
+            if suffix:
+                request = replace(request, prompt=_with_suffix(worker.engine, prompt, suffix))
+            await slot.acquire()
+            await write(frame(text))
+            answer: Answer | None = None
+            async with aclosing(worker.pieces([request], started, slot)) as pieces:
+                async for _, piece in pieces:
                     text += piece.text
-                    if piece.answer is None and piece.text:
-                        yield frame(text)
-                    elif piece.answer is not None:
-                        yield frame(text, finish_reason=piece.answer.finish_reason)
-                        if body.get("gen_image"):
-                            drawn = await worker.drawn(piece.answer, None)
-                            if drawn is not None:
-                                before = shown + piece.answer.text.partition(BEGIN)[0]
-                                told = drawn_text(piece.answer.text)
-                                image = base64.b64encode(drawn).decode()
-                                yield frame(f"{before}\nPrompt: {told}\n", image=image)
-    except MGMError as error:
-        yield frame(str(error), FAULT)
-    except Exception as error:
-        logger.exception("a defect", exc_info=error)
-        yield frame("the server failed; see its log", FAULT)
+                    answer = piece.answer
+                    if answer is not None:
+                        await write(frame(text, finish_reason=answer.finish_reason))
+                    elif piece.text:
+                        await write(frame(text))
+            drawn = None
+            if answer is not None and parsed.gen_image:
+                drawn = await worker.drawn(answer, None)
+            if answer is not None and drawn is not None:
+                before = prompt + answer.text.partition(BEGIN)[0]
+                image = base64.b64encode(drawn).decode()
+                await write(frame(f"{before}\nPrompt: {drawn_text(answer.text)}\n", image=image))
+
+    def error_frame(message: str) -> bytes:
+        return frame(message, FAULT)
+
+    return EventStream(produce, error_frame, "text/plain", open_at_once=True)
 
 
-def _read(worker: Worker, body: Any) -> tuple[Request, str]:
-    """The request in a published body, and the prompt as the page knows it.
+def _parsed(body: Any, limit: int) -> Asked:
+    """The request in a published body; its images are still to be fetched.
 
-    The body has a prompt that is written out, and images in base64.
+    Args:
+        body: with a prompt that is written out, and images in base64.
+        limit: max tokens of the answer.
+
+    Raises:
+        BadRequestError: it is malformed.
     """
     if not isinstance(body, dict) or not isinstance(body.get("prompt"), str):
         raise BadRequestError("prompt: give the text that the model reads", "prompt")
@@ -75,30 +88,30 @@ def _read(worker: Worker, body: Any) -> tuple[Request, str]:
             "images",
         )
     stop = body.get("stop")
-    numbers = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 256}
-    given = {name: body.get(name, default) for name, default in numbers.items()}
-    try:
-        temperature, top_p = float(given["temperature"]), float(given["top_p"])
-        limit = max(1, min(int(given["max_new_tokens"]), worker.limits.tokens))
-    except (TypeError, ValueError) as error:
-        raise BadRequestError(f"one of these is no number: {given}") from error
-    images = [
-        worker.images.fetch(source, f"image {number} of {len(sources)}")
-        for number, source in enumerate(sources, start=1)
-    ]
-    wants = (bool(body.get(name)) for name in ("gen_image", "use_ocr"))
-    suffix = worker.companions.suffix(images, *wants)
+    numbers = {name: _number(body, name, default) for name, default in NUMBERS.items()}
     request = Request(
-        _with_suffix(worker.engine, prompt, suffix) if suffix else prompt,
-        images=images,
+        prompt,
+        images=[NOT_FETCHED] * len(sources),
         # Compat: published workers take anything below as greedy.
-        temperature=temperature if temperature > 0.001 else 0.0,
-        top_p=top_p,
-        max_new_tokens=limit,
+        temperature=numbers["temperature"] if numbers["temperature"] > 0.001 else 0.0,
+        top_p=numbers["top_p"] or MIN_TOP_P,
+        max_new_tokens=int(max(1, min(numbers["max_new_tokens"], limit))),
         stop=[stop] if isinstance(stop, str) and stop else [],
         raw=True,
     )
-    return request, prompt
+    wants = {name: bool(body.get(name)) for name in ("use_ocr", "gen_image")}
+    return Asked((request,), "", True, False, **wants, image_sources=tuple(sources))
+
+
+def _number(body: dict[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    try:
+        number = float(default if value is None else value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadRequestError(f"{name} is {value!r:.80}; give a number", name)
+    return number
 
 
 def _with_suffix(engine: Engine, prompt: str, suffix: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from mgm.serve.http.server import add_server_options, api_keys, serve
 from mgm.serve.http.wire import HEART_BEAT
 from mgm.serve.tools.tools import Companions
 from mgm.serve.worker.app import worker_application
-from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.image_download import TIMEOUT, ImageDownloader
+from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
 
 logger = logging.getLogger("mgm.serve")
@@ -29,6 +31,10 @@ def main(words: Sequence[str] | None = None) -> int:
     companions = Companions(options.gen_model)
     engine = load_model_of(options, attention=attention)
     name = options.model_name or _name(options.model_path)
+    # All of them together leave slots to requests without URLs.
+    downloader = ImageDownloader(
+        options.allow_private_urls, options.image_timeout, max_requests=max(options.queue, 1)
+    )
     worker = Worker(
         engine,
         (name,),
@@ -38,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
             options.max_new_tokens,
             options.max_seconds,
         ),
-        NetworkImages(options.allow_private_urls),
+        ImageFetcher(downloader),
         companions,
     )
     address = options.worker_address or f"http://localhost:{options.port}"
@@ -105,6 +111,13 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="text-to-image pipeline of diffusers, for /v1/images/generations",
     )
+    add(
+        "--image-timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="S",
+        help="seconds to download all images of a request, default %(default)g",
+    )
     add("--allow-private-urls", action="store_true", help="fetch images from private networks too")
     # Compat: pieces are sent as they come, and what sees images is always there.
     add("--stream-interval", type=int, default=1, help=argparse.SUPPRESS)
@@ -116,6 +129,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
             raise MGMError(f"--{flag} {getattr(options, name)}: give a number from 1")
     if options.queue < 0 or options.max_seconds <= 0 or options.heart_beat <= 0:
         raise MGMError("--queue, --max-seconds and --heart-beat: give positive numbers")
+    if not 0 < options.image_timeout < math.inf:
+        raise MGMError(f"--image-timeout {options.image_timeout:g}: give a positive number")
     check_model_options(options)
     return options
 

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import socket
 import threading
 import time
 import urllib.request
@@ -21,7 +20,7 @@ from mgm.serve.http.attribution_json import read_mined_body
 from mgm.serve.tools.image_generation import ASKS
 from mgm.serve.tools.tools import Companions
 from mgm.serve.worker.app import worker_application
-from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, frames, running, wait_for
 from tests.tiny_model import build
@@ -315,41 +314,6 @@ def test_nothing_near_the_server_is_opened(address, url, text):
     assert "root:" not in json.dumps(answer)
 
 
-def test_redirects_are_looked_at_too(monkeypatch):
-    """A public page that sends to a private one."""
-    import http.server
-
-    from mgm.errors import MGMError
-    from mgm.serve.worker import image_fetcher as module
-
-    class Redirect(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(302)
-            self.send_header("Location", "http://127.0.0.1:9/secret.png")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
-    threading.Thread(target=service.serve_forever, daemon=True).start()
-    port = service.server_port
-    real = module.public_address
-
-    def public(host: str, at: int):
-        if at == port:  # as if it were anywhere
-            return socket.AF_INET, ("127.0.0.1", port)
-        return real(host, at)
-
-    monkeypatch.setattr(module, "public_address", public)
-    try:
-        with pytest.raises(MGMError, match="no public address"):
-            NetworkImages().fetch(f"http://127.0.0.1:{port}/a.png", "image 1")
-    finally:
-        service.shutdown()
-        service.server_close()
-
-
 def test_images_with_too_many_pixels_are_not_decoded():
     from mgm.errors import MGMError
 
@@ -357,7 +321,7 @@ def test_images_with_too_many_pixels_are_not_decoded():
     Image.new("1", (30_000, 30_000)).save(content, "PNG")
     text = base64.b64encode(content.getvalue()).decode()
     with pytest.raises(MGMError, match="more than 67,108,864 pixels"):
-        NetworkImages().fetch(text, "image 1")
+        ImageFetcher().decode(text, "image 1")
 
 
 def test_bodies(address):
@@ -506,11 +470,12 @@ class Scripted(Worker):
 
     says = "Here: <h>a red cat</h> as you wished"
 
-    async def pieces(self, request, begun):
+    async def pieces(self, requests, started, slot):
+        (request,) = requests
         self.asked = request.prompt
         for word in (self.says[:9], self.says[9:]):
-            yield Piece(word)
-        yield Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
+            yield 0, Piece(word)
+        yield 0, Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
 
 
 def text_message(text: str) -> dict:
