@@ -127,7 +127,7 @@ async def _openai(worker: Worker, read: Callable[[], Asked], chat: bool) -> Resp
     asked: Asked = await worker.in_thread(read)  # images are opened there
     _check_model(worker, asked.model)
     asked = await worker.prepared(asked)
-    writer = Writer(asked.model, worker.engine.processor.tokenizer, chat)
+    writer = Writer(asked.model, chat)
     if not asked.stream:
         async with worker.answering(endpoint):
             answers = await _all(worker, asked, begun)
