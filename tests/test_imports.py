@@ -45,7 +45,7 @@ LAYERS = {
     ),
     "engine": (
         ("core", "device", "kv_cache", "vllm"),
-        ("inputs", "scheduler"),
+        ("grammar", "inputs", "scheduler"),
         ("engine_thread",),
         ("engine",),
         ("attribution", "loading"),

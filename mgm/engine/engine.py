@@ -21,8 +21,11 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.templates import Template
 from mgm.data.text.tokenizer import vocabulary_size
 from mgm.engine.core.request import Answer, Request
+from mgm.engine.core.sampler import TokenMask
 from mgm.engine.core.sequence import Generation, Piece
+from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine_thread import Loop, Result
+from mgm.engine.grammar.compiler import GrammarCompiler
 from mgm.engine.inputs.encoder_cache import FeatureCache
 from mgm.engine.inputs.image_encoder import ImageEncoder, PreparedImage
 from mgm.engine.inputs.prompt import PromptWriter
@@ -92,11 +95,13 @@ class PreparedRequests:
         requests: what is asked.
         prompts: token ids of each, image positions expanded.
         images: of all requests, in order.
+        masks: the grammar of each answer; None: it has no form.
     """
 
     requests: Sequence[Request]
     prompts: Sequence[list[int]]
     images: Sequence[PreparedImage]
+    masks: Sequence[TokenMask | None]
 
 
 class Engine:
@@ -134,6 +139,9 @@ class Engine:
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
+        self._token_bytes = TokenBytes(processor.tokenizer)
+        self._ids = min(self._vocabulary, model.config.text_config.vocab_size)
+        self._grammars = GrammarCompiler(self._token_bytes, self._ids)
         self.scheduler = Scheduler(
             model,
             self._vocabulary,
@@ -285,7 +293,8 @@ class Engine:
             alone: whether nothing is computed meanwhile, and all cores may do this.
 
         Raises:
-            MGMError: an image cannot be opened, or a prompt is too long.
+            MGMError: an image cannot be opened, a prompt is empty or too long, a token of
+                `logit_bias` is none of the model's, or `structured_output` cannot be used.
         """
         labels = [""] * len(requests) if labels is None else labels
         prompts = [
@@ -297,7 +306,11 @@ class Engine:
             sources += request.images
             count = len(request.images)
             names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
-        return PreparedRequests(requests, prompts, self._encoder.prepare(sources, names, alone))
+        masks = [
+            self._mask(request, label) for request, label in zip(requests, labels, strict=True)
+        ]
+        images = self._encoder.prepare(sources, names, alone)
+        return PreparedRequests(requests, prompts, images, masks)
 
     def begin(self, prepared: PreparedRequests) -> list[Stream]:
         """Answer requests that were prepared, as `streams`.
@@ -404,12 +417,31 @@ class Engine:
                 ids,
                 self._prompts.names(ids, [next(keys) for _ in request.images]),
                 [next(features) for _ in request.images],
-                self.processor.tokenizer,
+                self._token_bytes,
                 self._prompts.stops_of(request),
                 room=self.context - len(ids),
+                mask=mask,
             )
-            for request, ids in zip(prepared.requests, prepared.prompts, strict=True)
+            for request, ids, mask in zip(
+                prepared.requests, prepared.prompts, prepared.masks, strict=True
+            )
         ]
+
+    def _mask(self, request: Request, label: str) -> TokenMask | None:
+        """The grammar of an answer, if it has one; checks the tokens of its biases."""
+        for token in request.logit_bias:
+            if token >= self._ids:
+                raise MGMError(
+                    f"{label}logit_bias names token {token}, and the model has {self._ids}; give "
+                    "ids of its tokenizer"
+                )
+        form = request.structured_output
+        if form is None:
+            return None
+        try:
+            return self._grammars.compile(form, self._prompts.stops.ids)
+        except MGMError as error:
+            raise MGMError(f"{label}{error}") from error
 
 
 def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mgm.data.images.loading import ImageSource, decode_image, image_file, open_image
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.engine.core.faults import as_fault
 from mgm.engine.inputs.encoder_cache import FeatureCache, image_key
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -225,6 +226,8 @@ class ImageEncoder:
             one.features.set_result(features)
 
     def _failed(self, group: Sequence[_Wanted], error: BaseException) -> None:
+        if isinstance(error, Exception):
+            error = as_fault(error, "encoding an image")
         for one in group:
             with self._lock:
                 del self._underway[one.key]

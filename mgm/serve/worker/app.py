@@ -2,8 +2,8 @@
 
 import base64
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,14 +13,22 @@ from fastapi.responses import JSONResponse, Response
 from mgm.engine.attribution.mining import mined_details
 from mgm.engine.core.request import Answer
 from mgm.serve.http.attribution_json import mined_body
-from mgm.serve.http.middleware import application, json_body
-from mgm.serve.http.openai_requests import (
-    Asked,
-    BadRequestError,
-    answered_request,
+from mgm.serve.http.middleware import application
+from mgm.serve.http.openapi import describe_bodies
+from mgm.serve.openai.errors import BadRequestError, parse_body
+from mgm.serve.openai.protocol import (
+    AttributionBody,
+    ChatCompletionBody,
+    CompletionBody,
+    ImageGenerationBody,
+    PublishedBody,
+)
+from mgm.serve.openai.requests import (
+    ParsedRequest,
+    attribution_request,
     chat_request,
     completion_request,
-    drawing_request,
+    image_generation,
 )
 from mgm.serve.openai.responses import DONE, SSE, Writer, error_body, event, models_body
 from mgm.serve.worker.legacy_stream import legacy_response
@@ -51,7 +59,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.post("/worker_generate_stream")
     async def published(request: Request) -> Response:
-        return legacy_response(worker, await json_body(request))
+        return legacy_response(worker, await request.body())
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -64,24 +72,25 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        body = await json_body(request)
-        takes_system = bool(worker.engine.template.layout.system)
-        asked = chat_request(body, worker.limits.tokens, takes_system)
-        return await _openai(worker, request, asked, chat=True)
+        body = parse_body(ChatCompletionBody, await request.body())
+        parsed = chat_request(body, worker.engine.template, worker.limits.tokens)
+        return await _openai(worker, request, parsed, chat=True)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        asked = completion_request(await json_body(request), worker.limits.tokens)
-        return await _openai(worker, request, asked, chat=False)
+        body = parse_body(CompletionBody, await request.body())
+        parsed = completion_request(body, worker.limits.tokens)
+        return await _openai(worker, request, parsed, chat=False)
 
     @app.post("/v1/images/generations")
     async def images(request: Request) -> Response:
-        asked = drawing_request(await json_body(request), worker.companions.drawer_name)
+        body = parse_body(ImageGenerationBody, await request.body())
+        wanted = image_generation(body, worker.companions.drawer_name)
 
         async def draw() -> list[bytes]:
             async with worker.answering("images", worker.drawing) as slot:
                 await slot.acquire()
-                return [await worker.draw(asked.text, seed, asked.size) for seed in asked.seeds]
+                return [await worker.draw(wanted.text, seed, wanted.size) for seed in wanted.seeds]
 
         drawn = await run_until_disconnect(request.receive, draw)
         data = [{"b64_json": base64.b64encode(content).decode()} for content in drawn]
@@ -89,20 +98,32 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.post("/v1/mined")
     async def mined(request: Request) -> JSONResponse:
-        asked, answer = answered_request(await json_body(request))
-        _check_model(worker, asked.model)
+        body = parse_body(AttributionBody, await request.body())
+        parsed, answer = attribution_request(body, worker.engine.template)
+        _check_model(worker, parsed.model)
 
-        def look(fetched: Asked) -> dict[str, Any]:
-            return mined_body(mined_details(worker.engine, fetched.requests[0], answer))
+        def look(images: Sequence[bytes]) -> dict[str, Any]:
+            (asked,) = parsed.requests(images)
+            return mined_body(mined_details(worker.engine, asked, answer))
 
         async def respond() -> dict[str, Any]:
             async with worker.answering("mined") as slot:
-                fetched = await worker.fetch_images(asked)
+                images = await worker.images.fetch_all(parsed.sources)
                 await slot.acquire()
-                return await worker.in_thread(look, fetched)
+                return await worker.in_thread(look, images)
 
         return JSONResponse(await run_until_disconnect(request.receive, respond))
 
+    describe_bodies(
+        app,
+        {
+            "/v1/chat/completions": ChatCompletionBody,
+            "/v1/completions": CompletionBody,
+            "/v1/images/generations": ImageGenerationBody,
+            "/v1/mined": AttributionBody,
+            "/worker_generate_stream": PublishedBody,
+        },
+    )
     return app
 
 
@@ -116,45 +137,47 @@ def _check_model(worker: Worker, name: str) -> None:
         )
 
 
-async def _openai(worker: Worker, http: Request, asked: Asked, chat: bool) -> Response:
+async def _openai(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
     """Answer a request of the OpenAI API."""
-    _check_model(worker, asked.model)
-    writer = Writer(asked.model, worker.engine.processor.tokenizer, chat)
-    if asked.stream:
-        produce = partial(_write_events, worker, asked, writer, time.perf_counter())
+    _check_model(worker, parsed.model)
+    writer = Writer(parsed.model, chat)
+    if parsed.stream:
+        produce = partial(_write_events, worker, parsed, writer, time.perf_counter())
         return EventStream(produce, _error_event, "text/event-stream", SSE)
-    respond = partial(_whole, worker, asked, writer, time.perf_counter())
+    respond = partial(_whole, worker, parsed, writer, time.perf_counter())
     return JSONResponse(await run_until_disconnect(http.receive, respond))
 
 
-async def _whole(worker: Worker, asked: Asked, writer: Writer, started: float) -> dict[str, Any]:
+async def _whole(
+    worker: Worker, parsed: ParsedRequest, writer: Writer, started: float
+) -> dict[str, Any]:
     """All choices, when they are complete."""
     answers: dict[int, Answer] = {}
     images: dict[int, bytes] = {}
     async with worker.answering(_endpoint(writer)) as slot:
-        asked = await _prepared(worker, asked)
-        await slot.acquire(len(asked.requests))
-        async with aclosing(worker.pieces(asked.requests, started, slot)) as pieces:
+        requests = await worker.prepare(parsed)
+        await slot.acquire(len(requests))
+        async with aclosing(worker.pieces(requests, started, slot)) as pieces:
             async for index, piece in pieces:
                 if piece.answer is not None:
                     answers[index] = piece.answer
-        if asked.gen_image:
+        if parsed.gen_image:
             for index, answer in sorted(answers.items()):
-                image = await worker.drawn(answer, asked.requests[index].seed)
+                image = await worker.drawn(answer, requests[index].seed)
                 images |= {} if image is None else {index: image}
     return writer.whole([answers[index] for index in sorted(answers)], images)
 
 
 async def _write_events(
-    worker: Worker, asked: Asked, writer: Writer, started: float, write: Write
+    worker: Worker, parsed: ParsedRequest, writer: Writer, started: float, write: Write
 ) -> None:
     """Write the server-sent events of all choices as they come."""
     answers: dict[int, Answer] = {}
     opened: set[int] = set()
     async with worker.answering(_endpoint(writer)) as slot:
-        asked = await _prepared(worker, asked)
-        await slot.acquire(len(asked.requests))
-        async with aclosing(worker.pieces(asked.requests, started, slot)) as pieces:
+        requests = await worker.prepare(parsed)
+        await slot.acquire(len(requests))
+        async with aclosing(worker.pieces(requests, started, slot)) as pieces:
             async for index, piece in pieces:
                 if writer.chat and index not in opened:
                     opened.add(index)
@@ -163,25 +186,17 @@ async def _write_events(
                     await write(writer.text(index, piece.text, piece.choices))
                 if piece.answer is not None:
                     answers[index] = piece.answer
-                    if not asked.gen_image:
+                    if not parsed.gen_image:
                         await write(writer.last(index, piece.answer))
-        if asked.gen_image:
+        if parsed.gen_image:
             for index, answer in sorted(answers.items()):
-                image = await worker.drawn(answer, asked.requests[index].seed)
+                image = await worker.drawn(answer, requests[index].seed)
                 if image is not None:
                     await write(writer.image(index, image))
                 await write(writer.last(index, answer))
-    if asked.include_usage:
+    if parsed.include_usage:
         await write(writer.counts(list(answers.values())))
     await write(DONE)
-
-
-async def _prepared(worker: Worker, asked: Asked) -> Asked:
-    """A request with its images and with what tools add to its question."""
-    asked = await worker.fetch_images(asked)
-    suffix = await worker.tool_text(asked)
-    requests = (replace(request, prompt=request.prompt + suffix) for request in asked.requests)
-    return replace(asked, requests=tuple(requests))
 
 
 def _endpoint(writer: Writer) -> str:

@@ -1,50 +1,47 @@
 """The published workers' stream: NUL-framed JSON, each frame with all the text so far."""
 
 import base64
-import math
 import time
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine
-from mgm.serve.http.openai_requests import MAX_IMAGES, NOT_FETCHED, Asked, BadRequestError
 from mgm.serve.http.wire import FAULT, frame
+from mgm.serve.openai.errors import BadRequestError, parse_body
+from mgm.serve.openai.messages import MAX_IMAGES
+from mgm.serve.openai.protocol import PublishedBody
+from mgm.serve.openai.requests import SMALLEST_TOP_P, ParsedRequest
 from mgm.serve.tools.image_generation import BEGIN, drawn_text
 from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
 QUESTION = "?"  # stands for any question where only what comes after it is looked at
-# Of a body, with what is taken where they are left out.
-NUMBERS = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 256}
-MIN_TOP_P = 1e-9  # in place of 0, which is the left end of the published page's slider
+TEMPERATURE, TOP_P, MAX_TOKENS = 1.0, 1.0, 256  # of bodies that name none
+GREEDY = 0.001  # Compat: published workers take temperatures up to this as 0
 
 
-def legacy_response(worker: Worker, body: Any) -> EventStream:
+def legacy_response(worker: Worker, content: bytes) -> EventStream:
     """The response to a published page: every error is a frame, too.
 
     What the answer asks to draw comes in a last frame, whose text ends before its marks.
 
     Args:
         worker: that answers.
-        body: what published pages send.
+        content: the body that published pages send.
     """
     started = time.perf_counter()
 
     async def produce(write: Write) -> None:
         async with worker.answering("published") as slot:
-            parsed = await worker.fetch_images(_parsed(body, worker.limits.tokens))
-            (request,) = parsed.requests
-            prompt = text = request.prompt
-            suffix = await worker.tool_text(parsed)
-            if suffix:
-                request = replace(request, prompt=_with_suffix(worker.engine, prompt, suffix))
+            body = parse_body(PublishedBody, content)
+            parsed = _parsed(body, worker.engine, worker.limits.tokens)
+            requests = await worker.prepare(parsed)
+            text = body.prompt
             await slot.acquire()
             await write(frame(text))
             answer: Answer | None = None
-            async with aclosing(worker.pieces([request], started, slot)) as pieces:
+            async with aclosing(worker.pieces(requests, started, slot)) as pieces:
                 async for _, piece in pieces:
                     text += piece.text
                     answer = piece.answer
@@ -56,7 +53,7 @@ def legacy_response(worker: Worker, body: Any) -> EventStream:
             if answer is not None and parsed.gen_image:
                 drawn = await worker.drawn(answer, None)
             if answer is not None and drawn is not None:
-                before = prompt + answer.text.partition(BEGIN)[0]
+                before = body.prompt + answer.text.partition(BEGIN)[0]
                 image = base64.b64encode(drawn).decode()
                 await write(frame(f"{before}\nPrompt: {drawn_text(answer.text)}\n", image=image))
 
@@ -66,52 +63,35 @@ def legacy_response(worker: Worker, body: Any) -> EventStream:
     return EventStream(produce, error_frame, "text/plain", open_at_once=True)
 
 
-def _parsed(body: Any, limit: int) -> Asked:
-    """The request in a published body; its images are still to be fetched.
-
-    Args:
-        body: with a prompt that is written out, and images in base64.
-        limit: max tokens of the answer.
+def _parsed(body: PublishedBody, engine: Engine, max_tokens: int) -> ParsedRequest:
+    """The request in a published body, whose prompt is written out.
 
     Raises:
-        BadRequestError: it is malformed.
+        BadRequestError: its images do not belong to the prompt.
     """
-    if not isinstance(body, dict) or not isinstance(body.get("prompt"), str):
-        raise BadRequestError("prompt: give the text that the model reads", "prompt")
-    sources = body.get("images") or []
-    if not isinstance(sources, list) or len(sources) > MAX_IMAGES:
-        raise BadRequestError(f"images: give a list of at most {MAX_IMAGES}", "images")
-    prompt = body["prompt"]
-    if prompt.count(IMAGE_MARKER) != len(sources):
+    sources, markers = body.images or [], body.prompt.count(IMAGE_MARKER)
+    if len(sources) > MAX_IMAGES or markers != len(sources):
         raise BadRequestError(
-            f"the prompt has {prompt.count(IMAGE_MARKER)} {IMAGE_MARKER} for {len(sources)} images",
+            f"the prompt has {markers} {IMAGE_MARKER} for {len(sources)} images; give as many, at "
+            f"most {MAX_IMAGES}",
             "images",
         )
-    stop = body.get("stop")
-    numbers = {name: _number(body, name, default) for name, default in NUMBERS.items()}
-    request = Request(
-        prompt,
-        images=[NOT_FETCHED] * len(sources),
-        # Compat: published workers take anything below as greedy.
-        temperature=numbers["temperature"] if numbers["temperature"] > 0.001 else 0.0,
-        top_p=numbers["top_p"] or MIN_TOP_P,
-        max_new_tokens=int(max(1, min(numbers["max_new_tokens"], limit))),
-        stop=[stop] if isinstance(stop, str) and stop else [],
-        raw=True,
+    temperature = TEMPERATURE if body.temperature is None else max(body.temperature, 0.0)
+    tokens = MAX_TOKENS if body.max_new_tokens is None else body.max_new_tokens
+    settings = {
+        "temperature": temperature if temperature > GREEDY else 0.0,
+        "top_p": TOP_P if body.top_p is None else body.top_p or SMALLEST_TOP_P,
+        "max_new_tokens": max(1, min(tokens, max_tokens)),
+        "stop": [body.stop] if isinstance(body.stop, str) and body.stop else [],
+    }
+    return ParsedRequest(
+        "",
+        tuple(sources),
+        lambda suffix: [_with_suffix(engine, body.prompt, suffix)],
+        settings,
+        use_ocr=bool(body.use_ocr),
+        gen_image=bool(body.gen_image),
     )
-    wants = {name: bool(body.get(name)) for name in ("use_ocr", "gen_image")}
-    return Asked((request,), "", True, False, **wants, image_sources=tuple(sources))
-
-
-def _number(body: dict[str, Any], name: str, default: float) -> float:
-    value = body.get(name)
-    try:
-        number = float(default if value is None else value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadRequestError(f"{name} is {value!r:.80}; give a number", name)
-    return number
 
 
 def _with_suffix(engine: Engine, prompt: str, suffix: str) -> str:
@@ -119,6 +99,8 @@ def _with_suffix(engine: Engine, prompt: str, suffix: str) -> str:
 
     Published workers put it elsewhere for most templates, into the middle of a role's name.
     """
+    if not suffix:
+        return prompt
     ends = engine.prompt(Request(QUESTION)).rpartition(QUESTION)[2]
     if prompt.endswith(ends):
         return prompt[: len(prompt) - len(ends)] + suffix + ends

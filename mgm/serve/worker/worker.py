@@ -17,7 +17,7 @@ from mgm.engine.core.sequence import Piece
 from mgm.engine.engine import Engine, Stream
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter, QueueFullError, Slot
-from mgm.serve.http.openai_requests import Asked
+from mgm.serve.openai.requests import ParsedRequest
 from mgm.serve.tools.image_generation import drawn_text
 from mgm.serve.tools.tools import Companions
 from mgm.serve.worker.image_fetcher import ImageFetcher
@@ -116,28 +116,19 @@ class Worker:
             self.metrics.requests.labels(endpoint, outcome).inc()
             self.metrics.duration.observe(time.perf_counter() - started)
 
-    async def fetch_images(self, parsed: Asked) -> Asked:
-        """A request with the images that it names.
+    async def prepare(self, parsed: ParsedRequest) -> list[engine_request.Request]:
+        """Requests to the engine, with their images and with what tools add to the question.
 
         Raises:
-            MGMError: one cannot be fetched.
+            MGMError: an image cannot be fetched, or a tool that is asked for is not here.
             QueueFullError: too many requests download images.
         """
-        return parsed.with_images(await self.images.fetch_all(parsed.image_sources))
-
-    async def tool_text(self, parsed: Asked) -> str:
-        """What the last question of a request gets for help, and to ask for an image.
-
-        Args:
-            parsed: with its images.
-
-        Raises:
-            MGMError: no reader of texts is installed, or no images are generated here.
-        """
-        if not (parsed.gen_image or parsed.use_ocr):
-            return ""
-        wants = (parsed.requests[0].images, parsed.gen_image, parsed.use_ocr)
-        return await _run(self._ocr, self.companions.suffix, *wants)
+        images = await self.images.fetch_all(parsed.sources)
+        suffix = ""
+        if parsed.gen_image or parsed.use_ocr:
+            wants = (images, parsed.gen_image, parsed.use_ocr)
+            suffix = await _run(self._ocr, self.companions.suffix, *wants)
+        return parsed.requests(images, suffix)
 
     async def pieces(
         self, requests: Sequence[engine_request.Request], started: float, slot: Slot

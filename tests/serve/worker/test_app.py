@@ -236,27 +236,28 @@ ANSWER = {"role": "assistant", "content": "x"}
     ("change", "status", "field", "text"),
     [
         ({"model": "other"}, 404, "model", "choose from tiny"),
-        ({"model": None}, 400, "model", "name one"),
-        ({"messages": []}, 400, "messages", "at least one"),
-        ({"messages": "hi"}, 400, "messages", "at least one"),
-        ({"messages": [7]}, 400, "messages", "is no object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages", "role is 'tool'"),
-        ({"messages": [{"role": "user"}]}, 400, "messages", "has no content"),
-        ({"messages": [MESSAGE, ANSWER]}, 400, "messages", "the last one"),
-        ({"messages": [ANSWER]}, 400, "messages", "answers no question"),
-        ({"messages": [MESSAGE | {"content": [{"type": "audio"}]}]}, 400, "messages", "'audio'"),
-        ({"temperature": "hot"}, 400, "temperature", "give a number"),
-        ({"temperature": 1e9}, 400, "temperature", "from 0 to 100"),
-        ({"top_p": -1}, 400, "top_p", "up to 1"),
-        ({"max_tokens": 0}, 400, "max_tokens", "from 1"),
-        ({"n": 1000}, 400, "n", "from 1 to 16"),
-        ({"stop": 3}, 400, "stop", "give a text"),
-        ({"stop": [""]}, 400, "stop", "not empty"),
-        ({"seed": "x"}, 400, "seed", "whole number"),
-        ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "not supported"),
-        ({"stream": "yes"}, 400, "stream", "true or false"),
-        ({"logprobs": 3}, 400, "logprobs", "true or false"),
-        ({"logprobs": True, "top_logprobs": 99}, 400, "top_logprobs", "from 0 to 20"),
+        ({"model": None}, 400, "model", "a string, but got null"),
+        ({"messages": []}, 400, "messages", "empty array"),
+        ({"messages": [{"role": "x", "content": "x"}]}, 400, "messages[0].role", "'user'"),
+        ({"temperature": "hot"}, 400, "temperature", "a decimal, but got a string"),
+        ({"continue_final_message": True}, 400, "continue_final_message", "not the assistant's"),
+        (
+            {"messages": [MESSAGE, ANSWER], "continue_final_message": True}
+            | {"add_generation_prompt": True},
+            400,
+            "add_generation_prompt",
+            "contradicts",
+        ),
+        ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "'none' or 'auto'"),
+        ({"logit_bias": {"x": 1}}, 400, "logit_bias", "Keys are token ids"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "Miss"),
+        ({"structured_outputs": {}}, 400, "structured_outputs", "found none"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            400,
+            "structured_outputs",
+            "contradicts",
+        ),
         ({"messages": [MESSAGE | {"content": "x" * 3000}]}, 400, None, "model's context has 512"),
     ],
 )  # fmt: skip
@@ -302,9 +303,9 @@ def image_message(url: object) -> dict:
         ("http://0/a.png", "no public address"),
         ("data:image/png;base64,!!", "no base64"),
         ("data:image/png;base64,AAAA", ""),
-        ("", "is no text"),
-        (None, "is no text"),
-        ({"a": 1}, "is no text"),
+        ("", "empty string"),
+        (None, "a string, but got null"),
+        ({"a": 1}, "a string, but got an object"),
     ],
 )
 def test_nothing_near_the_server_is_opened(address, url, text):
@@ -462,7 +463,7 @@ def test_drawing(folder, pipeline):
 def test_nobody_draws(address):
     status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
     assert status == 404
-    assert "no image is drawn here" in answer["error"]["message"]
+    assert "generates no images" in answer["error"]["message"]
 
 
 class Scripted(Worker):
@@ -504,7 +505,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         assert not loaded  # before it is used
         status, body = ask(url, message)
         assert status == 200
-        assert worker.asked.endswith("a cat please" + ASKS)
+        assert worker.asked.endswith(f"a cat please{ASKS}<|end|><|assistant|>")
         assert body["choices"][0]["message"]["content"] == worker.says
         (image,) = body["choices"][0]["message"]["images"]
         drawn = worker.companions.draw("a red cat", 5)

@@ -115,7 +115,7 @@ def test_a_fault_in_the_middle_is_an_event(endless_worker, endless_address, monk
 
 def test_a_defect_in_the_middle_is_logged_and_told_of(endless_address, monkeypatch, caplog):
     """Nothing of it reaches the client, whose stream ends as it should."""
-    from mgm.serve.http.openai_responses import Writer
+    from mgm.serve.openai.responses import Writer
 
     def last(*_: object) -> bytes:
         raise ZeroDivisionError("secret")
@@ -156,7 +156,7 @@ def test_errors_before_the_first_chunk_have_a_status(endless_address):
 def test_published_numbers_that_are_none(endless_address, caplog, change, field):
     (wrong,) = frames(f"{endless_address}/worker_generate_stream", {"prompt": "a"} | change)
     assert wrong["error_code"] == 1
-    assert wrong["text"].startswith(f"{field} is ")
+    assert field in wrong["text"]
     assert not caplog.text
 
 
