@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mgm.data.images.loading import ImageSource, image_list
+from mgm.data.images.orientation import check_orientation
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.sampler import Choice, Sampling
 from mgm.errors import MGMError
@@ -17,8 +18,8 @@ class Request:
 
     Attributes:
         prompt: the question.
-        images: a path, an http(s) or data URL, the bytes of an image file, a Pillow image or a
-            uint8 array (height, width, 3) each; one alone needs no list. Without image markers
+        images: whatever `mgm.data.images.loading.open_image` opens: paths, URLs, base64, bytes,
+            Pillow images, arrays; one alone needs no list. Without image markers
             (`<image>`) in the text they come before the first question; with markers, there is
             one marker for each image, in reading order.
         history: earlier questions and answers, the oldest first.
@@ -37,6 +38,8 @@ class Request:
         max_seconds: after which the answer ends as if it were full; None: there is no limit.
         system: replaces the template's system text.
         raw: whether the prompt is the text that the model reads, with its markers, and no question.
+        orientation: of the images, "upright" (as EXIF data says) or "stored"; None: as the
+            processor has it.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -58,6 +61,7 @@ class Request:
     max_seconds: float | None = None
     system: str | None = None
     raw: bool = False
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
@@ -108,6 +112,8 @@ class Request:
             )
         text = self.system is None or isinstance(self.system, str)
         _demand(text, "system", self.system, "a text, or None")
+        if self.orientation is not None:
+            check_orientation(self.orientation)
         if self.raw and (self.history or self.system is not None):
             raise MGMError("a raw prompt is all that the model reads; leave history and system out")
         for index, exchange in enumerate(self.history, start=1):

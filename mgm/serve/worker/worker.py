@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.engine.core import request as engine_request
 from mgm.engine.core.request import Answer
 from mgm.engine.core.sequence import Piece
@@ -60,6 +61,8 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.engine.scheduler.rows = self.limits.concurrency
+        self.engine.image_limits = NETWORK_LIMITS
+        self.companions.open_image = self.engine.open_image
         self.engine.start()
         self.admission = Admission(self.limits.concurrency, self.limits.queue)
         self.metrics = WorkerMetrics(self.engine, self.admission)
