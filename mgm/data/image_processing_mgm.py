@@ -181,14 +181,17 @@ class MGMImageProcessor(BaseImageProcessor):
                 picture.paste(_across(image, side), (0, start - piece.begin))
                 result[piece.first : piece.last] = self._down(picture, piece.results)[shown]
             else:
-                picture = Image.new("RGB", (piece.last - piece.first, long))
+                bands = []
                 rows = max(BAND // length, 1)
                 for top in range(0, long, rows):  # padded at once it could be four times as large
-                    band = image.crop((0, top, image.width, min(top + rows, long)))
-                    padded = Image.new("RGB", (length, band.height), colour)
+                    height = min(rows, long - top)
+                    whole = height == long
+                    band = image if whole else image.crop((0, top, image.width, top + height))
+                    padded = Image.new("RGB", (length, height), colour)
                     padded.paste(band, (start - piece.begin, 0))
-                    resized = _across(padded, piece.results)
-                    picture.paste(resized.crop((shown.start, 0, shown.stop, band.height)), (0, top))
+                    padded = _across(padded, piece.results)
+                    bands.append(padded.crop((shown.start, 0, shown.stop, height)))
+                picture = bands[0] if len(bands) == 1 else _stacked(bands)
                 result[:, piece.first : piece.last] = self._down(picture, side)
             return result
         # Compat: the longer side is cut, not rounded, and so are the odd margins.
@@ -217,3 +220,13 @@ def check_tensor_kind(return_tensors: str | None) -> None:
 def _across(image: Image.Image, width: int) -> Image.Image:
     # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
     return image.resize((width, image.height), Image.Resampling.BICUBIC)
+
+
+def _stacked(bands: list[Image.Image]) -> Image.Image:
+    """Images of one width, from top to bottom."""
+    picture = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)))
+    top = 0
+    for band in bands:
+        picture.paste(band, (0, top))
+        top += band.height
+    return picture

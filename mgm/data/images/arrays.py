@@ -58,8 +58,8 @@ def array_to_image(array: Any, label: str) -> Image.Image:
 
 
 def _from_tensor(tensor: Any, label: str) -> np.ndarray:
-    tensor = tensor.detach().cpu()
     try:
+        tensor = tensor.detach().cpu()
         if tensor.is_floating_point():
             tensor = tensor.float()  # numpy has no bfloat16
         return tensor.numpy()
