@@ -11,10 +11,12 @@ from threading import Condition
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processing_mgm import CONFIG_FIELDS
+from mgm.data.images.limits import ImageLimits
 from mgm.data.images.loading import ImageSource
 from mgm.data.model_card import model_card
 from mgm.data.processing_mgm import MGMProcessor
@@ -301,15 +303,16 @@ class Engine:
             self._prompts.ids(request, label)
             for request, label in zip(requests, labels, strict=True)
         ]
-        sources, names = [], []
+        sources, names, orientations = [], [], []
         for request, label in zip(requests, labels, strict=True):
             sources += request.images
             count = len(request.images)
             names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
+            orientations += [request.orientation] * count
         masks = [
             self._mask(request, label) for request, label in zip(requests, labels, strict=True)
         ]
-        images = self._encoder.prepare(sources, names, alone)
+        images = self._encoder.prepare(sources, names, alone, orientations)
         return PreparedRequests(requests, prompts, images, masks)
 
     def begin(self, prepared: PreparedRequests) -> list[Stream]:
@@ -398,10 +401,43 @@ class Engine:
         """Positions that a prompt and its answer can take together."""
         return self._prompts.context
 
-    def encode_images(self, images: Sequence[ImageSource]) -> list[Tensor]:
-        """What the language model reads in place of images: (image tokens, width) each."""
+    def encode_images(
+        self, images: Sequence[ImageSource], orientation: str | None = None
+    ) -> list[Tensor]:
+        """What the language model reads in place of images: (image tokens, width) each.
+
+        Args:
+            images: as of a request.
+            orientation: "upright" or "stored"; None: the processor's.
+        """
         labels = [f"image {number} of {len(images)}" for number in range(1, len(images) + 1)]
-        return self._encoder.encode(self._encoder.prepare(images, labels))
+        orientations = [orientation] * len(images)
+        prepared = self._encoder.prepare(images, labels, orientations=orientations)
+        return self._encoder.encode(prepared)
+
+    def open_image(
+        self, source: ImageSource, label: str = "image", orientation: str | None = None
+    ) -> Image.Image:
+        """An RGB image, opened as those of requests: within `image_limits`.
+
+        Args:
+            source: as of a request.
+            label: which image it is; errors begin with it.
+            orientation: "upright" or "stored"; None: the processor's.
+
+        Raises:
+            MGMError: there is no image, or it is damaged or larger than the limits.
+        """
+        return self._encoder.open(source, label, orientation)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """Formats and sizes of image files, and the memory for all that are decoded at a time."""
+        return self._encoder.limits
+
+    @image_limits.setter
+    def image_limits(self, limits: ImageLimits) -> None:
+        self._encoder.limits = limits
 
     @property
     def features(self) -> FeatureCache:

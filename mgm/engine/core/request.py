@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mgm.data.images.loading import ImageSource, image_list
+from mgm.data.images.orientation import check_orientation
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.sampling import BAN, FORCE, Choice, Sampling
 from mgm.engine.core.structured_output import StructuredOutput
@@ -18,8 +19,8 @@ class Request:
 
     Attributes:
         prompt: the question.
-        images: a path, an http(s) or data URL, the bytes of an image file, a Pillow image or a
-            uint8 array (height, width, 3) each; one alone needs no list. Without image markers
+        images: whatever `mgm.data.images.loading.open_image` opens: paths, URLs, base64, bytes,
+            Pillow images, arrays; one alone needs no list. Without image markers
             (`<image>`) in the text they come before the first question; with markers, there is
             one marker for each image, in reading order.
         history: earlier questions and answers, the oldest first.
@@ -43,6 +44,8 @@ class Request:
         frequency_penalty: from -2 to 2, the same, times how often they are.
         logit_bias: from -100 to 100, added to the logits of tokens, by their ids. -100 bans a
             token; if any has 100, only those that have it are chosen.
+        orientation: of the images, "upright" (as EXIF data says) or "stored"; None: as the
+            processor has it.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -68,6 +71,7 @@ class Request:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
@@ -114,6 +118,8 @@ class Request:
         self._check_adjustments()
         text = self.system is None or isinstance(self.system, str)
         _demand(text, "system", self.system, "a text, or None")
+        if self.orientation is not None:
+            check_orientation(self.orientation)
         if self.raw and (self.history or self.system is not None):
             raise MGMError("a raw prompt is all that the model reads; leave history and system out")
         for index, exchange in enumerate(self.history, start=1):

@@ -1,19 +1,17 @@
 """Images of requests as bytes: public http(s) URLs, data URLs and base64, never files."""
 
 import asyncio
-import base64
-import binascii
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from mgm.errors import MGMError
+from mgm.data.images.data_url import decode_base64, decode_data_url
+from mgm.data.images.limits import NETWORK_LIMITS
+from mgm.data.images.loading import image_size
 from mgm.serve.worker.image_download import ImageDownloader, bad_image
 
-MAX_PIXELS = 64 * 2**20  # of one image
+MAX_PIXELS = NETWORK_LIMITS.max_pixels  # of one image
 DECODE_THREADS = 2  # for base64 and headers of image files, beside those of the worker
 
 
@@ -75,21 +73,13 @@ class ImageFetcher:
         scheme = _scheme(source)
         if scheme and scheme != "data":
             raise bad_image(f"{label}: {scheme} URLs are not opened; give a data or http(s) URL")
-        content = _decode(source.partition(",")[2] if scheme else source, label)
+        content = (decode_data_url if scheme else decode_base64)(source, label)
         self._check_size(content, label)
         return content
 
     def _check_size(self, content: bytes, label: str) -> None:
-        """Look at the header before anything is decoded."""
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-        except Image.DecompressionBombError:
-            width = height = self.max_pixels
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-            return  # whoever opens it says what is wrong
-        if width * height > self.max_pixels:
-            raise MGMError(f"{label}: has more than {self.max_pixels:,} pixels; give a smaller one")
+        """Look at the header, before anything is decoded."""
+        image_size(content, label, replace(NETWORK_LIMITS, max_pixels=self.max_pixels))
 
     async def _in_thread(self, call: Any, *arguments: Any) -> Any:
         return await asyncio.wrap_future(self._threads.submit(call, *arguments))
@@ -99,12 +89,3 @@ def _scheme(source: object) -> str:
     """The scheme of a URL, in lower case; empty: it is none."""
     head = source.strip()[:10] if isinstance(source, str) else ""
     return head.split(":", 1)[0].lower() if ":" in head else ""
-
-
-def _decode(text: str, label: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MGMError(
-            f"{label}: is no base64; give a data URL, an http(s) URL, or base64"
-        ) from error

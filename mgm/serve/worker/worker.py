@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.engine.core import request as engine_request
 from mgm.engine.core.request import Answer
 from mgm.engine.core.sequence import Piece
@@ -64,6 +65,8 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.engine.scheduler.rows = self.limits.concurrency
+        self.engine.image_limits = NETWORK_LIMITS
+        self.companions.open_image = self.engine.open_image
         self.engine.start()
         self.admission = ConcurrencyLimiter(self.limits.concurrency, self.limits.queue)
         # Images are generated one at a time, and in a queue of their own: they take minutes.

@@ -290,7 +290,7 @@ def image_message(url: object) -> dict:
     ("url", "text"),
     [
         ("file:///etc/passwd", "file URLs are not opened"),
-        ("/etc/passwd", "is no base64"),
+        ("/etc/passwd", "not an image"),
         ("ftp://example.com/a.png", "ftp URLs are not opened"),
         ("http://127.0.0.1/a.png", "no public address"),
         ("https://127.0.0.1/a.png", "no public address"),
@@ -301,7 +301,7 @@ def image_message(url: object) -> dict:
         ("http://10.0.0.1/a.png", "no public address"),
         ("http://2130706433/a.png", "no public address"),
         ("http://0/a.png", "no public address"),
-        ("data:image/png;base64,!!", "no base64"),
+        ("data:image/png;base64,!!", "not a valid data URL"),
         ("data:image/png;base64,AAAA", ""),
         ("", "empty string"),
         (None, "a string, but got null"),
