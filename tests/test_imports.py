@@ -82,11 +82,16 @@ MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "middleware", "server")),
     *(f"serve/worker/{name}.py" for name in ("app", "main", "metrics", "worker")),
-    *(f"serve/router/{name}.py" for name in ("app", "main")),
+    *(f"serve/router/{name}.py" for name in ("app", "health_check", "main", "registration")),
+    *(f"serve/router/{name}.py" for name in ("relay", "relay_response")),
+    *(f"serve/router/{name}.py" for name in ("worker_client", "worker_registry")),
     *(f"serve/web/{name}.py" for name in ("main", "page", "handlers", "client")),
     *(f"serve/web/{name}.py" for name in ("attribution_panel", "moderation")),
 )
-OF_SERVERS = {"aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"}
+OF_SERVERS = {
+    *("aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "pydantic", "starlette"),
+    "uvicorn",
+}
 # Files that other programs import, and nobody here.
 OF_OTHERS = {
     "engine/vllm/model.py": "vllm",

@@ -3,6 +3,7 @@
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,7 @@ logger = logging.getLogger("mgm.serve")
 
 MAX_BODY = 64 * 2**20  # bytes; some ten photographs in base64
 OPEN_PATHS = ("/health", "/metrics")  # need no key
+_BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 
 class TooLargeError(Exception):
@@ -35,6 +37,7 @@ def application(
     max_body: int = MAX_BODY,
     origins: Sequence[str] = (),
     lifespan: Lifespan[FastAPI] | None = None,
+    keyless_paths: Sequence[str] = (),
 ) -> FastAPI:
     """An application without endpoints.
 
@@ -44,9 +47,15 @@ def application(
         max_body: bytes of a request.
         origins: of web pages that may ask; none: pages of others may not.
         lifespan: what runs from the start of the server to its end; see FastAPI.
+        keyless_paths: for which no API key is needed, since their endpoints check who sends.
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(_Guard, api_keys=tuple(api_keys), max_body=max_body)
+    app.add_middleware(
+        _Guard,
+        api_keys=tuple(api_keys),
+        max_body=max_body,
+        keyless_paths=(*OPEN_PATHS, *keyless_paths),
+    )
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
@@ -102,8 +111,14 @@ async def json_body(request: Request) -> Any:
 class _Guard:
     """Asks for keys, stops bodies that are too large, and logs each request in a line of JSON."""
 
-    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...], max_body: int) -> None:
-        self.app, self.max_body = app, max_body
+    def __init__(
+        self,
+        app: ASGIApp,
+        api_keys: tuple[str, ...],
+        max_body: int,
+        keyless_paths: tuple[str, ...] = OPEN_PATHS,
+    ) -> None:
+        self.app, self.max_body, self.keyless_paths = app, max_body, keyless_paths
         self.keys = [key.encode() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,7 +150,7 @@ class _Guard:
         if length.isdigit() and int(length) > self.max_body:
             text = f"the body has {int(length)} bytes; at most {self.max_body} are read"
             refusal = JSONResponse(error_body(text, code="request_too_large"), 413)
-        elif scope["path"] not in OPEN_PATHS and not self._may_ask(headers):
+        elif scope["path"] not in self.keyless_paths and not self._may_ask(headers):
             body = error_body("the API key is missing or wrong", code="invalid_api_key")
             refusal = JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer"})
         try:
@@ -157,3 +172,17 @@ class _Guard:
             return True
         given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         return any(hmac.compare_digest(given, key) for key in self.keys)
+
+
+def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    """The token of a request's only Authorization header, if its scheme is Bearer.
+
+    The scheme is case-insensitive and one space or more follow it (RFC 9110, section 11.4; RFC
+    6750, section 2.1).
+
+    Args:
+        headers: names in lower case, and values, as ASGI has them.
+    """
+    values = [value for name, value in headers if name == b"authorization"]
+    found = _BEARER.fullmatch(values[0].strip(b" \t")) if len(values) == 1 else None
+    return None if found is None else found[1]

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,6 +14,9 @@ from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import Admission
 
 SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
+# Longer than client pools keep idle connections (httpx 5 s, aiohttp 15 s, nginx and AWS load
+# balancers 60 s), so that the client closes first and no request meets a connection as it closes.
+KEEP_ALIVE = 75
 DRAIN = 600  # seconds for what is running when the program is asked to end
 
 
@@ -43,6 +47,61 @@ def api_keys(options: argparse.Namespace) -> list[str]:
     return options.api_key or [key for key in os.environ.get("MGM_API_KEYS", "").split(",") if key]
 
 
+def checked_key(key: str, origin: str) -> str:
+    """An API key that clients can send.
+
+    Args:
+        key: as the user gave it.
+        origin: the flag or the environment variable that it comes from.
+
+    Raises:
+        MGMError: it is empty, or has other characters than letters, digits and signs of ASCII.
+    """
+    if not key.strip():
+        raise MGMError(f"{origin}: the key is empty; give one, or leave {origin} out")
+    if not all("!" <= character <= "~" for character in key):
+        raise MGMError(
+            f"{origin}: a key has a blank or a character that is not ASCII, which no client can "
+            "send; choose letters, digits and signs"
+        )
+    return key
+
+
+def add_worker_key_option(parser: argparse.ArgumentParser) -> None:
+    """The key of workers, which controllers and workers share."""
+    parser.add_argument(
+        "--worker-key",
+        metavar="KEY",
+        help="key by which workers and controllers know one another, the same for all of them, "
+        "apart from those of clients; default: the environment variable MGM_WORKER_KEY, or none",
+    )
+
+
+def worker_key(options: argparse.Namespace) -> str | None:
+    """The key of workers, if there is one.
+
+    Raises:
+        MGMError: it is empty, cannot be sent in a header, or is a client's, too.
+    """
+    flag = options.worker_key is not None
+    key = options.worker_key if flag else os.environ.get("MGM_WORKER_KEY")
+    if key is None:
+        return None
+    origin = "--worker-key" if flag else "the environment variable MGM_WORKER_KEY"
+    if key in api_keys(options):
+        raise MGMError(f"{origin}: it is an API key, too; clients must not know the workers' key")
+    return checked_key(key, origin)
+
+
+def accepted_keys(clients: Sequence[str], workers: str | None) -> list[str]:
+    """The keys of which a request has to carry one; none: the server is open to all.
+
+    Controllers send the workers' key with each request to a worker, so that it is taken where
+    clients need a key.
+    """
+    return [*clients, workers] if clients and workers is not None else list(clients)
+
+
 def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None = None) -> int:
     """Serve until SIGINT or SIGTERM; what is running then is finished, and nothing else begins.
 
@@ -63,7 +122,12 @@ def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None
     # What computes gives the interpreter up at every operation, and else gets it back 5 ms later.
     sys.setswitchinterval(SWITCH)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN,
+        timeout_keep_alive=KEEP_ALIVE,
+        proxy_headers=False,
     )
     server = _Server(config, admission)
     server.run(sockets=[taken])

@@ -16,7 +16,7 @@ from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 from mgm.serve.router.app import Controller, controller_application
-from mgm.serve.router.worker_registry import Dispatcher
+from mgm.serve.router.worker_registry import WorkerRegistry
 from mgm.serve.web.client import PageClient, Settings
 from mgm.serve.web.state import Conversation, Exchange
 from mgm.serve.worker.app import worker_application
@@ -62,12 +62,12 @@ def engine():
 def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
     worker = Worker(mgm.load(NANO, device="cpu"), ("nano",))
     conversation = asked(*questions)
-    dispatcher = Dispatcher()
+    registry = WorkerRegistry()
     with (
         running(worker_application(worker)) as alone,
-        running(controller_application(Controller(dispatcher))) as controller,
+        running(controller_application(Controller(registry))) as controller,
     ):
-        dispatcher.register(alone, worker.status(), False)
+        registry.register(alone, worker.status(), False)
         for address in (alone, controller):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
@@ -101,13 +101,13 @@ def test_published_workers_and_controllers(engine, monkeypatch):
     published = published_application(mgm.load(NANO, device="cpu", attention="eager"))
     status = {"model_names": ["nano"], "speed": 1, "queue_length": 0}
     published.post("/worker_get_status")(lambda: status)
-    dispatcher = Dispatcher()
+    registry = WorkerRegistry()
     with (
         running(published) as worker,
         running(published_controller(worker)) as old,
-        running(controller_application(Controller(dispatcher))) as ours,
+        running(controller_application(Controller(registry))) as ours,
     ):
-        dispatcher.register(worker, status, False)
+        registry.register(worker, status, False)
         for address in (old, ours):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
