@@ -189,3 +189,23 @@ def test_faults():
             asyncio.run(client.models())
         with pytest.raises(MGMError, match="nothing of what was mined"):
             asyncio.run(client.mined(asked("hello"), "nano"))
+
+
+def test_the_key_is_sent_to_the_controller_alone():
+    """A published controller names a worker, which is asked without the page's key."""
+    from tests.serve.router.fake_worker import fake_worker, http, json_answer
+
+    def answer(connection, request: bytes) -> None:
+        if b"POST /get_worker_address" in request:
+            connection.sendall(json_answer({"address": worker.address}))
+        else:
+            connection.sendall(http(b"{}", "404 Not Found"))
+
+    def stream(connection, _: bytes) -> None:
+        connection.sendall(http(b'{"text": "hi", "error_code": 0}\0'))
+
+    with fake_worker(answer) as controller, fake_worker(stream) as worker:
+        heard(PageClient(controller.address, "secret"), asked("What?"))
+        assert all(b"Bearer secret" in request for request in controller.requests)
+        assert len(worker.requests) == 1
+        assert b"secret" not in worker.requests[0]
