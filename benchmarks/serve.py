@@ -1,11 +1,11 @@
 """Chats over images, through our worker and through one of the published shape.
 
-    python -m benchmarks.serve [--users 16] [--rounds 3] [--soak 1000]
+    python -m benchmarks.serve [--users 16] [--rounds 3] [--soak 60]
 
 Each user asks about an image, and then once more in the same conversation; both workers get the
-same bodies, one after the other, by the published endpoint. With `--soak` our worker also gets so
-many mixed requests (texts, images, two images, cancelled, malformed, oversized), and its memory is
-watched. Writes benchmarks/results/serve.json.
+same bodies, one after the other, by the published endpoint. With `--soak` our servers then get
+ordinary traffic and rogue requests for so many minutes, see `benchmarks.serve_soak`. Writes
+benchmarks/results/serve.json.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import random
 import socket
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ import psutil
 from PIL import Image
 
 import mgm
+from benchmarks.serve_soak import soak
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Chats over images through two workers.")
     parser.add_argument("--users", type=int, default=16, help="at the same time")
     parser.add_argument("--rounds", type=int, default=3, help="chats of each user")
-    parser.add_argument("--soak", type=int, default=0, help="mixed requests to our worker")
+    parser.add_argument("--soak", type=float, default=0, help="minutes of mixed traffic")
     options = parser.parse_args()
     engine = mgm.load(NANO)
     found: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def main() -> None:
     }
     print("ratios", json.dumps(found["ratios"]))
     if options.soak:
-        found["soak"] = soak(engine, options.soak)
+        found["soak"] = soak(options.soak, options.users)
         print("soak", json.dumps(found["soak"]))
     found["machine"] = {
         "processor": platform.processor() or platform.machine(),
@@ -204,81 +204,6 @@ def figures(answers: list[Answer], seconds: float) -> dict[str, Any]:
         "second_turn_alone": alone[1],
         "texts": [answer["text"] for answer in answers],
     }
-
-
-def soak(engine: mgm.Engine, count: int) -> dict[str, Any]:
-    """Many requests of all kinds to our worker; its memory in the second half, and what came."""
-    with worker((*OURS, "--queue", "200", "--max-new-tokens", "64")) as (address, process):
-        return asyncio.run(mixed(address, engine, count, process))
-
-
-async def mixed(
-    address: str, engine: mgm.Engine, count: int, process: psutil.Process
-) -> dict[str, Any]:
-    """Send the requests, 16 at a time."""
-    draw = random.Random(0)
-    memory: list[int] = []
-    counts: dict[str, int] = {}
-    expected: dict[str, str] = {}
-    wrong = 0
-    places = asyncio.Semaphore(16)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
-
-        async def one(number: int) -> None:
-            nonlocal wrong
-            kind = draw.choice(("text", "image", "two images", "cancelled", "malformed", "large"))
-            async with places:
-                counts[kind] = counts.get(kind, 0) + 1
-                wrong += await send(session, address, engine, kind, number, expected)
-            memory.append(process.memory_info().rss)
-
-        await asyncio.gather(*[one(number) for number in range(count)])
-        async with session.post(f"{address}/worker_get_status", json={}) as response:
-            left = (await response.json())["queue_length"]
-    half = memory[len(memory) // 2 :]
-    tenth = max(1, len(half) // 10)
-    growth = statistics.mean(half[-tenth:]) / statistics.mean(half[:tenth]) - 1
-    return {"requests": counts, "wrong": wrong, "left": left, "memory_growth": growth,
-            "megabytes": half[-1] / 1e6}  # fmt: skip
-
-
-async def send(
-    session: aiohttp.ClientSession,
-    address: str,
-    engine: mgm.Engine,
-    kind: str,
-    number: int,
-    expected: dict[str, str],
-) -> bool:
-    """Send a request of a kind; returns whether its answer is wrong."""
-    count = {"image": 1, "two images": 2, "cancelled": 1}.get(kind, 0)
-    files = [IMAGES[(number + place) % len(IMAGES)] for place in range(count)]
-    text = QUESTIONS[number % 3]
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    for file in files:
-        url = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-        parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
-    body: dict[str, Any] = {
-        "model": NANO.name,
-        "messages": [{"role": "user", "content": parts}],
-        "temperature": 0,
-        "max_tokens": 24,
-        "stream": kind == "cancelled",
-    }
-    if kind == "malformed":
-        body["messages"] = [{"role": "nobody"}, number]
-    if kind == "large":
-        body["messages"] = [{"role": "user", "content": "word " * 5000}]
-    async with session.post(f"{address}/v1/chat/completions", json=body) as response:
-        if kind == "cancelled":
-            await response.content.readany()
-            return False
-        answer = await response.json()
-    if kind in ("malformed", "large"):
-        return response.status != 400
-    key = f"{text} {[file.name for file in files]}"
-    found = answer["choices"][0]["message"]["content"]
-    return expected.setdefault(key, found) != found
 
 
 if __name__ == "__main__":

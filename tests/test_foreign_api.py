@@ -134,6 +134,19 @@ TABLE = (
     Foreign("mgm/data/sources/hf_table.py", "datasets.Dataset", "_fingerprint", in_source=True),
     # servers
     Foreign("mgm/serve/http/server.py", "uvicorn.Server", "handle_exit"),
+    Foreign(
+        "mgm/serve/http/connection.py",
+        "uvicorn.protocols.http.h11_impl.H11Protocol",
+        "connection_lost connection_made data_received on_response_complete "
+        "timeout_keep_alive_handler",
+    ),
+    Foreign(
+        "mgm/serve/http/connection.py",
+        "uvicorn.protocols.http.h11_impl",
+        "conn connections cycle response_complete response_started "
+        "timeout_keep_alive_task transport",
+        in_source=True,
+    ),
     # Python itself
     Foreign(
         "mgm/train/args/validation.py",

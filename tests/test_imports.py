@@ -51,7 +51,8 @@ LAYERS = {
         ("attribution", "loading"),
     ),
     "serve": (
-        ("common", "http"),
+        ("common", "openai"),
+        ("http",),
         ("tools",),
         ("router", "terminal", "web", "worker"),
         ("cli", "controller", "gradio_web_server", "model_worker"),
@@ -80,7 +81,10 @@ MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 # Packages and files of servers, which these libraries are for; others import them where they start
 # a server.
 SERVERS = (
-    *(f"serve/http/{name}.py" for name in ("concurrency_limit", "middleware", "server")),
+    *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection")),
+    *(f"serve/http/{name}.py" for name in ("middleware", "server")),
+    *(f"serve/openai/{name}.py" for name in ("errors", "messages", "protocol")),
+    "serve/http/openapi.py",
     *(f"serve/worker/{name}.py" for name in ("app", "main", "metrics", "worker")),
     *(f"serve/router/{name}.py" for name in ("app", "health_check", "main", "registration")),
     *(f"serve/router/{name}.py" for name in ("relay", "relay_response")),
@@ -89,8 +93,8 @@ SERVERS = (
     *(f"serve/web/{name}.py" for name in ("attribution_panel", "moderation")),
 )
 OF_SERVERS = {
-    *("aiohttp", "anyio", "fastapi", "gradio", "prometheus_client", "pydantic", "starlette"),
-    "uvicorn",
+    *("aiohttp", "anyio", "fastapi", "gradio", "h11", "prometheus_client", "pydantic"),
+    *("pydantic_core", "starlette", "uvicorn"),
 }
 # Files that other programs import, and nobody here.
 OF_OTHERS = {

@@ -29,8 +29,12 @@ def running(app: Any) -> Generator[str]:
     """The address of a FastAPI application that is served meanwhile."""
     import uvicorn  # here, since tests without servers use the rest
 
+    from mgm.serve.http.server import CONNECTION_SETTINGS
+
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=port, log_level="warning", **CONNECTION_SETTINGS)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -1,4 +1,4 @@
-"""Turns of a conversation as text segments, and segments as token ids with labels.
+"""Conversations as text segments, and segments as token ids with labels.
 
 Every segment says whether the model learns it. Ids and labels come from the same segments, so
 there is nothing to align afterwards.
@@ -25,6 +25,85 @@ class Segment:
     supervised: bool = False
 
 
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        role: who says it, "system", "user" or "assistant".
+        text: what is said; an image marker stands where an image is.
+    """
+
+    role: str
+    text: str
+
+
+def chat_prompt(
+    template: Template,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+) -> str:
+    """The text of a conversation in any order of roles, numbered images included.
+
+    What the template cannot express is merged: see `merge_messages`.
+
+    Args:
+        template: the way to write.
+        messages: the conversation. A system message at its beginning replaces the template's
+            system text.
+        add_generation_prompt: whether the text ends with what makes the model answer.
+        continue_final_message: whether the text ends within the last message, the assistant's,
+            which the model goes on writing; no generation prompt then.
+
+    Raises:
+        MGMError: the last message is to be continued and is not the assistant's.
+    """
+    if continue_final_message and (not messages or messages[-1].role != "assistant"):
+        raise MGMError(
+            "continue_final_message: the last message is not the assistant's; end with what it has "
+            "said so far"
+        )
+    layout, system = template.layout, template.system
+    rest = merge_messages(layout, messages)
+    if rest and rest[0].role == "system":
+        system, rest = rest[0].text, rest[1:]
+    if layout.system_in_question and all(one.role != "user" for one in rest):
+        rest = [Message("user", ""), *rest]
+    segments = _render(layout, system, [*_messages(template.examples), *rest])
+    text = "".join(segment.text for segment in segments)
+    if continue_final_message:
+        text = text.removesuffix(layout.answer[1])
+    elif add_generation_prompt:
+        text += layout.answer_open
+    return number_images(text) if template.numbers_images else text
+
+
+def merge_messages(layout: Layout, messages: Sequence[Message]) -> list[Message]:
+    """Messages in an order that a layout can express.
+
+    In layouts with `any_order` all stay as they are. In others messages of one role in a row become
+    one, a line each. A system message that comes later than first, or that the layout has no place
+    for, becomes a paragraph of the next user message.
+    """
+    merged: list[Message] = []
+    was_moved = False  # whether the text before is a system message's
+    for message in messages:
+        role, text, moved = message.role, message.text, False
+        first = all(one.role == "system" for one in merged)
+        if role == "system" and not (layout.system and (first or layout.any_order)):
+            if not text:
+                continue
+            role, moved = "user", True
+        if merged and merged[-1].role == role and not layout.any_order:
+            between = "\n" if moved == was_moved else "\n\n"
+            merged[-1] = Message(role, merged[-1].text + between + text)
+        else:
+            merged.append(Message(role, text))
+        was_moved = moved
+    return merged
+
+
 def prompt(template: Template, turns: Sequence[Turn], system: str | None = None) -> str:
     """The text that makes a model answer the last question of `turns` (its answer is None).
 
@@ -39,7 +118,7 @@ def prompt(template: Template, turns: Sequence[Turn], system: str | None = None)
     layout = template.layout
     if system and not layout.system:
         raise MGMError("this template has no place for a system text; leave it out")
-    segments = _render(layout, template.system if system is None else system, turns)
+    segments = _render(layout, template.system if system is None else system, _messages(turns))
     if turns and turns[-1][1] is None:
         segments.append(Segment(layout.answer_open))
     return "".join(segment.text for segment in segments)
@@ -57,38 +136,43 @@ def training_segments(
         greeting: an answer that came before the first question.
     """
     layout = template.training or template.layout
-    segments = []
+    messages = _messages(turns)
     if greeting is not None and template.keeps_greeting:
-        segments = _answer(layout, greeting)
-    return _learn_signal(_render(layout, template.system, turns, segments), layout.next_signal)
+        messages = [Message("assistant", greeting), *messages]
+    return _learn_signal(_render(layout, template.system, messages), layout.next_signal)
 
 
-def _render(
-    layout: Layout, system: str, turns: Sequence[Turn], greeting: Sequence[Segment] = ()
-) -> list[Segment]:
+def _messages(turns: Sequence[Turn]) -> list[Message]:
+    messages = []
+    for question, answer in turns:
+        messages.append(Message("user", question))
+        if answer is not None:
+            messages.append(Message("assistant", answer))
+    return messages
+
+
+def _render(layout: Layout, system: str, messages: Sequence[Message]) -> list[Segment]:
     system = layout.system.replace("{}", system) if system else ""
     segments = [] if layout.system_in_question else [Segment(system)]
-    segments += greeting
-    for index, (question, answer) in enumerate(turns):
-        before, after = layout.question
-        if index == 0 and layout.first_question is not None:
-            before = layout.first_question
-        if index == 0 and layout.system_in_question:
-            before += system
-        if layout.drops_questions:
-            question = IMAGE_MARKER * question.count(IMAGE_MARKER)
+    first = True  # whether the next question is the first
+    for message in messages:
+        text = message.text.replace(IMAGE_MARKER, layout.image)
+        if message.role == "system":
+            segments.append(Segment(layout.system.replace("{}", text)))
+        elif message.role == "assistant":
+            segments.append(Segment(layout.answer_open))
+            segments.append(Segment(layout.answer[0] + text + layout.answer[1], supervised=True))
         else:
-            question = question.replace(IMAGE_MARKER, layout.image)
-        segments.append(Segment(before + question + after))
-        if answer is not None:
-            segments += _answer(layout, answer)
+            before, after = layout.question
+            if first and layout.first_question is not None:
+                before = layout.first_question
+            if first and layout.system_in_question:
+                before += system
+            if layout.drops_questions:
+                text = IMAGE_MARKER * message.text.count(IMAGE_MARKER)
+            segments.append(Segment(before + text + after))
+            first = False
     return [*segments, Segment(layout.closing)]
-
-
-def _answer(layout: Layout, answer: str) -> list[Segment]:
-    before, after = layout.answer
-    text = before + answer.replace(IMAGE_MARKER, layout.image) + after
-    return [Segment(layout.answer_open), Segment(text, supervised=True)]
 
 
 def _learn_signal(segments: Sequence[Segment], signal: str) -> list[Segment]:

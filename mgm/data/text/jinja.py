@@ -5,39 +5,69 @@ import json
 from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import IMAGE_MARKER, Template
 
-# `text` gathers the prompt, since only the whole of it tells whether images are numbered.
+# `merged` and `text` gather, in namespaces, since a loop forgets what it sets otherwise.
 _BODY = """\
-{%- macro write(content) -%}
-{%- if content is string -%}{{ content }}{%- else -%}
-{%- for part in content -%}
+{%- macro write(message) -%}
+{%- if message.content is string -%}{{ message.content }}
+{%- elif message.content is iterable -%}
+{%- for part in message.content -%}
 {%- if part.type in ("image", "image_url") -%}
 {%- if not loop.first and loop.previtem.type == "text" -%}{{ "\\n" }}{%- endif -%}
 {{ MARKER }}{%- if not loop.last -%}{{ "\\n" }}{%- endif -%}
 {%- else -%}{{ part.text }}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{%- set arguments = call.function.arguments -%}
+{%- if message.content or not loop.first -%}{{ "\\n" }}{%- endif -%}
+{{ '<tool_call>\\n{"name": "' ~ call.function.name ~ '", "arguments": ' -}}
+{{ (arguments if arguments is string else arguments | tojson) ~ '}\\n</tool_call>' }}
+{%- endfor -%}
 {%- endmacro -%}
-{%- set turns = messages -%}
-{%- set system = SYSTEM -%}
-{%- if messages[0].role == "system" -%}
-{%- if not HAS_SYSTEM -%}
-{{ raise_exception("this template has no place for a system text") }}
+{%- set merged = namespace(messages=[], first=true, was_moved=false) -%}
+{%- for message in messages -%}
+{%- set role, content, moved = message.role, write(message), false -%}
+{%- if role in ("tool", "function") -%}
+{%- set role, content = "user", "<tool_response>\\n" + content + "\\n</tool_response>" -%}
+{%- elif role == "developer" -%}{%- set role = "system" -%}
+{%- elif role not in ("system", "user", "assistant") -%}
+{{ raise_exception("roles are system, developer, user, assistant and tool") }}
 {%- endif -%}
-{%- set turns = messages[1:] -%}
-{%- set system = write(messages[0].content) -%}
+{%- if role == "system" and not (HAS_SYSTEM and (merged.first or ANY_ORDER)) -%}
+{%- set role, moved = "user", true -%}
+{%- endif -%}
+{%- if content or not moved -%}
+{%- set last = merged.messages[-1] if merged.messages else {"role": none} -%}
+{%- if last.role == role and not ANY_ORDER -%}
+{%- set between = "\\n" if moved == merged.was_moved else "\\n\\n" -%}
+{%- set content = last.text + between + content -%}
+{%- set merged.messages = merged.messages[:-1] -%}
+{%- endif -%}
+{%- set merged.messages = merged.messages + [{"role": role, "text": content}] -%}
+{%- set merged.was_moved = moved -%}
+{%- if role != "system" -%}{%- set merged.first = false -%}{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set rest, system = merged.messages, SYSTEM -%}
+{%- if rest and rest[0].role == "system" -%}
+{%- set rest, system = rest[1:], rest[0].text -%}
 {%- endif -%}
 {%- if system -%}{%- set system = SYSTEM_BEFORE + system + SYSTEM_AFTER -%}{%- endif -%}
-{%- set ns = namespace(text=OPENING if SYSTEM_INSIDE else system + OPENING) -%}
-{%- for message in turns -%}
-{%- set content = write(message.content).replace(MARKER, IMAGE) -%}
-{%- if message.role == "user" -%}
-{%- if not loop.first -%}{%- set ns.text = ns.text + QUESTION -%}
-{%- else -%}{%- set ns.text = ns.text + FIRST_QUESTION + (system if SYSTEM_INSIDE else "") -%}
+{%- if SYSTEM_INSIDE and not (rest | selectattr("role", "equalto", "user") | list) -%}
+{%- set rest = [{"role": "user", "text": ""}] + rest -%}
 {%- endif -%}
-{%- set ns.text = ns.text + content + QUESTION_END -%}
+{%- set ns = namespace(text=OPENING if SYSTEM_INSIDE else system + OPENING, first=true) -%}
+{%- for message in rest -%}
+{%- set content = message.text.replace(MARKER, IMAGE) -%}
+{%- if message.role == "system" -%}
+{%- set ns.text = ns.text + SYSTEM_BEFORE + content + SYSTEM_AFTER -%}
 {%- elif message.role == "assistant" -%}
 {%- set ns.text = ns.text + ANSWER_OPEN + ANSWER + content + ANSWER_END -%}
-{%- else -%}{{ raise_exception("roles are system, user and assistant") }}{%- endif -%}
+{%- else -%}
+{%- set before = FIRST_QUESTION + (system if SYSTEM_INSIDE else "") if ns.first else QUESTION -%}
+{%- set ns.text = ns.text + before + content + QUESTION_END -%}
+{%- set ns.first = false -%}
+{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{%- set ns.text = ns.text + ANSWER_OPEN -%}{%- endif -%}
 {%- set pieces = ns.text.split(MARKER) -%}
@@ -50,11 +80,12 @@ _BODY = """\
 
 
 def chat_template(template: Template) -> str:
-    """Jinja source that writes transformers' messages as `mgm.data.text.conversation.prompt` does.
+    """Jinja source that writes messages as `mgm.data.text.conversation.chat_prompt` does.
 
     Contents are text or lists of `{"type": "image"}` and `{"type": "text", "text": ...}`; images
     are set off from text by a line break, and numbered where the template says so and
-    there are two or more.
+    there are two or more. Roles may come in any order; tool calls and the results of tools are
+    written between `<tool_call>` and `<tool_response>` tags.
     """
     layout = template.layout
     before, _, after = layout.system.partition("{}")
@@ -63,6 +94,7 @@ def chat_template(template: Template) -> str:
         "MARKER": IMAGE_MARKER,
         "IMAGE": layout.image,
         "HAS_SYSTEM": bool(layout.system),
+        "ANY_ORDER": layout.any_order,
         "SYSTEM": template.system,
         "SYSTEM_BEFORE": before,
         "SYSTEM_AFTER": after,

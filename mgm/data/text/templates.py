@@ -31,6 +31,8 @@ class Layout:
         next_signal: text that opens the part after an answer and is learned as the answer's end.
         image: what stands in place of an image marker.
         drops_questions: only the image markers of a question are written.
+        any_order: every message says whose it is, so that they may come in any order, system ones
+            too.
     """
 
     system: str = ""
@@ -43,6 +45,7 @@ class Layout:
     next_signal: str = ""
     image: str = IMAGE_MARKER
     drops_questions: bool = False
+    any_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,13 @@ def _colon(user: str, assistant: str, between: str, end: str) -> Layout:
 
 
 def _headed(user: str, assistant: str, end: str, system: str) -> Layout:
-    return Layout(system=system, question=(user, end), answer_open=assistant, answer=("", end))
+    return Layout(
+        system=system,
+        question=(user, end),
+        answer_open=assistant,
+        answer=("", end),
+        any_order=True,
+    )
 
 
 def _signalled(user: str, assistant: str) -> Layout:

@@ -1,4 +1,4 @@
-"""What every server of ours has: limits of bodies, keys, errors without traces, and logs."""
+"""What every server has: API keys, size limits, errors in OpenAI's shape, a request log."""
 
 import hmac
 import json
@@ -13,16 +13,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import FullError
-from mgm.serve.http.openai_requests import BadRequestError
-from mgm.serve.http.openai_responses import error_body
+from mgm.serve.http.connection import MAX_HEAD_BYTES
+from mgm.serve.openai.errors import BadRequestError, parse_json
+from mgm.serve.openai.responses import error_body
 
 logger = logging.getLogger("mgm.serve")
 
 MAX_BODY = 64 * 2**20  # bytes; some ten photographs in base64
+MAX_HEADER_FIELDS = 100  # as nginx and Apache allow
 OPEN_PATHS = ("/health", "/metrics")  # need no key
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
@@ -49,9 +52,9 @@ def application(
         lifespan: what runs from the start of the server to its end; see FastAPI.
         keyless_paths: for which no API key is needed, since their endpoints check who sends.
     """
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(
-        _Guard,
+        RequestGuard,
         api_keys=tuple(api_keys),
         max_body=max_body,
         keyless_paths=(*OPEN_PATHS, *keyless_paths),
@@ -88,6 +91,10 @@ def application(
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse(error_body("the request is malformed"), 400)
 
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, error: ClientDisconnect) -> JSONResponse:
+        return JSONResponse(error_body("the client left before its request was complete"), 499)
+
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> JSONResponse:
         logger.exception("a defect", exc_info=error)
@@ -102,14 +109,11 @@ async def json_body(request: Request) -> Any:
     Raises:
         BadRequestError: it is none.
     """
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError("the body is no valid JSON") from error
+    return parse_json(await request.body())
 
 
-class _Guard:
-    """Asks for keys, stops bodies that are too large, and logs each request in a line of JSON."""
+class RequestGuard:
+    """Checks header size, body size and API key of each request, and logs it as a line of JSON."""
 
     def __init__(
         self,
@@ -126,18 +130,15 @@ class _Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        begun, status = time.perf_counter(), 0
+        start_time, status, received = time.perf_counter(), 0, 0
 
-        async def watched(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        received = 0
-
-        async def limited() -> Message:
+        async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -145,16 +146,10 @@ class _Guard:
                 raise TooLargeError(f"the body is larger than {self.max_body} bytes")
             return message
 
-        refusal = None
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.max_body:
-            text = f"the body has {int(length)} bytes; at most {self.max_body} are read"
-            refusal = JSONResponse(error_body(text, code="request_too_large"), 413)
-        elif scope["path"] not in self.keyless_paths and not self._may_ask(headers):
-            body = error_body("the API key is missing or wrong", code="invalid_api_key")
-            refusal = JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer"})
+        refusal = self._refusal(scope)
         try:
-            await (refusal or self.app)(scope, receive if refusal else limited, watched)
+            app = refusal or self.app
+            await app(scope, receive if refusal else receive_limited, send_noting_status)
         finally:
             if scope["path"] not in OPEN_PATHS:
                 fields = {
@@ -162,16 +157,38 @@ class _Guard:
                     "path": scope["path"],
                     "status": status,
                     "bytes": received,
-                    "seconds": round(time.perf_counter() - begun, 4),
+                    "seconds": round(time.perf_counter() - start_time, 4),
                     "client": (scope.get("client") or ("",))[0],
                 }
                 logger.info("%s", json.dumps(fields))
 
-    def _may_ask(self, headers: dict[bytes, bytes]) -> bool:
-        if not self.keys:
-            return True
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        return any(hmac.compare_digest(given, key) for key in self.keys)
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        """The response to a request that is not let in."""
+        headers = scope["headers"]
+        size = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > MAX_HEADER_FIELDS or size > MAX_HEAD_BYTES:
+            text = (
+                f"the request has {len(headers)} header fields of {size} bytes; at most "
+                f"{MAX_HEADER_FIELDS} of {MAX_HEAD_BYTES} are read"
+            )
+            return JSONResponse(error_body(text, code="request_header_too_large"), 431)
+        if scope["path"] not in self.keyless_paths and not self._has_key(headers):
+            body = error_body(
+                "the API key is missing or wrong; send it as Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+            return JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer"})
+        lengths = [value for name, value in headers if name == b"content-length"]
+        if any(value.isdigit() and int(value) > self.max_body for value in lengths):
+            text = f"the body has {int(lengths[0])} bytes; at most {self.max_body} are read"
+            return JSONResponse(error_body(text, code="request_too_large"), 413)
+        return None
+
+    def _has_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        key = bearer_token(headers)
+        if not self.keys or key is None:
+            return not self.keys
+        return any(hmac.compare_digest(key, own) for own in self.keys)
 
 
 def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:

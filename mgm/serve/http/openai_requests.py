@@ -8,6 +8,7 @@ from typing import Any
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
 from mgm.errors import MGMError
+from mgm.serve.openai.errors import BadRequestError
 
 MAX_CHOICES = 16
 MAX_IMAGES = 32  # of a request
@@ -29,22 +30,6 @@ _REFUSED: dict[str, Sequence[object]] = {
     "suffix": (None, ""),
     "best_of": (None, 1),
 }
-
-
-class BadRequestError(MGMError):
-    """A body that cannot be answered.
-
-    Attributes:
-        field: what of it is wrong.
-        status: of HTTP.
-        code: what OpenAI calls it, if it has a name for it.
-    """
-
-    def __init__(
-        self, message: object, field: str | None = None, status: int = 400, code: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.field, self.status, self.code = field, status, code
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a server program runs: its options, its end, its log."""
+"""Server start-up: shared options, API keys, uvicorn settings, graceful shutdown."""
 
 import argparse
 import logging
@@ -6,18 +6,28 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import Admission
+from mgm.serve.http.connection import KEEP_ALIVE, MAX_HEAD_BYTES, LimitedProtocol
 
 SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
-# Longer than client pools keep idle connections (httpx 5 s, aiohttp 15 s, nginx and AWS load
-# balancers 60 s), so that the client closes first and no request meets a connection as it closes.
-KEEP_ALIVE = 75
-DRAIN = 600  # seconds for what is running when the program is asked to end
+# Of uvicorn.Config. Addresses of clients are those of their sockets: whatever a Forwarded header
+# says, anyone can say.
+CONNECTION_SETTINGS: dict[str, Any] = {
+    "http": LimitedProtocol,
+    "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+    "timeout_keep_alive": KEEP_ALIVE,
+    "timeout_graceful_shutdown": 600,  # seconds for what is running when the program has to end
+    "ws": "none",
+    "proxy_headers": False,
+    "server_header": False,
+    "access_log": False,
+}
 
 
 def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:
@@ -43,8 +53,15 @@ def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:
 
 
 def api_keys(options: argparse.Namespace) -> list[str]:
-    """The keys that are asked for."""
-    return options.api_key or [key for key in os.environ.get("MGM_API_KEYS", "").split(",") if key]
+    """The keys of which clients have to send one; none: the server is open to all.
+
+    Raises:
+        MGMError: one is empty, as an unset shell variable is, or cannot be sent in a header.
+    """
+    variable = os.environ.get("MGM_API_KEYS")
+    keys = options.api_key or ([] if variable is None else variable.split(","))
+    origin = "--api-key" if options.api_key else "the environment variable MGM_API_KEYS"
+    return [checked_key(key, origin) for key in keys]
 
 
 def checked_key(key: str, origin: str) -> str:
@@ -121,14 +138,7 @@ def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None
         ) from error
     # What computes gives the interpreter up at every operation, and else gets it back 5 ms later.
     sys.setswitchinterval(SWITCH)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=DRAIN,
-        timeout_keep_alive=KEEP_ALIVE,
-        proxy_headers=False,
-    )
+    config = uvicorn.Config(app, log_level="warning", **CONNECTION_SETTINGS)
     server = _Server(config, admission)
     server.run(sockets=[taken])
     return 0

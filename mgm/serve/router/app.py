@@ -4,16 +4,25 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from pydantic import BaseModel, Field
 
 from mgm.serve.http.heartbeat import HeartbeatClient
-from mgm.serve.http.middleware import application, json_body
-from mgm.serve.http.openai_requests import BadRequestError
-from mgm.serve.http.openai_responses import models_body
+from mgm.serve.http.middleware import application
+from mgm.serve.http.openapi import describe_bodies
+from mgm.serve.openai.errors import Body, parse_body
+from mgm.serve.openai.protocol import (
+    AttributionBody,
+    ChatCompletionBody,
+    CompletionBody,
+    ImageGenerationBody,
+    PublishedBody,
+)
+from mgm.serve.openai.responses import models_body
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.registration import (
     REGISTRATION_PATHS,
@@ -21,7 +30,6 @@ from mgm.serve.router.registration import (
     Registration,
     RegistrationPolicy,
     Unregistration,
-    read_body,
 )
 from mgm.serve.router.relay import Relay, RelayedRequest
 from mgm.serve.router.relay_response import OpenAIErrors, PublishedErrors, RelayResponse
@@ -31,12 +39,18 @@ from mgm.serve.router.worker_registry import WorkerRegistry
 logger = logging.getLogger("mgm.serve")
 
 # Endpoints of the OpenAI API whose requests are passed on.
-OPENAI_PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/images/generations",
-    "/v1/mined",
-)
+OPENAI_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatCompletionBody,
+    "/v1/completions": CompletionBody,
+    "/v1/images/generations": ImageGenerationBody,
+    "/v1/mined": AttributionBody,
+}
+
+
+class RoutedBody(BaseModel):
+    """What the controller reads of a body; the rest is for the worker."""
+
+    model: Annotated[str, Field(strict=True, min_length=1)]
 
 
 class Controller:
@@ -95,6 +109,17 @@ def controller_application(
     _add_status_endpoints(app, controller)
     _add_registration_endpoints(app, controller)
     _add_relayed_endpoints(app, controller)
+    describe_bodies(
+        app,
+        {
+            **OPENAI_BODIES,
+            "/worker_generate_stream": PublishedBody,
+            "/get_worker_address": RoutedBody,
+            "/register_worker": Registration,
+            "/unregister_worker": Unregistration,
+            "/receive_heart_beat": Heartbeat,
+        },
+    )
     return app
 
 
@@ -125,7 +150,7 @@ def _add_status_endpoints(app: FastAPI, controller: Controller) -> None:
 
     @app.post("/get_worker_address")
     async def worker_address(request: Request) -> dict[str, str]:
-        worker = registry.select(await _model_of(request))
+        worker = registry.select((await _body_of(request, RoutedBody)).model)
         return {"address": "" if worker is None else worker.address}
 
     @app.get("/v1/models")
@@ -150,7 +175,7 @@ def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
 
     @app.post("/register_worker", dependencies=allowed_only)
     async def register(request: Request) -> dict[str, bool]:
-        body = await read_body(request, Registration)
+        body = await _body_of(request, Registration)
         status = body.worker_status or await controller.client.status(body.worker_name)
         worker = registry.register(body.worker_name, status, body.check_heart_beat)
         logger.info("registered %s: %.300s", worker.address, ", ".join(worker.names))
@@ -158,12 +183,12 @@ def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
 
     @app.post("/unregister_worker", dependencies=allowed_only)
     async def unregister(request: Request) -> dict[str, bool]:
-        registry.remove((await read_body(request, Unregistration)).worker_name)
+        registry.remove((await _body_of(request, Unregistration)).worker_name)
         return {"registered": False}
 
     @app.post("/receive_heart_beat", dependencies=allowed_only)
     async def heartbeat(request: Request) -> dict[str, bool]:
-        body = await read_body(request, Heartbeat)
+        body = await _body_of(request, Heartbeat)
         return {"exist": registry.heartbeat(body.worker_name, body.queue_length)}
 
 
@@ -171,28 +196,17 @@ def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:
     """What workers answer."""
 
     async def openai(request: Request) -> Response:
-        relayed = await RelayedRequest.of(request, await _model_of(request))
+        relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)
         return RelayResponse(controller.relay, relayed, OpenAIErrors())
 
-    for path in OPENAI_PATHS:
+    for path in OPENAI_BODIES:
         app.post(path)(openai)
 
     @app.post("/worker_generate_stream")
     async def published(request: Request) -> Response:
-        relayed = await RelayedRequest.of(request, await _model_of(request))
+        relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)
         return RelayResponse(controller.relay, relayed, PublishedErrors(), streams=True)
 
 
-async def _model_of(request: Request) -> str:
-    """The model that a body names.
-
-    Raises:
-        BadRequestError: it names none.
-    """
-    body = await json_body(request)
-    if not isinstance(body, dict):
-        raise BadRequestError("request body must be a JSON object")
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise BadRequestError("model: name one, see /v1/models", "model")
-    return model
+async def _body_of(request: Request, kind: type[Body]) -> Body:
+    return parse_body(kind, await request.body())

@@ -3,17 +3,16 @@
 import hmac
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel
 from starlette.types import Scope
 
 from mgm.errors import MGMError
-from mgm.serve.http.middleware import bearer_token, json_body
-from mgm.serve.http.openai_requests import BadRequestError
+from mgm.serve.http.middleware import bearer_token
 from mgm.serve.http.wire import parse_worker_address
-from mgm.serve.router.worker_registry import QueueLength
+from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.router.worker_registry import QueueLength, WorkerStatus
 
 # Their endpoints ask for the workers' key, not for a client's.
 REGISTRATION_PATHS = ("/register_worker", "/unregister_worker", "/receive_heart_beat")
@@ -23,7 +22,6 @@ PROXY_PREFIXES = (b"x-forwarded", b"cf-connecting", b"x-original-", b"x-cluster-
 # Browsers send one of these with every POST: a page from anywhere could reach this machine's ports.
 BROWSER_HEADERS = {b"origin", b"sec-fetch-site"}
 
-Body = TypeVar("Body", bound=BaseModel)
 Address = Annotated[str, AfterValidator(parse_worker_address)]
 
 
@@ -34,10 +32,10 @@ class _WorkerName(BaseModel):
 
 
 class Registration(_WorkerName):
-    """The body of `register_worker`."""
+    """The body of `register_worker`; a worker without a status is asked for it."""
 
     check_heart_beat: bool = True
-    worker_status: Any = None
+    worker_status: WorkerStatus | None = None
 
 
 class Unregistration(_WorkerName):
@@ -48,22 +46,6 @@ class Heartbeat(_WorkerName):
     """The body of `receive_heart_beat`."""
 
     queue_length: QueueLength
-
-
-async def read_body(request: Request, kind: type[Body]) -> Body:
-    """The body of a request.
-
-    Raises:
-        BadRequestError: it is malformed.
-    """
-    body = await json_body(request)
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
-        reason = first["msg"].removeprefix("Value error, ")
-        raise BadRequestError(f"{field or 'body'}: {reason}"[:300], field) from error
 
 
 @dataclass(frozen=True)

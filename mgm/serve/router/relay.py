@@ -11,7 +11,7 @@ import aiohttp
 from fastapi import Request
 from prometheus_client import Counter
 
-from mgm.serve.http.openai_requests import BadRequestError
+from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.worker_client import (
     WorkerClient,

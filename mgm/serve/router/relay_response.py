@@ -8,9 +8,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from mgm.errors import MGMError
-from mgm.serve.http.openai_requests import BadRequestError
-from mgm.serve.http.openai_responses import SSE, error_body, event
 from mgm.serve.http.wire import NO_WORKER, WORKER_GONE, frame
+from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.openai.responses import SSE, error_body, event
 from mgm.serve.router.relay import Relay, RelayedRequest, safe_headers
 from mgm.serve.router.worker_client import WorkerLostError
 from mgm.serve.router.worker_registry import WorkerInfo

@@ -1,13 +1,14 @@
 """HTTP from a controller to its workers."""
 
 import asyncio
-import json
 import socket
 from typing import Any
 
 import aiohttp
 
 from mgm.errors import MGMError
+from mgm.serve.openai.errors import parse_body
+from mgm.serve.router.worker_registry import WorkerStatus
 
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status
@@ -88,11 +89,11 @@ class WorkerClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise WorkerLostError(f"the worker broke off: {_escaped(error)}") from error
 
-    async def status(self, address: str) -> Any:
-        """A worker's status, as parsed JSON.
+    async def status(self, address: str) -> WorkerStatus:
+        """What a worker says of itself.
 
         Raises:
-            MGMError: there is none in time, or it is no JSON, or too long.
+            MGMError: there is none in time, or it is malformed, or too long.
         """
         try:
             async with asyncio.timeout(STATUS_TIMEOUT):
@@ -106,9 +107,9 @@ class WorkerClient:
         if response.status != 200:
             raise MGMError(f"the worker {address} answers its status with {response.status}")
         try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise MGMError(f"the status of the worker {address} is no JSON") from error
+            return parse_body(WorkerStatus, content)
+        except MGMError as error:
+            raise MGMError(f"the status of the worker {address} is malformed: {error}") from error
 
     async def _read_all(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         content = bytearray()

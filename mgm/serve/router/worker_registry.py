@@ -2,11 +2,11 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mgm.errors import MGMError
 from mgm.serve.http.wire import HEARTBEAT_TIMEOUT
@@ -42,27 +42,12 @@ class WorkerStatus(BaseModel):
         queue_length: requests that it has.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     model_names: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_NAMES)]
     drawers: Annotated[tuple[ModelName, ...], Field(max_length=MAX_NAMES)] = ()
     speed: Annotated[float, Field(strict=True, ge=MIN_SPEED, le=MAX_SPEED, allow_inf_nan=False)]
     queue_length: QueueLength
-
-    @classmethod
-    def parse(cls, value: object) -> "WorkerStatus":
-        """Validate parsed JSON.
-
-        Raises:
-            MGMError: it is no status of a worker.
-        """
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise MGMError(f"worker_status: {where or 'it'}: {reason}"[:300]) from error
 
 
 @dataclass
@@ -111,18 +96,24 @@ class WorkerRegistry:
     heartbeat_timeout: float = HEARTBEAT_TIMEOUT
     workers: dict[str, WorkerInfo] = field(default_factory=dict)
 
-    def register(self, address: str, status: Any, sends_heartbeats: bool) -> WorkerInfo:
+    def register(
+        self,
+        address: str,
+        status: WorkerStatus | Mapping[str, Any],
+        sends_heartbeats: bool,
+    ) -> WorkerInfo:
         """Add a worker, or update one.
 
         Args:
             address: see `parse_worker_address`.
-            status: parsed JSON, see `WorkerStatus`.
+            status: what the worker says of itself.
             sends_heartbeats: whether it is removed when none comes.
 
         Raises:
-            MGMError: the status is malformed, or there are too many workers.
+            MGMError: there are too many workers.
+            ValidationError: the status is malformed.
         """
-        parsed, now = WorkerStatus.parse(status), time.monotonic()
+        parsed, now = WorkerStatus.model_validate(status), time.monotonic()
         self.expire()
         worker = self.workers.get(address)
         if worker is None:

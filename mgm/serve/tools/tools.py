@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
-from mgm.serve.http.openai_requests import BadRequestError
+from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.tools.image_generation import ASKS, Drawer
 from mgm.serve.tools.ocr import Reader, load_reader, reference
 

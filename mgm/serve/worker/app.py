@@ -25,7 +25,7 @@ from mgm.serve.http.openai_requests import (
     completion_request,
     drawing_request,
 )
-from mgm.serve.http.openai_responses import DONE, SSE, Writer, error_body, event, models_body
+from mgm.serve.openai.responses import DONE, SSE, Writer, error_body, event, models_body
 from mgm.serve.worker.legacy_stream import published_stream
 from mgm.serve.worker.worker import Worker
 

@@ -1,7 +1,9 @@
+import random
+
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from mgm.data.text.conversation import number_images, prompt
+from mgm.data.text.conversation import Message, chat_prompt, number_images, prompt
 from mgm.data.text.jinja import chat_template
 from mgm.data.text.templates import TEMPLATES, get_template, version_template
 from mgm.errors import MGMError
@@ -80,6 +82,65 @@ def test_jinja_writes_the_same_prompts(name):
     closed = [("Hi", "Hello"), ("Bye", "See you")]
     expected = prompt(template, [*template.examples, *closed])
     assert render(template, messages_of(closed), generate=False) == expected
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_jinja_writes_messages_in_any_order(name):
+    """As `chat_prompt` does, whatever comes after whatever."""
+    template, draw = get_template(name), random.Random(name)
+    texts = ["", "Be brief.", "Hi\n", "<image>\nWhat?", "<image>\n<image>\nBoth?", "  é {{x}} "]
+    roles = ["system", "user", "user", "assistant", "assistant"]
+    for _ in range(150):
+        count = draw.randint(1, 6)
+        messages = [Message(draw.choice(roles), draw.choice(texts)) for _ in range(count)]
+        plain = [{"role": one.role, "content": one.text} for one in messages]
+        for generate in (True, False):
+            expected = chat_prompt(template, messages, add_generation_prompt=generate)
+            assert render(template, plain, generate) == expected
+        for text in (one.text for one in messages if "<image>" not in one.text):
+            assert text in expected
+
+
+def test_messages_that_a_template_cannot_express_are_merged():
+    def written(name: str, *messages: tuple[str, str], **more: bool) -> str:
+        template = get_template(name)
+        text = chat_prompt(template, [Message(*one) for one in messages], **more)
+        start = template.layout.system.replace("{}", template.system) if template.system else ""
+        return text if template.layout.system_in_question else text.removeprefix(start)
+
+    be_brief, hi, hello = ("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")
+    assert written("vicuna_v1", hello, hi) == "ASSISTANT: Hello</s>USER: Hi ASSISTANT:"
+    assert written("vicuna_v1", hi, hi) == "USER: Hi\nHi ASSISTANT:"
+    assert written("vicuna_v1", hi, hello, hello, hi) == (
+        "USER: Hi ASSISTANT: Hello\nHello</s>USER: Hi ASSISTANT:"
+    )
+    assert written("vicuna_v1", hi, hello, be_brief, hi) == (
+        "USER: Hi ASSISTANT: Hello</s>USER: Be brief.\n\nHi ASSISTANT:"
+    )
+    assert written("vicuna_v1", be_brief) == "Be brief. ASSISTANT:"
+    assert written("nano", be_brief) == "<s><|user|>Be brief.<|end|><|assistant|>"
+    assert written("llama_2", be_brief) == ("[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n [/INST]")
+    assert written("phi_3", be_brief, hi, hello, hello, be_brief, hi) == (
+        "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n"
+        "<|assistant|>\nHello<|end|>\n<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n"
+        "<|assistant|>\n"
+    )
+    assert written("vicuna_v1", hi, hello, continue_final_message=True) == (
+        "USER: Hi ASSISTANT: Hello"
+    )
+    with pytest.raises(MGMError, match="the last message is not the assistant's"):
+        written("vicuna_v1", hi, continue_final_message=True)
+
+
+def test_transformers_continues_a_message_as_we_do():
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    for name in set(TEMPLATES) - {"plain", "v0_plain"}:
+        template = get_template(name)
+        rendered, _ = render_jinja_template(
+            [messages], chat_template=chat_template(template), continue_final_message=True
+        )
+        ours = [Message(one["role"], one["content"]) for one in messages]
+        assert rendered == [chat_prompt(template, ours, continue_final_message=True)]
 
 
 def test_jinja_places_images_and_system_text():

@@ -10,7 +10,7 @@ from mgm.errors import MGMError
 from mgm.serve.router import health_check
 from mgm.serve.router.health_check import ATTEMPTS, HealthChecker
 from mgm.serve.router.worker_client import WorkerClient
-from mgm.serve.router.worker_registry import WorkerRegistry
+from mgm.serve.router.worker_registry import WorkerRegistry, WorkerStatus
 from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answer
 
 
@@ -181,4 +181,4 @@ def test_a_good_status():
             await client.close()
 
     with fake_worker(lambda *_: None, json_answer(STATUS)) as worker:
-        assert asyncio.run(run()) == STATUS
+        assert asyncio.run(run()) == WorkerStatus(**STATUS)

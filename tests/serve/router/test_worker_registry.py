@@ -4,8 +4,8 @@ import time
 from collections import Counter
 
 import pytest
+from pydantic import ValidationError
 
-from mgm.errors import MGMError
 from mgm.serve.router.worker_registry import LOTTERY, SHORTEST_QUEUE, WorkerRegistry
 
 
@@ -54,7 +54,7 @@ def test_silent_workers_are_removed():
     "wrong", [None, {}, status(), status("m", speed=0), status("m") | {"speed": "fast"}, [1]]
 )
 def test_a_wrong_status(wrong):
-    with pytest.raises(MGMError, match="status"):
+    with pytest.raises(ValidationError):
         WorkerRegistry().register("a", wrong, True)
 
 

@@ -27,7 +27,8 @@ def error_body(
     message: str, kind: str = "invalid_request_error", field: str | None = None,
     code: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What says that something is wrong."""
+    """An error in OpenAI's shape; halves of surrogate pairs in it are written as escapes."""
+    message = message.encode("utf-8", "backslashreplace").decode()
     return {"error": {"message": message, "type": kind, "param": field, "code": code}}
 
 

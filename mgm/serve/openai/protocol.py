@@ -1,0 +1,166 @@
+"""Request bodies as pydantic models: OpenAI's API with vLLM's additions, and published pages.
+
+Fields that are not listed are ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from mgm.serve.openai.messages import ChatMessage, text_or_other
+
+MAX_CHOICES = 16
+MAX_STOPS = 16
+MAX_LOGPROBS = 20
+MAX_PROMPT, MAX_SIDE = 4000, 2048  # characters, and pixels, of an image that is generated
+
+Texts = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[list[str], Field(max_length=MAX_CHOICES), Tag("~other")],
+    Discriminator(text_or_other),
+]
+
+
+class _Body(BaseModel):
+    # Fields of other names stay out, and JSON's numbers and strings are not taken for each other.
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    model: str = Field(min_length=1, description="Name of a model, see /v1/models")
+
+
+class StreamOptions(BaseModel):
+    """Options of a streamed response."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(BaseModel):
+    """A JSON schema with the name that OpenAI's API gives it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    name: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """The format that an answer has to have."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(BaseModel):
+    """What an answer has to match, as vLLM spells it; exactly one of them."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    json_: (
+        Annotated[
+            Annotated[str, Tag("~text")] | Annotated[dict[str, Any], Tag("~other")],
+            Discriminator(text_or_other),
+        ]
+        | None
+    ) = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1)
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class SamplingBody(_Body):
+    """What chat and text completions have in common."""
+
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31, description="0 and -1: all tokens")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: int | None = None
+    stop: (
+        Annotated[
+            Annotated[Annotated[str, Field(min_length=1)], Tag("~text")]
+            | Annotated[
+                list[Annotated[str, Field(min_length=1)]],
+                Field(max_length=MAX_STOPS),
+                Tag("~other"),
+            ],
+            Discriminator(text_or_other),
+        ]
+        | None
+    ) = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+
+class ChatCompletionBody(SamplingBody):
+    """Body of /v1/chat/completions.
+
+    Tools may be offered, as clients such as Open WebUI do in every request: a model may answer
+    without them, as ours always do, unless it is told that it has to use one.
+    """
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    audio: None = None
+    use_ocr: bool | None = Field(None, description="Read the texts in the images for the model")
+    gen_image: bool | None = Field(None, description="Generate the image that the model describes")
+
+
+class AttributionBody(_Body):
+    """Body of /v1/mined: a chat that ends with the model's answer."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+
+
+class CompletionBody(SamplingBody):
+    """Body of /v1/completions."""
+
+    prompt: Texts
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    echo: Literal[False] | None = None
+    suffix: Literal[""] | None = None
+    best_of: Literal[1] | None = None
+
+
+class ImageGenerationBody(_Body):
+    """Body of /v1/images/generations."""
+
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT)
+    n: int | None = Field(None, ge=1, le=4)
+    seed: int | None = Field(None, ge=0, lt=2**62)
+    size: str | None = None
+    response_format: Literal["b64_json"] | None = None
+
+
+class PublishedBody(BaseModel):
+    """Body of /worker_generate_stream, which published pages send; their strings are taken."""
+
+    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
+
+    prompt: str
+    images: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    stop: Any = None
+    gen_image: Any = None
+    use_ocr: Any = None

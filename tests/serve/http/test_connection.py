@@ -1,0 +1,140 @@
+"""Limits of connections, with real sockets against a real server."""
+
+import socket
+import time
+
+import pytest
+
+from mgm.serve.http import connection
+from mgm.serve.http.middleware import application
+from tests.serve.servers import ask, running
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
+
+
+def server():
+    app = application("test", max_body=1000)
+
+    @app.post("/echo")
+    async def echo() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return running(app)
+
+
+@pytest.fixture
+def address(monkeypatch):
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(connection, "BODY_TIMEOUT", 0.3)
+    with server() as where:
+        yield where
+
+
+def connect(address: str) -> socket.socket:
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def everything(sock: socket.socket) -> bytes:
+    """What comes until the server closes the connection."""
+    received = b""
+    try:
+        while chunk := sock.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def seconds_until_closed(sock: socket.socket, drip: bytes = b"") -> float:
+    """How long the server keeps a connection, on which a byte comes every 0.1 s."""
+    start = time.monotonic()
+    sock.settimeout(0.1)
+    for number in range(100):
+        try:
+            if drip:
+                sock.sendall(drip[number % len(drip) :][:1])
+            if not sock.recv(65536):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+    ("sent", "drip"),
+    [
+        (b"", b""),  # nothing at all
+        (b"", HEAD),  # a head that comes byte by byte
+        (HEAD, b"X-a: b\r\n"),  # a head without an end
+        (HEAD + b"\r\n", b""),  # a body that does not come
+        (HEAD.replace(b"4", b"900") + b"\r\n", b"a"),  # or byte by byte
+        (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", HEAD),  # the same for a second request
+    ],
+)
+def test_who_takes_too_long_to_ask_is_left(address, sent, drip):
+    with connect(address) as sock:
+        sock.sendall(sent)
+        if sent.startswith(b"GET"):
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        assert 0.2 < seconds_until_closed(sock, drip) < 5
+    assert ask(f"{address}/health")[0] == 200
+
+
+def test_a_body_that_nobody_reads_has_a_deadline_too(address):
+    with connect(address) as sock:
+        sock.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 404")
+        assert seconds_until_closed(sock, b"a") < 5
+
+
+def test_idle_connections_stay_for_as_long_as_pools_keep_them(address):
+    with connect(address) as sock:
+        for _ in range(2):
+            sock.sendall(HEAD + b"\r\nabcd")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.6)  # longer than a head may take
+        sock.sendall(HEAD + b"\r\nabcd")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X-a: " + b"b" * 40_000, b"\r\n".join(b"X-%d: b" % n for n in range(200))],
+)
+def test_heads_are_limited(address, headers):
+    with connect(address) as sock:
+        sock.sendall(HEAD + headers + b"\r\n\r\nabcd")
+        assert sock.recv(65536).split(b" ")[1] in (b"400", b"431")
+
+
+def test_an_endless_head_is_not_kept(address):
+    with connect(address) as sock:
+        sock.sendall(HEAD)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            sock.sendall((b"X-a: " + b"b" * 1000 + b"\r\n") * 2**14)
+
+
+def test_the_longest_idle_connection_makes_room(monkeypatch):
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    with server() as address:
+        first, second, third = (connect(address) for _ in range(3))
+        assert everything(third).startswith(b"HTTP/1.1 503")  # nobody is idle
+        for sock in (second, first):
+            sock.sendall(HEAD + b"\r\nabcd")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.01)
+        with connect(address) as fourth:
+            fourth.sendall(HEAD + b"\r\nabcd")
+            assert fourth.recv(65536).startswith(b"HTTP/1.1 200")
+            assert everything(second) == b""
+        first.sendall(HEAD + b"\r\nabcd")
+        assert first.recv(65536).startswith(b"HTTP/1.1 200")
+        for sock in (first, second, third):
+            sock.close()

@@ -1,0 +1,90 @@
+"""API keys, sizes and errors of every server."""
+
+import argparse
+import http.client
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.serve.http.middleware import application, bearer_token
+from mgm.serve.http.server import api_keys
+from tests.serve.servers import ask, running
+
+
+@pytest.fixture(scope="module")
+def address():
+    app = application("test", api_keys=["right", "other"], max_body=1000)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, str]:
+        return {"object": "list"}
+
+    with running(app) as where:
+        yield where
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        (b"Bearer right", b"right"),
+        (b"bearer right", b"right"),
+        (b"BEARER   right ", b"right"),
+        (b"Bearer right=", b"right="),
+        (b"right", None),
+        (b"Bearer", None),
+        (b"Bearer ", None),
+        (b"Bearerright", None),
+        (b"Basic right", None),
+        (b"Bearer right wrong", None),
+        (b"Bearer\tright", None),
+        (b"", None),
+    ],
+)
+def test_the_authorization_header_is_read_as_its_rfc_says(header, token):
+    assert bearer_token([(b"host", b"a"), (b"authorization", header)]) == token
+
+
+def test_two_keys_are_none():
+    headers = [(b"authorization", b"Bearer right"), (b"authorization", b"Bearer wrong")]
+    assert bearer_token(headers) is None
+    assert bearer_token([]) is None
+
+
+def test_who_has_no_key_is_told_so(address):
+    for sent in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}):
+        status, answer = ask(f"{address}/v1/models", **sent)
+        assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert "Authorization: Bearer" in answer["error"]["message"]
+    for key in ("right", "other"):
+        assert ask(f"{address}/v1/models", Authorization=f"Bearer {key}")[0] == 200
+    assert ask(f"{address}/openapi.json")[0] == 401
+
+
+def test_keys_come_before_bodies(address):
+    """A stranger's body is neither read nor parsed."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/v1/models")
+    connection.putheader("Content-Length", "900")
+    connection.endheaders()
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "schlüssel", "line\nbreak"])
+def test_keys_that_protect_nothing_are_refused(key, monkeypatch):
+    with pytest.raises(MGMError, match=r"--api-key: (the|a) key"):
+        api_keys(argparse.Namespace(api_key=[key]))
+    monkeypatch.setenv("MGM_API_KEYS", f"good,{key}")
+    with pytest.raises(MGMError, match=r"MGM_API_KEYS: (the|a) key"):
+        api_keys(argparse.Namespace(api_key=[]))
+
+
+def test_keys_of_the_environment(monkeypatch):
+    none = argparse.Namespace(api_key=[])
+    assert api_keys(none) == []
+    monkeypatch.setenv("MGM_API_KEYS", "a,b")
+    assert api_keys(none) == ["a", "b"]
+    assert api_keys(argparse.Namespace(api_key=["c"])) == ["c"]
+    monkeypatch.setenv("MGM_API_KEYS", "")
+    with pytest.raises(MGMError, match="MGM_API_KEYS: the key is empty"):
+        api_keys(none)

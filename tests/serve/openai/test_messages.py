@@ -1,0 +1,80 @@
+"""Messages of a chat as a conversation."""
+
+import json
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from mgm.data.text.conversation import Message, chat_prompt
+from mgm.data.text.jinja import chat_template
+from mgm.data.text.templates import TEMPLATES
+from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.openai.messages import MAX_IMAGES, ChatMessage, conversation_of
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def conversation(*messages: dict):
+    return conversation_of([ChatMessage.model_validate(one) for one in messages])
+
+
+def image(url: object) -> dict:
+    return {"type": "image_url", "image_url": url}
+
+
+def text(content: str) -> dict:
+    return {"type": "text", "text": content}
+
+
+def test_images_and_texts():
+    found = conversation(
+        {"role": "developer", "content": [text("a"), text("b")]},
+        {"role": "user", "content": [image({"url": "u1", "detail": "low"}), text("what?")]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "user", "content": [text("and"), image("u2"), image("u3"), text("<image>")]},
+    )
+    assert found.sources == ("u1", "u2", "u3")
+    assert found.messages == (
+        Message("system", "ab"),
+        Message("user", "<image>\nwhat?"),
+        Message("assistant", "no"),
+        Message("user", "and\n<image>\n<image>\n< image>"),
+    )
+
+
+def test_a_suffix_stands_behind_the_last_question():
+    found = conversation(
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c"},
+    )
+    assert [one.text for one in found.with_suffix("!").messages] == ["a", "b!", "c"]
+    assert found.with_suffix("") == found
+
+
+def test_images_are_limited():
+    with pytest.raises(BadRequestError, match=f"at most {MAX_IMAGES}"):
+        conversation({"role": "user", "content": [image("u")] * (MAX_IMAGES + 1)})
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_chat_template_of_transformers_says_the_same(name):
+    """Of tools, roles and contents as people send them."""
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "assistant", "content": "Hi, how can I help?"},
+        {"role": "user", "content": [image("u"), text("weather?")]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "rain", "tool_call_id": "1"},
+        {"role": "function", "content": "\U0001f327", "name": "f"},
+        {"role": "assistant", "content": "It rains", "tool_calls": [CALL]},
+        {"role": "user", "content": [text("sure?"), image("v")]},
+    ]
+    rendered, _ = render_jinja_template(
+        [messages], chat_template=chat_template(TEMPLATES[name]), add_generation_prompt=True
+    )
+    written = chat_prompt(TEMPLATES[name], conversation(*messages).messages)
+    assert rendered == [written]
+    call = json.dumps({"name": "f", "arguments": {"a": 1}})
+    assert f"<tool_call>\n{call}\n</tool_call>\n<tool_call>" in written
+    assert "<tool_response>\nrain\n</tool_response>" in written
