@@ -57,7 +57,7 @@ class HealthChecker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _refresh_all(self) -> None:
-        workers = list(self.registry.workers.values())
+        workers = self.registry.current()
         found = await asyncio.gather(*(self._update(worker) for worker in workers))
         self._last_refresh = time.monotonic()
         for worker, problem in zip(workers, found, strict=True):

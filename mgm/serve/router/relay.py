@@ -47,7 +47,8 @@ class RelayedRequest:
     async def of(cls, request: Request, model: str) -> "RelayedRequest":
         """A client's request; its keys stay here."""
         headers = safe_headers(request.headers, PASSED_ON)
-        return cls(model, request.url.path, await request.body(), headers)
+        # Not request.url: a part of it is the client's Host header.
+        return cls(model, request.scope["path"], await request.body(), headers)
 
 
 class Relay:

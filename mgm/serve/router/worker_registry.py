@@ -146,17 +146,20 @@ class WorkerRegistry:
                 worker.timed_out = True
                 self.remove(worker.address)
 
+    def current(self) -> list[WorkerInfo]:
+        """All workers; a copy, since a heartbeat's thread asks while others register."""
+        self.expire()
+        return list(self.workers.values())
+
     @property
     def models(self) -> list[str]:
         """Names of all models that chat."""
-        self.expire()
-        return sorted({name for one in self.workers.values() for name in one.status.model_names})
+        return sorted({name for one in self.current() for name in one.status.model_names})
 
     @property
     def drawers(self) -> list[str]:
         """Names of all models that generate images."""
-        self.expire()
-        return sorted({name for one in self.workers.values() for name in one.status.drawers})
+        return sorted({name for one in self.current() for name in one.status.drawers})
 
     def select(self, model: str, exclude: Sequence[str] = ()) -> WorkerInfo | None:
         """A worker for a model, whose queue is then longer by one request, see `done`.
@@ -165,10 +168,9 @@ class WorkerRegistry:
             model: its name.
             exclude: addresses of workers that were tried.
         """
-        self.expire()
         found = [
             worker
-            for worker in self.workers.values()
+            for worker in self.current()
             if model in worker.names and worker.address not in exclude
         ]
         found = [worker for worker in found if not worker.unhealthy] or found
@@ -187,8 +189,7 @@ class WorkerRegistry:
 
     def status(self) -> dict[str, Any]:
         """The status of all together, as a parent controller takes it from a worker."""
-        self.expire()
-        workers = self.workers.values()
+        workers = self.current()
         speed = sum(one.status.speed for one in workers) or 1
         return {
             "model_names": self.models[:MAX_NAMES],

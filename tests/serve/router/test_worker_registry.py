@@ -1,5 +1,7 @@
 """Who gets a request."""
 
+import sys
+import threading
 import time
 from collections import Counter
 
@@ -65,3 +67,27 @@ def test_what_draws_is_found_and_does_not_chat():
     assert (registry.models, registry.drawers) == (["m"], ["sdxl"])
     assert registry.select("sdxl").address == "a"
     assert registry.status()["drawers"] == ["sdxl"]
+
+
+def test_a_status_is_had_while_workers_come_and_go():
+    """A parent's heartbeats have a thread of their own."""
+    registry, stop = WorkerRegistry(), threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            for number in range(50):
+                registry.register(f"{number}", status(f"m{number}"), True)
+            for number in range(50):
+                registry.remove(f"{number}")
+
+    thread = threading.Thread(target=come_and_go)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert registry.status()["speed"] >= 1
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
