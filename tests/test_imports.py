@@ -87,7 +87,9 @@ SERVERS = (
     *(f"serve/worker/{name}.py" for name in ("app", "image_download", "image_fetcher")),
     *(f"serve/worker/{name}.py" for name in ("legacy_stream", "main", "metrics", "streaming")),
     "serve/worker/worker.py",
-    *(f"serve/router/{name}.py" for name in ("app", "main")),
+    *(f"serve/router/{name}.py" for name in ("app", "health_check", "main", "registration")),
+    *(f"serve/router/{name}.py" for name in ("relay", "relay_response")),
+    *(f"serve/router/{name}.py" for name in ("worker_client", "worker_registry")),
     *(f"serve/web/{name}.py" for name in ("main", "page", "handlers", "client")),
     *(f"serve/web/{name}.py" for name in ("attribution_panel", "moderation")),
 )

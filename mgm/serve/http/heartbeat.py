@@ -1,29 +1,45 @@
-"""A worker's heart: it tells the controller that the worker lives, and comes back to a new one."""
+"""Heartbeats: registers a worker at a controller, and again after the controller restarted."""
 
+import asyncio
 import json
 import logging
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-from mgm.serve.http.wire import HEART_BEAT
+from mgm.errors import MGMError
+from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
 
 logger = logging.getLogger("mgm.serve")
 
-PATIENCE = 5.0  # seconds for an answer of the controller
+RESPONSE_TIMEOUT = 5.0  # seconds
+MAX_RESPONSE = 64 * 2**10  # bytes
+KEY_ADVICE = (
+    "start both with the same --worker-key, or the controller with --trust-network where everyone "
+    "in its network may register workers"
+)
 
 
-class Heart:
-    """Beats until it is stopped.
+class HeartbeatClient:
+    """Sends heartbeats to a controller until it is stopped.
+
+    Redirects are not followed, and proxies of the environment not used: the worker key is for the
+    controller alone.
 
     Args:
-        status: what the worker says of itself, see `Worker.status`.
-        address: where others reach the worker.
-        controller: address of the controller.
-        key: that the controller asks for, if any.
-        interval: seconds between two beats.
+        status: what the worker says of itself, see `Worker.status`; while it names no models, the
+            worker is not registered.
+        address: where others reach the worker: scheme, host and port.
+        controller: URL of the controller.
+        worker_key: by which the controller knows its workers, if it asks for one.
+        interval: seconds between two heartbeats.
+        draining: whether the worker takes no more requests; it then leaves the controller.
+
+    Raises:
+        MGMError: one of the addresses is none.
     """
 
     def __init__(
@@ -31,63 +47,115 @@ class Heart:
         status: Callable[[], dict[str, Any]],
         address: str,
         controller: str,
-        key: str | None = None,
-        interval: float = HEART_BEAT,
+        worker_key: str | None = None,
+        interval: float = HEARTBEAT_INTERVAL,
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.status, self.address, self.controller = status, address, controller
-        self.interval = interval
+        self.status, self.draining, self.interval = status, draining, interval
+        self.address = parse_worker_address(address)
+        self.controller = controller.rstrip("/")
+        self._url = split_controller_url(self.controller)
         self._headers = {"Content-Type": "application/json"}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}"
+        if worker_key is not None:
+            self._headers["Authorization"] = f"Bearer {worker_key}"
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="heart")
-        self._known = False
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
+        self._registered: list[Any] = []  # names of models, as the controller knows them
+        self._last_problem = ""
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
+        """Register while a server runs; a lifespan as FastAPI takes it."""
+        self.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
-        """Register at the controller, and go on."""
+        """Register at the controller, and go on with heartbeats, in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell the controller that the worker is leaving."""
+        """End the heartbeats and leave the controller."""
         self._stop.set()
-        self._thread.join(PATIENCE)
-        try:
-            self._post("unregister_worker", {"worker_name": self.address})
-        except (OSError, ValueError):
-            return  # an old controller does not know it, or is gone
+        self._thread.join(RESPONSE_TIMEOUT)
+        self._unregister()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while True:
             try:
-                if self._known:
-                    length = self.status()["queue_length"]
-                    beat = {"worker_name": self.address, "queue_length": length}
-                    self._known = bool(self._post("receive_heart_beat", beat).get("exist"))
-                if not self._known:
-                    self._register()
-            except (OSError, ValueError) as error:
-                logger.warning("the controller %s does not answer: %s", self.controller, error)
+                self._beat()
+                self._last_problem = ""
+            except (OSError, HTTPException, ValueError) as error:
+                problem = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote an answer
+                if problem != self._last_problem:  # one line, not one every interval
+                    logger.warning("controller %s: no heartbeat: %s", self.controller, problem)
+                self._last_problem = problem
             if self._stop.wait(self.interval):
                 return
 
-    def _register(self) -> None:
-        self._post(
-            "register_worker",
-            {
-                "worker_name": self.address,
-                "check_heart_beat": True,
-                "worker_status": self.status(),
-            },
-        )
-        self._known = True
+    def _beat(self) -> None:
+        """Send one heartbeat; register where the controller does not know the worker as it is."""
+        status = self.status()
+        names = [*status["model_names"], None, *status.get("drawers", ())]
+        if self.draining() or not status["model_names"]:
+            if self._registered:
+                self._unregister()
+            return
+        if names == self._registered:
+            beat = {"worker_name": self.address, "queue_length": status["queue_length"]}
+            if self._post("receive_heart_beat", beat).get("exist"):
+                return
+        registration = {
+            "worker_name": self.address,
+            "check_heart_beat": True,
+            "worker_status": status,
+        }
+        self._post("register_worker", registration)
+        self._registered = names
         logger.info("registered at %s as %s", self.controller, self.address)
 
+    def _unregister(self) -> None:
+        self._registered = []
+        try:
+            self._post("unregister_worker", {"worker_name": self.address})
+        except (OSError, HTTPException, ValueError):
+            return  # a published controller has no such endpoint, or it is gone
+
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self.controller}/{path}",
-            json.dumps(content).encode(),
-            self._headers,
-        )
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            found = json.loads(response.read() or b"null")
+        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=RESPONSE_TIMEOUT)
+        try:
+            body = json.dumps(content).encode()
+            connection.request("POST", f"{self._url.path}/{path}", body, self._headers)
+            response = connection.getresponse()
+            text = response.read(MAX_RESPONSE)
+        finally:
+            connection.close()
+        if response.status in (401, 403):
+            raise MGMError(f"it refuses this worker ({response.status}); {KEY_ADVICE}")
+        if response.status != 200:
+            said = text[:300].decode(errors="replace")
+            raise MGMError(f"it answers {response.status}: {said}")
+        try:
+            found = json.loads(text or b"null")
+        except (ValueError, RecursionError) as error:
+            raise MGMError("it answers with what is no JSON") from error
         return found if isinstance(found, dict) else {}
+
+
+def split_controller_url(url: str) -> SplitResult:
+    """The parts of a controller's URL, which may have a path before those of endpoints.
+
+    Raises:
+        MGMError: it is no URL, or has more than that.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or any((parts.username, parts.password, parts.query, parts.fragment)):
+        raise MGMError(f"{url!r:.100} is no URL of a controller; give http://HOST:PORT")
+    return parts

@@ -40,6 +40,7 @@ def application(
     max_body: int = MAX_BODY,
     origins: Sequence[str] = (),
     lifespan: Lifespan[FastAPI] | None = None,
+    keyless_paths: Sequence[str] = (),
 ) -> FastAPI:
     """An application without endpoints.
 
@@ -49,9 +50,15 @@ def application(
         max_body: bytes of a request.
         origins: of web pages that may ask; none: pages of others may not.
         lifespan: what runs from the start of the server to its end; see FastAPI.
+        keyless_paths: for which no API key is needed, since their endpoints check who sends.
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(RequestGuard, api_keys=tuple(api_keys), max_body=max_body)
+    app.add_middleware(
+        RequestGuard,
+        api_keys=tuple(api_keys),
+        max_body=max_body,
+        keyless_paths=(*OPEN_PATHS, *keyless_paths),
+    )
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
@@ -108,8 +115,14 @@ async def json_body(request: Request) -> Any:
 class RequestGuard:
     """Checks header size, body size and API key of each request, and logs it as a line of JSON."""
 
-    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...], max_body: int) -> None:
-        self.app, self.max_body = app, max_body
+    def __init__(
+        self,
+        app: ASGIApp,
+        api_keys: tuple[str, ...],
+        max_body: int,
+        keyless_paths: tuple[str, ...] = OPEN_PATHS,
+    ) -> None:
+        self.app, self.max_body, self.keyless_paths = app, max_body, keyless_paths
         self.keys = [key.encode() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +172,7 @@ class RequestGuard:
                 f"{MAX_HEADER_FIELDS} of {MAX_HEAD_BYTES} are read"
             )
             return JSONResponse(error_body(text, code="request_header_too_large"), 431)
-        if scope["path"] not in OPEN_PATHS and not self._has_key(headers):
+        if scope["path"] not in self.keyless_paths and not self._has_key(headers):
             body = error_body(
                 "the API key is missing or wrong; send it as Authorization: Bearer KEY",
                 code="invalid_api_key",

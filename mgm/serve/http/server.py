@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
@@ -81,6 +82,41 @@ def checked_key(key: str, origin: str) -> str:
             "send; choose letters, digits and signs"
         )
     return key
+
+
+def add_worker_key_option(parser: argparse.ArgumentParser) -> None:
+    """The key of workers, which controllers and workers share."""
+    parser.add_argument(
+        "--worker-key",
+        metavar="KEY",
+        help="key by which workers and controllers know one another, the same for all of them, "
+        "apart from those of clients; default: the environment variable MGM_WORKER_KEY, or none",
+    )
+
+
+def worker_key(options: argparse.Namespace) -> str | None:
+    """The key of workers, if there is one.
+
+    Raises:
+        MGMError: it is empty, cannot be sent in a header, or is a client's, too.
+    """
+    flag = options.worker_key is not None
+    key = options.worker_key if flag else os.environ.get("MGM_WORKER_KEY")
+    if key is None:
+        return None
+    origin = "--worker-key" if flag else "the environment variable MGM_WORKER_KEY"
+    if key in api_keys(options):
+        raise MGMError(f"{origin}: it is an API key, too; clients must not know the workers' key")
+    return checked_key(key, origin)
+
+
+def accepted_keys(clients: Sequence[str], workers: str | None) -> list[str]:
+    """The keys of which a request has to carry one; none: the server is open to all.
+
+    Controllers send the workers' key with each request to a worker, so that it is taken where
+    clients need a key.
+    """
+    return [*clients, workers] if clients and workers is not None else list(clients)
 
 
 def serve(

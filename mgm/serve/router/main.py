@@ -1,52 +1,83 @@
-"""What `python -m mgm.serve.controller` does: share requests among workers."""
+"""The program `python -m mgm.serve.controller`: registers workers and routes requests to them."""
 
 import argparse
 import logging
 from collections.abc import Sequence
 
 from mgm.errors import MGMError, Parser
-from mgm.serve.http.heartbeat import Heart
-from mgm.serve.http.server import add_server_options, api_keys, serve
-from mgm.serve.http.wire import EXPIRATION
+from mgm.serve.http.heartbeat import HeartbeatClient
+from mgm.serve.http.server import (
+    accepted_keys,
+    add_server_options,
+    add_worker_key_option,
+    api_keys,
+    serve,
+    worker_key,
+)
+from mgm.serve.http.wire import HEARTBEAT_TIMEOUT
 from mgm.serve.router.app import Controller, controller_application
-from mgm.serve.router.worker_registry import METHODS, SHORTEST_QUEUE, Dispatcher
+from mgm.serve.router.registration import RegistrationPolicy
+from mgm.serve.router.worker_registry import METHODS, SHORTEST_QUEUE, WorkerRegistry
 
 logger = logging.getLogger("mgm.serve")
+
+MAX_TIMEOUT = 86400.0  # seconds
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a controller; returns the exit status."""
     options = parse(words)
-    keys = api_keys(options)
-    controller = Controller(Dispatcher(options.dispatch_method, options.expiration), keys)
-    heart = None
+    key = worker_key(options)
+    keys = accepted_keys(api_keys(options), key)
+    registry = WorkerRegistry(options.dispatch_method, options.heartbeat_timeout)
+    controller = Controller(registry, RegistrationPolicy(key, options.trust_network))
+    heartbeat = None
     if options.parent_controller is not None:
-        address = options.own_address or f"http://localhost:{options.port}"
-        key = keys[0] if keys else None
-        heart = Heart(controller.dispatcher.status, address, options.parent_controller, key)
-    app = controller_application(controller, heart, api_keys=keys, origins=options.cors_origin)
+        address = options.public_url or f"http://localhost:{options.port}"
+        heartbeat = HeartbeatClient(registry.status, address, options.parent_controller, key)
+    app = controller_application(controller, heartbeat, api_keys=keys, origins=options.cors_origin)
     logger.info("controller on http://%s:%d", options.host, options.port)
     return serve(app, options)
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line."""
+    """The options of the command line.
+
+    Raises:
+        MGMError: one of them is wrong.
+    """
     parser = Parser(
         prog="python -m mgm.serve.controller", description="Share requests among workers."
     )
     add_server_options(parser, port=21001)
+    add_worker_key_option(parser)
     add = parser.add_argument
-    add("--dispatch-method", choices=METHODS, default=SHORTEST_QUEUE, help="who gets a request")
     add(
-        "--expiration",
-        type=float,
-        default=EXPIRATION,
-        metavar="S",
-        help=f"seconds after which a silent worker is forgotten, default {EXPIRATION:.0f}",
+        "--trust-network",
+        action="store_true",
+        help="without a worker key: let everyone who reaches the controller register workers, "
+        "which then get clients' requests; default: only programs on this machine",
     )
-    add("--parent-controller", metavar="URL", help="a controller that this one is a worker of")
-    add("--own-address", metavar="URL", help="where that one reaches this one")
+    add(
+        "--dispatch-method",
+        choices=METHODS,
+        default=SHORTEST_QUEUE,
+        help="load-balancing policy",
+    )
+    add(
+        "--heartbeat-timeout",
+        type=float,
+        default=HEARTBEAT_TIMEOUT,
+        metavar="S",
+        help="seconds without a heartbeat after which a worker is removed, default "
+        f"{HEARTBEAT_TIMEOUT:.0f}",
+    )
+    add("--parent-controller", metavar="URL", help="a controller that has this one as a worker")
+    add("--public-url", metavar="URL", help="where the parent controller reaches this one")
     options = parser.parse_args(words)
-    if options.expiration <= 0:
-        raise MGMError(f"--expiration {options.expiration}: give a number above 0")
+    if not 0 < options.heartbeat_timeout <= MAX_TIMEOUT:
+        raise MGMError(
+            f"--heartbeat-timeout {options.heartbeat_timeout}: give seconds above 0, at most "
+            f"{MAX_TIMEOUT:.0f}"
+        )
     return options

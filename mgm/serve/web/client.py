@@ -191,10 +191,12 @@ class PageClient:
             _OldServerError: the server does not know the address.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+        # The key is for this server, and not for the workers that it names.
+        headers = self._headers if url.startswith(f"{self.address}/") else {}
         try:
             async with (
-                aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
-                session.post(url, json=body) as response,
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.post(url, json=body, headers=headers) as response,
             ):
                 if response.status != 200:
                     raise _refusal(response.status, await response.text())

@@ -3,17 +3,21 @@
 import argparse
 import logging
 import math
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-from fastapi import FastAPI
 
 from mgm.errors import MGMError, Parser
 from mgm.serve.common.model_args import add_model_options, check_model_options, load_model_of
-from mgm.serve.http.heartbeat import Heart
-from mgm.serve.http.server import add_server_options, api_keys, serve
-from mgm.serve.http.wire import HEART_BEAT
+from mgm.serve.http.heartbeat import HeartbeatClient, split_controller_url
+from mgm.serve.http.server import (
+    accepted_keys,
+    add_server_options,
+    add_worker_key_option,
+    api_keys,
+    serve,
+    worker_key,
+)
+from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
 from mgm.serve.tools.tools import Companions
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.image_download import TIMEOUT, ImageDownloader
@@ -22,11 +26,17 @@ from mgm.serve.worker.worker import Limits, Worker
 
 logger = logging.getLogger("mgm.serve")
 
+MAX_INTERVAL = 86400.0  # seconds between two heartbeats
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Load the model and serve it; returns the exit status."""
     options = parse(words)
-    keys = api_keys(options)
+    keys, key = api_keys(options), worker_key(options)
+    if keys and key is None and not options.no_register:
+        logger.warning(
+            "--api-key without --worker-key: a controller cannot pass requests on to this worker"
+        )
     attention = "flash_attention_2" if options.use_flash_attn else None
     companions = Companions(options.gen_model)
     engine = load_model_of(options, attention=attention)
@@ -47,24 +57,31 @@ def main(words: Sequence[str] | None = None) -> int:
         ImageFetcher(downloader),
         companions,
     )
-    address = options.worker_address or f"http://localhost:{options.port}"
-    heart = None
-    if not options.no_register:
-        key = keys[0] if keys else None
-        place = (address, options.controller_address)
-        heart = Heart(worker.status, *place, key, options.heart_beat)
-
-    @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncGenerator[None]:
-        if heart is not None:
-            heart.start()
-        yield
-        if heart is not None:
-            heart.stop()
-
-    app = worker_application(worker, api_keys=keys, origins=options.cors_origin, lifespan=living)
+    heartbeat = _heartbeat(worker, options, key)
+    app = worker_application(
+        worker,
+        api_keys=accepted_keys(keys, key),
+        origins=options.cors_origin,
+        lifespan=None if heartbeat is None else heartbeat.lifespan,
+    )
     logger.info("%s on http://%s:%d", name, options.host, options.port)
     return serve(app, options, worker.admission)
+
+
+def _heartbeat(
+    worker: Worker, options: argparse.Namespace, key: str | None
+) -> HeartbeatClient | None:
+    """Registers the worker at its controller, if it is to have one."""
+    if options.no_register:
+        return None
+    return HeartbeatClient(
+        worker.status,
+        options.worker_address or f"http://localhost:{options.port}",
+        options.controller_address,
+        key,
+        options.heartbeat_interval,
+        lambda: worker.admission.closed,
+    )
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -75,6 +92,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser(prog="python -m mgm.serve.model_worker", description="Serve a model.")
     add_server_options(parser, port=21002)
+    add_worker_key_option(parser)
     add_model_options(parser)
     add = parser.add_argument
     add("--worker-address", "--worker", metavar="URL", help="where others reach this worker")
@@ -86,11 +104,11 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         help="default: http://localhost:21001",
     )
     add(
-        "--heart-beat",
+        "--heartbeat-interval",
         type=float,
-        default=HEART_BEAT,
+        default=HEARTBEAT_INTERVAL,
         metavar="S",
-        help=f"seconds between two signs of life to the controller, default {HEART_BEAT:.0f}",
+        help=f"seconds between two heartbeats to the controller, default {HEARTBEAT_INTERVAL:.0f}",
     )
     add("--no-register", action="store_true", help="serve without a controller")
     add("--model-name", metavar="NAME", help="what clients call it; default: the folder's name")
@@ -127,8 +145,16 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         if getattr(options, name) < 1:
             flag = name.replace("_", "-")
             raise MGMError(f"--{flag} {getattr(options, name)}: give a number from 1")
-    if options.queue < 0 or options.max_seconds <= 0 or options.heart_beat <= 0:
-        raise MGMError("--queue, --max-seconds and --heart-beat: give positive numbers")
+    if options.queue < 0 or options.max_seconds <= 0:
+        raise MGMError("--queue and --max-seconds: give positive numbers")
+    if not 0 < options.heartbeat_interval <= MAX_INTERVAL:
+        raise MGMError(
+            f"--heartbeat-interval {options.heartbeat_interval}: give seconds above 0, at most "
+            f"{MAX_INTERVAL:.0f}"
+        )
+    split_controller_url(options.controller_address)
+    if options.worker_address is not None:
+        parse_worker_address(options.worker_address)
     if not 0 < options.image_timeout < math.inf:
         raise MGMError(f"--image-timeout {options.image_timeout:g}: give a positive number")
     check_model_options(options)

@@ -9,9 +9,9 @@ import urllib.request
 
 import pytest
 
-from mgm.serve.http.heartbeat import Heart
+from mgm.serve.http.heartbeat import HeartbeatClient
 from mgm.serve.router.app import Controller, controller_application
-from mgm.serve.router.worker_registry import Dispatcher
+from mgm.serve.router.worker_registry import WorkerRegistry
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, frames, free_port, is_up, running, start, wait_for
@@ -41,7 +41,7 @@ def worker_words(folder, port: int, controller: str, *more: str) -> list[str]:
     return [
         *("--model-path", str(folder), "--model-name", "m", "--device", "cpu"),
         *("--port", str(port), "--controller", controller),
-        *("--worker", f"http://localhost:{port}", "--heart-beat", "1", *more),
+        *("--worker", f"http://localhost:{port}", "--heartbeat-interval", "1", *more),
     ]
 
 
@@ -68,7 +68,7 @@ def read_all(url: str, body: dict, found: list[bytes], begun: threading.Event) -
 def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     ports = [free_port() for _ in range(3)]
     controller = f"http://localhost:{ports[0]}"
-    programs.append(start("controller", "--port", str(ports[0]), "--expiration", "4"))
+    programs.append(start("controller", "--port", str(ports[0]), "--heartbeat-timeout", "4"))
     for port in ports[1:]:
         words = worker_words(endless, port, controller)
         # By the interpreter: SIGSTOP stops a stand-in, and not what stands behind it.
@@ -105,8 +105,8 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
         thread.join(60)
         assert not thread.is_alive()
     ends = [b"".join(found) for found in streams]
-    broken = [end for end in ends if b"is gone; ask again" in end]
-    # Two of them, but for a heart-beat that told of a shorter queue while they were dispatched.
+    broken = [end for end in ends if b"worker disconnected before finishing" in end]
+    # Two of them, but for a heartbeat that told of a shorter queue while they were dispatched.
     assert 1 <= len(broken) <= 3
     for end in ends:
         if end not in broken:
@@ -119,7 +119,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     assert client.chat.completions.create(**settings).choices[0].message.content == told
     assert ask(f"{controller}/worker_get_status", {})[1]["speed"] == 1
 
-    # A worker that hangs is forgotten, and its request ends.
+    # A worker that hangs is removed, and its request ends.
     found: list[bytes] = []
     begun = threading.Event()
     thread = threading.Thread(
@@ -130,7 +130,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     programs[2].send_signal(signal.SIGSTOP)
     thread.join(30)
     assert not thread.is_alive()
-    assert b"is gone; ask again" in b"".join(found)
+    assert b"worker disconnected before finishing" in b"".join(found)
     assert models(controller) == []
     programs[2].send_signal(signal.SIGCONT)
 
@@ -169,19 +169,21 @@ def test_controllers_above_controllers(endless):
     import mgm
 
     worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(concurrency=2))
-    top = Controller(Dispatcher())
+    top = Controller(WorkerRegistry())
     with (
         running(worker_application(worker)) as below,
         running(controller_application(top)) as above,
     ):
-        middle = Controller(Dispatcher())
+        middle = Controller(WorkerRegistry())
         port = free_port()
-        heart = Heart(middle.dispatcher.status, f"http://localhost:{port}", above, interval=0.1)
-        middle.dispatcher.register(below, worker.status(), False)
+        heartbeat = HeartbeatClient(
+            middle.registry.status, f"http://localhost:{port}", above, interval=0.1
+        )
+        middle.registry.register(below, worker.status(), False)
         import uvicorn
 
         config = uvicorn.Config(
-            controller_application(middle, heart), port=port, log_level="warning"
+            controller_application(middle, heartbeat), port=port, log_level="warning"
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
@@ -198,11 +200,11 @@ def test_controllers_above_controllers(endless):
 
 
 def test_what_is_wrong_is_said():
-    with running(controller_application(Controller(Dispatcher()), api_keys=["k"])) as address:
+    with running(controller_application(Controller(WorkerRegistry()), api_keys=["k"])) as address:
         key = {"Authorization": "Bearer k"}
         for path, body, text in (
             ("register_worker", {"worker_name": "file:///etc"}, "worker_name"),
-            ("register_worker", {"worker_name": "http://localhost:1"}, "does not answer"),
+            ("register_worker", {"worker_name": "http://localhost:1"}, "cannot be reached"),
             (
                 "register_worker",
                 {"worker_name": "http://localhost:1", "worker_status": {"speed": 1}},
@@ -213,7 +215,7 @@ def test_what_is_wrong_is_said():
                 {"worker_name": "http://a", "queue_length": "x"},
                 "queue_length",
             ),
-            ("receive_heart_beat", [1], "no JSON object"),
+            ("receive_heart_beat", [1], "body"),
             ("v1/chat/completions", {"messages": []}, "model"),
         ):
             status, answer = ask(f"{address}/{path}", body, **key)
@@ -227,7 +229,7 @@ def test_what_is_wrong_is_said():
 
 
 def test_a_port_in_use(programs):
-    with running(controller_application(Controller(Dispatcher()))) as address:
+    with running(controller_application(Controller(WorkerRegistry()))) as address:
         port = address.rpartition(":")[2]
         process = start("controller", "--host", "127.0.0.1", "--port", port)
         programs.append(process)
@@ -235,3 +237,23 @@ def test_a_port_in_use(programs):
         assert process.returncode == 2
         assert f"--port {port}: cannot be listened at (Address already in use" in told
         assert len(told.strip().splitlines()) == 1
+
+
+def test_a_controller_has_every_route_of_a_worker():
+    worker = worker_application(Worker.__new__(Worker))
+    controller = controller_application(Controller(WorkerRegistry()))
+    paths = [
+        {(route.path, method) for route in app.routes for method in route.methods}
+        for app in (worker, controller)
+    ]
+    assert paths[0] <= paths[1]
+
+
+def test_one_model_by_name():
+    registry = WorkerRegistry()
+    registry.register("http://a", {"model_names": ["a/b"], "speed": 1, "queue_length": 0}, False)
+    with running(controller_application(Controller(registry))) as address:
+        assert ask(f"{address}/v1/models/a/b")[1]["id"] == "a/b"
+        status, answer = ask(f"{address}/v1/models/c")
+        assert status == 404
+        assert answer["error"]["code"] == "model_not_found"

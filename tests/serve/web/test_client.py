@@ -16,7 +16,7 @@ from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 from mgm.serve.router.app import Controller, controller_application
-from mgm.serve.router.worker_registry import Dispatcher
+from mgm.serve.router.worker_registry import WorkerRegistry
 from mgm.serve.web.client import PageClient, Settings
 from mgm.serve.web.state import Conversation, Exchange
 from mgm.serve.worker.app import worker_application
@@ -62,12 +62,12 @@ def engine():
 def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
     worker = Worker(mgm.load(NANO, device="cpu"), ("nano",))
     conversation = asked(*questions)
-    dispatcher = Dispatcher()
+    registry = WorkerRegistry()
     with (
         running(worker_application(worker)) as alone,
-        running(controller_application(Controller(dispatcher))) as controller,
+        running(controller_application(Controller(registry))) as controller,
     ):
-        dispatcher.register(alone, worker.status(), False)
+        registry.register(alone, worker.status(), False)
         for address in (alone, controller):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
@@ -101,13 +101,13 @@ def test_published_workers_and_controllers(engine, monkeypatch):
     published = published_application(mgm.load(NANO, device="cpu", attention="eager"))
     status = {"model_names": ["nano"], "speed": 1, "queue_length": 0}
     published.post("/worker_get_status")(lambda: status)
-    dispatcher = Dispatcher()
+    registry = WorkerRegistry()
     with (
         running(published) as worker,
         running(published_controller(worker)) as old,
-        running(controller_application(Controller(dispatcher))) as ours,
+        running(controller_application(Controller(registry))) as ours,
     ):
-        dispatcher.register(worker, status, False)
+        registry.register(worker, status, False)
         for address in (old, ours):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
@@ -189,3 +189,23 @@ def test_faults():
             asyncio.run(client.models())
         with pytest.raises(MGMError, match="nothing of what was mined"):
             asyncio.run(client.mined(asked("hello"), "nano"))
+
+
+def test_the_key_is_sent_to_the_controller_alone():
+    """A published controller names a worker, which is asked without the page's key."""
+    from tests.serve.router.fake_worker import fake_worker, http, json_answer
+
+    def answer(connection, request: bytes) -> None:
+        if b"POST /get_worker_address" in request:
+            connection.sendall(json_answer({"address": worker.address}))
+        else:
+            connection.sendall(http(b"{}", "404 Not Found"))
+
+    def stream(connection, _: bytes) -> None:
+        connection.sendall(http(b'{"text": "hi", "error_code": 0}\0'))
+
+    with fake_worker(answer) as controller, fake_worker(stream) as worker:
+        heard(PageClient(controller.address, "secret"), asked("What?"))
+        assert all(b"Bearer secret" in request for request in controller.requests)
+        assert len(worker.requests) == 1
+        assert b"secret" not in worker.requests[0]

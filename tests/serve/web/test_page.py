@@ -11,7 +11,7 @@ from PIL import Image
 
 import mgm
 from mgm.serve.router.app import Controller, controller_application
-from mgm.serve.router.worker_registry import Dispatcher
+from mgm.serve.router.worker_registry import WorkerRegistry
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ROOT, ask, free_port, running, wait_for
@@ -51,20 +51,20 @@ def workers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dispatcher():
-    return Dispatcher()
+def registry():
+    return WorkerRegistry()
 
 
 @pytest.fixture(scope="module")
-def controller(workers, dispatcher):
+def controller(workers, registry):
     """The address of a controller that knows them."""
     with (
         running(worker_application(workers[0])) as first,
         running(worker_application(workers[1])) as second,
-        running(controller_application(Controller(dispatcher))) as address,
+        running(controller_application(Controller(registry))) as address,
     ):
         for worker, place in zip(workers, (first, second), strict=True):
-            dispatcher.register(place, worker.status(), False)
+            registry.register(place, worker.status(), False)
         yield address
 
 
@@ -302,7 +302,7 @@ def test_two_models_side_by_side(open_page, log_folder):
 
 
 @pytest.mark.slow
-def test_faults_are_shown_and_the_page_goes_on(open_page, workers, dispatcher, tmp_path):
+def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp_path):
     empty = open_page()
     empty.press("#box textarea", "Enter")
     told(empty, "Write a question first")
@@ -313,15 +313,15 @@ def test_faults_are_shown_and_the_page_goes_on(open_page, workers, dispatcher, t
     told(page, "fake.png")
     assert not answers(page)
     page.click("#box .delete-button")
-    known = dict(dispatcher.workers)
-    dispatcher.workers.clear()
+    known = dict(registry.workers)
+    registry.workers.clear()
     try:
         put(page, "hello")
         answered(page, "no worker has the model 'nano'")
         page.click("#reload")
         page.wait_for_selector("text=No model is being served")
     finally:
-        dispatcher.workers.update(known)
+        registry.workers.update(known)
     page.click("#reload")
     page.wait_for_function("document.querySelector('#model input').value")
     page.click("#chat_left button[title=Retry]")

@@ -1,0 +1,92 @@
+"""Health checks of workers that could not be reached, or broke off; and all workers' status."""
+
+import asyncio
+import logging
+import time
+
+from mgm.errors import MGMError
+from mgm.serve.router.worker_client import WorkerClient
+from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
+
+logger = logging.getLogger("mgm.serve")
+
+ATTEMPTS, PAUSE = 3, 1.0  # of a health check, and seconds between two
+REFRESH_INTERVAL = 1.0  # seconds in which a refresh is not repeated
+REFRESH_TIMEOUT = 3.0  # seconds that a client waits for one; slow workers are asked on
+MAX_REQUESTS = 64  # for a status at the same time
+
+
+class HealthChecker:
+    """Asks workers for their status; removes one that fails several times in a row.
+
+    One broken connection says nothing of a worker: it may have been the fault of a request.
+
+    Args:
+        registry: of the workers.
+        client: to reach them.
+    """
+
+    def __init__(self, registry: WorkerRegistry, client: WorkerClient) -> None:
+        self.registry, self.client = registry, client
+        self._checks: dict[str, asyncio.Task[None]] = {}
+        self._refresh: asyncio.Task[None] | None = None
+        self._last_refresh = float("-inf")
+        self._limit = asyncio.Semaphore(MAX_REQUESTS)
+
+    def check(self, worker: WorkerInfo) -> None:
+        """Start a health check, unless one of this worker runs."""
+        address = worker.address
+        if address not in self._checks and self.registry.workers.get(address) is worker:
+            task = asyncio.create_task(self._check(worker))
+            self._checks[address] = task
+            task.add_done_callback(lambda _: self._checks.pop(address, None))
+
+    async def refresh(self) -> None:
+        """Ask all workers for their status, at most once at a time and in an interval."""
+        if self._refresh is None or (
+            self._refresh.done() and time.monotonic() > self._last_refresh + REFRESH_INTERVAL
+        ):
+            self._refresh = asyncio.create_task(self._refresh_all())
+        await asyncio.wait([self._refresh], timeout=REFRESH_TIMEOUT)
+
+    async def close(self) -> None:
+        """End all checks."""
+        tasks = [*self._checks.values(), *filter(None, [self._refresh])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _refresh_all(self) -> None:
+        workers = self.registry.current()
+        found = await asyncio.gather(*(self._update(worker) for worker in workers))
+        self._last_refresh = time.monotonic()
+        for worker, problem in zip(workers, found, strict=True):
+            if problem is not None:
+                self.check(worker)
+
+    async def _check(self, worker: WorkerInfo) -> None:
+        worker.unhealthy = True
+        try:
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    await asyncio.sleep(PAUSE)
+                problem = await self._update(worker)
+                if problem is None:
+                    return
+            if self.registry.workers.get(worker.address) is worker:
+                logger.warning("removed after %d failed health checks: %s", ATTEMPTS, problem)
+                self.registry.remove(worker.address)
+        finally:
+            worker.unhealthy = False
+
+    async def _update(self, worker: WorkerInfo) -> MGMError | None:
+        """Register a worker's status anew; returns why it could not be had."""
+        address = worker.address
+        try:
+            async with self._limit:
+                status = await self.client.status(address)
+            if self.registry.workers.get(address) is worker:
+                self.registry.register(address, status, worker.sends_heartbeats)
+        except MGMError as error:
+            return error
+        return None

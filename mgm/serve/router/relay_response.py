@@ -1,0 +1,191 @@
+"""A worker's answer as it is passed back to a client, and the errors in its place."""
+
+import asyncio
+from typing import Protocol
+
+import aiohttp
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from mgm.errors import MGMError
+from mgm.serve.http.wire import NO_WORKER, WORKER_GONE, frame
+from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.openai.responses import SSE, error_body, event
+from mgm.serve.router.relay import Relay, RelayedRequest, safe_headers
+from mgm.serve.router.worker_client import WorkerLostError
+from mgm.serve.router.worker_registry import WorkerInfo
+
+SPOOL_BYTES = 2**20  # of an answer that is no stream; a longer one is passed back as it comes
+LOST = "worker disconnected before finishing; retry"
+PASSED_BACK = (  # headers of an answer
+    *("content-type", "content-encoding", "retry-after", "x-request-id", "openai-processing-ms"),
+    *("cache-control", "x-accel-buffering"),
+)
+
+
+class StreamErrors(Protocol):
+    """How an endpoint says that something went wrong."""
+
+    def response(self, message: str, error: MGMError) -> Response:
+        """Before the first byte of an answer."""
+        ...
+
+    def last_chunk(self, message: str, before: bytes) -> bytes:
+        """At the end of a stream, whose last bytes were `before`."""
+        ...
+
+
+class OpenAIErrors:
+    """Errors in OpenAI's shape, by status or as an event."""
+
+    def response(self, message: str, error: MGMError) -> Response:
+        """A JSON object; the status says whose fault it is."""
+        if isinstance(error, BadRequestError):
+            kind = "server_error" if error.status >= 500 else "invalid_request_error"
+            body = error_body(message, kind, error.field, error.code)
+            headers = {"Retry-After": "1"} if error.status == 503 else None
+            return JSONResponse(body, error.status, headers)
+        return JSONResponse(error_body(message, "server_error"), 502)
+
+    def last_chunk(self, message: str, before: bytes) -> bytes:
+        """An event of its own."""
+        end = b"" if before.endswith(b"\n\n") or not before else b"\n\n"
+        return end + event(error_body(message, "server_error"))
+
+
+class PublishedErrors:
+    """Errors as frames of the published stream, whose status is always 200."""
+
+    def response(self, message: str, error: MGMError) -> Response:
+        """One frame."""
+        code = NO_WORKER if isinstance(error, BadRequestError) else WORKER_GONE
+        return Response(frame(message, code), media_type="text/plain")
+
+    def last_chunk(self, message: str, before: bytes) -> bytes:
+        """A frame of its own."""
+        end = b"" if before.endswith(b"\0") or not before else b"\0"
+        return end + frame(message, WORKER_GONE)
+
+
+class RelayResponse(Response):
+    """A worker's answer; where the client leaves, the connection to the worker is closed.
+
+    Args:
+        relay: sends the request.
+        request: of the client.
+        errors: how they are said.
+        streams: whether every answer is a stream; else those of server-sent events are.
+    """
+
+    def __init__(
+        self, relay: Relay, request: RelayedRequest, errors: StreamErrors, streams: bool = False
+    ) -> None:
+        super().__init__()
+        self.relay, self.request, self.errors, self.streams = relay, request, errors, streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        relaying = asyncio.create_task(self._relay(scope, receive, send))
+        leaving = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait([relaying, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if relaying.done():
+                relaying.result()
+            else:
+                self.relay.outcomes.labels("cancelled").inc()
+        finally:
+            relaying.cancel()
+            leaving.cancel()
+            await asyncio.gather(relaying, leaving, return_exceptions=True)
+
+    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with self.relay.sent(self.request) as (worker, response):
+                _check_status(response, worker)
+                streams = self.streams or response.content_type == "text/event-stream"
+                if response.status == 200 and streams:
+                    await self._send_stream(worker, response, send)
+                else:
+                    await self._send_whole(worker, response, scope, receive, send)
+        except MGMError as error:
+            text = LOST if isinstance(error, WorkerLostError) else str(error)
+            if not isinstance(error, BadRequestError):
+                self.relay.outcomes.labels("gone").inc()
+            await self.errors.response(text, error)(scope, receive, send)
+
+    async def _send_stream(
+        self, worker: WorkerInfo, response: aiohttp.ClientResponse, send: Send
+    ) -> None:
+        headers = {} if self.streams else {name.lower(): value for name, value in SSE.items()}
+        headers |= safe_headers(response.headers, PASSED_BACK)
+        await _send_start(send, response.status, headers)
+        before, outcome = b"", "ok"
+        try:
+            while chunk := await self.relay.read(worker, response):
+                await _send_chunk(send, chunk)
+                before = (before + chunk)[-2:]
+        except WorkerLostError as error:
+            outcome = "gone"
+            await _send_chunk(send, self.errors.last_chunk(LOST, before))
+            self.relay.report(worker, error)
+        self.relay.outcomes.labels(outcome).inc()
+        await _send_chunk(send, b"", more=False)
+
+    async def _send_whole(
+        self,
+        worker: WorkerInfo,
+        response: aiohttp.ClientResponse,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Pass an answer back when it is complete, so that a worker's end is an error of HTTP."""
+        headers = safe_headers(response.headers, PASSED_BACK)
+        content = bytearray()
+        while chunk := await self.relay.read(worker, response):
+            content += chunk
+            if len(content) > SPOOL_BYTES:
+                break
+        else:
+            self.relay.outcomes.labels("ok").inc()
+            await Response(bytes(content), response.status, headers)(scope, receive, send)
+            return
+        if response.content_length is not None:
+            headers["content-length"] = str(response.content_length)
+        await _send_start(send, response.status, headers)
+        await _send_chunk(send, bytes(content))
+        try:
+            while chunk := await self.relay.read(worker, response):
+                await _send_chunk(send, chunk)
+        except WorkerLostError as error:
+            self.relay.outcomes.labels("gone").inc()
+            self.relay.report(worker, error)
+            return  # without an end, for which the server closes the connection
+        self.relay.outcomes.labels("ok").inc()
+        await _send_chunk(send, b"", more=False)
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Returns when the client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_status(response: aiohttp.ClientResponse, worker: WorkerInfo) -> None:
+    """Refuse what no worker answers, redirects among it."""
+    if response.status in (401, 403):
+        raise MGMError(
+            f"the worker {worker.address} refuses the controller's requests; start both with the "
+            "same --worker-key"
+        )
+    if response.status != 200 and not 400 <= response.status < 600:
+        raise MGMError(f"the worker {worker.address} answered with status {response.status}")
+
+
+async def _send_start(send: Send, status: int, headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def _send_chunk(send: Send, chunk: bytes, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": chunk, "more_body": more})

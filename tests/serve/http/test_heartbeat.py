@@ -1,0 +1,160 @@
+"""A worker's heartbeats, to a controller that answers as a test wants."""
+
+import json
+import logging
+import socket
+from contextlib import contextmanager
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.serve.http.heartbeat import HeartbeatClient
+from tests.serve.router.fake_worker import fake_worker, http
+from tests.serve.servers import free_port, wait_for
+
+OWN = "http://localhost:40000"
+
+
+class FakeController:
+    """Answers what `answers` has for a path, and keeps what came."""
+
+    def __init__(self, **answers: bytes) -> None:
+        known = {"register_worker": b"null", "receive_heart_beat": b'{"exist": true}'}
+        self.answers = {path: http(body) for path, body in known.items()} | answers
+        self.received: list[tuple[str, dict]] = []
+        self.heads: list[bytes] = []
+
+    def __call__(self, connection: socket.socket, request: bytes) -> None:
+        head, _, body = request.partition(b"\r\n\r\n")
+        path = head.split()[1].decode().rpartition("/")[2]
+        self.heads.append(head)
+        self.received.append((path, json.loads(body)))
+        connection.sendall(self.answers.get(path, http(b"{}", "404 Not Found")))
+
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.received]
+
+
+@contextmanager
+def beating(controller: str, status: dict, **options: object):
+    client = HeartbeatClient(lambda: status, OWN, controller, interval=0.02, **options)
+    client.start()
+    try:
+        yield client
+    finally:
+        client.stop()
+
+
+def status_of(*names: str) -> dict:
+    return {"model_names": list(names), "speed": 1, "queue_length": 0}
+
+
+def test_registration_heartbeats_and_leaving():
+    controller, status = FakeController(), status_of("m")
+    with fake_worker(controller) as server:
+        with beating(f"{server.address}/below/", status, worker_key="k"):
+            wait_for(lambda: len(controller.received) > 3, 5)
+            # A controller that was restarted knows nobody.
+            controller.answers["receive_heart_beat"] = http(b'{"exist": false}')
+            wait_for(lambda: controller.paths().count("register_worker") > 1, 5)
+            controller.answers["receive_heart_beat"] = http(b'{"exist": true}')
+            # Other models are registered anew.
+            before = len(controller.received)
+            status["model_names"] = ["m", "n"]
+            wait_for(lambda: "register_worker" in controller.paths()[before:], 5)
+            assert controller.received[-1][1]["worker_name"] == OWN
+        assert controller.received[0] == (
+            "register_worker",
+            {"worker_name": OWN, "check_heart_beat": True, "worker_status": status_of("m")},
+        )
+        assert controller.received[1][0] == "receive_heart_beat"
+        assert controller.paths()[-1] == "unregister_worker"
+        assert all(b"POST /below/" in head for head in controller.heads)
+        assert all(b"\r\nAuthorization: Bearer k" in head for head in controller.heads)
+
+
+def test_a_worker_without_models_or_that_drains_is_not_registered():
+    controller, status, draining = FakeController(), status_of(), []
+    with (
+        fake_worker(controller) as server,
+        beating(server.address, status, draining=lambda: bool(draining)) as client,
+    ):
+        assert not controller.received
+        status["model_names"] = ["m"]
+        wait_for(lambda: "receive_heart_beat" in controller.paths(), 5)
+        draining.append(True)
+        wait_for(lambda: controller.paths()[-1] == "unregister_worker", 5)
+        before = len(controller.received)
+        client._stop.wait(0.1)
+        assert len(controller.received) <= before + 1
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+def test_a_refusal_is_said_once_with_the_flag_to_give(status, caplog):
+    controller = FakeController(register_worker=http(b"{}", status))
+    with (
+        caplog.at_level(logging.WARNING, "mgm.serve"),
+        fake_worker(controller) as server,
+        beating(server.address, status_of("m")),
+    ):
+        wait_for(lambda: len(controller.received) > 5, 5)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "--worker-key" in line
+    assert "--trust-network" in line
+    assert "\n" not in line
+
+
+def test_no_redirect_is_followed_and_no_proxy_used(monkeypatch, caplog):
+    stolen = FakeController()
+    with fake_worker(stolen) as thief:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, thief.address)
+        location = f"Location: {thief.address}/register_worker"
+        for code in (301, 302, 303, 307, 308):
+            honest = FakeController(register_worker=http(b"", f"{code} Elsewhere", location))
+            with fake_worker(honest) as server, beating(server.address, status_of("m")):
+                wait_for(lambda seen=honest.received: len(seen) > 2, 5)
+            assert f"answers {code}" in caplog.text
+        assert not thief.requests
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"no HTTP at all\r\n\r\n", b"", http(b"{"), http(b"[" * 100_000), http(b"\xff"),
+        http(b'bad \n\x1b[31m"', "400 Bad"), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
+    ],
+)  # fmt: skip
+def test_nothing_that_a_controller_answers_ends_the_heartbeats(answer, caplog):
+    controller = FakeController(register_worker=answer)
+
+    def answering(connection: socket.socket, request: bytes) -> None:
+        controller(connection, request)
+        if not answer.startswith(b"HTTP") or b": 9" in answer:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    with fake_worker(answering) as server, beating(server.address, status_of("m")) as client:
+        wait_for(lambda: len(controller.received) > 3, 5)
+        assert client._thread.is_alive()
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == 1
+    assert lines[0].isprintable()
+
+
+def test_a_controller_that_is_not_there(caplog):
+    with beating(f"http://localhost:{free_port()}", status_of("m")) as client:
+        client._stop.wait(0.1)
+        assert client._thread.is_alive()
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("url", ["", "localhost:1", "http://", "ftp://a", "http://a:0", "http://a:x",
+                                 "http://u@a", "http://a?b", "http://[::1"])  # fmt: skip
+def test_wrong_addresses(url):
+    with pytest.raises(MGMError, match="URL"):
+        HeartbeatClient(dict, OWN, url)
+
+
+def test_an_own_address_with_a_path():
+    with pytest.raises(MGMError, match="give http://HOST:PORT"):
+        HeartbeatClient(dict, "http://a:1/b", "http://localhost:1")

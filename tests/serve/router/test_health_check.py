@@ -1,0 +1,184 @@
+"""What keeps a worker on the list, and what takes it off."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.serve.router import health_check
+from mgm.serve.router.health_check import ATTEMPTS, HealthChecker
+from mgm.serve.router.worker_client import WorkerClient
+from mgm.serve.router.worker_registry import WorkerRegistry, WorkerStatus
+from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answer
+
+
+class FakeClient(WorkerClient):
+    """Answers a status as a test wants, and counts how often it is asked."""
+
+    def __init__(self, answer: Callable[[str], Awaitable[object]]) -> None:
+        super().__init__()
+        self.answer, self.count = answer, 0
+
+    async def status(self, address: str) -> object:
+        self.count += 1
+        return await self.answer(address)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(health_check, "PAUSE", 0.01)
+    registry = WorkerRegistry()
+    registry.register("http://a", STATUS, False)
+    return registry
+
+
+async def until_checked(checker: HealthChecker) -> None:
+    while checker._checks:
+        await asyncio.gather(*checker._checks.values())
+
+
+async def fails(_: str) -> object:
+    raise MGMError("it does not answer")
+
+
+def test_only_several_failures_in_a_row_remove_a_worker(registry):
+    async def run() -> None:
+        outcomes = [False] * (ATTEMPTS - 1) + [True]
+
+        async def at_last(address: str) -> object:
+            return STATUS if outcomes.pop(0) else await fails(address)
+
+        checker = HealthChecker(registry, FakeClient(at_last))
+        worker = registry.workers["http://a"]
+        checker.check(worker)
+        checker.check(worker)  # one at a time
+        await asyncio.sleep(0)
+        assert worker.unhealthy
+        await until_checked(checker)
+        assert not outcomes
+        assert not worker.unhealthy
+        assert set(registry.workers) == {"http://a"}
+
+        checker = HealthChecker(registry, FakeClient(fails))
+        checker.check(worker)
+        await until_checked(checker)
+        assert checker.client.count == ATTEMPTS
+        assert not registry.workers
+        assert not worker.timed_out  # what it still answers goes on
+
+    asyncio.run(run())
+
+
+def test_one_that_registers_again_meanwhile_stays(registry):
+    async def run() -> None:
+        async def comes_back(address: str) -> object:
+            registry.remove(address)
+            registry.register(address, STATUS, False)
+            return await fails(address)
+
+        checker = HealthChecker(registry, FakeClient(comes_back))
+        checker.check(registry.workers["http://a"])
+        await until_checked(checker)
+        assert set(registry.workers) == {"http://a"}
+
+    asyncio.run(run())
+
+
+def test_healthy_workers_are_preferred(registry):
+    registry.register("http://b", STATUS | {"queue_length": 9}, False)
+    registry.workers["http://a"].unhealthy = True
+    assert registry.select("m").address == "http://b"
+    assert registry.select("m", ["http://b"]).address == "http://a"
+
+
+def test_a_refresh_is_shared_and_waits_for_no_hung_worker(registry, monkeypatch):
+    monkeypatch.setattr(health_check, "REFRESH_TIMEOUT", 0.3)
+    registry.register("http://hung", STATUS, False)
+
+    async def answer(address: str) -> object:
+        if address == "http://hung":
+            await asyncio.sleep(60)
+        return STATUS | {"model_names": ["new"]}
+
+    async def run() -> None:
+        client = FakeClient(answer)
+        checker = HealthChecker(registry, client)
+        begun = time.monotonic()
+        await asyncio.gather(*(checker.refresh() for _ in range(50)))
+        assert time.monotonic() - begun < 2
+        assert client.count == 2
+        assert registry.models == ["m", "new"]
+        await checker.close()
+
+    asyncio.run(run())
+
+
+def test_a_refresh_is_not_repeated_at_once(registry):
+    async def answer(_: str) -> object:
+        return STATUS
+
+    async def run() -> None:
+        client = FakeClient(answer)
+        checker = HealthChecker(registry, client)
+        for _ in range(20):
+            await checker.refresh()
+        assert client.count == 1
+        checker._last_refresh -= health_check.REFRESH_INTERVAL
+        await checker.refresh()
+        assert client.count == 2
+
+    asyncio.run(run())
+
+
+def test_a_refresh_checks_those_that_fail(registry):
+    async def run() -> None:
+        checker = HealthChecker(registry, FakeClient(fails))
+        await checker.refresh()
+        assert set(registry.workers) == {"http://a"}  # not by one failure
+        await until_checked(checker)
+        assert not registry.workers
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        b"no HTTP\r\n\r\n", http(b"{"), http(b"[" * 500_000), http(b"x" * 3_000_000), http(b"\xff"),
+        http(b"{}", "503 Down"), http(b"9" * 100_000),
+        b"HTTP/1.1 302 Found\r\nLocation: /worker_get_status\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b" " * 2_000_000, None,
+    ],
+)  # fmt: skip
+def test_whatever_a_worker_answers_its_status_with(status, monkeypatch):
+    monkeypatch.setattr("mgm.serve.router.worker_client.STATUS_TIMEOUT", 0.3)
+
+    async def run() -> None:
+        client = WorkerClient("k")
+        try:
+            begun = time.monotonic()
+            with pytest.raises(MGMError) as caught:
+                await client.status(worker.address)
+            assert time.monotonic() - begun < 2
+            assert str(caught.value).isprintable()
+        finally:
+            await client.close()
+
+    with fake_worker(lambda *_: None, status) as worker:
+        asyncio.run(run())
+        assert len(worker.status_requests) == 1
+
+
+def test_a_good_status():
+    async def run() -> object:
+        client = WorkerClient()
+        try:
+            return await client.status(worker.address)
+        finally:
+            await client.close()
+
+    with fake_worker(lambda *_: None, json_answer(STATUS)) as worker:
+        assert asyncio.run(run()) == WorkerStatus(**STATUS)

@@ -1,0 +1,234 @@
+"""Who may register workers, and what is taken from them."""
+
+import json
+import logging
+
+import pytest
+from fastapi.testclient import TestClient
+
+from mgm.errors import MGMError
+from mgm.serve.http.server import accepted_keys
+from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.registration import REGISTRATION_PATHS, RegistrationPolicy
+from mgm.serve.router.worker_registry import MAX_QUEUE, MAX_WORKERS, WorkerRegistry
+from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answer
+
+ADDRESS = "http://localhost:40000"
+BODY = {"worker_name": ADDRESS, "worker_status": STATUS, "queue_length": 0}
+LOCAL = "127.0.0.1"
+
+
+def client_of(
+    registry: WorkerRegistry | None = None,
+    peer: str = LOCAL,
+    api_keys: list[str] | None = None,
+    **policy: object,
+) -> TestClient:
+    controller = Controller(registry or WorkerRegistry(), RegistrationPolicy(**policy))
+    keys = accepted_keys(api_keys or [], controller.policy.worker_key)
+    app = controller_application(controller, api_keys=keys)
+    return TestClient(app, client=(peer, 1234), raise_server_exceptions=False)
+
+
+def statuses(client: TestClient, **headers: str) -> set[int]:
+    return {
+        client.post(path, json=BODY, headers=headers).status_code for path in REGISTRATION_PATHS
+    }
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+def test_programs_on_this_machine_need_no_key(peer):
+    assert statuses(client_of(peer=peer)) == {200}
+    # Nor a client's, where clients need one.
+    assert statuses(client_of(peer=peer, api_keys=["c"])) == {200}
+
+
+@pytest.mark.parametrize(
+    "peer", ["10.0.0.1", "192.168.1.2", "203.0.113.9", "fe80::1", "::ffff:10.0.0.1", "::", "x", ""]
+)
+def test_other_machines_need_one(peer):
+    assert statuses(client_of(peer=peer)) == {403}
+    assert statuses(client_of(peer=peer, api_keys=["c"]), Authorization="Bearer c") == {403}
+    assert statuses(client_of(peer=peer, worker_key="w")) == {401}
+    assert statuses(client_of(peer=peer, worker_key="w"), Authorization="Bearer w") == {200}
+    assert statuses(client_of(peer=peer, trust_network=True)) == {200}
+    text = client_of(peer=peer).post("/register_worker", json=BODY).json()["error"]["message"]
+    assert "--worker-key" in text
+    assert "--trust-network" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"),
+        *("Via", "X-Forwarded-Anything", "CF-Connecting-IP", "True-Client-IP"),
+    ],
+)
+def test_a_proxy_on_this_machine_speaks_for_others(name):
+    for value in ("127.0.0.1", "for=127.0.0.1", "", "1.1 localhost"):
+        assert statuses(client_of(), **{name: value}) == {403}
+        assert statuses(client_of(trust_network=True), **{name: value}) == {200}
+        assert statuses(client_of(worker_key="w"), Authorization="Bearer w", **{name: value}) == {
+            200
+        }
+
+
+@pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
+def test_web_pages_register_no_workers(name):
+    for policy in ({}, {"trust_network": True}):
+        assert statuses(client_of(**policy), **{name: "null"}) == {403}
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "w", "Bearer", "Bearer c", "Bearer w2", "Bearer ww", "Basic w", "Bearer W", "bearer\tw"],
+)
+def test_only_the_key_of_workers_counts(given):
+    client = client_of(worker_key="w", api_keys=["c"])
+    assert statuses(client) == {401}
+    assert statuses(client, Authorization=given) == {401}
+    assert statuses(client, Authorization="bearer  w") == {200}
+    assert client.post("/list_models").status_code == 401
+    for key in "cw":
+        headers = {"Authorization": f"Bearer {key}"}
+        assert client.post("/list_models", headers=headers).status_code == 200
+
+
+def test_a_key_and_a_trusted_network_exclude_one_another():
+    with pytest.raises(MGMError, match="--trust-network"):
+        RegistrationPolicy("w", True)
+
+
+BAD_STATUS = [
+    *(7, "x", [1], {"x": 1}, STATUS | {"model_names": []}, STATUS | {"model_names": "m"}),
+    *(STATUS | {"model_names": [name]} for name in ("", 1, None, "a\nb", "a\x00", "a\u2028b")),
+    *(STATUS | {"model_names": [name]} for name in ("a\x1b[1m", "a\u202eb", "x" * 257, "\x7f")),
+    STATUS | {"model_names": ["m"] * 257},
+    STATUS | {"drawers": ["a\rb"]},
+    *(STATUS | {"speed": speed} for speed in (0, -1, 1e-300, 1e300, "1", None, True, [1])),
+    *(STATUS | {"queue_length": n} for n in (-1, -1e9, -1e-9, 1e300, "0", None, False)),
+]
+# What json.dumps does not write.
+RAW_STATUS = [
+    '{"model_names": ["\\ud800"], "speed": 1, "queue_length": 0}',
+    '{"model_names": ["a\\udfffb"], "speed": 1, "queue_length": 0}',
+    *(
+        f'{{"model_names": ["m"], "speed": {number}, "queue_length": 0}}'
+        for number in ("NaN", "Infinity", "1e999", "9" * 400)
+    ),
+    *(
+        f'{{"model_names": ["m"], "speed": 1, "queue_length": {number}}}'
+        for number in ("NaN", "Infinity", "-Infinity", "-1e999", "9" * 400, "-" + "9" * 400)
+    ),
+]
+
+
+@pytest.mark.parametrize("status", [*map(json.dumps, BAD_STATUS), *RAW_STATUS])
+def test_a_malformed_status_is_refused_everywhere(status):
+    registry = WorkerRegistry()
+    client = client_of(registry)
+    assert client.post("/register_worker", json=BODY).status_code == 200
+    body = f'{{"worker_name": "http://localhost:2", "worker_status": {status}}}'
+    response = client.post("/register_worker", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    # The same, said by a worker that is asked.
+    with fake_worker(lambda *_: None, http(status.encode())) as worker:
+        response = client.post("/register_worker", json={"worker_name": worker.address})
+        assert response.status_code == 400
+    assert set(registry.workers) == {ADDRESS}
+    assert client.get("/health").json()["models"] == ["m"]
+    assert len(client.get("/v1/models").json()["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    "length", ["-1", "-1e9", "NaN", "Infinity", "-Infinity", "9" * 400, '"1"', "null", "true", "[]"]
+)
+def test_a_malformed_heartbeat_is_refused(length):
+    registry = WorkerRegistry()
+    client = client_of(registry)
+    client.post("/register_worker", json=BODY)
+    body = f'{{"worker_name": "{ADDRESS}", "queue_length": {length}}}'
+    response = client.post("/receive_heart_beat", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "queue_length"
+    assert registry.workers[ADDRESS].queue_length == 0
+
+
+@pytest.mark.parametrize("path", [*REGISTRATION_PATHS, "/get_worker_address"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff", b"[" * 100_000, b"9" * 5000, b"{}"),
+        *(b'{"worker_name": 1, "model": 1}', b'{"worker_name": "\\ud800", "model": ""}'),
+        *(b'{"worker_name": null, "model": null}', b'{"worker_name": [], "model": []}'),
+        b'{"worker_name": "http://a:1/?x\\r\\nforged", "model": {}}',
+    ],
+)
+def test_malformed_bodies(path, body):
+    response = client_of().post(path, content=body)
+    assert response.status_code == 400
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("path", ["/list_models", "/refresh_all_workers", "/worker_get_status"])
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b"\xff"])
+def test_endpoints_that_read_no_body(path, body):
+    assert client_of().post(path, content=body).status_code == 200
+
+
+def test_names_are_written_in_one_line_of_the_log(caplog):
+    registry = WorkerRegistry()
+    client = client_of(registry)
+    with caplog.at_level(logging.INFO, "mgm.serve"):
+        client.post("/register_worker", json=BODY | {"worker_name": f"{ADDRESS}\nforged"})
+        client.post("/get_worker_address", json={"model": "a\nforged"})
+        client.post("/v1/chat/completions", content=b'{"model": "a\\n\\ud800forged"}')
+        with fake_worker(lambda *_: None, http(b"\nforged\n", "500 \x1b[31mforged")) as worker:
+            client.post("/register_worker", json={"worker_name": worker.address})
+    assert caplog.records
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_no_more_than_a_thousand_workers():
+    registry = WorkerRegistry()
+    client = client_of(registry)
+    for number in range(MAX_WORKERS):
+        registry.register(f"http://localhost:{number + 1}", STATUS, True)
+    response = client.post("/register_worker", json=BODY)
+    assert response.status_code == 400
+    assert "1000" in response.json()["error"]["message"]
+    # One that is registered may come again.
+    known = BODY | {"worker_name": "http://localhost:7"}
+    assert client.post("/register_worker", json=known).status_code == 200
+
+
+def test_the_status_for_a_parent_is_one_that_it_takes():
+    registry = WorkerRegistry()
+    for number in range(300):
+        status = {"model_names": [f"m{number}"], "speed": 1e6, "queue_length": MAX_QUEUE}
+        registry.register(f"http://localhost:{number + 1}", status, True)
+    WorkerRegistry().register(ADDRESS, registry.status(), True)
+
+
+def test_keys_are_for_workers_that_have_the_workers_key():
+    """The controller's requests carry the workers' key alone, never a client's."""
+    with fake_worker(lambda connection, _: connection.sendall(json_answer({}))) as worker:
+        for policy, sent in (({"worker_key": "w"}, b"Bearer w"), ({}, None)):
+            with client_of(api_keys=["c"], **policy) as client:
+                key = {"Authorization": "Bearer w"}
+                body = {"worker_name": worker.address}
+                assert client.post("/register_worker", json=body, headers=key).status_code == 200
+                headers = {"Authorization": "Bearer c"}
+                for path in ("/v1/chat/completions", "/worker_generate_stream"):
+                    answer = client.post(path, json={"model": "m"}, headers=headers)
+                    assert answer.status_code == 200
+                client.post("/refresh_all_workers", headers=headers)
+            found = worker.requests + worker.status_requests
+            assert len(found) >= 4
+            for request in found:
+                lines = request.split(b"\r\n")
+                keys = [line for line in lines if line.lower().startswith(b"authorization")]
+                assert keys == ([] if sent is None else [b"Authorization: " + sent])
+            worker.requests.clear()
+            worker.status_requests.clear()

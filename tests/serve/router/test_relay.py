@@ -1,0 +1,309 @@
+"""Broken connections, slow and leaving ends: whose request fails, and who notices when."""
+
+import json
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from mgm.serve.router import health_check
+from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.worker_registry import WorkerRegistry
+from tests.serve.router.fake_worker import STATUS, FakeWorker, fake_worker, http, json_answer
+from tests.serve.servers import ask, frames, free_port, running, wait_for
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+EVENT = b'data: {"a": 1}\n\n'
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(health_check, "PAUSE", 0.05)
+
+
+@contextmanager
+def controller_of(*workers: FakeWorker) -> Generator[tuple[str, WorkerRegistry]]:
+    registry = WorkerRegistry()
+    with running(controller_application(Controller(registry))) as address:
+        for number, worker in enumerate(workers):
+            # The first one is preferred.
+            registry.register(worker.address, STATUS | {"queue_length": number * 10}, True)
+        yield address, registry
+
+
+def chat(controller: str, **more: object) -> tuple[int, object]:
+    return ask(f"{controller}/v1/chat/completions", BODY | more, timeout=20)
+
+
+def message(found: tuple[int, object]) -> str:
+    return found[1]["error"]["message"]
+
+
+def good(connection: socket.socket, _: bytes) -> None:
+    connection.sendall(json_answer({"ok": True}))
+
+
+def begin_events(connection: socket.socket) -> None:
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    send_chunk(connection, EVENT)
+
+
+def send_chunk(connection: socket.socket, content: bytes) -> None:
+    connection.sendall(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+
+
+class ReadInThread:
+    """A response that is read in a thread."""
+
+    def __init__(self, url: str, body: object) -> None:
+        self.content = b""
+        self.first = threading.Event()
+        self.thread = threading.Thread(target=self._read, args=(url, body), daemon=True)
+        self.thread.start()
+
+    def _read(self, url: str, body: object) -> None:
+        request = urllib.request.Request(url, json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=30) as response:
+            while piece := response.read1():
+                self.content += piece
+                self.first.set()
+
+    def result(self) -> bytes:
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        return self.content
+
+
+def test_a_connection_that_closes_as_the_next_request_arrives():
+    """An idle time-out at the worst moment: with the first byte of another request."""
+    answered: dict[socket.socket, int] = {}
+
+    def close_if_reused(connection: socket.socket, _: bytes) -> None:
+        answered[connection] = answered.get(connection, 0) + 1
+        if answered[connection] > 1:
+            connection.shutdown(socket.SHUT_RDWR)
+        else:
+            connection.sendall(json_answer({"ok": True}, "Connection: keep-alive"))
+
+    with fake_worker(close_if_reused) as worker, controller_of(worker) as (controller, registry):
+        assert [chat(controller)[0] for _ in range(4)] == [200] * 4
+        assert len(worker.requests) == 4
+        assert registry.models == ["m"]
+
+
+def test_what_kills_one_worker_is_not_sent_to_the_next():
+    def die(connection: socket.socket, _: bytes) -> None:
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with (
+        fake_worker(die) as first,
+        fake_worker(good) as second,
+        controller_of(first, second) as (controller, registry),
+    ):
+        found = chat(controller)
+        assert found[0] == 502
+        assert message(found) == "worker disconnected before finishing; retry"
+        assert (len(first.requests), len(second.requests)) == (1, 0)
+        # Its status is asked, and good: it stays.
+        wait_for(lambda: first.status_requests, 5)
+        time.sleep(0.2)
+        assert set(registry.workers) == {first.address, second.address}
+
+
+def test_a_worker_that_dies_ends_one_request_and_no_other():
+    going_on, read = threading.Event(), threading.Event()
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        if b"die" in request:
+            begin_events(connection)
+            read.wait(10)  # what comes together with the end of a connection is lost
+            connection.shutdown(socket.SHUT_RDWR)
+            return
+        begin_events(connection)
+        going_on.wait(10)
+        send_chunk(connection, b"data: [DONE]\n\n")
+        connection.sendall(b"0\r\n\r\n")
+
+    with fake_worker(answer) as worker, controller_of(worker) as (controller, registry):
+        url = f"{controller}/v1/chat/completions"
+        other = ReadInThread(url, BODY)
+        assert other.first.wait(5)
+        failing = ReadInThread(url, BODY | {"user": "die"})
+        assert failing.first.wait(5)
+        read.set()
+        broken = failing.result()
+        assert broken.startswith(EVENT)
+        error = json.loads(broken.removeprefix(EVENT).removeprefix(b"data: "))["error"]
+        assert error["type"] == "server_error"
+        published = {"model": "m", "prompt": "die"}
+        data = json.dumps(published).encode()
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{controller}/worker_generate_stream", data)
+        ) as response:
+            *_, last, end = response.read().split(b"\0")
+        assert end == b""
+        assert json.loads(last)["error_code"] == 3
+        # A failed health check removes the worker; the answer that it still writes goes on.
+        worker.status = http(b"down", "500 Down")
+        ReadInThread(url, BODY | {"user": "die"}).result()
+        wait_for(lambda: not registry.workers, 5)
+        going_on.set()
+        assert other.result() == EVENT + b"data: [DONE]\n\n"
+
+
+def test_a_request_that_no_worker_took_goes_to_another():
+    dead = FakeWorker(good, address=f"http://127.0.0.1:{free_port()}")
+    with fake_worker(good) as second, controller_of(dead, second) as (controller, registry):
+        assert [chat(controller)[0] for _ in range(3)] == [200] * 3
+        wait_for(lambda: set(registry.workers) == {second.address}, 5)
+    with controller_of(dead) as (controller, _):
+        found = chat(controller)
+        assert found[0] == 503
+        assert found[1]["error"]["code"] == "worker_unavailable"
+        (frame,) = frames(f"{controller}/worker_generate_stream", {"model": "m", "prompt": "hi"})
+        assert frame["error_code"] == 2
+
+
+def test_a_worker_without_heartbeats_is_not_waited_for():
+    def never(connection: socket.socket, _: bytes) -> None:
+        worker.wait_until_closed(connection)
+
+    with fake_worker(never) as worker, controller_of(worker) as (controller, registry):
+        registry.heartbeat_timeout = 1.0
+        begun = time.monotonic()
+        assert chat(controller)[0] == 502
+        assert time.monotonic() - begun < 4
+        assert chat(controller)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "sends_head"),
+    [
+        ("/v1/chat/completions", False),
+        ("/v1/chat/completions", True),
+        ("/worker_generate_stream", False),
+        ("/worker_generate_stream", True),
+    ],
+)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_client_that_leaves_is_noticed(path, sends_head, depth):
+    def hang(connection: socket.socket, _: bytes) -> None:
+        if sends_head:
+            begin_events(connection)
+        worker.wait_until_closed(connection)
+
+    with ExitStack() as stack:
+        worker = stack.enter_context(fake_worker(hang))
+        controller = worker.address
+        for _ in range(depth):
+            registry = WorkerRegistry()
+            app = controller_application(Controller(registry))
+            registry.register(controller, STATUS, False)
+            controller = stack.enter_context(running(app))
+        host, port = controller.removeprefix("http://").split(":")
+        data = json.dumps(BODY).encode()
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+                + data
+            )
+            wait_for(lambda: worker.requests, 5)
+            if sends_head:
+                assert client.recv(65536)
+            left = time.monotonic()
+        wait_for(lambda: worker.closed, 5)
+        assert worker.closed[0] - left < 2
+        wait_for(lambda: next(iter(registry.workers.values())).queue_length == 0, 2)
+
+
+def test_what_a_worker_answers_is_passed_back():
+    body = b'{"error":  {"message": "full"}}'
+    content = b"x" * 3_000_000
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        if b"images" in request:
+            connection.sendall(http(content, "200 OK", "Content-Type: image/png"))
+            return
+        headers = ("Content-Type: application/json", "Retry-After: 7", "X-Request-Id: 42")
+        rogue = ("Set-Cookie: a=b", "Access-Control-Allow-Origin: *")
+        connection.sendall(http(body, "429 Busy", *headers, *rogue))
+
+    with fake_worker(answer) as worker, controller_of(worker) as (controller, _):
+        raw = b'{"model":\t"m",  "messages": [], "model": "m"}'
+        for path in ("v1/chat/completions", "v1/completions", "v1/mined", "worker_generate_stream"):
+            request = urllib.request.Request(
+                f"{controller}/{path}", raw, {"Authorization": "Bearer client", "X-Request-Id": "9"}
+            )
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=10)
+            with caught.value as error:
+                assert (error.code, error.read()) == (429, body)
+                assert error.headers["Retry-After"] == "7"
+                assert error.headers["X-Request-Id"] == "42"
+                assert error.headers["Content-Type"] == "application/json"
+                assert "Set-Cookie" not in error.headers
+                assert "Access-Control-Allow-Origin" not in error.headers
+            assert worker.requests[-1].startswith(f"POST /{path} ".encode())
+            assert worker.requests[-1].endswith(b"\r\n\r\n" + raw)
+            assert b"client" not in worker.requests[-1]
+            assert b"\r\nx-request-id: 9\r\n" in worker.requests[-1]
+        long = urllib.request.Request(f"{controller}/v1/images/generations", raw)
+        with urllib.request.urlopen(long, timeout=10) as response:
+            assert response.headers["Content-Type"] == "image/png"
+            assert response.read() == content
+
+
+ROGUE = {
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    "status": b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "key refused": http(b"{}", "401 Unauthorized"),
+    "no HTTP": b"hello\r\n\r\n",
+    "binary": bytes(range(256)) * 4,
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 400 + b"\r\n\r\nx",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+    "long chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\nx",
+    "header": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n",
+    "headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000 + b"\r\n",
+    "short": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nxx",
+}
+
+
+@pytest.mark.parametrize("kind", ROGUE)
+def test_a_rogue_worker_hurts_its_own_requests_alone(kind):
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(ROGUE[kind])
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with (
+        fake_worker(answer) as rogue,
+        fake_worker(good) as honest,
+        controller_of(rogue) as (controller, registry),
+    ):
+        registry.register(honest.address, STATUS | {"model_names": ["h"]}, True)
+        found = chat(controller)
+        assert found[0] == 502
+        assert found[1]["error"]["type"] == "server_error"
+        assert chat(controller, model="h") == (200, {"ok": True})
+        assert honest.requests[0].count(b"POST /") == 1
+
+
+@pytest.mark.parametrize(
+    "value", [b"caf\xe9", b"\xff\xfe", b"a\x01b", b"x" * 5000, "text/html; \u2028".encode()]
+)
+def test_rogue_content_types_are_not_passed_back(value):
+    def answer(connection: socket.socket, _: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: " + value + b"\r\n\r\n"
+        connection.sendall(head + b"{}")
+
+    with fake_worker(answer) as rogue, controller_of(rogue) as (controller, _):
+        assert chat(controller)[0] in (200, 502)
+        assert chat(controller, model="x")[0] == 404
