@@ -240,7 +240,7 @@ async def run(soak: Soak, minutes: float, users: int) -> None:
 
 async def serve_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer a request with a byte a second."""
-    with suppress(OSError, asyncio.IncompleteReadError):
+    with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n")
         while not writer.is_closing():
