@@ -133,7 +133,7 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
     """
 
     def __init__(self, dataset: TrainingDataset | MixedDataset, limit: int, seed: int) -> None:
-        self.dataset = dataset
+        self.dataset, self.orientation = dataset, dataset.orientation
         lengths = dataset.lengths
         images = dataset.image_counts.tolist()
         self.rows = pack(lengths, images, limit, seed)

@@ -5,11 +5,14 @@ whatever size the AV1 data has, and scales it afterwards. Sources: ISO/IEC 14496
 Bitstream & Decoding Process Specification, section 5.5 (sequence headers).
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
-CONTAINERS = (b"meta", b"moov", b"trak", b"mdia", b"minf", b"stbl")
+# Boxes with boxes within, and where these begin.
+CONTAINERS = {b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"meta": 4, b"iinf": 6}
 SEQUENCE_HEADER = 1  # type of an OBU, a unit of AV1 data
-MAX_UNITS = 10_000  # that are looked at
+UNIT_TYPES = {*range(1, 9), 15}
+MAX_UNITS = 100_000  # OBUs of a file; its first frame has a handful, or one of each cell of a grid
+MAX_SHARED = 4  # times the file's bytes that its items may have together; some share theirs
 
 
 def max_frame_pixels(content: bytes) -> int | None:
@@ -17,9 +20,18 @@ def max_frame_pixels(content: bytes) -> int | None:
 
     Returns:
         None: no sequence header was found, without which nothing can be decoded.
+
+    Raises:
+        ValueError: there is more to read than a still image has.
     """
-    found = [pixels for data in _coded_data(content) for pixels in _sequence_headers(data)]
-    return max(found, default=None)
+    largest = None
+    units = (pixels for data in _coded_data(content) for pixels in _units(data))
+    for number, pixels in enumerate(units):
+        if number >= MAX_UNITS:
+            raise ValueError(f"it has more than {MAX_UNITS:,} parts")
+        if pixels is not None:
+            largest = max(largest or 0, pixels)
+    return largest
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -34,34 +46,51 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         body, data = data[start:size], data[size:]
         yield kind, body
         if kind in CONTAINERS:
-            yield from _boxes(body[4:] if kind == b"meta" else body)
+            longer = 2 if kind == b"iinf" and body[:1] != b"\0" else 0
+            yield from _boxes(body[CONTAINERS[kind] + longer :])
 
 
-def _coded_data(content: bytes) -> Iterator[bytes]:
-    """Data of every item, and what lies where the chunks of every track begin."""
+def _coded_data(content: bytes) -> Iterator[bytes | memoryview]:
+    """Data of every AV1 item, and the first sample of every track."""
     whole = memoryview(content)
     boxes = list(_boxes(whole))
     inline = b"".join(body for kind, body in boxes if kind == b"idat")
+    coded = {
+        _item_id(body) for kind, body in boxes if kind == b"infe" and b"av01" in bytes(body[:12])
+    }
+    sample = len(content)  # bytes of the first one, where its size is told before its offset
     for kind, body in boxes:
         if kind == b"iloc":
-            yield from _items(_Bytes(body), content, inline)
+            yield from _items(_Bytes(body), content, inline, coded)
+        elif kind == b"stsz":
+            sample = int.from_bytes(body[4:8], "big") or int.from_bytes(body[12:16], "big")
         elif kind in (b"stco", b"co64"):
-            width = 4 if kind == b"stco" else 8
-            for at in range(8, len(body) - width + 1, width):
-                yield content[int.from_bytes(body[at : at + width], "big") :]
+            start = int.from_bytes(body[8 : 12 if kind == b"stco" else 16], "big")
+            yield whole[start : start + sample]
+            sample = len(content)
 
 
-def _items(reader: "_Bytes", content: bytes, inline: bytes) -> Iterator[bytes]:
+def _item_id(body: memoryview) -> int:
+    """The id of an item that an `infe` box describes."""
+    return int.from_bytes(body[4:6] if body[0] < 3 else body[4:8], "big")
+
+
+def _items(
+    reader: "_Bytes", content: bytes, inline: bytes, wanted: Container[int]
+) -> Iterator[bytes]:
     version = reader.take(4) >> 24
     sizes = reader.take(2)
     offset_size, length_size, base_size, index_size = (
         (sizes >> shift) & 15 for shift in (12, 8, 4, 0)
     )
     wide = 4 if version == 2 else 2
+    left = MAX_SHARED * len(content) + 2**20
     for _ in range(reader.take(wide)):
         if reader.empty:
             return
-        reader.take(wide)  # the item's id
+        if left < 0:
+            raise ValueError("its items share more data than it has")
+        item = reader.take(wide)
         source = inline if version and reader.take(2) & 15 else content
         reader.take(2)
         base = reader.take(base_size)
@@ -74,7 +103,9 @@ def _items(reader: "_Bytes", content: bytes, inline: bytes) -> Iterator[bytes]:
             parts.append(source[start : start + length] if length else source[start:])
             if reader.empty or sum(map(len, parts)) > len(content):
                 break
-        yield b"".join(parts)
+        if item in wanted:
+            left -= sum(map(len, parts))
+            yield b"".join(parts)
 
 
 class _Bytes:
@@ -92,13 +123,13 @@ class _Bytes:
         return int.from_bytes(self._data[self._at - count : self._at], "big")
 
 
-def _sequence_headers(data: bytes) -> Iterator[int]:
-    """Pixels of the frames that each sequence header announces."""
+def _units(data: bytes | memoryview) -> Iterator[int | None]:
+    """For each OBU the pixels of the frames that it announces; None: it is no sequence header."""
     at = 0
-    for _ in range(MAX_UNITS):
-        if at >= len(data):
-            return
+    while at < len(data):
         head = data[at]
+        if head & 0x81 or (head >> 3) & 15 not in UNIT_TYPES:
+            return  # a decoder stops here, too
         at += 2 if head & 4 else 1  # with an extension
         size, shift = 0, 0
         if head & 2:
@@ -110,7 +141,9 @@ def _sequence_headers(data: bytes) -> Iterator[int]:
         else:
             size = len(data) - at
         if (head >> 3) & 15 == SEQUENCE_HEADER:
-            yield _pixels(data[at : at + min(size, 1024)])
+            yield _pixels(bytes(data[at : at + min(size, 1024)]))
+        else:
+            yield None
         at += size
 
 

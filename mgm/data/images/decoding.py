@@ -25,7 +25,7 @@ from mgm.errors import MGMError, one_line
 BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 12, "JPEG": 8, "MPO": 8}
 PROGRESSIVE_BYTES = 6  # for each pixel: coefficients of a progressive JPEG
 OTHER_BYTES = 8
-MAX_SCANS = 500  # of a progressive JPEG; each goes through all pixels, encoders write some ten
+MAX_SCANS = 200  # of a progressive JPEG; each goes through all pixels, encoders write some ten
 
 _TIFF = (b"II*\0", b"MM\0*")
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
@@ -123,7 +123,7 @@ def read_header(content: bytes, name: str, limits: ImageLimits = LOCAL_LIMITS) -
 
 
 def notes_turn(content: bytes, name: str) -> bool:
-    """Whether a file says that its image has to be turned; of PNG files, before their pixels.
+    """Whether a file says that its image has to be turned.
 
     Raises:
         MGMError: it is no image.

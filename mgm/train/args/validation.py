@@ -9,6 +9,7 @@ from typing import NoReturn, cast
 
 from transformers import HfArgumentParser
 
+from mgm.data.images.orientation import check_orientation
 from mgm.data.sources.bad_samples import POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.train.args.arguments import (
@@ -94,6 +95,7 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     model, data, training = parse_flags(list(sys.argv[1:] if words is None else words))
     if data.bad_samples not in POLICIES:
         raise MGMError(f"--bad_samples {data.bad_samples}: choose {' or '.join(POLICIES)}")
+    check_orientation(data.image_orientation, "--image_orientation")
     _check_together(model, training)
     if data.streaming and training.max_steps <= 0:
         raise MGMError("--streaming True: a stream has no end; say when with --max_steps N")

@@ -115,7 +115,7 @@ def test_scans_without_end():
     content = file_of("JPEG", progressive=True)
     scan = content.rindex(b"\xff\xda")
     last = content[scan:-2]
-    refused(content[:scan] + last * 600 + b"\xff\xd9", NETWORK_LIMITS, "scans, more than 500")
+    refused(content[:scan] + last * 600 + b"\xff\xd9", NETWORK_LIMITS, "scans, more than 200")
 
 
 def test_memory_is_estimated_from_above():

@@ -67,6 +67,7 @@ def test_only_one_device_trains(monkeypatch) -> None:
         (["--mpt_attn_impl", "torch"], "MPT is no language model"),
         (["--image_grid_pinpoints", "x"], "never used"),
         (["--cache_dir", "x"], "HF_HOME"),
+        (["--image_orientation", "up"], "choose one of upright, stored"),
         (["--lazy_preprocess", "False"], "must stay True"),
         (["--mm_use_im_patch_token", "True"], "a token that nothing uses"),
         (["--mm_use_im_start_end", "True"], "not supported yet"),

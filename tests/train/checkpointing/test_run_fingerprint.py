@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from mgm.data.datasets.packing import PackedDataset
 from mgm.errors import MGMError
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.run_fingerprint import check_facts, facts_of, write_facts
@@ -11,6 +13,8 @@ from mgm.train.checkpointing.run_fingerprint import check_facts, facts_of, write
 
 class Samples(list):
     orientation = "stored"
+    lengths = (3, 4)
+    image_counts = np.array([0, 1])
 
 
 def test_the_orientation_of_images_counts(tmp_path):
@@ -22,6 +26,8 @@ def test_the_orientation_of_images_counts(tmp_path):
     samples.orientation = "upright"
     with pytest.raises(MGMError, match="--image_orientation was stored, is upright"):
         check_facts(facts_of(arguments, samples), tmp_path)
+    with pytest.raises(MGMError, match="--image_orientation was stored, is upright"):
+        check_facts(facts_of(arguments, PackedDataset(samples, 8, 0)), tmp_path)
     before = json.loads((tmp_path / "run.json").read_text())
     del before["--image_orientation"]  # a checkpoint of before there was the flag
     (tmp_path / "run.json").write_text(json.dumps(before))
