@@ -92,8 +92,8 @@ def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
             "give the folder of a Mini-Gemini model"
         )
     config = checkpoint_config(folder, base)
-    rules = {"conversation": optional(_CONVERSATION)}
-    check_fields({"conversation": config.conversation}, rules, folder / "config.json")
+    rules = {"conversation": optional(_CONVERSATION), "mm_use_im_start_end": optional(BOOLEAN)}
+    check_fields(raw, rules, folder / "config.json")
     return {
         "conversation": config.conversation,
         "model_type": config.text_config.model_type,

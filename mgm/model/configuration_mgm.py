@@ -9,8 +9,8 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
-from mgm.model.config_checks.rules import MAX_IMAGE_GRID, MAX_IMAGE_SIZE, check_text_config
-from mgm.model.files.json_fields import BOOLEAN, TEXT, TOKEN_ID, Rule, integer, optional, shown
+from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_text_config
+from mgm.model.files.json_fields import check_fields, shown
 from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.published_layout.config_fields import (
     is_published_config,
@@ -20,7 +20,7 @@ from mgm.model.published_layout.config_fields import (
 from mgm.model.vision.convnext_config import ConvNextTowerConfig, convnext_config_from
 from mgm.model.vision.vit import tower_kind, vision_config_from
 
-PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
+PROJECTOR_TYPES = "linear, mlpNx_gelu (N from 1 to 99, for instance mlp2x_gelu), identity"
 STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
 
 CLIP_LARGE_336 = {
@@ -31,18 +31,6 @@ CLIP_LARGE_336 = {
     "image_size": 336,
     "patch_size": 14,
     "projection_dim": 768,
-}
-
-_RULES: dict[str, Rule] = {
-    "model_max_length": optional(integer(1)),
-    "image_grid": integer(1, MAX_IMAGE_GRID),
-    "image_size_aux": integer(1, MAX_IMAGE_SIZE),
-    "image_global": BOOLEAN,
-    "image_token_id": TOKEN_ID,
-    "conversation": optional(TEXT),
-    "optimize_vision_tower": BOOLEAN,
-    "optimize_vision_tower_aux": BOOLEAN,
-    "tie_word_embeddings": BOOLEAN,
 }
 
 
@@ -188,7 +176,7 @@ class MGMConfig(PretrainedConfig):
             "patch",
         )
         _demand(
-            re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(self.projector_type))
+            re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", str(self.projector_type))
             is not None,
             "projector_type",
             self.projector_type,
@@ -208,7 +196,7 @@ class MGMConfig(PretrainedConfig):
             self.vision_config.patch_size,
             f"at most the image_size, {self.image_size}",
         )
-        for name, rule in _RULES.items():
+        for name, rule in MGM_RULES.items():
             value = getattr(self, name)
             _demand(rule.accepts(value), name, value, rule.valid)
         _demand(
@@ -245,6 +233,7 @@ class MGMConfig(PretrainedConfig):
         """
         folder = kwargs.get("name_or_path")
         with named_faults(Path(folder or "") / "config.json"):
+            check_fields(config_dict, COMMON_RULES, "config")
             if is_published_config(config_dict):
                 with published_field_names():
                     values = translate_config(config_dict, folder)

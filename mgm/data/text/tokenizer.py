@@ -58,6 +58,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             )
         else:
             tokenizer = AutoTokenizer.from_pretrained(path)
+        _check_post_processor(tokenizer)
     except MGMError:
         raise
     except Exception as error:  # the tokenizers library has no narrower one
@@ -72,6 +73,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def _check_post_processor(tokenizer: Any) -> None:
+    """Refuse one that drops the text: an empty prompt would only fail in the model."""
+    if tokenizer("a", add_special_tokens=False).input_ids and not tokenizer("a").input_ids:
+        raise ValueError("its post-processor drops the text")
 
 
 def add_image_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -124,7 +131,7 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
 
 def _is_llama_sentencepiece(folder: Path) -> bool:
     # Compat: where both files are there, the published code reads tokenizer.model.
-    kind = read_settings(folder).get("tokenizer_class", "LlamaTokenizer")
+    kind = read_settings(folder).get("tokenizer_class") or "LlamaTokenizer"
     return is_present(folder / PIECES_FILE) and kind == "LlamaTokenizer"
 
 

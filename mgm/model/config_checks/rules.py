@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 from mgm.errors import MGMError
 from mgm.model.files.json_fields import (
     BOOLEAN,
@@ -37,11 +39,20 @@ _SHARE = number(0, 1)
 IMAGE_MEAN = list_of(number(-1e3, 1e3), 3)
 IMAGE_STD = list_of(number(0, 1e3, above=True), 3)
 _NORMALISATION = {"image_mean": optional(IMAGE_MEAN), "image_std": optional(IMAGE_STD)}
+_END_IDS = optional(
+    Rule(lambda value: value != [] and TOKEN_IDS.accepts(value), "one token id or more")
+)
 # Compat: the first LLaMA checkpoints pad with -1.
 _PAD_ID = optional(either(TOKEN_ID, integer(-1, -1)))
 _OBJECT = Rule(lambda value: isinstance(value, Mapping), "an object")
 
+COMMON_RULES: Mapping[str, Rule] = {
+    "output_attentions": optional(BOOLEAN),
+    "output_hidden_states": optional(BOOLEAN),
+    "return_dict": optional(BOOLEAN),
+}
 _EVERY_TRANSFORMER: Mapping[str, Rule] = {
+    **COMMON_RULES,
     "hidden_size": _WIDTH,
     "num_hidden_layers": integer(1, MAX_LAYERS),
     "num_attention_heads": _HEADS,
@@ -62,7 +73,7 @@ TEXT_RULES: Mapping[str, Rule] = {
     "num_experts_per_tok": integer(1, 1024),
     "sliding_window": optional(integer(1)),
     "rms_norm_eps": _EPSILON,
-    "rope_theta": number(0, above=True),
+    "rope_theta": number(0, 1e12, above=True),
     "partial_rotary_factor": number(0, 1, above=True),
     "rope_scaling": optional(_OBJECT),
     "rope_parameters": optional(_OBJECT),
@@ -71,12 +82,29 @@ TEXT_RULES: Mapping[str, Rule] = {
     "mlp_bias": BOOLEAN,
     "use_cache": BOOLEAN,
     "bos_token_id": TOKEN_IDS,
-    "eos_token_id": TOKEN_IDS,
+    "eos_token_id": _END_IDS,
     "pad_token_id": _PAD_ID,
+}
+# Of Mini-Gemini itself.
+MGM_RULES: Mapping[str, Rule] = {
+    "model_max_length": optional(integer(1)),
+    "image_grid": integer(1, MAX_IMAGE_GRID),
+    "image_size_aux": integer(1, MAX_IMAGE_SIZE),
+    "image_global": BOOLEAN,
+    "image_token_id": TOKEN_ID,
+    "conversation": optional(TEXT),
+    "optimize_vision_tower": BOOLEAN,
+    "optimize_vision_tower_aux": BOOLEAN,
+    "tie_word_embeddings": BOOLEAN,
+}
+# Of the published layout, which names the folders of both towers.
+TOWER_RULES: Mapping[str, Rule] = {
+    "mm_vision_tower": optional(TEXT),
+    "mm_vision_tower_aux": optional(TEXT),
 }
 # Numbers of `rope_parameters`, or `rope_scaling` before transformers 5.
 _ROPE_RULES: Mapping[str, Rule] = {
-    "rope_theta": number(0, above=True),
+    "rope_theta": number(0, 1e12, above=True),
     "factor": optional(number(0, above=True)),
     "partial_rotary_factor": number(0, 1, above=True),
     "original_max_position_embeddings": optional(integer(1, _MAX_POSITIONS)),
@@ -113,7 +141,7 @@ CONVNEXT_RULES: Mapping[str, Rule] = {
 # Compat: published files turn sampling's options off with their neutral values, or null.
 GENERATION_RULES: Mapping[str, Rule] = {
     "bos_token_id": TOKEN_IDS,
-    "eos_token_id": TOKEN_IDS,
+    "eos_token_id": _END_IDS,
     "pad_token_id": _PAD_ID,
     "suppress_tokens": TOKEN_IDS,
     "begin_suppress_tokens": TOKEN_IDS,
@@ -160,6 +188,22 @@ def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
             f"num_attention_heads, {heads}"
         )
     _check_numbers(values, prefix)
+
+
+def check_rope_scaling(scaling: object) -> None:
+    """Refuse a published rope_scaling of no kind that transformers knows.
+
+    Raises:
+        MGMError: names the field; `named_faults` adds the file.
+    """
+    kind = None
+    if isinstance(scaling, Mapping):
+        kind = scaling.get("rope_type", scaling.get("type"))
+    if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
+        raise MGMError(
+            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
+            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
+        )
 
 
 def check_vision_config(values: Mapping[str, Any], prefix: str = "") -> None:

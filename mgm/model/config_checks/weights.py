@@ -80,8 +80,8 @@ def check_vision_sizes(
     if positions is not None and positions.shape[:1] != (wanted,):
         raise MGMError(
             f"{file}: {section}image_size is {config.image_size} and patch_size "
-            f"{config.patch_size}, which makes {wanted} positions, and {positions.name} in {positions.file} has shape "
-            f"{positions.shape}; copy both from one model"
+            f"{config.patch_size}, which makes {wanted} positions, and {positions.name} in "
+            f"{positions.file} has shape {positions.shape}; copy both from one model"
         )
 
 

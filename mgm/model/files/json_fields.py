@@ -4,6 +4,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from mgm.errors import MGMError
 
@@ -48,7 +49,7 @@ def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Ru
 BOOLEAN = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether a value is a string that can be written as UTF-8: no half of a surrogate pair."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 

@@ -198,7 +198,7 @@ def _check_tensor(file: Path, size: int, name: object, tensor: Tensor) -> None:
         )
 
 
-def _not_plain(file: Path, name: str) -> MGMError:
+def _not_plain(file: Path, name: object) -> MGMError:
     return MGMError(
         f"{file}: {name} is sparse, nested, quantised or without values; expected plain tensors, "
         "copy it again from the original model"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -109,7 +109,7 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_entry(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...], int, int]:
-    """Dtype, shape and range of bytes of one tensor; its TypeError or ValueError says what is odd."""
+    """Dtype, shape and range of bytes of a tensor; a TypeError or ValueError says what is odd."""
     if not is_text(name):
         raise ValueError(f"{shown(name)} is no name of a tensor, it cannot be written")
     if not isinstance(entry, dict):
@@ -133,7 +133,7 @@ def _check_entry(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...]
     return dtype, tuple(shape), begin, end
 
 
-def _are_sizes(values: object) -> bool:
+def _are_sizes(values: object) -> TypeGuard[list[int]]:
     if not isinstance(values, list) or len(values) > _MAX_DIMENSIONS:
         return False
     return all(type(value) is int and 0 <= value <= _MAX_SIZE for value in values)

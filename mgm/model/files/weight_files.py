@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +74,11 @@ def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
     return places, files
 
 
-def _is_shard_name(name: object) -> bool:
+def _is_shard_name(name: object) -> TypeGuard[str]:
     """Whether this is a plain file name: an index leads to no other folder."""
-    plain = is_text(name) and Path(name).name == name and "\\" not in name and "\0" not in name
-    return plain and Path(name).suffix in (".safetensors", ".bin")
+    if not is_text(name) or Path(name).name != name or "\\" in name or "\0" in name:
+        return False
+    return Path(name).suffix in (".safetensors", ".bin")
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:

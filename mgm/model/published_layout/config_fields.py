@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
 from mgm.errors import MGMError
-from mgm.model.config_checks.rules import check_vision_config
+from mgm.model.config_checks.rules import TOWER_RULES, check_rope_scaling, check_vision_config
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
-from mgm.model.files.json_fields import is_text, shown
+from mgm.model.files.json_fields import check_fields, is_text, shown
 from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.files.lazy_tensor import LazyTensor
 from mgm.model.files.tokenizer_files import highest_id
@@ -103,11 +101,12 @@ def translate_config(
     Raises:
         MGMError: the weights are unreadable, not those of a Mini-Gemini, or contradict the config.
     """
+    check_fields(values, TOWER_RULES, "config")
     if tensors is None:
         tensors = _tensors(folder)
     text = {name: value for name, value in values.items() if name not in NOT_TEXT}
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
-    _check_rope_scaling(text.get("rope_scaling"))
+    check_rope_scaling(text.get("rope_scaling"))
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
     if embeddings is not None:
         rows, said = _sizes(embeddings, 2)[0], values.get("vocab_size")
@@ -142,17 +141,6 @@ def _check_head(embeddings: LazyTensor, head: LazyTensor | None) -> None:
         raise MGMError(
             f"{embeddings.file}: {embeddings.name} has shape {embeddings.shape}, and {head.name} "
             f"in {head.file} has {head.shape}; expected one shape, copy both from one model"
-        )
-
-
-def _check_rope_scaling(scaling: object) -> None:
-    kind = None
-    if isinstance(scaling, Mapping):
-        kind = scaling.get("rope_type", scaling.get("type"))
-    if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
-        raise MGMError(
-            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
-            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
         )
 
 

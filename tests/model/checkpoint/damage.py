@@ -225,10 +225,12 @@ def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
             found = fingerprint(folder / "model")
         except MGMError as error:
             text = str(error)
-            if Path(damage.file).name in text or damage.name == "missing":
+            # Where two files contradict each other, neither is the one at fault.
+            between = "in its processor's settings; make them agree" in text
+            if between or Path(damage.file).name in text or damage.name == "missing":
                 return Outcome(REFUSED, text)
             return Outcome("file not named", text)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - what this looks for
             last = traceback.extract_tb(error.__traceback__)[-1]
             own = [f for f in traceback.extract_tb(error.__traceback__) if "/mgm/" in f.filename]
             at = f"{own[-1].filename.split('/mgm/')[-1]}:{own[-1].lineno}" if own else ""
