@@ -21,6 +21,7 @@ from mgm.model.files.json_fields import (
     either,
     integer,
     list_of,
+    not_empty,
     number,
     optional,
     shown,
@@ -39,9 +40,7 @@ _SHARE = number(0, 1)
 IMAGE_MEAN = list_of(number(-1e3, 1e3), 3)
 IMAGE_STD = list_of(number(0, 1e3, above=True), 3)
 _NORMALISATION = {"image_mean": optional(IMAGE_MEAN), "image_std": optional(IMAGE_STD)}
-_END_IDS = optional(
-    Rule(lambda value: value != [] and TOKEN_IDS.accepts(value), "one token id or more")
-)
+_END_IDS = not_empty(TOKEN_IDS)
 # Compat: the first LLaMA checkpoints pad with -1.
 _PAD_ID = optional(either(TOKEN_ID, integer(-1, -1)))
 _OBJECT = Rule(lambda value: isinstance(value, Mapping), "an object")
@@ -66,7 +65,9 @@ _EVERY_TRANSFORMER: Mapping[str, Rule] = {
 TEXT_RULES: Mapping[str, Rule] = {
     **_EVERY_TRANSFORMER,
     "vocab_size": integer(1, 10**8),
-    "intermediate_size": either(_WIDTH, list_of(_WIDTH)),  # of each layer, in some models
+    "intermediate_size": not_empty(
+        either(_WIDTH, list_of(_WIDTH))
+    ),  # of each layer, in some models
     "num_key_value_heads": optional(_HEADS),
     "max_position_embeddings": integer(1, _MAX_POSITIONS),
     "num_local_experts": integer(1, 1024),

@@ -81,6 +81,11 @@ def either(*rules: Rule) -> Rule:
     )
 
 
+def not_empty(rule: Rule) -> Rule:
+    """What a rule accepts, but no empty list."""
+    return Rule(lambda value: value != [] and rule.accepts(value), f"{rule.valid}, no empty list")
+
+
 def optional(rule: Rule) -> Rule:
     """What a rule accepts, or null."""
     return Rule(lambda value: value is None or rule.accepts(value), f"{rule.valid}, or null")

@@ -14,6 +14,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -320,8 +321,9 @@ def main() -> None:
             counts[outcome.kind] = counts.get(outcome.kind, 0) + 1
             if args.all or outcome.kind not in (SAME, REFUSED):
                 where = f"{damage.layout}/{damage.file}: {damage.name}"
-                print(f"{outcome.kind:14} {where}  {outcome.text}", flush=True)
-        print(counts)
+                sys.stdout.write(f"{outcome.kind:14} {where}  {outcome.text}\n")
+                sys.stdout.flush()
+        sys.stdout.write(f"{counts}\n")
 
 
 if __name__ == "__main__":
