@@ -29,6 +29,7 @@ ROOMS = (
 LAYERS = {
     "model": (
         ("families", "files", "ops"),
+        ("config_checks",),
         ("quantization", "vision"),
         ("published_layout",),
         ("configuration_mgm",),

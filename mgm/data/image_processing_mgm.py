@@ -16,6 +16,8 @@ from mgm.data.images.bicubic import Line, resize_in_line, shown_piece
 from mgm.data.images.loading import ImageSource, image_list, open_image
 from mgm.data.images.orientation import UPRIGHT, check_orientation
 from mgm.errors import MGMError
+from mgm.model.config_checks.rules import IMAGE_MEAN, IMAGE_STD, MAX_IMAGE_GRID, MAX_IMAGE_SIZE
+from mgm.model.files.json_fields import shown
 from mgm.model.vision.image_views import Views
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -86,9 +88,15 @@ class MGMImageProcessor(BaseImageProcessor):
             if value not in choices:
                 raise MGMError(f"{field} is {value!r}; choose one of {', '.join(choices)}")
         sizes = {"image_size": image_size, "image_size_aux": image_size_aux}
+        limits = dict.fromkeys(sizes, MAX_IMAGE_SIZE) | {"image_grid": MAX_IMAGE_GRID}
         for field, value in (sizes | {"image_grid": image_grid}).items():
-            if type(value) is not int or value < 1:
-                raise MGMError(f"{field} is {value!r}; give a whole number from 1")
+            if type(value) is not int or not 1 <= value <= limits[field]:
+                raise MGMError(
+                    f"{field} is {shown(value)}; give a whole number from 1 to {limits[field]}"
+                )
+        for field, value in (("image_global", image_global), ("do_normalize", do_normalize)):
+            if not isinstance(value, bool):
+                raise MGMError(f"{field} is {shown(value)}; give true or false")
         image_mean_aux = image_mean if image_mean_aux is None else image_mean_aux
         image_std_aux = image_std if image_std_aux is None else image_std_aux
         for field, value in (
@@ -97,8 +105,9 @@ class MGMImageProcessor(BaseImageProcessor):
             ("image_mean_aux", image_mean_aux),
             ("image_std_aux", image_std_aux),
         ):
-            if np.shape(value) != (3,) or not all(isinstance(part, int | float) for part in value):
-                raise MGMError(f"{field} is {value!r}; give three numbers")
+            rule = IMAGE_STD if "std" in field else IMAGE_MEAN
+            if not rule.accepts(value):
+                raise MGMError(f"{field} is {shown(value)}; give {rule.valid}")
         self.image_size = image_size
         self.image_size_aux = image_size_aux
         self.image_grid = image_grid

@@ -5,12 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
+from mgm.data.text.jinja import check_syntax
+from mgm.data.text.templates import TEMPLATES
 from mgm.data.text.tokenizer import load_tokenizer
-from mgm.errors import MGMError
+from mgm.errors import MGMError, faults_of
 from mgm.model.checkpoint.checkpoint import base_folder, checkpoint_config, needs_base
 from mgm.model.families import family_of
 from mgm.model.files.hub import WHERE, checkpoint_folder
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_fields import (
+    BOOLEAN,
+    TEXT,
+    TOKEN_ID,
+    Rule,
+    check_fields,
+    integer,
+    one_of,
+    optional,
+)
+from mgm.model.files.json_file import is_present, named_faults, read_optional_json, read_text
 
 _ARGUMENTS = (
     "image_processor",
@@ -23,6 +35,17 @@ _ARGUMENTS = (
     "padding_side",
 )
 
+_CONVERSATION = one_of(*TEMPLATES)
+_RULES: dict[str, Rule] = {
+    "conversation": _CONVERSATION,
+    "image_token_id": optional(TOKEN_ID),
+    "patch_size": integer(1),
+    "wrap_images": BOOLEAN,
+    "chat_template": optional(TEXT),
+    "padding_side": one_of("left", "right"),
+    "image_processor": Rule(lambda value: isinstance(value, dict), "an object"),
+}
+
 
 def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `MGMProcessor` from a folder or hub name; those `given` come first.
@@ -33,14 +56,17 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     where = {key: given[key] for key in WHERE if given.get(key) is not None}
     folder = checkpoint_folder(path, weights=False, **where)
     base = given.get("base")
-    settings = _read(folder / "processor_config.json")
+    file = folder / "processor_config.json"
+    settings = read_optional_json(file)
+    check_fields(settings, _RULES, file)
     found = {name: settings[name] for name in _ARGUMENTS if name in settings}
     found.pop("image_processor", None)
     if settings.get("processor_class") != "MGMProcessor":
         found = _from_model(folder, base)
     jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        found["chat_template"] = jinja.read_text(encoding="utf-8")
+    if is_present(jinja):
+        found["chat_template"] = read_text(jinja)
+        check_syntax(found["chat_template"], jinja)
     if given.get("conversation") not in (None, found.get("conversation")):
         found.pop("chat_template", None)  # it belongs to the other template
     found |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
@@ -49,9 +75,9 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
         borrowed = needs_base(folder) and not any(folder.glob("tokenizer*"))
         found["tokenizer"] = load_tokenizer(base_folder(folder, base) if borrowed else folder)
     if "image_processor" not in found:
-        found["image_processor"] = MGMImageProcessor(**_image_settings(settings, folder, base))
+        found["image_processor"] = _image_processor(file, settings, folder, base)
     if found.get("conversation") is None:
-        family = family_of(found["model_type"], set(found["tokenizer"].get_vocab()))
+        family = family_of(found.get("model_type", ""), set(found["tokenizer"].get_vocab()))
         # Compat: published training writes what it does not know as for Vicuna.
         found["conversation"] = family.conversation if family else "vicuna_v1"
     found.pop("model_type", None)
@@ -59,13 +85,15 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
 
 
 def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
-    raw = _read(folder / "config.json")
+    raw = read_optional_json(folder / "config.json")
     if not raw:
         raise MGMError(
             f"{folder}: has neither processor_config.json nor config.json; "
             "give the folder of a Mini-Gemini model"
         )
     config = checkpoint_config(folder, base)
+    rules = {"conversation": optional(_CONVERSATION), "mm_use_im_start_end": optional(BOOLEAN)}
+    check_fields(raw, rules, folder / "config.json")
     return {
         "conversation": config.conversation,
         "model_type": config.text_config.model_type,
@@ -75,14 +103,19 @@ def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
     }
 
 
-def _image_settings(settings: dict[str, Any], folder: Path, base: str | None) -> dict[str, Any]:
-    for found in (settings.get("image_processor"), _read(folder / "preprocessor_config.json")):
+def _image_processor(
+    first: Path, settings: dict[str, Any], folder: Path, base: str | None
+) -> MGMImageProcessor:
+    """By the `settings` in the file `first`, by those beside it, or else by the model's config."""
+    other = folder / "preprocessor_config.json"
+    for file, found in (
+        (first, settings.get("image_processor")),
+        (other, read_optional_json(other)),
+    ):
         if found and found.get("image_processor_type") == "MGMImageProcessor":
-            return {name: value for name, value in found.items() if name != "image_processor_type"}
+            values = {n: value for n, value in found.items() if n != "image_processor_type"}
+            with named_faults(file), faults_of(file):
+                return MGMImageProcessor(**values)
     config = checkpoint_config(folder, base)
-    return {name: getattr(config, name) for name in CONFIG_FIELDS}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The settings in a JSON file; none if there is no such file."""
-    return read_json(file) if file.is_file() else {}
+    with faults_of(folder / "config.json"):
+        return MGMImageProcessor(**{name: getattr(config, name) for name in CONFIG_FIELDS})

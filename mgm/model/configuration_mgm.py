@@ -9,7 +9,9 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
-from mgm.model.files.json_file import named_faults
+from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_text_config
+from mgm.model.files.json_fields import check_fields, shown
+from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.published_layout.config_fields import (
     is_published_config,
     published_field_names,
@@ -18,7 +20,7 @@ from mgm.model.published_layout.config_fields import (
 from mgm.model.vision.convnext_config import ConvNextTowerConfig, convnext_config_from
 from mgm.model.vision.vit import tower_kind, vision_config_from
 
-PROJECTOR_TYPES = "linear, mlpNx_gelu (N >= 1, for instance mlp2x_gelu), identity"
+PROJECTOR_TYPES = "linear, mlpNx_gelu (N from 1 to 99, for instance mlp2x_gelu), identity"
 STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
 
 CLIP_LARGE_336 = {
@@ -174,7 +176,7 @@ class MGMConfig(PretrainedConfig):
             "patch",
         )
         _demand(
-            re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(self.projector_type))
+            re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", str(self.projector_type))
             is not None,
             "projector_type",
             self.projector_type,
@@ -189,12 +191,14 @@ class MGMConfig(PretrainedConfig):
                 f"the language model's {self.text_config.hidden_size}",
             )
         _demand(
-            self.model_max_length is None or _is_count(self.model_max_length),
-            "model_max_length",
-            self.model_max_length,
-            "an integer from 1, or null",
+            self.tokens_per_side >= 1,
+            "vision_config.patch_size",
+            self.vision_config.patch_size,
+            f"at most the image_size, {self.image_size}",
         )
-        _demand(_is_count(self.image_grid), "image_grid", self.image_grid, "an integer from 1")
+        for name, rule in MGM_RULES.items():
+            value = getattr(self, name)
+            _demand(rule.accepts(value), name, value, rule.valid)
         _demand(
             self.image_grid > 1 or not self.image_global,
             "image_global",
@@ -206,12 +210,6 @@ class MGMConfig(PretrainedConfig):
             "image_aspect_ratio",
             self.image_aspect_ratio,
             "pad, square",
-        )
-        _demand(
-            _is_count(self.image_size_aux),
-            "image_size_aux",
-            self.image_size_aux,
-            "an integer from 1",
         )
         if self.vision_aux_config is not None:
             step = STEM_STRIDE * self.tokens_per_side * self.image_grid
@@ -225,12 +223,6 @@ class MGMConfig(PretrainedConfig):
                 f"window for each token ({STEM_STRIDE} pixels per position x "
                 f"{self.tokens_per_side} tokens per side x image_grid {self.image_grid})",
             )
-        _demand(
-            isinstance(self.image_token_id, int) and self.image_token_id >= 0,
-            "image_token_id",
-            self.image_token_id,
-            "an integer from 0",
-        )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -241,6 +233,7 @@ class MGMConfig(PretrainedConfig):
         """
         folder = kwargs.get("name_or_path")
         with named_faults(Path(folder or "") / "config.json"):
+            check_fields(config_dict, COMMON_RULES, "config")
             if is_published_config(config_dict):
                 with published_field_names():
                     values = translate_config(config_dict, folder)
@@ -260,7 +253,14 @@ class MGMConfig(PretrainedConfig):
     def from_pretrained(  # ty: ignore[incompatible-method-override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Read `config.json` of a folder, native or published."""
+        """Read `config.json` of a folder, native or published.
+
+        Raises:
+            MGMError: it cannot be read, or describes no Mini-Gemini.
+        """
+        file = Path(pretrained_model_name_or_path) / "config.json"
+        if is_present(file):
+            read_json(file)  # transformers does not call a broken one by its name
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         return cls.from_dict(config_dict, **kwargs)
@@ -275,6 +275,7 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     if isinstance(given, PretrainedConfig):
         return given
     values: dict[str, Any] = dict(given or {"model_type": "llama"})
+    check_text_config(values, "text_config.")
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise MGMError(
@@ -290,10 +291,6 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     return config
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def _demand(holds: bool, field: str, found: object, valid: str) -> None:
     if not holds:
-        raise MGMError(f"config: {field} is {found!r}; valid: {valid}")
+        raise MGMError(f"config: {field} is {shown(found)}; valid: {valid}")

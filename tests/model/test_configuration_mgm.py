@@ -181,7 +181,10 @@ def test_a_config_of_neither_layout(tmp_path) -> None:
         ({"vision_config": "clip"}, "vision_config is 'clip'; valid: an object"),
         ({"image_grid": "2"}, "image_grid is '2'; valid: an integer from 1"),
         ({"vision_config": VISION | {"num_attention_heads": 7}}, "attention heads (7)"),
-        ({"vision_config": VISION | {"hidden_size": "wide"}}, "value: 'wide'"),
+        (
+            {"vision_config": VISION | {"hidden_size": "wide"}},
+            "hidden_size is 'wide'; valid: an int",
+        ),
         ({"text_config": TEXT | {"hidden_size": 25}}, "The hidden size (25) is not a multiple"),
         ({"text_config": TEXT | {"model_type": ["llama"]}}, "unhashable"),
         ({"dtype": "float99"}, "float99"),

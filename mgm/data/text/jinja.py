@@ -1,9 +1,14 @@
 """Templates in the form in which transformers and servers read them: Jinja."""
 
 import json
+import re
+from pathlib import Path
+
+from jinja2 import Environment, TemplateSyntaxError
 
 from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import IMAGE_MARKER, Template
+from mgm.errors import MGMError, one_line
 
 # `merged` and `text` gather, in namespaces, since a loop forgets what it sets otherwise.
 _BODY = """\
@@ -110,3 +115,20 @@ def chat_template(template: Template) -> str:
     }
     settings = [f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in values.items()]
     return "".join(settings) + _BODY
+
+
+def check_syntax(source: str, file: Path) -> None:
+    """Refuse a template that is no Jinja, which transformers would only notice when it uses it.
+
+    Raises:
+        MGMError: names `file`, which holds it, and the line.
+    """
+    # The tag that transformers adds to Jinja.
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False).parse(plain)
+    except (TemplateSyntaxError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise MGMError(
+            f"{file}: is no Jinja template ({one_line(error)[:200]}, line {line}); copy it again"
+        ) from error

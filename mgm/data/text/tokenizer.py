@@ -3,7 +3,6 @@
 Released models were trained with the tokenizers of transformers 4.38; the ids here are the same.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, one_line
+from mgm.model.files.json_file import is_present
+from mgm.model.files.tokenizer_files import (
+    PIECES_FILE,
+    WHOLE_FILE,
+    check_tokenizer_files,
+    read_added_tokens,
+    read_settings,
+)
 
 _SPACE = "▁"
 
@@ -34,10 +41,14 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         MGMError: there is no tokenizer, or it is broken or of a kind that cannot be used.
     """
     folder = Path(path)
+    if folder.is_dir():
+        check_tokenizer_files(folder)
+    file = next((n for n in (WHOLE_FILE, PIECES_FILE) if is_present(folder / n)), "")
     try:
         if _is_llama_sentencepiece(folder):
+            file = PIECES_FILE
             tokenizer = _from_sentencepiece(folder)
-        elif (folder / "tokenizer.json").is_file():
+        elif is_present(folder / WHOLE_FILE):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(
                 folder, clean_up_tokenization_spaces=False
             )
@@ -47,12 +58,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             )
         else:
             tokenizer = AutoTokenizer.from_pretrained(path)
+        _check_post_processor(tokenizer)
     except MGMError:
         raise
     except Exception as error:  # the tokenizers library has no narrower one
         reason = f"{error} is missing in it" if isinstance(error, KeyError) else one_line(error)
         raise MGMError(
-            f"{path}: no usable tokenizer there ({reason}); "
+            f"{folder / file if file else path}: no usable tokenizer there ({reason}); "
             "it needs a whole tokenizer.json or tokenizer.model"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -61,6 +73,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def _check_post_processor(tokenizer: Any) -> None:
+    """Refuse one that drops the text: an empty prompt would only fail in the model."""
+    if tokenizer("a", add_special_tokens=False).input_ids and not tokenizer("a").input_ids:
+        raise ValueError("its post-processor drops the text")
 
 
 def add_image_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -111,15 +129,10 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
     return encoded["input_ids"], starts
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / "tokenizer_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
 def _is_llama_sentencepiece(folder: Path) -> bool:
     # Compat: where both files are there, the published code reads tokenizer.model.
-    kind = _settings(folder).get("tokenizer_class", "LlamaTokenizer")
-    return (folder / "tokenizer.model").is_file() and kind == "LlamaTokenizer"
+    kind = read_settings(folder).get("tokenizer_class") or "LlamaTokenizer"
+    return is_present(folder / PIECES_FILE) and kind == "LlamaTokenizer"
 
 
 def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
@@ -129,9 +142,9 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
     """
     from sentencepiece import SentencePieceProcessor
 
-    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    pieces = SentencePieceProcessor(model_file=str(folder / PIECES_FILE))
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
-    settings = _settings(folder)
+    settings = read_settings(folder)
     backend = Tokenizer(
         BPE(
             vocab=vocabulary,
@@ -201,13 +214,11 @@ def _added_tokens(
         int(index): _added_token(token)
         for index, token in settings.get("added_tokens_decoder", {}).items()
     }
-    file = folder / "added_tokens.json"
-    if file.is_file():
-        described = {token.content: token for token in tokens.values()}
-        added = json.loads(file.read_text(encoding="utf-8"))
-        tokens |= {
-            index: described.get(content, _added_token(content)) for content, index in added.items()
-        }
+    described = {token.content: token for token in tokens.values()}
+    tokens |= {
+        index: described.get(content, _added_token(content))
+        for content, index in read_added_tokens(folder).items()
+    }
     known = {token.content for token in tokens.values()}
     first = [token for token in named if token.content not in known]
     return [*first, *(tokens[index] for index in sorted(tokens))]

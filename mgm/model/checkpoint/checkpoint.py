@@ -17,10 +17,12 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
 from mgm.model.checkpoint.lora import ADAPTER_CONFIG, Adapter, merged, read_adapter, read_others
+from mgm.model.config_checks.rules import GENERATION_RULES
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.hub import checkpoint_folder
-from mgm.model.files.json_file import named_faults, read_json
+from mgm.model.files.json_fields import check_fields, shown
+from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.files.weight_files import has_weights, read_folder
 from mgm.model.published_layout.config_fields import (
@@ -95,9 +97,9 @@ def read_checkpoint(
     if needs_base(folder):
         place = base_folder(folder, base)
         tensors = native_tensors(read_folder(place))
-        if (folder / STAGE1_FILE).is_file():
+        if is_present(folder / STAGE1_FILE):
             tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
-        if (folder / ADAPTER_CONFIG).is_file():
+        if is_present(folder / ADAPTER_CONFIG):
             adapter = read_adapter(folder)
             tensors |= read_others(folder)
             if merge_lora:
@@ -115,22 +117,30 @@ def read_checkpoint(
 
 
 def stored_generation(folder: Path) -> GenerationConfig | None:
-    """How the checkpoint in a folder generates, by its own file; None: there is none."""
-    if not (folder / GENERATION_CONFIG_NAME).is_file():
+    """How the checkpoint in a folder generates, by its own file; None: there is none.
+
+    Raises:
+        MGMError: the file is broken.
+    """
+    file = folder / GENERATION_CONFIG_NAME
+    if not is_present(file):
         return None
-    return GenerationConfig.from_pretrained(folder)
+    values = read_json(file)
+    check_fields(values, GENERATION_RULES, file)
+    with named_faults(file):
+        return GenerationConfig.from_dict(values)
 
 
 def check_checkpoint(folder: Path) -> None:
     """Raise an MGMError unless the folder looks like a Mini-Gemini of any layout."""
     _read_config(folder)
-    if not any((folder / name).is_file() for name in (ADAPTER_CONFIG, STAGE1_FILE)):
+    if not any(is_present(folder / name) for name in (ADAPTER_CONFIG, STAGE1_FILE)):
         read_folder(folder)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not is_present(path):
         raise MGMError(f"{folder}: holds no {CONFIG_FILE}; give a checkpoint folder")
     values = read_json(path)
     found = values.get("model_type")
@@ -169,8 +179,8 @@ def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTens
 
 def needs_base(folder: Path) -> bool:
     """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
-    stage1 = (folder / STAGE1_FILE).is_file() and not has_weights(folder)
-    return stage1 or (folder / ADAPTER_CONFIG).is_file()
+    stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
+    return stage1 or is_present(folder / ADAPTER_CONFIG)
 
 
 def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
@@ -188,14 +198,17 @@ def base_folder(folder: Path, base: str | os.PathLike[str] | None = None) -> Pat
     """
     if base is not None:
         return checkpoint_folder(base)
-    named = read_json(folder / CONFIG_FILE).get("_name_or_path")
-    if (folder / ADAPTER_CONFIG).is_file():
-        named = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or named
-    place = named_folder(named, folder, CONFIG_FILE)
+    file = folder / CONFIG_FILE
+    named = read_json(file).get("_name_or_path")
+    if is_present(folder / ADAPTER_CONFIG):
+        of_adapter = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        named, file = (of_adapter, folder / ADAPTER_CONFIG) if of_adapter else (named, file)
+    with named_faults(file):
+        place = named_folder(named, folder, CONFIG_FILE)
     if place is None or place.resolve() == folder.resolve():
         raise MGMError(
-            f"{folder}: goes on top of a base model ({named!r} by its config), which is not there; "
-            "give its folder (base=..., --model-base ...)"
+            f"{folder}: goes on top of a base model ({shown(named)} by its config), which is not "
+            "there; give its folder (base=..., --model-base ...)"
         )
     return place
 
@@ -219,7 +232,8 @@ def _with_towers(
         wanted = values.get(field)
         if not wanted or any(name.startswith(part) for name in tensors):
             continue
-        place = named_folder(wanted, folder, file)
+        with named_faults(folder / CONFIG_FILE):
+            place = named_folder(wanted, folder, file)
         if place is None:
             raise MGMError(
                 f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
@@ -257,7 +271,8 @@ def compare_convnext(checkpoint: Checkpoint) -> None:
     complete in itself here.
     """
     values = read_json(checkpoint.folder / CONFIG_FILE)
-    place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG)
+    with named_faults(checkpoint.folder / CONFIG_FILE):
+        place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG)
     if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
         return
     for ours, other in convnext_names(read_folder(place)).items():

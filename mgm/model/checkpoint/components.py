@@ -11,7 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint.checkpoint import STAGE1_FILE
+from mgm.model.checkpoint.checkpoint import STAGE1_FILE, stored_generation
+from mgm.model.config_checks.rules import check_text_config
+from mgm.model.config_checks.weights import check_text_sizes
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import part_folder
 from mgm.model.files.json_file import named_faults, read_json
@@ -88,12 +90,16 @@ def load_language_model(
         raise MGMError(
             f"{folder}: holds no config.json; give a folder with a causal language model"
         )
-    read_json(config_path)  # finds a broken one, which transformers does not call by its name
+    values = read_json(config_path)  # transformers does not call a broken one by its name
+    tensors = read_folder(folder)
+    stored_generation(folder)  # transformers leaves out a broken one
     with named_faults(config_path):
+        check_text_config(values)
         config = AutoConfig.from_pretrained(folder)
+        check_text_sizes(config, tensors, config_path)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
-    check_fit(empty, read_folder(folder), str(folder))
+    check_fit(empty, tensors, str(folder))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

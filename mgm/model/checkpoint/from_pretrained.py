@@ -18,6 +18,7 @@ from mgm.model.checkpoint.checkpoint import (
     stored_generation,
 )
 from mgm.model.checkpoint.lora import attach
+from mgm.model.config_checks.weights import check_text_sizes, check_vision_sizes
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import WHERE, checkpoint_folder
 from mgm.model.files.json_file import named_faults
@@ -26,6 +27,8 @@ from mgm.model.files.weight_files import check_fit, check_names
 from mgm.model.quantization.bitsandbytes import only_linear_layers
 from mgm.model.quantization.int8_linear import int8_tensors
 from mgm.model.quantization.moe_experts import expert_names
+from mgm.model.vision.convnext_shapes import check_convnext_sizes
+from mgm.model.vision.vit import tower_kind
 
 
 def open_checkpoint(
@@ -69,6 +72,7 @@ def state_for(
     Raises:
         MGMError: weights are missing or do not fit the config.
     """
+    _check_sizes(checkpoint)
     with named_faults(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
         whole = model_class(checkpoint.config, linear_experts=True)
     source = str(checkpoint.folder)
@@ -95,6 +99,23 @@ def state_for(
     if options.get("dtype", "auto") in (None, "auto"):
         options["dtype"] = checkpoint.dtype
     return tensors
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Refuse a config that the weights contradict: building its modules might take for ever."""
+    config, tensors, file = checkpoint.config, checkpoint.tensors, checkpoint.folder / CONFIG_FILE
+    text, vision = ("", "") if checkpoint.published else ("text_config.", "vision_config.")
+    check_text_sizes(config.text_config, tensors, file, text, "language_model.")
+    class_tokens = tower_kind(config.vision_config.model_type).tower.class_tokens
+    check_vision_sizes(config.vision_config, tensors, file, vision, "vision_tower.", class_tokens)
+    if config.vision_aux_config is not None:
+        prefix = "vision_tower_aux."
+        shapes = {
+            name.removeprefix(prefix): tensor.shape
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        check_convnext_sizes(config.vision_aux_config, shapes, file)
 
 
 def complete(

@@ -4,6 +4,7 @@ The published training (train.py, as LLaVA's) leaves `adapter_config.json` and `
 peft for the language model, and `non_lora_trainables.bin` with all else that was trained.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_fields import (
+    BOOLEAN,
+    TEXT,
+    Rule,
+    check_fields,
+    either,
+    integer,
+    list_of,
+    number,
+    one_of,
+    optional,
+)
+from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.published_layout.weight_names import to_native
 
@@ -27,6 +40,17 @@ PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
 # Variants of LoRA whose weights mean something else; the published training used none of them.
+_RULES: dict[str, Rule] = {
+    "peft_type": one_of("LORA"),
+    "r": integer(1, 2**16),
+    "lora_alpha": number(0, 1e9, above=True),
+    "lora_dropout": number(0, 1),
+    "bias": one_of("none", "all", "lora_only"),
+    "use_rslora": BOOLEAN,
+    "use_dora": BOOLEAN,
+    "target_modules": optional(either(TEXT, list_of(TEXT))),
+    "base_model_name_or_path": optional(TEXT),
+}
 _UNSUPPORTED = ("fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern")
 
 
@@ -64,10 +88,9 @@ def read_adapter(folder: Path) -> Adapter:
             raise MGMError(
                 f"{path}: {name} is {config[name]!r}, which is not supported; merge it with peft"
             )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise MGMError(f"{path}: r is {rank!r} and lora_alpha {alpha!r}; expected numbers")
-    file = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+    check_fields({"r": None, "lora_alpha": None} | config, _RULES, path)
+    rank, alpha = config["r"], config["lora_alpha"]
+    file = next((folder / name for name in ADAPTER_FILES if is_present(folder / name)), None)
     if file is None:
         raise MGMError(f"{folder}: holds no {' or '.join(ADAPTER_FILES)}; copy it again")
     halves: dict[str, dict[str, LazyTensor]] = {}
@@ -93,6 +116,15 @@ def read_adapter(folder: Path) -> Adapter:
         weight = min(magnitudes.keys() ^ halves.keys())
         raise MGMError(f"{file}: {weight} lacks a part of its DoRA; copy it again")
     pairs = {weight: (sides["A"], sides["B"]) for weight, sides in halves.items()}
+    for a, b in pairs.values():
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
+            raise MGMError(
+                f"{path}: r is {rank}, and {a.name} and its other half in {file} have shapes "
+                f"{a.shape} and {b.shape}; copy both from one adapter"
+            )
+    for tensor in (*magnitudes.values(), *biases.values(), *(t for p in pairs.values() for t in p)):
+        if not tensor.dtype.is_floating_point:
+            raise MGMError(f"{file}: {tensor.name} is of {tensor.dtype}; expected fractions")
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Adapter(config, pairs, scale, magnitudes, biases)
 
@@ -100,7 +132,7 @@ def read_adapter(folder: Path) -> Adapter:
 def read_others(folder: Path) -> dict[str, LazyTensor]:
     """What was trained besides the adapter, by native names; nothing if there is no such file."""
     file = folder / OTHERS_FILE
-    if not file.is_file():
+    if not is_present(file):
         return {}
     return {native_name(name): tensor for name, tensor in lazy_tensors(file).items()}
 
@@ -132,7 +164,13 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
                 f"{a.file}: {a.name} {a.shape} and its other half {b.shape} do not make "
                 f"{base.name} {base.shape}; give the base model that it was trained on"
             )
-        result[name] = _merged(base, a, b, adapter.scale, adapter.magnitudes.get(name))
+        magnitude = adapter.magnitudes.get(name)
+        if magnitude is not None and math.prod(magnitude.shape) != b.shape[0]:
+            raise MGMError(
+                f"{magnitude.file}: {magnitude.name} has shape {magnitude.shape}; expected "
+                f"{b.shape[0]} numbers, copy it again"
+            )
+        result[name] = _merged(base, a, b, adapter.scale, magnitude)
     for name, bias in adapter.biases.items():
         if name not in tensors:
             raise MGMError(

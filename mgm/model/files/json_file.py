@@ -1,6 +1,9 @@
-"""JSON files that describe a model or a part of one: what is wrong in them is said in one line."""
+"""Text and JSON files that describe a model or a part of one: every fault is a line that names
+the file."""
 
 import json
+import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from mgm.errors import MGMError, one_line
 
 _NAMELESS = "config: "  # begins the errors of a config, which does not know its file
+# The largest that are read whole; tokenizer.json of the largest vocabularies takes 40 MB.
+MAX_TEXT_BYTES = 256 * 2**20
+# Tokenizers without a limit say so with the 31 digits of int(1e30).
+_MAX_DIGITS = 40
 
 # What libraries raise when they build a config, or the modules that it describes, from odd values.
 _UNFIT = (
@@ -24,19 +31,79 @@ _UNFIT = (
 )
 
 
+def is_present(file: Path) -> bool:
+    """Whether the folder has an entry of that name, of whatever kind: a broken link is one too."""
+    return os.path.lexists(file)
+
+
+def check_readable(file: Path) -> int:
+    """The size of a regular file, in bytes; opening anything else might wait for ever.
+
+    Raises:
+        MGMError: there is no such file, or it is something else, such as a folder or a pipe.
+    """
+    try:
+        status = file.stat()
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not is_present(file):
+            raise MGMError(f"{file}: no such file; copy it again") from error
+        reason = getattr(error, "strerror", None) or error
+        raise MGMError(f"{file}: cannot be read ({one_line(reason)}); copy it again") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise MGMError(f"{file}: is {kind}, not a file; copy it again")
+    if not os.access(file, os.R_OK):
+        raise MGMError(f"{file}: may not be read; change its permissions")
+    return status.st_size
+
+
+def read_text(file: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        MGMError: it is not there, cannot be read, is too large, or is not UTF-8.
+    """
+    size = check_readable(file)
+    if size > MAX_TEXT_BYTES:
+        raise MGMError(f"{file}: holds {size} bytes; expected {MAX_TEXT_BYTES} at most")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MGMError(f"{file}: is not UTF-8 ({one_line(error)}); copy it again") from error
+    except OSError as error:
+        raise MGMError(f"{file}: cannot be read ({one_line(error)}); copy it again") from error
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        MGMError: the file is not JSON, or holds something else than an object.
+        MGMError: the file cannot be read, is not JSON, or holds something else than an object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file), parse_int=_parse_int)
+    except MGMError:
+        raise
     except (ValueError, RecursionError) as error:
         raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); copy it again") from error
     if not isinstance(content, dict):
         raise MGMError(f"{file}: holds a {type(content).__name__}, not an object; copy it again")
     return content
+
+
+def read_optional_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file.
+
+    Raises:
+        MGMError: as for `read_json`.
+    """
+    return read_json(file) if is_present(file) else {}
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits, expected {_MAX_DIGITS} at most")
+    return int(digits)
 
 
 @contextmanager

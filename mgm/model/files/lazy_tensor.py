@@ -1,38 +1,25 @@
 """Tensors in files, read one by one when they are asked for."""
 
-import json
 import pickle
 import struct
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mgm.errors import MGMError
+from mgm.model.files.json_fields import is_text, shown
+from mgm.model.files.json_file import check_readable
+from mgm.model.files.safetensors_header import read_header
 
-# Names of dtypes in the header of a safetensors file.
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-# What torch raises on files that hold no weights.
-_UNREADABLE = (RuntimeError, EOFError, ValueError, AttributeError)
+# In a zip file, bytes from the beginning of a record's own header to the lengths of its name and
+# its extra field, which come before its content.
+_ZIP_LENGTHS = 26
 
 
 @dataclass(frozen=True)
@@ -75,57 +62,15 @@ def lazy_tensors(file: Path) -> dict[str, LazyTensor]:
     Raises:
         MGMError: the file is cut short, damaged or of another kind.
     """
-    if not file.is_file():
-        raise MGMError(f"{file}: no such file; copy it again")
+    check_readable(file)
     return _of_safetensors(file) if file.suffix == ".safetensors" else _of_torch(file)
 
 
 def _of_safetensors(file: Path) -> dict[str, LazyTensor]:
-    header, start = _safetensors_header(file)
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise MGMError(
-                f"{file}: {name} is of type {entry['dtype']}; expected one of "
-                f"{', '.join(SAFETENSORS_DTYPES)}"
-            )
-        shape = tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
-        if end - begin != torch.Size(shape).numel() * dtype.itemsize:
-            raise MGMError(
-                f"{file}: {name} takes {end - begin} bytes, which is not what {entry['dtype']} of "
-                f"shape {shape} takes; copy the file again"
-            )
-        tensors[name] = _stored(name, file, shape, dtype, start + begin)
-    return tensors
-
-
-def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the tensors begin, after checking that the file is as long as it says.
-
-    The format: 8 bytes with the header's length, the header in JSON, the tensors' bytes.
-    """
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-        ends = [
-            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
-        ]
-        expected = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise MGMError(
-            f"{file}: not a safetensors file or cut short at {size} bytes ({error}); copy it again"
-        ) from error
-    if size < expected:
-        raise MGMError(f"{file}: cut short, {size} bytes of {expected}; copy it again")
-    return header, 8 + length
+    return {
+        tensor.name: _stored(tensor.name, file, tensor.shape, tensor.dtype, tensor.offset)
+        for tensor in read_header(file)
+    }
 
 
 def _stored(
@@ -151,6 +96,7 @@ def _stored(
 
 
 def _of_torch(file: Path) -> dict[str, LazyTensor]:
+    records = _records(file)
     # Fake tensors know where in the file their bytes are, and take no memory.
     with FakeTensorMode():
         found = _load(file, mmap=False)
@@ -158,7 +104,13 @@ def _of_torch(file: Path) -> dict[str, LazyTensor]:
     in_memory: dict[str, Tensor] | None = None
     for name, tensor in found.items():
         shape = tuple(tensor.shape)
-        offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+        storage = tensor.untyped_storage()
+        offset = getattr(storage, "_checkpoint_offset", None)
+        if records and records.get(offset) != storage.nbytes():
+            raise MGMError(
+                f"{file}: {name} takes {storage.nbytes()} bytes, and the file holds "
+                f"{records.get(offset, 0)} of it where PyTorch puts it; copy it again"
+            )
         if offset is not None and tensor.is_contiguous():
             offset += tensor.storage_offset() * tensor.element_size()
             tensors[name] = _stored(name, file, shape, tensor.dtype, offset)
@@ -167,25 +119,91 @@ def _of_torch(file: Path) -> dict[str, LazyTensor]:
         if in_memory is None:
             in_memory = _load(file, mmap=offset is not None)
         whole = in_memory[name]
+        if whole.is_meta:
+            raise _not_plain(file, name)
         tensors[name] = LazyTensor(name, file, shape, whole.dtype, whole.contiguous)
     return tensors
+
+
+def _records(file: Path) -> dict[int, int]:
+    """Bytes of each record of a zip file by its offset; none where it is no zip file.
+
+    Tensors are read from these offsets as they lie there, whatever the pickle says of their sizes.
+
+    Raises:
+        MGMError: it is damaged, or a record is compressed.
+    """
+    if not zipfile.is_zipfile(file):
+        return {}  # from before PyTorch 1.6, or no weights at all
+    records = {}
+    try:
+        with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
+            for info in archive.infolist():
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{info.filename} is compressed")
+                stream.seek(info.header_offset + _ZIP_LENGTHS)
+                name_length, extra_length = struct.unpack("<HH", stream.read(4))
+                begin = info.header_offset + _ZIP_LENGTHS + 4 + name_length + extra_length
+                records[begin] = info.file_size
+    except (zipfile.BadZipFile, struct.error, ValueError, OSError, NotImplementedError) as error:
+        raise _unreadable(file, error) from error
+    return records
 
 
 def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-        weights = weights.get("state_dict", weights)
-        tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     except pickle.UnpicklingError as error:
         # Without torch's own text, which advises to run code that a foreign file may hold.
         raise MGMError(
             f"{file}: cannot be read as weights: it is damaged, or holds other objects than "
             "tensors, whose code is not run; copy it again, or get it as safetensors"
         ) from error
-    except _UNREADABLE as error:
-        raise MGMError(
-            f"{file}: cannot be read as weights ({type(error).__name__}); copy it again"
-        ) from error
+    except Exception as error:  # a damaged pickle makes the unpickler raise anything
+        raise _unreadable(file, error) from error
+    for _ in range(2):
+        if not isinstance(weights, Mapping):
+            raise MGMError(
+                f"{file}: cannot be read as weights, it holds a {type(weights).__name__} instead "
+                "of tensors by name; copy it again"
+            )
+        weights = weights.get("state_dict", weights)
+    tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     if weights and not tensors:
         raise MGMError(f"{file}: holds no tensors; copy it again, or give another checkpoint")
+    size = file.stat().st_size
+    for name, tensor in tensors.items():
+        _check_tensor(file, size, name, tensor)
     return tensors
+
+
+def _check_tensor(file: Path, size: int, name: object, tensor: Tensor) -> None:
+    """Refuse what is no plain tensor, reaches beyond its values or repeats them without end."""
+    if not is_text(name):
+        raise MGMError(f"{file}: {shown(name)} is no name of a tensor; copy it again")
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+        raise _not_plain(file, name)
+    nbytes = tensor.numel() * tensor.element_size()
+    if nbytes > size:
+        raise MGMError(
+            f"{file}: {name} of shape {tuple(tensor.shape)} takes {nbytes} bytes, the whole file "
+            f"has {size}; copy it again"
+        )
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    if nbytes and end > tensor.untyped_storage().nbytes():
+        raise MGMError(
+            f"{file}: {name} of shape {tuple(tensor.shape)} reaches beyond its own values; copy it "
+            "again"
+        )
+
+
+def _not_plain(file: Path, name: object) -> MGMError:
+    return MGMError(
+        f"{file}: {name} is sparse, nested, quantised or without values; expected plain tensors, "
+        "copy it again from the original model"
+    )
+
+
+def _unreadable(file: Path, error: Exception) -> MGMError:
+    return MGMError(f"{file}: cannot be read as weights ({type(error).__name__}); copy it again")

@@ -5,7 +5,8 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mgm.model.files.lazy_tensor import SAFETENSORS_DTYPES, LazyTensor
+from mgm.model.files.lazy_tensor import LazyTensor
+from mgm.model.files.safetensors_header import SAFETENSORS_DTYPES
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"

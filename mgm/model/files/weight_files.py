@@ -4,12 +4,14 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from mgm.errors import MGMError
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_fields import is_text, shown
+from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -25,7 +27,7 @@ SINGLE_FILES = (
 
 def has_weights(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds an index of weights or a file with all of them."""
-    return any((Path(folder) / name).is_file() for name in (*INDEX_FILES, *SINGLE_FILES))
+    return any(is_present(Path(folder) / name) for name in (*INDEX_FILES, *SINGLE_FILES))
 
 
 def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[Path]]:
@@ -34,15 +36,16 @@ def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[P
     The index is empty where a single file holds them all.
 
     Raises:
-        MGMError: no weights, an index that names missing files, or one that is not an index.
+        MGMError: no weights, an index that names missing files, files
+            elsewhere, or is not one.
     """
     folder = Path(folder)
     for name in INDEX_FILES:
         index = folder / name
-        if index.is_file():
+        if is_present(index):
             return _indexed_files(index)
     for name in SINGLE_FILES:
-        if (folder / name).is_file():
+        if is_present(folder / name):
             return {}, [folder / name]
     raise MGMError(
         f"{folder}: holds no weights; give a folder with one of "
@@ -51,20 +54,31 @@ def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[P
 
 
 def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
-    content = read_json(index)
-    try:
-        places = content["weight_map"]
-        files = [index.parent / name for name in sorted(set(places.values()))]
-    except (KeyError, AttributeError, TypeError) as error:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
         raise MGMError(
-            f"{index}: not an index of weights ({type(error).__name__}: {error}); copy it again"
-        ) from error
-    missing = [file.name for file in files if not file.is_file()]
+            f"{index}: not an index of weights (weight_map is {shown(places)}); copy it again"
+        )
+    for name, file in places.items():
+        if not _is_shard_name(file):
+            raise MGMError(
+                f"{index}: says that {shown(name)} is in {shown(file)}; expected the name of a "
+                "file of weights beside it, copy it again"
+            )
+    files = [index.parent / name for name in sorted(set(places.values()))]
+    missing = [file.name for file in files if not is_present(file)]
     if missing:
         raise MGMError(
             f"{index}: {len(missing)} of {len(files)} are missing, first {missing[0]}; copy them"
         )
     return places, files
+
+
+def _is_shard_name(name: object) -> TypeGuard[str]:
+    """Whether this is a plain file name: an index leads to no other folder."""
+    if not is_text(name) or Path(name).name != name or "\\" in name or "\0" in name:
+        return False
+    return Path(name).suffix in (".safetensors", ".bin")
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
@@ -91,6 +105,12 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
             f"{folder / index[lacking[0]]}: lacks {lacking[0]}, which the index says is in it "
             f"({len(lacking)} such); copy the folder again, from one model"
         )
+    for name, file in index.items():
+        if tensors[name].file.name != file:
+            raise MGMError(
+                f"{tensors[name].file}: holds {name}, which the index says is in {file}; copy the "
+                "folder again, from one model"
+            )
     return tensors
 
 

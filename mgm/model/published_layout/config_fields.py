@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
 from mgm.errors import MGMError
+from mgm.model.config_checks.rules import TOWER_RULES, check_rope_scaling, check_vision_config
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_fields import check_fields, is_text, shown
+from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.files.lazy_tensor import LazyTensor
+from mgm.model.files.tokenizer_files import highest_id
 from mgm.model.files.weight_files import has_weights, read_folder
 from mgm.model.published_layout.weight_names import native_tensors, to_published
 from mgm.model.vision.convnext_shapes import convnext_geometry
@@ -78,6 +78,7 @@ def published_field_names() -> Generator[None]:
         text = str(error)
         for ours, (published, _) in FIELDS.items():
             text = text.replace(f": {ours} is ", f": {published} is ")
+        text = text.replace(": text_config.", ": ")
         raise MGMError(text) from error
 
 
@@ -100,11 +101,12 @@ def translate_config(
     Raises:
         MGMError: the weights are unreadable, not those of a Mini-Gemini, or contradict the config.
     """
+    check_fields(values, TOWER_RULES, "config")
     if tensors is None:
         tensors = _tensors(folder)
     text = {name: value for name, value in values.items() if name not in NOT_TEXT}
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
-    _check_rope_scaling(text.get("rope_scaling"))
+    check_rope_scaling(text.get("rope_scaling"))
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
     if embeddings is not None:
         rows, said = _sizes(embeddings, 2)[0], values.get("vocab_size")
@@ -125,7 +127,7 @@ def translate_config(
         "vision_aux_config": _aux_config(tensors, values),
         "architectures": ["MGMForConditionalGeneration"],
     }
-    highest = _highest_id(folder)
+    highest = -1 if folder is None else highest_id(Path(folder))
     if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
         native["image_token_id"] = highest + 1  # no id of the tokenizer may mean an image
     for name in ("torch_dtype", "dtype"):
@@ -139,17 +141,6 @@ def _check_head(embeddings: LazyTensor, head: LazyTensor | None) -> None:
         raise MGMError(
             f"{embeddings.file}: {embeddings.name} has shape {embeddings.shape}, and {head.name} "
             f"in {head.file} has {head.shape}; expected one shape, copy both from one model"
-        )
-
-
-def _check_rope_scaling(scaling: object) -> None:
-    kind = None
-    if isinstance(scaling, Mapping):
-        kind = scaling.get("rope_type", scaling.get("type"))
-    if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
-        raise MGMError(
-            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
-            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
         )
 
 
@@ -171,11 +162,11 @@ def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: 
     """
     if not name:
         return None
-    if not isinstance(name, str):
-        raise MGMError(f"config: the folder of a tower is {name!r}; expected a path")
+    if not is_text(name):
+        raise MGMError(f"config: names the folder {shown(name)}; expected a path")
     starts = [Path(), *(Path(folder).resolve().parents if folder else ())]
     found = (start / name for start in starts)
-    return next((place for place in found if (place / file).is_file()), None)
+    return next((place for place in found if is_present(place / file)), None)
 
 
 def _clip_config(
@@ -257,8 +248,13 @@ def _sizes(tensor: LazyTensor, count: int) -> tuple[int, ...]:
 
 
 def _tower_config(place: Path) -> dict[str, Any]:
-    values = read_json(place / "config.json")
+    file = place / "config.json"
+    values = read_json(file)
     values = values.get("vision_config", values)
+    if not isinstance(values, dict):
+        raise MGMError(f"{file}: vision_config is {shown(values)}; valid: an object")
+    with named_faults(file):
+        check_vision_config(values)
     return {
         name: value
         for name, value in values.items()
@@ -296,38 +292,3 @@ def _no_tower(
         f"config: {field} is {values.get(field)!r}, and the weights in {place} hold no such tower "
         f"(expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
     )
-
-
-def _highest_id(folder: str | os.PathLike[str] | None) -> int:
-    """The highest id that the tokenizer's files know, in its vocabulary or beside it; -1: none.
-
-    That of `<image>`, which our own tokenizers have, does not count.
-    """
-    if folder is None:
-        return -1
-    files = {
-        name: read_json(Path(folder) / name)
-        for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
-        if (Path(folder) / name).is_file()
-    }
-    tokens = dict(files.get("added_tokens.json", {}))
-    for index, token in (
-        files.get("tokenizer_config.json", {}).get("added_tokens_decoder", {}).items()
-    ):
-        tokens[token["content"]] = int(index)
-    for token in files.get("tokenizer.json", {}).get("added_tokens", []):
-        tokens[token["content"]] = token["id"]
-    tokens.pop("<image>", None)
-    pieces = Path(folder) / "tokenizer.model"
-    if "tokenizer.json" in files:
-        size = len(files["tokenizer.json"].get("model", {}).get("vocab", ()))
-    else:
-        size = _piece_count(pieces) if pieces.is_file() else 0
-    return max(size - 1, *tokens.values(), -1)
-
-
-def _piece_count(file: Path) -> int:
-    try:
-        return SentencePieceProcessor(model_file=str(file)).get_piece_size()
-    except (OSError, RuntimeError):
-        return 0  # whoever loads the tokenizer says what is wrong with it

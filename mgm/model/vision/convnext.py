@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mgm.errors import MGMError
+from mgm.model.config_checks.rules import check_convnext_config
 from mgm.model.files.hub import part_folder
 from mgm.model.files.json_file import named_faults, read_json
 from mgm.model.files.weight_files import load_into, read_weights
@@ -128,6 +129,7 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     settings = read_json(path)
     with named_faults(path):
         if path == of_timm:
+            check_convnext_config(settings.get("model_args", {}), "model_args.")
             images = settings.get("pretrained_cfg", {})
             facts = _facts_of_architecture(settings, path)
         else:
@@ -138,7 +140,9 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
                 )
             images, facts = settings.get("preprocess_cfg", {}), {}
         normalisation = {"image_mean": images.get("mean"), "image_std": images.get("std")}
-        return facts | {name: value for name, value in normalisation.items() if value is not None}
+        found = {name: value for name, value in normalisation.items() if value is not None}
+        check_convnext_config(found)
+        return facts | found
 
 
 def _facts_of_architecture(settings: dict[str, Any], path: Path) -> dict[str, Any]:

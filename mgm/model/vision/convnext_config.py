@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from mgm.errors import MGMError
+from mgm.model.config_checks.rules import check_convnext_config
 
 
 class ConvNextTowerConfig(PretrainedConfig):
@@ -79,4 +80,5 @@ def convnext_config_from(
         return given
     values: dict[str, Any] = given if isinstance(given, dict) else given.to_dict()
     fields = {name: value for name, value in values.items() if name != "model_type"}
+    check_convnext_config(fields, "vision_aux_config.")
     return ConvNextTowerConfig(**fields)

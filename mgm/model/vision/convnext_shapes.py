@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
+from mgm.model.files.json_fields import shown
+from mgm.model.vision.convnext_config import ConvNextTowerConfig
 
 _XXLARGE_DIMS = [384, 768, 1536, 3072]
 
@@ -22,21 +25,28 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
     Raises:
         MGMError: these are not the weights of a four-stage ConvNeXt with 4 pixels a position.
     """
-    depths = [0, 0, 0, 0]
+    blocks: list[set[str]] = [set(), set(), set(), set()]
     dims = [0, 0, 0, 0]
     kernel_sizes = [0, 0, 0, 0]
     for name, shape in shapes.items():
         match = re.match(r"stages\.([0-3])\.blocks\.(\d+)\.", name)
         if match:
             stage = int(match.group(1))
-            depths[stage] = max(depths[stage], int(match.group(2)) + 1)
-            if name.endswith(".conv_dw.weight"):
+            blocks[stage].add(match.group(2))
+            if name.endswith(".conv_dw.weight") and len(shape) == 4:
                 dims[stage], kernel_sizes[stage] = shape[0], shape[-1]
     if 0 in dims:
         raise MGMError(
             f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
             "give a folder of OpenCLIP or timm that does"
         )
+    depths = [len(found) for found in blocks]
+    for stage, found in enumerate(blocks):
+        if found != {str(index) for index in range(len(found))}:
+            raise MGMError(
+                f"{source}: holds {len(found)} blocks of stages.{stage}, and their numbers are not "
+                f"0 to {len(found) - 1}; copy it again"
+            )
     block = "stages.0.blocks.0."
     return {
         "depths": depths,
@@ -51,9 +61,35 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
     }
 
 
+def check_convnext_sizes(
+    config: ConvNextTowerConfig, shapes: Mapping[str, tuple[int, ...]], file: Path
+) -> None:
+    """Refuse a ConvNeXt's config that its weights contradict.
+
+    Args:
+        config: of the tower.
+        shapes: as for `convnext_geometry`; none where there are no weights.
+        file: where the config comes from, for the message.
+
+    Raises:
+        MGMError: names file, field and value, and what the weights have.
+    """
+    geometry = convnext_geometry(shapes, str(file)) if shapes else {}
+    for field in ("depths", "dims", "kernel_sizes"):
+        value = getattr(config, field)
+        if list(geometry.get(field, value)) != list(value):
+            raise MGMError(
+                f"{file}: vision_aux_config.{field} is {shown(value)}, and the weights have "
+                f"{geometry[field]}; copy both from one model"
+            )
+
+
 def _stem_type(shapes: Mapping[str, tuple[int, ...]], width: int, source: str) -> str:
     """timm's name of the stem: one convolution of stride 4, or two of stride 2."""
-    channels, *_, kernel = shapes.get("stem.0.weight", (width, 4))
+    stem = shapes.get("stem.0.weight", (width, 3, 4, 4))
+    if len(stem) != 4:
+        raise MGMError(f"{source}: stem.0.weight has shape {stem}; expected 4 dimensions")
+    channels, *_, kernel = stem
     if kernel == 4:
         return "patch"
     if kernel != 3:

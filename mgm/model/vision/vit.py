@@ -24,9 +24,11 @@ from transformers.image_utils import (
 )
 
 from mgm.errors import MGMError
+from mgm.model.config_checks.rules import check_vision_config
+from mgm.model.config_checks.weights import check_vision_sizes
 from mgm.model.files.hub import part_folder
-from mgm.model.files.json_file import named_faults, read_json
-from mgm.model.files.weight_files import load_into, read_weights
+from mgm.model.files.json_file import named_faults, read_json, read_optional_json
+from mgm.model.files.weight_files import load_into, read_folder
 
 
 class VisionTower(PreTrainedModel):
@@ -151,6 +153,7 @@ def vision_config_from(given: dict[str, Any] | PretrainedConfig) -> PretrainedCo
         MGMError: no tower is made of such a model.
     """
     values: dict[str, Any] = dict(given) if isinstance(given, dict) else given.to_dict()
+    check_vision_config(values, "vision_config.")
     kind = tower_kind(values.pop("model_type", None) or CLIP.model_type)
     return given if isinstance(given, kind.config) else kind.config(**values)
 
@@ -181,10 +184,13 @@ def read_vision_config(folder: str | os.PathLike[str]) -> PretrainedConfig:
         )
     values = read_json(path)
     images = Path(folder) / "preprocessor_config.json"
-    settings = read_json(images) if images.is_file() else {}
+    settings = read_optional_json(images)
+    with named_faults(images):
+        check_vision_config({name: settings.get(name) for name in ("image_mean", "image_std")})
     with named_faults(path):
         part = dict(values.get("vision_config", values))
         part.setdefault("model_type", values.get("model_type"))
+        check_vision_config(part)
         kind = tower_kind(part.pop("model_type"))
         config = kind.config(**part)
         for name in ("image_mean", "image_std"):
@@ -209,11 +215,17 @@ def load_vision_tower(
     """
     folder = part_folder(folder)
     config = read_vision_config(folder)
-    with named_faults(Path(folder) / "config.json"):
-        tower = build_vision_tower(config, feature_layer)
+    file = Path(folder) / "config.json"
     # Compat: with and without the prefix that transformers 5 dropped.
-    weights = {
-        name.removeprefix("vision_model."): value for name, value in read_weights(folder).items()
+    stored = {
+        name.removeprefix("vision_model."): tensor for name, tensor in read_folder(folder).items()
     }
-    load_into(tower, weights, str(folder), ignore=tower_kind(config.model_type).ignored)
+    kind = tower_kind(config.model_type)
+    check_vision_sizes(config, stored, file, class_tokens=kind.tower.class_tokens)
+    with named_faults(file):
+        tower = build_vision_tower(config, feature_layer)
+    weights = {
+        name: tensor.read() for name, tensor in stored.items() if not name.startswith(kind.ignored)
+    }
+    load_into(tower, weights, str(folder))
     return tower.to(dtype or torch.float32)

@@ -142,10 +142,16 @@ def changed_config(tmp_path: Path, **changes) -> Path:
     [
         (
             {"hidden_size": 128},
-            r"embed_tokens.weight has shape \(760, 64\), by config.json \(760, 128\)",
+            r"hidden_size is 128, and .*embed_tokens.weight in .* has shape \(760, 64\); copy",
         ),
-        ({"num_hidden_layers": 1}, r"9 unexpected \(model.layers.1"),
-        ({"num_hidden_layers": 3}, r"9 missing \(model.layers.2.input_layernorm.weight"),
+        (
+            {"num_hidden_layers": 1},
+            r"num_hidden_layers is 1, and the weights in .* have 2; copy both",
+        ),
+        (
+            {"num_hidden_layers": 3},
+            r"num_hidden_layers is 3, and the weights in .* have 2; copy both",
+        ),
         ({"mm_hidden_size": 1024}, r"mm_hidden_size is 1024; expected 32"),
         ({"mm_hidden_size_aux": 2880}, r"mm_hidden_size_aux is 2880; expected 80, the sum"),
         ({"image_global": True}, r"image_global is True; valid: false, or image_grid 2"),

@@ -189,7 +189,7 @@ def test_language_model_with_weights_of_another_shape(language) -> None:
         (json.dumps(TEXT | {"hidden_size": 25}), "config.json: describes no model"),
         (json.dumps({"model_type": "clip"}), "config.json: describes no model"),
         (json.dumps({"model_type": "magic"}), "config.json: describes no model"),
-        (json.dumps({"model_type": "llama"}), "by config.json"),
+        (json.dumps({"model_type": "llama"}), "config.json: vocab_size is 32000, and "),
     ],
 )
 def test_language_model_with_another_config(language, content, message) -> None:

@@ -110,7 +110,7 @@ def test_on_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
     ("change", "message"),
     [
         ({"use_dora": True}, "lacks a part of its DoRA"),
-        ({"r": None}, "r is None and lora_alpha 6; expected numbers"),
+        ({"r": None}, "r is None; valid: an integer from 1"),
     ],
 )
 def test_adapters_that_cannot_be_merged(lora, change, message) -> None:

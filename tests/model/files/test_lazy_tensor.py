@@ -1,4 +1,6 @@
+import json
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from mgm.errors import MGMError
 from mgm.model.files.lazy_tensor import lazy_tensors
 from mgm.model.files.safetensors_writer import write_shards
+from mgm.model.files.weight_files import read_folder
 
 TENSORS = {
     "matrix": torch.randn(3, 5),
@@ -116,3 +119,97 @@ def test_the_library_reads_what_is_written(tmp_path, limit) -> None:
     assert found.keys() == TENSORS.keys()
     assert all(equal(found[name], TENSORS[name]) for name in found)
     assert sum(counts) == sum(tensor.nbytes for tensor in TENSORS.values())
+
+
+def rewritten(source, target, name: str, content: bytes, compression=zipfile.ZIP_STORED) -> None:
+    """A PyTorch file with one record replaced."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for info in old.infolist():
+            here = info.filename.endswith(name)
+            new.writestr(info.filename, content if here else old.read(info.filename))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(2)], "holds a list instead of tensors by name"),
+        (torch.ones(2), "holds a Tensor instead"),
+        (None, "holds a NoneType instead"),
+        ({"state_dict": [torch.ones(2)]}, "holds a list instead"),
+        ({1: torch.ones(2)}, "1 is no name of a tensor"),
+        ({"\ud800": torch.ones(2)}, "is no name of a tensor"),
+        ({"a": {"b": torch.ones(2)}}, "holds no tensors"),
+        ({"a": torch.ones(1).expand(10**9)}, "takes 4000000000 bytes, the whole file has"),
+        ({"a": torch.eye(3).to_sparse()}, "cannot be read as weights"),
+        ({"a": torch.ones(3, device="meta")}, r"takes 12 bytes|without values"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_of_other_things(tmp_path, content, message, zipped) -> None:
+    file = tmp_path / "a.bin"
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(MGMError, match=rf"a\.bin: .*{message}"):
+        lazy_tensors(file)
+
+
+@pytest.mark.parametrize("record", [bytes(8), bytes(400)])
+def test_torch_files_with_records_of_another_size(tmp_path, record) -> None:
+    torch.save({"a": torch.ones(12)}, tmp_path / "good.bin")
+    rewritten(tmp_path / "good.bin", tmp_path / "a.bin", "data/0", record)
+    with pytest.raises(MGMError, match=r"a\.bin: a takes 48 bytes, and the file holds "):
+        lazy_tensors(tmp_path / "a.bin")
+
+
+def test_torch_files_that_are_compressed(tmp_path) -> None:
+    torch.save({"a": torch.ones(12)}, tmp_path / "good.bin")
+    packed = zipfile.ZIP_DEFLATED
+    rewritten(tmp_path / "good.bin", tmp_path / "a.bin", "nothing", b"", packed)
+    with pytest.raises(MGMError, match=r"a\.bin: cannot be read as weights"):
+        lazy_tensors(tmp_path / "a.bin")
+
+
+def test_torch_files_whose_shapes_lie(tmp_path) -> None:
+    torch.save({"a": torch.ones(3, 4)}, tmp_path / "good.bin")
+    with zipfile.ZipFile(tmp_path / "good.bin") as archive:
+        pickled = archive.read("good/data.pkl")
+    lie = pickled.replace(b"K\x03K\x04", b"K\x06K\x04")
+    assert lie != pickled
+    rewritten(tmp_path / "good.bin", tmp_path / "a.bin", "data.pkl", lie)
+    with pytest.raises(MGMError, match=r"a\.bin: "):
+        lazy_tensors(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 100, 0.5, 0.99])
+def test_torch_files_that_are_cut_short(tmp_path, size) -> None:
+    file = tmp_path / "a.bin"
+    torch.save({"a": torch.ones(12)}, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: size if isinstance(size, int) else int(size * len(content))])
+    with pytest.raises(MGMError, match=r"a\.bin: cannot be read as weights"):
+        lazy_tensors(file)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        *({}, [], None, {"a": 1}, {"a": None}, {"a": ["model.safetensors"]}, {"a": ""}),
+        *({"a": "../model.safetensors"}, {"a": "/etc/passwd"}, {"a": "sub/model.safetensors"}),
+        *({"a": "."}, {"a": ".."}, {"a": "config.json"}, {"a": "x\0.bin"}, {"a": "..\\x.bin"}),
+    ],
+)
+def test_indexes_that_lead_elsewhere(tmp_path, places) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "f").mkdir()
+    index = tmp_path / "f/model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(MGMError, match=r"model\.safetensors\.index\.json: "):
+        read_folder(tmp_path / "f")
+
+
+def test_an_index_that_mixes_its_files_up(tmp_path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "1.safetensors")
+    save_file({"b": torch.ones(2)}, tmp_path / "2.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "2.safetensors", "b": "1.safetensors"}}))
+    with pytest.raises(MGMError, match=r"1\.safetensors: holds a, which the index says is in 2"):
+        read_folder(tmp_path)

@@ -1,0 +1,1 @@
+"""Configs as untrusted input: values that make sense, and that the weights agree with."""

@@ -1,0 +1,235 @@
+"""What the fields of a model's configs may hold.
+
+The upper limits lie far above every model that exists: they keep a damaged number from taking all
+memory or time before the weights can contradict it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from mgm.errors import MGMError
+from mgm.model.files.json_fields import (
+    BOOLEAN,
+    TEXT,
+    TOKEN_ID,
+    TOKEN_IDS,
+    Rule,
+    check_fields,
+    either,
+    integer,
+    list_of,
+    not_empty,
+    number,
+    optional,
+    shown,
+)
+
+MAX_IMAGE_SIZE = 16384  # pixels per side
+MAX_IMAGE_GRID = 64  # crops per side
+MAX_LAYERS = 10_000
+_MAX_WIDTH = 2**24
+_MAX_POSITIONS = 10**8
+
+_WIDTH = integer(1, _MAX_WIDTH)
+_HEADS = integer(1, 2**16)
+_EPSILON = number(0, 1, above=True)
+_SHARE = number(0, 1)
+IMAGE_MEAN = list_of(number(-1e3, 1e3), 3)
+IMAGE_STD = list_of(number(0, 1e3, above=True), 3)
+_NORMALISATION = {"image_mean": optional(IMAGE_MEAN), "image_std": optional(IMAGE_STD)}
+_END_IDS = not_empty(TOKEN_IDS)
+# Compat: the first LLaMA checkpoints pad with -1.
+_PAD_ID = optional(either(TOKEN_ID, integer(-1, -1)))
+_OBJECT = Rule(lambda value: isinstance(value, Mapping), "an object")
+
+COMMON_RULES: Mapping[str, Rule] = {
+    "output_attentions": optional(BOOLEAN),
+    "output_hidden_states": optional(BOOLEAN),
+    "return_dict": optional(BOOLEAN),
+}
+_EVERY_TRANSFORMER: Mapping[str, Rule] = {
+    **COMMON_RULES,
+    "hidden_size": _WIDTH,
+    "num_hidden_layers": integer(1, MAX_LAYERS),
+    "num_attention_heads": _HEADS,
+    "head_dim": optional(integer(1, 2**16)),
+    "hidden_act": optional(TEXT),
+    "layer_norm_eps": _EPSILON,
+    "attention_dropout": _SHARE,
+    "initializer_range": number(0),
+}
+
+TEXT_RULES: Mapping[str, Rule] = {
+    **_EVERY_TRANSFORMER,
+    "vocab_size": integer(1, 10**8),
+    "intermediate_size": not_empty(
+        either(_WIDTH, list_of(_WIDTH))
+    ),  # of each layer, in some models
+    "num_key_value_heads": optional(_HEADS),
+    "max_position_embeddings": integer(1, _MAX_POSITIONS),
+    "num_local_experts": integer(1, 1024),
+    "num_experts_per_tok": integer(1, 1024),
+    "sliding_window": optional(integer(1)),
+    "rms_norm_eps": _EPSILON,
+    "rope_theta": number(0, 1e12, above=True),
+    "partial_rotary_factor": number(0, 1, above=True),
+    "rope_scaling": optional(_OBJECT),
+    "rope_parameters": optional(_OBJECT),
+    "tie_word_embeddings": BOOLEAN,
+    "attention_bias": BOOLEAN,
+    "mlp_bias": BOOLEAN,
+    "use_cache": BOOLEAN,
+    "bos_token_id": TOKEN_IDS,
+    "eos_token_id": _END_IDS,
+    "pad_token_id": _PAD_ID,
+}
+# Of Mini-Gemini itself.
+MGM_RULES: Mapping[str, Rule] = {
+    "model_max_length": optional(integer(1)),
+    "image_grid": integer(1, MAX_IMAGE_GRID),
+    "image_size_aux": integer(1, MAX_IMAGE_SIZE),
+    "image_global": BOOLEAN,
+    "image_token_id": TOKEN_ID,
+    "conversation": optional(TEXT),
+    "optimize_vision_tower": BOOLEAN,
+    "optimize_vision_tower_aux": BOOLEAN,
+    "tie_word_embeddings": BOOLEAN,
+}
+# Of the published layout, which names the folders of both towers.
+TOWER_RULES: Mapping[str, Rule] = {
+    "mm_vision_tower": optional(TEXT),
+    "mm_vision_tower_aux": optional(TEXT),
+}
+# Numbers of `rope_parameters`, or `rope_scaling` before transformers 5.
+_ROPE_RULES: Mapping[str, Rule] = {
+    "rope_theta": number(0, 1e12, above=True),
+    "factor": optional(number(0, above=True)),
+    "partial_rotary_factor": number(0, 1, above=True),
+    "original_max_position_embeddings": optional(integer(1, _MAX_POSITIONS)),
+    "attention_factor": optional(number(0, above=True)),
+    "beta_fast": optional(number(0)),
+    "beta_slow": optional(number(0)),
+    "low_freq_factor": number(0, above=True),
+    "high_freq_factor": number(0, above=True),
+    "short_factor": list_of(number(0, above=True)),
+    "long_factor": list_of(number(0, above=True)),
+}
+VISION_RULES: Mapping[str, Rule] = {
+    **_EVERY_TRANSFORMER,
+    **_NORMALISATION,
+    "intermediate_size": _WIDTH,
+    "image_size": integer(1, MAX_IMAGE_SIZE),
+    "patch_size": integer(1, MAX_IMAGE_SIZE),
+    "num_channels": integer(3, 3),
+}
+CONVNEXT_RULES: Mapping[str, Rule] = {
+    **_NORMALISATION,
+    "depths": optional(list_of(integer(1, MAX_LAYERS), 4)),
+    "dims": optional(list_of(_WIDTH, 4)),
+    "kernel_sizes": optional(list_of(integer(1, 255), 4)),
+    "layer_norm_eps": _EPSILON,
+    "drop_path_rate": _SHARE,
+    "hidden_act": TEXT,
+    "stem_type": TEXT,
+    "norm_layer": TEXT,
+    "conv_mlp": BOOLEAN,
+    "use_grn": BOOLEAN,
+    "ls_init_value": optional(number(0)),
+}
+# Compat: published files turn sampling's options off with their neutral values, or null.
+GENERATION_RULES: Mapping[str, Rule] = {
+    "bos_token_id": TOKEN_IDS,
+    "eos_token_id": _END_IDS,
+    "pad_token_id": _PAD_ID,
+    "suppress_tokens": TOKEN_IDS,
+    "begin_suppress_tokens": TOKEN_IDS,
+    "max_length": optional(integer(1)),
+    "max_new_tokens": optional(integer(1)),
+    "min_length": optional(integer(0)),
+    "min_new_tokens": optional(integer(0)),
+    "num_beams": optional(integer(1)),
+    "num_return_sequences": optional(integer(1)),
+    "no_repeat_ngram_size": optional(integer(0)),
+    "top_k": optional(integer(0)),
+    "temperature": optional(number(0)),
+    "top_p": optional(_SHARE),
+    "min_p": optional(_SHARE),
+    "typical_p": optional(_SHARE),
+    "repetition_penalty": optional(number(0, above=True)),
+    "length_penalty": optional(number(-1e6)),
+    "do_sample": optional(BOOLEAN),
+    "use_cache": optional(BOOLEAN),
+}
+
+
+def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse values of a language model's config that no model can have.
+
+    Args:
+        values: its dictionary.
+        prefix: of the fields' names in the message.
+
+    Raises:
+        MGMError: names the field; `named_faults` adds the file.
+    """
+    check_fields(values, TEXT_RULES, "config", prefix)
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = values.get(name) or {}
+        # One object, or one for each type of layer.
+        parts = {"": rope} | {f"{kind}.": v for kind, v in rope.items() if isinstance(v, Mapping)}
+        for kind, part in parts.items():
+            check_fields(part, _ROPE_RULES, "config", f"{prefix}{name}.{kind}")
+    heads, shared = values.get("num_attention_heads"), values.get("num_key_value_heads")
+    if heads is not None and shared is not None and heads % shared:
+        raise MGMError(
+            f"config: {prefix}num_key_value_heads is {shared}; valid: a divisor of "
+            f"num_attention_heads, {heads}"
+        )
+    _check_numbers(values, prefix)
+
+
+def check_rope_scaling(scaling: object) -> None:
+    """Refuse a published rope_scaling of no kind that transformers knows.
+
+    Raises:
+        MGMError: names the field; `named_faults` adds the file.
+    """
+    kind = None
+    if isinstance(scaling, Mapping):
+        kind = scaling.get("rope_type", scaling.get("type"))
+    if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
+        raise MGMError(
+            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
+            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
+        )
+
+
+def check_vision_config(values: Mapping[str, Any], prefix: str = "") -> None:
+    """The same for the config of a vision transformer."""
+    check_fields(values, VISION_RULES, "config", prefix)
+    size, patch = values.get("image_size"), values.get("patch_size")
+    if size is not None and patch is not None and patch > size:
+        raise MGMError(
+            f"config: {prefix}patch_size is {patch}; valid: at most the image_size, {size}"
+        )
+    _check_numbers(values, prefix)
+
+
+def check_convnext_config(values: Mapping[str, Any], prefix: str = "") -> None:
+    """The same for the config of the high-resolution tower."""
+    check_fields(values, CONVNEXT_RULES, "config", prefix)
+    _check_numbers(values, prefix)
+
+
+def _check_numbers(values: object, path: str) -> None:
+    """Refuse NaN anywhere: as a number of a model it makes all that it computes NaN."""
+    if isinstance(values, float) and math.isnan(values):
+        raise MGMError(f"config: {path.removesuffix('.')} is {shown(values)}; valid: a number")
+    pairs: Any = values.items() if isinstance(values, Mapping) else ()
+    if isinstance(values, list | tuple):
+        pairs = enumerate(values)
+    for name, value in pairs:
+        _check_numbers(value, f"{path}{name}.")

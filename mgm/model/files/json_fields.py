@@ -1,0 +1,122 @@
+"""Rules for the fields of JSON files: which type, which range."""
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from mgm.errors import MGMError
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a field may hold.
+
+    Attributes:
+        accepts: whether a value is valid.
+        valid: the same in words.
+    """
+
+    accepts: Callable[[object], bool]
+    valid: str
+
+
+def integer(minimum: int, maximum: int | None = None) -> Rule:
+    """A whole number in a range that includes both ends; true and false are none."""
+
+    def accepts(value: object) -> bool:
+        return type(value) is int and minimum <= value and (maximum is None or value <= maximum)
+
+    upper = "" if maximum is None else f" to {maximum}"
+    return Rule(accepts, f"an integer from {minimum}{upper}")
+
+
+def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Rule:
+    """A finite number in a range that includes both ends, or with `above` only the upper one."""
+
+    def accepts(value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        # An integer may be too large for a float, so infinity is not compared with it.
+        finite = isinstance(value, int) or math.isfinite(value)
+        return finite and minimum <= value <= maximum and not (above and value == minimum)
+
+    upper = "" if math.isinf(maximum) else f", at most {maximum:g}"
+    return Rule(accepts, f"a number {'above' if above else 'from'} {minimum:g}{upper}")
+
+
+BOOLEAN = Rule(lambda value: isinstance(value, bool), "true or false")
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a string that can be written as UTF-8: no half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+TEXT = Rule(is_text, "text")
+
+
+def one_of(*choices: str) -> Rule:
+    """One of some texts."""
+    return Rule(lambda value: isinstance(value, str) and value in choices, ", ".join(choices))
+
+
+def list_of(item: Rule, length: int | None = None) -> Rule:
+    """A list whose items are all valid, of any length or of exactly one."""
+
+    def accepts(value: object) -> bool:
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            return False
+        return all(map(item.accepts, value))
+
+    return Rule(accepts, f"a list of {'' if length is None else f'{length}, '}each {item.valid}")
+
+
+def either(*rules: Rule) -> Rule:
+    """What one of several rules accepts."""
+    return Rule(
+        lambda value: any(rule.accepts(value) for rule in rules),
+        ", or ".join(rule.valid for rule in rules),
+    )
+
+
+def not_empty(rule: Rule) -> Rule:
+    """What a rule accepts, but no empty list."""
+    return Rule(lambda value: value != [] and rule.accepts(value), f"{rule.valid}, no empty list")
+
+
+def optional(rule: Rule) -> Rule:
+    """What a rule accepts, or null."""
+    return Rule(lambda value: value is None or rule.accepts(value), f"{rule.valid}, or null")
+
+
+TOKEN_ID = integer(0, 2**31 - 1)
+TOKEN_IDS = optional(either(TOKEN_ID, list_of(TOKEN_ID)))
+
+
+def shown(value: object) -> str:
+    """A value from a file as messages show it: shortened, on one line."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    return short.repr(value)
+
+
+def check_fields(
+    values: Mapping[str, object], rules: Mapping[str, Rule], where: object, prefix: str = ""
+) -> None:
+    """Check the fields that are there.
+
+    Args:
+        values: a JSON object.
+        rules: by name of the field.
+        where: begins the message: the file, or "config" where `named_faults` knows it.
+        prefix: of the fields' names in the message, for an object inside the file's.
+
+    Raises:
+        MGMError: a field holds something else than its rule allows.
+    """
+    for name, rule in rules.items():
+        if name in values and not rule.accepts(values[name]):
+            found = shown(values[name])
+            raise MGMError(f"{where}: {prefix}{name} is {found}; valid: {rule.valid}")

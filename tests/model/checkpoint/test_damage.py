@@ -1,0 +1,43 @@
+"""Damaged checkpoints of every layout: the same model, or one line that names the file."""
+
+import random
+
+import pytest
+import torch
+
+from tests.model.checkpoint.damage import (
+    CONTENTS,
+    KINDS,
+    LAYOUTS,
+    OTHER,
+    REFUSED,
+    SAME,
+    damages,
+    make_layout,
+    run_all,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.heavy
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_damage_is_harmless_or_named(tmp_path, layout) -> None:
+    if layout == "lora":
+        pytest.importorskip("peft")
+    torch.set_num_threads(1)  # the processes of this test are forks
+    make_layout(layout, tmp_path)
+    found = list(damages(layout, tmp_path))
+    whole = [damage for damage in found if damage.name in CONTENTS or damage.name in KINDS]
+    fields = [damage for damage in found if damage not in whole]
+    draw = random.Random(7)
+    chosen = draw.sample(whole, 40) + draw.sample(fields, 40)
+    kinds = []
+    for damage, outcome in run_all(chosen, {layout: tmp_path}):
+        # Of a field that has another valid value nobody can know that it is not the right one.
+        fine = (SAME, REFUSED) if damage in whole else (SAME, REFUSED, OTHER)
+        kinds.append(outcome.kind)
+        where = f"{damage.file}: {damage.name}"
+        assert outcome.kind in fine, f"{where}: {outcome.kind}: {outcome.text}"
+        assert "\n" not in outcome.text, where
+    assert kinds.count(REFUSED) > 20
+    assert SAME in kinds
