@@ -105,9 +105,8 @@ class IncrementalDetokenizer:
 
     def take(self) -> str:
         """The certain text since the last call."""
-        certain = len(self.text)
-        if not self.stopped:
-            certain -= max((_overlap(self.text, stop) for stop in self._stops), default=0)
+        held_back = max((_overlap(self.text, stop) for stop in self._stops), default=0)
+        certain = self._written if self.stopped else len(self.text) - held_back
         first = self._taken
         while self.taken_tokens < len(self._spans):
             span = self._spans[self.taken_tokens]
@@ -199,7 +198,7 @@ class IncrementalDetokenizer:
             kept = last.part.text[: length - last.start]
             surplus = len(last.part.text[len(kept) :].encode())
             utf8 = last.part.utf8[: len(last.part.utf8) - surplus]
-            self._spans[-1] = TokenSpan(TokenText(kept, utf8), last.start, min(last.end, length))
+            self._spans[-1] = TokenSpan(TokenText(kept, utf8), last.start, last.end)
 
     def _text_of(self, ids: list[int]) -> str:
         text = self._vocabulary.tokenizer.decode(

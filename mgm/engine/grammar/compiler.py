@@ -125,7 +125,9 @@ class GrammarCompiler:
         except (ValueError, RecursionError) as error:
             mask, fault = b"", str(error) or type(error).__name__
         if fault or not any(mask):
-            reason = one_line(fault)[:300] or "nothing matches it"
+            reason = one_line(fault)[:300]
+            if not reason or reason.startswith("NoExtension"):
+                reason = "nothing matches it"
             raise MGMError(f"structured_output.{form.kind} cannot be used ({reason}); correct it")
         return matcher
 

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from mgm.data.text.tokenizer import load_tokenizer
@@ -75,3 +77,88 @@ def test_the_beginning_of_a_stop_text_alone_is_text():
 def test_the_first_of_several_stop_texts_counts():
     tokenizer = byte_tokenizer()
     assert stream(tokenizer, tokenizer("one, two").input_ids, ["two", ", t"])[1].text == "one"
+
+
+TOKENIZERS = ["bytes", "vicuna", "vicuna_nonlegacy", "gemma", "llama3", "gptneox", "yi", "nano"]
+
+
+def vocabulary(name: str) -> TokenBytes:
+    if name == "bytes":
+        return TokenBytes(byte_tokenizer())
+    folder = "playground/mgm-nano" if name == "nano" else golden(f"tokenizers/{name}")
+    return TokenBytes(load_tokenizer(folder))
+
+
+def random_ids(tokens: TokenBytes, seed: int) -> list[int]:
+    """Texts, random tokens, bytes of characters in part, special tokens: all in one row."""
+    draw = random.Random(seed)
+    tokenizer = tokens.tokenizer
+    ids: list[int] = []
+    for _ in range(6):
+        text = draw.choice([TEXT, " a\n  b", "é漢😀", "<s>", "end en"])
+        ids += tokenizer(text, add_special_tokens=False).input_ids[: draw.randrange(1, 9)]
+        ids += [draw.randrange(len(tokenizer)) for _ in range(draw.randrange(4))]
+    return ids
+
+
+@pytest.mark.parametrize("by_bytes", [False, True])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokens_make_up_the_text(name, by_bytes):
+    tokens = vocabulary(name)
+    for seed in range(25):
+        ids = random_ids(tokens, seed)
+        whole = IncrementalDetokenizer(tokens, (), by_bytes)
+        for token in ids:
+            whole.push(token)
+        whole.finish()
+        middle = whole.text[len(whole.text) // 2 :][:2]
+        for stops in ((), ("en",), (middle,) if middle else ()):
+            text, taken = IncrementalDetokenizer(tokens, stops, by_bytes), ""
+            for token in [*ids, None]:
+                if text.stopped:
+                    break
+                first = text.taken_tokens
+                text.finish() if token is None else text.push(token)
+                piece = text.take()
+                spans = text.spans(first, text.taken_tokens)
+                assert "".join(span.part.text for span in spans) == piece
+                taken += piece
+            spans = text.spans(0, len(ids))
+            expected = whole.text.partition(stops[0])[0] if stops else whole.text
+            assert taken == text.text == expected
+            assert "".join(span.part.text for span in spans) == text.text
+            assert b"".join(span.part.utf8 for span in spans) == text.text.encode()
+            for span in spans:
+                assert text.text[span.start :].startswith(span.part.text)
+            assert stops or len(spans) == len(ids)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_bytes_of_tokens_are_those_of_the_tokenizer(name):
+    tokens = vocabulary(name)
+    for text in (TEXT, "A sign: STOP\n  two  spaces", "é漢😀 café"):
+        ids = tokens.tokenizer(text, add_special_tokens=False).input_ids
+        made = b"".join(map(tokens.of, ids)).decode().strip()
+        if name == "nano":  # whose decoder takes a blank off every line
+            made = made.replace("\n ", "\n")
+        assert made == text
+
+
+def test_halves_of_a_character_have_their_own_bytes():
+    text = IncrementalDetokenizer(vocabulary("bytes"))
+    for token in text._vocabulary.tokenizer("a😀").input_ids:
+        text.push(token)
+    parts = [span.part for span in text.spans(0, 9)]
+    assert [part.text for part in parts] == ["a", "", "", "", "😀"]
+    assert [part.utf8 for part in parts] == [b"a", b"\xf0", b"\x9f", b"\x98", b"\x80"]
+
+
+def test_candidates_are_what_would_come_next():
+    tokens = vocabulary("vicuna")
+    blank_a, a, half = tokens.tokenizer.convert_tokens_to_ids(["▁a", "a", "<0xE5>"])
+    text = IncrementalDetokenizer(tokens)
+    assert text.candidate(blank_a) == ("a", b"a")  # no blank begins the text
+    assert text.candidate(half) == ("bytes:\\xe5", b"\xe5")
+    text.push(a)
+    assert text.candidate(blank_a) == (" a", b" a")
+    assert text.candidate(2) == ("</s>", b"</s>")

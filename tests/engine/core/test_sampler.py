@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from mgm.engine.core.sampler import Sampler, Sampling, choose
+from mgm import MGMError
+from mgm.engine.core.sampler import Sampler, choose
+from mgm.engine.core.sampling import Sampling
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])  # chances are 0.64, 0.24, 0.09, 0.03
 
@@ -92,3 +94,67 @@ def test_logprobs_are_those_of_the_model():
     assert (second.logprob, second.likeliest) == (None, ())
     assert third.logprob == pytest.approx(float(expected[third.token]))
     assert third.likeliest == ()
+
+
+def test_presence_and_frequency_penalties_are_those_of_openai():
+    """`logit - presence * (count > 0) - frequency * count`, of the answer's tokens alone."""
+    sampler = Sampler(Sampling(presence_penalty=0.4, frequency_penalty=0.23), [0, 0, 0])
+    counts = torch.zeros(4)
+    for _ in range(12):
+        expected = int((LOGITS - 0.4 * (counts > 0) - 0.23 * counts).argmax())
+        (choice,) = choose(LOGITS[None], [sampler])
+        assert choice.token == expected
+        counts[expected] += 1
+    assert (counts > 0).sum() > 1
+
+
+@pytest.mark.parametrize(
+    ("bias", "left"),
+    [
+        ({0: -100, 1: -100}, {2, 3}),
+        ({3: 100}, {3}),
+        ({2: 100, 3: 100, 0: 99}, {2, 3}),
+        ({0: -5.0, 1: -5.0, 3: -100}, {0, 1, 2}),
+    ],
+)
+def test_biases_ban_and_force(bias, left):
+    drawn = draws(400, temperature=1.0, seed=1, logit_bias=bias)
+    assert set(drawn.tolist()) == left
+    assert draws(1, logit_bias=bias).item() in left
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_are_not_finite_change_no_other(value, temperature):
+    ways = [Sampling(temperature, seed=3, logprobs=row or None) for row in range(4)]
+    alone = [choose(LOGITS[None], [Sampler(way)])[0] for way in ways]
+    rows = LOGITS.repeat(4, 1)
+    rows[2] = value
+    found = choose(rows, [Sampler(way) for way in ways])
+    assert isinstance(found[2], MGMError)
+    assert "non-finite" in str(found[2])
+    assert [found[row] for row in (0, 1, 3)] == [alone[row] for row in (0, 1, 3)]
+
+
+def test_a_single_infinity_is_no_reason_to_end():
+    """Models ban tokens in this way; the likeliest one has to be a number."""
+    logits = LOGITS.clone()
+    logits[3] = -torch.inf
+    (choice,) = choose(logits[None], [Sampler(Sampling(logprobs=4))])
+    assert choice.token == 0
+    assert choice.likeliest[-1].logprob == -torch.inf
+
+
+def test_an_error_within_a_batch_is_that_of_its_row(monkeypatch):
+    original = torch.Tensor.index_put_
+
+    def put(self, indices, values, accumulate=False):
+        if (values == 7.0).any():
+            raise RuntimeError("row")
+        return original(self, indices, values, accumulate)
+
+    monkeypatch.setattr(torch.Tensor, "index_put_", put)
+    ways = [Sampling(logit_bias={1: bias}) for bias in (3.0, 7.0, 3.0)]
+    first, second, third = choose(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
+    assert (first.token, third.token) == (1, 1)
+    assert isinstance(second, RuntimeError)

@@ -182,6 +182,40 @@ def test_logprobs(client, alone):
     assert [one.token for one in streamed] == [one.token for one in content]
 
 
+@pytest.mark.parametrize("stop", [None, "a"])
+def test_tokens_of_logprobs_are_the_text(client, stop):
+    """The tiny model writes bytes: whole characters, halves of them, and what is none."""
+    for seed in range(3):
+        settings = {"model": "tiny", "temperature": 1, "seed": seed, "max_tokens": 30, "stop": stop}
+        chat = settings | {"messages": [{"role": "user", "content": "hi"}], "logprobs": True}
+        choice = client.chat.completions.create(**chat).choices[0]
+        content = choice.logprobs.content
+        assert "".join(one.token for one in content) == choice.message.content
+        raw = bytes(byte for one in content for byte in one.bytes)
+        assert raw == choice.message.content.encode()
+        for chunk in client.chat.completions.create(**chat, stream=True):
+            if chunk.choices and chunk.choices[0].logprobs:
+                part = chunk.choices[0]
+                shown = "".join(one.token for one in part.logprobs.content)
+                assert shown == part.delta.content
+        plain = settings | {"prompt": "<|user|>hi<|end|><|assistant|>", "logprobs": 20}
+        choice = client.completions.create(**plain).choices[0]
+        told = choice.logprobs
+        assert "".join(told.tokens) == choice.text
+        for token, offset, value, top in zip(
+            told.tokens, told.text_offset, told.token_logprobs, told.top_logprobs, strict=True
+        ):
+            assert choice.text[offset:].startswith(token)
+            assert top[token] == value
+            assert len(top) in (20, 21)
+        streamed = [
+            chunk.choices[0].logprobs
+            for chunk in client.completions.create(**plain, stream=True)
+            if chunk.choices and chunk.choices[0].logprobs
+        ]
+        assert [at for one in streamed for at in one.text_offset] == told.text_offset
+
+
 def test_completions(client, alone):
     prompt = alone.prompt(mgm.Request("hi"))
     found = client.completions.create(model="tiny", prompt=prompt, temperature=0, max_tokens=20)

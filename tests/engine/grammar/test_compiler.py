@@ -1,0 +1,226 @@
+"""Structured output: answers have their form, whatever the model would say, and harm no other."""
+
+import json
+import re
+from dataclasses import replace
+from functools import cache
+
+import jsonschema
+import pytest
+
+import mgm
+from mgm import MGMError, Request
+from mgm.engine.core.structured_output import MAX_WHITESPACE, StructuredOutput
+from mgm.engine.core.token_bytes import TokenBytes
+from mgm.engine.engine import Engine
+from mgm.engine.grammar.compiler import MAX_COMPILED, GrammarCompiler
+from tests.tiny_model import build, byte_tokenizer
+
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+NAME = {"type": "string", "maxLength": 6}
+SCHEMAS = [
+    {"type": "object", "properties": {"a": NAME}, "required": ["a"], "additionalProperties": False},
+    {"type": "integer", "minimum": -3, "maximum": 120},
+    {"type": "boolean"},
+    {"type": "null"},
+    {"enum": ["red", "grün", 3, None, ["x"]]},
+    {"const": {"a": [1, 2]}},
+    {"type": "array", "items": DIGIT, "minItems": 2, "maxItems": 3},
+    {"type": "array", "prefixItems": [NAME, {"type": "null"}], "items": False, "minItems": 2},
+    {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+    {"type": "string", "format": "date"},
+    {"type": "string", "minLength": 3, "maxLength": 5},
+    {"type": "string", "enum": ["é漢😀", '"quoted"']},
+    {"anyOf": [{"type": "boolean"}, {"type": "integer", "maximum": 9, "minimum": 0}]},
+    {"type": ["null", "boolean"]},
+    {"type": "number", "minimum": 0, "maximum": 1, "enum": [0.5, 0.25]},
+    {"$ref": "#/$defs/b", "$defs": {"b": {"type": "array", "items": DIGIT, "maxItems": 4}}},
+    {
+        "type": "object",
+        "properties": {"x": {"type": "boolean"}, "y": {"enum": [1, 2]}},
+        "required": ["x", "y"],
+        "additionalProperties": False,
+    },
+    {
+        "type": "object",
+        "properties": {"box": {"type": "array", "items": DIGIT, "minItems": 4, "maxItems": 4}},
+        "required": ["box"],
+        "additionalProperties": False,
+    },
+    {"type": "object", "properties": {}, "additionalProperties": False},
+    {"allOf": [{"type": "integer"}, {"minimum": 5}, {"maximum": 7}]},
+]
+
+
+@cache
+def nano():
+    return mgm.load("playground/mgm-nano", device="cpu")
+
+
+def request(form: StructuredOutput, **settings) -> Request:
+    return Request("hi", structured_output=form, **{"temperature": 1.0, "seed": 1} | settings)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_json_of_a_schema(part):
+    """The nano model, drawing at random."""
+    schemas = SCHEMAS[part::4]
+    forms = [StructuredOutput(json=schema, disable_any_whitespace=True) for schema in schemas]
+    asked = [request(form, seed=seed, max_new_tokens=90) for form in forms for seed in range(3)]
+    for one, answer in zip(asked, nano().answer(asked), strict=True):
+        schema = json.loads(one.structured_output.json)
+        assert answer.finish_reason == "stop", (schema, answer.text)
+        jsonschema.validate(json.loads(answer.text), schema)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_forms(seed):
+    choices = ["Yes", "No", " maybe\n so", "Ünï ☃ 😀"]
+    forms = {
+        StructuredOutput(regex=r"\d{3}-[A-Z]{2}(x|é){4}"): r"\d{3}-[A-Z]{2}(x|é){4}",
+        StructuredOutput(choice=choices): "|".join(map(re.escape, choices)),
+        StructuredOutput(grammar='start: "a" b~1..4 "."\nb: "x" | "y" "z"'): r"a(x|yz){1,4}\.",
+        StructuredOutput(grammar='root ::= "hi " name\nname ::= "bob" | "eve"'): "hi (bob|eve)",
+    }
+    asked = [request(form, seed=seed, max_new_tokens=120) for form in forms]
+    for pattern, answer in zip(forms.values(), nano().answer(asked), strict=True):
+        assert re.fullmatch(pattern, answer.text), answer.text
+        assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_blanks_between_the_tokens_of_json(engine, compact):
+    """Of a random model: only these letters are left, and the quotation mark after the brace."""
+    form = StructuredOutput(json_object=True, disable_any_whitespace=compact)
+    (brace, end, blank) = (engine.processor.encode(letter)[-1] for letter in "{} ")
+    bias = dict.fromkeys(range(engine._ids), -100) | {brace: 0, end: 0, blank: 20}
+    bias |= dict.fromkeys(engine._prompts.stops.ids, 0)
+    (answer,) = engine.answer([request(form, max_new_tokens=60, logit_bias=bias)])
+    assert answer.text == ("{}" if compact else "{" + " " * MAX_WHITESPACE + "}")
+
+
+def test_answers_that_are_cut_say_so(engine):
+    (answer,) = engine.answer([request(StructuredOutput(regex="x{40}"), max_new_tokens=9)])
+    assert (answer.text, answer.finish_reason) == ("x" * 9, "length")
+
+
+def test_free_and_constrained_answers_together(engine):
+    forms = [
+        StructuredOutput(regex="[ab]{12}"),
+        None,
+        StructuredOutput(choice=["one", "two", "three"]),
+        StructuredOutput(json={"type": "array", "items": {"type": "boolean"}, "maxItems": 3}),
+    ]
+    asked = [request(form, seed=seed, max_new_tokens=20) for seed, form in enumerate(forms * 2)]
+    asked[1] = replace(asked[1], temperature=0.0, logprobs=3)
+    asked[5] = replace(asked[5], frequency_penalty=0.5)
+    alone = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    assert engine.answer(asked) == alone
+    assert engine.answer(asked) == alone  # and with drafts of what was written before
+
+
+def test_the_logprobs_are_those_of_the_model(engine):
+    form = StructuredOutput(choice=["Yes"])
+    free = engine.answer([Request("hi", max_new_tokens=1, logprobs=20)])[0].choices[0]
+    (bound,) = engine.answer([Request("hi", structured_output=form, logprobs=20)])
+    for one, other in zip(bound.choices[0].likeliest, free.likeliest, strict=True):
+        assert (one.token, one.logprob) == (other.token, pytest.approx(other.logprob, abs=1e-4))
+    assert bound.text == "".join(choice.text for choice in bound.choices) == "Yes"
+    assert bound.choices[0].logprob < free.logprob
+
+
+def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
+    asked = [request(StructuredOutput(regex="[ab]{9}"), seed=seed) for seed in range(3)]
+    expected = engine.answer(asked)
+    streams = [engine.stream(one) for one in asked]
+    engine.scheduler.step()
+    engine.scheduler.writing[1].sampler.mask._matcher.consume_token(7)
+    while engine.scheduler.busy:
+        engine.scheduler.step()
+    assert [streams[number].answer for number in (0, 2)] == [expected[0], expected[2]]
+    with pytest.raises(MGMError, match="the grammar cannot go on"):
+        list(streams[1])
+
+
+def test_bans_and_a_grammar_may_leave_nothing(engine):
+    a = engine.processor.encode("a")[-1]
+    with pytest.raises(MGMError, match="no token is allowed here"):
+        engine.answer([request(StructuredOutput(regex="xa"), logit_bias={a: -100})])
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"regex": "("}, "structured_output.regex cannot be used .*unclosed group"),
+        ({"regex": "[a&&b]"}, "structured_output.regex cannot be used .nothing matches it"),
+        ({"json": {"type": "nosuch"}}, "structured_output.json cannot be used .Invalid type"),
+        ({"json": {"$ref": "file:///etc/passwd"}}, "structured_output.json cannot be used"),
+        ({"grammar": "start: x"}, 'structured_output.grammar cannot be used .*unknown name: "x"'),
+        ({"grammar": "start: start"}, "nothing matches it"),
+        ({"whitespace_pattern": "(", "json_object": True}, "json_object cannot be used"),
+    ],
+)
+def test_what_cannot_be_compiled(engine, form, message):
+    with pytest.raises(MGMError, match=message) as caught:
+        engine.stream(request(StructuredOutput(**form)))
+    assert "\n" not in str(caught.value)
+
+
+def test_long_chains_of_rules_do_not_end_the_process(engine):
+    rules = "\n".join(f"a{number}: a{number + 1}" for number in range(4000))
+    with pytest.raises(MGMError, match="nested too deeply"):
+        engine.stream(request(StructuredOutput(grammar=f'start: a0\n{rules}\na4000: "x"')))
+
+
+def test_compiling_takes_a_limited_time(engine, monkeypatch):
+    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_SECONDS", 0.2)
+    schema = {"type": "integer", "multipleOf": 1000003}  # some 20 s
+    with pytest.raises(MGMError, match=r"takes more than 0\.2 seconds to compile"):
+        engine.stream(request(StructuredOutput(json=schema)))
+
+
+def test_grammars_are_compiled_once():
+    compiler = GrammarCompiler(TokenBytes(byte_tokenizer()), 261)
+    stops = frozenset({4})
+    first = compiler.compile(StructuredOutput(choice=["ab", "ac"]), stops)
+    assert len(compiler._compiled) == 1
+    a = byte_tokenizer().convert_tokens_to_ids("a")
+    first.accept(a)
+    again = compiler.compile(StructuredOutput(choice=["ab", "ac"]), stops)
+    assert len(compiler._compiled) == 1
+    assert again.allowed() != first.allowed()  # it begins anew
+    for number in range(MAX_COMPILED + 3):
+        compiler.compile(StructuredOutput(choice=[f"{number}"]), stops)
+    assert len(compiler._compiled) == MAX_COMPILED
+
+
+def test_the_missing_package_is_named(engine, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with pytest.raises(MGMError, match=r"pip install 'mgm\[structured\]'"):
+        engine.stream(request(StructuredOutput(choice=["a"])))
+
+
+def test_closed_objects(engine):
+    form = StructuredOutput(
+        json={"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]},
+        disable_additional_properties=True,
+        disable_any_whitespace=True,
+    )
+    assert engine.answer([request(form)])[0].text == '{"a":1}'
+
+
+def test_sentencepiece_blanks_are_those_of_the_grammar():
+    form = StructuredOutput(choice=[" Yes", " No"])
+    assert nano().answer([request(form)])[0].text in (" Yes", " No")
+
+
+@pytest.mark.parametrize("stops", ["none", "several"])
+def test_ends_come_where_the_grammar_may_end(tmp_path, stops):
+    """Without a token that ends answers too."""
+    engine = mgm.load(build(tmp_path / "model", endless=True), device="cpu")
+    ids = frozenset() if stops == "none" else frozenset({4, 2})
+    engine._prompts.stops = replace(engine._prompts.stops, ids=ids)
+    asked = [request(StructuredOutput(regex="a{2,5}"), seed=seed) for seed in range(4)]
+    for answer in engine.answer(asked):
+        assert re.fullmatch("a{2,5}", answer.text)
+        assert answer.finish_reason == "stop"
