@@ -23,7 +23,7 @@ from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
 from mgm.model.vision.image_views import Views
 from mgm.serve.http.wire import frame
-from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.image_fetcher import ImageFetcher
 
 CONCURRENCY = 5  # of the published worker
 
@@ -43,7 +43,7 @@ def application(engine: mgm.Engine) -> FastAPI:
     app = FastAPI()
     places = asyncio.Semaphore(CONCURRENCY)
     clip, views = eager_clip(engine.model.vision_tower), Views.of(engine.model.config)
-    images = NetworkImages()
+    images = ImageFetcher()
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -68,11 +68,11 @@ def application(engine: mgm.Engine) -> FastAPI:
 
 @torch.inference_mode()
 def answer(
-    engine: mgm.Engine, clip: Any, views: Views, images: NetworkImages, body: dict[str, Any]
+    engine: mgm.Engine, clip: Any, views: Views, images: ImageFetcher, body: dict[str, Any]
 ) -> Iterator[str]:
     """The answer, piece by piece, from a thread that generates."""
     model, processor = engine.model, engine.processor
-    opened = [open_image(images.fetch(one, "image")) for one in body.get("images", [])]
+    opened = [open_image(images.decode(one, "image")) for one in body.get("images", [])]
     features = None
     if opened:
         pixels = processor.image_processor(opened, do_normalize=False)["pixel_values_aux"]

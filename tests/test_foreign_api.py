@@ -138,12 +138,12 @@ TABLE = (
         "mgm/serve/http/connection.py",
         "uvicorn.protocols.http.h11_impl.H11Protocol",
         "connection_lost connection_made data_received on_response_complete "
-        "timeout_keep_alive_handler",
+        "pause_writing resume_writing timeout_keep_alive_handler",
     ),
     Foreign(
         "mgm/serve/http/connection.py",
         "uvicorn.protocols.http.h11_impl",
-        "conn connections cycle response_complete response_started "
+        "conn connections cycle flow response_complete response_started "
         "timeout_keep_alive_task transport",
         in_source=True,
     ),

@@ -45,7 +45,7 @@ LAYERS = {
     ),
     "engine": (
         ("core", "device", "kv_cache", "vllm"),
-        ("inputs", "scheduler"),
+        ("grammar", "inputs", "scheduler"),
         ("engine_thread",),
         ("engine",),
         ("attribution", "loading"),
@@ -82,10 +82,11 @@ MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 # a server.
 SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection")),
-    *(f"serve/http/{name}.py" for name in ("middleware", "server")),
+    *(f"serve/http/{name}.py" for name in ("middleware", "openapi", "server")),
     *(f"serve/openai/{name}.py" for name in ("errors", "messages", "protocol")),
-    "serve/http/openapi.py",
-    *(f"serve/worker/{name}.py" for name in ("app", "main", "metrics", "worker")),
+    *(f"serve/worker/{name}.py" for name in ("app", "image_download", "image_fetcher")),
+    *(f"serve/worker/{name}.py" for name in ("legacy_stream", "main", "metrics", "streaming")),
+    "serve/worker/worker.py",
     *(f"serve/router/{name}.py" for name in ("app", "health_check", "main", "registration")),
     *(f"serve/router/{name}.py" for name in ("relay", "relay_response")),
     *(f"serve/router/{name}.py" for name in ("worker_client", "worker_registry")),
@@ -94,7 +95,7 @@ SERVERS = (
 )
 OF_SERVERS = {
     *("aiohttp", "anyio", "fastapi", "gradio", "h11", "prometheus_client", "pydantic"),
-    *("pydantic_core", "starlette", "uvicorn"),
+    *("pydantic_core", "starlette", "uvicorn", "yarl"),
 }
 # Files that other programs import, and nobody here.
 OF_OTHERS = {

@@ -14,6 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from mgm.data.images.bicubic import Line, resize_in_line, shown_piece
 from mgm.data.images.loading import ImageSource, image_list, open_image
+from mgm.data.images.orientation import UPRIGHT, check_orientation
 from mgm.errors import MGMError
 from mgm.model.vision.image_views import Views
 
@@ -33,6 +34,7 @@ CONFIG_FIELDS = (
 )
 ASPECT_RATIOS = ("pad", "square")
 MODES = ("exact", "fast")
+BAND = 2**24  # pixels of a padded image that are made at a time
 WASTE = 4  # more pixels than this for each that counts are not made on the way
 
 
@@ -54,6 +56,7 @@ class MGMImageProcessor(BaseImageProcessor):
             resizes downwards with torch, within one grey level.
         do_normalize: whether calls return both views as numbers that towers take; else the
             high-resolution one in uint8, of which the model makes both.
+        orientation: "upright" turns images as their EXIF data says; "stored" does not.
     """
 
     model_input_names = ["pixel_values", "pixel_values_aux"]  # noqa: RUF012
@@ -71,9 +74,11 @@ class MGMImageProcessor(BaseImageProcessor):
         image_std_aux: tuple[float, ...] | None = None,
         mode: str = "exact",
         do_normalize: bool = True,
+        orientation: str = UPRIGHT,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_orientation(orientation)
         for field, value, choices in (
             ("image_aspect_ratio", image_aspect_ratio, ASPECT_RATIOS),
             ("mode", mode, MODES),
@@ -105,6 +110,7 @@ class MGMImageProcessor(BaseImageProcessor):
         self.image_std_aux = list(image_std_aux)
         self.mode = mode
         self.do_normalize = do_normalize
+        self.orientation = orientation
 
     @property
     def crops(self) -> int:
@@ -116,6 +122,7 @@ class MGMImageProcessor(BaseImageProcessor):
         images: ImageSource | list[ImageSource],
         return_tensors: str | None = "pt",
         do_normalize: bool | None = None,
+        orientation: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepare one image or several; calling the processor does the same.
@@ -124,6 +131,7 @@ class MGMImageProcessor(BaseImageProcessor):
             images: whatever `open_image` opens, or a list of it.
             return_tensors: "pt" (or None) for torch tensors, "np" for arrays.
             do_normalize: as for the class; None: as it was constructed.
+            orientation: the same.
             **kwargs: options that other processors take; none applies here.
 
         Returns:
@@ -141,7 +149,8 @@ class MGMImageProcessor(BaseImageProcessor):
         side = self.image_size_aux
         pixels = torch.empty((len(sources), side, side, 3), dtype=torch.uint8)
         for index, source in enumerate(sources):
-            image = open_image(source, f"image {index + 1} of {len(sources)}")
+            label = f"image {index + 1} of {len(sources)}"
+            image = open_image(source, label, orientation or self.orientation)
             pixels[index].numpy()[:] = self.high_resolution(image)
         data = {"pixel_values_aux": pixels.permute(0, 3, 1, 2)}
         if self.do_normalize if do_normalize is None else do_normalize:
@@ -172,10 +181,17 @@ class MGMImageProcessor(BaseImageProcessor):
                 picture.paste(_across(image, side), (0, start - piece.begin))
                 result[piece.first : piece.last] = self._down(picture, piece.results)[shown]
             else:
-                picture = Image.new("RGB", (length, long), colour)
-                picture.paste(image, (start - piece.begin, 0))
-                picture = _across(picture, piece.results)
-                picture = picture.crop((shown.start, 0, shown.stop, long))
+                bands = []
+                rows = max(BAND // length, 1)
+                for top in range(0, long, rows):  # padded at once it could be four times as large
+                    height = min(rows, long - top)
+                    whole = height == long
+                    band = image if whole else image.crop((0, top, image.width, top + height))
+                    padded = Image.new("RGB", (length, height), colour)
+                    padded.paste(band, (start - piece.begin, 0))
+                    padded = _across(padded, piece.results)
+                    bands.append(padded.crop((shown.start, 0, shown.stop, height)))
+                picture = bands[0] if len(bands) == 1 else _stacked(bands)
                 result[:, piece.first : piece.last] = self._down(picture, side)
             return result
         # Compat: the longer side is cut, not rounded, and so are the odd margins.
@@ -204,3 +220,13 @@ def check_tensor_kind(return_tensors: str | None) -> None:
 def _across(image: Image.Image, width: int) -> Image.Image:
     # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
     return image.resize((width, image.height), Image.Resampling.BICUBIC)
+
+
+def _stacked(bands: list[Image.Image]) -> Image.Image:
+    """Images of one width, from top to bottom."""
+    picture = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)))
+    top = 0
+    for band in bands:
+        picture.paste(band, (0, top))
+        top += band.height
+    return picture

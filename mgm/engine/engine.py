@@ -11,18 +11,23 @@ from threading import Condition
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processing_mgm import CONFIG_FIELDS
+from mgm.data.images.limits import ImageLimits
 from mgm.data.images.loading import ImageSource
 from mgm.data.model_card import model_card
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.templates import Template
 from mgm.data.text.tokenizer import vocabulary_size
 from mgm.engine.core.request import Answer, Request
+from mgm.engine.core.sampler import TokenMask
 from mgm.engine.core.sequence import Generation, Piece
+from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine_thread import Loop, Result
+from mgm.engine.grammar.compiler import GrammarCompiler
 from mgm.engine.inputs.encoder_cache import FeatureCache
 from mgm.engine.inputs.image_encoder import ImageEncoder, PreparedImage
 from mgm.engine.inputs.prompt import PromptWriter
@@ -92,11 +97,13 @@ class PreparedRequests:
         requests: what is asked.
         prompts: token ids of each, image positions expanded.
         images: of all requests, in order.
+        masks: the grammar of each answer; None: it has no form.
     """
 
     requests: Sequence[Request]
     prompts: Sequence[list[int]]
     images: Sequence[PreparedImage]
+    masks: Sequence[TokenMask | None]
 
 
 class Engine:
@@ -134,6 +141,9 @@ class Engine:
         # Compat: the published loader cut rows off that the tokenizer has no token for, such as
         # those that round a vocabulary up; they are never chosen here.
         self._vocabulary = vocabulary_size(processor.tokenizer)
+        self._token_bytes = TokenBytes(processor.tokenizer)
+        self._ids = min(self._vocabulary, model.config.text_config.vocab_size)
+        self._grammars = GrammarCompiler(self._token_bytes, self._ids)
         self.scheduler = Scheduler(
             model,
             self._vocabulary,
@@ -285,19 +295,25 @@ class Engine:
             alone: whether nothing is computed meanwhile, and all cores may do this.
 
         Raises:
-            MGMError: an image cannot be opened, or a prompt is too long.
+            MGMError: an image cannot be opened, a prompt is empty or too long, a token of
+                `logit_bias` is none of the model's, or `structured_output` cannot be used.
         """
         labels = [""] * len(requests) if labels is None else labels
         prompts = [
             self._prompts.ids(request, label)
             for request, label in zip(requests, labels, strict=True)
         ]
-        sources, names = [], []
+        sources, names, orientations = [], [], []
         for request, label in zip(requests, labels, strict=True):
             sources += request.images
             count = len(request.images)
             names += [f"{label}image {index} of {count}" for index in range(1, count + 1)]
-        return PreparedRequests(requests, prompts, self._encoder.prepare(sources, names, alone))
+            orientations += [request.orientation] * count
+        masks = [
+            self._mask(request, label) for request, label in zip(requests, labels, strict=True)
+        ]
+        images = self._encoder.prepare(sources, names, alone, orientations)
+        return PreparedRequests(requests, prompts, images, masks)
 
     def begin(self, prepared: PreparedRequests) -> list[Stream]:
         """Answer requests that were prepared, as `streams`.
@@ -385,10 +401,43 @@ class Engine:
         """Positions that a prompt and its answer can take together."""
         return self._prompts.context
 
-    def encode_images(self, images: Sequence[ImageSource]) -> list[Tensor]:
-        """What the language model reads in place of images: (image tokens, width) each."""
+    def encode_images(
+        self, images: Sequence[ImageSource], orientation: str | None = None
+    ) -> list[Tensor]:
+        """What the language model reads in place of images: (image tokens, width) each.
+
+        Args:
+            images: as of a request.
+            orientation: "upright" or "stored"; None: the processor's.
+        """
         labels = [f"image {number} of {len(images)}" for number in range(1, len(images) + 1)]
-        return self._encoder.encode(self._encoder.prepare(images, labels))
+        orientations = [orientation] * len(images)
+        prepared = self._encoder.prepare(images, labels, orientations=orientations)
+        return self._encoder.encode(prepared)
+
+    def open_image(
+        self, source: ImageSource, label: str = "image", orientation: str | None = None
+    ) -> Image.Image:
+        """An RGB image, opened as those of requests: within `image_limits`.
+
+        Args:
+            source: as of a request.
+            label: which image it is; errors begin with it.
+            orientation: "upright" or "stored"; None: the processor's.
+
+        Raises:
+            MGMError: there is no image, or it is damaged or larger than the limits.
+        """
+        return self._encoder.open(source, label, orientation)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """Formats and sizes of image files, and the memory for all that are decoded at a time."""
+        return self._encoder.limits
+
+    @image_limits.setter
+    def image_limits(self, limits: ImageLimits) -> None:
+        self._encoder.limits = limits
 
     @property
     def features(self) -> FeatureCache:
@@ -404,12 +453,31 @@ class Engine:
                 ids,
                 self._prompts.names(ids, [next(keys) for _ in request.images]),
                 [next(features) for _ in request.images],
-                self.processor.tokenizer,
+                self._token_bytes,
                 self._prompts.stops_of(request),
                 room=self.context - len(ids),
+                mask=mask,
             )
-            for request, ids in zip(prepared.requests, prepared.prompts, strict=True)
+            for request, ids, mask in zip(
+                prepared.requests, prepared.prompts, prepared.masks, strict=True
+            )
         ]
+
+    def _mask(self, request: Request, label: str) -> TokenMask | None:
+        """The grammar of an answer, if it has one; checks the tokens of its biases."""
+        for token in request.logit_bias:
+            if token >= self._ids:
+                raise MGMError(
+                    f"{label}logit_bias names token {token}, and the model has {self._ids}; give "
+                    "ids of its tokenizer"
+                )
+        form = request.structured_output
+        if form is None:
+            return None
+        try:
+            return self._grammars.compile(form, self._prompts.stops.ids)
+        except MGMError as error:
+            raise MGMError(f"{label}{error}") from error
 
 
 def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:

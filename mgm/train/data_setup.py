@@ -125,16 +125,16 @@ def _opened(
         reader = (training.process_index, training.world_size)
         return StreamedDataset(
             *(data.data_path, sources or [alone], processor, order),
-            *(data.image_folder, quarantine, reader),
+            *(data.image_folder, quarantine, reader, data.image_orientation),
         )
     if sources is None:
         return TrainingDataset(
             *(data.data_path, processor, data.image_folder, quarantine),
-            *(data.data_config, data.data_split),
+            *(data.data_config, data.data_split, data.image_orientation),
         )
     return MixedDataset(
         *(Path(data.data_path), sources, processor, data.image_folder, quarantine),
-        arguments[2].order_seed,
+        *(arguments[2].order_seed, data.image_orientation),
     )
 
 
@@ -145,7 +145,9 @@ def _hold_out(arguments: Arguments, processor: MGMProcessor, limit: int | None) 
     path, folder = Path(data.eval_data_path), data.eval_image_folder
     sources = read_mixture(path)
     if sources is None:
-        samples = TrainingDataset(data.eval_data_path, processor, folder)
+        samples = TrainingDataset(
+            data.eval_data_path, processor, folder, orientation=data.image_orientation
+        )
     else:
-        samples = MixedDataset(path, sources, processor, folder)
+        samples = MixedDataset(path, sources, processor, folder, orientation=data.image_orientation)
     return HoldOut(samples, Collator.of(processor, limit), data.eval_answers)

@@ -55,6 +55,13 @@ def huge_png():
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def test_photos_are_opened_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "photo.jpg", exif=exif)
+    assert cli.open_images(str(tmp_path / "photo.jpg"))[0].size == (40, 60)
+
+
 def assert_one_line(error, *parts):
     assert error.count("\n") == 1
     assert error.startswith("error: ")

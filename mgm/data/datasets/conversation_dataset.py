@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mgm.data.images.loading import open_image
+from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import Quarantine
 from mgm.data.sources.hf_table import TableFile, is_table
@@ -38,6 +39,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         quarantine: lists malformed samples, which are left out; None: one ends it all.
         config: of a data set on the hub: which part.
         split: of a data set.
+        orientation: of images, "stored" or "upright" (see `open_image`).
 
     Raises:
         MGMError: the file or a sample in it is malformed; names the file and the sample.
@@ -52,8 +54,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         quarantine: Quarantine | None = None,
         config: str | None = None,
         split: str = "train",
+        orientation: str = STORED,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.orientation = Path(path), orientation
         self.processor = processor
         self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
@@ -97,7 +100,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         """
         where = f"{self.path}: sample {self.place(index)}"
         sample, folder = self.sample(index)
-        return sample_tensors(sample, self.processor, self.template, folder, where)
+        return sample_tensors(
+            *(sample, self.processor, self.template, folder, where), orientation=self.orientation
+        )
 
     def sample(self, index: int) -> tuple[Sample, Path]:
         """One sample as it was read, and where its image paths begin."""
@@ -142,6 +147,7 @@ def sample_tensors(
     image_folder: Path,
     where: str,
     encoded: tuple[list[int], list[int]] | None = None,
+    orientation: str = STORED,
 ) -> dict[str, Tensor]:
     """What `ConversationDataset` gives for a sample.
 
@@ -152,6 +158,7 @@ def sample_tensors(
         image_folder: where image paths begin.
         where: what errors begin with.
         encoded: its ids and labels, where they are known.
+        orientation: of images.
 
     Raises:
         MGMError: an image is missing or damaged.
@@ -163,6 +170,7 @@ def sample_tensors(
             open_image(
                 image if isinstance(image, bytes) else image_folder / image,
                 f"{where}, image {number} of {len(sample.images)}",
+                orientation,
             )
             for number, image in enumerate(sample.images, start=1)
         ]
@@ -181,6 +189,7 @@ class TrainingDataset(ConversationDataset):
         quarantine: lists samples that cannot be used, which are left out; None: one ends the run.
         config: of a data set on the hub: which part.
         split: of a data set.
+        orientation: of images.
 
     Raises:
         MGMError: the file or a sample is malformed, or an image file is not there.
@@ -196,8 +205,11 @@ class TrainingDataset(ConversationDataset):
         quarantine: Quarantine | None = None,
         config: str | None = None,
         split: str = "train",
+        orientation: str = STORED,
     ) -> None:
-        super().__init__(path, processor, image_folder, None, quarantine, config, split)
+        super().__init__(
+            *(path, processor, image_folder, None, quarantine, config, split, orientation)
+        )
         self._check_files()
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:

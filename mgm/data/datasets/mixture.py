@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import Quarantine
 from mgm.data.sources.mixture_config import Source
@@ -29,6 +30,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         image_folder: of sources that name none; None: the folder of each.
         quarantine: lists samples that cannot be used; None: one ends the run.
         seed: of which samples are seen once more, where a weight has a fraction.
+        orientation: of images.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         image_folder: str | None = None,
         quarantine: Quarantine | None = None,
         seed: int = 0,
+        orientation: str = STORED,
     ) -> None:
+        self.orientation = orientation
         self.path, self.processor, self.sources = path, processor, sources
         self.parts: list[TrainingDataset] = []
         of_part, of_row = [], []
@@ -47,7 +51,8 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         for number, source in enumerate(sources):
             folder = source.image_folder or image_folder
             part = TrainingDataset(
-                *(source.path, processor, folder, quarantine), source.config, source.split
+                *(source.path, processor, folder, quarantine),
+                *(source.config, source.split, orientation),
             )
             times, fraction = divmod(source.weight, 1)
             more = draw.permutation(len(part))[: round(fraction * len(part))]

@@ -20,6 +20,7 @@ from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.conversation_dataset import sample_tensors
 from mgm.data.datasets.packing import PackedCollator, pack
 from mgm.data.datasets.samplers import true_length_order
+from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import Quarantine
 from mgm.data.sources.mixture_config import Source
@@ -96,6 +97,7 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         image_folder: of sources that name none and whose images are files.
         quarantine: lists samples that cannot be used; None: one ends the run.
         reader: number of this process, and of how many.
+        orientation: of images.
 
     Raises:
         MGMError: there is no such data.
@@ -110,7 +112,9 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         image_folder: str | None = None,
         quarantine: Quarantine | None = None,
         reader: tuple[int, int] = (0, 1),
+        orientation: str = STORED,
     ) -> None:
+        self.orientation = orientation
         self.path, self.sources, self.processor = path, sources, processor
         self.order, self.quarantine, self.reader = order, quarantine, reader
         self.template = get_template(processor.conversation, processor.wrap_images)
@@ -271,7 +275,7 @@ class _Reader:
         try:
             return index | sample_tensors(
                 *(found.sample, stream.processor, stream.template),
-                *(stream.folders[found.source], where, found.encoded),
+                *(stream.folders[found.source], where, found.encoded, stream.orientation),
             )
         except MGMError as fault:
             self._leave_out(found.number, fault)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import open_image
+from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.sample import Sample, SampleError, check_sample
 from mgm.data.text.templates import get_template
@@ -159,7 +160,7 @@ def _look_at(read: Callable[[str], bytes], name: str) -> tuple[str, str, tuple[i
     """What is wrong with an image: kind and text. Or the hash of its content, and its size."""
     try:
         content = read(name)
-        size = open_image(content, name).size
+        size = open_image(content, name, STORED).size
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as fault:
         return "missing image", f"{fault.filename}: there is no such file", None
     except (MGMError, OSError) as fault:

@@ -1,127 +1,121 @@
 """Images from wherever users have them."""
 
-import base64
-import binascii
 import http.client
-import io
 import os
-import re
 import stat
 import string
-import struct
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mgm.data.images.jpeg import decode_jpeg
+from mgm.data.images.arrays import Tensor, array_to_image, is_array
+from mgm.data.images.data_url import decode_base64, decode_data_url
+from mgm.data.images.decoding import decode_image, read_header, to_rgb
+from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits
+from mgm.data.images.orientation import UPRIGHT, check_orientation
 from mgm.errors import MGMError, one_line
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+ImageSource = FileSource | Image.Image | np.ndarray | Tensor
 
-MAX_PIXELS = 178_956_970  # where Pillow sees a decompression bomb
-MAX_SIDE = 1_000_000  # pixels; tables of weights grow with it
 TIMEOUT = 20.0  # seconds without a byte from a server
 MAX_SECONDS = 120.0  # of a download
 MAX_BYTES = 256 * 2**20  # of a download
-MAX_FILE_BYTES = 2**30  # `MAX_PIXELS` without compression, with 8 bits, fit
+MAX_FILE_BYTES = 2**30  # an image of as many pixels as are allowed fits, without compression
 PIECE = 2**16  # bytes of a download between two looks at the clock
-
-_TIFF = (b"II*\0", b"MM\0*")
-
-# What Pillow's decoders raise on broken data.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
+MIN_BASE64 = 64  # characters of the shortest image file in base64
 
 
-def open_image(source: ImageSource, label: str = "image") -> Image.Image:
+def open_image(
+    source: ImageSource,
+    label: str = "image",
+    orientation: str = UPRIGHT,
+    limits: ImageLimits = LOCAL_LIMITS,
+) -> Image.Image:
     """An RGB image, decoded completely.
 
     Args:
-        source: a path, an http(s) or data URL, the bytes of an image file, a Pillow image, or a
-            uint8 array (height, width, 3) or (height, width).
+        source: a path, an http(s) or data URL, an image file in base64, as bytes or as an open
+            binary file, a Pillow image of any mode, or a numpy array or torch tensor: (height,
+            width), (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels,
+            uint8 or floats from 0 to 1.
         label: which image it is, such as `image 2 of 7`; errors begin with it.
+        orientation: "upright" turns the image as its EXIF data says, as viewers do; "stored" leaves
+            pixels as the decoder gives them. Pillow turns TIFF files by itself.
+        limits: of formats and sizes.
 
     Raises:
-        MGMError: there is no image there, or it is damaged or larger than `MAX_PIXELS`.
+        MGMError: there is no image there, or it is damaged or larger than the limits.
     """
-    if isinstance(source, np.ndarray):
-        source = _from_array(source, label)
+    check_orientation(orientation)
+    if is_array(source):
+        source = array_to_image(source, label)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, label)
-    return decode_image(*image_file(source, label))
+        return to_rgb(source, label, orientation, limits)
+    content, name = image_file(source, label)
+    return decode_image(content, name, orientation, limits)
 
 
-def image_file(source: str | os.PathLike[str] | bytes, label: str) -> tuple[bytes, str]:
+def image_size(
+    source: ImageSource, label: str = "image", limits: ImageLimits = LOCAL_LIMITS
+) -> tuple[int, int]:
+    """Width and height in pixels, as stored; of a file its header is read, and no pixel decoded.
+
+    Args:
+        source: as for `open_image`.
+        label: which image it is; errors begin with it.
+        limits: of formats and sizes.
+
+    Raises:
+        MGMError: there is no image there, or it is larger than the limits.
+    """
+    if is_array(source):
+        source = array_to_image(source, label)
+    if isinstance(source, Image.Image):
+        return source.size
+    return read_header(*image_file(source, label), limits).size
+
+
+def is_file(source: object) -> TypeGuard[FileSource]:
+    """Whether a source holds or names an image file, and no pixels."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview)
+    return isinstance(source, kinds) or callable(getattr(source, "read", None))
+
+
+def image_file(source: object, label: str) -> tuple[bytes, str]:
     """The bytes of an image file, and what errors call it.
 
     Args:
-        source: a path, an http(s) or data URL, or the bytes themselves.
+        source: a path, an http(s) or data URL, base64, the bytes themselves, or an open binary
+            file, which is left where it was.
         label: which image it is.
 
     Raises:
         MGMError: there is nothing to read.
     """
-    if isinstance(source, bytes):
-        return source, f"{label}: {len(source)} bytes"
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        return content, f"{label}: {len(content)} bytes"
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
+        if isinstance(text, bytes):
+            text = os.fsdecode(text)
         name = f"{label}: {text if len(text) <= 200 else text[:80] + '…'}"
         return _read(text, name), name
+    if is_file(source):
+        content = _read_open(source, label)
+        return content, f"{label}: {len(content)} bytes"
     raise MGMError(
-        f"{label}: is of type {type(source).__name__}; give a path, an http(s) or data URL, "
-        "the bytes of an image file, a Pillow image or a uint8 array (height, width, 3)"
+        f"{label}: is of type {type(source).__name__}; give a path, an http(s) or data URL, base64,"
+        " the bytes of an image file, an open file, a Pillow image, a numpy array or a tensor"
     )
-
-
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """An RGB image from the bytes of its file, decoded completely.
-
-    Args:
-        content: the file's.
-        name: what errors call it.
-
-    Raises:
-        MGMError: there is no image there, or it is damaged or larger than `MAX_PIXELS`.
-    """
-    if not content:
-        raise MGMError(f"{name}: is empty; give an image file")
-    decoded = decode_jpeg(content, MAX_PIXELS, MAX_SIDE)
-    if decoded is not None:
-        return decoded
-    try:
-        # Pillow warns of what it doubts; here an image is either fine or an error.
-        with warnings.catch_warnings(action="ignore"):
-            image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError as error:
-        if content.startswith(_TIFF):  # Pillow follows its directory to the end of the file
-            raise _damaged(name, error) from error
-        raise MGMError(
-            f"{name}: is not an image that Pillow knows; give a PNG, JPEG, WebP, GIF, BMP or TIFF"
-        ) from error
-    except Image.DecompressionBombError as error:
-        pixels = re.search(r"\d+", str(error))
-        raise _too_large(name, f"has {int(pixels[0]):,} pixels" if pixels else "is huge") from error
-    except _BROKEN as error:
-        raise _damaged(name, error) from error
-    return _to_rgb(image, name)
 
 
 def image_list(images: Any) -> list[Any]:
@@ -129,70 +123,60 @@ def image_list(images: Any) -> list[Any]:
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _from_array(pixels: np.ndarray, label: str) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2:
-        raise MGMError(
-            f"{label}: is an array of {pixels.dtype} and shape {pixels.shape}; give uint8 "
-            "(height, width, 3) or (height, width)"
-        )
-    return Image.fromarray(pixels)
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if 0 in image.size:
-        raise MGMError(f"{name}: is {image.width} x {image.height}, without a pixel; give another")
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name, f"is {image.width} x {image.height}")
-    if max(image.size) > MAX_SIDE:
-        raise MGMError(
-            f"{name}: is {image.width} x {image.height}, longer than {MAX_SIDE:,} pixels; cut it up"
-        )
-    # Compat: the orientation that cameras note in EXIF is not applied: released models were trained
-    # and evaluated on the pixels as stored. Neither is transparency: hidden colours show.
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            image.load()  # only decoding to the end finds a truncated file
-            return image if image.mode == "RGB" else _convert(image, name)
-    except MemoryError as error:
-        raise MGMError(
-            f"{name}: is {image.width} x {image.height}, more than fits into memory; "
-            "scale it down first"
-        ) from error
-    except MGMError:
-        raise
-    except _BROKEN as error:
-        raise _damaged(name, error) from error
-
-
-def _convert(image: Image.Image, name: str) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would make white of all that is above 255
-        levels = np.asarray(image) >> 8
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise MGMError(
-            f"{name}: holds numbers of 32 bits (Pillow's mode {image.mode}), which do not say what "
-            "is black and what is white; save it with 8 bits"
-        )
-    return image.convert("RGB")
-
-
 def _read(text: str, name: str) -> bytes:
     scheme = text.split(":", 1)[0].lower()
     if scheme in ("http", "https"):
         return download(text, name)
-    if scheme == "data":
-        return _decode_data_url(text, name)
+    if scheme.strip() == "data":
+        return decode_data_url(text, name)
     if "://" in text:
         advice = "give the path alone" if scheme == "file" else "save it and give its path"
         raise MGMError(f"{name}: is no http(s) or data URL; {advice}")
     try:
         return _read_file(Path(text), name)
-    except FileNotFoundError as error:
-        raise MGMError(f"{name}: there is no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise MGMError(f"{name}: is a folder; name an image file in it") from error
     except (OSError, ValueError) as error:
-        raise MGMError(f"{name}: cannot be read ({_reason(error)}); check the path") from error
+        content = _base64_image(text)
+        if content is None:
+            raise _unreadable(name, error) from error
+        return content
+
+
+def _unreadable(name: str, error: Exception) -> MGMError:
+    if isinstance(error, FileNotFoundError):
+        return MGMError(f"{name}: there is no such file; check the path")
+    if isinstance(error, IsADirectoryError):
+        return MGMError(f"{name}: is a folder; name an image file in it")
+    return MGMError(f"{name}: cannot be read ({_reason(error)}); check the path")
+
+
+def _base64_image(text: str) -> bytes | None:
+    """The image file that a text holds in base64; None: it holds none, and may name a file."""
+    if len(text) < MIN_BASE64:
+        return None
+    try:
+        content = decode_base64(text, "", MAX_FILE_BYTES)
+        read_header(content, "")
+    except MGMError:
+        return None
+    return content
+
+
+def _read_open(file: Any, label: str) -> bytes:
+    """The rest of an open file, which is left where it was."""
+    try:
+        position = file.tell() if file.seekable() else None
+        content = file.read(MAX_FILE_BYTES + 1)
+        if position is not None:
+            file.seek(position)
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise MGMError(
+            f"{label}: the file cannot be read ({_reason(error)}); open it anew"
+        ) from error
+    if not isinstance(content, bytes):
+        raise MGMError(f"{label}: the file was opened as text; open it with mode 'rb'")
+    if len(content) > MAX_FILE_BYTES:
+        raise MGMError(f"{label}: is larger than {MAX_FILE_BYTES >> 30} GiB; give an image file")
+    return content
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -260,29 +244,6 @@ def _ascii(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
     return urllib.parse.quote(parts.geturl(), safe=string.punctuation)
-
-
-def _decode_data_url(text: str, name: str) -> bytes:
-    head, comma, body = text.partition(",")
-    try:
-        if not comma:
-            raise ValueError("no comma")
-        if head.endswith(";base64"):
-            return base64.b64decode(urllib.parse.unquote(body), validate=True)
-        return urllib.parse.unquote_to_bytes(body)
-    except (binascii.Error, ValueError) as error:
-        raise MGMError(
-            f"{name}: is not a valid data URL ({_reason(error)}); "
-            "write data:image/png;base64, and the file in base64"
-        ) from error
-
-
-def _too_large(name: str, size: str) -> MGMError:
-    return MGMError(f"{name}: {size}, more than {MAX_PIXELS:,} pixels; scale it down first")
-
-
-def _damaged(name: str, error: Exception) -> MGMError:
-    return MGMError(f"{name}: is truncated or damaged ({_reason(error)}); get a whole copy")
 
 
 def _reason(error: object) -> str:

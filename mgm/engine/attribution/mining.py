@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.data.images.loading import open_image
 from mgm.engine.attribution.attention_probe import answer_attention
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
@@ -53,7 +52,7 @@ def mined_details(engine: Engine, request: Request, answer: str = "") -> list[Mi
     if engine.model.mining is None:
         raise MGMError("this model mines no details; it has no high-resolution encoder")
     images = [
-        open_image(source, f"image {number} of {len(request.images)}")
+        engine.open_image(source, f"image {number} of {len(request.images)}", request.orientation)
         for number, source in enumerate(request.images, start=1)
     ]
     processor = engine.processor.image_processor
@@ -85,7 +84,8 @@ def _answer_shares(engine: Engine, request: Request, answer: str) -> Sequence[np
     if not written:
         return [None] * len(request.images)
     ids = torch.tensor([[*prompt, *written[:room]]], device=model.device)
-    features = torch.stack([one.to(model.device) for one in engine.encode_images(request.images)])
+    encoded = engine.encode_images(request.images, request.orientation)
+    features = torch.stack([one.to(model.device) for one in encoded])
 
     def look() -> Tensor:
         embedding = model.get_input_embeddings()

@@ -1,54 +1,106 @@
-"""Token ids to text, as they come."""
+"""Incremental detokenizer: token ids to text, and the part of the text that is each token's."""
 
 import codecs
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
-from transformers import PreTrainedTokenizerBase
+from mgm.engine.core.token_bytes import TokenBytes
 
-_UNFINISHED = "\ufffd"  # what a decoder makes of bytes that are not (yet) a character
+_REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are not (yet) a character
 
 
-class TextStream:
+class TokenText(NamedTuple):
+    """What a token is of a text.
+
+    Attributes:
+        text: joined over all tokens, this is the text. A character of several tokens is its last
+            token's; those before have none.
+        utf8: joined over all tokens, these are the text's bytes. Each token of a character has its
+            own bytes; where bytes are no character, the last has those of U+FFFD.
+    """
+
+    text: str
+    utf8: bytes
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """A token's part of the text.
+
+    Attributes:
+        start: characters before it.
+        end: characters that have to be certain before it is.
+    """
+
+    part: TokenText
+    start: int
+    end: int
+
+
+class IncrementalDetokenizer:
     """The text of an answer while its tokens arrive.
 
     `take` gives only text that later tokens cannot change: no part of a character, and nothing that
-    may turn out to be the beginning of a stop text.
+    may turn out to be the beginning of a stop text. It ends where a token ends.
 
     Args:
-        tokenizer: turns ids into text; special tokens become nothing.
+        vocabulary: the tokenizer, and the bytes of its tokens; special tokens become nothing.
         stops: texts that end the answer.
+        by_bytes: whether the text is the bytes of the tokens, without what the tokenizer changes
+            between them (a leading blank, for most sentencepiece models).
+
+    Attributes:
+        text: so far, up to the stop text.
+        stopped: whether a stop text was met.
+        taken_tokens: tokens whose text was taken.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, vocabulary: TokenBytes, stops: Sequence[str] = (), by_bytes: bool = False
+    ) -> None:
         self.text = ""
-        self.stopped = False  # whether a stop text was met; `text` ends before it
-        self._tokenizer = tokenizer
+        self.stopped = False
+        self.taken_tokens = 0
+        self._vocabulary = vocabulary
         self._stops = tuple(stops)
+        self._by_bytes = by_bytes
         self._ids: list[int] = []
-        self._context = 0  # ids from here on are decoded: enough to know about spaces in between
+        self._context = 0  # ids from here on are decoded: enough to know about blanks in between
         self._decoded = 0  # ids before this one are in `text`
         self._taken = 0  # characters
-        self._bytes = _byte_tokens(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._spans: list[TokenSpan] = []  # of tokens whose text is known
+        self._written = 0  # characters of all of these, those of a stop text and behind it too
+
+    def spans(self, first: int, end: int) -> list[TokenSpan]:
+        """What some tokens are of the text, as far as that is known, up to the stop text."""
+        return self._spans[first:end]
 
     def push(self, token: int) -> None:
         """Add one token."""
-        if token in self._bytes:
-            # The tokenizer itself makes nothing of a row of bytes if one of them is wrong.
-            self._decode(unfinished=True)
-            self._ids.append(token)
-            self._append(self._utf8.decode(bytes([self._bytes[token]])))
-            self._decoded = len(self._ids)
+        if self.stopped:
             return
-        self._append(self._utf8.decode(b"", final=True))
-        self._ids.append(token)
-        self._decode(unfinished=False)
+        raw = self._raw(token)
+        if raw is not None:
+            # The tokenizer itself makes nothing of a row of bytes if one of them is wrong.
+            text = self._decode(unfinished=True)
+            self._ids.append(token)
+            self._decoded = len(self._ids)
+            text += self._utf8.decode(raw)
+            complete = not self._utf8.getstate()[0]
+        else:
+            text = self._utf8.decode(b"", final=True)
+            self._ids.append(token)
+            text += self._decode(unfinished=False)
+            complete = self._decoded == len(self._ids)
+        self._append(text, complete)
 
     def finish(self) -> None:
         """Let no more tokens come: what was held back is text now."""
-        self._append(self._utf8.decode(b"", final=True))
-        self._decode(unfinished=True)
+        if not self.stopped:
+            text = self._utf8.decode(b"", final=True) + self._decode(unfinished=True)
+            self._append(text, complete=True)
         self._stops = ()
 
     def take(self) -> str:
@@ -56,48 +108,116 @@ class TextStream:
         certain = len(self.text)
         if not self.stopped:
             certain -= max((_overlap(self.text, stop) for stop in self._stops), default=0)
-        piece = self.text[self._taken : certain]
-        self._taken = max(self._taken, certain)
-        return piece
+        first = self._taken
+        while self.taken_tokens < len(self._spans):
+            span = self._spans[self.taken_tokens]
+            if span.end > certain:
+                break
+            self._taken = span.start + len(span.part.text)
+            self.taken_tokens += 1
+        return self.text[first : self._taken]
 
-    def _decode(self, unfinished: bool) -> None:
+    def candidate(self, token: int) -> TokenText:
+        """What a token would be of the text if it came next.
+
+        A special token is its name; bytes that are no characters are written `bytes:\\xf0\\x9f`.
+        """
+        if self._vocabulary.is_special(token):
+            name = self._vocabulary.name(token)
+            return TokenText(name, name.encode())
+        if not (self.text or self._by_bytes) and self._decoded == len(self._ids):
+            text = self._text_of([*self._ids, token])  # a leading blank may be left out
+            if not text.endswith(_REPLACEMENT):
+                return TokenText(text, text.encode())
+        raw = self._vocabulary.of(token)
+        try:
+            return TokenText(raw.decode(), raw)
+        except UnicodeDecodeError:
+            return TokenText("bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw)
+
+    def _raw(self, token: int) -> bytes | None:
+        """The bytes of a token that is decoded by its bytes; None: the tokenizer decodes it."""
+        if self._by_bytes:
+            return self._vocabulary.of(token)
+        byte = self._vocabulary.single_byte(token)
+        return None if byte is None else bytes([byte])
+
+    def _decode(self, unfinished: bool) -> str:
+        """The text of ids that are not decoded yet."""
         if self._decoded == len(self._ids):
-            return
+            return ""
         known = self._text_of(self._ids[self._context : self._decoded])
         text = self._text_of(self._ids[self._context :])
-        if text.endswith(_UNFINISHED) and not unfinished:
-            return
+        if text.endswith(_REPLACEMENT) and not unfinished:
+            return ""
         if len(text) > len(known):
-            self._append(text[len(known) :])
             self._context = self._decoded
         self._decoded = len(self._ids)
+        return text[len(known) :]
 
-    def _append(self, piece: str) -> None:
-        if self.stopped:
-            return
+    def _append(self, text: str, complete: bool) -> None:
+        """Add text; if it is complete, all tokens so far are known to have no more of it."""
         longest = max(map(len, self._stops), default=0)
-        begin = max(len(self.text) - longest, 0)
-        self.text += piece
-        places = [self.text.find(stop, begin) for stop in self._stops]
-        places = [place for place in places if place >= 0]
-        if places:
-            self.text = self.text[: min(places)]
-            self.stopped = True
+        search_from = max(len(self.text) - longest, 0)
+        self.text += text
+        if complete:
+            self._attribute(self.text[self._written :])
+        found = [self.text.find(stop, search_from) for stop in self._stops]
+        found = [index for index in found if index >= 0]
+        if found:
+            if not complete:
+                self._attribute(self.text[self._written :])
+            self._cut(min(found))
+
+    def _attribute(self, text: str) -> None:
+        """Say what is whose, of text that the tokens since the last call made."""
+        tokens = self._ids[len(self._spans) :]
+        if not tokens:
+            return
+        start, end = self._written, self._written + len(text)
+        self._written = end
+        if len(tokens) == 1:
+            self._spans.append(TokenSpan(TokenText(text, text.encode()), start, end))
+            return
+        spans: list[TokenSpan] = []
+        until = end
+        for part in reversed(_divide(text, [self._vocabulary.of(token) for token in tokens])):
+            start = end - len(part.text)
+            # A token of half a character is certain when the character is.
+            until = end if part.text else until
+            spans.append(TokenSpan(part, start, until))
+            end = start
+        self._spans += reversed(spans)
+
+    def _cut(self, length: int) -> None:
+        """Leave out what begins behind so many characters, which a stop text follows on."""
+        self.text, self.stopped = self.text[:length], True
+        while self._spans and self._spans[-1].start >= length:
+            self._spans.pop()
+        if self._spans:
+            last = self._spans[-1]
+            kept = last.part.text[: length - last.start]
+            surplus = len(last.part.text[len(kept) :].encode())
+            utf8 = last.part.utf8[: len(last.part.utf8) - surplus]
+            self._spans[-1] = TokenSpan(TokenText(kept, utf8), last.start, min(last.end, length))
 
     def _text_of(self, ids: list[int]) -> str:
-        text = self._tokenizer.decode(
+        text = self._vocabulary.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return cast(str, text)
 
 
-def _byte_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, int]:
-    """Tokens that stand for one byte each, with that byte; none in most tokenizers."""
-    names = [f"<0x{byte:02X}>" for byte in range(256)]
-    ids = cast(list[int | None], tokenizer.convert_tokens_to_ids(names))
-    if None in ids or len(set(ids)) < 256:
-        return {}
-    return {token: byte for byte, token in enumerate(ids) if token is not None}
+def _divide(text: str, raw: Sequence[bytes]) -> list[TokenText]:
+    """The parts of a text that several tokens made together, whose bytes these are."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts = [decoder.decode(one) for one in raw]
+    texts[-1] += decoder.decode(b"", final=True)
+    if "".join(texts) != text:  # the tokenizer's decoder has changed something between them
+        texts = [""] * (len(raw) - 1) + [text]
+    if b"".join(raw) == text.encode():
+        return list(map(TokenText, texts, raw))
+    return [TokenText(part, part.encode()) for part in texts]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,11 +1,13 @@
 """What is asked, and what comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mgm.data.images.loading import ImageSource, image_list
+from mgm.data.images.orientation import check_orientation
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.core.sampler import Choice, Sampling
+from mgm.engine.core.sampling import BAN, FORCE, Choice, Sampling
+from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 
 Exchange = tuple[str, str]  # a question and its answer
@@ -17,8 +19,8 @@ class Request:
 
     Attributes:
         prompt: the question.
-        images: a path, an http(s) or data URL, the bytes of an image file, a Pillow image or a
-            uint8 array (height, width, 3) each; one alone needs no list. Without image markers
+        images: whatever `mgm.data.images.loading.open_image` opens: paths, URLs, base64, bytes,
+            Pillow images, arrays; one alone needs no list. Without image markers
             (`<image>`) in the text they come before the first question; with markers, there is
             one marker for each image, in reading order.
         history: earlier questions and answers, the oldest first.
@@ -37,6 +39,13 @@ class Request:
         max_seconds: after which the answer ends as if it were full; None: there is no limit.
         system: replaces the template's system text.
         raw: whether the prompt is the text that the model reads, with its markers, and no question.
+        structured_output: what form the answer has, such as JSON of a schema; None: any.
+        presence_penalty: from -2 to 2, taken off the logits of tokens that are in the answer.
+        frequency_penalty: from -2 to 2, the same, times how often they are.
+        logit_bias: from -100 to 100, added to the logits of tokens, by their ids. -100 bans a
+            token; if any has 100, only those that have it are chosen.
+        orientation: of the images, "upright" (as EXIF data says) or "stored"; None: as the
+            processor has it.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -58,6 +67,11 @@ class Request:
     max_seconds: float | None = None
     system: str | None = None
     raw: bool = False
+    structured_output: StructuredOutput | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
@@ -101,13 +115,11 @@ class Request:
             self.max_seconds,
             "a number of seconds, or None",
         )
-        if beams > 1 and (self.temperature or self.logprobs is not None or penalty != 1):
-            raise MGMError(
-                "num_beams looks for the likeliest answer; leave temperature, logprobs and "
-                "repetition_penalty out"
-            )
+        self._check_adjustments()
         text = self.system is None or isinstance(self.system, str)
         _demand(text, "system", self.system, "a text, or None")
+        if self.orientation is not None:
+            check_orientation(self.orientation)
         if self.raw and (self.history or self.system is not None):
             raise MGMError("a raw prompt is all that the model reads; leave history and system out")
         for index, exchange in enumerate(self.history, start=1):
@@ -116,7 +128,51 @@ class Request:
                 raise MGMError(
                     f"history, exchange {index}: {exchange!r:.80}; give a pair (question, answer)"
                 )
+        self._check_texts()
         self._check_markers()
+
+    def _check_adjustments(self) -> None:
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _demand(_within(value, -2, 2), name, value, "from -2 to 2")
+        bias = self.logit_bias
+        _demand(isinstance(bias, Mapping), "logit_bias", bias, "biases by token id")
+        for token, value in bias.items():
+            _demand(_whole(token, 0), "a token of logit_bias", token, "the id of a token")
+            valid = f"from {BAN:.0f} to {FORCE:.0f}"
+            _demand(_within(value, BAN, FORCE), f"logit_bias of token {token}", value, valid)
+        object.__setattr__(self, "logit_bias", {k: float(v) for k, v in bias.items()})
+        form = self.structured_output
+        _demand(
+            form is None or isinstance(form, StructuredOutput),
+            "structured_output",
+            form,
+            "a StructuredOutput, or None",
+        )
+        if self.num_beams > 1:
+            sampling = ("temperature", "logprobs", "presence_penalty", "frequency_penalty")
+            changed = [name for name in sampling if getattr(self, name) not in (0, None)]
+            changed += [name for name in ("logit_bias", "structured_output") if getattr(self, name)]
+            changed += ["logprobs"] if self.logprobs == 0 else []
+            changed += ["repetition_penalty"] if self.repetition_penalty != 1 else []
+            if changed:
+                raise MGMError(
+                    "num_beams looks for the likeliest answer as a whole; leave "
+                    f"{' and '.join(changed)} out"
+                )
+
+    def _check_texts(self) -> None:
+        exchanges = [text for exchange in self.history for text in exchange]
+        texts = {"prompt": [self.prompt], "system": [self.system or ""], "history": exchanges}
+        for name, values in (texts | {"stop": self.stop}).items():
+            for text in values:
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise MGMError(
+                        f"{name} holds half a surrogate pair ({text[error.start]!r} at character "
+                        f"{error.start}), which is no character; leave it out"
+                    ) from error
 
     def _check_markers(self) -> None:
         markers = sum(text.count(IMAGE_MARKER) for text in self.questions)
@@ -144,6 +200,9 @@ class Request:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
             logprobs=self.logprobs,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=self.logit_bias,
         )
 
     @property
@@ -163,7 +222,8 @@ class Answer:
             "cancelled" (the reader did).
         prompt_tokens: positions that the prompt took, those of images included.
         cached_tokens: how many of them were known from earlier requests.
-        choices: the tokens with their probabilities, where `logprobs` asked for these.
+        choices: the tokens with their texts, which joined are `text`, and their probabilities,
+            where `logprobs` asked for these. Those of a stop text are left out.
     """
 
     text: str

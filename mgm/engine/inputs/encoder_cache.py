@@ -9,6 +9,8 @@ from torch import Tensor
 
 CAPACITY = 512 * 2**20  # bytes: about 100 images of a 7B model, 20 in HD
 
+BAND = 2**20  # pixels that are hashed at a time
+
 
 class FeatureCache:
     """Image features by image; those unused for longest leave first. Threads may share it.
@@ -69,5 +71,8 @@ def image_key(image: Image.Image, settings: str = "") -> bytes:
         settings: whatever else the features depend on.
     """
     digest = hashlib.blake2b(f"{image.mode} {image.size} {settings}".encode(), digest_size=16)
-    digest.update(image.tobytes())
+    rows = max(BAND // max(image.width, 1), 1)
+    for top in range(0, image.height, rows):  # the bytes of all would take twice what it takes
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        digest.update(band.tobytes())
     return digest.digest()

@@ -1,7 +1,6 @@
 """Images to what the language model reads in their place; each is encoded once."""
 
 import hashlib
-import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +10,14 @@ from threading import Lock
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from mgm.data.images.loading import ImageSource, decode_image, image_file, open_image
+from mgm.data.images.decoding import read_header
+from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits, MemoryBudget
+from mgm.data.images.loading import ImageSource, image_file, is_file, open_image
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.engine.core.faults import as_fault
 from mgm.engine.inputs.encoder_cache import FeatureCache, image_key
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -59,6 +62,7 @@ class ImageEncoder:
 
     Attributes:
         features: of images, by their pixels and how they are seen.
+        limits: of image files, and of the memory for decoding them.
     """
 
     def __init__(
@@ -70,14 +74,44 @@ class ImageEncoder:
         self.model = model
         self.processor = processor
         self.features = FeatureCache()
+        self.limits = LOCAL_LIMITS
         self._keys: OrderedDict[bytes, bytes] = OrderedDict()  # by the bytes of image files
         self._submit = submit
         self._lock = Lock()
         self._waiting: deque[_Wanted] = deque()
         self._underway: dict[bytes, Future[Tensor]] = {}  # by key; of those that wait, too
 
+    @property
+    def limits(self) -> ImageLimits:
+        """Of image files; all threads share its memory for decoding."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: ImageLimits) -> None:
+        self._limits = limits
+        self._budget = MemoryBudget(limits.max_decoding_bytes)
+
+    def open(self, source: ImageSource, label: str, orientation: str | None = None) -> Image.Image:
+        """See `mgm.data.images.loading.open_image`; within the limits, and the shared memory.
+
+        Args:
+            source: as for `open_image`.
+            label: which image it is; errors begin with it.
+            orientation: "upright" or "stored"; None: the processor's.
+        """
+        orientation = orientation or self.processor.image_processor.orientation
+        if not is_file(source):
+            return open_image(source, label, orientation)
+        encoded = read_header(*image_file(source, label), self.limits)
+        with self._budget.reserve(encoded.decoding_bytes):
+            return encoded.decode(orientation)
+
     def prepare(
-        self, sources: Sequence[ImageSource], labels: Sequence[str], alone: bool = False
+        self,
+        sources: Sequence[ImageSource],
+        labels: Sequence[str],
+        alone: bool = False,
+        orientations: Sequence[str | None] | None = None,
     ) -> list[PreparedImage]:
         """Do for images what needs no model. The bytes of a file that was seen are not decoded.
 
@@ -85,23 +119,28 @@ class ImageEncoder:
             sources: as for `open_image`.
             labels: which images they are; errors begin with them.
             alone: whether nothing is computed meanwhile; else most cores are left to that.
+            orientations: of each, "upright" or "stored"; None: the processor's.
 
         Raises:
-            MGMError: there is no image, or it is damaged.
+            MGMError: there is no image, or it is damaged or larger than the limits.
         """
-        settings = f"{self.processor.image_processor.to_json_string()} {self.model.dtype}"
-        salt = hashlib.blake2b(settings.encode()).digest()
-        names: list[bytes | int] = []
-        todo: dict[bytes | int, partial[PreparedImage]] = {}
-        for source, label in zip(sources, labels, strict=True):
-            if isinstance(source, str | os.PathLike | bytes):
+        processor = self.processor.image_processor
+        settings = f"{processor.to_json_string()} {self.model.dtype}"
+        names: list[tuple[bytes | int, str]] = []
+        todo: dict[tuple[bytes | int, str], partial[PreparedImage]] = {}
+        orientations = [None] * len(sources) if orientations is None else orientations
+        for source, label, wanted in zip(sources, labels, orientations, strict=True):
+            orientation = wanted or processor.orientation
+            if is_file(source):
                 content, name = image_file(source, label)
+                salt = hashlib.blake2b(f"{settings} {orientation}".encode()).digest()
                 digest = hashlib.blake2b(content, key=salt).digest()
-                names.append(digest)
-                todo.setdefault(digest, partial(self._of_file, content, name, digest, settings))
+                names.append((digest, orientation))
+                call = partial(self._of_file, content, name, digest, settings, orientation)
             else:
-                names.append(id(source))
-                todo.setdefault(id(source), partial(self._of_source, source, label, settings))
+                names.append((id(source), orientation))
+                call = partial(self._of_pixels, source, label, settings, orientation)
+            todo.setdefault(names[-1], call)
         cores = torch.get_num_threads()
         threads = min(len(todo), cores if alone else max(cores // 4, 1))
         if threads > 1:
@@ -112,20 +151,30 @@ class ImageEncoder:
         prepared = dict(zip(todo, done, strict=True))
         return [prepared[name] for name in names]
 
-    def _of_file(self, content: bytes, name: str, digest: bytes, settings: str) -> PreparedImage:
+    def _of_file(
+        self, content: bytes, name: str, digest: bytes, settings: str, orientation: str
+    ) -> PreparedImage:
         key = self._keys.get(digest)
         features = None if key is None else self.features.get(key)
         if key is not None and features is not None:
             return PreparedImage(key, features, None)
-        prepared = self._of_source(decode_image(content, name), name, settings)
+        encoded = read_header(content, name, self.limits)
+        # Until all is made of the pixels: they take most of the memory.
+        with self._budget.reserve(encoded.decoding_bytes):
+            prepared = self._prepared(encoded.decode(orientation), settings)
         with self._lock:
             self._keys[digest] = prepared.key
             while len(self._keys) > FILES:
                 self._keys.popitem(last=False)
         return prepared
 
-    def _of_source(self, source: ImageSource, label: str, settings: str) -> PreparedImage:
-        image = open_image(source, label)
+    def _of_pixels(
+        self, source: ImageSource, label: str, settings: str, orientation: str
+    ) -> PreparedImage:
+        return self._prepared(open_image(source, label, orientation), settings)
+
+    def _prepared(self, image: Image.Image, settings: str) -> PreparedImage:
+        """What the model takes of an RGB image."""
         key = image_key(image, settings)
         features = self.features.get(key)
         if features is not None:
@@ -225,6 +274,8 @@ class ImageEncoder:
             one.features.set_result(features)
 
     def _failed(self, group: Sequence[_Wanted], error: BaseException) -> None:
+        if isinstance(error, Exception):
+            error = as_fault(error, "encoding an image")
         for one in group:
             with self._lock:
                 del self._underway[one.key]

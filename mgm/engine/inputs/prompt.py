@@ -71,9 +71,11 @@ class PromptWriter:
             label: what errors begin with.
 
         Raises:
-            MGMError: the model has no embedding for one of them, or there are too many.
+            MGMError: there are none or too many, or the model has no embedding for one of them.
         """
         ids = self._processor.encode(self.text(request))
+        if not ids:
+            raise MGMError(f"{label}the prompt is empty; give a text")
         rows = self._model.config.text_config.vocab_size
         for token in set(ids) - {self._processor.image_token_id}:
             if token >= rows:

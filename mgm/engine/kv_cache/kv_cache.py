@@ -48,6 +48,24 @@ class Rows(Cache):
             length += layers[0][0].shape[2]
         self.columns.append(length)
 
+    def extend(self, row: int, layers: Layers) -> None:
+        """Add the keys and values of more tokens to a row."""
+        start = self.columns[row]
+        for layer, (keys, values) in zip(self._rows, layers, strict=True):
+            layer.put(row, start, keys, values)
+        self.columns[row] += layers[0][0].shape[2]
+
+    def truncate(self, rows: int) -> None:
+        """End all rows but the first ones, after an error: nothing of what they held stays."""
+        for layer in self._rows:
+            layer.erase(slice(rows, None))
+        del self.columns[rows:]
+
+    def erase(self, row: int) -> None:
+        """Zero a row's memory: masked columns count nothing, but NaN times nothing is NaN."""
+        for layer in self._rows:
+            layer.erase(slice(row, row + 1))
+
     def fork(self, row: int, shared: int, rests: Sequence[range]) -> None:
         """Begin rows with the first columns of another; each goes on with other columns of it."""
         ends = [shared + len(rest) for rest in rests]
@@ -161,6 +179,11 @@ class _RowLayer(CacheLayerMixin):
         self.keys[row, :, start:end] = keys[0]
         self.values[row, :, start:end] = values[0]
 
+    def erase(self, rows: slice) -> None:
+        if self.is_initialized:
+            self.keys[rows] = 0
+            self.values[rows] = 0
+
     def fork(self, source: int, target: int, shared: int, rests: Sequence[range]) -> None:
         for part in (self.keys, self.values):
             part[target : target + len(rests), :, :shared] = part[source, :, :shared]
@@ -170,6 +193,8 @@ class _RowLayer(CacheLayerMixin):
 
     def reserve(self, rows: int, columns: int) -> None:
         """Grow, by half as much again at least, so that growing is rare."""
+        if not self.is_initialized:
+            return
         have_rows, have_columns = self.keys.shape[0], self.keys.shape[2]
         if rows <= have_rows and columns <= have_columns:
             return
@@ -177,13 +202,9 @@ class _RowLayer(CacheLayerMixin):
             rows = max(rows, have_rows * 3 // 2)
         if columns > have_columns:
             columns = -(-max(columns, have_columns * 3 // 2) // BLOCK) * BLOCK
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            grown = old.new_zeros(
-                max(rows, have_rows), old.shape[1], max(columns, have_columns), old.shape[3]
-            )
-            grown[:have_rows, :, :have_columns] = old
-            setattr(self, name, grown)
+        rows, columns = max(rows, have_rows), max(columns, have_columns)
+        # Both or none: there may be memory for one alone.
+        self.keys, self.values = (_grown(old, rows, columns) for old in (self.keys, self.values))
 
     def _takes(self, keys: Tensor) -> bool:
         """Whether there is memory for keys of this kind."""
@@ -232,6 +253,13 @@ class _RowLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """There is no limit."""
         return -1
+
+
+def _grown(old: Tensor, rows: int, columns: int) -> Tensor:
+    """(rows, heads, columns, width) that begins with what there is, and goes on with zeros."""
+    grown = old.new_zeros(rows, old.shape[1], columns, old.shape[3])
+    grown[: old.shape[0], :, : old.shape[2]] = old
+    return grown
 
 
 def as_cache(parts: Sequence[Layers]) -> DynamicCache:

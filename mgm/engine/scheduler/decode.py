@@ -82,6 +82,18 @@ class Decoder:
         logits = self._run(self._compiled, tokens, rows, least)
         return logits[: len(tokens)].clone()  # the next step writes where it stands
 
+    def step_alone(self, token: int, rows: Rows, row: int) -> Tensor:
+        """Read the last token of one row as if there were no other, not compiled.
+
+        Returns:
+            (vocabulary) logits of what comes after it.
+        """
+        alone = Rows(self._model.config.text_config.num_hidden_layers)
+        alone.add([rows.copy(row)])
+        logits = self._run(self._logits, [[token]], alone)
+        rows.extend(row, alone.copy(0, rows.columns[row]))
+        return logits[0, -1]
+
     def _run(
         self,
         call: Callable[..., Tensor],

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.sampler import MESSAGES, NOT_FINITE
 from mgm.engine.core.sequence import Generation
 from mgm.engine.kv_cache.attention_masks import AttentionMasks, Branches
 from mgm.engine.kv_cache.kv_cache import Layers, Rows, as_cache, between, layers_of
@@ -42,7 +44,7 @@ class PromptReader:
     Args:
         model: what answers.
         masks: of its language model.
-        prefixes: what is known of prompts' beginnings; what is read goes there.
+        prefixes: what is known of prompts' beginnings; `keep` puts there what was read.
         piece: positions that are read in one step, at most.
     """
 
@@ -61,6 +63,17 @@ class PromptReader:
         self._last_layer = LastLayer(model.language_model)
         self._prompt: _Prompt | None = None  # one that takes several steps
         self._cache = DynamicCache()
+        self._to_keep: dict[Generation, Callable[[int], Layers]] = {}
+
+    def keep(self) -> None:
+        """Put what the last step read into the cache, but for prompts that ended with an error.
+
+        Called before rows move: they hold it.
+        """
+        for generation, copy_from in self._to_keep.items():
+            if generation.fault is None:
+                self.prefixes.put(generation.names, self._dtype, copy_from)
+        self._to_keep.clear()
 
     def drop(self, generation: Generation) -> None:
         """Read no more of this prompt."""
@@ -69,8 +82,10 @@ class PromptReader:
 
     def clear(self) -> None:
         """Read no more of anything."""
-        self.reading.clear()
+        self.reading = []
         self._prompt = None
+        self._cache = DynamicCache()
+        self._to_keep.clear()
 
     def step(
         self,
@@ -110,6 +125,8 @@ class PromptReader:
         """The first that waits, and others that are read in the same step."""
         trees: list[PromptTree] = []
         for generation in waiting:
+            if generation.prefill_alone and trees:
+                continue
             grown = self._with(trees, generation)
             lengths = [tree.length for tree in grown]
             area = len(lengths) * max(lengths)
@@ -124,6 +141,8 @@ class PromptReader:
             if not has_room(chosen, max(tree.width for tree in grown)):
                 break
             trees = grown
+            if generation.prefill_alone:
+                break
         return trees
 
     def _with(self, trees: Sequence[PromptTree], generation: Generation) -> list[PromptTree]:
@@ -183,13 +202,9 @@ class PromptReader:
         if rest.shape[1]:
             return None
         layers = layers_of(self._cache)
-        self.clear()
-        self.prefixes.put(
-            prompt.generation.names,
-            self._dtype,
-            lambda start: copied(between(layers, start, None)),
-        )
         rows.add([layers])
+        self.clear()
+        self._to_keep[prompt.generation] = lambda start: copied(between(layers, start, None))
         return [prompt.generation], output.logits[:, -1]
 
     def _read_together(
@@ -231,13 +246,17 @@ class PromptReader:
                 past_key_values=rows,
                 use_cache=True,
             )
-        self.clear()
-        for row, generation, columns in kept:
+        if forked and not output.logits.amax(-1).isfinite().all():
+            # Masks hide the prompts of a row from one another, but NaN times nothing is NaN.
+            raise GenerationError(MESSAGES[NOT_FINITE])
+        for row, _, columns in kept:
             rows.columns[first + row] = columns.stop
-            # What follows in the others is known when they end.
-            self.prefixes.put(generation.names, self._dtype, partial(rows.copy, first + row))
         for row, tree in enumerate(trees):
             rows.fork(first + row, tree.shared, tree.branches[1:])
+        self.clear()
+        for row, generation, _ in kept:
+            # What follows in the others is known when they end.
+            self._to_keep[generation] = partial(rows.copy, first + row)
         return [generation for _, generation, _ in kept + forked], output.logits[0]
 
     def _embed_tree(self, tree: PromptTree) -> Tensor:

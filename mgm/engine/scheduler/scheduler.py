@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mgm.engine.core.faults import GenerationError, as_fault, is_device_failure, is_device_fault
 from mgm.engine.core.sampler import choose
+from mgm.engine.core.sampling import Choice
 from mgm.engine.core.sequence import Generation
 from mgm.engine.kv_cache.attention_masks import AttentionMasks
 from mgm.engine.kv_cache.kv_cache import Rows
@@ -115,14 +117,14 @@ class Scheduler:
             self._write()
         except torch.OutOfMemoryError as error:
             together = len(self.writing) + len(self.reader.reading)
-            fault = MGMError(
+            fault = GenerationError(
                 f"the device has too little memory for {together} answers at once "
                 f"({one_line(error)[:200]}); ask for fewer, or shorter ones"
             )
             self.end(fault)
             raise fault from error
         except BaseException as error:
-            self.end(MGMError(f"the model failed: {one_line(error)[:300]}"))
+            self.end(GenerationError(f"the model failed: {one_line(error)[:300]}"))
             raise
 
     def end(self, fault: MGMError) -> None:
@@ -140,12 +142,36 @@ class Scheduler:
     def _read(self) -> bool:
         """Read a step's worth of prompts; whether there was anything to read that had room."""
         self._leave()
-        read = self.reader.step(self.waiting, self._keys, self._has_room)
+        try:
+            read = self.reader.step(self.waiting, self._keys, self._has_room)
+        except Exception as error:
+            if is_device_failure(error):
+                raise
+            self._prefill_failed(error)
+            return True
         if read is not None:
             generations, logits = read
             self.writing += generations
             self._push(logits.unsqueeze(1), generations, [Guess()] * len(generations))
+            self.reader.keep()
         return read is not None or bool(self.reader.reading)
+
+    def _prefill_failed(self, error: Exception) -> None:
+        """Fail the prompt that an error was raised for; of several, prefill each alone to know.
+
+        Too little memory is an error like others: several prompts took it, or one that is too long.
+        """
+        suspects = self.reader.reading
+        self.reader.clear()
+        self._keys.truncate(len(self.writing))
+        if not suspects:  # it was raised while prompts that wait were looked at
+            suspects = list(self.waiting)
+            self.waiting.clear()
+        if len(suspects) == 1 or suspects[0].prefill_alone:
+            suspects.pop(0).fail(as_fault(error, "reading a prompt"))
+        for generation in reversed(suspects):
+            generation.prefill_alone = True
+            self.waiting.appendleft(generation)
 
     def _has_room(self, more: Sequence[Generation], width: int) -> bool:
         """Whether these may join those that are written: every row is as wide as any.
@@ -178,11 +204,45 @@ class Scheduler:
             [generation.choices[-1].token, *guess.tokens]
             for generation, guess in zip(self.writing, guesses, strict=True)
         ]
-        right = self._push(self.decoder.step(tokens, self._keys), self.writing, guesses)
+        columns = list(self._keys.columns)
+        try:
+            logits = self.decoder.step(tokens, self._keys)
+        except Exception as error:
+            if is_device_failure(error):
+                raise
+            self._keys.columns[:] = columns  # masks hide what the step wrote behind them
+            guesses = [Guess()] * len(self.writing)
+            logits = self._step_each_alone(error)
+        right = self._push(logits, self.writing, guesses)
         for row, guess in enumerate(guesses):
             self._keys.columns[row] -= len(guess.tokens) - right[row]
         self.drafts.count(guesses, sum(right))
         self._leave()
+
+    def _step_each_alone(self, error: Exception) -> Tensor:
+        """Read the last token of each row alone, after an error, and fail those that raise again.
+
+        Returns:
+            (answers, 1, vocabulary) logits, those of failed ones zero.
+
+        Raises:
+            torch.OutOfMemoryError: there is too little memory even so.
+        """
+        logits: list[Tensor | None] = []
+        for row, generation in enumerate(self.writing):
+            try:
+                token = generation.choices[-1].token
+                logits.append(self.decoder.step_alone(token, self._keys, row))
+            except Exception as own:
+                if is_device_fault(own):
+                    raise
+                generation.fail(as_fault(own, "writing a token"))
+                logits.append(None)
+        found = next((one for one in logits if one is not None), None)
+        if found is None:
+            found = torch.zeros(self.model.config.text_config.vocab_size)
+        rows = [torch.zeros_like(found) if one is None else one for one in logits]
+        return torch.stack(rows).unsqueeze(1)
 
     def _guess(self, generation: Generation) -> Guess:
         room = generation.limit - len(generation.choices) - 1
@@ -211,6 +271,9 @@ class Scheduler:
             choices = choose(logits[going, places, : self.vocabulary], samplers)
             rows, going = going, []
             for row, choice in zip(rows, choices, strict=True):
+                if not isinstance(choice, Choice):
+                    generations[row].fail(as_fault(choice, "choosing a token"))
+                    continue
                 chosen[row].append(choice.token)
                 if generations[row].finish_reason is None:
                     generations[row].push(choice)
@@ -220,8 +283,9 @@ class Scheduler:
                     right[row] += 1
                     going.append(row)
         for row, generation in enumerate(generations):
-            self.drafts.learn(chosen[row], right[row] + 1)
-            generation.tell()
+            if generation.fault is None:
+                self.drafts.learn(chosen[row], right[row] + 1)
+                generation.tell()
         return right
 
     def _leave(self) -> None:
@@ -230,15 +294,22 @@ class Scheduler:
             generation = self.writing[row]
             if generation.finish_reason is None:
                 continue
-            if self.keeps_answers and generation.finish_reason != "error":
-                read = self._keys.columns[row] - len(generation.names)
-                written = np.array(generation.tokens[:read], dtype=np.int64)
-                names = np.concatenate([generation.names, written])
-                if len(names) == self._keys.columns[row]:
-                    dtype = self.model.language_model.dtype
-                    self.prefixes.put(names, dtype, partial(self._keys.copy, row))
+            if generation.fault is not None:
+                self._keys.erase(row)
+            elif self.keeps_answers:
+                self._keep_answer(row)
             self._keys.remove(row)
             self.writing[row] = self.writing[-1]
             self.writing.pop()
             if not self.writing:  # or rows would stay as wide as the longest ever was
                 self._keys.clear(self.row_bytes // 8)
+
+    def _keep_answer(self, row: int) -> None:
+        """Put the keys and values of a row into the cache of prefixes."""
+        generation = self.writing[row]
+        read = self._keys.columns[row] - len(generation.names)
+        written = np.array(generation.tokens[:read], dtype=np.int64)
+        names = np.concatenate([generation.names, written])
+        if len(names) == self._keys.columns[row]:
+            dtype = self.model.language_model.dtype
+            self.prefixes.put(names, dtype, partial(self._keys.copy, row))

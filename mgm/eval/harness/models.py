@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mgm.data.images.loading import ImageSource, open_image
+from mgm.data.images.decoding import notes_turn
+from mgm.data.images.loading import ImageSource, image_file, open_image
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
@@ -58,6 +59,7 @@ class EngineAnswerer(Answerer):
                         images=list(one.images),
                         max_new_tokens=one.max_new_tokens,
                         system=one.system,
+                        orientation=one.orientation,
                     ),
                 )
 
@@ -158,7 +160,7 @@ class EndpointAnswerer(Answerer):
 
     def _answer(self, question: Question) -> Answered:
         parts = [
-            {"type": "image_url", "image_url": {"url": _data_url(image, question.id)}}
+            {"type": "image_url", "image_url": {"url": _data_url(image, question)}}
             for image in question.images
         ]
         messages: list[dict[str, Any]] = [
@@ -178,17 +180,17 @@ class EndpointAnswerer(Answerer):
             raise MGMError(f"question {question.id}: {error}") from error
 
 
-def _data_url(image: ImageSource, name: str) -> str:
-    """An image as a URL that holds it: a file as it is."""
-    if isinstance(image, str | Path):
-        try:
-            content = Path(image).read_bytes()
-        except OSError as error:
-            raise MGMError(f"question {name}: {image} cannot be read ({error.strerror})") from error
-    elif isinstance(image, bytes):
-        content = image
-    else:
-        file = io.BytesIO()
-        open_image(image, f"question {name}").save(file, "PNG")
-        content = file.getvalue()
+def _data_url(image: ImageSource, question: Question) -> str:
+    """An image as a URL that holds it: a file as it is, unless the server could turn it."""
+    label = f"question {question.id}"
+    if isinstance(image, bytes | str | Path):
+        content, name = image_file(image, label)
+        if not notes_turn(content, name):
+            return _url_of(content)
+    file = io.BytesIO()
+    open_image(image, label, question.orientation).save(file, "PNG")
+    return _url_of(file.getvalue())
+
+
+def _url_of(content: bytes) -> str:
     return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgm.data.images.loading import ImageSource
+from mgm.data.images.orientation import STORED
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Question:
         category: what kind of question it is; empty: there are no kinds.
         max_new_tokens: of an answer.
         system: text before the conversation; None: the template's own.
+        orientation: of the images, "stored" or "upright" (see `open_image`).
         facts: what parser, scorer or submission need besides.
     """
 
@@ -31,6 +33,7 @@ class Question:
     category: str = ""
     max_new_tokens: int = 128
     system: str | None = None
+    orientation: str = STORED
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

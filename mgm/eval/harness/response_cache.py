@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource, open_image
+from mgm.data.images.orientation import STORED
 from mgm.errors import MGMError
 from mgm.eval.harness.jsonl_store import TextFile, read_texts
 from mgm.eval.harness.question import Question
@@ -59,6 +60,8 @@ class AnswerCache:
             "max_new_tokens": question.max_new_tokens,
             "images": [self._hash(image) for image in question.images],
         }
+        if question.images and question.orientation != STORED:  # answers of before were all stored
+            facts["orientation"] = question.orientation
         return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
 
     def get(self, key: str) -> str | None:
@@ -94,7 +97,7 @@ class AnswerCache:
                     ) from error
                 self._hashes[path] = hashlib.blake2b(content).hexdigest()[:32]
             return self._hashes[path]
-        return hashlib.blake2b(open_image(image, "an image").tobytes()).hexdigest()[:32]
+        return hashlib.blake2b(open_image(image, "an image", STORED).tobytes()).hexdigest()[:32]
 
 
 def settings_name(path: str, facts: dict[str, Any]) -> str:

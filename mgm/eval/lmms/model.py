@@ -10,6 +10,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
+from mgm.data.images.orientation import STORED
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
 from mgm.engine.loading import load
@@ -102,7 +103,7 @@ class LMMSMiniGemini(lmms):
         processor, model = self.engine.processor, self.engine.model
         prompt = processor.encode(self.engine.prompt(request))
         written = processor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        features = self.engine.encode_images(request.images)
+        features = self.engine.encode_images(request.images, STORED)
         logits = model(
             input_ids=torch.tensor([[*prompt, *written]], device=model.device),
             image_features=torch.stack(features) if features else None,
@@ -180,4 +181,5 @@ def _request(context: str, images: list[Image.Image], settings: dict[str, Any]) 
         top_p=float(settings.get("top_p") or 1.0) if sampled else 1.0,
         num_beams=int(settings.get("num_beams") or 1),
         stop=[until] if isinstance(until, str) else [text for text in until if text],
+        orientation=STORED,  # the library `datasets` has turned them, or else the harness does not
     )

@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mgm.data.images.orientation import STORED, UPRIGHT
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.dataset_source import Needed, Source
+from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 
@@ -81,6 +83,20 @@ class Benchmark(ABC):
         Raises:
             MGMError: a file is missing or damaged.
         """
+        orientation = self.orientation(split, protocol)
+        for question in self._questions(folder, split, protocol):
+            yield replace(question, orientation=orientation)
+
+    def orientation(self, split: str, protocol: str) -> str:
+        """How the protocol's harness shows images to a model.
+
+        lmms-eval has them from the library `datasets`, whose `Image.decode_example` turns them.
+        VLMEvalKit (`decode_base64_to_image`) and the published evaluation do not.
+        """
+        hub = isinstance(self.sources.get((split, protocol)), HubFiles)
+        return UPRIGHT if protocol == LMMS_EVAL or (hub and protocol != PAPER) else STORED
+
+    def _questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
         source = self.sources.get((split, protocol))
         if source is None or (self.also_published and not source.is_there(folder)):
             yield from self.published(folder, split, protocol)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from mgm.data.images.limits import NETWORK_LIMITS
+from mgm.data.images.loading import open_image
 from mgm.engine.attribution.mining import MinedDetail
 from mgm.errors import MGMError
 
@@ -28,7 +29,7 @@ def read_mined_body(body: Any) -> list[MinedDetail]:
     try:
         return [
             MinedDetail(
-                Image.open(io.BytesIO(base64.b64decode(one["view"]))).convert("RGB"),
+                open_image(base64.b64decode(one["view"]), "the view", limits=NETWORK_LIMITS),
                 int(one["grid"]),
                 _array(one["mining"]),
                 None if one["answer"] is None else _array(one["answer"]),

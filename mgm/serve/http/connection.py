@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_HEAD_BYTES = 32 * 2**10  # request line and header fields
 HEAD_TIMEOUT = 10.0  # seconds from a connection, or a further request's first byte, to its head
 BODY_TIMEOUT = 120.0  # seconds from a request's head to the end of its body
+READ_TIMEOUT = 120.0  # seconds in which a client reads nothing of a response that is full
+MAX_PIPELINED_BYTES = 64 * 2**10  # of further requests that come before a response is complete
 # Longer than client pools keep idle connections (httpx 5 s, aiohttp 15 s, nginx and AWS load
 # balancers 60 s), so that the client closes first and no request meets a connection as it closes.
 KEEP_ALIVE = 75
@@ -28,6 +30,7 @@ class LimitedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_state: object = None  # the client's state in h11 that the timer bounds
+        self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Accept a connection, in place of the longest idle one if there are too many."""
@@ -38,14 +41,31 @@ class LimitedProtocol(H11Protocol):
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers."""
         self._bound(None)
+        self._stop_read_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; what has to follow gets a timer."""
         super().data_received(data)
+        if self.conn.their_state is h11.DONE and self.flow.read_paused:
+            # Further requests wait, but who does not read does not notice that the client leaves.
+            if len(self.conn.trailing_data[0]) > MAX_PIPELINED_BYTES:
+                self.transport.abort()
+            else:
+                self.flow.resume_reading()
         self._watch()
+
+    def pause_writing(self) -> None:
+        """Stop writing to a client that does not read; it has to go on some time."""
+        super().pause_writing()
+        self._read_timer = self.loop.call_later(READ_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        super().resume_writing()
+        self._stop_read_timer()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of a body that nobody reads."""
@@ -69,6 +89,11 @@ class LimitedProtocol(H11Protocol):
         if state is not None:
             seconds = BODY_TIMEOUT if state is h11.SEND_BODY else HEAD_TIMEOUT
             self._timer = self.loop.call_later(seconds, self._expire)
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _expire(self) -> None:
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from mgm.errors import MGMError
-from mgm.serve.http.concurrency_limit import FullError
+from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.connection import MAX_HEAD_BYTES
 from mgm.serve.openai.errors import BadRequestError, parse_json
 from mgm.serve.openai.responses import error_body
@@ -64,8 +64,8 @@ def application(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
         )
 
-    @app.exception_handler(FullError)
-    async def full(_: Request, error: FullError) -> JSONResponse:
+    @app.exception_handler(QueueFullError)
+    async def full(_: Request, error: QueueFullError) -> JSONResponse:
         body = error_body(str(error), "rate_limit_error", code="rate_limit_exceeded")
         return JSONResponse(body, 429, headers={"Retry-After": "1"})
 

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mgm.errors import MGMError, one_line
-from mgm.serve.http.concurrency_limit import Admission
+from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 from mgm.serve.http.connection import KEEP_ALIVE, MAX_HEAD_BYTES, LimitedProtocol
 
 SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
@@ -119,7 +119,9 @@ def accepted_keys(clients: Sequence[str], workers: str | None) -> list[str]:
     return [*clients, workers] if clients and workers is not None else list(clients)
 
 
-def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None = None) -> int:
+def serve(
+    app: FastAPI, options: argparse.Namespace, admission: ConcurrencyLimiter | None = None
+) -> int:
     """Serve until SIGINT or SIGTERM; what is running then is finished, and nothing else begins.
 
     Raises:
@@ -147,7 +149,7 @@ def serve(app: FastAPI, options: argparse.Namespace, admission: Admission | None
 class _Server(uvicorn.Server):
     """Lets nobody in from the signal on."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission | None) -> None:
+    def __init__(self, config: uvicorn.Config, admission: ConcurrencyLimiter | None) -> None:
         super().__init__(config)
         self._admission = admission
 

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from mgm.engine.core.request import Answer
-from mgm.engine.core.sampler import Choice
+from mgm.engine.core.sampling import Choice
 
 DONE = b"data: [DONE]\n\n"
 SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # or a proxy would hold pieces back
+LOWEST_LOGPROB = -9999.0  # in place of minus infinity, as in OpenAI's API
 _REASONS = {"cancelled": "stop", "error": "stop"}  # others have one name here and there
 
 
@@ -46,12 +45,10 @@ class Writer:
 
     Attributes:
         model: its name.
-        tokenizer: says what tokens are.
         chat: whether it is a chat completion.
     """
 
     model: str
-    tokenizer: PreTrainedTokenizerBase
     chat: bool
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -123,30 +120,46 @@ class Writer:
         }
 
     def _logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
-        told = [choice for choice in choices if choice.logprob is not None]
-        if not told:
+        """What OpenAI says of tokens; their texts joined are the text that they come with."""
+        shown = [choice for choice in choices if choice.logprob is not None]
+        if not shown:
             return None
         if self.chat:
-            return {"content": [self._told(choice) for choice in told], "refusal": None}
+            return {"content": [_chat_entry(choice) for choice in shown], "refusal": None}
         return {
-            "tokens": [self._name(choice.token) for choice in told],
-            "token_logprobs": [choice.logprob for choice in told],
-            "top_logprobs": [
-                {self._name(token): value for token, value in choice.likeliest} for choice in told
-            ],
-            "text_offset": [],
+            "tokens": [choice.text for choice in shown],
+            "token_logprobs": [_finite(choice.logprob) for choice in shown],
+            "top_logprobs": [_by_text(choice) for choice in shown],
+            "text_offset": [choice.offset for choice in shown],
         }
 
-    def _told(self, choice: Choice) -> dict[str, Any]:
-        likeliest = [self._entry(token, value) for token, value in choice.likeliest]
-        return self._entry(choice.token, choice.logprob) | {"top_logprobs": likeliest}
 
-    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        name = self._name(token)
-        return {"token": name, "logprob": logprob, "bytes": list(name.encode())}
+def _chat_entry(choice: Choice) -> dict[str, Any]:
+    likeliest = [_entry(one.text, one.logprob, one.utf8) for one in choice.likeliest]
+    return _entry(choice.text, choice.logprob, choice.utf8) | {"top_logprobs": likeliest}
 
-    def _name(self, token: int) -> str:
-        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
+def _entry(text: str, logprob: float | None, utf8: bytes) -> dict[str, Any]:
+    return {"token": text, "logprob": _finite(logprob), "bytes": list(utf8)}
+
+
+def _by_text(choice: Choice) -> dict[str, float | None]:
+    """The likeliest tokens by their texts, and the chosen one, which may be none of them.
+
+    Of several tokens with one text, all but the first are named `token_id:N`.
+    """
+    others = {choice.text: choice.token}
+    found: dict[str, float | None] = {}
+    for one in choice.likeliest:
+        text = choice.text if one.token == choice.token else one.text
+        own = others.setdefault(text, one.token) == one.token
+        found[text if own else f"token_id:{one.token}"] = _finite(one.logprob)
+    return found if choice.text in found else found | {choice.text: _finite(choice.logprob)}
+
+
+def _finite(logprob: float | None) -> float | None:
+    """A number that JSON has."""
+    return None if logprob is None else max(logprob, LOWEST_LOGPROB)
 
 
 def _images(content: bytes) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from PIL import Image
+
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import BadRequestError
@@ -23,6 +25,9 @@ class Companions:
         gen_model: folder or name on the hub of a pipeline that draws; None: nothing draws.
         load_drawer: makes it.
 
+    Attributes:
+        open_image: opens images whose texts are read; an engine's has its limits.
+
     Raises:
         MGMError: diffusers is not installed, and something should draw.
     """
@@ -32,6 +37,7 @@ class Companions:
     ) -> None:
         if gen_model is not None and find_spec("diffusers") is None:
             raise MGMError("--gen-model: diffusers is not installed; pip install -e '.[gen]'")
+        self.open_image: Callable[[ImageSource, str], Image.Image] = open_image
         self.draws = gen_model is not None
         self.drawer_name = Path(gen_model).name if gen_model is not None else ""
         self._load_drawer = partial(load_drawer, gen_model or "")
@@ -46,7 +52,7 @@ class Companions:
             MGMError: no reader is installed, or an image is damaged.
         """
         opened = [
-            open_image(source, f"image {number} of {len(images)}")
+            self.open_image(source, f"image {number} of {len(images)}")
             for number, source in enumerate(images, start=1)
         ]
         with self._reading:

@@ -5,7 +5,6 @@ return box, both chats and what was said, see `pictures`.
 """
 
 import asyncio
-import io
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
+from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.data.images.loading import open_image
+from mgm.data.images.orientation import UPRIGHT
 from mgm.errors import MGMError
 from mgm.serve.web.client import PageClient, Settings
 from mgm.serve.web.feedback_log import PageLog
@@ -163,7 +163,7 @@ class Actions:
         if not all(models):
             raise MGMError("Choose a model first; reload the models if there is none.")
         for file in files:
-            await asyncio.to_thread(open_image, file, file.name)
+            await asyncio.to_thread(open_image, file, file.name, UPRIGHT, NETWORK_LIMITS)
         if self.moderator is not None and question:
             await self.moderator.check(question)
 
@@ -329,8 +329,11 @@ def shown(conversation: Conversation, busy: bool = False) -> list[dict[str, Any]
             text = f"{text}\n\n⚠️ {exchange.fault}".strip()
         answer: list[Any] = [text or "(no words)"]
         if exchange.drawn is not None:
-            picture = Image.open(io.BytesIO(exchange.drawn))
-            answer.append(gr.Image(picture, label="Drawn", show_label=False))
+            try:
+                picture = open_image(exchange.drawn, "the drawing", limits=NETWORK_LIMITS)
+                answer.append(gr.Image(picture, label="Drawn", show_label=False))
+            except MGMError as error:
+                answer.append(f"⚠️ {error}")
         messages.append({"role": "user", "content": question})
         messages.append({"role": "assistant", "content": answer})
     return messages

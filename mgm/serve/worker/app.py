@@ -1,35 +1,39 @@
 """A model behind HTTP: the published endpoints of a worker, and the OpenAI API."""
 
 import base64
-import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
-import anyio
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from mgm.engine.attribution.mining import mined_details
 from mgm.engine.core.request import Answer
-from mgm.errors import MGMError
 from mgm.serve.http.attribution_json import mined_body
-from mgm.serve.http.concurrency_limit import FullError
-from mgm.serve.http.middleware import application, json_body
-from mgm.serve.http.openai_requests import (
-    Asked,
-    BadRequestError,
-    answered_request,
+from mgm.serve.http.middleware import application
+from mgm.serve.http.openapi import describe_bodies
+from mgm.serve.openai.errors import BadRequestError, parse_body
+from mgm.serve.openai.protocol import (
+    AttributionBody,
+    ChatCompletionBody,
+    CompletionBody,
+    ImageGenerationBody,
+    PublishedBody,
+)
+from mgm.serve.openai.requests import (
+    ParsedRequest,
+    attribution_request,
     chat_request,
     completion_request,
-    drawing_request,
+    image_generation,
 )
 from mgm.serve.openai.responses import DONE, SSE, Writer, error_body, event, models_body
-from mgm.serve.worker.legacy_stream import published_stream
+from mgm.serve.worker.legacy_stream import legacy_response
+from mgm.serve.worker.streaming import EventStream, Write, run_until_disconnect
 from mgm.serve.worker.worker import Worker
-
-logger = logging.getLogger("mgm.serve")
 
 
 def worker_application(worker: Worker, **options: Any) -> FastAPI:
@@ -54,9 +58,8 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
         return worker.status()
 
     @app.post("/worker_generate_stream")
-    async def published(request: Request) -> StreamingResponse:
-        body = await json_body(request)
-        return StreamingResponse(published_stream(worker, body), media_type="text/plain")
+    async def published(request: Request) -> Response:
+        return legacy_response(worker, await request.body())
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -69,42 +72,58 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        body = await json_body(request)
-        takes_system = bool(worker.engine.template.layout.system)
-
-        def read() -> Asked:
-            return chat_request(body, worker.images.fetch, worker.limits.tokens, takes_system)
-
-        return await _openai(worker, read, True)
+        body = parse_body(ChatCompletionBody, await request.body())
+        parsed = chat_request(body, worker.engine.template, worker.limits.tokens)
+        return await _openai(worker, request, parsed, chat=True)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = await json_body(request)
-        return await _openai(worker, lambda: completion_request(body, worker.limits.tokens), False)
+        body = parse_body(CompletionBody, await request.body())
+        parsed = completion_request(body, worker.limits.tokens)
+        return await _openai(worker, request, parsed, chat=False)
 
     @app.post("/v1/images/generations")
     async def images(request: Request) -> Response:
-        asked = drawing_request(await json_body(request), worker.companions.drawer_name)
-        draw = worker.companions.draw
-        async with worker.answering("images"):
-            drawn = [
-                await worker.in_thread(draw, asked.text, seed, asked.size) for seed in asked.seeds
-            ]
+        body = parse_body(ImageGenerationBody, await request.body())
+        wanted = image_generation(body, worker.companions.drawer_name)
+
+        async def draw() -> list[bytes]:
+            async with worker.answering("images", worker.drawing) as slot:
+                await slot.acquire()
+                return [await worker.draw(wanted.text, seed, wanted.size) for seed in wanted.seeds]
+
+        drawn = await run_until_disconnect(request.receive, draw)
         data = [{"b64_json": base64.b64encode(content).decode()} for content in drawn]
         return JSONResponse({"created": int(time.time()), "data": data})
 
     @app.post("/v1/mined")
     async def mined(request: Request) -> JSONResponse:
-        body = await json_body(request)
+        body = parse_body(AttributionBody, await request.body())
+        parsed, answer = attribution_request(body, worker.engine.template)
+        _check_model(worker, parsed.model)
 
-        def look() -> dict[str, Any]:
-            name, asked, answer = answered_request(body, worker.images.fetch)
-            _check_model(worker, name)
+        def look(images: Sequence[bytes]) -> dict[str, Any]:
+            (asked,) = parsed.requests(images)
             return mined_body(mined_details(worker.engine, asked, answer))
 
-        async with worker.answering("mined"):
-            return JSONResponse(await worker.in_thread(look))
+        async def respond() -> dict[str, Any]:
+            async with worker.answering("mined") as slot:
+                images = await worker.images.fetch_all(parsed.sources)
+                await slot.acquire()
+                return await worker.in_thread(look, images)
 
+        return JSONResponse(await run_until_disconnect(request.receive, respond))
+
+    describe_bodies(
+        app,
+        {
+            "/v1/chat/completions": ChatCompletionBody,
+            "/v1/completions": CompletionBody,
+            "/v1/images/generations": ImageGenerationBody,
+            "/v1/mined": AttributionBody,
+            "/worker_generate_stream": PublishedBody,
+        },
+    )
     return app
 
 
@@ -118,88 +137,71 @@ def _check_model(worker: Worker, name: str) -> None:
         )
 
 
-async def _openai(worker: Worker, read: Callable[[], Asked], chat: bool) -> Response:
-    """Answer a body of the OpenAI API."""
-    begun = time.perf_counter()
-    endpoint = "chat" if chat else "completions"
-    if worker.admission.closed:
-        raise FullError("this server is shutting down; ask another one")
-    asked: Asked = await worker.in_thread(read)  # images are opened there
-    _check_model(worker, asked.model)
-    asked = await worker.prepared(asked)
-    writer = Writer(asked.model, worker.engine.processor.tokenizer, chat)
-    if not asked.stream:
-        async with worker.answering(endpoint):
-            answers = await _all(worker, asked, begun)
-            images = {}
-            for number, answer in enumerate(answers if asked.gen_image else ()):
-                drawn = await worker.drawn(answer, asked.requests[number].seed)
-                images |= {} if drawn is None else {number: drawn}
-        return JSONResponse(writer.whole(answers, images))
-    pieces = _events(worker, asked, writer, endpoint, begun)
-    # What is wrong before the first piece is an error of HTTP, not of the stream.
-    first = await anext(pieces)
-
-    async def rest() -> AsyncGenerator[bytes]:
-        try:
-            yield first
-            async for piece in pieces:
-                yield piece
-        finally:
-            await pieces.aclose()
-
-    return StreamingResponse(rest(), media_type="text/event-stream", headers=SSE)
+async def _openai(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
+    """Answer a request of the OpenAI API."""
+    _check_model(worker, parsed.model)
+    writer = Writer(parsed.model, chat)
+    if parsed.stream:
+        produce = partial(_write_events, worker, parsed, writer, time.perf_counter())
+        return EventStream(produce, _error_event, "text/event-stream", SSE)
+    respond = partial(_whole, worker, parsed, writer, time.perf_counter())
+    return JSONResponse(await run_until_disconnect(http.receive, respond))
 
 
-async def _all(worker: Worker, asked: Asked, begun: float) -> list[Answer]:
-    """All choices, written together."""
+async def _whole(
+    worker: Worker, parsed: ParsedRequest, writer: Writer, started: float
+) -> dict[str, Any]:
+    """All choices, when they are complete."""
     answers: dict[int, Answer] = {}
-
-    async def one(number: int) -> None:
-        async for piece in worker.pieces(asked.requests[number], begun):
-            if piece.answer is not None:
-                answers[number] = piece.answer
-
-    faults: list[BaseException] = []
-    try:
-        async with anyio.create_task_group() as group:
-            for number in range(len(asked.requests)):
-                group.start_soon(one, number)
-    except* MGMError as errors:
-        faults += errors.exceptions
-    if faults:
-        raise faults[0]
-    return [answers[number] for number in sorted(answers)]
+    images: dict[int, bytes] = {}
+    async with worker.answering(_endpoint(writer)) as slot:
+        requests = await worker.prepare(parsed)
+        await slot.acquire(len(requests))
+        async with aclosing(worker.pieces(requests, started, slot)) as pieces:
+            async for index, piece in pieces:
+                if piece.answer is not None:
+                    answers[index] = piece.answer
+        if parsed.gen_image:
+            for index, answer in sorted(answers.items()):
+                image = await worker.drawn(answer, requests[index].seed)
+                images |= {} if image is None else {index: image}
+    return writer.whole([answers[index] for index in sorted(answers)], images)
 
 
-async def _events(
-    worker: Worker, asked: Asked, writer: Writer, endpoint: str, begun: float
-) -> AsyncGenerator[bytes]:
-    """The server-sent events of all choices, one after the other."""
-    answers: list[Answer] = []
-    opened = False
-    try:
-        async with worker.answering(endpoint):
-            for number, request in enumerate(asked.requests):
-                begins = True
-                async with aclosing(worker.pieces(request, begun)) as pieces:
-                    async for piece in pieces:
-                        if begins and writer.chat:
-                            yield writer.first(number)
-                        begins, opened = False, True
-                        if piece.text or piece.choices:
-                            yield writer.text(number, piece.text, piece.choices)
-                        if piece.answer is not None:
-                            answers.append(piece.answer)
-                            if asked.gen_image:
-                                drawn = await worker.drawn(piece.answer, request.seed)
-                                if drawn is not None:
-                                    yield writer.image(number, drawn)
-                            yield writer.last(number, piece.answer)
-        if asked.include_usage:
-            yield writer.counts(answers)
-        yield DONE
-    except MGMError as error:
-        if not opened:
-            raise
-        yield event(error_body(str(error), "server_error"))
+async def _write_events(
+    worker: Worker, parsed: ParsedRequest, writer: Writer, started: float, write: Write
+) -> None:
+    """Write the server-sent events of all choices as they come."""
+    answers: dict[int, Answer] = {}
+    opened: set[int] = set()
+    async with worker.answering(_endpoint(writer)) as slot:
+        requests = await worker.prepare(parsed)
+        await slot.acquire(len(requests))
+        async with aclosing(worker.pieces(requests, started, slot)) as pieces:
+            async for index, piece in pieces:
+                if writer.chat and index not in opened:
+                    opened.add(index)
+                    await write(writer.first(index))
+                if piece.text or piece.choices:
+                    await write(writer.text(index, piece.text, piece.choices))
+                if piece.answer is not None:
+                    answers[index] = piece.answer
+                    if not parsed.gen_image:
+                        await write(writer.last(index, piece.answer))
+        if parsed.gen_image:
+            for index, answer in sorted(answers.items()):
+                image = await worker.drawn(answer, requests[index].seed)
+                if image is not None:
+                    await write(writer.image(index, image))
+                await write(writer.last(index, answer))
+    if parsed.include_usage:
+        await write(writer.counts(list(answers.values())))
+    await write(DONE)
+
+
+def _endpoint(writer: Writer) -> str:
+    return "chat" if writer.chat else "completions"
+
+
+def _error_event(message: str) -> bytes:
+    return event(error_body(message, "server_error"))

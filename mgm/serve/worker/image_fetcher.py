@@ -1,142 +1,91 @@
-"""Images that come over the network: nothing that they name lies on this machine or near it."""
+"""Images of requests as bytes: public http(s) URLs, data URLs and base64, never files."""
 
-import base64
-import binascii
-import http.client
-import io
-import ipaddress
-import socket
-import urllib.request
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from mgm.data.images.data_url import decode_base64, decode_data_url
+from mgm.data.images.limits import NETWORK_LIMITS
+from mgm.data.images.loading import image_size
+from mgm.serve.worker.image_download import ImageDownloader, bad_image
 
-from mgm.data.images.loading import download
-from mgm.errors import MGMError
-
-MAX_PIXELS = 64 * 2**20  # of one image
+MAX_PIXELS = NETWORK_LIMITS.max_pixels  # of one image
+DECODE_THREADS = 2  # for base64 and headers of image files, beside those of the worker
 
 
-class NetworkImages:
-    """Fetches images of requests.
+class ImageFetcher:
+    """Fetches the images of requests.
+
+    However slow a site is, it costs the requests that name it and no other: downloads have a
+    deadline, take no slot and no thread that another request needs, and are counted as waiting.
 
     Args:
-        allow_private: whether URLs may lead to private, loopback and link-local addresses.
+        downloader: of http(s) URLs; None: one with its default limits.
         max_pixels: of one image.
     """
 
-    def __init__(self, allow_private: bool = False, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, downloader: ImageDownloader | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self.downloader = downloader or ImageDownloader()
         self.max_pixels = max_pixels
-        self._opener = urllib.request.OpenerDirector()
-        connections = (_Connection, _SecureConnection)
-        plain, secure = (
-            (http.client.HTTPConnection, http.client.HTTPSConnection)
-            if allow_private
-            else connections
-        )
-        # Only these: urllib's own list also opens files, and others after a redirect.
-        for handler in (
-            _Handler(plain, secure),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPRedirectHandler(),
-        ):
-            self._opener.add_handler(handler)
+        self._threads = ThreadPoolExecutor(DECODE_THREADS, "images")
 
-    def fetch(self, source: object, label: str) -> bytes:
-        """The bytes of an image file, which may be damaged.
+    async def fetch_all(self, sources: Sequence[object]) -> list[bytes]:
+        """The bytes of the image files that a request names, which may be damaged.
 
         Args:
-            source: a data URL, an http(s) URL, or the image file in base64.
+            sources: a data URL, an http(s) URL, or the image file in base64 each.
+
+        Raises:
+            MGMError: one is none of these, cannot be downloaded in time, or has too many bytes or
+                pixels; the message names it.
+            QueueFullError: too many requests download images.
+        """
+        urls: dict[str, str] = {}
+        contents: dict[str, bytes] = {}
+        labels = [f"image {number} of {len(sources)}" for number in range(1, len(sources) + 1)]
+        for label, source in zip(labels, sources, strict=True):
+            if _scheme(source) in ("http", "https"):
+                urls[label] = str(source).strip()
+            else:
+                contents[label] = await self._in_thread(self.decode, source, label)
+        if urls:
+            for label, content in (await self.downloader.download(urls)).items():
+                await self._in_thread(self._check_size, content, label)
+                contents[label] = content
+        return [contents[label] for label in labels]
+
+    def decode(self, source: object, label: str) -> bytes:
+        """The bytes of an image that is in the request itself.
+
+        Args:
+            source: a data URL, or the image file in base64.
             label: which image it is; errors begin with it.
 
         Raises:
-            MGMError: it is none of these, cannot be reached, or has too many pixels.
+            MGMError: it is neither, or has too many pixels.
         """
         if not isinstance(source, str) or not source:
-            raise MGMError(f"{label}: is no text; give a data URL, an http(s) URL, or base64")
-        scheme = source.split(":", 1)[0].lower() if ":" in source[:10] else ""
-        if scheme in ("http", "https"):
-            content = download(source, f"{label}: {source:.200}", self._opener.open)
-        elif scheme == "data":
-            content = _decode(source.partition(",")[2], label)
-        elif scheme:
-            raise MGMError(f"{label}: {scheme} URLs are not opened; give a data or http(s) URL")
-        else:
-            content = _decode(source, label)
+            raise bad_image(f"{label}: is no text; give a data URL, an http(s) URL, or base64")
+        scheme = _scheme(source)
+        if scheme and scheme != "data":
+            raise bad_image(f"{label}: {scheme} URLs are not opened; give a data or http(s) URL")
+        content = (decode_data_url if scheme else decode_base64)(source, label)
         self._check_size(content, label)
         return content
 
     def _check_size(self, content: bytes, label: str) -> None:
-        """Look at the header before anything is decoded."""
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-        except Image.DecompressionBombError:
-            width = height = self.max_pixels
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-            return  # whoever opens it says what is wrong
-        if width * height > self.max_pixels:
-            raise MGMError(f"{label}: has more than {self.max_pixels:,} pixels; give a smaller one")
+        """Look at the header, before anything is decoded."""
+        image_size(content, label, replace(NETWORK_LIMITS, max_pixels=self.max_pixels))
+
+    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
+        return await asyncio.wrap_future(self._threads.submit(call, *arguments))
 
 
-def _decode(text: str, label: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MGMError(
-            f"{label}: is no base64; give a data URL, an http(s) URL, or base64"
-        ) from error
-
-
-def public_address(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
-    """Family and address of a host, if all that it may be reached at is public.
-
-    Raises:
-        MGMError: it is not.
-        OSError: it has no address.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None)
-        if not (mapped or address).is_global or address.is_multicast:
-            raise MGMError(f"{host}: is no public address; such images are not fetched here")
-    family, _, _, _, place = found[0]
-    return family, place
-
-
-def _connect(connection: http.client.HTTPConnection) -> socket.socket:
-    """A socket to the address that was looked at: asked again, a name may mean another one."""
-    family, place = public_address(connection.host, connection.port)
-    found = socket.socket(family, socket.SOCK_STREAM)
-    found.settimeout(connection.timeout)
-    try:
-        found.connect(place)
-    except OSError:
-        found.close()
-        raise
-    return found
-
-
-class _Connection(http.client.HTTPConnection):
-    def connect(self) -> None:
-        self.sock = _connect(self)
-
-
-class _SecureConnection(http.client.HTTPSConnection, _Connection):
-    """TLS over such a connection: HTTPSConnection wraps what the next class connects."""
-
-
-class _Handler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
-    """Opens http and https with connections of these kinds."""
-
-    def __init__(self, plain: Any, secure: Any) -> None:
-        super().__init__()
-        self._plain, self._secure = plain, secure
-
-    def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(self._plain, req)
-
-    def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(self._secure, req)
+def _scheme(source: object) -> str:
+    """The scheme of a URL, in lower case; empty: it is none."""
+    head = source.strip()[:10] if isinstance(source, str) else ""
+    return head.split(":", 1)[0].lower() if ":" in head else ""

@@ -1,104 +1,97 @@
-"""The stream of published workers: what published pages ask, and how they are answered."""
+"""The published workers' stream: NUL-framed JSON, each frame with all the text so far."""
 
 import base64
-import logging
 import time
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.core.request import Request
+from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine
-from mgm.errors import MGMError
-from mgm.serve.http.openai_requests import MAX_IMAGES, BadRequestError
 from mgm.serve.http.wire import FAULT, frame
+from mgm.serve.openai.errors import BadRequestError, parse_body
+from mgm.serve.openai.messages import MAX_IMAGES
+from mgm.serve.openai.protocol import PublishedBody
+from mgm.serve.openai.requests import SMALLEST_TOP_P, ParsedRequest
 from mgm.serve.tools.image_generation import BEGIN, drawn_text
+from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
-logger = logging.getLogger("mgm.serve")
-
 QUESTION = "?"  # stands for any question where only what comes after it is looked at
+TEMPERATURE, TOP_P, MAX_TOKENS = 1.0, 1.0, 256  # of bodies that name none
+GREEDY = 0.001  # Compat: published workers take temperatures up to this as 0
 
 
-async def published_stream(worker: Worker, body: Any) -> AsyncGenerator[bytes]:
-    """NUL-framed JSON; each frame has all the text so far, the prompt before it, as published.
+def legacy_response(worker: Worker, content: bytes) -> EventStream:
+    """The response to a published page: every error is a frame, too.
 
     What the answer asks to draw comes in a last frame, whose text ends before its marks.
 
     Args:
         worker: that answers.
-        body: what published pages send.
+        content: the body that published pages send.
     """
-    begun = time.perf_counter()
-    text = ""
-    try:
-        async with worker.answering("published"):
-            request, shown = await worker.in_thread(_read, worker, body)
-            text = shown
-            yield frame(text)
-            async with aclosing(worker.pieces(request, begun)) as pieces:
-                async for piece in pieces:
+    started = time.perf_counter()
+
+    async def produce(write: Write) -> None:
+        async with worker.answering("published") as slot:
+            body = parse_body(PublishedBody, content)
+            parsed = _parsed(body, worker.engine, worker.limits.tokens)
+            requests = await worker.prepare(parsed)
+            text = body.prompt
+            await slot.acquire()
+            await write(frame(text))
+            answer: Answer | None = None
+            async with aclosing(worker.pieces(requests, started, slot)) as pieces:
+                async for _, piece in pieces:
                     text += piece.text
-                    if piece.answer is None and piece.text:
-                        yield frame(text)
-                    elif piece.answer is not None:
-                        yield frame(text, finish_reason=piece.answer.finish_reason)
-                        if body.get("gen_image"):
-                            drawn = await worker.drawn(piece.answer, None)
-                            if drawn is not None:
-                                before = shown + piece.answer.text.partition(BEGIN)[0]
-                                told = drawn_text(piece.answer.text)
-                                image = base64.b64encode(drawn).decode()
-                                yield frame(f"{before}\nPrompt: {told}\n", image=image)
-    except MGMError as error:
-        yield frame(str(error), FAULT)
-    except Exception as error:
-        logger.exception("a defect", exc_info=error)
-        yield frame("the server failed; see its log", FAULT)
+                    answer = piece.answer
+                    if answer is not None:
+                        await write(frame(text, finish_reason=answer.finish_reason))
+                    elif piece.text:
+                        await write(frame(text))
+            drawn = None
+            if answer is not None and parsed.gen_image:
+                drawn = await worker.drawn(answer, None)
+            if answer is not None and drawn is not None:
+                before = body.prompt + answer.text.partition(BEGIN)[0]
+                image = base64.b64encode(drawn).decode()
+                await write(frame(f"{before}\nPrompt: {drawn_text(answer.text)}\n", image=image))
+
+    def error_frame(message: str) -> bytes:
+        return frame(message, FAULT)
+
+    return EventStream(produce, error_frame, "text/plain", open_at_once=True)
 
 
-def _read(worker: Worker, body: Any) -> tuple[Request, str]:
-    """The request in a published body, and the prompt as the page knows it.
+def _parsed(body: PublishedBody, engine: Engine, max_tokens: int) -> ParsedRequest:
+    """The request in a published body, whose prompt is written out.
 
-    The body has a prompt that is written out, and images in base64.
+    Raises:
+        BadRequestError: its images do not belong to the prompt.
     """
-    if not isinstance(body, dict) or not isinstance(body.get("prompt"), str):
-        raise BadRequestError("prompt: give the text that the model reads", "prompt")
-    sources = body.get("images") or []
-    if not isinstance(sources, list) or len(sources) > MAX_IMAGES:
-        raise BadRequestError(f"images: give a list of at most {MAX_IMAGES}", "images")
-    prompt = body["prompt"]
-    if prompt.count(IMAGE_MARKER) != len(sources):
+    sources, markers = body.images or [], body.prompt.count(IMAGE_MARKER)
+    if len(sources) > MAX_IMAGES or markers != len(sources):
         raise BadRequestError(
-            f"the prompt has {prompt.count(IMAGE_MARKER)} {IMAGE_MARKER} for {len(sources)} images",
+            f"the prompt has {markers} {IMAGE_MARKER} for {len(sources)} images; give as many, at "
+            f"most {MAX_IMAGES}",
             "images",
         )
-    stop = body.get("stop")
-    numbers = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 256}
-    given = {name: body.get(name, default) for name, default in numbers.items()}
-    try:
-        temperature, top_p = float(given["temperature"]), float(given["top_p"])
-        limit = max(1, min(int(given["max_new_tokens"]), worker.limits.tokens))
-    except (TypeError, ValueError) as error:
-        raise BadRequestError(f"one of these is no number: {given}") from error
-    images = [
-        worker.images.fetch(source, f"image {number} of {len(sources)}")
-        for number, source in enumerate(sources, start=1)
-    ]
-    wants = (bool(body.get(name)) for name in ("gen_image", "use_ocr"))
-    suffix = worker.companions.suffix(images, *wants)
-    request = Request(
-        _with_suffix(worker.engine, prompt, suffix) if suffix else prompt,
-        images=images,
-        # Compat: published workers take anything below as greedy.
-        temperature=temperature if temperature > 0.001 else 0.0,
-        top_p=top_p,
-        max_new_tokens=limit,
-        stop=[stop] if isinstance(stop, str) and stop else [],
-        raw=True,
+    temperature = TEMPERATURE if body.temperature is None else max(body.temperature, 0.0)
+    tokens = MAX_TOKENS if body.max_new_tokens is None else body.max_new_tokens
+    settings = {
+        "temperature": temperature if temperature > GREEDY else 0.0,
+        "top_p": TOP_P if body.top_p is None else body.top_p or SMALLEST_TOP_P,
+        "max_new_tokens": max(1, min(tokens, max_tokens)),
+        "stop": [body.stop] if isinstance(body.stop, str) and body.stop else [],
+    }
+    return ParsedRequest(
+        "",
+        tuple(sources),
+        lambda suffix: [_with_suffix(engine, body.prompt, suffix)],
+        settings,
+        use_ocr=bool(body.use_ocr),
+        gen_image=bool(body.gen_image),
     )
-    return request, prompt
 
 
 def _with_suffix(engine: Engine, prompt: str, suffix: str) -> str:
@@ -106,6 +99,8 @@ def _with_suffix(engine: Engine, prompt: str, suffix: str) -> str:
 
     Published workers put it elsewhere for most templates, into the middle of a role's name.
     """
+    if not suffix:
+        return prompt
     ends = engine.prompt(Request(QUESTION)).rpartition(QUESTION)[2]
     if prompt.endswith(ends):
         return prompt[: len(prompt) - len(ends)] + suffix + ends

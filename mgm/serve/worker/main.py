@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from mgm.serve.http.server import (
 from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
 from mgm.serve.tools.tools import Companions
 from mgm.serve.worker.app import worker_application
-from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.image_download import TIMEOUT, ImageDownloader
+from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
 
 logger = logging.getLogger("mgm.serve")
@@ -39,6 +41,10 @@ def main(words: Sequence[str] | None = None) -> int:
     companions = Companions(options.gen_model)
     engine = load_model_of(options, attention=attention)
     name = options.model_name or _name(options.model_path)
+    # All of them together leave slots to requests without URLs.
+    downloader = ImageDownloader(
+        options.allow_private_urls, options.image_timeout, max_requests=max(options.queue, 1)
+    )
     worker = Worker(
         engine,
         (name,),
@@ -48,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
             options.max_new_tokens,
             options.max_seconds,
         ),
-        NetworkImages(options.allow_private_urls),
+        ImageFetcher(downloader),
         companions,
     )
     heartbeat = _heartbeat(worker, options, key)
@@ -123,6 +129,13 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="text-to-image pipeline of diffusers, for /v1/images/generations",
     )
+    add(
+        "--image-timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="S",
+        help="seconds to download all images of a request, default %(default)g",
+    )
     add("--allow-private-urls", action="store_true", help="fetch images from private networks too")
     # Compat: pieces are sent as they come, and what sees images is always there.
     add("--stream-interval", type=int, default=1, help=argparse.SUPPRESS)
@@ -139,6 +152,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
             f"--heartbeat-interval {options.heartbeat_interval}: give seconds above 0, at most "
             f"{MAX_INTERVAL:.0f}"
         )
+    if not 0 < options.image_timeout < math.inf:
+        raise MGMError(f"--image-timeout {options.image_timeout:g}: give a positive number")
     split_controller_url(options.controller_address)
     if options.worker_address is not None:
         parse_worker_address(options.worker_address)

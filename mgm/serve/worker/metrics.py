@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from mgm.engine.core.request import Answer
 from mgm.engine.engine import Engine
-from mgm.serve.http.concurrency_limit import Admission
+from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -17,7 +17,7 @@ class WorkerMetrics:
         admission: of its requests.
     """
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: ConcurrencyLimiter) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "mgm_requests", "Requests by how they ended", ["endpoint", "outcome"], registry=registry

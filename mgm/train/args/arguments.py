@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from mgm.data.images.orientation import STORED
 from mgm.data.sources.bad_samples import FILE, STRICT
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
@@ -124,6 +125,11 @@ class DataArguments:
         STRICT,
         "strict: a sample that cannot be used ends the run; skip: it is left out, counted, and "
         f"listed in {FILE} of the output folder.",
+    )
+    image_orientation: str = _flag(
+        STORED,
+        "stored: pixels as they are in the file, as released models were trained; upright: turned "
+        "as EXIF data says, as chat and servers show images to the model.",
     )
     image_aspect_ratio: str | None = _flag(
         None, "pad (to a square) or square (crop the middle). Left out: square, or the folder's."

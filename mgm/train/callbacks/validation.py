@@ -93,7 +93,13 @@ class HoldOut:
             images = tuple(i if isinstance(i, bytes) else str(folder / i) for i in sample.images)
             text = question.replace(IMAGE_MARKER, "").strip()
             requests.append(
-                Request(text, images=images, max_new_tokens=ANSWER_TOKENS, temperature=0.0)
+                Request(
+                    text,
+                    images=images,
+                    max_new_tokens=ANSWER_TOKENS,
+                    temperature=0.0,
+                    orientation=self.samples.orientation,
+                )
             )
             expected.append((answer or "").strip())
         engine = Engine(trainer.model, self.samples.processor)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerState
 
 from mgm.data.datasets.streaming import StreamedDataset
+from mgm.data.images.orientation import STORED
 from mgm.errors import MGMError
 from mgm.model.files.json_file import read_json
 from mgm.train.args.arguments import TrainingArguments
@@ -32,6 +33,7 @@ def facts_of(arguments: TrainingArguments, dataset: Dataset) -> dict[str, Any]:
     flags = {f"--{name}": getattr(arguments, name) for name in FLAGS}
     items = dataset.names if isinstance(dataset, StreamedDataset) else len(cast(Sized, dataset))
     flags |= {"--fsdp": arguments.sharded, "--deepspeed": bool(arguments.deepspeed)}
+    flags["--image_orientation"] = getattr(dataset, "orientation", STORED)
     return flags | {"processes": arguments.world_size, "items": items}
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from PIL import Image
 
 from mgm.data.datasets.conversation_dataset import ConversationDataset
 from mgm.data.image_processing_mgm import MGMImageProcessor
@@ -39,6 +40,26 @@ def test_samples(dataset, processor, tiny):
     assert (two["input_ids"] == processor.image_token_id).sum() == 8
     expected = processor(images=[tiny / "red.png", tiny / "blue.png"], do_normalize=False)
     assert torch.equal(two["pixel_values_aux"], expected["pixel_values_aux"])
+
+
+def test_photos_are_learned_as_stored(write_samples, processor, tiny):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((60, 40)).save(tiny / "photo.jpg", exif=exif)
+    samples = [{"id": 0, "image": "photo.jpg", "conversations": ONE}]
+    path = write_samples(samples)
+
+    def expected(orientation):
+        views = processor.image_processor(
+            tiny / "photo.jpg", do_normalize=False, orientation=orientation
+        )
+        return views["pixel_values_aux"]
+
+    assert not torch.equal(expected("stored"), expected("upright"))
+    found = ConversationDataset(path, processor)[0]["pixel_values_aux"]
+    assert torch.equal(found, expected("stored"))
+    upright = ConversationDataset(path, processor, orientation="upright")
+    assert torch.equal(upright[0]["pixel_values_aux"], expected("upright"))
 
 
 def test_training_text_begins_as_the_prompt(dataset, processor):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgm.data.images import loading as images
+from mgm.data.images import decoding
 from mgm.data.images.jpeg import decode_jpeg
 from mgm.data.images.loading import open_image
 from mgm.errors import MGMError
@@ -74,10 +74,32 @@ def test_what_is_left_to_pillow():
         open_image(whole[: len(whole) // 2])
 
 
+def test_faults_of_the_library_are_left_to_pillow(monkeypatch):
+    def fault(*_, **__):
+        raise KeyError(6)  # as of a 4:4:1 image, which Pillow decodes
+
+    import simplejpeg
+
+    content = encoded(picture())
+    expected = np.asarray(open_image(content))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg_header", fault)
+    assert decode_jpeg(content, *LIMITS) is None
+    assert np.array_equal(open_image(content), expected)
+
+
+def test_sampling_4_4_1_opens():
+    # As many blocks as 4:2:0 has, in units of 8 x 32 pixels where that has 16 x 16.
+    content = bytearray(encoded(picture((32, 32)), subsampling="4:2:0"))
+    sampling = content.index(b"\xff\xc0") + 11
+    assert content[sampling] == 0x22
+    content[sampling] = 0x14
+    assert np.array_equal(open_image(bytes(content)), as_pillow(bytes(content)))
+
+
 def test_without_the_library_pillow_decodes(monkeypatch):
     content = encoded(picture())
     fast = open_image(content)
-    monkeypatch.setattr(images, "decode_jpeg", lambda *_: None)
+    monkeypatch.setattr(decoding, "decode_jpeg", lambda *_: None)
     assert np.array_equal(open_image(content), fast)
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "simplejpeg", None)

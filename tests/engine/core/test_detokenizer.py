@@ -1,7 +1,8 @@
 import pytest
 
 from mgm.data.text.tokenizer import load_tokenizer
-from mgm.engine.core.detokenizer import TextStream
+from mgm.engine.core.detokenizer import IncrementalDetokenizer
+from mgm.engine.core.token_bytes import TokenBytes
 from tests.golden_files import golden
 from tests.tiny_model import byte_tokenizer
 
@@ -10,7 +11,7 @@ TEXT = "naïve 图 of a 🏳️‍🌈 flag, 7 €"
 
 def stream(tokenizer, ids, stops=()):
     """Every piece, and the text at the end."""
-    text, pieces = TextStream(tokenizer, stops), []
+    text, pieces = IncrementalDetokenizer(TokenBytes(tokenizer), stops), []
     for token in ids:
         if not text.stopped:
             text.push(token)

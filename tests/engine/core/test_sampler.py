@@ -87,8 +87,8 @@ def test_logprobs_are_those_of_the_model():
     first, second, third = choose(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
     expected = LOGITS.log_softmax(-1)
     assert first.logprob == pytest.approx(float(expected[0]))
-    assert [token for token, _ in first.likeliest] == [0, 1]
-    assert [value for _, value in first.likeliest] == pytest.approx(expected[:2].tolist())
+    assert [one.token for one in first.likeliest] == [0, 1]
+    assert [one.logprob for one in first.likeliest] == pytest.approx(expected[:2].tolist())
     assert (second.logprob, second.likeliest) == (None, ())
     assert third.logprob == pytest.approx(float(expected[third.token]))
     assert third.likeliest == ()

@@ -122,7 +122,7 @@ def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
         wait_for(lambda: len(engine._encoder._waiting) == 2)
         free.set()
         torch.testing.assert_close(fine.result(60)[0], red)
-        with pytest.raises(RuntimeError, match="too bright"):
+        with pytest.raises(MGMError, match=r"encoding an image .*too bright"):
             bad.result(60)
     assert [count for count, _ in seen] == [2, 1, 1]
 

@@ -186,7 +186,7 @@ def test_what_is_told_with_tokens(engine, pictures):
     assert [choice.token for choice in choices] == list(one.tokens)
     for choice, expected in zip(choices, one.choices, strict=True):
         assert choice.logprob == pytest.approx(expected.logprob, abs=1e-4)
-        assert [token for token, _ in choice.likeliest] == [t for t, _ in expected.likeliest]
+        assert [c.token for c in choice.likeliest] == [c.token for c in expected.likeliest]
     assert any(len(piece.choices) > 1 for piece in pieces)
 
 

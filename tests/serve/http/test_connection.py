@@ -1,13 +1,17 @@
 """Limits of connections, with real sockets against a real server."""
 
+import asyncio
 import socket
 import time
+from collections.abc import AsyncGenerator
 
 import pytest
+from fastapi import Request
+from fastapi.responses import StreamingResponse
 
 from mgm.serve.http import connection
 from mgm.serve.http.middleware import application
-from tests.serve.servers import ask, running
+from tests.serve.servers import ask, running, wait_for
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
 
@@ -119,6 +123,55 @@ def test_an_endless_head_is_not_kept(address):
         sock.sendall(HEAD)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             sock.sendall((b"X-a: " + b"b" * 1000 + b"\r\n") * 2**14)
+
+
+def streaming_server(left: list[float]):
+    """A server with a response that goes on until the client leaves."""
+    app = application("test")
+
+    @app.get("/endless")
+    async def endless(request: Request) -> StreamingResponse:
+        async def chunks() -> AsyncGenerator[bytes]:
+            try:
+                while True:
+                    yield b"x" * (2**18 if request.query_params else 1)
+                    await asyncio.sleep(0.01)
+            finally:
+                left.append(time.monotonic())
+
+        return StreamingResponse(chunks())
+
+    return running(app)
+
+
+def test_who_leaves_after_a_further_request_is_noticed():
+    left: list[float] = []
+    with streaming_server(left) as address:
+        with connect(address) as sock:
+            for _ in range(3):
+                sock.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert sock.recv(65536)
+            closed = time.monotonic()
+        wait_for(lambda: left, 5)
+        assert left[0] - closed < 2
+
+
+def test_further_requests_are_limited():
+    left: list[float] = []
+    with streaming_server(left) as address, connect(address) as sock:
+        sock.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert sock.recv(65536)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            sock.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n" * 2**19)
+        wait_for(lambda: left, 5)
+
+
+def test_who_reads_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(connection, "READ_TIMEOUT", 0.3)
+    left: list[float] = []
+    with streaming_server(left) as address, connect(address) as sock:
+        sock.sendall(b"GET /endless?large=1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for(lambda: left, 10)
 
 
 def test_the_longest_idle_connection_makes_room(monkeypatch):

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import socket
 import threading
 import time
 import urllib.request
@@ -21,7 +20,7 @@ from mgm.serve.http.attribution_json import read_mined_body
 from mgm.serve.tools.image_generation import ASKS
 from mgm.serve.tools.tools import Companions
 from mgm.serve.worker.app import worker_application
-from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, frames, running, wait_for
 from tests.tiny_model import build
@@ -237,27 +236,28 @@ ANSWER = {"role": "assistant", "content": "x"}
     ("change", "status", "field", "text"),
     [
         ({"model": "other"}, 404, "model", "choose from tiny"),
-        ({"model": None}, 400, "model", "name one"),
-        ({"messages": []}, 400, "messages", "at least one"),
-        ({"messages": "hi"}, 400, "messages", "at least one"),
-        ({"messages": [7]}, 400, "messages", "is no object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages", "role is 'tool'"),
-        ({"messages": [{"role": "user"}]}, 400, "messages", "has no content"),
-        ({"messages": [MESSAGE, ANSWER]}, 400, "messages", "the last one"),
-        ({"messages": [ANSWER]}, 400, "messages", "answers no question"),
-        ({"messages": [MESSAGE | {"content": [{"type": "audio"}]}]}, 400, "messages", "'audio'"),
-        ({"temperature": "hot"}, 400, "temperature", "give a number"),
-        ({"temperature": 1e9}, 400, "temperature", "from 0 to 100"),
-        ({"top_p": -1}, 400, "top_p", "up to 1"),
-        ({"max_tokens": 0}, 400, "max_tokens", "from 1"),
-        ({"n": 1000}, 400, "n", "from 1 to 16"),
-        ({"stop": 3}, 400, "stop", "give a text"),
-        ({"stop": [""]}, 400, "stop", "not empty"),
-        ({"seed": "x"}, 400, "seed", "whole number"),
-        ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "not supported"),
-        ({"stream": "yes"}, 400, "stream", "true or false"),
-        ({"logprobs": 3}, 400, "logprobs", "true or false"),
-        ({"logprobs": True, "top_logprobs": 99}, 400, "top_logprobs", "from 0 to 20"),
+        ({"model": None}, 400, "model", "a string, but got null"),
+        ({"messages": []}, 400, "messages", "empty array"),
+        ({"messages": [{"role": "x", "content": "x"}]}, 400, "messages[0].role", "'user'"),
+        ({"temperature": "hot"}, 400, "temperature", "a decimal, but got a string"),
+        ({"continue_final_message": True}, 400, "continue_final_message", "not the assistant's"),
+        (
+            {"messages": [MESSAGE, ANSWER], "continue_final_message": True}
+            | {"add_generation_prompt": True},
+            400,
+            "add_generation_prompt",
+            "contradicts",
+        ),
+        ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "'none' or 'auto'"),
+        ({"logit_bias": {"x": 1}}, 400, "logit_bias", "Keys are token ids"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "Miss"),
+        ({"structured_outputs": {}}, 400, "structured_outputs", "found none"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            400,
+            "structured_outputs",
+            "contradicts",
+        ),
         ({"messages": [MESSAGE | {"content": "x" * 3000}]}, 400, None, "model's context has 512"),
     ],
 )  # fmt: skip
@@ -290,7 +290,7 @@ def image_message(url: object) -> dict:
     ("url", "text"),
     [
         ("file:///etc/passwd", "file URLs are not opened"),
-        ("/etc/passwd", "is no base64"),
+        ("/etc/passwd", "not an image"),
         ("ftp://example.com/a.png", "ftp URLs are not opened"),
         ("http://127.0.0.1/a.png", "no public address"),
         ("https://127.0.0.1/a.png", "no public address"),
@@ -301,11 +301,11 @@ def image_message(url: object) -> dict:
         ("http://10.0.0.1/a.png", "no public address"),
         ("http://2130706433/a.png", "no public address"),
         ("http://0/a.png", "no public address"),
-        ("data:image/png;base64,!!", "no base64"),
+        ("data:image/png;base64,!!", "not a valid data URL"),
         ("data:image/png;base64,AAAA", ""),
-        ("", "is no text"),
-        (None, "is no text"),
-        ({"a": 1}, "is no text"),
+        ("", "empty string"),
+        (None, "a string, but got null"),
+        ({"a": 1}, "a string, but got an object"),
     ],
 )
 def test_nothing_near_the_server_is_opened(address, url, text):
@@ -315,41 +315,6 @@ def test_nothing_near_the_server_is_opened(address, url, text):
     assert "root:" not in json.dumps(answer)
 
 
-def test_redirects_are_looked_at_too(monkeypatch):
-    """A public page that sends to a private one."""
-    import http.server
-
-    from mgm.errors import MGMError
-    from mgm.serve.worker import image_fetcher as module
-
-    class Redirect(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(302)
-            self.send_header("Location", "http://127.0.0.1:9/secret.png")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
-    threading.Thread(target=service.serve_forever, daemon=True).start()
-    port = service.server_port
-    real = module.public_address
-
-    def public(host: str, at: int):
-        if at == port:  # as if it were anywhere
-            return socket.AF_INET, ("127.0.0.1", port)
-        return real(host, at)
-
-    monkeypatch.setattr(module, "public_address", public)
-    try:
-        with pytest.raises(MGMError, match="no public address"):
-            NetworkImages().fetch(f"http://127.0.0.1:{port}/a.png", "image 1")
-    finally:
-        service.shutdown()
-        service.server_close()
-
-
 def test_images_with_too_many_pixels_are_not_decoded():
     from mgm.errors import MGMError
 
@@ -357,7 +322,7 @@ def test_images_with_too_many_pixels_are_not_decoded():
     Image.new("1", (30_000, 30_000)).save(content, "PNG")
     text = base64.b64encode(content.getvalue()).decode()
     with pytest.raises(MGMError, match="more than 67,108,864 pixels"):
-        NetworkImages().fetch(text, "image 1")
+        ImageFetcher().decode(text, "image 1")
 
 
 def test_bodies(address):
@@ -498,7 +463,7 @@ def test_drawing(folder, pipeline):
 def test_nobody_draws(address):
     status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
     assert status == 404
-    assert "no image is drawn here" in answer["error"]["message"]
+    assert "generates no images" in answer["error"]["message"]
 
 
 class Scripted(Worker):
@@ -506,11 +471,12 @@ class Scripted(Worker):
 
     says = "Here: <h>a red cat</h> as you wished"
 
-    async def pieces(self, request, begun):
+    async def pieces(self, requests, started, slot):
+        (request,) = requests
         self.asked = request.prompt
         for word in (self.says[:9], self.says[9:]):
-            yield Piece(word)
-        yield Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
+            yield 0, Piece(word)
+        yield 0, Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
 
 
 def text_message(text: str) -> dict:
@@ -539,7 +505,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         assert not loaded  # before it is used
         status, body = ask(url, message)
         assert status == 200
-        assert worker.asked.endswith("a cat please" + ASKS)
+        assert worker.asked.endswith(f"a cat please{ASKS}<|end|><|assistant|>")
         assert body["choices"][0]["message"]["content"] == worker.says
         (image,) = body["choices"][0]["message"]["images"]
         drawn = worker.companions.draw("a red cat", 5)

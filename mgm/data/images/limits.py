@@ -1,0 +1,71 @@
+"""How large an image may be, and how much memory decoding may take at a time."""
+
+from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Condition
+
+# Pillow's names. Each is decoded by a library that says how large the result is.
+NETWORK_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+EXTERNAL_FORMATS = ("EPS",)  # Pillow starts Ghostscript for these; they are never opened
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is opened, and how large it may be.
+
+    Attributes:
+        formats: Pillow's names of the file formats; None: all but `EXTERNAL_FORMATS`.
+        max_pixels: of one image, and of every frame or tile that decoding it makes.
+        max_side: of the longer side, in pixels; the weights of a resize grow with it.
+        max_decoding_bytes: memory for all images that are decoded at the same time. One that needs
+            more is decoded alone.
+    """
+
+    formats: tuple[str, ...] | None = None
+    max_pixels: int = 178_956_970  # where Pillow sees a decompression bomb
+    max_side: int = 1_000_000
+    max_decoding_bytes: int = 4 * 2**30
+
+
+LOCAL_LIMITS = ImageLimits()
+NETWORK_LIMITS = ImageLimits(NETWORK_FORMATS, 64 * 2**20, 100_000, 2**29)
+
+
+class MemoryBudget:
+    """Memory that threads share: who needs more than is free waits, first come, first served.
+
+    Args:
+        max_bytes: the size of the budget.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._used = 0
+        self._queue: deque[object] = deque()
+        self._changed = Condition()
+
+    @contextmanager
+    def reserve(self, size: int) -> Generator[None]:
+        """Hold `size` bytes of the budget; the whole of it where that is less.
+
+        A thread must not reserve twice at a time: it could wait for itself.
+        """
+        size, ticket = min(size, self.max_bytes), object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(
+                    lambda: self._queue[0] is ticket and self._used + size <= self.max_bytes
+                )
+                self._used += size
+            finally:  # also after an interrupt, or all behind would wait for ever
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()

@@ -1,0 +1,44 @@
+"""Which way up an image is: as its EXIF data says, or as its pixels are stored."""
+
+from PIL import ExifTags, Image
+
+from mgm.errors import MGMError
+
+UPRIGHT, STORED = "upright", "stored"
+ORIENTATIONS = (UPRIGHT, STORED)
+
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow looks for an orientation.
+_METADATA = ("exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp")
+
+
+def check_orientation(orientation: object, field: str = "orientation") -> None:
+    """Raise an MGMError unless it is "upright" or "stored"."""
+    if orientation not in ORIENTATIONS:
+        raise MGMError(f"{field} is {orientation!r:.80}; choose one of {', '.join(ORIENTATIONS)}")
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright, by its EXIF or XMP data; None: it is, or nothing says so."""
+    try:
+        return _TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  damaged notes about an image are no fault of its pixels
+        return None
+
+
+def oriented(image: Image.Image, turn: Image.Transpose | None, orientation: str) -> Image.Image:
+    """The image as wanted, without the note that would have others turn it once more."""
+    if turn is None:
+        return image
+    image = image.transpose(turn) if orientation == UPRIGHT else image.copy()
+    for key in _METADATA:
+        image.info.pop(key, None)
+    return image

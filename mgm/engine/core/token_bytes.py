@@ -1,0 +1,95 @@
+"""The bytes of each token of a vocabulary."""
+
+from functools import lru_cache
+from typing import cast
+
+from transformers import PreTrainedTokenizerFast
+
+_SPACE = "▁"  # what sentencepiece writes for a blank
+_BYTE_LEVEL_SPACE = "Ġ"  # what byte-level BPE writes for it
+
+
+class TokenBytes:
+    """Token ids to the bytes that they add to a text.
+
+    They are those of the token itself: some tokenizers leave out the blank that a text begins with,
+    which is the decoder's work and depends on what stands before a token.
+
+    Args:
+        tokenizer: byte-level BPE, or a sentencepiece model with or without tokens for bytes
+            (`<0x0A>`).
+
+    Attributes:
+        tokenizer: the same.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self._added = {token: one.content for token, one in added.items()}
+        self._special = frozenset(token for token, one in added.items() if one.special)
+        self._bytes_of_tokens = _byte_fallback_tokens(tokenizer)
+        self._letters = _byte_level_alphabet() if _is_byte_level(tokenizer) else None
+        self._known: dict[int, bytes] = {}
+
+    def of(self, token: int) -> bytes:
+        """The bytes of a token; none if it is special, or no token of the tokenizer."""
+        found = self._known.get(token)
+        if found is None:
+            found = self._known[token] = self._find(token)
+        return found
+
+    def single_byte(self, token: int) -> int | None:
+        """The byte that a token like `<0x0A>` stands for; None: it is another kind of token."""
+        return self._bytes_of_tokens.get(token)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is no text, such as the one that ends an answer."""
+        return token in self._special
+
+    def name(self, token: int) -> str:
+        """The token as its vocabulary spells it."""
+        return cast(str | None, self.tokenizer.convert_ids_to_tokens(token)) or f"token_id:{token}"
+
+    def _find(self, token: int) -> bytes:
+        if token in self._special:
+            return b""
+        if token in self._bytes_of_tokens:
+            return bytes([self._bytes_of_tokens[token]])
+        text = cast(str | None, self.tokenizer.convert_ids_to_tokens(token))
+        if text is None:
+            return b""
+        if self._letters is not None:
+            if all(letter in self._letters for letter in text):
+                return bytes(self._letters[letter] for letter in text)
+            return text.encode()
+        # A token that was added to the vocabulary stands for exactly its own text.
+        return (text if token in self._added else text.replace(_SPACE, " ")).encode()
+
+
+def _byte_fallback_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
+    """Tokens that stand for one byte each, with that byte; none in most tokenizers."""
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    ids = cast(list[int | None], tokenizer.convert_tokens_to_ids(names))
+    if None in ids or len(set(ids)) < 256:
+        return {}
+    return {token: byte for byte, token in enumerate(ids) if token is not None}
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerFast) -> bool:
+    token = cast(int | None, tokenizer.convert_tokens_to_ids(_BYTE_LEVEL_SPACE))
+    if token is None or tokenizer.convert_ids_to_tokens(token) != _BYTE_LEVEL_SPACE:
+        return False
+    return tokenizer.decode([token], clean_up_tokenization_spaces=False) == " "
+
+
+@lru_cache(maxsize=1)
+def _byte_level_alphabet() -> dict[str, int]:
+    """Byte-level BPE's letters with their bytes: GPT-2's `bytes_to_unicode`, the other way round.
+
+    Printable bytes of Latin-1 are themselves, the others are letters from 256 on, in order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + number): byte for number, byte in enumerate(others)}

@@ -1,0 +1,251 @@
+"""Downloads images from public hosts, within a deadline and limits of bytes."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from typing import Any
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from mgm.errors import MGMError, one_line
+from mgm.serve.http.concurrency_limit import QueueFullError
+from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.worker.public_addresses import is_public
+
+TIMEOUT = 10.0  # seconds for all images of a request, from the first look-up to the last byte
+CONNECT_TIMEOUT = 3.0  # seconds to connect to one of several addresses of a host
+MAX_IMAGE_BYTES = 32 * 2**20
+MAX_REQUEST_BYTES = 64 * 2**20  # of all images of a request
+MAX_CONNECTIONS = 4  # of one request at the same time
+MAX_REQUESTS = 64  # that download at the same time
+MAX_REDIRECTS = 5
+MAX_LOOKUPS = 64  # of host names at the same time, each in a thread: the system's resolver blocks
+MAX_ADDRESSES = 4  # of a host that are tried
+CHUNK = 2**16  # bytes
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS = {
+    # Some servers turn away the default agents of libraries.
+    "User-Agent": "Mozilla/5.0 (mgm)",
+    # What is sent is what is counted: nothing that is small here becomes large when unpacked.
+    "Accept-Encoding": "identity",
+}
+
+
+class ImageDownloader:
+    """Downloads the images of many requests at the same time.
+
+    Only public addresses are connected to. A name is resolved once for a connection, and the
+    address that was checked is the one that is connected to: a second look-up cannot lead
+    elsewhere. Redirects are followed here, and each is checked like the first URL. Proxies of the
+    environment are not used.
+
+    Args:
+        allow_private: whether URLs may lead to private, loopback and link-local addresses.
+        timeout: seconds for all images of a request together.
+        max_requests: that download at the same time; others get a `QueueFullError`.
+        resolve: as `socket.getaddrinfo`.
+
+    Attributes:
+        running: requests whose images are being downloaded.
+    """
+
+    def __init__(
+        self,
+        allow_private: bool = False,
+        timeout: float = TIMEOUT,
+        max_requests: int = MAX_REQUESTS,
+        resolve: Callable[..., Sequence[Any]] = socket.getaddrinfo,
+    ) -> None:
+        self.allow_private = allow_private
+        self.timeout = timeout
+        self.max_requests = max_requests
+        self.running = 0
+        self._resolve = resolve
+        self._lookups = ThreadPoolExecutor(MAX_LOOKUPS, "image-dns")
+
+    async def download(self, urls: Mapping[str, str]) -> dict[str, bytes]:
+        """The bytes of all images of one request.
+
+        Args:
+            urls: by the labels of the images, with which errors begin.
+
+        Raises:
+            BadRequestError: one cannot be downloaded in time, or is too large.
+            QueueFullError: too many requests download images.
+        """
+        if self.running >= self.max_requests:
+            raise QueueFullError(
+                f"{self.running} requests are downloading images; try again soon, or send the "
+                "images as data URLs"
+            )
+        contents: dict[str, bytes] = {}
+        errors: list[MGMError] = []
+        connections = anyio.Semaphore(MAX_CONNECTIONS)
+
+        async def fetch(label: str) -> None:
+            async with connections:
+                try:
+                    contents[label] = await images.download(urls[label], _name(label, urls[label]))
+                except MGMError as error:
+                    errors.append(error)
+                    group.cancel_scope.cancel()  # nobody needs the others any more
+
+        self.running += 1
+        try:
+            async with _session() as session:
+                images = _RequestDownload(session, self.addresses)
+                with anyio.move_on_after(self.timeout):
+                    async with anyio.create_task_group() as group:
+                        for label in urls:
+                            group.start_soon(fetch, label)
+        finally:
+            self.running -= 1
+        if errors:
+            raise errors[0]
+        for label, url in urls.items():
+            if label not in contents:
+                raise bad_image(
+                    f"{_name(label, url)}: did not arrive within {self.timeout:g} s, the time "
+                    "limit for all images of a request; send it as a data URL"
+                )
+        return contents
+
+    async def addresses(self, url: URL, name: str) -> list[str]:
+        """IP addresses of the host of a URL, all of them public.
+
+        Args:
+            url: with a host.
+            name: which image it is; errors begin with it.
+
+        Raises:
+            BadRequestError: there is none, or one is not public.
+        """
+        host = url.raw_host or ""
+        look_up = self._lookups.submit(
+            self._resolve, host, url.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )
+        try:
+            found = await asyncio.wrap_future(look_up)
+        except (OSError, UnicodeError) as error:
+            raise _unreachable(name, error) from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not self.allow_private and not all(is_public(ip_address(one)) for one in addresses):
+            raise bad_image(f"{name}: {host:.100} is no public address; give a public URL")
+        return addresses[:MAX_ADDRESSES]
+
+
+class _RequestDownload:
+    """The downloads of one request.
+
+    Args:
+        session: to connect with.
+        addresses: see `ImageDownloader.addresses`.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, addresses: Callable[..., Any]) -> None:
+        self._session, self._addresses = session, addresses
+        self._bytes_read = 0
+
+    async def download(self, text: str, name: str) -> bytes:
+        """What a URL gives.
+
+        Raises:
+            BadRequestError: it is malformed, cannot be reached, or gives no file.
+        """
+        try:
+            url = _checked(URL(text), name)
+            for _ in range(MAX_REDIRECTS + 1):
+                async with await self._get(url, name) as response:
+                    target = response.headers.get("Location")
+                    if response.status not in _REDIRECTS or target is None:
+                        return await self._read(response, name)
+                    url = _checked(url.join(URL(target)), name)
+        except (aiohttp.ClientError, OSError, EOFError) as error:
+            raise _unreachable(name, error) from error
+        except MGMError:
+            raise
+        except ValueError as error:  # of yarl
+            raise bad_image(f"{name}: is no valid URL ({one_line(error)[:100]})") from error
+        raise bad_image(f"{name}: redirects more than {MAX_REDIRECTS} times; give its last URL")
+
+    async def _get(self, url: URL, name: str) -> aiohttp.ClientResponse:
+        """The response to a request that is sent to an address that was checked."""
+        host = url.raw_host or ""
+        shown = f"[{host}]" if ":" in host else host
+        headers = {"Host": shown if url.is_default_port() else f"{shown}:{url.port}"}
+        # The certificate has to be the host's, though the URL has its address.
+        tls_name = host.rstrip(".") if url.scheme == "https" else None
+        failure: Exception = OSError("it has no address")
+        for address in await self._addresses(url, name):
+            try:
+                return await self._session.get(
+                    url.with_host(address),
+                    headers=headers,
+                    allow_redirects=False,
+                    server_hostname=tls_name,
+                )
+            except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+                failure = error
+        raise failure
+
+    async def _read(self, response: aiohttp.ClientResponse, name: str) -> bytes:
+        if not 200 <= response.status < 300:
+            reason = f"{response.status} {one_line(response.reason or '')[:100]}".strip()
+            raise bad_image(f"{name}: the server answered {reason}; check the URL")
+        content = bytearray()
+        expected = response.content_length or 0
+        self._check_size(expected, self._bytes_read + expected, name)
+        async for chunk in response.content.iter_chunked(CHUNK):
+            content += chunk
+            self._bytes_read += len(chunk)
+            self._check_size(len(content), self._bytes_read, name)
+        return bytes(content)
+
+    @staticmethod
+    def _check_size(of_image: int, of_request: int, name: str) -> None:
+        if of_image > MAX_IMAGE_BYTES:
+            raise bad_image(
+                f"{name}: is larger than {MAX_IMAGE_BYTES >> 20} MiB; give a smaller one"
+            )
+        if of_request > MAX_REQUEST_BYTES:
+            limit = f"{MAX_REQUEST_BYTES >> 20} MiB"
+            raise bad_image(f"{name}: the images of the request have more than {limit} together")
+
+
+def bad_image(message: str) -> BadRequestError:
+    """The error of an image that cannot be had."""
+    return BadRequestError(message, "url", code="invalid_image_url")
+
+
+def _session() -> aiohttp.ClientSession:
+    """Connections of one request, none of which is used twice."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=_HEADERS,
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+    )
+
+
+def _checked(url: URL, name: str) -> URL:
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        raise bad_image(f"{name}: leads to a URL without http(s) and a host; give another")
+    if url.raw_user is not None or url.raw_password is not None:
+        raise bad_image(f"{name}: has a user or password before the host; leave them out")
+    return url
+
+
+def _name(label: str, url: str) -> str:
+    return f"{label}: {url[:200].encode('utf-8', 'backslashreplace').decode()}"
+
+
+def _unreachable(name: str, error: Exception) -> BadRequestError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return bad_image(
+        f"{name}: cannot be reached ({one_line(reason)[:200]}); check the URL and the network"
+    )

@@ -1,0 +1,119 @@
+"""Answers to clients that may leave: cancelled with the connection, streamed as they are made."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import anyio
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mgm.errors import MGMError
+
+logger = logging.getLogger("mgm.serve")
+
+SERVER_ERROR = "the server failed; see its log"
+Result = TypeVar("Result")
+Write = Callable[[bytes], Awaitable[None]]
+
+
+async def run_until_disconnect(receive: Receive, call: Callable[[], Awaitable[Result]]) -> Result:
+    """What a call returns; it is cancelled when the client disconnects.
+
+    Args:
+        receive: of ASGI; the body of the request was read.
+        call: answers the request.
+
+    Raises:
+        ClientDisconnect: the client left before the call returned.
+    """
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            results.append(await call())
+        except Exception as error:  # noqa: BLE001  raised below: the group would wrap it
+            errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ClientDisconnect
+    return results[0]
+
+
+class EventStream(Response):
+    """A response whose chunks are sent as a coroutine writes them, until the client disconnects.
+
+    Status and headers go out with the first chunk, so that an error before it is an error of HTTP.
+    A later one ends the stream with a chunk that tells of it.
+
+    Args:
+        produce: is given an async function that sends a chunk, and awaited once.
+        error_chunk: makes the chunk of an error out of its message.
+        media_type: of the response.
+        headers: of the response.
+        open_at_once: send status and headers before anything else: every error is a chunk.
+    """
+
+    def __init__(
+        self,
+        produce: Callable[[Write], Awaitable[None]],
+        error_chunk: Callable[[str], bytes],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        open_at_once: bool = False,
+    ) -> None:
+        self._produce, self._error_chunk = produce, error_chunk
+        self._open_at_once = open_at_once
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.init_headers(headers)  # without a body: the length is not known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        opened = False
+
+        async def write(chunk: bytes, more: bool = True) -> None:
+            nonlocal opened
+            if not opened:
+                opened = True
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": self.status_code,
+                        "headers": self.raw_headers,
+                    }
+                )
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+        async def run() -> None:
+            try:
+                if self._open_at_once:
+                    await write(b"")
+                await self._produce(write)
+            except MGMError as error:
+                if not opened:
+                    raise
+                await write(self._error_chunk(str(error)))
+            except Exception as error:
+                if not opened:
+                    raise
+                logger.exception("a stream failed", exc_info=error)
+                await write(self._error_chunk(SERVER_ERROR))
+            await write(b"", more=False)
+
+        try:
+            await run_until_disconnect(receive, run)
+        except ClientDisconnect:
+            if not opened:
+                raise

@@ -1,0 +1,108 @@
+"""Phone photos in requests, and the limits of an engine."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mgm
+from mgm import Engine, MGMError
+from mgm.data.images import decoding
+from mgm.data.images.limits import NETWORK_LIMITS
+from tests.tiny_model import build
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    return mgm.load(build(tmp_path_factory.mktemp("models") / "tiny"), device="cpu")
+
+
+def photo(orientation: int = 6) -> bytes:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30] = 250
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def test_requests_see_photos_upright_unless_they_say_stored(engine):
+    content = photo()
+    stored = Image.open(io.BytesIO(content)).convert("RGB")
+    upright = Image.fromarray(np.asarray(stored.transpose(Image.Transpose.ROTATE_270)))
+    stored = Image.fromarray(np.asarray(stored))
+    expected = {
+        word: Engine(engine.model, engine.processor).encode_images([image])[0]
+        for word, image in (("upright", upright), ("stored", stored))
+    }
+    assert not torch.equal(expected["upright"], expected["stored"])
+    for source in (content, Image.open(io.BytesIO(content))):
+        for word in ("upright", "stored", "upright"):  # one is not taken for the other
+            found = engine.encode_images([source], word)[0]
+            torch.testing.assert_close(found, expected[word])
+        torch.testing.assert_close(engine.encode_images([source])[0], expected["upright"])
+    both = [mgm.Request("what?", images=[content], orientation=word) for word in expected]
+    prepared = engine.prepare(both).images
+    assert prepared[0].key != prepared[1].key
+    assert engine.prepare(both[:1]).images[0].key == prepared[0].key
+
+
+def test_the_processor_decides_for_requests_that_do_not(engine, monkeypatch):
+    monkeypatch.setattr(engine.processor.image_processor, "orientation", "stored")
+    assert engine.open_image(photo()).size == (60, 40)
+    assert engine.open_image(photo(), orientation="upright").size == (40, 60)
+    found = engine.encode_images([photo()])[0]
+    torch.testing.assert_close(found, engine.encode_images([photo()], "stored")[0])
+
+
+def test_a_wrong_word_is_refused():
+    with pytest.raises(MGMError, match="orientation is 'up'; choose one of upright, stored"):
+        mgm.Request("what?", orientation="up")
+
+
+def test_limits_are_those_of_the_engine(engine):
+    fresh = Engine(engine.model, engine.processor)
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(file, "PPM")
+    assert len(fresh.encode_images([file.getvalue()])) == 1
+    fresh.image_limits = replace(NETWORK_LIMITS, max_pixels=1000)
+    Image.new("RGB", (20, 21)).save(file := io.BytesIO(), "PPM")  # the first is known by now
+    for call in (fresh.open_image, lambda content: fresh.encode_images([content])):
+        with pytest.raises(MGMError, match="not an image of these formats"):
+            call(file.getvalue())
+        with pytest.raises(MGMError, match=r"is 60 x 40, more than 1,000 pixels"):
+            call(photo())
+
+
+def test_decoding_shares_a_budget_of_memory(engine, monkeypatch):
+    fresh = Engine(engine.model, engine.processor)
+    fresh.image_limits = replace(NETWORK_LIMITS, max_decoding_bytes=2 * 60 * 40 * 8)
+    lock, running, peak = threading.Lock(), 0, 0
+    original = decoding.EncodedImage.decode
+
+    def decode(self, orientation):
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        threading.Event().wait(0.02)
+        try:
+            return original(self, orientation)
+        finally:
+            with lock:
+                running -= 1
+
+    monkeypatch.setattr(decoding.EncodedImage, "decode", decode)
+    contents = [photo(number) + bytes([number]) for number in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(
+            pool.map(lambda one: fresh.prepare([mgm.Request("?", images=[one])]), contents)
+        )
+    assert len(found) == 8
+    assert peak == 2

@@ -1,0 +1,64 @@
+"""Answers that are kept, and what tells their questions apart."""
+
+import base64
+import io
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from mgm.data.images.loading import open_image
+from mgm.eval.benchmarks.docvqa import DocVQA
+from mgm.eval.benchmarks.mme import MME
+from mgm.eval.harness.models import EndpointAnswerer
+from mgm.eval.harness.question import Question
+from mgm.eval.harness.response_cache import AnswerCache
+
+
+def photo(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((60, 40)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def test_orientation_tells_questions_apart(tmp_path):
+    cache = AnswerCache(tmp_path, "model")
+    stored = Question("1", "what?", (photo(6),))
+    upright = replace(stored, orientation="upright")
+    assert stored.orientation == "stored"
+    assert cache.key(stored) != cache.key(upright)
+    text = Question("1", "what?")
+    assert cache.key(text) == cache.key(replace(text, orientation="upright"))
+
+
+def test_protocols_turn_images_as_their_harness_does():
+    for kind, protocol, orientation in (
+        (MME(), "paper", "stored"),
+        (MME(), "lmms-eval", "upright"),
+        (MME(), "vlmevalkit", "stored"),
+        (DocVQA(), "official", "upright"),  # asks as lmms-eval does
+        (DocVQA(), "vlmevalkit", "stored"),
+    ):
+        assert kind.orientation(kind.splits[0], protocol) == orientation
+
+
+def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
+    answerer = EndpointAnswerer("http://localhost:1/v1", "model", 1)
+    bodies = []
+    monkeypatch.setattr(
+        answerer._endpoint, "complete", lambda body: bodies.append(body) or ["yes", None]
+    )
+
+    def sent(content, orientation):
+        answerer._answer(Question("1", "what?", (content,), orientation=orientation))
+        url = bodies[-1]["messages"][0]["content"][0]["image_url"]["url"]
+        return base64.b64decode(url.partition(",")[2])
+
+    for orientation in ("stored", "upright"):
+        assert sent(photo(1), orientation) == photo(1)  # as it is
+        found = sent(photo(6), orientation)
+        expected = open_image(photo(6), orientation=orientation)
+        assert np.array_equal(open_image(found), expected)
+        assert np.array_equal(open_image(found, orientation="stored"), expected)

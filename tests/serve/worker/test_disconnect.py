@@ -1,0 +1,178 @@
+"""Clients that leave: their requests are cancelled within two seconds, whatever they wait for."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+import mgm
+from mgm.serve.tools.tools import Companions
+from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.worker import Limits, Worker
+from tests.serve.servers import ask, running, wait_for
+from tests.serve.worker.conftest import send, within
+
+MESSAGE = {"role": "user", "content": "hi"}
+LONG = {"model": "e", "max_tokens": 2000, "temperature": 0, "seed": 1}
+CHAT = ("/v1/chat/completions", LONG | {"messages": [MESSAGE]})
+ENDPOINTS = {
+    "chat": CHAT,
+    "chat stream": (CHAT[0], CHAT[1] | {"stream": True}),
+    "four choices": (CHAT[0], CHAT[1] | {"n": 4, "temperature": 1}),
+    "completions": ("/v1/completions", LONG | {"prompt": ["a", "b"]}),
+    "completions stream": ("/v1/completions", LONG | {"prompt": "a", "stream": True}),
+    "published": ("/worker_generate_stream", {"prompt": "a", "max_new_tokens": 2000}),
+}
+
+
+def idle(worker: Worker) -> bool:
+    """Whether nothing is generated, nothing waits, and the slots are free."""
+    return worker.admission.length == 0 and not worker.engine.scheduler.busy
+
+
+def close(connection: socket.socket) -> None:
+    connection.close()
+
+
+def half_close(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_WR)
+
+
+def reset(connection: socket.socket) -> None:
+    linger = (1).to_bytes(4, "little") + bytes(4)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    connection.close()
+
+
+@pytest.mark.parametrize("leave", [close, half_close, reset])
+def test_eight_whole_answers(endless_worker, endless_address, leave):
+    connections = [send(endless_address, *CHAT) for _ in range(8)]
+    wait_for(lambda: endless_worker.admission.running == 8)
+    wait_for(lambda: endless_worker.engine.scheduler.busy)
+    with within(2, lambda: idle(endless_worker)):
+        for connection in connections:
+            leave(connection)
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_every_endpoint(endless_worker, endless_address, endpoint):
+    connection = send(endless_address, *ENDPOINTS[endpoint])
+    wait_for(lambda: endless_worker.engine.scheduler.writing)
+    with within(2, lambda: idle(endless_worker)):
+        connection.close()
+
+
+def test_while_images_are_downloaded(endless_worker, endless_address, dripping_site):
+    image = {"type": "image_url", "image_url": {"url": f"{dripping_site}/a.png"}}
+    message = {"role": "user", "content": [image]}
+    downloader = endless_worker.images.downloader
+    for path, body in (
+        (CHAT[0], {"messages": [message]}),
+        (CHAT[0], {"messages": [message], "stream": True}),
+        ("/v1/mined", {"messages": [message, {"role": "assistant", "content": "a"}]}),
+        ("/worker_generate_stream", {"prompt": "<image>", "images": [f"{dripping_site}/a.png"]}),
+    ):
+        started = time.perf_counter()
+        connection = send(endless_address, path, LONG | body)
+        wait_for(lambda: downloader.running)
+        assert (endless_worker.admission.running, endless_worker.admission.waiting) == (0, 1)
+        with within(1, lambda: idle(endless_worker) and not downloader.running):
+            connection.close()
+        assert time.perf_counter() - started < downloader.timeout
+
+
+def test_in_the_queue_and_during_prefill(endless_folder):
+    """The engine stands still in a step; who waits behind it leaves, and so does its prompt."""
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
+    go_on = threading.Event()
+    step = worker.engine.scheduler.step
+
+    def wait_and_step() -> None:
+        go_on.wait(20)
+        step()
+
+    worker.engine.scheduler.step = wait_and_step
+    with running(worker_application(worker)) as address:
+        first = send(address, *CHAT)
+        wait_for(lambda: worker.engine.scheduler.busy)  # its prompt was not read yet
+        second = send(address, *CHAT)
+        wait_for(lambda: worker.admission.waiting == 1)
+        with within(2, lambda: worker.admission.waiting == 0):
+            second.close()
+        assert worker.admission.running == 1
+        first.close()
+        time.sleep(0.2)  # so that the server has seen it
+        with within(2, lambda: idle(worker)):
+            go_on.set()
+        assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
+
+
+def test_while_its_prompt_is_prepared(endless_folder):
+    """The thread goes on, nobody waits for it, and what it starts is cancelled at once."""
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
+    entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
+    listen = worker.engine.listen
+
+    def slowly(*arguments):
+        entered.set()
+        go_on.wait(20)
+        stream = listen(*arguments)
+        left.set()
+        return stream
+
+    worker.engine.listen = slowly
+    with running(worker_application(worker)) as address:
+        connection = send(address, CHAT[0], CHAT[1] | {"max_tokens": 4000})
+        entered.wait(20)
+        with within(2, lambda: worker.admission.length == 0):
+            connection.close()
+        go_on.set()
+        with within(1, lambda: idle(worker)):
+            left.wait(20)
+        assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
+
+
+def test_while_an_image_is_drawn(endless_folder):
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(Companions):
+        def draw(self, *_: object) -> bytes:
+            entered.set()
+            go_on.wait(20)
+            return b"image"
+
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), companions=Slow("drawer"))
+    with running(worker_application(worker)) as address:
+        body = {"model": "drawer", "prompt": "a cat"}
+        connections = [send(address, "/v1/images/generations", body) for _ in range(20)]
+        entered.wait(20)
+        wait_for(lambda: worker.drawing.length == 20)
+        # More than there are slots wait for images, and text goes on.
+        assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 2}, timeout=5)[0] == 200
+        with within(2, lambda: worker.drawing.length == 0):
+            for connection in connections:
+                connection.close()
+        go_on.set()
+
+
+def test_who_reads_nothing_keeps_no_slot(endless_folder):
+    """An answer that is larger than what the sockets hold."""
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
+    body = {"prompt": "a" * 3000, "max_new_tokens": 1000, "temperature": 0}
+    with running(worker_application(worker)) as address:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            send(address, "/worker_generate_stream", body, connection)
+            wait_for(lambda: worker.admission.running)
+            wait_for(lambda: worker.admission.running == 0, 60)
+            status, _ = ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 2}, timeout=5)
+            assert status == 200
+            content = b""
+            while not content.endswith(b"0\r\n\r\n"):
+                content += connection.recv(2**20)
+        frames = content.count(b"\0")
+        assert 2 < frames < 1000  # what could not be sent at once was sent together
+        assert b'"finish_reason": "length"' in content
