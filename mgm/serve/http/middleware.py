@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
