@@ -152,11 +152,11 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
             f"--heartbeat-interval {options.heartbeat_interval}: give seconds above 0, at most "
             f"{MAX_INTERVAL:.0f}"
         )
-    if not 0 < options.image_timeout < math.inf:
-        raise MGMError(f"--image-timeout {options.image_timeout:g}: give a positive number")
     split_controller_url(options.controller_address)
     if options.worker_address is not None:
         parse_worker_address(options.worker_address)
+    if not 0 < options.image_timeout < math.inf:
+        raise MGMError(f"--image-timeout {options.image_timeout:g}: give a positive number")
     check_model_options(options)
     return options
 
