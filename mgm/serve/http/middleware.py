@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.connection import MAX_HEAD_BYTES
-from mgm.serve.openai.errors import BadRequestError, parse_json
+from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import error_body
 
 logger = logging.getLogger("mgm.serve")
@@ -101,15 +100,6 @@ def application(
         return JSONResponse(error_body("the server failed; see its log", "server_error"), 500)
 
     return app
-
-
-async def json_body(request: Request) -> Any:
-    """The JSON of a request.
-
-    Raises:
-        BadRequestError: it is none.
-    """
-    return parse_json(await request.body())
 
 
 class RequestGuard:
