@@ -70,7 +70,6 @@ def test_limits_are_those_of_the_engine(engine):
     fresh = Engine(engine.model, engine.processor)
     assert len(fresh.encode_images([b"P5 2 2 255\n" + bytes(4)])) == 1
     fresh.image_limits = replace(NETWORK_LIMITS, max_pixels=1000)
-    Image.new("RGB", (20, 21)).save(file := io.BytesIO(), "PPM")  # the first is known by now
     for call in (fresh.open_image, lambda content: fresh.encode_images([content])):
         with pytest.raises(MGMError, match="not an image of these formats"):
             call(b"P5 2 2 255\n" + bytes([9] * 4))
