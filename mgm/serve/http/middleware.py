@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
+from mgm.engine.core.faults import GenerationError
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.connection import MAX_HEAD_BYTES
@@ -77,6 +78,10 @@ def application(
     @app.exception_handler(MGMError)
     async def wrong(_: Request, error: MGMError) -> JSONResponse:
         return JSONResponse(error_body(str(error)), 400)
+
+    @app.exception_handler(GenerationError)
+    async def failed(_: Request, error: GenerationError) -> JSONResponse:
+        return JSONResponse(error_body(str(error), "server_error"), 500)
 
     @app.exception_handler(TooLargeError)
     async def large(_: Request, error: TooLargeError) -> JSONResponse:

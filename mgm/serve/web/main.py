@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgm.errors import MGMError, Parser, one_line
+from mgm.serve.http.server import checked_key
 from mgm.serve.web.client import PageClient
 from mgm.serve.web.feedback_log import PageLog
 from mgm.serve.web.handlers import Actions
@@ -26,6 +27,8 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("mgm").setLevel(logging.INFO)
+    if options.api_key is not None:
+        checked_key(options.api_key, "--api-key")
     client = PageClient(options.controller_url, options.api_key)
     models = None
     if options.model_list_mode == ONCE:
