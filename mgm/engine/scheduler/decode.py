@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgm.engine.core.faults import is_device_fault
 from mgm.engine.kv_cache.attention_masks import AttentionMasks
 from mgm.engine.kv_cache.kv_cache import SMALLEST, Rows, StepSize
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -82,17 +83,32 @@ class Decoder:
         logits = self._run(self._compiled, tokens, rows, least)
         return logits[: len(tokens)].clone()  # the next step writes where it stands
 
-    def step_alone(self, token: int, rows: Rows, row: int) -> Tensor:
-        """Read the last token of one row as if there were no other, not compiled.
+    def step_each_alone(
+        self, tokens: Sequence[int], rows: Rows
+    ) -> tuple[Tensor, dict[int, Exception]]:
+        """Read the last token of each row as if there were no other, not compiled.
 
         Returns:
-            (vocabulary) logits of what comes after it.
+            (rows, 1, vocabulary) logits of what comes after each, zero where an error was raised;
+            the errors, by row.
+
+        Raises:
+            torch.OutOfMemoryError, torch.AcceleratorError: a fault of the device.
         """
-        alone = Rows(self._model.config.text_config.num_hidden_layers)
-        alone.add([rows.copy(row)])
-        logits = self._run(self._logits, [[token]], alone)
-        rows.extend(row, alone.copy(0, rows.columns[row]))
-        return logits[0, -1]
+        text = self._model.config.text_config
+        logits = torch.zeros(len(tokens), 1, text.vocab_size, device=self._model.device)
+        errors: dict[int, Exception] = {}
+        for row, token in enumerate(tokens):
+            try:
+                alone = Rows(text.num_hidden_layers)
+                alone.add([rows.copy(row)])
+                logits[row] = self._run(self._logits, [[token]], alone)[0, -1:]
+                rows.extend(row, alone.copy(0, rows.columns[row]))
+            except Exception as error:
+                if is_device_fault(error):
+                    raise
+                errors[row] = error
+        return logits, errors
 
     def _run(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgm.engine.core.faults import GenerationError, as_fault, is_device_failure, is_device_fault
+from mgm.engine.core.faults import GenerationError, as_fault, is_device_failure
 from mgm.engine.core.sampler import choose
 from mgm.engine.core.sampling import Choice
 from mgm.engine.core.sequence import Generation
@@ -212,37 +212,20 @@ class Scheduler:
                 raise
             self._keys.columns[:] = columns  # masks hide what the step wrote behind them
             guesses = [Guess()] * len(self.writing)
-            logits = self._step_each_alone(error)
+            logits = self._step_each_alone()
         right = self._push(logits, self.writing, guesses)
         for row, guess in enumerate(guesses):
             self._keys.columns[row] -= len(guess.tokens) - right[row]
         self.drafts.count(guesses, sum(right))
         self._leave()
 
-    def _step_each_alone(self, error: Exception) -> Tensor:
-        """Read the last token of each row alone, after an error, and fail those that raise again.
-
-        Returns:
-            (answers, 1, vocabulary) logits, those of failed ones zero.
-
-        Raises:
-            torch.OutOfMemoryError: there is too little memory even so.
-        """
-        logits: list[Tensor | None] = []
-        for row, generation in enumerate(self.writing):
-            try:
-                token = generation.choices[-1].token
-                logits.append(self.decoder.step_alone(token, self._keys, row))
-            except Exception as own:
-                if is_device_fault(own):
-                    raise
-                generation.fail(as_fault(own, "writing a token"))
-                logits.append(None)
-        found = next((one for one in logits if one is not None), None)
-        if found is None:
-            found = torch.zeros(self.model.config.text_config.vocab_size)
-        rows = [torch.zeros_like(found) if one is None else one for one in logits]
-        return torch.stack(rows).unsqueeze(1)
+    def _step_each_alone(self) -> Tensor:
+        """(answers, 1, vocabulary) logits of each row read alone; those that raise again fail."""
+        tokens = [generation.choices[-1].token for generation in self.writing]
+        logits, errors = self.decoder.step_each_alone(tokens, self._keys)
+        for row, error in errors.items():
+            self.writing[row].fail(as_fault(error, "writing a token"))
+        return logits
 
     def _guess(self, generation: Generation) -> Guess:
         room = generation.limit - len(generation.choices) - 1
