@@ -30,7 +30,7 @@ def test_every_damage_is_harmless_or_named(tmp_path, layout) -> None:
     whole = [damage for damage in found if damage.name in CONTENTS or damage.name in KINDS]
     fields = [damage for damage in found if damage not in whole]
     draw = random.Random(7)
-    chosen = draw.sample(whole, 40) + draw.sample(fields, 40)
+    chosen = draw.sample(whole, 16) + draw.sample(fields, 16)
     kinds = []
     for damage, outcome in run_all(chosen, {layout: tmp_path}):
         # Of a field that has another valid value nobody can know that it is not the right one.
@@ -39,5 +39,5 @@ def test_every_damage_is_harmless_or_named(tmp_path, layout) -> None:
         where = f"{damage.file}: {damage.name}"
         assert outcome.kind in fine, f"{where}: {outcome.kind}: {outcome.text}"
         assert "\n" not in outcome.text, where
-    assert kinds.count(REFUSED) > 20
+    assert kinds.count(REFUSED) > 8
     assert SAME in kinds

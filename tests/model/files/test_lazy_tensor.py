@@ -133,7 +133,7 @@ def rewritten(source, target, name: str, content: bytes, compression=zipfile.ZIP
     ("content", "message"),
     [
         ([torch.ones(2)], "holds a list instead of tensors by name"),
-        (torch.ones(2), "holds a Tensor instead"),
+        (torch.ones(2), r"holds a \w*Tensor instead"),
         (None, "holds a NoneType instead"),
         ({"state_dict": [torch.ones(2)]}, "holds a list instead"),
         ({1: torch.ones(2)}, "1 is no name of a tensor"),
