@@ -82,7 +82,7 @@ MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 # Packages and files of servers, which these libraries are for; others import them where they start
 # a server.
 SERVERS = (
-    *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection")),
+    *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection", "disconnect")),
     *(f"serve/http/{name}.py" for name in ("middleware", "openapi", "server")),
     *(f"serve/openai/{name}.py" for name in ("errors", "messages", "protocol")),
     *(f"serve/worker/{name}.py" for name in ("app", "image_download", "image_fetcher")),

@@ -167,3 +167,13 @@ class PublishedBody(BaseModel):
     stop: Any = None
     gen_image: Any = None
     use_ocr: Any = None
+
+
+# Bodies of the requests that workers answer, and controllers pass on, by path.
+BODIES: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatCompletionBody,
+    "/v1/completions": CompletionBody,
+    "/v1/images/generations": ImageGenerationBody,
+    "/v1/mined": AttributionBody,
+    "/worker_generate_stream": PublishedBody,
+}

@@ -15,13 +15,7 @@ from mgm.serve.http.heartbeat import HeartbeatClient
 from mgm.serve.http.middleware import application
 from mgm.serve.http.openapi import describe_bodies
 from mgm.serve.openai.errors import Body, parse_body
-from mgm.serve.openai.protocol import (
-    AttributionBody,
-    ChatCompletionBody,
-    CompletionBody,
-    ImageGenerationBody,
-    PublishedBody,
-)
+from mgm.serve.openai.protocol import BODIES
 from mgm.serve.openai.responses import models_body
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.registration import (
@@ -37,14 +31,6 @@ from mgm.serve.router.worker_client import WorkerClient
 from mgm.serve.router.worker_registry import WorkerRegistry
 
 logger = logging.getLogger("mgm.serve")
-
-# Endpoints of the OpenAI API whose requests are passed on.
-OPENAI_BODIES: dict[str, type[BaseModel]] = {
-    "/v1/chat/completions": ChatCompletionBody,
-    "/v1/completions": CompletionBody,
-    "/v1/images/generations": ImageGenerationBody,
-    "/v1/mined": AttributionBody,
-}
 
 
 class RoutedBody(BaseModel):
@@ -112,8 +98,7 @@ def controller_application(
     describe_bodies(
         app,
         {
-            **OPENAI_BODIES,
-            "/worker_generate_stream": PublishedBody,
+            **BODIES,
             "/get_worker_address": RoutedBody,
             "/register_worker": Registration,
             "/unregister_worker": Unregistration,
@@ -199,8 +184,9 @@ def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:
         relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)
         return RelayResponse(controller.relay, relayed, OpenAIErrors())
 
-    for path in OPENAI_BODIES:
-        app.post(path)(openai)
+    for path in BODIES:
+        if path.startswith("/v1/"):
+            app.post(path)(openai)
 
     @app.post("/worker_generate_stream")
     async def published(request: Request) -> Response:

@@ -1,13 +1,15 @@
 """A worker's answer as it is passed back to a client, and the errors in its place."""
 
-import asyncio
+from functools import partial
 from typing import Protocol
 
 import aiohttp
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from mgm.errors import MGMError
+from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.http.wire import NO_WORKER, WORKER_GONE, frame
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import SSE, error_body, event
@@ -85,18 +87,10 @@ class RelayResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        relaying = asyncio.create_task(self._relay(scope, receive, send))
-        leaving = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait([relaying, leaving], return_when=asyncio.FIRST_COMPLETED)
-            if relaying.done():
-                relaying.result()
-            else:
-                self.relay.outcomes.labels("cancelled").inc()
-        finally:
-            relaying.cancel()
-            leaving.cancel()
-            await asyncio.gather(relaying, leaving, return_exceptions=True)
+            await run_until_disconnect(receive, partial(self._relay, scope, receive, send))
+        except ClientDisconnect:
+            self.relay.outcomes.labels("cancelled").inc()
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -163,12 +157,6 @@ class RelayResponse(Response):
             return  # without an end, for which the server closes the connection
         self.relay.outcomes.labels("ok").inc()
         await _send_chunk(send, b"", more=False)
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Returns when the client leaves."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _check_status(response: aiohttp.ClientResponse, worker: WorkerInfo) -> None:

@@ -13,15 +13,16 @@ from fastapi.responses import JSONResponse, Response
 from mgm.engine.attribution.mining import mined_details
 from mgm.engine.core.request import Answer
 from mgm.serve.http.attribution_json import mined_body
+from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.http.middleware import application
 from mgm.serve.http.openapi import describe_bodies
 from mgm.serve.openai.errors import BadRequestError, parse_body
 from mgm.serve.openai.protocol import (
+    BODIES,
     AttributionBody,
     ChatCompletionBody,
     CompletionBody,
     ImageGenerationBody,
-    PublishedBody,
 )
 from mgm.serve.openai.requests import (
     ParsedRequest,
@@ -32,7 +33,7 @@ from mgm.serve.openai.requests import (
 )
 from mgm.serve.openai.responses import DONE, SSE, Writer, error_body, event, models_body
 from mgm.serve.worker.legacy_stream import legacy_response
-from mgm.serve.worker.streaming import EventStream, Write, run_until_disconnect
+from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
 
@@ -114,16 +115,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
         return JSONResponse(await run_until_disconnect(request.receive, respond))
 
-    describe_bodies(
-        app,
-        {
-            "/v1/chat/completions": ChatCompletionBody,
-            "/v1/completions": CompletionBody,
-            "/v1/images/generations": ImageGenerationBody,
-            "/v1/mined": AttributionBody,
-            "/worker_generate_stream": PublishedBody,
-        },
-    )
+    describe_bodies(app, BODIES)
     return app
 
 

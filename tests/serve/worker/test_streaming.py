@@ -14,10 +14,11 @@ from starlette.requests import ClientDisconnect
 
 import mgm
 from mgm.errors import MGMError
+from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.image_download import ImageDownloader
 from mgm.serve.worker.image_fetcher import ImageFetcher
-from mgm.serve.worker.streaming import EventStream, run_until_disconnect
+from mgm.serve.worker.streaming import EventStream
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, frames, running, wait_for
 from tests.serve.worker.conftest import send

@@ -1,0 +1,42 @@
+"""Notices that a client left, and stops what was done for it."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+Result = TypeVar("Result")
+
+
+async def run_until_disconnect(receive: Receive, call: Callable[[], Awaitable[Result]]) -> Result:
+    """What a call returns; it is cancelled when the client disconnects.
+
+    Args:
+        receive: of ASGI; the body of the request was read.
+        call: answers the request.
+
+    Raises:
+        ClientDisconnect: the client left before the call returned.
+    """
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            results.append(await call())
+        except Exception as error:  # noqa: BLE001  raised below: the group would wrap it
+            errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ClientDisconnect
+    return results[0]
