@@ -299,10 +299,13 @@ class Engine:
                 `logit_bias` is none of the model's, or `structured_output` cannot be used.
         """
         labels = [""] * len(requests) if labels is None else labels
-        prompts = [
-            self._prompts.ids(request, label)
-            for request, label in zip(requests, labels, strict=True)
-        ]
+        prompts: list[list[int]] = []
+        known: dict[str, list[int]] = {}  # answers to one prompt need its ids once
+        for request, label in zip(requests, labels, strict=True):
+            text = self._prompts.text(request)
+            if text not in known:
+                known[text] = self._prompts.ids(text, len(request.images), label)
+            prompts.append(known[text])
         sources, names, orientations = [], [], []
         for request, label in zip(requests, labels, strict=True):
             sources += request.images
@@ -337,10 +340,26 @@ class Engine:
         Raises:
             MGMError: an image cannot be opened, or the prompt is too long.
         """
-        (generation,) = self._generations(self.prepare([request]))
-        generation.listener = listener
-        self._enqueue(request, generation)
-        return Stream(self, generation)
+        return self.listen_all([request], lambda _, piece: listener(piece))[0]
+
+    def listen_all(
+        self, requests: Sequence[Request], listener: Callable[[int, Piece], None]
+    ) -> list[Stream]:
+        """Answer requests together, as `listen`; what they share is prepared once.
+
+        Args:
+            requests: what is asked.
+            listener: gets the index of a request and a piece of its answer.
+
+        Raises:
+            MGMError: an image cannot be opened, or a prompt is too long; nothing is answered.
+        """
+        generations = self._generations(self.prepare(requests))
+        for index, generation in enumerate(generations):
+            generation.listener = partial(listener, index)
+        for request, generation in zip(requests, generations, strict=True):
+            self._enqueue(request, generation)
+        return [Stream(self, generation) for generation in generations]
 
     def start(self) -> None:
         """Compute in a thread of its own from now on: for servers, which many ask at once."""

@@ -13,6 +13,10 @@ from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
+class ContextLengthError(MGMError):
+    """A prompt is longer than the model's context."""
+
+
 class PromptWriter:
     """Writes prompts by a conversation template.
 
@@ -28,6 +32,7 @@ class PromptWriter:
     def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
         self._model = model
         self._processor = processor
+        self._longest_token = max(map(len, processor.tokenizer.get_vocab()), default=1)
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
@@ -63,17 +68,24 @@ class PromptWriter:
             conversation=self._conversation,
         )
 
-    def ids(self, request: Request, label: str = "") -> list[int]:
+    def ids(self, text: str, images: int, label: str = "") -> list[int]:
         """A prompt's token ids, image positions expanded.
 
         Args:
-            request: what is asked.
+            text: of the prompt, see `text`.
+            images: whose markers are in it.
             label: what errors begin with.
 
         Raises:
-            MGMError: there are none or too many, or the model has no embedding for one of them.
+            ContextLengthError: there are more than the model's context has.
+            MGMError: there are none, or the model has no embedding for one of them.
         """
-        ids = self._processor.encode(self.text(request))
+        if len(text) > self.context * self._longest_token:  # tokenising it could take minutes
+            raise ContextLengthError(
+                f"{label}the prompt has {len(text)} characters, and the model's context has "
+                f"{self.context} tokens; shorten the question or the history"
+            )
+        ids = self._processor.encode(text)
         if not ids:
             raise MGMError(f"{label}the prompt is empty; give a text")
         rows = self._model.config.text_config.vocab_size
@@ -86,10 +98,9 @@ class PromptWriter:
                 )
         if len(ids) >= self.context:
             per_image = self._model.config.image_tokens_per_image
-            count = len(request.images)
-            images = f" ({per_image} for each of its {count} images)" if count else ""
-            raise MGMError(
-                f"{label}the prompt takes {len(ids)} tokens{images}, and the model's context has "
+            share = f" ({per_image} for each of its {images} images)" if images else ""
+            raise ContextLengthError(
+                f"{label}the prompt takes {len(ids)} tokens{share}, and the model's context has "
                 f"{self.context}; shorten the question or the history, or give fewer images"
             )
         return ids

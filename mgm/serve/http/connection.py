@@ -30,12 +30,13 @@ class LimitedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_state: object = None  # the client's state in h11 that the timer bounds
+        self.waits_since: float | None = None  # when the timer began
         self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Accept a connection, in place of the longest idle one if there are too many."""
+        """Accept a connection; if there are too many, in place of one that does nothing."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS and not self._close_idle():
+        if len(self.connections) > MAX_CONNECTIONS and not self._make_room():
             self._close_with("503 Service Unavailable")
         else:
             self._watch()
@@ -86,6 +87,7 @@ class LimitedProtocol(H11Protocol):
             self._timer.cancel()
             self._timer = None
         self._timer_state = state
+        self.waits_since = None if state is None else self.loop.time()
         if state is not None:
             seconds = BODY_TIMEOUT if state is h11.SEND_BODY else HEAD_TIMEOUT
             self._timer = self.loop.call_later(seconds, self._expire)
@@ -105,13 +107,25 @@ class LimitedProtocol(H11Protocol):
         self.transport.write(_RESPONSE.format(status).encode())
         self.transport.close()
 
-    def _close_idle(self) -> bool:
-        """Close the connection that has been idle for longest; whether there is one."""
-        timers = {
+    def _make_room(self) -> bool:
+        """Close an idle connection or, if there is none, one whose request is not whole yet.
+
+        The one that has been so for longest: honest clients send their requests at once.
+
+        Returns:
+            Whether there was one.
+        """
+        others = [one for one in self.connections if isinstance(one, LimitedProtocol)]
+        idle = {
             one: one.timeout_keep_alive_task.when()
-            for one in self.connections
-            if isinstance(one, H11Protocol) and one.timeout_keep_alive_task is not None
+            for one in others
+            if one.timeout_keep_alive_task is not None
         }
-        if timers:
-            min(timers, key=lambda one: timers[one]).timeout_keep_alive_handler()
-        return bool(timers)
+        unfinished = {one: one.waits_since for one in others if one.waits_since is not None}
+        times = idle or unfinished
+        if not times:
+            return False
+        oldest = min(times, key=lambda one: times[one])
+        oldest.transport.close()
+        self.connections.discard(oldest)  # or it would count until the loop has closed it
+        return True

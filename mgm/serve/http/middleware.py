@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from mgm.engine.core.faults import GenerationError
+from mgm.engine.inputs.prompt import ContextLengthError
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.connection import MAX_HEAD_BYTES
@@ -25,13 +26,25 @@ from mgm.serve.openai.responses import error_body
 logger = logging.getLogger("mgm.serve")
 
 MAX_BODY = 64 * 2**20  # bytes; some ten photographs in base64
+MAX_BODIES = 8 * MAX_BODY  # bytes of all requests that are not answered yet
 MAX_HEADER_FIELDS = 100  # as nginx and Apache allow
 OPEN_PATHS = ("/health", "/metrics")  # need no key
+# Fields of the engine's requests that it checks itself, and what bodies call them.
+ENGINE_FIELDS = {
+    "structured_output": "structured_outputs",
+    "logit_bias": "logit_bias",
+    "stop": "stop",
+}
+_ABSOLUTE = re.compile(r"https?://[^/]*(.*)", re.IGNORECASE | re.DOTALL)
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 
 class TooLargeError(Exception):
     """A body is larger than what is read."""
+
+
+class BusyError(Exception):
+    """The bodies of all requests together take too much memory."""
 
 
 def application(
@@ -75,9 +88,17 @@ def application(
             error_body(str(error), field=error.field, code=error.code), error.status
         )
 
+    @app.exception_handler(ContextLengthError)
+    async def too_long(request: Request, error: ContextLengthError) -> JSONResponse:
+        field = "prompt" if request.scope["path"] == "/v1/completions" else "messages"
+        body = error_body(str(error), field=field, code="context_length_exceeded")
+        return JSONResponse(body, 400)
+
     @app.exception_handler(MGMError)
     async def wrong(_: Request, error: MGMError) -> JSONResponse:
-        return JSONResponse(error_body(str(error)), 400)
+        # The engine's errors begin with the field of its request that is wrong.
+        field = next((one for one in ENGINE_FIELDS if str(error).startswith(one)), None)
+        return JSONResponse(error_body(str(error), field=ENGINE_FIELDS.get(field or "")), 400)
 
     @app.exception_handler(GenerationError)
     async def failed(_: Request, error: GenerationError) -> JSONResponse:
@@ -86,6 +107,11 @@ def application(
     @app.exception_handler(TooLargeError)
     async def large(_: Request, error: TooLargeError) -> JSONResponse:
         return JSONResponse(error_body(str(error), code="request_too_large"), 413)
+
+    @app.exception_handler(BusyError)
+    async def busy(_: Request, error: BusyError) -> JSONResponse:
+        body = error_body(str(error), "server_error", code="server_busy")
+        return JSONResponse(body, 503, headers={"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
@@ -119,6 +145,7 @@ class RequestGuard:
     ) -> None:
         self.app, self.max_body, self.keyless_paths = app, max_body, keyless_paths
         self.keys = [key.encode() for key in api_keys]
+        self.bytes_held = 0  # of bodies of requests that are not answered yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -136,16 +163,26 @@ class RequestGuard:
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self.bytes_held += size
             if received > self.max_body:
                 raise TooLargeError(f"the body is larger than {self.max_body} bytes")
+            if self.bytes_held > MAX_BODIES:
+                raise BusyError("other requests take all memory for bodies; try again soon")
             return message
 
+        scope = _as_origin_form(scope)
         refusal = self._refusal(scope)
         try:
-            app = refusal or self.app
-            await app(scope, receive if refusal else receive_limited, send_noting_status)
+            if refusal is not None:
+                await refusal(scope, receive, send_noting_status)
+            else:
+                # The server itself sends no body in answer to HEAD.
+                method = "GET" if scope["method"] == "HEAD" else scope["method"]
+                await self.app({**scope, "method": method}, receive_limited, send_noting_status)
         finally:
+            self.bytes_held -= received
             if scope["path"] not in OPEN_PATHS:
                 fields = {
                     "method": scope["method"],
@@ -184,6 +221,12 @@ class RequestGuard:
         if not self.keys or key is None:
             return not self.keys
         return any(hmac.compare_digest(key, own) for own in self.keys)
+
+
+def _as_origin_form(scope: Scope) -> Scope:
+    """A request whose target is a whole URL, which servers have to accept (RFC 9112, 3.2.2)."""
+    found = _ABSOLUTE.fullmatch(scope["path"])
+    return scope if found is None else {**scope, "path": found[1] or "/"}
 
 
 def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:

@@ -1,5 +1,6 @@
 """What is wrong with a request, in the words and the codes of the OpenAI API."""
 
+import codecs
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic_core import ErrorDetails, from_json
 from mgm.errors import MGMError
 
 UNION_MARK = "~"  # tags of unions begin with it, and are no part of a parameter's name
+TEXT, OTHER = "~text", "~other"  # tags of unions of a string and something else
 Body = TypeVar("Body", bound=BaseModel)
 
 _KINDS = {
@@ -52,7 +54,7 @@ def parse_json(content: bytes) -> Any:
         BadRequestError: it is not valid JSON.
     """
     try:
-        return from_json(content)
+        return from_json(content.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise BadRequestError(
             f"We could not parse the JSON body of your request ({error}); send valid JSON in UTF-8"
@@ -85,6 +87,12 @@ def _bad_request(error: ErrorDetails) -> BadRequestError:
     if kind == "union_tag_invalid":  # a part of a message, whose field `type` says what it is
         kind, field, value = "literal_error", f"{field}.type", context["tag"].lstrip(UNION_MARK)
         context = {"expected": context["expected_tags"].replace(UNION_MARK, "")}
+    if kind.endswith("_type") and error["loc"][-1:] == (OTHER,):
+        expected = f"a string or {_KINDS[kind.removesuffix('_type')]}"
+        text = (
+            f"Invalid type for '{field}': expected {expected}, but got {_kind_of(value)} instead."
+        )
+        return BadRequestError(text, field, code="invalid_type")
     message, code = _explanation(kind, field, value, context) or (
         f"Invalid '{field}': {error['msg']}.",
         "invalid_value",

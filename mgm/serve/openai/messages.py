@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from mgm.data.text.conversation import Message
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.openai.errors import OTHER, TEXT, BadRequestError
 
 MAX_IMAGES = 32  # of a request
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -18,7 +18,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 def text_or_other(value: object) -> str:
     """The tag of a union of a string and something else."""
-    return "~text" if isinstance(value, str) else "~other"
+    return TEXT if isinstance(value, str) else OTHER
 
 
 class ImageURL(BaseModel):
@@ -55,8 +55,7 @@ class ImagePart(BaseModel):
 
     type: Literal["image_url"]
     image_url: Annotated[
-        Annotated[Annotated[str, Field(min_length=1)], Tag("~text")]
-        | Annotated[ImageURL, Tag("~other")],
+        Annotated[Annotated[str, Field(min_length=1)], Tag(TEXT)] | Annotated[ImageURL, Tag(OTHER)],
         Discriminator(text_or_other),
     ]
 
@@ -68,17 +67,17 @@ class ImagePart(BaseModel):
 
 def _part_tag(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"~{kind}" if isinstance(kind, str) else "~text"
+    return TEXT if kind is None else f"~{kind}"[:40]
 
 
 ContentPart = Annotated[
-    Annotated[TextPart, Tag("~text")]
+    Annotated[TextPart, Tag(TEXT)]
     | Annotated[RefusalPart, Tag("~refusal")]
     | Annotated[ImagePart, Tag("~image_url")],
     Discriminator(_part_tag),
 ]
 Content = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[ContentPart], Tag("~other")],
+    Annotated[str, Tag(TEXT)] | Annotated[list[ContentPart], Tag(OTHER)],
     Discriminator(text_or_other),
 ]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from mgm.serve.openai.errors import OTHER, TEXT
 from mgm.serve.openai.messages import ChatMessage, text_or_other
 
 MAX_CHOICES = 16
@@ -15,8 +16,7 @@ MAX_LOGPROBS = 20
 MAX_PROMPT, MAX_SIDE = 4000, 2048  # characters, and pixels, of an image that is generated
 
 Texts = Annotated[
-    Annotated[str, Tag("~text")]
-    | Annotated[list[str], Field(max_length=MAX_CHOICES), Tag("~other")],
+    Annotated[str, Tag(TEXT)] | Annotated[list[str], Field(max_length=MAX_CHOICES), Tag(OTHER)],
     Discriminator(text_or_other),
 ]
 
@@ -62,7 +62,7 @@ class StructuredOutputs(BaseModel):
 
     json_: (
         Annotated[
-            Annotated[str, Tag("~text")] | Annotated[dict[str, Any], Tag("~other")],
+            Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(OTHER)],
             Discriminator(text_or_other),
         ]
         | None
@@ -91,11 +91,11 @@ class SamplingBody(_Body):
     seed: int | None = None
     stop: (
         Annotated[
-            Annotated[Annotated[str, Field(min_length=1)], Tag("~text")]
+            Annotated[Annotated[str, Field(min_length=1)], Tag(TEXT)]
             | Annotated[
                 list[Annotated[str, Field(min_length=1)]],
                 Field(max_length=MAX_STOPS),
-                Tag("~other"),
+                Tag(OTHER),
             ],
             Discriminator(text_or_other),
         ]

@@ -11,7 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from mgm.engine.attribution.mining import mined_details
+from mgm.engine.core.faults import GenerationError
 from mgm.engine.core.request import Answer
+from mgm.errors import MGMError
 from mgm.serve.http.attribution_json import mined_body
 from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.http.middleware import application
@@ -195,5 +197,6 @@ def _endpoint(writer: Writer) -> str:
     return "chat" if writer.chat else "completions"
 
 
-def _error_event(message: str) -> bytes:
-    return event(error_body(message, "server_error"))
+def _error_event(error: MGMError) -> bytes:
+    kind = "server_error" if isinstance(error, GenerationError) else "invalid_request_error"
+    return event(error_body(str(error), kind))

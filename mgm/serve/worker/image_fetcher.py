@@ -9,6 +9,7 @@ from typing import Any
 from mgm.data.images.data_url import decode_base64, decode_data_url
 from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.data.images.loading import image_size
+from mgm.errors import MGMError
 from mgm.serve.worker.image_download import ImageDownloader, bad_image
 
 MAX_PIXELS = NETWORK_LIMITS.max_pixels  # of one image
@@ -73,8 +74,11 @@ class ImageFetcher:
         scheme = _scheme(source)
         if scheme and scheme != "data":
             raise bad_image(f"{label}: {scheme} URLs are not opened; give a data or http(s) URL")
-        content = (decode_data_url if scheme else decode_base64)(source, label)
-        self._check_size(content, label)
+        try:
+            content = (decode_data_url if scheme else decode_base64)(source, label)
+            self._check_size(content, label)
+        except MGMError as error:
+            raise bad_image(str(error)) from error
         return content
 
     def _check_size(self, content: bytes, label: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine
+from mgm.errors import MGMError
 from mgm.serve.http.wire import FAULT, frame
 from mgm.serve.openai.errors import BadRequestError, parse_body
 from mgm.serve.openai.messages import MAX_IMAGES
@@ -57,8 +58,8 @@ def legacy_response(worker: Worker, content: bytes) -> EventStream:
                 image = base64.b64encode(drawn).decode()
                 await write(frame(f"{before}\nPrompt: {drawn_text(answer.text)}\n", image=image))
 
-    def error_frame(message: str) -> bytes:
-        return frame(message, FAULT)
+    def error_frame(error: MGMError) -> bytes:
+        return frame(str(error), FAULT)
 
     return EventStream(produce, error_frame, "text/plain", open_at_once=True)
 

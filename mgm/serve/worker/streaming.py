@@ -7,6 +7,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mgm.engine.core.faults import GenerationError
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
 
@@ -24,7 +25,7 @@ class EventStream(Response):
 
     Args:
         produce: is given an async function that sends a chunk, and awaited once.
-        error_chunk: makes the chunk of an error out of its message.
+        error_chunk: makes the chunk of an error, whose message may be shown to the client.
         media_type: of the response.
         headers: of the response.
         open_at_once: send status and headers before anything else: every error is a chunk.
@@ -33,7 +34,7 @@ class EventStream(Response):
     def __init__(
         self,
         produce: Callable[[Write], Awaitable[None]],
-        error_chunk: Callable[[str], bytes],
+        error_chunk: Callable[[MGMError], bytes],
         media_type: str,
         headers: Mapping[str, str] | None = None,
         open_at_once: bool = False,
@@ -70,12 +71,12 @@ class EventStream(Response):
             except MGMError as error:
                 if not opened:
                     raise
-                await write(self._error_chunk(str(error)))
+                await write(self._error_chunk(error))
             except Exception as error:
                 if not opened:
                     raise
                 logger.exception("a stream failed", exc_info=error)
-                await write(self._error_chunk(SERVER_ERROR))
+                await write(self._error_chunk(GenerationError(SERVER_ERROR)))
             await write(b"", more=False)
 
         try:

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import anyio
 
 from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.engine.core import request as engine_request
+from mgm.engine.core.faults import GenerationError
 from mgm.engine.core.request import Answer
 from mgm.engine.core.sequence import Piece
 from mgm.engine.engine import Engine, Stream
@@ -109,6 +109,8 @@ class Worker:
         except QueueFullError:
             outcome = "full"
             raise
+        except GenerationError:
+            raise  # an error of the server
         except MGMError:
             outcome = "refused"
             raise
@@ -191,15 +193,8 @@ class Worker:
         requests: Sequence[engine_request.Request],
         listener: Callable[[int, Piece], None],
     ) -> list[Stream]:
-        streams: list[Stream] = []
-        try:
-            for index, request in enumerate(requests):
-                limited = replace(request, max_seconds=self.limits.seconds)
-                streams.append(self.engine.listen(limited, partial(listener, index)))
-        except BaseException:
-            _close(streams)
-            raise
-        return streams
+        limited = [replace(request, max_seconds=self.limits.seconds) for request in requests]
+        return self.engine.listen_all(limited, listener)
 
     async def draw(
         self, text: str, seed: int | None = None, size: tuple[int, int] | None = None

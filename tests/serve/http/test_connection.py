@@ -177,8 +177,8 @@ def test_who_reads_nothing_is_left(monkeypatch):
 def test_the_longest_idle_connection_makes_room(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
     with server() as address:
-        first, second, third = (connect(address) for _ in range(3))
-        assert everything(third).startswith(b"HTTP/1.1 503")  # nobody is idle
+        begun, first, second = (connect(address) for _ in range(3))
+        assert everything(begun) == b""  # nobody is idle: the first that has not sent a request
         for sock in (second, first):
             sock.sendall(HEAD + b"\r\nabcd")
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
@@ -189,5 +189,30 @@ def test_the_longest_idle_connection_makes_room(monkeypatch):
             assert everything(second) == b""
         first.sendall(HEAD + b"\r\nabcd")
         assert first.recv(65536).startswith(b"HTTP/1.1 200")
-        for sock in (first, second, third):
+        for sock in (first, second, begun):
             sock.close()
+
+
+def test_a_flood_of_beginnings_keeps_nobody_out(monkeypatch):
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 20)
+    with server() as address:
+        flood = []
+        for number in range(60):
+            flood.append(connect(address))
+            flood[-1].sendall(HEAD + (b"\r\na" if number % 2 else b""))
+            if number % 10 == 9:
+                assert ask(f"{address}/health")[0] == 200
+        for sock in flood:
+            sock.close()
+
+
+def test_answers_that_are_written_are_not_ended_for_others(monkeypatch):
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 1)
+    left: list[float] = []
+    with streaming_server(left) as address, connect(address) as sock:
+        sock.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert sock.recv(65536)
+        with connect(address) as other:
+            assert everything(other).startswith(b"HTTP/1.1 503")
+        assert sock.recv(65536)
+        assert not left

@@ -2,13 +2,16 @@
 
 import argparse
 import http.client
+import socket
 
 import pytest
+from fastapi import Request
 
 from mgm.errors import MGMError
+from mgm.serve.http import middleware
 from mgm.serve.http.middleware import application, bearer_token
 from mgm.serve.http.server import api_keys
-from tests.serve.servers import ask, running
+from tests.serve.servers import ask, running, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,45 @@ def test_keys_of_the_environment(monkeypatch):
     monkeypatch.setenv("MGM_API_KEYS", "")
     with pytest.raises(MGMError, match="MGM_API_KEYS: the key is empty"):
         api_keys(none)
+
+
+def test_heads_of_requests_as_clients_may_write_them(address):
+    key = "Authorization: Bearer right"
+    host, port = address.removeprefix("http://").split(":")
+    for target, path in ((f"{address}/v1/models", 200), (f"{address}/nowhere", 404)):
+        with socket.create_connection((host, int(port)), timeout=10) as sock:
+            sock.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\n{key}\r\n\r\n".encode())
+            assert sock.recv(65536).startswith(f"HTTP/1.1 {path}".encode())
+    client = http.client.HTTPConnection(host, int(port), timeout=10)
+    client.request("HEAD", "/v1/models", headers={"Authorization": "Bearer right"})
+    answer = client.getresponse()
+    assert (answer.status, answer.read()) == (200, b"")
+    client.close()
+
+
+def test_bodies_of_all_requests_together_are_limited(monkeypatch):
+    monkeypatch.setattr(middleware, "MAX_BODIES", 1500)
+    app = application("test", max_body=1000)
+
+    @app.post("/echo")
+    async def echo(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
+
+    def begin(sent: int) -> http.client.HTTPConnection:
+        client = http.client.HTTPConnection(where.removeprefix("http://"), timeout=10)
+        client.putrequest("POST", "/echo")
+        client.putheader("Content-Length", "900")
+        client.endheaders(b"a" * sent)
+        return client
+
+    with running(app) as where:
+        first = begin(800)
+        wait_for(lambda: ask(f"{where}/echo", b"a" * 100)[0] == 200)
+        second = begin(800)
+        answer = second.getresponse()
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        second.close()
+        first.send(b"a" * 100)
+        assert first.getresponse().status == 200
+        first.close()
+        assert ask(f"{where}/echo", b"a" * 900) == (200, {"bytes": 900})

@@ -49,7 +49,7 @@ def message(content: object, role: str = "user") -> dict:
         ({"max_tokens": 5.5}, "invalid_type", "max_tokens", "an integer, but got a decimal"),
         ({"n": 1000}, "integer_above_max_value", "n", "<= 16"),
         ({"seed": 1.5}, "invalid_type", "seed", "an integer"),
-        ({"stop": 3}, "invalid_type", "stop", "an array, but got an integer"),
+        ({"stop": 3}, "invalid_type", "stop", "a string or an array, but got an integer"),
         ({"stop": [""]}, "empty_string", "stop[0]", "empty string"),
         ({"stop": ["a"] * 17}, "array_above_max_length", "stop", "a maximum length of 16"),
         ({"stream": "yes"}, "invalid_type", "stream", "a boolean, but got a string"),
@@ -65,9 +65,10 @@ def message(content: object, role: str = "user") -> dict:
         ({"messages": [7]}, "invalid_type", "messages[0]", "an object, but got an integer"),
         ({"messages": [USER, {"role": "x"}]}, "invalid_value", "messages[1].role", "'user'"),
         (message(None), "invalid_value", "messages[0].content", "has text or parts"),
-        (message(7), "invalid_type", "messages[0].content", "got an integer"),
+        (message(7), "invalid_type", "messages[0].content", "a string or an array, but got an int"),
         (message([[]]), "invalid_type", "messages[0].content[0]", "an object"),
         (message([{"type": "audio"}]), "invalid_value", "messages[0].content[0].type", "'audio'"),
+        (message([{"type": 5}]), "invalid_value", "messages[0].content[0].type", "'image_url'"),
         (message([{"text": "a"}]), "missing_required_parameter", "messages[0].content[0].type", ""),
         (
             message([{"type": "image_url", "image_url": {}}]),
@@ -145,6 +146,10 @@ def test_what_published_pages_send_is_taken():
     )
     assert (body.temperature, body.top_p, body.max_new_tokens) == (0, 0, 0)
     assert parse({"temperature": "0.2", "max_new_tokens": "512"}, PublishedBody).temperature == 0.2
+
+
+def test_a_byte_order_mark_is_no_error():
+    assert parse_body(ChatCompletionBody, b"\xef\xbb\xbf" + json.dumps(CHAT).encode()).model == "m"
 
 
 def test_unknown_fields_are_ignored():

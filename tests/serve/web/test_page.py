@@ -317,7 +317,7 @@ def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp
     registry.workers.clear()
     try:
         put(page, "hello")
-        answered(page, "no worker has the model 'nano'")
+        answered(page, "the model 'nano' does not exist")
         page.click("#reload")
         page.wait_for_selector("text=No model is being served")
     finally:

@@ -292,7 +292,8 @@ ANSWER = {"role": "assistant", "content": "x"}
             "structured_outputs",
             "contradicts",
         ),
-        ({"messages": [MESSAGE | {"content": "x" * 3000}]}, 400, None, "model's context has 512"),
+        ({"messages": [MESSAGE | {"content": "x" * 3000}]}, 400, "messages", "context has 512"),
+        ({"messages": [MESSAGE | {"content": "x" * 10**6}]}, 400, "messages", "1000031 characters"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(address, change, status, field, text):

@@ -9,7 +9,7 @@ from PIL import Image
 import mgm
 from mgm import MGMError
 from mgm.data.images.limits import NETWORK_LIMITS
-from mgm.serve.worker.image_fetcher import NetworkImages
+from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Worker
 from tests.tiny_model import build
 
@@ -19,7 +19,7 @@ def test_formats_that_are_not_opened(kind):
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, kind)
     with pytest.raises(MGMError, match=r"^image 1: .*is (not an image of these|PostScript)"):
-        NetworkImages().fetch(base64.b64encode(file.getvalue()).decode(), "image 1")
+        ImageFetcher().decode(base64.b64encode(file.getvalue()).decode(), "image 1")
 
 
 def test_the_engine_and_the_tools_of_a_worker_have_its_limits(tmp_path):
