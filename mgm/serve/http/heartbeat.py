@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -16,6 +17,7 @@ from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
 logger = logging.getLogger("mgm.serve")
 
 RESPONSE_TIMEOUT = 5.0  # seconds
+RETRY_DELAY = 1.0  # seconds after a failed heartbeat; doubled with each further failure
 MAX_RESPONSE = 64 * 2**10  # bytes
 KEY_ADVICE = (
     "start both with the same --worker-key, or the controller with --trust-network where everyone "
@@ -25,6 +27,9 @@ KEY_ADVICE = (
 
 class HeartbeatClient:
     """Sends heartbeats to a controller until it is stopped.
+
+    Heartbeats have a fixed schedule, however long one takes. One that fails is repeated after a
+    second, then two, four and so on: a controller's timeout is only two intervals.
 
     Redirects are not followed, and proxies of the environment not used: the worker key is for the
     controller alone.
@@ -83,17 +88,28 @@ class HeartbeatClient:
         self._unregister()
 
     def _run(self) -> None:
+        next_beat, failures = time.monotonic(), 0
         while True:
-            try:
-                self._beat()
-                self._last_problem = ""
-            except (OSError, HTTPException, ValueError) as error:
-                problem = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote an answer
-                if problem != self._last_problem:  # one line, not one every interval
-                    logger.warning("controller %s: no heartbeat: %s", self.controller, problem)
-                self._last_problem = problem
-            if self._stop.wait(self.interval):
+            failures = 0 if self._try_beat() else failures + 1
+            now = time.monotonic()
+            # The next beat of the schedule; those that a suspended machine missed are skipped.
+            next_beat += max(0, (now - next_beat) // self.interval + 1) * self.interval
+            delay = RETRY_DELAY * 2 ** min(failures - 1, 10)
+            if self._stop.wait(min(delay, next_beat - now) if failures else next_beat - now):
                 return
+
+    def _try_beat(self) -> bool:
+        """Send one heartbeat; returns whether the controller took it."""
+        try:
+            self._beat()
+        except (OSError, HTTPException, ValueError) as error:
+            problem = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote an answer
+            if problem != self._last_problem:  # one line, not one every interval
+                logger.warning("controller %s: no heartbeat: %s", self.controller, problem)
+            self._last_problem = problem
+            return False
+        self._last_problem = ""
+        return True
 
     def _beat(self) -> None:
         """Send one heartbeat; register where the controller does not know the worker as it is."""

@@ -1,5 +1,6 @@
 """The endpoints of a controller, which passes requests on to workers."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -61,10 +62,16 @@ class Controller:
         workers.set_function(lambda: len(registry.workers))
         self.relay = Relay(registry, self.client, self.health, outcomes)
 
-    async def close(self) -> None:
-        """End health checks and connections."""
-        await self.health.close()
-        await self.client.close()
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Watch the workers' heartbeats; ends health checks and connections after it."""
+        watch = asyncio.create_task(self.health.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await self.health.close()
+            await self.client.close()
 
     @property
     def model_names(self) -> list[str]:
@@ -85,9 +92,9 @@ def controller_application(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with heartbeat.lifespan(app) if heartbeat is not None else nullcontext():
+        beating = heartbeat.lifespan(app) if heartbeat is not None else nullcontext()
+        async with controller.running(), beating:
             yield
-        await controller.close()
 
     app = application(
         "mgm controller", lifespan=lifespan, keyless_paths=REGISTRATION_PATHS, **options

@@ -14,12 +14,15 @@ ATTEMPTS, PAUSE = 3, 1.0  # of a health check, and seconds between two
 REFRESH_INTERVAL = 1.0  # seconds in which a refresh is not repeated
 REFRESH_TIMEOUT = 3.0  # seconds that a client waits for one; slow workers are asked on
 MAX_REQUESTS = 64  # for a status at the same time
+WATCH_INTERVAL = 1.0  # seconds between two looks at all heartbeats
 
 
 class HealthChecker:
     """Asks workers for their status; removes one that fails several times in a row.
 
-    One broken connection says nothing of a worker: it may have been the fault of a request.
+    One broken connection says nothing of a worker: it may have been the fault of a request. Nor do
+    heartbeats that do not come: they may have been lost. A worker whose heartbeats are missing is
+    removed when one request for its status fails, too.
 
     Args:
         registry: of the workers.
@@ -40,6 +43,14 @@ class HealthChecker:
             task = asyncio.create_task(self._check(worker))
             self._checks[address] = task
             task.add_done_callback(lambda _: self._checks.pop(address, None))
+
+    async def watch(self) -> None:
+        """Check workers whose heartbeats do not come, until it is cancelled."""
+        while True:
+            for worker in self.registry.current():
+                if self.registry.is_silent(worker):
+                    self.check(worker)
+            await asyncio.sleep(WATCH_INTERVAL)
 
     async def refresh(self) -> None:
         """Ask all workers for their status, at most once at a time and in an interval."""
@@ -73,8 +84,12 @@ class HealthChecker:
                 problem = await self._update(worker)
                 if problem is None:
                     return
+                if self.registry.is_silent(worker):
+                    problem = f"no heartbeat for {self.registry.heartbeat_timeout:g} s; {problem}"
+                    break
             if self.registry.workers.get(worker.address) is worker:
-                logger.warning("removed after %d failed health checks: %s", ATTEMPTS, problem)
+                logger.warning("removed a worker whose health check failed: %s", problem)
+                worker.failed_check = True
                 self.registry.remove(worker.address)
         finally:
             worker.unhealthy = False

@@ -69,8 +69,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=HEARTBEAT_TIMEOUT,
         metavar="S",
-        help="seconds without a heartbeat after which a worker is removed, default "
-        f"{HEARTBEAT_TIMEOUT:.0f}",
+        help="seconds without a heartbeat after which a worker is removed, unless it answers when "
+        f"it is asked for its status, default {HEARTBEAT_TIMEOUT:.0f}",
     )
     add("--parent-controller", metavar="URL", help="a controller that has this one as a worker")
     add("--public-url", metavar="URL", help="where the parent controller reaches this one")

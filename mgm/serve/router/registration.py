@@ -1,11 +1,13 @@
 """Who may register workers at a controller, and what they send to do it."""
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-from typing import Annotated
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel
+from pydantic_core import PydanticCustomError
 from starlette.types import Scope
 
 from mgm.errors import MGMError
@@ -16,13 +18,27 @@ from mgm.serve.router.worker_registry import QueueLength, WorkerStatus
 
 # Their endpoints ask for the workers' key, not for a client's.
 REGISTRATION_PATHS = ("/register_worker", "/unregister_worker", "/receive_heart_beat")
-# Headers of proxies, whose own address says nothing about who sends.
-PROXY_HEADERS = {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"}
-PROXY_PREFIXES = (b"x-forwarded", b"cf-connecting", b"x-original-", b"x-cluster-")
+# Headers that programs send of themselves. Proxies add others, under many names (X-Forwarded-For,
+# CF-Connecting-IP, X-Envoy-External-Address), and their own address says nothing about who sends.
+PROGRAM_HEADERS = {
+    *(b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection"),
+    *(b"authorization", b"content-type", b"content-length", b"transfer-encoding", b"expect"),
+}
+ADVICE = "start both with the same --worker-key, or the controller with --trust-network"
 # Browsers send one of these with every POST: a page from anywhere could reach this machine's ports.
 BROWSER_HEADERS = {b"origin", b"sec-fetch-site"}
 
-Address = Annotated[str, AfterValidator(parse_worker_address)]
+
+def _parse_address(address: str) -> str:
+    try:
+        return parse_worker_address(address)
+    except MGMError as error:
+        # pydantic writes "Value error, " before the text of others.
+        context = {"reason": str(error)}
+        raise PydanticCustomError("worker_address", "{reason}", context) from error
+
+
+Address = Annotated[str, AfterValidator(_parse_address)]
 
 
 class _WorkerName(BaseModel):
@@ -52,8 +68,9 @@ class Heartbeat(_WorkerName):
 class RegistrationPolicy:
     """Who may register workers, send their heartbeats and unregister them.
 
-    With a worker key: who sends it. Without: programs on this machine, whose connection came
-    straight from it; or everyone, where the network is trusted.
+    With a worker key: who sends it. Without: programs on this machine, whose connection comes
+    straight from it, by loopback or by an address of the machine; or everyone, where the network is
+    trusted.
 
     Attributes:
         worker_key: that workers send as a bearer token.
@@ -71,7 +88,7 @@ class RegistrationPolicy:
         """Let a request to one of `REGISTRATION_PATHS` pass.
 
         Args:
-            scope: of ASGI, where `client` is the address of the socket.
+            scope: of ASGI, where `client` and `server` are the socket's two addresses.
 
         Raises:
             BadRequestError: it may not.
@@ -85,26 +102,37 @@ class RegistrationPolicy:
         names = {name for name, _ in scope["headers"]}
         if names & BROWSER_HEADERS:
             raise BadRequestError("workers are not registered by web pages", status=403)
-        if not self.trust_network and not (_is_local(scope) and _is_direct(scope, names)):
-            text = (
-                "without a --worker-key only workers on the controller's own machine are "
-                "registered, and not through a proxy; start both with one, or the controller with "
-                "--trust-network"
-            )
+        if self.trust_network:
+            return
+        if not _is_local(scope):
+            raise BadRequestError(f"other machines register no workers here; {ADVICE}", status=403)
+        sign = _sign_of_proxy(scope, names)
+        if sign is not None:
+            text = f"{sign} shows a proxy, which may speak for another machine; {ADVICE}"
             raise BadRequestError(text, status=403)
 
 
 def _is_local(scope: Scope) -> bool:
+    """Whether a connection comes from this machine: by loopback, or from the address it goes to."""
+    peer, own = _address(scope.get("client")), _address(scope.get("server"))
+    return peer is not None and (peer.is_loopback or peer == own)
+
+
+def _address(socket_name: Sequence[Any] | None) -> IPv4Address | IPv6Address | None:
+    """The address of a socket, as ASGI has it; None: it has none, as those in files."""
     try:
-        address = ip_address((scope.get("client") or ("",))[0])
+        address = ip_address((socket_name or ("",))[0])
     except ValueError:
-        return False
+        return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_loopback
+        return address.ipv4_mapped
+    return address
 
 
-def _is_direct(scope: Scope, names: set[bytes]) -> bool:
-    """Whether no proxy shows; of those that add no header, most speak HTTP/1.0 as nginx does."""
-    marked = names & PROXY_HEADERS or any(name.startswith(PROXY_PREFIXES) for name in names)
-    return not marked and scope.get("http_version") != "1.0"
+def _sign_of_proxy(scope: Scope, names: set[bytes]) -> str | None:
+    """What in a request shows that a proxy sent it on."""
+    unknown = sorted(names - PROGRAM_HEADERS)
+    if unknown:
+        return f"the header {unknown[0].decode('latin-1')!a:.100}"
+    # Of proxies that add no header, most speak HTTP/1.0 as nginx does.
+    return "HTTP/1.0" if scope.get("http_version") == "1.0" else None

@@ -16,6 +16,7 @@ from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.worker_client import (
     WorkerClient,
     WorkerLostError,
+    WorkerResponseError,
     WorkerUnreachableError,
 )
 from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
@@ -23,6 +24,8 @@ from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
 logger = logging.getLogger("mgm.serve")
 
 LIVENESS_INTERVAL = 1.0  # seconds between two looks at the heartbeats of a worker that is silent
+FAULTS = (500, 502, 504)  # statuses of a worker that answers and does not work
+BUSY = (429, 503)  # of one that is full or about to end
 PASSED_ON = ("content-type", "x-request-id")  # headers of a request
 MAX_HEADER = 1000  # characters
 
@@ -80,6 +83,7 @@ class Relay:
         Raises:
             BadRequestError: no worker has the model, or none that has it can be reached.
             WorkerLostError: the worker took the request and broke off.
+            WorkerResponseError: its response is none of a worker.
         """
         tried: list[str] = []
         while True:
@@ -91,15 +95,21 @@ class Relay:
                 call = self.client.post(worker.address, request.path, request.body, request.headers)
                 response = await self._while_alive(worker, call)
                 try:
+                    _check_status(response.status)
                     yield worker, response
                 finally:
                     response.close()
                 return
             except WorkerUnreachableError as error:
                 logger.warning("%s", error)
+                self.registry.failed(worker)
                 self.health.check(worker)
             except WorkerLostError as error:
                 self.report(worker, error)
+                raise
+            except WorkerResponseError as error:
+                logger.warning("a request at %s failed: %s", worker.address, error)
+                self.registry.failed(worker)
                 raise
             finally:
                 self.registry.done(worker)
@@ -118,9 +128,18 @@ class Relay:
                 self._check_alive(worker)
 
     def report(self, worker: WorkerInfo, error: WorkerLostError) -> None:
-        """Note that a worker broke off: it stays registered, if its health check does not fail."""
+        """Note that a worker broke off: it stays registered unless its health check fails."""
         logger.warning("a request at %s failed: %s", worker.address, error)
+        self.registry.failed(worker)
         self.health.check(worker)
+
+    def answered(self, worker: WorkerInfo, status: int) -> None:
+        """Note that a worker's answer is complete, whatever its status of HTTP."""
+        self.outcomes.labels("ok").inc()
+        if status in FAULTS:
+            self.registry.failed(worker)
+        elif status not in BUSY:
+            self.registry.succeeded(worker)
 
     async def _while_alive(
         self, worker: WorkerInfo, call: Coroutine[Any, Any, aiohttp.ClientResponse]
@@ -134,9 +153,8 @@ class Relay:
             task.cancel()
 
     def _check_alive(self, worker: WorkerInfo) -> None:
-        self.registry.expire()
-        if worker.timed_out:
-            raise WorkerLostError("its heartbeats stopped")
+        if self.registry.is_lost(worker):
+            raise WorkerLostError("its heartbeats stopped, and its health check failed")
 
     def _no_worker(self, model: str, tried: bool) -> BadRequestError:
         self.outcomes.labels("no worker").inc()
@@ -150,6 +168,16 @@ class Relay:
         names = ", ".join([*self.registry.models, *self.registry.drawers]) or "none"
         text = f"the model {model!r:.100} does not exist; choose from {names:.1000}"
         return BadRequestError(text, "model", 404, "model_not_found")
+
+
+def _check_status(status: int) -> None:
+    """Refuse what no worker answers, redirects among it."""
+    if status in (401, 403):
+        raise WorkerResponseError(
+            "the worker refuses the controller's requests; start both with the same --worker-key"
+        )
+    if status != 200 and not 400 <= status < 600:
+        raise WorkerResponseError(f"the worker answered with status {status}")
 
 
 def safe_headers(headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:

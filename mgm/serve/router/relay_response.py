@@ -1,5 +1,6 @@
 """A worker's answer as it is passed back to a client, and the errors in its place."""
 
+import json
 from functools import partial
 from typing import Protocol
 
@@ -12,12 +13,13 @@ from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.http.wire import NO_WORKER, WORKER_GONE, frame
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.openai.responses import SSE, error_body, event
+from mgm.serve.openai.responses import DONE, SSE, error_body, event
 from mgm.serve.router.relay import Relay, RelayedRequest, safe_headers
 from mgm.serve.router.worker_client import WorkerLostError
 from mgm.serve.router.worker_registry import WorkerInfo
 
 SPOOL_BYTES = 2**20  # of an answer that is no stream; a longer one is passed back as it comes
+TAIL = 32  # bytes at the end of a stream that tell whether it is complete
 LOST = "worker disconnected before finishing; retry"
 PASSED_BACK = (  # headers of an answer
     *("content-type", "content-encoding", "retry-after", "x-request-id", "openai-processing-ms"),
@@ -34,6 +36,10 @@ class StreamErrors(Protocol):
 
     def last_chunk(self, message: str, before: bytes) -> bytes:
         """At the end of a stream, whose last bytes were `before`."""
+        ...
+
+    def is_end(self, before: bytes) -> bool:
+        """Whether a stream whose last bytes were `before` is complete."""
         ...
 
 
@@ -54,6 +60,10 @@ class OpenAIErrors:
         end = b"" if before.endswith(b"\n\n") or not before else b"\n\n"
         return end + event(error_body(message, "server_error"))
 
+    def is_end(self, before: bytes) -> bool:
+        """The event that comes last."""
+        return before.rstrip().endswith(DONE.rstrip())
+
 
 class PublishedErrors:
     """Errors as frames of the published stream, whose status is always 200."""
@@ -67,6 +77,10 @@ class PublishedErrors:
         """A frame of its own."""
         end = b"" if before.endswith(b"\0") or not before else b"\0"
         return end + frame(message, WORKER_GONE)
+
+    def is_end(self, before: bytes) -> bool:
+        """The NUL of a frame; a last frame has no mark."""
+        return before.endswith(b"\0")
 
 
 class RelayResponse(Response):
@@ -95,7 +109,6 @@ class RelayResponse(Response):
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with self.relay.sent(self.request) as (worker, response):
-                _check_status(response, worker)
                 streams = self.streams or response.content_type == "text/event-stream"
                 if response.status == 200 and streams:
                     await self._send_stream(worker, response, send)
@@ -113,16 +126,19 @@ class RelayResponse(Response):
         headers = {} if self.streams else {name.lower(): value for name, value in SSE.items()}
         headers |= safe_headers(response.headers, PASSED_BACK)
         await _send_start(send, response.status, headers)
-        before, outcome = b"", "ok"
+        before = b""
         try:
             while chunk := await self.relay.read(worker, response):
                 await _send_chunk(send, chunk)
-                before = (before + chunk)[-2:]
+                before = (before + chunk)[-TAIL:]
+            if not (_is_framed(response) or self.errors.is_end(before)):
+                raise WorkerLostError("its stream broke off")
         except WorkerLostError as error:
-            outcome = "gone"
+            self.relay.outcomes.labels("gone").inc()
             await _send_chunk(send, self.errors.last_chunk(LOST, before))
             self.relay.report(worker, error)
-        self.relay.outcomes.labels(outcome).inc()
+        else:
+            self.relay.answered(worker, response.status)
         await _send_chunk(send, b"", more=False)
 
     async def _send_whole(
@@ -141,7 +157,8 @@ class RelayResponse(Response):
             if len(content) > SPOOL_BYTES:
                 break
         else:
-            self.relay.outcomes.labels("ok").inc()
+            _check_complete(response, bytes(content))
+            self.relay.answered(worker, response.status)
             await Response(bytes(content), response.status, headers)(scope, receive, send)
             return
         if response.content_length is not None:
@@ -155,19 +172,23 @@ class RelayResponse(Response):
             self.relay.outcomes.labels("gone").inc()
             self.relay.report(worker, error)
             return  # without an end, for which the server closes the connection
-        self.relay.outcomes.labels("ok").inc()
+        self.relay.answered(worker, response.status)
         await _send_chunk(send, b"", more=False)
 
 
-def _check_status(response: aiohttp.ClientResponse, worker: WorkerInfo) -> None:
-    """Refuse what no worker answers, redirects among it."""
-    if response.status in (401, 403):
-        raise MGMError(
-            f"the worker {worker.address} refuses the controller's requests; start both with the "
-            "same --worker-key"
-        )
-    if response.status != 200 and not 400 <= response.status < 600:
-        raise MGMError(f"the worker {worker.address} answered with status {response.status}")
+def _is_framed(response: aiohttp.ClientResponse) -> bool:
+    """Whether HTTP says where a response ends; else it ends as the connection does, or breaks."""
+    codings = response.headers.get("Transfer-Encoding", "").lower()
+    return "chunked" in codings or "Content-Length" in response.headers
+
+
+def _check_complete(response: aiohttp.ClientResponse, content: bytes) -> None:
+    """Refuse JSON that ends too early, where nothing else tells."""
+    if response.content_type == "application/json" and not _is_framed(response):
+        try:
+            json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise WorkerLostError("its response is no complete JSON") from error
 
 
 async def _send_start(send: Send, status: int, headers: dict[str, str]) -> None:

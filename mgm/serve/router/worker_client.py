@@ -24,6 +24,10 @@ class WorkerLostError(MGMError):
     """A worker broke off, or answered with what is no HTTP, after it got a request."""
 
 
+class WorkerResponseError(MGMError):
+    """A worker answered with a status that no worker has; clients are shown the text."""
+
+
 class WorkerClient:
     """Sends requests to workers.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from mgm.errors import MGMError
 from mgm.serve.http.wire import HEARTBEAT_TIMEOUT
@@ -16,13 +17,16 @@ METHODS = (LOTTERY, SHORTEST_QUEUE)
 
 MAX_WORKERS = 1000
 MAX_NAMES, MAX_NAME = 256, 256  # model names of a worker, and characters of one
-MIN_SPEED, MAX_SPEED = 1e-6, 1e6  # a published worker's is 1
+MIN_SPEED, MAX_SPEED = 0.01, 100.0  # a published worker's is 1
 MAX_QUEUE = 1e6  # requests
+
+MIN_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds in which a worker that failed is chosen last
+FAILURE_MEMORY = 60.0  # seconds after which a failure no longer lengthens the next back-off
 
 
 def _printable(name: str) -> str:
     if not name.isprintable():
-        raise ValueError("a name has control characters or line breaks")
+        raise PydanticCustomError("model_name", "a name has control characters or line breaks")
     return name
 
 
@@ -57,11 +61,16 @@ class WorkerInfo:
     Attributes:
         address: scheme, host and port.
         status: as it was registered or asked last.
-        sends_heartbeats: whether it is removed when none comes.
+        sends_heartbeats: whether its health is checked when none comes.
         last_seen: when it was last heard of, in seconds of `time.monotonic`.
         queue_length: as it was last told, and requests that were dispatched since.
         unhealthy: whether a health check of it is running; others are preferred.
-        timed_out: whether it was removed since no heartbeat came; it answers nothing any more.
+        failed_check: whether it was removed since a health check failed.
+        failures: requests that failed, the last at most `FAILURE_MEMORY` ago.
+        failed_at: when the last of them did, in seconds of `time.monotonic`.
+        retry_at: until when other workers are preferred since a request failed; after that, one
+            request at a time tries it. None: nothing failed since its last success.
+        trying: whether such a request is on its way.
     """
 
     address: str
@@ -70,7 +79,11 @@ class WorkerInfo:
     last_seen: float
     queue_length: float
     unhealthy: bool = False
-    timed_out: bool = False
+    failed_check: bool = False
+    failures: int = 0
+    failed_at: float = float("-inf")
+    retry_at: float | None = None
+    trying: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,8 +92,22 @@ class WorkerInfo:
 
     @property
     def load(self) -> float:
-        """Requests in its queue, relative to its speed."""
-        return self.queue_length / self.status.speed
+        """Requests in its queue with one more, relative to its speed."""
+        return (self.queue_length + 1) / self.status.speed
+
+    def rank(self, now: float) -> int:
+        """Workers of the lowest rank are preferred; 0 is that of all that work.
+
+        Args:
+            now: in seconds of `time.monotonic`.
+        """
+        backing_off = self.retry_at is not None and now < self.retry_at
+        return self.failures if backing_off else int(self.unhealthy)
+
+    @property
+    def backoff(self) -> float:
+        """Seconds in which others are preferred after its last failure."""
+        return min(MAX_BACKOFF, MIN_BACKOFF * 2 ** min(self.failures - 1, 10))
 
 
 @dataclass
@@ -89,7 +116,7 @@ class WorkerRegistry:
 
     Attributes:
         method: `LOTTERY` draws a worker by speed, `SHORTEST_QUEUE` takes the one with least load.
-        heartbeat_timeout: seconds without a heartbeat after which a worker is removed.
+        heartbeat_timeout: seconds without a heartbeat after which a worker's health is checked.
     """
 
     method: str = SHORTEST_QUEUE
@@ -107,14 +134,13 @@ class WorkerRegistry:
         Args:
             address: see `parse_worker_address`.
             status: what the worker says of itself.
-            sends_heartbeats: whether it is removed when none comes.
+            sends_heartbeats: whether its health is checked when none comes.
 
         Raises:
             MGMError: there are too many workers.
             ValidationError: the status is malformed.
         """
         parsed, now = WorkerStatus.model_validate(status), time.monotonic()
-        self.expire()
         worker = self.workers.get(address)
         if worker is None:
             if len(self.workers) >= MAX_WORKERS:
@@ -131,24 +157,24 @@ class WorkerRegistry:
 
     def heartbeat(self, address: str, queue_length: float) -> bool:
         """Take a worker's heartbeat; returns whether it is registered."""
-        self.expire()
         worker = self.workers.get(address)
         if worker is None:
             return False
         worker.queue_length, worker.last_seen = queue_length, time.monotonic()
         return True
 
-    def expire(self) -> None:
-        """Remove workers whose heartbeats do not come."""
-        oldest = time.monotonic() - self.heartbeat_timeout
-        for worker in list(self.workers.values()):
-            if worker.sends_heartbeats and worker.last_seen < oldest:
-                worker.timed_out = True
-                self.remove(worker.address)
+    def is_silent(self, worker: WorkerInfo) -> bool:
+        """Whether a worker's heartbeats do not come."""
+        age = time.monotonic() - worker.last_seen
+        return worker.sends_heartbeats and age > self.heartbeat_timeout
+
+    def is_lost(self, worker: WorkerInfo) -> bool:
+        """Whether a worker answers nothing any more: no heartbeat, no health check, no return."""
+        removed = worker.failed_check and worker.address not in self.workers
+        return removed and self.is_silent(worker)
 
     def current(self) -> list[WorkerInfo]:
         """All workers; a copy, since a heartbeat's thread asks while others register."""
-        self.expire()
         return list(self.workers.values())
 
     @property
@@ -164,6 +190,9 @@ class WorkerRegistry:
     def select(self, model: str, exclude: Sequence[str] = ()) -> WorkerInfo | None:
         """A worker for a model, whose queue is then longer by one request, see `done`.
 
+        Those whose last request failed are taken where there are no others, and from time to time
+        for one request, which shows whether they work again.
+
         Args:
             model: its name.
             exclude: addresses of workers that were tried.
@@ -173,19 +202,45 @@ class WorkerRegistry:
             for worker in self.current()
             if model in worker.names and worker.address not in exclude
         ]
-        found = [worker for worker in found if not worker.unhealthy] or found
         if not found:
             return None
+        now = time.monotonic()
+        best = min(worker.rank(now) for worker in found)
+        found = [worker for worker in found if worker.rank(now) == best]
         if self.method == LOTTERY:
             worker = random.choices(found, [one.status.speed for one in found])[0]
         else:
             worker = min(found, key=lambda one: one.load)
         worker.queue_length += 1
+        if worker.retry_at is not None and now >= worker.retry_at:
+            worker.trying, worker.retry_at = True, now + worker.backoff
         return worker
 
     def done(self, worker: WorkerInfo) -> None:
         """A request that was dispatched to a worker has ended."""
         worker.queue_length = max(0, worker.queue_length - 1)
+
+    def succeeded(self, worker: WorkerInfo) -> None:
+        """A worker answered a request; one that failed before is as good as others again."""
+        if self._counts(worker):
+            worker.retry_at, worker.trying = None, False
+
+    def failed(self, worker: WorkerInfo) -> None:
+        """A worker did not answer a request: others are preferred for a while.
+
+        It takes twice as long as after the last failure. Requests that fail at the same time are
+        one failure, as when a worker is started anew.
+        """
+        if self._counts(worker):
+            now = time.monotonic()
+            recent = now - worker.failed_at < FAILURE_MEMORY
+            worker.failures = worker.failures + 1 if recent else 1
+            worker.failed_at, worker.trying = now, False
+            worker.retry_at = now + worker.backoff
+
+    def _counts(self, worker: WorkerInfo) -> bool:
+        """Whether a request's end says something new: it began after the last failure, mostly."""
+        return worker.retry_at is None or worker.trying or time.monotonic() >= worker.retry_at
 
     def status(self) -> dict[str, Any]:
         """The status of all together, as a parent controller takes it from a worker."""

@@ -3,7 +3,9 @@
 import json
 import logging
 import socket
+import time
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -36,8 +38,8 @@ class FakeController:
 
 
 @contextmanager
-def beating(controller: str, status: dict, **options: object):
-    client = HeartbeatClient(lambda: status, OWN, controller, interval=0.02, **options)
+def beating(controller: str, status: dict, interval: float = 0.02, **options: object):
+    client = HeartbeatClient(lambda: status, OWN, controller, interval=interval, **options)
     client.start()
     try:
         yield client
@@ -139,6 +141,43 @@ def test_nothing_that_a_controller_answers_ends_the_heartbeats(answer, caplog):
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == 1
     assert lines[0].isprintable()
+
+
+@pytest.mark.parametrize("failure", ["503 Down", "500 Fault", "429 Busy", "closed"])
+def test_a_failed_heartbeat_is_repeated_long_before_the_next_is_due(failure, monkeypatch):
+    monkeypatch.setattr("mgm.serve.http.heartbeat.RETRY_DELAY", 0.1)
+    controller, times, failing = FakeController(), [], [1]
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        times.append(time.monotonic())
+        if len(times) not in failing:
+            controller(connection, request)
+        elif failure == "closed":
+            connection.shutdown(socket.SHUT_RDWR)
+        else:
+            connection.sendall(http(b"{}", failure))
+
+    with fake_worker(answer) as server, beating(server.address, status_of("m"), interval=2.0):
+        wait_for(lambda: controller.received, 1)
+        # Those that fail in a row are repeated less and less often, not all the time.
+        failing.extend(range(3, 6))
+        wait_for(lambda: len(times) > 5, 5)
+    gaps = [after - before for before, after in pairwise(times[1:6])]
+    assert gaps[0] == pytest.approx(2.0 - (times[1] - times[0]), abs=0.2)  # on schedule again
+    assert gaps[1:] == pytest.approx([0.1, 0.2, 0.4], abs=0.15)
+
+
+def test_heartbeats_keep_their_schedule_however_long_one_takes():
+    controller, times = FakeController(), []
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        times.append(time.monotonic())
+        time.sleep(0.15)
+        controller(connection, request)
+
+    with fake_worker(answer) as server, beating(server.address, status_of("m"), interval=0.2):
+        wait_for(lambda: len(times) > 5, 5)
+    assert times[5] - times[0] == pytest.approx(5 * 0.2, abs=0.15)
 
 
 def test_a_controller_that_is_not_there(caplog):

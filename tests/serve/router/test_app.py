@@ -1,19 +1,26 @@
 """A controller and workers in processes, that are killed, stopped and started again."""
 
+import base64
+import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+from contextlib import ExitStack, suppress
 
 import pytest
+from PIL import Image
 
 from mgm.serve.http.heartbeat import HeartbeatClient
 from mgm.serve.router.app import Controller, controller_application
 from mgm.serve.router.worker_registry import WorkerRegistry
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Limits, Worker
+from tests.serve.router.fake_worker import STATUS, fake_worker, json_answer
 from tests.serve.servers import ask, frames, free_port, is_up, running, start, wait_for
 from tests.tiny_model import build
 
@@ -33,8 +40,8 @@ def programs():
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:
+            process.kill()
 
 
 def worker_words(folder, port: int, controller: str, *more: str) -> list[str]:
@@ -62,6 +69,21 @@ def read_all(url: str, body: dict, found: list[bytes], begun: threading.Event) -
         begun.set()
         while piece := response.read1():
             found.append(piece)
+
+
+def fixed_port() -> int:
+    """A free port that no client's own end of a connection gets, while nobody listens at it."""
+    for port in range(21100, 21200):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
+def start_logging(port: int) -> subprocess.Popen[str]:
+    """A controller whose log is read, which would fill a pipe with a line for each request."""
+    process = start("controller", "--port", str(port))
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    return process
 
 
 @pytest.mark.slow
@@ -141,6 +163,86 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     programs[0] = start("controller", "--port", str(ports[0]))
     wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
     assert client.chat.completions.create(**settings).choices[0].message.content == told
+
+
+def test_a_controller_is_killed_and_started_again_amid_traffic(programs):
+    port, seen, stop = fixed_port(), [], threading.Event()
+    controller = f"http://localhost:{port}"
+    body = {"model": "m", "messages": []}
+
+    def ask_on() -> None:
+        while not stop.wait(0.02):
+            try:
+                found: object = ask(f"{controller}/v1/chat/completions", body)[0]
+            except OSError:
+                found = "down"
+            seen.append((time.monotonic(), found))
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        time.sleep(0.05)
+        connection.sendall(json_answer({"ok": True}))
+
+    with ExitStack() as stack:
+        workers = [stack.enter_context(fake_worker(answer)) for _ in range(2)]
+        for worker in workers:
+            beat = HeartbeatClient(lambda: STATUS, worker.address, controller, interval=3.0)
+            beat.start()  # before there is a controller
+            stack.callback(beat.stop)
+        programs.append(start_logging(port))
+        wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
+        threads = [threading.Thread(target=ask_on) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        stack.callback(lambda: [thread.join(20) for thread in threads])
+        stack.callback(stop.set)
+        time.sleep(1)
+        programs[0].kill()
+        programs[0].wait()
+        killed = time.monotonic()
+        programs.append(start_logging(port))
+        # At their next heartbeat, or a second or two after one that failed.
+        wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
+        back = time.monotonic()
+        wait_for(lambda: time.monotonic() > back + 1, 5)
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert {found for when, found in seen if when < killed - 0.5} == {200}
+        assert {found for when, found in seen if when > killed} <= {"down", 404, 200}
+        after = [found for when, found in seen if when > back + 0.2]
+        assert len(after) > 10
+        assert set(after) == {200}
+
+
+def test_a_worker_of_the_published_shape_answers_through_the_controller(tmp_path):
+    from benchmarks.published import eager_engine
+    from benchmarks.published_worker import application
+
+    published = application(eager_engine(build(tmp_path / "nano"), "cpu"))
+    app = controller_application(Controller(WorkerRegistry()))
+    pixel = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(pixel, "PNG")
+    body = {"model": "m", "temperature": 0, "max_new_tokens": 6, "stop": "</s>"}
+    prompts = [
+        {"prompt": "hi"},
+        {"prompt": "<image>\nhi", "images": [base64.b64encode(pixel.getvalue()).decode()]},
+    ]
+    with running(published) as worker, running(app) as controller:
+        # What a published worker sends, which does not read the answer.
+        registration = {
+            "worker_name": worker,
+            "check_heart_beat": True,
+            "worker_status": {"model_names": ["m"], "speed": 1, "queue_length": 0},
+        }
+        assert ask(f"{controller}/register_worker", registration)[0] == 200
+        beat = {"worker_name": worker, "queue_length": 0}
+        assert ask(f"{controller}/receive_heart_beat", beat) == (200, {"exist": True})
+        found = ask(f"{controller}/get_worker_address", {"model": "m"})
+        assert found == (200, {"address": worker})
+        for prompt in prompts:
+            direct = frames(f"{worker}/worker_generate_stream", body | prompt)
+            assert len(direct) > 1
+            assert frames(f"{controller}/worker_generate_stream", body | prompt) == direct
 
 
 def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):

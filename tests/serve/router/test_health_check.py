@@ -66,7 +66,7 @@ def test_only_several_failures_in_a_row_remove_a_worker(registry):
         await until_checked(checker)
         assert checker.client.count == ATTEMPTS
         assert not registry.workers
-        assert not worker.timed_out  # what it still answers goes on
+        assert not registry.is_lost(worker)  # what it still answers goes on
 
     asyncio.run(run())
 
@@ -82,6 +82,52 @@ def test_one_that_registers_again_meanwhile_stays(registry):
         checker.check(registry.workers["http://a"])
         await until_checked(checker)
         assert set(registry.workers) == {"http://a"}
+
+    asyncio.run(run())
+
+
+def test_a_worker_whose_heartbeats_are_lost_stays_while_it_answers(registry, monkeypatch):
+    monkeypatch.setattr(health_check, "WATCH_INTERVAL", 0.01)
+    registry.heartbeat_timeout = 0.1
+    alive = registry.register("http://alive", STATUS, True)
+    hung = registry.register("http://hung", STATUS, True)
+
+    async def answer(address: str) -> object:
+        return STATUS if address == "http://alive" else await fails(address)
+
+    async def run() -> None:
+        client = FakeClient(answer)
+        checker = HealthChecker(registry, client)
+        watch = asyncio.create_task(checker.watch())
+        await asyncio.sleep(0.05)
+        assert client.count == 0
+        await asyncio.sleep(0.6)
+        watch.cancel()
+        await until_checked(checker)
+        # One without heartbeats, as others register it, is not watched.
+        assert set(registry.workers) == {"http://a", "http://alive"}
+        assert registry.workers["http://alive"] is alive
+        assert 3 <= client.count <= 8  # not all the time: a status counts as a heartbeat
+        assert registry.is_lost(hung)
+        assert not registry.is_lost(alive)
+
+    asyncio.run(run())
+
+
+def test_one_that_falls_silent_during_a_health_check_is_lost_at_once(registry, monkeypatch):
+    monkeypatch.setattr(health_check, "PAUSE", 60)
+    hung = registry.register("http://hung", STATUS, True)
+
+    async def hangs(address: str) -> object:
+        registry.heartbeat_timeout = 0.0
+        await asyncio.sleep(0.01)
+        return await fails(address)
+
+    async def run() -> None:
+        checker = HealthChecker(registry, FakeClient(hangs))
+        checker.check(hung)
+        await asyncio.wait_for(until_checked(checker), 5)
+        assert registry.is_lost(hung)
 
     asyncio.run(run())
 

@@ -1,17 +1,22 @@
 """Who may register workers, and what is taken from them."""
 
+import asyncio
 import json
 import logging
 
+import aiohttp
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from mgm.errors import MGMError
 from mgm.serve.http.server import accepted_keys
+from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.router.app import Controller, controller_application
 from mgm.serve.router.registration import REGISTRATION_PATHS, RegistrationPolicy
-from mgm.serve.router.worker_registry import MAX_QUEUE, MAX_WORKERS, WorkerRegistry
+from mgm.serve.router.worker_registry import MAX_QUEUE, MAX_SPEED, MAX_WORKERS, WorkerRegistry
 from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answer
+from tests.serve.servers import ask, running
 
 ADDRESS = "http://localhost:40000"
 BODY = {"worker_name": ADDRESS, "worker_status": STATUS, "queue_length": 0}
@@ -61,7 +66,10 @@ def test_other_machines_need_one(peer):
     "name",
     [
         *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"),
-        *("Via", "X-Forwarded-Anything", "CF-Connecting-IP", "True-Client-IP"),
+        *("Via", "X-Forwarded-Anything", "CF-Connecting-IP", "True-Client-IP", "X-Original-Host"),
+        *("X-Envoy-External-Address", "Fastly-Client-IP", "Client-IP", "X-Client-IP", "CDN-Loop"),
+        *("X-Azure-ClientIP", "X-Azure-SocketIP", "WL-Proxy-Client-IP", "Proxy-Client-IP"),
+        *("X-Cluster-Client-IP", "X-Amzn-Trace-Id", "Fly-Client-IP", "X-Of-A-Proxy-To-Come"),
     ],
 )
 def test_a_proxy_on_this_machine_speaks_for_others(name):
@@ -71,6 +79,48 @@ def test_a_proxy_on_this_machine_speaks_for_others(name):
         assert statuses(client_of(worker_key="w"), Authorization="Bearer w", **{name: value}) == {
             200
         }
+
+
+def test_programs_of_this_machine_may_use_its_own_address():
+    """As a worker does that is started with the controller's address in the network."""
+    own = ("10.0.0.1", 21001)
+    for peer, server, status in (
+        ("10.0.0.1", own, 200), ("10.0.0.2", own, 403), ("::ffff:10.0.0.1", own, 200),
+        ("fd00::1", ("fd00::1", 1), 200), ("fd00:0::1", ("fd00::1", 1), 200),
+        ("", ("", 1), 403), ("x", ("x", 1), 403), ("/run/socket", ("/run/socket", None), 403),
+    ):  # fmt: skip
+        assert _policy_status(client=(peer, 1), server=server) == status
+    assert _policy_status(client=("10.0.0.1", 1), server=own, headers=[(b"via", b"x")]) == 403
+    assert _policy_status(client=("10.0.0.1", 1), server=own, http_version="1.0") == 403
+    assert _policy_status(client=None, server=None) == 403
+
+
+def _policy_status(**scope: object) -> int:
+    try:
+        RegistrationPolicy().check({"headers": [], "http_version": "1.1"} | scope)
+    except BadRequestError as error:
+        return error.status
+    return 200
+
+
+def _library_headers(address: str) -> None:
+    """Register by every client of HTTP that there is."""
+    url = f"{address}/register_worker"
+    httpx.post(url, json=BODY).raise_for_status()
+    requests = pytest.importorskip("requests")  # the published worker's
+    requests.post(url, json=BODY, timeout=5).raise_for_status()
+    assert ask(url, BODY)[0] == 200
+
+    async def by_aiohttp() -> int:
+        async with aiohttp.ClientSession() as session, session.post(url, json=BODY) as response:
+            return response.status
+
+    assert asyncio.run(by_aiohttp()) == 200
+
+
+def test_no_client_of_http_is_taken_for_a_proxy():
+    with running(controller_application(Controller(WorkerRegistry()))) as address:
+        _library_headers(address)
 
 
 @pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
@@ -105,7 +155,10 @@ BAD_STATUS = [
     *(STATUS | {"model_names": [name]} for name in ("a\x1b[1m", "a\u202eb", "x" * 257, "\x7f")),
     STATUS | {"model_names": ["m"] * 257},
     STATUS | {"drawers": ["a\rb"]},
-    *(STATUS | {"speed": speed} for speed in (0, -1, 1e-300, 1e300, "1", None, True, [1])),
+    *(
+        STATUS | {"speed": speed}
+        for speed in (0, -1, 1e-300, 1e-6, 1e6, 1e300, "1", None, True, [1])
+    ),
     *(STATUS | {"queue_length": n} for n in (-1, -1e9, -1e-9, 1e300, "0", None, False)),
 ]
 # What json.dumps does not write.
@@ -139,6 +192,21 @@ def test_a_malformed_status_is_refused_everywhere(status):
     assert set(registry.workers) == {ADDRESS}
     assert client.get("/health").json()["models"] == ["m"]
     assert len(client.get("/v1/models").json()["data"]) == 1
+
+
+def test_no_words_of_pydantic_are_shown():
+    client = client_of()
+    bad_name = BODY | {"worker_status": STATUS | {"model_names": ["a\nb"]}}
+    for body in (BODY | {"worker_name": "{reason}"}, bad_name):
+        message = client.post("/register_worker", json=body).json()["error"]["message"]
+        assert "alue error" not in message
+        assert message.startswith("Invalid 'worker_")
+    assert (
+        "{reason}' is no address of a worker"
+        in client.post("/register_worker", json={"worker_name": "{reason}"}).json()["error"][
+            "message"
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +274,7 @@ def test_no_more_than_a_thousand_workers():
 def test_the_status_for_a_parent_is_one_that_it_takes():
     registry = WorkerRegistry()
     for number in range(300):
-        status = {"model_names": [f"m{number}"], "speed": 1e6, "queue_length": MAX_QUEUE}
+        status = {"model_names": [f"m{number}"], "speed": MAX_SPEED, "queue_length": MAX_QUEUE}
         registry.register(f"http://localhost:{number + 1}", status, True)
     WorkerRegistry().register(ADDRESS, registry.status(), True)
 

@@ -6,13 +6,16 @@ import threading
 import time
 import urllib.request
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from mgm.serve.http.wire import frame
+from mgm.serve.openai.responses import DONE
 from mgm.serve.router import health_check
 from mgm.serve.router.app import Controller, controller_application
-from mgm.serve.router.worker_registry import WorkerRegistry
+from mgm.serve.router.worker_registry import WorkerRegistry, WorkerStatus
 from tests.serve.router.fake_worker import STATUS, FakeWorker, fake_worker, http, json_answer
 from tests.serve.servers import ask, frames, free_port, running, wait_for
 
@@ -58,6 +61,12 @@ def send_chunk(connection: socket.socket, content: bytes) -> None:
     connection.sendall(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 
 
+def read(url: str, body: object) -> bytes:
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return response.read()
+
+
 class ReadInThread:
     """A response that is read in a thread."""
 
@@ -98,11 +107,8 @@ def test_a_connection_that_closes_as_the_next_request_arrives():
 
 
 def test_what_kills_one_worker_is_not_sent_to_the_next():
-    def die(connection: socket.socket, _: bytes) -> None:
-        connection.shutdown(socket.SHUT_RDWR)
-
     with (
-        fake_worker(die) as first,
+        fake_worker(break_off) as first,
         fake_worker(good) as second,
         controller_of(first, second) as (controller, registry),
     ):
@@ -166,20 +172,140 @@ def test_a_request_that_no_worker_took_goes_to_another():
         found = chat(controller)
         assert found[0] == 503
         assert found[1]["error"]["code"] == "worker_unavailable"
-        (frame,) = frames(f"{controller}/worker_generate_stream", {"model": "m", "prompt": "hi"})
-        assert frame["error_code"] == 2
+        (only,) = frames(f"{controller}/worker_generate_stream", {"model": "m", "prompt": "hi"})
+        assert only["error_code"] == 2
 
 
-def test_a_worker_without_heartbeats_is_not_waited_for():
+def test_a_worker_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("mgm.serve.router.worker_client.STATUS_TIMEOUT", 0.3)
+
     def never(connection: socket.socket, _: bytes) -> None:
         worker.wait_until_closed(connection)
 
-    with fake_worker(never) as worker, controller_of(worker) as (controller, registry):
+    with fake_worker(never, None) as worker, controller_of(worker) as (controller, registry):
         registry.heartbeat_timeout = 1.0
         begun = time.monotonic()
         assert chat(controller)[0] == 502
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 5
         assert chat(controller)[0] == 404
+
+
+def test_lost_heartbeats_end_no_answer_of_a_worker_that_is_alive(monkeypatch):
+    monkeypatch.setattr(health_check, "WATCH_INTERVAL", 0.05)
+
+    def think(connection: socket.socket, _: bytes) -> None:
+        time.sleep(2.5)
+        good(connection, b"")
+
+    with fake_worker(think) as worker, controller_of(worker) as (controller, registry):
+        registry.heartbeat_timeout = 0.3
+        assert chat(controller) == (200, {"ok": True})
+        assert len(worker.status_requests) > 3
+        assert set(registry.workers) == {worker.address}
+
+
+def break_off(connection: socket.socket, _: bytes) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def refuse(connection: socket.socket, _: bytes) -> None:
+    connection.sendall(http(b"{}", "403 Forbidden"))
+
+
+def fault(connection: socket.socket, _: bytes) -> None:
+    connection.sendall(http(b'{"error": {}}', "500 Fault", "Content-Type: application/json"))
+
+
+def end_early(connection: socket.socket, _: bytes) -> None:
+    begin_events(connection)
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("breaks", [break_off, refuse, fault, end_early])
+def test_a_worker_that_answers_its_status_alone_does_not_draw_requests(breaks):
+    with (
+        fake_worker(breaks) as broken,
+        fake_worker(good) as honest,
+        controller_of(broken, honest) as (controller, registry),
+    ):
+        registry.workers[broken.address].status = WorkerStatus(**STATUS | {"speed": 100})
+
+        def send(_: int) -> None:
+            with suppress(urllib.error.HTTPError):
+                read(f"{controller}/v1/chat/completions", BODY)
+
+        with ThreadPoolExecutor(8) as pool:
+            send(0)
+            list(pool.map(send, range(100)))
+        # It gets one request now and then: the first, and one after a second, three and seven.
+        assert 1 <= len(broken.requests) <= 4
+        assert len(honest.requests) == 101 - len(broken.requests)
+        assert set(registry.workers) == {broken.address, honest.address}
+        # It is better than none.
+        registry.remove(honest.address)
+        before = len(broken.requests)
+        send(0)
+        assert len(broken.requests) == before + 1
+
+
+def test_a_worker_that_recovers_gets_its_requests_back():
+    failing = [break_off]
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        (failing or [good])[0](connection, request)
+
+    with (
+        fake_worker(answer) as first,
+        fake_worker(good) as second,
+        controller_of(first, second) as (controller, _),
+    ):
+        assert chat(controller)[0] == 502
+        failing.clear()
+        assert chat(controller)[0] == 200
+        assert len(second.requests) == 1
+        time.sleep(1.1)
+        assert [chat(controller)[0] for _ in range(3)] == [200] * 3
+        assert len(first.requests) == 4
+
+
+UNFRAMED = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: "
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "whole", "cut"),
+    [
+        ("v1/chat/completions", b"text/event-stream", EVENT + DONE, EVENT),
+        ("v1/chat/completions", b"text/event-stream", EVENT + b"data: [DONE]", DONE[:-5]),
+        ("v1/chat/completions", b"text/event-stream", DONE, b""),
+        ("v1/chat/completions", b"application/json", b'{"a": {}}', b'{"a": {}'),
+        ("v1/chat/completions", b"application/json", b"{}", b""),
+        ("worker_generate_stream", b"text/plain", frame("a"), frame("a")[:-1]),
+        ("worker_generate_stream", b"text/plain", frame("a") * 2, b""),
+    ],
+)
+def test_an_answer_without_its_end_is_noticed_where_http_does_not_tell(path, kind, whole, cut):
+    def answer(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(UNFRAMED + kind + b"\r\n\r\n" + (cut if b"cut" in request else whole))
+        connection.shutdown(socket.SHUT_WR)
+
+    with fake_worker(answer) as worker, controller_of(worker) as (controller, registry):
+        assert read(f"{controller}/{path}", BODY) == whole
+        body = BODY | {"user": "cut"}
+        if kind == b"application/json":
+            status, answer = ask(f"{controller}/{path}", body)
+            assert status == 502
+            content = json.dumps(answer).encode()
+        else:
+            content = read(f"{controller}/{path}", body)
+            assert content.startswith(cut)
+        assert b"worker disconnected before finishing" in content
+        if kind == b"text/plain":
+            assert json.loads(content.split(b"\0")[-2])["error_code"] == 3
+        with urllib.request.urlopen(f"{controller}/metrics") as response:
+            metrics = response.read().decode()
+        assert 'outcome="gone"} 1.0' in metrics
+        assert 'outcome="ok"} 1.0' in metrics
+        assert registry.workers[worker.address].failures == 1
 
 
 @pytest.mark.parametrize(
@@ -292,6 +418,8 @@ def test_a_rogue_worker_hurts_its_own_requests_alone(kind):
         found = chat(controller)
         assert found[0] == 502
         assert found[1]["error"]["type"] == "server_error"
+        # Where a worker is found is no client's business.
+        assert rogue.address.removeprefix("http://") not in json.dumps(found)
         assert chat(controller, model="h") == (200, {"ok": True})
         assert honest.requests[0].count(b"POST /") == 1
 

@@ -8,7 +8,14 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from mgm.serve.router.worker_registry import LOTTERY, SHORTEST_QUEUE, WorkerRegistry
+from mgm.serve.router.worker_registry import (
+    LOTTERY,
+    MAX_SPEED,
+    METHODS,
+    MIN_SPEED,
+    SHORTEST_QUEUE,
+    WorkerRegistry,
+)
 
 
 def status(*names: str, speed: float = 1, length: float = 0) -> dict:
@@ -19,13 +26,13 @@ def test_the_shortest_queue():
     registry = WorkerRegistry(SHORTEST_QUEUE)
     registry.register("a", status("m", length=3), True)
     registry.register("b", status("m", "n", speed=2), True)
-    assert [registry.select("m").address for _ in range(7)] == ["b"] * 6 + ["a"]
+    assert [registry.select("m").address for _ in range(8)] == ["b"] * 7 + ["a"]
     registry.done(registry.workers["a"])
     assert registry.select("m", exclude=["b"]).address == "a"
     assert registry.select("m", exclude=["a", "b"]) is None
     assert registry.select("other") is None
     assert registry.models == ["m", "n"]
-    assert registry.status() == {"model_names": ["m", "n"], "speed": 3, "queue_length": 10}
+    assert registry.status() == {"model_names": ["m", "n"], "speed": 3, "queue_length": 11}
 
 
 def test_the_lottery_draws_by_speed():
@@ -36,20 +43,100 @@ def test_the_lottery_draws_by_speed():
     assert 0.70 < drawn["a"] / 4000 < 0.80
 
 
-def test_silent_workers_are_removed():
-    registry = WorkerRegistry(heartbeat_timeout=0.05)
-    registry.register("beats", status("m"), True)
-    registry.register("does not have to", status("n"), False)
-    worker = registry.workers["beats"]
-    time.sleep(0.03)
+class Clock:
+    """Stands in for `time.monotonic`."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_who_is_silent_and_who_is_lost(clock):
+    registry = WorkerRegistry()
+    beats = registry.register("beats", status("m"), True)
+    other = registry.register("does not have to", status("n"), False)
+    clock.now += 29
     assert registry.heartbeat("beats", 2)
-    time.sleep(0.03)
-    assert set(registry.workers) == {"beats", "does not have to"}
-    assert not worker.timed_out
-    time.sleep(0.06)
-    assert not registry.heartbeat("beats", 0)
-    assert worker.timed_out
-    assert registry.models == ["n"]
+    clock.now += 29
+    assert not registry.is_silent(beats)
+    clock.now += 2
+    assert registry.is_silent(beats)
+    assert not registry.is_silent(other)
+    assert registry.models == ["m", "n"]  # until a health check fails
+    assert registry.heartbeat("beats", 0)
+    assert not registry.is_silent(beats)
+    clock.now += 31
+    registry.remove("beats")  # it was asked to, and finishes what it has
+    assert not registry.is_lost(beats)
+    beats.failed_check = True
+    assert registry.is_lost(beats)
+    registry.register("beats", status("m"), True)  # it came back
+    assert not registry.is_lost(beats)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_that_fails_requests_is_chosen_last_for_longer_and_longer(method, clock):
+    registry = WorkerRegistry(method)
+    broken = registry.register("broken", status("m", speed=100), False)
+    registry.register("good", status("m", length=50), False)
+
+    def chosen(count: int) -> set[str]:
+        return {registry.select("m").address for _ in range(count)}
+
+    registry.failed(broken)
+    for backoff in (1, 2, 4, 8, 16, 30, 30):
+        registry.failed(broken)  # at the same time: one failure
+        assert chosen(20) == {"good"}
+        clock.now += backoff + 0.1
+        first = next(iter(chosen(1)))
+        while first == "good":  # a lottery may draw it first
+            first = next(iter(chosen(1)))
+        assert chosen(20) == {"good"}  # one request tries it
+        registry.failed(broken)
+    # It is taken where there is no other, and as others after a success.
+    assert registry.select("m", ["good"]) is broken
+    clock.now += 30.1
+    assert registry.select("m", ["good"]) is broken
+    registry.succeeded(broken)
+    assert "broken" in chosen(20)
+    # One that fails every other request goes on from where it was; an hour later it begins anew.
+    registry.failed(broken)
+    clock.now += 20
+    assert chosen(20) == {"good"}
+    clock.now += 3600
+    assert registry.select("m", ["good"]) is broken
+    registry.failed(broken)
+    assert broken.backoff == 1
+
+
+def test_of_workers_that_all_fail_the_one_that_did_so_least_is_chosen(clock):
+    registry = WorkerRegistry()
+    often = registry.register("often", status("m"), False)
+    once = registry.register("once", status("m", length=9), False)
+    registry.failed(often)
+    clock.now += 1.1
+    registry.failed(often)
+    registry.failed(once)
+    assert registry.select("m") is once
+
+
+def test_no_speed_draws_all_requests():
+    registry = WorkerRegistry()
+    registry.register("fast", status("m", speed=MAX_SPEED), False)
+    registry.register("honest", status("m"), False)
+    drawn = Counter(registry.select("m").address for _ in range(500))
+    assert drawn["honest"] >= 4
+    for speed in (MIN_SPEED / 2, MAX_SPEED * 2, 1e6):
+        with pytest.raises(ValidationError):
+            registry.register("a", status("m", speed=speed), False)
 
 
 @pytest.mark.parametrize(
