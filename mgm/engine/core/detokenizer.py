@@ -49,6 +49,9 @@ class IncrementalDetokenizer:
         stops: texts that end the answer.
         by_bytes: whether the text is the bytes of the tokens, without what the tokenizer changes
             between them (a leading blank, for most sentencepiece models).
+        context: the last tokens of a text that this one goes on with: a tokenizer that leaves out
+            the blank before a text does so only where these are no text. Ids that are no tokens
+            are left out.
 
     Attributes:
         text: so far, up to the stop text.
@@ -57,7 +60,11 @@ class IncrementalDetokenizer:
     """
 
     def __init__(
-        self, vocabulary: TokenBytes, stops: Sequence[str] = (), by_bytes: bool = False
+        self,
+        vocabulary: TokenBytes,
+        stops: Sequence[str] = (),
+        by_bytes: bool = False,
+        context: Sequence[int] = (),
     ) -> None:
         self.text = ""
         self.stopped = False
@@ -65,9 +72,10 @@ class IncrementalDetokenizer:
         self._vocabulary = vocabulary
         self._stops = tuple(stops)
         self._by_bytes = by_bytes
-        self._ids: list[int] = []
+        self._ids = [token for token in context if vocabulary.is_token(token)]
+        self._first = len(self._ids)  # where the text's own ids begin
         self._context = 0  # ids from here on are decoded: enough to know about blanks in between
-        self._decoded = 0  # ids before this one are in `text`
+        self._decoded = self._first  # ids before this one are in `text`, or before it
         self._taken = 0  # characters
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._spans: list[TokenSpan] = []  # of tokens whose text is known
@@ -125,7 +133,8 @@ class IncrementalDetokenizer:
             name = self._vocabulary.name(token)
             return TokenText(name, name.encode())
         if not (self.text or self._by_bytes) and self._decoded == len(self._ids):
-            text = self._text_of([*self._ids, token])  # a leading blank may be left out
+            # A leading blank may be left out.
+            text = self._text_of([*self._ids, token])[len(self._text_of(self._ids)) :]
             if not text.endswith(_REPLACEMENT):
                 return TokenText(text, text.encode())
         raw = self._vocabulary.of(token)
@@ -170,7 +179,7 @@ class IncrementalDetokenizer:
 
     def _attribute(self, text: str) -> None:
         """Say what is whose, of text that the tokens since the last call made."""
-        tokens = self._ids[len(self._spans) :]
+        tokens = self._ids[self._first + len(self._spans) :]
         if not tokens:
             return
         start, end = self._written, self._written + len(text)
@@ -221,7 +230,9 @@ def _divide(text: str, raw: Sequence[bytes]) -> list[TokenText]:
 
 def _overlap(text: str, stop: str) -> int:
     """Characters at the end of `text` that `stop` begins with."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
+    start = max(len(text) - len(stop) + 1, 0)
+    while (start := text.find(stop[0], start)) >= 0:
+        if stop.startswith(text[start:]):
+            return len(text) - start
+        start += 1
     return 0

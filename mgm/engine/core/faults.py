@@ -1,8 +1,12 @@
 """Whose fault an error is: that of one request, or of the device and so of all."""
 
+import logging
+
 import torch
 
 from mgm.errors import MGMError, one_line
+
+logger = logging.getLogger("mgm.engine")
 
 
 class GenerationError(MGMError):
@@ -22,6 +26,8 @@ def is_device_failure(error: BaseException) -> bool:
 def as_fault(error: BaseException, doing: str) -> MGMError:
     """What ends a request of which something was being done when an error was raised.
 
+    An error that nothing expects is logged, with its traceback.
+
     Args:
         error: any; an MGMError speaks for itself.
         doing: what was done, as "reading the prompt".
@@ -33,5 +39,6 @@ def as_fault(error: BaseException, doing: str) -> MGMError:
             f"the device has too little memory for {doing} ({one_line(error)[:200]}); "
             "ask for fewer answers at once, or shorter ones"
         )
+    logger.error("a request failed while %s", doing, exc_info=error)
     reason = f"{type(error).__name__}: {one_line(error)[:300]}"
     return GenerationError(f"the model failed while {doing} ({reason})")

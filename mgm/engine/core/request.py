@@ -10,6 +10,8 @@ from mgm.engine.core.sampling import BAN, FORCE, Choice, Sampling
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 1000  # characters: all of them are looked for at every token
 Exchange = tuple[str, str]  # a question and its answer
 
 
@@ -29,7 +31,8 @@ class Request:
         temperature: 0 always takes the likeliest token; larger values draw more freely.
         top_p: when drawing, only from the likeliest tokens that together reach this probability.
         seed: makes drawing repeatable; None: drawn anew every time.
-        stop: texts that end the answer, besides those of the model; they are not part of it.
+        stop: texts that end the answer, besides those of the model; they are not part of it. At
+            most `MAX_STOPS`, of `MAX_STOP_LENGTH` characters each.
         top_k: when drawing, only from so many of the likeliest tokens; 0: from all.
         min_p: when drawing, only from tokens at least this times as probable as the likeliest.
         repetition_penalty: above 1: tokens that were there already are less likely.
@@ -46,6 +49,9 @@ class Request:
             token; if any has 100, only those that have it are chosen.
         orientation: of the images, "upright" (as EXIF data says) or "stored"; None: as the
             processor has it.
+        continues_text: whether the answer goes on with the prompt's text, so that both joined are
+            what the model wrote; else it begins anew, and tokenizers that leave out the blank
+            before a text leave out the answer's.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -72,6 +78,7 @@ class Request:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     orientation: str | None = None
+    continues_text: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
@@ -91,12 +98,7 @@ class Request:
             self.seed,
             "a whole number from 0 to 2**63 - 1, or None",
         )
-        _demand(
-            all(isinstance(text, str) and text for text in self.stop),
-            "stop",
-            list(self.stop),
-            "a list of texts that are not empty",
-        )
+        self._check_stop()
         _demand(_whole(self.top_k, 0), "top_k", self.top_k, "a whole number from 0")
         _demand(_within(self.min_p, 0, 1), "min_p", self.min_p, "from 0 to 1")
         penalty = self.repetition_penalty
@@ -120,6 +122,8 @@ class Request:
         _demand(text, "system", self.system, "a text, or None")
         if self.orientation is not None:
             check_orientation(self.orientation)
+        goes_on = self.continues_text
+        _demand(isinstance(goes_on, bool), "continues_text", goes_on, "True or False")
         if self.raw and (self.history or self.system is not None):
             raise MGMError("a raw prompt is all that the model reads; leave history and system out")
         for index, exchange in enumerate(self.history, start=1):
@@ -130,6 +134,21 @@ class Request:
                 )
         self._check_texts()
         self._check_markers()
+
+    def _check_stop(self) -> None:
+        _demand(
+            all(isinstance(text, str) and text for text in self.stop),
+            "stop",
+            list(self.stop),
+            "a list of texts that are not empty",
+        )
+        if len(self.stop) > MAX_STOPS:
+            raise MGMError(f"stop has {len(self.stop)} texts; give {MAX_STOPS} or fewer")
+        longest = max(map(len, self.stop), default=0)
+        if longest > MAX_STOP_LENGTH:
+            raise MGMError(
+                f"stop has a text of {longest} characters; give {MAX_STOP_LENGTH} or fewer"
+            )
 
     def _check_adjustments(self) -> None:
         for name in ("presence_penalty", "frequency_penalty"):

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from mgm.engine.core.faults import GenerationError, is_device_fault
 from mgm.engine.core.sampling import BAN, FORCE, Candidate, Choice, Sampling
+from mgm.errors import MGMError
 
 _FORCED = 1e4  # added to the logits of forced tokens: more than logits differ by
 NOT_FINITE, NOTHING_ALLOWED = -1, -2  # in place of a token
 MESSAGES = {
     NOT_FINITE: "the model produced non-finite logits (NaN or infinity): its weights are damaged, "
     "or its dtype is too narrow; try bfloat16 or float32",
-    NOTHING_ALLOWED: "no token is allowed here: structured output and logit_bias leave none",
+    NOTHING_ALLOWED: "logit_bias bans every token that may come next (of those that structured "
+    "output allows, if there is one); ban fewer",
 }
 
 
@@ -89,7 +91,7 @@ class Sampler:
             MGMError: the grammar of structured output cannot go on.
         """
         allowed = None if self.mask is None else self.mask.allowed()
-        point = self.point() if self.sampling.temperature > 0 else 0.0
+        point = 0.0 if self.sampling.greedy else self.point()
         if allowed is None and not point and not self._bias and not self._counts:
             return _PLAIN
         biases = self._bias
@@ -174,7 +176,7 @@ def _choose(
         finite = given.amax(-1).isfinite()
         results = torch.where(finite & (results == NOT_FINITE), NOTHING_ALLOWED, results)
         results = torch.where(finite, results, NOT_FINITE)
-    drawn = [row for row, sampler in enumerate(samplers) if sampler.sampling.temperature > 0]
+    drawn = [row for row, sampler in enumerate(samplers) if not sampler.sampling.greedy]
     if drawn:
         rows = torch.tensor(drawn, device=logits.device)
         draws = _draw(
@@ -191,7 +193,10 @@ def _choose(
 
 def _choice(choice: Choice) -> Choice | Exception:
     """The choice, or the error that its token stands for."""
-    return choice if choice.token >= 0 else GenerationError(MESSAGES[choice.token])
+    if choice.token >= 0:
+        return choice
+    kind = MGMError if choice.token == NOTHING_ALLOWED else GenerationError
+    return kind(MESSAGES[choice.token])
 
 
 def _effective_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
@@ -234,7 +239,7 @@ def _draw(logits: Tensor, settings: Sequence[Sampling], points: Sequence[float])
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=logits.device, dtype=torch.float32).unsqueeze(-1)
 
-    # The largest becomes 0 first: a tiny temperature must not make infinities.
+    # The largest becomes 0 first: a low temperature must not make infinities.
     logits = logits - logits.amax(-1, keepdim=True)
     chances = (logits / column([one.temperature for one in settings])).softmax(-1)
     chances, order = chances.sort(dim=-1, descending=True, stable=True)

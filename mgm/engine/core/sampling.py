@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 BAN, FORCE = -100.0, 100.0  # of `logit_bias`
+MIN_TEMPERATURE = 1e-6  # below it float32 has no room for differences: the likeliest token is taken
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Sampling:
     `logit_bias`, then masked by the grammar of structured output; then comes the temperature.
 
     Attributes:
-        temperature: above 0; larger values even the chances out. 0: the likeliest token.
+        temperature: larger values even the chances out. Below `MIN_TEMPERATURE`: the likeliest
+            token.
         top_p: only the likeliest tokens that together reach this probability are drawn.
         top_k: only so many of the likeliest tokens are drawn; 0: all.
         min_p: only tokens at least this times as probable as the likeliest are drawn.
@@ -39,6 +41,11 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature < MIN_TEMPERATURE
 
 
 class Candidate(NamedTuple):

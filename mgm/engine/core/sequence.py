@@ -16,6 +16,8 @@ from mgm.engine.core.sampling import Choice
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.errors import MGMError
 
+_CONTEXT = 16  # ids of a prompt that its continuation is decoded with
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -86,7 +88,10 @@ class Generation:
         self.seconds = request.max_seconds
         self._begun = time.monotonic()
         self.stop_ids = stops.ids
-        self._text = IncrementalDetokenizer(vocabulary, stops.texts, by_bytes=mask is not None)
+        context = prompt_ids[-_CONTEXT:] if request.continues_text else ()
+        self._text = IncrementalDetokenizer(
+            vocabulary, stops.texts, by_bytes=mask is not None, context=context
+        )
 
     @property
     def tokens(self) -> list[int]:

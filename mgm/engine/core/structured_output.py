@@ -17,7 +17,9 @@ class StructuredOutput:
     """The form that an answer has; exactly one of the first five. vLLM's `StructuredOutputsParams`.
 
     Attributes:
-        json: a JSON schema, as an object or as text.
+        json: a JSON schema, as an object or as text. `uniqueItems` and formats that are not in
+            `mgm.engine.grammar.json_schema.FORMATS` are left to the model; other keywords that no
+            grammar can hold, as `not` and `if`, are refused.
         regex: a regular expression that the whole answer matches (Rust's syntax, see
             https://docs.rs/regex/latest/regex/#syntax, without look-around and back references).
         choice: texts, of which the answer is one.

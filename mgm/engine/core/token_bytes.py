@@ -47,6 +47,10 @@ class TokenBytes:
         """Whether a token is no text, such as the one that ends an answer."""
         return token in self._special
 
+    def is_token(self, token: int) -> bool:
+        """Whether an id is a token of the tokenizer."""
+        return 0 <= token < len(self.tokenizer)
+
     def name(self, token: int) -> str:
         """The token as its vocabulary spells it."""
         return cast(str | None, self.tokenizer.convert_ids_to_tokens(token)) or f"token_id:{token}"

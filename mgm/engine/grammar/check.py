@@ -1,16 +1,19 @@
 """A program that compiles a grammar where it can do no harm: in a process with a small stack.
 
 llguidance follows rules and references by recursion: a long chain of them overflows the stack,
-which ends the process. What passes here passes in a thread with the usual, larger stack. Run by its
-path, it imports nothing of this package: the definition comes on standard input, what is wrong with
-it leaves on standard output.
+which ends the process, as does too much memory or time. What passes here passes in a thread with
+the usual, larger stack. Run by its path, it imports nothing of this package: the definition and
+its limits come on standard input, what is wrong with it leaves on standard output.
 """
 
+import json
 import sys
 import threading
 from typing import Any
 
 STACK = 2**21  # bytes: a quarter of what a thread usually has
+MEMORY = 2**30  # bytes of addresses, those of the interpreter included
+CPU_SECONDS = 10
 
 
 class _Bytes:
@@ -22,23 +25,36 @@ class _Bytes:
     eos_token_id = 256
     bos_token_id = None
 
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
 
 def _check() -> None:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+    definition, limits = json.load(sys.stdin)
     vocabulary: Any = _Bytes()
-    limits = LLParserLimits(verbose_errors=False)
-    matcher = LLMatcher(LLTokenizer(vocabulary), sys.stdin.read(), log_level=0, limits=limits)
+    matcher = LLMatcher(
+        LLTokenizer(vocabulary), definition, log_level=0, limits=LLParserLimits(**limits)
+    )
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
         sys.stdout.write(matcher.get_error())
 
 
+def _limit_resources() -> None:
+    """Limit memory and processor time, where the system can."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return
+    for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_SECONDS)):
+        try:
+            resource.setrlimit(kind, (limit, limit))
+        except (ValueError, OSError):  # it is lower already, or macOS has none
+            continue
+
+
 if __name__ == "__main__":
+    _limit_resources()
     threading.stack_size(STACK)
     thread = threading.Thread(target=_check)
     thread.start()

@@ -4,21 +4,30 @@ import json
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mgm.engine.core.structured_output import MAX_WHITESPACE, StructuredOutput
+from mgm.engine.core.structured_output import StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.grammar import check
+from mgm.engine.grammar.definition import definition_of
 from mgm.errors import MGMError, one_line
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MAX_COMPILED = 64  # grammars that are kept
-MAX_SECONDS = 10  # that compiling one may take
-MAX_LEXER_STATES = 50_000  # of one, up to 2 kB each
+MAX_COMPILED = 32  # grammars that are kept
+MAX_COMPILED_LENGTH = 2**18  # characters of all of their definitions
+MAX_SECONDS = 5  # that compiling one may take
+MAX_WAIT = 30  # seconds, for others that are being compiled
+# Of llguidance: what one grammar may cost, at any step of an answer. The cost of a step grows with
+# the square of its items where they are ambiguous. A schema's are not, and each optional property
+# takes four.
+_LIMITS = {"max_lexer_states": 50_000, "verbose_errors": False}
+_JSON_LIMITS = _LIMITS | {"max_items_in_row": 8000}
+_GRAMMAR_LIMITS = _LIMITS | {"max_items_in_row": 600, "step_max_items": 10_000}
+_Key = tuple[str, frozenset[int]]  # a form's key, and the tokens that end an answer
 _COMPLETE = ("NoExtension", "NoExtensionBias", "EndOfSentence")  # reasons of llguidance
 
 
@@ -78,8 +87,9 @@ class GrammarCompiler:
         self._vocabulary = vocabulary
         self._size = size
         self._lock = Lock()
+        self._compiling = Lock()  # held by the one that compiles: it may take all of a core
         self._tokenizers: dict[frozenset[int], LLTokenizer] = {}
-        self._compiled: OrderedDict[tuple[str, frozenset[int]], LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[_Key, LLMatcher] = OrderedDict()
 
     def compile(self, form: StructuredOutput, stop_ids: frozenset[int]) -> Grammar:
         """The grammar of a form, at its beginning.
@@ -90,20 +100,38 @@ class GrammarCompiler:
 
         Raises:
             MGMError: it is no schema, regular expression or grammar, it is too complex, nothing can
-                match it, or llguidance is not installed.
+                match it, others take too long, or llguidance is not installed.
         """
         key = form.key, stop_ids
-        with self._lock:
-            matcher = self._compiled.get(key)
-            if matcher is not None:
-                self._compiled.move_to_end(key)
+        matcher = self._cached(key)
         if matcher is None:
-            matcher = self._compile(form, stop_ids)
-            with self._lock:
-                self._compiled[key] = matcher
-                while len(self._compiled) > MAX_COMPILED:
-                    self._compiled.popitem(last=False)
+            if not self._compiling.acquire(timeout=MAX_WAIT):
+                raise MGMError(
+                    f"structured_output.{form.kind}: others were still being compiled after "
+                    f"{MAX_WAIT} seconds; try again later"
+                )
+            try:
+                matcher = self._cached(key)  # another may have had the same form
+                if matcher is None:
+                    matcher = self._compile(form, stop_ids)
+                    self._keep(key, matcher)
+            finally:
+                self._compiling.release()
         return Grammar(matcher.deep_copy(), stop_ids)
+
+    def _cached(self, key: _Key) -> "LLMatcher | None":
+        with self._lock:
+            if key in self._compiled:
+                self._compiled.move_to_end(key)
+            return self._compiled.get(key)
+
+    def _keep(self, key: _Key, matcher: "LLMatcher") -> None:
+        with self._lock:
+            self._compiled[key] = matcher
+            length = sum(len(form) for form, _ in self._compiled)
+            while len(self._compiled) > MAX_COMPILED or length > MAX_COMPILED_LENGTH:
+                (form, _), _ = self._compiled.popitem(last=False)
+                length -= len(form)
 
     def _compile(self, form: StructuredOutput, stop_ids: frozenset[int]) -> "LLMatcher":
         try:
@@ -114,11 +142,16 @@ class GrammarCompiler:
                 "pip install 'mgm[structured]'"
             ) from error
         try:
-            definition = _definition(form)
+            definition = definition_of(form)
+            limits: dict[str, Any] = _GRAMMAR_LIMITS if form.kind == "grammar" else _JSON_LIMITS
             if form.kind != "choice":  # which has no recursion
-                _check(definition)
-            limits = LLParserLimits(verbose_errors=False, max_lexer_states=MAX_LEXER_STATES)
-            matcher = LLMatcher(self._tokenizer(stop_ids), definition, log_level=0, limits=limits)
+                _check(definition, limits)
+            matcher = LLMatcher(
+                self._tokenizer(stop_ids),
+                definition,
+                log_level=0,
+                limits=LLParserLimits(**limits),
+            )
             # The first mask is made here, in the requester's time.
             mask = b"" if matcher.is_error() else matcher.compute_bitmask()
             fault = matcher.get_error() if matcher.is_error() else ""
@@ -143,7 +176,11 @@ class GrammarCompiler:
 
 
 class _Tokens:
-    """A vocabulary as llguidance takes it: see its `TokenizerWrapper`."""
+    """A vocabulary as llguidance takes it: see its `TokenizerWrapper`.
+
+    It cannot be called, for no definition lets text be turned into tokens: the model may write a
+    text in any tokens but special ones.
+    """
 
     is_tokenizer_wrapper = True
 
@@ -156,75 +193,9 @@ class _Tokens:
         ]
         self.eos_token_id = ends[0] if ends else vocabulary.tokenizer.eos_token_id
         self.bos_token_id = vocabulary.tokenizer.bos_token_id
-        self._vocabulary = vocabulary
-        self._ids = {
-            text: token for token, text in enumerate(self.tokens) if text and token not in special
-        }
-        self._longest = max(map(len, self._ids), default=1)
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        """The tokens that the model itself would take for a text in the middle of an answer."""
-        content = text.encode() if isinstance(text, str) else text
-        try:
-            ids = self._vocabulary.tokenizer.encode(content.decode(), add_special_tokens=False)
-        except UnicodeDecodeError:
-            ids = []
-        # Sentencepiece puts a blank before a text, and normalizers change it.
-        made = b"".join(self.tokens[token] for token in ids if token < len(self.tokens))
-        return ids if made == content else self._longest_first(content)
-
-    def _longest_first(self, content: bytes) -> list[int]:
-        ids, start = [], 0
-        while start < len(content):
-            ends = range(min(start + self._longest, len(content)), start, -1)
-            end = next((end for end in ends if content[start:end] in self._ids), 0)
-            if not end:
-                break  # no token begins in this way
-            ids.append(self._ids[content[start:end]])
-            start = end
-        return ids
 
 
-def _definition(form: StructuredOutput) -> str:
-    """A form in llguidance's own words.
-
-    Raises:
-        ValueError: it is malformed.
-    """
-    from llguidance import LLMatcher, grammar_from
-
-    if form.regex is not None:
-        return LLMatcher.grammar_from_regex(form.regex)
-    if form.choice is not None:
-        return grammar_from("choice", json.dumps(form.choice))
-    if form.grammar is not None:
-        return grammar_from("grammar", form.grammar)
-    schema = {"type": "object"} if form.json is None else json.loads(str(form.json))
-    if form.disable_additional_properties:
-        schema = _closed(schema)
-    pattern = form.whitespace_pattern or rf"[\x20\x0A\x0D\x09]{{1,{MAX_WHITESPACE}}}"
-    if form.disable_any_whitespace:
-        return LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_flexible": False}
-        )
-    return LLMatcher.grammar_from_json_schema(
-        json.dumps(schema), overrides={"whitespace_pattern": pattern}
-    )
-
-
-def _closed(schema: Any) -> Any:
-    """A schema whose objects have no properties but those that it names."""
-    if isinstance(schema, list):
-        return [_closed(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {name: _closed(one) for name, one in schema.items()}
-    if "properties" in closed or "patternProperties" in closed:
-        closed.setdefault("additionalProperties", False)
-    return closed
-
-
-def _check(definition: str) -> None:
+def _check(definition: str, limits: Mapping[str, Any]) -> None:
     """Compile a definition in a process of its own, which it may crash or keep busy.
 
     Raises:
@@ -233,7 +204,7 @@ def _check(definition: str) -> None:
     try:
         checked = subprocess.run(
             [sys.executable, "-I", check.__file__],
-            input=definition.encode(),
+            input=json.dumps([definition, limits]).encode(),
             capture_output=True,
             timeout=MAX_SECONDS,
             check=False,
@@ -241,6 +212,6 @@ def _check(definition: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"it takes more than {MAX_SECONDS} seconds to compile") from error
     if checked.returncode:
-        raise ValueError("its rules or references are nested too deeply")
+        raise ValueError("it is nested too deeply, or it needs too much memory")
     if checked.stdout:
         raise ValueError(checked.stdout.decode(errors="replace"))

@@ -1,9 +1,10 @@
 import random
+import time
 
 import pytest
 
 from mgm.data.text.tokenizer import load_tokenizer
-from mgm.engine.core.detokenizer import IncrementalDetokenizer
+from mgm.engine.core.detokenizer import IncrementalDetokenizer, _overlap
 from mgm.engine.core.token_bytes import TokenBytes
 from tests.golden_files import golden
 from tests.tiny_model import byte_tokenizer
@@ -162,3 +163,59 @@ def test_candidates_are_what_would_come_next():
     text.push(a)
     assert text.candidate(blank_a) == (" a", b" a")
     assert text.candidate(2) == ("</s>", b"</s>")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_continuation_goes_on_with_its_context(name):
+    """Both joined are what the tokenizer makes of all tokens, blanks in between included."""
+    tokens = vocabulary(name)
+    for seed in range(10):
+        ids = tokens.tokenizer("The color is white.\n It is 图", add_special_tokens=False).input_ids
+        ids = ids if seed < 5 else [*ids, *random_ids(tokens, seed)]
+        whole = IncrementalDetokenizer(tokens)
+        for token in ids:
+            whole.push(token)
+        whole.finish()
+        for length in (1, 2, 3, 4):
+            text = IncrementalDetokenizer(tokens, context=[-200, 10**7, *ids[:length]])
+            candidate = text.candidate(ids[length]).text
+            for token in ids[length:]:
+                text.push(token)
+            text.finish()
+            context = tokens.tokenizer.decode(ids[:length], skip_special_tokens=True)
+            assert context + text.text == whole.text
+            spans = text.spans(0, len(ids))
+            assert len(spans) == len(ids) - length
+            assert "".join(span.part.text for span in spans) == text.text
+            assert spans[0].start == 0
+            assert candidate == spans[0].part.text
+
+
+def test_the_blank_before_a_continuation_stays():
+    tokens = vocabulary("vicuna")
+    ids = tokens.tokenizer.convert_tokens_to_ids(["▁is", "▁white", "."])
+    for context, expected in (((), "white."), (ids[:1], " white."), ([1], "white.")):
+        text = IncrementalDetokenizer(tokens, context=context)
+        for token in ids[1:]:
+            text.push(token)
+        assert text.text == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "overlap"),
+    [("ab", "abc", 2), ("abab", "abc", 2), ("aab", "aac", 0), ("aa", "aaa", 2), ("", "a", 0)],
+)
+def test_what_may_begin_a_stop_text(text, stop, overlap):
+    assert _overlap(text, stop) == overlap
+
+
+def test_long_stop_texts_cost_little():
+    tokens = vocabulary("bytes")
+    ids = tokens.tokenizer("a" * 999 + "c").input_ids
+    text = IncrementalDetokenizer(tokens, ["a" * 999 + "b"] * 8)
+    begun = time.thread_time()
+    for token in ids:
+        text.push(token)
+        text.take()
+    assert time.thread_time() - begun < 1.5
+    assert text.text == "a" * 999 + "c"

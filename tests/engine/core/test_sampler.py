@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mgm import MGMError
+from mgm.engine.core.faults import GenerationError
 from mgm.engine.core.sampler import Sampler, choose
-from mgm.engine.core.sampling import Sampling
+from mgm.engine.core.sampling import Choice, Sampling
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])  # chances are 0.64, 0.24, 0.09, 0.03
 
@@ -54,9 +55,16 @@ def test_seeds_repeat_draws():
     assert not torch.equal(draws(50, temperature=1.0), draws(50, temperature=1.0))
 
 
-def test_tiny_temperatures_and_half_precision():
-    sampler = Sampler(Sampling(1e-9, seed=0))
-    assert choose(LOGITS.half()[None] * 1000, [sampler])[0].token == 0
+@pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-38, 1e-9, 9e-7, 1e-6, 1e-5])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_tiny_temperatures_and_half_precision(temperature, scale):
+    for top_p in (1.0, 0.5):
+        samplers = [
+            Sampler(Sampling(temperature, top_p=top_p, min_p=0.1, seed=0)),
+            Sampler(Sampling()),
+        ]
+        first, second = choose(LOGITS.half().repeat(2, 1) * scale, samplers)
+        assert first == second == Choice(0)
 
 
 def test_each_row_has_its_own_way():
@@ -158,3 +166,13 @@ def test_an_error_within_a_batch_is_that_of_its_row(monkeypatch):
     first, second, third = choose(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
     assert (first.token, third.token) == (1, 1)
     assert isinstance(second, RuntimeError)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_biases_that_ban_everything_are_the_clients_fault(temperature):
+    ways = [Sampling(temperature, logit_bias=dict.fromkeys(range(4), -100)), Sampling()]
+    first, second = choose(LOGITS.repeat(2, 1), [Sampler(way) for way in ways])
+    assert isinstance(first, MGMError)
+    assert not isinstance(first, GenerationError)
+    assert str(first).startswith("logit_bias bans every token")
+    assert second == Choice(0)

@@ -2,18 +2,21 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from functools import cache
 
 import jsonschema
+import numpy as np
 import pytest
 
 import mgm
 from mgm import MGMError, Request
+from mgm.engine.core.faults import GenerationError
 from mgm.engine.core.structured_output import MAX_WHITESPACE, StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine import Engine
-from mgm.engine.grammar.compiler import MAX_COMPILED, GrammarCompiler
+from mgm.engine.grammar.compiler import MAX_COMPILED, MAX_COMPILED_LENGTH, GrammarCompiler
 from tests.tiny_model import build, byte_tokenizer
 
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
@@ -50,6 +53,21 @@ SCHEMAS = [
     {"type": "object", "properties": {}, "additionalProperties": False},
     {"allOf": [{"type": "integer"}, {"minimum": 5}, {"maximum": 7}]},
 ]
+
+
+STOPS, SIZE = frozenset({4}), 261
+
+
+@pytest.fixture
+def compiler():
+    """Of a vocabulary of bytes and special tokens."""
+    return GrammarCompiler(TokenBytes(byte_tokenizer()), SIZE)
+
+
+def tokens_of(mask: bytes) -> list[int]:
+    """The tokens that a mask allows."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+    return np.flatnonzero(bits).tolist()
 
 
 @cache
@@ -144,8 +162,9 @@ def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
 
 def test_bans_and_a_grammar_may_leave_nothing(engine):
     a = engine.processor.encode("a")[-1]
-    with pytest.raises(MGMError, match="no token is allowed here"):
+    with pytest.raises(MGMError, match="logit_bias bans every token") as caught:
         engine.answer([request(StructuredOutput(regex="xa"), logit_bias={a: -100})])
+    assert not isinstance(caught.value, GenerationError)  # it is the client's
 
 
 @pytest.mark.parametrize(
@@ -158,6 +177,14 @@ def test_bans_and_a_grammar_may_leave_nothing(engine):
         ({"grammar": "start: x"}, 'structured_output.grammar cannot be used .*unknown name: "x"'),
         ({"grammar": "start: start"}, "nothing matches it"),
         ({"whitespace_pattern": "(", "json_object": True}, "json_object cannot be used"),
+        ({"whitespace_pattern": "\\", "json_object": True}, "ends in a lone backslash"),
+        ({"regex": "a\\\\\\"}, "regex cannot be used .* ends in a lone backslash"),
+        ({"json": {"anyOf": [{"pattern": "\\"}]}}, "ends in a lone backslash"),
+        ({"json": {"patternProperties": {"\\": {}}}}, "ends in a lone backslash"),
+        (
+            {"json": {"properties": {f"p{number}": {} for number in range(2000)}}},
+            "2000 optional properties, and at most 1000",
+        ),
     ],
 )
 def test_what_cannot_be_compiled(engine, form, message):
@@ -177,6 +204,118 @@ def test_compiling_takes_a_limited_time(engine, monkeypatch):
     schema = {"type": "integer", "multipleOf": 1000003}  # some 20 s
     with pytest.raises(MGMError, match=r"takes more than 0\.2 seconds to compile"):
         engine.stream(request(StructuredOutput(json=schema)))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"regex": "a{100000}"},
+        {"regex": "(a{1000}){1000}b"},
+        {"json": {"const": "a" * 60000}},
+        {"choice": ["a" * 32000]},
+        {"grammar": f'start: "{"a" * 60000}"'},
+        {"grammar": f'%llguidance {{"no_forcing": false}}\nstart: "{"a" * 60000}"'},
+    ],
+    ids=["repeat", "repeats", "const", "choice", "literal", "option"],
+)
+def test_steps_of_long_fixed_texts_are_cheap(compiler, form):
+    grammar = compiler.compile(StructuredOutput(**form), STOPS)
+    accepted, slowest = [], 0.0
+    for _ in range(50):
+        begun = time.thread_time()
+        (token, *_) = tokens_of(grammar.allowed())
+        grammar.accept(token)
+        slowest = max(slowest, time.thread_time() - begun)
+        accepted.append(token)
+    assert slowest < 0.05
+    assert b"".join(map(compiler._vocabulary.of, accepted)).lstrip(b'"').strip(b"a") == b""
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: s\ns: s s s | s s | "a"',
+        'start: x*\nx: y*\ny: z*\nz: "a"*',
+    ],
+)
+def test_ambiguous_grammars_end_before_their_steps_cost_much(compiler, grammar):
+    found = compiler.compile(StructuredOutput(grammar=grammar), STOPS)
+    (a,) = compiler._vocabulary.tokenizer("a").input_ids
+    slowest = 0.0
+
+    def write(count: int) -> None:
+        nonlocal slowest
+        for _ in range(count):
+            begun = time.thread_time()
+            found.allowed()
+            found.accept(a)
+            slowest = max(slowest, time.thread_time() - begun)
+
+    with pytest.raises(MGMError, match=r"the grammar cannot go on .*items"):
+        write(700)
+    assert slowest < 0.25
+
+
+@pytest.mark.parametrize("text", ["<|user|>", "<s>", "a</s>", "<|end|>"])
+@pytest.mark.parametrize("kind", ["choice", "regex", "grammar", "json"])
+def test_special_tokens_spell_no_text(compiler, text, kind):
+    pattern = "".join(f"[{letter}]" if letter in "|/" else letter for letter in text)
+    forms = {"choice": [text], "regex": pattern, "grammar": f'start: "{text}"'}
+    form = StructuredOutput(**{kind: forms.get(kind, {"const": text})})
+    grammar = compiler.compile(form, STOPS)
+    special = {token for token in range(SIZE) if compiler._vocabulary.is_special(token)}
+    written = b""
+    while not grammar.complete:
+        (token, *others) = tokens_of(grammar.allowed())
+        assert not special & {token, *others}
+        grammar.accept(token)
+        written += compiler._vocabulary.of(token)
+    assert written.decode() == (f'"{text}"' if kind == "json" else text)
+
+
+@pytest.mark.parametrize("form", ["choice", "enum", "properties"])
+def test_many_choices(compiler, form):
+    texts = [f"c{number}" for number in range(10_000)]
+    schema = {f"p{number}": {"type": "string"} for number in range(500)}
+    forms = {
+        "choice": {"choice": texts},
+        "enum": {"json": {"enum": texts[:5000]}},
+        "properties": {"json": {"type": "object", "properties": schema}},
+    }
+    grammar = compiler.compile(StructuredOutput(**forms[form]), STOPS)
+    text = {"choice": "c9999", "enum": '"c4999"', "properties": '{"p499":"x"}'}[form]
+    begun = time.thread_time()
+    for token in compiler._vocabulary.tokenizer(text).input_ids:
+        assert token in tokens_of(grammar.allowed())
+        grammar.accept(token)
+    assert time.thread_time() - begun < 0.5
+    assert grammar.complete or 4 in tokens_of(grammar.allowed())
+
+
+def test_a_choice_may_begin_another(compiler):
+    found = compiler.compile(StructuredOutput(choice=["a", "ab"]), STOPS)
+    a, b = compiler._vocabulary.tokenizer("ab").input_ids
+    assert tokens_of(found.allowed()) == [a]
+    found.accept(a)
+    assert sorted(tokens_of(found.allowed())) == sorted([b, *STOPS])
+
+
+def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
+    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_WAIT", 0.05)
+    compiler.compile(StructuredOutput(regex="ab"), STOPS)
+    with compiler._compiling:
+        compiler.compile(StructuredOutput(regex="ab"), STOPS)  # which is known
+        with pytest.raises(MGMError, match="others were still being compiled"):
+            compiler.compile(StructuredOutput(regex="ac"), STOPS)
+    compiler.compile(StructuredOutput(regex="ac"), STOPS)
+
+
+def test_long_definitions_leave_the_cache_sooner(compiler):
+    for number in range(9):
+        compiler.compile(StructuredOutput(choice=[f"{number}" * 60_000]), STOPS)
+    kept = [form for form, _ in compiler._compiled]
+    assert len(kept) == MAX_COMPILED_LENGTH // 60_000
+    assert '"888' in kept[-1]
 
 
 def test_grammars_are_compiled_once():

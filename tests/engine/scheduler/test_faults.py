@@ -206,7 +206,7 @@ STAGES = {
     break_detokenizer: "RuntimeError: detokenizer",
     break_end_of_text: "RuntimeError: end of text",
     break_mask: "KeyError: 'mask'",
-    break_bias: "no token is allowed",
+    break_bias: "logit_bias bans every token",
     break_listener: "RuntimeError: listener",
 }
 

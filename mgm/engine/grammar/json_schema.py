@@ -1,0 +1,102 @@
+"""JSON schemas as llguidance takes them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_OPTIONAL = 1000  # properties of one object: each may come next, at every step
+FORMATS = frozenset(  # of strings, that llguidance knows
+    ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
+)
+_SCHEMAS_BY_NAME = (
+    "properties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+    "dependentSchemas",
+)
+_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_SCHEMAS = (
+    "items",
+    "additionalItems",
+    "unevaluatedItems",
+    "additionalProperties",
+    "unevaluatedProperties",
+    "propertyNames",
+    "contains",
+    "not",
+    "if",
+    "then",
+    "else",
+)
+
+
+def normalize_schema(schema: Any, close_objects: bool = False) -> Any:
+    """A schema without what llguidance refuses although it may be left out.
+
+    Formats of strings that are not in `FORMATS` are annotations, `propertyNames` that only says
+    that names are strings says nothing, and `uniqueItems` is left to the model: no grammar can
+    compare items.
+
+    Args:
+        schema: as JSON was parsed; it is not changed.
+        close_objects: whether objects have no properties but those that the schema names, where it
+            says nothing else.
+
+    Raises:
+        ValueError: a pattern ends in a lone backslash, or an object has too many optional
+            properties.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+
+    def nested(one: Any) -> Any:
+        return normalize_schema(one, close_objects)
+
+    normal = {
+        keyword: _normalize_value(keyword, value, nested) for keyword, value in schema.items()
+    }
+    if isinstance(normal.get("format"), str) and normal["format"] not in FORMATS:
+        del normal["format"]
+    if normal.get("propertyNames") == {"type": "string"}:
+        del normal["propertyNames"]
+    normal.pop("uniqueItems", None)
+    check_pattern(normal.get("pattern"))
+    for pattern in _mapping(normal.get("patternProperties")):
+        check_pattern(pattern)
+    if close_objects and ("properties" in normal or "patternProperties" in normal):
+        normal.setdefault("additionalProperties", False)
+    _check_optional(normal)
+    return normal
+
+
+def check_pattern(pattern: object) -> None:
+    """Check what llguidance does not say of a regular expression.
+
+    Raises:
+        ValueError: it ends in a lone backslash, which llguidance would leave out.
+    """
+    if isinstance(pattern, str) and (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise ValueError(f"{pattern[-80:]!r} ends in a lone backslash")
+
+
+def _normalize_value(keyword: str, value: Any, nested: Callable[[Any], Any]) -> Any:
+    if keyword in _SCHEMAS_BY_NAME and isinstance(value, Mapping):
+        return {name: nested(one) for name, one in value.items()}
+    if keyword in _SCHEMA_LISTS and isinstance(value, list):
+        return [nested(one) for one in value]
+    return nested(value) if keyword in _SCHEMAS else value
+
+
+def _check_optional(schema: Mapping[str, Any]) -> None:
+    required = schema.get("required")
+    names = set(_mapping(schema.get("properties")))
+    if isinstance(required, list):
+        names -= {name for name in required if isinstance(name, str)}
+    if len(names) > MAX_OPTIONAL:
+        raise ValueError(
+            f"an object has {len(names)} optional properties, and at most {MAX_OPTIONAL} are taken"
+        )
+
+
+def _mapping(value: object) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
