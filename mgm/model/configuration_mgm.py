@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
-from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_text_config
+from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_names, check_text_config
 from mgm.model.files.json_fields import check_fields, shown
 from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.published_layout.config_fields import (
@@ -234,6 +234,7 @@ class MGMConfig(PretrainedConfig):
         folder = kwargs.get("name_or_path")
         with named_faults(Path(folder or "") / "config.json"):
             check_fields(config_dict, COMMON_RULES, "config")
+            check_names(config_dict)
             if is_published_config(config_dict):
                 with published_field_names():
                     values = translate_config(config_dict, folder)
@@ -279,8 +280,8 @@ def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> Pretrai
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise MGMError(
-            f"config: text_config.model_type is {model_type!r}, which transformers does not know; "
-            "valid: a causal language model such as llama, gemma, mixtral, mistral, qwen3 or phi3"
+            f"config: text_config.model_type is {shown(model_type)}, which transformers does not "
+            "know; valid: a causal one such as llama, gemma, mixtral, mistral, qwen3 or phi3"
         )
     # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the published
     # Gemma models were trained and evaluated with the exact one. So it is set afterwards.

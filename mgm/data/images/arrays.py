@@ -6,8 +6,11 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 from PIL import Image
 
+from mgm.data.images.decoding import check_size
+from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits
 from mgm.errors import MGMError
 
+_ROWS = 256  # that are converted at a time
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 ADVICE = (
     "give uint8 from 0 to 255 or floats from 0 to 1, as (height, width), (height, width, channels) "
@@ -30,31 +33,56 @@ def is_array(source: object) -> TypeGuard[np.ndarray | Tensor]:
     return torch is not None and isinstance(source, torch.Tensor)
 
 
-def array_to_image(array: Any, label: str) -> Image.Image:
+def array_to_image(array: Any, label: str, limits: ImageLimits = LOCAL_LIMITS) -> Image.Image:
     """A grey, RGB or RGBA image of pixels.
 
     Args:
         array: numpy or torch: (height, width), or with 1, 3 or 4 channels first or last; a batch of
             one may come before these. uint8, bool, or floats from 0 to 1.
         label: which image it is; errors begin with it.
+        limits: of its size.
 
     Raises:
-        MGMError: the shape or the values say no image, or say several.
+        MGMError: the shape or the values say no image, or say several, or it is larger than the
+            limits.
     """
+    what = _description(array, label)
+    # Nothing is copied before: an array may repeat a few numbers without end.
+    check_size(array_size(array, label), label, limits)
+    if array.ndim == 4:
+        array = array[0]
     pixels = array if isinstance(array, np.ndarray) else _from_tensor(array, label)
-    what = f"{label}: is an array of {pixels.dtype} and shape {tuple(pixels.shape)}"
-    if pixels.ndim == 4:
-        if pixels.shape[0] != 1:
-            raise MGMError(f"{what}, {pixels.shape[0]} images; give each by itself")
-        pixels = pixels[0]
-    if pixels.ndim not in (2, 3):
-        raise MGMError(f"{what}; {ADVICE}")
-    if 0 in pixels.shape:
-        raise MGMError(f"{what}, without a pixel; {ADVICE}")
     if pixels.ndim == 3:
-        pixels = _channels_last(pixels, what)
-    pixels = np.ascontiguousarray(_levels(pixels, what))
-    return Image.fromarray(pixels)
+        axis = _channel_axis(pixels.shape, what)
+        pixels = pixels.transpose(1, 2, 0) if axis == 0 else pixels
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    return Image.fromarray(np.ascontiguousarray(_levels(pixels, what)))
+
+
+def array_size(array: Any, label: str) -> tuple[int, int]:
+    """Width and height of the image in an array, by its shape.
+
+    Raises:
+        MGMError: the shape says no image, or says several.
+    """
+    what, shape = _description(array, label), tuple(array.shape)
+    if len(shape) == 4:
+        if shape[0] != 1:
+            raise MGMError(f"{what}, {shape[0]} images; give each by itself")
+        shape = shape[1:]
+    if len(shape) not in (2, 3):
+        raise MGMError(f"{what}; {ADVICE}")
+    if 0 in shape:
+        raise MGMError(f"{what}, without a pixel; {ADVICE}")
+    if len(shape) == 3:
+        axis = _channel_axis(shape, what)
+        shape = (*shape[:axis], *shape[axis + 1 :])
+    return shape[1], shape[0]
+
+
+def _description(array: Any, label: str) -> str:
+    dtype = str(array.dtype).removeprefix("torch.")
+    return f"{label}: is an array of {dtype} and shape {tuple(array.shape)}"
 
 
 def _from_tensor(tensor: Any, label: str) -> np.ndarray:
@@ -69,9 +97,9 @@ def _from_tensor(tensor: Any, label: str) -> np.ndarray:
         ) from error
 
 
-def _channels_last(pixels: np.ndarray, what: str) -> np.ndarray:
-    """(height, width, channels), without the channel axis where there is one channel."""
-    first, last = (size if size in CHANNELS else 0 for size in (pixels.shape[0], pixels.shape[2]))
+def _channel_axis(shape: tuple[int, ...], what: str) -> int:
+    """Whether the first or the last of three axes holds the channels: 0 or 2."""
+    first, last = (size if size in CHANNELS else 0 for size in (shape[0], shape[2]))
     if not first and not last:
         raise MGMError(f"{what}, which has no channels first or last; {ADVICE}")
     # Where both could be channels, colours are likelier than an image of one row or column.
@@ -79,9 +107,7 @@ def _channels_last(pixels: np.ndarray, what: str) -> np.ndarray:
         raise MGMError(
             f"{what}: channels could come first or last; give a Pillow image, or pad the image"
         )
-    if max(first, last) == first:
-        pixels = pixels.transpose(1, 2, 0)
-    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    return 0 if max(first, last) == first else 2
 
 
 def _levels(pixels: np.ndarray, what: str) -> np.ndarray:
@@ -95,4 +121,8 @@ def _levels(pixels: np.ndarray, what: str) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):  # not a number compares as false
         raise MGMError(f"{what}, with values from {low:.4g} to {high:.4g}; {ADVICE}")
-    return (pixels.astype(np.float32) * 255).round().astype(np.uint8)
+    levels = np.empty(pixels.shape, np.uint8)
+    for begin in range(0, len(pixels), _ROWS):  # a copy of all as floats might not fit into memory
+        rows = slice(begin, begin + _ROWS)
+        levels[rows] = (pixels[rows].astype(np.float32) * 255).round()
+    return levels

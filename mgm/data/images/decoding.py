@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mgm.data.images.avif import max_frame_pixels
-from mgm.data.images.jpeg import decode_jpeg
+from mgm.data.images.formats.avif import max_frame_pixels
+from mgm.data.images.formats.jpeg import decode_jpeg
+from mgm.data.images.formats.tiff import TIFF_HEADERS, grey_levels, tile_pixels, unsupported_kind
 from mgm.data.images.limits import (
     EXTERNAL_FORMATS,
     LOCAL_LIMITS,
@@ -27,10 +28,8 @@ PROGRESSIVE_BYTES = 6  # for each pixel: coefficients of a progressive JPEG
 OTHER_BYTES = 8
 MAX_SCANS = 200  # of a progressive JPEG; each goes through all pixels, encoders write some ten
 
-_TIFF = (b"II*\0", b"MM\0*")
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _START_OF_SCAN = b"\xff\xda"
-_BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 258, 322, 323  # tags of TIFF
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def read_header(content: bytes, name: str, limits: ImageLimits = LOCAL_LIMITS) -
     try:
         with _faults(name, limits=limits):
             image = _opened(content, limits.formats)
-            _check_size(image.size, name, limits)
+            check_size(image.size, name, limits)
             pixels = max(image.width * image.height, _inner_pixels(image, content, name))
     except UnidentifiedImageError as error:
         raise _unidentified(content, name, limits) from error
@@ -150,10 +149,10 @@ def to_rgb(
     """
     if image.format in EXTERNAL_FORMATS and getattr(image, "tile", None):
         raise _external(name)
-    _check_size(image.size, name, limits)
+    check_size(image.size, name, limits)
     with _faults(name, image.size, limits):
         image.load()  # only decoding to the end finds a truncated file
-        _check_size(image.size, name, limits)  # icons tell it while they are decoded
+        check_size(image.size, name, limits)  # icons tell it while they are decoded
         # Compat: transparency is not applied: hidden colours show, as released models saw them.
         return oriented(_convert(image, name), turn_of(image), orientation)
 
@@ -179,14 +178,18 @@ def _inner_pixels(image: Image.Image, content: bytes, name: str) -> int:
             raise MGMError(f"{name}: is an AVIF without a sequence header; get a whole copy")
         return pixels
     if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
+        return tile_pixels(image)
     if image.info.get("progressive") and (scans := content.count(_START_OF_SCAN)) > MAX_SCANS:
         raise MGMError(f"{name}: is a JPEG of {scans:,} scans, more than {MAX_SCANS}; save it anew")
     return 0
 
 
-def _check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
+def check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
+    """Refuse an image of (width, height) pixels that is empty or larger than the limits.
+
+    Raises:
+        MGMError: begins with `name`.
+    """
     width, height = size
     if width < 1 or height < 1:
         raise MGMError(f"{name}: is {width} x {height}, without a pixel; give another")
@@ -203,19 +206,22 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # Pillow would make white of all that is above 255
-        bits = 16
-        if image.format == "TIFF":
-            bits = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,)))
+        bits, inverted = grey_levels(image) if image.format == "TIFF" else (16, False)
         levels = np.asarray(image) >> (bits - 8)
+        levels = 255 - levels if inverted else levels
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode == "I" and image.format in ("PPM", "PNG"):  # both have 16 bits, and scale to them
         levels = np.asarray(image).clip(0, 65535) >> 8
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise MGMError(
-            f"{name}: holds numbers of 32 bits (Pillow's mode {image.mode}), which do not say what "
-            "is black and what is white; save it with 8 bits"
+            f"{name}: holds signed numbers, fractions or numbers of 32 bits (Pillow's mode "
+            f"{image.mode}), which do not say what is black and what is white; save it with 8 bits"
         )
+    if image.format == "PNG" and image.mode == "P":
+        palette = b"" if image.palette is None else image.palette.getdata()[1]
+        if len(palette) < len("RGB"):  # Pillow would make all of it black
+            raise damaged(name, "it has no palette")
     if image.mode == "LAB":
         from PIL import ImageCms
 
@@ -250,8 +256,14 @@ def _faults(
 
 
 def _unidentified(content: bytes, name: str, limits: ImageLimits) -> MGMError:
-    if content.startswith(_TIFF):  # Pillow follows its directory to the end of the file
-        return damaged(name, "its directory cannot be read")
+    if content.startswith(TIFF_HEADERS):
+        kind = unsupported_kind(content)
+        if kind is None:  # Pillow follows its directory to the end of the file
+            return damaged(name, "its directory cannot be read")
+        return MGMError(
+            f"{name}: is a kind of TIFF that Pillow cannot decode ({kind}); save it with 8 bits "
+            "for each channel"
+        )
     if content.startswith(_POSTSCRIPT):
         return _external(name)
     if limits.formats is None:

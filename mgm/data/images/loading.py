@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 from PIL import Image
 
-from mgm.data.images.arrays import Tensor, array_to_image, is_array
+from mgm.data.images.arrays import Tensor, array_size, array_to_image, is_array
 from mgm.data.images.data_url import decode_base64, decode_data_url
 from mgm.data.images.decoding import decode_image, read_header, to_rgb
 from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits
@@ -56,7 +56,7 @@ def open_image(
     """
     check_orientation(orientation)
     if is_array(source):
-        source = array_to_image(source, label)
+        source = array_to_image(source, label, limits)
     if isinstance(source, Image.Image):
         return to_rgb(source, label, orientation, limits)
     content, name = image_file(source, label)
@@ -77,7 +77,7 @@ def image_size(
         MGMError: there is no image there, or it is larger than the limits.
     """
     if is_array(source):
-        source = array_to_image(source, label)
+        return array_size(source, label)
     if isinstance(source, Image.Image):
         return source.size
     return read_header(*image_file(source, label), limits).size

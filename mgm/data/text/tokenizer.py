@@ -13,15 +13,19 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, one_line
+from mgm.model.files.json_fields import shown
 from mgm.model.files.json_file import is_present
+from mgm.model.files.rust_panics import panics_as_errors
 from mgm.model.files.tokenizer_files import (
     PIECES_FILE,
+    SETTINGS_FILE,
     WHOLE_FILE,
     check_tokenizer_files,
     read_added_tokens,
     read_settings,
 )
 
+_LLAMA = "LlamaTokenizer"  # whose tokenizer.model is read without a tokenizer.json
 _SPACE = "▁"
 
 
@@ -45,39 +49,56 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         check_tokenizer_files(folder)
     file = next((n for n in (WHOLE_FILE, PIECES_FILE) if is_present(folder / n)), "")
     try:
-        if _is_llama_sentencepiece(folder):
-            file = PIECES_FILE
-            tokenizer = _from_sentencepiece(folder)
-        elif is_present(folder / WHOLE_FILE):
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(
-                folder, clean_up_tokenization_spaces=False
-            )
-        elif folder.exists() and not any(folder.glob("*vocab*")):
-            raise MGMError(
-                f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
-            )
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        _check_post_processor(tokenizer)
+        with panics_as_errors():
+            if _is_llama_sentencepiece(folder):
+                file = PIECES_FILE
+                tokenizer = _from_sentencepiece(folder)
+            else:
+                tokenizer = _read(path, file)
+            _complete(tokenizer)
     except MGMError:
         raise
     except Exception as error:  # the tokenizers library has no narrower one
         reason = f"{error} is missing in it" if isinstance(error, KeyError) else one_line(error)
         raise MGMError(
-            f"{folder / file if file else path}: no usable tokenizer there ({reason}); "
+            f"{folder / file if file else path}: no usable tokenizer there ({reason[:200]}); "
             "it needs a whole tokenizer.json or tokenizer.model"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise MGMError(f"{path}: only tokenizers with a tokenizer.json can be used")
-    add_image_token(tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
-def _check_post_processor(tokenizer: Any) -> None:
-    """Refuse one that drops the text: an empty prompt would only fail in the model."""
-    if tokenizer("a", add_special_tokens=False).input_ids and not tokenizer("a").input_ids:
+def _read(path: str | os.PathLike[str], file: str) -> PreTrainedTokenizerFast:
+    """By transformers; `file` is what the folder holds, tokenizer.json or tokenizer.model."""
+    folder = Path(path)
+    if file == WHOLE_FILE:
+        return PreTrainedTokenizerFast.from_pretrained(folder, clean_up_tokenization_spaces=False)
+    if folder.exists() and not any(folder.glob("*vocab*")):
+        if not file:
+            raise MGMError(
+                f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
+            )
+        kind = read_settings(folder).get("tokenizer_class")
+        raise MGMError(
+            f"{folder / SETTINGS_FILE}: tokenizer_class is {shown(kind)}; valid beside a "
+            f"{PIECES_FILE}: {_LLAMA}; correct it, or add a {WHOLE_FILE}"
+        )
+    return AutoTokenizer.from_pretrained(path)
+
+
+def _complete(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add what it lacks, and use it once: much of a broken file fails no earlier.
+
+    Raises:
+        ValueError: its post-processor drops the text; an empty prompt would only fail in the model.
+    """
+    add_image_token(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    ids = tokenizer("a", add_special_tokens=False).input_ids
+    tokenizer.decode(ids)
+    if ids and not tokenizer("a").input_ids:
         raise ValueError("its post-processor drops the text")
 
 
@@ -104,7 +125,11 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Ids of `text` without leading ids, and the position in `text` at which each begins."""
+    """Ids of `text` without leading ids, and the position in `text` at which each begins.
+
+    Raises:
+        RuntimeError: the tokenizer panicked; its files are broken.
+    """
     pre = tokenizer.backend_tokenizer.pre_tokenizer
     # Compat: tokenizers put no space before a text that begins with one, sentencepiece does; the
     # character that stands for a space is one to both.
@@ -113,13 +138,14 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
         and pre.prepend_scheme == "first"
         and text.startswith((" ", _SPACE))
     )
-    encoded = tokenizer(
-        " " * shift + text,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
+    with panics_as_errors():  # a broken normalizer may fail on some texts alone
+        encoded = tokenizer(
+            " " * shift + text,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
     starts, place = [], 0
     for start, end in encoded["offset_mapping"]:
         # Spaces that are a token of their own have no extent in some tokenizers (`trim_offsets`),
@@ -131,8 +157,8 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
 
 def _is_llama_sentencepiece(folder: Path) -> bool:
     # Compat: where both files are there, the published code reads tokenizer.model.
-    kind = read_settings(folder).get("tokenizer_class") or "LlamaTokenizer"
-    return is_present(folder / PIECES_FILE) and kind == "LlamaTokenizer"
+    kind = read_settings(folder).get("tokenizer_class") or _LLAMA
+    return is_present(folder / PIECES_FILE) and kind == _LLAMA
 
 
 def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:

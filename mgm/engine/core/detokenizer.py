@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from mgm.engine.core.token_bytes import TokenBytes
+from mgm.model.files.rust_panics import panics_as_errors
 
 _REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are not (yet) a character
 
@@ -210,9 +211,10 @@ class IncrementalDetokenizer:
             self._spans[-1] = TokenSpan(TokenText(kept, utf8), last.start, last.end)
 
     def _text_of(self, ids: list[int]) -> str:
-        text = self._vocabulary.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        with panics_as_errors():  # a broken decoder may fail on some tokens alone
+            text = self._vocabulary.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
         return cast(str, text)
 
 

@@ -5,9 +5,11 @@ memory or time before the weights can contradict it.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mgm.errors import MGMError
@@ -24,12 +26,15 @@ from mgm.model.files.json_fields import (
     not_empty,
     number,
     optional,
+    shortened,
     shown,
 )
 
 MAX_IMAGE_SIZE = 16384  # pixels per side
 MAX_IMAGE_GRID = 64  # crops per side
 MAX_LAYERS = 10_000
+_MAX_LABELS = 10**5  # transformers names each
+_MAX_COUNT = 10**7
 _MAX_WIDTH = 2**24
 _MAX_POSITIONS = 10**8
 
@@ -45,11 +50,17 @@ _END_IDS = not_empty(TOKEN_IDS)
 _PAD_ID = optional(either(TOKEN_ID, integer(-1, -1)))
 _OBJECT = Rule(lambda value: isinstance(value, Mapping), "an object")
 
+# Of every config. The first two and the rest of transformers' common fields change no answer.
 COMMON_RULES: Mapping[str, Rule] = {
     "output_attentions": optional(BOOLEAN),
     "output_hidden_states": optional(BOOLEAN),
-    "return_dict": optional(BOOLEAN),
+    "return_dict": Rule(lambda value: value is True, "true"),  # tuples have no names
+    "is_encoder_decoder": Rule(lambda value: value is False, "false"),
+    "num_labels": integer(0, _MAX_LABELS),
 }
+# Counts that have no rule of their own, in any model: something is often made of each.
+_LAYER_COUNT = re.compile(r".*(layers|blocks|modules|repeats|stages|depths?)")
+_COUNT = re.compile(r"(.*_)?(num|n)_.*|.*(experts|heads|groups|types|replace)")
 _EVERY_TRANSFORMER: Mapping[str, Rule] = {
     **COMMON_RULES,
     "hidden_size": _WIDTH,
@@ -103,6 +114,8 @@ TOWER_RULES: Mapping[str, Rule] = {
     "mm_vision_tower": optional(TEXT),
     "mm_vision_tower_aux": optional(TEXT),
 }
+# Attributes of transformers' config classes that say how a config is read.
+_OF_CLASSES = ("attribute_map", "sub_configs", "sub_configs_defaults")
 # Numbers of `rope_parameters`, or `rope_scaling` before transformers 5.
 _ROPE_RULES: Mapping[str, Rule] = {
     "rope_theta": number(0, 1e12, above=True),
@@ -126,6 +139,7 @@ VISION_RULES: Mapping[str, Rule] = {
     "num_channels": integer(3, 3),
 }
 CONVNEXT_RULES: Mapping[str, Rule] = {
+    **COMMON_RULES,
     **_NORMALISATION,
     "depths": optional(list_of(integer(1, MAX_LAYERS), 4)),
     "dims": optional(list_of(_WIDTH, 4)),
@@ -179,7 +193,8 @@ def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
     for name in ("rope_parameters", "rope_scaling"):
         rope = values.get(name) or {}
         # One object, or one for each type of layer.
-        parts = {"": rope} | {f"{kind}.": v for kind, v in rope.items() if isinstance(v, Mapping)}
+        inner = {f"{shortened(k)}.": v for k, v in rope.items() if isinstance(v, Mapping)}
+        parts = {"": rope} | inner
         for kind, part in parts.items():
             check_fields(part, _ROPE_RULES, "config", f"{prefix}{name}.{kind}")
     heads, shared = values.get("num_attention_heads"), values.get("num_key_value_heads")
@@ -188,7 +203,12 @@ def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
             f"config: {prefix}num_key_value_heads is {shared}; valid: a divisor of "
             f"num_attention_heads, {heads}"
         )
-    _check_numbers(values, prefix)
+    pad, rows = values.get("pad_token_id"), values.get("vocab_size")
+    if pad is not None and rows is not None and pad >= rows:
+        raise MGMError(
+            f"config: {prefix}pad_token_id is {pad}; valid: below the vocab_size, {rows}, or null"
+        )
+    _check_others(values, TEXT_RULES, prefix)
 
 
 def check_rope_scaling(scaling: object) -> None:
@@ -202,8 +222,8 @@ def check_rope_scaling(scaling: object) -> None:
         kind = scaling.get("rope_type", scaling.get("type"))
     if scaling is not None and kind not in ROPE_INIT_FUNCTIONS:
         raise MGMError(
-            f"config: rope_scaling is {scaling!r}; valid: null, or an object whose type is one of "
-            f"{', '.join(ROPE_INIT_FUNCTIONS)}"
+            f"config: rope_scaling is {shown(scaling)}; valid: null, or an object whose type is "
+            f"one of {', '.join(ROPE_INIT_FUNCTIONS)}"
         )
 
 
@@ -215,21 +235,51 @@ def check_vision_config(values: Mapping[str, Any], prefix: str = "") -> None:
         raise MGMError(
             f"config: {prefix}patch_size is {patch}; valid: at most the image_size, {size}"
         )
-    _check_numbers(values, prefix)
+    _check_others(values, VISION_RULES, prefix)
 
 
 def check_convnext_config(values: Mapping[str, Any], prefix: str = "") -> None:
     """The same for the config of the high-resolution tower."""
     check_fields(values, CONVNEXT_RULES, "config", prefix)
-    _check_numbers(values, prefix)
+    _check_others(values, CONVNEXT_RULES, prefix)
 
 
-def _check_numbers(values: object, path: str) -> None:
-    """Refuse NaN anywhere: as a number of a model it makes all that it computes NaN."""
-    if isinstance(values, float) and math.isnan(values):
-        raise MGMError(f"config: {path.removesuffix('.')} is {shown(values)}; valid: a number")
-    pairs: Any = values.items() if isinstance(values, Mapping) else ()
-    if isinstance(values, list | tuple):
-        pairs = enumerate(values)
-    for name, value in pairs:
-        _check_numbers(value, f"{path}{name}.")
+def check_names(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse fields that would take the place of what transformers' configs do.
+
+    Raises:
+        MGMError: names the field; `named_faults` adds the file.
+    """
+    for name in values:
+        if name in _OF_CLASSES or callable(getattr(PretrainedConfig, name, None)):
+            raise MGMError(f"config: {prefix}{shortened(name)} is no field; remove it")
+
+
+def _check_others(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str) -> None:
+    """What holds for fields of any name."""
+    check_names(values, prefix)
+    for name, value in values.items():
+        _check_numbers(value, f"{prefix}{shortened(name)}", None if name in rules else name)
+
+
+def _check_numbers(value: object, path: str, name: str | None = None) -> None:
+    """Refuse NaN anywhere, which makes all that is computed NaN, and counts that are too large.
+
+    Args:
+        value: of a field.
+        path: of the field, for the message.
+        name: of the field, if its value has no rule.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        raise MGMError(f"config: {path} is {shown(value)}; valid: a number")
+    if isinstance(value, int) and name is not None:
+        limit = MAX_LAYERS if _LAYER_COUNT.fullmatch(name) else _MAX_COUNT
+        if value > limit and (limit == MAX_LAYERS or _COUNT.fullmatch(name)):
+            raise MGMError(f"config: {path} is {shown(value)}; valid: an integer up to {limit}")
+    pairs: Any = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list | tuple):
+        pairs = enumerate(value)
+    for inner, one in pairs:
+        _check_numbers(
+            one, f"{path}.{shortened(str(inner))}", inner if isinstance(inner, str) else name
+        )

@@ -95,11 +95,20 @@ TOKEN_ID = integer(0, 2**31 - 1)
 TOKEN_IDS = optional(either(TOKEN_ID, list_of(TOKEN_ID)))
 
 
+MAX_NAME = 300  # characters of a name that messages repeat
+
+
+def shortened(text: str) -> str:
+    """A name from a file as messages show it: its beginning and its end, where it is long."""
+    return text if len(text) <= MAX_NAME else f"{text[:100]}…{text[-100:]}"
+
+
 def shown(value: object) -> str:
     """A value from a file as messages show it: shortened, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 100
-    return short.repr(value)
+    short.maxlevel = 3
+    return shortened(short.repr(value))
 
 
 def check_fields(

@@ -22,6 +22,7 @@ _MAX_DIGITS = 40
 # What libraries raise when they build a config, or the modules that it describes, from odd values.
 _UNFIT = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     RuntimeError,

@@ -151,5 +151,5 @@ def _piece_count(file: Path) -> int:
     check_readable(file)
     try:
         return SentencePieceProcessor(model_file=str(file)).get_piece_size()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):  # ValueError: what it says is not UTF-8
         return 0  # whoever loads the tokenizer says what is wrong with it

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mgm.data.images.loading import open_image
+from mgm.data.images.loading import image_size, open_image
 from mgm.errors import MGMError
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (6, 9, 4), np.uint8)
@@ -70,3 +70,20 @@ def test_what_is_no_image(array, message):
         open_image(array, "image 2 of 3")
     assert str(caught.value).startswith("image 2 of 3: is a")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_sizes_are_looked_at_before_a_pixel_is(kind, library, monkeypatch):
+    """One number that is repeated: copied, it would take gigabytes."""
+    monkeypatch.setattr(np, "ascontiguousarray", None)
+    huge, long = ((30_000, 30_000, 3), (2, 2_000_000, 3))
+    for shape, message in ((huge, "30000 x 30000, more"), (long, ".* longer than 1,000,000")):
+        array = np.broadcast_to(np.zeros((), kind), shape)
+        if library == "torch":
+            array = torch.zeros((), dtype=getattr(torch, kind.__name__)).expand(shape)
+        with pytest.raises(
+            MGMError, match=rf"^image 1: is {'.*' if shape is long else ''}{message}"
+        ):
+            open_image(array, "image 1")
+    assert image_size(array) == (2_000_000, 2)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from mgm.data.images.avif import max_frame_pixels
 from mgm.data.images.decoding import read_header
+from mgm.data.images.formats.avif import max_frame_pixels
 from mgm.data.images.limits import (
     LOCAL_LIMITS,
     NETWORK_FORMATS,

@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 import warnings
+import zlib
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -141,7 +142,7 @@ def test_levels_of_12_bits_are_scaled_by_them():
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_black_and_white(mode):
-    fails(Image.new(mode, (4, 4)), f"7: holds numbers of 32 bits (Pillow's mode {mode})", "8 bits")
+    fails(Image.new(mode, (4, 4)), "7: holds signed numbers, fr", f"mode {mode})", "with 8 bits")
 
 
 def message_of(source):
@@ -322,3 +323,20 @@ def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
 
         threading.Thread(target=answer, daemon=True).start()
         fails(f"http://127.0.0.1:{server.getsockname()[1]}/a.png", message)
+
+
+@pytest.mark.parametrize("palette", [None, b"", b"\1\2"])
+def test_a_png_without_its_palette(palette):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    content = buffer.getvalue()
+    begin = content.index(b"PLTE") - 4
+    end = content.index(b"IDAT") - 4
+    assert open_image(content).getpixel((0, 0)) == (10, 20, 30)
+    chunk = b"" if palette is None else b"PLTE" + palette
+    if chunk:
+        chunk = struct.pack(">I", len(palette)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(MGMError, match=r"truncated or damaged \(it has no palette\)"):
+        open_image(content[:begin] + chunk + content[end:])

@@ -4,10 +4,11 @@ from functools import cache
 
 import pytest
 from sentencepiece import SentencePieceProcessor
-from tokenizers import processors
+from tokenizers import pre_tokenizers, processors
 
 from mgm.data.text.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
 from mgm.errors import MGMError
+from mgm.model.files.tokenizer_files import highest_id
 from tests.golden_files import golden
 
 load = cache(load_tokenizer)
@@ -124,4 +125,56 @@ def test_broken_settings(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     (tmp_path / "tokenizer.json").write_text(json.dumps({}))
     with pytest.raises(MGMError, match=r"tokenizer_config\.json: is not valid JSON"):
+        load_tokenizer(tmp_path)
+
+
+PIECE = {"Sequence": {"id": "A", "type_id": 0}}
+UNKNOWN = {"SpecialToken": {"id": "<zz>", "type_id": 0}}
+TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("post_processor", TEMPLATE | {"single": [UNKNOWN, PIECE]}),
+        ("post_processor", TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}),
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
+    ],
+)
+def test_a_file_that_the_library_panics_at(tmp_path, part, value):
+    """Its panics are no `Exception`."""
+    content = json.loads((folder("llama3") / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {part: value}))
+    with pytest.raises(MGMError, match=r"tokenizer\.json: no usable tokenizer there") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_panic_at_one_text_is_an_ordinary_error():
+    tokenizer = load_tokenizer(folder("llama3"))
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(0)
+    with pytest.raises(RuntimeError, match="chunk size must be non-zero"):
+        encode_chunk(tokenizer, "a red bus")
+
+
+@pytest.mark.parametrize("pieces", [["▁re"], ["▁re", "▁in", "▁to"]])
+def test_pieces_that_are_not_utf_8(tmp_path, pieces):
+    shutil.copytree(folder("vicuna"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+    file = tmp_path / "tokenizer.model"
+    content = file.read_bytes()
+    for piece in map(str.encode, pieces):
+        content = content.replace(piece, b"\xff" * len(piece), 1)
+    file.write_bytes(content)
+    highest_id(tmp_path)  # leaves it to who loads the tokenizer
+    with pytest.raises(MGMError, match=r"tokenizer\.model: no usable tokenizer there \('utf-8'"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_class_that_has_no_use_for_the_sentencepiece_file(tmp_path):
+    shutil.copy(folder("vicuna") / "tokenizer.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "Evil"}')
+    with pytest.raises(MGMError, match=r"tokenizer_config\.json: tokenizer_class is 'Evil'; valid"):
         load_tokenizer(tmp_path)

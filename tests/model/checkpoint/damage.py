@@ -231,7 +231,7 @@ def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
             if between or Path(damage.file).name in text or damage.name == "missing":
                 return Outcome(REFUSED, text)
             return Outcome("file not named", text)
-        except Exception as error:  # noqa: BLE001 - what this looks for
+        except BaseException as error:  # noqa: BLE001 - what this looks for, panics too
             last = traceback.extract_tb(error.__traceback__)[-1]
             own = [f for f in traceback.extract_tb(error.__traceback__) if "/mgm/" in f.filename]
             at = f"{own[-1].filename.split('/mgm/')[-1]}:{own[-1].lineno}" if own else ""

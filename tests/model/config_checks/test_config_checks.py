@@ -3,11 +3,21 @@
 import json
 
 import pytest
+import torch
 
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import load_model, save_model
-from tests.model.tiny import HD, TEXT, VISION, VISION_AUX, tiny_config, tiny_model
+from tests.model.tiny import (
+    HD,
+    TEXT,
+    VISION,
+    VISION_AUX,
+    batch_of,
+    random_images,
+    tiny_config,
+    tiny_model,
+)
 
 NAN = float("nan")
 ODD = (-1, 0, 10**12, NAN, float("inf"), 0.5, "x", True, [], {}, 10**39)
@@ -58,6 +68,13 @@ def test_counts_that_make_no_sense(tmp_path, field) -> None:
         ({"vision_config": VISION | {"image_std": [1, 0, 1]}}, "image_std is "),
         ({"vision_aux_config": VISION_AUX | {"depths": [1, 1, 10**9, 1]}}, "depths is "),
         ({"projector_type": "mlp999999999x_gelu"}, "projector_type is "),
+        ({"text_config": TEXT | {"pad_token_id": 40}}, "pad_token_id is 40; valid: below the"),
+        ({"text_config": TEXT | {"num_mtp_layers": 10**9}}, r"num_mtp_layers is 1000000000; v"),
+        (
+            {"text_config": TEXT | {"attention_types": [[["x"], 10**9]]}},
+            r"attention_types\.0\.1 is",
+        ),
+        ({"text_config": TEXT | {"x" * 10**5: NAN}}, r"config\.x{100}…x{100} is nan; valid"),
         ({"image_token_id": True}, "image_token_id is True"),
         ({"optimize_vision_tower": 1}, "optimize_vision_tower is 1"),
     ],
@@ -65,6 +82,69 @@ def test_counts_that_make_no_sense(tmp_path, field) -> None:
 def test_values_that_make_no_sense(changes, message) -> None:
     with pytest.raises(MGMError, match=message):
         tiny_config(**changes)
+
+
+PARTS = ("", "text_config", "vision_config", "vision_aux_config")
+
+
+def _with_field(folder, section, field, value):
+    file = folder / "config.json"
+    values = json.loads(file.read_text())
+    (values[section] if section else values)[field] = value
+    file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("section", PARTS)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_labels", 10**9),
+        ("num_labels", None),
+        ("return_dict", False),
+        ("return_dict", None),
+        ("is_encoder_decoder", True),
+        ("sub_configs", 5),
+        ("to_dict", 1),
+        ("attribute_map", {"hidden_size": "x"}),
+    ],
+)
+def test_common_fields_that_no_model_can_have(tmp_path, section, field, value) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    _with_field(tmp_path, section, field, value)
+    with pytest.raises(MGMError) as raised:
+        MGMConfig.from_pretrained(tmp_path)
+    name = f"{section}.{field}" if section else field
+    assert str(raised.value).startswith(f"{tmp_path / 'config.json'}: {name} is ")
+
+
+HARMLESS = {
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "torchscript": True,
+    "use_cache": False,
+    "is_decoder": True,
+    "add_cross_attention": True,
+    "pruned_heads": {"0": [0]},
+    "tie_encoder_decoder": True,
+    "use_bfloat16": True,
+    "chunk_size_feed_forward": 1,
+    "num_labels": 3,
+    "problem_type": "regression",
+    "gradient_checkpointing": True,
+    "pretraining_tp": 4,
+}
+
+
+@pytest.mark.parametrize("section", PARTS)
+def test_common_fields_that_change_no_answer(tmp_path, section) -> None:
+    model = tiny_model()
+    save_model(model, tmp_path / "m")
+    for field, value in HARMLESS.items():
+        _with_field(tmp_path / "m", section, field, value)
+    inputs = batch_of(model.config, ["aIb"]) | random_images(model.config, 1)
+    with torch.no_grad():
+        found = load_model(tmp_path / "m").generate(**inputs, max_new_tokens=4)
+        assert torch.equal(found, model.generate(**inputs, max_new_tokens=4))
 
 
 @pytest.mark.parametrize(

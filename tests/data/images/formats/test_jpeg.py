@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mgm.data.images import decoding
-from mgm.data.images.jpeg import decode_jpeg
+from mgm.data.images.formats.jpeg import decode_jpeg
 from mgm.data.images.loading import open_image
 from mgm.errors import MGMError
 

@@ -1,0 +1,1 @@
+"""What Pillow does not tell, or does slowly, of some file formats."""
