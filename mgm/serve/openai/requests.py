@@ -119,6 +119,7 @@ def chat_request(body: ChatCompletionBody, template: Template, max_tokens: int) 
     )
     settings = _settings(body, body.max_completion_tokens or body.max_tokens, max_tokens)
     settings["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None
+    settings["continues_text"] = continued
     return _parsed(
         body,
         prompts,
@@ -155,7 +156,8 @@ def completion_request(body: CompletionBody, max_tokens: int) -> ParsedRequest:
             "prompt",
             code="empty_string",
         )
-    settings = _settings(body, body.max_tokens, max_tokens) | {"logprobs": body.logprobs}
+    settings = _settings(body, body.max_tokens, max_tokens)
+    settings |= {"logprobs": body.logprobs, "continues_text": True}
     return _parsed(body, lambda suffix: [plain(text) + suffix for text in texts], settings)
 
 

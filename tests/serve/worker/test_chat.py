@@ -77,7 +77,8 @@ def test_a_message_is_continued(client, worker):
     more = {"continue_final_message": True, "add_generation_prompt": False}
     found = client.chat.completions.create(**SETTINGS, messages=messages, extra_body=more)
     prompt = worker.engine.prompt(mgm.Request("hi")) + begin
-    (expected,) = worker.engine.answer([mgm.Request(prompt, raw=True, max_new_tokens=12)])
+    request = mgm.Request(prompt, raw=True, max_new_tokens=12, continues_text=True)
+    (expected,) = worker.engine.answer([request])
     assert found.choices[0].message.content == expected.text
 
 

@@ -13,6 +13,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 import mgm
+from mgm.engine.core.faults import GenerationError
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.worker.app import worker_application
@@ -89,7 +90,7 @@ def fail_after(engine: mgm.Engine, tokens: int, error: Exception, monkeypatch) -
 
     def failing() -> None:
         if any(len(one.choices) >= tokens for one in engine.scheduler.writing):
-            engine.scheduler.end(MGMError(f"the model failed: {error}"))
+            engine.scheduler.end(GenerationError(f"the model failed: {error}"))
             raise error
         step()
 
