@@ -69,7 +69,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _read(path: str | os.PathLike[str], file: str) -> PreTrainedTokenizerFast:
+def _read(path: str | os.PathLike[str], file: str) -> object:
     """By transformers; `file` is what the folder holds, tokenizer.json or tokenizer.model."""
     folder = Path(path)
     if file == WHOLE_FILE:

@@ -302,7 +302,7 @@ def test_an_event_stream_opens_with_its_first_chunk():
 
         for produce, bodies in ((nothing, [b""]), (late, [b"a", b"!late", b""])):
             sent.clear()
-            response = EventStream(produce, lambda text: b"!" + text.encode(), "text/plain")
+            response = EventStream(produce, lambda error: b"!" + str(error).encode(), "text/plain")
             await response({"type": "http"}, receive, send_message)
             assert sent[0]["status"] == 200
             assert [message["body"] for message in sent[1:]] == bodies
