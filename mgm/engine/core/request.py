@@ -10,7 +10,7 @@ from mgm.engine.core.sampling import BAN, FORCE, Choice, Sampling
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 
-MAX_STOPS = 64
+MAX_STOPS = 32
 MAX_STOP_LENGTH = 1000  # characters: all of them are looked for at every token
 Exchange = tuple[str, str]  # a question and its answer
 

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ MAX_WAIT = 30  # seconds, for others that are being compiled
 # Of llguidance: what one grammar may cost, at any step of an answer. The cost of a step grows with
 # the square of its items where they are ambiguous. A schema's are not, and each optional property
 # takes four.
-_LIMITS = {"max_lexer_states": 50_000, "verbose_errors": False}
+_LIMITS = {"max_lexer_states": 50_000, "max_grammar_size": 100_000, "verbose_errors": False}
 _JSON_LIMITS = _LIMITS | {"max_items_in_row": 8000}
 _GRAMMAR_LIMITS = _LIMITS | {"max_items_in_row": 600, "step_max_items": 10_000}
 _Key = tuple[str, frozenset[int]]  # a form's key, and the tokens that end an answer
@@ -37,11 +38,15 @@ class Grammar:
     Args:
         matcher: of llguidance, at the answer's beginning.
         stop_ids: tokens that end an answer; they are allowed where the grammar may end.
+        on_error: called when the grammar cannot go on.
     """
 
-    def __init__(self, matcher: "LLMatcher", stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self, matcher: "LLMatcher", stop_ids: frozenset[int], on_error: Callable[[], object]
+    ) -> None:
         self._matcher = matcher
         self._stop_ids = stop_ids
+        self._on_error = on_error
 
     @property
     def complete(self) -> bool:
@@ -71,7 +76,8 @@ class Grammar:
     def _check(self) -> None:
         matcher = self._matcher
         if matcher.is_error() or (matcher.is_stopped() and matcher.stop_reason() not in _COMPLETE):
-            reason = one_line(matcher.get_error())[:200] or matcher.stop_reason()
+            self._on_error()
+            reason = _reason(matcher.get_error())[:200] or matcher.stop_reason()
             raise MGMError(f"structured_output: the grammar cannot go on ({reason})")
 
 
@@ -117,7 +123,8 @@ class GrammarCompiler:
                     self._keep(key, matcher)
             finally:
                 self._compiling.release()
-        return Grammar(matcher.deep_copy(), stop_ids)
+        # Copies share the lexer's states: when these are too many, all need a new one.
+        return Grammar(matcher.deep_copy(), stop_ids, partial(self._forget, key, matcher))
 
     def _cached(self, key: _Key) -> "LLMatcher | None":
         with self._lock:
@@ -132,6 +139,11 @@ class GrammarCompiler:
             while len(self._compiled) > MAX_COMPILED or length > MAX_COMPILED_LENGTH:
                 (form, _), _ = self._compiled.popitem(last=False)
                 length -= len(form)
+
+    def _forget(self, key: _Key, matcher: "LLMatcher") -> None:
+        with self._lock:
+            if self._compiled.get(key) is matcher:
+                del self._compiled[key]
 
     def _compile(self, form: StructuredOutput, stop_ids: frozenset[int]) -> "LLMatcher":
         try:
@@ -158,7 +170,7 @@ class GrammarCompiler:
         except (ValueError, RecursionError) as error:
             mask, fault = b"", str(error) or type(error).__name__
         if fault or not any(mask):
-            reason = one_line(fault)[:300]
+            reason = _reason(fault)[:300]
             if not reason or reason.startswith("NoExtension"):
                 reason = "nothing matches it"
             raise MGMError(f"structured_output.{form.kind} cannot be used ({reason}); correct it")
@@ -193,6 +205,11 @@ class _Tokens:
         ]
         self.eos_token_id = ends[0] if ends else vocabulary.tokenizer.eos_token_id
         self.bos_token_id = vocabulary.tokenizer.bos_token_id
+
+
+def _reason(error: str) -> str:
+    """What llguidance says, in one line."""
+    return "it is too large" if error.startswith("panic:") else one_line(error)
 
 
 def _check(definition: str, limits: Mapping[str, Any]) -> None:

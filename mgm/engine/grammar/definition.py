@@ -34,6 +34,8 @@ def _grammar(form: StructuredOutput) -> dict[str, Any]:
     if form.grammar is not None:
         return {"lark_grammar": grammar_from("grammar", form.grammar)}
     schema = {"type": "object"} if form.json is None else json.loads(str(form.json))
+    if isinstance(schema, bool):  # llguidance applies options to objects alone
+        schema = {} if schema else {"enum": []}
     schema = normalize_schema(schema, form.disable_additional_properties)
     text = json.dumps(schema)
     return _only_grammar(LLMatcher.grammar_from_json_schema(text, overrides=_blanks(form)))

@@ -24,7 +24,7 @@ from mgm import MGMError, Request
         ({"stop": [""]}, "stop is"),
         ({"stop": None}, "stop is None; give a list"),
         ({"stop": ["a", "b" * 1001]}, "stop has a text of 1001 characters; give 1000 or fewer"),
-        ({"stop": ["a"] * 65}, "stop has 65 texts; give 64 or fewer"),
+        ({"stop": ["a"] * 33}, "stop has 33 texts; give 32 or fewer"),
         ({"continues_text": 1}, "continues_text is 1; give True or False"),
         ({"history": "ab"}, "history is 'ab'; give a list"),
         ({"history": ["a"]}, "history, exchange 1: 'a'; give a pair"),

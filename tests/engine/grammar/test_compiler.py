@@ -1,6 +1,7 @@
 """Structured output: answers have their form, whatever the model would say, and harm no other."""
 
 import json
+import random
 import re
 import time
 from dataclasses import replace
@@ -16,7 +17,13 @@ from mgm.engine.core.faults import GenerationError
 from mgm.engine.core.structured_output import MAX_WHITESPACE, StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine import Engine
-from mgm.engine.grammar.compiler import MAX_COMPILED, MAX_COMPILED_LENGTH, GrammarCompiler
+from mgm.engine.grammar.compiler import (
+    _JSON_LIMITS,
+    MAX_COMPILED,
+    MAX_COMPILED_LENGTH,
+    Grammar,
+    GrammarCompiler,
+)
 from tests.tiny_model import build, byte_tokenizer
 
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
@@ -173,9 +180,14 @@ def test_bans_and_a_grammar_may_leave_nothing(engine):
         ({"regex": "("}, "structured_output.regex cannot be used .*unclosed group"),
         ({"regex": "[a&&b]"}, "structured_output.regex cannot be used .nothing matches it"),
         ({"json": {"type": "nosuch"}}, "structured_output.json cannot be used .Invalid type"),
+        ({"json": "false"}, "Unsatisfiable schema"),
         ({"json": {"$ref": "file:///etc/passwd"}}, "structured_output.json cannot be used"),
         ({"grammar": "start: x"}, 'structured_output.grammar cannot be used .*unknown name: "x"'),
         ({"grammar": "start: start"}, "nothing matches it"),
+        (
+            {"grammar": "start: " + " ".join(f'"a{number}"~0..900' for number in range(2500))},
+            "cannot be used .*too big",
+        ),
         ({"whitespace_pattern": "(", "json_object": True}, "json_object cannot be used"),
         ({"whitespace_pattern": "\\", "json_object": True}, "ends in a lone backslash"),
         ({"regex": "a\\\\\\"}, "regex cannot be used .* ends in a lone backslash"),
@@ -292,6 +304,13 @@ def test_many_choices(compiler, form):
     assert grammar.complete or 4 in tokens_of(grammar.allowed())
 
 
+@pytest.mark.parametrize("schema", [True, "true", {}])
+def test_any_json(compiler, schema):
+    grammar = compiler.compile(StructuredOutput(json=schema), STOPS)
+    begins = compiler._vocabulary.tokenizer('{["1tfn').input_ids
+    assert set(begins) <= set(tokens_of(grammar.allowed()))
+
+
 def test_a_choice_may_begin_another(compiler):
     found = compiler.compile(StructuredOutput(choice=["a", "ab"]), STOPS)
     a, b = compiler._vocabulary.tokenizer("ab").input_ids
@@ -308,6 +327,27 @@ def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
         with pytest.raises(MGMError, match="others were still being compiled"):
             compiler.compile(StructuredOutput(regex="ac"), STOPS)
     compiler.compile(StructuredOutput(regex="ac"), STOPS)
+
+
+def test_a_grammar_that_fails_is_compiled_anew(compiler, monkeypatch):
+    """The states of its lexer are shared by all its answers."""
+    monkeypatch.setitem(_JSON_LIMITS, "max_lexer_states", 100)
+    form = StructuredOutput(regex="[ab]*a[ab]{20}c")
+    text = "".join(random.Random(0).choices("ab", k=400))
+    tokens = compiler._vocabulary.tokenizer(text).input_ids
+
+    def write(grammar: Grammar, count: int) -> None:
+        for token in tokens[:count]:
+            grammar.allowed()
+            grammar.accept(token)
+
+    first, second = (compiler.compile(form, STOPS) for _ in range(2))
+    write(first, 4)
+    with pytest.raises(MGMError, match="too many states"):
+        write(second, 400)
+    assert not compiler._compiled
+    write(compiler.compile(form, STOPS), 4)
+    assert len(compiler._compiled) == 1
 
 
 def test_long_definitions_leave_the_cache_sooner(compiler):
