@@ -143,7 +143,8 @@ def tower_kind(model_type: object) -> TowerKind:
     names = ", ".join(kind.model_type for kind in KINDS)
     raise MGMError(
         f"config: vision_config.model_type is {shown(model_type)}; valid: {names} (of SigLIP 2 "
-        "those of a fixed resolution, which are siglip_vision_model; NaFlex has no fixed grid)"
+        "those of a fixed resolution, which are siglip_vision_model; NaFlex has no fixed grid "
+        "of tokens)"
     )
 
 
