@@ -86,7 +86,7 @@ class MGMImageProcessor(BaseImageProcessor):
             ("mode", mode, MODES),
         ):
             if value not in choices:
-                raise MGMError(f"{field} is {value!r}; choose one of {', '.join(choices)}")
+                raise MGMError(f"{field} is {shown(value)}; choose one of {', '.join(choices)}")
         sizes = {"image_size": image_size, "image_size_aux": image_size_aux}
         limits = dict.fromkeys(sizes, MAX_IMAGE_SIZE) | {"image_grid": MAX_IMAGE_GRID}
         for field, value in (sizes | {"image_grid": image_grid}).items():

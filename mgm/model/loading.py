@@ -59,8 +59,8 @@ def load_model(
             )
         except (RuntimeError, SafetensorError) as error:
             raise MGMError(
-                f"{folder}: weights do not fit config.json ({one_line(error)}); copy both from "
-                "one model"
+                f"{folder}: weights do not fit config.json ({one_line(error)[:300]}); copy both "
+                "from one model"
             ) from error
 
 

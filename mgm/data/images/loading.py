@@ -134,6 +134,8 @@ def _read(text: str, name: str) -> bytes:
         raise MGMError(f"{name}: is no http(s) or data URL; {advice}")
     try:
         return _read_file(Path(text), name)
+    except MGMError:
+        raise
     except (OSError, ValueError) as error:
         content = _base64_image(text)
         if content is None:

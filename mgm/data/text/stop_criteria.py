@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mgm.data.text.templates import Template
-from mgm.data.text.tokenizer import vocabulary_size
+from mgm.data.text.tokenizer import check_vocabulary, vocabulary_size
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,12 @@ def align_generation(
         tokenizer: of the model.
         template: of the model.
         rows: ids that the model has.
+
+    Raises:
+        MGMError: the vocabulary goes beyond the model's, as that of another model.
     """
+    if rows:
+        check_vocabulary(tokenizer, rows)
     spare = list(range(vocabulary_size(tokenizer), rows))
     if spare:
         generation.suppress_tokens = spare

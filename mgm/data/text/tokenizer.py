@@ -69,7 +69,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _read(path: str | os.PathLike[str], file: str) -> object:
+def _read(path: str | os.PathLike[str], file: str) -> Any:
     """By transformers; `file` is what the folder holds, tokenizer.json or tokenizer.model."""
     folder = Path(path)
     if file == WHOLE_FILE:
@@ -116,6 +116,27 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """One more than the highest id of text, `<image>` left out."""
     ids = tokenizer.get_vocab()
     return 1 + max(index for token, index in ids.items() if token != IMAGE_MARKER)
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Refuse a vocabulary that is not that of a model with `rows` embeddings.
+
+    Compat: published checkpoints have tokens beside the vocabulary that their model has no row for;
+    prompts that hold one of them are refused.
+
+    Raises:
+        MGMError: a token of the vocabulary itself has an id that the model lacks.
+    """
+    added = tokenizer.get_added_vocab()
+    ids = {token: index for token, index in tokenizer.get_vocab().items() if token not in added}
+    token = max(ids, key=ids.__getitem__, default=None)
+    if token is not None and ids[token] >= rows:
+        folder = tokenizer.name_or_path
+        where = f"{Path(folder) / WHOLE_FILE}: " if folder else "the tokenizer: "
+        raise MGMError(
+            f"{where}{shown(token)} is token {ids[token]}, and the model has {rows} embeddings; "
+            "copy tokenizer and weights from one model"
+        )
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -21,7 +21,7 @@ from mgm.model.config_checks.rules import GENERATION_RULES
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.hub import checkpoint_folder
-from mgm.model.files.json_fields import check_fields, shown
+from mgm.model.files.json_fields import check_fields, shortened, shown
 from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.files.weight_files import has_weights, read_folder
@@ -146,7 +146,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     found = values.get("model_type")
     if found not in list(TEXT_TYPE_OF_PUBLISHED):
         raise MGMError(
-            f"{path}: model_type is {found!r}; give a folder with one of "
+            f"{path}: model_type is {shown(found)}; give a folder with one of "
             f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
     for part in (values, values.get("text_config")):
@@ -164,8 +164,8 @@ def _check_precision(path: Path, values: dict[str, Any]) -> None:
     # Compat: a LoRA trained on a base in 8 or 4 bits says so, and its base lies there unrounded.
     if kind != "bitsandbytes" or not needs_base(folder):
         raise MGMError(
-            f"{path}: quantization_config is of {kind!r}, rounded weights cannot be read; give the "
-            "model as it was before, and round it while loading (quantize=...)"
+            f"{path}: quantization_config is of {shown(kind)}, rounded weights cannot be read; "
+            "give the model as it was before, and round it while loading (quantize=...)"
         )
 
 
@@ -237,7 +237,7 @@ def _with_towers(
         if place is None:
             raise MGMError(
                 f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
-                f"there is no {wanted}/{file} here or above it; put the tower there"
+                f"there is no {shortened(wanted)}/{file} here or above it; put the tower there"
             )
         tensors = tensors | names(read_folder(place))
     return tensors

@@ -23,6 +23,7 @@ from mgm.model.files.weight_files import (
     read_file,
     read_folder,
     read_weights,
+    source_of,
 )
 from mgm.model.ops.attention import attention_of
 from mgm.model.published_layout.weight_names import to_native, to_published
@@ -99,7 +100,7 @@ def load_language_model(
         check_text_sizes(config, tensors, config_path)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
-    check_fit(empty, tensors, str(folder))
+    check_fit(empty, tensors)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -111,10 +112,10 @@ def load_language_model(
     except (RuntimeError, ValueError, KeyError) as error:
         raise MGMError(
             f"{folder}: not a causal language model that transformers can load "
-            f"({one_line(error)}); give another folder, or copy it again"
+            f"({one_line(error)[:300]}); give another folder, or copy it again"
         ) from error
     model, report = loaded
-    check_names(report["missing_keys"], report["unexpected_keys"], str(folder))
+    check_names(report["missing_keys"], report["unexpected_keys"], source_of(tensors))
     return model
 
 

@@ -23,7 +23,7 @@ from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import WHERE, checkpoint_folder
 from mgm.model.files.json_file import named_faults
 from mgm.model.files.lazy_tensor import LazyTensor
-from mgm.model.files.weight_files import check_fit, check_names
+from mgm.model.files.weight_files import check_fit, check_names, source_of
 from mgm.model.quantization.bitsandbytes import only_linear_layers
 from mgm.model.quantization.int8_linear import int8_tensors
 from mgm.model.quantization.moe_experts import expert_names
@@ -75,8 +75,7 @@ def state_for(
     _check_sizes(checkpoint)
     with named_faults(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
         whole = model_class(checkpoint.config, linear_experts=True)
-    source = str(checkpoint.folder)
-    check_fit(whole, expert_names(checkpoint.tensors), source, checkpoint.stored_name)
+    check_fit(whole, expert_names(checkpoint.tensors), checkpoint.stored_name)
     tensors = dict(checkpoint.tensors)
     if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
         # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
@@ -133,7 +132,7 @@ def complete(
         MGMError: weights were missing, left over or of another shape.
     """
     lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    source = str(checkpoint.folder)
+    source = source_of(checkpoint.tensors)
     check_names(lacking, report["unexpected_keys"], source, checkpoint.stored_name)
     model.name_or_path = model.config.name_or_path = name
     generation = stored_generation(checkpoint.folder)

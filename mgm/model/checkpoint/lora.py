@@ -26,6 +26,7 @@ from mgm.model.files.json_fields import (
     number,
     one_of,
     optional,
+    shown,
 )
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
@@ -39,6 +40,7 @@ PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
 
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
+_LAYER = re.compile(r"\.(?P<index>\d{1,9})\.")
 # Variants of LoRA whose weights mean something else; the published training used none of them.
 _RULES: dict[str, Rule] = {
     "peft_type": one_of("LORA"),
@@ -49,9 +51,18 @@ _RULES: dict[str, Rule] = {
     "use_rslora": BOOLEAN,
     "use_dora": BOOLEAN,
     "target_modules": optional(either(TEXT, list_of(TEXT))),
+    "exclude_modules": optional(either(TEXT, list_of(TEXT))),
+    "layers_to_transform": optional(either(integer(0), list_of(integer(0)))),
+    # Others (pissa, olora, corda, loftq) change the base weights too, which are not in the folder.
+    "init_lora_weights": optional(either(BOOLEAN, one_of("gaussian", "orthogonal", "eva"))),
     "base_model_name_or_path": optional(TEXT),
 }
-_UNSUPPORTED = ("fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern")
+_UNSUPPORTED = (
+    *("fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"),
+    *("layer_replication", "target_parameters", "trainable_token_indices"),
+    *("alora_invocation_tokens", "use_qalora", "use_bdlora"),
+    *("arrow_config", "kasa_config", "monteclora_config", "velora_config"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,8 @@ def read_adapter(folder: Path) -> Adapter:
     for name in _UNSUPPORTED:
         if config.get(name):
             raise MGMError(
-                f"{path}: {name} is {config[name]!r}, which is not supported; merge it with peft"
+                f"{path}: {name} is {shown(config[name])}, which is not supported; merge it "
+                "with peft"
             )
     check_fields({"r": None, "lora_alpha": None} | config, _RULES, path)
     rank, alpha = config["r"], config["lora_alpha"]
@@ -106,6 +118,7 @@ def read_adapter(folder: Path) -> Adapter:
         match = _PAIR.fullmatch(name)
         if match is None:
             raise MGMError(f"{file}: {name} is neither lora_A nor lora_B; merge it with peft")
+        _check_target(path, config, match["module"], tensor)
         weight = native_name(match["module"] + ".weight")
         halves.setdefault(weight, {})[match["side"]] = tensor
     for weight, sides in halves.items():
@@ -127,6 +140,31 @@ def read_adapter(folder: Path) -> Adapter:
             raise MGMError(f"{file}: {tensor.name} is of {tensor.dtype}; expected fractions")
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Adapter(config, pairs, scale, magnitudes, biases)
+
+
+def _check_target(path: Path, config: dict[str, Any], module: str, tensor: LazyTensor) -> None:
+    """Refuse weights of a module that the config leaves out; peft would not use them.
+
+    Patterns are not looked at: a foreign one might take for ever.
+    """
+    name = module.removeprefix(PREFIX)
+
+    def among(names: list[str]) -> bool:
+        return any(name == one or name.endswith(f".{one}") for one in names)
+
+    layer = _LAYER.search(name)
+    layers = config.get("layers_to_transform")
+    layers = [layers] if isinstance(layers, int) else layers
+    for field, left_out in (
+        ("target_modules", lambda names: isinstance(names, list) and not among(names)),
+        ("exclude_modules", lambda names: isinstance(names, list) and among(names)),
+        ("layers_to_transform", lambda _: layers and layer and int(layer["index"]) not in layers),
+    ):
+        if left_out(config.get(field)):
+            raise MGMError(
+                f"{path}: {field} is {shown(config[field])}, which leaves out {tensor.name} in "
+                f"{tensor.file}; copy both from one adapter"
+            )
 
 
 def read_others(folder: Path) -> dict[str, LazyTensor]:

@@ -55,6 +55,12 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 TEXT = Rule(is_text, "text")
+MAX_NAME = 300  # characters of a name that messages repeat
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether a value is text that is short enough to be the name of a tensor or a field."""
+    return is_text(value) and len(value) <= MAX_NAME
 
 
 def one_of(*choices: str) -> Rule:
@@ -93,9 +99,6 @@ def optional(rule: Rule) -> Rule:
 
 TOKEN_ID = integer(0, 2**31 - 1)
 TOKEN_IDS = optional(either(TOKEN_ID, list_of(TOKEN_ID)))
-
-
-MAX_NAME = 300  # characters of a name that messages repeat
 
 
 def shortened(text: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mgm.errors import MGMError
-from mgm.model.files.json_fields import is_text, shown
+from mgm.model.files.json_fields import is_name, shown
 from mgm.model.files.json_file import check_readable
 from mgm.model.files.safetensors_header import read_header
 
@@ -179,7 +179,7 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
 
 def _check_tensor(file: Path, size: int, name: object, tensor: Tensor) -> None:
     """Refuse what is no plain tensor, reaches beyond its values or repeats them without end."""
-    if not is_text(name):
+    if not is_name(name):
         raise MGMError(f"{file}: {shown(name)} is no name of a tensor; copy it again")
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         raise _not_plain(file, name)

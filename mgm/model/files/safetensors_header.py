@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import torch
 
 from mgm.errors import MGMError, one_line
-from mgm.model.files.json_fields import is_text, shown
+from mgm.model.files.json_fields import is_name, is_text, shown
 from mgm.model.files.json_file import check_readable
 
 # Names of dtypes in the header.
@@ -110,15 +110,15 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_entry(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     """Dtype, shape and range of bytes of a tensor; a TypeError or ValueError says what is odd."""
-    if not is_text(name):
-        raise ValueError(f"{shown(name)} is no name of a tensor, it cannot be written")
+    if not is_name(name):
+        raise ValueError(f"{shown(name)} is no name of a tensor, it is too long or no text")
     if not isinstance(entry, dict):
         raise TypeError(f"{shown(name)} is {shown(entry)} in its header, not an object")
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     dtype = SAFETENSORS_DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
         known = ", ".join(SAFETENSORS_DTYPES)
-        text = kind if is_text(kind) else shown(kind)
+        text = kind if is_text(kind) and len(kind) <= 40 else shown(kind)
         raise ValueError(f"{name} is of type {text}; expected one of {known}")
     if not _are_sizes(shape) or prod(filter(None, shape)) > _MAX_SIZE:
         raise ValueError(f"{name} has shape {shown(shape)}; expected a list of integers from 0")

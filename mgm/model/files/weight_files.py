@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mgm.errors import MGMError
-from mgm.model.files.json_fields import is_text, shown
+from mgm.model.files.json_fields import is_name, shown
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 
@@ -60,7 +60,7 @@ def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
             f"{index}: not an index of weights (weight_map is {shown(places)}); copy it again"
         )
     for name, file in places.items():
-        if not _is_shard_name(file):
+        if not is_name(name) or not _is_shard_name(file):
             raise MGMError(
                 f"{index}: says that {shown(name)} is in {shown(file)}; expected the name of a "
                 "file of weights beside it, copy it again"
@@ -76,7 +76,7 @@ def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
 
 def _is_shard_name(name: object) -> TypeGuard[str]:
     """Whether this is a plain file name: an index leads to no other folder."""
-    if not is_text(name) or Path(name).name != name or "\\" in name or "\0" in name:
+    if not is_name(name) or Path(name).name != name or "\\" in name or "\0" in name:
         return False
     return Path(name).suffix in (".safetensors", ".bin")
 
@@ -155,7 +155,6 @@ def load_into(
 def check_fit(
     model: nn.Module,
     tensors: Mapping[str, LazyTensor],
-    source: str,
     stored_name: Callable[[str], str] = str,
 ) -> None:
     """Refuse weights that are not a model's, or leave much of it unfilled, before it takes memory.
@@ -166,7 +165,6 @@ def check_fit(
     Args:
         model: on the meta device.
         tensors: by the model's own names.
-        source: where they come from, for the error.
         stored_name: what files call a weight of the model.
 
     Raises:
@@ -189,7 +187,13 @@ def check_fit(
     lacking = sum(math.prod(expected[name]) for name in expected.keys() - tensors.keys())
     spare = sum(math.prod(tensors[name].shape) for name in tensors.keys() - expected.keys())
     if lacking > spare:
-        check_names(expected, tensors, source, stored_name)
+        check_names(expected, tensors, source_of(tensors), stored_name)
+
+
+def source_of(tensors: Mapping[str, LazyTensor]) -> str:
+    """The files that tensors come from, as messages name them: the first, and how many more."""
+    first, *others = dict.fromkeys(tensor.file for tensor in tensors.values())
+    return f"{first} and {len(others)} more" if others else str(first)
 
 
 def check_names(

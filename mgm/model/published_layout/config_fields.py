@@ -113,8 +113,8 @@ def translate_config(
         _check_head(embeddings, tensors.get("language_model.lm_head.weight"))
         if said not in (None, rows):
             raise MGMError(
-                f"config: vocab_size is {said!r}, and {embeddings.name} in {embeddings.file} has "
-                f"{rows} rows; expected the same number, correct config.json or copy the weights"
+                f"config: vocab_size is {shown(said)}, and {embeddings.name} in {embeddings.file} "
+                f"has {rows} rows; expected the same, correct config.json or copy the weights"
             )
         text["vocab_size"] = rows
     native = {
@@ -178,8 +178,8 @@ def _clip_config(
     width = values.get("mm_hidden_size")
     if of_weights and width not in (None, of_weights["hidden_size"]):
         raise MGMError(
-            f"config: mm_hidden_size is {width!r}; expected {of_weights['hidden_size']}, the width "
-            "of the CLIP in the weights, copy both from one model"
+            f"config: mm_hidden_size is {shown(width)}; expected {of_weights['hidden_size']}, the "
+            "width of the CLIP in the weights, copy both from one model"
         )
     place = named_folder(values.get("mm_vision_tower"), folder, "config.json")
     of_folder = None if place is None else _tower_config(place)
@@ -189,7 +189,7 @@ def _clip_config(
         logger.info("CLIP's geometry: %s", f"as {place} says" if place else "the published one")
         return of_folder
     differing = [
-        f"{name} {of_folder.get(name)!r} (weights: {value})"
+        f"{name} {shown(of_folder.get(name))} (weights: {value})"
         for name, value in of_weights.items()
         if of_folder and of_folder.get(name, value) != value
     ]
@@ -278,8 +278,8 @@ def _aux_config(
     width = values.get("mm_hidden_size_aux")
     if width not in (None, sum(geometry["dims"])):
         raise MGMError(
-            f"config: mm_hidden_size_aux is {width!r}; expected {sum(geometry['dims'])}, the sum "
-            f"of the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
+            f"config: mm_hidden_size_aux is {shown(width)}; expected {sum(geometry['dims'])}, the "
+            f"sum of the weights' ConvNeXt widths {geometry['dims']}, copy both from one model"
         )
     return geometry
 
@@ -289,6 +289,6 @@ def _no_tower(
 ) -> MGMError:
     place = next(iter(tensors.values())).file.parent
     return MGMError(
-        f"config: {field} is {values.get(field)!r}, and the weights in {place} hold no such tower "
-        f"(expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
+        f"config: {field} is {shown(values.get(field))}, and the weights in {place} hold no such "
+        f"tower (expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
     )

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from mgm.errors import MGMError
 from mgm.model.config_checks.rules import check_convnext_config
 from mgm.model.files.hub import part_folder
+from mgm.model.files.json_fields import shown
 from mgm.model.files.json_file import named_faults, read_json
-from mgm.model.files.weight_files import load_into, read_weights
+from mgm.model.files.weight_files import load_into, read_folder, read_weights, source_of
 from mgm.model.vision.convnext_config import ConvNextTowerConfig
 from mgm.model.vision.convnext_shapes import convnext_geometry
 
@@ -94,7 +95,7 @@ def load_convnext_tower(
     shapes = {name: tuple(tensor.shape) for name, tensor in trunk.items()}
     config = ConvNextTowerConfig(**(convnext_geometry(shapes, str(folder)) | facts))
     tower = ConvNextTower(config)
-    load_into(tower, trunk, source=str(folder), ignore=("norm_pre.", "head."))
+    load_into(tower, trunk, source=source_of(read_folder(folder)), ignore=("norm_pre.", "head."))
     return tower.to(dtype or torch.float32)
 
 
@@ -136,7 +137,7 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             name = settings.get("model_cfg", {}).get("vision_cfg", {}).get("timm_model_name")
             if "convnext" not in str(name):
                 raise MGMError(
-                    f"{path}: timm_model_name is {name!r}; give a folder with a ConvNeXt"
+                    f"{path}: timm_model_name is {shown(name)}; give a folder with a ConvNeXt"
                 )
             images, facts = settings.get("preprocess_cfg", {}), {}
         normalisation = {"image_mean": images.get("mean"), "image_std": images.get("std")}
@@ -150,7 +151,7 @@ def _facts_of_architecture(settings: dict[str, Any], path: Path) -> dict[str, An
     name, known = settings.get("architecture"), timm.list_models("*convnext*", module="convnext")
     if name not in known:
         raise MGMError(
-            f"{path}: architecture is {name!r}; give a folder with one of timm "
+            f"{path}: architecture is {shown(name)}; give a folder with one of timm "
             f"{timm.__version__}'s ConvNeXts: {', '.join(known)}"
         )
     with torch.device("meta"):

@@ -27,8 +27,9 @@ from mgm.errors import MGMError
 from mgm.model.config_checks.rules import check_vision_config
 from mgm.model.config_checks.weights import check_vision_sizes
 from mgm.model.files.hub import part_folder
+from mgm.model.files.json_fields import shown
 from mgm.model.files.json_file import named_faults, read_json, read_optional_json
-from mgm.model.files.weight_files import load_into, read_folder
+from mgm.model.files.weight_files import load_into, read_folder, source_of
 
 
 class VisionTower(PreTrainedModel):
@@ -141,8 +142,9 @@ def tower_kind(model_type: object) -> TowerKind:
             return kind
     names = ", ".join(kind.model_type for kind in KINDS)
     raise MGMError(
-        f"config: vision_config.model_type is {model_type!r}; valid: {names} (of SigLIP 2 those of "
-        "a fixed resolution, which are siglip_vision_model; NaFlex has no fixed grid of tokens)"
+        f"config: vision_config.model_type is {shown(model_type)}; valid: {names} (of SigLIP 2 "
+        "those of a fixed resolution, which are siglip_vision_model; NaFlex has no fixed grid "
+        "of tokens)"
     )
 
 
@@ -227,5 +229,5 @@ def load_vision_tower(
     weights = {
         name: tensor.read() for name, tensor in stored.items() if not name.startswith(kind.ignored)
     }
-    load_into(tower, weights, str(folder))
+    load_into(tower, weights, source_of(stored))
     return tower.to(dtype or torch.float32)

@@ -340,3 +340,8 @@ def test_a_png_without_its_palette(palette):
         chunk = struct.pack(">I", len(palette)) + chunk + struct.pack(">I", zlib.crc32(chunk))
     with pytest.raises(MGMError, match=r"truncated or damaged \(it has no palette\)"):
         open_image(content[:begin] + chunk + content[end:])
+
+
+def test_a_file_without_end_is_named_once(monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
+    assert message_of("/dev/zero").count("/dev/zero") == 1

@@ -6,7 +6,12 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from tokenizers import pre_tokenizers, processors
 
-from mgm.data.text.tokenizer import encode_chunk, image_token_id_of, load_tokenizer
+from mgm.data.text.tokenizer import (
+    check_vocabulary,
+    encode_chunk,
+    image_token_id_of,
+    load_tokenizer,
+)
 from mgm.errors import MGMError
 from mgm.model.files.tokenizer_files import highest_id
 from tests.golden_files import golden
@@ -178,3 +183,14 @@ def test_a_class_that_has_no_use_for_the_sentencepiece_file(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "Evil"}')
     with pytest.raises(MGMError, match=r"tokenizer_config\.json: tokenizer_class is 'Evil'; valid"):
         load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_beyond_the_model(tmp_path):
+    content = json.loads((folder("llama3") / "tokenizer.json").read_text())
+    content["model"]["vocab"]["beyond"] = 2**31 - 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(MGMError, match=r"tokenizer\.json: 'beyond' is token 2147483647, and"):
+        check_vocabulary(load_tokenizer(tmp_path), 1000)
+    fine = load_tokenizer(folder("llama3"))
+    fine.add_tokens(["<beyond>"])  # as published ones do
+    check_vocabulary(fine, len(fine.get_vocab()) - len(fine.get_added_vocab()))

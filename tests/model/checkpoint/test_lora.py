@@ -111,6 +111,14 @@ def test_on_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
     [
         ({"use_dora": True}, "lacks a part of its DoRA"),
         ({"r": None}, "r is None; valid: an integer from 1"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'; valid: true or false, or"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'; valid"),
+        ({"layers_to_transform": [99]}, r"layers_to_transform is \[99\], which leaves out base_mo"),
+        ({"layers_to_transform": 1}, r"layers_to_transform is 1, .*layers\.0\."),
+        ({"target_modules": ["q_proj", "x"]}, r"target_modules is .* leaves out .*_proj\.lora_A"),
+        ({"exclude_modules": ["q_proj"]}, r"exclude_modules is .* leaves out .*q_proj\.lora_A"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication is .* not supported; merge it"),
+        ({"lora_bias": True}, "lora_bias is True, which is not supported"),
     ],
 )
 def test_adapters_that_cannot_be_merged(lora, change, message) -> None:
@@ -139,3 +147,21 @@ def test_half_an_adapter(lora) -> None:
     save_file(weights, file)
     with pytest.raises(MGMError, match=r"adapter_model.safetensors: .*lora_A.* has no other half"):
         load_model(lora[0]["stage1"], base=lora[0]["language"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": "all"},  # of which this model has none
+        {"init_lora_weights": "gaussian", "layers_to_transform": [0, 1], "exclude_modules": ["x"]},
+        {"target_modules": r".*\.(q_proj|v_proj|down_proj)"},
+        {"target_modules": None},
+    ],
+)
+def test_settings_that_change_nothing(lora, change) -> None:
+    places, inputs, expected, _ = lora
+    settings = places["stage1"] / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
+    with torch.no_grad():
+        found = load_model(places["stage1"], base=places["language"])(**inputs).logits
+    assert difference(found, expected) < 1e-5
