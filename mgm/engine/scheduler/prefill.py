@@ -201,11 +201,11 @@ class PromptReader:
         prompt.embeddings = rest
         if rest.shape[1]:
             return None
-        layers = layers_of(self._cache)
+        layers, logits = layers_of(self._cache), output.logits[:, -1]
         rows.add([layers])
-        self.clear()
+        self.clear()  # from here on nothing raises: whose fault it is would not be known
         self._to_keep[prompt.generation] = lambda start: copied(between(layers, start, None))
-        return [prompt.generation], output.logits[:, -1]
+        return [prompt.generation], logits
 
     def _read_together(
         self, trees: Sequence[PromptTree], rows: Rows
@@ -246,7 +246,8 @@ class PromptReader:
                 past_key_values=rows,
                 use_cache=True,
             )
-        if forked and not output.logits.amax(-1).isfinite().all():
+        logits = output.logits[0]
+        if forked and not logits.amax(-1).isfinite().all():
             # Masks hide the prompts of a row from one another, but NaN times nothing is NaN.
             raise GenerationError(MESSAGES[NOT_FINITE])
         for row, _, columns in kept:
@@ -257,7 +258,7 @@ class PromptReader:
         for row, generation, _ in kept:
             # What follows in the others is known when they end.
             self._to_keep[generation] = partial(rows.copy, first + row)
-        return [generation for _, generation, _ in kept + forked], output.logits[0]
+        return [generation for _, generation, _ in kept + forked], logits
 
     def _embed_tree(self, tree: PromptTree) -> Tensor:
         """(positions, width) of what is to be read."""

@@ -167,6 +167,8 @@ class Scheduler:
         if not suspects:  # it was raised while prompts that wait were looked at
             suspects = list(self.waiting)
             self.waiting.clear()
+        if not suspects:
+            raise error
         if len(suspects) == 1 or suspects[0].prefill_alone:
             suspects.pop(0).fail(as_fault(error, "reading a prompt"))
         for generation in reversed(suspects):
