@@ -232,9 +232,11 @@ def _divide(text: str, raw: Sequence[bytes]) -> list[TokenText]:
 
 def _overlap(text: str, stop: str) -> int:
     """Characters at the end of `text` that `stop` begins with."""
-    start = max(len(text) - len(stop) + 1, 0)
-    while (start := text.find(stop[0], start)) >= 0:
-        if stop.startswith(text[start:]):
-            return len(text) - start
-        start += 1
-    return 0
+    length = min(len(stop) - 1, len(text))
+    while length > 0:
+        # Only where the text's last character is in the stop text may the two overlap.
+        length = stop.rfind(text[-1], 0, length) + 1
+        if length and text.endswith(stop[:length]):
+            break
+        length -= 1
+    return max(length, 0)
