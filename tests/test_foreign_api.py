@@ -138,7 +138,7 @@ TABLE = (
         "mgm/serve/http/connection.py",
         "uvicorn.protocols.http.h11_impl.H11Protocol",
         "connection_lost connection_made data_received on_response_complete "
-        "pause_writing resume_writing timeout_keep_alive_handler",
+        "pause_writing resume_writing",
     ),
     Foreign(
         "mgm/serve/http/connection.py",

@@ -71,7 +71,7 @@ def test_a_fault_names_its_question(engine, tmp_path):
     found = []
     with pytest.raises(MGMError, match=r"^question last: image 1 of 1: .*none.png"):
         found.extend(answer_all(engine, asked, 2))
-    asked[-1] = ("long", Request("what?" * 5000))
+    asked[-1] = ("long", Request("what?" * 500))
     with pytest.raises(MGMError, match=r"^question long: the prompt takes"):
         list(answer_all(engine, asked, 2))
 

@@ -114,7 +114,7 @@ def test_while_its_prompt_is_prepared(endless_folder):
     """The thread goes on, nobody waits for it, and what it starts is cancelled at once."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
     entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
-    listen = worker.engine.listen
+    listen = worker.engine.listen_all
 
     def slowly(*arguments):
         entered.set()
@@ -123,15 +123,15 @@ def test_while_its_prompt_is_prepared(endless_folder):
         left.set()
         return stream
 
-    worker.engine.listen = slowly
+    worker.engine.listen_all = slowly
     with running(worker_application(worker)) as address:
         connection = send(address, CHAT[0], CHAT[1] | {"max_tokens": 4000})
-        entered.wait(20)
+        assert entered.wait(20)
         with within(2, lambda: worker.admission.length == 0):
             connection.close()
         go_on.set()
         with within(1, lambda: idle(worker)):
-            left.wait(20)
+            assert left.wait(20)
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
 
 
