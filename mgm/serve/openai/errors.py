@@ -1,7 +1,7 @@
 """What is wrong with a request, in the words and the codes of the OpenAI API."""
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -45,6 +45,18 @@ class BadRequestError(MGMError):
     ) -> None:
         super().__init__(message)
         self.field, self.status, self.code = field, status, code
+
+
+def unknown_model(model: str, names: Iterable[str]) -> BadRequestError:
+    """The error of a model that is not served.
+
+    Args:
+        model: that was asked for.
+        names: of the models that are.
+    """
+    known = ", ".join(names) or "none"
+    text = f"the model {model!r:.100} does not exist; choose from {known:.1000}"
+    return BadRequestError(text, "model", 404, "model_not_found")
 
 
 def parse_json(content: bytes) -> Any:

@@ -11,7 +11,7 @@ import aiohttp
 from fastapi import Request
 from prometheus_client import Counter
 
-from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.openai.errors import BadRequestError, unknown_model
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.worker_client import (
     WorkerClient,
@@ -165,9 +165,7 @@ class Relay:
 
     def unknown_model(self, model: str) -> BadRequestError:
         """The error of a model that no worker has."""
-        names = ", ".join([*self.registry.models, *self.registry.drawers]) or "none"
-        text = f"the model {model!r:.100} does not exist; choose from {names:.1000}"
-        return BadRequestError(text, "model", 404, "model_not_found")
+        return unknown_model(model, [*self.registry.models, *self.registry.drawers])
 
 
 def _check_status(status: int) -> None:

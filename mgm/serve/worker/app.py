@@ -18,7 +18,7 @@ from mgm.serve.http.attribution_json import mined_body
 from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.http.middleware import application
 from mgm.serve.http.openapi import describe_bodies
-from mgm.serve.openai.errors import BadRequestError, parse_body
+from mgm.serve.openai.errors import parse_body, unknown_model
 from mgm.serve.openai.protocol import (
     BODIES,
     AttributionBody,
@@ -123,12 +123,7 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
 def _check_model(worker: Worker, name: str) -> None:
     if name not in worker.names:
-        raise BadRequestError(
-            f"the model {name!r:.100} does not exist; choose from {', '.join(worker.names)}",
-            "model",
-            404,
-            "model_not_found",
-        )
+        raise unknown_model(name, worker.names)
 
 
 async def _openai(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
