@@ -5,6 +5,7 @@ body may take, and the number of connections.
 """
 
 import asyncio
+import time
 from typing import Any
 
 import h11
@@ -87,7 +88,8 @@ class LimitedProtocol(H11Protocol):
             self._timer.cancel()
             self._timer = None
         self._timer_state = state
-        self.waits_since = None if state is None else self.loop.time()
+        # Not the loop's time, which is the same for all connections of one iteration.
+        self.waits_since = None if state is None else time.monotonic()
         if state is not None:
             seconds = BODY_TIMEOUT if state is h11.SEND_BODY else HEAD_TIMEOUT
             self._timer = self.loop.call_later(seconds, self._expire)
