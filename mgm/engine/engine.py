@@ -22,6 +22,7 @@ from mgm.data.model_card import model_card
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.templates import Template
 from mgm.data.text.tokenizer import vocabulary_size
+from mgm.engine.core.errors import RequestError
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.core.sampler import TokenMask
 from mgm.engine.core.sequence import Generation, Piece
@@ -486,17 +487,18 @@ class Engine:
         """The grammar of an answer, if it has one; checks the tokens of its biases."""
         for token in request.logit_bias:
             if token >= self._ids:
-                raise MGMError(
+                raise RequestError(
                     f"{label}logit_bias names token {token}, and the model has {self._ids}; give "
-                    "ids of its tokenizer"
+                    "ids of its tokenizer",
+                    "logit_bias",
                 )
         form = request.structured_output
         if form is None:
             return None
         try:
             return self._grammars.compile(form, self._prompts.stops.ids)
-        except MGMError as error:
-            raise MGMError(f"{label}{error}") from error
+        except RequestError as error:
+            raise RequestError(f"{label}{error}", error.field) from error
 
 
 def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:

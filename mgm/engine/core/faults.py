@@ -4,13 +4,10 @@ import logging
 
 import torch
 
+from mgm.engine.core.errors import GenerationError
 from mgm.errors import MGMError, one_line
 
 logger = logging.getLogger("mgm.engine")
-
-
-class GenerationError(MGMError):
-    """An answer could not be written, and the request is not to blame: a server's error 500."""
 
 
 def is_device_fault(error: BaseException) -> bool:

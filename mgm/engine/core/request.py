@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from mgm.data.images.loading import ImageSource, image_list
 from mgm.data.images.orientation import check_orientation
 from mgm.data.text.templates import IMAGE_MARKER
+from mgm.engine.core.errors import RequestError
 from mgm.engine.core.sampling import BAN, FORCE, Choice, Sampling
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
@@ -143,11 +144,13 @@ class Request:
             "a list of texts that are not empty",
         )
         if len(self.stop) > MAX_STOPS:
-            raise MGMError(f"stop has {len(self.stop)} texts; give {MAX_STOPS} or fewer")
+            raise RequestError(
+                f"stop has {len(self.stop)} texts; give {MAX_STOPS} or fewer", "stop"
+            )
         longest = max(map(len, self.stop), default=0)
         if longest > MAX_STOP_LENGTH:
-            raise MGMError(
-                f"stop has a text of {longest} characters; give {MAX_STOP_LENGTH} or fewer"
+            raise RequestError(
+                f"stop has a text of {longest} characters; give {MAX_STOP_LENGTH} or fewer", "stop"
             )
 
     def _check_adjustments(self) -> None:
@@ -157,9 +160,9 @@ class Request:
         bias = self.logit_bias
         _demand(isinstance(bias, Mapping), "logit_bias", bias, "biases by token id")
         for token, value in bias.items():
-            _demand(_whole(token, 0), "a token of logit_bias", token, "the id of a token")
-            valid = f"from {BAN:.0f} to {FORCE:.0f}"
-            _demand(_within(value, BAN, FORCE), f"logit_bias of token {token}", value, valid)
+            valid = f"ids of tokens, and biases from {BAN:.0f} to {FORCE:.0f}"
+            holds = _whole(token, 0) and _within(value, BAN, FORCE)
+            _demand(holds, "logit_bias", {token: value}, valid)
         object.__setattr__(self, "logit_bias", {k: float(v) for k, v in bias.items()})
         form = self.structured_output
         _demand(
@@ -188,9 +191,10 @@ class Request:
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:
-                    raise MGMError(
+                    raise RequestError(
                         f"{name} holds half a surrogate pair ({text[error.start]!r} at character "
-                        f"{error.start}), which is no character; leave it out"
+                        f"{error.start}), which is no character; leave it out",
+                        name,
                     ) from error
 
     def _check_markers(self) -> None:
@@ -255,7 +259,7 @@ class Answer:
 
 def _demand(holds: bool, name: str, found: object, valid: str) -> None:
     if not holds:
-        raise MGMError(f"{name} is {found!r:.80}; give {valid}")
+        raise RequestError(f"{name} is {found!r:.80}; give {valid}", name)
 
 
 def _whole(value: object, least: int) -> bool:

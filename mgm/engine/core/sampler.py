@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgm.engine.core.faults import GenerationError, is_device_fault
+from mgm.engine.core.errors import GenerationError, RequestError
+from mgm.engine.core.faults import is_device_fault
 from mgm.engine.core.sampling import BAN, FORCE, Candidate, Choice, Sampling
-from mgm.errors import MGMError
 
 _FORCED = 1e4  # added to the logits of forced tokens: more than logits differ by
 NOT_FINITE, NOTHING_ALLOWED = -1, -2  # in place of a token
@@ -195,8 +195,9 @@ def _choice(choice: Choice) -> Choice | Exception:
     """The choice, or the error that its token stands for."""
     if choice.token >= 0:
         return choice
-    kind = MGMError if choice.token == NOTHING_ALLOWED else GenerationError
-    return kind(MESSAGES[choice.token])
+    if choice.token == NOTHING_ALLOWED:
+        return RequestError(MESSAGES[NOTHING_ALLOWED], "logit_bias")
+    return GenerationError(MESSAGES[choice.token])
 
 
 def _effective_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mgm.errors import MGMError, one_line
+from mgm.engine.core.errors import RequestError
+from mgm.errors import one_line
 
 MAX_LENGTH = 2**16  # characters of a schema, a regular expression, a grammar, or all choices
 MAX_WHITESPACE = 32  # characters in a row in JSON, or a model may write nothing else for ever
@@ -33,7 +34,7 @@ class StructuredOutput:
         whitespace_pattern: a regular expression of what may be between the tokens of JSON.
 
     Raises:
-        MGMError: none or several are given, or one has the wrong type or is too long.
+        RequestError: none or several are given, or one has the wrong type or is too long.
     """
 
     json: str | Mapping[str, Any] | None = None
@@ -49,7 +50,7 @@ class StructuredOutput:
         given = [name for name in KINDS if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise MGMError(f"structured_output: give one of {', '.join(KINDS)}; found {found}")
+            raise _error(f": give one of {', '.join(KINDS)}; found {found}")
         if self.json is not None:
             object.__setattr__(self, "json", _schema_text(self.json))
         if self.choice is not None:
@@ -67,15 +68,12 @@ class StructuredOutput:
         texts = (self.json, self.regex, self.grammar, self.whitespace_pattern, *(self.choice or ()))
         length = sum(len(text) for text in texts if text)
         if length > MAX_LENGTH:
-            raise MGMError(
-                f"structured_output.{given[0]} has {length} characters; at most {MAX_LENGTH} are "
-                "taken"
-            )
+            raise _error(f".{given[0]} has {length} characters; at most {MAX_LENGTH} are taken")
         try:
             self.key.encode()
         except UnicodeEncodeError as error:
-            raise MGMError(
-                f"structured_output.{given[0]} holds half a surrogate pair, which is no character"
+            raise _error(
+                f".{given[0]} holds half a surrogate pair, which is no character"
             ) from error
 
     @property
@@ -96,11 +94,15 @@ def _schema_text(schema: object) -> str:
         if isinstance(parsed, Mapping | bool):
             return json.dumps(parsed, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
-        raise MGMError(
-            f"structured_output.json is no JSON schema ({one_line(error)[:200]}); give an object"
+        raise _error(
+            f".json is no JSON schema ({one_line(error)[:200]}); give an object"
         ) from error
     return _refuse("json", schema, "a JSON schema, as an object or as text")
 
 
 def _refuse(name: str, found: object, valid: str) -> Any:
-    raise MGMError(f"structured_output.{name} is {found!r:.80}; give {valid}")
+    raise _error(f".{name} is {found!r:.80}; give {valid}")
+
+
+def _error(message: str) -> RequestError:
+    return RequestError(f"structured_output{message}", "structured_output")

@@ -9,6 +9,7 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from mgm.engine.core.errors import GenerationError, RequestError
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.grammar import check
@@ -78,7 +79,9 @@ class Grammar:
         if matcher.is_error() or (matcher.is_stopped() and matcher.stop_reason() not in _COMPLETE):
             self._on_error()
             reason = _reason(matcher.get_error())[:200] or matcher.stop_reason()
-            raise MGMError(f"structured_output: the grammar cannot go on ({reason})")
+            raise RequestError(
+                f"structured_output: the grammar cannot go on ({reason})", "structured_output"
+            )
 
 
 class GrammarCompiler:
@@ -112,7 +115,7 @@ class GrammarCompiler:
         matcher = self._cached(key)
         if matcher is None:
             if not self._compiling.acquire(timeout=MAX_WAIT):
-                raise MGMError(
+                raise GenerationError(
                     f"structured_output.{form.kind}: others were still being compiled after "
                     f"{MAX_WAIT} seconds; try again later"
                 )
@@ -173,7 +176,10 @@ class GrammarCompiler:
             reason = _reason(fault)[:300]
             if not reason or reason.startswith("NoExtension"):
                 reason = "nothing matches it"
-            raise MGMError(f"structured_output.{form.kind} cannot be used ({reason}); correct it")
+            raise RequestError(
+                f"structured_output.{form.kind} cannot be used ({reason}); correct it",
+                "structured_output",
+            )
         return matcher
 
     def _tokenizer(self, stop_ids: frozenset[int]) -> "LLTokenizer":

@@ -8,13 +8,10 @@ import torch
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import Stops, stops_of
 from mgm.data.text.templates import get_template
+from mgm.engine.core.errors import ContextLengthError
 from mgm.engine.core.request import Request
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-
-
-class ContextLengthError(MGMError):
-    """A prompt is longer than the model's context."""
 
 
 class PromptWriter:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from mgm.engine.core.faults import GenerationError, as_fault, is_device_failure
+from mgm.engine.core.errors import GenerationError
+from mgm.engine.core.faults import as_fault, is_device_failure
 from mgm.engine.core.sampler import MESSAGES, NOT_FINITE
 from mgm.engine.core.sampling import Choice
 from mgm.engine.core.sequence import Generation

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.sampler import MESSAGES, NOT_FINITE
 from mgm.engine.core.sequence import Generation
 from mgm.engine.kv_cache.attention_masks import AttentionMasks, Branches

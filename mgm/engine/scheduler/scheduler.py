@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgm.engine.core.faults import GenerationError, as_fault, is_device_failure
+from mgm.engine.core.errors import GenerationError
+from mgm.engine.core.faults import as_fault, is_device_failure
 from mgm.engine.core.sampler import choose
 from mgm.engine.core.sampling import Choice
 from mgm.engine.core.sequence import Generation

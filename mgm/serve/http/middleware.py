@@ -15,8 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from mgm.engine.core.faults import GenerationError
-from mgm.engine.inputs.prompt import ContextLengthError
+from mgm.engine.core.errors import ContextLengthError, GenerationError, RequestError
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.connection import MAX_HEAD_BYTES
@@ -29,12 +28,8 @@ MAX_BODY = 64 * 2**20  # bytes; some ten photographs in base64
 MAX_BODIES = 8 * MAX_BODY  # bytes of all requests that are not answered yet
 MAX_HEADER_FIELDS = 100  # as nginx and Apache allow
 OPEN_PATHS = ("/health", "/metrics")  # need no key
-# Fields of the engine's requests that it checks itself, and what bodies call them.
-ENGINE_FIELDS = {
-    "structured_output": "structured_outputs",
-    "logit_bias": "logit_bias",
-    "stop": "stop",
-}
+# Fields of bodies that have another name than those of the engine's requests.
+BODY_FIELDS = {"structured_output": "structured_outputs"}
 _ABSOLUTE = re.compile(r"https?://[^/]*(.*)", re.IGNORECASE | re.DOTALL)
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
@@ -94,11 +89,14 @@ def application(
         body = error_body(str(error), field=field, code="context_length_exceeded")
         return JSONResponse(body, 400)
 
+    @app.exception_handler(RequestError)
+    async def wrong_field(_: Request, error: RequestError) -> JSONResponse:
+        field = BODY_FIELDS.get(error.field, error.field)
+        return JSONResponse(error_body(str(error), field=field), 400)
+
     @app.exception_handler(MGMError)
     async def wrong(_: Request, error: MGMError) -> JSONResponse:
-        # The engine's errors begin with the field of its request that is wrong.
-        field = next((one for one in ENGINE_FIELDS if str(error).startswith(one)), None)
-        return JSONResponse(error_body(str(error), field=ENGINE_FIELDS.get(field or "")), 400)
+        return JSONResponse(error_body(str(error)), 400)
 
     @app.exception_handler(GenerationError)
     async def failed(_: Request, error: GenerationError) -> JSONResponse:

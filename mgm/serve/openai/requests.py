@@ -7,6 +7,7 @@ from typing import Any
 
 from mgm.data.text.conversation import chat_prompt
 from mgm.data.text.templates import Template
+from mgm.engine.core.errors import RequestError
 from mgm.engine.core.request import Request
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
@@ -68,9 +69,9 @@ class ParsedRequest:
                 own = {} if seed is None else {"seed": (seed + number) % 2**63}
                 try:
                     made.append(Request(prompt, images=images, raw=True, **self.settings | own))
-                except MGMError as error:
-                    name = str(error).split(" ", 1)[0]
-                    raise BadRequestError(error, name if name in self.settings else None) from error
+                except RequestError as error:
+                    field = error.field if error.field in self.settings else None
+                    raise BadRequestError(error, field) from error
         return made
 
 

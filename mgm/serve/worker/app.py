@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from mgm.engine.attribution.mining import mined_details
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
 from mgm.errors import MGMError
 from mgm.serve.http.attribution_json import mined_body

@@ -7,7 +7,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
 

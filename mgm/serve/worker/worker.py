@@ -12,7 +12,7 @@ import anyio
 
 from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.engine.core import request as engine_request
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
 from mgm.engine.core.sequence import Piece
 from mgm.engine.engine import Engine, Stream

@@ -1,7 +1,8 @@
 import logging
 
 from mgm import MGMError
-from mgm.engine.core.faults import GenerationError, as_fault
+from mgm.engine.core.errors import GenerationError
+from mgm.engine.core.faults import as_fault
 
 
 def test_what_nothing_expects_is_logged_once(caplog):

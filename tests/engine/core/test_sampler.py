@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mgm import MGMError
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.sampler import Sampler, choose
 from mgm.engine.core.sampling import Choice, Sampling
 

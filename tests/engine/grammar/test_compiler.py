@@ -13,7 +13,7 @@ import pytest
 
 import mgm
 from mgm import MGMError, Request
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.structured_output import MAX_WHITESPACE, StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine import Engine

@@ -13,7 +13,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 import mgm
-from mgm.engine.core.faults import GenerationError
+from mgm.engine.core.errors import GenerationError
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.worker.app import worker_application
