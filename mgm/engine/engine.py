@@ -26,6 +26,7 @@ from mgm.engine.core.errors import RequestError
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.core.sampler import TokenMask
 from mgm.engine.core.sequence import Generation, Piece
+from mgm.engine.core.structured_output import StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine_thread import Loop, Result
 from mgm.engine.grammar.compiler import GrammarCompiler
@@ -358,8 +359,8 @@ class Engine:
         generations = self._generations(self.prepare(requests))
         for index, generation in enumerate(generations):
             generation.listener = partial(listener, index)
-        for request, generation in zip(requests, generations, strict=True):
-            self._enqueue(request, generation)
+        for index, (request, generation) in enumerate(zip(requests, generations, strict=True)):
+            self._enqueue(request, generation, index)
         return [Stream(self, generation) for generation in generations]
 
     def start(self) -> None:
@@ -396,17 +397,27 @@ class Engine:
         else:
             self.turn.wait()
 
-    def _enqueue(self, request: Request, generation: Generation) -> None:
+    def _enqueue(self, request: Request, generation: Generation, number: int = 0) -> None:
         if request.num_beams > 1:
             self.compute(
                 partial(search, self.model, generation, request.num_beams, self._vocabulary)
             )
         else:
-            self.submit(partial(self._add, generation))
+            self.submit(partial(self._add, generation, number))
 
-    def _add(self, generation: Generation) -> None:
+    def _add(self, generation: Generation, number: int) -> None:
         with self.turn:
-            self.scheduler.add(generation)
+            self.scheduler.add(generation, number)
+
+    def compile_grammar(self, form: StructuredOutput) -> None:
+        """Compile the grammar of answers of some form; requests that come soon find it compiled.
+
+        Raises:
+            MGMError: it is no schema, regular expression or grammar, it is too complex, nothing can
+                match it, or llguidance is not installed.
+            EngineBusyError: others take too long.
+        """
+        self._grammars.compile(form, self._prompts.stops.ids)
 
     def prompt(self, request: Request) -> str:
         """The text that the model reads for `request`, image markers not expanded."""

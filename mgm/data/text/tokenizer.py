@@ -27,6 +27,7 @@ from mgm.model.files.tokenizer_files import (
 
 _LLAMA = "LlamaTokenizer"  # whose tokenizer.model is read without a tokenizer.json
 _SPACE = "▁"
+_PROBE = "a e i o u A 1"  # of which every vocabulary has something
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
@@ -91,14 +92,18 @@ def _complete(tokenizer: PreTrainedTokenizerBase) -> None:
     """Add what it lacks, and use it once: much of a broken file fails no earlier.
 
     Raises:
-        ValueError: its post-processor drops the text; an empty prompt would only fail in the model.
+        ValueError: it drops the text; an empty prompt would only fail in the model, and one that
+            has lost its question would not fail at all.
     """
     add_image_token(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    ids = tokenizer("a", add_special_tokens=False).input_ids
+    ids = tokenizer(_PROBE, add_special_tokens=False).input_ids
     tokenizer.decode(ids)
-    if ids and not tokenizer("a").input_ids:
+    if not ids:
+        raise ValueError(f"it makes no tokens of {_PROBE!r}")
+    leading_ids(tokenizer)
+    if not tokenizer(_PROBE).input_ids:
         raise ValueError("its post-processor drops the text")
 
 

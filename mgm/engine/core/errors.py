@@ -19,5 +19,9 @@ class ContextLengthError(MGMError):
     """A prompt has more tokens than the model's context."""
 
 
+class EngineBusyError(MGMError):
+    """Other requests keep this one from being answered: a server's error 503, try again later."""
+
+
 class GenerationError(MGMError):
     """An answer could not be written, and the request is not to blame: a server's error 500."""

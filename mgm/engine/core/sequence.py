@@ -57,6 +57,7 @@ class Generation:
     Attributes:
         prefill_alone: whether the prompt is prefilled without others beside it: one of those it
             was prefilled with before raised an error.
+        rank: in the queue; the lowest is prefilled first.
         limit: tokens of the answer, at most.
         seconds: after which it ends; None: whenever it does.
         stop_ids: tokens that end it.
@@ -83,6 +84,7 @@ class Generation:
         self.cached = 0  # positions of the prompt that were known already
         self.listener: Callable[[Piece], None] | None = None
         self.prefill_alone = False
+        self.rank = 0
         self.sampler = Sampler(request.sampling, prompt_ids, mask)
         self.limit = min(request.max_new_tokens, room)
         self.seconds = request.max_seconds

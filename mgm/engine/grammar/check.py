@@ -7,13 +7,16 @@ its limits come on standard input, what is wrong with it leaves on standard outp
 """
 
 import json
+import mmap
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 STACK = 2**21  # bytes: a quarter of what a thread usually has
 MEMORY = 2**30  # bytes of addresses, those of the interpreter included
-CPU_SECONDS = 10
+CPU_SECONDS = 2
+MAX_GROWTH = 2**24  # bytes that a compiled grammar may take: several are kept
 
 
 class _Bytes:
@@ -31,13 +34,24 @@ def _check() -> None:
 
     definition, limits = json.load(sys.stdin)
     vocabulary: Any = _Bytes()
-    matcher = LLMatcher(
-        LLTokenizer(vocabulary), definition, log_level=0, limits=LLParserLimits(**limits)
-    )
+    tokenizer, before = LLTokenizer(vocabulary), _memory()
+    matcher = LLMatcher(tokenizer, definition, log_level=0, limits=LLParserLimits(**limits))
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
         sys.stdout.write(matcher.get_error())
+    elif _memory() - before > MAX_GROWTH:
+        sys.stdout.write("it needs too much memory")
+
+
+def _memory() -> int:
+    """Bytes of memory that this process has; 0 where the system does not say."""
+    try:
+        # Not getrusage: its peak is that of the process that started this one, where it was larger.
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * mmap.PAGESIZE
+    except OSError:  # it is no Linux
+        return 0
 
 
 def _limit_resources() -> None:
@@ -48,7 +62,8 @@ def _limit_resources() -> None:
         return
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_SECONDS)):
         try:
-            resource.setrlimit(kind, (limit, limit))
+            # A second more, or the process would be killed without saying that it was for its time.
+            resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
         except (ValueError, OSError):  # it is lower already, or macOS has none
             continue
 

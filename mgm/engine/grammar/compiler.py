@@ -1,6 +1,7 @@
 """Structured output: grammars that say which tokens may come next, by llguidance."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -9,7 +10,7 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mgm.engine.core.errors import GenerationError, RequestError
+from mgm.engine.core.errors import EngineBusyError, RequestError
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.grammar import check
@@ -19,14 +20,14 @@ from mgm.errors import MGMError, one_line
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MAX_COMPILED = 32  # grammars that are kept
+MAX_COMPILED = 16  # grammars that are kept, each with up to 15 MB of states
 MAX_COMPILED_LENGTH = 2**18  # characters of all of their definitions
-MAX_SECONDS = 5  # that compiling one may take
+MAX_SECONDS = 20  # that compiling one may take, of which check.CPU_SECONDS on a processor
 MAX_WAIT = 30  # seconds, for others that are being compiled
 # Of llguidance: what one grammar may cost, at any step of an answer. The cost of a step grows with
 # the square of its items where they are ambiguous. A schema's are not, and each optional property
 # takes four.
-_LIMITS = {"max_lexer_states": 50_000, "max_grammar_size": 100_000, "verbose_errors": False}
+_LIMITS = {"max_lexer_states": 20_000, "max_grammar_size": 100_000, "verbose_errors": False}
 _JSON_LIMITS = _LIMITS | {"max_items_in_row": 8000}
 _GRAMMAR_LIMITS = _LIMITS | {"max_items_in_row": 600, "step_max_items": 10_000}
 _Key = tuple[str, frozenset[int]]  # a form's key, and the tokens that end an answer
@@ -109,13 +110,17 @@ class GrammarCompiler:
 
         Raises:
             MGMError: it is no schema, regular expression or grammar, it is too complex, nothing can
-                match it, others take too long, or llguidance is not installed.
+                match it, or llguidance is not installed.
+            EngineBusyError: others take too long.
         """
         key = form.key, stop_ids
         matcher = self._cached(key)
-        if matcher is None:
+        if matcher is None and form.kind == "choice":  # which costs little
+            matcher = self._compile(form, stop_ids)
+            self._keep(key, matcher)
+        elif matcher is None:
             if not self._compiling.acquire(timeout=MAX_WAIT):
-                raise GenerationError(
+                raise EngineBusyError(
                     f"structured_output.{form.kind}: others were still being compiled after "
                     f"{MAX_WAIT} seconds; try again later"
                 )
@@ -234,6 +239,8 @@ def _check(definition: str, limits: Mapping[str, Any]) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"it takes more than {MAX_SECONDS} seconds to compile") from error
+    if checked.returncode == -getattr(signal, "SIGXCPU", 0):
+        raise ValueError(f"it takes more than {check.CPU_SECONDS} seconds to compile")
     if checked.returncode:
         raise ValueError("it is nested too deeply, or it needs too much memory")
     if checked.stdout:

@@ -4,6 +4,7 @@ A step reads a piece of the first prompt that waits, or several short prompts, a
 answer that is being written its next token, or several if it was guessed how the answer goes on.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -74,6 +75,7 @@ class Scheduler:
         self.row_bytes = row_bytes
         self.prefixes = PrefixCache(prefix_bytes)
         self.waiting: deque[Generation] = deque()
+        self._prefilled = 0  # sequences, since the beginning
         self.writing: list[Generation] = []
         self.prompts_first = False
         self.keeps_answers = True
@@ -88,9 +90,19 @@ class Scheduler:
         """Whether there is anything to do."""
         return bool(self.waiting or self.writing or self.reader.reading)
 
-    def add(self, generation: Generation) -> None:
-        """Let an answer wait for its turn."""
-        self.waiting.append(generation)
+    def add(self, generation: Generation, number: int = 0) -> None:
+        """Put a sequence into the queue.
+
+        One client's request for many sequences does not keep others waiting for all of them: behind
+        each, as many that came later may be prefilled as are decoded at once.
+
+        Args:
+            generation: the sequence.
+            number: of its request's sequences that come before it.
+        """
+        generation.rank = self._prefilled + number * self.rows
+        index = bisect_right(self.waiting, generation.rank, key=lambda other: other.rank)
+        self.waiting.insert(index, generation)
 
     @torch.inference_mode()
     def cancel(self, generation: Generation) -> None:
@@ -153,6 +165,7 @@ class Scheduler:
         if read is not None:
             generations, logits = read
             self.writing += generations
+            self._prefilled += len(generations)
             self._push(logits.unsqueeze(1), generations, [Guess()] * len(generations))
             self.reader.keep()
         return read is not None or bool(self.reader.reading)

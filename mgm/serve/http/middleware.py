@@ -15,7 +15,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from mgm.engine.core.errors import ContextLengthError, GenerationError, RequestError
+from mgm.engine.core.errors import (
+    ContextLengthError,
+    EngineBusyError,
+    GenerationError,
+    RequestError,
+)
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.http.connection import MAX_HEAD_BYTES
@@ -107,7 +112,8 @@ def application(
         return JSONResponse(error_body(str(error), code="request_too_large"), 413)
 
     @app.exception_handler(BusyError)
-    async def busy(_: Request, error: BusyError) -> JSONResponse:
+    @app.exception_handler(EngineBusyError)
+    async def busy(_: Request, error: Exception) -> JSONResponse:
         body = error_body(str(error), "server_error", code="server_busy")
         return JSONResponse(body, 503, headers={"Retry-After": "1"})
 

@@ -76,6 +76,7 @@ class Worker:
         # Each kind of work has threads of its own, so that none waits for another's.
         self._threads = ThreadPoolExecutor(self.limits.concurrency + SPARE_THREADS, "request")
         self._closing = ThreadPoolExecutor(CLOSE_THREADS, "close")
+        self._grammar = ThreadPoolExecutor(1, "grammar")
         self._ocr = ThreadPoolExecutor(1, "ocr")
         self._image_generation = ThreadPoolExecutor(1, "image-generation")
 
@@ -125,9 +126,14 @@ class Worker:
         """Requests to the engine, with their images and with what tools add to the question.
 
         Raises:
-            MGMError: an image cannot be fetched, or a tool that is asked for is not here.
+            MGMError: a grammar cannot be used, an image cannot be fetched, or a tool that is asked
+                for is not here.
             QueueFullError: too many requests download images.
         """
+        form = parsed.settings.get("structured_output")
+        if form is not None and form.kind != "choice":
+            # Here, those that wait take no slot and no thread, and leave with their clients.
+            await _run(self._grammar, self.engine.compile_grammar, form)
         images = await self.images.fetch_all(parsed.sources)
         suffix = ""
         if parsed.gen_image or parsed.use_ocr:

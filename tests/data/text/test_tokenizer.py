@@ -143,6 +143,11 @@ TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
     [
         ("post_processor", TEMPLATE | {"single": [UNKNOWN, PIECE]}),
         ("post_processor", TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}),
+        (
+            "post_processor",  # of an unknown token, without the text
+            TEMPLATE | {"single": [{"SpecialToken": {"id": "q", "type_id": 0}}]},
+        ),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}),
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}),
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}),
         ("pre_tokenizer", {"type": "FixedLength", "length": 0}),

@@ -13,7 +13,7 @@ import pytest
 
 import mgm
 from mgm import MGMError, Request
-from mgm.engine.core.errors import GenerationError
+from mgm.engine.core.errors import EngineBusyError, GenerationError, RequestError
 from mgm.engine.core.structured_output import MAX_WHITESPACE, StructuredOutput
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine import Engine
@@ -304,6 +304,24 @@ def test_many_choices(compiler, form):
     assert grammar.complete or 4 in tokens_of(grammar.allowed())
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 99991},
+        {"type": "integer", "allOf": [{"multipleOf": 997}, {"multipleOf": 991}]},
+    ],
+)
+def test_a_grammar_of_too_many_states(compiler, schema):
+    """Each would take 50 MB and more, as long as it is kept."""
+    with pytest.raises(RequestError, match=r"needs too much memory|seconds to compile"):
+        compiler.compile(StructuredOutput(json=schema), STOPS)
+
+
+@pytest.mark.parametrize("number", [1, 5, 100, 250, 1024, 65536, 10**9, 0.01, 0.37])
+def test_multiples(compiler, number):
+    compiler.compile(StructuredOutput(json={"type": "number", "multipleOf": number}), STOPS)
+
+
 @pytest.mark.parametrize("schema", [True, "true", {}])
 def test_any_json(compiler, schema):
     grammar = compiler.compile(StructuredOutput(json=schema), STOPS)
@@ -324,7 +342,8 @@ def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
     compiler.compile(StructuredOutput(regex="ab"), STOPS)
     with compiler._compiling:
         compiler.compile(StructuredOutput(regex="ab"), STOPS)  # which is known
-        with pytest.raises(MGMError, match="others were still being compiled"):
+        compiler.compile(StructuredOutput(choice=["a", "b"]), STOPS)  # which costs little
+        with pytest.raises(EngineBusyError, match="others were still being compiled"):
             compiler.compile(StructuredOutput(regex="ac"), STOPS)
     compiler.compile(StructuredOutput(regex="ac"), STOPS)
 

@@ -10,7 +10,8 @@ import torch
 
 import mgm
 from mgm import MGMError, Request
-from mgm.engine.engine import Engine
+from mgm.engine.core.sequence import Piece
+from mgm.engine.engine import Engine, Stream
 from mgm.engine.kv_cache.kv_cache import between
 from mgm.engine.scheduler.scheduler import Scheduler
 from tests.tiny_model import build
@@ -439,3 +440,34 @@ def test_language_models_that_remember_otherwise_are_refused(engine):
     engine.model.config.text_config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(MGMError, match="layers of kind linear_attention"):
         Scheduler(engine.model)
+
+
+def test_a_request_of_many_sequences_keeps_nobody_waiting(engine):
+    engine.scheduler.rows = 2
+    ban = dict.fromkeys(engine.processor.tokenizer.all_special_ids, -100.0)
+    done: list[str] = []
+    streams: list[Stream] = []  # which would end if nobody held them
+
+    def ask(name: str, count: int) -> None:
+        requests = [Request(name, max_new_tokens=5, logit_bias=ban) for _ in range(count)]
+
+        def listener(_: int, piece: Piece) -> None:
+            if piece.answer is not None:
+                done.append(name)
+
+        streams.extend(engine.listen_all(requests, listener))
+
+    ask("many", 10)
+    engine.scheduler.step()
+    for number in range(4):
+        ask(f"one {number}", 1)
+    ask("two", 2)
+    while engine.scheduler.busy:
+        engine.scheduler.step()
+    singles = [done.index(f"one {number}") for number in range(4)]
+    assert singles == sorted(singles)
+    assert singles[-1] < 8
+    assert done.index("two") < 9
+    assert done.count("many") == 10
+    # Nor do they wait for ever: between those that came later, some of them are answered.
+    assert "many" in done[: singles[-1]]

@@ -65,6 +65,23 @@ def test_every_endpoint(endless_worker, endless_address, endpoint):
         connection.close()
 
 
+def test_while_other_grammars_are_compiled(endless_worker, endless_address):
+    """They take no slot and no thread, so that others' answers go on."""
+    blocked = threading.Event()
+    waiting = endless_worker._grammar.submit(blocked.wait)
+    body = CHAT[1] | {"structured_outputs": {"regex": "[a-c]+"}}
+    connections = [send(endless_address, CHAT[0], body) for _ in range(20)]
+    wait_for(lambda: endless_worker.admission.waiting == 20)
+    choice = CHAT[1] | {"structured_outputs": {"choice": ["a", "b"]}}
+    assert ask(f"{endless_address}{CHAT[0]}", choice)[0] == 200
+    with within(2, lambda: idle(endless_worker)):
+        for connection in connections:
+            connection.close()
+    blocked.set()
+    waiting.result()
+    assert endless_worker._grammar._work_queue.empty()
+
+
 def test_while_images_are_downloaded(endless_worker, endless_address, dripping_site):
     image = {"type": "image_url", "image_url": {"url": f"{dripping_site}/a.png"}}
     message = {"role": "user", "content": [image]}
