@@ -40,6 +40,7 @@ from mgm.train.checkpointing.checkpoints import (
 from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
 from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
 from mgm.train.checkpointing.schedule import check_optimizer, set_learning_rates
+from mgm.train.distributed.deepspeed_start import deepspeed_errors
 from mgm.train.distributed.fsdp import (
     delay_reduction,
     load_optimizer,
@@ -274,7 +275,8 @@ class MGMTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.selective_checkpointing:
             enable(self.model, checkpoint_options())
-        return super()._prepare_for_training(*args, **kwargs)
+        with deepspeed_errors(self.is_deepspeed_enabled):
+            return super()._prepare_for_training(*args, **kwargs)
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Generator[None]:

@@ -166,8 +166,8 @@ def _read(checkpoint: Path) -> Fingerprint:
     found = read_json(checkpoint / FILE)
     if "processes" not in found:  # which every format has
         raise MGMError(
-            f"{checkpoint / FILE}: is no fingerprint of a run; copy it again, or delete {checkpoint} "
-            "to resume from the checkpoint before it"
+            f"{checkpoint / FILE}: is no fingerprint of a run; copy it again, or delete "
+            f"{checkpoint} to resume from the checkpoint before it"
         )
     return found
 
@@ -230,6 +230,9 @@ def _plain(value: Any) -> Any:
         return value.value
     if value in ({}, ""):
         return None
-    return json.loads(
-        json.dumps(value, default=lambda odd: getattr(odd, "to_dict", odd.__repr__)())
-    )
+    return json.loads(json.dumps(value, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a class of transformers."""
+    return value.to_dict() if hasattr(value, "to_dict") else str(value)
