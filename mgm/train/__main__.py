@@ -46,6 +46,21 @@ SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all 
 LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
 
 
+def program() -> None:
+    """Run `main` as a command-line program does; one process of several ends at once on an error.
+
+    Taking the interpreter down takes seconds, in which the other processes would report what they
+    make of it.
+    """
+    try:
+        run_command(main)
+    except SystemExit as end:
+        if end.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.stderr.flush()
+            os._exit(int(end.code))
+        raise
+
+
 def main() -> None:
     """Train as the command line says."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -241,4 +256,4 @@ def _without_traceback(error: MGMError) -> MGMError:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    program()
