@@ -58,5 +58,5 @@ def test_a_digest_is_cached_until_the_file_changes(file, tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
-    with pytest.raises(MGMError, match="gone.json: cannot be read"):
+    with pytest.raises(MGMError, match=r"gone\.json: cannot be read"):
         digest_of([tmp_path / "gone.json"])

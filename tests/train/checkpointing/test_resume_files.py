@@ -15,7 +15,7 @@ STATE = {"global_step": 4, "max_steps": 8, "num_train_epochs": 1, "log_history":
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """With the files of every kind of run: of one process, of FSDP, of DeepSpeed, and a stream's."""
+    """With the files of every kind of run: one process, FSDP, DeepSpeed, and a stream."""
     folder.mkdir()
     (folder / "trainer_state.json").write_text(json.dumps(STATE))
     (folder / "stream-0.json").write_text('{"workers": 1, "next": 0, "cursors": {}}')

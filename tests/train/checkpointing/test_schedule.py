@@ -65,5 +65,5 @@ def test_moments_of_other_parameters_are_named(tmp_path):
     ours.load_state_dict(trained(3).state_dict())
     check_optimizer(ours, tmp_path)
     ours.load_state_dict(trained(4).state_dict())
-    with pytest.raises(MGMError, match="optimizer.pt: is damaged, or of another kind"):
+    with pytest.raises(MGMError, match=r"optimizer\.pt: is damaged, or of another kind"):
         check_optimizer(ours, tmp_path)
