@@ -140,6 +140,9 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
         MGMError: what decides the result differs, or the checkpoint's file is damaged.
     """
     before = _read(checkpoint)
+    if not before:
+        logger.warning("%s: holds no %s; flags and data cannot be compared", checkpoint, FILE)
+        return
     shared = fingerprint.keys() & before.keys()
     unknown = fingerprint.keys() - shared - {"format"}
     if before.get("format") == FORMAT:  # then data has no other entries than those
