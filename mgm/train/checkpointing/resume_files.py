@@ -6,11 +6,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from mgm.data.datasets.streaming import stream_file
 from mgm.errors import MGMError
+from mgm.model.checkpoint.lora import ADAPTER_FILES, OTHERS_FILE
 from mgm.model.files.json_file import read_json
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.checkpoints import STATE_FILE
@@ -36,6 +38,8 @@ def check_files(checkpoint: Path, training: TrainingArguments, streaming: bool) 
         MGMError: a file is missing, damaged, or of another kind; names it.
     """
     trainer_state(checkpoint)
+    if training.lora_enable:
+        _check_adapter(checkpoint)
     rank = training.process_index
     if training.deepspeed:
         _check_deepspeed(checkpoint)
@@ -112,6 +116,17 @@ def _check_torch_file(file: Path, keys: set[str]) -> None:
         raise damaged(file) from error
     if not isinstance(content, dict) or not content.keys() >= keys:
         raise damaged(file)
+
+
+def _check_adapter(checkpoint: Path) -> None:
+    _check_torch_file(checkpoint / OTHERS_FILE, set())
+    file = checkpoint / ADAPTER_FILES[0]
+    _check_present(file)
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise damaged(file) from error
 
 
 def _check_deepspeed(checkpoint: Path) -> None:

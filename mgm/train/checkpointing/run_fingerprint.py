@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mgm.data.datasets.fingerprint import Items, data_fingerprint
 from mgm.data.datasets.streaming import StreamedDataset
@@ -39,6 +39,19 @@ LABELS = {
     "processes": "number of processes",
     "--warmup_steps": "--warmup_steps/--warmup_ratio",
 }
+
+
+class Content(NamedTuple):
+    """A file or folder, compared by its content where that is known."""
+
+    path: str
+    sha256: str | None
+
+    def same_as(self, other: "Content") -> bool:
+        """Whether both have one content; where one is not known, one path."""
+        if self.sha256 is None or other.sha256 is None:
+            return self.path == other.path
+        return self.sha256 == other.sha256
 
 
 def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
@@ -153,8 +166,12 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
     taken = [text for policy, text in differences if policy is Policy.LOG]
     if taken:
         logger.info("resuming with other settings than before: %s", "; ".join(sorted(taken)))
-    pairs = [(fingerprint.get(name), before.get(name)) for name in sorted(shared)]
-    gone = [new["path"] for new, old in pairs if _is_content(new) and _one_is_unknown(new, old)]
+    gone = [
+        now.path
+        for name in sorted(shared)
+        if (now := _content(fingerprint.get(name))) and (old := _content(before.get(name)))
+        if (now.sha256 is None) != (old.sha256 is None)
+    ]
     names = sorted(name for name in unknown if _policy(name) is Policy.REFUSE)
     if names or gone:
         logger.warning(
@@ -181,13 +198,11 @@ def _differences(
     """Policy and text of each entry that differs."""
     for name in sorted(names):
         old, new = before.get(name), now.get(name)
-        if _is_content(old) and _is_content(new):
-            known = old["sha256"] is not None and new["sha256"] is not None
-            same = old["sha256"] == new["sha256"] if known else old["path"] == new["path"]
-            if same:
-                if old["path"] != new["path"]:
-                    yield Policy.LOG, f"{_label(name)} {old['path']} is at {new['path']} now"
-                continue
+        was, now_is = _content(old), _content(new)
+        if was and now_is and was.same_as(now_is):
+            if was.path != now_is.path:
+                yield Policy.LOG, f"{_label(name)} {was.path} is at {now_is.path} now"
+            continue
         if old != new and not (name == "items" and type(old) is not type(new)):
             yield _policy(name), f"{_label(name)} was {_shown(old)}, is {_shown(new)}"
 
@@ -211,19 +226,16 @@ def _label(name: str) -> str:
     return LABELS.get(name, name)
 
 
-def _is_content(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"path", "sha256"}
-
-
-def _one_is_unknown(new: Any, old: Any) -> bool:
-    """Whether the content of one of two folders is known, and that of the other is not."""
-    return _is_content(old) and (new["sha256"] is None) != (old["sha256"] is None)
+def _content(value: Any) -> Content | None:
+    """The entry that stands for content; None: it stands for itself."""
+    is_content = isinstance(value, dict) and value.keys() == {"path", "sha256"}
+    return Content(value["path"], value["sha256"]) if is_content else None
 
 
 def _shown(value: Any) -> str:
-    if _is_content(value):
-        digest = value["sha256"]
-        return value["path"] + (f" (sha256 {digest[:8]})" if digest else "")
+    if content := _content(value):
+        digest = content.sha256
+        return content.path + (f" (sha256 {digest[:8]})" if digest else "")
     return "left out" if value is None or value == "" else str(value)
 
 

@@ -1,6 +1,7 @@
 """Optimizer and learning rate of a resumed run."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -46,7 +47,7 @@ def _learning_rate(arguments: TrainingArguments, step: int, steps: int) -> float
         optimizer,
         arguments.get_warmup_steps(steps),
         steps,
-        arguments.lr_scheduler_kwargs or {},
+        cast(dict[str, Any], arguments.lr_scheduler_kwargs or {}),
     )
     if not isinstance(schedule, LambdaLR):
         return None

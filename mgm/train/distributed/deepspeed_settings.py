@@ -230,9 +230,9 @@ class _Recorder(dict[str, Any]):
         super().__init__(settings)
         self.read: set[str] = set()
 
-    def get(self, key: str, default: Any = None) -> Any:
-        self.read.add(key)
-        return super().get(key, default)
+    def get(self, key: object, default: Any = None, /) -> Any:
+        self.read.add(str(key))
+        return super().get(str(key), default)
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mgm.errors import MGMError
 from mgm.train.checkpointing.resume_files import check_files
@@ -26,6 +27,8 @@ def write_checkpoint(folder: Path) -> Path:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     torch.save(schedule.state_dict(), folder / "scheduler.pt")
     torch.save({"python": 1, "numpy": 2, "cpu": 3}, folder / "rng_state.pth")
+    torch.save({"a": torch.ones(2)}, folder / "non_lora_trainables.bin")
+    save_file({"a": torch.ones(2)}, folder / "adapter_model.safetensors")
     (folder / "global_step4").mkdir()
     torch.save({"a": 1}, folder / "global_step4" / "mp_rank_00_model_states.pt")
     (folder / "latest").write_text("global_step4")
@@ -38,7 +41,13 @@ def checkpoint(tmp_path) -> Path:
 
 
 def training(**changes: object) -> SimpleNamespace:
-    alone = {"process_index": 0, "world_size": 1, "deepspeed": None, "sharded": False}
+    alone: dict[str, object] = {
+        "process_index": 0,
+        "world_size": 1,
+        "deepspeed": None,
+        "sharded": False,
+    }
+    alone["lora_enable"] = False
     return SimpleNamespace(**alone | changes)
 
 
@@ -50,6 +59,8 @@ ROLES = {
     "rng_state.pth": training(),
     "stream-0.json": training(),
     "optimizer-0.pt": training(sharded=True),
+    "adapter_model.safetensors": training(lora_enable=True),
+    "non_lora_trainables.bin": training(lora_enable=True),
     "latest": training(deepspeed=DEEPSPEED),
     "global_step4/mp_rank_00_model_states.pt": training(deepspeed=DEEPSPEED),
 }
