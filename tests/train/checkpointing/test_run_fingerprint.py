@@ -231,3 +231,33 @@ def test_a_damaged_fingerprint_is_named(tmp_path, content):
     with pytest.raises(MGMError, match=r"run\.json: .*copy it again") as caught:
         check_flags(flags(), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (None, "--deepspeed"),
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage of --deepspeed"),
+        (
+            {"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lamb"}},
+            "optimizer of --deepspeed",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLR"}},
+            "scheduler of --deepspeed",
+        ),
+    ],
+)
+def test_settings_of_deepspeed_are_compared(tmp_path, settings, name):
+    def divided(given: dict | None) -> dict:
+        arguments = parse([*NEEDED, "--report_to", "none"])
+        arguments[2].deepspeed = given
+        return fingerprint_of_flags(arguments)
+
+    write_fingerprint(divided({"zero_optimization": {"stage": 2}}), tmp_path)
+    check_flags(
+        divided({"zero_optimization": {"stage": 2, "overlap_comm": True}, "steps_per_print": 7}),
+        tmp_path,
+    )
+    with pytest.raises(MGMError, match=f"{name} was "):
+        check_flags(divided(settings), tmp_path)
