@@ -87,6 +87,9 @@ hd=(
     --model_max_length 4096
 )
 
+# Published on four machines: the launcher looks for their hostfile before ./hostfile.
+four_machines=(--default_hostfile hostfile_4)
+
 launch() {
     local stage=$1
     shift

@@ -53,7 +53,7 @@ TABLE = (
         "mgm/train/trainer.py",
         "transformers.Trainer",
         "_get_output_dir _get_train_sampler _load_from_checkpoint _load_optimizer_and_scheduler "
-        "_prepare_for_training _prepare_inputs _save _save_checkpoint "
+        "_load_rng_state _prepare_for_training _prepare_inputs _save _save_checkpoint "
         "_save_optimizer_and_scheduler",
     ),
     Foreign(
@@ -115,7 +115,12 @@ TABLE = (
         "_scaled_dot_product_cudnn_attention _scaled_dot_product_flash_attention_for_cpu",
     ),
     # what trains and speeds up
-    Foreign("mgm/train/args/arguments.py", "deepspeed.ops", "__compatible_ops__", in_source=True),
+    Foreign(
+        "mgm/train/distributed/deepspeed_start.py",
+        "deepspeed.ops",
+        "__compatible_ops__",
+        in_source=True,
+    ),
     Foreign(
         "mgm/model/ops/causal_lm_loss.py",
         "deepspeed.runtime.zero.partition_parameters",

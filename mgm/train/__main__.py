@@ -4,12 +4,12 @@ import atexit
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from transformers import TrainerState
 from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
@@ -22,9 +22,18 @@ from mgm.train.args.validation import Arguments, parse
 from mgm.train.callbacks.benchmark import BenchmarkRuns
 from mgm.train.callbacks.loss_plot import draw_curves
 from mgm.train.callbacks.warmup_profile import Trial
-from mgm.train.checkpointing.checkpoints import STATE_FILE, checkpoint_to_resume, prepare_output
-from mgm.train.checkpointing.run_fingerprint import check_facts, facts_of, is_finished
+from mgm.train.checkpointing.checkpoints import checkpoint_to_resume, prepare_output
+from mgm.train.checkpointing.resume_files import check_files, trainer_state
+from mgm.train.checkpointing.run_fingerprint import (
+    Fingerprint,
+    check_fingerprint,
+    check_flags,
+    fingerprint_of,
+    fingerprint_of_flags,
+)
+from mgm.train.checkpointing.schedule import describe_change
 from mgm.train.data_setup import RunData
+from mgm.train.distributed.first_process import computed_once
 from mgm.train.lora.adapter import add_adapter, load_adapter
 from mgm.train.model_setup import starting_point
 from mgm.train.optim.freezing import describe_trainable, set_trainable
@@ -32,8 +41,24 @@ from mgm.train.trainer import MGMTrainer
 
 logger = logging.getLogger("mgm.train")
 
+SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
 # What gloo and NCCL say when a process that they wait for is gone.
 LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+
+
+def program() -> None:
+    """Run `main` as a command-line program does; one process of several ends at once on an error.
+
+    Taking the interpreter down takes seconds, in which the other processes would report what they
+    make of it.
+    """
+    try:
+        run_command(main)
+    except SystemExit as end:
+        if end.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.stderr.flush()
+            os._exit(int(end.code))
+        raise
 
 
 def main() -> None:
@@ -43,7 +68,13 @@ def main() -> None:
     logging.getLogger("mgm").setLevel(logging.INFO if first else logging.WARNING)
     quiet_deepspeed()
     transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
-    run()
+    try:
+        run()
+    except MGMError:
+        if not first:
+            # The first process most often reports the same, and its launcher ends this one then.
+            time.sleep(SECONDS_FOR_FIRST)
+        raise
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         _end_process()
@@ -79,6 +110,9 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     with training.main_process_first(local=False, desc="output folder"):
         output = prepare_output(str(training.output_dir))
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
+    if checkpoint is not None:
+        check_flags(fingerprint_of_flags(arguments), checkpoint)
+        check_files(checkpoint, training, data_flags.streaming)
     adapted = training.lora_enable
     model, processor = starting_point(arguments, None if adapted else checkpoint)
     quarantine = None
@@ -95,9 +129,11 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
     logger.info("%s: %s, template %s", stage, data.size, processor.conversation)
     logger.info("%s", describe_trainable(model))
+    fingerprint = computed_once(
+        lambda: _checked_fingerprint(arguments, model, processor, data, checkpoint)
+    )
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-        check_facts(facts_of(training, data.items), checkpoint)
         if isinstance(data.items, StreamedDataset):
             file = stream_file(checkpoint, training.process_index)
             data.items.go_on_from(read_json(file))
@@ -114,6 +150,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     trainer = _trainer(
         arguments,
         adapter=adapter,
+        fingerprint=fingerprint,
         model=model,
         train_dataset=data.items,
         data_collator=data.collate,
@@ -163,14 +200,37 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     return trainer
 
 
+def _checked_fingerprint(
+    arguments: Arguments, model: Any, processor: Any, data: RunData, checkpoint: Path | None
+) -> Fingerprint:
+    """The fingerprint of this run, which fits the checkpoint that it resumes from, if any."""
+    eval_items = None if data.hold_out is None else data.hold_out.samples
+    fingerprint = fingerprint_of(arguments, model, processor, data.items, eval_items)
+    if checkpoint is not None:
+        check_fingerprint(fingerprint, checkpoint)
+    return fingerprint
+
+
 def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
-    """Train from the beginning or from a checkpoint, if there is anything left to do."""
+    """Train from the beginning or from a checkpoint, if there is anything left to do.
+
+    Raises:
+        MGMError: the checkpoint has done more steps than the run is to have.
+    """
     if checkpoint is None:
         trainer.train()
         return
-    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-    if is_finished(state, trainer.args):
-        logger.info("all %d steps were done; nothing is left but saving", state.global_step)
+    state, steps = trainer_state(checkpoint), trainer.planned_steps()
+    if steps < state.global_step:
+        flag = "max_steps" if trainer.args.max_steps > 0 else "num_train_epochs"
+        raise MGMError(
+            f"--{flag} {getattr(trainer.args, flag)}: {checkpoint} has done {state.global_step} "
+            f"steps, and this run would have {steps}; give more, or another --output_dir"
+        )
+    if steps != state.max_steps:
+        logger.warning("%s", describe_change(trainer.args, state, steps))
+    if steps == state.global_step:  # transformers would do one more of them
+        logger.info("all %d steps were done; nothing is left but saving", steps)
         trainer.state = state
         return
     trainer.train(resume_from_checkpoint=str(checkpoint))
@@ -196,4 +256,4 @@ def _without_traceback(error: MGMError) -> MGMError:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    program()

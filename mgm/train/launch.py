@@ -72,6 +72,13 @@ def parse(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="machines with 'HOST slots=GPUS' in each line, for DeepSpeed's launcher; default: the "
         "file 'hostfile' of the current folder, if it is there",
     )
+    add(
+        "--default_hostfile",
+        metavar="NAME",
+        default=HOSTFILE,
+        help="a file of the current folder that is taken before 'hostfile', as recipes of four "
+        "machines take 'hostfile_4'",
+    )
     add("--devices", type=int, metavar="N", help="processes on this machine; default: its GPUs")
     add("--nodes", type=int, default=1, metavar="N", help="machines that torchrun joins")
     add("--node_rank", type=int, default=0, metavar="N", help="which of them this is, from 0")
@@ -124,10 +131,10 @@ def hosts_of(options: argparse.Namespace, flags: dict[str, list[str]]) -> list[H
     Raises:
         MGMError: a hostfile is wrong, or there is no GPU and the CPU was not asked for.
     """
-    if options.hostfile is not None or (Path(HOSTFILE).is_file() and not on_cpu(flags)):
+    if (file := hostfile_of(options, flags)) is not None:
         if options.devices is not None:
             raise MGMError("--devices beside a hostfile, whose slots say it; leave it out")
-        hosts = read_hostfile(Path(options.hostfile or HOSTFILE))
+        hosts = read_hostfile(file)
         if len(hosts) == 1 and hosts[0].name in ("localhost", "127.0.0.1", socket.gethostname()):
             return [Host("", hosts[0].slots)]  # which needs no ssh
         if not options.dry_run and find_spec("deepspeed") is None:
@@ -144,6 +151,14 @@ def hosts_of(options: argparse.Namespace, flags: dict[str, list[str]]) -> list[H
         if devices is not None and devices > found:
             raise MGMError(f"--devices {devices}: there are {found} here")
     return [Host("", devices or found or 1)] * options.nodes
+
+
+def hostfile_of(options: argparse.Namespace, flags: dict[str, list[str]]) -> Path | None:
+    """The hostfile that is given, or the first default one that the current folder has."""
+    if options.hostfile is not None:
+        return Path(options.hostfile)
+    names = () if on_cpu(flags) else (options.default_hostfile, HOSTFILE)
+    return next((Path(name) for name in names if Path(name).is_file()), None)
 
 
 def on_cpu(flags: dict[str, list[str]]) -> bool:
@@ -197,7 +212,7 @@ def command_of(
     words = [word for name, values in flags.items() for word in (f"--{name}", *values)]
     port = str(options.master_port)
     if hosts[0].name:
-        file = str(options.hostfile or HOSTFILE)
+        file = str(hostfile_of(options, flags))
         started = ["deepspeed", "--hostfile", file, "--master_port", port, "--no_local_rank"]
         return [*started, "--module", MODULE, *words]
     python = [sys.executable, "-m"]

@@ -3,8 +3,7 @@
 Compat: the same as `python -m mgm.train`.
 """
 
-from mgm.errors import run_command
-from mgm.train.__main__ import main
+from mgm.train.__main__ import program
 
 if __name__ == "__main__":
-    run_command(main)
+    program()

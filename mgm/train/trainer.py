@@ -1,6 +1,7 @@
 """transformers' Trainer with our order of samples, groups of parameters, and saving."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Generator
@@ -36,7 +37,10 @@ from mgm.train.checkpointing.checkpoints import (
     complete_files,
     shared_folder,
 )
-from mgm.train.checkpointing.run_fingerprint import facts_of, write_facts
+from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
+from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
+from mgm.train.checkpointing.schedule import check_optimizer, set_learning_rates
+from mgm.train.distributed.deepspeed_start import deepspeed_errors
 from mgm.train.distributed.fsdp import (
     delay_reduction,
     load_optimizer,
@@ -58,6 +62,7 @@ class MGMTrainer(Trainer):
         stage1: whether saving also writes the published stage-1 file.
         adapter: peft's settings of an adapter, which is saved instead of the whole model.
         hold_out: what the run is measured on when `eval_strategy` says so.
+        fingerprint: of the run, which goes into every checkpoint.
         **kwargs: as for `transformers.Trainer`.
     """
 
@@ -70,6 +75,7 @@ class MGMTrainer(Trainer):
         stage1: bool = False,
         adapter: Any = None,
         hold_out: HoldOut | None = None,
+        fingerprint: Fingerprint | None = None,
         **kwargs: Any,
     ) -> None:
         model, args = kwargs["model"], kwargs["args"]
@@ -85,6 +91,7 @@ class MGMTrainer(Trainer):
         self.model.texts_see_black = self.is_deepspeed_enabled or args.sharded
         self.stage1 = stage1
         self.adapter = adapter
+        self.fingerprint = fingerprint
         self.tokens: Tensor | int = 0  # of all samples since `self.since`
         self.samples, self.images, self.since = 0, 0, time.perf_counter()
         self.peak = known_peak()
@@ -149,6 +156,15 @@ class MGMTrainer(Trainer):
             settings: Any = self.args.hf_deepspeed_config
             divide(self.model, settings.config, self.args.device, settings.dtype())
         return super().train(*args, **kwargs)
+
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run, those before it was resumed included."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        with undisturbed():
+            batches = len(self.get_train_dataloader())
+        steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
+        return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """An optimizer over our groups of parameters.
@@ -259,7 +275,8 @@ class MGMTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.selective_checkpointing:
             enable(self.model, checkpoint_options())
-        return super()._prepare_for_training(*args, **kwargs)
+        with deepspeed_errors(self.is_deepspeed_enabled):
+            return super()._prepare_for_training(*args, **kwargs)
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Generator[None]:
@@ -279,12 +296,25 @@ class MGMTrainer(Trainer):
             torch.save(state, Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.args.sharded or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
-        load_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
-        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-        cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
+        if self.args.sharded:
+            load_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if not self.is_deepspeed_enabled:
+            check_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+        set_learning_rates(cast(LRScheduler, self.lr_scheduler))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        try:
+            super()._load_rng_state(checkpoint)
+        except UNREADABLE as error:
+            raise damaged(rng_file(Path(checkpoint), self.args)) from error
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.unfinished or super()._get_output_dir(trial))
@@ -316,7 +346,8 @@ class MGMTrainer(Trainer):
         for file in inner.iterdir():
             file.rename(folder / file.name)
         inner.rmdir()
-        write_facts(facts_of(self.args, cast(Dataset, self.train_dataset)), folder)
+        if self.fingerprint is not None:
+            write_fingerprint(self.fingerprint, folder)
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None

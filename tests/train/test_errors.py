@@ -212,6 +212,9 @@ def test_a_checkpoint_of_other_parameters_is_refused(flags, stage1, tmp_path) ->
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     run(words(flags | changes))
     more = {"tune_mm_mlp_adapter": None, "max_steps": 4}
+    with pytest.raises(MGMError, match="--tune_mm_mlp_adapter was True, is False"):
+        run(words(flags | changes | more))
+    (flags["output_dir"] / "checkpoint-2" / "run.json").unlink()  # as of another program
     with pytest.raises(MGMError, match="was made with other flags"):
         run(words(flags | changes | more))
 

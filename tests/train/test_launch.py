@@ -149,6 +149,35 @@ def test_machines_of_a_hostfile(tmp_path, monkeypatch):
     assert command[command.index("--gradient_accumulation_steps") + 1] == "2"
 
 
+def test_recipes_of_four_machines_take_their_own_hostfile_first(tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed")
+    (tmp_path / "hostfile").write_text("first slots=8\nsecond slots=8\n")
+    recipe = ("--default_hostfile", "hostfile_4", "--output_dir", "o")
+    assert started(tmp_path, monkeypatch, *recipe)[2] == "hostfile"
+    (tmp_path / "hostfile_4").write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
+    command = started(tmp_path, monkeypatch, *recipe, "--global_batch_size", "256")
+    assert command[2] == "hostfile_4"
+    assert command[command.index("--per_device_train_batch_size") + 1] == "8"
+    assert started(tmp_path, monkeypatch, "--output_dir", "o")[2] == "hostfile"
+    assert started(tmp_path, monkeypatch, *recipe, "--hostfile", "hostfile")[2] == "hostfile"
+    assert "deepspeed" not in started(tmp_path, monkeypatch, *recipe, "--use_cpu", "True")
+
+
+def test_the_published_recipes_of_four_machines_are_those():
+    """Which the published scripts give `--hostfile hostfile_4`."""
+    named = {path.stem for path in RECIPES if "four_machines" in path.read_text()}
+    assert named == {
+        "stage_1_2_full_v13b_336_hr_768",
+        "stage_1_2_full_mixtral_8x7b_336_hr_768",
+        "stage_1_2_full_yi34b_336_hr_768",
+        "stage_2_full_gemma_v2b_672_hr_1536",
+        "stage_2_full_v7b_672_hr_1536",
+        "stage_2_full_v13b_672_hr_1536",
+        "stage_2_full_mixtral_8x7b_672_hr_1536",
+        "stage_2_full_yi34b_672_hr_1536",
+    }
+
+
 def test_a_hostfile_of_this_machine_alone_needs_no_ssh(tmp_path, monkeypatch):
     (tmp_path / "hostfile").write_text("localhost slots=4\n")
     command = started(tmp_path, monkeypatch, "--global_batch_size", "8")
@@ -197,7 +226,9 @@ def test_faults_are_found_before_anything_starts(tmp_path, monkeypatch, words, f
     ids=lambda path: path.stem,
 )
 def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
-    (tmp_path / "hostfile").write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
+    four = "four_machines" in recipe.read_text()
+    hostfile = tmp_path / ("hostfile_4" if four else "hostfile")
+    hostfile.write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
     done = ended("bash", recipe, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     stages = (1, 2) if "stage_1_2" in recipe.name else (2,)
@@ -205,6 +236,7 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
     assert len(commands) == len(stages)
     for stage, command in zip(stages, commands, strict=True):
         words = command.split()
+        assert f"--hostfile {hostfile.name} " in command
         flags = launch.merged(words[words.index("mgm.train") + 1 :])
         assert (
             int(flags["per_device_train_batch_size"][0])

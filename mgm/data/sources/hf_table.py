@@ -67,6 +67,11 @@ class TableFile:
     def __len__(self) -> int:
         return len(self.index.places)
 
+    @property
+    def fingerprint(self) -> str:
+        """The datasets library's own, which another revision of a data set changes."""
+        return str(self.rows._fingerprint)
+
     def __getitem__(self, row: int) -> Sample:
         place = int(self.index.places[range(len(self))[row]])
         where = f"{self.path}: sample {place}"

@@ -13,6 +13,9 @@ from mgm.data.images.orientation import STORED
 from mgm.data.sources.bad_samples import FILE, STRICT
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
+from mgm.train.distributed.deepspeed_settings import check_settings, name_of, read_settings
+from mgm.train.distributed.deepspeed_start import join_alone, spare_compilation
+from mgm.train.distributed.fsdp import wants_sharding
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +224,7 @@ class TrainingArguments(transformers.TrainingArguments):
     use_dora: bool = _flag(False, "DoRA: also train the length of each row of the weights.")
 
     def __post_init__(self) -> None:
-        self.sharded = _wants_sharding(self.fsdp)
+        self.sharded = wants_sharding(self.fsdp)
         self.fsdp = None  # transformers' own would be DDP on a CPU, without a word
         if self.sharded and self.deepspeed:
             raise MGMError("--fsdp beside --deepspeed: both divide the model; choose one")
@@ -239,22 +242,36 @@ class TrainingArguments(transformers.TrainingArguments):
             # afterwards: whoever asks looks there, in every transformers.
             self.activation_checkpointing = True
             self.gradient_checkpointing = None
-        if self.deepspeed and find_spec("deepspeed") is None:
-            raise MGMError("--deepspeed: the package is not installed; pip install -e '.[train]'")
+        name = name_of(self.deepspeed or "")
+        if self.deepspeed is not None and self.deepspeed != "":
+            if find_spec("deepspeed") is None:
+                raise MGMError(
+                    "--deepspeed: the package is not installed; pip install -e '.[train]'"
+                )
+            self.deepspeed = read_settings(self.deepspeed)
+            join_alone()
         if not torch.accelerator.is_available():
             if self.deepspeed:
-                _spare_compilation()
+                spare_compilation()
             # Or bf16 is refused, and memory pinned for a device that is not there.
             self.use_cpu = True
         if self.bf16 and self.use_cpu and not cpu_has_bfloat16():
             # Emulated, a step of the nano model took 60 s and more, in float32 5 s.
             logger.warning("--bf16 True: this CPU has no instructions for it; float32 is faster")
             self.bf16 = False
+        if self.fp16 and self.use_cpu:
+            raise MGMError(
+                "--fp16 True: a CPU does not train in float16; leave it out (float32), or take "
+                "--bf16 True where the CPU has instructions for it"
+            )
         if self.tf32 and not torch.cuda.is_available():
             # The published scripts ask for it; only a GPU can, and elsewhere nothing is lost.
             logger.info("--tf32 True: there is no CUDA device here; float32 stays float32")
             self.tf32 = None
+        settings = self.deepspeed
         super().__post_init__()
+        if isinstance(settings, dict):
+            check_settings(settings, self, name)
 
     @property
     def order_seed(self) -> int:
@@ -276,24 +293,3 @@ class TrainingArguments(transformers.TrainingArguments):
     def n_gpu(self) -> int:
         """One device trains, even where several are seen."""
         return min(super().n_gpu, 1)
-
-
-def _wants_sharding(fsdp: str | bool | list[str] | None) -> bool:
-    """Whether `--fsdp` asks for FSDP2; other programs' words for it are understood."""
-    text = " ".join(fsdp) if isinstance(fsdp, list) else str(fsdp or "")
-    words = set(text.lower().split())
-    if words <= {"false", "none"}:
-        return False
-    if unknown := words - {"true", "full_shard", "auto_wrap"}:
-        raise MGMError(
-            f"--fsdp {min(unknown)}: choose full_shard (FSDP2), or leave it out; --deepspeed has "
-            "other ways to divide a model, and offloads to the CPU"
-        )
-    return True
-
-
-def _spare_compilation() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives, which takes minutes on a CPU."""
-    from deepspeed import ops
-
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same

@@ -1,71 +1,253 @@
-"""What decides the order of samples and steps, so that a resumed run goes on exactly."""
+"""The run fingerprint: what a run and the checkpoint that it resumes from must have in common."""
 
 import json
-from collections.abc import Sized
-from math import ceil
+import logging
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
-from torch.utils.data import Dataset
-from transformers import TrainerState
-
+from mgm.data.datasets.fingerprint import Items, data_fingerprint
 from mgm.data.datasets.streaming import StreamedDataset
-from mgm.data.images.orientation import STORED
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.digest import digest_of
+from mgm.data.text.templates import version_template
 from mgm.errors import MGMError
 from mgm.model.files.json_file import read_json
-from mgm.train.args.arguments import TrainingArguments
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.train.args.validation import Arguments
+from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
+
+logger = logging.getLogger(__name__)
+
+Fingerprint = dict[str, Any]
 
 FILE = "run.json"
-FLAGS = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "group_by_modality_length",
-    "seed",
-    "data_seed",
-    "lora_enable",
-    "packing",
-    "group_by_length",
+FORMAT = 2  # 1 had eight flags, and the number of samples
+EVAL = "--eval_data_path"
+STARTS_FROM = (
+    *("model_name_or_path", "vision_tower", "vision_tower_aux"),
+    *("pretrain_mm_mlp_adapter", "lora_weight_path"),
+)
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".jinja")
+# A weight changes everywhere when it is trained: blocks of larger files are enough.
+READ_WHOLE = 2**28  # bytes
+# What errors call entries that are no flags, or that several flags decide.
+LABELS = {
+    "items": "number of samples",
+    "order_seed": "--data_seed",
+    "processes": "number of processes",
+    "--warmup_steps": "--warmup_steps/--warmup_ratio",
+}
+
+
+class Content(NamedTuple):
+    """A file or folder, compared by its content where that is known."""
+
+    path: str
+    sha256: str | None
+
+    def same_as(self, other: "Content") -> bool:
+        """Whether both have one content; where one is not known, one path."""
+        if self.sha256 is None or other.sha256 is None:
+            return self.path == other.path
+        return self.sha256 == other.sha256
+
+
+def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
+    """The part of a fingerprint that is known before a model or data is read."""
+    training, found = arguments[2], {}
+    for part in arguments:
+        for name, policy in POLICIES.items():
+            if not hasattr(part, name) or policy in (Policy.IGNORE, Policy.CONTENT):
+                continue
+            value = getattr(part, name)
+            if policy is not Policy.CONFIG:
+                found[f"--{name}"] = _plain(value)
+            elif value is not None:  # or it is the folder's
+                found[f"--{name}"] = version_template(value) if name == "version" else value
+    found.pop("--data_seed")  # left out, it is --seed
+    found["order_seed"] = training.order_seed
+    if arguments[1].streaming:  # whose workers share it out
+        found["--dataloader_num_workers"] = training.dataloader_num_workers
+    settings = training.deepspeed if isinstance(training.deepspeed, dict) else {}
+    rest = {name: value for name, value in settings.items() if name not in _OF_DEEPSPEED}
+    zero = dict(settings.get("zero_optimization", {}))
+    found |= {"--fsdp": training.sharded, "--deepspeed": bool(training.deepspeed)}
+    found["zero_optimization.stage of --deepspeed"] = zero.pop("stage", 0) if settings else None
+    for name in ("optimizer", "scheduler"):
+        found[f"{name} of --deepspeed"] = settings.get(name)
+    found["other settings of --deepspeed"] = rest | {"zero_optimization": zero}
+    return found | {"processes": training.world_size}
+
+
+# Fields of DeepSpeed's settings that are compared by themselves, or as flags.
+_OF_DEEPSPEED = (
+    *("optimizer", "scheduler", "zero_optimization", "bf16", "fp16", "gradient_clipping"),
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
 )
 
 
-def facts_of(arguments: TrainingArguments, dataset: Dataset) -> dict[str, Any]:
-    """Flags and figures that a resumed run has to have in common with the one before."""
-    flags = {f"--{name}": getattr(arguments, name) for name in FLAGS}
-    items = dataset.names if isinstance(dataset, StreamedDataset) else len(cast(Sized, dataset))
-    flags |= {"--fsdp": arguments.sharded, "--deepspeed": bool(arguments.deepspeed)}
-    flags["--image_orientation"] = getattr(dataset, "orientation", STORED)
-    return flags | {"processes": arguments.world_size, "items": items}
+def fingerprint_of(
+    arguments: Arguments,
+    model: MGMForConditionalGeneration,
+    processor: MGMProcessor,
+    items: Items,
+    eval_items: Items | None = None,
+) -> Fingerprint:
+    """What decides the result of a run: flags, image preparation, weights, and data by content.
 
-
-def is_finished(state: TrainerState, arguments: TrainingArguments) -> bool:
-    """Whether a checkpoint's run had done all its steps; transformers would do one more of them."""
-    if arguments.max_steps > 0:
-        return state.global_step >= arguments.max_steps
-    same = state.num_train_epochs == ceil(arguments.num_train_epochs)
-    return same and state.global_step >= state.max_steps
-
-
-def write_facts(facts: dict[str, Any], folder: Path) -> None:
-    """Write them into a checkpoint."""
-    (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def check_facts(facts: dict[str, Any], checkpoint: Path) -> None:
-    """Compare them with those of a checkpoint, if it has any.
+    Args:
+        arguments: the flags.
+        model: whose config has the settings that flags left to it.
+        processor: with the conversation template.
+        items: what is learned from.
+        eval_items: what the run is measured on.
 
     Raises:
-        MGMError: they differ, so that the run would not see the samples that are left.
+        MGMError: a file cannot be read.
     """
-    if not (checkpoint / FILE).is_file():
+    found: Fingerprint = {"format": FORMAT} | fingerprint_of_flags(arguments)
+    for flag, field in CONFIG_FIELDS.items():
+        owner = processor if field == "conversation" else model.config
+        found[f"--{flag}"] = _plain(getattr(owner, field))
+    for flag in STARTS_FROM:
+        path = getattr(arguments[0], flag, None) or getattr(arguments[2], flag, None)
+        found[f"--{flag}"] = _weights(path, str(arguments[2].output_dir))
+    found["items"] = len(items.names if isinstance(items, StreamedDataset) else items)
+    found |= data_fingerprint(items, "--data_path")
+    return found | ({} if eval_items is None else data_fingerprint(eval_items, EVAL))
+
+
+def _weights(path: str | None, output: str) -> dict[str, str | None] | None:
+    """Content of a folder of weights, or of one file; of what is not on the disk the name alone."""
+    if path is None or path.lower() in ("", "none"):
+        return None
+    place, files = Path(path), []
+    if place.is_dir() and place.resolve() != Path(output).resolve():  # which the run writes to
+        files = sorted(file for file in place.iterdir() if file.suffix in WEIGHTS)
+    elif place.is_file():
+        files = [place]
+    return {"path": path, "sha256": digest_of(files, READ_WHOLE) if files else None}
+
+
+def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
+    """Write it into a checkpoint."""
+    (folder / FILE).write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
+
+
+def check_flags(fingerprint: Fingerprint, checkpoint: Path) -> None:
+    """Compare flags with a checkpoint's, before anything is loaded.
+
+    Raises:
+        MGMError: a flag that decides the result differs, or the checkpoint's file is damaged.
+    """
+    before = _read(checkpoint)
+    _refuse(_differences(fingerprint, before, fingerprint.keys() & before.keys()), checkpoint)
+
+
+def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
+    """Compare a whole fingerprint with a checkpoint's; log what differs and does not matter.
+
+    Raises:
+        MGMError: what decides the result differs, or the checkpoint's file is damaged.
+    """
+    before = _read(checkpoint)
+    if not before:
+        logger.warning("%s: holds no %s; flags and data cannot be compared", checkpoint, FILE)
         return
-    before = read_json(checkpoint / FILE)
-    changed = [
-        f"{name} was {before[name]}, is {value}"
-        for name, value in facts.items()
-        if name in before and before[name] != value
+    shared = fingerprint.keys() & before.keys()
+    unknown = fingerprint.keys() - shared - {"format"}
+    if before.get("format") == FORMAT:  # then data has no other entries than those
+        of_data = {name for name in fingerprint.keys() ^ before.keys() if "--data_path" in name}
+        shared, unknown = shared | of_data, unknown - of_data
+    differences = list(_differences(fingerprint, before, shared))
+    _refuse(differences, checkpoint)
+    taken = [text for policy, text in differences if policy is Policy.LOG]
+    if taken:
+        logger.info("resuming with other settings than before: %s", "; ".join(sorted(taken)))
+    gone = [
+        now.path
+        for name in sorted(shared)
+        if (now := _content(fingerprint.get(name))) and (old := _content(before.get(name)))
+        if (now.sha256 is None) != (old.sha256 is None)
     ]
-    if changed:
-        raise MGMError(
-            f"{checkpoint}: was made by another run ({'; '.join(changed)}); repeat its flags, or "
-            "begin anew with another --output_dir"
+    names = sorted(name for name in unknown if _policy(name) is Policy.REFUSE)
+    if names or gone:
+        logger.warning(
+            "%s: cannot be compared with this run in %s",
+            *(checkpoint, ", ".join([*map(_label, names), *gone])),
         )
+
+
+def _read(checkpoint: Path) -> Fingerprint:
+    if not (checkpoint / FILE).is_file():
+        return {}
+    found = read_json(checkpoint / FILE)
+    if "processes" not in found:  # which every format has
+        raise MGMError(
+            f"{checkpoint / FILE}: is no fingerprint of a run; copy it again, or delete "
+            f"{checkpoint} to resume from the checkpoint before it"
+        )
+    return found
+
+
+def _differences(
+    now: Fingerprint, before: Fingerprint, names: set[str]
+) -> Iterator[tuple[Policy, str]]:
+    """Policy and text of each entry that differs."""
+    for name in sorted(names):
+        old, new = before.get(name), now.get(name)
+        was, now_is = _content(old), _content(new)
+        if was and now_is and was.same_as(now_is):
+            if was.path != now_is.path:
+                yield Policy.LOG, f"{_label(name)} {was.path} is at {now_is.path} now"
+            continue
+        if old != new and not (name == "items" and type(old) is not type(new)):
+            yield _policy(name), f"{_label(name)} was {_shown(old)}, is {_shown(new)}"
+
+
+def _refuse(differences: Any, checkpoint: Path) -> None:
+    if changed := [text for policy, text in differences if policy is Policy.REFUSE]:
+        raise MGMError(
+            f"{checkpoint}: was made by another run ({'; '.join(changed)}); repeat its flags and "
+            "data, or begin anew with another --output_dir"
+        )
+
+
+def _policy(name: str) -> Policy:
+    if EVAL in name or name.startswith("other settings"):
+        return Policy.LOG
+    policy = POLICIES.get(name.removeprefix("--"), Policy.REFUSE)
+    return policy if policy in (Policy.LOG, Policy.LENGTH) else Policy.REFUSE
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def _content(value: Any) -> Content | None:
+    """The entry that stands for content; None: it stands for itself."""
+    is_content = isinstance(value, dict) and value.keys() == {"path", "sha256"}
+    return Content(value["path"], value["sha256"]) if is_content else None
+
+
+def _shown(value: Any) -> str:
+    if content := _content(value):
+        digest = content.sha256
+        return content.path + (f" (sha256 {digest[:8]})" if digest else "")
+    return "left out" if value is None or value == "" else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A flag's value as JSON keeps it; empty settings are none."""
+    if isinstance(value, Enum):
+        return value.value
+    if value in ({}, ""):
+        return None
+    return json.loads(json.dumps(value, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a class of transformers."""
+    return value.to_dict() if hasattr(value, "to_dict") else str(value)

@@ -29,6 +29,20 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 HOOK = "_defer_fsdp_gradient_reduction"
 
 
+def wants_sharding(fsdp: str | bool | list[str] | None) -> bool:
+    """Whether `--fsdp` asks for FSDP2; other programs' words for it are understood."""
+    text = " ".join(fsdp) if isinstance(fsdp, list) else str(fsdp or "")
+    words = set(text.lower().split())
+    if words <= {"false", "none"}:
+        return False
+    if unknown := words - {"true", "full_shard", "auto_wrap"}:
+        raise MGMError(
+            f"--fsdp {min(unknown)}: choose full_shard (FSDP2), or leave it out; --deepspeed has "
+            "other ways to divide a model, and offloads to the CPU"
+        )
+    return True
+
+
 def check_transformers() -> None:
     """See whether transformers' Trainer can train a model that is divided.
 

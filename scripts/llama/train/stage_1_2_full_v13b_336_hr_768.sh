@@ -3,6 +3,7 @@
 source "$(dirname "$0")/../../train.sh"
 
 model=(
+    "${four_machines[@]}"
     --model_name_or_path model_zoo/LLM/vicuna/13B-V1.5
     --language_model_config "$scripts/llama/vicuna-13b.json"
     --deepspeed "$scripts/zero2.json"

@@ -2,7 +2,7 @@
 # MGM-13B-HD: Vicuna 13B v1.5. Published on 4 machines of 8 GPUs.
 source "$(dirname "$0")/../../train.sh"
 
-stage_2 MGM-13B-HD MGM-13B-Pretrain "${hd[@]}" \
+stage_2 MGM-13B-HD MGM-13B-Pretrain "${hd[@]}" "${four_machines[@]}" \
     --model_name_or_path model_zoo/LLM/vicuna/13B-V1.5 \
     --language_model_config "$scripts/llama/vicuna-13b.json" \
     --deepspeed "$scripts/zero2.json" \

@@ -3,6 +3,7 @@
 source "$(dirname "$0")/../../train.sh"
 
 model=(
+    "${four_machines[@]}"
     --model_name_or_path model_zoo/LLM/mixtral/Mixtral-8x7B-Instruct-v0.1
     --language_model_config "$scripts/mixtral/mixtral-8x7b.json"
     --deepspeed "$scripts/zero3.json"

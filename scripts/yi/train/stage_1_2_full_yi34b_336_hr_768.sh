@@ -3,6 +3,7 @@
 source "$(dirname "$0")/../../train.sh"
 
 model=(
+    "${four_machines[@]}"
     --model_name_or_path model_zoo/LLM/Nous-Hermes-2-Yi-34B
     --language_model_config "$scripts/yi/yi-34b.json"
     --deepspeed "$scripts/zero3.json"

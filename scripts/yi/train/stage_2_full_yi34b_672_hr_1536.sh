@@ -2,7 +2,7 @@
 # MGM-34B-HD: Nous-Hermes-2 on Yi 34B. Published on 4 machines of 8 GPUs.
 source "$(dirname "$0")/../../train.sh"
 
-stage_2 MGM-34B-HD MGM-34B-Pretrain "${hd[@]}" \
+stage_2 MGM-34B-HD MGM-34B-Pretrain "${hd[@]}" "${four_machines[@]}" \
     --model_name_or_path model_zoo/LLM/Nous-Hermes-2-Yi-34B \
     --language_model_config "$scripts/yi/yi-34b.json" \
     --version chatml_direct \

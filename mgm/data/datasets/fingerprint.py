@@ -1,0 +1,105 @@
+"""Fingerprint of a run's data: its content, wherever it is, and how it is mixed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.datasets.packing import PackedDataset
+from mgm.data.datasets.streaming import StreamedDataset
+from mgm.data.sources.digest import digest_of
+from mgm.data.sources.hf_table import BUILDERS, TableFile
+from mgm.data.sources.shards import Shard, TableShard
+
+IMAGES = 16  # image files whose content counts, spread evenly over a data file
+
+Items = TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
+
+
+def data_fingerprint(items: Items, flag: str) -> dict[str, Any]:
+    """What tells data from other data, by names that errors use.
+
+    Args:
+        items: what a run learns from, or is measured on.
+        flag: that names the data.
+
+    Returns:
+        Values by name. A value with a "sha256" stands for content; its "path" is for reports.
+
+    Raises:
+        MGMError: a file cannot be read any more.
+    """
+    if isinstance(items, PackedDataset):
+        return data_fingerprint(items.dataset, flag)
+    if isinstance(items, StreamedDataset):
+        return _of_stream(items, flag)
+    if isinstance(items, TrainingDataset):
+        return _of_file(items, flag)
+    found: dict[str, Any] = {f"parts of {flag}": len(items.parts)}
+    for number, (part, source) in enumerate(zip(items.parts, items.sources, strict=True)):
+        found |= _of_file(part, f"{flag} part {number}")
+        found[f"weight of {flag} part {number}"] = source.weight
+    return found
+
+
+def _of_file(part: TrainingDataset, flag: str) -> dict[str, Any]:
+    folder, samples = part.image_folder, part.samples
+    if isinstance(samples, TableFile):
+        files = _table_files(Path(samples.path))
+        content = digest_of(files) if files else _digest_of_text(samples.fingerprint)
+    else:
+        content = digest_of([samples.file])
+    found: dict[str, Any] = {flag: {"path": str(part.path), "sha256": content}}
+    if files := list(_spread_images(part)):
+        images = {"path": str(folder), "sha256": digest_of(files)}
+        found[f"images of {flag}"] = images
+    return found
+
+
+def _spread_images(part: TrainingDataset) -> Iterator[Path]:
+    """The first image file of some samples; those that are not there are left out."""
+    rows = part.rows[part.image_counts > 0]
+    chosen = np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int)
+    for row in rows[chosen].tolist():
+        for name in part.samples.index.image_names(row)[:1]:
+            if (file := part.image_folder / name).is_file():
+                yield file
+
+
+def _table_files(path: Path) -> list[Path]:
+    """The files of a table on the disk; none: it is on the hub."""
+    if path.is_dir():
+        endings = {file.suffix for file in path.rglob("*")} & set(BUILDERS)
+        return sorted(file for ending in endings for file in path.rglob(f"*{ending}"))
+    return [path] if path.is_file() else []
+
+
+def _of_stream(items: StreamedDataset, flag: str) -> dict[str, Any]:
+    found: dict[str, Any] = {f"parts of {flag}": len(items.shards)}
+    for number, (shards, source) in enumerate(zip(items.shards, items.sources, strict=True)):
+        name = flag if len(items.shards) == 1 else f"{flag} part {number}"
+        found[name] = {"path": source.path, "sha256": _digest_of_shards(shards, source.path)}
+        found[f"shards of {name}"] = len(shards)
+        found[f"weight of {name}"] = source.weight
+    return found
+
+
+def _digest_of_shards(shards: Sequence[Shard], path: str) -> str:
+    """Of local files the content counts, of others the names."""
+    if isinstance(shards[0], TableShard):
+        files = [found for name in sorted(glob(path)) for found in _table_files(Path(name))]  # noqa: PTH207
+    else:
+        files = [Path(shard.name) for shard in shards]
+    if files and all(file.is_file() for file in files):
+        return digest_of(files)
+    return _digest_of_text(json.dumps([shard.name for shard in shards]))
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""Digests of file content: what tells one data file, or one folder of weights, from another."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mgm.atomic import atomic_file
+from mgm.data.sources.json_index import home_in_cache
+from mgm.errors import MGMError, one_line
+
+READ_WHOLE = 8 * 2**30  # bytes of all files together that are read; of more, blocks of each
+CACHED_FROM = 64 * 2**20  # bytes of a file whose digest is cached
+CHUNK = 4 * 2**20  # bytes that are read at once
+BLOCKS, BLOCK = 256, 64 * 2**10  # of a file that is not read whole: how many, and their bytes
+
+
+def digest_of(files: Iterable[Path], read_whole: int = READ_WHOLE) -> str:
+    """SHA-256 of the content of files, in their order; names and folders do not count.
+
+    Up to `read_whole` bytes every byte counts. Of larger data, the sizes and blocks spread evenly
+    over each file count, its beginning and its end among them. The digest of a large file is cached
+    in the user's cache until its size or its time changes.
+
+    Args:
+        files: local ones.
+        read_whole: bytes of all files together.
+
+    Returns:
+        Hexadecimal digits.
+
+    Raises:
+        MGMError: a file cannot be read.
+    """
+    files = list(files)
+    combined = hashlib.sha256()
+    try:
+        whole = sum(file.stat().st_size for file in files) <= read_whole
+        for file in files:
+            combined.update(_cached_digest(file, whole))
+    except OSError as error:
+        name = error.filename or ", ".join(map(str, files))
+        raise MGMError(
+            f"{name}: cannot be read ({one_line(error.strerror or error)}); check the path and its "
+            "permissions"
+        ) from error
+    return combined.hexdigest()
+
+
+def _cached_digest(file: Path, whole: bool) -> bytes:
+    found = file.stat()
+    if found.st_size < CACHED_FROM:
+        return _digest(file, found.st_size, whole)
+    stamp = [found.st_size, found.st_mtime_ns, whole]
+    home = home_in_cache(f"digest {file.resolve()}").with_suffix(".json")
+    try:
+        cached = json.loads(home.read_text(encoding="utf-8"))
+        if cached["stamp"] == stamp:
+            return bytes.fromhex(cached["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none, or not ours
+    digest = _digest(file, found.st_size, whole)
+    try:
+        with atomic_file(home) as part:
+            entry = {"stamp": stamp, "sha256": digest.hex()}
+            part.write_text(json.dumps(entry), encoding="utf-8")
+    except MGMError:
+        pass  # it is computed anew next time
+    return digest
+
+
+def _digest(file: Path, size: int, whole: bool) -> bytes:
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as content:
+        if whole or size <= BLOCKS * BLOCK:
+            while chunk := content.read(CHUNK):
+                digest.update(chunk)
+            return digest.digest()
+        digest.update(str(size).encode())
+        for start in np.linspace(0, size - BLOCK, BLOCKS).astype(np.int64).tolist():
+            content.seek(start, os.SEEK_SET)
+            digest.update(content.read(BLOCK))
+    return digest.digest()

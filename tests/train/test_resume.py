@@ -1,0 +1,148 @@
+"""Runs that go on from a checkpoint with something changed: refused by name, or taken and said."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from tests.train.conftest import words
+
+
+@pytest.fixture(autouse=True)
+def log(caplog):
+    caplog.set_level(logging.INFO, "mgm")
+
+
+@pytest.fixture(scope="module")
+def flags(stage2_flags, tmp_path_factory) -> dict[str, object]:
+    """Of a run of two steps that is finished, in an output folder of its own."""
+    output = tmp_path_factory.mktemp("finished")
+    flags = stage2_flags | {"max_steps": 2, "save_steps": 2, "output_dir": output}
+    run(words(flags))
+    return flags
+
+
+@pytest.fixture
+def finished(flags, tmp_path) -> dict[str, object]:
+    """The flags of a copy of it."""
+    output = shutil.copytree(Path(str(flags["output_dir"])), tmp_path / "run")
+    return flags | {"output_dir": output}
+
+
+def fault(flags: dict[str, object]) -> str:
+    weights = Path(str(flags["output_dir"])) / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(MGMError) as caught:
+        run(words(flags))
+    assert "\n" not in str(caught.value)
+    assert weights.read_bytes() == before
+    return str(caught.value)
+
+
+def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
+    run(words(finished))
+    assert "all 2 steps were done" in caplog.text
+    assert "--learning_rate was 0.01, is 0.5" in fault(finished | {"learning_rate": 0.5})
+    assert "--model_max_length was 64, is 65" in fault(finished | {"model_max_length": 65})
+    found = fault(finished | {"image_aspect_ratio": "square"})
+    assert "--image_aspect_ratio was pad, is square" in found
+    other = data.parent / "other.json"
+    other.write_text(data.read_text().replace('"say 0"', '"sum 0"'))  # as long, as many samples
+    try:
+        assert "--data_path was " in fault(finished | {"data_path": other})
+    finally:
+        other.unlink()
+
+
+def test_a_moved_data_folder_is_the_same_data(finished, data, tmp_path, caplog):
+    moved = shutil.copytree(data.parent, tmp_path / "moved")
+    run(words(finished | {"data_path": moved / "data.json"}))
+    assert "all 2 steps were done" in caplog.text
+    assert f"--data_path {data} is at {moved}/data.json now" in caplog.text
+
+
+def test_other_weights_to_start_from_are_refused(finished, tmp_path):
+    other = shutil.copytree(Path(str(finished["model_name_or_path"])), tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    from safetensors.torch import save_file
+
+    name = next(iter(weights))
+    save_file(
+        weights | {name: weights[name] + 1}, other / "model.safetensors", metadata={"format": "pt"}
+    )
+    assert "--model_name_or_path was " in fault(finished | {"model_name_or_path": other})
+
+
+def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
+    output = Path(str(finished["output_dir"]))
+    longer = run(words(finished | {"max_steps": 4}))
+    assert "had 2 when it began: the schedule 'linear' is computed anew for 4 steps" in caplog.text
+    rates = [entry["learning_rate"] for entry in longer.state.log_history if "loss" in entry]
+    assert rates[2:] == [0.005, 0.0025]
+    assert "--max_steps 3: " in fault(finished | {"max_steps": 3})
+    (output / "checkpoint-4" / "run.json").write_text("{")
+    assert "checkpoint-4/run.json: is not valid JSON" in fault(finished | {"max_steps": 4})
+
+
+def test_a_constant_schedule_goes_on_as_one_run(finished, stage2_flags, tmp_path):
+    """Two steps and two more end in the weights of four."""
+    constant = finished | {"lr_scheduler_type": "constant", "output_dir": tmp_path / "two"}
+    run(words(constant))
+    run(words(constant | {"max_steps": 4}))
+    run(words(constant | {"max_steps": 4, "output_dir": tmp_path / "four"}))
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "four"))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_more_epochs_are_taken(finished, tmp_path):
+    epochs = finished | {"max_steps": None, "save_steps": 100, "output_dir": tmp_path / "epochs"}
+    epochs["save_strategy"] = "epoch"
+    first = run(words(epochs))
+    longer = run(words(epochs | {"num_train_epochs": 2}))
+    assert longer.state.global_step == 2 * first.state.global_step
+    assert "--num_train_epochs 1.0: " in fault(epochs)
+
+
+def test_other_hold_out_data_is_taken_and_said(finished, data, tmp_path, caplog):
+    measured = {"eval_strategy": "steps", "eval_steps": 2, "eval_data_path": data}
+    run(words(finished | measured))
+    assert "--eval_strategy was no, is steps" in caplog.text
+
+
+def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
+    checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
+    (checkpoint / "run.json").unlink()
+    run(words(finished))
+    (line,) = (line for line in caplog.messages if "cannot be compared" in line)
+    assert "holds no run.json" in line
+
+
+def test_a_file_of_another_run_is_named(finished):
+    """Whole files of the right kind, for other parameters or of another program."""
+    checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    for moments in state["state"].values():
+        moments["exp_avg"] = torch.zeros(2, 2)
+    torch.save(state, checkpoint / "optimizer.pt")
+    assert "optimizer.pt: is damaged, or of another kind" in fault(finished | {"max_steps": 3})
+
+
+def test_random_numbers_of_another_program_are_named(finished):
+    checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
+    torch.save({"python": 1, "numpy": 2, "cpu": 3}, checkpoint / "rng_state.pth")
+    found = fault(finished | {"max_steps": 3})
+    assert "rng_state.pth: is damaged, or of another kind" in found
+
+
+def test_the_kind_of_training_is_compared_before_anything_is_loaded(finished):
+    assert "--lora_enable was False, is True" in fault(finished | {"lora_enable": True})
+    assert "--freeze_backbone was False, is True" in fault(finished | {"freeze_backbone": True})
+    assert json.loads(
+        (Path(str(finished["output_dir"])) / "checkpoint-2" / "run.json").read_text()
+    )["items"]
