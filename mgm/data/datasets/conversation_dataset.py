@@ -167,12 +167,8 @@ def sample_tensors(
     tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     if sample.images:
         images = [
-            open_image(
-                image if isinstance(image, bytes) else image_folder / image,
-                f"{where}, image {number} of {len(sample.images)}",
-                orientation,
-            )
-            for number, image in enumerate(sample.images, start=1)
+            open_image(image, f"{where}, image {number} of {len(sample.images)}", orientation)
+            for number, image in enumerate(sample.image_sources(image_folder), start=1)
         ]
         tensors |= processor.image_processor(images, do_normalize=False)
     return tensors
@@ -237,7 +233,9 @@ class TrainingDataset(ConversationDataset):
         missing: list[tuple[int, int, str]] = []
         for index in self.image_counts.nonzero()[0].tolist():
             for number, image in enumerate(self.samples.index.image_names(index), start=1):
-                file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
+                if image is None:
+                    continue
+                file = os.path.join(self.image_folder, image)
                 folder, name = os.path.split(file)
                 # A file system that ignores case lists another name than the sample has.
                 if name not in listing(folder) and not Path(file).exists():
@@ -270,6 +268,6 @@ class TrainingDataset(ConversationDataset):
 
 def _listing(folder: str) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208  names are all that is needed
+        return frozenset(os.listdir(folder))
     except OSError:
         return frozenset()

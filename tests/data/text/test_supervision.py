@@ -12,7 +12,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from mgm.data.sources.sample import Sample, check_sample
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import IGNORED, encode, prompt
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.data.text.tokenizer import leading_ids, load_tokenizer
@@ -60,7 +61,7 @@ def random_sample(draw: random.Random) -> Sample:
 
 def sample_of(messages: list[Message]) -> Sample:
     images = sum(message["value"].count("<image>") for message in messages)
-    return check_sample({"conversations": messages, "image": ["x"] * images}, "here")
+    return parse_sample({"conversations": messages, "image": ["x"] * images}, "here")
 
 
 def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
