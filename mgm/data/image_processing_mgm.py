@@ -61,7 +61,7 @@ class MGMImageProcessor(BaseImageProcessor):
         orientation: "upright" turns images as their EXIF data says; "stored" does not.
     """
 
-    model_input_names = ["pixel_values", "pixel_values_aux"]
+    model_input_names = ["pixel_values", "pixel_values_aux"]  # noqa: RUF012
 
     def __init__(
         self,

@@ -235,7 +235,7 @@ class TrainingDataset(ConversationDataset):
             for number, image in enumerate(self.samples.index.image_names(index), start=1):
                 if image is None:
                     continue
-                file = os.path.join(self.image_folder, image)
+                file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
                 folder, name = os.path.split(file)
                 # A file system that ignores case lists another name than the sample has.
                 if name not in listing(folder) and not Path(file).exists():
@@ -268,6 +268,6 @@ class TrainingDataset(ConversationDataset):
 
 def _listing(folder: str) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder))
+        return frozenset(os.listdir(folder))  # noqa: PTH208  names are all that is needed
     except OSError:
         return frozenset()

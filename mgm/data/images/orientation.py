@@ -30,7 +30,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     """What makes an image upright, by its EXIF or XMP data; None: it is, or nothing says so."""
     try:
         return _TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
+    except Exception:  # noqa: BLE001  damaged notes about an image are no fault of its pixels
         return None
 
 

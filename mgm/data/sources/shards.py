@@ -242,7 +242,7 @@ def _expanded(path: str) -> list[str]:
         return [name for part in names for name in _expanded(part)]
     if _is_url(path) or not glob.has_magic(path):
         return [path]
-    found = sorted(glob.glob(path))
+    found = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too
     if not found:
         raise MGMError(f"{path}: there is no such file; check the path")
     return found
@@ -254,7 +254,7 @@ def _is_url(name: str) -> bool:
 
 def _open(name: str) -> Any:
     if not _is_url(name):
-        return open(name, "rb")
+        return open(name, "rb")  # noqa: PTH123  the caller closes it
     import fsspec
 
     try:

@@ -31,6 +31,6 @@ def decode_jpeg(content: bytes, max_pixels: int, max_side: int) -> Image.Image |
         if colours not in _COLOURS or not 0 < short * long <= max_pixels or long > max_side:
             return None
         pixels: np.ndarray = simplejpeg.decode_jpeg(content, "RGB", strict=True)
-    except Exception:
+    except Exception:  # noqa: BLE001  KeyError of 4:4:1, for one; Pillow tells users what is wrong
         return None
     return Image.fromarray(pixels)

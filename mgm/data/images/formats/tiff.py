@@ -48,7 +48,7 @@ def unsupported_kind(content: bytes) -> str | None:
     except SyntaxError as error:
         if str(error).startswith("unknown"):  # pixel mode, or organisation of the data
             return one_line(error)
-    except Exception:
+    except Exception:  # noqa: BLE001  a damaged directory makes it raise anything
         return None
     return None
 

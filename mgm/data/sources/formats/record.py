@@ -78,7 +78,7 @@ def parse_sample(record: Any, where: str) -> Sample:
         if message.role == USER:
             refuse_tags(message.text, f"{where}: message {message.number}", has_markers)
     listed = _listed_images(record, where)
-    published = layout == "conversations" and listed.field != "images"
+    published = layout == "conversations" and is_empty(record.get("images"))
     published = published and all(message.is_text for message in messages)
     if listed.images and not published and not any(message.images for message in messages):
         messages = _with_images_first(messages, len(listed.images))
