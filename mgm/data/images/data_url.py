@@ -9,7 +9,7 @@ from mgm.errors import MGMError, one_line
 MAX_BYTES = 256 * 2**20  # of what is decoded
 
 MIN_BASE64 = 64  # characters of the shortest image file in base64
-MAX_FILE_NAME = 255  # characters of a text without a dot that may still name a file
+MAX_PATH = 4096  # characters of a path; file systems allow no more
 
 # How image files begin. Those that begin with a size or a type of a box are asked for below.
 _SIGNATURES = (
@@ -72,7 +72,7 @@ def decode_base64(text: str, name: str, max_bytes: int = MAX_BYTES) -> bytes:
 def looks_like_base64(text: str) -> bool:
     """Whether a text that may name a file is one in base64, whole or damaged.
 
-    It is where an image file begins in it, or where it is too long for a path without a dot.
+    It is where an image file begins in it, or where it is too long for a path.
     """
     if len(text) < MIN_BASE64:
         return False
@@ -87,7 +87,7 @@ def looks_like_base64(text: str) -> bool:
     begins = content.startswith(_SIGNATURES) or content[4:8] == b"ftyp"
     begins = begins or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
     begins = begins or (content[:2] == b"BM" and content[6:10] == bytes(4))
-    return begins or (len(text) > MAX_FILE_NAME and bool(_BASE64.fullmatch(text)))
+    return begins or (len(text) > MAX_PATH and bool(_BASE64.fullmatch(text)))
 
 
 def _from_base64(text: str, name: str, max_bytes: int) -> bytes:

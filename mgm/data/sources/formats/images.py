@@ -5,7 +5,12 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-from mgm.data.images.data_url import decode_base64, decode_data_url, looks_like_base64
+from mgm.data.images.data_url import (
+    MAX_PATH,
+    decode_base64,
+    decode_data_url,
+    looks_like_base64,
+)
 from mgm.data.sources.formats.messages import ImagePart
 from mgm.data.sources.sample import SampleError, is_url, value_kind
 from mgm.errors import MGMError
@@ -85,11 +90,11 @@ def _from_text(text: str, subject: str, which: str) -> str | bytes:
             f"{subject} a URL of another kind than http(s) {which} ({text:.80}); save the image "
             "and give its path"
         )
-    if "\0" in text or max(map(len, text.split("/"))) > MAX_NAME:
-        what = "a NUL character" if "\0" in text else f"a name of more than {MAX_NAME} characters"
+    what = "with a NUL character" if "\0" in text else "longer than a path can be"
+    if "\0" in text or len(text) > MAX_PATH or max(map(len, text.split("/"))) > MAX_NAME:
         raise SampleError(
-            f"{subject} a text of {len(text):,} characters {which}, with {what}: no path, URL or "
-            "base64; give one of them",
+            f"{subject} a text of {len(text):,} characters {which}, {what}, and no URL or base64; "
+            "give one of them",
             BROKEN,
         )
     return text
