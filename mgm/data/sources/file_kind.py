@@ -64,6 +64,8 @@ def foreign_kind(head: bytes) -> str | None:
             return "NUL bytes alone, as a broken download or disk leaves; get a whole copy"
         if head[:1] == b"\0" or head[1:2] == b"\0":
             return "text in UTF-16 without its mark; save it in UTF-8 (iconv -f UTF-16LE -t UTF-8)"
+        if head[:1] in (b"[", b"{"):
+            return None  # JSON, damaged somewhere
         return "binary: it holds NUL bytes; get a whole copy, or give a data file"
     return None
 

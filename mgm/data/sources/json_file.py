@@ -174,7 +174,7 @@ def _is_lines(head: bytes, named_lines: bool) -> bool:
         return True  # the other lines can be read
     except (ValueError, RecursionError):  # a broken line, or the first of several
         return len(lines) > 1 and lines[1].lstrip().startswith(b"{")
-    return named_lines or len(lines) > 1 or _is_record(value)
+    return len(lines) > 1 or _is_record(value) or (named_lines and _inner_list(value) is None)
 
 
 def _is_record(value: Any) -> bool:
@@ -216,14 +216,22 @@ def _objects(content: BinaryIO, name: str) -> Iterator[Element]:
         yield text.take()
 
 
-def _one_object(value: Any) -> str:
-    """What to do about a file that holds an object that is no sample."""
+def _inner_list(value: Any) -> str | None:
+    """The key under which an object has a list of objects, which may be the samples."""
     for key, inner in value.items() if isinstance(value, dict) else ():
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-            return (
-                f"holds an object with a list under {key!r:.60}, not a list of samples; write that "
-                f"list alone (jq .{key:.60} FILE > NEW)"
-            )
+            return key
+    return None
+
+
+def _one_object(value: Any) -> str:
+    """What to do about a file that holds an object that is no sample."""
+    key = _inner_list(value)
+    if key is not None:
+        return (
+            f"holds an object with a list under {key!r:.60}, not a list of samples; write that "
+            f"list alone (jq .{key:.60} FILE > NEW)"
+        )
     return (
         f"holds {value_kind(value)}, not a list of samples; put the samples between [ and ], one "
         'in each line, or give a mixture: {"datasets": [{"path": ..., "weight": 1}, ...]}'

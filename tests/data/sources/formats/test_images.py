@@ -41,7 +41,7 @@ def test_base64_of_every_kind_of_image(form):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.png", "x/y z.jpg", "/abs/a.png", "a" * 200 + ".jpg", "9j/4AAQ", "coco/train2017/" + "0" * 60,
+    ["a.png", "x/y z.jpg", "/abs/a.png", "a" * 200 + ".jpg", "9j/4AAQ", "coco/" + "0" * 60,
      "a/" * 200 + "b", "http://a.b/c.jpg?d=e", "HTTPS://a.b/c", "Ünï.png"],
 )  # fmt: skip
 def test_names_stay(name):

@@ -79,7 +79,7 @@ def test_layouts(row, turns, images):
         ({"messages": ["a"]}, "message 0 is a text"),
         ({"messages": [{"role": "system", "content": "a"}]}, "no answer to learn"),
         ({"caption": " ", "jpg": b"image"}, "no text in 'caption'"),
-        ({"texts": [{"user": "a", "assistant": None}]}, "entry 0 of 'texts' has null as 'assistant'"),
+        ({"texts": [{"user": "a", "assistant": None}]}, "has null as 'assistant'"),
         ({"conversations": [{"from": "human", "value": "a"}]}, "no answer"),
         ({"messages": [{"role": "user", "content": "<image>"},
                        {"role": "assistant", "content": "b"}]}, "1 <image> marker but 0"),
