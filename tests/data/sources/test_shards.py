@@ -132,3 +132,50 @@ def test_a_missing_file_of_a_server_is_named(tmp_path):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     with server(tmp_path) as address, pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(rows_of(TarShard(f"{address}/a.tar"), 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html>", "is no tar; it is a page of HTML"),
+        (b'[{"messages": []}]', "is no tar; it is JSON"),
+        (b"PAR1", "is no tar; it is a parquet table"),
+        (b"PK\x03\x04", "is no tar; it is a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS"),
+        (b"", "cannot be read"),
+        (b"\x1f\x8b and no more", "cannot be read"),
+    ],
+)
+def test_another_file_under_the_name_of_a_tar(tmp_path, content, words):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(MGMError, match=r"a\.tar: ") as caught:
+        list(rows_of(TarShard(str(tmp_path / "a.tar")), 0))
+    assert words in str(caught.value)
+
+
+def test_a_tar_that_is_packed_under_its_bare_name(tar, tmp_path):
+    import gzip
+
+    tar.write_bytes(gzip.compress(tar.read_bytes()))
+    check_rows(TarShard(str(tar)))
+
+
+def test_a_member_that_is_not_utf_8(tmp_path):
+    file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
+    (fault,) = rows_of(TarShard(str(file)), 0)
+    assert "sample 0: 0.txt ends within a character, at byte 3" in str(fault)
+
+
+def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    part = {"type": datasets.Value("string"), "image": datasets.Image()}
+    features = datasets.Features(
+        {"messages": [{"role": datasets.Value("string"), "content": [part]}]}
+    )
+    held = {"type": "image", "image": {"bytes": b"no image", "path": None}}
+    table = {"messages": [[{"role": "user", "content": [held]}]]}
+    data = datasets.Dataset.from_dict(table, features=features)
+    data.to_parquet(tmp_path / "t.parquet")
+    (shard,) = shards_of(str(tmp_path / "t.parquet"))
+    ((message,),) = (row["messages"] for row in rows_of(shard, 0))
+    assert message["content"] == [held]

@@ -128,7 +128,7 @@ def _message(entry: Any, number: int, where: str) -> RawMessage:
     if role is None:
         if name.lower() in TOOL_ROLES:
             raise SampleError(
-                f"{where}: {label} has the {role_key} {name!r}; {NO_TOOLS}", "unsupported"
+                f"{where}: {label} has {name!r} as {role_key!r}; {NO_TOOLS}", "unsupported"
             )
         raise SampleError(
             f"{where}: {label} is from {name!r}; choose {names[0]!r} or {names[1]!r}, or "

@@ -42,9 +42,9 @@ def test_fields(field, value):
     [
         ({"conversations": TEXT, "kto_tag": False}, "field 'kto_tag'"),
         ({"conversations": TEXT, "loss_weight": 0.5}, "field 'loss_weight'"),
-        (turns("human", "tool", "gpt"), "message 1 has the from 'tool'"),
-        (turns("human", "function_call", "observation", "gpt"), "the from 'function_call'"),
-        ({"messages": [{"role": "ipython", "content": "x"}]}, "message 0 has the role 'ipython'"),
+        (turns("human", "tool", "gpt"), "message 1 has 'tool' as 'from'"),
+        (turns("human", "function_call", "observation", "gpt"), "'function_call' as 'from'"),
+        ({"messages": [{"role": "ipython", "content": "x"}]}, "message 0 has 'ipython' as 'role'"),
         (messages(tool_calls=[{"id": "1"}]), "message 1: field 'tool_calls'"),
         (messages(weight=0), "message 1: field 'weight' is 0"),
         (messages(loss=False), "message 1: field 'loss' is False"),
