@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgm.data.datasets.conversation_dataset import ConversationDataset
+from mgm.data.datasets.conversation_dataset import ConversationDataset, TrainingDataset
 from mgm.data.datasets.streaming import Order, StreamedDataset
 from mgm.data.sources.mixture_config import Source
-from tests.data.shards import write_tar
+from mgm.errors import MGMError
+from tests.data.shards import server, write_tar
 
 ASK, ANSWER, AGAIN, MORE = "what is this?", "a red cat.", "is a dog blue?", "sure, two."
 
@@ -251,3 +252,19 @@ def test_parts_keep_their_order(named, streamed, tiny, processor, expected):
     assert not torch.equal(found["pixel_values_aux"][1], single[0]["pixel_values_aux"][0])
     learned = [t for t in found["labels"].tolist() if t != -100]
     assert tokens.decode(learned) == "one<|end|>"
+
+
+def test_images_by_url(tiny, processor, expected):
+    with server(tiny) as address:
+        record = {"messages": parts(type="image_url", image_url={"url": f"{address}/red.png"})}
+        found = TrainingDataset(as_lines(record, tiny, None), processor, tiny)[0]
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+        record["messages"] = parts(image=f"{address}/none.png")
+        with pytest.raises(MGMError, match=r"sample 0, image 1 of 1: http.*answered 404"):
+            TrainingDataset(as_lines(record, tiny, None), processor, tiny)[0]
+
+
+def test_an_image_folder_that_is_a_file(tiny, processor):
+    path = as_json({"image": "red.png", "conversations": from_value()}, tiny, None)
+    with pytest.raises(MGMError, match=r"red\.png: is a file; --image_folder names a folder"):
+        ConversationDataset(path, processor, tiny / "red.png")
