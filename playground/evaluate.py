@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import mgm
 from mgm.atomic import WriteErrors, atomic_file
-from mgm.data.sources.sample import read_samples
+from mgm.data.sources.json_file import read_samples
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
@@ -61,7 +61,7 @@ def read_questions(folder: Path, limit: int | None) -> list[Question]:
                 f"{path}: sample {index}: has no kind and text height for each question; draw it "
                 "with python -m playground.generate"
             )
-        images = tuple(str(folder / "images" / name) for name in sample.files)
+        images = tuple(map(str, sample.image_sources(folder / "images")))
         # A conversation asks for bare answers once; each question asked on its own has to.
         suffix = SHORT_SUFFIX if sample.turns[0][0].endswith(SHORT_SUFFIX) else ""
         for (question, answer), kind, height in zip(sample.turns, *notes, strict=True):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from mgm.data.sources.sample import Sample, check_sample
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import (
     IGNORED,
     Segment,
@@ -73,7 +74,7 @@ def pads(name: str) -> bool:
 
 def check(messages: list[Message]) -> Sample:
     markers = sum(message["value"].count("<image>") for message in messages)
-    return check_sample({"conversations": messages, "image": ["x"] * markers}, "here")
+    return parse_sample({"conversations": messages, "image": ["x"] * markers}, "here")
 
 
 def published_labels(record):

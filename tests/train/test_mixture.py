@@ -94,13 +94,15 @@ def test_a_fault_in_one_of_them_names_it(flags, mixture):
 def test_lists_are_no_mixtures(data, tmp_path):
     assert read_mixture(data) is None
     assert read_mixture(tmp_path / "nowhere.json") is None
+    (tmp_path / "lines.json").write_text('{"conversations": []}\n' * 2)
+    assert read_mixture(tmp_path / "lines.json") is None
 
 
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ({}, "give a list of samples, or a mixture"),
-        ({"datasets": []}, "give a list of samples, or a mixture"),
+        ({"datasets": []}, "is no mixture as it should be"),
+        ({"datasets": [{"path": "a"}], "more": 1}, "is no mixture as it should be"),
         ({"datasets": [{}]}, "dataset 0: has no path"),
         ({"datasets": [{"path": "a.json", "wieght": 1}]}, "'wieght' is not known"),
         ({"datasets": [{"path": "a.json", "weight": 0}]}, "weight is 0; give a number above 0"),

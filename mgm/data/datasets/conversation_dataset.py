@@ -31,7 +31,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     tokenised and images opened in `__getitem__`.
 
     Args:
-        path: a JSON file with a list of samples, a .jsonl file with one in each line, or a table
+        path: a JSON file with a list of samples or one in each line, or a table
             (`mgm.data.sources.hf_table.is_table`).
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
@@ -59,6 +59,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         self.path, self.orientation = Path(path), orientation
         self.processor = processor
         self.image_folder = self.path.parent if image_folder is None else Path(image_folder)
+        if self.image_folder.is_file():
+            raise MGMError(f"{self.image_folder}: is a file; --image_folder names a folder")
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
         self.quarantine = quarantine
         self.samples = _opened(str(path), config, split)
@@ -167,12 +169,8 @@ def sample_tensors(
     tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     if sample.images:
         images = [
-            open_image(
-                image if isinstance(image, bytes) else image_folder / image,
-                f"{where}, image {number} of {len(sample.images)}",
-                orientation,
-            )
-            for number, image in enumerate(sample.images, start=1)
+            open_image(image, f"{where}, image {number} of {len(sample.images)}", orientation)
+            for number, image in enumerate(sample.image_sources(image_folder), start=1)
         ]
         tensors |= processor.image_processor(images, do_normalize=False)
     return tensors
@@ -182,7 +180,7 @@ class TrainingDataset(ConversationDataset):
     """A `ConversationDataset` that misses its images before the first step, and not hours later.
 
     Args:
-        path: a JSON file with a list of samples, a .jsonl file with one in each line, or a table
+        path: a JSON file with a list of samples or one in each line, or a table
             (`mgm.data.sources.hf_table.is_table`).
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
@@ -237,6 +235,8 @@ class TrainingDataset(ConversationDataset):
         missing: list[tuple[int, int, str]] = []
         for index in self.image_counts.nonzero()[0].tolist():
             for number, image in enumerate(self.samples.index.image_names(index), start=1):
+                if image is None:
+                    continue
                 file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
                 folder, name = os.path.split(file)
                 # A file system that ignores case lists another name than the sample has.

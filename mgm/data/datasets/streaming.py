@@ -23,8 +23,9 @@ from mgm.data.datasets.samplers import true_length_order
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.mixture_config import Source
-from mgm.data.sources.sample import Sample, SampleError, check_sample
+from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import Shard, rows_of, shards_of
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
@@ -228,7 +229,7 @@ class _Reader:
         self, raw: Any, source: int, shard: Shard, shard_number: int, number: int
     ) -> Found | None:
         try:
-            sample = check_sample(raw, f"{shard.name}: sample {number}")
+            sample = parse_sample(raw, f"{shard.name}: sample {number}")
         except SampleError as fault:
             self._leave_out(number, fault)
             return None

@@ -11,7 +11,7 @@ import argparse
 import base64
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from tqdm import tqdm
 from mgm.atomic import atomic_file
 from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, examine
 from mgm.data.doctor.sample_html import sample_page
+from mgm.data.images.loading import image_file
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.hf_table import TableRows, is_table
-from mgm.data.sources.sample import SampleError, check_sample, raw_samples
+from mgm.data.sources.json_file import read_records
+from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, run_command, write_output
 
@@ -44,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if processor is not None and options.version is not None:
         processor.conversation = version_template(options.version)
     examination = examine(
-        *(file, rows.samples, partial(_content, rows, folder), processor),
+        *(file, rows.records(), partial(_content, rows, folder), processor),
         *(options.model_max_length, options.workers, _bar),
     )
     write_output(summary(examination))
@@ -55,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
         draw(examination, options.plot)
     if options.show is not None and processor is not None:
-        _write_page(options, rows.samples, processor, partial(_address, rows, folder))
+        _write_page(options, rows, examination.samples, folder, processor)
     if options.fix is not None:
         kept = clean_places(examination)
         with atomic_file(options.fix) as part:
@@ -68,31 +71,37 @@ class _JSONRows:
     """A JSON or .jsonl file as `TableRows`."""
 
     def __init__(self, file: Path) -> None:
-        self.samples = raw_samples(file)
+        self._records = read_records(file)
 
-    def image(self, name: str) -> None:
-        """Images are files of their own."""
+    def records(self) -> list[Any]:
+        """All records."""
+        return self._records
+
+    def record(self, place: int) -> Any:
+        """One record."""
+        return self._records[place]
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the samples, in the format of the name's ending."""
-        kept = [self.samples[place] for place in places]
+        kept = [self._records[place] for place in places]
         dump = partial(json.dumps, ensure_ascii=False)
         lines = "".join(f"{dump(sample)}\n" for sample in kept)
         text = lines if file.suffix == ".jsonl" else dump(kept, indent=1)
         file.write_text(text, encoding="utf-8")
 
 
-def _content(rows: TableRows | _JSONRows, folder: Path, name: str) -> bytes:
-    inside = rows.image(name)
-    return (folder / name).read_bytes() if inside is None else inside
+def _content(rows: TableRows | _JSONRows, folder: Path, place: int, number: int) -> bytes:
+    """The bytes of an image of a sample."""
+    sample = parse_sample(rows.record(place), f"sample {place}")
+    source = sample.image_sources(folder)[number]
+    return source.read_bytes() if isinstance(source, Path) else image_file(source, "URL")[0]
 
 
-def _address(rows: TableRows | _JSONRows, folder: Path, name: str) -> str:
-    """For a page: of a file, or the image itself."""
-    inside = rows.image(name)
-    if inside is None:
-        return str((folder / name).absolute())
-    return f"data:image;base64,{base64.b64encode(inside).decode()}"
+def _address(source: Path | str | bytes) -> str:
+    """For a page: of a file, a URL, or the image itself."""
+    if isinstance(source, bytes):
+        return f"data:image;base64,{base64.b64encode(source).decode()}"
+    return source if isinstance(source, str) else str(source.absolute())
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -209,23 +218,23 @@ def _bar(items: Iterable[Any]) -> Iterable[Any]:
 
 def _write_page(
     options: argparse.Namespace,
-    raw: Sequence[Any],
+    rows: TableRows | _JSONRows,
+    count: int,
+    folder: Path,
     processor: MGMProcessor,
-    address: Callable[[str], str],
 ) -> None:
-    if not 0 <= options.show < len(raw):
-        raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {len(raw) - 1}")
+    if not 0 <= options.show < count:
+        raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {count - 1}")
     try:
-        sample = check_sample(raw[options.show], f"sample {options.show}")
+        sample = parse_sample(rows.record(options.show), f"sample {options.show}")
     except SampleError as fault:
         raise MGMError(f"--show {options.show}: {fault}") from fault
     template = get_template(processor.conversation, processor.wrap_images)
+    addresses = [_address(source) for source in sample.image_sources(folder)]
+    title = f"{options.file.name}: sample {options.show}"
     with atomic_file(options.page) as part:
         part.write_text(
-            sample_page(
-                sample, template, processor, address, f"{options.file.name}: sample {options.show}"
-            ),
-            encoding="utf-8",
+            sample_page(sample, template, processor, addresses, title), encoding="utf-8"
         )
     write_output(f"{options.page}: sample {options.show}\n")
 

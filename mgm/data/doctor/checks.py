@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,19 @@ from typing import Any
 from mgm.data.images.loading import open_image
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.sample import Sample, SampleError, check_sample
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 from mgm.model.ops.causal_lm_loss import IGNORED
 
+ImageReader = Callable[[int, int], bytes]  # by sample and number of the image in it, from 0
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # as tqdm: gives what it is given
 
 # What can be wrong, and whether the sample can be used all the same.
 KINDS = {
-    "malformed": "is no conversation in the published format",
+    "malformed": "is no conversation in a format that is understood",
+    "unsupported": "holds what training cannot use and must not ignore",
     "roles": "has messages whose roles do not alternate",
     "no answer": "has no answer to learn",
     "markers": "has another number of image markers than images",
@@ -89,8 +92,8 @@ class Examination:
 
 def examine(
     file: Path,
-    raw: Sequence[Any],
-    read: Callable[[str], bytes],
+    records: Iterable[Any],
+    read: ImageReader,
     processor: MGMProcessor | None = None,
     max_length: int | None = None,
     workers: int = 8,
@@ -99,26 +102,33 @@ def examine(
     """Examine a data file and every image that it names.
 
     Args:
-        file: in the published format.
-        raw: what it holds (`raw_samples`).
-        read: the bytes of an image by its name; raises OSError.
+        file: the data file.
+        records: what it holds, in any format that `parse_sample` reads.
+        read: the bytes of an image; raises OSError or MGMError.
         processor: of the model to train, which tells lengths; None: they are not looked at.
         max_length: positions of a sample that are kept, image positions included.
         workers: threads that read images.
         progress: wraps what takes long, as tqdm does.
     """
-    result = Examination(file, len(raw), max_length=max_length)
+    result = Examination(file, 0, max_length=max_length)
     samples: dict[int, Sample] = {}
-    for place, entry in enumerate(raw):
+    users: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # samples by image
+    for place, record in enumerate(records):
+        result.samples = place + 1
         try:
-            samples[place] = check_sample(entry, f"sample {place}")
+            sample = parse_sample(record, f"sample {place}")
         except SampleError as fault:
             result.findings.append(Finding(place, fault.kind, str(fault)))
-    users: defaultdict[str, list[int]] = defaultdict(list)  # samples by image
-    for place, sample in samples.items():
+            continue
         result.images[len(sample.images)] += 1
-        for name in dict.fromkeys(sample.files):
-            users[name].append(place)
+        # What is in the data file itself is read again when it is looked at.
+        names = tuple(
+            image if isinstance(image, str) else f"sample {place}, image {number + 1}"
+            for number, image in enumerate(sample.images)
+        )
+        samples[place] = replace(sample, images=names)
+        for name in dict.fromkeys(names):
+            users[name].append((place, names.index(name)))
     _examine_images(users, read, workers, progress, result)
     unusable = result.unusable
     template = get_template(processor.conversation, processor.wrap_images) if processor else None
@@ -136,8 +146,8 @@ def examine(
 
 
 def _examine_images(
-    users: dict[str, list[int]],
-    read: Callable[[str], bytes],
+    users: dict[str, list[tuple[int, int]]],
+    read: ImageReader,
     workers: int,
     progress: Progress,
     result: Examination,
@@ -145,7 +155,7 @@ def _examine_images(
     """Read and decode every file once."""
     first: dict[str, str] = {}  # file by the hash of its content
     with ThreadPoolExecutor(workers) as pool:
-        looked = pool.map(partial(_look_at, read), users)
+        looked = pool.map(partial(_look_at, read), users.items())
         for name, (kind, text, size) in zip(progress(list(users)), looked, strict=True):
             if size is not None:
                 result.sizes[name] = size
@@ -153,13 +163,16 @@ def _examine_images(
                 kind, text = "duplicate image", f"{name} has the same bytes as {other}"
                 if other == name:
                     continue
-            result.findings += [Finding(place, kind, text) for place in users[name]]
+            result.findings += [Finding(place, kind, text) for place, _ in users[name]]
 
 
-def _look_at(read: Callable[[str], bytes], name: str) -> tuple[str, str, tuple[int, int] | None]:
+def _look_at(
+    read: ImageReader, image: tuple[str, list[tuple[int, int]]]
+) -> tuple[str, str, tuple[int, int] | None]:
     """What is wrong with an image: kind and text. Or the hash of its content, and its size."""
+    name, ((place, number), *_) = image
     try:
-        content = read(name)
+        content = read(place, number)
         size = open_image(content, name, STORED).size
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as fault:
         return "missing image", f"{fault.filename}: there is no such file", None

@@ -1,7 +1,7 @@
 """A sample as the model reads it, on a page: what is learned of it in colour, token by token."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from mgm.data.processing_mgm import MGMProcessor
@@ -25,7 +25,7 @@ def sample_page(
     sample: Sample,
     template: Template,
     processor: MGMProcessor,
-    address: Callable[[str], str],
+    addresses: Sequence[str],
     title: str,
 ) -> str:
     """HTML of one sample.
@@ -34,7 +34,7 @@ def sample_page(
         sample: a conversation with its images.
         template: the way it is written.
         processor: the model's.
-        address: of an image, by the name that the sample has for it.
+        addresses: of its images.
         title: of the page.
     """
     ids, labels = processor.encode_segments(sample.segments(template))
@@ -53,8 +53,8 @@ def sample_page(
             shown = html.escape(text.replace("\n", "⏎\n"))
             pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
     images = "".join(
-        f'<img src="{html.escape(address(name))}" alt="{html.escape(name)}">'
-        for name in sample.files
+        f'<img src="{html.escape(address)}" alt="image {number}">'
+        for number, address in enumerate(addresses, start=1)
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

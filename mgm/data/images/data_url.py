@@ -1,12 +1,22 @@
 """Data URLs (RFC 2397) and base64 text to bytes."""
 
 import binascii
+import re
 import urllib.parse
 
 from mgm.errors import MGMError, one_line
 
 MAX_BYTES = 256 * 2**20  # of what is decoded
 
+MIN_BASE64 = 64  # characters of the shortest image file in base64
+MAX_PATH = 4096  # characters of a path; file systems allow no more
+
+# How image files begin. Those that begin with a size or a type of a box are asked for below.
+_SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"qoif",
+    b"\0\0\1\0", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"8BPS",
+)  # fmt: skip
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*")
 _STANDARD = str.maketrans("-_", "+/")
 
 
@@ -57,6 +67,27 @@ def decode_base64(text: str, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         raise MGMError(
             f"{name}: is no base64; give a data URL, an http(s) URL, or base64"
         ) from error
+
+
+def looks_like_base64(text: str) -> bool:
+    """Whether a text that may name a file is one in base64, whole or damaged.
+
+    It is where an image file begins in it, or where it is too long for a path.
+    """
+    if len(text) < MIN_BASE64:
+        return False
+    head = "".join(text[:MIN_BASE64].split())
+    head = head[: len(head) // 4 * 4]
+    if not _BASE64.fullmatch(head):
+        return False
+    try:
+        content = binascii.a2b_base64(head.translate(_STANDARD))
+    except binascii.Error:
+        return False
+    begins = content.startswith(_SIGNATURES) or content[4:8] == b"ftyp"
+    begins = begins or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
+    begins = begins or (content[:2] == b"BM" and content[6:10] == bytes(4))
+    return begins or (len(text) > MAX_PATH and bool(_BASE64.fullmatch(text)))
 
 
 def _from_base64(text: str, name: str, max_bytes: int) -> bytes:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mgm.data.sources.formats import as_sample
+from mgm.data.sources.file_kind import foreign_kind, read_head
+from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.json_index import VERSION, SampleIndex, home_in_cache
-from mgm.data.sources.sample import Sample, SampleError, check_sample
+from mgm.data.sources.sample import Sample
 from mgm.errors import MGMError, hub_errors, one_line
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # of the datasets library, by ending
+_PARQUET = b"PAR1"
+_MAGIC = {".parquet": (_PARQUET, b"PARE"), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
 BATCH = 1000  # rows that are looked at together
 _SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk leaves
 _HERE = b"\0"  # stands for an image's bytes where they are not read
@@ -74,12 +77,11 @@ class TableFile:
 
     def __getitem__(self, row: int) -> Sample:
         place = int(self.index.places[range(len(self))[row]])
-        where = f"{self.path}: sample {place}"
-        return check_sample(_row(self.rows, place, where), where)
+        return parse_sample(_row(self.rows, place), f"{self.path}: sample {place}")
 
     def _elements(self) -> Iterator[tuple[int, int, Any]]:
-        for place, sample in enumerate(_samples(self.rows, f"{self.path}: ")):
-            yield place, place + 1, sample
+        for place, record in enumerate(_records(self.rows)):
+            yield place, place + 1, record
 
 
 class TableRows:
@@ -90,56 +92,37 @@ class TableRows:
         config: as for `TableFile`.
         split: likewise.
 
-    Attributes:
-        samples: in the published form; of a row that has none, a `SampleError`. An image whose
-            bytes are in the table is named by its place.
-
     Raises:
         MGMError: there is no such table, or it cannot be read or has no rows.
     """
 
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
         self._rows = _load(path, config, split)
-        self._inside: dict[str, tuple[int, int]] = {}  # row and place in it, by name
-        self.samples: list[Any] = list(_samples(self._rows))
-        for place, sample in enumerate(self.samples):
-            images = [] if isinstance(sample, SampleError) else sample["image"] or []
-            for number, image in enumerate(images):
-                if image == _HERE:
-                    images[number] = f"sample {place}, image {number + 1}"
-                    self._inside[images[number]] = (place, number)
 
-    def image(self, name: str) -> bytes | None:
-        """The image of this name; None: it is a file of its own."""
-        if name not in self._inside:
-            return None
-        place, number = self._inside[name]
-        return _row(self._rows, place, name)["image"][number]
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All rows, a byte in place of what is in their images."""
+        return _records(self._rows)
+
+    def record(self, place: int) -> dict[str, Any]:
+        """One row, images and all."""
+        return _row(self._rows, place)
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the rows as a parquet file."""
         self._rows.select(places).to_parquet(str(file))
 
 
-def _samples(rows: Any, begin: str = "") -> Iterator[Any]:
-    """All rows in the published form, without what is in their images; of faulty ones the fault.
-
-    Args:
-        rows: of a table.
-        begin: of what faults say.
-    """
+def _records(rows: Any) -> Iterator[dict[str, Any]]:
+    """All rows of a table by column, without what is in their images."""
     for start in range(0, len(rows), BATCH):
-        batch = _without_images(rows[start : start + BATCH])
-        for place, row in enumerate(batch, start=start):
-            try:
-                yield as_sample(row, f"{begin}sample {place}")
-            except SampleError as fault:
-                yield fault
+        table = rows[start : start + BATCH]
+        columns = [_without_bytes(table.column(name)) for name in table.column_names]
+        for row in zip(*columns, strict=True):
+            yield dict(zip(table.column_names, row, strict=True))
 
 
-def _row(rows: Any, place: int, where: str) -> dict[str, Any]:
-    """One row in the published form, images and all."""
-    return as_sample(rows[place : place + 1].to_pylist()[0], where)
+def _row(rows: Any, place: int) -> dict[str, Any]:
+    return rows[place : place + 1].to_pylist()[0]
 
 
 def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
@@ -164,6 +147,8 @@ def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
         files = _files(place) if place.is_dir() else [path] if place.suffix in BUILDERS else None
         if files is None:
             return datasets.load_dataset(path, config, split=split)
+        for file in files:
+            check_table(Path(file))
         builder = BUILDERS[Path(files[0]).suffix]
         return datasets.load_dataset(builder, data_files=files, split="train")
     except MGMError:
@@ -174,6 +159,28 @@ def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
             f"{path}: cannot be read as a data set ({reason}); check the path, --data_config and "
             "--data_split"
         ) from error
+
+
+def check_table(file: Path) -> None:
+    """Find out whether a file on the disk is the table that its name says.
+
+    Raises:
+        MGMError: it is another kind of file, or truncated.
+    """
+    try:
+        head = read_head(file)
+        with file.open("rb") as content:
+            content.seek(-min(len(_PARQUET), len(head)), 2)
+            tail = content.read()
+    except OSError as error:
+        reason = one_line(error.strerror or error)
+        raise MGMError(f"{file}: cannot be read ({reason}); check the path") from error
+    expected = _MAGIC[file.suffix]
+    if not head.startswith(expected):
+        kind = foreign_kind(head) or "text, perhaps JSON, whose name ends in .json or .jsonl"
+        raise MGMError(f"{file}: is no {BUILDERS[file.suffix]} table; it is {kind}")
+    if head.startswith(_PARQUET) and tail != _PARQUET:
+        raise MGMError(f"{file}: is truncated: a parquet table ends in PAR1; get a whole copy")
 
 
 def import_datasets(path: str) -> Any:
@@ -202,35 +209,29 @@ def _files(folder: Path) -> list[str]:
     return []
 
 
-def _without_images(table: "pyarrow.Table") -> list[dict[str, Any]]:
-    """Rows, in which a byte stands for what is in an image; those are not read from the disk."""
+def _without_bytes(column: "pyarrow.ChunkedArray | pyarrow.Array") -> list[Any]:
+    """The values of a column, a byte in place of binary ones, which are not read from the disk."""
     import pyarrow as pa
     import pyarrow.compute
 
+    if isinstance(column, pa.ChunkedArray):
+        return [value for chunk in column.chunks for value in _without_bytes(chunk)]
     pc: Any = pa.compute  # whose functions are made when it is imported
-
-    def seen(column: Any) -> list[Any]:
-        held = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
-        paths = pc.struct_field(column, "path").to_pylist()
-        return [_HERE if here else path for here, path in zip(held, paths, strict=True)]
-
-    def values(column: Any) -> list[Any]:
-        kind = column.type
-        if _is_image(kind):
-            return seen(column)
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return [_HERE if held else None for held in pc.is_valid(column).to_pylist()]
-        if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_image(kind.value_type):
-            flat = iter(seen(pc.list_flatten(column)))
-            lengths = pc.list_value_length(column).to_pylist()
-            return [[next(flat) for _ in range(length or 0)] for length in lengths]
-        return column.to_pylist()
-
-    columns = {name: values(table.column(name)) for name in table.column_names}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _is_image(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        lengths = pc.binary_length(column).to_pylist()
+        return [None if length is None else _HERE[:length] for length in lengths]
+    if pa.types.is_struct(kind):
+        names = [kind.field(number).name for number in range(kind.num_fields)]
+        inner = [_without_bytes(pc.struct_field(column, [n])) for n in range(kind.num_fields)]
+        valid = pc.is_valid(column).to_pylist()
+        rows = zip(*inner, strict=True) if inner else [()] * len(column)
+        return [
+            dict(zip(names, row, strict=True)) if there else None
+            for there, row in zip(valid, rows, strict=True)
+        ]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        flat = iter(_without_bytes(pc.list_flatten(column)))
+        lengths = pc.list_value_length(column).to_pylist()
+        return [None if n is None else [next(flat) for _ in range(n)] for n in lengths]
+    return column.to_pylist()

@@ -6,33 +6,25 @@ begins and ends, and what orders samples: words and images. For large files that
 file, or in the user's cache where that cannot be written.
 """
 
-import codecs
 import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
 
 from mgm.atomic import atomic_file
-from mgm.data.sources.sample import (
-    Sample,
-    SampleError,
-    check_sample,
-    parse,
-    raw_samples,
-    unreadable,
-)
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.json_file import file_elements, parse_json, unreadable
+from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # bytes of a data file whose index is saved
-PIECE = 16 * 2**20  # bytes that are read at once
-VERSION = 1
+VERSION = 2
 SUFFIX = ".mgm-index.npz"
 
 
@@ -46,7 +38,8 @@ class SampleIndex:
         ends: byte after its last.
         words: of all its messages, an image marker counted as one.
         images: how many it has.
-        names: its image paths, as a JSON list each, one behind the other, in UTF-8.
+        names: its image paths, as a JSON list each, one behind the other, in UTF-8; null for an
+            image that is no file.
         name_ends: byte after the last of each sample's list; an empty one has none.
         faults: place and text of each sample that cannot be used, as JSON in UTF-8.
         stamp: version of this format, bytes of the file, and when it was changed, in nanoseconds.
@@ -75,17 +68,15 @@ class SampleIndex:
             found = cls.saved(home, stamp)
             if found is not None:
                 return found
-        index = cls.made(_elements(file), file, stamp)
-        if index.is_empty:
-            raise _error_of_all(file)
+        index = cls.made(file_elements(file), file, stamp)
         if stamp[1] >= SAVED_FROM:
             for home in homes:
                 if index.save(home):
                     break
         return index
 
-    def image_names(self, row: int) -> tuple[str, ...]:
-        """The image paths of one sample."""
+    def image_names(self, row: int) -> tuple[str | None, ...]:
+        """The image paths of one sample, None for an image that is no file; () if none is."""
         begin = int(self.name_ends[row - 1]) if row else 0
         text = self.names[begin : int(self.name_ends[row])].tobytes()
         return tuple(json.loads(text)) if text else ()
@@ -131,12 +122,13 @@ class SampleIndex:
         faults: list[tuple[int, str]] = []
         for count, (start, end, raw) in enumerate(elements):
             try:
-                sample = check_sample(raw, f"{label}: sample {count}")
+                sample = parse_sample(raw, f"{label}: sample {count}")
             except SampleError as fault:
                 faults.append((count, str(fault)))
                 continue
             numbers.append((count, start, end, sample.words, len(sample.images)))
-            names += json.dumps(sample.files).encode() if sample.files else b""
+            files = sample.file_names
+            names += json.dumps(files).encode() if any(files) else b""
             name_ends.append(len(names))
         return cls(
             *np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy(),
@@ -145,11 +137,6 @@ class SampleIndex:
             faults=np.frombuffer(json.dumps(faults).encode(), dtype=np.uint8),
             stamp=stamp,
         )
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no sample at all, good or bad."""
-        return not len(self.places) and not self.fault_list()
 
 
 class SampleFile:
@@ -181,7 +168,7 @@ class SampleFile:
         row = range(len(self))[row]
         text = self._content[self.index.starts[row] : self.index.ends[row]].tobytes().decode()
         where = f"{self.file}: sample {self.index.places[row]}"
-        return check_sample(parse(text, where), where)
+        return parse_sample(parse_json(text, where), where)
 
 
 def _stamp(file: Path) -> np.ndarray:
@@ -201,117 +188,3 @@ def home_in_cache(name: str) -> Path:
     """Where in the user's cache the index of what is called so may be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgm"
     return cache / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}{SUFFIX}"
-
-
-def _elements(file: Path) -> Iterator[tuple[int, int, Any]]:
-    """First byte, byte after the last, and content of each sample; a broken line is its error."""
-    try:
-        yield from _lines(file) if file.suffix == ".jsonl" else _list(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, error) from error
-
-
-def _lines(file: Path) -> Iterator[tuple[int, int, Any]]:
-    start = 0
-    with file.open("rb") as content:
-        for number, line in enumerate(content, start=1):
-            mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
-            if line[mark:].strip():
-                try:
-                    raw = parse(line[mark:].decode(), f"{file}: line {number}")
-                except SampleError as fault:
-                    raw = fault
-                yield start + mark, start + len(line), raw
-            start += len(line)
-
-
-def _list(file: Path) -> Iterator[tuple[int, int, Any]]:
-    """Elements of a JSON list, of which as much is in memory as `PIECE`, or as the longest one."""
-    decode = json.JSONDecoder().raw_decode
-    with file.open("rb") as content:
-        pieces = _Text(content)
-        if pieces.peek() != "[":
-            raise _error_of_all(file)
-        pieces.skip(1)
-        if pieces.peek() == "]":
-            pieces.skip(1)
-            if pieces.peek():
-                raise _error_of_all(file)
-            return
-        while True:
-            pieces.peek()
-            raw, end = pieces.take(decode)
-            if raw is _BROKEN:
-                raise _error_of_all(file)
-            yield *end, raw
-            after = pieces.peek()
-            pieces.skip(1)
-            if after == "]" and not pieces.peek():
-                return
-            if after != ",":
-                raise _error_of_all(file)
-
-
-_BROKEN = object()
-_SPACE = re.compile(r"[ \t\n\r]+")  # of JSON
-
-
-class _Text:
-    """Text of a file, read piece by piece, that knows at which byte it is."""
-
-    def __init__(self, content: BinaryIO) -> None:
-        self.content = content
-        self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.text: str = ""
-        self.at, self.byte, self.ended = 0, 0, False
-        if self.next() == "\ufeff":  # some programs begin files with a mark
-            self.skip(1)
-
-    def next(self) -> str:
-        """The next character; "" at the end."""
-        while self.at == len(self.text) and not self.ended:
-            self._more()
-        return self.text[self.at : self.at + 1]
-
-    def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
-        self.next()
-        while space := _SPACE.match(self.text, self.at):
-            self.skip(space.end() - self.at)
-            self.next()
-        return self.next()
-
-    def skip(self, count: int) -> None:
-        """Go on by some characters."""
-        self.byte += len(self.text[self.at : self.at + count].encode())
-        self.at += count
-
-    def take(self, decode: Callable[[str, int], tuple[Any, int]]) -> tuple[Any, tuple[int, int]]:
-        """The value that begins here, with its first byte and the byte after it; or `_BROKEN`."""
-        while True:
-            try:
-                value, end = decode(self.text, self.at)
-            except (ValueError, RecursionError):
-                value, end = _BROKEN, len(self.text)
-            # A number that ends where the piece does may go on.
-            if end < len(self.text) or self.ended:
-                begin = self.byte
-                if value is not _BROKEN:
-                    self.skip(end - self.at)
-                return value, (begin, self.byte)
-            self._more()
-
-    def _more(self) -> None:
-        piece = self.content.read(PIECE)
-        self.ended = not piece
-        self.text = self.text[self.at :] + self.decoder.decode(piece, final=not piece)
-        self.at = 0
-
-
-def _error_of_all(file: Path) -> MGMError:
-    """What is wrong with a file as a whole, by reading it at once."""
-    try:
-        raw_samples(file)
-    except MGMError as error:
-        return error
-    return MGMError(f"{file}: changed while it was read; run again")

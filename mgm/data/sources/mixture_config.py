@@ -5,13 +5,18 @@
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error
 from mgm.data.sources.hf_table import is_hub_name
+from mgm.data.sources.json_file import LINE_ENDINGS
 from mgm.errors import MGMError, one_line
 
+# Other objects are records.
+_BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"datasets"\s*:')
 KEYS = ("path", "image_folder", "weight", "name", "config", "split")
 
 
@@ -45,21 +50,21 @@ def read_mixture(file: Path) -> list[Source] | None:
     """
     try:
         with file.open("rb") as content:
-            if (
-                content.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{"
-                or file.suffix == ".jsonl"
-            ):
-                return None
+            head = content.read(HEAD_BYTES)
+        if not _BEGINNING.match(head) or file.suffix in LINE_ENDINGS:
+            return None
         values = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError:
         return None  # whoever reads samples says what is wrong
+    except UnicodeDecodeError as error:
+        raise MGMError(f"{file}: {encoding_error(error)}") from error
     except ValueError as error:
         raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); mend it there") from error
     entries = values.get("datasets")
     if not isinstance(entries, list) or not entries or values.keys() != {"datasets"}:
         raise MGMError(
-            f"{file}: is an object; give a list of samples, or a mixture: "
-            '{"datasets": [{"path": ..., "weight": 1}, ...]}'
+            f"{file}: is no mixture as it should be; write "
+            '{"datasets": [{"path": ..., "weight": 1}, ...]} and no other key'
         )
     sources = [
         _source(entry, f"{file}: dataset {n}", file.parent) for n, entry in enumerate(entries)

@@ -11,23 +11,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mgm.data.sources.formats import CAPTIONS, as_sample
-from mgm.data.sources.hf_table import BUILDERS, import_datasets, reading_errors
-from mgm.data.sources.sample import SampleError, parse
+from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
+from mgm.data.sources.formats.record import CAPTIONS
+from mgm.data.sources.hf_table import BUILDERS, check_table, import_datasets, reading_errors
+from mgm.data.sources.json_file import JSON_ENDINGS, elements, parse_json
+from mgm.data.sources.sample import SampleError
 from mgm.errors import MGMError, one_line
 
 TARS = (".tar", ".tar.gz", ".tgz")
 RETRIES = 5  # in a row, of a shard that comes over a network
 PAUSE = 1.0  # seconds before the first of them, then twice as many each time
 
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")  # archives that are read as they are
+
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # As the webdataset library cuts names: what stands before the first dot of the file's own name.
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
 
-Row = dict[str, Any] | SampleError  # in the published form, or what is wrong with it
+Row = Any  # a record, or the SampleError that reading it gave
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class TarShard:
         with _open(self.name) as content:
             # What is on the disk need not be read to be passed over.
             mode = "r|*" if _is_url(self.name) else "r:*"
+            _check_tar(content, self.name)
             with tarfile.open(fileobj=content, mode=mode) as archive:
                 samples = groupby(_members(archive), key=lambda found: found[0])
                 for number, (_, members) in enumerate(samples):
@@ -53,8 +59,8 @@ class TarShard:
 
 
 @dataclass(frozen=True)
-class LineShard:
-    """Lines of JSON.
+class JSONShard:
+    """Lines of JSON, or a list; see `mgm.data.sources.json_file`.
 
     Attributes:
         name: path or URL.
@@ -63,15 +69,10 @@ class LineShard:
     name: str
 
     def rows(self, start: int) -> Iterator[Row]:
-        """The samples from number `start` on."""
+        """The records from number `start` on."""
         with _open(self.name) as content:
-            lines = (line for line in content if line.strip())
-            for number, line in enumerate(islice(lines, start, None), start=start):
-                where = f"{self.name}: sample {number}"
-                try:
-                    yield parse(line.decode("utf-8-sig"), where)
-                except SampleError as fault:
-                    yield fault
+            for _, _, record in elements(content, self.name, start):
+                yield record
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,10 @@ class TableShard:
     def rows(self, start: int) -> Iterator[Row]:
         """The samples from number `start` on."""
         part = self.stream.shard(num_shards=self.stream.num_shards, index=self.number)
-        for number, row in enumerate(part.skip(start) if start else part, start=start):
-            yield _checked(row, f"{self.name}: sample {number}")
+        yield from part.skip(start) if start else part
 
 
-Shard = TarShard | LineShard | TableShard
+Shard = TarShard | JSONShard | TableShard
 
 
 def shards_of(path: str, config: str | None = None, split: str = "train") -> list[Shard]:
@@ -113,14 +113,19 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
     names = _expanded(path)
     if all(name.endswith(TARS) for name in names):
         return [TarShard(name) for name in names]
-    if all(name.endswith(".jsonl") for name in names):
-        return [LineShard(name) for name in names]
-    if any(name.endswith((*TARS, ".jsonl", ".json")) for name in names):
+    if all(name.endswith(JSON_ENDINGS) or _is_other_file(name) for name in names):
+        return [JSONShard(name) for name in names]
+    if any(name.endswith((*TARS, *JSON_ENDINGS)) for name in names):
         raise MGMError(
-            f"{path}: cannot be streamed; give {', '.join(TARS)} or .jsonl files, tables, or the "
-            "name of a data set on the hub (a .json file stays on the disk without --streaming)"
+            f"{path}: names files of several kinds; give {', '.join(TARS)} files, .jsonl or .json "
+            "files, tables, or the name of a data set on the hub"
         )
     return list(_tables(path, names, config, split))
+
+
+def _is_other_file(name: str) -> bool:
+    """Whether a name is that of a file on the disk of no kind that is read; JSON says so then."""
+    return not name.endswith((*TARS, *BUILDERS)) and Path(name).is_file()
 
 
 def rows_of(shard: Shard, start: int) -> Iterator[Row]:
@@ -151,6 +156,24 @@ def rows_of(shard: Shard, start: int) -> Iterator[Row]:
             time.sleep(PAUSE * 2 ** (failed - 1))
 
 
+def _check_tar(content: BinaryIO, name: str) -> None:
+    """Find out whether a file on the disk is another kind than its name says.
+
+    Raises:
+        MGMError: it is; says which.
+    """
+    if _is_url(name):
+        return
+    head = content.read(HEAD_BYTES)
+    content.seek(0)
+    kind = foreign_kind(head)
+    packed = head.startswith(_PACKED) or head[257:262] == b"ustar"
+    if not packed and kind is not None and head.strip(b"\0"):
+        raise MGMError(f"{name}: is no tar; it is {kind}")
+    if head[:1] in (b"{", b"["):
+        raise MGMError(f"{name}: is no tar; it is JSON, whose name ends in .json or .jsonl")
+
+
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, ending and place of each file that belongs to a sample."""
     for member in archive:
@@ -161,25 +184,24 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
 
 def _row_of(archive: tarfile.TarFile, members: Any, where: str) -> Row:
     row: dict[str, Any] = {}
-    try:
-        for _, ending, member in members:
-            content = cast(BinaryIO, archive.extractfile(member)).read()
-            if ending == "json":
-                found = parse(content.decode("utf-8-sig", "replace"), where)
-                fields = found if isinstance(found, dict) else {"conversations": found}
-                row = fields | row
-            else:
-                row[ending] = content.decode("utf-8", "replace") if ending in CAPTIONS else content
-    except SampleError as fault:
-        return fault
-    return _checked(row, where)
-
-
-def _checked(row: dict[str, Any], where: str) -> Row:
-    try:
-        return as_sample(row, where)
-    except SampleError as fault:
-        return fault
+    for _, ending, member in members:
+        content = cast(BinaryIO, archive.extractfile(member)).read()
+        if ending not in ("json", *CAPTIONS):
+            row[ending] = content
+            continue
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return SampleError(f"{where}: {member.name} {encoding_error(error)}")
+        if ending != "json":
+            row[ending] = text
+            continue
+        try:
+            found = parse_json(text, where)
+        except SampleError as fault:
+            return fault
+        row = (found if isinstance(found, dict) else {"conversations": found}) | row
+    return row
 
 
 def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> Iterator[Shard]:
@@ -188,6 +210,9 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
         (kind for ending, kind in BUILDERS.items() if all(n.endswith(ending) for n in names)), None
     )
     try:
+        for name in names if builder is not None else ():
+            if not _is_url(name):
+                check_table(Path(name))
         if builder is None:
             found = datasets.load_dataset(path, config, split=split, streaming=True)
         else:

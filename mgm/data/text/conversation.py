@@ -125,7 +125,10 @@ def prompt(template: Template, turns: Sequence[Turn], system: str | None = None)
 
 
 def training_segments(
-    template: Template, turns: Sequence[Turn], greeting: str | None = None
+    template: Template,
+    turns: Sequence[Turn],
+    greeting: str | None = None,
+    system: str | None = None,
 ) -> list[Segment]:
     """The text to learn `turns` from.
 
@@ -134,12 +137,18 @@ def training_segments(
         turns: questions with their answers, image markers in place. An open question at the end
             is written and, like every question, not learned.
         greeting: an answer that came before the first question.
+        system: replaces the template's system text. Where the layout has no place for one it is a
+            paragraph before the first question, as in prompts (`merge_messages`).
     """
     layout = template.training or template.layout
-    messages = _messages(turns)
+    messages, written = _messages(turns), template.system
     if greeting is not None and template.keeps_greeting:
         messages = [Message("assistant", greeting), *messages]
-    return _learn_signal(_render(layout, template.system, messages), layout.next_signal)
+    if system is not None:
+        messages = merge_messages(layout, [Message("system", system), *messages])
+        if messages[0].role == "system":
+            written, messages = system, messages[1:]
+    return _learn_signal(_render(layout, written, messages), layout.next_signal)
 
 
 def _messages(turns: Sequence[Turn]) -> list[Message]:
@@ -197,6 +206,31 @@ def move_image_first(text: str) -> str:
     if text.count(IMAGE_MARKER) > 1:
         return text.strip()
     return f"{IMAGE_MARKER}\n{text.replace(IMAGE_MARKER, '').strip()}".strip()
+
+
+def keep_image_order(text: str) -> str:
+    """`text` with its image markers where they are; one that begins it gets a line of its own."""
+    stripped = text.strip()
+    if text.count(IMAGE_MARKER) == 1 and stripped.startswith(IMAGE_MARKER):
+        return move_image_first(text)
+    return stripped if IMAGE_MARKER in text else text
+
+
+def join_parts(parts: Sequence[str | None]) -> str:
+    """The text of a message that is made of parts, in their order.
+
+    Args:
+        parts: texts, and None for an image. Texts follow one another as they are; an image stands
+            on lines of its own.
+    """
+    text = ""
+    for number, part in enumerate(parts):
+        if part is not None:
+            text += part
+            continue
+        before = "\n" if number and parts[number - 1] is not None else ""
+        text += before + IMAGE_MARKER + ("\n" if number + 1 < len(parts) else "")
+    return text
 
 
 def introduce_image(template: Template, turns: Sequence[Turn]) -> list[Turn]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from mgm.data.text.conversation import Message
+from mgm.data.text.conversation import Message, join_parts
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.serve.openai.errors import OTHER, TEXT, BadRequestError
 
@@ -195,12 +195,11 @@ def _text(content: str | list[Any] | None, sources: list[str]) -> str:
     """The text of a message; images stand on lines of their own, and `sources` gets theirs."""
     if content is None or isinstance(content, str):
         return plain(content or "")
-    text = ""
-    for number, part in enumerate(content):
+    parts: list[str | None] = []
+    for part in content:
         if isinstance(part, ImagePart):
             sources.append(part.source)
-            before = "\n" if number and not isinstance(content[number - 1], ImagePart) else ""
-            text += before + IMAGE_MARKER + ("\n" if number + 1 < len(content) else "")
+            parts.append(None)
         else:
-            text += plain(part.text if isinstance(part, TextPart) else part.refusal)
-    return text
+            parts.append(plain(part.text if isinstance(part, TextPart) else part.refusal))
+    return join_parts(parts)

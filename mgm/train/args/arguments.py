@@ -92,7 +92,7 @@ class DataArguments:
 
     data_path: str = _flag(
         "",
-        "JSON file (or .jsonl) of samples in the published format; a mixture of several; a parquet "
+        "JSON file (or .jsonl) of samples, see docs/data.md; a mixture of several; a parquet "
         "file or folder; a data set of the hub, owner/name; or, with --streaming, tars "
         "('shards/{000..099}.tar') and URLs.",
     )

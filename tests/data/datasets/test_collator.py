@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mgm.data.datasets.collator import HOPELESS, Collator
-from mgm.data.sources.sample import check_sample
+from mgm.data.sources.formats.record import parse_sample
 from mgm.data.text.conversation import IGNORED, encode
 from mgm.data.text.templates import get_template
 from mgm.data.text.tokenizer import load_tokenizer
@@ -66,7 +66,7 @@ def test_collator_of_a_processor(processor):
 
 def encoded(messages, tokenizer, image, per_image, version="v1"):
     markers = sum(message["value"].count("<image>") for message in messages)
-    checked = check_sample({"conversations": messages, "image": ["x"] * markers}, "here")
+    checked = parse_sample({"conversations": messages, "image": ["x"] * markers}, "here")
     ids, labels = encode(checked.segments(get_template(version)), tokenizer, image, per_image)
     return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 

@@ -12,7 +12,7 @@ from PIL import Image
 from mgm.data.doctor import __main__ as doctor
 from mgm.data.doctor.checks import KINDS
 from mgm.data.sources.hf_table import TableFile
-from mgm.data.sources.sample import read_samples
+from mgm.data.sources.json_file import read_samples
 from mgm.errors import MGMError
 from tests.tiny_model import build
 
@@ -230,3 +230,30 @@ def test_a_page_of_a_row_shows_the_image_of_the_table(folder, tmp_path):
     doctor.main([str(table), "--model", str(model), "--show", "3", "--page", str(page)])
     content = base64.b64encode((folder / "3.png").read_bytes()).decode()
     assert f"data:image;base64,{content}" in page.read_text()
+
+
+def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
+    """Images in the data itself are looked at, and what cannot be used is named."""
+    content = (folder / "2.png").read_bytes()
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    broken = f"data:image/png;base64,{base64.b64encode(content[:50]).decode()}"
+    records = [
+        {"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": "red"}]}
+        for image in (url, broken, f"{url}!", (folder / "3.png").as_uri())
+    ]  # fmt: skip
+    records += [asks("0.png") | {"videos": ["a.mp4"]}, asks("0.png", "<image>\n<|image|>What?")]
+    path = folder / "chats.jsonl"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    report = examined_file(path)
+    assert places(report, "broken image") == [1, 2]
+    assert places(report, "unsupported") == [4, 5]
+    assert report["usable"] == 2
+    told = capsys.readouterr().out
+    assert "4: sample 4: field 'videos' holds media" in told
+    assert "sample 1, image 1" in told
+    assert all(len(line) < 300 for line in told.splitlines())
+    model, page = build(tmp_path / "model"), folder / "page.html"
+    doctor.main([str(path), "--model", str(model), "--show", "0", "--page", str(page)])
+    assert f'src="data:image;base64,{base64.b64encode(content).decode()}"' in page.read_text()

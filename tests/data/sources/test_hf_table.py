@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from mgm.data.sources.hf_table import TableFile, is_table
+from mgm.data.sources.shards import shards_of
 from mgm.errors import MGMError
 
 datasets = pytest.importorskip("datasets")
@@ -124,7 +125,29 @@ def test_what_is_a_table(tmp_path):
     assert not is_table(str(tmp_path / "data.json"))
 
 
-def test_no_data_set(tmp_path):
-    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.raises(MGMError, match=r"bad\.parquet: cannot be read as a data set"):
-        TableFile(str(tmp_path / "bad.parquet"))
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b'{"messages": []}', "perhaps JSON"),
+        (b"\x1f\x8b\x08", "a gzip archive"),
+        (b"<!DOCTYPE html>", "a page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"PAR1 and no end", "is truncated"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_another_file_under_the_name_of_a_table(tmp_path, content, words, ending):
+    file = tmp_path / f"bad.{ending}"
+    if ending == "arrow" and content.startswith(b"PAR1"):
+        words = "a parquet table"
+    file.write_bytes(content)
+    for read in (TableFile, shards_of):
+        with pytest.raises(MGMError, match=rf"bad\.{ending}: ") as caught:
+            read(str(file))
+        assert words in str(caught.value)
+
+
+def test_no_table_at_all(tmp_path):
+    with pytest.raises(MGMError, match=r"none\.parquet: cannot be read \(No such file"):
+        TableFile(str(tmp_path / "none.parquet"))

@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from mgm.data.sources import json_index as sample_index
+from mgm.data.sources import json_index, json_text
+from mgm.data.sources.json_file import read_samples
 from mgm.data.sources.json_index import SUFFIX, SampleFile
-from mgm.data.sources.sample import read_samples
 from mgm.errors import MGMError
 
 
@@ -26,9 +26,9 @@ SAMPLES = [
 ]
 
 
-@pytest.fixture(params=[1, 7, 64, sample_index.PIECE])
+@pytest.fixture(params=[1, 7, 64, json_text.CHUNK_BYTES])
 def piece(request, monkeypatch):
-    monkeypatch.setattr(sample_index, "PIECE", request.param)
+    monkeypatch.setattr(json_text, "CHUNK_BYTES", request.param)
 
 
 def written(tmp_path, style: str):
@@ -77,18 +77,18 @@ def test_a_file_that_cannot_be_read(tmp_path):
         with pytest.raises(MGMError, match="cannot be read"):
             SampleFile(path)
     (tmp_path / "bytes.json").write_bytes(b'["\xff"]')
-    with pytest.raises(MGMError, match=r"bytes\.json: cannot be read"):
+    with pytest.raises(MGMError, match=r"bytes\.json: is not UTF-8 \(byte 0xff at 2\)"):
         SampleFile(tmp_path / "bytes.json")
 
 
 def test_the_index_of_a_large_file_is_saved_and_made_anew_when_the_file_changes(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sample_index, "SAVED_FROM", 0)
+    monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     path = written(tmp_path, "dense")
     first = SampleFile(path)
     assert path.with_name(path.name + SUFFIX).is_file()
-    monkeypatch.setattr(sample_index, "_elements", None)  # nothing is read again
+    monkeypatch.setattr(json_index, "file_elements", None)  # nothing is read again
     again = SampleFile(path)
     assert [again[row] for row in range(len(again))] == [first[row] for row in range(len(first))]
     monkeypatch.undo()
@@ -97,7 +97,7 @@ def test_the_index_of_a_large_file_is_saved_and_made_anew_when_the_file_changes(
 
 
 def test_a_damaged_index_is_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_index, "SAVED_FROM", 0)
+    monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     path = written(tmp_path, "lines")
     SampleFile(path)
     saved = path.with_name(path.name + SUFFIX)
@@ -108,7 +108,7 @@ def test_a_damaged_index_is_made_anew(tmp_path, monkeypatch):
 
 
 def test_beside_a_file_that_may_not_be_written_the_cache_holds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_index, "SAVED_FROM", 0)
+    monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = written(tmp_path, "dense")
     path.with_name(path.name + SUFFIX).mkdir()  # nothing can be written under that name

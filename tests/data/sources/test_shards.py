@@ -7,7 +7,7 @@ import pytest
 
 from mgm.data.sources import shards as module
 from mgm.data.sources.sample import SampleError
-from mgm.data.sources.shards import LineShard, TarShard, rows_of, shards_of
+from mgm.data.sources.shards import JSONShard, TarShard, rows_of, shards_of
 from mgm.errors import MGMError
 from tests.data.shards import server, write_tar
 
@@ -31,13 +31,12 @@ def tar(tmp_path):
 
 def check_rows(shard) -> None:
     rows = list(rows_of(shard, 0))
-    assert rows[0]["image"] == [b"0" * 5000]
-    assert rows[0]["conversations"][0]["value"] == "<image>"
+    assert rows[0] == {"jpg": b"0" * 5000, "txt": "a word\n"}
     assert rows[1] == {"conversations": TALK, "image": None}
-    assert rows[2] == {"conversations": TALK, "image": [b"2"]}
+    assert rows[2] == {"conversations": TALK, "seg.png": b"2"}
     assert isinstance(rows[3], SampleError)
     assert "sample 3: is not valid JSON" in str(rows[3])
-    assert "sample 4: has none of conversations" in str(rows[4])
+    assert rows[4] == {"cls": b"7"}
     assert len(rows) == 5
     for start in range(6):
         assert list(map(str, rows_of(shard, start))) == list(map(str, rows[start:]))
@@ -78,10 +77,10 @@ def test_a_package_that_a_url_needs_is_named(monkeypatch):
 def test_lines(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('\ufeff{"conversations": 1}\n\n{"conversations": 2}\n{', encoding="utf-8")
-    rows = list(rows_of(LineShard(str(file)), 0))
+    rows = list(rows_of(JSONShard(str(file)), 0))
     assert rows[:2] == [{"conversations": 1}, {"conversations": 2}]
-    assert "sample 2: is not valid JSON" in str(rows[2])
-    assert next(iter(rows_of(LineShard(str(file)), 1))) == {"conversations": 2}
+    assert "sample 2, line 4: is not valid JSON" in str(rows[2])
+    assert next(iter(rows_of(JSONShard(str(file)), 1))) == {"conversations": 2}
 
 
 def test_tables(tmp_path):
@@ -90,8 +89,8 @@ def test_tables(tmp_path):
         rows = {"txt": [f"{number} {row}" for row in range(3)], "jpg": [b"i"] * 3}
         datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{number}.parquet")
     first, second = shards_of(f"{tmp_path}/*.parquet")
-    assert [row["conversations"][-1]["value"] for row in rows_of(second, 1)] == ["1 1", "1 2"]
-    assert next(rows_of(first, 0))["image"] == [b"i"]
+    assert [row["txt"] for row in rows_of(second, 1)] == ["1 1", "1 2"]
+    assert next(rows_of(first, 0))["jpg"] == b"i"
 
 
 def test_images_of_a_streamed_table_stay_bytes(tmp_path):
@@ -100,7 +99,7 @@ def test_images_of_a_streamed_table_stay_bytes(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "t.parquet")
     (shard,) = shards_of(str(tmp_path / "t.parquet"))
-    assert next(rows_of(shard, 0))["image"] == [b"no image"]
+    assert next(rows_of(shard, 0))["image"] == {"bytes": b"no image", "path": None}
 
 
 def test_names(tmp_path):
@@ -109,8 +108,10 @@ def test_names(tmp_path):
     assert len(names) == 6
     with pytest.raises(MGMError, match="no such file"):
         shards_of(f"{tmp_path}/*.tar")
-    with pytest.raises(MGMError, match="cannot be streamed"):
-        shards_of("a.json")
+    for name in ("a.tar", "b.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(MGMError, match="names files of several kinds"):
+        shards_of(f"{tmp_path}/*")
 
 
 @pytest.mark.parametrize(
@@ -131,3 +132,50 @@ def test_a_missing_file_of_a_server_is_named(tmp_path):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     with server(tmp_path) as address, pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(rows_of(TarShard(f"{address}/a.tar"), 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html>", "is no tar; it is a page of HTML"),
+        (b'[{"messages": []}]', "is no tar; it is JSON"),
+        (b"PAR1", "is no tar; it is a parquet table"),
+        (b"PK\x03\x04", "is no tar; it is a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS"),
+        (b"", "cannot be read"),
+        (b"\x1f\x8b and no more", "cannot be read"),
+    ],
+)
+def test_another_file_under_the_name_of_a_tar(tmp_path, content, words):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(MGMError, match=r"a\.tar: ") as caught:
+        list(rows_of(TarShard(str(tmp_path / "a.tar")), 0))
+    assert words in str(caught.value)
+
+
+def test_a_tar_that_is_packed_under_its_bare_name(tar, tmp_path):
+    import gzip
+
+    tar.write_bytes(gzip.compress(tar.read_bytes()))
+    check_rows(TarShard(str(tar)))
+
+
+def test_a_member_that_is_not_utf_8(tmp_path):
+    file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
+    (fault,) = rows_of(TarShard(str(file)), 0)
+    assert "sample 0: 0.txt ends within a character, at byte 3" in str(fault)
+
+
+def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    part = {"type": datasets.Value("string"), "image": datasets.Image()}
+    features = datasets.Features(
+        {"messages": [{"role": datasets.Value("string"), "content": [part]}]}
+    )
+    held = {"type": "image", "image": {"bytes": b"no image", "path": None}}
+    table = {"messages": [[{"role": "user", "content": [held]}]]}
+    data = datasets.Dataset.from_dict(table, features=features)
+    data.to_parquet(tmp_path / "t.parquet")
+    (shard,) = shards_of(str(tmp_path / "t.parquet"))
+    ((message,),) = (row["messages"] for row in rows_of(shard, 0))
+    assert message["content"] == [held]

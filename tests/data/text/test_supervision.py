@@ -12,7 +12,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from mgm.data.sources.sample import Sample, check_sample
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import Sample
+from mgm.data.text import conversation
 from mgm.data.text.conversation import IGNORED, encode, prompt
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.data.text.tokenizer import leading_ids, load_tokenizer
@@ -60,7 +62,7 @@ def random_sample(draw: random.Random) -> Sample:
 
 def sample_of(messages: list[Message]) -> Sample:
     images = sum(message["value"].count("<image>") for message in messages)
-    return check_sample({"conversations": messages, "image": ["x"] * images}, "here")
+    return parse_sample({"conversations": messages, "image": ["x"] * images}, "here")
 
 
 def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
@@ -169,3 +171,31 @@ def test_random_conversations(name):
     for _ in range(20):
         for version in TEMPLATES:
             check(random_sample(draw), version, load(name))
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_a_system_text_is_written_as_in_prompts_and_never_learned(name):
+    """It replaces the template's; without a place for it, it comes before the question."""
+    template = get_template(name)
+    layout = template.training or template.layout
+    turns = (("<image>\nwhat?", "a cat"), ("and?", "a dog"))
+    sample = Sample(turns, ("x",), system="Speak like a pirate.")
+    segments = sample.segments(template)
+    plain = Sample(turns, ("x",)).segments(template)
+    learned = [segment for segment in segments if segment.supervised]
+    assert learned == [segment for segment in plain if segment.supervised]
+    text = "".join(segment.text for segment in segments)
+    if layout.drops_questions:  # captions: of questions the images alone are written
+        assert text == "".join(segment.text for segment in plain)
+        return
+    assert text.count("Speak like a pirate.") == 1
+    assert template.system == "" or template.system not in text
+    _, _, after = text.partition("Speak like a pirate.")
+    if not layout.system:
+        assert after.startswith("\n\n" + layout.image)
+    if template.training is None and not template.examples:
+        messages = [conversation.Message("system", "Speak like a pirate.")]
+        for question, answer in turns:
+            messages.append(conversation.Message("user", question))
+            messages.append(conversation.Message("assistant", answer))
+        assert text == conversation.chat_prompt(template, messages, add_generation_prompt=False)

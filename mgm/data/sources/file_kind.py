@@ -1,0 +1,86 @@
+"""What a file is, by how it begins, where it is not what its name says."""
+
+import codecs
+from pathlib import Path
+
+HEAD_BYTES = 4096  # that are looked at
+
+_KINDS = (
+    (b"\x1f\x8b", "a gzip archive; unpack it (gunzip)"),
+    (b"PK\x03\x04", "a zip archive (or a spreadsheet); unpack it"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it (unzstd)"),
+    (b"BZh", "a bzip2 archive; unpack it (bunzip2)"),
+    (b"\xfd7zXZ\x00", "an xz archive; unpack it (unxz)"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
+    (b"PAR1", "a parquet table; let its name end in .parquet"),
+    (b"ARROW1", "an arrow table; let its name end in .arrow"),
+    (b"\xff\xff\xff\xff", "an arrow stream; let its name end in .arrow"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the data; fetch it (git lfs pull)"),
+    (b"\xff\xd8\xff", "a JPEG image; name a data file"),
+    (b"\x89PNG", "a PNG image; name a data file"),
+    (b"GIF8", "a GIF image; name a data file"),
+    (b"%PDF", "a PDF; give a data file"),
+    (b"SQLite format 3", "a SQLite database; export its rows as JSON lines"),
+    (b"\x93NUMPY", "a numpy array; give a data file"),
+    (b"\x89HDF", "an HDF5 file; export its samples as JSON lines"),
+    (b"\x80\x04", "a Python pickle, which is never opened; write it as JSON lines"),
+)
+_MARKS = (  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_TAR_MAGIC = slice(257, 262)
+_MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+
+
+def read_head(file: Path) -> bytes:
+    """The first bytes of a file; raises OSError."""
+    with file.open("rb") as content:
+        return content.read(HEAD_BYTES)
+
+
+def foreign_kind(head: bytes) -> str | None:
+    """What a file is that is no text in UTF-8, and what to do; None: it may be one.
+
+    Args:
+        head: its first bytes.
+    """
+    if not head:
+        return "empty; get a whole copy"
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return f"text in {name}; save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
+    for magic, kind in _KINDS:
+        if head.startswith(magic):
+            return kind
+    if head[_TAR_MAGIC] == b"ustar":
+        return "a tar; let its name end in .tar, and train with --streaming True --max_steps N"
+    if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:9].lower().startswith(_MARKUP):
+        return "a page of HTML or XML, perhaps of a failed download; get the file anew"
+    if b"\0" in head:
+        if not head.strip(b"\0"):
+            return "NUL bytes alone, as a broken download or disk leaves; get a whole copy"
+        if head[:1] == b"\0" or head[1:2] == b"\0":
+            return "text in UTF-16 without its mark; save it in UTF-8 (iconv -f UTF-16LE -t UTF-8)"
+        if head[:1] in (b"[", b"{"):
+            return None  # JSON, damaged somewhere
+        return "binary: it holds NUL bytes; get a whole copy, or give a data file"
+    return None
+
+
+def encoding_error(error: UnicodeDecodeError, offset: int = 0) -> str:
+    """What is wrong with a text that is not in UTF-8, and what to do.
+
+    Args:
+        error: of decoding it.
+        offset: bytes of the file before what was decoded.
+    """
+    if "end of data" in error.reason:
+        return f"ends within a character, at byte {offset + error.start:,}; get a whole copy"
+    byte = error.object[error.start]
+    return (
+        f"is not UTF-8 (byte 0x{byte:02x} at {offset + error.start:,}), perhaps Latin-1 or "
+        "Windows-1252; save it in UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW)"
+    )

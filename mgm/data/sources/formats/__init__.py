@@ -1,0 +1,1 @@
+"""Records as others write them: read into samples, whatever container they come from."""

@@ -1,0 +1,171 @@
+"""Images of records, in every form in which data sets hold them, as paths, URLs or bytes."""
+
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from mgm.data.images.data_url import (
+    MAX_PATH,
+    decode_base64,
+    decode_data_url,
+    looks_like_base64,
+)
+from mgm.data.sources.formats.messages import ImagePart
+from mgm.data.sources.sample import SampleError, is_url, value_kind
+from mgm.errors import MGMError
+
+MAX_NAME = 255  # characters of a part of a path; file systems allow no more bytes
+_CONTENT_KEYS = ("base64", "data")  # of objects, beside `bytes`
+_NAME_KEYS = ("path", "url", "image_url", "image", "source", "file_path")
+BROKEN = "broken image"
+
+
+def image_list(value: Any, field: str, where: str) -> list[str | bytes]:
+    """The images that a field of a record holds: one, or a list of them.
+
+    Args:
+        value: of the field; not empty.
+        field: its name.
+        where: what errors begin with.
+
+    Raises:
+        SampleError: one of them is nothing of the kind, or broken; none of its content is told.
+    """
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not isinstance(value, str | bytes | dict | list | tuple):
+        raise SampleError(
+            f"{where}: has {value_kind(value)} as {field!r}; give a path or a list of paths"
+        )
+    return [
+        read_image(one, f"{where}: has", f"as image {number} of {len(values)} in {field!r}")
+        for number, one in enumerate(values, start=1)
+    ]
+
+
+def read_image(value: Any, subject: str, which: str) -> str | bytes:
+    """One image: its path, its http(s) URL, or the bytes of its file.
+
+    Args:
+        value: a path, a data, file or http(s) URL, an image file in base64 or as bytes, or an
+            object that holds one of them, as the datasets library's `{"bytes": ..., "path": ...}`.
+        subject: what errors begin with; a verb follows what it names.
+        which: which image it is.
+
+    Raises:
+        SampleError: it is nothing of the kind, or broken.
+    """
+    if isinstance(value, str):
+        return _from_text(value, subject, which)
+    if isinstance(value, bytes):
+        if not value:
+            raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
+        return value
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            return read_image(value["bytes"], subject, which)
+        for key in (*_CONTENT_KEYS, *_NAME_KEYS):
+            found = value.get(key)
+            if found is not None and found != "":
+                if key in _CONTENT_KEYS and isinstance(found, str):
+                    return _from_base64(found, subject, which)
+                return read_image(found, subject, which)
+    raise SampleError(f"{subject} {value_kind(value)} {which}; give a path, a URL or bytes")
+
+
+def _from_text(text: str, subject: str, which: str) -> str | bytes:
+    if not text:
+        raise SampleError(f"{subject} an empty text {which}; give a path")
+    scheme = text[:8].lower()
+    if scheme.startswith("data:"):
+        return _from_data_url(text, subject, which)
+    if looks_like_base64(text):
+        return _from_base64(text, subject, which)
+    if is_url(text):
+        return text
+    if scheme.startswith("file://"):
+        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+    elif "://" in text[:16]:
+        raise SampleError(
+            f"{subject} a URL of another kind than http(s) {which} ({text:.80}); save the image "
+            "and give its path"
+        )
+    what = "with a NUL character" if "\0" in text else "longer than a path can be"
+    if "\0" in text or len(text) > MAX_PATH or max(map(len, text.split("/"))) > MAX_NAME:
+        raise SampleError(
+            f"{subject} a text of {len(text):,} characters {which}, {what}, and no URL or base64; "
+            "give one of them",
+            BROKEN,
+        )
+    return text
+
+
+def _from_data_url(text: str, subject: str, which: str) -> bytes:
+    try:
+        content = decode_data_url(text, "")
+    except MGMError as error:
+        reason = str(error).removeprefix(": ")
+        raise SampleError(f"{subject} a data URL {which} that {reason}", BROKEN) from error
+    if not content:
+        raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
+    return content
+
+
+def _from_base64(text: str, subject: str, which: str) -> bytes:
+    if text[:5].lower() == "data:":
+        try:
+            return decode_data_url(text, "")
+        except MGMError as error:
+            raise SampleError(
+                f"{subject} a broken data URL {which}; copy it again", BROKEN
+            ) from error
+    try:
+        content = decode_base64(text, "")
+    except MGMError as error:
+        raise SampleError(
+            f"{subject} broken base64 {which} ({len(text):,} characters); encode the file again",
+            BROKEN,
+        ) from error
+    if not content:
+        raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
+    return content
+
+
+def own_or_listed(
+    parts: Sequence[ImagePart], listed: Sequence[str | bytes], field: str, where: str
+) -> tuple[str | bytes, ...]:
+    """Images of messages whose parts name them, all or some; the others are those of the record.
+
+    Args:
+        parts: one for each marker.
+        listed: the images that the record lists.
+        field: which lists them.
+        where: what errors begin with.
+
+    Raises:
+        SampleError: it cannot be said which image belongs to which part.
+    """
+    own = {
+        number: read_image(part.source, f"{where}: has", f"as image part {number + 1}")
+        for number, part in enumerate(parts)
+        if part.source is not None
+    }
+    named, missing = list(own.values()), len(parts) - len(own)
+    if listed and not missing:
+        # The files that a list or a tar holds, and parts that name them.
+        inside = len(named) == len(listed) and all(isinstance(one, bytes) for one in listed)
+        if inside and all(isinstance(one, str) and not is_url(one) for one in named):
+            return tuple(listed)
+        if named != list(listed):
+            raise SampleError(
+                f"{where}: its messages and field {field!r} name different images; keep one of them"
+            )
+        return tuple(named)
+    if missing != len(listed):
+        raise SampleError(
+            f"{where}: {missing} image part{'s' * (missing != 1)} without a name but {len(listed)} "
+            f"image{'s' * (len(listed) != 1)} in field {field!r}; give one for each",
+            "markers",
+        )
+    rest = iter(listed)
+    return tuple(own[n] if n in own else next(rest) for n in range(len(parts)))

@@ -1,0 +1,221 @@
+"""Messages of conversations in the ways that data sets write them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mgm.data.sources.formats.unsupported import NO_TOOLS, TOOL_ROLES, refuse_message_fields
+from mgm.data.sources.sample import SampleError, value_kind
+from mgm.data.text.conversation import join_parts
+from mgm.data.text.templates import IMAGE_MARKER
+
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+HUMAN, MODEL = "human", "gpt"  # the two roles of the published files
+_ROLES = {
+    **dict.fromkeys((SYSTEM, "developer"), SYSTEM),
+    **dict.fromkeys((USER, HUMAN), USER),
+    **dict.fromkeys((ASSISTANT, MODEL, "chatgpt", "model"), ASSISTANT),
+}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_IMAGE_PARTS = ("image", "image_url", "input_image", "image_path")
+_IMAGE_KEYS = (*_IMAGE_PARTS, "url", "path", "base64", "bytes", "data", "source", "file_path")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image in a message.
+
+    Attributes:
+        source: what the part says of it; None: it is the next one that the record lists.
+        index: of the image in that list, where the part says so.
+    """
+
+    source: Any = None
+    index: int | None = None
+
+
+NEXT_IMAGE = ImagePart()
+
+
+@dataclass(slots=True)
+class RawMessage:
+    """A message as it was read.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        text: with a marker in place of each image.
+        images: one for each marker.
+        number: of the message in the record.
+        name: what the record calls its role.
+        names: what it calls the user and the assistant.
+        is_text: whether its content is a text, and no list of parts.
+        is_caption: whether it is what an image shows, and no message of a chat.
+    """
+
+    role: str
+    text: str
+    images: tuple[ImagePart, ...] = ()
+    number: int = 0
+    name: str = ""
+    names: tuple[str, str] = (USER, ASSISTANT)
+    is_text: bool = True
+    is_caption: bool = False
+
+    def with_images(self, text: str, images: tuple[ImagePart, ...]) -> "RawMessage":
+        """The same with images that it had not."""
+        return replace(self, text=text, images=images)
+
+
+def read_messages(
+    content: Any, layout: str, where: str, is_caption: bool = False
+) -> list[RawMessage]:
+    """The messages of a conversation, in their order.
+
+    Args:
+        content: what the field of the conversation holds.
+        layout: the name of that field.
+        where: what errors begin with.
+        is_caption: whether it is a caption, and no list.
+
+    Raises:
+        SampleError: a message has no role or no content that is understood.
+    """
+    if is_caption:
+        if not isinstance(content, str) or not content.strip():
+            raise SampleError(f"{where}: has no text in {layout!r}", "no answer")
+        return [RawMessage(ASSISTANT, content, _markers(content), is_caption=True)]
+    if not _is_list(content) or not content:
+        raise SampleError(
+            f"{where}: has {value_kind(content)} as {layout}; give a list of messages"
+        )
+    if layout == "texts":
+        pairs = [_pair(entry, number, where) for number, entry in enumerate(content)]
+        return [message for pair in pairs for message in pair]
+    return [_message(entry, number, where) for number, entry in enumerate(content)]
+
+
+def _pair(entry: Any, number: int, where: str) -> list[RawMessage]:
+    if not isinstance(entry, dict):
+        raise SampleError(
+            f"{where}: entry {number} of 'texts' is {value_kind(entry)}; give an object with "
+            "'user' and 'assistant'"
+        )
+    refuse_message_fields(entry, f"{where}: entry {number} of 'texts'", learned=True)
+    messages = []
+    for role in (USER, ASSISTANT):
+        text = _text_of(entry.get(role), role in entry, f"entry {number} of 'texts'", role, where)
+        place = 2 * number + (role == ASSISTANT)
+        messages.append(RawMessage(role, text, _markers(text), place, role))
+    return messages
+
+
+def _message(entry: Any, number: int, where: str) -> RawMessage:
+    if not isinstance(entry, dict):
+        raise SampleError(
+            f"{where}: message {number} is {value_kind(entry)}; give an object with 'from' and "
+            "'value', or 'role' and 'content'"
+        )
+    name, content = entry.get("from"), entry.get("value")
+    if len(entry) == 2 and isinstance(name, str) and isinstance(content, str) and name in _ROLES:
+        # The published form, of which there are millions.
+        return RawMessage(_ROLES[name], content, _markers(content), number, name, (HUMAN, MODEL))
+    openai = entry.get("from") is None and ("role" in entry or "content" in entry)
+    role_key, content_key = ("role", "content") if openai else ("from", "value")
+    names = (USER, ASSISTANT) if openai else (HUMAN, MODEL)
+    label = f"message {number}"
+    name = _text_of(entry.get(role_key), role_key in entry, label, role_key, where)
+    role = _ROLES.get(name.lower())
+    if role is None:
+        if name.lower() in TOOL_ROLES:
+            raise SampleError(
+                f"{where}: {label} has {name!r} as {role_key!r}; {NO_TOOLS}", "unsupported"
+            )
+        raise SampleError(
+            f"{where}: {label} is from {name!r}; choose {names[0]!r} or {names[1]!r}, or "
+            f"{SYSTEM!r} for the first",
+            "roles",
+        )
+    refuse_message_fields(entry, f"{where}: {label}", role == ASSISTANT, role, name)
+    content = entry.get(content_key)
+    if _is_list(content):
+        text, images = _parts(content, f"{where}: {label}")
+        return RawMessage(role, text, images, number, name, names, is_text=False)
+    text = _text_of(content, content_key in entry, label, content_key, where)
+    return RawMessage(role, text, _markers(text), number, name, names, is_text=not openai)
+
+
+def _markers(text: str) -> tuple[ImagePart, ...]:
+    """An image for each marker in a text."""
+    return (NEXT_IMAGE,) * text.count(IMAGE_MARKER)
+
+
+def _text_of(value: Any, is_there: bool, label: str, field: str, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    found = f"{value_kind(value)} as" if is_there else "no"
+    raise SampleError(f"{where}: {label} has {found} {field!r}; give a text")
+
+
+def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImagePart, ...]]:
+    """Text and images of a content that is a list of parts, in their order."""
+    texts: list[str | None] = []
+    images: list[ImagePart] = []
+    for number, part in enumerate(content):
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        if not isinstance(part, dict):
+            raise SampleError(f"{where}: part {number} is {value_kind(part)}; give an object")
+        label = f"{where}: part {number}"
+        kind = part.get("type") or _kind_of(part)
+        if kind in _TEXT_PARTS:
+            text = part.get("text")
+            if not isinstance(text, str):
+                raise SampleError(f"{label} has {value_kind(text)} as 'text'; give a text")
+            if any(_names_something(part.get(key)) for key in _IMAGE_PARTS):
+                raise SampleError(f"{label} is a text and names an image; make two parts of it")
+            texts.append(text)
+            images += _markers(text)
+        elif kind in _IMAGE_PARTS:
+            texts.append(None)
+            images.append(_image_part(part, label))
+        else:
+            raise SampleError(
+                f"{label} is of type {kind!r}, which the model cannot read; leave the sample out, "
+                "or give text and image parts",
+                "unsupported",
+            )
+    return join_parts(texts), tuple(images)
+
+
+def _kind_of(part: Mapping[str, Any]) -> str | None:
+    """The type of a part that does not say it, as in Qwen's files: {"image": ...}."""
+    keys = [key for key, value in part.items() if value is not None and key != "type"]
+    found = [key for key in keys if key in (*_TEXT_PARTS, *_IMAGE_PARTS)]
+    return found[0] if len(found) == 1 else next(iter(keys), None)
+
+
+def _image_part(part: Mapping[str, Any], where: str) -> ImagePart:
+    if isinstance(part.get("text"), str) and part["text"].strip():
+        raise SampleError(f"{where} is an image and holds a text too; make two parts of it")
+    sources = {key: part[key] for key in _IMAGE_KEYS if _names_something(part.get(key))}
+    if not sources:
+        index = part.get("index")
+        return ImagePart(None, index if type(index) is int else None)
+    if len(sources) > 1 and not {"bytes", "path"} >= sources.keys():
+        names = " and ".join(map(repr, list(sources)[:2]))
+        raise SampleError(f"{where} names its image in {names}; keep one of them")
+    if sources.keys() <= {"bytes", "path"}:
+        return ImagePart(sources)
+    ((_, source),) = sources.items()
+    return ImagePart(source)
+
+
+def _names_something(value: Any) -> bool:
+    """Whether a value is not null; rows of tables hold objects whose fields are all null."""
+    if isinstance(value, dict):
+        return any(map(_names_something, value.values()))
+    return value is not None and not (isinstance(value, str) and not value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)

@@ -1,0 +1,239 @@
+"""A record to a sample: one reader for JSON, JSON lines, tables, tars and streams.
+
+These ways to write a conversation are understood (`mgm.data.sources.formats.messages`):
+
+    conversations  [{"from": "human", "value": ...}, ...], as the published files and ShareGPT
+    messages       [{"role": "user", "content": ...}, ...], as the OpenAI API
+    texts          [{"user": ..., "assistant": ...}, ...], as the Cauldron
+    caption        a text, or txt or text: what is in the image
+
+Images are in `image` or `images`, in the parts of a message, or, in a tar or a table, under names
+such as `jpg` or `1.png`. `system`, or a first message of that role, is the system text. Fields that
+are not known are ignored, but for those that `mgm.data.sources.formats.unsupported` lists.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mgm.data.images.extensions import IMAGE_EXTENSIONS
+from mgm.data.sources.formats.images import image_list, own_or_listed
+from mgm.data.sources.formats.messages import (
+    ASSISTANT,
+    NEXT_IMAGE,
+    SYSTEM,
+    USER,
+    RawMessage,
+    read_messages,
+)
+from mgm.data.sources.formats.unsupported import (
+    is_empty,
+    refuse_fields,
+    refuse_tags,
+    refuse_unread_images,
+)
+from mgm.data.sources.sample import Sample, SampleError, value_kind
+from mgm.data.text.templates import IMAGE_MARKER
+
+CAPTIONS = ("caption", "txt", "text")
+CHATS = ("conversations", "messages", "texts")
+SYSTEM_FIELDS = ("system", "system_prompt")
+_MEMBER = re.compile(rf"(?:.*\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The images that a record lists beside its conversation, and the field that does."""
+
+    field: str
+    images: list[str | bytes]
+
+
+def parse_sample(record: Any, where: str) -> Sample:
+    """The sample that a record describes.
+
+    Args:
+        record: a JSON object, a row of a table by column, or the members of a tar by the ending
+            of their names; or the error that reading it gave, which is raised.
+        where: what errors begin with.
+
+    Raises:
+        SampleError: there is no conversation, its roles do not alternate, nothing is there to
+            learn, markers and images do not agree in number, or the record holds what training
+            cannot use and must not ignore.
+    """
+    if isinstance(record, SampleError):
+        raise record
+    if isinstance(record, dict) and isinstance(record.get("json"), dict):
+        record = {**record["json"], **{k: v for k, v in record.items() if k != "json"}}
+    if not isinstance(record, dict):
+        raise SampleError(f"{where}: is {value_kind(record)}; give an object with 'conversations'")
+    refuse_fields(record, where)
+    layout = _layout(record, where)
+    messages = read_messages(record[layout], layout, where, layout in CAPTIONS)
+    system, messages = _system_text(record, messages, where)
+    has_markers = any(message.images for message in messages)
+    for message in messages:
+        if message.role == USER:
+            refuse_tags(message.text, f"{where}: message {message.number}", has_markers)
+    listed = _listed_images(record, where)
+    published = layout == "conversations" and is_empty(record.get("images"))
+    published = published and all(message.is_text for message in messages)
+    if listed.images and not published and not any(message.images for message in messages):
+        messages = _with_images_first(messages, len(listed.images))
+    images = _images_of(messages, listed, where)
+    if not images:
+        refuse_unread_images(record, where)
+        if messages[0].is_caption:
+            raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
+    greeting = messages[0].text if messages[0].role == ASSISTANT else None
+    texts = [message.text for message in messages[greeting is not None :]]
+    answers: list[str | None] = [*texts[1::2], None]
+    turns = tuple(zip(texts[::2], answers, strict=False))
+    return Sample(turns, images, greeting, system, bool(images) and not published)
+
+
+def _layout(record: Mapping[str, Any], where: str) -> str:
+    found = [name for name in CHATS if record.get(name) is not None]
+    if len(found) > 1:
+        raise SampleError(
+            f"{where}: has both {found[0]!r} and {found[1]!r}; keep the conversation to learn"
+        )
+    layout = next((name for name in (*found, *CAPTIONS) if record.get(name) is not None), None)
+    if layout is None:
+        names = ", ".join(map(str, record))[:200] or "nothing"
+        raise SampleError(
+            f"{where}: has none of {', '.join((*CHATS, *CAPTIONS))} (found: {names}); name its "
+            "conversation so"
+        )
+    return layout
+
+
+def _system_text(
+    record: Mapping[str, Any], messages: list[RawMessage], where: str
+) -> tuple[str | None, list[RawMessage]]:
+    """The system text, and the messages without it; roles are checked.
+
+    Raises:
+        SampleError: it is given twice, is no text, or a message stands where it cannot.
+    """
+    found: list[tuple[str, str]] = []
+    for field in SYSTEM_FIELDS:
+        value = record.get(field)
+        if value is None or is_empty(value):
+            continue
+        if not isinstance(value, str):
+            raise SampleError(f"{where}: has {value_kind(value)} as {field!r}; give a text")
+        found.append((f"field {field!r}", value))
+    if messages and messages[0].role == SYSTEM:
+        if messages[0].images:
+            raise SampleError(
+                f"{where}: message 0, the system's, holds an image; put it into a question",
+                "markers",
+            )
+        found.append(("message 0", messages[0].text))
+        messages = messages[1:]
+    for field, text in found:
+        refuse_tags(text, f"{where}: {field}", has_markers=False)
+    if len({text for _, text in found}) > 1:
+        raise SampleError(
+            f"{where}: {found[0][0]} and {found[1][0]} are two system texts; keep one"
+        )
+    _check_roles(messages, where)
+    return (found[0][1] if found else None), messages
+
+
+def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
+    """Roles alternate, and there is an answer to a question.
+
+    Raises:
+        SampleError: they do not, or there is none.
+    """
+    greets = bool(messages) and messages[0].role == ASSISTANT
+    if greets and messages[0].images:
+        raise SampleError(
+            f"{where}: message {messages[0].number}, before the first question, holds an "
+            f"{IMAGE_MARKER} marker; put it into a question",
+            "markers",
+        )
+    for count, message in enumerate(messages[greets:]):
+        expected = (USER, ASSISTANT)[count % 2]
+        if message.role != expected:
+            name = message.names[expected == ASSISTANT]
+            rule = "a system text comes first" if message.role == SYSTEM else "roles alternate"
+            raise SampleError(
+                f"{where}: message {message.number} is from {message.name!r} where {name!r} comes "
+                f"next; {rule}",
+                "roles",
+            )
+    if len(messages) - greets < 2 and not (greets and messages[0].is_caption):
+        name = messages[0].names[1] if messages else "assistant"
+        raise SampleError(
+            f"{where}: has no answer to learn; add a message from {name!r}", "no answer"
+        )
+
+
+def _listed_images(record: Mapping[str, Any], where: str) -> _Listed:
+    """Images in members of a tar go before those that its JSON names."""
+    files = [n for n, value in record.items() if _holds_file(value) and _MEMBER.fullmatch(n)]
+    if files:
+        found = image_list([record[name] for name in files], "members", where)
+        return _Listed(", ".join(files)[:100], found)
+    fields = [field for field in ("image", "images") if not is_empty(record.get(field))]
+    if not fields:
+        return _Listed("image", [])
+    first, *others = [image_list(record[field], field, where) for field in fields]
+    if others and others != [first]:
+        raise SampleError(f"{where}: 'image' and 'images' name different images; keep one of them")
+    return _Listed(fields[0], first)
+
+
+def _holds_file(value: Any) -> bool:
+    if isinstance(value, dict):
+        return {"bytes", "path"} <= value.keys() and not is_empty(value)
+    return isinstance(value, bytes)
+
+
+def _with_images_first(messages: list[RawMessage], count: int) -> list[RawMessage]:
+    """Messages with an image marker each, a line each, before the first question."""
+    marks = f"{IMAGE_MARKER}\n" * count
+    parts = (NEXT_IMAGE,) * count
+    first = next((place for place, one in enumerate(messages) if one.role == USER), None)
+    if first is None:  # a caption
+        return [RawMessage(USER, marks.rstrip("\n"), parts, messages[0].number), *messages]
+    question = messages[first]
+    text = (marks + question.text).rstrip("\n") if not question.text else marks + question.text
+    changed = question.with_images(text, parts)
+    return [*messages[:first], changed, *messages[first + 1 :]]
+
+
+def _images_of(
+    messages: Sequence[RawMessage], listed: _Listed, where: str
+) -> tuple[str | bytes, ...]:
+    """The images in the order of their markers.
+
+    Raises:
+        SampleError: there are more or fewer than markers.
+    """
+    parts = [part for message in messages for part in message.images]
+    if any(part.source is not None for part in parts):
+        return own_or_listed(parts, listed.images, listed.field, where)
+    markers, images = len(parts), listed.images
+    if markers != len(images):
+        raise SampleError(
+            f"{where}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {len(images)} "
+            f"image{'s' * (len(images) != 1)} in field {listed.field!r}; give one image for each "
+            "marker",
+            "markers",
+        )
+    order = [part.index for part in parts]
+    if all(index is None for index in order):
+        return tuple(images)
+    if sorted(order, key=lambda index: -1 if index is None else index) != list(range(len(images))):
+        raise SampleError(
+            f"{where}: its image parts have the indices {order}; name each of its {len(images)} "
+            "images once, from 0",
+            "markers",
+        )
+    return tuple(images[index] for index in order if index is not None)

@@ -1,0 +1,261 @@
+"""Files of JSON: a list of records, or one in each line, whatever their names say.
+
+They are read in chunks: as much is in memory as one of them, or as the longest record.
+"""
+
+import codecs
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
+from mgm.data.sources.formats.record import CAPTIONS, CHATS, parse_sample
+from mgm.data.sources.json_text import Element, JSONText
+from mgm.data.sources.sample import Sample, SampleError, value_kind
+from mgm.errors import MGMError, one_line
+
+logger = logging.getLogger(__name__)
+
+LOOK_BYTES = 2**20  # by which it is seen how records are written
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+LINE_ENDINGS = (".jsonl", ".ndjson")
+
+
+def read_samples(
+    path: str | Path, on_fault: Callable[[int, MGMError], None] | None = None
+) -> dict[int, Sample]:
+    """All samples of a file by their places in it, checked.
+
+    Args:
+        path: a file of JSON, see `read_records`.
+        on_fault: is called with a malformed sample, which is left out; None: the fault is raised.
+
+    Raises:
+        MGMError: the file cannot be read or a sample is malformed; names the file and the sample.
+    """
+    samples: dict[int, Sample] = {}
+    first: SampleError | None = None
+    records = read_records(path)
+    for index, record in enumerate(records):
+        try:
+            samples[index] = parse_sample(record, f"{Path(path)}: sample {index}")
+        except SampleError as fault:
+            if on_fault is None:
+                raise
+            first = first or fault
+            on_fault(index, fault)
+    if not samples:
+        raise MGMError(
+            f"{Path(path)}: none of its {len(records)} samples can be used; the first: {first}"
+        )
+    return samples
+
+
+def read_records(path: str | Path) -> list[Any]:
+    """The records of a file as they stand there; one that is no JSON is a `SampleError`.
+
+    Args:
+        path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+
+    Raises:
+        MGMError: the file as a whole cannot be read, or holds none.
+    """
+    return [record for _, _, record in file_elements(Path(path))]
+
+
+def file_elements(file: Path) -> Iterator[Element]:
+    """The records of a file with where they stand in it; at least one.
+
+    Raises:
+        MGMError: the file as a whole cannot be read, or holds none.
+    """
+    try:
+        with file.open("rb") as content:
+            yield from elements(content, f"{file}")
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def unreadable(file: Path, error: OSError) -> MGMError:
+    """What to say of a file whose bytes cannot be had."""
+    reason = one_line(error.strerror or error)
+    advice = "name a file in it" if file.is_dir() else "give a JSON file with samples"
+    return MGMError(f"{file}: cannot be read ({reason}); {advice}")
+
+
+def elements(content: BinaryIO, name: str, start: int = 0) -> Iterator[Element]:
+    """The records of an open file, with where they stand in it; at least one.
+
+    Args:
+        content: of a file that can go back to its beginning.
+        name: of the file; errors begin with it.
+        start: how many records are passed over.
+
+    Raises:
+        MGMError: the file as a whole cannot be read, or holds none.
+    """
+    head = content.read(LOOK_BYTES)
+    kind = foreign_kind(head[:HEAD_BYTES])
+    if kind is not None:
+        raise MGMError(f"{name}: is {kind}")
+    whole = io.BufferedReader(_Rejoined(head, content), LOOK_BYTES)
+    first = head.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")[:1]
+    named_lines = name.endswith(LINE_ENDINGS)
+    if first == b"[":
+        if named_lines:
+            logger.warning("%s: holds a list, not lines, and is read as one", name)
+        found = _list(whole, name)
+    elif first != b"{" and not (named_lines and first):
+        raise MGMError(f"{name}: {_no_records(first, name)}")
+    elif _is_lines(head, named_lines):
+        if not named_lines:
+            logger.warning("%s: holds JSON lines, not a list, and is read as such", name)
+        found = _lines(whole, name, start)
+    else:
+        found = _objects(whole, name)
+    count = 0
+    for count, element in enumerate(found, start=1):
+        if count > start:
+            yield element
+    if not count:
+        raise MGMError(f"{name}: holds no sample; give at least one")
+
+
+class _Rejoined(io.RawIOBase):
+    """A file whose head was read, from its beginning again; streams cannot go back."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(chunk) :]
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The content of JSON; raises a `SampleError` that begins with `where`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SampleError(
+            f"{where}: is not valid JSON ({one_line(error)}); mend it there, or write it again"
+        ) from error
+
+
+def _no_records(first: bytes, name: str) -> str:
+    if first == b"":
+        return "is not valid JSON: it holds nothing but blanks; get a whole copy"
+    if name.endswith((".yaml", ".yml")):
+        return 'is YAML; a mixture is JSON: {"datasets": [{"path": ..., "weight": 1}, ...]}'
+    return "is not valid JSON, which begins with [ or {; give a list of samples, or JSON lines"
+
+
+def _is_lines(head: bytes, named_lines: bool) -> bool:
+    """Whether each line holds a record; or else objects are written in several lines.
+
+    Args:
+        head: of the file.
+        named_lines: whether its name says so.
+    """
+    lines = [line for line in head.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
+    if len(lines) < 2 and len(head) == LOOK_BYTES:
+        return named_lines  # its first line is longer; objects may be one in each line, too
+    try:
+        value = json.loads(lines[0].decode())
+    except UnicodeDecodeError:
+        return True  # the other lines can be read
+    except (ValueError, RecursionError):  # a broken line, or the first of several
+        return len(lines) > 1 and lines[1].lstrip().startswith(b"{")
+    return len(lines) > 1 or _is_record(value) or (named_lines and _inner_list(value) is None)
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and any(name in value for name in (*CHATS, *CAPTIONS))
+
+
+def _lines(content: BinaryIO, name: str, start: int) -> Iterator[Element]:
+    begin, count = 0, 0
+    for number, line in enumerate(content, start=1):
+        mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
+        if line[mark:].strip():
+            count += 1
+            where = f"{name}: sample {count - 1}, line {number}"
+            record = _line(line[mark:], where) if count > start else None
+            yield begin + mark, begin + len(line), record
+        begin += len(line)
+
+
+def _line(line: bytes, where: str) -> Any:
+    try:
+        return parse_json(line.decode(), where)
+    except SampleError as fault:
+        return fault
+    except UnicodeDecodeError as error:
+        return SampleError(f"{where}: {encoding_error(error)}")
+
+
+def _objects(content: BinaryIO, name: str) -> Iterator[Element]:
+    """Objects one after the other, each in as many lines as it takes."""
+    text = JSONText(content, name)
+    text.peek()
+    first = text.take()
+    if text.peek():
+        logger.warning("%s: holds objects one after the other, and is read as such", name)
+    elif not _is_record(first[2]):
+        raise MGMError(f"{name}: {_one_object(first[2])}")
+    yield first
+    while text.peek():
+        yield text.take()
+
+
+def _inner_list(value: Any) -> str | None:
+    """The key under which an object has a list of objects, which may be the samples."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            return key
+    return None
+
+
+def _one_object(value: Any) -> str:
+    """What to do about a file that holds an object that is no sample."""
+    key = _inner_list(value)
+    if key is not None:
+        return (
+            f"holds an object with a list under {key!r:.60}, not a list of samples; write that "
+            f"list alone (jq .{key:.60} FILE > NEW)"
+        )
+    return (
+        f"holds {value_kind(value)}, not a list of samples; put the samples between [ and ], one "
+        'in each line, or give a mixture: {"datasets": [{"path": ..., "weight": 1}, ...]}'
+    )
+
+
+def _list(content: BinaryIO, name: str) -> Iterator[Element]:
+    """Elements of a JSON list."""
+    text = JSONText(content, name)
+    text.peek()
+    text.skip(1)
+    if text.peek() == "]":
+        text.skip(1)
+        if text.peek():
+            raise text.error("more follows the list")
+        return
+    while True:
+        yield text.take()
+        after = text.peek()
+        text.skip(1)
+        if after == "]":
+            if text.peek():
+                raise text.error("more follows the list")
+            return
+        if after != ",":
+            raise text.error("the file ends within the list" if not after else "a comma is missing")
+        text.peek()

@@ -1,0 +1,116 @@
+"""Images in every form; an error names which one it is and tells nothing of its content."""
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from mgm.data.images.data_url import looks_like_base64
+from mgm.data.images.extensions import IMAGE_EXTENSIONS
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import SampleError
+
+TALK = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}]
+
+
+def encoded(form: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(file, form)
+    return file.getvalue()
+
+
+def read(image):
+    (found,) = parse_sample({"image": image, "conversations": TALK}, "f: sample 1").images
+    return found
+
+
+@pytest.mark.parametrize(
+    "form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "ICO", "JPEG2000"]
+)
+def test_base64_of_every_kind_of_image(form):
+    content = encoded(form)
+    text = base64.b64encode(content).decode()
+    assert read(text) == content
+    assert read(base64.urlsafe_b64encode(content).decode().rstrip("=")) == content
+    assert read(f"data:image/x;base64,{text}") == content
+    assert read({"bytes": content, "path": "a.png"}) == content
+    assert read({"bytes": None, "path": text}) == content
+    assert read(content) == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.png", "x/y z.jpg", "/abs/a.png", "a" * 200 + ".jpg", "9j/4AAQ", "coco/" + "0" * 60,
+     "a/" * 200 + "b", "http://a.b/c.jpg?d=e", "HTTPS://a.b/c", "Ünï.png"],
+)  # fmt: skip
+def test_names_stay(name):
+    assert read(name) == name
+    assert not looks_like_base64(name)
+
+
+def test_file_urls_are_paths():
+    assert read("file:///a/b%20c.png") == "/a/b c.png"
+
+
+PNG = base64.b64encode(encoded("PNG") * 40).decode()
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (PNG[:300] + "!" + PNG[300:], "broken base64 as image 1 of 1 in 'image'"),
+        (PNG[:301], "broken base64"),
+        ("data:image/png;base64," + PNG[:301] + "é", "a data URL as image 1 of 1"),
+        ("data:image/png", "a data URL as image 1 of 1 in 'image' that is not a valid data URL"),
+        ("data:image/png;base64,", "no bytes as image 1"),
+        ({"base64": "???"}, "broken base64"),
+        ("é" + PNG, "a text of"),
+        ("a\0b.png", "a NUL character"),
+        ("s3://bucket/a.png", "a URL of another kind"),
+        (b"", "no bytes"),
+        ({"height": 3}, "an object as image 1"),
+        ([["a.png"]], "a list as image 1"),
+        (3, "a number as 'image'"),
+    ],
+)
+def test_faults(image, words):
+    with pytest.raises(SampleError, match=r"^f: sample 1: has ") as caught:
+        read(image)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_two_fields():
+    same = {"image": "a.png", "images": ["a.png"], "conversations": TALK}
+    assert parse_sample(same, "").images == ("a.png",)
+    with pytest.raises(SampleError, match="'image' and 'images' name different images"):
+        parse_sample(same | {"images": ["b.png"]}, "")
+
+
+def test_members_of_tars_of_every_kind_of_image():
+    for ending in ("jpg", "JPEG", "0.image.png", "avif", "jp2", "ico", "tiff", "ppm", "heic"):
+        record = {"conversations": TALK, ending: b"content"}
+        assert parse_sample(record, "").images == (b"content",)
+    assert {"png", "webp", "qoi", "tga", "svg", "jxl"} <= set(IMAGE_EXTENSIONS)
+    assert not {"json", "txt", "cls", "mp4", "npy"} & set(IMAGE_EXTENSIONS)
+
+
+def test_parts_and_lists_that_disagree():
+    def sample(*parts, **more):
+        content = [*parts, {"type": "text", "text": "what?"}]
+        talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
+        return parse_sample({"messages": talk} | more, "f: sample 1")
+
+    named, unnamed = {"type": "image", "image": "a.png"}, {"type": "image"}
+    assert sample(named, images=["a.png"]).images == ("a.png",)
+    assert sample(named, images=[b"content"]).images == (b"content",)  # the file that is named
+    assert sample(named, unnamed, images=["b.png"]).images == ("a.png", "b.png")
+    with pytest.raises(SampleError, match="its messages and field 'images' name different"):
+        sample(named, images=["b.png"])
+    with pytest.raises(SampleError, match="2 <image> markers but 1 image in field 'images'"):
+        sample(unnamed, unnamed, images=["b.png"])
+    with pytest.raises(SampleError, match="1 image part without a name but 0 images"):
+        sample(named, unnamed)
+    with pytest.raises(SampleError, match=r"indices \[0, 0\]"):
+        sample(unnamed | {"index": 0}, unnamed | {"index": 0}, images=["a", "b"])

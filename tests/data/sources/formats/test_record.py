@@ -1,0 +1,157 @@
+"""Rows in the ways that others write conversations."""
+
+import pytest
+
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import Sample, SampleError
+
+HUMAN = {"from": "human", "value": "what?"}
+ASKS = {"from": "human", "value": "<image>\nwhat?"}
+MODEL = {"from": "gpt", "value": "a cat"}
+IMAGE = {"bytes": b"image", "path": None}
+
+
+@pytest.mark.parametrize(
+    ("row", "turns", "images"),
+    [
+        (  # as lmms-lab/LLaVA-OneVision-Data
+            {
+                "id": "1",
+                "image": IMAGE,
+                "conversations": [
+                    {"from": "human", "value": "<image>\nWhat?"},
+                    {"from": "gpt", "value": "That."},
+                ],
+                "data_source": "x",
+            },
+            (("<image>\nWhat?", "That."),),
+            (b"image",),
+        ),
+        (  # as HuggingFaceM4/the_cauldron
+            {
+                "images": [IMAGE, {"bytes": None, "path": "a.png"}],
+                "texts": [
+                    {"user": "What?", "assistant": "That.", "source": "x"},
+                    {"user": "And?", "assistant": "This.", "source": "x"},
+                ],
+            },
+            (("<image>\n<image>\nWhat?", "That."), ("And?", "This.")),
+            (b"image", "a.png"),
+        ),
+        (  # as the OpenAI API
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image_url", "image_url": {"url": "a.png"}, "text": None},
+                            {"type": "text", "text": "What?"},
+                        ],
+                    },
+                    {"role": "assistant", "content": "That."},
+                ],
+                "images": ["a.png"],
+            },
+            (("<image>\nWhat?", "That."),),
+            ("a.png",),
+        ),
+        ({"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]},
+         (("1", "2"),), ()),
+        # Captions, as LAION and CC3M are packed.
+        ({"jpg": b"image", "txt": "A dog."}, (("<image>", "A dog."),), (b"image",)),
+        ({"2.jpg": b"b", "1.PNG": b"a", "caption": "Two.", "image": "no"},
+         (("<image>\n<image>", "Two."),), (b"b", b"a")),
+    ],
+)  # fmt: skip
+def test_layouts(row, turns, images):
+    sample = parse_sample(row, "here")
+    assert sample.turns == turns
+    assert sample.images == images
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "a", "answer": "b"}, "found: question, answer"),
+        ({}, "found: nothing"),
+        ({"texts": []}, "give a list of messages"),
+        ({"texts": "a"}, "give a list of messages"),
+        ({"messages": ["a"]}, "message 0 is a text"),
+        ({"messages": [{"role": "system", "content": "a"}]}, "no answer to learn"),
+        ({"caption": " ", "jpg": b"image"}, "no text in 'caption'"),
+        ({"texts": [{"user": "a", "assistant": None}]}, "has null as 'assistant'"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "no answer"),
+        ({"messages": [{"role": "user", "content": "<image>"},
+                       {"role": "assistant", "content": "b"}]}, "1 <image> marker but 0"),
+    ],
+)  # fmt: skip
+def test_faults(row, words):
+    with pytest.raises(SampleError, match=r"^here: ") as caught:
+        parse_sample(row, "here")
+    assert words in str(caught.value)
+
+
+def test_turns_images_and_greeting():
+    assert parse_sample({"conversations": [HUMAN, MODEL]}, "") == Sample((("what?", "a cat"),))
+    sample = parse_sample(
+        {
+            "id": 7,
+            "more": None,
+            "image": "a.png",
+            "conversations": [MODEL, ASKS, MODEL, HUMAN],
+        },
+        "",
+    )
+    assert sample.greeting == "a cat"
+    assert sample.turns == (("<image>\nwhat?", "a cat"), ("what?", None))
+    assert sample.images == ("a.png",)
+    assert sample.words == 2 + 2 + 2 + 1
+    two = parse_sample({"image": ["a", "b"], "conversations": [ASKS, MODEL, ASKS, MODEL]}, "")
+    assert two.images == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ([1], "is a list; give an object with 'conversations'"),
+        ({}, "has none of conversations, messages, texts, caption, txt, text (found: nothing)"),
+        ({"conversations": "hi"}, "has a text as conversations"),
+        ({"conversations": []}, "has an empty list as conversations"),
+        ({"conversations": None}, "has none of conversations"),
+        ({"conversations": 2.5}, "has a number as conversations"),
+        ({"conversations": True}, "has a boolean as conversations"),
+        (
+            {"conversations": [HUMAN, "hi"]},
+            "message 1 is a text; give an object with 'from' and 'value'",
+        ),
+        ({"conversations": [HUMAN, {"from": "gpt"}]}, "message 1 has no 'value'"),
+        ({"conversations": [{"value": "x"}, MODEL]}, "message 0 has no 'from'"),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "a number as 'value'"),
+        (
+            {"conversations": [HUMAN, {"from": "bot", "value": ""}]},
+            "'bot'; choose 'human' or 'gpt'",
+        ),
+        ({"conversations": [HUMAN, HUMAN]}, "message 1 is from 'human' where 'gpt' comes next"),
+        ({"conversations": [MODEL, HUMAN, MODEL, MODEL]}, "message 3 is from 'gpt' where 'human'"),
+        ({"conversations": [HUMAN]}, "has no answer to learn"),
+        ({"conversations": [MODEL]}, "has no answer to learn"),
+        ({"conversations": [MODEL, HUMAN]}, "has no answer to learn"),
+        ({"conversations": [ASKS, MODEL]}, "1 <image> marker but 0 images in field 'image'"),
+        (
+            {"image": "a", "conversations": [MODEL | {"value": "<image>"}, HUMAN, MODEL]},
+            "message 0, before the first question, holds an <image> marker",
+        ),
+        ({"image": "a", "conversations": [HUMAN, MODEL]}, "0 <image> markers but 1 image in"),
+        ({"image": 3, "conversations": [ASKS, MODEL]}, "has a number as 'image'"),
+        ({"image": [None], "conversations": [ASKS, MODEL]}, "1 <image> marker but 0 images"),
+        ({"image": [None, "a"], "conversations": [ASKS, MODEL]}, "has null as image 1 of 2"),
+        ({"image": "", "conversations": [ASKS, MODEL]}, "1 <image> marker but 0 images"),
+        ({"image": ["a", ""], "conversations": [ASKS, MODEL]}, "an empty text as image 2 of 2"),
+    ],
+)
+def test_faults_of_a_sample(raw, message):
+    with pytest.raises(SampleError) as caught:
+        parse_sample(raw, "data.json: sample 3")
+    assert str(caught.value).startswith("data.json: sample 3: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

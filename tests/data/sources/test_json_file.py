@@ -1,0 +1,207 @@
+"""Files of JSON: what is read, whatever the name says, and what is said of all others."""
+
+import gzip
+import json
+import tracemalloc
+
+import pytest
+
+from mgm.data.sources import json_text
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.json_file import file_elements, read_samples
+from mgm.data.sources.json_index import SampleFile
+from mgm.data.sources.shards import JSONShard, rows_of
+from mgm.errors import MGMError
+
+HUMAN = {"from": "human", "value": "what?"}
+MODEL = {"from": "gpt", "value": "a cat"}
+
+
+def test_lists_and_lines(write_samples):
+    good = {"conversations": [HUMAN, MODEL]}
+    listed = read_samples(write_samples([good, good]))
+    line = json.dumps(good)
+    lines = read_samples(write_samples(f"{line}\n\n{line}\n", "data.jsonl"))
+    assert listed == lines
+    assert len(lines) == 2
+    marked = read_samples(write_samples("\ufeff" + json.dumps([good, good])))
+    assert marked == read_samples(write_samples(f"\ufeff{line}\n{line}", "data.jsonl")) == lines
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("[{]", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("{}", "holds an object, not a list of samples"),
+        ("[]", "holds no sample"),
+        ('[{"conversations": 1}]', "data.json: sample 0: has a number as conversations"),
+    ],
+)
+def test_faults_of_a_file(write_samples, content, message):
+    path = write_samples(content)
+    with pytest.raises(MGMError) as caught:
+        read_samples(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path, write_samples):
+    with pytest.raises(MGMError, match=r"none.json: cannot be read \(No such file"):
+        read_samples(tmp_path / "none.json")
+    with pytest.raises(MGMError, match="cannot be read"):
+        read_samples(tmp_path)
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MGMError, match=r"bytes.json: is text in UTF-16"):
+        read_samples(tmp_path / "bytes.json")
+    with pytest.raises(MGMError, match="line 2: is not valid JSON"):
+        read_samples(
+            write_samples(f'{json.dumps({"conversations": [HUMAN, MODEL]})}\n{{"b"', "data.jsonl")
+        )
+
+
+GOOD = {"conversations": [HUMAN, MODEL]}
+LINE = json.dumps(GOOD)
+WIDE = json.dumps(GOOD, indent=2)
+LISTED = json.dumps([GOOD, GOOD, GOOD])
+LATIN = LINE.replace("a cat", "caf\u00e9").encode("latin-1")
+
+
+def samples_of(found):
+    return list(found) or found.index.fault_list()[0][1]
+
+
+def readings(path):
+    """What each of those who read such a file gives, or its fault in one line."""
+    for read in (
+        lambda: list(read_samples(path).values()),
+        lambda: samples_of(SampleFile(path)),
+        lambda: [
+            parse_sample(row, f"{path}: sample {number}")
+            for number, row in enumerate(rows_of(JSONShard(str(path)), 0))
+        ],
+    ):
+        try:
+            yield read()
+        except MGMError as error:
+            yield str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "count"),
+    [
+        ("lines.json", f"{LINE}\n\n{LINE}\r\n{LINE}", 3),
+        ("one line.json", LINE, 1),
+        ("one.json", WIDE, 1),
+        ("list.jsonl", LISTED, 3),
+        ("wide list.jsonl", json.dumps([GOOD, GOOD], indent=1), 2),
+        ("objects.jsonl", f"{WIDE}\n{WIDE}\n", 2),
+        ("objects.json", f"{WIDE}\n\n{WIDE}{LINE}", 3),
+        ("marked.json", f"\ufeff\n {LINE}\n{LINE}", 2),
+        ("lines.ndjson", f"{LINE}\n{LINE}", 2),
+        ("data.txt", LISTED, 3),
+        ("long line.json", f'{LINE[:-1]}, "id": "{"x" * 2**20}"}}\n{LINE}', 2),
+    ],
+)
+def test_json_under_another_name_is_read(tmp_path, name, content, count):
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    for found in readings(path):
+        assert len(found) == count, found
+        assert [sample.turns for sample in found] == [(("what?", "a cat"),)] * count
+
+
+def test_it_is_said(tmp_path, caplog):
+    for name, content in (("lines.json", f"{LINE}\n{LINE}"), ("list.jsonl", LISTED)):
+        (tmp_path / name).write_text(content)
+        read_samples(tmp_path / name)
+    first, second = caplog.messages
+    assert first.endswith("lines.json: holds JSON lines, not a list, and is read as such")
+    assert second.endswith("list.jsonl: holds a list, not lines, and is read as one")
+
+
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl", "data.yaml", "data"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty; get a whole copy"),
+        (b" \n \n", "is not valid JSON: it holds nothing but blanks"),
+        (gzip.compress(LISTED.encode()), "is a gzip archive; unpack it"),
+        (b"PK\x03\x04 and more", "is a zip archive"),
+        (b"PAR1 and more", "is a parquet table"),
+        (b"ARROW1\0\0", "is an arrow table"),
+        (b"<!DOCTYPE html><html>", "is a page of HTML or XML"),
+        (b"\n<?xml version='1.0'?>", "is a page of HTML or XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
+        (LISTED.encode("utf-16"), "is text in UTF-16; save it in UTF-8"),
+        (LISTED.encode("utf-32"), "is text in UTF-32"),
+        (LISTED.encode("utf-16-le"), "is text in UTF-16 without its mark"),
+        (LISTED.encode("utf-16-be"), "is text in UTF-16 without its mark"),
+        (bytes(5000), "is NUL bytes alone"),
+        (b"abc\0\0", "is binary"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG image"),
+        (b"\x80\x04\x95", "is a Python pickle"),
+        (b"x" * 257 + b"ustar\0", "is a tar"),
+        (f"[{LATIN.decode('latin-1')}]".encode("latin-1"), "is not UTF-8 (byte 0xe9 at "),
+        (LISTED[: len(LISTED) // 2].encode(), "is not valid JSON at sample 1, byte "),
+        (LISTED[:-1].encode(), "at sample 3, byte "),
+        (f"{LISTED} {LISTED}".encode(), "more follows the list"),
+        (f'{{"data": {LISTED}}}'.encode(), "a list under 'data', not a list of samples"),
+        (f'{{\n"info": {{}},\n"annotations": {LISTED}}}'.encode(), "a list under 'annotations'"),
+        (b"{}", "holds an object"),
+        (f"[{LINE} {LINE}]".encode(), "a comma is missing"),
+        (f"[{LINE},]".encode(), "is not valid JSON at sample 1"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else value[:30],
+)
+def test_what_is_no_json_is_named(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    if name == "data.jsonl" and content == b"{}":
+        words = "sample 0: has none of conversations"
+    for found in readings(path):
+        assert isinstance(found, str)
+        assert found.startswith(f"{path}: ")
+        assert words in found
+        assert len(found) < 400
+
+
+def test_yaml(tmp_path):
+    path = tmp_path / "mixture.yaml"
+    path.write_text("datasets:\n  - path: a.json\n")
+    for found in readings(path):
+        assert "is YAML; a mixture is JSON" in found
+
+
+@pytest.mark.parametrize(
+    "bad", [LATIN, b"{", b"\0" * 9, b"nonsense", LINE[:40].encode(), b'{"a": NaN'], ids=repr
+)
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
+def test_a_broken_line_is_one_bad_sample(tmp_path, bad, name):
+    path = tmp_path / name
+    path.write_bytes(LINE.encode() + b"\n" + bad + b"\n" + LINE.encode())
+    faults = {}
+    assert list(read_samples(path, lambda place, fault: faults.update({place: fault}))) == [0, 2]
+    index = SampleFile(path).index
+    assert index.places.tolist() == [0, 2]
+    ((place, fault),) = index.fault_list()
+    assert place == 1
+    assert fault == str(faults[1])
+    assert fault.startswith(f"{path}: sample 1, line 2: is not ")
+    assert len(list(rows_of(JSONShard(str(path)), 0))) == 3
+
+
+def test_memory_is_that_of_a_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_text, "CHUNK_BYTES", 2**16)
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([GOOD | {"id": "x" * 1000}] * 4000)[:-1] + ', {"a": tru}]')
+    tracemalloc.start()
+    try:
+        with pytest.raises(MGMError, match=r"at sample 4000, byte 4,\d+,\d+ \(Expecting value\)"):
+            for _ in file_elements(path):
+                pass
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
