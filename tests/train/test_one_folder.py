@@ -20,6 +20,7 @@ from mgm.train.merge import main as merge
 from mgm.train.trainer import MGMTrainer
 from tests.golden_files import golden
 from tests.train.conftest import words
+from tests.train.test_processes import train_in_processes, zero_settings
 
 ADAPTERS = ("lora", "dora", "qlora")
 TRAINED = ("stage1", "full", *ADAPTERS)
@@ -152,3 +153,66 @@ def test_two_kinds_in_one_folder_are_refused(saved, tmp_path, first, second) -> 
     with pytest.raises(MGMError, match=r"holds two models, .* and .*; delete .*, or .*") as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def steps(folder: Path) -> set[str]:
+    """Names of the checkpoints in an output folder, and of those of earlier runs."""
+    return {str(found.relative_to(folder)) for found in folder.rglob("checkpoint-*")}
+
+
+def make_checkpoint(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text('{"global_step": 100}')
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 2}
+
+
+def test_limits_on_saves_count_this_runs_checkpoints(stage2_flags, tmp_path, caplog) -> None:
+    flags = stage2_flags | SAVING | {"output_dir": tmp_path}
+    make_checkpoint(tmp_path / "checkpoint-100")
+    run(words(flags | {"resume_from_checkpoint": False}))
+    assert steps(tmp_path) == {"checkpoint-2", "earlier_run_1/checkpoint-100"}
+    assert "checkpoint-100 of an earlier run moved to" in caplog.text
+    run(words(flags | {"max_steps": 3}))  # goes on from its own
+    assert steps(tmp_path) == {"checkpoint-3", "earlier_run_1/checkpoint-100"}
+
+
+def test_a_resumed_run_sets_later_checkpoints_aside(stage2_flags, tmp_path) -> None:
+    flags = stage2_flags | SAVING | {"output_dir": tmp_path, "max_steps": 1}
+    run(words(flags))
+    make_checkpoint(tmp_path / "checkpoint-100")
+    more = {"resume_from_checkpoint": tmp_path / "checkpoint-1", "max_steps": 2}
+    run(words(flags | more | {"save_total_limit": 2}))
+    assert steps(tmp_path) == {"checkpoint-1", "checkpoint-2", "earlier_run_1/checkpoint-100"}
+
+
+def test_a_run_resumed_from_elsewhere_sets_all_aside(stage2_flags, tmp_path) -> None:
+    flags = stage2_flags | SAVING | {"max_steps": 1}
+    run(words(flags | {"output_dir": tmp_path / "first"}))
+    make_checkpoint(tmp_path / "second" / "checkpoint-1")
+    more = {"resume_from_checkpoint": tmp_path / "first/checkpoint-1", "max_steps": 2}
+    run(words(flags | more | {"output_dir": tmp_path / "second"}))
+    assert steps(tmp_path / "second") == {"checkpoint-2", "earlier_run_1/checkpoint-1"}
+    assert steps(tmp_path / "first") == {"checkpoint-1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", ["ddp", "zero2", "fsdp"])
+@pytest.mark.parametrize(("first", "second"), [("lora", "full"), ("full", "dora")])
+def test_two_processes(stage2_flags, tmp_path, divided, first, second) -> None:
+    folder = tmp_path / "folder"
+    for kind in (first, second):
+        flags = stage2_flags | SAVING | {"resume_from_checkpoint": False, "output_dir": folder}
+        flags |= {"lora_enable": kind in ADAPTERS, "use_dora": kind == "dora", "lora_r": 4}
+        flags |= {"per_device_train_batch_size": 1}
+        if divided == "zero2":
+            pytest.importorskip("deepspeed")
+            flags["deepspeed"] = zero_settings("zero2", tmp_path)
+        elif divided == "fsdp":
+            flags["fsdp"] = "full_shard"
+        done = train_in_processes(flags)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert steps(folder) == {"checkpoint-2", "earlier_run_1/checkpoint-2"}
+    assert torch.allclose(logits(folder), logits(folder / "checkpoint-2"), atol=1e-5)
+    assert (folder / "adapter_config.json").exists() == (second in ADAPTERS)
