@@ -164,9 +164,9 @@ def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = 
     last = -1
     if resumed is not None and resumed.resolve().parent == output.resolve():
         last = int(read_json(resumed / STATE_FILE).get("global_step", -1))
-    others = [folder.name for folder in checkpoints(output) if step_of(folder) > last]
-    names = [*others, *(f"{BENCHMARKS}/{name}" for name in others), *(files if last < 0 else ())]
-    names = [name for name in names if is_present(output / name)]
+    found = [*checkpoints(output), *checkpoints(output / BENCHMARKS)]
+    names = [str(at.relative_to(output)) for at in found if step_of(at) > last]
+    names += [name for name in files if last < 0 and is_present(output / name)]
     if not names:
         return
     number = next(i for i in count(1) if not is_present(output / f"earlier_run_{i}"))
@@ -185,7 +185,9 @@ def last_checkpoint(output: Path) -> Path | None:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """All folders `checkpoint-<step>`, by step."""
+    """All folders `checkpoint-<step>`, by step; none if there is no such folder."""
+    if not output.is_dir():
+        return []
     found = (folder for folder in output.iterdir() if _CHECKPOINT.fullmatch(folder.name))
     return sorted((folder for folder in found if folder.is_dir()), key=step_of)
 

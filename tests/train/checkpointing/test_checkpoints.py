@@ -36,7 +36,8 @@ def output(tmp_path) -> Path:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
-    (tmp_path / "eval/checkpoint-100").mkdir(parents=True)
+    for step in (100, 15):  # the checkpoint of the second was deleted
+        (tmp_path / f"eval/checkpoint-{step}").mkdir(parents=True)
     (tmp_path / "quarantine.jsonl").touch()
     return tmp_path
 
@@ -61,7 +62,7 @@ def test_checkpoints_of_other_runs_are_set_aside(output, resumed, moved, caplog)
         checkpoint.mkdir(parents=True)
         (checkpoint / "trainer_state.json").write_text('{"global_step": 50}')
         moved = moved | {"quarantine.jsonl"}
-    moved = moved | ({"eval/checkpoint-100"} if moved else set())
+    moved = moved | ({"eval/checkpoint-100", "eval/checkpoint-15"} if moved else set())
     set_others_aside(output, checkpoint, ("quarantine.jsonl",))
     aside = {f"earlier_run_1/{name}" for name in moved}
     also = {"earlier_run_1", "earlier_run_1/eval"} if moved else set()
