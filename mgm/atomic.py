@@ -29,12 +29,28 @@ class WriteErrors(AbstractContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None and not isinstance(error, MGMError) and _is_write_error(error):
+        if isinstance(error, NotWrittenError):
+            if any(name.endswith(".part") for name in error.path.parts):
+                raise NotWrittenError(self.path, error.reason) from error
+        elif error is not None and not isinstance(error, MGMError) and _is_write_error(error):
             reason = one_line(getattr(error, "strerror", None) or error)
-            raise MGMError(
-                f"{self.path}: could not be written ({reason}); free space or choose another place "
-                "and run again"
-            ) from error
+            raise NotWrittenError(self.path, reason) from error
+
+
+class NotWrittenError(MGMError):
+    """A file or folder could not be written.
+
+    Attributes:
+        path: of it; where that is a part of another, whoever writes the other names that instead.
+        reason: what the system said.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path}: could not be written ({reason}); free space or choose another place and run "
+            "again"
+        )
+        self.path, self.reason = path, reason
 
 
 def _is_write_error(error: BaseException) -> bool:

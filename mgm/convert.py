@@ -17,16 +17,16 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import align_generation
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.model.checkpoint.checkpoint import CONFIG_FILE, base_folder, needs_base
+from mgm.model.checkpoint.base_models import base_folders
 from mgm.model.checkpoint.conversion import (
     LAYOUTS,
-    ORIGINALS,
     Conversion,
     generation_config,
     plan,
     write_config,
     write_weights,
 )
+from mgm.model.checkpoint.saved_files import CONFIG_FILE, ORIGINALS
 from mgm.model.families import family_of
 from mgm.model.files.hub import SMALL_FILES, checkpoint_folder
 from mgm.model.files.json_file import read_json
@@ -64,9 +64,8 @@ def convert(
         write_weights(conversion, part, bar.update)
         write_config(conversion, part)
         if layout == "native":
-            if needs_base(source):
-                _keep_originals(base_folder(source, base), part / ORIGINALS)
-            _keep_originals(source, part / ORIGINALS)
+            for folder in reversed([source, *base_folders(source, base)]):
+                _keep_originals(folder, part / ORIGINALS)
             processor = MGMProcessor.from_pretrained(source, base=base)
             processor.save_pretrained(part)
             _aligned_generation(source, conversion, processor).save_pretrained(part)

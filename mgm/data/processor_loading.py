@@ -9,7 +9,8 @@ from mgm.data.text.jinja import check_syntax
 from mgm.data.text.templates import TEMPLATES
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError, faults_of
-from mgm.model.checkpoint.checkpoint import base_folder, checkpoint_config, needs_base
+from mgm.model.checkpoint.base_models import base_folders, needs_base
+from mgm.model.checkpoint.checkpoint import checkpoint_config
 from mgm.model.families import family_of
 from mgm.model.files.hub import WHERE, checkpoint_folder
 from mgm.model.files.json_fields import (
@@ -71,9 +72,7 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
         found.pop("chat_template", None)  # it belongs to the other template
     found |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
     if "tokenizer" not in found:
-        # Compat: published LoRA folders hold no tokenizer: it is the base model's.
-        borrowed = needs_base(folder) and not any(folder.glob("tokenizer*"))
-        found["tokenizer"] = load_tokenizer(base_folder(folder, base) if borrowed else folder)
+        found["tokenizer"] = load_tokenizer(_tokenizer_folder(folder, base))
     if "image_processor" not in found:
         found["image_processor"] = _image_processor(file, settings, folder, base)
     if found.get("conversation") is None:
@@ -82,6 +81,14 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
         found["conversation"] = family.conversation if family else "vicuna_v1"
     found.pop("model_type", None)
     return found
+
+
+def _tokenizer_folder(folder: Path, base: str | None) -> Path:
+    """Compat: published LoRA folders hold no tokenizer: it is the base model's."""
+    if not needs_base(folder) or any(folder.glob("tokenizer*")):
+        return folder
+    below = base_folders(folder, base)
+    return next((place for place in below if any(place.glob("tokenizer*"))), below[-1])
 
 
 def _from_model(folder: Path, base: str | None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.atomic import atomic_folder
 from mgm.data.image_processing_mgm import CONFIG_FIELDS
 from mgm.data.images.limits import ImageLimits
 from mgm.data.images.loading import ImageSource
@@ -37,6 +36,7 @@ from mgm.engine.scheduler.beam_search import search
 from mgm.engine.scheduler.ngram_drafter import MOST
 from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError, hub_errors, one_line
+from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -184,13 +184,13 @@ class Engine:
         """Save in the native layout: model, processor and model card; generation stops as here.
 
         Args:
-            path: the folder, which appears when it is complete.
+            path: the folder; a model that it holds already is replaced when this one is written.
             name: what the model card calls the model; None: the folder's name.
 
         Raises:
             MGMError: it could not be written.
         """
-        with atomic_folder(path) as part:
+        with replace_model(Path(path)) as part:
             save_model(self.model, part)
             self.processor.save_pretrained(part)
             card = model_card(name or Path(path).name, self.model.config, self.processor)

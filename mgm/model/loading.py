@@ -3,14 +3,15 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, one_line
+from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.quantization.bitsandbytes import quantization_options
@@ -67,12 +68,12 @@ def load_model(
 def save_model(
     model: MGMForConditionalGeneration, path: str | os.PathLike[str], max_shard_size: str = "5GB"
 ) -> None:
-    """Save in the native layout; the folder appears when it is complete.
+    """Save in the native layout, in place of whatever model the folder holds.
 
     Raises:
         MGMError: it could not be written.
     """
-    with atomic_folder(path) as part, _quiet_transformers():
+    with replace_model(Path(path)) as part, _quiet_transformers():
         model.save_pretrained(part, max_shard_size=max_shard_size)
 
 

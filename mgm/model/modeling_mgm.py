@@ -1,6 +1,7 @@
 """The model: towers see, mining and projector make tokens, a language model reads them."""
 
 import os
+from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mgm.errors import MGMError
 from mgm.model.checkpoint.components import assemble
 from mgm.model.checkpoint.from_pretrained import complete, open_checkpoint, state_for
+from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.generation import ImageGenerationMixin
 from mgm.model.image_features import SeesImages
@@ -178,9 +180,11 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
     ) -> None:
         """Save in the native layout, as transformers saves any model.
 
+        Weights of whatever kind that are in the folder already are removed in the same step.
+
         Raises:
             MGMError: the model was loaded without some of its weights, with rounded ones, or with a
-                LoRA beside them.
+                LoRA beside them; or the folder cannot be written.
         """
         for holds, how in (
             (self.text_only, "without what sees images"),
@@ -192,7 +196,14 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
                     f"{save_directory}: the model was loaded {how}; load it whole to save it"
                 )
         quiet_deepspeed()
-        super().save_pretrained(save_directory, *args, **kwargs)
+        if False in (*args[:1], kwargs.get("is_main_process")):
+            super().save_pretrained(save_directory, *args, **kwargs)  # which writes nothing
+            return
+        folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        with replace_model(folder, processor=False) as part:
+            super().save_pretrained(part, *args, **kwargs)
 
     @property
     def rounded(self) -> bool:

@@ -16,13 +16,19 @@ from mgm.atomic import WriteErrors
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
 from mgm.data.sources.bad_samples import FILE, SKIP, Quarantine
 from mgm.errors import MGMError, one_line, run_command, write_output
+from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_file import read_json
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
+from mgm.train.args.arguments import ModelArguments, TrainingArguments
 from mgm.train.args.validation import Arguments, parse
 from mgm.train.callbacks.benchmark import BenchmarkRuns
 from mgm.train.callbacks.loss_plot import draw_curves
 from mgm.train.callbacks.warmup_profile import Trial
-from mgm.train.checkpointing.checkpoints import checkpoint_to_resume, prepare_output
+from mgm.train.checkpointing.checkpoints import (
+    checkpoint_to_resume,
+    prepare_output,
+    set_others_aside,
+)
 from mgm.train.checkpointing.resume_files import check_files, trainer_state
 from mgm.train.checkpointing.run_fingerprint import (
     Fingerprint,
@@ -34,8 +40,8 @@ from mgm.train.checkpointing.run_fingerprint import (
 from mgm.train.checkpointing.schedule import describe_change
 from mgm.train.data_setup import RunData
 from mgm.train.distributed.first_process import computed_once
-from mgm.train.lora.adapter import add_adapter, load_adapter
-from mgm.train.model_setup import starting_point
+from mgm.train.lora.adapter import add_adapter, check_base, load_adapter
+from mgm.train.model_setup import own_remedy, starting_point
 from mgm.train.optim.freezing import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
 
@@ -114,6 +120,8 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         check_flags(fingerprint_of_flags(arguments), checkpoint)
         check_files(checkpoint, training, data_flags.streaming)
     adapted = training.lora_enable
+    if adapted:
+        _check_base(model_flags, training, checkpoint)
     model, processor = starting_point(arguments, None if adapted else checkpoint)
     quarantine = None
     if data_flags.bad_samples == SKIP:
@@ -163,6 +171,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         benchmarks.report_to(trainer)
     try:
         with WriteErrors(output):  # by whoever writes there: curves, reports
+            _set_others_aside(training, checkpoint, quarantine)
             _train(trainer, checkpoint)
     except MGMError as error:
         raise _without_traceback(error) from error
@@ -209,6 +218,25 @@ def _checked_fingerprint(
     if checkpoint is not None:
         check_fingerprint(fingerprint, checkpoint)
     return fingerprint
+
+
+def _check_base(flags: ModelArguments, training: TrainingArguments, resumed: Path | None) -> None:
+    """Refuse an adapter that the run would part from its base."""
+    going_on = Path(training.lora_weight_path) if training.lora_weight_path else None
+    base = checkpoint_folder(flags.model_name_or_path)
+    with own_remedy():
+        check_base(base, Path(str(training.output_dir)), resumed, going_on)
+
+
+def _set_others_aside(
+    training: TrainingArguments, resumed: Path | None, quarantine: Quarantine | None
+) -> None:
+    """Have the first process do it, when all have looked for the checkpoint to go on from."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+    if training.process_index == 0:
+        files = () if quarantine is not None else (FILE,)
+        set_others_aside(Path(str(training.output_dir)), resumed, files)
 
 
 def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:

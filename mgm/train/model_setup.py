@@ -16,6 +16,7 @@ from mgm.data.text.stop_criteria import align_generation
 from mgm.data.text.templates import version_template
 from mgm.data.text.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
 from mgm.errors import MGMError
+from mgm.model.checkpoint.base_models import MissingBaseError
 from mgm.model.checkpoint.components import load_stage1
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
 from mgm.model.files.hub import checkpoint_folder
@@ -98,6 +99,22 @@ def starting_point(
 
 
 @contextmanager
+def own_remedy() -> Generator[None]:
+    """Say what can be done where training finds no base model: it has no flag for that.
+
+    Raises:
+        MGMError: the block raised a MissingBaseError.
+    """
+    try:
+        yield
+    except MissingBaseError as error:
+        raise MGMError(
+            f"{error.fault}; put it back, or make one model of both with python -m mgm.train.merge "
+            "ADAPTER MODEL --base BASE_MODEL, and start from that"
+        ) from error
+
+
+@contextmanager
 def _whole_weights(training: TrainingArguments) -> Generator[None]:
     """Load whole weights under ZeRO-3 too: `mgm.train.distributed.zero3` divides them.
 
@@ -171,8 +188,9 @@ def _continued(
     """A Mini-Gemini, native or published; flags that are given replace its own settings."""
     flags = arguments[0]
     template = None if flags.version is None else version_template(flags.version)
-    model = load_model(folder, dtype=torch.float32, device=_place(arguments[2]))
-    processor = MGMProcessor.from_pretrained(folder, conversation=template)
+    with own_remedy():
+        model = load_model(folder, dtype=torch.float32, device=_place(arguments[2]))
+        processor = MGMProcessor.from_pretrained(folder, conversation=template)
     given = _given(arguments)
     for name, flag in GEOMETRY.items():
         own = getattr(model.config, name)

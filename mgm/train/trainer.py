@@ -23,7 +23,8 @@ from mgm.data.datasets.samplers import LengthSampler, ModalitySampler
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint.components import STAGE1_FILE, save_stage1
+from mgm.model.checkpoint.components import save_stage1
+from mgm.model.checkpoint.saved_files import STAGE1_FILE, replace_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.callbacks.dataset_losses import SourceLosses
@@ -34,8 +35,8 @@ from mgm.train.callbacks.warmup_profile import undisturbed
 from mgm.train.checkpointing.checkpoints import (
     STATE_FILE,
     checkpoints,
-    complete_files,
     shared_folder,
+    step_of,
 )
 from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
 from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
@@ -337,7 +338,8 @@ class MGMTrainer(Trainer):
             draw_curves(self.state.log_history, output)
         limit = self.args.save_total_limit or 0
         if limit > 0 and self.args.process_index == 0:
-            for old in checkpoints(output)[:-limit]:
+            own = [old for old in checkpoints(output) if step_of(old) <= self.state.global_step]
+            for old in own[:-limit]:
                 shutil.rmtree(old)
 
     def _finish_checkpoint(self, name: str, folder: Path) -> None:
@@ -362,7 +364,7 @@ class MGMTrainer(Trainer):
             folder.mkdir(parents=True, exist_ok=True)  # other processes write their states there
             self._write_model(folder, state_dict)
             return
-        with complete_files(folder) as part:
+        with replace_model(folder) as part:
             self._write_model(part, state_dict)
             self.state.save_to_json(str(part / STATE_FILE))
 

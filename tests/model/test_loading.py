@@ -13,6 +13,7 @@ from mgm.model.loading import load_model, save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.golden_files import golden
 from tests.model.tiny import HD, TEXT, VISION, batch_of, random_images, tiny_model
+from tests.tiny_model import build
 
 register()
 GEMMA = TEXT | {
@@ -290,3 +291,43 @@ def test_rounded_weights_are_not_saved(tmp_path) -> None:
     with pytest.raises(MGMError, match="was loaded with rounded weights; load it whole to save it"):
         save_model(load_model(tmp_path / "saved", quantize="int8"), tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+WHOLE_ON_DISK = {"": "disk"}
+HEAD_APART = {
+    **dict.fromkeys(("vision_tower", "vision_tower_aux", "mining", "projector"), "cpu"),
+    "language_model.model": "disk",
+    "language_model.lm_head": "cpu",
+}
+EMBEDDINGS_APART = HEAD_APART | {"language_model.model": "cpu", "language_model.lm_head": "disk"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("device_map", "memory"),
+    [
+        ("auto", None),
+        ("auto", {"cpu": "150KB"}),  # less than the model takes
+        (WHOLE_ON_DISK, None),
+        (HEAD_APART, None),
+        (EMBEDDINGS_APART, None),
+    ],
+)
+def test_device_maps_with_the_disk(tmp_path, tied, device_map, memory) -> None:
+    folder = build(tmp_path / "model", tie_word_embeddings=tied)
+    whole = load_model(folder)
+    options = {"offload_folder": str(tmp_path / "offloaded"), "max_memory": memory}
+    spread = MGMForConditionalGeneration.from_pretrained(folder, device_map=device_map, **options)
+    image = [whole.config.image_token_id] * whole.config.image_tokens_per_image
+    inputs = {
+        "input_ids": torch.tensor([[1, *range(10, 20), *image, 20]]),
+        "pixel_values_aux": torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
+    }
+    with torch.no_grad():
+        assert torch.equal(spread(**inputs).logits, whole(**inputs).logits)
+    spread.save_pretrained(tmp_path / "again")
+    again = load_model(tmp_path / "again").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.state_dict().items())
+    if device_map == "auto" and memory is None and tied:
+        language = spread.language_model
+        assert language.lm_head.weight is language.get_input_embeddings().weight

@@ -68,7 +68,7 @@ def _spread_images(part: TrainingDataset) -> Iterator[Path]:
     chosen = np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int)
     for row in rows[chosen].tolist():
         for name in part.samples.index.image_names(row)[:1]:
-            if (file := part.image_folder / name).is_file():
+            if name is not None and (file := part.image_folder / name).is_file():
                 yield file
 
 

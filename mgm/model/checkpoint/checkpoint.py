@@ -16,11 +16,19 @@ from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint.lora import ADAPTER_CONFIG, Adapter, merged, read_adapter, read_others
+from mgm.model.checkpoint.base_models import base_folders, needs_base
+from mgm.model.checkpoint.lora import Adapter, merged, read_adapter, read_others
+from mgm.model.checkpoint.saved_files import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    STAGE1_FILE,
+    check_no_adapter,
+    check_one_model,
+    check_stage1,
+)
 from mgm.model.config_checks.rules import GENERATION_RULES
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
-from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_fields import check_fields, shortened, shown
 from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
@@ -34,9 +42,6 @@ from mgm.model.published_layout.config_fields import (
 from mgm.model.published_layout.weight_names import native_tensors, to_published
 from mgm.model.quantization.moe_experts import stored_expert_name
 from mgm.model.vision.convnext import OPENCLIP_CONFIG, openclip_trunk
-
-CONFIG_FILE = "config.json"
-STAGE1_FILE = "mm_projector.bin"
 
 logger = logging.getLogger(__name__)
 
@@ -84,36 +89,55 @@ def read_checkpoint(
 
     Args:
         folder: in one of the layouts.
-        base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
-        merge_lora: whether a LoRA becomes part of the weights.
+        base: the base model of a stage-1 or LoRA folder, as `base_folders` takes it; None: the one
+            that the folder names.
+        merge_lora: whether a LoRA becomes part of the weights; those that it was trained on always
+            do.
         config: used instead of the folder's.
 
     Raises:
-        MGMError: the folder is incomplete or damaged, holds another kind of model, or its base or
-            its towers are missing.
+        MGMError: the folder is incomplete or damaged, holds another kind of model or two of them,
+            or its base or its towers are missing.
     """
     values = _read_config(folder)
-    adapter = place = None
-    if needs_base(folder):
-        place = base_folder(folder, base)
-        tensors = native_tensors(read_folder(place))
-        if is_present(folder / STAGE1_FILE):
-            tensors |= native_tensors(lazy_tensors(folder / STAGE1_FILE))
-        if is_present(folder / ADAPTER_CONFIG):
-            adapter = read_adapter(folder)
-            tensors |= read_others(folder)
-            if merge_lora:
-                tensors, adapter = merged(tensors, adapter), None
-        tensors = _with_towers(folder, values, tensors)
-    elif base is not None:
+    if base is not None and not needs_base(folder):
         raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
-    else:
-        tensors = native_tensors(read_folder(folder))
+    *above, whole = folder, *base_folders(folder, base)
+    tensors, adapter = _whole_tensors(whole), None
+    for layer in reversed(above):
+        if adapter is not None:
+            tensors = merged(tensors, adapter)
+        tensors, adapter = _with_layer(tensors, layer)
+    if adapter is not None and merge_lora:
+        tensors, adapter = merged(tensors, adapter), None
+    if above:
+        tensors = _with_towers(folder, values, tensors)
     if config is None:
         config = _config(folder, values, tensors)
-        if place is not None:
-            _take_towers(config, place)
+        if above:
+            _take_towers(config, whole)
     return Checkpoint(folder, config, tensors, is_published_config(values), adapter)
+
+
+def _whole_tensors(folder: Path) -> dict[str, LazyTensor]:
+    """The weights of a whole model, or of a language model, by native names."""
+    tensors = native_tensors(read_folder(folder))
+    if _is_mini_gemini(folder):
+        check_one_model(folder)
+        check_stage1(folder, tensors)
+    else:
+        check_no_adapter(folder)
+    return tensors
+
+
+def _with_layer(
+    tensors: dict[str, LazyTensor], folder: Path
+) -> tuple[dict[str, LazyTensor], Adapter | None]:
+    """Weights with what the folder of stage 1 or of an adapter replaces, and the adapter."""
+    check_one_model(folder)
+    if not is_present(folder / ADAPTER_CONFIG):
+        return tensors | native_tensors(lazy_tensors(folder / STAGE1_FILE)), None
+    return tensors | read_others(folder), read_adapter(folder)
 
 
 def stored_generation(folder: Path) -> GenerationConfig | None:
@@ -134,6 +158,7 @@ def stored_generation(folder: Path) -> GenerationConfig | None:
 def check_checkpoint(folder: Path) -> None:
     """Raise an MGMError unless the folder looks like a Mini-Gemini of any layout."""
     _read_config(folder)
+    check_one_model(folder)
     if not any(is_present(folder / name) for name in (ADAPTER_CONFIG, STAGE1_FILE)):
         read_folder(folder)
 
@@ -177,12 +202,6 @@ def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTens
     return MGMConfig.from_pretrained(folder)
 
 
-def needs_base(folder: Path) -> bool:
-    """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
-    stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
-    return stage1 or is_present(folder / ADAPTER_CONFIG)
-
-
 def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
     """The config of the model in a folder, as `read_checkpoint` finds it; weights may be absent."""
     if needs_base(folder):
@@ -190,35 +209,16 @@ def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) 
     return MGMConfig.from_pretrained(folder)
 
 
-def base_folder(folder: Path, base: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of the base model: `base`, or the one that the config of `folder` names.
-
-    Raises:
-        MGMError: it is not there.
-    """
-    if base is not None:
-        return checkpoint_folder(base)
-    file = folder / CONFIG_FILE
-    named = read_json(file).get("_name_or_path")
-    if is_present(folder / ADAPTER_CONFIG):
-        of_adapter = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-        named, file = (of_adapter, folder / ADAPTER_CONFIG) if of_adapter else (named, file)
-    with named_faults(file):
-        place = named_folder(named, folder, CONFIG_FILE)
-    if place is None or place.resolve() == folder.resolve():
-        raise MGMError(
-            f"{folder}: goes on top of a base model ({shown(named)} by its config), which is not "
-            "there; give its folder (base=..., --model-base ...)"
-        )
-    return place
-
-
 def _take_towers(config: MGMConfig, base: Path) -> None:
     """Let a base model that is a Mini-Gemini say what its towers are: its weights are used."""
-    if read_json(base / CONFIG_FILE).get("model_type") in list(TEXT_TYPE_OF_PUBLISHED):
+    if _is_mini_gemini(base):
         of_base = MGMConfig.from_pretrained(base)
         config.vision_config = of_base.vision_config
         config.vision_aux_config = of_base.vision_aux_config
+
+
+def _is_mini_gemini(folder: Path) -> bool:
+    return read_json(folder / CONFIG_FILE).get("model_type") in list(TEXT_TYPE_OF_PUBLISHED)
 
 
 def _with_towers(

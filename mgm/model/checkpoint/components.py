@@ -11,7 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint.checkpoint import STAGE1_FILE, stored_generation
+from mgm.model.checkpoint.checkpoint import stored_generation
+from mgm.model.checkpoint.saved_files import (
+    FRESH_PARTS,
+    STAGE1_FILE,
+    check_no_adapter,
+    check_one_model,
+    check_stage1,
+)
 from mgm.model.config_checks.rules import check_text_config
 from mgm.model.config_checks.weights import check_text_sizes
 from mgm.model.configuration_mgm import MGMConfig
@@ -20,17 +27,17 @@ from mgm.model.files.json_file import named_faults, read_json
 from mgm.model.files.weight_files import (
     check_fit,
     check_names,
+    has_weights,
     read_file,
     read_folder,
     read_weights,
     source_of,
 )
 from mgm.model.ops.attention import attention_of
-from mgm.model.published_layout.weight_names import to_native, to_published
+from mgm.model.published_layout.weight_names import native_tensors, to_native, to_published
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower
 
-FRESH_PARTS = ("mining.", "projector.")
 STAGE1_PARTS = (*FRESH_PARTS, "vision_tower.", "vision_tower_aux.")
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -92,6 +99,7 @@ def load_language_model(
             f"{folder}: holds no config.json; give a folder with a causal language model"
         )
     values = read_json(config_path)  # transformers does not call a broken one by its name
+    check_no_adapter(folder)  # or transformers would load the adapter's base, and put it on that
     tensors = read_folder(folder)
     stored_generation(folder)  # transformers leaves out a broken one
     with named_faults(config_path):
@@ -154,7 +162,10 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
         MGMError: no such file, or weights that are not this model's.
     """
     path = Path(path)
+    check_one_model(path)
     if (path / STAGE1_FILE).is_file():
+        if has_weights(path):
+            check_stage1(path, native_tensors(read_folder(path)))
         path = path / STAGE1_FILE
     if not path.exists():
         raise MGMError(f"{path}: not found; give the {STAGE1_FILE} or the folder of stage 1")

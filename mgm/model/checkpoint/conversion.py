@@ -9,12 +9,8 @@ from typing import Any
 from transformers import GenerationConfig
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint.checkpoint import (
-    CONFIG_FILE,
-    Checkpoint,
-    read_checkpoint,
-    stored_generation,
-)
+from mgm.model.checkpoint.checkpoint import Checkpoint, read_checkpoint, stored_generation
+from mgm.model.checkpoint.saved_files import CONFIG_FILE, ORIGINALS
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import PUBLISHED_OF_TEXT_TYPE
 from mgm.model.files.json_file import read_json
@@ -29,8 +25,6 @@ from mgm.model.published_layout.config_fields import (
 from mgm.model.published_layout.weight_names import to_published
 
 LAYOUTS = ("native", "published")
-# Where a native folder keeps the published files that it was made from, apart from the weights.
-ORIGINALS = "published"
 MAX_SHARD_BYTES = 5 * 10**9
 
 # Of a language model's config: what says nothing about the network.

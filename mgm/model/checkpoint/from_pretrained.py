@@ -9,15 +9,15 @@ import torch
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
+from mgm.model.checkpoint.base_models import needs_base
 from mgm.model.checkpoint.checkpoint import (
-    CONFIG_FILE,
     Checkpoint,
     compare_convnext,
-    needs_base,
     read_checkpoint,
     stored_generation,
 )
 from mgm.model.checkpoint.lora import attach
+from mgm.model.checkpoint.saved_files import CONFIG_FILE
 from mgm.model.config_checks.weights import check_text_sizes, check_vision_sizes
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import WHERE, checkpoint_folder
@@ -29,6 +29,8 @@ from mgm.model.quantization.int8_linear import int8_tensors
 from mgm.model.quantization.moe_experts import expert_names
 from mgm.model.vision.convnext_shapes import check_convnext_sizes
 from mgm.model.vision.vit import tower_kind
+
+HEAD = "language_model.lm_head.weight"
 
 
 def open_checkpoint(
@@ -79,7 +81,8 @@ def state_for(
     tensors = dict(checkpoint.tensors)
     if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
         # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
-        tensors.pop("language_model.lm_head.weight", None)
+        tensors.pop(HEAD, None)
+        _tie_on_disk(whole, tensors, options)
     if options.get("text_only"):
         kept = (name for name in tensors if name.startswith("language_model."))
         tensors = {name: tensors[name] for name in kept}
@@ -98,6 +101,34 @@ def state_for(
     if options.get("dtype", "auto") in (None, "auto"):
         options["dtype"] = checkpoint.dtype
     return tensors
+
+
+def _tie_on_disk(
+    model: PreTrainedModel, tensors: dict[str, LazyTensor], options: dict[str, Any]
+) -> None:
+    """Give a tied head what `device_map` may send to the disk: its weights, and one device.
+
+    transformers writes every weight that it sends there to a file of its own, and finds none for a
+    head that is nothing but a name of the embeddings.
+    """
+    devices = options.get("device_map")
+    if not (isinstance(devices, str) or (isinstance(devices, dict) and "disk" in devices.values())):
+        return
+    for target, source in model.all_tied_weights_keys.items():
+        if source not in tensors:
+            continue
+        tensors[target] = tensors[source]
+        if isinstance(devices, dict):
+            home = _device_of(source, devices)
+            if home is not None and home != _device_of(target, devices):
+                options["device_map"] = options["device_map"] | {target.rpartition(".")[0]: home}
+
+
+def _device_of(name: str, devices: Mapping[str, Any]) -> Any:
+    """Where a `device_map` puts a weight: the longest of its names that the weight is part of."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(len(parts), -1, -1))
+    return next((devices[prefix] for prefix in prefixes if prefix in devices), None)
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:

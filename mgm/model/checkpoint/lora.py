@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
+from mgm.model.checkpoint.saved_files import ADAPTER_CONFIG, ADAPTER_FILES, OTHERS_FILE
 from mgm.model.files.json_fields import (
     BOOLEAN,
     TEXT,
@@ -31,10 +32,6 @@ from mgm.model.files.json_fields import (
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.published_layout.weight_names import to_native
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-OTHERS_FILE = "non_lora_trainables.bin"
 
 PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
 

@@ -24,6 +24,8 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
     Raises:
         MGMError: no such folder, and no repository id that can be downloaded.
     """
+    if not os.fspath(path):
+        raise MGMError("the path of a model is empty; give its folder")
     folder = Path(path)
     if folder.is_dir():
         return folder

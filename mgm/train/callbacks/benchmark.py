@@ -18,10 +18,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mgm.errors import MGMError
 from mgm.train.callbacks.trainer_protocol import RunningTrainer
+from mgm.train.checkpointing.checkpoints import BENCHMARKS
 
 logger = logging.getLogger(__name__)
 
-PLACE = "eval"  # of what was answered, in the output folder
 # What torchrun and accelerate tell the processes of this run, of which that one is none.
 _OF_THIS_RUN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
@@ -67,7 +67,7 @@ class BenchmarkRuns(TrainerCallback):
             torch.cuda.empty_cache()  # the other process needs room beside this one
         output = Path(str(args.output_dir))
         name = f"checkpoint-{state.global_step}"
-        place = output / PLACE / name
+        place = output / BENCHMARKS / name
         where = ["--output", str(place), "--device", str(args.device)]
         found = self._evaluate(["--model-path", str(output / name), *where])
         self._trainer.since += time.perf_counter() - begun  # it is no time of training

@@ -1,55 +1,28 @@
 """Folders of checkpoints: complete under their names or not there at all."""
 
+import logging
 import os
 import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch.distributed as dist
 
-from mgm.atomic import WriteErrors, atomic_folder, make_readable
+from mgm.atomic import WriteErrors, atomic_folder
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint.checkpoint import CONFIG_FILE
-from mgm.model.checkpoint.components import STAGE1_FILE
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_file import is_present, read_json
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
-# What saving a model leaves, and would be read with one that is saved into the same folder later.
-_OF_MODEL = re.compile(
-    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|" + re.escape(STAGE1_FILE)
-)
+BENCHMARKS = "eval"  # of what checkpoints answered, in the output folder
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
-
-
-@contextmanager
-def complete_files(folder: Path) -> Generator[Path]:
-    """Give a fresh folder; move its files into `folder`, among others, when the block succeeds.
-
-    An earlier model in `folder` is replaced: from then on until the last file is there, `folder`
-    has no config.json and counts as no model. Files that no model of ours leaves stay.
-
-    Raises:
-        MGMError: they could not be written; `folder` is as before, or lacks its config.json.
-    """
-    part = folder / f".model.{uuid.uuid4().hex[:8]}.part"
-    with WriteErrors(folder):
-        try:
-            part.mkdir(parents=True)
-            yield part
-            make_readable(part)
-            (folder / CONFIG_FILE).unlink(missing_ok=True)
-            for file in folder.iterdir():
-                if _OF_MODEL.fullmatch(file.name):
-                    file.unlink()
-            written = {file.name for file in part.iterdir()}
-            for name in sorted(written, key=lambda name: (name == CONFIG_FILE, name)):
-                (part / name).replace(folder / name)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
@@ -113,9 +86,14 @@ def prepare_output(path: str | os.PathLike[str]) -> Path:
     """Make the output folder, and clear what a killed run left half-written in it.
 
     Raises:
-        MGMError: it cannot be made or written to.
+        MGMError: it cannot be made or written to, or is a checkpoint itself.
     """
     folder = Path(path)
+    if state := sorted(folder.glob("rng_state*.pth")):
+        raise MGMError(
+            f"--output_dir {folder}: is a checkpoint of a run, with its {state[0].name}; choose "
+            "another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".model.{uuid.uuid4().hex[:8]}.part"
@@ -168,6 +146,38 @@ def _check_files(folder: Path) -> None:
             )
 
 
+def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = ()) -> None:
+    """Move what earlier runs left in the output folder into a folder of its own, and say so.
+
+    Of this run are the checkpoint that it goes on from, if that lies in `output`, and those before
+    it. All others would be taken for its own: counted by `--save_total_limit`, deleted in place of
+    newer ones, and gone on from.
+
+    Args:
+        output: the folder of the run.
+        resumed: the checkpoint that the run goes on from.
+        files: others in `output` that only this run's may stay of, where it begins anew.
+
+    Raises:
+        MGMError: they could not be moved.
+    """
+    last = -1
+    if resumed is not None and resumed.resolve().parent == output.resolve():
+        last = int(read_json(resumed / STATE_FILE).get("global_step", -1))
+    found = [*checkpoints(output), *checkpoints(output / BENCHMARKS)]
+    names = [str(at.relative_to(output)) for at in found if step_of(at) > last]
+    names += [name for name in files if last < 0 and is_present(output / name)]
+    if not names:
+        return
+    number = next(i for i in count(1) if not is_present(output / f"earlier_run_{i}"))
+    aside = output / f"earlier_run_{number}"
+    with WriteErrors(aside):
+        for name in names:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).rename(aside / name)
+    logger.warning("%s: %s of an earlier run moved to %s", output, ", ".join(names), aside)
+
+
 def last_checkpoint(output: Path) -> Path | None:
     """The complete checkpoint of the latest step in a folder, or None."""
     found = [folder for folder in checkpoints(output) if (folder / STATE_FILE).is_file()]
@@ -175,10 +185,13 @@ def last_checkpoint(output: Path) -> Path | None:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """All folders `checkpoint-<step>`, by step."""
-    steps = {
-        int(match.group(1)): folder
-        for folder in output.iterdir()
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and folder.is_dir()
-    }
-    return [steps[step] for step in sorted(steps)]
+    """All folders `checkpoint-<step>`, by step; none if there is no such folder."""
+    if not output.is_dir():
+        return []
+    found = (folder for folder in output.iterdir() if _CHECKPOINT.fullmatch(folder.name))
+    return sorted((folder for folder in found if folder.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a folder `checkpoint-<step>`."""
+    return int(checkpoint.name.rpartition("-")[2])

@@ -16,7 +16,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint.lora import ADAPTER_FILES, OTHERS_FILE, PREFIX, read_others
+from mgm.model.checkpoint.base_models import (
+    BASE_ADAPTER,
+    base_folders,
+    named_base,
+    needs_base,
+)
+from mgm.model.checkpoint.lora import PREFIX, read_others
+from mgm.model.checkpoint.saved_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    OTHERS_FILE,
+    check_one_model,
+)
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.published_layout.weight_names import to_published
 from mgm.model.quantization.moe_experts import (
@@ -112,7 +124,11 @@ def save_adapter(
         for name, tensor in whole.items()
         if name.startswith(inside) and name in learned
     }
-    save_file(adapter, folder / ADAPTER_FILES[0], metadata={"format": "pt"})
+    metadata = {"format": "pt"}
+    base = Path(settings.base_model_name_or_path)
+    if base.is_dir() and needs_base(base):
+        metadata[BASE_ADAPTER] = str(base)
+    save_file(adapter, folder / ADAPTER_FILES[0], metadata=metadata)
     settings.save_pretrained(folder)
     others = {
         f"{PREFIX}{to_published(name)}": tensor.detach().cpu().clone()
@@ -125,15 +141,60 @@ def save_adapter(
         model.generation_config.save_pretrained(folder)
 
 
+def check_base(
+    base: Path, output: Path, checkpoint: Path | None = None, adapter: Path | None = None
+) -> None:
+    """Refuse a run that would overwrite what its adapter goes on top of, or take another for it.
+
+    Args:
+        base: what `--model_name_or_path` names.
+        output: the folder of the run.
+        checkpoint: which the run goes on from.
+        adapter: what `--lora_weight_path` names.
+
+    Raises:
+        MGMError: names the folder.
+    """
+    layers = {folder.resolve(): folder for folder in (base, *base_folders(base))}
+    for here, folder in layers.items():
+        in_output = here.name.startswith("checkpoint-") and here.parent == output.resolve()
+        if in_output or here == output.resolve():
+            raise MGMError(
+                f"--output_dir {output}: holds {folder}, on top of which the adapter is trained, "
+                "and the run would overwrite it; choose another folder"
+            )
+    if checkpoint is not None:
+        trained_on = named_base(checkpoint)
+        if trained_on is not None and trained_on.resolve() != base.resolve():
+            raise MGMError(
+                f"--model_name_or_path {base}: {checkpoint} was trained on {trained_on}; give that"
+            )
+        return
+    if adapter is None or not (adapter / ADAPTER_CONFIG).is_file():
+        return
+    if adapter.resolve() in layers:
+        raise MGMError(
+            f"--lora_weight_path {adapter}: is in --model_name_or_path {base} already; give the "
+            "base model that it was trained on, or leave out --lora_weight_path"
+        )
+    trained_on = base_folders(adapter, base)[0]
+    if trained_on.resolve() != base.resolve():
+        raise MGMError(
+            f"--model_name_or_path {base}: {adapter} was trained on {trained_on}; give that"
+        )
+
+
 def load_adapter(model: MGMForConditionalGeneration, folder: Path) -> None:
     """Fill an adapter that was just added, and what is trained beside it, from its folder.
 
     Raises:
         MGMError: the folder's adapter is of another shape, or files are missing.
     """
+    check_one_model(folder)
     file = folder / ADAPTER_FILES[0]
-    if not file.is_file():
-        raise MGMError(f"{file}: is not there; give the folder of an adapter")
+    for needed in (file, folder / ADAPTER_CONFIG):
+        if not needed.is_file():
+            raise MGMError(f"{needed}: is not there; give the folder of an adapter")
     state = model.language_model.state_dict()
     added = {name for name in state if ".lora_" in name}
     found = {_added_name(name): tensor for name, tensor in load_file(file).items()}

@@ -1,4 +1,4 @@
-"""Saving into a folder that holds other files, and being killed while doing it."""
+"""Checkpoints in an output folder: which are the run's own, and which are damaged."""
 
 from pathlib import Path
 
@@ -6,70 +6,11 @@ import pytest
 import torch
 
 from mgm.errors import MGMError
-from mgm.train.checkpointing.checkpoints import checkpoint_to_resume, complete_files
-
-OF_USER = ("adapter.safetensors", "my.safetensors.index.json", "notes.bin", "models.txt")
-OF_EARLIER_MODEL = (
-    "model-00001-of-00002.safetensors",
-    "model-00002-of-00002.safetensors",
-    "model.safetensors.index.json",
-    "mm_projector.bin",
+from mgm.train.checkpointing.checkpoints import (
+    checkpoint_to_resume,
+    prepare_output,
+    set_others_aside,
 )
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Holds an earlier model in shards, its stage-1 file, and files of the user."""
-    for name in (*OF_USER, *OF_EARLIER_MODEL, "config.json"):
-        (tmp_path / name).write_text("old")
-    return tmp_path
-
-
-def save(folder: Path, *names: str) -> None:
-    with complete_files(folder) as part:
-        for name in names:
-            (part / name).write_text("new")
-
-
-def names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
-
-
-def test_the_users_files_stay_and_the_earlier_model_goes(folder) -> None:
-    save(folder, "model.safetensors", "config.json")
-    assert names(folder) == {*OF_USER, "model.safetensors", "config.json"}
-    assert {(folder / name).read_text() for name in OF_USER} == {"old"}
-    assert (folder / "config.json").read_text() == "new"
-
-
-def test_shards_replace_an_earlier_single_file(folder) -> None:
-    save(folder, "model.safetensors", "config.json")
-    save(folder, *OF_EARLIER_MODEL, "config.json")
-    assert names(folder) == {*OF_USER, *OF_EARLIER_MODEL, "config.json"}
-
-
-@pytest.mark.parametrize("moved", range(3))
-def test_killed_between_two_files_it_is_no_model(folder, monkeypatch, moved) -> None:
-    whole, done = Path.replace, []
-
-    def replace(self: Path, target: Path) -> Path:
-        if len(done) == moved:
-            raise KeyboardInterrupt
-        done.append(target.name)
-        return whole(self, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
-    with pytest.raises(KeyboardInterrupt):
-        save(folder, "config.json", "generation_config.json", "model.safetensors")
-    assert "config.json" not in names(folder)
-    assert len(done) == moved
-
-
-def test_a_model_that_cannot_be_written_leaves_the_earlier_one(folder) -> None:
-    before = names(folder)
-    with pytest.raises(MGMError, match="could not be written"), complete_files(folder) as part:
-        (part / "no such folder" / "config.json").write_text("new")
-    assert names(folder) == before
 
 
 @pytest.mark.parametrize("asked", [None, "checkpoint-10"])
@@ -86,3 +27,58 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch, asked, damaged) ->
     (checkpoint / damaged).write_bytes(content[: len(content) // 2])
     with pytest.raises(MGMError, match=f"checkpoint-10/{damaged}: is .*copy it again"):
         checkpoint_to_resume(asked, Path())
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    """Holds checkpoints of three steps, what the last answered, and a list of bad samples."""
+    for step in (10, 100, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    for step in (100, 15):  # the checkpoint of the second was deleted
+        (tmp_path / f"eval/checkpoint-{step}").mkdir(parents=True)
+    (tmp_path / "quarantine.jsonl").touch()
+    return tmp_path
+
+
+def files(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if "state" not in file.name}
+
+
+@pytest.mark.parametrize(
+    ("resumed", "moved"),
+    [
+        (None, {"checkpoint-10", "checkpoint-20", "checkpoint-100", "quarantine.jsonl"}),
+        ("checkpoint-10", {"checkpoint-20", "checkpoint-100"}),
+        ("../elsewhere/checkpoint-50", {"checkpoint-10", "checkpoint-20", "checkpoint-100"}),
+        ("checkpoint-100", set()),
+    ],
+)
+def test_checkpoints_of_other_runs_are_set_aside(output, resumed, moved, caplog) -> None:
+    before = files(output)
+    checkpoint = None if resumed is None else output / resumed
+    if resumed is not None and "elsewhere" in resumed:
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text('{"global_step": 50}')
+        moved = moved | {"quarantine.jsonl"}
+    moved = moved | ({"eval/checkpoint-100", "eval/checkpoint-15"} if moved else set())
+    set_others_aside(output, checkpoint, ("quarantine.jsonl",))
+    aside = {f"earlier_run_1/{name}" for name in moved}
+    also = {"earlier_run_1", "earlier_run_1/eval"} if moved else set()
+    assert files(output) == (before - moved) | aside | also
+    assert all(name in caplog.text for name in moved)
+
+
+def test_every_run_has_a_folder_of_its_own_there(output) -> None:
+    set_others_aside(output, None)
+    (output / "checkpoint-7").mkdir()
+    set_others_aside(output, None)
+    assert (output / "earlier_run_1/checkpoint-100/trainer_state.json").is_file()
+    assert (output / "earlier_run_2/checkpoint-7").is_dir()
+
+
+def test_a_checkpoint_is_no_output_folder(tmp_path) -> None:
+    (tmp_path / "rng_state_0.pth").touch()
+    with pytest.raises(MGMError, match=r"is a checkpoint of a run, with its rng_state_0.pth"):
+        prepare_output(tmp_path)

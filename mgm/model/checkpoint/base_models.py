@@ -1,0 +1,135 @@
+"""The base model that an adapter or a stage-1 file goes on top of, which may be such a folder too.
+
+A folder names its base: `base_model_name_or_path` in adapter_config.json, or `_name_or_path` in
+config.json. An adapter that was trained on an adapter makes a chain, at whose end is a whole model.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mgm.errors import MGMError
+from mgm.model.checkpoint.saved_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    CONFIG_FILE,
+    STAGE1_FILE,
+)
+from mgm.model.files.hub import checkpoint_folder
+from mgm.model.files.json_fields import shown
+from mgm.model.files.json_file import is_present, named_faults, read_json
+from mgm.model.files.weight_files import has_weights
+from mgm.model.published_layout.config_fields import named_folder
+
+# In the metadata of adapter_model.safetensors: the base, where it is no whole model.
+BASE_ADAPTER = "base_adapter"
+
+
+class MissingBaseError(MGMError):
+    """A base model is not there.
+
+    Attributes:
+        fault: the message, without what to do: each program has a flag of its own.
+    """
+
+    def __init__(
+        self, fault: str, remedy: str = "give its folder (base=..., --model-base ...)"
+    ) -> None:
+        super().__init__(f"{fault}; {remedy}")
+        self.fault = fault
+
+
+def needs_base(folder: Path) -> bool:
+    """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
+    stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
+    return stage1 or is_present(folder / ADAPTER_CONFIG)
+
+
+def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The folders below one, the next first and the whole model last; none if it is whole itself.
+
+    Args:
+        folder: of an adapter, of stage 1, or of a whole model.
+        base: takes the place of the first base that is not where its adapter says; where all are
+            there, that of the first, unless it is one of them.
+
+    Raises:
+        MissingBaseError: one is not there; says whose.
+        MGMError: they form a loop, or `base` would leave out an adapter.
+    """
+    given = None if base is None else checkpoint_folder(base)
+    chain, replaced = [folder], False
+    while needs_base(chain[-1]):
+        found = named_base(chain[-1])
+        if found is None and given is not None and not replaced:
+            _check_whole_adapter(chain[-1], given)
+            found, replaced = given, True
+        if found is None:
+            raise MissingBaseError(
+                f"{chain[-1]}: goes on top of a base model ({shown(base_name(chain[-1]))} by its "
+                "config), which is not there"
+            )
+        chain.append(found)
+        if found.resolve() in {place.resolve() for place in chain[:-1]}:
+            loop = " on ".join(map(str, chain))
+            raise MGMError(
+                f"{folder}: its base models form a loop ({loop}); correct "
+                f"base_model_name_or_path in {chain[-2] / ADAPTER_CONFIG}"
+            )
+    below = chain[1:]
+    if given is None or replaced or given.resolve() in {place.resolve() for place in below}:
+        return below
+    if needs_base(below[0]):
+        raise MGMError(
+            f"{folder}: was trained on {below[0]}, which goes on top of a base model itself, and "
+            f"{given} is neither of them; leave out the base model"
+        )
+    return [given, *base_folders(given)]
+
+
+def base_name(folder: Path) -> object:
+    """What the config of a folder calls its base model."""
+    return _named(folder)[0]
+
+
+def _named(folder: Path) -> tuple[Any, Path]:
+    """The name of the base model, and the file that has it."""
+    if is_present(folder / ADAPTER_CONFIG):
+        name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if name:
+            return name, folder / ADAPTER_CONFIG
+    return read_json(folder / CONFIG_FILE).get("_name_or_path"), folder / CONFIG_FILE
+
+
+def named_base(folder: Path) -> Path | None:
+    """The folder that is named, if it is there."""
+    name, file = _named(folder)
+    with named_faults(file):
+        place = named_folder(name, folder, CONFIG_FILE)
+    own = place is not None and place.resolve() == folder.resolve()
+    return None if own else place
+
+
+def _check_whole_adapter(folder: Path, base: Path) -> None:
+    """Refuse a whole model as the base of an adapter that was trained on an adapter."""
+    named = base_name(folder)
+    if needs_base(base) or _stored_base_adapter(folder) != named:
+        return
+    raise MGMError(
+        f"{folder}: was trained on the adapter {shown(named)}, which is not there, and {base} is a "
+        f"whole model; give the adapter's folder, or, if {base} is both merged, name it in "
+        f"base_model_name_or_path of {folder / ADAPTER_CONFIG}"
+    )
+
+
+def _stored_base_adapter(folder: Path) -> str | None:
+    file = folder / ADAPTER_FILES[0]
+    if not is_present(file):
+        return None
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return (stored.metadata() or {}).get(BASE_ADAPTER)
+    except (OSError, SafetensorError):
+        return None  # whoever reads the weights says what is wrong with them

@@ -1,0 +1,177 @@
+"""Which files belong to which kind of saved model, and how one kind replaces another in a folder.
+
+A folder holds one model: whole, as an adapter on a base, or as what stage 1 trained. Whoever writes
+one removes the files of all others; whoever reads a folder with two says so and stops.
+"""
+
+import re
+import shutil
+import uuid
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from mgm.atomic import WriteErrors, atomic_folder, make_readable
+from mgm.errors import MGMError
+from mgm.model.files.json_file import is_present, read_json
+from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
+from mgm.model.published_layout.weight_names import native_tensors
+
+CONFIG_FILE = "config.json"
+STAGE1_FILE = "mm_projector.bin"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+OTHERS_FILE = "non_lora_trainables.bin"
+# Where a native folder keeps the published files that it was made from, apart from the weights.
+ORIGINALS = "published"
+# What every training has of its own, in all kinds.
+FRESH_PARTS = ("mining.", "projector.")
+
+# Each of them is all weights of a model, in one file or as the index of several.
+_WHOLE = (
+    *("model.safetensors.index.json", "model.safetensors"),
+    *("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+_ADAPTER = (ADAPTER_CONFIG, *ADAPTER_FILES, OTHERS_FILE)
+_OF_WEIGHTS = re.compile(
+    r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|generation_config\.json|"
+    + "|".join(map(re.escape, (*_ADAPTER, STAGE1_FILE)))
+)
+# Of another model these would change what is asked and answered, or tell of another training.
+_OF_PROCESSOR = re.compile(
+    r"(tokenizer|(tokenizer|processor|preprocessor)_config|special_tokens_map|added_tokens|vocab"
+    r"|chat_template)\.json|chat_template\.jinja|additional_chat_templates|tokenizer\.model"
+    r"|vocab\.txt|merges\.txt|trainer_state\.json|training_args\.bin"
+)
+# Readers look for these first: they go before all others, and come after them.
+_ENTRIES = (ADAPTER_CONFIG, CONFIG_FILE)
+
+
+@contextmanager
+def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
+    """Give an empty folder; what the block writes there becomes the one model in `folder`.
+
+    A new `folder` appears when it is complete. In one that is there, the files of every kind of
+    model, which `check_one_model` tells apart, are removed before the new ones are moved in; from
+    then on until the last of them is there, it lacks its config.json and counts as no model. Files
+    of the user stay, and so do checkpoints.
+
+    Args:
+        folder: of the model.
+        processor: whether tokenizer and processor of the earlier model, and the state of its
+            training, are removed too; False where the block writes weights alone.
+
+    Raises:
+        MGMError: they could not be written; `folder` is as before, or lacks its config.json.
+    """
+    if not is_present(folder):
+        with atomic_folder(folder) as part:
+            yield part
+        return
+    part = folder / f".model.{uuid.uuid4().hex[:8]}.part"
+    with WriteErrors(folder):
+        try:
+            part.mkdir()
+            yield part
+            make_readable(part)
+            _remove_model(folder, processor)
+            written = [file.name for file in part.iterdir()]
+            for name in sorted(written, key=_order):
+                (part / name).replace(folder / name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (_ENTRIES.index(name) if name in _ENTRIES else -1, name)
+
+
+def _remove_model(folder: Path, processor: bool) -> None:
+    old = [file.name for file in folder.iterdir() if _OF_WEIGHTS.fullmatch(file.name)]
+    if processor:
+        old += [file.name for file in folder.iterdir() if _OF_PROCESSOR.fullmatch(file.name)]
+    if is_present(folder / ORIGINALS / CONFIG_FILE) and not _whole_files(folder / ORIGINALS):
+        old.append(ORIGINALS)
+    for name in (CONFIG_FILE, *sorted(old, key=_order, reverse=True)):
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def check_one_model(folder: Path) -> None:
+    """Refuse a folder that holds files of two trainings, of which one would be read for the other.
+
+    Raises:
+        MGMError: names a file of each.
+    """
+    whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
+    for first, second in (
+        (whole, adapter),
+        (_present(folder, (STAGE1_FILE,)), adapter),
+        (whole[:1], whole[1:]),
+        (_present(folder, ADAPTER_FILES[:1]), _present(folder, ADAPTER_FILES[1:])),
+    ):
+        if first and second:
+            raise _two_models(folder, first, second)
+
+
+def check_no_adapter(folder: Path) -> None:
+    """As `check_one_model`, of a language model: others keep its weights in several formats."""
+    whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
+    if whole and adapter:
+        raise _two_models(folder, whole, adapter)
+
+
+def check_stage1(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Refuse a whole model beside what another training's stage 1 left.
+
+    Our own stage 1 writes both, with the same weights.
+
+    Args:
+        folder: of a whole model.
+        tensors: its weights, by native names.
+
+    Raises:
+        MGMError: mining or projector differ.
+    """
+    file = folder / STAGE1_FILE
+    if not is_present(file):
+        return
+    for name, stage1 in native_tensors(lazy_tensors(file)).items():
+        own = tensors.get(name)
+        if not name.startswith(FRESH_PARTS):
+            continue
+        if own is None or own.shape != stage1.shape or not _same(own, stage1):
+            raise _two_models(folder, _whole_files(folder)[:1], [STAGE1_FILE])
+
+
+def _same(first: LazyTensor, second: LazyTensor) -> bool:
+    return torch.equal(first.read(), second.read().to(first.dtype))
+
+
+def _two_models(folder: Path, first: list[str], second: list[str]) -> MGMError:
+    return MGMError(
+        f"{folder}: holds two models, {first[0]} and {second[0]}, and cannot tell which was meant; "
+        f"delete {' and '.join(first)}, or {' and '.join(second)}"
+    )
+
+
+def _present(folder: Path, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if is_present(folder / name)]
+
+
+def _whole_files(folder: Path) -> list[str]:
+    """What holds all weights; beside another such file, an index without its files is none."""
+    found = _present(folder, _WHOLE)
+    if len(found) < 2:
+        return found
+    return [name for name in found if not name.endswith(".json") or _has_shard(folder / name)]
+
+
+def _has_shard(index: Path) -> bool:
+    shards = read_json(index).get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else ()
+    return any(is_present(index.parent / name) for name in names)
