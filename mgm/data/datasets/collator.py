@@ -75,7 +75,7 @@ class Collator:
             `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
             the samples hold it: the images of all samples in the order of their markers; and
             `index` (batch), the samples' places in their file, where they have one; and
-            `label_groups` (batch, length), where all have it, the number of their `source`.
+            `loss_group_ids` (batch, length), where all have it, the number of their `source`.
 
         Raises:
             MGMError: no sample so far, of many, has a label.
@@ -97,7 +97,7 @@ class Collator:
             batch["index"] = torch.cat(places)
         if all("source" in sample for sample in samples):
             sources = torch.stack([sample["source"].reshape(1) for sample in samples])
-            batch["label_groups"] = sources.expand_as(batch["labels"]).clone()
+            batch["loss_group_ids"] = sources.expand_as(batch["labels"]).clone()
         for name in ("pixel_values", "pixel_values_aux"):
             images = [sample[name] for sample in samples if len(sample.get(name, ()))]
             if images:

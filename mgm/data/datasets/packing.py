@@ -114,8 +114,8 @@ class PackedCollator:
             found = [batch[name] for batch in batches if name in batch]
             if found:
                 made[name] = torch.cat(found)
-        if all("label_groups" in batch for batch in batches):
-            made["label_groups"] = pad_rows(joined("label_groups"), 0)
+        if all("loss_group_ids" in batch for batch in batches):
+            made["loss_group_ids"] = pad_rows(joined("loss_group_ids"), 0)
         return made
 
     def report(self) -> None:

@@ -77,8 +77,9 @@ class HoldOut:
             batch.pop("index", None)
             if number >= len(batches):
                 batch["labels"].fill_(IGNORED)
-            batch.setdefault("label_groups", torch.zeros_like(batch["labels"]))
-            found = cast(nn.Module, model)(**trainer.prepare_inputs(batch)).group_losses.to(sums)
+            batch.setdefault("loss_group_ids", torch.zeros_like(batch["labels"]))
+            inputs = trainer.prepare_inputs(batch)
+            found = cast(nn.Module, model)(**inputs, skip_logits=True).group_losses.to(sums)
             sums.index_add_(0, found[:, 0].long(), found[:, 1:])
         return summed_over_processes(sums)
 
