@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
-from mgm.data.sources.bad_samples import FILE, SKIP, Quarantine
+from mgm.data.sources.bad_samples import FILE, SKIP, BadSamples, described, nothing_usable
 from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.model.files.json_file import read_json
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
@@ -34,6 +35,10 @@ logger = logging.getLogger("mgm.train")
 
 # What gloo and NCCL say when a process that they wait for is gone.
 LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+
+
+# What comes before the error's own line where a worker of the data loader raised it.
+_ERROR_OF_OURS = re.compile(r".*\bmgm(\.\w+)+Error: ", re.DOTALL)
 
 
 def main() -> None:
@@ -81,10 +86,10 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
     adapted = training.lora_enable
     model, processor = starting_point(arguments, None if adapted else checkpoint)
-    quarantine = None
+    bad_samples = None
     if data_flags.bad_samples == SKIP:
-        quarantine = Quarantine(output / FILE, training.process_index == 0, checkpoint is None)
-    data = RunData.open(arguments, model, processor, quarantine)
+        bad_samples = BadSamples(output / FILE, training.process_index == 0, checkpoint is None)
+    data = RunData.open(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, adapted)
     adapter = None
     if adapted:
@@ -120,7 +125,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         hold_out=data.hold_out,
         processing_class=processor,
     )
-    if quarantine is None and not data_flags.streaming:  # or what is bad would be listed twice
+    if not data_flags.streaming:
         trainer.add_callback(Trial(trainer))
     if benchmarks is not None:
         benchmarks.report_to(trainer)
@@ -153,9 +158,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         ) from error
     finally:
         trainer.progress.close()
-    data.collator.report()
-    if quarantine is not None and (left := int(quarantine.count)):
-        logger.warning("%d samples could not be used; %s lists them", left, quarantine.file)
+    _report(trainer, data, bad_samples)
     trainer.save_model()
     if training.process_index == 0:
         draw_curves(trainer.state.log_history, output)
@@ -176,6 +179,26 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
+def _report(trainer: MGMTrainer, data: RunData, bad_samples: BadSamples | None) -> None:
+    """Log what was cut, skipped and not learned from.
+
+    Raises:
+        MGMError: no step learned anything.
+    """
+    bad = [] if bad_samples is None else bad_samples.entries()
+    if bad and trainer.empty_steps and not trainer.learned_steps:
+        raise nothing_usable(data.samples.path, bad)
+    data.collator.report()
+    if trainer.empty_steps:
+        steps = trainer.empty_steps + trainer.learned_steps
+        logger.warning("%d of %d steps had nothing to learn from", trainer.empty_steps, steps)
+    if bad_samples is not None and bad:
+        logger.warning(
+            "%d samples could not be used and were skipped (%s); %s lists them",
+            *(len(bad), described(bad), bad_samples.file),
+        )
+
+
 def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
     """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
     model_flags, _, training = arguments
@@ -192,7 +215,7 @@ def _without_traceback(error: MGMError) -> MGMError:
     text = str(error)
     if "in DataLoader worker process" not in text:
         return error
-    return MGMError(text.rsplit("MGMError: ", 1)[-1].strip())
+    return MGMError(_ERROR_OF_OURS.sub("", text).strip())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ all of them as they are.
 
 import argparse
 import base64
+import errno
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +22,11 @@ from tqdm import tqdm
 from mgm.atomic import atomic_file
 from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, examine
 from mgm.data.doctor.sample_html import sample_page
+from mgm.data.images.loading import file_fault
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.hf_table import TableRows, is_table
 from mgm.data.sources.sample import SampleError, check_sample, raw_samples
+from mgm.data.sources.text_checks import dump_json
 from mgm.data.text.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, run_command, write_output
 
@@ -76,22 +79,26 @@ class _JSONRows:
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the samples, in the format of the name's ending."""
         kept = [self.samples[place] for place in places]
-        dump = partial(json.dumps, ensure_ascii=False)
-        lines = "".join(f"{dump(sample)}\n" for sample in kept)
-        text = lines if file.suffix == ".jsonl" else dump(kept, indent=1)
-        file.write_text(text, encoding="utf-8")
+        texts = [dump_json(sample) for sample in kept]
+        lines = "\n".join(texts) if file.suffix == ".jsonl" else "[\n" + ",\n".join(texts) + "\n]"
+        file.write_text(f"{lines}\n", encoding="utf-8")
 
 
 def _content(rows: TableRows | _JSONRows, folder: Path, name: str) -> bytes:
     inside = rows.image(name)
-    return (folder / name).read_bytes() if inside is None else inside
+    if inside is not None:
+        return inside
+    path = folder / name
+    if fault := file_fault(path):
+        raise FileNotFoundError(errno.ENOENT, fault, f"{path!s:.200}")
+    return path.read_bytes()
 
 
 def _address(rows: TableRows | _JSONRows, folder: Path, name: str) -> str:
     """For a page: of a file, or the image itself."""
     inside = rows.image(name)
     if inside is None:
-        return str((folder / name).absolute())
+        return (folder / name).absolute().as_uri()
     return f"data:image;base64,{base64.b64encode(inside).decode()}"
 
 
@@ -226,13 +233,16 @@ def _write_page(
                 sample, template, processor, address, f"{options.file.name}: sample {options.show}"
             ),
             encoding="utf-8",
+            errors="backslashreplace",  # a path may hold bytes that are no UTF-8
         )
     write_output(f"{options.page}: sample {options.show}\n")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_file(path) as part:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+        # A path may hold bytes that are no UTF-8.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 if __name__ == "__main__":

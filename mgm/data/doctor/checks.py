@@ -101,7 +101,8 @@ def examine(
     Args:
         file: in the published format.
         raw: what it holds (`raw_samples`).
-        read: the bytes of an image by its name; raises OSError.
+        read: the bytes of an image by its name; raises FileNotFoundError, with why there is no
+            such file, or another OSError.
         processor: of the model to train, which tells lengths; None: they are not looked at.
         max_length: positions of a sample that are kept, image positions included.
         workers: threads that read images.
@@ -161,8 +162,8 @@ def _look_at(read: Callable[[str], bytes], name: str) -> tuple[str, str, tuple[i
     try:
         content = read(name)
         size = open_image(content, name, STORED).size
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as fault:
-        return "missing image", f"{fault.filename}: there is no such file", None
+    except FileNotFoundError as fault:
+        return "missing image", f"{fault.filename}: {fault.strerror}", None
     except (MGMError, OSError) as fault:
         return "broken image", str(fault), None
     return "", hashlib.sha256(content).hexdigest(), size

@@ -28,11 +28,12 @@ from mgm.data.sources.sample import (
     raw_samples,
     unreadable,
 )
+from mgm.data.sources.text_checks import JSON
 from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # bytes of a data file whose index is saved
 PIECE = 16 * 2**20  # bytes that are read at once
-VERSION = 1
+VERSION = 2  # of the checks too: what they find is saved
 SUFFIX = ".mgm-index.npz"
 
 
@@ -48,7 +49,7 @@ class SampleIndex:
         images: how many it has.
         names: its image paths, as a JSON list each, one behind the other, in UTF-8.
         name_ends: byte after the last of each sample's list; an empty one has none.
-        faults: place and text of each sample that cannot be used, as JSON in UTF-8.
+        faults: index, kind of fault and error of each sample that cannot be used, as JSON in UTF-8.
         stamp: version of this format, bytes of the file, and when it was changed, in nanoseconds.
     """
 
@@ -90,9 +91,9 @@ class SampleIndex:
         text = self.names[begin : int(self.name_ends[row])].tobytes()
         return tuple(json.loads(text)) if text else ()
 
-    def fault_list(self) -> list[tuple[int, str]]:
-        """Place and text of each sample that cannot be used."""
-        return [(place, text) for place, text in json.loads(self.faults.tobytes())]
+    def fault_list(self) -> list[tuple[int, str, str]]:
+        """Index, kind of fault (`SampleError.kind`) and error of each sample that is bad."""
+        return [(index, kind, text) for index, kind, text in json.loads(self.faults.tobytes())]
 
     @classmethod
     def saved(cls, home: Path, stamp: np.ndarray) -> Self | None:
@@ -128,12 +129,12 @@ class SampleIndex:
         numbers: list[tuple[int, int, int, int, int]] = []
         names = bytearray()
         name_ends: list[int] = []
-        faults: list[tuple[int, str]] = []
+        faults: list[tuple[int, str, str]] = []
         for count, (start, end, raw) in enumerate(elements):
             try:
                 sample = check_sample(raw, f"{label}: sample {count}")
             except SampleError as fault:
-                faults.append((count, str(fault)))
+                faults.append((count, fault.kind, str(fault)))
                 continue
             numbers.append((count, start, end, sample.words, len(sample.images)))
             names += json.dumps(sample.files).encode() if sample.files else b""
@@ -187,7 +188,7 @@ class SampleFile:
 def _stamp(file: Path) -> np.ndarray:
     try:
         found = file.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise unreadable(file, error) from error
     return np.array([VERSION, found.st_size, found.st_mtime_ns], dtype=np.int64)
 
@@ -227,7 +228,7 @@ def _lines(file: Path) -> Iterator[tuple[int, int, Any]]:
 
 def _list(file: Path) -> Iterator[tuple[int, int, Any]]:
     """Elements of a JSON list, of which as much is in memory as `PIECE`, or as the longest one."""
-    decode = json.JSONDecoder().raw_decode
+    decode = JSON.raw_decode
     with file.open("rb") as content:
         pieces = _Text(content)
         if pieces.peek() != "[":

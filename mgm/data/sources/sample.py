@@ -1,12 +1,12 @@
 """Training samples in the published JSON format, read and checked."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgm.data.sources.text_checks import JSON, text_fault
 from mgm.data.text.conversation import Segment, Turn, move_image_first, training_segments
 from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.errors import MGMError, one_line
@@ -168,7 +168,33 @@ def check_sample(raw: Any, where: str) -> Sample:
             f"image{'s' * (len(images) != 1)} in field 'image'; give one image for each marker",
             "markers",
         )
-    return Sample(turns, images, greeting)
+    return checked_sample(Sample(turns, images, greeting), where)
+
+
+def checked_sample(sample: Sample, where: str) -> Sample:
+    """`sample`, if its texts and image names can be used and there is a word or an image in it.
+
+    Args:
+        sample: as it was read.
+        where: what errors begin with.
+
+    Raises:
+        SampleError: says which message or image cannot be used, and why.
+    """
+    messages = [] if sample.greeting is None else [sample.greeting]
+    messages += [text for turn in sample.turns for text in turn if text is not None]
+    named = [(f"message {number}", text) for number, text in enumerate(messages)]
+    named += [
+        (f"the name of image {number}", image)
+        for number, image in enumerate(sample.images, start=1)
+        if isinstance(image, str)
+    ]
+    for name, text in named:
+        if fault := text_fault(text):
+            raise SampleError(f"{where}: {name} {fault}")
+    if not sample.images and not sample.words:
+        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
+    return sample
 
 
 def _text(message: Any, index: int, where: str) -> str:
@@ -204,7 +230,7 @@ def _images(found: Any, where: str) -> tuple[str | bytes, ...]:
 def parse(text: str, where: str) -> Any:
     """The content of JSON; raises a `SampleError` that begins with `where`."""
     try:
-        return json.loads(text)
+        return JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise SampleError(
             f"{where}: is not valid JSON ({one_line(error)}); mend it there, or write it again"
