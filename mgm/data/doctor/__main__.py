@@ -28,7 +28,7 @@ from mgm.data.sources.hf_table import TableRows, is_table
 from mgm.data.sources.sample import SampleError, check_sample, raw_samples
 from mgm.data.sources.text_checks import dump_json
 from mgm.data.text.templates import get_template, version_template
-from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 
 SHOWN = 3  # findings of a kind; the report has all of them
 
@@ -157,7 +157,9 @@ def summary(examination: Examination) -> str:
         mark = "note " if kind in USABLE else "fault"
         lines.append(f"{mark} {counts[kind]:>7,} x {kind}: a sample {meaning}")
         found = [finding for finding in examination.findings if finding.kind == kind]
-        lines += [f"          {finding.sample}: {finding.text}" for finding in found[:SHOWN]]
+        lines += [
+            f"          {finding.sample}: {one_line(finding.text)}" for finding in found[:SHOWN]
+        ]
     if examination.lengths:
         lines.append(f"positions: {_spread(examination.lengths)}")
         lines.append(f"learned of them: {_spread(examination.supervised)}")
