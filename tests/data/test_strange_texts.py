@@ -226,3 +226,23 @@ def test_a_data_file_whose_name_is_no_text(folder, model, capsys):
     assert doctor.main(words) == 1
     assert "data\\udcff.json" in capsys.readouterr().out
     assert Path(folder / "report.json").read_text()
+
+
+def test_a_table_whose_bytes_are_no_text(folder, processor):
+    """parquet files do not check what they hold."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    answers = pa.array([b"whole", b"ok \xff\xfe", b"whole"])
+    column = pa.Array.from_buffers(pa.string(), 3, answers.buffers())
+    pa.parquet.write_table(
+        pa.table({"image": ["0.png"] * 3, "caption": column}), folder / "data.parquet"
+    )
+    path = folder / "data.parquet"
+    with pytest.raises(MGMError, match=r"sample 1: has a text that is not UTF-8"):
+        TrainingDataset(path, processor)
+    bad_samples = BadSamples(folder / "bad.jsonl")
+    assert len(TrainingDataset(path, processor, bad_samples=bad_samples)) == 2
+    assert [entry.sample for entry in bad_samples.entries()] == [1]
+    assert doctor.main([str(path), "--fix", str(folder / "clean.parquet")]) == 1
+    assert len(TrainingDataset(folder / "clean.parquet", processor)) == 2

@@ -124,9 +124,14 @@ def _samples(rows: Any, begin: str = "") -> Iterator[Any]:
         begin: of what faults say.
     """
     for start in range(0, len(rows), BATCH):
-        batch = _without_images(rows[start : start + BATCH])
+        batch = _decoded(rows[start : start + BATCH])
         for place, row in enumerate(batch, start=start):
             try:
+                if isinstance(row, UnicodeDecodeError):
+                    raise SampleError(
+                        f"{begin}sample {place}: has a text that is not UTF-8 ({row}); mend it, or "
+                        "take the row out"
+                    ) from row
                 yield as_sample(row, f"{begin}sample {place}")
             except SampleError as fault:
                 yield fault
@@ -195,6 +200,16 @@ def _files(folder: Path) -> list[str]:
         if found := sorted(map(str, folder.glob(f"*{ending}"))):
             return found
     return []
+
+
+def _decoded(table: "pyarrow.Table") -> Sequence[dict[str, Any] | UnicodeDecodeError]:
+    """Rows as `_without_images` gives them; of a row whose texts are not UTF-8 the error."""
+    try:
+        return _without_images(table)
+    except UnicodeDecodeError as error:
+        if len(table) == 1:
+            return [error]
+        return [row for n in range(len(table)) for row in _decoded(table.slice(n, 1))]
 
 
 def _without_images(table: "pyarrow.Table") -> list[dict[str, Any]]:
