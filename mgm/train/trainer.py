@@ -221,8 +221,10 @@ class MGMTrainer(Trainer):
             return
         self.empty_steps += 1
         cast(TrainingDataset, self.train_dataset).check_usable()
-        # DeepSpeed has made its step, and a scaler of gradients wants some.
-        if not self.is_deepspeed_enabled and self.accelerator.scaler is None:
+        # DeepSpeed has made its step, and a scaler of gradients wants some. Where the count is not
+        # that of all processes, others may have gradients.
+        counted = self.args.world_size == 1 or self.args.average_tokens_across_devices
+        if counted and not self.is_deepspeed_enabled and self.accelerator.scaler is None:
             self.model.zero_grad()  # to None: optimizers pass over such parameters
         if self.empty_steps == 1:
             logger.warning(

@@ -92,8 +92,10 @@ class Collator:
         self._check_labels(samples)
         places = [sample["index"].reshape(1) for sample in samples if "index" in sample]
         if not samples:  # the model runs all the same: other processes may wait for this one
-            pad = torch.tensor([self.pad_token_id])
-            samples = [{"input_ids": pad, "labels": torch.tensor([IGNORED]), **source}]
+            # Any word but the padding: where that is embedded as zeros all logits are zero, and the
+            # loss runs the model twice to find out what its head is, while other processes do not.
+            word = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
+            samples = [{"input_ids": word, "labels": torch.tensor([IGNORED]), **source}]
             places = [torch.zeros(0, dtype=torch.long)]
         rows = [sample["input_ids"] for sample in samples]
         labels = [sample["labels"] for sample in samples]
