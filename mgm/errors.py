@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NoReturn
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 READER_GONE = 141  # 128 + SIGPIPE: what a shell says of a program that nobody reads any more
 
 
@@ -50,7 +52,9 @@ def write_output(text: str) -> None:
     if sys.stdout is None:  # it was closed from the beginning
         return
     try:
-        sys.stdout.write(text)
+        # Names of files may hold what the terminal's encoding has no bytes for.
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
         # Python tries once more at its end, and would complain.
@@ -92,8 +96,12 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def one_line(message: object) -> str:
-    """The text of `message` with its lines, and what is blank around their breaks, joined."""
-    return " ".join(filter(None, map(str.strip, str(message).splitlines())))
+    """The text of `message` with its lines, and what is blank around their breaks, joined.
+
+    What no terminal or file can take (control characters, halves of surrogate pairs) is escaped.
+    """
+    text = " ".join(filter(None, map(str.strip, str(message).splitlines())))
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def hub_errors() -> tuple[type[Exception], ...]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import mgm
 from mgm.atomic import WriteErrors, atomic_file
-from mgm.data.sources.json_file import read_samples
+from mgm.data.sources.json.json_file import read_samples
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count

@@ -62,6 +62,7 @@ class MGMConfig(PretrainedConfig):
     """
 
     model_type = "mgm"
+    keys_to_ignore_at_inference = ["past_key_values", "group_losses"]  # noqa: RUF012
     sub_configs = {  # noqa: RUF012
         "text_config": PretrainedConfig,
         "vision_config": PretrainedConfig,

@@ -276,7 +276,8 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        label_groups: Tensor | None = None,
+        loss_group_ids: Tensor | None = None,
+        skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next token at every position.
@@ -290,14 +291,15 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             pixel_values_aux: as `get_image_features`.
             image_features: what `get_image_features` returned, instead of pixels.
             labels: (batch, length), -100 where nothing is to be learnt, as at image positions
-                whatever they hold; in training mode the loss comes without logits.
+                whatever they hold.
             inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.
             past_key_values: cache of earlier positions.
             use_cache: whether to return a cache.
             logits_to_keep: how many of the last positions get logits; 0: all.
-            label_groups: (batch, length), which labels belong together: the output has their
-                losses (`mgm.model.ops.causal_lm_loss.SupervisedOutput`), and no logits, as in
-                training.
+            loss_group_ids: (batch, length), the group of each label, such as the number of its data
+                source; without logits, the output has the loss of each group
+                (`mgm.model.ops.causal_lm_loss.SupervisedOutput`).
+            skip_logits: whether the loss comes without logits; None: in training mode.
             **kwargs: for the language model, such as `num_items_in_batch` for its loss.
 
         Returns:
@@ -308,13 +310,13 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise MGMError("forward got both or none of input_ids and inputs_embeds; give one")
-        as_in_training = self.training or label_groups is not None
+        loss_only = self.training if skip_logits is None else skip_logits
         if input_ids is not None:
             seen = pixel_values is not None or pixel_values_aux is not None
             if image_features is None and seen:
                 image_features = self.get_image_features(pixel_values, pixel_values_aux)
             nothing = None
-            if image_features is None and labels is not None and as_in_training:
+            if image_features is None and labels is not None and loss_only:
                 nothing = self._nothing_seen()  # before the embedding, as with images
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
@@ -331,9 +333,11 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, IGNORED)
         routed = getattr(self.config.text_config, "output_router_logits", False)
-        if labels is not None and as_in_training and not routed:
+        if routed and not self.training:
+            inputs["output_router_logits"] = False  # only training has a use for their loss
+        if labels is not None and loss_only and not (routed and self.training):
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
-            inputs["label_groups"] = label_groups
+            inputs["loss_group_ids"] = loss_group_ids
             return self._supervised_loss(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.atomic import WriteErrors
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
-from mgm.data.sources.bad_samples import FILE, SKIP, Quarantine
+from mgm.data.sources.bad_samples import FILE, SKIP, BadSamples, described, nothing_usable
 from mgm.errors import MGMError, one_line, run_command, write_output
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_file import read_json
@@ -50,6 +51,10 @@ logger = logging.getLogger("mgm.train")
 SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
 # What gloo and NCCL say when a process that they wait for is gone.
 LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+
+
+# What comes before the error's own line where a worker of the data loader raised it.
+_ERROR_OF_OURS = re.compile(r".*\bmgm(\.\w+)+Error: ", re.DOTALL)
 
 
 def program() -> None:
@@ -123,10 +128,10 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     if adapted:
         _check_base(model_flags, training, checkpoint)
     model, processor = starting_point(arguments, None if adapted else checkpoint)
-    quarantine = None
+    bad_samples = None
     if data_flags.bad_samples == SKIP:
-        quarantine = Quarantine(output / FILE, training.process_index == 0, checkpoint is None)
-    data = RunData.open(arguments, model, processor, quarantine)
+        bad_samples = BadSamples(output / FILE, training.process_index == 0, checkpoint is None)
+    data = RunData.open(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, adapted)
     adapter = None
     if adapted:
@@ -165,13 +170,13 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         hold_out=data.hold_out,
         processing_class=processor,
     )
-    if quarantine is None and not data_flags.streaming:  # or what is bad would be listed twice
+    if not data_flags.streaming:
         trainer.add_callback(Trial(trainer))
     if benchmarks is not None:
         benchmarks.report_to(trainer)
     try:
         with WriteErrors(output):  # by whoever writes there: curves, reports
-            _set_others_aside(training, checkpoint, quarantine)
+            _set_others_aside(training, checkpoint, bad_samples)
             _train(trainer, checkpoint)
     except MGMError as error:
         raise _without_traceback(error) from error
@@ -199,9 +204,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         ) from error
     finally:
         trainer.progress.close()
-    data.collator.report()
-    if quarantine is not None and (left := int(quarantine.count)):
-        logger.warning("%d samples could not be used; %s lists them", left, quarantine.file)
+    _report(trainer, data, bad_samples)
     trainer.save_model()
     if training.process_index == 0:
         draw_curves(trainer.state.log_history, output)
@@ -229,13 +232,13 @@ def _check_base(flags: ModelArguments, training: TrainingArguments, resumed: Pat
 
 
 def _set_others_aside(
-    training: TrainingArguments, resumed: Path | None, quarantine: Quarantine | None
+    training: TrainingArguments, resumed: Path | None, bad_samples: BadSamples | None
 ) -> None:
     """Have the first process do it, when all have looked for the checkpoint to go on from."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
     if training.process_index == 0:
-        files = () if quarantine is not None else (FILE,)
+        files = () if bad_samples is not None else (FILE,)
         set_others_aside(Path(str(training.output_dir)), resumed, files)
 
 
@@ -264,6 +267,26 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
+def _report(trainer: MGMTrainer, data: RunData, bad_samples: BadSamples | None) -> None:
+    """Log what was cut, skipped and not learned from.
+
+    Raises:
+        MGMError: no step learned anything.
+    """
+    bad = [] if bad_samples is None else bad_samples.entries()
+    if bad and trainer.empty_steps and not trainer.learned_steps:
+        raise nothing_usable(data.samples.path, bad)
+    data.collator.report()
+    if trainer.empty_steps:
+        steps = trainer.empty_steps + trainer.learned_steps
+        logger.warning("%d of %d steps had nothing to learn from", trainer.empty_steps, steps)
+    if bad_samples is not None and bad:
+        logger.warning(
+            "%d samples could not be used and were skipped (%s); %s lists them",
+            *(len(bad), described(bad), bad_samples.file),
+        )
+
+
 def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
     """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
     model_flags, _, training = arguments
@@ -280,7 +303,7 @@ def _without_traceback(error: MGMError) -> MGMError:
     text = str(error)
     if "in DataLoader worker process" not in text:
         return error
-    return MGMError(text.rsplit("MGMError: ", 1)[-1].strip())
+    return MGMError(_ERROR_OF_OURS.sub("", text).strip())
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.packing import PackedCollator, PackedDataset
-from mgm.data.datasets.streaming import Order, StreamCollator, StreamedDataset
+from mgm.data.datasets.stream_order import Order
+from mgm.data.datasets.streaming import StreamCollator, StreamedDataset
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.bad_samples import BadSamples
 from mgm.data.sources.mixture_config import Source, read_mixture
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -46,7 +47,7 @@ class RunData:
         arguments: Arguments,
         model: MGMForConditionalGeneration,
         processor: MGMProcessor,
-        quarantine: Quarantine | None = None,
+        bad_samples: BadSamples | None = None,
     ) -> "RunData":
         """The data that the flags name.
 
@@ -54,7 +55,8 @@ class RunData:
             arguments: the flags.
             model: tells the limit of positions.
             processor: the model's.
-            quarantine: lists samples that cannot be used; None: one ends the run.
+            bad_samples: lists samples that cannot be used, which are skipped; None: one is an
+                error.
 
         Raises:
             MGMError: it is not there, or malformed.
@@ -62,10 +64,10 @@ class RunData:
         packing, limit = arguments[2].packing, model.config.model_max_length
         if packing and limit is None:
             raise MGMError("--packing needs --model_max_length, the positions of a row")
-        samples = _opened(arguments, processor, quarantine, limit)
+        samples = _opened(arguments, processor, bad_samples, limit)
         collator = replace(Collator.of(processor, limit), label=samples.label)
         collate = PackedCollator(collator) if packing else collator
-        hold_out = _hold_out(arguments, processor, limit)
+        hold_out = _hold_out(arguments, processor, bad_samples, limit)
         if isinstance(samples, StreamedDataset):
             return cls(samples, samples, collator, StreamCollator(collate), hold_out)
         items = samples
@@ -109,7 +111,7 @@ class RunData:
 
 
 def _opened(
-    arguments: Arguments, processor: MGMProcessor, quarantine: Quarantine | None, limit: int | None
+    arguments: Arguments, processor: MGMProcessor, bad_samples: BadSamples | None, limit: int | None
 ) -> TrainingDataset | MixedDataset | StreamedDataset:
     """One data file, those that a mixture names, or a stream of either."""
     _, data, training = arguments
@@ -125,20 +127,22 @@ def _opened(
         reader = (training.process_index, training.world_size)
         return StreamedDataset(
             *(data.data_path, sources or [alone], processor, order),
-            *(data.image_folder, quarantine, reader, data.image_orientation),
+            *(data.image_folder, bad_samples, reader, data.image_orientation),
         )
     if sources is None:
         return TrainingDataset(
-            *(data.data_path, processor, data.image_folder, quarantine),
+            *(data.data_path, processor, data.image_folder, bad_samples),
             *(data.data_config, data.data_split, data.image_orientation),
         )
     return MixedDataset(
-        *(Path(data.data_path), sources, processor, data.image_folder, quarantine),
+        *(Path(data.data_path), sources, processor, data.image_folder, bad_samples),
         *(arguments[2].order_seed, data.image_orientation),
     )
 
 
-def _hold_out(arguments: Arguments, processor: MGMProcessor, limit: int | None) -> HoldOut | None:
+def _hold_out(
+    arguments: Arguments, processor: MGMProcessor, bad_samples: BadSamples | None, limit: int | None
+) -> HoldOut | None:
     data = arguments[1]
     if data.eval_data_path is None:
         return None
@@ -146,8 +150,11 @@ def _hold_out(arguments: Arguments, processor: MGMProcessor, limit: int | None) 
     sources = read_mixture(path)
     if sources is None:
         samples = TrainingDataset(
-            data.eval_data_path, processor, folder, orientation=data.image_orientation
+            *(data.eval_data_path, processor, folder, bad_samples),
+            orientation=data.image_orientation,
         )
     else:
-        samples = MixedDataset(path, sources, processor, folder, orientation=data.image_orientation)
+        samples = MixedDataset(
+            *(path, sources, processor, folder, bad_samples), orientation=data.image_orientation
+        )
     return HoldOut(samples, Collator.of(processor, limit), data.eval_answers)

@@ -1,6 +1,7 @@
 """transformers' Trainer with our order of samples, groups of parameters, and saving."""
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -55,6 +56,8 @@ from mgm.train.lora.adapter import save_adapter
 from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
 from mgm.train.optim.param_groups import parameter_groups
 
+logger = logging.getLogger(__name__)
+
 
 class MGMTrainer(Trainer):
     """Trains a Mini-Gemini.
@@ -98,6 +101,7 @@ class MGMTrainer(Trainer):
         self.peak = known_peak()
         self.work = None if self.peak is None else RunWork(self.model)
         self.source_losses = SourceLosses(getattr(self.train_dataset, "source_names", ()))
+        self.learned_steps, self.empty_steps = 0, 0  # with labels, and without any
         self.places: list[int] = []  # in the data file, of the samples of this step
         self.unfinished: Path | None = None  # where a checkpoint is being written
         self.progress = Progress()
@@ -220,7 +224,31 @@ class MGMTrainer(Trainer):
             )
         if self.accelerator.sync_gradients:
             self.places = []
+            self._count_step(num_items_in_batch)
         return loss
+
+    def _count_step(self, labels: Any) -> None:
+        """Have a step that no process has a label for leave the weights as they are, and say so.
+
+        Raises:
+            MGMError: all samples turned out to be bad.
+        """
+        if labels is None or int(labels):
+            self.learned_steps += 1
+            return
+        self.empty_steps += 1
+        cast(TrainingDataset, self.train_dataset).check_usable()
+        # DeepSpeed has made its step, and a scaler of gradients wants some. Where the count is not
+        # that of all processes, others may have gradients.
+        counted = self.args.world_size == 1 or self.args.average_tokens_across_devices
+        if counted and not self.is_deepspeed_enabled and self.accelerator.scaler is None:
+            self.model.zero_grad()  # to None: optimizers pass over such parameters
+        if self.empty_steps == 1:
+            logger.warning(
+                "step %d: none of its samples could be used, nothing is learned from it; more of "
+                "these are only counted",
+                self.state.global_step + 1,
+            )
 
     def compute_loss(
         self,

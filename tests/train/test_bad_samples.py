@@ -101,11 +101,16 @@ def test_strict_ends_the_run_and_names_the_first(flags):
 def test_nothing_usable_is_an_error(flags, tmp_path):
     path = tmp_path / "none.json"
     path.write_text(json.dumps([1, 2]))
-    with pytest.raises(MGMError, match="none of its samples can be used"):
+    with pytest.raises(
+        MGMError,
+        match=r"no usable samples \(2 malformed\); the first: .*sample 0: ",
+    ):
         run(words(flags | {"data_path": path, "bad_samples": "skip"}))
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]
     path.write_text(json.dumps([{"image": "gone.png", "conversations": turns}]))
-    with pytest.raises(MGMError, match="no sample has all its images"):
+    with pytest.raises(
+        MGMError, match=r"no usable samples \(1 missing image\).*gone\.png: there is no"
+    ):
         run(words(flags | {"data_path": path, "bad_samples": "skip"}))
 
 

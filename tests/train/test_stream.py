@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from mgm.data.datasets import streaming as module
+from mgm.data.datasets import stream_order as module
 from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.packing import PackedCollator
 from mgm.data.datasets.streaming import PLACES, Order, StreamCollator, StreamedDataset
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.bad_samples import BadSamples
 from mgm.data.sources.mixture_config import Source
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
@@ -166,20 +166,20 @@ def test_bad_samples(processor, tmp_path):
     tar = str(write_tar(tmp_path / "a.tar", members))
     with pytest.raises(MGMError, match=r"a\.tar: sample [12]"):
         list(islice(streamed(tar, processor), 8))
-    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
-    items = list(islice(streamed(tar, processor, quarantine=quarantine), 8))
+    bad_samples = BadSamples(tmp_path / "quarantine.jsonl")
+    items = list(islice(streamed(tar, processor, bad_samples=bad_samples), 8))
     kept = [index for (index,), (item, _) in zip(indices(items), items, strict=True)
             if "input_ids" in item]  # fmt: skip
     assert set(kept) == {0}
-    listed = [json.loads(line) for line in quarantine.file.read_text().splitlines()]
+    listed = [json.loads(line) for line in bad_samples.file.read_text().splitlines()]
     assert {entry["sample"] for entry in listed} == {1, 2}
     assert all("a.tar: sample" in entry["reason"] for entry in listed)
 
 
 def test_nothing_that_can_be_used_is_no_endless_search(processor, tmp_path):
     tar = str(write_tar(tmp_path / "a.tar", [("0.json", "{")]))
-    stream = streamed(tar, processor, quarantine=Quarantine(tmp_path / "quarantine.jsonl"))
-    with pytest.raises(MGMError, match="none of its samples can be used"):
+    stream = streamed(tar, processor, bad_samples=BadSamples(tmp_path / "quarantine.jsonl"))
+    with pytest.raises(MGMError, match=r"no usable samples \(1 malformed\)"):
         next(iter(stream))
 
 

@@ -24,6 +24,11 @@ def count_tokens(batch: Mapping[str, Tensor]) -> Tensor | int:
     return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
+def is_usable(sample: Mapping[str, Tensor]) -> bool:
+    """Whether there is something in a sample of a `TrainingDataset`: of a bad one is its index."""
+    return "input_ids" in sample
+
+
 def _counts() -> Tensor:
     return torch.zeros(4, dtype=torch.long).share_memory_()  # of all worker processes together
 
@@ -68,24 +73,30 @@ class Collator:
         )
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Make a batch.
+        """Make a batch of those samples that are not skipped.
+
+        Where all are, it is one position without a label, which teaches nothing.
 
         Returns:
             `input_ids`, `labels` and `attention_mask` (batch, length); with images also
             `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
             the samples hold it: the images of all samples in the order of their markers; and
-            `index` (batch), the samples' places in their file, where they have one; and
-            `label_groups` (batch, length), where all have it, the number of their `source`.
+            `index` (samples), the places in their file of those that are there; and
+            `loss_group_ids` (batch, length), where all have it, the number of their `source`.
 
         Raises:
             MGMError: no sample so far, of many, has a label.
         """
-        places = [sample["index"].reshape(1) for sample in samples if "index" in sample]
-        # What is under quarantine holds nothing; a batch of nothing else teaches nothing.
-        samples = [self._truncate(sample) for sample in samples if "input_ids" in sample] or [
-            {"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}
-        ]
+        source = {name: samples[0][name] for name in ("source",) if samples and name in samples[0]}
+        samples = [self._truncate(sample) for sample in samples if is_usable(sample)]
         self._check_labels(samples)
+        places = [sample["index"].reshape(1) for sample in samples if "index" in sample]
+        if not samples:  # the model runs all the same: other processes may wait for this one
+            # Any word but the padding: where that is embedded as zeros all logits are zero, and the
+            # loss runs the model twice to find out what its head is, while other processes do not.
+            word = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
+            samples = [{"input_ids": word, "labels": torch.tensor([IGNORED]), **source}]
+            places = [torch.zeros(0, dtype=torch.long)]
         rows = [sample["input_ids"] for sample in samples]
         labels = [sample["labels"] for sample in samples]
         batch = {
@@ -97,7 +108,7 @@ class Collator:
             batch["index"] = torch.cat(places)
         if all("source" in sample for sample in samples):
             sources = torch.stack([sample["source"].reshape(1) for sample in samples])
-            batch["label_groups"] = sources.expand_as(batch["labels"]).clone()
+            batch["loss_group_ids"] = sources.expand_as(batch["labels"]).clone()
         for name in ("pixel_values", "pixel_values_aux"):
             images = [sample[name] for sample in samples if len(sample.get(name, ()))]
             if images:

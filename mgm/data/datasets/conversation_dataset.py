@@ -4,7 +4,8 @@
 """
 
 import os
-from functools import cache, cached_property
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mgm.data.images.loading import open_image
+from mgm.data.datasets.image_files import missing_images
+from mgm.data.images.loading import open_data_image
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.bad_samples import (
+    MISSING_IMAGE,
+    BadSample,
+    BadSamples,
+    bad_sample,
+    nothing_usable,
+)
 from mgm.data.sources.hf_table import TableFile, is_table
-from mgm.data.sources.json_index import SampleFile
-from mgm.data.sources.sample import Sample
+from mgm.data.sources.json.json_index import SampleFile
+from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import TARS
 from mgm.data.text.templates import Template, get_template
 from mgm.errors import MGMError
+from mgm.model.ops.causal_lm_loss import IGNORED
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
@@ -36,7 +45,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
         conversation: name of the template; by default the processor's.
-        quarantine: lists malformed samples, which are left out; None: one ends it all.
+        bad_samples: lists malformed samples, which are skipped; None: one is an error.
         config: of a data set on the hub: which part.
         split: of a data set.
         orientation: of images, "stored" or "upright" (see `open_image`).
@@ -51,7 +60,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         processor: MGMProcessor,
         image_folder: str | os.PathLike[str] | None = None,
         conversation: str | None = None,
-        quarantine: Quarantine | None = None,
+        bad_samples: BadSamples | None = None,
         config: str | None = None,
         split: str = "train",
         orientation: str = STORED,
@@ -62,15 +71,14 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         if self.image_folder.is_file():
             raise MGMError(f"{self.image_folder}: is a file; --image_folder names a folder")
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
-        self.quarantine = quarantine
+        self.bad_samples = bad_samples
         self.samples = _opened(str(path), config, split)
-        for place, fault in self.samples.index.fault_list():
-            if quarantine is None:
-                raise MGMError(fault)
-            self._leave_out(place, fault)
-        if not len(self.samples):
-            raise MGMError(f"{self.path}: none of its samples can be used; mend them")
         self.rows = np.arange(len(self.samples))  # of those that are used
+        self._malformed = [
+            BadSample(str(self.path), place, kind, fault)
+            for place, kind, fault in self.samples.index.fault_list()
+        ]
+        self._skip(self._malformed)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,9 +118,19 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         """One sample as it was read, and where its image paths begin."""
         return self.samples[int(self.rows[index])], self.image_folder
 
-    def _leave_out(self, place: int, reason: str) -> None:
-        if self.quarantine is not None and self.quarantine.lists:
-            self.quarantine.add(place, reason)
+    def _skip(self, bad: Sequence[BadSample]) -> None:
+        """List what was found when the data was opened.
+
+        Raises:
+            MGMError: there is no list, so that the first bad sample ends the run; or no other
+                sample is left.
+        """
+        if bad and self.bad_samples is None:
+            raise MGMError(bad[0].reason)
+        if not len(self.rows):
+            raise nothing_usable(self.path, bad)
+        if self.bad_samples is not None and self.bad_samples.lists_data_files:
+            self.bad_samples.add(*bad)
 
     @cached_property
     def modality_lengths(self) -> list[int]:
@@ -166,10 +184,15 @@ def sample_tensors(
         MGMError: an image is missing or damaged.
     """
     ids, labels = encoded or processor.encode_segments(sample.segments(template))
+    if not any(label != IGNORED for label in labels[1:]):  # nothing predicts the first position
+        raise SampleError(
+            f"{where}: its answers are empty, so that nothing is learned; take it out",
+            "no answer",
+        )
     tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     if sample.images:
         images = [
-            open_image(image, f"{where}, image {number} of {len(sample.images)}", orientation)
+            open_data_image(image, f"{where}, image {number} of {len(sample.images)}", orientation)
             for number, image in enumerate(sample.image_sources(image_folder), start=1)
         ]
         tensors |= processor.image_processor(images, do_normalize=False)
@@ -184,7 +207,7 @@ class TrainingDataset(ConversationDataset):
             (`mgm.data.sources.hf_table.is_table`).
         processor: the model's processor.
         image_folder: where the files' image paths begin; by default the folder of `path`.
-        quarantine: lists samples that cannot be used, which are left out; None: one ends the run.
+        bad_samples: lists samples that cannot be used, which are skipped; None: one is an error.
         config: of a data set on the hub: which part.
         split: of a data set.
         orientation: of images.
@@ -200,76 +223,82 @@ class TrainingDataset(ConversationDataset):
         path: str | os.PathLike[str],
         processor: MGMProcessor,
         image_folder: str | os.PathLike[str] | None = None,
-        quarantine: Quarantine | None = None,
+        bad_samples: BadSamples | None = None,
         config: str | None = None,
         split: str = "train",
         orientation: str = STORED,
     ) -> None:
         super().__init__(
-            *(path, processor, image_folder, None, quarantine, config, split, orientation)
+            *(path, processor, image_folder, None, bad_samples, config, split, orientation)
         )
         self._check_files()
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """As of `ConversationDataset`, and `index`, which reports about the sample name.
 
-        Of a sample whose image is damaged, under quarantine: nothing but `index`.
+        Of a sample that turns out to be bad and is skipped: nothing but `index`.
         """
         number = self.place(index)
         place = {"index": torch.tensor(number)}
         try:
             return super().__getitem__(index) | place
         except MGMError as fault:
-            if self.quarantine is None:
+            if self.bad_samples is None:
                 raise
-            self.quarantine.add(number, str(fault))
+            self.bad_samples.add(bad_sample(self.path, number, fault))
             return place
+
+    def check_usable(self) -> None:
+        """Find out whether all samples turned out to be bad.
+
+        Raises:
+            MGMError: they did; says what is wrong with them.
+        """
+        if bad := self.all_bad:
+            raise nothing_usable(self.path, bad)
+
+    @property
+    def all_bad(self) -> list[BadSample]:
+        """What is wrong with each sample of the file; empty as long as one may be usable."""
+        if self.bad_samples is None:
+            return []
+        bad = self.bad_samples.entries([str(self.path)])
+        return bad if len(bad) == len(self.samples) + len(self._malformed) else []
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The data files, as `BadSample` has them."""
+        return (str(self.path),)
+
+    def location(self, index: int) -> tuple[str, int]:
+        """File of a sample and its index there, as `BadSample` has them."""
+        return str(self.path), self.place(index)
+
+    @property
+    def skipped(self) -> int:
+        """How many samples were skipped when the data was opened."""
+        return len(self.samples) + len(self._malformed) - len(self.rows)
 
     def label(self, index: int) -> str:
         """What reports call the sample whose `index` this is."""
         return str(index)
 
     def _check_files(self) -> None:
-        # Whole folders, since asking for file after file is slow on a network; 2 s for 600,000.
-        listing = cache(_listing)
-        missing: list[tuple[int, int, str]] = []
-        for index in self.image_counts.nonzero()[0].tolist():
-            for number, image in enumerate(self.samples.index.image_names(index), start=1):
-                if image is None:
-                    continue
-                file = os.path.join(self.image_folder, image)  # noqa: PTH118  a Path is slower
-                folder, name = os.path.split(file)
-                # A file system that ignores case lists another name than the sample has.
-                if name not in listing(folder) and not Path(file).exists():
-                    missing.append((index, number, file))
-        if missing and self.quarantine is not None:
-            self._leave_out_missing(missing)
-        elif missing:
-            index, number, file = missing[0]
-            place = f"sample {self.place(index)}, image {number} of {self.image_counts[index]}"
-            total = self.image_counts.sum()
+        indices = self.image_counts.nonzero()[0].tolist()
+        names = ((index, self.samples.index.image_names(index)) for index in indices)
+        missing, count = missing_images(names, self.image_folder)
+        if not missing:
+            return
+        if self.bad_samples is None:
+            index, reason = next(iter(missing.items()))
             raise MGMError(
-                f"{self.path}: {place}: {file}: there is no such file "
-                f"({len(missing)} of all {total} are missing); check the path and --image_folder"
+                f"{self.path}: sample {self.place(index)}, {reason} ({count} of all "
+                f"{self.image_counts.sum()} are missing); check the path and --image_folder"
             )
-
-    def _leave_out_missing(self, missing: list[tuple[int, int, str]]) -> None:
-        absent: dict[int, str] = {}
-        for index, number, file in missing:
-            absent.setdefault(index, f"image {number}: {file}: there is no such file")
-        for index, reason in absent.items():
-            self._leave_out(self.place(index), reason)
-        kept = np.setdiff1d(self.rows, list(absent))
-        if not len(kept):
-            raise MGMError(
-                f"{self.path}: no sample has all its images under {self.image_folder}; check "
-                "--image_folder"
-            )
-        self.rows = kept
-
-
-def _listing(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208  names are all that is needed
-    except OSError:
-        return frozenset()
+        bad = []
+        for index, reason in missing.items():
+            place = self.place(index)
+            text = f"{self.path}: sample {place}, {reason}; check --image_folder"
+            bad.append(BadSample(str(self.path), place, MISSING_IMAGE, text))
+        self.rows = np.setdiff1d(self.rows, list(missing))
+        self._skip(bad if len(self.rows) else [*self._malformed, *bad])

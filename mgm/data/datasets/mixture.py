@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.bad_samples import BadSample, BadSamples, nothing_usable
 from mgm.data.sources.mixture_config import Source
 from mgm.data.sources.sample import Sample
 
@@ -28,7 +28,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         sources: its files.
         processor: the model's processor.
         image_folder: of sources that name none; None: the folder of each.
-        quarantine: lists samples that cannot be used; None: one ends the run.
+        bad_samples: lists samples that cannot be used, which are skipped; None: one ends the run.
         seed: of which samples are seen once more, where a weight has a fraction.
         orientation: of images.
     """
@@ -39,11 +39,11 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         sources: Sequence[Source],
         processor: MGMProcessor,
         image_folder: str | None = None,
-        quarantine: Quarantine | None = None,
+        bad_samples: BadSamples | None = None,
         seed: int = 0,
         orientation: str = STORED,
     ) -> None:
-        self.orientation = orientation
+        self.orientation, self.bad_samples = orientation, bad_samples
         self.path, self.processor, self.sources = path, processor, sources
         self.parts: list[TrainingDataset] = []
         of_part, of_row = [], []
@@ -51,7 +51,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         for number, source in enumerate(sources):
             folder = source.image_folder or image_folder
             part = TrainingDataset(
-                *(source.path, processor, folder, quarantine),
+                *(source.path, processor, folder, bad_samples),
                 *(source.config, source.split, orientation),
             )
             times, fraction = divmod(source.weight, 1)
@@ -83,6 +83,34 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         """What reports call a sample."""
         part, row = self._find(index)
         return f"{part.place(row)} of {self.sources[self.part_of[index]].name}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The data files, as `BadSample` has them."""
+        return tuple(str(part.path) for part in self.parts)
+
+    def location(self, index: int) -> tuple[str, int]:
+        """See `TrainingDataset.location`."""
+        part, row = self._find(index)
+        return part.location(row)
+
+    @property
+    def skipped(self) -> int:
+        """How many samples of all files were skipped when they were opened."""
+        return sum(part.skipped for part in self.parts)
+
+    def check_usable(self) -> None:
+        """Find out whether all samples of all files turned out to be bad.
+
+        Raises:
+            MGMError: they did; says what is wrong with them.
+        """
+        bad: list[BadSample] = []
+        for part in self.parts:
+            if not part.all_bad:
+                return
+            bad += part.all_bad
+        raise nothing_usable(self.path, bad)
 
     def sample(self, index: int) -> tuple[Sample, Path]:
         """See `ConversationDataset.sample`."""

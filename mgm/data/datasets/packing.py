@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.collator import Collator, is_usable
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.text.padding import pad_rows
@@ -92,9 +92,11 @@ class PackedCollator:
         Returns:
             As `Collator`, with `position_ids` (batch, length) instead of an attention mask.
         """
-        batches = [self.collator([sample]) for row in rows for sample in row]
-        ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
-        spans = [range(end - len(row), end) for end, row in zip(ends, rows, strict=True)]
+        # Skipped samples take no positions; a row of nothing else is one without labels.
+        kept = [[[one] for one in row if is_usable(one)] or [list(row)] for row in rows]
+        batches = [self.collator(sample) for row in kept for sample in row]
+        ends = torch.tensor([len(row) for row in kept]).cumsum(0).tolist()
+        spans = [range(end - len(row), end) for end, row in zip(ends, kept, strict=True)]
 
         def joined(name: str) -> list[Tensor]:
             return [torch.cat([batches[index][name][0] for index in span]) for span in spans]
@@ -114,8 +116,8 @@ class PackedCollator:
             found = [batch[name] for batch in batches if name in batch]
             if found:
                 made[name] = torch.cat(found)
-        if all("label_groups" in batch for batch in batches):
-            made["label_groups"] = pad_rows(joined("label_groups"), 0)
+        if all("loss_group_ids" in batch for batch in batches):
+            made["loss_group_ids"] = pad_rows(joined("loss_group_ids"), 0)
         return made
 
     def report(self) -> None:
@@ -154,6 +156,10 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
     def label(self, index: int) -> str:
         """What reports call the sample whose `index` this is."""
         return self.dataset.label(index)
+
+    def check_usable(self) -> None:
+        """See `TrainingDataset.check_usable`."""
+        self.dataset.check_usable()
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
         """The samples of one row, each as of `TrainingDataset`."""

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.collator import Collator, is_usable
 from mgm.data.datasets.conversation_dataset import sample_tensors
 from mgm.data.datasets.packing import PackedCollator, pack
 from mgm.data.datasets.samplers import true_length_order
+from mgm.data.datasets.stream_order import Found, Order, Place
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.bad_samples import Quarantine
+from mgm.data.sources.bad_samples import BadSample, BadSamples, bad_sample, nothing_usable
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.mixture_config import Source
 from mgm.data.sources.sample import Sample, SampleError
@@ -30,61 +31,12 @@ from mgm.data.sources.shards import Shard, rows_of, shards_of
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 
-BLOCK = 512  # samples that are shuffled, grouped or packed with one another
 PLACES = 2**32  # samples of one shard, which count in a sample's `index`
 
 
 def stream_file(checkpoint: Path, process: int) -> Path:
     """Where a checkpoint says how far a process has read."""
     return checkpoint / f"stream-{process}.json"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a block is made into.
-
-    Attributes:
-        seed: of all that is drawn.
-        batch_size: of one process.
-        pack_to: positions of a packed row; None: samples stay alone.
-        by_length: whether a batch holds samples of about one length, of one modality.
-    """
-
-    seed: int
-    batch_size: int
-    pack_to: int | None = None
-    by_length: bool = False
-
-    @property
-    def block(self) -> int:
-        """Samples of a block: whole batches."""
-        return -(-BLOCK // self.batch_size) * self.batch_size
-
-
-@dataclass
-class Place:
-    """Where a reader is in one source.
-
-    Attributes:
-        round: how often it has seen all its shards.
-        shard: how many of this round's shards are behind it.
-        sample: how many samples of the shard that it reads.
-    """
-
-    round: int = 0
-    shard: int = 0
-    sample: int = 0
-
-
-@dataclass(frozen=True)
-class Found:
-    """A sample of a stream, and which one it is; with ids and labels where its length counted."""
-
-    sample: Sample
-    source: int
-    shard: int
-    number: int
-    encoded: tuple[list[int], list[int]] | None = None
 
 
 class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
@@ -96,7 +48,7 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         processor: the model's processor.
         order: what blocks are made into.
         image_folder: of sources that name none and whose images are files.
-        quarantine: lists samples that cannot be used; None: one ends the run.
+        bad_samples: lists samples that cannot be used, which are skipped; None: one ends the run.
         reader: number of this process, and of how many.
         orientation: of images.
 
@@ -111,13 +63,13 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         processor: MGMProcessor,
         order: Order,
         image_folder: str | None = None,
-        quarantine: Quarantine | None = None,
+        bad_samples: BadSamples | None = None,
         reader: tuple[int, int] = (0, 1),
         orientation: str = STORED,
     ) -> None:
         self.orientation = orientation
         self.path, self.sources, self.processor = path, sources, processor
-        self.order, self.quarantine, self.reader = order, quarantine, reader
+        self.order, self.bad_samples, self.reader = order, bad_samples, reader
         self.template = get_template(processor.conversation, processor.wrap_images)
         self.shards: list[list[Shard]] = [
             shards_of(source.path, source.config, source.split) for source in sources
@@ -139,6 +91,16 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         """What reports call the sample whose `index` this is."""
         shard, number = divmod(index, PLACES)
         return f"{number} of {self.names[shard]}"
+
+    def listed(self, source: int | None = None) -> list[BadSample]:
+        """The bad samples that are known, of one source or of all."""
+        if self.bad_samples is None:
+            return []
+        shards = self.names if source is None else [one.name for one in self.shards[source]]
+        return self.bad_samples.entries(shards)
+
+    def check_usable(self) -> None:
+        """Nothing: how many samples there are is not known; a reader finds out for itself."""
 
     def note(self, cursor: Mapping[str, Any]) -> None:
         """Remember that a batch was learned from: a saved run goes on behind it."""
@@ -184,6 +146,7 @@ class _Reader:
         rows = [self._source(number, place) for number, place in enumerate(places)]
         weights = [source.weight for source in stream.sources]
         size = stream.order.block
+        usable = bool(cursor)  # whether there was a usable sample; of an earlier run there was
         while True:
             start = [(place.round, place.shard, place.sample) for place in places]
             draw = random.Random(f"{stream.order.seed} {self.number} {block}")
@@ -193,7 +156,12 @@ class _Reader:
             for count, item in enumerate(items, start=1):
                 if count > done:
                     behind = {"block": block, "done": count, "places": start}
-                    yield self._made(item), behind
+                    made = self._made(item)
+                    parts = made if isinstance(made, list) else [made]
+                    usable = usable or any(map(is_usable, parts))
+                    yield made, behind
+            if not usable and all(place.round for place in places):  # all shards were read
+                raise nothing_usable(stream.path, stream.listed())
             block, done = block + 1, 0
 
     def _source(self, number: int, place: Place) -> Iterator[Found]:
@@ -219,10 +187,7 @@ class _Reader:
                             yield found
                 place.shard, place.sample = place.shard + 1, 0
             if not usable and begun == (0, 0):
-                raise MGMError(
-                    f"{stream.sources[number].path}: none of its samples can be used by reader "
-                    f"{self.number + 1} of {self.count}; give more, or fewer processes"
-                )
+                raise self._nothing_usable(number)
             place.round, place.shard = place.round + 1, 0
 
     def _checked(
@@ -231,14 +196,24 @@ class _Reader:
         try:
             sample = parse_sample(raw, f"{shard.name}: sample {number}")
         except SampleError as fault:
-            self._leave_out(number, fault)
+            self._skip(shard.name, number, fault)
             return None
         return Found(sample, source, shard_number, number)
 
-    def _leave_out(self, number: int, fault: MGMError) -> None:
-        if self.stream.quarantine is None:
+    def _skip(self, shard: str, number: int, fault: MGMError) -> None:
+        if self.stream.bad_samples is None:
             raise fault
-        self.stream.quarantine.add(number, str(fault))
+        self.stream.bad_samples.add(bad_sample(shard, number, fault))
+
+    def _nothing_usable(self, source: int) -> MGMError:
+        """The error of a source that has nothing for this reader."""
+        path = self.stream.sources[source].path
+        if bad := self.stream.listed(source):
+            return nothing_usable(path, bad)
+        return MGMError(
+            f"{path}: none of its samples can be used by reader {self.number + 1} of {self.count}; "
+            "give more, or fewer processes"
+        )
 
     def _ordered(self, block: list[Found], draw: random.Random) -> list[Any]:
         """Samples, or lists of them that make a row, in the order in which they are learned."""
@@ -279,7 +254,7 @@ class _Reader:
                 *(stream.folders[found.source], where, found.encoded, stream.orientation),
             )
         except MGMError as fault:
-            self._leave_out(found.number, fault)
+            self._skip(stream.names[found.shard], found.number, fault)
             return index
 
 

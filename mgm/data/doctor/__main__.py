@@ -9,6 +9,7 @@ all of them as they are.
 
 import argparse
 import base64
+import errno
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -21,14 +22,15 @@ from tqdm import tqdm
 from mgm.atomic import atomic_file
 from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, examine
 from mgm.data.doctor.sample_html import sample_page
-from mgm.data.images.loading import image_file
+from mgm.data.images.loading import file_fault, image_file
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.hf_table import TableRows, is_table
-from mgm.data.sources.json_file import read_records
+from mgm.data.sources.json.json_file import read_records
 from mgm.data.sources.sample import SampleError
+from mgm.data.sources.text_checks import dump_json
 from mgm.data.text.templates import get_template, version_template
-from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 
 SHOWN = 3  # findings of a kind; the report has all of them
 
@@ -83,25 +85,27 @@ class _JSONRows:
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the samples, in the format of the name's ending."""
-        kept = [self._records[place] for place in places]
-        dump = partial(json.dumps, ensure_ascii=False)
-        lines = "".join(f"{dump(sample)}\n" for sample in kept)
-        text = lines if file.suffix == ".jsonl" else dump(kept, indent=1)
-        file.write_text(text, encoding="utf-8")
+        kept = [dump_json(self._records[place]) for place in places]
+        lines = "\n".join(kept) if file.suffix == ".jsonl" else "[\n" + ",\n".join(kept) + "\n]"
+        file.write_text(f"{lines}\n", encoding="utf-8")
 
 
 def _content(rows: TableRows | _JSONRows, folder: Path, place: int, number: int) -> bytes:
     """The bytes of an image of a sample."""
     sample = parse_sample(rows.record(place), f"sample {place}")
     source = sample.image_sources(folder)[number]
-    return source.read_bytes() if isinstance(source, Path) else image_file(source, "URL")[0]
+    if not isinstance(source, Path):
+        return image_file(source, "URL")[0]
+    if fault := file_fault(source):
+        raise FileNotFoundError(errno.ENOENT, fault, f"{source!s:.200}")
+    return source.read_bytes()
 
 
 def _address(source: Path | str | bytes) -> str:
     """For a page: of a file, a URL, or the image itself."""
     if isinstance(source, bytes):
         return f"data:image;base64,{base64.b64encode(source).decode()}"
-    return source if isinstance(source, str) else str(source.absolute())
+    return source if isinstance(source, str) else source.absolute().as_uri()
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -159,7 +163,9 @@ def summary(examination: Examination) -> str:
         mark = "note " if kind in USABLE else "fault"
         lines.append(f"{mark} {counts[kind]:>7,} x {kind}: a sample {meaning}")
         found = [finding for finding in examination.findings if finding.kind == kind]
-        lines += [f"          {finding.sample}: {finding.text}" for finding in found[:SHOWN]]
+        lines += [
+            f"          {finding.sample}: {one_line(finding.text)}" for finding in found[:SHOWN]
+        ]
     if examination.lengths:
         lines.append(f"positions: {_spread(examination.lengths)}")
         lines.append(f"learned of them: {_spread(examination.supervised)}")
@@ -234,14 +240,18 @@ def _write_page(
     title = f"{options.file.name}: sample {options.show}"
     with atomic_file(options.page) as part:
         part.write_text(
-            sample_page(sample, template, processor, addresses, title), encoding="utf-8"
+            sample_page(sample, template, processor, addresses, title),
+            encoding="utf-8",
+            errors="backslashreplace",  # a path may hold bytes that are no UTF-8
         )
     write_output(f"{options.page}: sample {options.show}\n")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_file(path) as part:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+        # A path may hold bytes that are no UTF-8.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 if __name__ == "__main__":

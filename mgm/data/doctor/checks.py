@@ -104,7 +104,8 @@ def examine(
     Args:
         file: the data file.
         records: what it holds, in any format that `parse_sample` reads.
-        read: the bytes of an image; raises OSError or MGMError.
+        read: the bytes of an image; raises FileNotFoundError, with why there is no such file,
+            another OSError, or MGMError.
         processor: of the model to train, which tells lengths; None: they are not looked at.
         max_length: positions of a sample that are kept, image positions included.
         workers: threads that read images.
@@ -174,8 +175,8 @@ def _look_at(
     try:
         content = read(place, number)
         size = open_image(content, name, STORED).size
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as fault:
-        return "missing image", f"{fault.filename}: there is no such file", None
+    except FileNotFoundError as fault:
+        return "missing image", f"{fault.filename}: {fault.strerror}", None
     except (MGMError, OSError) as fault:
         return "broken image", str(fault), None
     return "", hashlib.sha256(content).hexdigest(), size

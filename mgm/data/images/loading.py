@@ -63,6 +63,35 @@ def open_image(
     return decode_image(content, name, orientation, limits)
 
 
+def open_data_image(
+    source: Path | str | bytes, label: str, orientation: str = UPRIGHT
+) -> Image.Image:
+    """An image of a data set: as `open_image`, but a path has to be that of a regular file.
+
+    Raises:
+        MGMError: there is no such file, it is a pipe or a device, or no image can be read from it.
+    """
+    if isinstance(source, Path) and (fault := file_fault(source)):
+        raise MGMError(f"{label}: {source!s:.200}: {fault}")
+    return open_image(source, label, orientation)
+
+
+def file_fault(path: str | os.PathLike[str]) -> str | None:
+    """Why a path is not that of a regular file, to follow its name; None: it is.
+
+    What a pipe or a device gives may never end, and a reader of a pipe waits for a writer.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  of a text too
+    except FileNotFoundError:
+        return "there is no such file"
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        return f"cannot be read ({_reason(error)})"
+    if stat.S_ISREG(mode):
+        return None
+    return f"is a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}; name an image file"
+
+
 def image_size(
     source: ImageSource, label: str = "image", limits: ImageLimits = LOCAL_LIMITS
 ) -> tuple[int, int]:

@@ -1,46 +1,118 @@
-"""Samples that cannot be used: counted and listed, and never replaced by others."""
+"""Samples that cannot be used: one ends a run, or all are skipped, counted and listed."""
 
+import fcntl
 import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import BinaryIO
 
 from mgm.errors import MGMError, one_line
 
 STRICT, SKIP = "strict", "skip"
 POLICIES = (STRICT, SKIP)
 FILE = "quarantine.jsonl"
+BROKEN_IMAGE = "broken image"
+MISSING_IMAGE = "missing image"
 
 
-class Quarantine:
-    """The list of samples that a run leaves out; worker processes share it.
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be used.
 
-    Args:
-        file: gets a line for each, `{"sample": place in the data file, "reason": text}`.
-        lists: whether this process lists what all of them find while they read the data file.
-        begin: whether an earlier list is removed.
+    Attributes:
+        file: data file, or shard of a stream.
+        sample: its index in the file.
+        kind: what is wrong, as the data doctor names it (`mgm.data.doctor.checks.KINDS`).
+        reason: the error, which names file, sample and what was found.
     """
 
-    def __init__(self, file: Path, lists: bool = True, begin: bool = True) -> None:
+    file: str
+    sample: int
+    kind: str
+    reason: str
+
+
+def bad_sample(file: object, sample: int, error: MGMError) -> BadSample:
+    """What an error says of a sample; an error without a `kind` is one of its images."""
+    return BadSample(str(file), sample, getattr(error, "kind", BROKEN_IMAGE), str(error))
+
+
+def described(bad: Sequence[BadSample]) -> str:
+    """How many there are of each kind, such as "3 broken image, 1 malformed"."""
+    counts = Counter(entry.kind for entry in bad)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+
+
+def nothing_usable(source: object, bad: Sequence[BadSample]) -> MGMError:
+    """The error of data whose samples are all bad: counts by kind, and the first of them."""
+    first = min(bad, key=lambda entry: (entry.file, entry.sample)).reason
+    return MGMError(f"{source}: no usable samples ({described(bad)}); the first: {first}")
+
+
+class BadSamples:
+    """The list of samples that a run skips: a file that all processes of the run share.
+
+    A sample is listed once, however often and by whichever process it is found: every epoch,
+    evaluation and resumed run finds it again.
+
+    Args:
+        file: gets a JSON object for each sample, with the fields of `BadSample`, one a line.
+        lists_data_files: whether this process lists what every process finds when it opens the
+            data; one of them does.
+        start_anew: whether an earlier list is removed.
+    """
+
+    def __init__(self, file: Path, lists_data_files: bool = True, start_anew: bool = True) -> None:
         self.file = file
-        self.lists = lists
-        self.count = torch.zeros(1, dtype=torch.long).share_memory_()
-        if begin and lists:
+        self.lists_data_files = lists_data_files
+        self._listed: dict[tuple[str, int], BadSample] = {}  # what this process has read
+        self._offset = 0  # bytes of the file that it has read
+        if start_anew and lists_data_files:
             file.unlink(missing_ok=True)
 
-    def add(self, sample: int, reason: str) -> None:
-        """List a sample.
+    def add(self, *bad: BadSample) -> None:
+        """List samples that are not listed yet.
 
         Raises:
             MGMError: the file cannot be written.
         """
-        self.count += 1
-        line = json.dumps({"sample": sample, "reason": one_line(reason)}, ensure_ascii=False)
         try:
-            # One write of a short line appends it as a whole, also where several processes do.
-            with self.file.open("ab", buffering=0) as file:
-                file.write(f"{line}\n".encode())
+            with self.file.open("a+b") as content:
+                fcntl.flock(content, fcntl.LOCK_EX)  # until it is closed
+                self._read(content)
+                new = {(entry.file, entry.sample): entry for entry in reversed(bad)}
+                lines = [
+                    json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+                    for key, entry in reversed(new.items())
+                    if key not in self._listed
+                ]
+                content.write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise MGMError(
                 f"{self.file}: cannot be written ({one_line(error.strerror or error)}); make room"
             ) from error
+
+    def entries(self, files: Iterable[str] | None = None) -> list[BadSample]:
+        """All that are listed so far, by any process.
+
+        Args:
+            files: of which data files; None: of all.
+        """
+        if self.file.exists():
+            with self.file.open("rb") as content:
+                self._read(content)
+        wanted = None if files is None else set(files)
+        return [entry for entry in self._listed.values() if wanted is None or entry.file in wanted]
+
+    def _read(self, content: BinaryIO) -> None:
+        """Take in the lines that were added since."""
+        content.seek(self._offset)
+        for line in content:
+            try:
+                entry = BadSample(**json.loads(line))
+            except (ValueError, TypeError):  # a line that was not written as a whole
+                continue
+            self._listed.setdefault((entry.file, entry.sample), entry)
+        self._offset = content.tell()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mgm.atomic import atomic_file
-from mgm.data.sources.json_index import home_in_cache
+from mgm.data.sources.json.json_index import home_in_cache
 from mgm.errors import MGMError, one_line
 
 READ_WHOLE = 8 * 2**30  # bytes of all files together that are read; of more, blocks of each

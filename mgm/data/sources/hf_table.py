@@ -8,7 +8,7 @@ import numpy as np
 
 from mgm.data.sources.file_kind import foreign_kind, read_head
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.json_index import VERSION, SampleIndex, home_in_cache
+from mgm.data.sources.json.json_index import VERSION, SampleIndex, home_in_cache
 from mgm.data.sources.sample import Sample
 from mgm.errors import MGMError, hub_errors, one_line
 
@@ -99,7 +99,7 @@ class TableRows:
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
         self._rows = _load(path, config, split)
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
         """All rows, a byte in place of what is in their images."""
         return _records(self._rows)
 
@@ -112,13 +112,10 @@ class TableRows:
         self._rows.select(places).to_parquet(str(file))
 
 
-def _records(rows: Any) -> Iterator[dict[str, Any]]:
-    """All rows of a table by column, without what is in their images."""
+def _records(rows: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+    """All rows of a table, as `_decoded` gives them."""
     for start in range(0, len(rows), BATCH):
-        table = rows[start : start + BATCH]
-        columns = [_without_bytes(table.column(name)) for name in table.column_names]
-        for row in zip(*columns, strict=True):
-            yield dict(zip(table.column_names, row, strict=True))
+        yield from _decoded(rows[start : start + BATCH])
 
 
 def _row(rows: Any, place: int) -> dict[str, Any]:
@@ -207,6 +204,17 @@ def _files(folder: Path) -> list[str]:
         if found := sorted(map(str, folder.glob(f"*{ending}"))):
             return found
     return []
+
+
+def _decoded(table: "pyarrow.Table") -> Sequence[dict[str, Any] | UnicodeDecodeError]:
+    """Rows, without what is in their images; of one whose texts are not UTF-8 the error."""
+    try:
+        columns = [_without_bytes(table.column(name)) for name in table.column_names]
+    except UnicodeDecodeError as error:
+        if len(table) == 1:
+            return [error]
+        return [row for n in range(len(table)) for row in _decoded(table.slice(n, 1))]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _without_bytes(column: "pyarrow.ChunkedArray | pyarrow.Array") -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error
 from mgm.data.sources.hf_table import is_hub_name
-from mgm.data.sources.json_file import LINE_ENDINGS
+from mgm.data.sources.json.json_file import LINE_ENDINGS
 from mgm.errors import MGMError, one_line
 
 # Other objects are records.

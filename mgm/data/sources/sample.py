@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgm.data.sources.text_checks import text_fault
 from mgm.data.text.conversation import (
     Segment,
     Turn,
@@ -81,6 +82,33 @@ class Sample:
 def is_url(image: str) -> bool:
     """Whether an image's name is an http(s) URL."""
     return image[:8].lower().startswith(URL_SCHEMES)
+
+
+def checked_sample(sample: Sample, where: str) -> Sample:
+    """`sample`, if its texts and image names can be used and there is a word or an image in it.
+
+    Args:
+        sample: as it was read.
+        where: what errors begin with.
+
+    Raises:
+        SampleError: says which message or image cannot be used, and why.
+    """
+    messages = [] if sample.greeting is None else [sample.greeting]
+    messages += [text for turn in sample.turns for text in turn if text is not None]
+    named = [(f"message {number}", text) for number, text in enumerate(messages)]
+    named += [] if sample.system is None else [("the system text", sample.system)]
+    named += [
+        (f"the name of image {number}", image)
+        for number, image in enumerate(sample.images, start=1)
+        if isinstance(image, str)
+    ]
+    for name, text in named:
+        if fault := text_fault(text):
+            raise SampleError(f"{where}: {name} {fault}")
+    if not sample.images and not any(text.split() for text in messages):
+        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
+    return sample
 
 
 def value_kind(value: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
 from mgm.data.sources.formats.record import CAPTIONS
 from mgm.data.sources.hf_table import BUILDERS, check_table, import_datasets, reading_errors
-from mgm.data.sources.json_file import JSON_ENDINGS, elements, parse_json
+from mgm.data.sources.json.json_file import JSON_ENDINGS, elements, parse_json
 from mgm.data.sources.sample import SampleError
 from mgm.errors import MGMError, one_line
 
@@ -60,7 +60,7 @@ class TarShard:
 
 @dataclass(frozen=True)
 class JSONShard:
-    """Lines of JSON, or a list; see `mgm.data.sources.json_file`.
+    """Lines of JSON, or a list; see `mgm.data.sources.json.json_file`.
 
     Attributes:
         name: path or URL.

@@ -49,7 +49,7 @@ class SupervisedLoss:
         language_model: PreTrainedModel,
         labels: Tensor,
         num_items_in_batch: Tensor | int | None = None,
-        label_groups: Tensor | None = None,
+        loss_group_ids: Tensor | None = None,
         **inputs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the language model and add the loss to what it returns.
@@ -59,13 +59,13 @@ class SupervisedLoss:
             labels: (batch, length), -100 where nothing is to be learnt.
             num_items_in_batch: labels of the whole batch over all devices and accumulation steps,
                 which the sum is divided by; None: the mean over this batch.
-            label_groups: (batch, length), numbers that say which labels belong together, such as
-                those of one data source; None: nobody asks.
+            loss_group_ids: (batch, length), the group of each label, such as the number of its data
+                source: the output then has the loss of each group; None: there are no groups.
             **inputs: for the language model.
 
         Returns:
             Its output with `loss`, and with `logits` only where the head is no plain linear layer;
-            with `label_groups` a `SupervisedOutput`.
+            with `loss_group_ids` a `SupervisedOutput`.
         """
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # what each position has to predict
         columns = (targets != IGNORED).any(0).nonzero().squeeze(-1)
@@ -74,8 +74,8 @@ class SupervisedLoss:
             num_items_in_batch = 1  # a batch without labels teaches nothing: 0, and not 0 / 0
         targets = targets[:, columns].contiguous()
         groups = None
-        if label_groups is not None:
-            groups = F.pad(label_groups[:, 1:], (0, 1))[:, columns]
+        if loss_group_ids is not None:
+            groups = F.pad(loss_group_ids[:, 1:], (0, 1))[:, columns]
         inputs |= {"logits_to_keep": columns}
         head = language_model.get_output_embeddings()
         if isinstance(head, nn.Linear) and self._plain is not False and _holds_weights(head):
@@ -85,7 +85,7 @@ class SupervisedLoss:
                 kept = entered.shape[1] == len(columns)
                 self._plain = kept and torch.equal(left.to(logits), logits)
             if self._plain:
-                output.logits = None
+                output = _without_logits(output)
                 seen = targets != IGNORED
                 total, by_group = self._total(head, entered[seen], targets[seen], groups, seen)
                 count = torch.as_tensor(
@@ -144,6 +144,11 @@ def _table(rows: Sequence[tuple[Tensor, ...]], like: Tensor) -> Tensor:
     """Rows of numbers in one dtype, out of the graph."""
     numbers = [torch.stack([number.detach().to(like) for number in row]) for row in rows]
     return torch.stack(numbers) if numbers else like.new_zeros(0, 3)
+
+
+def _without_logits(output: CausalLMOutputWithPast) -> CausalLMOutputWithPast:
+    """A copy without the first column's logits; setting the attribute to None keeps the item."""
+    return type(output)(**{name: value for name, value in output.items() if name != "logits"})
 
 
 def _with_groups(output: CausalLMOutputWithPast, by_group: Tensor) -> SupervisedOutput:

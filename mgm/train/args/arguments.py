@@ -114,7 +114,9 @@ class DataArguments:
         None, "Where their image paths begin. Left out: the folder of --eval_data_path."
     )
     eval_answers: int = _flag(
-        0, "How many of their first questions are answered too, and compared with the answers."
+        0,
+        "Of how many of them the first question is answered too, with the images in it, and "
+        "compared with its answer.",
     )
     eval_benchmarks: str | None = _flag(
         None,
@@ -126,8 +128,8 @@ class DataArguments:
     eval_benchmark_limit: int = _flag(0, "How many questions of each are asked; 0: all.")
     bad_samples: str = _flag(
         STRICT,
-        "strict: a sample that cannot be used ends the run; skip: it is left out, counted, and "
-        f"listed in {FILE} of the output folder.",
+        "strict: a sample that cannot be used ends the run; skip: it is skipped, also of "
+        f"--eval_data_path, and listed in {FILE} of the output folder.",
     )
     image_orientation: str = _flag(
         STORED,

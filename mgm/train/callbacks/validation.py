@@ -1,20 +1,26 @@
 """Samples that are not learned from, on which a run is measured while it trains."""
 
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mgm.data.datasets.collator import Collator
+from mgm.data.datasets.collator import Collator, is_usable
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.sources.bad_samples import BadSample, nothing_usable
+from mgm.data.sources.sample import Sample
+from mgm.data.text.conversation import keep_image_order
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.errors import MGMError
 from mgm.train.callbacks.dataset_losses import summed_over_processes
 from mgm.train.callbacks.trainer_protocol import RunningTrainer
 
@@ -26,6 +32,9 @@ ANSWER_TOKENS = 64  # of an answer that is compared, at most
 @dataclass(frozen=True)
 class HoldOut:
     """Data that a run is measured on.
+
+    A sample that is on the list of bad samples is not measured, then or later, so that the losses
+    of a run can be compared with one another.
 
     Attributes:
         samples: of a file or a mixture.
@@ -42,75 +51,139 @@ class HoldOut:
         """The loss by token, of all and of each source, and the share of answers that are right.
 
         All processes have to ask, with the model in evaluation mode.
+
+        Raises:
+            MGMError: a sample cannot be used, and none is skipped; or no sample can be used.
         """
-        sums = self._sums(trainer)
+        bad = self._listed()
+        sums, measured = self._sums(trainer, bad)
+        if not measured:
+            raise nothing_usable(self.samples.path, list(self._listed().values()))
         names = self.samples.source_names
         loss, count = sums.sum(0).tolist()
         metrics = {"eval_loss": loss / max(count, 1)}
         for name, (loss, count) in zip(names, sums.tolist(), strict=False):
             if count:
                 metrics[f"eval_loss/{name}"] = loss / count
+        metrics["eval_samples"] = measured
+        metrics["eval_samples_skipped"] = len(self.samples) + self.samples.skipped - measured
         if self.answers:
-            right, asked = self._answered(trainer).tolist()
-            metrics["eval_right_answers"] = right / asked
+            right, asked = self._answered(trainer, self._listed()).tolist()
+            if asked:
+                metrics["eval_right_answers"] = right / asked
+            metrics["eval_answers"] = asked
         return metrics
 
-    def _sums(self, trainer: RunningTrainer) -> Tensor:
-        """Summed losses and labels of each source (sources, 2), over all processes."""
+    def _listed(self) -> dict[tuple[str, int], BadSample]:
+        """The samples of the hold-out that are known to be bad, by file and index."""
+        bad_samples = self.samples.bad_samples
+        if bad_samples is None:
+            return {}
+        entries = bad_samples.entries(self.samples.files)
+        return {(entry.file, entry.sample): entry for entry in entries}
+
+    def _sums(
+        self, trainer: RunningTrainer, bad: Collection[tuple[str, int]]
+    ) -> tuple[Tensor, int]:
+        """Summed losses and labels of each source (sources, 2), and samples, over all processes."""
         args = trainer.args
         sums = torch.zeros(max(1, len(self.samples.source_names)), 2, device=args.device)
         size = args.per_device_eval_batch_size
-        places = list(range(args.process_index, len(self.samples), args.world_size))
-        batches = [places[start : start + size] for start in range(0, len(places), size)]
-        # Where weights are divided, every process has to run as often as the others.
+        rows = list(range(args.process_index, len(self.samples), args.world_size))
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        if bad:
+            batches = [[i for i in rows if self.samples.location(i) not in bad] for rows in batches]
+        # Where weights are divided, every process has to run as often as the others: of nothing the
+        # collator makes a batch that has no labels.
         rounds = -(-len(range(0, len(self.samples), args.world_size)) // size)
         loader = DataLoader(
             cast(Dataset, self.samples),
-            batch_sampler=batches + [[0]] * (rounds - len(batches)),
-            collate_fn=self.collator,
+            batch_sampler=batches + [[]] * (rounds - len(batches)),
+            collate_fn=partial(_counted, self.collator),
             num_workers=args.dataloader_num_workers,
             generator=torch.Generator(),  # or it would draw from the random numbers of the run
         )
         divided = trainer.is_deepspeed_enabled or args.sharded
         model = trainer.model_wrapped if divided else trainer.model
-        for number, batch in enumerate(loader):
+        measured = torch.zeros(1, dtype=torch.long, device=args.device)
+        for batch, usable in loader:
+            measured += usable
             batch.pop("index", None)
-            if number >= len(batches):
-                batch["labels"].fill_(IGNORED)
-            batch.setdefault("label_groups", torch.zeros_like(batch["labels"]))
-            found = cast(nn.Module, model)(**trainer.prepare_inputs(batch)).group_losses.to(sums)
+            batch.setdefault("loss_group_ids", torch.zeros_like(batch["labels"]))
+            inputs = trainer.prepare_inputs(batch)
+            found = cast(nn.Module, model)(**inputs, skip_logits=True).group_losses.to(sums)
             sums.index_add_(0, found[:, 0].long(), found[:, 1:])
-        return summed_over_processes(sums)
+        return summed_over_processes(sums), int(summed_over_processes(measured))
 
-    def _answered(self, trainer: RunningTrainer) -> Tensor:
+    def _answered(self, trainer: RunningTrainer, bad: Collection[tuple[str, int]]) -> Tensor:
         """How many first questions were answered exactly, and how many were asked."""
         args = trainer.args
-        asked = min(self.answers, len(self.samples))
-        requests, expected = [], []
-        for place in range(args.process_index, asked, args.world_size):
-            sample, folder = self.samples.sample(place)
-            question, answer = sample.turns[0]
-            images = tuple(i if isinstance(i, bytes) else str(folder / i) for i in sample.images)
-            text = question.replace(IMAGE_MARKER, "").strip()
-            requests.append(
-                Request(
-                    text,
-                    images=images,
-                    max_new_tokens=ANSWER_TOKENS,
-                    temperature=0.0,
-                    orientation=self.samples.orientation,
-                )
-            )
-            expected.append((answer or "").strip())
+        rows = range(args.process_index, min(self.answers, len(self.samples)), args.world_size)
+        rows = [row for row in rows if self.samples.location(row) not in bad]
         engine = Engine(trainer.model, self.samples.processor)
-        right = 0
-        size = args.per_device_eval_batch_size
-        for start in range(0, len(requests), size):
-            given = engine.answer(requests[start : start + size])
-            wanted = expected[start : start + size]
-            right += sum(a.text.strip() == w for a, w in zip(given, wanted, strict=True))
-        counts = torch.tensor([right, len(requests)], dtype=torch.float32, device=args.device)
+        right, asked, size = 0, 0, args.per_device_eval_batch_size
+        for start in range(0, len(rows), size):
+            asked_rows = rows[start : start + size]
+            given = self._ask(engine, asked_rows)
+            asked += len(given)
+            for row, text in given.items():
+                _, answer = self.samples.sample(row)[0].turns[0]
+                right += text.strip() == (answer or "").strip()
+        counts = torch.tensor([right, asked], dtype=torch.float32, device=args.device)
         return summed_over_processes(counts)
+
+    def _ask(self, engine: Engine, rows: Sequence[int]) -> dict[int, str]:
+        """The model's answers to the first questions of some samples, by their rows.
+
+        Without a question that cannot be asked, for instance since it is too long, where bad
+        samples are skipped.
+        """
+        requests = [
+            first_question(*self.samples.sample(row), self.samples.orientation) for row in rows
+        ]
+        try:
+            answers = engine.answer(requests)
+        except MGMError as error:
+            if len(rows) > 1:  # find out which
+                return {row: text for one in rows for row, text in self._ask(engine, [one]).items()}
+            message = f"--eval_answers: sample {self.samples.label(rows[0])}: {error}"
+            if self.samples.bad_samples is None:
+                raise MGMError(message) from error
+            logger.warning("%s", message)
+            return {}
+        return {row: answer.text for row, answer in zip(rows, answers, strict=True)}
+
+
+def _counted(
+    collator: Collator, samples: Sequence[dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], int]:
+    """A batch, and of how many samples."""
+    return collator(samples), sum(map(is_usable, samples))
+
+
+def first_question(sample: Sample, folder: Path, orientation: str) -> Request:
+    """The request that asks the first question of a sample, with the images that stand in it.
+
+    A question with one image is asked as users ask it: the image is given, and the template says
+    where it goes. Several images stay where they are in the question, as one does in a sample that
+    keeps the order of texts and images.
+
+    Args:
+        sample: a conversation; its later turns and their images play no part.
+        folder: where image paths begin.
+        orientation: of the images, "stored" or "upright".
+    """
+    question, _ = sample.turns[0]
+    count = question.count(IMAGE_MARKER)
+    stays = count > 1 or sample.keeps_order
+    return Request(
+        keep_image_order(question) if stays else question.replace(IMAGE_MARKER, "").strip(),
+        images=sample.image_sources(folder)[:count],
+        system=sample.system,
+        max_new_tokens=ANSWER_TOKENS,
+        temperature=0.0,
+        orientation=orientation,
+    )
 
 
 def described(metrics: dict[str, Any]) -> str:
@@ -123,6 +196,10 @@ def described(metrics: dict[str, Any]) -> str:
     ]
     if parts:
         text += f" ({', '.join(parts)})"
+    if skipped := metrics.get("eval_samples_skipped"):
+        measured = metrics["eval_samples"]
+        text += f", measured on {measured} of {measured + skipped} samples"
     if "eval_right_answers" in metrics:
-        text += f", {100 * metrics['eval_right_answers']:.1f} % of answers right"
+        share, asked = metrics["eval_right_answers"], metrics["eval_answers"]
+        text += f", {100 * share:.1f} % of {asked:.0f} answers right"
     return text

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from mgm.data.sources.hf_table import TableFile, is_table
-from mgm.data.sources.json_index import SampleIndex
+from mgm.data.sources.json.json_index import SampleIndex
 from mgm.data.sources.mixture_config import Source, read_mixture
 from mgm.data.sources.shards import TARS
 from mgm.errors import MGMError

@@ -184,7 +184,7 @@ def items(path, folder, processor, streamed):
 @pytest.fixture
 def expected(tiny, processor, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("mgm.data.datasets.streaming.BLOCK", 2)
+    monkeypatch.setattr("mgm.data.datasets.stream_order.BLOCK", 2)
     record = {"image": "red.png", "conversations": from_value()}
     return items(as_json(record, tiny, None), tiny, processor, False)[0]
 

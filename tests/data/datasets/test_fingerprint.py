@@ -15,7 +15,7 @@ from mgm.data.datasets.fingerprint import data_fingerprint
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.streaming import StreamedDataset
 from mgm.data.sources.hf_table import TableFile
-from mgm.data.sources.json_index import SampleFile
+from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.mixture_config import read_mixture
 from mgm.data.sources.shards import shards_of
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from mgm.data.datasets import conversation_dataset as dataset_module
+from mgm.data.datasets import image_files
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
@@ -50,5 +50,5 @@ def test_missing_images_are_found_before_the_first_step(made, tmp_path) -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_no_missing_image(made, monkeypatch) -> None:
-    monkeypatch.setattr(dataset_module, "_listing", lambda folder: frozenset())
+    monkeypatch.setattr(image_files, "_regular_files", lambda folder: frozenset())
     assert len(made(("a.png",), ("deep/b.png",))) == 2

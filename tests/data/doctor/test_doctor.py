@@ -12,7 +12,7 @@ from PIL import Image
 from mgm.data.doctor import __main__ as doctor
 from mgm.data.doctor.checks import KINDS
 from mgm.data.sources.hf_table import TableFile
-from mgm.data.sources.json_file import read_samples
+from mgm.data.sources.json.json_file import read_samples
 from mgm.errors import MGMError
 from tests.tiny_model import build
 

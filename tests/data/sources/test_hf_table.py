@@ -52,8 +52,8 @@ def test_samples(rows, tmp_path):
     assert table.index.images.tolist() == [1, 1, 0]
     assert table.index.words.tolist() == [4, 4, 2]
     assert table.index.image_names(1) == ("1.png",)
-    ((place, fault),) = table.index.fault_list()
-    assert place == 3
+    ((place, kind, fault),) = table.index.fault_list()
+    assert (place, kind) == (3, "markers")
     assert "sample 3: 1 <image> marker but 0 images" in fault
 
 

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from functools import cache
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -25,6 +24,9 @@ from mgm.engine.grammar.compiler import (
     GrammarCompiler,
 )
 from tests.tiny_model import build, byte_tokenizer
+
+jsonschema = pytest.importorskip("jsonschema")
+pytest.importorskip("llguidance")
 
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
 NAME = {"type": "string", "maxLength": 6}

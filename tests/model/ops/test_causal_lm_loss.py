@@ -111,7 +111,7 @@ def test_losses_of_groups(kind) -> None:
     groups[0, 4:] = 2  # a packed row has several
     supervised = SupervisedLoss()
     for _ in range(2):  # the first call finds out what the head is
-        output = supervised(model, label_groups=groups, **batch)
+        output = supervised(model, loss_group_ids=groups, **batch)
         output.loss.backward()
         logits = whole(batch["input_ids"]).logits
         expected = full_loss(logits, batch["labels"], None)
@@ -133,7 +133,7 @@ def test_a_batch_without_labels_teaches_nothing() -> None:
     model, supervised = language_model("linear"), SupervisedLoss()
     batch = samples()
     batch["labels"][:] = -100
-    output = supervised(model, label_groups=batch["labels"].abs(), **batch)
+    output = supervised(model, loss_group_ids=batch["labels"].abs(), **batch)
     loss = output.loss
     loss.backward()
     assert loss == 0

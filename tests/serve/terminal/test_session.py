@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import mgm
 from mgm import MGMError, Request
-from mgm.data.sources.json_file import read_samples
+from mgm.data.sources.json.json_file import read_samples
 from mgm.serve.cli import open_images
 from mgm.serve.terminal.session import Session
 from mgm.serve.tools.image_generation import Drawer, drawn_text

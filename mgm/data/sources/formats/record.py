@@ -33,7 +33,7 @@ from mgm.data.sources.formats.unsupported import (
     refuse_tags,
     refuse_unread_images,
 )
-from mgm.data.sources.sample import Sample, SampleError, value_kind
+from mgm.data.sources.sample import Sample, SampleError, checked_sample, value_kind
 from mgm.data.text.templates import IMAGE_MARKER
 
 CAPTIONS = ("caption", "txt", "text")
@@ -65,6 +65,10 @@ def parse_sample(record: Any, where: str) -> Sample:
     """
     if isinstance(record, SampleError):
         raise record
+    if isinstance(record, UnicodeDecodeError):
+        raise SampleError(
+            f"{where}: has a text that is not UTF-8 ({record}); mend it, or take the row out"
+        ) from record
     if isinstance(record, dict) and isinstance(record.get("json"), dict):
         record = {**record["json"], **{k: v for k, v in record.items() if k != "json"}}
     if not isinstance(record, dict):
@@ -91,7 +95,8 @@ def parse_sample(record: Any, where: str) -> Sample:
     texts = [message.text for message in messages[greeting is not None :]]
     answers: list[str | None] = [*texts[1::2], None]
     turns = tuple(zip(texts[::2], answers, strict=False))
-    return Sample(turns, images, greeting, system, bool(images) and not published)
+    sample = Sample(turns, images, greeting, system, bool(images) and not published)
+    return checked_sample(sample, where)
 
 
 def _layout(record: Mapping[str, Any], where: str) -> str:

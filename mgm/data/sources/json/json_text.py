@@ -6,6 +6,7 @@ import re
 from typing import Any, BinaryIO
 
 from mgm.data.sources.file_kind import encoding_error
+from mgm.data.sources.text_checks import JSON
 from mgm.errors import MGMError, one_line
 
 CHUNK_BYTES = 16 * 2**20  # that are read at once
@@ -21,7 +22,7 @@ class JSONText:
     def __init__(self, content: BinaryIO, name: str) -> None:
         self.content, self.name = content, name
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.decode = json.JSONDecoder().raw_decode
+        self.decode = JSON.raw_decode
         self.text: str = ""
         self.at, self.byte, self.ended = 0, 0, False
         self.bytes_read, self.taken = 0, 0

@@ -5,7 +5,6 @@ They are read in chunks: as much is in memory as one of them, or as the longest 
 
 import codecs
 import io
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any, BinaryIO
 
 from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
 from mgm.data.sources.formats.record import CAPTIONS, CHATS, parse_sample
-from mgm.data.sources.json_text import Element, JSONText
+from mgm.data.sources.json.json_text import Element, JSONText
 from mgm.data.sources.sample import Sample, SampleError, value_kind
+from mgm.data.sources.text_checks import JSON
 from mgm.errors import MGMError, one_line
 
 logger = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ def file_elements(file: Path) -> Iterator[Element]:
         raise unreadable(file, error) from error
 
 
-def unreadable(file: Path, error: OSError) -> MGMError:
+def unreadable(file: Path, error: OSError | ValueError) -> MGMError:
     """What to say of a file whose bytes cannot be had."""
-    reason = one_line(error.strerror or error)
+    reason = one_line(getattr(error, "strerror", None) or error)
     advice = "name a file in it" if file.is_dir() else "give a JSON file with samples"
     return MGMError(f"{file}: cannot be read ({reason}); {advice}")
 
@@ -143,7 +143,7 @@ class _Rejoined(io.RawIOBase):
 def parse_json(text: str, where: str) -> Any:
     """The content of JSON; raises a `SampleError` that begins with `where`."""
     try:
-        return json.loads(text)
+        return JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise SampleError(
             f"{where}: is not valid JSON ({one_line(error)}); mend it there, or write it again"
@@ -169,11 +169,13 @@ def _is_lines(head: bytes, named_lines: bool) -> bool:
     if len(lines) < 2 and len(head) == LOOK_BYTES:
         return named_lines  # its first line is longer; objects may be one in each line, too
     try:
-        value = json.loads(lines[0].decode())
+        value = JSON.decode(lines[0].decode())
     except UnicodeDecodeError:
         return True  # the other lines can be read
-    except (ValueError, RecursionError):  # a broken line, or the first of several
-        return len(lines) > 1 and lines[1].lstrip().startswith(b"{")
+    except RecursionError:
+        return True  # so much of a value is more than its first line
+    except ValueError:  # a broken line, or the first of several
+        return lines[1].lstrip().startswith(b"{") if len(lines) > 1 else named_lines
     return len(lines) > 1 or _is_record(value) or (named_lines and _inner_list(value) is None)
 
 

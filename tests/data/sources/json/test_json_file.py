@@ -8,8 +8,8 @@ import pytest
 
 from mgm.data.sources import json_text
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.json_file import file_elements, read_samples
-from mgm.data.sources.json_index import SampleFile
+from mgm.data.sources.json.json_file import file_elements, read_samples
+from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.shards import JSONShard, rows_of
 from mgm.errors import MGMError
 
@@ -70,7 +70,7 @@ LATIN = LINE.replace("a cat", "caf\u00e9").encode("latin-1")
 
 
 def samples_of(found):
-    return list(found) or found.index.fault_list()[0][1]
+    return list(found) or found.index.fault_list()[0][2]
 
 
 def readings(path):
@@ -128,7 +128,7 @@ def test_it_is_said(tmp_path, caplog):
     [
         (b"", "is empty; get a whole copy"),
         (b" \n \n", "is not valid JSON: it holds nothing but blanks"),
-        (gzip.compress(LISTED.encode()), "is a gzip archive; unpack it"),
+        (gzip.compress(LISTED.encode(), mtime=0), "is a gzip archive; unpack it"),
         (b"PK\x03\x04 and more", "is a zip archive"),
         (b"PAR1 and more", "is a parquet table"),
         (b"ARROW1\0\0", "is an arrow table"),
@@ -186,7 +186,7 @@ def test_a_broken_line_is_one_bad_sample(tmp_path, bad, name):
     assert list(read_samples(path, lambda place, fault: faults.update({place: fault}))) == [0, 2]
     index = SampleFile(path).index
     assert index.places.tolist() == [0, 2]
-    ((place, fault),) = index.fault_list()
+    ((place, _, fault),) = index.fault_list()
     assert place == 1
     assert fault == str(faults[1])
     assert fault.startswith(f"{path}: sample 1, line 2: is not ")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mgm.data.sources import json_index, json_text
-from mgm.data.sources.json_file import read_samples
-from mgm.data.sources.json_index import SUFFIX, SampleFile
+from mgm.data.sources.json.json_file import read_samples
+from mgm.data.sources.json.json_index import SUFFIX, SampleFile
 from mgm.errors import MGMError
 
 
@@ -46,7 +46,7 @@ def written(tmp_path, style: str):
 def test_as_when_all_is_read_at_once(tmp_path, piece, style):
     path = written(tmp_path, style)
     faults = []
-    whole = read_samples(path, lambda place, fault: faults.append((place, str(fault))))
+    whole = read_samples(path, lambda place, fault: faults.append((place, fault.kind, str(fault))))
     found = SampleFile(path)
     assert found.index.places.tolist() == list(whole) == [0, 1, 2, 3, 5]
     assert [found[row] for row in range(len(found))] == list(whole.values())

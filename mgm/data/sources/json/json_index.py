@@ -19,12 +19,12 @@ import numpy as np
 
 from mgm.atomic import atomic_file
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.json_file import file_elements, parse_json, unreadable
+from mgm.data.sources.json.json_file import file_elements, parse_json, unreadable
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # bytes of a data file whose index is saved
-VERSION = 2
+VERSION = 3  # of the checks too: what they find is saved
 SUFFIX = ".mgm-index.npz"
 
 
@@ -41,7 +41,7 @@ class SampleIndex:
         names: its image paths, as a JSON list each, one behind the other, in UTF-8; null for an
             image that is no file.
         name_ends: byte after the last of each sample's list; an empty one has none.
-        faults: place and text of each sample that cannot be used, as JSON in UTF-8.
+        faults: index, kind of fault and error of each sample that cannot be used, as JSON in UTF-8.
         stamp: version of this format, bytes of the file, and when it was changed, in nanoseconds.
     """
 
@@ -81,9 +81,9 @@ class SampleIndex:
         text = self.names[begin : int(self.name_ends[row])].tobytes()
         return tuple(json.loads(text)) if text else ()
 
-    def fault_list(self) -> list[tuple[int, str]]:
-        """Place and text of each sample that cannot be used."""
-        return [(place, text) for place, text in json.loads(self.faults.tobytes())]
+    def fault_list(self) -> list[tuple[int, str, str]]:
+        """Index, kind of fault (`SampleError.kind`) and error of each sample that is bad."""
+        return [(index, kind, text) for index, kind, text in json.loads(self.faults.tobytes())]
 
     @classmethod
     def saved(cls, home: Path, stamp: np.ndarray) -> Self | None:
@@ -119,12 +119,12 @@ class SampleIndex:
         numbers: list[tuple[int, int, int, int, int]] = []
         names = bytearray()
         name_ends: list[int] = []
-        faults: list[tuple[int, str]] = []
+        faults: list[tuple[int, str, str]] = []
         for count, (start, end, raw) in enumerate(elements):
             try:
                 sample = parse_sample(raw, f"{label}: sample {count}")
             except SampleError as fault:
-                faults.append((count, str(fault)))
+                faults.append((count, fault.kind, str(fault)))
                 continue
             numbers.append((count, start, end, sample.words, len(sample.images)))
             files = sample.file_names
@@ -174,7 +174,7 @@ class SampleFile:
 def _stamp(file: Path) -> np.ndarray:
     try:
         found = file.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise unreadable(file, error) from error
     return np.array([VERSION, found.st_size, found.st_mtime_ns], dtype=np.int64)
 

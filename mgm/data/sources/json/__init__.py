@@ -1,0 +1,1 @@
+"""Files of JSON: a list of records, or one in each line."""

@@ -1,0 +1,197 @@
+"""Which samples of a hold-out are measured, and with which images a question is asked."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mgm.data.sources.bad_samples import FILE
+from mgm.data.sources.sample import Sample
+from mgm.engine.core.request import Request
+from mgm.errors import MGMError
+from mgm.train.__main__ import run
+from mgm.train.callbacks import validation
+from mgm.train.callbacks.validation import described, first_question
+from tests.train.conftest import words
+
+
+def turns(*texts):
+    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+
+
+@pytest.fixture
+def flags(stage2_flags, data, tmp_path):
+    return stage2_flags | {
+        "output_dir": tmp_path / "run",
+        "max_steps": 2,
+        "save_strategy": "no",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_image_folder": data.parent,
+        "per_device_eval_batch_size": 2,
+    }
+
+
+@pytest.fixture
+def good(data):
+    samples = json.loads(data.read_text())
+    return [samples[index] for index in (0, 8, 9)]
+
+
+@pytest.fixture
+def bad(data):
+    """A broken image, a missing one, a malformed record, and a text without words."""
+    (data.parent / "cut.png").write_bytes((data.parent / "0.png").read_bytes()[:60])
+    question = turns("<image>\nWhich?", "it")
+    return [
+        {"image": "cut.png", "conversations": question},
+        {"image": "gone.png", "conversations": question},
+        {"conversations": []},
+        {"conversations": turns("", "")},
+    ]
+
+
+def evaluations(trainer):
+    return [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, workers):
+    clean, mixed = tmp_path / "clean.json", tmp_path / "mixed.json"
+    clean.write_text(json.dumps(good))
+    mixed.write_text(json.dumps([bad[0], good[0], *bad[1:], *good[1:]]))
+    more = {"bad_samples": "skip", "dataloader_num_workers": workers, "eval_answers": 9}
+    found = evaluations(run(words(flags | more | {"eval_data_path": mixed})))
+    listed = [json.loads(line) for line in (flags["output_dir"] / FILE).read_text().splitlines()]
+    assert [(entry["file"], entry["sample"]) for entry in sorted(listed, key=lambda e: e["sample"])]
+    assert {entry["sample"] for entry in listed} == {0, 2, 3, 4}
+    assert len(listed) == 4  # once, though it is measured twice
+    more |= {"output_dir": tmp_path / "clean"}
+    expected = evaluations(run(words(flags | more | {"eval_data_path": clean})))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
+        assert ours["eval_samples"] == theirs["eval_samples"] == 3
+        assert ours["eval_samples_skipped"] == 4
+        assert theirs["eval_samples_skipped"] == 0
+        assert ours["eval_answers"] == theirs["eval_answers"] == 3
+        assert ours["eval_right_answers"] == theirs["eval_right_answers"]
+        assert "measured on 3 of 7 samples" in described(ours)
+        assert "measured" not in described(theirs)
+
+
+def test_the_same_samples_every_time(flags, good, bad, data, tmp_path):
+    """An image that was broken at the first evaluation and is whole at the second."""
+    path, mended = tmp_path / "mixed.json", data.parent / "mended.png"
+    mended.write_bytes(b"")
+    path.write_text(json.dumps([bad[0] | {"image": "mended.png"}, *good]))
+    trainer = run(words(flags | {"bad_samples": "skip", "eval_data_path": path}))
+    mended.write_bytes((data.parent / "0.png").read_bytes())
+    again = trainer.evaluate()
+    assert again["eval_samples"] == 3
+    assert again["eval_loss"] == pytest.approx(evaluations(trainer)[-1]["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_strict_names_file_and_sample(flags, good, bad, tmp_path, index):
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps([*good, bad[index]]))
+    with pytest.raises(MGMError, match=rf"mixed\.json: sample {len(good)}"):
+        run(words(flags | {"eval_data_path": path}))
+
+
+def test_nothing_to_measure(flags, bad, tmp_path):
+    path = tmp_path / "bad.json"
+    for samples, kinds in (
+        (bad, "1 broken image, 1 malformed, 1 no answer, 1 missing image"),
+        (bad[2:], "1 malformed, 1 no answer"),
+    ):
+        path.write_text(json.dumps(samples))
+        with pytest.raises(MGMError) as caught:
+            run(words(flags | {"bad_samples": "skip", "eval_data_path": path}))
+        text = str(caught.value)
+        assert f"{path}: no usable samples (" in text
+        assert all(kind in text for kind in kinds.split(", ")), text
+        assert f"{path}: sample 0" in text
+
+
+QUESTIONS = {
+    "one image": (turns("<image>\nWhich?", "it"), ["0.png"], "Which?", 1),
+    "marker behind the text": (turns("Which?\n<image>", "it"), ["0.png"], "Which?", 1),
+    "text": (turns("Which?", "it"), [], "Which?", 0),
+    "two images": (
+        *(turns("<image>\n<image>\nThe same?", "no"), ["0.png", "1.png"]),
+        *("<image>\n<image>\nThe same?", 2),
+    ),
+    "between texts": (
+        *(turns("From <image> to <image>?", "yes"), ["0.png", "1.png"]),
+        *("From <image> to <image>?", 2),
+    ),
+    "a second turn": (
+        *(turns("<image>\nWhich?", "it", "<image>\nAnd?", "that"), ["0.png", "1.png"]),
+        *("Which?", 1),
+    ),
+    "an image in the second turn alone": (
+        *(turns("Which?", "it", "<image>\nAnd?", "that"), ["0.png"]),
+        *("Which?", 0),
+    ),
+    "three turns": (
+        turns("<image><image> A?", "a", "<image> B?", "b", "C <image>?", "c"),
+        *(["0.png", "1.png", "2.png", "3.png"], "<image><image> A?", 2),
+    ),
+}
+
+
+class RecordingEngine:
+    """Answers with the question, and keeps what it was asked."""
+
+    asked: list[Request]
+
+    def __init__(self, model, processor):
+        pass
+
+    def answer(self, requests):
+        self.asked.extend(requests)
+        return [type("Answer", (), {"text": request.prompt})() for request in requests]
+
+
+@pytest.mark.parametrize("greeting", [False, True])
+def test_questions_are_asked_with_the_images_before_them(
+    flags, data, tmp_path, monkeypatch, greeting
+):
+    monkeypatch.setattr(RecordingEngine, "asked", [], raising=False)
+    monkeypatch.setattr(validation, "Engine", RecordingEngine)
+    samples = []
+    for conversation, images, _, _ in QUESTIONS.values():
+        before = [{"from": "gpt", "value": "Hello."}] if greeting else []
+        samples.append({"conversations": [*before, *conversation]})
+        if images:
+            samples[-1]["image"] = images
+    path = tmp_path / "held.json"
+    path.write_text(json.dumps(samples))
+    more = {"eval_data_path": path, "eval_answers": 99, "max_steps": 1}
+    (figures,) = evaluations(run(words(flags | more)))
+    assert figures["eval_answers"] == len(QUESTIONS)
+    assert len(RecordingEngine.asked) == len(QUESTIONS)
+    for request, (name, expected) in zip(RecordingEngine.asked, QUESTIONS.items(), strict=True):
+        _, images, prompt, count = expected
+        assert request.prompt == prompt, name
+        assert request.images == tuple(data.parent / image for image in images[:count]), name
+
+
+def test_images_in_bytes_are_given_as_they_are():
+    request = first_question(Sample((("<image> A?", "a"),), (b"one", "two")), Path("x"), "stored")
+    assert request.images == (b"one",)
+
+
+def test_a_question_that_cannot_be_asked(flags, good, tmp_path, caplog):
+    """For instance since it is longer than the model's context: an error, or one less."""
+    path = tmp_path / "held.json"
+    path.write_text(json.dumps([*good, {"conversations": turns("a" * 9000, "b")}]))
+    more = flags | {"eval_data_path": path, "eval_answers": 9, "max_steps": 1}
+    with pytest.raises(MGMError, match="--eval_answers: sample 3: "):
+        run(words(more))
+    (figures,) = evaluations(run(words(more | {"bad_samples": "skip"})))
+    assert figures["eval_answers"] == len(good)
+    assert "--eval_answers: sample 3: " in caplog.text
+    assert torch.isfinite(torch.tensor(figures["eval_loss"]))
