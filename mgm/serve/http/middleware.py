@@ -19,9 +19,9 @@ from mgm.engine.core.faults import GenerationError
 from mgm.engine.inputs.prompt import ContextLengthError
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
-from mgm.serve.http.connection import MAX_HEAD_BYTES
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import error_body
+from mgm.serve.transport.request_parser import MAX_HEAD_BYTES
 
 logger = logging.getLogger("mgm.serve")
 
