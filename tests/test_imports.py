@@ -85,7 +85,7 @@ SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection", "disconnect")),
     *(f"serve/http/{name}.py" for name in ("middleware", "openapi", "server")),
     *(f"serve/openai/{name}.py" for name in ("errors", "messages", "protocol")),
-    "serve/transport/request_parser.py",
+    *(f"serve/transport/{name}.py" for name in ("bounded_response", "request_parser")),
     *(f"serve/worker/{name}.py" for name in ("app", "image_download", "image_fetcher")),
     *(f"serve/worker/{name}.py" for name in ("legacy_stream", "main", "metrics", "streaming")),
     "serve/worker/worker.py",

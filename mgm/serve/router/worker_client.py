@@ -9,6 +9,7 @@ import aiohttp
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import parse_body
 from mgm.serve.router.worker_registry import WorkerStatus
+from mgm.serve.transport.bounded_response import BoundedResponse
 
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status
@@ -133,6 +134,7 @@ class WorkerClient:
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                response_class=BoundedResponse,
             )
         return self._session
 

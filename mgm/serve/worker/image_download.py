@@ -14,6 +14,7 @@ from yarl import URL
 from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import QueueFullError
 from mgm.serve.openai.errors import BadRequestError
+from mgm.serve.transport.bounded_response import BoundedResponse
 from mgm.serve.worker.public_addresses import is_public
 
 TIMEOUT = 10.0  # seconds for all images of a request, from the first look-up to the last byte
@@ -228,6 +229,7 @@ def _session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=_HEADERS,
         auto_decompress=False,
+        response_class=BoundedResponse,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
     )
 

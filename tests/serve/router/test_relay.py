@@ -106,6 +106,21 @@ def test_a_connection_that_closes_as_the_next_request_arrives():
         assert registry.models == ["m"]
 
 
+@pytest.mark.parametrize("status", ["100 Continue", "103 Early Hints"])
+def test_a_worker_that_sends_interim_responses_without_end_is_left(status):
+    def interim(connection: socket.socket, _: bytes) -> None:
+        with suppress(OSError):
+            while True:
+                connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode() * 1000)
+        worker.closed.append(time.monotonic())
+
+    with fake_worker(interim) as worker, controller_of(worker) as (controller, _):
+        found = chat(controller)
+        assert found[0] == 502
+        assert message(found) == "worker disconnected before finishing; retry"
+        wait_for(lambda: worker.closed, 5)
+
+
 def test_what_kills_one_worker_is_not_sent_to_the_next():
     with (
         fake_worker(break_off) as first,
