@@ -14,6 +14,9 @@ from mgm.serve.transport.bounded_response import BoundedResponse
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status
 MAX_STATUS = 2**20  # bytes
+# Bytes that one turn of the event loop may have to parse, about; where they come in chunks of one
+# byte they take a hundred times as long as in large ones.
+RECEIVE_BUFFER = 32 * 2**10
 KEEPALIVE_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
@@ -147,6 +150,7 @@ def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = address
     opened = socket.socket(family=family, type=kind, proto=protocol)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     for name, value in KEEPALIVE_PROBES.items():
         if hasattr(socket, name):  # not all systems have all of them
             opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
