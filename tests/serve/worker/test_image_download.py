@@ -104,7 +104,8 @@ def test_files_come_as_they_are():
             urls = {name: f"http://{address}/{name}" for name in names}
             urls["upper"] = f"HTTP://{address}/a"
             assert await downloader.download(urls) == {
-                "a": b"abc", "b c": b"de", "moved": b"de", "empty": b"", "upper": b"abc", "hints": b"f",
+                "a": b"abc", "b c": b"de", "moved": b"de", "empty": b"", "upper": b"abc",
+                "hints": b"f",
             }  # fmt: skip
             assert all(f"Host: {address}\r\n" in head for head in heads)
             assert downloader.running == 0
