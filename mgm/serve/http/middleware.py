@@ -206,6 +206,8 @@ class RequestGuard:
                 code="invalid_api_key",
             )
             return JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer"})
+        if "\n" in scope["path"]:  # before which `$` of the routes' patterns matches, too
+            return JSONResponse(error_body("Not Found"), 404)
         lengths = [value for name, value in headers if name == b"content-length"]
         if any(value.isdigit() and int(value) > self.max_body for value in lengths):
             text = f"the body has {int(lengths[0])} bytes; at most {self.max_body} are read"

@@ -105,6 +105,7 @@ def test_heads_of_requests_as_clients_may_write_them(address):
         with socket.create_connection((host, int(port)), timeout=10) as sock:
             sock.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\n{key}\r\n\r\n".encode())
             assert sock.recv(65536).startswith(f"HTTP/1.1 {path}".encode())
+    assert ask(f"{address}/v1/models%0a", Authorization="Bearer right")[0] == 404
     client = http.client.HTTPConnection(host, int(port), timeout=10)
     client.request("HEAD", "/v1/models", headers={"Authorization": "Bearer right"})
     answer = client.getresponse()
