@@ -147,13 +147,6 @@ TABLE = (
         "response_started timeout_keep_alive_task transport",
         in_source=True,
     ),
-    Foreign("mgm/serve/transport/bounded_response.py", "aiohttp.ClientResponse", "start"),
-    Foreign(
-        "mgm/serve/transport/bounded_response.py",
-        "aiohttp.client_reqrep",
-        "protocol read",
-        in_source=True,
-    ),
     # Python itself
     Foreign(
         "mgm/train/args/validation.py",

@@ -13,8 +13,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mgm.serve.limits.request_parser import RequestParser
 from mgm.serve.openai.responses import error_body
-from mgm.serve.transport.request_parser import RequestParser
 
 HEAD_TIMEOUT = 10.0  # seconds from a connection, or a further request's first byte, to its head
 BODY_TIMEOUT = 120.0  # seconds from a request's head to the end of its body

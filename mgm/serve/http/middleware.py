@@ -19,10 +19,10 @@ from mgm.engine.core.faults import GenerationError
 from mgm.engine.inputs.prompt import ContextLengthError
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
+from mgm.serve.limits.body_memory import Body, BodyMemory, BusyError
+from mgm.serve.limits.request_parser import MAX_HEAD_BYTES
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import error_body
-from mgm.serve.transport.body_memory import Body, BodyMemory, BusyError
-from mgm.serve.transport.request_parser import MAX_HEAD_BYTES
 
 logger = logging.getLogger("mgm.serve")
 

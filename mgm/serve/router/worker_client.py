@@ -7,9 +7,9 @@ from typing import Any
 import aiohttp
 
 from mgm.errors import MGMError
+from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import parse_body
 from mgm.serve.router.worker_registry import WorkerStatus
-from mgm.serve.transport.bounded_response import BoundedResponse
 
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status

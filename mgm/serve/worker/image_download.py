@@ -13,8 +13,8 @@ from yarl import URL
 
 from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import QueueFullError
+from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.transport.bounded_response import BoundedResponse
 from mgm.serve.worker.public_addresses import is_public
 
 TIMEOUT = 10.0  # seconds for all images of a request, from the first look-up to the last byte

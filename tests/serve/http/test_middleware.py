@@ -15,7 +15,7 @@ from mgm.errors import MGMError
 from mgm.serve.http import middleware
 from mgm.serve.http.middleware import application, bearer_token
 from mgm.serve.http.server import api_keys
-from mgm.serve.transport import body_memory
+from mgm.serve.limits import body_memory
 from tests.serve.servers import ask, running
 
 

@@ -63,5 +63,6 @@ class RequestParser(h11.Connection):
             framing = self._received - self._content
         if framing > MAX_FRAMING_BYTES + self._content // CONTENT_PER_FRAMING:
             raise h11.RemoteProtocolError(
-                "the chunks of the body are too small; send larger ones", error_status_hint=413
+                "the body is mostly chunk sizes, extensions or trailer fields; send larger chunks",
+                error_status_hint=413,
             )
