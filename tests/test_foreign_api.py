@@ -142,14 +142,14 @@ TABLE = (
     Foreign(
         "mgm/serve/http/connection.py",
         "uvicorn.protocols.http.h11_impl.H11Protocol",
-        "connection_lost connection_made data_received on_response_complete "
-        "pause_writing resume_writing",
+        "connection_lost connection_made data_received handle_events on_response_complete "
+        "pause_writing resume_writing send_400_response",
     ),
     Foreign(
         "mgm/serve/http/connection.py",
         "uvicorn.protocols.http.h11_impl",
-        "conn connections cycle flow response_complete response_started "
-        "timeout_keep_alive_task transport",
+        "conn connections cycle disconnected flow message_event response_complete "
+        "response_started timeout_keep_alive_task transport",
         in_source=True,
     ),
     # Python itself

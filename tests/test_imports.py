@@ -52,7 +52,7 @@ LAYERS = {
         ("attribution", "loading"),
     ),
     "serve": (
-        ("common", "openai"),
+        ("common", "limits", "openai"),
         ("http",),
         ("tools",),
         ("router", "terminal", "web", "worker"),
@@ -85,6 +85,8 @@ SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection", "disconnect")),
     *(f"serve/http/{name}.py" for name in ("middleware", "openapi", "server")),
     *(f"serve/openai/{name}.py" for name in ("errors", "messages", "protocol")),
+    *(f"serve/limits/{name}.py" for name in ("body_memory", "bounded_response")),
+    "serve/limits/request_parser.py",
     *(f"serve/worker/{name}.py" for name in ("app", "image_download", "image_fetcher")),
     *(f"serve/worker/{name}.py" for name in ("legacy_stream", "main", "metrics", "streaming")),
     "serve/worker/worker.py",

@@ -120,7 +120,11 @@ class HeartbeatClient:
                 self._unregister()
             return
         if names == self._registered:
-            beat = {"worker_name": self.address, "queue_length": status["queue_length"]}
+            beat = {
+                "worker_name": self.address,
+                "queue_length": status["queue_length"],
+                "worker_status": status,  # published controllers ignore it
+            }
             if self._post("receive_heart_beat", beat).get("exist"):
                 return
         registration = {

@@ -23,7 +23,8 @@ from mgm.engine.core.errors import (
 )
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
-from mgm.serve.http.connection import MAX_HEAD_BYTES
+from mgm.serve.limits.body_memory import Body, BodyMemory, BusyError
+from mgm.serve.limits.request_parser import MAX_HEAD_BYTES
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import error_body
 
@@ -41,10 +42,6 @@ _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 class TooLargeError(Exception):
     """A body is larger than what is read."""
-
-
-class BusyError(Exception):
-    """The bodies of all requests together take too much memory."""
 
 
 def application(
@@ -149,14 +146,14 @@ class RequestGuard:
     ) -> None:
         self.app, self.max_body, self.keyless_paths = app, max_body, keyless_paths
         self.keys = [key.encode() for key in api_keys]
-        self.bytes_held = 0  # of bodies of requests that are not answered yet
+        self.memory = BodyMemory(MAX_BODIES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start_time, status, received = time.perf_counter(), 0, 0
+        start_time, status = time.perf_counter(), 0
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status
@@ -164,39 +161,38 @@ class RequestGuard:
                 status = message["status"]
             await send(message)
 
+        scope = _as_origin_form(scope)
+        with self.memory.body() as body:
+            try:
+                await self._respond(scope, body, receive, send_noting_status)
+            finally:
+                if scope["path"] not in OPEN_PATHS:
+                    fields = {
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "status": status,
+                        "bytes": body.size,
+                        "seconds": round(time.perf_counter() - start_time, 4),
+                        "client": (scope.get("client") or ("",))[0],
+                    }
+                    logger.info("%s", json.dumps(fields))
+
+    async def _respond(self, scope: Scope, body: Body, receive: Receive, send: Send) -> None:
+        """Refuse a request, or let the application answer it."""
+
         async def receive_limited() -> Message:
-            nonlocal received
-            message = await receive()
-            size = len(message.get("body", b""))
-            received += size
-            self.bytes_held += size
-            if received > self.max_body:
+            message = await body.receive(receive)
+            if body.size > self.max_body:
                 raise TooLargeError(f"the body is larger than {self.max_body} bytes")
-            if self.bytes_held > MAX_BODIES:
-                raise BusyError("other requests take all memory for bodies; try again soon")
             return message
 
-        scope = _as_origin_form(scope)
         refusal = self._refusal(scope)
-        try:
-            if refusal is not None:
-                await refusal(scope, receive, send_noting_status)
-            else:
-                # The server itself sends no body in answer to HEAD.
-                method = "GET" if scope["method"] == "HEAD" else scope["method"]
-                await self.app({**scope, "method": method}, receive_limited, send_noting_status)
-        finally:
-            self.bytes_held -= received
-            if scope["path"] not in OPEN_PATHS:
-                fields = {
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "bytes": received,
-                    "seconds": round(time.perf_counter() - start_time, 4),
-                    "client": (scope.get("client") or ("",))[0],
-                }
-                logger.info("%s", json.dumps(fields))
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        # The server itself sends no body in answer to HEAD.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self.app({**scope, "method": method}, receive_limited, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         """The response to a request that is not let in."""
@@ -214,6 +210,8 @@ class RequestGuard:
                 code="invalid_api_key",
             )
             return JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer"})
+        if "\n" in scope["path"]:  # before which `$` of the routes' patterns matches, too
+            return JSONResponse(error_body("Not Found"), 404)
         lengths = [value for name, value in headers if name == b"content-length"]
         if any(value.isdigit() and int(value) > self.max_body for value in lengths):
             text = f"the body has {int(lengths[0])} bytes; at most {self.max_body} are read"

@@ -13,14 +13,13 @@ from fastapi import FastAPI
 
 from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
-from mgm.serve.http.connection import KEEP_ALIVE, MAX_HEAD_BYTES, LimitedProtocol
+from mgm.serve.http.connection import KEEP_ALIVE, LimitedProtocol
 
 SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
 # Of uvicorn.Config. Addresses of clients are those of their sockets: whatever a Forwarded header
 # says, anyone can say.
 CONNECTION_SETTINGS: dict[str, Any] = {
     "http": LimitedProtocol,
-    "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
     "timeout_keep_alive": KEEP_ALIVE,
     "timeout_graceful_shutdown": 600,  # seconds for what is running when the program has to end
     "ws": "none",

@@ -181,7 +181,8 @@ def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
     @app.post("/receive_heart_beat", dependencies=allowed_only)
     async def heartbeat(request: Request) -> dict[str, bool]:
         body = await _body_of(request, Heartbeat)
-        return {"exist": registry.heartbeat(body.worker_name, body.queue_length)}
+        known = registry.heartbeat(body.worker_name, body.queue_length, body.worker_status)
+        return {"exist": known}
 
 
 def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:

@@ -59,9 +59,10 @@ class Unregistration(_WorkerName):
 
 
 class Heartbeat(_WorkerName):
-    """The body of `receive_heart_beat`."""
+    """The body of `receive_heart_beat`; published workers send no status."""
 
     queue_length: QueueLength
+    worker_status: WorkerStatus | None = None
 
 
 @dataclass(frozen=True)

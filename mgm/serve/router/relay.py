@@ -1,6 +1,7 @@
 """Sends requests to workers: dispatch, failover before a worker has it, liveness while it waits."""
 
 import asyncio
+import http.client
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,9 @@ from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
 logger = logging.getLogger("mgm.serve")
 
 LIVENESS_INTERVAL = 1.0  # seconds between two looks at the heartbeats of a worker that is silent
-FAULTS = (500, 502, 504)  # statuses of a worker that answers and does not work
+HOPS_HEADER = "X-MGM-Hops"  # of a request: how many controllers passed it on
+MAX_HOPS = 4
+FAULTS = (500, 502, 504, 508)  # statuses of a worker that answers and does not work
 BUSY = (429, 503)  # of one that is full or about to end
 PASSED_ON = ("content-type", "x-request-id")  # headers of a request
 MAX_HEADER = 1000  # characters
@@ -48,8 +51,13 @@ class RelayedRequest:
 
     @classmethod
     async def of(cls, request: Request, model: str) -> "RelayedRequest":
-        """A client's request; its keys stay here."""
+        """A client's request; its keys stay here.
+
+        Raises:
+            BadRequestError: it came through too many controllers, as where one is its own worker.
+        """
         headers = safe_headers(request.headers, PASSED_ON)
+        headers[HOPS_HEADER] = str(_hops(request) + 1)
         # Not request.url: a part of it is the client's Host header.
         return cls(model, request.scope["path"], await request.body(), headers)
 
@@ -168,13 +176,27 @@ class Relay:
         return unknown_model(model, [*self.registry.models, *self.registry.drawers])
 
 
+def _hops(request: Request) -> int:
+    """How many controllers a request came through."""
+    value = request.headers.get(HOPS_HEADER, "")
+    hops = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
+    if hops >= MAX_HOPS:
+        raise BadRequestError(
+            f"the request went through {hops} controllers, the limit; is one its own worker? "
+            "check the addresses of the workers",
+            status=508,
+            code="controller_loop",
+        )
+    return hops
+
+
 def _check_status(status: int) -> None:
     """Refuse what no worker answers, redirects among it."""
     if status in (401, 403):
         raise WorkerResponseError(
             "the worker refuses the controller's requests; start both with the same --worker-key"
         )
-    if status != 200 and not 400 <= status < 600:
+    if status != 200 and not (status >= 400 and status in http.client.responses):
         raise WorkerResponseError(f"the worker answered with status {status}")
 
 

@@ -21,6 +21,12 @@ from mgm.serve.router.worker_registry import WorkerInfo
 SPOOL_BYTES = 2**20  # of an answer that is no stream; a longer one is passed back as it comes
 TAIL = 32  # bytes at the end of a stream that tell whether it is complete
 LOST = "worker disconnected before finishing; retry"
+# Types of answers that clients of the API read. A worker's web page, which a browser would run with
+# the controller's origin, is passed back as bytes.
+CONTENT_TYPES = {
+    *("application/json", "text/event-stream", "text/plain", "application/octet-stream"),
+    *("image/png", "image/jpeg", "image/webp"),
+}
 PASSED_BACK = (  # headers of an answer
     *("content-type", "content-encoding", "retry-after", "x-request-id", "openai-processing-ms"),
     *("cache-control", "x-accel-buffering"),
@@ -124,7 +130,7 @@ class RelayResponse(Response):
         self, worker: WorkerInfo, response: aiohttp.ClientResponse, send: Send
     ) -> None:
         headers = {} if self.streams else {name.lower(): value for name, value in SSE.items()}
-        headers |= safe_headers(response.headers, PASSED_BACK)
+        headers |= _response_headers(response)
         await _send_start(send, response.status, headers)
         before = b""
         try:
@@ -150,7 +156,7 @@ class RelayResponse(Response):
         send: Send,
     ) -> None:
         """Pass an answer back when it is complete, so that a worker's end is an error of HTTP."""
-        headers = safe_headers(response.headers, PASSED_BACK)
+        headers = _response_headers(response)
         content = bytearray()
         while chunk := await self.relay.read(worker, response):
             content += chunk
@@ -174,6 +180,15 @@ class RelayResponse(Response):
             return  # without an end, for which the server closes the connection
         self.relay.answered(worker, response.status)
         await _send_chunk(send, b"", more=False)
+
+
+def _response_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Headers of a worker's answer as they are passed back."""
+    headers = safe_headers(response.headers, PASSED_BACK)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind not in CONTENT_TYPES:
+        headers["content-type"] = "application/octet-stream"
+    return headers | {"x-content-type-options": "nosniff"}
 
 
 def _is_framed(response: aiohttp.ClientResponse) -> bool:

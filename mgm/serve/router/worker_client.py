@@ -7,12 +7,16 @@ from typing import Any
 import aiohttp
 
 from mgm.errors import MGMError
+from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import parse_body
 from mgm.serve.router.worker_registry import WorkerStatus
 
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status
 MAX_STATUS = 2**20  # bytes
+# Bytes that one turn of the event loop may have to parse, about; where they come in chunks of one
+# byte they take a hundred times as long as in large ones.
+RECEIVE_BUFFER = 32 * 2**10
 KEEPALIVE_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
@@ -133,6 +137,7 @@ class WorkerClient:
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                response_class=BoundedResponse,
             )
         return self._session
 
@@ -145,6 +150,7 @@ def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = address
     opened = socket.socket(family=family, type=kind, proto=protocol)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     for name, value in KEEPALIVE_PROBES.items():
         if hasattr(socket, name):  # not all systems have all of them
             opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -155,11 +155,19 @@ class WorkerRegistry:
         """Dispatch nothing more to a worker; what it answers already goes on."""
         return self.workers.pop(address, None)
 
-    def heartbeat(self, address: str, queue_length: float) -> bool:
-        """Take a worker's heartbeat; returns whether it is registered."""
+    def heartbeat(
+        self, address: str, queue_length: float, status: WorkerStatus | None = None
+    ) -> bool:
+        """Take a worker's heartbeat; returns whether it is registered.
+
+        Its status, if it comes along, counts from now on: another registration of the same address
+        with other models lasts until then.
+        """
         worker = self.workers.get(address)
         if worker is None:
             return False
+        if status is not None:
+            worker.status = status
         worker.queue_length, worker.last_seen = queue_length, time.monotonic()
         return True
 

@@ -13,6 +13,7 @@ from yarl import URL
 
 from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import QueueFullError
+from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.worker.public_addresses import is_public
 
@@ -228,6 +229,7 @@ def _session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=_HEADERS,
         auto_decompress=False,
+        response_class=BoundedResponse,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
     )
 

@@ -55,7 +55,10 @@ class ImageFetcher:
                 contents[label] = await self._in_thread(self.decode, source, label)
         if urls:
             for label, content in (await self.downloader.download(urls)).items():
-                await self._in_thread(self._check_size, content, label)
+                try:
+                    await self._in_thread(self._check_size, content, label)
+                except MGMError as error:
+                    raise bad_image(str(error)) from error
                 contents[label] = content
         return [contents[label] for label in labels]
 

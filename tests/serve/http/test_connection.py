@@ -1,6 +1,7 @@
 """Limits of connections, with real sockets against a real server."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncGenerator
@@ -17,11 +18,15 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
 
 
 def server():
-    app = application("test", max_body=1000)
+    app = application("test", max_body=2**20)
 
     @app.post("/echo")
     async def echo() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.post("/read")
+    async def read(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -34,6 +39,7 @@ def server():
 def address(monkeypatch):
     monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.3)
     monkeypatch.setattr(connection, "BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr(connection, "LINGER_TIMEOUT", 0.3)
     with server() as where:
         yield where
 
@@ -126,14 +132,126 @@ def test_idle_connections_stay_for_as_long_as_pools_keep_them(address):
 def test_heads_are_limited(address, headers):
     with connect(address) as sock:
         sock.sendall(HEAD + headers + b"\r\n\r\nabcd")
-        assert sock.recv(65536).split(b" ")[1] in (b"400", b"431")
+        assert sock.recv(65536).split(b" ")[1] == b"431"
 
 
 def test_an_endless_head_is_not_kept(address):
     with connect(address) as sock:
         sock.sendall(HEAD)
+        fields = (b"X-a: " + b"b" * 1000 + b"\r\n" for _ in range(2**25))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            sock.sendall((b"X-a: " + b"b" * 1000 + b"\r\n") * 2**14)
+            all(sock.sendall(field) is None for field in fields)
+
+
+CHUNKED = b"POST /read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunks(content: bytes, size: int) -> bytes:
+    """A chunked body, without its end."""
+    parts = [content[start : start + size] for start in range(0, len(content), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (chunks(b" " * 50_000, 1), b"/read"),
+        (chunks(b" " * 500_000, 20), b"/read"),
+        (chunks(b" " * 50_000, 1), b"/nowhere"),  # refused before its body is read
+        (b"1;" + b"a" * 100_000 + b"\r\n \r\n", b"/read"),
+        ((b"1;" + b"a" * 1000 + b"\r\n \r\n") * 100, b"/read"),
+        (b"0\r\n" + b"a: b\r\n" * 20_000, b"/read"),
+        (b"0\r\na: " + b"b" * 100_000, b"/read"),
+    ],
+)
+def test_bodies_that_are_mostly_framing_are_not_read_on(monkeypatch, body, path):
+    """Of a body that costs much to parse little is parsed, before and after a response."""
+    parsed = 0
+
+    class Parser(connection.RequestParser):
+        def receive_data(self, data: bytes) -> None:
+            nonlocal parsed
+            parsed += len(data)
+            super().receive_data(data)
+
+    monkeypatch.setattr(connection, "RequestParser", Parser)
+    with server() as address, connect(address) as sock:
+        sock.sendall(CHUNKED.replace(b"/read", path))
+        received = sock.recv(65536) if path == b"/nowhere" else b""
+        sock.sendall(body)
+        received += everything(sock)
+        assert received.split(b" ")[1] in ((b"404",) if path == b"/nowhere" else (b"413", b"431"))
+        json.loads(received.partition(b"\r\n\r\n")[2])
+        assert parsed < 200_000
+        assert ask(f"{address}/health")[0] == 200
+
+
+@pytest.mark.parametrize(("length", "size"), [(200, 20), (2000, 1), (900_000, 128)])
+def test_small_chunks_of_honest_clients_are_read(length, size):
+    end = b"0\r\nX-trailer: a\r\n\r\n"
+    with server() as address, connect(address) as sock:
+        for _ in range(2):
+            sock.sendall(CHUNKED + chunks(b" " * length, size) + end)
+            assert sock.recv(65536).endswith(b'{"bytes":%d}' % length)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n",  # 404
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n",  # 413
+        CHUNKED.replace(b"/read", b"/nowhere") + b"2dc6c0\r\n",
+    ],
+)
+def test_who_is_refused_can_read_why_and_the_connection_is_closed(head):
+    """A client that sends all of its body first gets the response, not a reset."""
+    with server() as address, connect(address) as sock:
+        sock.sendall(head + b"x" * 3_000_000)
+        begun = time.monotonic()
+        assert b'{"error":' in everything(sock)
+        assert time.monotonic() - begun < connection.LINGER_TIMEOUT / 2
+
+
+def test_a_refused_request_with_a_small_body_leaves_the_connection_open():
+    with server() as address, connect(address) as sock:
+        for _ in range(2):
+            sock.sendall(HEAD.replace(b"/echo", b"/nowhere") + b"\r\n")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 404")
+            sock.sendall(b"abcd")
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b"\n", b"\r\n" * 1000])
+def test_empty_lines_before_a_request_are_ignored(lines):
+    request = HEAD + b"\r\nabcd"
+    with server() as address, connect(address) as sock:
+        sock.sendall(lines + request)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        sock.sendall(request + lines)  # as old clients end a body
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        sock.sendall(lines[:1])
+        sock.sendall(lines[1:] + request)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        ("GET /h\xe9 HTTP/1.1\r\nHost: a\r\n\r\n".encode(), b"400"),
+        (b"GET /health HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /health\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", b"400"),
+        (CHUNKED + b"zz\r\n", b"400"),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked"), b"501"),
+        (b"GET /health HTTP/1.1\r\nX-a: " + b"b" * 60_000, b"431"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_in_openais_shape(request_bytes, status):
+    with server() as address, connect(address) as sock:
+        sock.sendall(request_bytes)
+        sock.shutdown(socket.SHUT_WR)
+        head, _, body = everything(sock).partition(b"\r\n\r\n")
+        assert head.split(b" ")[1] == status
+        assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
 def streaming_server(left: list[float]):

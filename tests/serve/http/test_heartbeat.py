@@ -69,7 +69,8 @@ def test_registration_heartbeats_and_leaving():
             "register_worker",
             {"worker_name": OWN, "check_heart_beat": True, "worker_status": status_of("m")},
         )
-        assert controller.received[1][0] == "receive_heart_beat"
+        beat = {"worker_name": OWN, "queue_length": 0, "worker_status": status_of("m")}
+        assert controller.received[1] == ("receive_heart_beat", beat)
         assert controller.paths()[-1] == "unregister_worker"
         assert all(b"POST /below/" in head for head in controller.heads)
         assert all(b"\r\nAuthorization: Bearer k" in head for head in controller.heads)

@@ -1,8 +1,12 @@
 """API keys, sizes and errors of every server."""
 
 import argparse
+import asyncio
+import contextlib
 import http.client
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi import Request
@@ -11,7 +15,8 @@ from mgm.errors import MGMError
 from mgm.serve.http import middleware
 from mgm.serve.http.middleware import application, bearer_token
 from mgm.serve.http.server import api_keys
-from tests.serve.servers import ask, running, wait_for
+from mgm.serve.limits import body_memory
+from tests.serve.servers import ask, running
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,7 @@ def test_heads_of_requests_as_clients_may_write_them(address):
         with socket.create_connection((host, int(port)), timeout=10) as sock:
             sock.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\n{key}\r\n\r\n".encode())
             assert sock.recv(65536).startswith(f"HTTP/1.1 {path}".encode())
+    assert ask(f"{address}/v1/models%0a", Authorization="Bearer right")[0] == 404
     client = http.client.HTTPConnection(host, int(port), timeout=10)
     client.request("HEAD", "/v1/models", headers={"Authorization": "Bearer right"})
     answer = client.getresponse()
@@ -107,29 +113,52 @@ def test_heads_of_requests_as_clients_may_write_them(address):
     client.close()
 
 
-def test_bodies_of_all_requests_together_are_limited(monkeypatch):
-    monkeypatch.setattr(middleware, "MAX_BODIES", 1500)
-    app = application("test", max_body=1000)
+def test_who_holds_the_memory_for_bodies_makes_room_for_others(monkeypatch):
+    monkeypatch.setattr(middleware, "MAX_BODIES", 15_000)
+    monkeypatch.setattr(body_memory, "FREE_BYTES", 1000)
+    app = application("test", max_body=10_000)
+    started, proceed = threading.Event(), threading.Event()
 
     @app.post("/echo")
     async def echo(request: Request) -> dict[str, int]:
-        return {"bytes": len(await request.body())}
+        body = await request.body()
+        if body.startswith(b"w"):
+            started.set()
+            await asyncio.to_thread(proceed.wait, 10)
+        return {"bytes": len(body)}
 
-    def begin(sent: int) -> http.client.HTTPConnection:
+    def begin(sent: int, length: int = 10_000) -> http.client.HTTPConnection:
         client = http.client.HTTPConnection(where.removeprefix("http://"), timeout=10)
         client.putrequest("POST", "/echo")
-        client.putheader("Content-Length", "900")
+        client.putheader("Content-Length", str(length))
         client.endheaders(b"a" * sent)
         return client
 
+    def status_of(client: http.client.HTTPConnection) -> int:
+        with contextlib.closing(client):
+            response = client.getresponse()
+            assert response.status == 200 or response.headers["Retry-After"] == "1"
+            return response.status
+
     with running(app) as where:
-        first = begin(800)
-        wait_for(lambda: ask(f"{where}/echo", b"a" * 100)[0] == 200)
-        second = begin(800)
-        answer = second.getresponse()
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        second.close()
-        first.send(b"a" * 100)
-        assert first.getresponse().status == 200
-        first.close()
-        assert ask(f"{where}/echo", b"a" * 900) == (200, {"bytes": 900})
+        largest, second = begin(9000), begin(5000)
+        # Small bodies do not count.
+        assert ask(f"{where}/echo", b"a" * 1000)[0] == 200
+        # The newcomer is not the largest: who holds most makes room, at once.
+        assert ask(f"{where}/echo", b"a" * 2000) == (200, {"bytes": 2000})
+        assert status_of(largest) == 503
+        # The newcomer is the largest.
+        third, newcomer = begin(4000), begin(9000)
+        assert status_of(newcomer) == 503
+        third.send(b"a" * 6000)
+        assert status_of(third) == 200
+        second.send(b"a" * 5000)
+        assert status_of(second) == 200
+        # Bodies that are complete are kept: the newcomer is the only one that is not.
+        with ThreadPoolExecutor(1) as pool:
+            running_request = pool.submit(ask, f"{where}/echo", b"w" * 9000)
+            assert started.wait(10)
+            assert status_of(begin(9000)) == 503
+            proceed.set()
+            assert running_request.result() == (200, {"bytes": 9000})
+        assert ask(f"{where}/echo", b"a" * 9000) == (200, {"bytes": 9000})

@@ -223,6 +223,18 @@ def test_a_malformed_heartbeat_is_refused(length):
     assert registry.workers[ADDRESS].queue_length == 0
 
 
+def test_a_heartbeat_brings_the_names_of_a_worker_back():
+    registry = WorkerRegistry()
+    client = client_of(registry)
+    other = BODY | {"worker_status": STATUS | {"model_names": ["other"]}}
+    client.post("/register_worker", json=other)
+    beat = {"worker_name": ADDRESS, "queue_length": 0}
+    assert client.post("/receive_heart_beat", json=beat).json() == {"exist": True}
+    assert registry.models == ["other"]
+    client.post("/receive_heart_beat", json=beat | {"worker_status": STATUS})
+    assert registry.models == STATUS["model_names"]
+
+
 @pytest.mark.parametrize("path", [*REGISTRATION_PATHS, "/get_worker_address"])
 @pytest.mark.parametrize(
     "body",

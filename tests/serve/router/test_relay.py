@@ -1,6 +1,7 @@
 """Broken connections, slow and leaving ends: whose request fails, and who notices when."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from mgm.serve.http.wire import frame
 from mgm.serve.openai.responses import DONE
 from mgm.serve.router import health_check
 from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.relay import MAX_HOPS
 from mgm.serve.router.worker_registry import WorkerRegistry, WorkerStatus
 from tests.serve.router.fake_worker import STATUS, FakeWorker, fake_worker, http, json_answer
 from tests.serve.servers import ask, frames, free_port, running, wait_for
@@ -104,6 +106,21 @@ def test_a_connection_that_closes_as_the_next_request_arrives():
         assert [chat(controller)[0] for _ in range(4)] == [200] * 4
         assert len(worker.requests) == 4
         assert registry.models == ["m"]
+
+
+@pytest.mark.parametrize("status", ["100 Continue", "103 Early Hints"])
+def test_a_worker_that_sends_interim_responses_without_end_is_left(status):
+    def interim(connection: socket.socket, _: bytes) -> None:
+        with suppress(OSError):
+            while True:
+                connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode() * 1000)
+        worker.closed.append(time.monotonic())
+
+    with fake_worker(interim) as worker, controller_of(worker) as (controller, _):
+        found = chat(controller)
+        assert found[0] == 502
+        assert message(found) == "worker disconnected before finishing; retry"
+        wait_for(lambda: worker.closed, 5)
 
 
 def test_what_kills_one_worker_is_not_sent_to_the_next():
@@ -385,7 +402,54 @@ def test_what_a_worker_answers_is_passed_back():
             assert response.read() == content
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("path", ["v1/chat/completions", "worker_generate_stream"])
+def test_controllers_that_are_their_own_workers_end_the_loop(count, path):
+    registries = [WorkerRegistry() for _ in range(count)]
+    with ExitStack() as stack:
+        addresses = [
+            stack.enter_context(running(controller_application(Controller(registry))))
+            for registry in registries
+        ]
+        for registry, below in zip(registries, [*addresses[1:], addresses[0]], strict=True):
+            registry.register(below, STATUS, False)
+        status, found = ask(f"{addresses[0]}/{path}", BODY)
+        assert status == 508
+        assert found["error"]["code"] == "controller_loop"
+        metrics = [urllib.request.urlopen(f"{one}/metrics").read().decode() for one in addresses]
+        answered = re.findall(r'requests_total{outcome="ok"} ([0-9.]+)', "".join(metrics))
+        assert sum(map(float, answered)) == MAX_HOPS
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("text/html", "application/octet-stream"),
+        ("image/svg+xml", "application/octet-stream"),
+        ("Text/HTML;charset=utf-8", "application/octet-stream"),
+        ("application/json; charset=utf-8", "application/json; charset=utf-8"),
+        ("text/plain", "text/plain"),
+    ],
+)
+@pytest.mark.parametrize("status", ["200 OK", "500 Fault"])
+def test_pages_of_workers_are_not_shown(kind, shown, status):
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(http(b"<script>", status, f"Content-Type: {kind}"))
+
+    with fake_worker(answer) as worker, controller_of(worker) as (controller, _):
+        request = urllib.request.Request(
+            f"{controller}/v1/chat/completions", json.dumps(BODY).encode()
+        )
+        try:
+            response = urllib.request.urlopen(request, timeout=10)
+        except urllib.error.HTTPError as error:
+            response = error
+        assert response.headers["Content-Type"] == shown
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
 ROGUE = {
+    "unknown status": http(b"{}", "599 Odd"),
     "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     "status": b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
     "no content": b"HTTP/1.1 204 No Content\r\n\r\n",

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from ipaddress import ip_address
 
 import anyio
@@ -60,6 +61,12 @@ async def endless(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
+async def interim(response: bytes, writer: asyncio.StreamWriter) -> None:
+    while not writer.is_closing():
+        writer.write(response * 1000)
+        await writer.drain()
+
+
 async def silence(writer: asyncio.StreamWriter) -> None:
     while not writer.is_closing():
         await asyncio.sleep(0.02)
@@ -89,13 +96,16 @@ def test_files_come_as_they_are():
             "/b%20c": OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n",
             "/moved": redirect("b%20c"),
             "/empty": OK + b"Content-Length: 0\r\n\r\n",
+            "/hints": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 8 + OK + b"Content-Length: 1\r\n\r\nf",
         }
         async with site(pages) as (address, heads):
             downloader = ImageDownloader(allow_private=True)
-            urls = {name: f"http://{address}/{name}" for name in ("a", "b c", "moved", "empty")}
+            names = ("a", "b c", "moved", "empty", "hints")
+            urls = {name: f"http://{address}/{name}" for name in names}
             urls["upper"] = f"HTTP://{address}/a"
             assert await downloader.download(urls) == {
                 "a": b"abc", "b c": b"de", "moved": b"de", "empty": b"", "upper": b"abc",
+                "hints": b"f",
             }  # fmt: skip
             assert all(f"Host: {address}\r\n" in head for head in heads)
             assert downloader.running == 0
@@ -165,6 +175,8 @@ def test_however_a_private_host_is_spelled(host, scheme):
         ("http://{}/bad", "no valid URL"),
         ("http://{}/announced", "is larger than 32 MiB"),
         ("http://{}/endless", "is larger than 32 MiB"),
+        ("http://{}/100", "more than 8 interim responses"),
+        ("http://{}/103", "more than 8 interim responses"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_had_is_one_line(url, text):
@@ -179,6 +191,8 @@ def test_what_cannot_be_had_is_one_line(url, text):
         "/bad": redirect("http://[::1/"),
         "/announced": OK + b"Content-Length: 99999999999\r\n\r\n",
         "/endless": endless,
+        "/100": partial(interim, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        "/103": partial(interim, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
     }
     message = error_of(url, pages)
     assert text in message

@@ -1,0 +1,1 @@
+"""What bounds the cost of a peer's bytes: parsing, interim responses, memory of bodies."""
