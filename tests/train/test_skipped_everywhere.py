@@ -43,7 +43,8 @@ BAD = {
 }
 KINDS = {
     **dict.fromkeys(("malformed", "surrogate"), "malformed"),
-    **dict.fromkeys(("missing", "NUL", "long name"), "missing image"),
+    "missing": "missing image",
+    **dict.fromkeys(("NUL", "long name"), "broken image"),
     **{"no words": "no answer", "broken": "broken image"},
 }
 

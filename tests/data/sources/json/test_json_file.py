@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
-from mgm.data.sources import json_text
 from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.json import json_text
 from mgm.data.sources.json.json_file import file_elements, read_samples
 from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.shards import JSONShard, rows_of

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mgm.data.sources import json_index, json_text
+from mgm.data.sources.json import json_index, json_text
 from mgm.data.sources.json.json_file import read_samples
 from mgm.data.sources.json.json_index import SUFFIX, SampleFile
 from mgm.errors import MGMError
