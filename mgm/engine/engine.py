@@ -317,7 +317,10 @@ class Engine:
         masks = [
             self._mask(request, label) for request, label in zip(requests, labels, strict=True)
         ]
-        images = self._encoder.prepare(sources, names, alone, orientations)
+        try:
+            images = self._encoder.prepare(sources, names, alone, orientations)
+        except MGMError as error:
+            raise RequestError(error, "images") from error
         return PreparedRequests(requests, prompts, images, masks)
 
     def begin(self, prepared: PreparedRequests) -> list[Stream]:

@@ -34,8 +34,11 @@ MAX_BODY = 64 * 2**20  # bytes; some ten photographs in base64
 MAX_BODIES = 8 * MAX_BODY  # bytes of all requests that are not answered yet
 MAX_HEADER_FIELDS = 100  # as nginx and Apache allow
 OPEN_PATHS = ("/health", "/metrics")  # need no key
-# Fields of bodies that have another name than those of the engine's requests.
-BODY_FIELDS = {"structured_output": "structured_outputs"}
+# Of fields of the engine's requests: what bodies call them, and OpenAI's code of the error.
+BODY_FIELDS = {
+    "structured_output": ("structured_outputs", None),
+    "images": ("url", "invalid_image_url"),
+}
 _ABSOLUTE = re.compile(r"https?://[^/]*(.*)", re.IGNORECASE | re.DOTALL)
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
@@ -93,8 +96,8 @@ def application(
 
     @app.exception_handler(RequestError)
     async def wrong_field(_: Request, error: RequestError) -> JSONResponse:
-        field = BODY_FIELDS.get(error.field, error.field)
-        return JSONResponse(error_body(str(error), field=field), 400)
+        field, code = BODY_FIELDS.get(error.field, (error.field, None))
+        return JSONResponse(error_body(str(error), field=field, code=code), 400)
 
     @app.exception_handler(MGMError)
     async def wrong(_: Request, error: MGMError) -> JSONResponse:

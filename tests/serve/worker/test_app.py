@@ -350,6 +350,18 @@ def test_nothing_near_the_server_is_opened(address, url, text):
     assert "root:" not in json.dumps(answer)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_damage_is_one_kind_of_error_wherever_it_is_found(address, stream):
+    whole = base64.b64decode(data_url(Image.radial_gradient("L")).split(",")[1])
+    for damaged in (whole[:20], whole[: len(whole) // 2]):
+        url = f"data:image/png;base64,{base64.b64encode(damaged).decode()}"
+        body = image_message(url) | {"stream": stream}
+        status, answer = ask(f"{address}/v1/chat/completions", body)
+        assert status == 400
+        assert answer["error"]["param"] == "url", answer
+        assert answer["error"]["code"] == "invalid_image_url"
+
+
 def test_images_with_too_many_pixels_are_not_decoded():
     from mgm.errors import MGMError
 
