@@ -52,9 +52,13 @@ TABLE = (
     Foreign(
         "mgm/train/trainer.py",
         "transformers.Trainer",
-        "_get_output_dir _get_train_sampler _load_from_checkpoint _load_optimizer_and_scheduler "
-        "_load_rng_state _prepare_for_training _prepare_inputs _save _save_checkpoint "
-        "_save_optimizer_and_scheduler",
+        "_get_train_sampler _prepare_for_training _prepare_inputs",
+    ),
+    Foreign(
+        "mgm/train/checkpointing_trainer.py",
+        "transformers.Trainer",
+        "_get_output_dir _load_from_checkpoint _load_optimizer_and_scheduler _load_rng_state _save "
+        "_save_checkpoint _save_optimizer_and_scheduler",
     ),
     Foreign(
         "mgm/train/trainer.py",

@@ -1,65 +1,50 @@
-"""transformers' Trainer with our order of samples, groups of parameters, and saving."""
+"""transformers' Trainer with our order of samples, groups of parameters, losses and figures."""
 
-import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer import SCHEDULER_NAME
+from transformers import PrinterCallback, ProgressCallback
 
 from mgm.data.datasets.collator import count_tokens
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.samplers import LengthSampler, ModalitySampler
-from mgm.data.datasets.streaming import StreamedDataset, stream_file
+from mgm.data.datasets.streaming import StreamedDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint.components import save_stage1
-from mgm.model.checkpoint.saved_files import STAGE1_FILE, replace_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.callbacks.dataset_losses import SourceLosses
-from mgm.train.callbacks.loss_plot import draw_curves
+from mgm.train.callbacks.loss_plot import LossPlot
 from mgm.train.callbacks.progress import Progress
 from mgm.train.callbacks.validation import HoldOut
 from mgm.train.callbacks.warmup_profile import undisturbed
 from mgm.train.checkpointing.checkpoints import (
-    STATE_FILE,
     checkpoints,
-    shared_folder,
-    step_of,
 )
-from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
-from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
-from mgm.train.checkpointing.schedule import check_optimizer, set_learning_rates
+from mgm.train.checkpointing.run_fingerprint import Fingerprint
+from mgm.train.checkpointing_trainer import CheckpointingTrainer
 from mgm.train.distributed.deepspeed_start import deepspeed_errors
 from mgm.train.distributed.fsdp import (
     delay_reduction,
-    load_optimizer,
-    save_optimizer,
     shard,
-    whole_state,
 )
 from mgm.train.distributed.zero3 import divide
 from mgm.train.estimate.flops import RunWork, known_peak
-from mgm.train.lora.adapter import save_adapter
 from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
 from mgm.train.optim.param_groups import parameter_groups
 
 logger = logging.getLogger(__name__)
 
 
-class MGMTrainer(Trainer):
+class MGMTrainer(CheckpointingTrainer):
     """Trains a Mini-Gemini.
 
     Args:
@@ -103,11 +88,11 @@ class MGMTrainer(Trainer):
         self.source_losses = SourceLosses(getattr(self.train_dataset, "source_names", ()))
         self.learned_steps, self.empty_steps = 0, 0  # with labels, and without any
         self.places: list[int] = []  # in the data file, of the samples of this step
-        self.unfinished: Path | None = None  # where a checkpoint is being written
         self.progress = Progress()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
+        self.add_callback(LossPlot())
         # The Trainer notes there that training needs no cache, which is no fact about the model.
         vars(self.model.config).pop("use_cache", None)
 
@@ -298,9 +283,6 @@ class MGMTrainer(Trainer):
             self.since = time.perf_counter()
         super().log(logs, start_time)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
-
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.selective_checkpointing:
             enable(self.model, checkpoint_options())
@@ -314,98 +296,3 @@ class MGMTrainer(Trainer):
             yield
         finally:
             delay_reduction(self.model, False)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.args.sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        save_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(output_dir))
-        if self.args.should_save:
-            state = cast(LRScheduler, self.lr_scheduler).state_dict()
-            torch.save(state, Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        if self.args.sharded:
-            load_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
-            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-            cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
-        else:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        if not self.is_deepspeed_enabled:
-            check_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
-        set_learning_rates(cast(LRScheduler, self.lr_scheduler))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        try:
-            super()._load_rng_state(checkpoint)
-        except UNREADABLE as error:
-            raise damaged(rng_file(Path(checkpoint), self.args)) from error
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.unfinished or super()._get_output_dir(trial))
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside its final name, where it appears when it is complete."""
-        output = Path(str(self.args.output_dir))
-        final = output / f"checkpoint-{self.state.global_step}"
-        with shared_folder(final, partial(self._finish_checkpoint, final.name)) as self.unfinished:
-            # Others may write there before the first process, which makes it, comes to it.
-            (self.unfinished / final.name).mkdir(exist_ok=True)
-            try:
-                super()._save_checkpoint(model, trial)
-                if isinstance(self.train_dataset, StreamedDataset):
-                    file = stream_file(self.unfinished, self.args.process_index)
-                    file.write_text(json.dumps(self.train_dataset.state), encoding="utf-8")
-            finally:
-                self.unfinished = None
-        if self.args.process_index == 0:
-            draw_curves(self.state.log_history, output)
-        limit = self.args.save_total_limit or 0
-        if limit > 0 and self.args.process_index == 0:
-            own = [old for old in checkpoints(output) if step_of(old) <= self.state.global_step]
-            for old in own[:-limit]:
-                shutil.rmtree(old)
-
-    def _finish_checkpoint(self, name: str, folder: Path) -> None:
-        """Bring what transformers wrote to its place, and what a resumed run is compared with."""
-        inner = folder / name
-        for file in inner.iterdir():
-            file.rename(folder / file.name)
-        inner.rmdir()
-        if self.fingerprint is not None:
-            write_fingerprint(self.fingerprint, folder)
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        """Write a complete model: weights, configs, processor, tokenizer."""
-        folder = Path(str(output_dir or self.args.output_dir))
-        if self.args.sharded:  # all of them have to ask
-            state_dict = whole_state(self.model)
-        if not self.args.should_save:
-            return
-        if self.unfinished is not None:
-            folder.mkdir(parents=True, exist_ok=True)  # other processes write their states there
-            self._write_model(folder, state_dict)
-            return
-        with replace_model(folder) as part:
-            self._write_model(part, state_dict)
-            self.state.save_to_json(str(part / STATE_FILE))
-
-    def _write_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
-        self.processing_class.save_pretrained(folder)
-        if state_dict is not None:  # DeepSpeed's or FSDP's, in which what is shared comes twice
-            owners: dict[int, str] = {}
-            for name, tensor in self.model.state_dict(keep_vars=True).items():
-                if owners.setdefault(id(tensor), name) != name:
-                    state_dict.pop(name, None)
-        if self.adapter is not None:
-            save_adapter(self.adapter, self.model, folder, state_dict)
-            return
-        self.model.save_pretrained(folder, state_dict=state_dict)
-        if self.stage1:
-            save_stage1(self.model, folder / STAGE1_FILE, state_dict)

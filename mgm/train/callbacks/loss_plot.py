@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from mgm.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -13,6 +15,21 @@ logger = logging.getLogger(__name__)
 FILE = "curves.png"
 NAMES = {"loss": "all that is learned", "eval_loss": "hold-out"}  # in the legend
 SHOWN = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
+
+
+class LossPlot(TrainerCallback):
+    """Draws the curves at every save."""
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Draw them, in the first process of a run."""
+        if args.process_index == 0:
+            draw_curves(state.log_history, Path(str(args.output_dir)))
 
 
 def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:

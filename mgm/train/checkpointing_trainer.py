@@ -1,0 +1,146 @@
+"""The part of our Trainer that writes and reads checkpoints, and the trained model."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME
+
+from mgm.data.datasets.streaming import StreamedDataset, stream_file
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.model.checkpoint.components import save_stage1
+from mgm.model.checkpoint.saved_files import STAGE1_FILE, replace_model
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.train.args.arguments import TrainingArguments
+from mgm.train.checkpointing.checkpoints import (
+    STATE_FILE,
+    checkpoints,
+    shared_folder,
+    step_of,
+)
+from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
+from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
+from mgm.train.checkpointing.schedule import check_optimizer, set_learning_rates
+from mgm.train.distributed.fsdp import load_optimizer, save_optimizer, whole_state
+from mgm.train.lora.adapter import save_adapter
+
+
+class CheckpointingTrainer(Trainer):
+    """transformers' Trainer, but checkpoints appear under their names when they are complete.
+
+    Attributes:
+        stage1: whether saving also writes the published stage-1 file.
+        adapter: peft's settings of an adapter, which is saved instead of the whole model.
+        fingerprint: of the run, which goes into every checkpoint.
+        unfinished: where a checkpoint is being written.
+    """
+
+    args: TrainingArguments
+    model: MGMForConditionalGeneration
+    processing_class: MGMProcessor
+    stage1: bool = False
+    adapter: Any = None
+    fingerprint: Fingerprint | None = None
+    unfinished: Path | None = None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(output_dir))
+        if self.args.should_save:
+            state = cast(LRScheduler, self.lr_scheduler).state_dict()
+            torch.save(state, Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if self.args.sharded:
+            load_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if not self.is_deepspeed_enabled:
+            check_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+        set_learning_rates(cast(LRScheduler, self.lr_scheduler))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        try:
+            super()._load_rng_state(checkpoint)
+        except UNREADABLE as error:
+            raise damaged(rng_file(Path(checkpoint), self.args)) from error
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.unfinished or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside its final name, where it appears when it is complete."""
+        output = Path(str(self.args.output_dir))
+        final = output / f"checkpoint-{self.state.global_step}"
+        with shared_folder(final, partial(self._finish_checkpoint, final.name)) as self.unfinished:
+            # Others may write there before the first process, which makes it, comes to it.
+            (self.unfinished / final.name).mkdir(exist_ok=True)
+            try:
+                super()._save_checkpoint(model, trial)
+                if isinstance(self.train_dataset, StreamedDataset):
+                    file = stream_file(self.unfinished, self.args.process_index)
+                    file.write_text(json.dumps(self.train_dataset.state), encoding="utf-8")
+            finally:
+                self.unfinished = None
+        limit = self.args.save_total_limit or 0
+        if limit > 0 and self.args.process_index == 0:
+            own = [old for old in checkpoints(output) if step_of(old) <= self.state.global_step]
+            for old in own[:-limit]:
+                shutil.rmtree(old)
+
+    def _finish_checkpoint(self, name: str, folder: Path) -> None:
+        """Bring what transformers wrote to its place, and what a resumed run is compared with."""
+        inner = folder / name
+        for file in inner.iterdir():
+            file.rename(folder / file.name)
+        inner.rmdir()
+        if self.fingerprint is not None:
+            write_fingerprint(self.fingerprint, folder)
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Write a complete model: weights, configs, processor, tokenizer."""
+        folder = Path(str(output_dir or self.args.output_dir))
+        if self.args.sharded:  # all of them have to ask
+            state_dict = whole_state(self.model)
+        if not self.args.should_save:
+            return
+        if self.unfinished is not None:
+            folder.mkdir(parents=True, exist_ok=True)  # other processes write their states there
+            self._write_model(folder, state_dict)
+            return
+        with replace_model(folder) as part:
+            self._write_model(part, state_dict)
+            self.state.save_to_json(str(part / STATE_FILE))
+
+    def _write_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
+        self.processing_class.save_pretrained(folder)
+        if state_dict is not None:  # DeepSpeed's or FSDP's, in which what is shared comes twice
+            owners: dict[int, str] = {}
+            for name, tensor in self.model.state_dict(keep_vars=True).items():
+                if owners.setdefault(id(tensor), name) != name:
+                    state_dict.pop(name, None)
+        if self.adapter is not None:
+            save_adapter(self.adapter, self.model, folder, state_dict)
+            return
+        self.model.save_pretrained(folder, state_dict=state_dict)
+        if self.stage1:
+            save_stage1(self.model, folder / STAGE1_FILE, state_dict)
