@@ -92,9 +92,14 @@ class TableRows:
         config: as for `TableFile`.
         split: likewise.
 
+    Attributes:
+        endings: of the names of copies.
+
     Raises:
         MGMError: there is no such table, or it cannot be read or has no rows.
     """
+
+    endings: tuple[str, ...] = (".parquet",)
 
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
         self._rows = _load(path, config, split)
@@ -103,9 +108,12 @@ class TableRows:
         """All rows, a byte in place of what is in their images."""
         return _records(self._rows)
 
-    def record(self, place: int) -> dict[str, Any]:
+    def record(self, place: int) -> dict[str, Any] | UnicodeDecodeError:
         """One row, images and all."""
-        return _row(self._rows, place)
+        try:
+            return _row(self._rows, place)
+        except UnicodeDecodeError as error:
+            return error
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the rows as a parquet file."""

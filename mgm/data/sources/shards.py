@@ -63,10 +63,10 @@ class TarShard:
             mode = "r|*" if _is_url(self.name) else "r:*"
             _check_tar(content, self.name)
             with tarfile.open(fileobj=content, mode=mode) as archive:
-                samples = groupby(_members(archive), key=lambda found: found[0])
+                samples = groupby(tar_members(archive), key=lambda found: found[0])
                 for number, (_, members) in enumerate(samples):
                     if number >= start:
-                        yield _row_of(archive, members, f"{self.name}: sample {number}")
+                        yield tar_record(archive, members, f"{self.name}: sample {number}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
     Raises:
         MGMError: there is nothing of the kind.
     """
-    names = _expanded(path)
+    names = expanded_names(path)
     if all(name.endswith(TARS) for name in names):
         return [TarShard(name) for name in names]
     if all(name.endswith(JSON_ENDINGS) or _is_other_file(name) for name in names):
@@ -199,7 +199,7 @@ def _check_tar(content: BinaryIO, name: str) -> None:
         raise MGMError(f"{name}: is no tar; it is JSON, whose name ends in .json or .jsonl")
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, ending and place of each file that belongs to a sample."""
     for member in archive:
         archive.members = []  # ty: ignore[missing-attribute]  it would grow with the file
@@ -207,7 +207,8 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
             yield name.group(1), name.group(2).lower(), member
 
 
-def _row_of(archive: tarfile.TarFile, members: Any, where: str) -> Row:
+def tar_record(archive: tarfile.TarFile, members: Any, where: str) -> Row:
+    """The sample that some of the `tar_members` are, or the error that reading it gave."""
     row: dict[str, Any] = {}
     for _, ending, member in members:
         content = cast(BinaryIO, archive.extractfile(member)).read()
@@ -262,7 +263,7 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
         yield TableShard(f"{path}: part {number}", found, number, remote)
 
 
-def _expanded(path: str) -> list[str]:
+def expanded_names(path: str) -> list[str]:
     """The names that a pattern stands for."""
     braces = _BRACES.search(path)
     if braces:
@@ -272,7 +273,7 @@ def _expanded(path: str) -> list[str]:
             f"{path[: braces.start()]}{number:0{len(first)}d}{path[braces.end() :]}"
             for number in numbers
         ]
-        return [name for part in names for name in _expanded(part)]
+        return [name for part in names for name in expanded_names(part)]
     if _is_url(path) or not glob.has_magic(path):
         return [path]
     found = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too

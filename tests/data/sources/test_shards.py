@@ -10,7 +10,7 @@ from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import SampleError
 from mgm.data.sources.shards import JSONShard, TarShard, rows_of, shards_of
 from mgm.errors import MGMError
-from tests.data.shards import server, write_tar
+from tests.data.shards import server, write_latin_row, write_tar
 
 TALK = [{"from": "human", "value": "Say"}, {"from": "gpt", "value": "c"}]
 
@@ -180,19 +180,6 @@ def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
     (shard,) = shards_of(str(tmp_path / "t.parquet"))
     ((message,),) = (row["messages"] for row in rows_of(shard, 0))
     assert message["content"] == [held]
-
-
-def write_latin_row(file, count=5, bad=2):
-    """A parquet file of texts, one of which is not UTF-8, as some programs write them."""
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
-
-    texts = [f"text {number}".encode() for number in range(count)]
-    texts[bad] = "caf\u00e9".encode("latin-1")
-    buffers = pyarrow.array(texts, pyarrow.binary()).buffers()
-    column = pyarrow.Array.from_buffers(pyarrow.string(), count, buffers)
-    parquet.write_table(pyarrow.table({"text": column, "jpg": [b"i"] * count}), file)
-    return file
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
