@@ -2,9 +2,10 @@
 
     python -m mgm.data.doctor data.json --image-folder images [--model FOLDER] [--fix clean.json]
 
-Looks for samples that are malformed, image files that are missing, broken or there twice, and, with
-a model, for samples that are longer than its limit. Ends with status 1 if training could not use
-all of them as they are.
+The data file is what --data_path of training names, but for URLs; the files of a mixture or of a
+pattern are examined one by one. Looks for samples that are malformed, image files that are missing,
+broken or there twice, and, with a model, for samples that are longer than its limit. Ends with
+status 1 if training could not use all of them as they are.
 """
 
 import argparse

@@ -244,6 +244,15 @@ def test_no_label_within_the_limit(flags, good, tmp_path):
     assert (figures["eval_samples"], figures["eval_samples_skipped"]) == (len(good), 1)
 
 
+@pytest.mark.parametrize("path", ["a.tar", "https://example.org/a.json"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_hold_out_is_no_stream(flags, tmp_path, path, mixed):
+    mixture = tmp_path / "mixture.json"
+    mixture.write_text(json.dumps({"datasets": [{"path": path}]}))
+    with pytest.raises(MGMError, match="is read as a stream alone, and a hold-out is no stream"):
+        run(words(flags | {"eval_data_path": mixture if mixed else path}))
+
+
 def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path):
     path = tmp_path / "held.json"
     path.write_text(json.dumps([*bad, bad[0], *good]))
