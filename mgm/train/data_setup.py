@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.datasets.collator import Collator
-from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.conversation_dataset import TrainingDataset, needs_streaming
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.packing import PackedCollator, PackedDataset
 from mgm.data.datasets.stream_order import Order
@@ -148,6 +148,12 @@ def _hold_out(
         return None
     path, folder = Path(data.eval_data_path), data.eval_image_folder
     sources = read_mixture(path)
+    for name in [data.eval_data_path] if sources is None else [source.path for source in sources]:
+        if needs_streaming(name):
+            raise MGMError(
+                f"--eval_data_path: {name} is read as a stream alone, and a hold-out is no stream; "
+                "give its samples as JSON or parquet"
+            )
     if sources is None:
         samples = TrainingDataset(
             *(data.eval_data_path, processor, folder, bad_samples),

@@ -20,6 +20,19 @@ def write_tar(file: Path, members: list[tuple[str, bytes | str]]) -> Path:
     return file
 
 
+def write_latin_row(file: Path, count: int = 5, bad: int = 2) -> Path:
+    """A parquet file of texts, one of which is not UTF-8, as some programs write them."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = [f"text {number}".encode() for number in range(count)]
+    texts[bad] = "caf\u00e9".encode("latin-1")
+    buffers = pyarrow.array(texts, pyarrow.binary()).buffers()
+    column = pyarrow.Array.from_buffers(pyarrow.string(), count, buffers)
+    parquet.write_table(pyarrow.table({"text": column, "jpg": [b"i"] * count}), file)
+    return file
+
+
 def as_tars(data: Path, folder: Path, count: int) -> str:
     """The samples of a data file dealt out to several tars; the pattern of their names."""
     samples = json.loads(data.read_text())

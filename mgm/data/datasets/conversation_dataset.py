@@ -155,9 +155,14 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
 
 def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile:
-    if path.endswith(TARS) or "://" in path:
+    if needs_streaming(path):
         raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
     return TableFile(path, config, split) if is_table(path) else SampleFile(Path(path))
+
+
+def needs_streaming(path: str) -> bool:
+    """Whether a data path is read as a stream alone: a tar, or a URL."""
+    return path.endswith(TARS) or "://" in path
 
 
 def sample_tensors(

@@ -2,9 +2,10 @@
 
     python -m mgm.data.doctor data.json --image-folder images [--model FOLDER] [--fix clean.json]
 
-Looks for samples that are malformed, image files that are missing, broken or there twice, and, with
-a model, for samples that are longer than its limit. Ends with status 1 if training could not use
-all of them as they are.
+The data file is what --data_path of training names, but for URLs; the files of a mixture or of a
+pattern are examined one by one. Looks for samples that are malformed, image files that are missing,
+broken or there twice, and, with a model, for samples that are longer than its limit. Ends with
+status 1 if training could not use all of them as they are.
 """
 
 import argparse
@@ -21,14 +22,13 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_file
 from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, examine
+from mgm.data.doctor.rows import Rows, open_rows, sources_of
 from mgm.data.doctor.sample_html import sample_page
 from mgm.data.images.loading import file_fault, image_file
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.hf_table import TableRows, is_table
-from mgm.data.sources.json.json_file import read_records
+from mgm.data.sources.mixture_config import Source
 from mgm.data.sources.sample import SampleError
-from mgm.data.sources.text_checks import dump_json
 from mgm.data.text.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 
@@ -38,59 +38,53 @@ SHOWN = 3  # findings of a kind; the report has all of them
 def main(words: Sequence[str] | None = None) -> int:
     """Examine, and write what was asked for; returns the exit status."""
     options = parse(words)
-    file: Path = options.file
-    folder: Path = options.image_folder or (file if file.is_dir() else file.parent)
-    rows = (
-        TableRows(str(file), options.data_config, options.data_split)
-        if is_table(str(file))
-        else _JSONRows(file)
-    )
+    sources = sources_of(options.file, options.data_config, options.data_split)
+    single = [name for name in ("fix", "show", "plot") if getattr(options, name) is not None]
+    if len(sources) > 1 and single:
+        raise MGMError(
+            f"--{single[0]}: {options.file} names {len(sources)} data files; name one of them"
+        )
     processor = None if options.model is None else MGMProcessor.from_pretrained(options.model)
     if processor is not None and options.version is not None:
         processor.conversation = version_template(options.version)
+    found = [_examined(source, options, processor) for source in sources]
+    if options.report is not None:
+        reports = [report(examination) for examination in found]
+        several = {"file": str(options.file), "sources": reports}
+        _write_json(options.report, reports[0] if len(reports) == 1 else several)
+    return int(any(examination.unusable for examination in found))
+
+
+def _examined(
+    source: Source, options: argparse.Namespace, processor: MGMProcessor | None
+) -> Examination:
+    """Examine one data file, and write what was asked for of it, but for the report."""
+    rows = open_rows(source)
+    fix: Path | None = options.fix
+    if fix is not None and fix.suffix.lower() not in rows.endings:
+        raise MGMError(f"--fix {fix}: the copy ends in {' or '.join(rows.endings)}")
+    file = Path(source.path)
+    folder: Path = source.image_folder or options.image_folder or file.parent  # as training
     examination = examine(
         *(file, rows.records(), partial(_content, rows, folder), processor),
         *(options.model_max_length, options.workers, _bar),
     )
     write_output(summary(examination))
-    if options.report is not None:
-        _write_json(options.report, report(examination))
     if options.plot is not None:
         from mgm.data.doctor.plot import draw
 
         draw(examination, options.plot)
     if options.show is not None and processor is not None:
         _write_page(options, rows, examination.samples, folder, processor)
-    if options.fix is not None:
+    if fix is not None:
         kept = clean_places(examination)
-        with atomic_file(options.fix) as part:
+        with atomic_file(fix) as part:
             rows.write(kept, part)
-        write_output(f"{options.fix}: {len(kept)} of {examination.samples} samples\n")
-    return int(bool(examination.unusable))
+        write_output(f"{fix}: {len(kept)} of {examination.samples} samples\n")
+    return examination
 
 
-class _JSONRows:
-    """A JSON or .jsonl file as `TableRows`."""
-
-    def __init__(self, file: Path) -> None:
-        self._records = read_records(file)
-
-    def records(self) -> list[Any]:
-        """All records."""
-        return self._records
-
-    def record(self, place: int) -> Any:
-        """One record."""
-        return self._records[place]
-
-    def write(self, places: Sequence[int], file: Path) -> None:
-        """Write some of the samples, in the format of the name's ending."""
-        kept = [dump_json(self._records[place]) for place in places]
-        lines = "\n".join(kept) if file.suffix == ".jsonl" else "[\n" + ",\n".join(kept) + "\n]"
-        file.write_text(f"{lines}\n", encoding="utf-8")
-
-
-def _content(rows: TableRows | _JSONRows, folder: Path, place: int, number: int) -> bytes:
+def _content(rows: Rows, folder: Path, place: int, number: int) -> bytes:
     """The bytes of an image of a sample."""
     sample = parse_sample(rows.record(place), f"sample {place}")
     source = sample.image_sources(folder)[number]
@@ -116,8 +110,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser(prog="python -m mgm.data.doctor", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="JSON or .jsonl file in the published format; or a "
-        "parquet file, a folder of them, or a data set's folder or name on the hub")  # fmt: skip
+    add("file", type=Path, metavar="FILE", help="as --data_path of training: a file of JSON, a tar "
+        "or a pattern of tars, a mixture, a parquet file, a folder of them, or a data set's folder "
+        "or name on the hub")  # fmt: skip
     add("--data-config", metavar="NAME", help="part of a data set on the hub")
     add("--data-split", default="train", metavar="NAME", help="of a data set; default train")
     add("--image-folder", type=Path, metavar="DIR", help="default: the folder of FILE")
@@ -142,9 +137,6 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         raise MGMError(f"--workers {options.workers}: give a number from 1")
     if options.fix is not None and options.fix.resolve() == options.file.resolve():
         raise MGMError("--fix names the file itself; give another, the original stays")
-    endings = (".parquet",) if is_table(str(options.file)) else (".json", ".jsonl")
-    if options.fix is not None and options.fix.suffix not in endings:
-        raise MGMError(f"--fix {options.fix}: the copy ends in {' or '.join(endings)}")
     return options
 
 
@@ -224,7 +216,7 @@ def _bar(items: Iterable[Any]) -> Iterable[Any]:
 
 def _write_page(
     options: argparse.Namespace,
-    rows: TableRows | _JSONRows,
+    rows: Rows,
     count: int,
     folder: Path,
     processor: MGMProcessor,

@@ -31,6 +31,8 @@ _MARKS = (  # the longer ones first: that of UTF-32 begins as that of UTF-16 doe
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_WIDE = ("GBK, Big5 or Shift JIS", "GBK")  # encodings, and the one that is named to iconv
+_EUROPEAN = ("Latin-1 or Windows-1252", "WINDOWS-1252")
 _TAR_MAGIC = slice(257, 262)
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 
@@ -79,8 +81,11 @@ def encoding_error(error: UnicodeDecodeError, offset: int = 0) -> str:
     """
     if "end of data" in error.reason:
         return f"ends within a character, at byte {offset + error.start:,}; get a whole copy"
-    byte = error.object[error.start]
+    first, after = error.object[error.start], error.object[error.start + 1 : error.start + 2]
+    # Letters of European languages stand among ASCII ones; characters of others have two bytes.
+    wide = not after.isascii()
+    names, name = _WIDE if wide else _EUROPEAN
     return (
-        f"is not UTF-8 (byte 0x{byte:02x} at {offset + error.start:,}), perhaps Latin-1 or "
-        "Windows-1252; save it in UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW)"
+        f"is not UTF-8 (byte 0x{first:02x} at {offset + error.start:,}), perhaps {names}; save it "
+        f"in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
     )

@@ -31,7 +31,7 @@ def is_table(path: str) -> bool:
     """
     place = Path(path)
     if place.is_dir():
-        return any((place / name).is_file() for name in _SAVED) or bool(_files(place))
+        return is_saved(place) or bool(table_files(place))
     return place.suffix in BUILDERS or is_hub_name(path)
 
 
@@ -92,9 +92,14 @@ class TableRows:
         config: as for `TableFile`.
         split: likewise.
 
+    Attributes:
+        endings: of the names of copies.
+
     Raises:
         MGMError: there is no such table, or it cannot be read or has no rows.
     """
+
+    endings: tuple[str, ...] = (".parquet",)
 
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
         self._rows = _load(path, config, split)
@@ -103,9 +108,12 @@ class TableRows:
         """All rows, a byte in place of what is in their images."""
         return _records(self._rows)
 
-    def record(self, place: int) -> dict[str, Any]:
+    def record(self, place: int) -> dict[str, Any] | UnicodeDecodeError:
         """One row, images and all."""
-        return _row(self._rows, place)
+        try:
+            return _row(self._rows, place)
+        except UnicodeDecodeError as error:
+            return error
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the rows as a parquet file."""
@@ -134,14 +142,11 @@ def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
     datasets = import_datasets(path)
     place = Path(path)
     try:
-        if any((place / name).is_file() for name in _SAVED):
-            found = datasets.load_from_disk(path)
-            if not isinstance(found, Mapping):
-                return found
-            if split not in found:
-                raise MGMError(f"{path}: has no split {split!r}; choose from {', '.join(found)}")
-            return found[split]
-        files = _files(place) if place.is_dir() else [path] if place.suffix in BUILDERS else None
+        if is_saved(place):
+            return load_saved(datasets, path, split)
+        files = (
+            table_files(place) if place.is_dir() else [path] if place.suffix in BUILDERS else None
+        )
         if files is None:
             return datasets.load_dataset(path, config, split=split)
         for file in files:
@@ -156,6 +161,25 @@ def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
             f"{path}: cannot be read as a data set ({reason}); check the path, --data_config and "
             "--data_split"
         ) from error
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is one that `Dataset.save_to_disk` leaves."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
+def load_saved(datasets: Any, path: str, split: str) -> "datasets.Dataset":
+    """The rows of a folder that `is_saved`.
+
+    Raises:
+        MGMError: it has splits, and not this one.
+    """
+    found = datasets.load_from_disk(path)
+    if not isinstance(found, Mapping):
+        return found
+    if split not in found:
+        raise MGMError(f"{path}: has no split {split!r}; choose from {', '.join(found)}")
+    return found[split]
 
 
 def check_table(file: Path) -> None:
@@ -198,7 +222,7 @@ def reading_errors(datasets: Any) -> tuple[type[Exception], ...]:
     return (*hub_errors(), ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
-def _files(folder: Path) -> list[str]:
+def table_files(folder: Path) -> list[str]:
     """The tables in a folder, of the kind that comes first."""
     for ending in BUILDERS:
         if found := sorted(map(str, folder.glob(f"*{ending}"))):

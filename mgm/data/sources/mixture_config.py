@@ -12,7 +12,7 @@ from typing import Any
 
 from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error
 from mgm.data.sources.hf_table import is_hub_name
-from mgm.data.sources.json.json_file import LINE_ENDINGS
+from mgm.data.sources.json.json_file import LINE_ENDINGS, MIXTURE_FORM
 from mgm.errors import MGMError, one_line
 
 # Other objects are records.
@@ -63,8 +63,7 @@ def read_mixture(file: Path) -> list[Source] | None:
     entries = values.get("datasets")
     if not isinstance(entries, list) or not entries or values.keys() != {"datasets"}:
         raise MGMError(
-            f"{file}: is no mixture as it should be; write "
-            '{"datasets": [{"path": ..., "weight": 1}, ...]} and no other key'
+            f"{file}: is no mixture as it should be; write {MIXTURE_FORM} and no other key"
         )
     sources = [
         _source(entry, f"{file}: dataset {n}", file.parent) for n, entry in enumerate(entries)

@@ -12,7 +12,7 @@ from mgm.data.text.conversation import (
     move_image_first,
     training_segments,
 )
-from mgm.data.text.templates import Template
+from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.errors import MGMError
 
 URL_SCHEMES = ("http://", "https://")  # of images that are downloaded
@@ -68,15 +68,19 @@ class Sample:
             for image in self.images
         ]
 
+    @property
+    def arranged_turns(self) -> tuple[Turn, ...]:
+        """The turns with their image markers where training has them."""
+        if not self.images:
+            return self.turns
+        arranged = keep_image_order if self.keeps_order else move_image_first
+        return tuple(
+            (arranged(question), answer and arranged(answer)) for question, answer in self.turns
+        )
+
     def segments(self, template: Template) -> list[Segment]:
         """The text to learn this sample from, written as `template` says."""
-        turns = self.turns
-        if self.images:
-            arranged = keep_image_order if self.keeps_order else move_image_first
-            turns = tuple(
-                (arranged(question), answer and arranged(answer)) for question, answer in turns
-            )
-        return training_segments(template, turns, self.greeting, self.system)
+        return training_segments(template, self.arranged_turns, self.greeting, self.system)
 
 
 def is_url(image: str) -> bool:
@@ -106,6 +110,11 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     for name, text in named:
         if fault := text_fault(text):
             raise SampleError(f"{where}: {name} {fault}")
+    if IMAGE_MARKER in (sample.system or ""):
+        raise SampleError(
+            f"{where}: the system text has an {IMAGE_MARKER} marker; put the image into a question",
+            "markers",
+        )
     if not sample.images and not any(text.split() for text in messages):
         raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
     return sample

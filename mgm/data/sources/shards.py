@@ -5,22 +5,33 @@ paths, or URLs that fsspec knows (https, hf, s3, ...); `{00..99}` stands for all
 """
 
 import glob
+import logging
 import re
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
 from mgm.data.sources.formats.record import CAPTIONS
-from mgm.data.sources.hf_table import BUILDERS, check_table, import_datasets, reading_errors
+from mgm.data.sources.hf_table import (
+    BUILDERS,
+    check_table,
+    import_datasets,
+    is_saved,
+    load_saved,
+    reading_errors,
+    table_files,
+)
 from mgm.data.sources.json.json_file import JSON_ENDINGS, elements, parse_json
 from mgm.data.sources.sample import SampleError
 from mgm.errors import MGMError, one_line
+
+logger = logging.getLogger(__name__)
 
 TARS = (".tar", ".tar.gz", ".tgz")
 RETRIES = 5  # in a row, of a shard that comes over a network
@@ -32,7 +43,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # As the webdataset library cuts names: what stands before the first dot of the file's own name.
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
 
-Row = Any  # a record, or the SampleError that reading it gave
+Row = Any  # a record, or the error that reading it gave
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,10 @@ class TarShard:
             mode = "r|*" if _is_url(self.name) else "r:*"
             _check_tar(content, self.name)
             with tarfile.open(fileobj=content, mode=mode) as archive:
-                samples = groupby(_members(archive), key=lambda found: found[0])
+                samples = groupby(tar_members(archive), key=lambda found: found[0])
                 for number, (_, members) in enumerate(samples):
                     if number >= start:
-                        yield _row_of(archive, members, f"{self.name}: sample {number}")
+                        yield tar_record(archive, members, f"{self.name}: sample {number}")
 
 
 @dataclass(frozen=True)
@@ -67,12 +78,19 @@ class JSONShard:
     """
 
     name: str
+    _warnings: set[str] = field(default_factory=set, compare=False, repr=False)  # logged so far
 
     def rows(self, start: int) -> Iterator[Row]:
         """The records from number `start` on."""
         with _open(self.name) as content:
-            for _, _, record in elements(content, self.name, start):
+            for _, _, record in elements(content, self.name, start, self._warn):
                 yield record
+
+    def _warn(self, message: str) -> None:
+        """Log a line once, however often the shard is read."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            logger.warning("%s", message)
 
 
 @dataclass(frozen=True)
@@ -81,18 +99,24 @@ class TableShard:
 
     Attributes:
         name: of the data set, with the number of the file.
-        stream: of the datasets library.
+        stream: of the datasets library, which gives tables of arrow.
         number: of the file.
+        remote: whether it comes over a network.
     """
 
     name: str
     stream: Any
     number: int
+    remote: bool
 
     def rows(self, start: int) -> Iterator[Row]:
         """The samples from number `start` on."""
         part = self.stream.shard(num_shards=self.stream.num_shards, index=self.number)
-        yield from part.skip(start) if start else part
+        for table in part.skip(start).iter(batch_size=1):
+            try:
+                yield table.to_pylist()[0]
+            except UnicodeDecodeError as error:  # a text of this row is not UTF-8
+                yield error
 
 
 Shard = TarShard | JSONShard | TableShard
@@ -110,7 +134,7 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
     Raises:
         MGMError: there is nothing of the kind.
     """
-    names = _expanded(path)
+    names = expanded_names(path)
     if all(name.endswith(TARS) for name in names):
         return [TarShard(name) for name in names]
     if all(name.endswith(JSON_ENDINGS) or _is_other_file(name) for name in names):
@@ -146,12 +170,13 @@ def rows_of(shard: Shard, start: int) -> Iterator[Row]:
             raise
         except Exception as error:
             failed += 1
-            lost = _is_url(shard.name) or isinstance(shard, TableShard)
-            if failed > RETRIES or not lost or isinstance(error, FileNotFoundError):
+            remote = shard.remote if isinstance(shard, TableShard) else _is_url(shard.name)
+            if failed > RETRIES or not remote or isinstance(error, FileNotFoundError):
                 reason = getattr(error, "strerror", None) or error or type(error).__name__
+                after = f" after sample {done - 1}" if done else ""
                 raise MGMError(
-                    f"{shard.name}: cannot be read after sample {done - 1} ({one_line(reason)}); "
-                    "get the file anew, or leave it out"
+                    f"{shard.name}: cannot be read{after} ({one_line(reason)}); get the file "
+                    "anew, or leave it out"
                 ) from error
             time.sleep(PAUSE * 2 ** (failed - 1))
 
@@ -174,7 +199,7 @@ def _check_tar(content: BinaryIO, name: str) -> None:
         raise MGMError(f"{name}: is no tar; it is JSON, whose name ends in .json or .jsonl")
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, ending and place of each file that belongs to a sample."""
     for member in archive:
         archive.members = []  # ty: ignore[missing-attribute]  it would grow with the file
@@ -182,7 +207,8 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
             yield name.group(1), name.group(2).lower(), member
 
 
-def _row_of(archive: tarfile.TarFile, members: Any, where: str) -> Row:
+def tar_record(archive: tarfile.TarFile, members: Any, where: str) -> Row:
+    """The sample that some of the `tar_members` are, or the error that reading it gave."""
     row: dict[str, Any] = {}
     for _, ending, member in members:
         content = cast(BinaryIO, archive.extractfile(member)).read()
@@ -205,7 +231,8 @@ def _row_of(archive: tarfile.TarFile, members: Any, where: str) -> Row:
 
 
 def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> Iterator[Shard]:
-    datasets = import_datasets(path)
+    datasets, folder = import_datasets(path), Path(path)
+    names = table_files(folder) or names
     builder = next(
         (kind for ending, kind in BUILDERS.items() if all(n.endswith(ending) for n in names)), None
     )
@@ -213,23 +240,30 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
         for name in names if builder is not None else ():
             if not _is_url(name):
                 check_table(Path(name))
-        if builder is None:
+        if is_saved(folder):
+            saved = load_saved(datasets, path, split)
+            parts = max(1, min(len(saved), len(saved.cache_files)))
+            found = saved.to_iterable_dataset(num_shards=parts)
+        elif builder is None:
             found = datasets.load_dataset(path, config, split=split, streaming=True)
         else:
             found = datasets.load_dataset(
                 builder, data_files=list(names), split="train", streaming=True
             )
+    except MGMError:
+        raise
     except reading_errors(datasets) as error:
         raise MGMError(
             f"{path}: cannot be streamed ({one_line(error)}); check the path, --data_config and "
             "--data_split"
         ) from error
-    found = found.decode(False)
+    found = found.decode(False).with_format("arrow")
+    remote = any(map(_is_url, names)) or (builder is None and not folder.exists())
     for number in range(found.num_shards):
-        yield TableShard(f"{path}: part {number}", found, number)
+        yield TableShard(f"{path}: part {number}", found, number, remote)
 
 
-def _expanded(path: str) -> list[str]:
+def expanded_names(path: str) -> list[str]:
     """The names that a pattern stands for."""
     braces = _BRACES.search(path)
     if braces:
@@ -239,7 +273,7 @@ def _expanded(path: str) -> list[str]:
             f"{path[: braces.start()]}{number:0{len(first)}d}{path[braces.end() :]}"
             for number in numbers
         ]
-        return [name for part in names for name in _expanded(part)]
+        return [name for part in names for name in expanded_names(part)]
     if _is_url(path) or not glob.has_magic(path):
         return [path]
     found = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,12 @@ from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.sources.bad_samples import BadSample, nothing_usable
 from mgm.data.sources.sample import Sample
-from mgm.data.text.conversation import keep_image_order
-from mgm.data.text.templates import IMAGE_MARKER
+from mgm.data.text.conversation import Message, merge_messages
+from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
+from mgm.model.ops.causal_lm_loss import IGNORED
 from mgm.train.callbacks.dataset_losses import summed_over_processes
 from mgm.train.callbacks.trainer_protocol import RunningTrainer
 
@@ -39,7 +41,8 @@ class HoldOut:
     Attributes:
         samples: of a file or a mixture.
         collator: makes batches of them.
-        answers: how many first questions the model answers; 0: only the loss is measured.
+        answers: of how many samples that can be used, the first ones, the model answers the first
+            question; 0: only the loss is measured.
     """
 
     samples: TrainingDataset | MixedDataset
@@ -53,15 +56,22 @@ class HoldOut:
         All processes have to ask, with the model in evaluation mode.
 
         Raises:
-            MGMError: a sample cannot be used, and none is skipped; or no sample can be used.
+            MGMError: a sample cannot be used, and none is skipped; or no sample can be used, or
+                none has a label within the limit of positions.
         """
         bad = self._listed()
-        sums, measured = self._sums(trainer, bad)
-        if not measured:
+        sums, usable, measured = self._sums(trainer, bad)
+        if not usable:
             raise nothing_usable(self.samples.path, list(self._listed().values()))
+        if not measured:
+            raise MGMError(
+                f"--eval_data_path {self.samples.path}: none of its {usable} samples has a label "
+                f"within model_max_length {self.collator.max_length}, so that there is no loss to "
+                "measure; allow more"
+            )
         names = self.samples.source_names
         loss, count = sums.sum(0).tolist()
-        metrics = {"eval_loss": loss / max(count, 1)}
+        metrics = {"eval_loss": loss / count}
         for name, (loss, count) in zip(names, sums.tolist(), strict=False):
             if count:
                 metrics[f"eval_loss/{name}"] = loss / count
@@ -72,6 +82,7 @@ class HoldOut:
             if asked:
                 metrics["eval_right_answers"] = right / asked
             metrics["eval_answers"] = asked
+            metrics["eval_answers_skipped"] = self.answers - asked
         return metrics
 
     def _listed(self) -> dict[tuple[str, int], BadSample]:
@@ -84,8 +95,12 @@ class HoldOut:
 
     def _sums(
         self, trainer: RunningTrainer, bad: Collection[tuple[str, int]]
-    ) -> tuple[Tensor, int]:
-        """Summed losses and labels of each source (sources, 2), and samples, over all processes."""
+    ) -> tuple[Tensor, int, int]:
+        """Summed losses and labels of each source, and counts of samples, over all processes.
+
+        Returns:
+            The sums (sources, 2); samples that can be used; those of them with a label.
+        """
         args = trainer.args
         sums = torch.zeros(max(1, len(self.samples.source_names)), 2, device=args.device)
         size = args.per_device_eval_batch_size
@@ -105,21 +120,22 @@ class HoldOut:
         )
         divided = trainer.is_deepspeed_enabled or args.sharded
         model = trainer.model_wrapped if divided else trainer.model
-        measured = torch.zeros(1, dtype=torch.long, device=args.device)
-        for batch, usable in loader:
-            measured += usable
+        counts = torch.zeros(2, dtype=torch.long, device=args.device)
+        for batch, usable, labelled in loader:
+            counts += torch.tensor([usable, labelled], device=args.device)
             batch.pop("index", None)
             batch.setdefault("loss_group_ids", torch.zeros_like(batch["labels"]))
             inputs = trainer.prepare_inputs(batch)
             found = cast(nn.Module, model)(**inputs, skip_logits=True).group_losses.to(sums)
             sums.index_add_(0, found[:, 0].long(), found[:, 1:])
-        return summed_over_processes(sums), int(summed_over_processes(measured))
+        usable, measured = summed_over_processes(counts).tolist()
+        return summed_over_processes(sums), usable, measured
 
     def _answered(self, trainer: RunningTrainer, bad: Collection[tuple[str, int]]) -> Tensor:
         """How many first questions were answered exactly, and how many were asked."""
         args = trainer.args
-        rows = range(args.process_index, min(self.answers, len(self.samples)), args.world_size)
-        rows = [row for row in rows if self.samples.location(row) not in bad]
+        good = (row for row in range(len(self.samples)) if self.samples.location(row) not in bad)
+        rows = list(islice(good, self.answers))[args.process_index :: args.world_size]
         engine = Engine(trainer.model, self.samples.processor)
         right, asked, size = 0, 0, args.per_device_eval_batch_size
         for start in range(0, len(rows), size):
@@ -138,11 +154,11 @@ class HoldOut:
         Without a question that cannot be asked, for instance since it is too long, where bad
         samples are skipped.
         """
-        requests = [
-            first_question(*self.samples.sample(row), self.samples.orientation) for row in rows
-        ]
+        template, orientation = self.samples.processor.template, self.samples.orientation
         try:
-            answers = engine.answer(requests)
+            answers = engine.answer(
+                [first_question(*self.samples.sample(row), template, orientation) for row in rows]
+            )
         except MGMError as error:
             if len(rows) > 1:  # find out which
                 return {row: text for one in rows for row, text in self._ask(engine, [one]).items()}
@@ -156,30 +172,37 @@ class HoldOut:
 
 def _counted(
     collator: Collator, samples: Sequence[dict[str, Tensor]]
-) -> tuple[dict[str, Tensor], int]:
-    """A batch, and of how many samples."""
-    return collator(samples), sum(map(is_usable, samples))
+) -> tuple[dict[str, Tensor], int, int]:
+    """A batch, of how many samples that can be used it is, and how many of them have a label."""
+    batch = collator(samples)
+    labelled = int((batch["labels"][:, 1:] != IGNORED).any(dim=1).sum())
+    return batch, sum(map(is_usable, samples)), labelled
 
 
-def first_question(sample: Sample, folder: Path, orientation: str) -> Request:
+def first_question(sample: Sample, folder: Path, template: Template, orientation: str) -> Request:
     """The request that asks the first question of a sample, with the images that stand in it.
 
-    A question with one image is asked as users ask it: the image is given, and the template says
-    where it goes. Several images stay where they are in the question, as one does in a sample that
-    keeps the order of texts and images.
+    Images and system text are where training has them: the system text begins the question where
+    the template has no place for one, and is left out where the training text has no questions.
 
     Args:
         sample: a conversation; its later turns and their images play no part.
         folder: where image paths begin.
+        template: that the model is trained with.
         orientation: of the images, "stored" or "upright".
     """
-    question, _ = sample.turns[0]
-    count = question.count(IMAGE_MARKER)
-    stays = count > 1 or sample.keeps_order
+    question, _ = sample.arranged_turns[0]
+    layout, system = template.layout, sample.system
+    if system is not None and (template.training or layout).drops_questions:
+        system = None
+    if system is not None:
+        messages = [Message("system", system), Message("user", question)]
+        *before, merged = merge_messages(layout, messages)
+        question, system = merged.text, system if before else None
     return Request(
-        keep_image_order(question) if stays else question.replace(IMAGE_MARKER, "").strip(),
-        images=sample.image_sources(folder)[:count],
-        system=sample.system,
+        question,
+        images=sample.image_sources(folder)[: question.count(IMAGE_MARKER)],
+        system=system,
         max_new_tokens=ANSWER_TOKENS,
         temperature=0.0,
         orientation=orientation,
@@ -202,4 +225,6 @@ def described(metrics: dict[str, Any]) -> str:
     if "eval_right_answers" in metrics:
         share, asked = metrics["eval_right_answers"], metrics["eval_answers"]
         text += f", {100 * share:.1f} % of {asked:.0f} answers right"
+    if skipped := metrics.get("eval_answers_skipped"):
+        text += f", {skipped:.0f} fewer questions asked than --eval_answers says"
     return text

@@ -13,7 +13,9 @@ from mgm.data.doctor import __main__ as doctor
 from mgm.data.doctor.checks import KINDS
 from mgm.data.sources.hf_table import TableFile
 from mgm.data.sources.json.json_file import read_samples
+from mgm.data.sources.shards import TarShard, rows_of
 from mgm.errors import MGMError
+from tests.data.shards import write_latin_row, write_tar
 from tests.tiny_model import build
 
 
@@ -257,3 +259,110 @@ def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
     model, page = build(tmp_path / "model"), folder / "page.html"
     doctor.main([str(path), "--model", str(model), "--show", "0", "--page", str(page)])
     assert f'src="data:image;base64,{base64.b64encode(content).decode()}"' in page.read_text()
+
+
+def as_tar(folder: Path, name: str) -> Path:
+    """The same samples as a tar, with the images that are there as members."""
+    members: list[tuple[str, bytes | str]] = []
+    for place, sample in enumerate(json.loads((folder / "data.json").read_text())):
+        names = sample["image"] if isinstance(sample["image"], list) else [sample["image"]]
+        if all((folder / image).is_file() for image in names):
+            for number, image in enumerate(names):
+                members.append((f"{place:04d}.{number}.png", (folder / image).read_bytes()))
+            del sample["image"]
+        members.append((f"{place:04d}.json", json.dumps(sample)))
+    return write_tar(folder / name, members)
+
+
+@pytest.mark.parametrize("name", ["data.tar", "data.tar.gz"])
+def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name, capsys):
+    file = as_tar(folder, name)
+    report = examined_file(file)
+    found = {kind: places(report, kind) for kind in KINDS if places(report, kind)}
+    assert set(found.pop("duplicate image")) > {17}  # every use of an image is a copy
+    assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
+    assert "gone.png: there is no such file" in capsys.readouterr().out
+    clean = folder / "clean.tar"
+    assert doctor.main([str(file), "--fix", str(clean)]) == 1
+    assert "13 of 20 samples" in capsys.readouterr().out
+    assert doctor.main([str(clean)]) == 0
+    first, *_ = rows_of(TarShard(str(clean)), 0)
+    assert first["0.png"] == (folder / "0.png").read_bytes()
+    with pytest.raises(MGMError, match=r"the copy ends in \.tar"):
+        doctor.main([str(file), "--fix", str(folder / "clean.json")])
+    model, page = build(tmp_path / "model"), folder / "page.html"
+    doctor.main([str(file), "--model", str(model), "--show", "3", "--page", str(page)])
+    content = base64.b64encode((folder / "3.png").read_bytes()).decode()
+    assert f"data:image;base64,{content}" in page.read_text()
+
+
+def test_what_a_tar_of_another_kind_is(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"PAR1")
+    with pytest.raises(MGMError, match=r"a\.tar: is no tar; it is a parquet table"):
+        doctor.main([str(tmp_path / "a.tar")])
+
+
+def test_a_mixture_and_a_pattern(folder, capsys):
+    """Each file is examined by itself, images where training looks for them."""
+    as_tar(folder, "part-1.tar")
+    (folder / "elsewhere").mkdir()
+    for number in range(10):
+        shutil.copy(folder / f"{number}.png", folder / "elsewhere")
+    good = [asks("0.png"), asks("gone.png")]
+    (folder / "good.ndjson").write_text("".join(f"{json.dumps(sample)}\n" for sample in good))
+    mixture = folder / "mixture.json"
+    sources = [
+        {"path": "data.json"},
+        {"path": "good.ndjson", "image_folder": "elsewhere", "weight": 2},
+        {"path": "part-1.tar"},
+    ]
+    mixture.write_text(json.dumps({"datasets": sources}))
+    report = examined_file(mixture)
+    assert report["file"] == str(mixture)
+    assert [Path(one["file"]).name for one in report["sources"]] == [
+        "data.json",
+        "good.ndjson",
+        "part-1.tar",
+    ]
+    assert [one["samples"] for one in report["sources"]] == [20, 2, 20]
+    assert places(report["sources"][1], "missing image") == [1]
+    assert f"{folder}/elsewhere/gone.png: there is no such file" in capsys.readouterr().out
+    shutil.copy(folder / "part-1.tar", folder / "part-2.tar")
+    for pattern in ("part-*.tar", "part-{1..2}.tar"):
+        report = examined_file(folder / pattern)
+        assert [one["usable"] for one in report["sources"]] == [14, 14]
+    for options in (["--fix", "a.json"], ["--plot", "a.png"]):
+        with pytest.raises(MGMError, match=r"mixture\.json names 3 data files; name one of them"):
+            doctor.main([str(mixture), *options])
+    mixture.write_text(json.dumps({"name": "all", "datasets": sources}))
+    with pytest.raises(MGMError, match="is no mixture as it should be; its name ends in"):
+        doctor.main([str(mixture)])
+    mixture.write_text(json.dumps({"datasets": [{"path": "https://example.org/a.tar"}]}))
+    with pytest.raises(MGMError, match="is a URL; download the file"):
+        doctor.main([str(mixture)])
+
+
+@pytest.mark.parametrize("name", ["clean.ndjson", "clean.JSON", "clean.JSONL"])
+def test_copies_under_every_name_of_json(folder, name):
+    assert doctor.main([str(folder / "data.json"), "--fix", str(folder / name)]) == 1
+    assert doctor.main([str(folder / name)]) == 0
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_images_of_a_folder_of_tables_are_where_training_has_them(folder):
+    pytest.importorskip("datasets")
+    tables = folder / "tables"
+    tables.mkdir()
+    as_table(folder, False).rename(tables / "table.parquet")
+    found = examined_file(tables)
+    assert places(found, "missing image") == PLANTED["missing image"]
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_row_that_is_not_utf_8(folder, tmp_path):
+    pytest.importorskip("datasets")
+    table = write_latin_row(folder / "latin.parquet")
+    assert places(examined_file(table), "malformed") == [2]
+    model = build(tmp_path / "model")
+    with pytest.raises(MGMError, match="--show 2: sample 2: has a text that is not UTF-8"):
+        doctor.main([str(table), "--model", str(model), "--show", "2"])

@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from mgm.data.sources import shards as module
+from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import SampleError
 from mgm.data.sources.shards import JSONShard, TarShard, rows_of, shards_of
 from mgm.errors import MGMError
-from tests.data.shards import server, write_tar
+from tests.data.shards import server, write_latin_row, write_tar
 
 TALK = [{"from": "human", "value": "Say"}, {"from": "gpt", "value": "c"}]
 
@@ -179,3 +180,66 @@ def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
     (shard,) = shards_of(str(tmp_path / "t.parquet"))
     ((message,),) = (row["messages"] for row in rows_of(shard, 0))
     assert message["content"] == [held]
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_a_row_that_is_not_utf_8_is_one_bad_sample(tmp_path, start):
+    pytest.importorskip("datasets")
+    (shard,) = shards_of(str(write_latin_row(tmp_path / "t.parquet")))
+    rows = list(rows_of(shard, start))
+    texts = ["text 0", "text 1", None, "text 3", "text 4"]
+    assert [row.get("text") if isinstance(row, dict) else None for row in rows] == texts[start:]
+    if start < 3:
+        with pytest.raises(SampleError, match="t: sample 2: has a text that is not UTF-8"):
+            parse_sample(rows[2 - start], "t: sample 2")
+
+
+def test_a_table_on_the_disk_is_read_once(tmp_path, monkeypatch):
+    """What cannot be read there cannot be read a second later either."""
+    pytest.importorskip("datasets")
+    monkeypatch.setattr(module.time, "sleep", lambda _: pytest.fail("waits"))
+    file = write_latin_row(tmp_path / "t.parquet")
+    (shard,) = shards_of(str(file))
+    content = file.read_bytes()
+    file.write_bytes(content[:4] + b"\xff" * 60 + content[64:])
+    with pytest.raises(MGMError, match=r"t\.parquet: part 0: cannot be read \("):
+        list(rows_of(shard, 0))
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_folder_that_save_to_disk_left(tmp_path, split):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"txt": ["a", "b", "c"], "jpg": [b"i"] * 3})
+    if split is None:
+        table.save_to_disk(tmp_path / "saved", num_shards=2)
+    else:
+        datasets.DatasetDict({split: table}).save_to_disk(tmp_path / "saved", num_shards={split: 2})
+    shards = shards_of(str(tmp_path / "saved"))
+    assert len(shards) == 2
+    rows = [row for shard in shards for row in rows_of(shard, 0)]
+    assert rows == table.to_list()
+    if split is not None:
+        with pytest.raises(MGMError, match=r"saved: has no split 'test'; choose from train$"):
+            shards_of(str(tmp_path / "saved"), split="test")
+
+
+def test_a_folder_of_tables(tmp_path):
+    """The tables alone, as when it is not streamed."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "all.parquet"
+    folder.mkdir()
+    (folder / "notes.json").write_text("[]")
+    for number in range(2):
+        datasets.Dataset.from_dict({"txt": [str(number)]}).to_parquet(folder / f"{number}.parquet")
+    shards = shards_of(str(folder))
+    assert [row["txt"] for shard in shards for row in rows_of(shard, 0)] == ["0", "1"]
+
+
+def test_it_is_said_once_how_a_file_is_read(tmp_path, caplog):
+    file = tmp_path / "lines.json"
+    file.write_text('{"conversations": 1}\n{"conversations": 2}')
+    (shard,) = shards_of(str(file))
+    for _ in range(3):
+        assert len(list(rows_of(shard, 0))) == 2
+    (message,) = caplog.messages
+    assert message == f"{file}: holds JSON lines, not a list, and is read as such"

@@ -1,6 +1,7 @@
 """Which samples of a hold-out are measured, and with which images a question is asked."""
 
 import json
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from mgm.data.sources.bad_samples import FILE
 from mgm.data.sources.sample import Sample
+from mgm.data.text.conversation import prompt
+from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.engine.core.request import Request
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
@@ -116,8 +119,11 @@ def test_nothing_to_measure(flags, bad, tmp_path):
 
 
 QUESTIONS = {
-    "one image": (turns("<image>\nWhich?", "it"), ["0.png"], "Which?", 1),
-    "marker behind the text": (turns("Which?\n<image>", "it"), ["0.png"], "Which?", 1),
+    "one image": (turns("<image>\nWhich?", "it"), ["0.png"], "<image>\nWhich?", 1),
+    "marker behind the text": (
+        turns("Which?\n<image>", "it"),
+        *(["0.png"], "<image>\nWhich?", 1),
+    ),
     "text": (turns("Which?", "it"), [], "Which?", 0),
     "two images": (
         *(turns("<image>\n<image>\nThe same?", "no"), ["0.png", "1.png"]),
@@ -129,7 +135,7 @@ QUESTIONS = {
     ),
     "a second turn": (
         *(turns("<image>\nWhich?", "it", "<image>\nAnd?", "that"), ["0.png", "1.png"]),
-        *("Which?", 1),
+        *("<image>\nWhich?", 1),
     ),
     "an image in the second turn alone": (
         *(turns("Which?", "it", "<image>\nAnd?", "that"), ["0.png"]),
@@ -180,8 +186,81 @@ def test_questions_are_asked_with_the_images_before_them(
 
 
 def test_images_in_bytes_are_given_as_they_are():
-    request = first_question(Sample((("<image> A?", "a"),), (b"one", "two")), Path("x"), "stored")
+    sample = Sample((("<image> A?", "a"),), (b"one", "two"))
+    request = first_question(sample, Path("x"), get_template("nano"), "stored")
     assert request.images == (b"one",)
+
+
+# Those that train on the text that they prompt with.
+SAME_TEXT = [name for name, one in TEMPLATES.items() if one.training is None and not one.examples]
+
+
+@pytest.mark.parametrize("name", SAME_TEXT)
+@pytest.mark.parametrize("system", [None, "", "Be brief."])
+@pytest.mark.parametrize("images", [(), ("a.png",)])
+@pytest.mark.parametrize("question", ["Which?", "Which? <image> And?"])
+@pytest.mark.parametrize("keeps_order", [False, True])
+def test_what_is_asked_is_what_training_writes(name, system, images, question, keeps_order):
+    template = get_template(name)
+    question = question if images else question.replace("<image>", "")
+    sample = Sample(((question, "It."),), images, system=system, keeps_order=keeps_order)
+    request = first_question(sample, Path(), template, "stored")
+    asked = prompt(template, [(request.prompt, None)], request.system)
+    before = takewhile(lambda segment: not segment.supervised, sample.segments(template))
+    assert asked == "".join(segment.text for segment in before)
+    assert len(request.images) == request.prompt.count("<image>")
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - set(SAME_TEXT)))
+def test_system_texts_of_templates_that_train_on_another_text(name):
+    sample = Sample((("<image>", "A cat."),), ("a.png",), system="Be brief.")
+    template = get_template(name)
+    request = first_question(sample, Path(), template, "stored")
+    asked = prompt(template, [*template.examples, (request.prompt, None)], request.system)
+    learned = "".join(segment.text for segment in sample.segments(template))
+    assert asked.count("Be brief.") == learned.count("Be brief.")
+
+
+def test_system_texts_in_a_run(flags, tmp_path):
+    """The model's template has no place for one."""
+    path = tmp_path / "held.json"
+    path.write_text(json.dumps([{"system": "Be brief.", "conversations": turns("Hi", "Yes")}]))
+    more = flags | {"eval_data_path": path, "eval_answers": 4, "max_steps": 1}
+    (figures,) = evaluations(run(words(more)))
+    assert figures["eval_answers"] == 1
+    assert figures["eval_answers_skipped"] == 3
+    assert "3 fewer questions asked than --eval_answers says" in described(figures)
+
+
+def test_no_label_within_the_limit(flags, good, tmp_path):
+    """No label, no loss; of some samples, they are not among those that were measured."""
+    path = tmp_path / "held.json"
+    long = {"conversations": turns("word " * 100, "b")}
+    path.write_text(json.dumps([long, long]))
+    with pytest.raises(MGMError, match=r"none of its 2 samples has a label within model_max_len"):
+        run(words(flags | {"eval_data_path": path}))
+    path.write_text(json.dumps([long, *good]))
+    (figures,) = evaluations(run(words(flags | {"eval_data_path": path, "max_steps": 1})))
+    assert (figures["eval_samples"], figures["eval_samples_skipped"]) == (len(good), 1)
+
+
+@pytest.mark.parametrize("path", ["a.tar", "https://example.org/a.json"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_hold_out_is_no_stream(flags, tmp_path, path, mixed):
+    mixture = tmp_path / "mixture.json"
+    mixture.write_text(json.dumps({"datasets": [{"path": path}]}))
+    with pytest.raises(MGMError, match="is read as a stream alone, and a hold-out is no stream"):
+        run(words(flags | {"eval_data_path": mixture if mixed else path}))
+
+
+def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path):
+    path = tmp_path / "held.json"
+    path.write_text(json.dumps([*bad, bad[0], *good]))
+    more = {"bad_samples": "skip", "eval_data_path": path, "eval_answers": 2, "max_steps": 1}
+    (figures,) = evaluations(run(words(flags | more)))
+    assert figures["eval_answers"] == 2
+    assert figures["eval_answers_skipped"] == 0
+    assert "fewer" not in described(figures)
 
 
 def test_a_question_that_cannot_be_asked(flags, good, tmp_path, caplog):

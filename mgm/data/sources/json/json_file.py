@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 LOOK_BYTES = 2**20  # by which it is seen how records are written
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 LINE_ENDINGS = (".jsonl", ".ndjson")
+MIXTURE_FORM = '{"datasets": [{"path": ..., "weight": 1}, ...]}'
 
 
 def read_samples(
@@ -86,13 +87,19 @@ def unreadable(file: Path, error: OSError | ValueError) -> MGMError:
     return MGMError(f"{file}: cannot be read ({reason}); {advice}")
 
 
-def elements(content: BinaryIO, name: str, start: int = 0) -> Iterator[Element]:
+def elements(
+    content: BinaryIO,
+    name: str,
+    start: int = 0,
+    warn: Callable[[str], None] = logger.warning,
+) -> Iterator[Element]:
     """The records of an open file, with where they stand in it; at least one.
 
     Args:
         content: of a file that can go back to its beginning.
         name: of the file; errors begin with it.
         start: how many records are passed over.
+        warn: gets a line where the file is not what its name says, but can be read.
 
     Raises:
         MGMError: the file as a whole cannot be read, or holds none.
@@ -106,16 +113,16 @@ def elements(content: BinaryIO, name: str, start: int = 0) -> Iterator[Element]:
     named_lines = name.endswith(LINE_ENDINGS)
     if first == b"[":
         if named_lines:
-            logger.warning("%s: holds a list, not lines, and is read as one", name)
+            warn(f"{name}: holds a list, not lines, and is read as one")
         found = _list(whole, name)
     elif first != b"{" and not (named_lines and first):
         raise MGMError(f"{name}: {_no_records(first, name)}")
     elif _is_lines(head, named_lines):
         if not named_lines:
-            logger.warning("%s: holds JSON lines, not a list, and is read as such", name)
+            warn(f"{name}: holds JSON lines, not a list, and is read as such")
         found = _lines(whole, name, start)
     else:
-        found = _objects(whole, name)
+        found = _objects(whole, name, warn)
     count = 0
     for count, element in enumerate(found, start=1):
         if count > start:
@@ -154,7 +161,9 @@ def _no_records(first: bytes, name: str) -> str:
     if first == b"":
         return "is not valid JSON: it holds nothing but blanks; get a whole copy"
     if name.endswith((".yaml", ".yml")):
-        return 'is YAML; a mixture is JSON: {"datasets": [{"path": ..., "weight": 1}, ...]}'
+        return f"is YAML; a mixture is JSON: {MIXTURE_FORM}"
+    if name.endswith((".csv", ".tsv")):
+        return "is a table of texts (CSV); write a JSON object with 'conversations' for each row"
     return "is not valid JSON, which begins with [ or {; give a list of samples, or JSON lines"
 
 
@@ -204,13 +213,13 @@ def _line(line: bytes, where: str) -> Any:
         return SampleError(f"{where}: {encoding_error(error)}")
 
 
-def _objects(content: BinaryIO, name: str) -> Iterator[Element]:
+def _objects(content: BinaryIO, name: str, warn: Callable[[str], None]) -> Iterator[Element]:
     """Objects one after the other, each in as many lines as it takes."""
     text = JSONText(content, name)
     text.peek()
     first = text.take()
     if text.peek():
-        logger.warning("%s: holds objects one after the other, and is read as such", name)
+        warn(f"{name}: holds objects one after the other, and is read as such")
     elif not _is_record(first[2]):
         raise MGMError(f"{name}: {_one_object(first[2])}")
     yield first
@@ -229,6 +238,11 @@ def _inner_list(value: Any) -> str | None:
 def _one_object(value: Any) -> str:
     """What to do about a file that holds an object that is no sample."""
     key = _inner_list(value)
+    if key == "datasets":
+        return (
+            f"is no mixture as it should be; its name ends in .json, it holds {MIXTURE_FORM}, "
+            "and no other key"
+        )
     if key is not None:
         return (
             f"holds an object with a list under {key!r:.60}, not a list of samples; write that "
@@ -236,7 +250,7 @@ def _one_object(value: Any) -> str:
         )
     return (
         f"holds {value_kind(value)}, not a list of samples; put the samples between [ and ], one "
-        'in each line, or give a mixture: {"datasets": [{"path": ..., "weight": 1}, ...]}'
+        f"in each line, or give a mixture: {MIXTURE_FORM}"
     )
 
 

@@ -148,6 +148,8 @@ def test_it_is_said(tmp_path, caplog):
         (LISTED[: len(LISTED) // 2].encode(), "is not valid JSON at sample 1, byte "),
         (LISTED[:-1].encode(), "at sample 3, byte "),
         (f"{LISTED} {LISTED}".encode(), "more follows the list"),
+        ("\u4f60\u597d".join(("[", LISTED)).encode("gbk"), "perhaps GBK, Big5 or Shift JIS"),
+        (f'{{"name": "all", "datasets": {LISTED}}}'.encode(), "is no mixture as it should be; its"),
         (f'{{"data": {LISTED}}}'.encode(), "a list under 'data', not a list of samples"),
         (f'{{\n"info": {{}},\n"annotations": {LISTED}}}'.encode(), "a list under 'annotations'"),
         (b"{}", "holds an object"),
@@ -166,6 +168,14 @@ def test_what_is_no_json_is_named(tmp_path, name, content, words):
         assert found.startswith(f"{path}: ")
         assert words in found
         assert len(found) < 400
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.tsv"])
+def test_csv(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("image,question,answer\na.png,What?,A cat\n")
+    for found in readings(path):
+        assert "is a table of texts (CSV); write a JSON object" in found
 
 
 def test_yaml(tmp_path):
