@@ -96,6 +96,21 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     """
     messages = [] if sample.greeting is None else [sample.greeting]
     messages += [text for turn in sample.turns for text in turn if text is not None]
+    system = [] if sample.system is None else [sample.system]
+    names = [image for image in sample.images if isinstance(image, str)]
+    if not all(map(str.isascii, (*messages, *system, *names))):  # as nearly all
+        _check_characters(sample, messages, where)
+    if not sample.images and not any(text.split() for text in messages):
+        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
+    return sample
+
+
+def _check_characters(sample: Sample, messages: list[str], where: str) -> None:
+    """Find a text or an image name that no file can hold.
+
+    Raises:
+        SampleError: names it.
+    """
     named = [(f"message {number}", text) for number, text in enumerate(messages)]
     named += [] if sample.system is None else [("the system text", sample.system)]
     named += [
@@ -106,9 +121,6 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     for name, text in named:
         if fault := text_fault(text):
             raise SampleError(f"{where}: {name} {fault}")
-    if not sample.images and not any(text.split() for text in messages):
-        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
-    return sample
 
 
 def value_kind(value: Any) -> str:
