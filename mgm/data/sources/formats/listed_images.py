@@ -39,7 +39,7 @@ def listed_images(record: Mapping[str, Any], where: str) -> ListedImages:
     Raises:
         SampleError: an image is broken, or two fields hold different ones.
     """
-    fields = [field for field in ("image", "images") if not is_empty(record.get(field))]
+    fields = [name for name in ("image", "images") if name in record and not is_empty(record[name])]
     files = [
         name for name, value in record.items()
         if isinstance(value, dict | bytes) and _holds_file(value) and _MEMBER.fullmatch(name)

@@ -11,6 +11,7 @@ from mgm.data.text.templates import IMAGE_MARKER
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 HUMAN, MODEL = "human", "gpt"  # the two roles of the published files
+_PUBLISHED_NAMES = (HUMAN, MODEL)
 _ROLES = {
     **dict.fromkeys((SYSTEM, "developer"), SYSTEM),
     **dict.fromkeys((USER, HUMAN), USER),
@@ -105,7 +106,7 @@ def _published(entry: Any, number: int) -> RawMessage | None:
     if not isinstance(name, str) or not isinstance(text, str) or name not in _ROLES:
         return None
     images = _markers(text) if IMAGE_MARKER in text else ()
-    return RawMessage(_ROLES[name], text, images, number, name, (HUMAN, MODEL))
+    return RawMessage(_ROLES[name], text, images, number, name, _PUBLISHED_NAMES)
 
 
 def _pair(entry: Any, number: int, where: str) -> list[RawMessage]:
@@ -131,7 +132,7 @@ def _message(entry: Any, number: int, where: str) -> RawMessage:
         )
     openai = entry.get("from") is None and ("role" in entry or "content" in entry)
     role_key, content_key = ("role", "content") if openai else ("from", "value")
-    names = (USER, ASSISTANT) if openai else (HUMAN, MODEL)
+    names = (USER, ASSISTANT) if openai else _PUBLISHED_NAMES
     label = f"message {number}"
     name = _text_of(entry.get(role_key), role_key in entry, label, role_key, where)
     role = _ROLES.get(name.lower())

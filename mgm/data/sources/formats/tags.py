@@ -27,7 +27,7 @@ _TAG = f"(?:{_SPECIAL}|{_NUMBERED}|{_LOOSE})"
 _IS_NUMBERED = re.compile(_NUMBERED, re.IGNORECASE)
 # A loose tag that begins a text about markup has a word of the same sentence after it.
 _BEGINS = re.compile(
-    rf"\s*({_SPECIAL}|{_NUMBERED}|{_LOOSE}"
+    rf"\s*(?:(?-i:{IMAGE_MARKER})\s*)*({_SPECIAL}|{_NUMBERED}|{_LOOSE}"
     rf"(?=\s*(?:\Z|{IMAGE_MARKER}|{_LOOSE})|[^\S\n]*\n|[^\W\d_]| (?-i:[A-Z][a-z])))",
     re.IGNORECASE,
 )
@@ -68,12 +68,14 @@ def refuse_tags(text: str, where: str, has_markers: bool, is_first: bool = True)
     """
     if "[" not in text and "data:" not in text and text.count("<") == text.count(IMAGE_MARKER):
         return  # as nearly all
-    if found := _DATA_URL.search(text):
+    if "data:" in text and (found := _DATA_URL.search(text)):
         raise SampleError(
             f"{where} holds an image as a data URL in its text ({found[0]!r:.60}); put it into "
             "'image', and <image> into the text",
             UNSUPPORTED,
         )
+    if "<" not in text and "[IMG" not in text:
+        return
     tag = _placeholder(text.partition("```")[0], has_markers, is_first)
     if tag is not None:
         raise SampleError(

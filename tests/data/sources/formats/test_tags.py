@@ -98,6 +98,12 @@ def test_numbered_tags_may_refer_to_markers():
         assert parse_sample(record, "").images == ("a.png",)
 
 
+def test_placeholders_behind_markers():
+    for text in ("<image>\n<|image|>What?", "<image><video>What?", "<image>\nWhat?\n<video>"):
+        with pytest.raises(SampleError, match="another framework's tag"):
+            parse_sample(asks(text) | {"image": "a.png"}, "")
+
+
 def test_what_the_model_says_may_hold_tags():
     for said in ("Write <|image|> or <video>.", "<video>\n", "![](data:image/png;base64,abcd)"):
         record = {"conversations": [asks("what?")["conversations"][0], ANSWER | {"value": said}]}
