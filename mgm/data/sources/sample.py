@@ -12,7 +12,7 @@ from mgm.data.text.conversation import (
     move_image_first,
     training_segments,
 )
-from mgm.data.text.templates import IMAGE_MARKER, Template
+from mgm.data.text.templates import Template
 from mgm.errors import MGMError
 
 URL_SCHEMES = ("http://", "https://")  # of images that are downloaded
@@ -100,6 +100,21 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     """
     messages = [] if sample.greeting is None else [sample.greeting]
     messages += [text for turn in sample.turns for text in turn if text is not None]
+    system = [] if sample.system is None else [sample.system]
+    names = [image for image in sample.images if isinstance(image, str)]
+    if not all(map(str.isascii, (*messages, *system, *names))):  # as nearly all
+        _check_characters(sample, messages, where)
+    if not sample.images and not any(text.split() for text in messages):
+        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
+    return sample
+
+
+def _check_characters(sample: Sample, messages: list[str], where: str) -> None:
+    """Find a text or an image name that no file can hold.
+
+    Raises:
+        SampleError: names it.
+    """
     named = [(f"message {number}", text) for number, text in enumerate(messages)]
     named += [] if sample.system is None else [("the system text", sample.system)]
     named += [
@@ -110,14 +125,6 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     for name, text in named:
         if fault := text_fault(text):
             raise SampleError(f"{where}: {name} {fault}")
-    if IMAGE_MARKER in (sample.system or ""):
-        raise SampleError(
-            f"{where}: the system text has an {IMAGE_MARKER} marker; put the image into a question",
-            "markers",
-        )
-    if not sample.images and not any(text.split() for text in messages):
-        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
-    return sample
 
 
 def value_kind(value: Any) -> str:

@@ -2,22 +2,21 @@
 
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
 from typing import Any
 
 from mgm.data.images.data_url import (
     MAX_PATH,
+    MIN_BASE64,
     decode_base64,
     decode_data_url,
     looks_like_base64,
 )
-from mgm.data.sources.formats.messages import ImagePart
 from mgm.data.sources.sample import SampleError, is_url, value_kind
 from mgm.errors import MGMError
 
 MAX_NAME = 255  # characters of a part of a path; file systems allow no more bytes
 _CONTENT_KEYS = ("base64", "data")  # of objects, beside `bytes`
-_NAME_KEYS = ("path", "url", "image_url", "image", "source", "file_path")
+NAME_KEYS = ("path", "url", "image_url", "image", "source", "file_path")
 BROKEN = "broken image"
 
 
@@ -64,7 +63,7 @@ def read_image(value: Any, subject: str, which: str) -> str | bytes:
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             return read_image(value["bytes"], subject, which)
-        for key in (*_CONTENT_KEYS, *_NAME_KEYS):
+        for key in (*_CONTENT_KEYS, *NAME_KEYS):
             found = value.get(key)
             if found is not None and found != "":
                 if key in _CONTENT_KEYS and isinstance(found, str):
@@ -74,6 +73,8 @@ def read_image(value: Any, subject: str, which: str) -> str | bytes:
 
 
 def _from_text(text: str, subject: str, which: str) -> str | bytes:
+    if len(text) < MIN_BASE64 and ":" not in text and "\0" not in text and text[-1:] not in "/":
+        return text  # as nearly all
     if not text:
         raise SampleError(f"{subject} an empty text {which}; give a path")
     scheme = text[:8].lower()
@@ -84,12 +85,14 @@ def _from_text(text: str, subject: str, which: str) -> str | bytes:
     if is_url(text):
         return text
     if scheme.startswith("file://"):
-        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+        text = _file_url_path(text, subject, which)
     elif "://" in text[:16]:
         raise SampleError(
             f"{subject} a URL of another kind than http(s) {which} ({text:.80}); save the image "
             "and give its path"
         )
+    if text.endswith("/"):
+        raise SampleError(f"{subject} a folder {which} ({text:.80}); give the path of a file")
     what = "with a NUL character" if "\0" in text else "longer than a path can be"
     if "\0" in text or len(text) > MAX_PATH or max(map(len, text.split("/"))) > MAX_NAME:
         raise SampleError(
@@ -98,6 +101,21 @@ def _from_text(text: str, subject: str, which: str) -> str | bytes:
             BROKEN,
         )
     return text
+
+
+def _file_url_path(text: str, subject: str, which: str) -> str:
+    try:
+        url = urllib.parse.urlsplit(text)
+    except ValueError as error:
+        raise SampleError(
+            f"{subject} a broken file URL {which} ({text:.80}); give a path", BROKEN
+        ) from error
+    if url.netloc.lower() not in ("", "localhost"):
+        raise SampleError(
+            f"{subject} a file URL of another machine {which} ({text:.80}); give a path, or "
+            "file:/// and an absolute one"
+        )
+    return urllib.request.url2pathname(url.path)
 
 
 def _from_data_url(text: str, subject: str, which: str) -> bytes:
@@ -129,43 +147,3 @@ def _from_base64(text: str, subject: str, which: str) -> bytes:
     if not content:
         raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
     return content
-
-
-def own_or_listed(
-    parts: Sequence[ImagePart], listed: Sequence[str | bytes], field: str, where: str
-) -> tuple[str | bytes, ...]:
-    """Images of messages whose parts name them, all or some; the others are those of the record.
-
-    Args:
-        parts: one for each marker.
-        listed: the images that the record lists.
-        field: which lists them.
-        where: what errors begin with.
-
-    Raises:
-        SampleError: it cannot be said which image belongs to which part.
-    """
-    own = {
-        number: read_image(part.source, f"{where}: has", f"as image part {number + 1}")
-        for number, part in enumerate(parts)
-        if part.source is not None
-    }
-    named, missing = list(own.values()), len(parts) - len(own)
-    if listed and not missing:
-        # The files that a list or a tar holds, and parts that name them.
-        inside = len(named) == len(listed) and all(isinstance(one, bytes) for one in listed)
-        if inside and all(isinstance(one, str) and not is_url(one) for one in named):
-            return tuple(listed)
-        if named != list(listed):
-            raise SampleError(
-                f"{where}: its messages and field {field!r} name different images; keep one of them"
-            )
-        return tuple(named)
-    if missing != len(listed):
-        raise SampleError(
-            f"{where}: {missing} image part{'s' * (missing != 1)} without a name but {len(listed)} "
-            f"image{'s' * (len(listed) != 1)} in field {field!r}; give one for each",
-            "markers",
-        )
-    rest = iter(listed)
-    return tuple(own[n] if n in own else next(rest) for n in range(len(parts)))

@@ -11,6 +11,7 @@ from mgm.data.text.templates import IMAGE_MARKER
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 HUMAN, MODEL = "human", "gpt"  # the two roles of the published files
+_PUBLISHED_NAMES = (HUMAN, MODEL)
 _ROLES = {
     **dict.fromkeys((SYSTEM, "developer"), SYSTEM),
     **dict.fromkeys((USER, HUMAN), USER),
@@ -91,7 +92,21 @@ def read_messages(
     if layout == "texts":
         pairs = [_pair(entry, number, where) for number, entry in enumerate(content)]
         return [message for pair in pairs for message in pair]
-    return [_message(entry, number, where) for number, entry in enumerate(content)]
+    return [
+        _published(entry, number) or _message(entry, number, where)
+        for number, entry in enumerate(content)
+    ]
+
+
+def _published(entry: Any, number: int) -> RawMessage | None:
+    """A message of the published form, of which there are millions; None: it has another."""
+    if not isinstance(entry, dict) or len(entry) != 2:
+        return None
+    name, text = entry.get("from"), entry.get("value")
+    if not isinstance(name, str) or not isinstance(text, str) or name not in _ROLES:
+        return None
+    images = _markers(text) if IMAGE_MARKER in text else ()
+    return RawMessage(_ROLES[name], text, images, number, name, _PUBLISHED_NAMES)
 
 
 def _pair(entry: Any, number: int, where: str) -> list[RawMessage]:
@@ -115,13 +130,9 @@ def _message(entry: Any, number: int, where: str) -> RawMessage:
             f"{where}: message {number} is {value_kind(entry)}; give an object with 'from' and "
             "'value', or 'role' and 'content'"
         )
-    name, content = entry.get("from"), entry.get("value")
-    if len(entry) == 2 and isinstance(name, str) and isinstance(content, str) and name in _ROLES:
-        # The published form, of which there are millions.
-        return RawMessage(_ROLES[name], content, _markers(content), number, name, (HUMAN, MODEL))
     openai = entry.get("from") is None and ("role" in entry or "content" in entry)
     role_key, content_key = ("role", "content") if openai else ("from", "value")
-    names = (USER, ASSISTANT) if openai else (HUMAN, MODEL)
+    names = (USER, ASSISTANT) if openai else _PUBLISHED_NAMES
     label = f"message {number}"
     name = _text_of(entry.get(role_key), role_key in entry, label, role_key, where)
     role = _ROLES.get(name.lower())

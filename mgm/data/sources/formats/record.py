@@ -8,17 +8,15 @@ These ways to write a conversation are understood (`mgm.data.sources.formats.mes
     caption        a text, or txt or text: what is in the image
 
 Images are in `image` or `images`, in the parts of a message, or, in a tar or a table, under names
-such as `jpg` or `1.png`. `system`, or a first message of that role, is the system text. Fields that
-are not known are ignored, but for those that `mgm.data.sources.formats.unsupported` lists.
+such as `jpg` or `1.png`: in the order in which the record names them, or that of their numbers.
+`system`, or a first message of that role, is the system text. Fields that are not known are
+ignored, but for those that `mgm.data.sources.formats.unsupported` lists.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from mgm.data.images.extensions import IMAGE_EXTENSIONS
-from mgm.data.sources.formats.images import image_list, own_or_listed
+from mgm.data.sources.formats.listed_images import ListedImages, listed_images, own_or_listed
 from mgm.data.sources.formats.messages import (
     ASSISTANT,
     NEXT_IMAGE,
@@ -27,10 +25,12 @@ from mgm.data.sources.formats.messages import (
     RawMessage,
     read_messages,
 )
+from mgm.data.sources.formats.tags import refuse_grounding, refuse_tags
 from mgm.data.sources.formats.unsupported import (
+    UNSUPPORTED,
     is_empty,
+    is_system_field,
     refuse_fields,
-    refuse_tags,
     refuse_unread_images,
 )
 from mgm.data.sources.sample import Sample, SampleError, checked_sample, value_kind
@@ -38,16 +38,11 @@ from mgm.data.text.templates import IMAGE_MARKER
 
 CAPTIONS = ("caption", "txt", "text")
 CHATS = ("conversations", "messages", "texts")
-SYSTEM_FIELDS = ("system", "system_prompt")
-_MEMBER = re.compile(rf"(?:.*\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """The images that a record lists beside its conversation, and the field that does."""
-
-    field: str
-    images: list[str | bytes]
+# A question that the text beside it may belong to, and no caption.
+_QUESTION_FIELDS = (
+    "question", "questions", "question_id", "answer", "answers", "instruction", "response",
+    "responses", "query", "output",
+)  # fmt: skip
 
 
 def parse_sample(record: Any, where: str) -> Sample:
@@ -77,20 +72,17 @@ def parse_sample(record: Any, where: str) -> Sample:
     layout = _layout(record, where)
     messages = read_messages(record[layout], layout, where, layout in CAPTIONS)
     system, messages = _system_text(record, messages, where)
-    has_markers = any(message.images for message in messages)
-    for message in messages:
-        if message.role == USER:
-            refuse_tags(message.text, f"{where}: message {message.number}", has_markers)
-    listed = _listed_images(record, where)
+    _refuse_texts(record, messages, where)
+    listed = listed_images(record, where)
     published = layout == "conversations" and is_empty(record.get("images"))
     published = published and all(message.is_text for message in messages)
     if listed.images and not published and not any(message.images for message in messages):
         messages = _with_images_first(messages, len(listed.images))
     images = _images_of(messages, listed, where)
-    if not images:
-        refuse_unread_images(record, where)
-        if messages[0].is_caption:
-            raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
+    names = listed.names if listed.names and not listed.are_members else images
+    refuse_unread_images(record, names, where)
+    if messages[0].is_caption and not images:
+        raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
     greeting = messages[0].text if messages[0].role == ASSISTANT else None
     texts = [message.text for message in messages[greeting is not None :]]
     answers: list[str | None] = [*texts[1::2], None]
@@ -100,19 +92,49 @@ def parse_sample(record: Any, where: str) -> Sample:
 
 
 def _layout(record: Mapping[str, Any], where: str) -> str:
-    found = [name for name in CHATS if record.get(name) is not None]
+    given = [name for name in CHATS if record.get(name) is not None]
+    if len(given) == 1 and isinstance(record[given[0]], list) and record[given[0]]:
+        return given[0]  # as nearly all
+    found = [name for name in given if not is_empty(record[name])]
     if len(found) > 1:
         raise SampleError(
             f"{where}: has both {found[0]!r} and {found[1]!r}; keep the conversation to learn"
         )
-    layout = next((name for name in (*found, *CAPTIONS) if record.get(name) is not None), None)
-    if layout is None:
-        names = ", ".join(map(str, record))[:200] or "nothing"
-        raise SampleError(
-            f"{where}: has none of {', '.join((*CHATS, *CAPTIONS))} (found: {names}); name its "
-            "conversation so"
-        )
-    return layout
+    if found:
+        return found[0]
+    captions = [name for name in CAPTIONS if record.get(name) is not None]
+    if captions:
+        return _caption_layout(record, captions, where)
+    if given:
+        return given[0]
+    names = ", ".join(map(str, record))[:200] or "nothing"
+    raise SampleError(
+        f"{where}: has none of {', '.join((*CHATS, *CAPTIONS))} (found: {names}); name its "
+        "conversation so"
+    )
+
+
+def _caption_layout(record: Mapping[str, Any], captions: Sequence[str], where: str) -> str:
+    """Which field is the caption.
+
+    Raises:
+        SampleError: the text may be another: there is a question, or a second text.
+    """
+    first, *others = [name for name in captions if not is_empty(record[name])] or captions
+    for name in record:
+        if name.lower() in _QUESTION_FIELDS and not is_empty(record[name]):
+            raise SampleError(
+                f"{where}: has {name!r} beside {first!r}, which is no caption then; write what is "
+                "to be learned as 'conversations'",
+                UNSUPPORTED,
+            )
+    for name in others:
+        if str(record[name]).strip() != str(record[first]).strip():
+            raise SampleError(
+                f"{where}: {first!r} and {name!r} are two captions that differ; keep one",
+                UNSUPPORTED,
+            )
+    return first
 
 
 def _system_text(
@@ -124,9 +146,8 @@ def _system_text(
         SampleError: it is given twice, is no text, or a message stands where it cannot.
     """
     found: list[tuple[str, str]] = []
-    for field in SYSTEM_FIELDS:
-        value = record.get(field)
-        if value is None or is_empty(value):
+    for field, value in record.items():
+        if not is_system_field(field) or is_empty(value):
             continue
         if not isinstance(value, str):
             raise SampleError(f"{where}: has {value_kind(value)} as {field!r}; give a text")
@@ -137,9 +158,16 @@ def _system_text(
                 f"{where}: message 0, the system's, holds an image; put it into a question",
                 "markers",
             )
-        found.append(("message 0", messages[0].text))
+        if not is_empty(messages[0].text):
+            found.append(("message 0", messages[0].text))
         messages = messages[1:]
     for field, text in found:
+        if IMAGE_MARKER in text:
+            raise SampleError(
+                f"{where}: {field}, the system text, holds an {IMAGE_MARKER} marker; put it into a "
+                "question",
+                "markers",
+            )
         refuse_tags(text, f"{where}: {field}", has_markers=False)
     if len({text for _, text in found}) > 1:
         raise SampleError(
@@ -147,6 +175,22 @@ def _system_text(
         )
     _check_roles(messages, where)
     return (found[0][1] if found else None), messages
+
+
+def _refuse_texts(record: Mapping[str, Any], messages: Sequence[RawMessage], where: str) -> None:
+    """Refuse texts in which tags of another framework stand for what is not there.
+
+    Raises:
+        SampleError: names the tag and its message.
+    """
+    has_markers = any(message.images for message in messages)
+    is_first = True
+    for message in messages:
+        if message.role == USER:
+            refuse_tags(message.text, f"{where}: message {message.number}", has_markers, is_first)
+            is_first = False
+    if "objects" in record:
+        refuse_grounding(record, [message.text for message in messages], where)
 
 
 def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
@@ -179,27 +223,6 @@ def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
         )
 
 
-def _listed_images(record: Mapping[str, Any], where: str) -> _Listed:
-    """Images in members of a tar go before those that its JSON names."""
-    files = [n for n, value in record.items() if _holds_file(value) and _MEMBER.fullmatch(n)]
-    if files:
-        found = image_list([record[name] for name in files], "members", where)
-        return _Listed(", ".join(files)[:100], found)
-    fields = [field for field in ("image", "images") if not is_empty(record.get(field))]
-    if not fields:
-        return _Listed("image", [])
-    first, *others = [image_list(record[field], field, where) for field in fields]
-    if others and others != [first]:
-        raise SampleError(f"{where}: 'image' and 'images' name different images; keep one of them")
-    return _Listed(fields[0], first)
-
-
-def _holds_file(value: Any) -> bool:
-    if isinstance(value, dict):
-        return {"bytes", "path"} <= value.keys() and not is_empty(value)
-    return isinstance(value, bytes)
-
-
 def _with_images_first(messages: list[RawMessage], count: int) -> list[RawMessage]:
     """Messages with an image marker each, a line each, before the first question."""
     marks = f"{IMAGE_MARKER}\n" * count
@@ -214,7 +237,7 @@ def _with_images_first(messages: list[RawMessage], count: int) -> list[RawMessag
 
 
 def _images_of(
-    messages: Sequence[RawMessage], listed: _Listed, where: str
+    messages: Sequence[RawMessage], listed: ListedImages, where: str
 ) -> tuple[str | bytes, ...]:
     """The images in the order of their markers.
 
@@ -223,7 +246,7 @@ def _images_of(
     """
     parts = [part for message in messages for part in message.images]
     if any(part.source is not None for part in parts):
-        return own_or_listed(parts, listed.images, listed.field, where)
+        return own_or_listed(parts, listed, where)
     markers, images = len(parts), listed.images
     if markers != len(images):
         raise SampleError(

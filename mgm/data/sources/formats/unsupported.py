@@ -1,12 +1,13 @@
 """What changes a sample's meaning and cannot be used: refused by name, and never ignored."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+from mgm.data.images.data_url import looks_like_base64
 from mgm.data.images.extensions import IMAGE_EXTENSIONS
-from mgm.data.sources.sample import SampleError
-from mgm.data.text.templates import IMAGE_MARKER
+from mgm.data.sources.sample import SampleError, is_url
 
 UNSUPPORTED = "unsupported"
 NO_TOOLS = "conversations with tools cannot be learned; leave the sample out"
@@ -14,21 +15,17 @@ TOOL_ROLES = frozenset(
     ("tool", "tools", "function", "function_call", "function_response", "observation", "ipython",
      "tool_call", "tool_response", "tool_result")
 )  # fmt: skip
+MEDIA_ENDINGS = (
+    "mp4", "m4v", "webm", "mkv", "avi", "mov", "mpeg", "mpg", "wmv", "flv", "3gp", "ogv",
+    "wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "aac", "wma", "aiff", "amr",
+)  # fmt: skip
 
 _MEDIA = "holds media, and the model reads images alone; leave the sample out, or give its frames"
 _TOOLS = f"holds tools; {NO_TOOLS}"
 _PREFERENCE = "holds a preference, and every answer is learned; keep the chosen answers alone"
 _WEIGHT = "weighs the sample, and all count alike; remove it, or repeat the sample"
-_MEDIA_FILES = ("mp4", "webm", "mkv", "avi", "mov", "wav", "mp3", "flac", "ogg", "opus", "m4a")
-_FIELDS = {
-    **dict.fromkeys(("video", "videos", "audio", "audios", "video_path", "audio_path"), _MEDIA),
-    **dict.fromkeys(("video_url", "audio_url", "video_file", "audio_file", "speech"), _MEDIA),
-    **dict.fromkeys(_MEDIA_FILES, _MEDIA),
-    **dict.fromkeys(("tools", "functions", "tool_calls"), _TOOLS),
-    **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_messages"), _PREFERENCE),
-    **dict.fromkeys(("rejected_images", "kto_tag"), _PREFERENCE),
-    **dict.fromkeys(("loss_weight", "sample_weight"), _WEIGHT),
-}
+_SYSTEM = "may be a system text; call it 'system', or remove it"
+_HISTORY = "holds turns that are not read; put them into the conversation"
 _MESSAGE_FIELDS = {
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), f"is set; {NO_TOOLS}"),
     **dict.fromkeys(
@@ -43,35 +40,9 @@ _LOSS_FIELDS = ("weight", "loss", "train", "trainable", "loss_mask", "loss_scale
 _NAME = "names who speaks, which templates cannot write; put it into the text"
 _OWN_NAMES = ("user", "human", "assistant", "gpt", "system", "")
 
-# Special tokens and elements that stand for an image or other media in texts of other frameworks.
-_TAG = re.compile(
-    r"<\|/?(?:image|video|audio|vision|img|media)[^|<>\s]{0,40}\|>"
-    r"|<img>[^<>\n]{0,4096}</img>"
-    r"|(?-i:<image>[^<>\n]{0,200}</image>)"
-    r"|</?(?:img_context|imagehere|videohere|image_placeholder|image_soft_token|start_of_image"
-    r"|end_of_image|fake_token_around_image|global-img|im_patch|__media__|image_token|image_here"
-    r"|video_soft_token|audio_soft_token)>"
-    r"|\[img_(?:break|end)\]",
-    re.IGNORECASE,
-)
-_NUMBERED = re.compile(r"<(?:image|img|picture|video|audio)[ _-]?\d{1,3}>", re.IGNORECASE)
-# These are elements of HTML, or tags of forums, too.
-_LOOSE = re.compile(
-    r"(?!(?-i:<image>))<(video|audio|img|image|picture|sound|speech|ref-object|bbox)>|\[(img)\]",
-    re.IGNORECASE,
-)
-_ABOUT_MARKUP = re.compile(
-    r"`|\b(?:html5?|css|dom|javascript|tags?|elements?|attributes?|markup|browser|xml|bbcode)\b"
-    r"|<(?:!doctype|html|head|body|div|p|a|span|source|script|br|ul|li|table)\b",
-    re.IGNORECASE,
-)
-_IMAGE_FIELD = re.compile(
-    r"(?:img|imgs|picture|pictures|photo|photos|pixel_values|image_?\d+"
-    r"|(?:img|image|images)_?(?:paths?|files?|urls?|names?|b64|base64|bytes|lists?))",
-    re.IGNORECASE,
-)
-_IMAGE_NAME = re.compile(rf"[^\n]{{1,250}}\.(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
-_IDS = ("id", "__key__", "__url__")
+_MEDIA_NAME = re.compile(rf"[^\n]{{1,4000}}\.(?:{'|'.join(MEDIA_ENDINGS)})", re.IGNORECASE)
+_IMAGE_NAME = re.compile(rf"[^\n]{{1,4000}}\.(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
+_NOTHING = ("none", "null", "nan", "false", "no", "n/a", "0")
 
 
 def is_empty(value: Any) -> bool:
@@ -88,17 +59,118 @@ def is_empty(value: Any) -> bool:
     return value is None
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What a field holds, out of lists and objects."""
+    if isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    else:
+        yield value
+
+
+def _names_a_file(value: Any, endings: re.Pattern[str]) -> bool:
+    """Whether a text is the name of a file of a kind; what follows in a URL does not count."""
+    return isinstance(value, str) and bool(
+        endings.fullmatch(value.strip().partition("?")[0] if is_url(value) else value.strip())
+    )
+
+
+def _is_media(value: Any) -> bool:
+    """Whether a field that is named like media holds any: bytes, samples, a name or an id."""
+    if isinstance(value, str):
+        text = value.strip()
+        named = text.lower() not in _NOTHING and len(text.split()) == 1
+        return named or _names_a_file(text, _MEDIA_NAME)
+    if isinstance(value, list | tuple):
+        return any(map(_is_media, value))
+    return value is True or isinstance(value, dict | bytes)
+
+
+def _holds_media(value: Any) -> bool:
+    """Whether a field that may hold anything holds bytes or names of media."""
+    return any(isinstance(one, bytes) or _names_a_file(one, _MEDIA_NAME) for one in _leaves(value))
+
+
+def _holds_tools(value: Any) -> bool:
+    """Whether there is a definition of a tool, or JSON of one; Python functions are none."""
+    if isinstance(value, str):
+        return value.lstrip().startswith(("{", "[{"))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_tools, value))
+    return isinstance(value, dict)
+
+
+def _is_not_false(value: Any) -> bool:
+    return value is not False
+
+
+def _weighs(value: Any) -> bool:
+    return isinstance(value, int | float) and value != 1
+
+
+# Fields by their names, in lower case and without `_`, `-` and spaces; values of theirs that count;
+# and why they are refused.
+_Rule = tuple[re.Pattern[str], Callable[[Any], bool], str]
+_RULES: tuple[_Rule, ...] = (
+    (re.compile(r"(?:video|audio)s?(?:(?:path|url|file|name|clip|byte)s?)*"), _is_media, _MEDIA),
+    (re.compile(rf"(?:.*\.)?(?:{'|'.join(MEDIA_ENDINGS)})"), _is_media, _MEDIA),
+    (re.compile(
+        r"(?:clip|media|attachment|file|frame|movie|recording|sound|speech|voice|vision)"
+        r"(?:e?s)?(?:(?:path|url|file|name)s?)*"
+    ), _holds_media, _MEDIA),
+    (re.compile(r"tools|functions|toolcalls"), _holds_tools, _TOOLS),
+    (re.compile(r"chosen|rejected|rejected(?:response|messages|images)"), _is_not_false,
+     _PREFERENCE),
+    (re.compile(r"ktotag"), lambda value: True, _PREFERENCE),
+    (re.compile(r"weight|lossweight|sampleweight"), _weighs, _WEIGHT),
+    (re.compile(r"(?:meta|custom)instructions?"), lambda value: isinstance(value, str), _SYSTEM),
+    (re.compile(r"history"), lambda value: isinstance(value, list | tuple | str), _HISTORY),
+)  # fmt: skip
+_SYSTEM_FIELD = re.compile(r"system(?:prompt|message|instruction)?s?")
+_FILES_FIELD = re.compile(r"(?:media|attachment|file|frame)s?(?:(?:path|url|file|name)s?)*")
+_IMAGE_FIELD = re.compile(
+    r"(?:input|query|question|source|target|left|right|first|second)?"
+    r"(?:img|image|picture|photo|pixelvalue)s?"
+    r"(?P<number>\d+)?"
+    r"(?P<form>(?:(?:path|file|filename|url|uri|name|b64|base64|byte|list|str|data)s?)*)"
+)
+_FILE_FORM = re.compile(r"path|file|ur[li]|b64|base64|byte")
+_READ = ("image", "images")
+
+
+@lru_cache(maxsize=4096)
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+@lru_cache(maxsize=4096)
+def _rule(name: str) -> _Rule | None:
+    return next((rule for rule in _RULES if rule[0].fullmatch(_plain(name))), None)
+
+
+@lru_cache(maxsize=4096)
+def is_system_field(name: str) -> bool:
+    """Whether a field of a record is a system text."""
+    return _SYSTEM_FIELD.fullmatch(_plain(name)) is not None
+
+
+@lru_cache(maxsize=4096)
+def _image_field(name: str) -> re.Match[str] | None:
+    if name in _READ:
+        return None
+    return _IMAGE_FIELD.fullmatch(_plain(name)) or _FILES_FIELD.fullmatch(_plain(name))
+
+
 def refuse_fields(record: Mapping[str, Any], where: str) -> None:
     """Refuse a record with a field that changes its meaning and cannot be used.
 
     Raises:
         SampleError: names the field.
     """
-    for name in record.keys() & _FIELDS.keys():
-        value = record[name]
-        usual = value == 1 if _FIELDS[name] is _WEIGHT else value is False and name != "kto_tag"
-        if not is_empty(value) and not usual:
-            raise SampleError(f"{where}: field {name!r} {_FIELDS[name]}", UNSUPPORTED)
+    for name, value in record.items():
+        rule = _rule(name)
+        if rule is not None and not is_empty(value) and rule[1](value):
+            raise SampleError(f"{where}: field {name!r} {rule[2]}", UNSUPPORTED)
 
 
 def refuse_message_fields(
@@ -135,61 +207,73 @@ def refuse_message_fields(
             raise SampleError(f"{where}: field 'name' {_NAME}", UNSUPPORTED)
 
 
-def refuse_tags(text: str, where: str, has_markers: bool) -> None:
-    """Refuse a question in which a tag of another framework stands for an image or other media.
+def refuse_unread_images(
+    record: Mapping[str, Any], names: Sequence[str | bytes | None], where: str
+) -> None:
+    """Refuse a record with an image in a field that is not read.
 
-    Such a tag would be learned as text. Tags that are HTML too count only where a text is not about
-    it, and numbered ones only where the sample has no `<image>` marker, or they could refer to it.
+    Where images are read, others may tell of the same ones: a URL, bytes beside a name, or the same
+    file name. Another file name is another image, and so is a field with a number.
 
     Args:
-        text: of the user or the system; what the model says is not looked at.
+        record: as it was read.
+        names: of the images that are read; None or bytes: it has none.
         where: what errors begin with.
-        has_markers: whether the sample has one.
-
-    Raises:
-        SampleError: names the tag.
-    """
-    if text.count("<") == text.count(IMAGE_MARKER) and "[" not in text:
-        return  # as nearly all
-    found = _TAG.search(text)
-    if found is None and not has_markers:
-        found = _NUMBERED.search(text)
-    if found is None:
-        found = _loose_tag(text)
-    if found is not None:
-        raise SampleError(
-            f"{where} holds {found[0]!r:.80}, another framework's tag; write <image> for an "
-            "image, and leave out samples with other media",
-            UNSUPPORTED,
-        )
-
-
-def _loose_tag(text: str) -> re.Match[str] | None:
-    for found in _LOOSE.finditer(text):
-        closing = found[0].replace("<", "</").replace("[", "[/")
-        if closing.lower() not in text.lower() and not _ABOUT_MARKUP.search(text):
-            return found
-    return None
-
-
-def refuse_unread_images(record: Mapping[str, Any], where: str) -> None:
-    """Refuse a record without images that has one in a field of a name that is not read.
 
     Raises:
         SampleError: names the field.
     """
     for name, value in record.items():
-        if name in _IDS or is_empty(value):
+        found = _image_field(name)
+        if found is None and not names and name not in _READ and _is_embedded(value):
+            raise _unread(name, where)
+        if found is None or is_empty(value):
             continue
-        one = value[0] if isinstance(value, list) else value
-        named = isinstance(one, str) and (
-            one.startswith("data:image/") or _IMAGE_NAME.fullmatch(one) is not None
-        )
-        held = isinstance(one, dict) and {"bytes", "path"} <= one.keys()
-        held = held or isinstance(one, bytes)
-        if named or held or _IMAGE_FIELD.fullmatch(name):
-            raise SampleError(
-                f"{where}: field {name!r} holds an image that is not read; call it 'image' or "
-                "'images', with a marker for each, or remove it",
-                UNSUPPORTED,
-            )
+        known = [_base(one) if isinstance(one, str) else None for one in names]
+        number, form = found.groupdict().get("number"), found.groupdict().get("form")
+        is_file = form is not None and _FILE_FORM.search(form) is not None
+        held = [one for one in _leaves(value) if _is_image(one, is_file)]
+        if known:
+            held = [one for one in held if not isinstance(one, str) or _base(one) not in known]
+        if known and not number:
+            comparable = form is not None and "name" not in form and None not in known
+            held = [one for one in held if comparable and _names_a_path(one)]
+        if held:
+            raise _unread(name, where)
+
+
+def _unread(name: str, where: str) -> SampleError:
+    return SampleError(
+        f"{where}: field {name!r} holds an image that is not read; call it 'image' or 'images', "
+        "with a marker for each, or remove it",
+        UNSUPPORTED,
+    )
+
+
+def _is_embedded(value: Any) -> bool:
+    """Whether a value can be nothing but an image: a data URL, or what the datasets library has."""
+    if isinstance(value, str):
+        return value[:11].lower() == "data:image/"
+    return isinstance(value, dict) and value.keys() == {"bytes", "path"} and not is_empty(value)
+
+
+def _is_image(value: Any, is_file: bool) -> bool:
+    """Whether a field that is named like an image holds one.
+
+    Args:
+        value: of the field.
+        is_file: whether its name says that it holds a file, a path or the like: any text is one.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        known = is_url(text) or text[:11].lower() == "data:image/" or looks_like_base64(text)
+        return bool(text) and (is_file or known or _names_a_file(text, _IMAGE_NAME))
+    return isinstance(value, bytes)
+
+
+def _names_a_path(value: Any) -> bool:
+    return _names_a_file(value, _IMAGE_NAME) and not is_url(value)
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]

@@ -51,6 +51,7 @@ def test_names_stay(name):
 
 def test_file_urls_are_paths():
     assert read("file:///a/b%20c.png") == "/a/b c.png"
+    assert read("FILE://localhost/a.png") == "/a.png"
 
 
 PNG = base64.b64encode(encoded("PNG") * 40).decode()
@@ -67,6 +68,10 @@ PNG = base64.b64encode(encoded("PNG") * 40).decode()
         ({"base64": "???"}, "broken base64"),
         ("é" + PNG, "a text of"),
         ("a\0b.png", "a NUL character"),
+        ("file://[x", "a broken file URL as image 1 of 1"),
+        ("file://[x/a.png", "a broken file URL"),
+        ("file://host/a.png", "a file URL of another machine as image 1 of 1"),
+        ("a.png/", "a folder as image 1 of 1"),
         ("s3://bucket/a.png", "a URL of another kind"),
         (b"", "no bytes"),
         ({"height": 3}, "an object as image 1"),

@@ -60,13 +60,59 @@ IMAGE = {"bytes": b"image", "path": None}
         # Captions, as LAION and CC3M are packed.
         ({"jpg": b"image", "txt": "A dog."}, (("<image>", "A dog."),), (b"image",)),
         ({"2.jpg": b"b", "1.PNG": b"a", "caption": "Two.", "image": "no"},
-         (("<image>\n<image>", "Two."),), (b"b", b"a")),
+         (("<image>\n<image>", "Two."),), (b"a", b"b")),
     ],
 )  # fmt: skip
 def test_layouts(row, turns, images):
     sample = parse_sample(row, "here")
     assert sample.turns == turns
     assert sample.images == images
+
+
+def test_empty_columns_are_no_second_conversation():
+    talk = {"conversations": [HUMAN, MODEL]}
+    for empty in ([], None, "", "[]"):
+        assert parse_sample(talk | {"messages": empty, "texts": empty}, "").turns[0][0] == "what?"
+        caption = {"conversations": empty, "caption": "A dog.", "image": "a.png", "txt": empty}
+        assert parse_sample(caption, "").turns == (("<image>", "A dog."),)
+    with pytest.raises(SampleError, match="has both 'conversations' and 'messages'"):
+        parse_sample(talk | {"messages": [HUMAN, MODEL]}, "")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        *(({name: "What?"}, f"has '{name}' beside 'text'")
+          for name in ("question", "question_id", "answer", "instruction", "response")),
+        ({"question_id": 0}, "has 'question_id' beside"),
+        ({"question": "What?", "answers": ["a"]}, "has 'question' beside"),
+        ({"caption": "A cat."}, "'caption' and 'text' are two captions that differ"),
+    ],
+)  # fmt: skip
+def test_texts_that_are_no_captions(more, words):
+    row = {"image": "a.png", "text": "A dog."}
+    assert parse_sample(row | {"caption": "A dog. ", "question": None}, "").turns[0][1] == "A dog. "
+    with pytest.raises(SampleError, match=words) as caught:
+        parse_sample(row | more, "")
+    assert caught.value.kind == "unsupported"
+
+
+SYSTEM_NAMES = ("system", "system_prompt", "system_message", "systemPrompt", "System",
+                "system_instruction", "system_instructions")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM_NAMES)
+def test_system_fields(name):
+    for talk in ({"conversations": [HUMAN, MODEL]},
+                 {"conversations": [{"from": "system", "value": ""}, HUMAN, MODEL]}):  # fmt: skip
+        assert parse_sample(talk | {name: "Be kind."}, "").system == "Be kind."
+        assert parse_sample(talk | {name: ""}, "").system is None
+        with pytest.raises(SampleError, match=f"field '{name}', the system text, holds an <image>"):
+            parse_sample(talk | {name: "See <image>", "images": ["a.png"]}, "")
+    message = {"from": "system", "value": "See <image>"}
+    with pytest.raises(SampleError, match="message 0, the system's, holds an image") as caught:
+        parse_sample({"images": ["a.png"], "conversations": [message, HUMAN, MODEL]}, "")
+    assert caught.value.kind == "markers"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def turns(*names):
 
 @pytest.mark.parametrize(
     "field",
-    ["video", "videos", "audio", "audios", "mp4", "wav", "video_path", "tools", "functions",
-     "chosen", "rejected", "rejected_response"],
+    ["video", "videos", "Video", "audio", "audios", "mp4", "wav", "left.mp4", "video_path",
+     "videoUrls", "chosen", "rejected", "rejected_response"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["a", ["a"], [{"name": "a"}], {"bytes": b"a", "path": None}])
 def test_fields(field, value):
@@ -41,6 +41,18 @@ def test_fields(field, value):
     ("record", "words"),
     [
         ({"conversations": TEXT, "kto_tag": False}, "field 'kto_tag'"),
+        *(({"conversations": TEXT, name: '[{"name": "f"}]'}, f"field '{name}' holds tools")
+          for name in ("tools", "functions")),
+        ({"conversations": TEXT, "tools": [{"name": "f"}]}, "field 'tools' holds tools"),
+        ({"conversations": TEXT, "weight": 0.2}, "field 'weight' weighs"),
+        *(({"conversations": TEXT, name: "S"}, f"field '{name}' may be a system text")
+          for name in ("meta_instruction", "custom_instruction")),
+        ({"conversations": TEXT, "history": [["q", "a"]]}, "field 'history' holds turns"),
+        # Media under names that say less.
+        *(({"conversations": TEXT, name: value}, f"field '{name}' holds media")
+          for name in ("clip", "media", "attachments", "Files", "speech", "frames", "vision")
+          for value in ("x/a.mp4", ["a.WAV"], [{"path": "a.mov"}], "https://a.b/c.webm?d=e",
+                        {"bytes": b"a", "path": None})),
         ({"conversations": TEXT, "loss_weight": 0.5}, "field 'loss_weight'"),
         (turns("human", "tool", "gpt"), "message 1 has 'tool' as 'from'"),
         (turns("human", "function_call", "observation", "gpt"), "'function_call' as 'from'"),
@@ -59,10 +71,18 @@ def test_fields(field, value):
         (messages(("content", [{"type": "text", "text": "a", "image": "b.png"}])), "two parts"),
         # An image under a name that is not read.
         ({"conversations": TEXT, "image_path": "a"}, "field 'image_path' holds an image"),
-        ({"conversations": TEXT, "img": "a.bin"}, "field 'img'"),
+        ({"conversations": TEXT, "img": "a.png"}, "field 'img'"),
+        ({"conversations": TEXT, "Image": "a.png"}, "field 'Image'"),
+        ({"conversations": TEXT, "image_url": "https://a.b/c"}, "field 'image_url'"),
+        ({"conversations": TEXT, "image_0": b"a"}, "field 'image_0'"),
+        ({"conversations": TEXT, "attachments": [{"path": "a.jpg"}]}, "field 'attachments'"),
+        ({"conversations": TEXT, "frames": ["a.jpg", "b.jpg"]}, "field 'frames'"),
+        # Beside one that is read.
+        ({"conversations": ASKS, "image": "a.png", "image2": "b.png"}, "field 'image2'"),
+        ({"conversations": ASKS, "image": b"a", "image_2": b"b"}, "field 'image_2'"),
+        ({"conversations": ASKS, "image": "a.png", "image_path": "b.png"}, "field 'image_path'"),
         ({"conversations": TEXT, "picture_file": "x/a.JPG"}, "field 'picture_file'"),
         ({"conversations": TEXT, "thing": {"bytes": b"a", "path": None}}, "field 'thing'"),
-        ({"conversations": TEXT, "thing": [b"a"]}, "field 'thing'"),
         ({"conversations": TEXT, "thing": "data:image/png;base64,AAAA"}, "field 'thing'"),
     ],
 )  # fmt: skip
@@ -78,6 +98,21 @@ def test_records(record, words):
         {"conversations": TEXT, "id": "a.jpg", "source": "web", "score": 0.5, "width": None},
         {"conversations": TEXT, "loss_weight": 1, "kto_tag": None, "image_path": None},
         {"conversations": ASKS, "image": "a.png", "image_path": "x/a.png", "thumbnail": b"x"},
+        {"conversations": ASKS, "image": "a.png", "image_url": "https://a.b/c.jpg", "img": b"x"},
+        {"conversations": ASKS, "image": b"a", "image_path": "x/b.png", "image_name": "b.png"},
+        {"conversations": ASKS, "jpg": b"a", "image_path": "x/b.png"},
+        # Names or values that are like those of images, and not both.
+        {"conversations": TEXT, "prompt": "How do I convert photo.heic to photo.jpg"},
+        {"conversations": TEXT, "title": "Best free editor for .psd", "emb": b"abc"},
+        {"conversations": TEXT, "source": "https://element.im", "url": "https://birzeit.edu.ps"},
+        {"conversations": TEXT, "references": ["Figure 3.png"], "user_avatar": "https://a.b/u.png"},
+        {"conversations": TEXT, "photo": False, "image_id": 33, "picture": "of a man", "vision": 1},
+        # The same for media and tools.
+        {"conversations": TEXT, "video": "None", "videos": 0, "audio": "what one hears in it"},
+        {"conversations": TEXT, "speech": "Four score and seven years", "source": "a.mp4"},
+        {"conversations": TEXT, "functions": ["def f(): pass"], "files": ["notes.txt"]},
+        {"conversations": TEXT, "weight": "1.5 kg", "custom_instruction": False, "history": None},
+        {"conversations": TEXT, "objects": {"ref": [], "bbox": []}},
         messages(weight=1, loss=None, tool_calls=None, name=None, refusal=None),
         messages(("train", False), ("name", "User"), train=True),
         messages(("weight", 1), weight=1.0),
@@ -85,51 +120,3 @@ def test_records(record, words):
 )
 def test_what_changes_nothing(record):
     assert parse_sample(record, "").turns[0][1] in ("a", "a cat")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<video>\nWhat happens?", "<video>What happens?", "What happens in <video> here?",
-        "<audio>\nWho speaks?", "Who speaks? <|audio|>", "<|AUDIO|>", "<|video_pad|>",
-        "<|image|>What?", "<|image_1|>\nWhat?", "<|vision_start|><|image_pad|><|vision_end|>What?",
-        "Picture 1: <img>a/b.jpg</img>\nWhat?", "<img>What?", "[IMG]What?", "[IMG][IMG_END]",
-        "<image_1>What?", "<image 1> What?", "<image1>", "<Image>\nWhat?", "<IMAGE>",
-        "<ImageHere>What?", "<IMG_CONTEXT>", "<image_placeholder>What?", "<start_of_image>What?",
-        "<image_soft_token>", "<fake_token_around_image>", "<im_patch>", "Where is <ref-object>?",
-    ],
-)  # fmt: skip
-def test_tags_of_other_frameworks(text):
-    for record in (asks(text), asks(text) | {"images": ["a.png"]}):
-        with pytest.raises(SampleError, match="message 0 holds '") as caught:
-            parse_sample(record, "")
-        assert caught.value.kind == "unsupported"
-    with pytest.raises(SampleError, match="field 'system' holds '"):
-        parse_sample(asks("what?") | {"system": text}, "")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "How do I style an <img> tag in CSS?",
-        "What does the `<video>` element do?",
-        '<div><img src="a.png"></div> Why is it not centred?',
-        "<video controls><source src='a.mp4'></video> does not play",
-        "<video>\n<source src='a.mp4'>\n</video>",
-        "[IMG]http://a/b.png[/IMG] is how forums write it",
-        "is 3 < image and image > 2 in [img, 1]?",
-        "a <b> c",
-    ],
-)
-def test_texts_about_markup(text):
-    assert parse_sample(asks(text), "").turns[0][0] == text
-
-
-def test_numbered_tags_may_refer_to_markers():
-    record = asks("<image>\nIn <image 1>, what?") | {"image": "a.png"}
-    assert parse_sample(record, "").images == ("a.png",)
-
-
-def test_what_the_model_says_may_hold_tags():
-    record = {"conversations": [TEXT[0], TEXT[1] | {"value": "Write <|image|> or <video>."}]}
-    assert parse_sample(record, "").turns[0][1] == "Write <|image|> or <video>."

@@ -1,0 +1,203 @@
+"""The images that a record lists: in which fields, and which one belongs to which marker."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mgm.data.images.data_url import looks_like_base64
+from mgm.data.images.extensions import IMAGE_EXTENSIONS
+from mgm.data.sources.formats.images import NAME_KEYS, image_list, read_image
+from mgm.data.sources.formats.messages import ImagePart
+from mgm.data.sources.formats.unsupported import is_empty
+from mgm.data.sources.sample import SampleError, is_url
+
+_MEMBER = re.compile(rf"(?:.*\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+)\..*")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImages:
+    """The images that a record lists beside its conversation.
+
+    Attributes:
+        field: which lists them.
+        images: paths, URLs or bytes.
+        names: of each its name, which bytes may have too; None: it has none.
+        are_members: whether they are members of a tar, whose names are endings: "jpg", "1.png".
+    """
+
+    field: str
+    images: Sequence[str | bytes] = ()
+    names: Sequence[str | None] = ()
+    are_members: bool = False
+
+
+def listed_images(record: Mapping[str, Any], where: str) -> ListedImages:
+    """The images of a record; those in members of a tar go before those that its JSON names.
+
+    Raises:
+        SampleError: an image is broken, or two fields hold different ones.
+    """
+    fields = [name for name in ("image", "images") if name in record and not is_empty(record[name])]
+    files = [
+        name for name, value in record.items()
+        if isinstance(value, dict | bytes) and _holds_file(value) and _MEMBER.fullmatch(name)
+    ]  # fmt: skip
+    if files:
+        return _members(record, files, fields, where)
+    if not fields:
+        return ListedImages("image")
+    first, *others = [image_list(record[field], field, where) for field in fields]
+    if others and others != [first]:
+        raise SampleError(f"{where}: 'image' and 'images' name different images; keep one of them")
+    return ListedImages(fields[0], first, _image_names(record[fields[0]]))
+
+
+def _holds_file(value: dict[str, Any] | bytes) -> bool:
+    if isinstance(value, bytes):
+        return True
+    return {"bytes", "path"} <= value.keys() and not is_empty(value)
+
+
+def _members(
+    record: Mapping[str, Any], files: list[str], fields: Sequence[str], where: str
+) -> ListedImages:
+    """Images in members of a tar, in the order in which the record names them or of their numbers.
+
+    Raises:
+        SampleError: the record names some of them, or holds other images than these.
+    """
+    numbers = [int(found[1]) for name in files if (found := _NUMBER.fullmatch(name))]
+    if len(numbers) == len(files):  # a tar has 10 before 2
+        files = [name for _, name in sorted(zip(numbers, files, strict=True))]
+    label = ", ".join(files)[:100]
+    images = image_list([record[name] for name in files], "members", where)
+    members = ListedImages(label, images, files, are_members=True)
+    for field in fields:
+        names = _image_names(record[field])
+        if None in names and image_list(record[field], field, where) != images:
+            raise SampleError(
+                f"{where}: {field!r} and the members {label} hold different images; keep one of "
+                "them"
+            )
+        order = order_by_name(names, members, where)
+        if order is not None:
+            return ListedImages(
+                label, [images[n] for n in order], [files[n] for n in order], are_members=True
+            )
+    return members
+
+
+def _image_names(value: Any) -> list[str | None]:
+    """The names of the images that a field holds, one or a list; None for one without."""
+    return [_image_name(one) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _image_name(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next((_image_name(value[key]) for key in NAME_KEYS if value.get(key)), None)
+    inline = not isinstance(value, str) or value[:5].lower() == "data:" or looks_like_base64(value)
+    return None if inline else value
+
+
+def order_by_name(
+    names: Sequence[str | None], listed: ListedImages, where: str
+) -> list[int] | None:
+    """The places of listed images, in the order in which the record names them.
+
+    Args:
+        names: in the order that is wanted.
+        listed: what is there.
+        where: what errors begin with.
+
+    Returns:
+        All of them; None if no name is that of a listed one, and positions have to do.
+
+    Raises:
+        SampleError: some names are, and others are not.
+    """
+    order: list[int] = []
+    for name in names:
+        found = None if name is None else _place_of(name, listed, order)
+        order.append(-1 if found is None else found)
+    if sorted(order) == list(range(len(listed.images))):
+        return order
+    # That some ".jpg" is the member "jpg" says little.
+    sure = [place for place in order if place >= 0 and (
+        not listed.are_members or "." in (listed.names[place] or "")
+    )]  # fmt: skip
+    if not sure:
+        return None
+    known = ", ".join(str(name) for name in listed.names)
+    missing = next((n for n, place in zip(names, order, strict=True) if place < 0), None)
+    raise SampleError(
+        f"{where}: names some of the images in {listed.field!r} ({known:.100}) and not others"
+        + ("" if missing is None else f" ({missing:.80})")
+        + "; name each of them once, or none"
+    )
+
+
+def _place_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | None:
+    """Which of the listed images that were not used yet has a name, or ends it."""
+    free = [(n, own) for n, own in enumerate(listed.names) if own is not None and n not in used]
+    base = name.rpartition("/")[2]
+    for wanted, part in ((name, str), (base, lambda own: own.rpartition("/")[2])):
+        for number, own in free:
+            if part(own) == wanted:
+                return number
+    if not listed.are_members:
+        return None
+    ends = [(len(own), number) for number, own in free if f".{base.lower()}".endswith(f".{own}")]
+    return max(ends)[1] if ends else None
+
+
+def own_or_listed(
+    parts: Sequence[ImagePart], listed: ListedImages, where: str
+) -> tuple[str | bytes, ...]:
+    """Images of messages whose parts name them, all or some; the others are those of the record.
+
+    Args:
+        parts: one for each marker.
+        listed: the images that the record lists.
+        where: what errors begin with.
+
+    Raises:
+        SampleError: it cannot be said which image belongs to which part.
+    """
+    own = {
+        number: read_image(part.source, f"{where}: has", f"as image part {number + 1}")
+        for number, part in enumerate(parts)
+        if part.source is not None
+    }
+    named, missing = list(own.values()), len(parts) - len(own)
+    if listed.images and not missing:
+        if named == list(listed.images):
+            return tuple(named)
+        # The files that a list or a tar holds, and parts that name them.
+        held = all(isinstance(one, bytes) for one in listed.images)
+        if held and all(isinstance(one, str) and not is_url(one) for one in named):
+            order = order_by_name([_image_name(one) for one in named], listed, where)
+            if order is not None:
+                return tuple(listed.images[place] for place in order)
+            if len(named) == len(listed.images):
+                return tuple(listed.images)
+        raise SampleError(
+            f"{where}: its messages and field {listed.field!r} name different images; keep one of "
+            "them"
+        )
+    if missing != len(listed.images):
+        count = len(listed.images)
+        raise SampleError(
+            f"{where}: {missing} image part{'s' * (missing != 1)} without a name but {count} "
+            f"image{'s' * (count != 1)} in field {listed.field!r}; give one for each",
+            "markers",
+        )
+    names = [one if isinstance(one, str) else None for one in named]
+    if missing and named and order_by_name(names, listed, where) is not None:
+        raise SampleError(
+            f"{where}: its messages name images of field {listed.field!r} in some parts and not in "
+            "others; name all, or none"
+        )
+    rest = iter(listed.images)
+    return tuple(own[n] if n in own else next(rest) for n in range(len(parts)))

@@ -1,0 +1,87 @@
+"""Images that a record names in another order than that in which they are held."""
+
+from pathlib import Path
+
+import pytest
+
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import SampleError
+from mgm.data.sources.shards import TarShard
+from tests.data.shards import write_tar
+
+QUESTION = "first <image> second <image>"
+ASKS = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "a"}]
+
+
+def parts(*names):
+    content = [{"type": "image", "image": name} for name in names]
+    question = {"role": "user", "content": [*content, {"type": "text", "text": "what?"}]}
+    return {"messages": [question, {"role": "assistant", "content": "a"}]}
+
+
+NAMING = {
+    "image": lambda *names: {"image": list(names), "conversations": ASKS},
+    "images": lambda *names: {"images": list(names), "conversations": ASKS},
+    "parts": parts,
+}
+
+
+@pytest.mark.parametrize("naming", NAMING.values(), ids=NAMING.keys())
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        (("0.png", "1.png"), ("k.1.png", "k.0.png")),
+        (("0.png", "1.png"), ("1.png", "0.png")),
+        (("a.png", "b.png"), ("x/y/k.b.PNG", "x/y/k.a.png")),
+        (("jpg", "png"), ("x/k.png", "x/k.jpg")),
+        (("png", "depth.png"), ("k.depth.png", "k.png")),
+    ],
+)
+def test_members_that_are_named_in_another_order(naming, members, names):
+    held = dict(zip(members, (b"A", b"B"), strict=True))
+    assert parse_sample(naming(*names) | held, "").images == (b"B", b"A")
+    assert parse_sample(naming(*names[::-1]) | held, "").images == (b"A", b"B")
+
+
+@pytest.mark.parametrize("naming", NAMING.values(), ids=NAMING.keys())
+def test_members_that_are_not_named_keep_their_position(naming):
+    held = {"0.png": b"A", "1.png": b"B"}
+    assert parse_sample(naming("coco/7.png", "coco/3.png") | held, "").images == (b"A", b"B")
+    for names in (("k.0.png", "7.png"), ("k.0.png", "j.0.png")):
+        with pytest.raises(SampleError, match=r"names some of the images in '0.png, 1.png'"):
+            parse_sample(naming(*names) | held, "")
+
+
+def test_numbered_members_are_in_the_order_of_their_numbers():
+    record = {"images": ["a", "b", "c"], "conversations": ASKS}
+    record["conversations"] = [{"from": "human", "value": "<image>" * 3}, ASKS[1]]
+    held = {"0.png": b"0", "10.png": b"10", "2.png": b"2"}
+    assert parse_sample(record | held, "").images == (b"0", b"2", b"10")
+
+
+def test_a_member_and_the_same_image_in_its_json():
+    record = {"conversations": [{"from": "human", "value": "<image>"}, ASKS[1]], "png": b"A"}
+    assert parse_sample(record | {"image": b"A"}, "").images == (b"A",)
+    with pytest.raises(SampleError, match="'image' and the members png hold different images"):
+        parse_sample(record | {"image": b"B"}, "")
+
+
+def test_rows_of_tables_whose_parts_name_their_images():
+    held = [{"bytes": b"B", "path": "x/b.png"}, {"bytes": b"A", "path": "a.png"}]
+    for names in (("a.png", "b.png"), ("a.png", "x/b.png"), ("y/a.png", "b.png")):
+        assert parse_sample(parts(*names) | {"images": held}, "").images == (b"A", b"B")
+    assert parse_sample(parts("c.png", "d.png") | {"images": held}, "").images == (b"B", b"A")
+    with pytest.raises(SampleError, match=r"names some .* and not others \(c.png\)"):
+        parse_sample(parts("a.png", "c.png") | {"images": held}, "")
+    unnamed = [{"bytes": b"B", "path": None}, {"bytes": b"A", "path": None}]
+    assert parse_sample(parts("a.png", "b.png") | {"images": unnamed}, "").images == (b"B", b"A")
+    with pytest.raises(SampleError, match="in some parts and not in others"):
+        parse_sample(parts("a.png", None) | {"images": held[1:]}, "")
+
+
+def test_a_tar_through_its_reader(tmp_path: Path):
+    json = b'{"image": ["k.1.png", "k.0.png"], "conversations": [{"from": "human", "value": "'
+    json += QUESTION.encode() + b'"}, {"from": "gpt", "value": "a"}]}'
+    path = write_tar(tmp_path / "a.tar", [("k.0.png", b"A"), ("k.1.png", b"B"), ("k.json", json)])
+    (row,) = TarShard(str(path)).rows(0)
+    assert parse_sample(row, "").images == (b"B", b"A")
