@@ -26,6 +26,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OTHERS_FILE = "non_lora_trainables.bin"
 # Where a native folder keeps the published files that it was made from, apart from the weights.
 ORIGINALS = "published"
+CHAT_TEMPLATES = "additional_chat_templates"  # a folder that transformers writes
 # What every training has of its own, in all kinds.
 FRESH_PARTS = ("mining.", "projector.")
 
@@ -42,7 +43,7 @@ _OF_WEIGHTS = re.compile(
 # Of another model these would change what is asked and answered, or tell of another training.
 _OF_PROCESSOR = re.compile(
     r"(tokenizer|(tokenizer|processor|preprocessor)_config|special_tokens_map|added_tokens|vocab"
-    r"|chat_template)\.json|chat_template\.jinja|additional_chat_templates|tokenizer\.model"
+    rf"|chat_template)\.json|chat_template\.jinja|{CHAT_TEMPLATES}|tokenizer\.model"
     r"|vocab\.txt|merges\.txt|trainer_state\.json|training_args\.bin"
 )
 # Readers look for these first: they go before all others, and come after them.
@@ -70,6 +71,7 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
         with atomic_folder(folder) as part:
             yield part
         return
+    check_replaceable(folder)
     part = folder / f".model.{uuid.uuid4().hex[:8]}.part"
     with WriteErrors(folder):
         try:
@@ -89,16 +91,42 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _remove_model(folder: Path, processor: bool) -> None:
-    old = [file.name for file in folder.iterdir() if _OF_WEIGHTS.fullmatch(file.name)]
-    if processor:
-        old += [file.name for file in folder.iterdir() if _OF_PROCESSOR.fullmatch(file.name)]
+    old = model_files(folder) + (processor_files(folder) if processor else [])
     if is_present(folder / ORIGINALS / CONFIG_FILE) and not _whole_files(folder / ORIGINALS):
         old.append(ORIGINALS)
-    for name in (CONFIG_FILE, *sorted(old, key=_order, reverse=True)):
-        if (folder / name).is_dir() and not (folder / name).is_symlink():
+    for name in sorted(old, key=_order, reverse=True):
+        if name in (ORIGINALS, CHAT_TEMPLATES) and not (folder / name).is_symlink():
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder where a user's own folder has the name of a file of a model.
+
+    Raises:
+        MGMError: names it.
+    """
+    if not folder.is_dir():
+        return
+    for name in model_files(folder) + processor_files(folder):
+        entry = folder / name
+        if name != CHAT_TEMPLATES and entry.is_dir() and not entry.is_symlink():
+            raise MGMError(
+                f"{entry}: is a folder, where the model's {name} is to go; move it away, or choose "
+                "another folder"
+            )
+
+
+def model_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that are a model of any kind, its processor left out."""
+    names = (file.name for file in folder.iterdir())
+    return sorted(name for name in names if name == CONFIG_FILE or _OF_WEIGHTS.fullmatch(name))
+
+
+def processor_files(folder: Path) -> list[str]:
+    """Names of the files of tokenizer, processor and training in the folder of a model."""
+    return sorted(file.name for file in folder.iterdir() if _OF_PROCESSOR.fullmatch(file.name))
 
 
 def check_one_model(folder: Path) -> None:
