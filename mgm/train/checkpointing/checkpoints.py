@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from mgm.atomic import WriteErrors, atomic_folder
 from mgm.errors import MGMError, one_line
-from mgm.model.checkpoint.saved_files import check_replaceable
+from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ def _agreed(value: object, fault: Exception | None, path: Path) -> object:
 def prepare_output(path: str | os.PathLike[str]) -> Path:
     """Make the output folder, and clear what a killed run left half-written in it.
 
+    A model that was complete when the run was killed gets its place.
+
     Raises:
         MGMError: it cannot be made or written to, is a checkpoint itself, or has a folder where a
             file of the model is to go.
@@ -104,6 +106,7 @@ def prepare_output(path: str | os.PathLike[str]) -> Path:
         for left in folder.iterdir():
             if _PART.fullmatch(left.name):
                 shutil.rmtree(left)
+        finish_replacement(folder)
     except OSError as error:
         raise MGMError(
             f"--output_dir {folder}: cannot be written to ({one_line(error.strerror or error)}); "
