@@ -30,6 +30,7 @@ from mgm.train.checkpointing.checkpoints import (
     prepare_output,
     set_others_aside,
 )
+from mgm.train.checkpointing.finished import may_be_finished, save_finished
 from mgm.train.checkpointing.resume_files import check_files, trainer_state
 from mgm.train.checkpointing.run_fingerprint import (
     Fingerprint,
@@ -39,6 +40,7 @@ from mgm.train.checkpointing.run_fingerprint import (
     fingerprint_of_flags,
 )
 from mgm.train.checkpointing.schedule import describe_change
+from mgm.train.checkpointing.start_weights import check_starts
 from mgm.train.data_setup import RunData
 from mgm.train.distributed.first_process import computed_once
 from mgm.train.lora.adapter import add_adapter, check_base, load_adapter
@@ -118,12 +120,14 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     """
     arguments = parse(words)
     model_flags, data_flags, training = arguments
+    check_starts(arguments)
     with training.main_process_first(local=False, desc="output folder"):
         output = prepare_output(str(training.output_dir))
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
     if checkpoint is not None:
         check_flags(fingerprint_of_flags(arguments), checkpoint)
-        check_files(checkpoint, training, data_flags.streaming)
+        finished = may_be_finished(checkpoint, training)
+        check_files(checkpoint, training, data_flags.streaming, finished)
     adapted = training.lora_enable
     if adapted:
         _check_base(model_flags, training, checkpoint)
@@ -177,7 +181,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     try:
         with WriteErrors(output):  # by whoever writes there: curves, reports
             _set_others_aside(training, checkpoint, bad_samples)
-            _train(trainer, checkpoint)
+            trained = _train(trainer, checkpoint)
     except MGMError as error:
         raise _without_traceback(error) from error
     except RuntimeError as error:
@@ -205,10 +209,13 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     finally:
         trainer.progress.close()
     _report(trainer, data, bad_samples)
-    trainer.save_model()
+    if trained:
+        trainer.save_model()
+        logger.info("saved %s", output)
+    elif checkpoint is not None and training.should_save:
+        save_finished(checkpoint, output, processor, adapter)
     if training.process_index == 0:
         draw_curves(trainer.state.log_history, output)
-    logger.info("saved %s", output)
     return trainer
 
 
@@ -242,15 +249,18 @@ def _set_others_aside(
         set_others_aside(Path(str(training.output_dir)), resumed, files)
 
 
-def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
-    """Train from the beginning or from a checkpoint, if there is anything left to do.
+def _train(trainer: MGMTrainer, checkpoint: Path | None) -> bool:
+    """Train from the beginning or from a checkpoint.
+
+    Returns:
+        Whether there was any step left.
 
     Raises:
         MGMError: the checkpoint has done more steps than the run is to have.
     """
     if checkpoint is None:
         trainer.train()
-        return
+        return True
     state, steps = trainer_state(checkpoint), trainer.planned_steps()
     if steps < state.global_step:
         flag = "max_steps" if trainer.args.max_steps > 0 else "num_train_epochs"
@@ -263,8 +273,10 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None) -> None:
     if steps == state.global_step:  # transformers would do one more of them
         logger.info("all %d steps were done; nothing is left but saving", steps)
         trainer.state = state
-        return
+        return False
+    check_files(checkpoint, trainer.args, isinstance(trainer.train_dataset, StreamedDataset))
     trainer.train(resume_from_checkpoint=str(checkpoint))
+    return True
 
 
 def _report(trainer: MGMTrainer, data: RunData, bad_samples: BadSamples | None) -> None:

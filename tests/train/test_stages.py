@@ -21,7 +21,7 @@ import mgm
 from mgm.errors import MGMError
 from mgm.model.checkpoint.components import STAGE1_FILE
 from mgm.model.loading import load_model
-from mgm.train import trainer as trainer_module
+from mgm.train import checkpointing_trainer as trainer_module
 from mgm.train.__main__ import run
 from mgm.train.checkpointing.checkpoints import checkpoints
 from tests.model.tiny import VISION

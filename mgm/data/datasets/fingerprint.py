@@ -17,7 +17,7 @@ from mgm.data.sources.digest import digest_of
 from mgm.data.sources.hf_table import BUILDERS, TableFile
 from mgm.data.sources.shards import Shard, TableShard
 
-IMAGES = 16  # image files whose content counts, spread evenly over a data file
+IMAGES = 16  # samples whose images count by content, spread evenly over a data file
 
 Items = TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
 
@@ -63,11 +63,11 @@ def _of_file(part: TrainingDataset, flag: str) -> dict[str, Any]:
 
 
 def _spread_images(part: TrainingDataset) -> Iterator[Path]:
-    """The first image file of some samples; those that are not there are left out."""
+    """The image files of some samples; those that are not there are left out."""
     rows = part.rows[part.image_counts > 0]
     chosen = np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int)
     for row in rows[chosen].tolist():
-        for name in part.samples.index.image_names(row)[:1]:
+        for name in part.samples.index.image_names(row):
             if name is not None and (file := part.image_folder / name).is_file():
                 yield file
 

@@ -147,8 +147,10 @@ def save_stage1(
         for name, tensor in (model.state_dict() if state is None else state).items()
         if name.startswith(STAGE1_PARTS)
     }
-    with atomic_file(path) as part:
-        torch.save(published, part)
+    # To a file that is open: torch.save writes the name of a path into the file, and this one is
+    # another at each save.
+    with atomic_file(path) as part, part.open("wb") as file:
+        torch.save(published, file)
 
 
 def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:

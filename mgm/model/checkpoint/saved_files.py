@@ -4,6 +4,7 @@ A folder holds one model: whole, as an adapter on a base, or as what stage 1 tra
 one removes the files of all others; whoever reads a folder with two says so and stops.
 """
 
+import logging
 import re
 import shutil
 import uuid
@@ -19,6 +20,8 @@ from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.published_layout.weight_names import native_tensors
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
 STAGE1_FILE = "mm_projector.bin"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -26,6 +29,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OTHERS_FILE = "non_lora_trainables.bin"
 # Where a native folder keeps the published files that it was made from, apart from the weights.
 ORIGINALS = "published"
+CHAT_TEMPLATES = "additional_chat_templates"  # a folder that transformers writes
 # What every training has of its own, in all kinds.
 FRESH_PARTS = ("mining.", "projector.")
 
@@ -42,9 +46,11 @@ _OF_WEIGHTS = re.compile(
 # Of another model these would change what is asked and answered, or tell of another training.
 _OF_PROCESSOR = re.compile(
     r"(tokenizer|(tokenizer|processor|preprocessor)_config|special_tokens_map|added_tokens|vocab"
-    r"|chat_template)\.json|chat_template\.jinja|additional_chat_templates|tokenizer\.model"
+    rf"|chat_template)\.json|chat_template\.jinja|{CHAT_TEMPLATES}|tokenizer\.model"
     r"|vocab\.txt|merges\.txt|trainer_state\.json|training_args\.bin"
 )
+# A model that is complete and takes the place of another: that is removed first, then files move.
+_COMPLETE = re.compile(r"\.model\.[0-9a-f]{8}(\.weights)?\.(complete|moving)")
 # Readers look for these first: they go before all others, and come after them.
 _ENTRIES = (ADAPTER_CONFIG, CONFIG_FILE)
 
@@ -55,8 +61,9 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
 
     A new `folder` appears when it is complete. In one that is there, the files of every kind of
     model, which `check_one_model` tells apart, are removed before the new ones are moved in; from
-    then on until the last of them is there, it lacks its config.json and counts as no model. Files
-    of the user stay, and so do checkpoints.
+    then on until the last of them is there, it lacks its config.json and counts as no model; where
+    the process is killed then, `finish_replacement` moves the others. Files of the user stay, and
+    so do checkpoints.
 
     Args:
         folder: of the model.
@@ -64,24 +71,51 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
             training, are removed too; False where the block writes weights alone.
 
     Raises:
-        MGMError: they could not be written; `folder` is as before, or lacks its config.json.
+        MGMError: they could not be written; `folder` is as before, or lacks its config.json. Or a
+            folder of the user has the name of a file of a model.
     """
     if not is_present(folder):
         with atomic_folder(folder) as part:
             yield part
         return
-    part = folder / f".model.{uuid.uuid4().hex[:8]}.part"
+    check_replaceable(folder)
+    stem = f".model.{uuid.uuid4().hex[:8]}"
+    part, complete = (folder / f"{stem}{end}" for end in (".part", ".complete"))
+    if not processor:
+        complete = folder / f"{stem}.weights.complete"
+    finish_replacement(folder)
     with WriteErrors(folder):
         try:
             part.mkdir()
             yield part
             make_readable(part)
-            _remove_model(folder, processor)
-            written = [file.name for file in part.iterdir()]
-            for name in sorted(written, key=_order):
-                (part / name).replace(folder / name)
+            part.rename(complete)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+        _move_in(complete)
+
+
+def finish_replacement(folder: Path) -> None:
+    """Do what is left of a replacement that was killed when the new model was complete.
+
+    Raises:
+        MGMError: the files could not be moved.
+    """
+    with WriteErrors(folder):
+        for found in [file for file in folder.iterdir() if _COMPLETE.fullmatch(file.name)]:
+            _move_in(found)
+            logger.warning("%s: moved in the model that a killed process had left there", folder)
+
+
+def _move_in(complete: Path) -> None:
+    """Move a complete model to the folder that it is in, in place of the one there."""
+    folder = complete.parent
+    if complete.suffix == ".complete":
+        _remove_model(folder, processor=".weights." not in complete.name)
+        complete = complete.rename(complete.with_suffix(".moving"))
+    for name in sorted((file.name for file in complete.iterdir()), key=_order):
+        (complete / name).replace(folder / name)
+    complete.rmdir()
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -89,25 +123,56 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _remove_model(folder: Path, processor: bool) -> None:
-    old = [file.name for file in folder.iterdir() if _OF_WEIGHTS.fullmatch(file.name)]
-    if processor:
-        old += [file.name for file in folder.iterdir() if _OF_PROCESSOR.fullmatch(file.name)]
+    old = model_files(folder) + (processor_files(folder) if processor else [])
     if is_present(folder / ORIGINALS / CONFIG_FILE) and not _whole_files(folder / ORIGINALS):
         old.append(ORIGINALS)
-    for name in (CONFIG_FILE, *sorted(old, key=_order, reverse=True)):
-        if (folder / name).is_dir() and not (folder / name).is_symlink():
+    for name in sorted(old, key=_order, reverse=True):
+        if name in (ORIGINALS, CHAT_TEMPLATES) and not (folder / name).is_symlink():
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder where a user's own folder has the name of a file of a model.
+
+    Raises:
+        MGMError: names it.
+    """
+    if not folder.is_dir():
+        return
+    for name in model_files(folder) + processor_files(folder):
+        entry = folder / name
+        if name != CHAT_TEMPLATES and entry.is_dir() and not entry.is_symlink():
+            raise MGMError(
+                f"{entry}: is a folder, where the model's {name} is to go; move it away, or choose "
+                "another folder"
+            )
+
+
+def model_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that are a model of any kind, its processor left out."""
+    names = (file.name for file in folder.iterdir())
+    return sorted(name for name in names if name == CONFIG_FILE or _OF_WEIGHTS.fullmatch(name))
+
+
+def processor_files(folder: Path) -> list[str]:
+    """Names of the files of tokenizer, processor and training in the folder of a model."""
+    return sorted(file.name for file in folder.iterdir() if _OF_PROCESSOR.fullmatch(file.name))
+
+
 def check_one_model(folder: Path) -> None:
     """Refuse a folder that holds files of two trainings, of which one would be read for the other.
+
+    The same weights in two formats are one model: bots of the hub add safetensors to others.
 
     Raises:
         MGMError: names a file of each.
     """
     whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
+    if len(whole) > 1 and _same_weights(folder, whole):
+        logger.warning("%s: %s hold the same weights", folder, " and ".join(whole))
+        whole = whole[:1]
     for first, second in (
         (whole, adapter),
         (_present(folder, (STAGE1_FILE,)), adapter),
@@ -150,6 +215,36 @@ def check_stage1(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
 
 def _same(first: LazyTensor, second: LazyTensor) -> bool:
     return torch.equal(first.read(), second.read().to(first.dtype))
+
+
+def _same_weights(folder: Path, names: list[str]) -> bool:
+    """Whether several files, or the shards of indexes, hold the same weights."""
+    try:
+        first, *others = (native_tensors(_tensors_of(folder / name)) for name in names)
+        return all(_same_tensors(first, other) for other in others)
+    except MGMError:
+        return False  # one of them is damaged
+
+
+def _tensors_of(file: Path) -> dict[str, LazyTensor]:
+    if file.suffix != ".json":
+        return lazy_tensors(file)
+    shards = sorted(set(map(str, read_json(file)["weight_map"].values())))
+    return {name: t for shard in shards for name, t in lazy_tensors(file.parent / shard).items()}
+
+
+def _same_tensors(first: Mapping[str, LazyTensor], second: Mapping[str, LazyTensor]) -> bool:
+    shared = first.keys() & second.keys()
+    if not shared or any(first[name].shape != second[name].shape for name in shared):
+        return False
+    if not all(_same(first[name], second[name]) for name in shared):
+        return False
+    # safetensors leaves out the second name of a weight that has two.
+    both = {**first, **second}
+    return all(
+        any(both[name].shape == own.shape and _same(own, both[name]) for own in first.values())
+        for name in first.keys() ^ second.keys()
+    )
 
 
 def _two_models(folder: Path, first: list[str], second: list[str]) -> MGMError:

@@ -195,6 +195,11 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
         if value is not None and not (math.isfinite(value) and least <= value <= most):
             end = f" to {most}" if most < math.inf else ""
             raise MGMError(f"--{name} {value}: give a number from {least}{end}")
+    if training.max_steps < 1 and training.max_steps != -1:  # which leaves it to the epochs
+        raise MGMError(
+            f"--max_steps {training.max_steps}: give a number from 1, or leave it out for "
+            "--num_train_epochs"
+        )
     if not 0 <= training.warmup_ratio < 1:
         raise MGMError(f"--warmup_ratio {training.warmup_ratio}: give a number from 0 to below 1")
     if training.mm_projector_lr is not None and training.lr_multi:

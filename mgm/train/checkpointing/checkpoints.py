@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from mgm.atomic import WriteErrors, atomic_folder
 from mgm.errors import MGMError, one_line
+from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,11 @@ def _agreed(value: object, fault: Exception | None, path: Path) -> object:
 def prepare_output(path: str | os.PathLike[str]) -> Path:
     """Make the output folder, and clear what a killed run left half-written in it.
 
+    A model that was complete when the run was killed gets its place.
+
     Raises:
-        MGMError: it cannot be made or written to, or is a checkpoint itself.
+        MGMError: it cannot be made or written to, is a checkpoint itself, or has a folder where a
+            file of the model is to go.
     """
     folder = Path(path)
     if state := sorted(folder.glob("rng_state*.pth")):
@@ -95,12 +99,14 @@ def prepare_output(path: str | os.PathLike[str]) -> Path:
             "another folder"
         )
     try:
+        check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".model.{uuid.uuid4().hex[:8]}.part"
         probe.mkdir()
         for left in folder.iterdir():
             if _PART.fullmatch(left.name):
                 shutil.rmtree(left)
+        finish_replacement(folder)
     except OSError as error:
         raise MGMError(
             f"--output_dir {folder}: cannot be written to ({one_line(error.strerror or error)}); "
@@ -125,6 +131,12 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
     folder = last_checkpoint(output) if word in ("", "true") else Path(asked or "")
     if folder is None:
         return None
+    inner = last_checkpoint(folder)
+    if inner is not None:
+        raise MGMError(
+            f"--resume_from_checkpoint {asked}: is the folder of a run; give its last checkpoint, "
+            f"{inner}"
+        )
     if not (folder / STATE_FILE).is_file():
         raise MGMError(
             f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "
@@ -188,8 +200,13 @@ def checkpoints(output: Path) -> list[Path]:
     """All folders `checkpoint-<step>`, by step; none if there is no such folder."""
     if not output.is_dir():
         return []
-    found = (folder for folder in output.iterdir() if _CHECKPOINT.fullmatch(folder.name))
+    found = (folder for folder in output.iterdir() if is_checkpoint_name(folder.name))
     return sorted((folder for folder in found if folder.is_dir()), key=step_of)
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether it has the form `checkpoint-<step>`."""
+    return bool(_CHECKPOINT.fullmatch(name))
 
 
 def step_of(checkpoint: Path) -> int:

@@ -26,13 +26,16 @@ STREAM_KEYS = {"workers", "next", "cursors"}
 UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError, TypeError)
 
 
-def check_files(checkpoint: Path, training: TrainingArguments, streaming: bool) -> None:
+def check_files(
+    checkpoint: Path, training: TrainingArguments, streaming: bool, finished: bool = False
+) -> None:
     """See whether this process can resume from a checkpoint.
 
     Args:
         checkpoint: its folder.
         training: flags, which decide which files there are.
         streaming: whether the data is a stream.
+        finished: whether all steps were done; then what only a step needs may be absent.
 
     Raises:
         MGMError: a file is missing, damaged, or of another kind; names it.
@@ -40,6 +43,8 @@ def check_files(checkpoint: Path, training: TrainingArguments, streaming: bool) 
     trainer_state(checkpoint)
     if training.lora_enable:
         _check_adapter(checkpoint)
+    if finished:
+        return
     rank = training.process_index
     if training.deepspeed:
         _check_deepspeed(checkpoint)

@@ -10,28 +10,22 @@ from typing import Any, NamedTuple
 from mgm.data.datasets.fingerprint import Items, data_fingerprint
 from mgm.data.datasets.streaming import StreamedDataset
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.digest import digest_of
 from mgm.data.text.templates import version_template
 from mgm.errors import MGMError
 from mgm.model.files.json_file import read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
 from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
+from mgm.train.checkpointing.start_weights import start_weights
 
 logger = logging.getLogger(__name__)
 
 Fingerprint = dict[str, Any]
 
 FILE = "run.json"
-FORMAT = 2  # 1 had eight flags, and the number of samples
+FORMAT = 3  # 1 had eight flags, and the number of samples; 2 digests of other files
 EVAL = "--eval_data_path"
-STARTS_FROM = (
-    *("model_name_or_path", "vision_tower", "vision_tower_aux"),
-    *("pretrain_mm_mlp_adapter", "lora_weight_path"),
-)
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".jinja")
-# A weight changes everywhere when it is trained: blocks of larger files are enough.
-READ_WHOLE = 2**28  # bytes
+MAX_NAMES = 8  # that one line lists
 # What errors call entries that are no flags, or that several flags decide.
 LABELS = {
     "items": "number of samples",
@@ -111,24 +105,10 @@ def fingerprint_of(
     for flag, field in CONFIG_FIELDS.items():
         owner = processor if field == "conversation" else model.config
         found[f"--{flag}"] = _plain(getattr(owner, field))
-    for flag in STARTS_FROM:
-        path = getattr(arguments[0], flag, None) or getattr(arguments[2], flag, None)
-        found[f"--{flag}"] = _weights(path, str(arguments[2].output_dir))
+    found |= start_weights(arguments)
     found["items"] = len(items.names if isinstance(items, StreamedDataset) else items)
     found |= data_fingerprint(items, "--data_path")
     return found | ({} if eval_items is None else data_fingerprint(eval_items, EVAL))
-
-
-def _weights(path: str | None, output: str) -> dict[str, str | None] | None:
-    """Content of a folder of weights, or of one file; of what is not on the disk the name alone."""
-    if path is None or path.lower() in ("", "none"):
-        return None
-    place, files = Path(path), []
-    if place.is_dir() and place.resolve() != Path(output).resolve():  # which the run writes to
-        files = sorted(file for file in place.iterdir() if file.suffix in WEIGHTS)
-    elif place.is_file():
-        files = [place]
-    return {"path": path, "sha256": digest_of(files, READ_WHOLE) if files else None}
 
 
 def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
@@ -156,10 +136,10 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
     if not before:
         logger.warning("%s: holds no %s; flags and data cannot be compared", checkpoint, FILE)
         return
-    shared = fingerprint.keys() & before.keys()
+    shared = (fingerprint.keys() & before.keys()) - {"format"}
     unknown = fingerprint.keys() - shared - {"format"}
     if before.get("format") == FORMAT:  # then data has no other entries than those
-        of_data = {name for name in fingerprint.keys() ^ before.keys() if "--data_path" in name}
+        of_data = {name for name in fingerprint.keys() ^ before.keys() if _of_data(name)}
         shared, unknown = shared | of_data, unknown - of_data
     differences = list(_differences(fingerprint, before, shared))
     _refuse(differences, checkpoint)
@@ -172,11 +152,12 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
         if (now := _content(fingerprint.get(name))) and (old := _content(before.get(name)))
         if (now.sha256 is None) != (old.sha256 is None)
     ]
-    names = sorted(name for name in unknown if _policy(name) is Policy.REFUSE)
-    if names or gone:
+    names = sorted(_label(name) for name in unknown if _policy(name) is Policy.REFUSE)
+    if missing := [*gone, *names]:
+        more = len(missing) - MAX_NAMES
         logger.warning(
-            "%s: cannot be compared with this run in %s",
-            *(checkpoint, ", ".join([*map(_label, names), *gone])),
+            "%s: cannot be compared with this run in %s%s",
+            *(checkpoint, ", ".join(missing[:MAX_NAMES]), f" and {more} more" if more > 0 else ""),
         )
 
 
@@ -189,7 +170,9 @@ def _read(checkpoint: Path) -> Fingerprint:
             f"{checkpoint / FILE}: is no fingerprint of a run; copy it again, or delete "
             f"{checkpoint} to resume from the checkpoint before it"
         )
-    return found
+    if found.get("format") == FORMAT:
+        return found
+    return {name: value for name, value in found.items() if _content(value) is None}
 
 
 def _differences(
@@ -220,6 +203,10 @@ def _policy(name: str) -> Policy:
         return Policy.LOG
     policy = POLICIES.get(name.removeprefix("--"), Policy.REFUSE)
     return policy if policy in (Policy.LOG, Policy.LENGTH) else Policy.REFUSE
+
+
+def _of_data(name: str) -> bool:
+    return "--data_path" in name or EVAL in name
 
 
 def _label(name: str) -> str:

@@ -4,12 +4,18 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from mgm.errors import MGMError
 from mgm.model.checkpoint.components import save_stage1
-from mgm.model.checkpoint.saved_files import check_one_model, check_stage1, replace_model
-from mgm.model.files.weight_files import read_folder
-from mgm.model.loading import save_model
+from mgm.model.checkpoint.saved_files import (
+    check_one_model,
+    check_stage1,
+    finish_replacement,
+    replace_model,
+)
+from mgm.model.files.weight_files import read_folder, read_weights
+from mgm.model.loading import load_model, save_model
 from tests.model.tiny import tiny_model
 
 OF_USER = (
@@ -100,11 +106,15 @@ def test_killed_at_any_step_it_is_no_model(tmp_path, monkeypatch, first, second)
                 with replace_model(folder) as part:
                     fill(part, KINDS[second], "new")
         except KeyboardInterrupt:
-            if not done:
-                assert names(folder) == {*KINDS[first]}
-                continue
-            assert "config.json" not in names(folder)
-            assert len({file.read_text() for file in folder.iterdir()}) <= 1
+            left = [file for file in folder.iterdir() if file.is_file()]
+            if done:
+                assert "config.json" not in names(folder)
+                assert len({file.read_text() for file in left}) <= 1
+            else:
+                assert {file.name for file in left} == {*KINDS[first]}
+            finish_replacement(folder)
+            assert names(folder) == {*KINDS[second]}
+            assert {file.read_text() for file in folder.iterdir()} == {"new"}
             continue
         assert names(folder) == {*KINDS[second]}
         break
@@ -145,6 +155,37 @@ def test_an_index_whose_files_were_not_downloaded_is_no_model(tmp_path) -> None:
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text('{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
     check_one_model(tmp_path)
+
+
+def test_the_same_weights_in_two_formats_are_one_model(tmp_path, caplog) -> None:
+    save_model(tiny_model(), tmp_path)
+    tensors = read_weights(tmp_path)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    check_one_model(tmp_path)
+    assert "model.safetensors and pytorch_model.bin hold the same weights" in caplog.text
+    load_model(tmp_path)
+    name = "tied.weight"  # which safetensors leaves out
+    torch.save(tensors | {name: next(iter(tensors.values()))}, tmp_path / "pytorch_model.bin")
+    check_one_model(tmp_path)
+    for other in (
+        tensors | {name: torch.ones(3)},
+        tensors | {name: tensor + 1 for name, tensor in list(tensors.items())[-1:]},
+        {"other": torch.ones(3)},
+    ):
+        torch.save(other, tmp_path / "pytorch_model.bin")
+        with pytest.raises(MGMError, match=r"two models, model.safetensors and pytorch_model.bin"):
+            check_one_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_of_the_user_by_the_name_of_a_file_stays(tmp_path, name) -> None:
+    fill(tmp_path, KINDS["adapter"][:-1], "{}")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.txt").write_text("mine")
+    with pytest.raises(MGMError, match=f"{name}: is a folder"), replace_model(tmp_path) as part:
+        fill(part, KINDS["one file"], "{}")
+    assert names(tmp_path) == {*KINDS["adapter"][:-1], name}
+    assert (tmp_path / name / "mine.txt").exists()
 
 
 def test_stage_1_beside_another_whole_model(tmp_path) -> None:

@@ -82,3 +82,27 @@ def test_a_checkpoint_is_no_output_folder(tmp_path) -> None:
     (tmp_path / "rng_state_0.pth").touch()
     with pytest.raises(MGMError, match=r"is a checkpoint of a run, with its rng_state_0.pth"):
         prepare_output(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["part", "complete", "moving"])
+def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state) -> None:
+    left = tmp_path / f".model.0123abcd.{state}"
+    left.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (left / name).write_text("new")
+    (tmp_path / "adapter_config.json").write_text("old")
+    prepare_output(tmp_path)
+    found = {file.name for file in tmp_path.iterdir()}
+    expected = {
+        "part": {"adapter_config.json"},
+        "complete": {"config.json", "model.safetensors"},
+        "moving": {"adapter_config.json", "config.json", "model.safetensors"},
+    }
+    assert found == expected[state]
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(MGMError, match=r"config\.json: is a folder, where the model's config"):
+        prepare_output(tmp_path)
+    assert (tmp_path / "config.json").is_dir()
