@@ -19,7 +19,7 @@ PACKAGE = ROOT / "mgm"
 # The rooms, each row above what it may import; what stands in one row imports nothing of that row.
 ROOMS = (
     ("errors",),
-    ("atomic",),
+    ("atomic", "file_digest"),
     ("model",),
     ("data",),
     ("auto", "convert", "engine"),
@@ -42,7 +42,7 @@ LAYERS = {
         ("image_processing_mgm", "sources"),
         ("processor_loading",),
         ("processing_mgm",),
-        ("datasets", "doctor", "model_card"),
+        ("datasets", "doctor", "model_card", "processor_match"),
     ),
     "engine": (
         ("core", "device", "kv_cache", "vllm"),

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.data.image_processing_mgm import CONFIG_FIELDS
 from mgm.data.images.limits import ImageLimits
 from mgm.data.images.loading import ImageSource
 from mgm.data.model_card import model_card
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.processor_match import check_match
 from mgm.data.text.templates import Template
 from mgm.data.text.tokenizer import vocabulary_size
 from mgm.engine.core.errors import RequestError
@@ -37,7 +37,6 @@ from mgm.engine.scheduler.ngram_drafter import MOST
 from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError, hub_errors, one_line
 from mgm.model.checkpoint.saved_files import replace_model
-from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.loading import save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
@@ -135,7 +134,7 @@ class Engine:
         processor: MGMProcessor,
         speculative_tokens: int = MOST,
     ) -> None:
-        _check_match(model.config, processor)
+        check_match(model.config, processor)
         self.model = model
         self.processor = processor
         self._prompts = PromptWriter(model, processor)
@@ -513,19 +512,6 @@ class Engine:
             return self._grammars.compile(form, self._prompts.stops.ids)
         except RequestError as error:
             raise RequestError(f"{label}{error}", error.field) from error
-
-
-def _check_match(config: MGMConfig, processor: MGMProcessor) -> None:
-    images = processor.image_processor
-    pairs = [(name, images) for name in CONFIG_FIELDS if name != "image_aspect_ratio"]
-    pairs += [(name, processor) for name in ("image_token_id", "image_tokens_per_image")]
-    for name, of in pairs:
-        own, other = getattr(config, name), getattr(of, name)
-        if (list(own) != list(other)) if isinstance(own, list) else own != other:
-            raise MGMError(
-                f"{name} is {own!r} in the model's config but {other!r} in its processor's "
-                "settings; make them agree"
-            )
 
 
 def _share_of_memory(model: MGMForConditionalGeneration, part: int, elsewhere: int) -> int:

@@ -42,7 +42,7 @@ from mgm.train.checkpointing.run_fingerprint import (
 from mgm.train.checkpointing.schedule import describe_change
 from mgm.train.checkpointing.start_weights import check_starts
 from mgm.train.data_setup import RunData
-from mgm.train.distributed.first_process import computed_once
+from mgm.train.distributed.first_process import checked_everywhere, computed_once, lost_process
 from mgm.train.lora.adapter import add_adapter, check_base, load_adapter
 from mgm.train.model_setup import own_remedy, starting_point
 from mgm.train.optim.freezing import describe_trainable, set_trainable
@@ -51,9 +51,6 @@ from mgm.train.trainer import MGMTrainer
 logger = logging.getLogger("mgm.train")
 
 SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
-# What gloo and NCCL say when a process that they wait for is gone.
-LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
-
 
 # What comes before the error's own line where a worker of the data loader raised it.
 _ERROR_OF_OURS = re.compile(r".*\bmgm(\.\w+)+Error: ", re.DOTALL)
@@ -82,7 +79,8 @@ def main() -> None:
     quiet_deepspeed()
     transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
     try:
-        run()
+        with lost_process():
+            run()
     except MGMError:
         if not first:
             # The first process most often reports the same, and its launcher ends this one then.
@@ -123,11 +121,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     check_starts(arguments)
     with training.main_process_first(local=False, desc="output folder"):
         output = prepare_output(str(training.output_dir))
-    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
-    if checkpoint is not None:
-        check_flags(fingerprint_of_flags(arguments), checkpoint)
-        finished = may_be_finished(checkpoint, training)
-        check_files(checkpoint, training, data_flags.streaming, finished)
+    checkpoint = checked_everywhere(lambda: _checked_checkpoint(arguments, output))
     adapted = training.lora_enable
     if adapted:
         _check_base(model_flags, training, checkpoint)
@@ -185,12 +179,6 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     except MGMError as error:
         raise _without_traceback(error) from error
     except RuntimeError as error:
-        if any(words in str(error) for words in LOST):
-            raise MGMError(
-                f"another process of this run has ended, or cannot be reached "
-                f"({one_line(error)[:200]}); its own output says why, and the same command goes "
-                "on from the last checkpoint"
-            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise MGMError(
@@ -213,10 +201,21 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         trainer.save_model()
         logger.info("saved %s", output)
     elif checkpoint is not None and training.should_save:
-        save_finished(checkpoint, output, processor, adapter)
+        save_finished(checkpoint, output, processor, adapter and adapter.settings)
     if training.process_index == 0:
         draw_curves(trainer.state.log_history, output)
     return trainer
+
+
+def _checked_checkpoint(arguments: Arguments, output: Path) -> Path | None:
+    """The checkpoint to resume from, if any, whose flags and files fit this process."""
+    _, data_flags, training = arguments
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
+    if checkpoint is not None:
+        check_flags(fingerprint_of_flags(arguments), checkpoint)
+        finished = may_be_finished(checkpoint, training)
+        check_files(checkpoint, training, data_flags.streaming, finished)
+    return checkpoint
 
 
 def _checked_fingerprint(

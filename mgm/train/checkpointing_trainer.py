@@ -24,11 +24,12 @@ from mgm.train.checkpointing.checkpoints import (
     shared_folder,
     step_of,
 )
+from mgm.train.checkpointing.file_digests import DIGESTS, file_digests
 from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
 from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
 from mgm.train.checkpointing.schedule import check_optimizer, set_learning_rates
 from mgm.train.distributed.fsdp import load_optimizer, save_optimizer, whole_state
-from mgm.train.lora.adapter import save_adapter
+from mgm.train.lora.adapter import AddedAdapter, save_adapter
 
 
 class CheckpointingTrainer(Trainer):
@@ -36,7 +37,7 @@ class CheckpointingTrainer(Trainer):
 
     Attributes:
         stage1: whether saving also writes the published stage-1 file.
-        adapter: peft's settings of an adapter, which is saved instead of the whole model.
+        adapter: is saved instead of the whole model.
         fingerprint: of the run, which goes into every checkpoint.
         unfinished: where a checkpoint is being written.
     """
@@ -45,7 +46,7 @@ class CheckpointingTrainer(Trainer):
     model: MGMForConditionalGeneration
     processing_class: MGMProcessor
     stage1: bool = False
-    adapter: Any = None
+    adapter: AddedAdapter | None = None
     fingerprint: Fingerprint | None = None
     unfinished: Path | None = None
 
@@ -112,7 +113,7 @@ class CheckpointingTrainer(Trainer):
             file.rename(folder / file.name)
         inner.rmdir()
         if self.fingerprint is not None:
-            write_fingerprint(self.fingerprint, folder)
+            write_fingerprint(self.fingerprint | {DIGESTS: file_digests(folder)}, folder)
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError, Parser, faults_of, run_command, write_output
+from mgm.model.checkpoint.base_digest import check_base_weights
 from mgm.model.checkpoint.base_models import MissingBaseError, base_folders
 from mgm.model.checkpoint.checkpoint import check_checkpoint
 from mgm.model.checkpoint.saved_files import ADAPTER_CONFIG
@@ -40,7 +41,7 @@ def _adapter_folder(adapter: str, base: str | None) -> Path:
     """The folder of an adapter whose base is there; what is wrong is said by the program's words.
 
     Raises:
-        MGMError: it is none, or its base is not there.
+        MGMError: it is none, or its base is not there or not as it was.
     """
     with faults_of("ADAPTER"):
         if not adapter:
@@ -55,7 +56,9 @@ def _adapter_folder(adapter: str, base: str | None) -> Path:
         with faults_of("--base"):
             checkpoint_folder(base)
     try:
-        base_folders(folder, base)
+        layers = [folder, *base_folders(folder, base)]
+        if base is None:
+            check_base_weights(layers, given=False)
     except MissingBaseError as error:
         raise MGMError(f"{error.fault}; give its folder with --base") from error
     return folder

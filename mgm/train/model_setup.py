@@ -9,13 +9,20 @@ from typing import Any
 
 import torch
 from transformers import set_seed
+from transformers.utils import PROCESSOR_NAME
 
 from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.data.processor_match import check_match
 from mgm.data.text.stop_criteria import align_generation
 from mgm.data.text.templates import version_template
-from mgm.data.text.tokenizer import image_token_id_of, load_tokenizer, vocabulary_size
-from mgm.errors import MGMError
+from mgm.data.text.tokenizer import (
+    check_vocabulary,
+    image_token_id_of,
+    load_tokenizer,
+    vocabulary_size,
+)
+from mgm.errors import MGMError, faults_of
 from mgm.model.checkpoint.base_models import MissingBaseError
 from mgm.model.checkpoint.components import load_stage1
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
@@ -109,7 +116,7 @@ def own_remedy() -> Generator[None]:
         yield
     except MissingBaseError as error:
         raise MGMError(
-            f"{error.fault}; put it back, or make one model of both with python -m mgm.train.merge "
+            f"{error.fault}; restore it, or make one model of both with python -m mgm.train.merge "
             "ADAPTER MODEL --base BASE_MODEL, and start from that"
         ) from error
 
@@ -191,6 +198,7 @@ def _continued(
     with own_remedy():
         model = load_model(folder, dtype=torch.float32, device=_place(arguments[2]))
         processor = MGMProcessor.from_pretrained(folder, conversation=template)
+    _check_processor(model, processor, folder)
     given = _given(arguments)
     for name, flag in GEOMETRY.items():
         own = getattr(model.config, name)
@@ -201,6 +209,21 @@ def _continued(
     _replace_towers(model, folder, arguments)
     model.config.check()
     return model, processor
+
+
+def _check_processor(
+    model: MGMForConditionalGeneration, processor: MGMProcessor, folder: Path
+) -> None:
+    """Refuse a tokenizer or a processor of another model than the weights beside them.
+
+    Raises:
+        MGMError: names the file.
+    """
+    rows = model.config.text_config.vocab_size
+    with faults_of(folder):
+        check_vocabulary(processor.tokenizer, rows)
+    with faults_of(folder / PROCESSOR_NAME):
+        check_match(model.config, processor)
 
 
 def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments: Arguments) -> None:

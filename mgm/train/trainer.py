@@ -38,6 +38,7 @@ from mgm.train.distributed.fsdp import (
 )
 from mgm.train.distributed.zero3 import divide
 from mgm.train.estimate.flops import RunWork, known_peak
+from mgm.train.lora.adapter import AddedAdapter
 from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
 from mgm.train.optim.param_groups import parameter_groups
 
@@ -49,7 +50,7 @@ class MGMTrainer(CheckpointingTrainer):
 
     Args:
         stage1: whether saving also writes the published stage-1 file.
-        adapter: peft's settings of an adapter, which is saved instead of the whole model.
+        adapter: is saved instead of the whole model.
         hold_out: what the run is measured on when `eval_strategy` says so.
         fingerprint: of the run, which goes into every checkpoint.
         **kwargs: as for `transformers.Trainer`.
@@ -62,7 +63,7 @@ class MGMTrainer(CheckpointingTrainer):
     def __init__(
         self,
         stage1: bool = False,
-        adapter: Any = None,
+        adapter: AddedAdapter | None = None,
         hold_out: HoldOut | None = None,
         fingerprint: Fingerprint | None = None,
         **kwargs: Any,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
@@ -70,8 +70,6 @@ def test_a_moved_data_folder_is_the_same_data(finished, data, tmp_path, caplog):
 def test_other_weights_to_start_from_are_refused(finished, tmp_path):
     other = shutil.copytree(Path(str(finished["model_name_or_path"])), tmp_path / "other")
     weights = load_file(other / "model.safetensors")
-    from safetensors.torch import save_file
-
     name = next(iter(weights))
     save_file(
         weights | {name: weights[name] + 1}, other / "model.safetensors", metadata={"format": "pt"}
@@ -123,21 +121,58 @@ def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
     assert "holds no run.json" in line
 
 
-def test_a_file_of_another_run_is_named(finished):
+@pytest.fixture
+def without_digests(finished) -> dict[str, object]:
+    """As an earlier version wrote the checkpoint."""
+    file = Path(str(finished["output_dir"])) / "checkpoint-2" / "run.json"
+    found = json.loads(file.read_text())
+    del found["files"]
+    file.write_text(json.dumps(found))
+    return finished | {"max_steps": 3}
+
+
+def test_a_file_of_another_run_is_named(without_digests):
     """Whole files of the right kind, for other parameters or of another program."""
-    checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
+    checkpoint = Path(str(without_digests["output_dir"])) / "checkpoint-2"
     state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     for moments in state["state"].values():
         moments["exp_avg"] = torch.zeros(2, 2)
     torch.save(state, checkpoint / "optimizer.pt")
-    assert "optimizer.pt: is damaged, or of another kind" in fault(finished | {"max_steps": 3})
+    assert "optimizer.pt: is damaged, or of another kind" in fault(without_digests)
 
 
-def test_random_numbers_of_another_program_are_named(finished):
-    checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
+def test_random_numbers_of_another_program_are_named(without_digests):
+    checkpoint = Path(str(without_digests["output_dir"])) / "checkpoint-2"
     torch.save({"python": 1, "numpy": 2, "cpu": 3}, checkpoint / "rng_state.pth")
-    found = fault(finished | {"max_steps": 3})
+    found = fault(without_digests)
     assert "rng_state.pth: is damaged, or of another kind" in found
+
+
+def test_every_file_is_the_one_that_was_written(finished):
+    checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
+    named = json.loads((checkpoint / "run.json").read_text())["files"]
+    assert {file.name for file in checkpoint.iterdir()} == named.keys() | {"run.json"}
+    weights = checkpoint / "model.safetensors"
+    stored = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in stored.items()}, weights, {"format": "pt"})
+    for file in (weights, checkpoint / "tokenizer.json"):
+        if file != weights:
+            file.write_text(file.read_text() + "\n")
+        assert f"{file}: changed since the checkpoint was made" in fault(finished)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
+def test_a_processor_of_another_model_is_named(finished, tmp_path, name):
+    folder = shutil.copytree(str(finished["model_name_or_path"]), tmp_path / "model")
+    found = json.loads((folder / name).read_text())
+    if name == "tokenizer.json":
+        found["model"]["vocab"] |= {"other": 4000}
+    else:
+        found["patch_size"] = 2 * found["patch_size"]
+    (folder / name).write_text(json.dumps(found))
+    fresh = finished | {"model_name_or_path": folder, "output_dir": tmp_path / "new"}
+    with pytest.raises(MGMError, match=f"^{folder / name}: "):
+        run(words(fresh))
 
 
 def test_the_kind_of_training_is_compared_before_anything_is_loaded(finished):

@@ -69,6 +69,9 @@ def test_another_number_of_processes_is_refused_by_name(flags, tmp_path, form):
     damaged.write_bytes(damaged.read_bytes()[:100])
     (error,) = errors(train(flags | {"max_steps": 3}, 2))
     assert "rng_state_1.pth: is " in error
+    damaged.unlink()
+    (error,) = errors(train(flags | {"max_steps": 3}, 2))
+    assert "rng_state_1.pth: is not there" in error
 
 
 def other_data(flags: dict[str, object], folder: Path) -> Path:

@@ -2,20 +2,16 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
 
 from mgm.atomic import atomic_file
 from mgm.data.sources.json.json_index import home_in_cache
 from mgm.errors import MGMError, one_line
+from mgm.file_digest import file_digest
 
 READ_WHOLE = 8 * 2**30  # bytes of all files together that are read; of more, blocks of each
 CACHED_FROM = 64 * 2**20  # bytes of a file whose digest is cached
-CHUNK = 4 * 2**20  # bytes that are read at once
-BLOCKS, BLOCK = 256, 64 * 2**10  # of a file that is not read whole: how many, and their bytes
 
 
 def digest_of(files: Iterable[Path], read_whole: int = READ_WHOLE) -> str:
@@ -53,7 +49,7 @@ def digest_of(files: Iterable[Path], read_whole: int = READ_WHOLE) -> str:
 def _cached_digest(file: Path, whole: bool) -> bytes:
     found = file.stat()
     if found.st_size < CACHED_FROM:
-        return _digest(file, found.st_size, whole)
+        return file_digest(file, whole)
     stamp = [found.st_size, found.st_mtime_ns, whole]
     home = home_in_cache(f"digest {file.resolve()}").with_suffix(".json")
     try:
@@ -62,7 +58,7 @@ def _cached_digest(file: Path, whole: bool) -> bytes:
             return bytes.fromhex(cached["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, or not ours
-    digest = _digest(file, found.st_size, whole)
+    digest = file_digest(file, whole)
     try:
         with atomic_file(home) as part:
             entry = {"stamp": stamp, "sha256": digest.hex()}
@@ -70,17 +66,3 @@ def _cached_digest(file: Path, whole: bool) -> bytes:
     except MGMError:
         pass  # it is computed anew next time
     return digest
-
-
-def _digest(file: Path, size: int, whole: bool) -> bytes:
-    digest = hashlib.sha256()
-    with file.open("rb", buffering=0) as content:
-        if whole or size <= BLOCKS * BLOCK:
-            while chunk := content.read(CHUNK):
-                digest.update(chunk)
-            return digest.digest()
-        digest.update(str(size).encode())
-        for start in np.linspace(0, size - BLOCK, BLOCKS).astype(np.int64).tolist():
-            content.seek(start, os.SEEK_SET)
-            digest.update(content.read(BLOCK))
-    return digest.digest()

@@ -28,7 +28,7 @@ BASE_ADAPTER = "base_adapter"
 
 
 class MissingBaseError(MGMError):
-    """A base model is not there.
+    """A base model is not there, or not as it was.
 
     Attributes:
         fault: the message, without what to do: each program has a flag of its own.
@@ -53,7 +53,7 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
     Args:
         folder: of an adapter, of stage 1, or of a whole model.
         base: takes the place of the first base that is not where its adapter says; where all are
-            there, that of the first, unless it is one of them.
+            there, that of the first, unless it is one of them. An adapter takes an adapter's place.
 
     Raises:
         MissingBaseError: one is not there; says whose.
@@ -81,7 +81,7 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
     below = chain[1:]
     if given is None or replaced or given.resolve() in {place.resolve() for place in below}:
         return below
-    if needs_base(below[0]):
+    if needs_base(below[0]) and not needs_base(given):
         raise MGMError(
             f"{folder}: was trained on {below[0]}, which goes on top of a base model itself, and "
             f"{given} is neither of them; leave out the base model"
@@ -115,21 +115,22 @@ def named_base(folder: Path) -> Path | None:
 def _check_whole_adapter(folder: Path, base: Path) -> None:
     """Refuse a whole model as the base of an adapter that was trained on an adapter."""
     named = base_name(folder)
-    if needs_base(base) or _stored_base_adapter(folder) != named:
+    if needs_base(base) or stored_metadata(folder).get(BASE_ADAPTER) != named:
         return
     raise MGMError(
         f"{folder}: was trained on the adapter {shown(named)}, which is not there, and {base} is a "
         f"whole model; give the adapter's folder, or, if {base} is both merged, name it in "
-        f"base_model_name_or_path of {folder / ADAPTER_CONFIG}"
+        f"base_model_name_or_path of {folder / ADAPTER_CONFIG} too"
     )
 
 
-def _stored_base_adapter(folder: Path) -> str | None:
+def stored_metadata(folder: Path) -> dict[str, str]:
+    """What an adapter's file says of its base; nothing where there is no such file."""
     file = folder / ADAPTER_FILES[0]
     if not is_present(file):
-        return None
+        return {}
     try:
         with safe_open(file, framework="pt") as stored:
-            return (stored.metadata() or {}).get(BASE_ADAPTER)
+            return stored.metadata() or {}
     except (OSError, SafetensorError):
-        return None  # whoever reads the weights says what is wrong with them
+        return {}  # whoever reads the weights says what is wrong with them

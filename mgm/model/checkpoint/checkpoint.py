@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
+from mgm.model.checkpoint.base_digest import check_base_weights
 from mgm.model.checkpoint.base_models import base_folders, needs_base
 from mgm.model.checkpoint.lora import Adapter, merged, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
@@ -97,12 +98,14 @@ def read_checkpoint(
 
     Raises:
         MGMError: the folder is incomplete or damaged, holds another kind of model or two of them,
-            or its base or its towers are missing.
+            its base or its towers are missing, or its base has other weights than before.
     """
     values = _read_config(folder)
     if base is not None and not needs_base(folder):
         raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
-    *above, whole = folder, *base_folders(folder, base)
+    layers = [folder, *base_folders(folder, base)]
+    check_base_weights(layers, given=base is not None)
+    *above, whole = layers
     tensors, adapter = _whole_tensors(whole), None
     for layer in reversed(above):
         if adapter is not None:

@@ -33,7 +33,7 @@ def write_shards(
         file = SINGLE_FILE
         if len(shards) > 1:
             file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write(folder / file, {name: tensors[name] for name in names}, progress)
+        write_file(folder / file, {name: tensors[name] for name in names}, progress=progress)
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())
@@ -53,12 +53,23 @@ def _shards(tensors: Mapping[str, LazyTensor], limit: int) -> Iterator[list[str]
     yield names
 
 
-def _write(
-    file: Path, tensors: Mapping[str, LazyTensor], progress: Callable[[int], object]
+def write_file(
+    file: Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> None:
+    """Write one file; the same content is the same bytes, which the format's own library varies.
+
+    Args:
+        file: where to.
+        tensors: by the names that they get.
+        metadata: of the file, beside its format.
+        progress: is told how many bytes were written, after every tensor.
+    """
     # Wide types first, as the format's own library does it: every tensor lies aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"} | dict(metadata or {})}
     end = 0
     for name in order:
         tensor = tensors[name]

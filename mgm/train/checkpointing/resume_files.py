@@ -1,5 +1,6 @@
-"""The files that a run resumes from: each is there, whole, and of its kind."""
+"""The files that a run resumes from: each is there, whole, of its kind and of this checkpoint."""
 
+import logging
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,9 +14,23 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from mgm.data.datasets.streaming import stream_file
 from mgm.errors import MGMError
 from mgm.model.checkpoint.lora import ADAPTER_FILES, OTHERS_FILE
+from mgm.model.files.json_fields import (
+    BOOLEAN,
+    TEXT,
+    Rule,
+    check_fields,
+    integer,
+    list_of,
+    number,
+    optional,
+)
 from mgm.model.files.json_file import read_json
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.checkpoints import STATE_FILE
+from mgm.train.checkpointing.file_digests import DIGESTS, changed_files
+from mgm.train.checkpointing.run_fingerprint import FILE as RUN_FILE
+
+logger = logging.getLogger(__name__)
 
 # What a file of another kind lacks.
 KEYS = {
@@ -23,7 +38,41 @@ KEYS = {
     SCHEDULER_NAME: {"last_epoch", "base_lrs"},
 }
 STREAM_KEYS = {"workers", "next", "cursors"}
+# What the pickles of DeepSpeed's files hold: they cannot be loaded without running code of theirs.
+MODEL_STATES_KEY, OPTIM_STATES_KEY = b"global_steps", b"optimizer_state_dict"
+# What curves are drawn of.
+_DRAWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError, TypeError)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number; JSON has NaN and infinity too, which a log may hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_log_entry(value: object) -> bool:
+    if not isinstance(value, dict) or type(value.get("step")) is not int:
+        return False
+    return all(_is_number(logged) for name, logged in value.items() if name.startswith(_DRAWN))
+
+
+_NUMBER = Rule(_is_number, "a number")
+_OBJECT = Rule(lambda value: isinstance(value, dict), "an object")
+_STATE_RULES = {
+    "global_step": integer(1),
+    **dict.fromkeys(("max_steps", "num_train_epochs"), integer(0)),
+    **dict.fromkeys(("epoch", "logging_steps", "eval_steps", "save_steps"), number(0)),
+    **dict.fromkeys(("num_input_tokens_seen", "total_flos"), number(0)),
+    "train_batch_size": optional(integer(1)),
+    "log_history": list_of(Rule(_is_log_entry, "an object with its step and numbers")),
+    "best_metric": optional(_NUMBER),
+    "best_global_step": optional(integer(0)),
+    **dict.fromkeys(("best_model_checkpoint", "trial_name"), optional(TEXT)),
+    "is_local_process_zero": BOOLEAN,
+    "is_world_process_zero": BOOLEAN,
+    "is_hyper_param_search": BOOLEAN,
+    **dict.fromkeys(("stateful_callbacks", "trial_params"), optional(_OBJECT)),
+}
 
 
 def check_files(
@@ -40,19 +89,22 @@ def check_files(
     Raises:
         MGMError: a file is missing, damaged, or of another kind; names it.
     """
-    trainer_state(checkpoint)
+    state = trainer_state(checkpoint)
     if training.lora_enable:
         _check_adapter(checkpoint)
+    rank, digests = training.process_index, _digests(checkpoint)
+    if digests is not None and rank == 0:  # for all processes, whose files it sees
+        _check_unchanged(checkpoint, digests)
     if finished:
         return
-    rank = training.process_index
+    optimizer = schedule = None
     if training.deepspeed:
-        _check_deepspeed(checkpoint)
+        _check_deepspeed(checkpoint, training)
     else:
         name = f"optimizer-{rank}.pt" if training.sharded else OPTIMIZER_NAME
-        _check_torch_file(checkpoint / name, KEYS[OPTIMIZER_NAME])
+        optimizer = _torch_file(checkpoint / name, KEYS[OPTIMIZER_NAME])
     if not (isinstance(training.deepspeed, dict) and "scheduler" in training.deepspeed):
-        _check_torch_file(checkpoint / SCHEDULER_NAME, KEYS[SCHEDULER_NAME])
+        schedule = _torch_file(checkpoint / SCHEDULER_NAME, KEYS[SCHEDULER_NAME])
     random_state = rng_file(checkpoint, training)
     _check_present(random_state)
     if not zipfile.is_zipfile(random_state):
@@ -62,6 +114,59 @@ def check_files(
         _check_present(file)
         if not read_json(file).keys() >= STREAM_KEYS:
             raise damaged(file)
+    if digests is None:
+        _compare_steps(checkpoint, state.global_step, schedule, optimizer, training.fp16)
+
+
+def _digests(checkpoint: Path) -> dict[str, Any] | None:
+    """What the checkpoint was written with; None: an earlier version wrote no digests."""
+    file = checkpoint / RUN_FILE
+    digests = read_json(file).get(DIGESTS) if file.is_file() else None
+    if digests is not None and not isinstance(digests, dict):
+        raise damaged(file)
+    return digests
+
+
+def _check_unchanged(checkpoint: Path, digests: dict[str, Any]) -> None:
+    changed = changed_files(checkpoint, digests)
+    if changed:
+        raise MGMError(
+            f"{', '.join(map(str, changed))}: changed since the checkpoint was made; "
+            f"{_remedy(checkpoint)}"
+        )
+
+
+def _compare_steps(
+    checkpoint: Path,
+    step: int,
+    schedule: dict[str, Any] | None,
+    optimizer: dict[str, Any] | None,
+    fp16: bool,
+) -> None:
+    """Refuse a schedule or moments of another step, where there are no digests to compare."""
+    if schedule is not None:
+        found = schedule["last_epoch"]
+        # The scaler of float16's gradients skips steps of both.
+        if type(found) is not int or found > step or (found < step and not fp16):
+            raise _of_another_step(checkpoint / SCHEDULER_NAME, found, step)
+    done = []
+    for moments in (optimizer or {}).get("state", {}).values():
+        if "step" in moments:
+            done.append(int(moments["step"]))
+    if done and max(done) > step:
+        raise _of_another_step(checkpoint / OPTIMIZER_NAME, max(done), step)
+    if done and max(done) < step and not fp16:
+        logger.warning(
+            "%s: has learned in %d of %d steps; the others had nothing to learn from, or it is of "
+            "another checkpoint",
+            *(checkpoint / OPTIMIZER_NAME, max(done), step),
+        )
+
+
+def _of_another_step(file: Path, found: object, step: int) -> MGMError:
+    return MGMError(
+        f"{file}: is of step {found}, in a checkpoint of step {step}; {_remedy(file.parent)}"
+    )
 
 
 def rng_file(checkpoint: Path, training: TrainingArguments) -> Path:
@@ -79,29 +184,32 @@ def trainer_state(checkpoint: Path) -> TrainerState:
     file = checkpoint / STATE_FILE
     content = read_json(file)
     try:
+        check_fields(content, _STATE_RULES, file)
         state = TrainerState(**content)
+    except MGMError as error:
+        raise MGMError(f"{error}; {_remedy(checkpoint)}") from error
     except (TypeError, ValueError) as error:
         raise damaged(file) from error
-    numbers = (state.global_step, state.max_steps, state.num_train_epochs)
-    if not all(type(number) is int for number in numbers) or state.global_step < 1:
-        raise damaged(file)
-    if not isinstance(state.log_history, list):
+    if not content.keys() >= {"global_step", "max_steps", "num_train_epochs"}:
         raise damaged(file)
     name, _, step = checkpoint.resolve().name.rpartition("-")
     if name == "checkpoint" and step.isdecimal() and int(step) != state.global_step:
-        raise MGMError(
-            f"{file}: is of step {state.global_step}, in a checkpoint of step {step}; copy it "
-            f"again, or delete {checkpoint} to resume from the checkpoint before it"
-        )
+        raise _of_another_step(file, state.global_step, int(step))
     return state
 
 
-def damaged(file: Path) -> MGMError:
-    """What to say of a file that a checkpoint has, and that cannot be used."""
-    return MGMError(
-        f"{file}: is damaged, or of another kind; copy it again, or delete {file.parent} to resume "
-        "from the checkpoint before it"
-    )
+def damaged(file: Path, checkpoint: Path | None = None) -> MGMError:
+    """What to say of a file that a checkpoint has, and that cannot be used.
+
+    Args:
+        file: in the checkpoint.
+        checkpoint: its folder; None: the file lies in that itself.
+    """
+    return MGMError(f"{file}: is damaged, or of another kind; {_remedy(checkpoint or file.parent)}")
+
+
+def _remedy(checkpoint: Path) -> str:
+    return f"copy it again, or delete {checkpoint} to resume from the checkpoint before it"
 
 
 def _check_present(file: Path) -> None:
@@ -113,7 +221,7 @@ def _check_present(file: Path) -> None:
         )
 
 
-def _check_torch_file(file: Path, keys: set[str]) -> None:
+def _torch_file(file: Path, keys: set[str]) -> dict[str, Any]:
     _check_present(file)
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -121,10 +229,11 @@ def _check_torch_file(file: Path, keys: set[str]) -> None:
         raise damaged(file) from error
     if not isinstance(content, dict) or not content.keys() >= keys:
         raise damaged(file)
+    return content
 
 
 def _check_adapter(checkpoint: Path) -> None:
-    _check_torch_file(checkpoint / OTHERS_FILE, set())
+    _torch_file(checkpoint / OTHERS_FILE, set())
     file = checkpoint / ADAPTER_FILES[0]
     _check_present(file)
     try:
@@ -134,16 +243,35 @@ def _check_adapter(checkpoint: Path) -> None:
         raise damaged(file) from error
 
 
-def _check_deepspeed(checkpoint: Path) -> None:
+def _check_deepspeed(checkpoint: Path, training: TrainingArguments) -> None:
     latest = checkpoint / "latest"
     _check_present(latest)
     try:
         folder = checkpoint / latest.read_text(encoding="utf-8").strip()
-        files = sorted(folder.glob("*.pt")) if folder != checkpoint else []
+        inside = folder.parent == checkpoint and folder.is_dir()
     except (OSError, ValueError) as error:
         raise damaged(latest) from error
-    if not files:
+    if not inside:
         raise damaged(latest)
-    for file in files:
-        if not zipfile.is_zipfile(file):
-            raise damaged(file)
+    settings = training.deepspeed if isinstance(training.deepspeed, dict) else {}
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    part = f"zero_pp_rank_{training.process_index}_mp_rank_00"
+    model = f"{part if stage == 3 else 'mp_rank_00'}_model_states.pt"
+    _check_pickle(folder / model, MODEL_STATES_KEY, checkpoint)
+    if stage > 0:
+        optimizer = folder / f"{part}_optim_states.pt"
+        of_bf16 = optimizer.with_name(f"bf16_{optimizer.name}")
+        _check_pickle(of_bf16 if of_bf16.is_file() else optimizer, OPTIM_STATES_KEY, checkpoint)
+
+
+def _check_pickle(file: Path, key: bytes, checkpoint: Path) -> None:
+    """See whether a file of torch.save holds a key, without running what it holds."""
+    _check_present(file)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            found = key in archive.read(pickled)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise damaged(file, checkpoint) from error
+    if not found:
+        raise damaged(file, checkpoint)

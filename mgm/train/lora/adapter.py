@@ -7,15 +7,17 @@ not; peft alone loads it on the language model.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
+from mgm.model.checkpoint.base_digest import BASE_DIGEST, check_base_weights, weights_digest
 from mgm.model.checkpoint.base_models import (
     BASE_ADAPTER,
     base_folders,
@@ -29,6 +31,9 @@ from mgm.model.checkpoint.saved_files import (
     OTHERS_FILE,
     check_one_model,
 )
+from mgm.model.files.hub import checkpoint_folder
+from mgm.model.files.lazy_tensor import LazyTensor
+from mgm.model.files.safetensors_writer import write_file
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.published_layout.weight_names import to_published
 from mgm.model.quantization.moe_experts import (
@@ -42,7 +47,22 @@ from mgm.train.lora.qlora import round_language_model
 BIASES = ("none", "all", "lora_only")
 
 
-def add_adapter(model: MGMForConditionalGeneration, arguments: TrainingArguments, base: str) -> Any:
+@dataclass(frozen=True)
+class AddedAdapter:
+    """An adapter that is trained.
+
+    Attributes:
+        settings: peft's, saved as adapter_config.json.
+        metadata: of adapter_model.safetensors: what the base is.
+    """
+
+    settings: Any
+    metadata: dict[str, str]
+
+
+def add_adapter(
+    model: MGMForConditionalGeneration, arguments: TrainingArguments, base: str
+) -> AddedAdapter:
     """Put a fresh adapter beside every linear layer of the language model but its head.
 
     Args:
@@ -50,11 +70,9 @@ def add_adapter(model: MGMForConditionalGeneration, arguments: TrainingArguments
         arguments: the flags `lora_*` and `use_dora`.
         base: where the language model comes from, for whoever loads the adapter later.
 
-    Returns:
-        peft's settings, for saving.
-
     Raises:
-        MGMError: peft is not installed, or a flag has a value that it does not take.
+        MGMError: peft is not installed, a flag has a value that it does not take, or the base's
+            weights cannot be read.
     """
     try:
         from peft import LoraConfig, TaskType, inject_adapter_in_model
@@ -86,7 +104,14 @@ def add_adapter(model: MGMForConditionalGeneration, arguments: TrainingArguments
     for name, child in model.language_model.named_children():
         bare.add_module(name, child)
     inject_adapter_in_model(settings, bare)
-    return settings
+    return AddedAdapter(settings, _metadata(base))
+
+
+def _metadata(base: str) -> dict[str, str]:
+    """What an adapter's file says of its base, as it is when the training begins."""
+    folder = checkpoint_folder(base)
+    digest = weights_digest([folder, *base_folders(folder)])
+    return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if needs_base(folder) else {})
 
 
 def _targets(language_model: PreTrainedModel) -> list[str]:
@@ -103,7 +128,7 @@ def _targets(language_model: PreTrainedModel) -> list[str]:
 
 
 def save_adapter(
-    settings: Any,
+    added: AddedAdapter,
     model: MGMForConditionalGeneration,
     folder: Path,
     state: Mapping[str, Tensor] | None = None,
@@ -111,7 +136,7 @@ def save_adapter(
     """Write an adapter's folder, but for the processor.
 
     Args:
-        settings: what `add_adapter` returned.
+        added: what `add_adapter` returned.
         model: the whole model.
         folder: is there already.
         state: the model's weights, where the model itself holds parts of them; None: its own.
@@ -120,16 +145,13 @@ def save_adapter(
     inside = "language_model."
     learned = {name for name, part in model.named_parameters() if part.requires_grad}
     adapter = {
-        _saved_name(name.removeprefix(inside)): tensor.detach().cpu().contiguous()
+        saved: LazyTensor(saved, folder, tuple(tensor.shape), tensor.dtype, tensor.detach().cpu)
         for name, tensor in whole.items()
         if name.startswith(inside) and name in learned
+        for saved in [_saved_name(name.removeprefix(inside))]
     }
-    metadata = {"format": "pt"}
-    base = Path(settings.base_model_name_or_path)
-    if base.is_dir() and needs_base(base):
-        metadata[BASE_ADAPTER] = str(base)
-    save_file(adapter, folder / ADAPTER_FILES[0], metadata=metadata)
-    settings.save_pretrained(folder)
+    write_file(folder / ADAPTER_FILES[0], adapter, added.metadata)
+    added.settings.save_pretrained(folder)
     others = {
         f"{PREFIX}{to_published(name)}": tensor.detach().cpu().clone()
         for name, tensor in whole.items()
@@ -177,11 +199,13 @@ def check_base(
             f"--lora_weight_path {adapter}: is in --model_name_or_path {base} already; give the "
             "base model that it was trained on, or leave out --lora_weight_path"
         )
-    trained_on = base_folders(adapter, base)[0]
+    below = base_folders(adapter, base)
+    trained_on = below[0]
     if trained_on.resolve() != base.resolve():
         raise MGMError(
             f"--model_name_or_path {base}: {adapter} was trained on {trained_on}; give that"
         )
+    check_base_weights([adapter, *below], given=False)
 
 
 def load_adapter(model: MGMForConditionalGeneration, folder: Path) -> None:

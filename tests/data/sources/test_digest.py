@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from mgm import file_digest
 from mgm.data.sources import digest
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
@@ -27,8 +28,8 @@ def test_content_counts_and_not_the_name(file, tmp_path):
 
 
 def test_of_large_files_blocks_count(file, monkeypatch):
-    monkeypatch.setattr(digest, "BLOCKS", 3)
-    monkeypatch.setattr(digest, "BLOCK", 10)
+    monkeypatch.setattr(file_digest, "BLOCKS", 3)
+    monkeypatch.setattr(file_digest, "BLOCK", 10)
     content = file.read_bytes()
     before = digest_of([file], read_whole=10)
     for changed in (0, 500, 999):  # first, middle, last
@@ -42,8 +43,8 @@ def test_of_large_files_blocks_count(file, monkeypatch):
 def test_a_digest_is_cached_until_the_file_changes(file, tmp_path, monkeypatch):
     monkeypatch.setattr(digest, "CACHED_FROM", 10)
     computed = []
-    kept = digest._digest
-    monkeypatch.setattr(digest, "_digest", lambda *given: computed.append(1) or kept(*given))
+    kept = digest.file_digest
+    monkeypatch.setattr(digest, "file_digest", lambda *given: computed.append(1) or kept(*given))
     before = digest_of([file])
     assert digest_of([file]) == before
     assert len(computed) == 1

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from mgm.errors import MGMError
-from mgm.train.checkpointing.resume_files import check_files
+from mgm.train.checkpointing.file_digests import file_digests
+from mgm.train.checkpointing.resume_files import check_files, trainer_state
 
 STATE = {"global_step": 4, "max_steps": 8, "num_train_epochs": 1, "log_history": []}
+MODEL_STATES = "global_step4/mp_rank_00_model_states.pt"
+OPTIM_STATES = "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"
 
 
 def write_checkpoint(folder: Path) -> Path:
@@ -25,12 +28,14 @@ def write_checkpoint(folder: Path) -> Path:
     for name in ("optimizer.pt", "optimizer-0.pt"):
         torch.save(optimizer.state_dict(), folder / name)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    schedule.last_epoch = 4
     torch.save(schedule.state_dict(), folder / "scheduler.pt")
     torch.save({"python": 1, "numpy": 2, "cpu": 3}, folder / "rng_state.pth")
     torch.save({"a": torch.ones(2)}, folder / "non_lora_trainables.bin")
     save_file({"a": torch.ones(2)}, folder / "adapter_model.safetensors")
     (folder / "global_step4").mkdir()
-    torch.save({"a": 1}, folder / "global_step4" / "mp_rank_00_model_states.pt")
+    torch.save({"global_steps": 4}, folder / MODEL_STATES)
+    torch.save({"optimizer_state_dict": {}}, folder / OPTIM_STATES)
     (folder / "latest").write_text("global_step4")
     return folder
 
@@ -46,6 +51,7 @@ def training(**changes: object) -> SimpleNamespace:
         "world_size": 1,
         "deepspeed": None,
         "sharded": False,
+        "fp16": False,
     }
     alone["lora_enable"] = False
     return SimpleNamespace(**alone | changes)
@@ -62,7 +68,8 @@ ROLES = {
     "adapter_model.safetensors": training(lora_enable=True),
     "non_lora_trainables.bin": training(lora_enable=True),
     "latest": training(deepspeed=DEEPSPEED),
-    "global_step4/mp_rank_00_model_states.pt": training(deepspeed=DEEPSPEED),
+    MODEL_STATES: training(deepspeed=DEEPSPEED),
+    OPTIM_STATES: training(deepspeed=DEEPSPEED),
 }
 
 
@@ -70,8 +77,8 @@ def spoil(file: Path, how: str) -> None:
     content = file.read_bytes()
     if how == "missing":
         file.unlink()
-    elif how == "foreign" and file.suffix == ".pt" and "model_states" not in file.name:
-        shutil.copy(file.parent / "rng_state.pth", file)
+    elif how == "foreign" and file.suffix == ".pt":
+        torch.save({"python": 1, "numpy": 2, "cpu": 3}, file)
     elif how == "foreign" and file.suffix == ".json":
         file.write_text('{"model_type": "llama"}')
     else:
@@ -88,15 +95,122 @@ def test_a_spoiled_file_is_named(checkpoint, role, how):
     with pytest.raises(MGMError) as caught:
         check_files(checkpoint, flags, streaming=True)
     assert "\n" not in str(caught.value)
-    names = (role, "latest") if "global_step4" in role else (role,)
-    assert any(str(checkpoint / name) in str(caught.value) for name in names)
+    assert str(caught.value).startswith(f"{checkpoint / role}: ")
+    assert (
+        how == "missing"
+        or role.endswith(".json")
+        or f"delete {checkpoint} to resume" in str(caught.value)
+    )
 
 
-@pytest.mark.parametrize("content", ["[]", "null", '{"global_step": "4"}', '{"global_step": -1}'])
+@pytest.mark.parametrize("role", ROLES)
+def test_a_file_that_was_replaced_is_named(checkpoint, role):
+    """By one of the same kind, which nothing but the digests tells from the checkpoint's."""
+    digests = file_digests(checkpoint)
+    (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
+    check_files(checkpoint, ROLES[role], streaming=True)
+    file = checkpoint / role
+    if file.suffix in (".pt", ".pth", ".bin"):
+        torch.save(torch.load(file, weights_only=True) | {"more": 1}, file)
+    elif file.suffix == ".safetensors":
+        save_file({"a": torch.zeros(2)}, file)
+    else:
+        file.write_text(file.read_text() + "\n")
+    with pytest.raises(MGMError) as caught:
+        check_files(checkpoint, ROLES[role], streaming=True)
+    assert str(caught.value).startswith(f"{file}: changed since the checkpoint was made")
+
+
+def test_all_replaced_files_are_in_one_line(checkpoint):
+    files = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt")]
+    digests = dict.fromkeys((file.name for file in files), "0" * 64)
+    (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
+    with pytest.raises(MGMError, match=f"^{files[0]}, {files[1]}: changed since"):
+        check_files(checkpoint, training(), streaming=False)
+    (checkpoint / "run.json").write_text('{"processes": 1, "files": []}')
+    with pytest.raises(MGMError, match=r"run.json: is damaged"):
+        check_files(checkpoint, training(), streaming=False)
+
+
+def test_the_base_of_an_adapter_may_be_named_anew(checkpoint):
+    (checkpoint / "adapter_config.json").write_text("{}")
+    assert "adapter_config.json" not in file_digests(checkpoint)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_without_digests_the_schedule_is_of_the_step(checkpoint, step):
+    file = checkpoint / "scheduler.pt"
+    torch.save(torch.load(file, weights_only=True) | {"last_epoch": step}, file)
+    with pytest.raises(MGMError, match=f"scheduler.pt: is of step {step}, in a .* of step 4"):
+        check_files(checkpoint, training(), streaming=False)
+    if step < 4:  # the scaler skips steps
+        check_files(checkpoint, training(fp16=True), streaming=False)
+
+
+def test_without_digests_the_moments_are_of_no_later_step(checkpoint, caplog):
+    for step in (4, 3, 5):
+        state = {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": []}
+        torch.save(state, checkpoint / "optimizer.pt")
+        if step < 5:
+            check_files(checkpoint, training(), streaming=False)
+            assert ("has learned in 3 of 4 steps" in caplog.text) == (step == 3)
+    with pytest.raises(MGMError, match=r"optimizer.pt: is of step 5, in a .* of step 4"):
+        check_files(checkpoint, training(), streaming=False)
+
+
+def test_the_files_of_deepspeed_go_by_stage_and_process(checkpoint):
+    inside = checkpoint / "global_step4"
+    without_zero = training(deepspeed={"zero_optimization": {"stage": 0}})
+    (checkpoint / OPTIM_STATES).rename(inside / f"bf16_{Path(OPTIM_STATES).name}")
+    check_files(checkpoint, training(deepspeed=DEEPSPEED), streaming=False)
+    shutil.rmtree(inside)
+    inside.mkdir()
+    torch.save({"global_steps": 4}, checkpoint / MODEL_STATES)
+    check_files(checkpoint, without_zero, streaming=False)
+    second = training(deepspeed={"zero_optimization": {"stage": 3}}, process_index=1)
+    with pytest.raises(MGMError, match=r"zero_pp_rank_1_mp_rank_00_model_states.pt: is not there"):
+        check_files(checkpoint, second, streaming=False)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}"])
 def test_a_state_without_its_numbers_is_named(checkpoint, content):
     (checkpoint / "trainer_state.json").write_text(content)
     with pytest.raises(MGMError, match=r"trainer_state.json: .*copy it again"):
         check_files(checkpoint, training(), streaming=False)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(
+            {"global_step": "4"},
+            {"global_step": -1},
+            {"max_steps": None},
+            {"num_train_epochs": 1.5},
+        ),
+        *({"log_history": [1]}, {"log_history": {}}, {"log_history": [{"loss": 1.0}]}),
+        *({"log_history": [{"step": 1, "loss": "x"}]}, {"stateful_callbacks": []}),
+        *({"save_steps": "x"}, {"logging_steps": None}, {"eval_steps": -1}, {"total_flos": "x"}),
+        *({"epoch": None}, {"num_input_tokens_seen": []}, {"train_batch_size": "2"}),
+        *({"best_metric": "x"}, {"best_global_step": 1.5}, {"best_model_checkpoint": 1}),
+        *({"is_world_process_zero": 1}, {"trial_name": 1}, {"trial_params": []}, {"more": 1}),
+    ],
+    ids=str,
+)
+def test_a_state_of_other_types_is_named(checkpoint, changed):
+    (checkpoint / "trainer_state.json").write_text(json.dumps(STATE | changed))
+    with pytest.raises(MGMError) as caught:
+        trainer_state(checkpoint)
+    assert str(caught.value).startswith(f"{checkpoint / 'trainer_state.json'}: ")
+    assert f"copy it again, or delete {checkpoint} to resume" in str(caught.value)
+
+
+def test_a_log_may_hold_what_is_no_number(checkpoint):
+    """Gradients that overflow are logged as such."""
+    entry = '{"step": 1, "loss": 2, "grad_norm": NaN, "eval_loss": Infinity, "note": "x"}'
+    content = json.dumps(STATE)[:-2] + f"{entry}]}}"
+    (checkpoint / "trainer_state.json").write_text(content)
+    assert trainer_state(checkpoint).log_history[0]["loss"] == 2
 
 
 def test_a_state_of_another_step_is_named(checkpoint):
@@ -104,6 +218,8 @@ def test_a_state_of_another_step_is_named(checkpoint):
     with pytest.raises(MGMError, match="is of step 2, in a checkpoint of step 4"):
         check_files(checkpoint, training(), streaming=False)
     renamed = checkpoint.rename(checkpoint.with_name("best"))
+    schedule = torch.load(renamed / "scheduler.pt", weights_only=True)
+    torch.save(schedule | {"last_epoch": 2}, renamed / "scheduler.pt")
     check_files(renamed, training(), streaming=False)
 
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import mgm
 from mgm.errors import MGMError
+from mgm.model.checkpoint.base_digest import weights_digest
+from mgm.model.checkpoint.base_models import base_folders
 from mgm.model.loading import load_model
 from mgm.train.__main__ import run
 from mgm.train.merge import main
@@ -149,6 +153,77 @@ def test_a_base_that_would_leave_out_an_adapter(copied, tmp_path) -> None:
         load_model(copied[-1], base=tmp_path / "copy")
 
 
+@pytest.fixture
+def retrained(copied, tmp_path) -> tuple[Path, Path, Path]:
+    """An adapter, its base, which was trained anew since, and a copy of that as it was."""
+    adapter, base = copied[-1], copied[-2]
+    kept = shutil.copytree(base, tmp_path / "kept")
+    weights = load_file(base / "adapter_model.safetensors")
+    with safe_open(base / "adapter_model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    changed = {name: tensor + 0.1 for name, tensor in weights.items()}
+    save_file(changed, base / "adapter_model.safetensors", metadata)
+    return adapter, base, kept
+
+
+def test_a_base_that_was_trained_anew_is_refused(retrained, chain, train, tmp_path, monkeypatch):
+    adapter, base, kept = retrained
+    fault = f"^{adapter}: was trained on other weights than those in {base}, its base"
+    with pytest.raises(
+        MGMError, match=fault + r" model; restore them, or give .*--model-base \.\.\.\)$"
+    ):
+        load_model(adapter)
+    with pytest.raises(MGMError, match=r"other weights .*; give its folder with --base$"):
+        merge(monkeypatch, adapter, tmp_path / "merged")
+    with pytest.raises(MGMError, match=r"other weights .*merge ADAPTER MODEL --base BASE_MODEL"):
+        train("lora", adapter, tmp_path / "new")
+    with pytest.raises(MGMError, match=r"other weights .*merge ADAPTER MODEL --base BASE_MODEL"):
+        train("lora", base, tmp_path / "new", lora_weight_path=adapter)
+    assert_is(chain[1], load_model(adapter, base=kept))
+
+
+def test_a_given_base_of_other_weights_is_said(retrained, caplog):
+    adapter, base, kept = retrained
+    load_model(adapter, base=kept)
+    assert not caplog.messages
+    load_model(adapter, base=base)
+    (line,) = caplog.messages
+    assert f"was trained on other weights than those in {base}" in line
+
+
+def test_a_whole_base_that_was_trained_anew_is_refused(copied, tmp_path):
+    """Below one adapter or several; the config of a base does not count."""
+    file = copied[0] / "model.safetensors"
+    settings = json.loads((copied[0] / "config.json").read_text())
+    (copied[0] / "config.json").write_text(json.dumps(settings | {"_name_or_path": "x"}))
+    load_model(copied[2])
+    weights = load_file(file)
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name] + 1}, file, metadata={"format": "pt"})
+    for adapter in copied[1:]:
+        with pytest.raises(MGMError, match=f"^{copied[1]}: was trained on other weights than"):
+            load_model(adapter)
+
+
+def test_an_adapter_without_a_digest_loads_as_before(retrained):
+    """As published ones, and those of earlier versions; one on it has a digest of both."""
+    adapter, base, _ = retrained
+    file = adapter / "adapter_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt"})
+    load_model(adapter)
+    layers = [adapter, *base_folders(adapter)]
+    before = weights_digest(layers)
+    save_file(load_file(base / file.name), base / file.name, metadata={"format": "pt"})
+    assert weights_digest(layers) != before
+
+
+def test_the_same_training_is_the_same_base(train, stage1, tmp_path):
+    for name in ("one", "two"):
+        train("lora", stage1, tmp_path / name)
+    first, second = (weights_digest([tmp_path / name, stage1]) for name in ("one", "two"))
+    assert first == second
+
+
 def test_adapters_in_a_loop(copied, tmp_path) -> None:
     name_base(copied[1], copied[3])
     with pytest.raises(
@@ -210,7 +285,7 @@ def test_faults_of_training_on_adapters(chain, train, copied, tmp_path) -> None:
     with pytest.raises(MGMError, match=r"--model_name_or_path .* was trained on .*1; give that"):
         train("lora", copied[0], tmp_path / "new", lora_weight_path=copied[3])
     copied[0].rename(tmp_path / "moved")
-    with pytest.raises(MGMError, match=r"not there; put it back, or make one model .* --base BASE"):
+    with pytest.raises(MGMError, match=r"not there; restore it, or make one model .* --base BASE"):
         train("lora", copied[1], tmp_path / "new")
 
 

@@ -1,0 +1,28 @@
+"""Whether a processor prepares what a model takes."""
+
+from mgm.data.image_processing_mgm import CONFIG_FIELDS
+from mgm.data.processing_mgm import MGMProcessor
+from mgm.errors import MGMError
+from mgm.model.configuration_mgm import MGMConfig
+
+
+def check_match(config: MGMConfig, processor: MGMProcessor) -> None:
+    """Refuse a processor that prepares images for another model.
+
+    Args:
+        config: of the model.
+        processor: that is used with it.
+
+    Raises:
+        MGMError: a setting of images or of their positions differs; says which.
+    """
+    images = processor.image_processor
+    pairs = [(name, images) for name in CONFIG_FIELDS if name != "image_aspect_ratio"]
+    pairs += [(name, processor) for name in ("image_token_id", "image_tokens_per_image")]
+    for name, of in pairs:
+        own, other = getattr(config, name), getattr(of, name)
+        if (list(own) != list(other)) if isinstance(own, list) else own != other:
+            raise MGMError(
+                f"{name} is {own!r} in the model's config but {other!r} in its processor's "
+                "settings; make them agree"
+            )

@@ -1,0 +1,79 @@
+"""Whether a base model still has the weights that an adapter was trained on.
+
+An adapter keeps a digest of them in the metadata of adapter_model.safetensors. Published adapters,
+and those of earlier versions, have none.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from mgm.errors import MGMError, one_line
+from mgm.file_digest import file_digest
+from mgm.model.checkpoint.base_models import (
+    MissingBaseError,
+    needs_base,
+    stored_metadata,
+)
+from mgm.model.checkpoint.saved_files import ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE
+from mgm.model.files.json_file import is_present
+from mgm.model.files.weight_files import weight_files
+
+logger = logging.getLogger(__name__)
+
+BASE_DIGEST = "base_sha256"  # in the metadata, beside BASE_ADAPTER
+
+
+def weights_digest(layers: Sequence[Path]) -> str:
+    """SHA-256 of a model's weights: names of folders and files do not count, nor do configs.
+
+    A file over 16 MiB counts by its size and blocks spread over it.
+
+    Args:
+        layers: the folder of the model, and those below it as `base_folders` returns them.
+
+    Raises:
+        MGMError: there are no weights, or they cannot be read.
+    """
+    folder, *below = layers
+    combined = hashlib.sha256()
+    for file in _files(folder):
+        try:
+            combined.update(file_digest(file))
+        except OSError as error:
+            raise MGMError(
+                f"{file}: cannot be read ({one_line(error.strerror or error)}); copy it again"
+            ) from error
+    if below and BASE_DIGEST not in stored_metadata(folder):  # or it counts with the metadata
+        combined.update(weights_digest(below).encode())
+    return combined.hexdigest()
+
+
+def check_base_weights(layers: Sequence[Path], given: bool) -> None:
+    """Compare the weights below each adapter with those that it was trained on.
+
+    Args:
+        layers: the folder of a model, and those below it as `base_folders` returns them.
+        given: whether the user named the base: then a difference is only logged.
+
+    Raises:
+        MissingBaseError: a base was trained anew, or is of another model.
+    """
+    for number, folder in enumerate(layers[:-1]):
+        digest, base = stored_metadata(folder).get(BASE_DIGEST), layers[number + 1]
+        if digest is None or digest == weights_digest(layers[number + 1 :]):
+            continue
+        fault = f"{folder}: was trained on other weights than those in {base}, its base model"
+        if not given:
+            raise MissingBaseError(
+                fault, "restore them, or give the folder that has them (base=..., --model-base ...)"
+            )
+        logger.warning("%s; they are used as they are", fault)
+
+
+def _files(folder: Path) -> list[Path]:
+    if not needs_base(folder):
+        return weight_files(folder)[1]
+    names = (*ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE)
+    return [folder / name for name in names if is_present(folder / name)]
