@@ -1,5 +1,6 @@
 """What all tests share: programs that begin quickly, and a limit on the time of unmarked tests."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Generator, MutableMapping
@@ -40,6 +41,15 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.preloaded import write_stand_in  # which reads that variable
 
         write_stand_in(stand_in)
+
+
+@pytest.fixture(autouse=True)
+def level() -> Generator[None]:
+    """A program's main sets the level of our log, which is of the next test as well."""
+    log = logging.getLogger("mgm")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -50,7 +50,7 @@ def test_other_data_after_a_stop(flags, data, tmp_path):
     run(words(flags | {"max_steps": 2}))
     path = tmp_path / "less.json"
     path.write_text(json.dumps(json.loads(data.read_text())[:-1]))
-    with pytest.raises(MGMError, match=r"items was 12, is 11"):
+    with pytest.raises(MGMError, match=r"number of samples was 12, is 11"):
         run(words(flags | {"max_steps": 4, "data_path": path, "image_folder": data.parent}))
 
 

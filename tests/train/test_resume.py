@@ -88,6 +88,7 @@ def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
     assert "checkpoint-4/run.json: is not valid JSON" in fault(finished | {"max_steps": 4})
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_goes_on_as_one_run(finished, stage2_flags, tmp_path):
     """Two steps and two more end in the weights of four."""
     constant = finished | {"lr_scheduler_type": "constant", "output_dir": tmp_path / "two"}

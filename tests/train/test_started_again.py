@@ -37,6 +37,7 @@ def fault(flags: dict[str, object]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["file", "folder"])
 def test_stage_2_resumes_when_stage_1_was_started_again(
     stage1_flags, stage2_flags, tmp_path, caplog, start
@@ -109,6 +110,7 @@ def test_an_adapter_whose_base_was_moved_names_the_new_one(stage2_flags, tmp_pat
     load_model(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_kind_of_high_resolution_tower_is_compared(stage2_flags, tmp_path):
     for given, other in ((None, "none"), ("none", None)):
         flags = stage2_flags | SAVING | {"output_dir": tmp_path / str(given)}

@@ -17,7 +17,7 @@ from mgm.model.checkpoint.base_models import (
     stored_metadata,
 )
 from mgm.model.checkpoint.saved_files import ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE
-from mgm.model.files.json_file import is_present
+from mgm.model.files.json_file import check_readable, is_present
 from mgm.model.files.weight_files import weight_files
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def weights_digest(layers: Sequence[Path]) -> str:
     folder, *below = layers
     combined = hashlib.sha256()
     for file in _files(folder):
+        check_readable(file)
         try:
             combined.update(file_digest(file))
         except OSError as error:

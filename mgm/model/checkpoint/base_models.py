@@ -19,7 +19,7 @@ from mgm.model.checkpoint.saved_files import (
 )
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_fields import shown
-from mgm.model.files.json_file import is_present, named_faults, read_json
+from mgm.model.files.json_file import check_readable, is_present, named_faults, read_json
 from mgm.model.files.weight_files import has_weights
 from mgm.model.published_layout.config_fields import named_folder
 
@@ -125,10 +125,15 @@ def _check_whole_adapter(folder: Path, base: Path) -> None:
 
 
 def stored_metadata(folder: Path) -> dict[str, str]:
-    """What an adapter's file says of its base; nothing where there is no such file."""
+    """What an adapter's file says of its base; nothing where there is no such file.
+
+    Raises:
+        MGMError: it is no file that can be opened.
+    """
     file = folder / ADAPTER_FILES[0]
     if not is_present(file):
         return {}
+    check_readable(file)
     try:
         with safe_open(file, framework="pt") as stored:
             return stored.metadata() or {}
