@@ -163,7 +163,7 @@ TABLE = (
         "_option_string_actions",
         in_source=True,
     ),
-    Foreign("mgm/train/__main__.py", "atexit", "_run_exitfuncs"),
+    Foreign("mgm/train/distributed/process_errors.py", "atexit", "_run_exitfuncs"),
     Foreign("mgm/data/sources/shards.py", "tarfile.TarFile", "members", in_source=True),
     # in environments of their own, where alone these are checked
     Foreign(

@@ -1,9 +1,7 @@
 """`python -m mgm.train`: train a Mini-Gemini, stage 1 or stage 2."""
 
-import atexit
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,11 +14,12 @@ from transformers.utils import logging as transformers_logging
 from mgm.atomic import WriteErrors
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
 from mgm.data.sources.bad_samples import FILE, SKIP, BadSamples, described, nothing_usable
-from mgm.errors import MGMError, one_line, run_command, write_output
+from mgm.errors import MGMError, one_line, run_command
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_file import read_json
+from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
-from mgm.train.args.arguments import ModelArguments, TrainingArguments
+from mgm.train.args.arguments import DataArguments, ModelArguments, TrainingArguments
 from mgm.train.args.validation import Arguments, parse
 from mgm.train.callbacks.benchmark import BenchmarkRuns
 from mgm.train.callbacks.loss_plot import draw_curves
@@ -31,7 +30,7 @@ from mgm.train.checkpointing.checkpoints import (
     set_others_aside,
 )
 from mgm.train.checkpointing.finished import may_be_finished, save_finished
-from mgm.train.checkpointing.resume_files import check_files, trainer_state
+from mgm.train.checkpointing.resume_files import check_files
 from mgm.train.checkpointing.run_fingerprint import (
     Fingerprint,
     check_fingerprint,
@@ -39,11 +38,11 @@ from mgm.train.checkpointing.run_fingerprint import (
     fingerprint_of,
     fingerprint_of_flags,
 )
-from mgm.train.checkpointing.schedule import describe_change
 from mgm.train.checkpointing.start_weights import check_starts
 from mgm.train.data_setup import RunData
-from mgm.train.distributed.first_process import checked_everywhere, computed_once, lost_process
-from mgm.train.lora.adapter import add_adapter, check_base, load_adapter
+from mgm.train.distributed.first_process import checked_everywhere, computed_once
+from mgm.train.distributed.process_errors import data_loader_errors, end_process, lost_process
+from mgm.train.lora.adapter import AddedAdapter, add_adapter, check_base, load_adapter
 from mgm.train.model_setup import own_remedy, starting_point
 from mgm.train.optim.freezing import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
@@ -51,9 +50,6 @@ from mgm.train.trainer import MGMTrainer
 logger = logging.getLogger("mgm.train")
 
 SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
-
-# What comes before the error's own line where a worker of the data loader raised it.
-_ERROR_OF_OURS = re.compile(r".*\bmgm(\.\w+)+Error: ", re.DOTALL)
 
 
 def program() -> None:
@@ -88,20 +84,7 @@ def main() -> None:
         raise
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-        _end_process()
-
-
-def _end_process() -> None:
-    """End one process of several, with status 0 and without taking the interpreter down.
-
-    What torch keeps alive of a destroyed group has threads that may drop a tensor while Python
-    goes down, and the process aborts after all was saved (pytorch/pytorch#190489). Children of
-    multiprocessing end in the same way.
-    """
-    atexit._run_exitfuncs()
-    sys.stderr.flush()
-    write_output("")
-    os._exit(0)
+        end_process()
 
 
 def run(words: Sequence[str] | None = None) -> MGMTrainer:
@@ -122,20 +105,15 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     with training.main_process_first(local=False, desc="output folder"):
         output = prepare_output(str(training.output_dir))
     checkpoint = checked_everywhere(lambda: _checked_checkpoint(arguments, output))
-    adapted = training.lora_enable
-    if adapted:
+    if training.lora_enable:
         _check_base(model_flags, training, checkpoint)
-    model, processor = starting_point(arguments, None if adapted else checkpoint)
+    model, processor = starting_point(arguments, None if training.lora_enable else checkpoint)
     bad_samples = None
     if data_flags.bad_samples == SKIP:
         bad_samples = BadSamples(output / FILE, training.process_index == 0, checkpoint is None)
     data = RunData.open(arguments, model, processor, bad_samples)
-    set_trainable(model, model_flags, adapted)
-    adapter = None
-    if adapted:
-        adapter = add_adapter(model, training, str(model_flags.model_name_or_path))
-        if checkpoint is not None or training.lora_weight_path:
-            load_adapter(model, checkpoint or Path(training.lora_weight_path))
+    set_trainable(model, model_flags, training.lora_enable)
+    adapter = _adapter(model, model_flags, training, checkpoint)
     data.check_images(model)
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
     logger.info("%s: %s, template %s", stage, data.size, processor.conversation)
@@ -145,19 +123,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     )
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-        if isinstance(data.items, StreamedDataset):
-            file = stream_file(checkpoint, training.process_index)
-            data.items.go_on_from(read_json(file))
-            training.ignore_data_skip = True  # the stream goes on by itself
-    benchmarks = None
-    if data_flags.eval_benchmarks:
-        benchmarks = BenchmarkRuns(
-            data_flags.eval_benchmarks.split(","),
-            data_flags.eval_benchmark_data,
-            data_flags.eval_benchmark_limit,
-        )
-        if training.process_index == 0:
-            benchmarks.check()
+        _resume_stream(data, training, checkpoint)
     trainer = _trainer(
         arguments,
         adapter=adapter,
@@ -170,41 +136,52 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     )
     if not data_flags.streaming:
         trainer.add_callback(Trial(trainer))
-    if benchmarks is not None:
-        benchmarks.report_to(trainer)
+    if data_flags.eval_benchmarks:
+        _benchmark_runs(data_flags, training).report_to(trainer)
     try:
-        with WriteErrors(output):  # by whoever writes there: curves, reports
-            _set_others_aside(training, checkpoint, bad_samples)
-            trained = _train(trainer, checkpoint)
-    except MGMError as error:
-        raise _without_traceback(error) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise MGMError(
-            f"{one_line(error)}: a process that prepares samples died, most often for want of "
-            "memory; take fewer with --dataloader_num_workers"
-        ) from error
-    except ImportError as error:  # of an optimizer or a kernel that a flag asks for
-        raise MGMError(f"{one_line(error)}; or pip install -e '.[train]'") from error
-    except ValueError as error:
-        if checkpoint is None or "parameter group" not in str(error):
-            raise
-        raise MGMError(
-            f"{checkpoint}: was made with other flags, which train other parameters; "
-            "repeat those, or choose another --output_dir"
-        ) from error
+        with WriteErrors(output), data_loader_errors():  # by whoever writes there: curves, reports
+            set_others_aside(output, checkpoint, () if bad_samples is not None else (FILE,))
+            trained = trainer.train_from(checkpoint)
     finally:
         trainer.progress.close()
     _report(trainer, data, bad_samples)
-    if trained:
-        trainer.save_model()
-        logger.info("saved %s", output)
-    elif checkpoint is not None and training.should_save:
-        save_finished(checkpoint, output, processor, adapter and adapter.settings)
-    if training.process_index == 0:
-        draw_curves(trainer.state.log_history, output)
+    _save(trainer, None if trained else checkpoint)
     return trainer
+
+
+def _adapter(
+    model: MGMForConditionalGeneration,
+    flags: ModelArguments,
+    training: TrainingArguments,
+    resumed: Path | None,
+) -> AddedAdapter | None:
+    """A new LoRA around the model, with the weights that the run begins with, if it trains one."""
+    if not training.lora_enable:
+        return None
+    adapter = add_adapter(model, training, str(flags.model_name_or_path))
+    if resumed is not None or training.lora_weight_path:
+        load_adapter(model, resumed or Path(training.lora_weight_path))
+    return adapter
+
+
+def _resume_stream(data: RunData, training: TrainingArguments, checkpoint: Path) -> None:
+    """Have a stream go on behind the last sample that the checkpoint was trained on."""
+    if isinstance(data.items, StreamedDataset):
+        data.items.go_on_from(read_json(stream_file(checkpoint, training.process_index)))
+        training.ignore_data_skip = True  # the stream goes on by itself
+
+
+def _benchmark_runs(flags: DataArguments, training: TrainingArguments) -> BenchmarkRuns:
+    """The benchmarks that every checkpoint is asked.
+
+    Raises:
+        MGMError: there is no such benchmark, or its data is missing; in the first process alone.
+    """
+    names = str(flags.eval_benchmarks).split(",")
+    benchmarks = BenchmarkRuns(names, flags.eval_benchmark_data, flags.eval_benchmark_limit)
+    if training.process_index == 0:
+        benchmarks.check()
+    return benchmarks
 
 
 def _checked_checkpoint(arguments: Arguments, output: Path) -> Path | None:
@@ -237,47 +214,6 @@ def _check_base(flags: ModelArguments, training: TrainingArguments, resumed: Pat
         check_base(base, Path(str(training.output_dir)), resumed, going_on)
 
 
-def _set_others_aside(
-    training: TrainingArguments, resumed: Path | None, bad_samples: BadSamples | None
-) -> None:
-    """Have the first process do it, when all have looked for the checkpoint to go on from."""
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-    if training.process_index == 0:
-        files = () if bad_samples is not None else (FILE,)
-        set_others_aside(Path(str(training.output_dir)), resumed, files)
-
-
-def _train(trainer: MGMTrainer, checkpoint: Path | None) -> bool:
-    """Train from the beginning or from a checkpoint.
-
-    Returns:
-        Whether there was any step left.
-
-    Raises:
-        MGMError: the checkpoint has done more steps than the run is to have.
-    """
-    if checkpoint is None:
-        trainer.train()
-        return True
-    state, steps = trainer_state(checkpoint), trainer.planned_steps()
-    if steps < state.global_step:
-        flag = "max_steps" if trainer.args.max_steps > 0 else "num_train_epochs"
-        raise MGMError(
-            f"--{flag} {getattr(trainer.args, flag)}: {checkpoint} has done {state.global_step} "
-            f"steps, and this run would have {steps}; give more, or another --output_dir"
-        )
-    if steps != state.max_steps:
-        logger.warning("%s", describe_change(trainer.args, state, steps))
-    if steps == state.global_step:  # transformers would do one more of them
-        logger.info("all %d steps were done; nothing is left but saving", steps)
-        trainer.state = state
-        return False
-    check_files(checkpoint, trainer.args, isinstance(trainer.train_dataset, StreamedDataset))
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    return True
-
-
 def _report(trainer: MGMTrainer, data: RunData, bad_samples: BadSamples | None) -> None:
     """Log what was cut, skipped and not learned from.
 
@@ -298,6 +234,24 @@ def _report(trainer: MGMTrainer, data: RunData, bad_samples: BadSamples | None) 
         )
 
 
+def _save(trainer: MGMTrainer, finished: Path | None) -> None:
+    """Write the run's result into its folder.
+
+    Args:
+        trainer: of the run.
+        finished: the checkpoint that had done all steps; None: some were taken now.
+    """
+    output = Path(str(trainer.args.output_dir))
+    if finished is None:
+        trainer.save_model()
+        logger.info("saved %s", output)
+    elif trainer.args.should_save:
+        adapter = trainer.adapter and trainer.adapter.settings
+        save_finished(finished, output, trainer.processing_class, adapter)
+    if trainer.args.process_index == 0:
+        draw_curves(trainer.state.log_history, output)
+
+
 def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
     """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
     model_flags, _, training = arguments
@@ -307,14 +261,6 @@ def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
         if isinstance(error, MGMError):
             raise
         raise MGMError(one_line(error)) from error
-
-
-def _without_traceback(error: MGMError) -> MGMError:
-    """The error as it was before a worker process of the data loader wrapped it."""
-    text = str(error)
-    if "in DataLoader worker process" not in text:
-        return error
-    return MGMError(_ERROR_OF_OURS.sub("", text).strip())
 
 
 if __name__ == "__main__":

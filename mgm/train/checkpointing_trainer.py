@@ -1,6 +1,8 @@
 """The part of our Trainer that writes and reads checkpoints, and the trained model."""
 
 import json
+import logging
+import math
 import shutil
 from functools import partial
 from pathlib import Path
@@ -14,10 +16,12 @@ from transformers.trainer import SCHEDULER_NAME
 
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
 from mgm.data.processing_mgm import MGMProcessor
+from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.components import save_stage1
 from mgm.model.checkpoint.saved_files import STAGE1_FILE, replace_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
+from mgm.train.callbacks.warmup_profile import undisturbed
 from mgm.train.checkpointing.checkpoints import (
     STATE_FILE,
     checkpoints,
@@ -25,11 +29,23 @@ from mgm.train.checkpointing.checkpoints import (
     step_of,
 )
 from mgm.train.checkpointing.file_digests import DIGESTS, file_digests
-from mgm.train.checkpointing.resume_files import UNREADABLE, damaged, rng_file
+from mgm.train.checkpointing.resume_files import (
+    UNREADABLE,
+    check_files,
+    damaged,
+    rng_file,
+    trainer_state,
+)
 from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
-from mgm.train.checkpointing.schedule import check_optimizer, set_learning_rates
+from mgm.train.checkpointing.schedule import (
+    check_optimizer,
+    describe_change,
+    set_learning_rates,
+)
 from mgm.train.distributed.fsdp import load_optimizer, save_optimizer, whole_state
 from mgm.train.lora.adapter import AddedAdapter, save_adapter
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointingTrainer(Trainer):
@@ -49,6 +65,59 @@ class CheckpointingTrainer(Trainer):
     adapter: AddedAdapter | None = None
     fingerprint: Fingerprint | None = None
     unfinished: Path | None = None
+
+    def train_from(self, checkpoint: Path | None) -> bool:
+        """Train from the beginning, or take the steps that a checkpoint lacks.
+
+        Returns:
+            Whether there was any step left.
+
+        Raises:
+            MGMError: the checkpoint has done more steps than the run is to have, or it trained
+                other parameters; or a package that a flag asks for is not installed.
+        """
+        if checkpoint is None:
+            self._take_steps()
+            return True
+        state, steps = trainer_state(checkpoint), self.planned_steps()
+        if steps < state.global_step:
+            flag = "max_steps" if self.args.max_steps > 0 else "num_train_epochs"
+            raise MGMError(
+                f"--{flag} {getattr(self.args, flag)}: {checkpoint} has done {state.global_step} "
+                f"steps, and this run would have {steps}; give more, or another --output_dir"
+            )
+        if steps != state.max_steps:
+            logger.warning("%s", describe_change(self.args, state, steps))
+        if steps == state.global_step:  # transformers would do one more of them
+            logger.info("all %d steps were done; nothing is left but saving", steps)
+            self.state = state
+            return False
+        check_files(checkpoint, self.args, isinstance(self.train_dataset, StreamedDataset))
+        try:
+            self._take_steps(str(checkpoint))
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise MGMError(
+                f"{checkpoint}: was made with other flags, which train other parameters; "
+                "repeat those, or choose another --output_dir"
+            ) from error
+        return True
+
+    def _take_steps(self, checkpoint: str | None = None) -> None:
+        try:
+            self.train(resume_from_checkpoint=checkpoint)
+        except ImportError as error:  # of an optimizer or a kernel that a flag asks for
+            raise MGMError(f"{one_line(error)}; or pip install -e '.[train]'") from error
+
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run, those before it was resumed included."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        with undisturbed():
+            batches = len(self.get_train_dataloader())
+        steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
+        return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the starting point of a resumed run has the checkpoint's weights already."""

@@ -1,7 +1,6 @@
 """transformers' Trainer with our order of samples, groups of parameters, losses and figures."""
 
 import logging
-import math
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -147,15 +146,6 @@ class MGMTrainer(CheckpointingTrainer):
             settings: Any = self.args.hf_deepspeed_config
             divide(self.model, settings.config, self.args.device, settings.dtype())
         return super().train(*args, **kwargs)
-
-    def planned_steps(self) -> int:
-        """Optimizer steps of the whole run, those before it was resumed included."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        with undisturbed():
-            batches = len(self.get_train_dataloader())
-        steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
-        return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """An optimizer over our groups of parameters.

@@ -86,6 +86,11 @@ class StructuredOutput:
         """The name of the one that is given."""
         return next(name for name in KINDS if getattr(self, name) not in (None, False))
 
+    @property
+    def is_cheap(self) -> bool:
+        """Whether it compiles in next to no time, whatever it holds: texts have no recursion."""
+        return self.choice is not None
+
 
 def _schema_text(schema: object) -> str:
     """A JSON schema as text."""

@@ -115,7 +115,7 @@ class GrammarCompiler:
         """
         key = form.key, stop_ids
         matcher = self._cached(key)
-        if matcher is None and form.kind == "choice":  # which costs little
+        if matcher is None and form.is_cheap:
             matcher = self._compile(form, stop_ids)
             self._keep(key, matcher)
         elif matcher is None:
@@ -164,7 +164,7 @@ class GrammarCompiler:
         try:
             definition = definition_of(form)
             limits: dict[str, Any] = _GRAMMAR_LIMITS if form.kind == "grammar" else _JSON_LIMITS
-            if form.kind != "choice":  # which has no recursion
+            if not form.is_cheap:
                 _check(definition, limits)
             matcher = LLMatcher(
                 self._tokenizer(stop_ids),

@@ -131,7 +131,7 @@ class Worker:
             QueueFullError: too many requests download images.
         """
         form = parsed.settings.get("structured_output")
-        if form is not None and form.kind != "choice":
+        if form is not None and not form.is_cheap:
             # Here, those that wait take no slot and no thread, and leave with their clients.
             await _run(self._grammar, self.engine.compile_grammar, form)
         images = await self.images.fetch_all(parsed.sources)

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import uuid
-import zipfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -17,6 +16,7 @@ from mgm.atomic import WriteErrors, atomic_folder
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
+from mgm.train.distributed.first_process import is_alone
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def shared_folder(path: Path, finish: Callable[[Path], None]) -> Generator[Path]
     Raises:
         MGMError: one of them could not; none of them leaves anything behind.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if is_alone():
         with atomic_folder(path) as part:
             yield part
             finish(part)
@@ -123,7 +123,7 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
         output: where the run's own checkpoints are.
 
     Raises:
-        MGMError: the folder that is asked for is no complete checkpoint, or a file is damaged.
+        MGMError: the folder that is asked for is no complete checkpoint.
     """
     word = (asked or "").lower()
     if word in ("false", "none"):
@@ -142,20 +142,7 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
             f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "
             "give a folder checkpoint-<step>, or leave the flag out"
         )
-    _check_files(folder)
     return folder
-
-
-def _check_files(folder: Path) -> None:
-    """Find what a full disk or a broken copy cut short, before the model is loaded."""
-    read_json(folder / STATE_FILE)
-    for file in sorted((*folder.glob("*.pt"), *folder.glob("*.pth"))):
-        # torch.save writes a zip archive, whose directory is at its end.
-        if not zipfile.is_zipfile(file):
-            raise MGMError(
-                f"{file}: is truncated or damaged; copy it again, or delete {folder} to go on from "
-                "the checkpoint before it"
-            )
 
 
 def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = ()) -> None:
@@ -163,7 +150,8 @@ def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = 
 
     Of this run are the checkpoint that it goes on from, if that lies in `output`, and those before
     it. All others would be taken for its own: counted by `--save_total_limit`, deleted in place of
-    newer ones, and gone on from.
+    newer ones, and gone on from. The first process does it, when all of them have come here: they
+    have looked for the checkpoint to go on from.
 
     Args:
         output: the folder of the run.
@@ -173,6 +161,10 @@ def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = 
     Raises:
         MGMError: they could not be moved.
     """
+    if not is_alone():
+        dist.barrier()
+        if dist.get_rank() > 0:
+            return
     last = -1
     if resumed is not None and resumed.resolve().parent == output.resolve():
         last = int(read_json(resumed / STATE_FILE).get("global_step", -1))

@@ -1,17 +1,18 @@
 """Work that one process of a run does for all of them, and faults that all of them learn of."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from mgm.errors import MGMError, one_line
+from mgm.errors import MGMError
 
 Result = TypeVar("Result")
 
-# What gloo and NCCL say when a process that they wait for is gone.
-LOST = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+
+def is_alone() -> bool:
+    """Whether the run has one process, and nobody to wait for."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
 def computed_once(compute: Callable[[], Result]) -> Result:
@@ -20,7 +21,7 @@ def computed_once(compute: Callable[[], Result]) -> Result:
     Raises:
         MGMError: the function did, in the first process; it is raised in all.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if is_alone():
         return compute()
     shared: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -41,7 +42,7 @@ def checked_everywhere(check: Callable[[], Result]) -> Result:
         MGMError: the check did in one of them; the first such fault is raised in all, so that none
             waits for one that has ended.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if is_alone():
         return check()
     result, fault = None, None
     try:
@@ -54,22 +55,3 @@ def checked_everywhere(check: Callable[[], Result]) -> Result:
         if found is not None:
             raise MGMError(found)
     return cast(Result, result)
-
-
-@contextmanager
-def lost_process() -> Generator[None]:
-    """Make one line of what is raised in a process that waits for one that has ended.
-
-    Raises:
-        MGMError: the block was waiting for another process, which is gone.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in LOST):
-            raise
-        raise MGMError(
-            f"another process of this run has ended, or cannot be reached "
-            f"({one_line(error)[:200]}); its own output says why, and the same command goes on "
-            "from the last checkpoint"
-        ) from error

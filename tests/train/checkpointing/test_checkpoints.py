@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from mgm.errors import MGMError
 from mgm.train.checkpointing.checkpoints import (
@@ -13,20 +12,17 @@ from mgm.train.checkpointing.checkpoints import (
 )
 
 
-@pytest.mark.parametrize("asked", [None, "checkpoint-10"])
-@pytest.mark.parametrize("damaged", ["trainer_state.json", "optimizer.pt", "rng_state.pth"])
-def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch, asked, damaged) -> None:
+@pytest.mark.parametrize("flag", [None, "true", "checkpoint-10"])
+def test_the_last_complete_checkpoint_is_found(tmp_path, monkeypatch, flag) -> None:
     monkeypatch.chdir(tmp_path)
-    checkpoint = Path("checkpoint-10")
-    checkpoint.mkdir()
-    (checkpoint / "trainer_state.json").write_text('{"global_step": 10}')
-    for name in ("optimizer.pt", "rng_state.pth"):
-        torch.save({"state": torch.ones(100)}, checkpoint / name)
-    assert checkpoint_to_resume(asked, Path()) == checkpoint
-    content = (checkpoint / damaged).read_bytes()
-    (checkpoint / damaged).write_bytes(content[: len(content) // 2])
-    with pytest.raises(MGMError, match=f"checkpoint-10/{damaged}: is .*copy it again"):
-        checkpoint_to_resume(asked, Path())
+    for name in ("checkpoint-9", "checkpoint-10"):
+        Path(name).mkdir()
+        Path(name, "trainer_state.json").write_text("{}")
+    Path("checkpoint-11").mkdir()  # as a run that was killed while it saved leaves it
+    assert checkpoint_to_resume(flag, Path()) == Path("checkpoint-10")
+    assert checkpoint_to_resume("false", Path()) is None
+    with pytest.raises(MGMError, match=r"checkpoint-11: no complete checkpoint, lacks trainer_st"):
+        checkpoint_to_resume("checkpoint-11", Path())
 
 
 @pytest.fixture
