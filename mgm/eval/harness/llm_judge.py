@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,24 @@ class Judge:
         """Whether there is a language model to ask."""
         return False
 
-    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
-        """What the language model says.
+    def ask(
+        self,
+        prompt: str,
+        temperature: float = 0.0,
+        max_tokens: int = 128,
+        accepts: Callable[[str], bool] | None = None,
+    ) -> str:
+        """What the language model replies.
+
+        Args:
+            prompt: the whole message.
+            temperature: of the sampling.
+            max_tokens: of the reply.
+            accepts: whether a reply can be parsed; only such a reply is kept for later runs.
+                None: every reply is.
 
         Raises:
-            MGMError: it says nothing, or there is none.
+            MGMError: it does not reply, or there is none.
         """
         raise MGMError("there is no judge; name one with --judge")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.report.statistics import Interval, drawn_interval, mean_interval
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.files import read_json
@@ -35,6 +35,7 @@ class Score:
         parts: score and number of questions of each category.
         credits: of every question, by its id.
         groups: of every question, by its id.
+        skipped: questions that were left out because they could not be asked or scored.
     """
 
     benchmark: str
@@ -50,6 +51,7 @@ class Score:
     parts: dict[str, tuple[float, int]]
     credits: dict[str, float] = field(repr=False)
     groups: dict[str, str] = field(repr=False)
+    skipped: tuple[SkippedQuestion, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -147,6 +149,7 @@ def load_score(path: Path) -> Score:
         parts = {
             name: (float(value), int(count)) for name, (value, count) in content["parts"].items()
         }
-        return Score(**content | {"parts": parts})
+        skipped = tuple(SkippedQuestion(**one) for one in content.get("skipped", ()))
+        return Score(**content | {"parts": parts, "skipped": skipped})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise MGMError(f"{path}: is no score of ours ({error})") from error
