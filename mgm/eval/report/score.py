@@ -71,6 +71,7 @@ def scored(
     questions: Sequence[Question],
     answered: Sequence[Answered],
     judge: Judge,
+    without_thinking: bool = False,
 ) -> Score:
     """Score what was answered.
 
@@ -81,6 +82,7 @@ def scored(
         questions: all there are.
         answered: those that have answers.
         judge: of free answers.
+        without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
 
     Raises:
         MGMError: nothing was answered, or the judge does not answer.
@@ -101,7 +103,8 @@ def scored(
     if split not in benchmark.scored:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
         return Score(value=None, low=0.0, high=0.0, **facts, **nothing)
-    credits = _credits(benchmark, protocol, answered, judge)
+    cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
+    credits = _credits(benchmark, protocol, cleaned, judge)
     groups = [question.group or question.id for question in own]
 
     def of_some(places: Sequence[int]) -> float:
