@@ -45,10 +45,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """A question and what a model says to it, in characters that every file can hold."""
+    """A question and what a model says to it, in characters that every file can hold.
+
+    Attributes:
+        question: that was asked.
+        text: the answer.
+        finish_reason: "length" where the token limit cut the answer, else "stop"; None: unknown, as
+            of answers from a file.
+        prompt_tokens: of the question with its images; None: unknown.
+        completion_tokens: of the answer; None: unknown.
+    """
 
     question: Question
     text: str
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", valid_text(self.text))

@@ -34,6 +34,9 @@ class Benchmark(ABC):
         also_published: whether the published files do where a source is not there: they hold the
             same questions.
         published_splits: those of the published files; None: all.
+        headline: parts that stand for the score in tables, such as MME's perception and cognition.
+        combine_facts: names of `Question.facts` that `combine` reads, besides `group`, `category`
+            and `answer`; a score is saved with them, so that it can be combined anew.
     """
 
     name: ClassVar[str]
@@ -48,6 +51,8 @@ class Benchmark(ABC):
     sources: ClassVar[Mapping[tuple[str, str], Source]] = {}
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
+    headline: ClassVar[tuple[str, ...]] = ()
+    combine_facts: ClassVar[tuple[str, ...]] = ()
 
     def needs(self, split: str) -> list[Needed]:
         """What has to lie in the benchmark's folder for the published protocol, if it has one."""
@@ -152,6 +157,23 @@ class Benchmark(ABC):
         Raises:
             MGMError: a judge was asked, and does not answer.
         """
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """What the scorer reads in an answer, such as a letter, yes or no, or a number.
+
+        It is shown beside the answer and does not decide the credit.
+
+        Returns:
+            Empty where it finds nothing in the answer; None where the whole text is scored.
+        """
+        return None
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """The largest value of the score of some questions, or of one of their `parts`.
+
+        Intervals keep to it. None: there is no bound. The smallest value is 0.
+        """
+        return 100.0
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The score of questions with their credits; here the mean in per cent."""
