@@ -23,6 +23,7 @@ COGNITION = (
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
 OFFICIAL_SUFFIX = " Please answer yes or no."
+HIGHEST_OF_KIND = 200.0  # 100 for right answers and 100 for images with both right
 SINGLE = f"\n{SINGLE_WORD}"
 
 
@@ -38,6 +39,7 @@ class MME(Benchmark):
         ("test", VLMEVALKIT): Table("MME.tsv", 2374, "b36b43c3f09801f5d368627fb92187c3"),
     }
     also_published = True
+    headline = ("perception", "cognition")
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, and images with their answers."""
@@ -103,8 +105,19 @@ class MME(Benchmark):
         """Whether yes or no is right."""
         return float(PARSERS[protocol](answered.text) == answered.question.answer)
 
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """Yes or no; see `Benchmark`."""
+        parsed = PARSERS[protocol](answered.text)
+        return parsed if parsed in (YES, NO) else ""
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """200 of every kind of question: 2800 of all, 2000 of perception, 800 of cognition."""
+        kinds = {question.category for question in questions}
+        groups = {"": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
+        return HIGHEST_OF_KIND * len(kinds.intersection(groups.get(part, (part,))))
+
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """At most 2800: of every kind at most 200."""
+        """The sum over kinds; see `highest`."""
         return sum(value for value, _ in self._kinds(questions, credits).values())
 
     def parts(

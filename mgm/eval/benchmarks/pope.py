@@ -29,6 +29,7 @@ class POPE(Benchmark):
     splits = scored = ("test",)
     sizes = {"test": 8910}  # noqa: RUF012
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    combine_facts = ("together",)
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
         ("test", VLMEVALKIT): Table("POPE.tsv", 9000, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
@@ -99,6 +100,11 @@ class POPE(Benchmark):
         parsed = PARSERS[protocol](answered.text)
         # lmms-eval's recall counts no answer but a plain "no" as a miss.
         return f1_credit(parsed, answered.question.answer, other_is_missed=protocol != LMMS_EVAL)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """Yes or no; see `Benchmark`."""
+        parsed = PARSERS[protocol](answered.text)
+        return parsed if parsed in (YES, NO) else ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """F1 of yes, in per cent. Without a true positive it is 0."""

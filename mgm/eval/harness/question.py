@@ -74,17 +74,26 @@ class Credit(float):
     Attributes:
         numerator: added to the sum above the line.
         denominator: added to the sum below it; 0: the answer does not count.
+        note: what there is to know about how it came about, such as a judge without a mark.
     """
 
     numerator: float
     denominator: float
+    note: str
 
     # The defaults let copies be made, which carry over the attributes afterwards.
-    def __new__(cls, value: float, numerator: float | None = None, denominator: float = 1.0) -> Self:
+    def __new__(
+        cls,
+        value: float,
+        numerator: float | None = None,
+        denominator: float = 1.0,
+        note: str = "",
+    ) -> Self:
         """A credit; without a numerator it adds itself."""
         credit = super().__new__(cls, value)
         credit.numerator = float(value if numerator is None else numerator)
         credit.denominator = float(denominator)
+        credit.note = note
         return credit
 
 
