@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
             said[name] = _answers(one, cache, options)
             scores.append(
                 scored(one.kind, one.split, one.protocol, one.questions, said[name], judge,
-                       one.skipped)
+                       options.strip_thinking, one.skipped)
             )  # fmt: skip
             folder = output / one.kind.name / one.split / one.protocol
             for path in write_files(one.kind, one.split, scores[-1], said[name], folder):
@@ -147,6 +147,17 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
     add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
     add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
+    add(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="maximum tokens per answer; default: each benchmark's own",
+    )
+    add(
+        "--strip-thinking",
+        action="store_true",
+        help="score answers without <think> blocks, as the protocol lmms-eval always does",
+    )
     add("--dry-run", action="store_true", help="only say how many questions there are")
     add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
     add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
@@ -164,7 +175,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
-    for name in ("batch_size", "limit"):
+    for name in ("batch_size", "limit", "max_new_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
@@ -194,6 +205,9 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
             raise MGMError(f"{kind.name}: its file has no questions{reason}")
         for one in skipped:
             logger.warning("%s:%s, %s is left out: %s", kind.name, split, one.id, one.reason)
+        if options.max_new_tokens is not None:
+            limit = options.max_new_tokens
+            questions = [replace(one, max_new_tokens=limit) for one in questions]
         asked[f"{kind.name}:{split}"] = _Asked(
             kind, split, protocol, questions, questions[: options.limit], skipped
         )

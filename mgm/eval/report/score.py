@@ -73,6 +73,7 @@ def scored(
     questions: Sequence[Question],
     answered: Sequence[Answered],
     judge: Judge,
+    without_thinking: bool = False,
     skipped: Sequence[SkippedQuestion] = (),
 ) -> Score:
     """Score what was answered; an answer that cannot be scored is left out, and named.
@@ -84,6 +85,7 @@ def scored(
         questions: all there are, asked or not.
         answered: those that have answers.
         judge: of free answers.
+        without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
         skipped: records and questions that could not be asked.
 
     Raises:
@@ -105,7 +107,8 @@ def scored(
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
         facts |= {"questions": len(answered), "skipped": tuple(skipped)}
         return Score(value=None, low=0.0, high=0.0, **facts, **nothing)
-    found = _credits(benchmark, protocol, answered, judge)
+    cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
+    found = _credits(benchmark, protocol, cleaned, judge)
     pairs = [
         (one.question, credit)
         for one, credit in zip(answered, found, strict=True)
@@ -149,7 +152,7 @@ def _credits(
 
     def credit(one: Answered) -> float | SkippedQuestion:
         try:
-            return float(benchmark.credit(one, protocol, judge))
+            return benchmark.credit(one, protocol, judge)
         except EndpointUnavailableError:
             raise
         except MGMError as error:

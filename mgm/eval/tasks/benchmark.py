@@ -13,6 +13,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
+from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 
@@ -35,6 +36,9 @@ class Benchmark(ABC):
             same questions.
         published_splits: those of the published files; None: all.
         other_folders: names that `folder` has elsewhere, such as in the published README.
+        headline: parts that stand for the score in tables, such as MME's perception and cognition.
+        combine_facts: names of `Question.facts` that `combine` reads, besides `group`, `category`
+            and `answer`; a score is saved with them, so that it can be combined anew.
     """
 
     name: ClassVar[str]
@@ -50,6 +54,8 @@ class Benchmark(ABC):
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
     other_folders: ClassVar[tuple[str, ...]] = ()
+    headline: ClassVar[tuple[str, ...]] = ()
+    combine_facts: ClassVar[tuple[str, ...]] = ()
 
     def needs(self, split: str) -> list[Needed]:
         """What has to lie in the benchmark's folder for the published protocol, if it has one."""
@@ -163,6 +169,20 @@ class Benchmark(ABC):
         """
         raise NotImplementedError
 
+    def cleaned(
+        self, answered: Answered, protocol: str, without_thinking: bool = False
+    ) -> Answered:
+        """An answer as `credit` takes it: lmms-eval scores it without its blocks of reasoning.
+
+        Args:
+            answered: as the model wrote it.
+            protocol: by which is scored.
+            without_thinking: whether other protocols score it without them, too.
+        """
+        if protocol != LMMS_EVAL and not without_thinking:
+            return answered
+        return replace(answered, text=strip_thinking(answered.text))
+
     @abstractmethod
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """How right an answer is, from 0 to 1.
@@ -170,6 +190,23 @@ class Benchmark(ABC):
         Raises:
             MGMError: a judge was asked, and does not answer.
         """
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """What the scorer reads in an answer, such as a letter, yes or no, or a number.
+
+        It is shown beside the answer and does not decide the credit.
+
+        Returns:
+            Empty where it finds nothing in the answer; None where the whole text is scored.
+        """
+        return None
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """The largest value of the score of some questions, or of one of their `parts`.
+
+        Intervals keep to it. None: there is no bound. The smallest value is 0.
+        """
+        return 100.0
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The score of questions with their credits; here the mean in per cent."""
