@@ -97,9 +97,11 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             said[name] = _answers(one, cache, options)
             scores.append(
-                scored(one.kind, one.split, one.protocol, one.questions, said[name], judge,
-                       options.strip_thinking, one.skipped)
-            )  # fmt: skip
+                scored(
+                    one.kind, one.split, one.protocol, one.questions, said[name], judge,
+                    skipped=one.skipped, without_thinking=options.strip_thinking,
+                )  # fmt: skip
+            )
             folder = output / one.kind.name / one.split / one.protocol
             for path in write_files(one.kind, one.split, scores[-1], said[name], folder):
                 logger.info("wrote %s", path)
