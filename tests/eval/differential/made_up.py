@@ -43,7 +43,7 @@ DRESSES = (
     *("<think>a</think>{l}</think>", "</think>{o}<think>{l}"),
     *("Let us see. First, {other} is not there. Then, it looks like {text}.\nThe answer is {l}.",),
     *("{l}. {text}\n\nWhat is seen here is clearly {text} and not {other}; so I am sure of this.",),
-    *("The image is of {other} and {text} and some more things that do not matter at all here {l}",),
+    *("The image is of {other} and {text} and more things that do not matter at all here {l}",),
     *("Option A says one thing, option B another, but option {l} is what I see.",),
     *("A, B, C and D", "A. {other} B. {text} C. {other} D. {text}"),
     *("The options are A, B. I take the letter {l}", "\"{l}\"", "'{l}'"),
