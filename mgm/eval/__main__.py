@@ -71,7 +71,10 @@ def main(words: Sequence[str] | None = None) -> int:
             found.tell(options.answers)
             said[name] = found.answered
         scores.append(
-            scored(kind, split, protocol, questions, said[name], judge, options.strip_thinking)
+            scored(
+                *(kind, split, protocol, questions, said[name], judge),
+                without_thinking=options.strip_thinking,
+            )
         )
         folder = output / kind.name / split / protocol
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,13 +17,7 @@ from mgm.eval.metrics.multiple_choice import (
     contained_choice,
     listed,
 )
-from mgm.eval.metrics.vlmevalkit import (
-    JUDGE_ATTEMPTS,
-    choice_credit,
-    choice_prompt,
-    choices_of,
-    judge_prompt,
-)
+from mgm.eval.metrics.vlmevalkit import choice_credit, choice_prompt, choices_of, judged_letter
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table, rows_with_images
 from mgm.eval.tasks.files import import_openpyxl, write_lines
@@ -224,13 +218,7 @@ def _lmms_eval_letter(answered: Answered, choices: Mapping[str, str], judge: Jud
         return letter
     if not judge.is_model:
         return extracted_letter(answered.text, sorted(choices))
-    prompt = judge_prompt(answered.question.facts["question"], choices, answered.text)
-    for attempt in range(JUDGE_ATTEMPTS):
-        reply = judge.ask(prompt, temperature=attempt / 2, max_tokens=16)
-        letter = mmbench_letter(reply, choices)
-        if letter is not None:
-            return letter
-    return None
+    return judged_letter(answered.question, answered.text, judge, mmbench_letter)
 
 
 def _question(

@@ -1,7 +1,7 @@
 """Questions with choices as VLMEvalKit asks and scores them, with or without a judge."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ REFUSALS = (
 )
 FAILED = "Failed to obtain answer via API"
 NEAR_THE_END = 5  # words from the end among which a letter has to be
-JUDGE_ATTEMPTS = 3
+JUDGE_ATTEMPTS, JUDGE_TOKENS = 3, 256
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
 
@@ -98,10 +98,36 @@ def meant_letter(answered: Answered, judge: Judge) -> str | None:
     letter = inferred_letter(text, choices)
     if letter is not None or not judge.is_model:
         return letter
-    prompt = judge_prompt(answered.question.facts["question"], choices, text)
+    return judged_letter(answered.question, text, judge, inferred_letter)
+
+
+def judged_letter(
+    question: Question,
+    text: str,
+    judge: Judge,
+    rule: Callable[[str, Mapping[str, str]], str | None],
+) -> str | None:
+    """The letter that a judge's reply names; None: none of its replies does.
+
+    Args:
+        question: has `question` and `choices`, by letters, among its facts.
+        text: the answer.
+        judge: a model.
+        rule: finds the letter in a reply.
+
+    Raises:
+        MGMError: the judge does not answer.
+    """
+    choices = question.facts["choices"]
+    prompt = judge_prompt(question.facts["question"], choices, text)
     for attempt in range(JUDGE_ATTEMPTS):
-        reply = judge.ask(prompt, temperature=attempt / 2, max_tokens=16)
-        letter = inferred_letter(reply, choices)
+        reply = judge.ask(
+            prompt,
+            temperature=attempt / 2,
+            max_tokens=JUDGE_TOKENS,
+            accepts=lambda reply: rule(reply, choices) is not None,
+        )
+        letter = rule(reply, choices)
         if letter is not None:
             return letter
     return None

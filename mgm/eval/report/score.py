@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgm.errors import MGMError
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.openai_client import EndpointUnavailableError
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.report.statistics import Interval, drawn_interval, mean_interval
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import DATA_ERRORS, read_json
 
 JUDGED_AT_ONCE = 16
 
@@ -35,6 +37,7 @@ class Score:
         parts: score and number of questions of each category.
         credits: of every question, by its id.
         groups: of every question, by its id.
+        skipped: questions that were left out because they could not be asked or scored.
     """
 
     benchmark: str
@@ -50,6 +53,7 @@ class Score:
     parts: dict[str, tuple[float, int]]
     credits: dict[str, float] = field(repr=False)
     groups: dict[str, str] = field(repr=False)
+    skipped: tuple[SkippedQuestion, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -69,40 +73,51 @@ def scored(
     questions: Sequence[Question],
     answered: Sequence[Answered],
     judge: Judge,
+    skipped: Sequence[SkippedQuestion] = (),
     without_thinking: bool = False,
 ) -> Score:
-    """Score what was answered.
+    """Score what was answered; an answer that cannot be scored is left out, and named.
 
     Args:
         benchmark: that was asked.
         split: of it.
         protocol: by which is scored.
-        questions: all there are.
+        questions: all there are, asked or not.
         answered: those that have answers.
         judge: of free answers.
+        skipped: records and questions that could not be asked.
         without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
 
     Raises:
-        MGMError: nothing was answered, or the judge does not answer.
+        MGMError: nothing was answered, no answer can be scored, or the judge replies to nobody.
     """
     if not answered:
-        raise MGMError(f"{benchmark.name}: nothing was answered yet")
-    expected = benchmark.expected(split, protocol) or len(questions)
-    own = [one.question for one in answered]
+        reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
+        raise MGMError(f"{benchmark.name}: nothing was answered{reason}")
+    records = len(questions) + sum(one.id not in {q.id for q in questions} for one in skipped)
     facts: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
         "metric": benchmark.metric,
         "protocol": protocol,
         "judge": judge.name if protocol in benchmark.judged else "",
-        "questions": len(answered),
-        "expected": expected,
+        "expected": benchmark.expected(split, protocol) or records,
     }
     if split not in benchmark.scored:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
+        facts |= {"questions": len(answered), "skipped": tuple(skipped)}
         return Score(value=None, low=0.0, high=0.0, **facts, **nothing)
     cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
-    credits = _credits(benchmark, protocol, cleaned, judge)
+    found = _credits(benchmark, protocol, cleaned, judge)
+    pairs = [
+        (one.question, credit)
+        for one, credit in zip(answered, found, strict=True)
+        if not isinstance(credit, SkippedQuestion)
+    ]
+    faults = [credit for credit in found if isinstance(credit, SkippedQuestion)]
+    if not pairs:
+        raise MGMError(f"{benchmark.name}: no answer can be scored ({faults[0].reason})")
+    own, credits = [question for question, _ in pairs], [credit for _, credit in pairs]
     groups = [question.group or question.id for question in own]
 
     def of_some(places: Sequence[int]) -> float:
@@ -117,26 +132,54 @@ def scored(
         value=benchmark.combine(own, credits),
         low=interval.low,
         high=interval.high,
+        questions=len(own),
         parts=benchmark.parts(own, credits),
-        credits={question.id: credit for question, credit in zip(own, credits, strict=True)},
+        credits={question.id: credit for question, credit in pairs},
         groups={question.id: group for question, group in zip(own, groups, strict=True)},
+        skipped=(*skipped, *faults),
         **facts,
     )
 
 
 def _credits(
     benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
-) -> list[float]:
-    """Of every answer; a judge is asked about several at a time."""
+) -> list[float | SkippedQuestion]:
+    """Of every answer; a judge is asked about several at a time.
+
+    Raises:
+        EndpointUnavailableError: the judge replies to nobody.
+    """
+
+    def credit(one: Answered) -> float | SkippedQuestion:
+        try:
+            return float(benchmark.credit(one, protocol, judge))
+        except EndpointUnavailableError:
+            raise
+        except MGMError as error:
+            return SkippedQuestion(one.question.id, str(error))
+        except DATA_ERRORS as error:  # a record or an answer that its scorer did not expect
+            reason = f"its answer cannot be scored ({type(error).__name__}: {error})"
+            return SkippedQuestion(one.question.id, one_line(reason)[:300])
+
     if not (protocol in benchmark.judged and judge.is_model):
-        return [benchmark.credit(one, protocol, judge) for one in answered]
+        return [credit(one) for one in answered]
     with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
-        return list(pool.map(lambda one: benchmark.credit(one, protocol, judge), answered))
+        try:
+            return list(pool.map(credit, answered))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def save_score(score: Score, path: Path) -> None:
-    """Write a score for machines."""
-    path.write_text(json.dumps(asdict(score), ensure_ascii=False), encoding="utf-8")
+    """Write a score for machines.
+
+    Raises:
+        MGMError: it cannot be written; nothing half-done stays.
+    """
+    content = asdict(score) | {"complete": score.complete}
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def load_score(path: Path) -> Score:
@@ -150,6 +193,8 @@ def load_score(path: Path) -> Score:
         parts = {
             name: (float(value), int(count)) for name, (value, count) in content["parts"].items()
         }
-        return Score(**content | {"parts": parts})
+        skipped = tuple(SkippedQuestion(**one) for one in content.get("skipped", ()))
+        content = {name: value for name, value in content.items() if name != "complete"}
+        return Score(**content | {"parts": parts, "skipped": skipped})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise MGMError(f"{path}: is no score of ours ({error})") from error
