@@ -98,8 +98,14 @@ def main(words: Sequence[str] | None = None) -> int:
             said[name] = _answers(one, cache, options)
             scores.append(
                 scored(
-                    one.kind, one.split, one.protocol, one.questions, said[name], judge,
-                    skipped=one.skipped, without_thinking=options.strip_thinking,
+                    one.kind,
+                    one.split,
+                    one.protocol,
+                    one.questions,
+                    said[name],
+                    judge,
+                    skipped=one.skipped,
+                    without_thinking=options.strip_thinking,
                 )  # fmt: skip
             )
             folder = output / one.kind.name / one.split / one.protocol
