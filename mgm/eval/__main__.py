@@ -106,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> int:
                     judge,
                     skipped=one.skipped,
                     without_thinking=options.strip_thinking,
-                )  # fmt: skip
+                )
             )
             folder = output / one.kind.name / one.split / one.protocol
             for path in write_files(one.kind, one.split, scores[-1], said[name], folder):
