@@ -4,6 +4,7 @@ What can be had by itself is fetched, checked and unpacked; for the rest it says
 A run that was killed is run again, and goes on.
 """
 
+import argparse
 import hashlib
 import logging
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from mgm.errors import MGMError, Parser, one_line, run_command
 from mgm.eval.download.archive import is_archive, unpack
-from mgm.eval.download.hub import provide_from_hub
 from mgm.eval.download.http_file import fetch, remove
+from mgm.eval.download.hub import provide_from_hub
 from mgm.eval.registry import BENCHMARKS, benchmark
 from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
 from mgm.eval.tasks.dataset_source import HUB_FOLDER, Needed

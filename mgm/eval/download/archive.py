@@ -24,15 +24,8 @@ MIN_BOUND = 2**30  # bytes that any archive may unpack to
 MAX_MEMBERS = 5_000_000
 CHUNK = 2**20  # bytes
 DAMAGED = (
-    *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError),
-    *(
-        gzip.BadGzipFile,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        struct.error,
-    ),
+    *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError, gzip.BadGzipFile),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
 
 Read = TypeVar("Read")

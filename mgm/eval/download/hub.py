@@ -44,10 +44,11 @@ def provide_from_hub(
     names = entry.get("files", {}).get(pattern, [])
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not found:
-        logger.info("missing: put the files %s of the data set %s of the Hugging Face hub into %s%s",
-                    pattern, dataset, folder,
-                    f" ({len(missing)} are missing, such as {missing[0]})" if missing else "",
-                    )  # fmt: skip
+        some = f" ({len(missing)} are missing, such as {missing[0]})" if missing else ""
+        logger.info(
+            "missing: put the files %s of the data set %s of the Hugging Face hub into %s%s",
+            *(pattern, dataset, folder, some),
+        )
     return bool(found) and not missing
 
 

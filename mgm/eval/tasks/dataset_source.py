@@ -216,7 +216,7 @@ class HubFiles(Source):
     pattern: str
     size: int
     image: str = "image"
-    revision: str | None = None
+    revision: str | None = dataclass_field(default=None, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
