@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mgm.atomic import atomic_file
-from mgm.errors import MGMError
+from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.openai_client import EndpointUnavailableError
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
 from mgm.eval.report.intervals import WHOLE, clusters_of, score_intervals
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import DATA_ERRORS, read_json
 
 JUDGED_AT_ONCE = 16
 FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
@@ -92,54 +93,88 @@ def scored(
     questions: Sequence[Question],
     answered: Sequence[Answered],
     judge: Judge,
+    skipped: Sequence[SkippedQuestion] = (),
 ) -> Score:
-    """Score what was answered.
+    """Score what was answered; an answer that cannot be scored is left out, and named.
 
     Args:
         benchmark: that was asked.
         split: of it.
         protocol: by which is scored.
-        questions: all there are.
+        questions: all there are, asked or not.
         answered: those that have answers.
         judge: of free answers.
+        skipped: records and questions that could not be asked.
 
     Raises:
-        MGMError: nothing was answered, or the judge does not answer.
+        MGMError: nothing was answered, no answer can be scored, or the judge replies to nobody.
     """
     if not answered:
-        raise MGMError(f"{benchmark.name}: nothing was answered yet")
-    expected = benchmark.expected(split, protocol) or len(questions)
-    own = [one.question for one in answered]
+        reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
+        raise MGMError(f"{benchmark.name}: nothing was answered{reason}")
+    records = len(questions) + sum(one.id not in {q.id for q in questions} for one in skipped)
     facts: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
         "metric": benchmark.metric,
         "protocol": protocol,
         "judge": judge.name if protocol in benchmark.judged else "",
-        "questions": len(answered),
-        "expected": expected,
+        "expected": benchmark.expected(split, protocol) or records,
         "counts": _counts(benchmark, protocol, answered),
     }
     if split not in benchmark.scored:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
+        facts |= {"questions": len(answered), "skipped": tuple(skipped)}
         return Score(value=None, low=None, high=None, **facts, **nothing)
-    credits = _credits(benchmark, protocol, answered, judge)
+    found = _credits(benchmark, protocol, answered, judge)
+    pairs = [
+        (one.question, credit)
+        for one, credit in zip(answered, found, strict=True)
+        if not isinstance(credit, SkippedQuestion)
+    ]
+    faults = [credit for credit in found if isinstance(credit, SkippedQuestion)]
+    if not pairs:
+        raise MGMError(f"{benchmark.name}: no answer can be scored ({faults[0].reason})")
+    return Score(
+        questions=len(pairs),
+        skipped=(*skipped, *faults),
+        **facts,
+        **_combined(benchmark, [one for one, _ in pairs], [credit for _, credit in pairs]),
+    )
+
+
+def _combined(
+    benchmark: Benchmark, questions: Sequence[Question], credits: Sequence[float]
+) -> dict[str, Any]:
+    """The fields of a score that follow from credits."""
     intervals = {
-        name: (one.low, one.high) for name, one in score_intervals(benchmark, own, credits).items()
+        name: (one.low, one.high)
+        for name, one in score_intervals(benchmark, questions, credits).items()
     }
     low, high = intervals.pop(WHOLE, (None, None))
-    return Score(
-        value=benchmark.combine(own, credits),
-        low=low,
-        high=high,
-        parts=benchmark.parts(own, credits),
-        credits={question.id: credit for question, credit in zip(own, credits, strict=True)},
-        groups=dict(zip((question.id for question in own), clusters_of(own), strict=True)),
-        intervals=intervals,
-        inputs={} if benchmark.is_mean() else {one.id: _inputs(benchmark, one) for one in own},
-        headline=benchmark.headline,
-        **facts,
-    )
+    ids = [question.id for question in questions]
+    parts, highest = benchmark.parts(questions, credits), benchmark.highest(questions)
+    limits = {name: benchmark.highest(questions, name) for name in parts}
+    return {
+        "value": benchmark.combine(questions, credits),
+        "low": low,
+        "high": high,
+        "parts": parts,
+        "intervals": intervals,
+        "highest": highest,
+        "part_highest": {name: one for name, one in limits.items() if one != highest},
+        "headline": benchmark.headline,
+        "credits": dict(zip(ids, map(float, credits), strict=True)),
+        "groups": dict(zip(ids, clusters_of(questions), strict=True)),
+        "inputs": {}
+        if benchmark.is_mean()
+        else {one.id: _inputs(benchmark, one) for one in questions},
+        "fractions": {
+            name: (credit.numerator, credit.denominator)
+            for name, credit in zip(ids, credits, strict=True)
+            if isinstance(credit, Credit)
+        },
+    }
 
 
 def _counts(
@@ -175,24 +210,52 @@ def question_of(score: Score, name: str) -> Question:
     return Question(name, "", group=score.groups[name], **found)
 
 
+def credit_of(score: Score, name: str) -> float:
+    """A credit of a saved score, with its numerator and denominator where it has them."""
+    credit, fraction = score.credits[name], score.fractions.get(name)
+    return credit if fraction is None else Credit(credit, *fraction)
+
+
 def _credits(
     benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
-) -> list[float]:
-    """Of every answer; a judge is asked about several at a time."""
+) -> list[float | SkippedQuestion]:
+    """Of every answer; a judge is asked about several at a time.
+
+    Raises:
+        EndpointUnavailableError: the judge replies to nobody.
+    """
+
+    def credit(one: Answered) -> float | SkippedQuestion:
+        try:
+            found = benchmark.credit(one, protocol, judge)
+            return found if isinstance(found, Credit) else float(found)
+        except EndpointUnavailableError:
+            raise
+        except MGMError as error:
+            return SkippedQuestion(one.question.id, str(error))
+        except DATA_ERRORS as error:  # a record or an answer that its scorer did not expect
+            reason = f"its answer cannot be scored ({type(error).__name__}: {error})"
+            return SkippedQuestion(one.question.id, one_line(reason)[:300])
+
     if not (protocol in benchmark.judged and judge.is_model):
-        return [benchmark.credit(one, protocol, judge) for one in answered]
+        return [credit(one) for one in answered]
     with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
-        return list(pool.map(lambda one: benchmark.credit(one, protocol, judge), answered))
+        try:
+            return list(pool.map(credit, answered))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def save_score(score: Score, path: Path) -> None:
     """Write a score for machines.
 
     Raises:
-        MGMError: it cannot be written.
+        MGMError: it cannot be written; nothing half-done stays.
     """
+    content = asdict(score) | {"complete": score.complete}
     with atomic_file(path) as part:
-        part.write_text(json.dumps(asdict(score), ensure_ascii=False), encoding="utf-8")
+        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def load_score(path: Path) -> Score:
@@ -218,6 +281,10 @@ def load_score(path: Path) -> Score:
                 },
                 "credits": {name: float(one) for name, one in content["credits"].items()},
                 "groups": {name: str(content["groups"][name]) for name in content["credits"]},
+                "fractions": {
+                    name: (float(above), float(below))
+                    for name, (above, below) in content.get("fractions", {}).items()
+                },
                 "skipped": tuple(SkippedQuestion(**one) for one in content.get("skipped", ())),
                 "headline": tuple(content.get("headline", ())),
             }
