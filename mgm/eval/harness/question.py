@@ -1,9 +1,9 @@
 """What is asked of a model, and what it says."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from mgm.data.images.loading import ImageSource
 from mgm.data.images.orientation import STORED
@@ -64,6 +64,44 @@ class Answered:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", valid_text(self.text))
+
+
+class Credit(float):
+    """How right an answer is, with what it adds to a score that is a ratio of two sums.
+
+    F1 and relative marks are such scores; a plain float adds itself and 1.
+
+    Attributes:
+        numerator: added to the sum above the line.
+        denominator: added to the sum below it; 0: the answer does not count.
+        note: what there is to know about how it came about, such as a judge without a mark.
+    """
+
+    numerator: float
+    denominator: float
+    note: str
+
+    # The defaults let copies be made, which carry over the attributes afterwards.
+    def __new__(
+        cls,
+        value: float,
+        numerator: float | None = None,
+        denominator: float = 1.0,
+        note: str = "",
+    ) -> Self:
+        """A credit; without a numerator it adds itself."""
+        credit = super().__new__(cls, value)
+        credit.numerator = float(value if numerator is None else numerator)
+        credit.denominator = float(denominator)
+        credit.note = note
+        return credit
+
+
+def ratio_of_sums(credits: Sequence[float]) -> float:
+    """The sum of the credits' numerators over that of their denominators; 0 where none counts."""
+    numerator = sum(getattr(one, "numerator", one) for one in credits)
+    denominator = sum(getattr(one, "denominator", 1.0) for one in credits)
+    return numerator / denominator if denominator > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from statistics import NormalDist
 import numpy as np
 
 from mgm.errors import MGMError
-from mgm.eval.harness.question import Question
-from mgm.eval.report.intervals import WHOLE
-from mgm.eval.report.score import Score, load_score, question_of
+from mgm.eval.harness.question import Credit, Question
+from mgm.eval.report.score import Score, credit_of, load_score, question_of
 from mgm.eval.report.statistics import (
     LEVEL,
     MAX_FOLDS,
     SEED,
+    WHOLE,
     Interval,
     cluster_sums,
     clustered_error,
@@ -113,7 +113,7 @@ def compare_scores(
         if benchmark.is_mean()
         else [question_of(one, name) for name in both],
         [one.groups[name] for name in both],
-        np.array([[score.credits[name] for name in both] for score in scores]),
+        [[credit_of(score, name) for name in both] for score in scores],
     )
     first, second = pair.values()
     error, changes = pair.error(), pair.changes()
@@ -148,19 +148,21 @@ def _check_comparable(one: Score, other: Score, both: Sequence[str]) -> None:
 
 
 class _Pair:
-    """Two models' credits (2, questions) and what a benchmark makes of them."""
+    """Two models' credits for the same questions, and what a benchmark makes of them."""
 
     def __init__(
         self,
         benchmark: Benchmark,
         questions: Sequence[Question],
         groups: Sequence[str],
-        credits: np.ndarray,
+        credits: Sequence[Sequence[float]],
     ) -> None:
         self.benchmark, self.questions, self.groups = benchmark, questions, groups
-        self._credits = credits
+        # As objects: a `Credit` is more than its value.
+        self._credits = np.empty((2, len(groups)), dtype=object)
+        self._credits[:] = credits
         self._cluster = np.unique(np.asarray(groups), return_inverse=True)[1]
-        differs = np.unique(self._cluster[credits[0] != credits[1]])
+        differs = np.unique(self._cluster[[_facts(a) != _facts(b) for a, b in zip(*credits)]])
         self.changed = len(differs)
         # The fold that each question is exchanged with between the models; -1: nothing changed.
         fold = np.full(int(self._cluster.max()) + 1, -1)
@@ -209,6 +211,13 @@ class _Pair:
 
     def _combine(self, credits: np.ndarray) -> float:
         return self.benchmark.combine(self.questions, credits.tolist())
+
+
+def _facts(credit: float) -> tuple[float, ...]:
+    """A credit with its numerator and denominator, where it has them."""
+    if isinstance(credit, Credit):
+        return float(credit), credit.numerator, credit.denominator
+    return (credit,)
 
 
 def compare_folders(

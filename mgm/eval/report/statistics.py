@@ -18,6 +18,7 @@ MIN_CLUSTERS = 5
 MAX_FOLDS = 200  # of the jackknife: more clusters are left out in random groups
 MAX_EXACT = 16  # changed clusters up to which all 2**n sign flips are enumerated
 SEED = 0
+WHOLE = ""  # the name of a score itself among its parts
 
 
 @dataclass(frozen=True)

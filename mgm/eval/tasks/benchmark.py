@@ -12,6 +12,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
+from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 
@@ -134,6 +135,20 @@ class Benchmark(ABC):
             KeyError: a field is missing.
         """
         raise NotImplementedError
+
+    def cleaned(
+        self, answered: Answered, protocol: str, without_thinking: bool = False
+    ) -> Answered:
+        """An answer as `credit` takes it: lmms-eval scores it without its blocks of reasoning.
+
+        Args:
+            answered: as the model wrote it.
+            protocol: by which is scored.
+            without_thinking: whether other protocols score it without them, too.
+        """
+        if protocol != LMMS_EVAL and not without_thinking:
+            return answered
+        return replace(answered, text=strip_thinking(answered.text))
 
     @abstractmethod
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

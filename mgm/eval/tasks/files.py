@@ -1,5 +1,6 @@
 """Files of benchmarks: what is wrong with them is said in one line."""
 
+import ast
 import base64
 import csv
 import json
@@ -147,6 +148,20 @@ def field(record: dict[str, Any], name: str, where: object) -> Any:
     if name not in record:
         raise MGMError(f"{where}: has no {name!r}")
     return record[name]
+
+
+def text_list(value: object) -> list[str]:
+    """The texts in a field: a list, or in a table one text, or a list as Python writes it.
+
+    Source: process_line of VLMEvalKit's vqa_eval.py.
+    """
+    if isinstance(value, str):
+        try:
+            parsed = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            parsed = value
+        value = parsed if isinstance(parsed, list) else [value]
+    return [str(one) for one in value or ()]  # ty: ignore[not-iterable]
 
 
 def write_lines(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Path:
