@@ -4,31 +4,45 @@ With torchrun, every process answers questions about other images, on a GPU of i
 """
 
 import argparse
-import datetime
 import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mgm.engine.loading import load
-from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.errors import MGMError, run_command, write_output
+from mgm.eval.compare.comparison import compare_folders
+from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.harness.response_cache import AnswerCache, settings_name
-from mgm.eval.harness.runner import answered, run, share
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
+from mgm.eval.harness.runner import answered, gather, run
+from mgm.eval.options import SETTINGS, model_settings, parse
 from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.report.report import compared, table, write_report
-from mgm.eval.report.score import Score, load_score, save_score, scored
-from mgm.eval.report.statistics import compare
-from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS, Benchmark
+from mgm.eval.report.examples import write_samples
+from mgm.eval.report.report import table, write_report
+from mgm.eval.report.run_info import data_info, known_model, run_info
+from mgm.eval.report.score import Score, save_score
+from mgm.eval.report.scoring import scored
+from mgm.eval.tasks.benchmark import PAPER, Benchmark
 from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
-_Asked = tuple[Benchmark, str, str, list[Question]]  # with split and protocol
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark as this run asks it."""
+
+    benchmark: Benchmark
+    split: str
+    protocol: str
+    questions: list[Question]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -40,45 +54,35 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("mgm").setLevel(logging.INFO if process == 0 else logging.WARNING)
     options = parse(words)
     if options.compare:
-        return compare_folders(*options.compare)
-    asked = _asked(options)  # faults of the data are found before the model loads
+        return compare(options)
+    tasks = _tasks(options)  # faults of the data are found before the model loads
     if options.dry_run:
-        for name, (_, _, protocol, questions) in asked.items():
-            write_output(f"{name}: {len(questions)} questions, protocol {protocol}\n")
+        for name, task in tasks.items():
+            write_output(f"{name}: {len(task.questions)} questions, protocol {task.protocol}\n")
         return 0
-    title, facts = _model_name(options)
+    title, deciding = model_settings(options)
     output = options.output or Path("work_dirs/eval") / title
-    cache = AnswerCache(
-        output / "answers", settings_name(options.model_path or title, facts), process
-    )
+    name = settings_name(options.model_path or title, deciding)
+    cache = AnswerCache(output / "answers", name, process)
+    model: dict[str, Any] = {"name": title, **deciding, "digest": _digest(options)}
+    skipped: dict[str, list[SkippedQuestion]] = {}
     if not options.score_only and options.answers is None:
-        answerer = _answerer(options)
-        for name, (_, _, _, questions) in asked.items():
-            run(questions, answerer, cache, process, processes, name if process == 0 else "")
-    _collect(asked, cache, process, processes)
+        answerer = _answerer(options, model)
+        for name, task in tasks.items():
+            progress = name if process == 0 else ""
+            skipped[name] = run(task.questions, answerer, cache, process, processes, progress)
+    questions = {name: task.questions for name, task in tasks.items()}
+    skipped = gather(questions, skipped, cache, process, processes)
     if process:
         return 0
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
-    scores: list[Score] = []
-    said: dict[str, Sequence[Answered]] = {}
-    for name, (kind, split, protocol, questions) in asked.items():
-        if options.answers is None:
-            said[name] = answered(questions, cache)
-        else:
-            found = read_answers(options.answers, kind, questions)
-            found.tell(options.answers)
-            said[name] = found.answered
-        scores.append(
-            scored(kind, split, protocol, questions, said[name], judge, options.strip_thinking)
-        )
-        folder = output / kind.name / split / protocol
-        folder.mkdir(parents=True, exist_ok=True)
-        save_score(scores[-1], folder / "score.json")
-        for path in kind.submission(said[name], folder, split):
-            logger.info("wrote %s", path)
-    write_report(output, title, scores, said)
+    scores = [
+        _score(options, task, _answers(options, task, cache), judge, skipped[name], model, output)
+        for name, task in tasks.items()
+    ]
+    write_report(output, title)
     write_output(table(scores, title))
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
@@ -90,72 +94,70 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+def compare(options: argparse.Namespace) -> int:
+    """Print how models differ, and write it where --output says; returns the exit status.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: nothing was scored of two models.
     """
-    parser = Parser(prog="python -m mgm.eval", description="Ask a model benchmarks' questions.")
-    add = parser.add_argument
-    add("--benchmark", nargs="+", default=[], metavar="NAME[:SPLIT]", help=", ".join(BENCHMARKS))
-    add("--model-path", metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
-    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
-    add("--dtype", help="float32, bfloat16 or float16; default: as fits the device")
-    add("--quantize", metavar="KIND", help="int8, llm-int8 or int4")
-    add(
-        "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
-    )
-    add("--model", metavar="NAME", help="of the model at the endpoint")
-    add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
-    add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
-    add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
-    add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
-    add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
-    add(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="maximum tokens per answer; default: each benchmark's own",
-    )
-    add(
-        "--strip-thinking",
-        action="store_true",
-        help="score answers without <think> blocks, as the protocol lmms-eval always does",
-    )
-    add("--dry-run", action="store_true", help="only say how many questions there are")
-    add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
-    add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
-    add("--judge", metavar="MODEL", help="scores free answers; default: rules")
-    add("--judge-url", default="https://api.openai.com/v1", metavar="URL", help="of its endpoint")
-    add("--compare", nargs=2, type=Path, metavar="FOLDER", help="two outputs, question by question")
-    options = parser.parse_args(words)
-    if options.compare:
-        return options
-    if not options.benchmark:
-        raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
-    if options.answers is not None and len(options.benchmark) != 1:
-        raise MGMError("--answers: name the one --benchmark that they are of")
-    if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
-        raise MGMError("give --model-path, or --endpoint with --model, or --answers")
-    if options.endpoint is not None and options.model is None:
-        raise MGMError("--endpoint: name the model there with --model")
-    for name in ("batch_size", "limit", "max_new_tokens"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
-    return options
+    comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
+    for one in comparisons:
+        write_output(f"{line(one)}\n")
+    for problem in problems:
+        logger.warning("not compared: %s", problem)
+    if options.output is not None:
+        write_comparison(options.output, comparisons, problems)
+        logger.info("wrote %s", options.output)
+    return 0 if comparisons else 1
 
 
-def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
-    """What is asked, by the names of benchmarks with their splits.
+def _answers(options: argparse.Namespace, task: Task, cache: AnswerCache) -> Sequence[Answered]:
+    """Questions with their answers: those that the model gave, or those of --answers."""
+    if options.answers is None:
+        return answered(task.questions, cache)
+    found = read_answers(options.answers, task.benchmark, task.questions)
+    found.tell(options.answers)
+    return found.answered
+
+
+def _score(
+    options: argparse.Namespace,
+    task: Task,
+    answers: Sequence[Answered],
+    judge: Judge,
+    skipped: Sequence[SkippedQuestion],
+    model: Mapping[str, Any],
+    output: Path,
+) -> Score:
+    """Score a benchmark, and write what its folder has of it."""
+    kind, split, protocol = task.benchmark, task.split, task.protocol
+    score = scored(
+        kind, split, protocol, task.questions, answers, judge, skipped, options.strip_thinking
+    )
+    folder = output / kind.name / split / protocol
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    info = run_info(
+        known_model(dict(model), folder / "score.json"),
+        settings | {"answers": options.answers and str(options.answers)},
+        data_info(kind, split, protocol, task.questions),
+        answers,
+    )
+    score = replace(score, run=info)
+    save_score(score, folder / "score.json")
+    write_samples(folder, kind, score, answers)
+    for path in kind.submission(answers, folder, split):
+        logger.info("wrote %s", path)
+    return score
+
+
+def _tasks(options: argparse.Namespace) -> dict[str, Task]:
+    """Benchmarks with their questions, by the names with their splits.
 
     Raises:
         MGMError: there is no such benchmark, or its data is missing or damaged.
     """
-    asked: dict[str, _Asked] = {}
+    tasks: dict[str, Task] = {}
     for kind, split in [benchmark(name, options.protocol) for name in options.benchmark]:
         offered = kind.protocols_of(split) or [PAPER]
         protocol = options.protocol if options.protocol in offered else offered[0]
@@ -169,35 +171,8 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
         if options.max_new_tokens is not None:
             limit = options.max_new_tokens
             questions = [replace(one, max_new_tokens=limit) for one in questions]
-        asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
-    return asked
-
-
-def compare_folders(first: Path, second: Path) -> int:
-    """Print how two models differ, by what was scored of both; returns the exit status.
-
-    Raises:
-        MGMError: nothing was.
-    """
-    names = sorted(
-        {path.relative_to(first) for path in first.rglob("score.json")}
-        & {path.relative_to(second) for path in second.rglob("score.json")}
-    )
-    if not names:
-        raise MGMError(f"{first} and {second}: no benchmark was scored of both by one protocol")
-    for name in names:
-        one, other = load_score(first / name), load_score(second / name)
-        both = [key for key in one.credits if key in other.credits]
-        if not both:
-            continue
-        found = compare(
-            [one.credits[key] for key in both],
-            [other.credits[key] for key in both],
-            [one.groups[key] for key in both],
-        )
-        line = compared(first.name, second.name, f"{one.benchmark}, {one.scorer}", found)
-        write_output(line + "\n")
-    return 0
+        tasks[f"{kind.name}:{split}"] = Task(kind, split, protocol, questions[: options.limit])
+    return tasks
 
 
 def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
@@ -212,19 +187,14 @@ def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
         raise MGMError(f"{kind.name}: its file has no questions")
 
 
-def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
-    """What the model is called, and what besides its weights decides its answers."""
-    if options.answers is not None:
-        return options.model or options.answers.stem, {}
-    if options.endpoint is not None:
-        return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
-    names = ("model_base", "conv_mode", "dtype", "quantize")
-    folder = Path(options.model_path)
-    title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
-    return title, {name: getattr(options, name) for name in names}
+def _digest(options: argparse.Namespace) -> str | None:
+    """Of the model's files; None: they are not here."""
+    folder = options.model_path and Path(options.model_path)
+    return model_digest(folder) if folder and folder.is_dir() else None
 
 
-def _answerer(options: argparse.Namespace) -> Answerer:
+def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
+    """The back end; what is known of the model when it is loaded goes into `model`."""
     if options.endpoint is not None:
         return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
     device = options.device
@@ -242,37 +212,10 @@ def _answerer(options: argparse.Namespace) -> Answerer:
     )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
+    model["device"] = str(engine.model.device)
+    model["dtype"] = str(engine.model.dtype).removeprefix("torch.")
+    model["conv_mode"] = options.conv_mode or engine.processor.conversation
     return EngineAnswerer(engine, options.batch_size)
-
-
-def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, processes: int) -> None:
-    """Have the first process know the answers of all, which may be on other machines.
-
-    It waits for every process; one that fails ends all, by torchrun.
-    """
-    if processes == 1:
-        return
-    import torch.distributed as dist
-
-    # By question: a copy of the model on another machine has other keys.
-    said = {}
-    for name, (_, _, _, questions) in asked.items():
-        own = answered(share(questions, process, processes), cache)
-        said[name] = {one.question.id: one.text for one in own}
-    parts: list[dict[str, dict[str, str]]] | None = None
-    if process == 0:
-        parts = [{} for _ in range(processes)]
-    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object(said, parts)
-    dist.destroy_process_group()
-    if parts is None:
-        return
-    cache.reload()
-    for name, (_, _, _, questions) in asked.items():
-        texts = dict(pair for part in parts for pair in part[name].items())
-        for question in questions:
-            if question.id in texts and cache.get(key := cache.key(question)) is None:
-                cache.put(key, texts[question.id])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ from typing import Any, Self
 from mgm.data.images.loading import ImageSource
 from mgm.data.images.orientation import STORED
 
+# What is known of an answer besides its text, and its types.
+DETAILS = {
+    "finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "seconds": int | float,
+}  # fmt: skip
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -54,6 +58,8 @@ class Answered:
             of answers from a file.
         prompt_tokens: of the question with its images; None: unknown.
         completion_tokens: of the answer; None: unknown.
+        seconds: from the previous answer of the same process to this one, so that they add up to
+            the time that asking took; None: unknown.
     """
 
     question: Question
@@ -61,9 +67,16 @@ class Answered:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", valid_text(self.text))
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is known besides the text, by the names in `DETAILS`."""
+        values = {name: getattr(self, name) for name in DETAILS}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Credit(float):

@@ -1,7 +1,11 @@
 """Has questions answered: each image is seen once, nothing twice, and a kill loses nothing."""
 
+import datetime
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from tqdm import tqdm
 
@@ -57,11 +61,15 @@ def run(
                 keys[question.id] = key
                 yield question
 
+        since = time.perf_counter()
         for one in answerer.answers(open_questions()):
             if isinstance(one, SkippedQuestion):
                 skipped.append(one)
             else:
-                cache.put(keys.pop(one.question.id), one.text)
+                now = time.perf_counter()
+                timed = replace(one, seconds=round(now - since, 6))
+                cache.put(keys.pop(one.question.id), one.text, **timed.details)
+                since = now
             bar.update()
     return skipped + _twins(own, skipped, keys, cache)
 
@@ -106,5 +114,52 @@ def _name(image: object) -> object:
 
 def answered(questions: Sequence[Question], cache: AnswerCache) -> list[Answered]:
     """The questions that have answers, with these."""
-    found = ((question, cache.answer(question)) for question in questions)
-    return [Answered(question, text) for question, text in found if text is not None]
+    return [one for question in questions if (one := cache.answer(question)) is not None]
+
+
+def gather(
+    questions: Mapping[str, Sequence[Question]],
+    skipped: Mapping[str, Sequence[SkippedQuestion]],
+    cache: AnswerCache,
+    process: int,
+    processes: int,
+) -> dict[str, list[SkippedQuestion]]:
+    """Have the first process know the answers of all, which may be on other machines.
+
+    It waits for every process; one that fails ends all, by torchrun.
+
+    Args:
+        questions: of all benchmarks, by their names.
+        skipped: by this process, by the names of the benchmarks.
+        cache: of answers; that of the first process has those of all afterwards.
+        process: the number of this one.
+        processes: that shared the work.
+
+    Returns:
+        What all processes skipped; in other processes than the first what this one did.
+    """
+    own = {name: list(skipped.get(name, ())) for name in questions}
+    if processes == 1:
+        return own
+    import torch.distributed as dist
+
+    # By question: a copy of the model on another machine has other keys.
+    answers = {
+        name: [(one.question.id, one.text, one.details)
+               for one in answered(share(some, process, processes), cache)]
+        for name, some in questions.items()
+    }  # fmt: skip
+    parts: list[Any] | None = [None] * processes if process == 0 else None
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    dist.gather_object((answers, own), parts)
+    dist.destroy_process_group()
+    if parts is None:
+        return own
+    cache.reload()
+    for name, some in questions.items():
+        known = {one[0]: one[1:] for found, _ in parts for one in found[name]}
+        for question in some:
+            if question.id in known and cache.answer(question) is None:
+                text, details = known[question.id]
+                cache.put(cache.key(question), text, **details)
+    return {name: [one for _, found in parts for one in found[name]] for name in questions}

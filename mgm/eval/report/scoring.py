@@ -127,9 +127,7 @@ def _combined(
     }
 
 
-def _counts(
-    benchmark: Benchmark, protocol: str, answered: Sequence[Answered]
-) -> dict[str, int]:
+def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -> dict[str, int]:
     return {
         "cut": sum(one.finish_reason == "length" for one in answered),
         "empty": sum(not one.text.strip() for one in answered),
