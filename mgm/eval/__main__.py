@@ -23,7 +23,7 @@ from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
 from mgm.eval.harness.runner import answered, gather, run
 from mgm.eval.options import SETTINGS, model_settings, parse
-from mgm.eval.registry import BENCHMARKS, benchmark
+from mgm.eval.registry import BENCHMARKS, benchmark, expanded
 from mgm.eval.report.examples import write_samples
 from mgm.eval.report.report import table, write_report
 from mgm.eval.report.run_info import data_info, known_model, run_info
@@ -158,7 +158,7 @@ def _tasks(options: argparse.Namespace) -> dict[str, Task]:
         MGMError: there is no such benchmark, or its data is missing or damaged.
     """
     tasks: dict[str, Task] = {}
-    for kind, split in [benchmark(name, options.protocol) for name in options.benchmark]:
+    for kind, split in [benchmark(name, options.protocol) for name in expanded(options.benchmark)]:
         offered = kind.protocols_of(split) or [PAPER]
         protocol = options.protocol if options.protocol in offered else offered[0]
         kind.check(split, protocol)

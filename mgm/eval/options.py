@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mgm.errors import MGMError, Parser
 from mgm.eval.compare.comparison import MARGIN
-from mgm.eval.registry import BENCHMARKS
+from mgm.eval.registry import BENCHMARKS, GROUPS, expanded
 from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
 
 # Of the command line, what decides a score and is no part of the model; the report has them.
@@ -63,7 +63,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("questions").add_argument
-    add("--benchmark", nargs="+", default=[], metavar="NAME[:SPLIT]", help=", ".join(BENCHMARKS))
+    add(
+        "--benchmark",
+        nargs="+",
+        default=[],
+        metavar="NAME[:SPLIT]",
+        help=", ".join((*BENCHMARKS, *GROUPS)),
+    )
     add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
     add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
     add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
@@ -131,8 +137,8 @@ def _check_comparing(options: argparse.Namespace) -> None:
 
 def _check_evaluation(options: argparse.Namespace) -> None:
     if not options.benchmark:
-        raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
-    if options.answers is not None and len(options.benchmark) != 1:
+        raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *GROUPS))}")
+    if options.answers is not None and len(expanded(options.benchmark)) != 1:
         raise MGMError("--answers: name the one --benchmark that they are of")
     if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")
