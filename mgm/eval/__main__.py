@@ -7,12 +7,12 @@ import argparse
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.compare.comparison import compare_folders
@@ -21,28 +21,40 @@ from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
-from mgm.eval.harness.runner import answered, gather, run
+from mgm.eval.harness.runner import Shared, answered, gather, run
 from mgm.eval.options import SETTINGS, model_settings, parse
 from mgm.eval.registry import BENCHMARKS, benchmark, expanded
 from mgm.eval.report.examples import write_samples
 from mgm.eval.report.report import table, write_report
 from mgm.eval.report.run_info import data_info, known_model, run_info
-from mgm.eval.report.score import Score, save_score
+from mgm.eval.report.score import Score, write_files
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.benchmark import PAPER, Benchmark
 from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
+EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
-    """A benchmark as this run asks it."""
+    """What is asked of a benchmark.
 
-    benchmark: Benchmark
+    Attributes:
+        kind: the benchmark.
+        split: of it.
+        protocol: by which is asked and scored.
+        questions: all there are.
+        asked: those that are asked.
+        skipped: records that are no questions, and questions that could not be asked.
+    """
+
+    kind: Benchmark
     split: str
     protocol: str
     questions: list[Question]
+    asked: list[Question]
+    skipped: list[SkippedQuestion]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -58,30 +70,44 @@ def main(words: Sequence[str] | None = None) -> int:
     tasks = _tasks(options)  # faults of the data are found before the model loads
     if options.dry_run:
         for name, task in tasks.items():
-            write_output(f"{name}: {len(task.questions)} questions, protocol {task.protocol}\n")
+            write_output(f"{name}: {len(task.asked)} questions, protocol {task.protocol}\n")
         return 0
     title, deciding = model_settings(options)
     output = options.output or Path("work_dirs/eval") / title
-    name = settings_name(options.model_path or title, deciding)
-    cache = AnswerCache(output / "answers", name, process)
-    model: dict[str, Any] = {"name": title, **deciding, "digest": _digest(options)}
-    skipped: dict[str, list[SkippedQuestion]] = {}
+    cache = AnswerCache(
+        output / "answers", settings_name(options.model_path or title, deciding), process
+    )
+    model: dict[str, Any] = {"name": title, "digest": _digest(options), **deciding}
+    failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options, model)
         for name, task in tasks.items():
-            progress = name if process == 0 else ""
-            skipped[name] = run(task.questions, answerer, cache, process, processes, progress)
-    questions = {name: task.questions for name, task in tasks.items()}
-    skipped = gather(questions, skipped, cache, process, processes)
+            bar = name if process == 0 else ""
+            try:
+                task.skipped += run(task.asked, answerer, cache, process, processes, bar)
+            except NotWrittenError:
+                raise
+            except MGMError as error:  # what was answered is scored
+                failed.append(f"{name}: {error}")
+                break
+    shared = {name: Shared(task.asked, task.skipped) for name, task in tasks.items()}
+    gather(shared, failed, cache, process, processes)
     if process:
-        return 0
+        return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
-    scores = [
-        _score(options, task, _answers(options, task, cache), judge, skipped[name], model, output)
-        for name, task in tasks.items()
-    ]
+    scores: list[Score] = []
+    for name, task in tasks.items():
+        try:
+            answers = _answers(task, cache, options)
+            scores.append(_score(task, answers, judge, model, output, options))
+        except NotWrittenError:
+            raise
+        except MGMError as error:
+            failed.append(f"{name}: {error}")
+    if not scores:
+        raise MGMError("; ".join(failed))
     write_report(output, title)
     write_output(table(scores, title))
     logger.info("report: %s", output / "report.html")
@@ -91,7 +117,9 @@ def main(words: Sequence[str] | None = None) -> int:
             "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
             judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
         )  # fmt: skip
-    return 0
+    for message in failed:
+        logger.error("error: %s", message)
+    return EXIT_FAILED if failed else 0
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -103,50 +131,59 @@ def compare(options: argparse.Namespace) -> int:
     comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
     for one in comparisons:
         write_output(f"{line(one)}\n")
-    for problem in problems:
-        logger.warning("not compared: %s", problem)
     if options.output is not None:
         write_comparison(options.output, comparisons, problems)
         logger.info("wrote %s", options.output)
-    return 0 if comparisons else 1
+    for problem in problems:
+        logger.error("error: %s", problem)
+    return EXIT_FAILED if problems else 0
 
 
-def _answers(options: argparse.Namespace, task: Task, cache: AnswerCache) -> Sequence[Answered]:
-    """Questions with their answers: those that the model gave, or those of --answers."""
+def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
+    """The answers to what is asked, from a file of another program or of this one's.
+
+    Raises:
+        MGMError: the file cannot be read, or is of other questions.
+    """
     if options.answers is None:
-        return answered(task.questions, cache)
-    found = read_answers(options.answers, task.benchmark, task.questions)
+        return answered(task.asked, cache)
+    found = read_answers(options.answers, task.kind, task.questions)
     found.tell(options.answers)
-    return found.answered
+    asked = {question.id for question in task.asked}
+    return [answer for answer in found.answered if answer.question.id in asked]
 
 
 def _score(
-    options: argparse.Namespace,
     task: Task,
     answers: Sequence[Answered],
     judge: Judge,
-    skipped: Sequence[SkippedQuestion],
     model: Mapping[str, Any],
     output: Path,
+    options: argparse.Namespace,
 ) -> Score:
-    """Score a benchmark, and write what its folder has of it."""
-    kind, split, protocol = task.benchmark, task.split, task.protocol
-    score = scored(
-        kind, split, protocol, task.questions, answers, judge, skipped, options.strip_thinking
-    )
+    """Score a benchmark, and write what its folder has of it.
+
+    Raises:
+        MGMError: nothing can be scored, or a file cannot be written.
+    """
+    kind, split, protocol = task.kind, task.split, task.protocol
     folder = output / kind.name / split / protocol
-    folder.mkdir(parents=True, exist_ok=True)
+    score = scored(
+        *(kind, split, protocol, task.questions, answers, judge),
+        skipped=task.skipped,
+        without_thinking=options.strip_thinking,
+    )
     settings = {name: getattr(options, name) for name in SETTINGS}
-    info = run_info(
+    run = run_info(
         known_model(dict(model), folder / "score.json"),
         settings | {"answers": options.answers and str(options.answers)},
-        data_info(kind, split, protocol, task.questions),
+        data_info(kind, split, protocol, task.asked),
         answers,
     )
-    score = replace(score, run=info)
-    save_score(score, folder / "score.json")
+    score = replace(score, run=run)
+    written = write_files(kind, split, score, answers, folder)
     write_samples(folder, kind, score, answers)
-    for path in kind.submission(answers, folder, split):
+    for path in written:
         logger.info("wrote %s", path)
     return score
 
@@ -166,31 +203,85 @@ def _tasks(options: argparse.Namespace) -> dict[str, Task]:
             logger.warning(
                 "%s:%s has no protocol %s; %s is used", kind.name, split, options.protocol, protocol
             )
-        questions = list(kind.questions(options.data / kind.folder, split, protocol))
-        _check_ids(kind, questions)
+        skipped: list[SkippedQuestion] = []
+        folder = kind.folder_in(options.data)
+        questions = list(kind.questions(folder, split, protocol, skipped))
+        if not questions:
+            reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else ""
+            raise MGMError(f"{kind.name}: its file has no questions{reason}")
+        for one in skipped:
+            logger.warning("%s:%s, %s is left out: %s", kind.name, split, one.id, one.reason)
         if options.max_new_tokens is not None:
             limit = options.max_new_tokens
             questions = [replace(one, max_new_tokens=limit) for one in questions]
-        tasks[f"{kind.name}:{split}"] = Task(kind, split, protocol, questions[: options.limit])
+        asked = questions[: options.limit]
+        tasks[f"{kind.name}:{split}"] = Task(kind, split, protocol, questions, asked, skipped)
     return tasks
-
-
-def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
-    counts = Counter(one.id for one in questions)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise MGMError(
-            f"{kind.name}: {len(twice)} ids of questions come twice, such as {min(twice)!r}; "
-            "the file is damaged"
-        )
-    if not questions:
-        raise MGMError(f"{kind.name}: its file has no questions")
 
 
 def _digest(options: argparse.Namespace) -> str | None:
     """Of the model's files; None: they are not here."""
     folder = options.model_path and Path(options.model_path)
     return model_digest(folder) if folder and folder.is_dir() else None
+=======
+        asked[f"{kind.name}:{split}"] = _Asked(
+            kind, split, protocol, questions, questions[: options.limit], skipped
+        )
+    return asked
+
+
+def _answers(one: _Asked, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
+    """The answers to what is asked, from a file of another program or of this one's.
+
+    Raises:
+        MGMError: the file cannot be read, or is of other questions.
+    """
+    if options.answers is None:
+        return answered(one.asked, cache)
+    found = read_answers(options.answers, one.kind, one.questions)
+    found.tell(options.answers)
+    asked = {question.id for question in one.asked}
+    return [answer for answer in found.answered if answer.question.id in asked]
+
+
+def compare_folders(first: Path, second: Path) -> int:
+    """Print how two models differ, by what was scored of both; returns the exit status.
+
+    Raises:
+        MGMError: nothing was.
+    """
+    names = sorted(
+        {path.relative_to(first) for path in first.rglob("score.json")}
+        & {path.relative_to(second) for path in second.rglob("score.json")}
+    )
+    if not names:
+        raise MGMError(f"{first} and {second}: no benchmark was scored of both by one protocol")
+    for name in names:
+        one, other = load_score(first / name), load_score(second / name)
+        both = [key for key in one.credits if key in other.credits]
+        if not both:
+            continue
+        found = compare(
+            [one.credits[key] for key in both],
+            [other.credits[key] for key in both],
+            [one.groups[key] for key in both],
+        )
+        line = compared(first.name, second.name, f"{one.benchmark}, {one.scorer}", found)
+        write_output(line + "\n")
+    return 0
+
+
+def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
+    """What the model is called, and what besides its weights decides its answers."""
+    if options.answers is not None:
+        return options.model or options.answers.stem, {}
+    if options.endpoint is not None:
+        return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
+    names = ("model_base", "conv_mode", "dtype", "quantize")
+    folder = Path(options.model_path)
+    title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
+    return title, {name: getattr(options, name) for name in names}
+>>>>>>> e3
 
 
 def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:

@@ -4,7 +4,7 @@ import datetime
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -117,49 +117,65 @@ def answered(questions: Sequence[Question], cache: AnswerCache) -> list[Answered
     return [one for question in questions if (one := cache.answer(question)) is not None]
 
 
+@dataclass
+class Shared:
+    """What a benchmark's processes have to know of one another.
+
+    Attributes:
+        questions: that are asked.
+        skipped: records and questions that could not be asked.
+    """
+
+    questions: Sequence[Question]
+    skipped: list[SkippedQuestion]
+
+
 def gather(
-    questions: Mapping[str, Sequence[Question]],
-    skipped: Mapping[str, Sequence[SkippedQuestion]],
+    benchmarks: Mapping[str, Shared],
+    failed: list[str],
     cache: AnswerCache,
     process: int,
     processes: int,
-) -> dict[str, list[SkippedQuestion]]:
-    """Have the first process know the answers of all, which may be on other machines.
+) -> None:
+    """Have the first process know the answers and faults of all, which may be on other machines.
 
-    It waits for every process; one that fails ends all, by torchrun.
+    It waits for every process; one that ends in an error ends all, by torchrun.
 
     Args:
-        questions: of all benchmarks, by their names.
-        skipped: by this process, by the names of the benchmarks.
-        cache: of answers; that of the first process has those of all afterwards.
+        benchmarks: by their names; what others skipped is added in the first process.
+        failed: errors that ended a benchmark; those of others are added in the first process.
+        cache: of answers; those of others are added in the first process.
         process: the number of this one.
-        processes: that shared the work.
-
-    Returns:
-        What all processes skipped; in other processes than the first what this one did.
+        processes: that share the work.
     """
-    own = {name: list(skipped.get(name, ())) for name in questions}
     if processes == 1:
-        return own
+        return
     import torch.distributed as dist
 
-    # By question: a copy of the model on another machine has other keys.
-    answers = {
-        name: [(one.question.id, one.text, one.details)
-               for one in answered(share(some, process, processes), cache)]
-        for name, some in questions.items()
-    }  # fmt: skip
+    # By question: files of a model on another machine may differ.
+    own = {
+        name: (
+            {
+                answer.question.id: (answer.text, answer.details)
+                for answer in answered(share(one.questions, process, processes), cache)
+            },
+            one.skipped if process else [],
+        )
+        for name, one in benchmarks.items()
+    }
     parts: list[Any] | None = [None] * processes if process == 0 else None
     dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object((answers, own), parts)
+    dist.gather_object((own, failed if process else []), parts)
     dist.destroy_process_group()
     if parts is None:
-        return own
+        return
     cache.reload()
-    for name, some in questions.items():
-        known = {one[0]: one[1:] for found, _ in parts for one in found[name]}
-        for question in some:
-            if question.id in known and cache.answer(question) is None:
-                text, details = known[question.id]
-                cache.put(cache.key(question), text, **details)
-    return {name: [one for _, found in parts for one in found[name]] for name in questions}
+    failed += dict.fromkeys(message for _, messages in parts for message in messages)
+    for name, one in benchmarks.items():
+        known = {skipped.id for skipped in one.skipped}
+        for answers, skipped in (part[name] for part, _ in parts):
+            one.skipped += [other for other in skipped if other.id not in known]
+            for question in one.questions:
+                if question.id in answers and cache.answer(question) is None:
+                    text, details = answers[question.id]
+                    cache.put(cache.key(question), text, **details)

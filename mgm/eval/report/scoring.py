@@ -9,7 +9,7 @@ import numpy as np
 from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.openai_client import EndpointUnavailableError
-from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
+from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
 from mgm.eval.report.score import Score, combine_inputs
 from mgm.eval.report.statistics import (
     LEVEL,
@@ -23,7 +23,6 @@ from mgm.eval.report.statistics import (
     spread_of,
 )
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import DATA_ERRORS
 
 JUDGED_AT_ONCE = 16
 
