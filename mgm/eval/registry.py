@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 
 from mgm.errors import MGMError
+from mgm.eval.benchmarks.chartqa import ChartQA
+from mgm.eval.benchmarks.countbenchqa import CountBenchQA
 from mgm.eval.benchmarks.docvqa import DocVQA
 from mgm.eval.benchmarks.gqa import GQA
+from mgm.eval.benchmarks.infovqa import InfoVQA
 from mgm.eval.benchmarks.llava_bench import LLaVABench
 from mgm.eval.benchmarks.mathvista import MathVista
 from mgm.eval.benchmarks.mmbench import MMBench
@@ -12,11 +15,13 @@ from mgm.eval.benchmarks.mme import MME
 from mgm.eval.benchmarks.mmmu import MMMU
 from mgm.eval.benchmarks.mmvet import MMVet
 from mgm.eval.benchmarks.nano import Nano
+from mgm.eval.benchmarks.ocrbench import OCRBench
 from mgm.eval.benchmarks.pope import POPE
 from mgm.eval.benchmarks.qbench import QBench
 from mgm.eval.benchmarks.scienceqa import ScienceQA
 from mgm.eval.benchmarks.seed import SEEDBench
 from mgm.eval.benchmarks.textvqa import TextVQA
+from mgm.eval.benchmarks.textvqa_no_ocr import TextVQAWithoutOCR
 from mgm.eval.benchmarks.vizwiz import VizWiz
 from mgm.eval.benchmarks.vqav2 import VQAv2
 from mgm.eval.tasks.benchmark import Benchmark
@@ -24,6 +29,7 @@ from mgm.eval.tasks.benchmark import Benchmark
 _ALL = (
     *(TextVQA, MMBench, MME, MMVet, MMMU, MathVista),
     *(VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench, DocVQA, Nano),
+    *(TextVQAWithoutOCR, OCRBench, ChartQA, InfoVQA, CountBenchQA),
 )
 BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}
 
