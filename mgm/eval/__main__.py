@@ -20,7 +20,7 @@ from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.harness.response_cache import AnswerCache, settings_name
 from mgm.eval.harness.runner import answered, run, share
-from mgm.eval.registry import BENCHMARKS, benchmark
+from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
 from mgm.eval.report.report import compared, table, write_report
 from mgm.eval.report.score import Score, load_score, save_score, scored
 from mgm.eval.report.statistics import compare
@@ -71,7 +71,10 @@ def main(words: Sequence[str] | None = None) -> int:
             found.tell(options.answers)
             said[name] = found.answered
         scores.append(
-            scored(kind, split, protocol, questions, said[name], judge, options.strip_thinking)
+            scored(
+                *(kind, split, protocol, questions, said[name], judge),
+                without_thinking=options.strip_thinking,
+            )
         )
         folder = output / kind.name / split / protocol
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,13 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser(prog="python -m mgm.eval", description="Ask a model benchmarks' questions.")
     add = parser.add_argument
-    add("--benchmark", nargs="+", default=[], metavar="NAME[:SPLIT]", help=", ".join(BENCHMARKS))
+    add(
+        "--benchmark",
+        nargs="+",
+        default=[],
+        metavar="NAME[:SPLIT]",
+        help=", ".join((*BENCHMARKS, *GROUPS)),
+    )
     add("--model-path", metavar="FOLDER", help="the model, ours or a published one")
     add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
     add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
@@ -135,8 +144,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     if options.compare:
         return options
     if not options.benchmark:
-        raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
-    if options.answers is not None and len(options.benchmark) != 1:
+        raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *GROUPS))}")
+    if options.answers is not None and len(expanded(options.benchmark)) != 1:
         raise MGMError("--answers: name the one --benchmark that they are of")
     if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")
@@ -156,7 +165,7 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
         MGMError: there is no such benchmark, or its data is missing or damaged.
     """
     asked: dict[str, _Asked] = {}
-    for kind, split in [benchmark(name, options.protocol) for name in options.benchmark]:
+    for kind, split in [benchmark(name, options.protocol) for name in expanded(options.benchmark)]:
         offered = kind.protocols_of(split) or [PAPER]
         protocol = options.protocol if options.protocol in offered else offered[0]
         kind.check(split, protocol)

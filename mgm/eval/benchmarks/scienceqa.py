@@ -18,6 +18,8 @@ from mgm.eval.tasks.prompts import LETTER
 
 LETTERS = "ABCDE"
 
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/ScienceQA/{name}"
+
 
 class ScienceQA(Benchmark):
     """Letters; questions with an image are counted for themselves, too."""
@@ -36,7 +38,7 @@ class ScienceQA(Benchmark):
             "lmms-lab-encoder/ScienceQA", "ScienceQA-IMG/test-*.parquet", 2017
         ),
         ("test-img", VLMEVALKIT): Table(
-            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f"
+            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f", url=TABLES_SITE
         ),
     }
 
@@ -96,8 +98,7 @@ class ScienceQA(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         if protocol == LMMS_EVAL:
-            text, answer = answered.text, answered.question.answer
-            return float(text.upper() == answer or text.startswith(f"{answer}."))
+            return float(is_lmms_eval_match(answered.text, answered.question.answer))
         said = parse(answered.text)
         index = predicted_index(said, answered.question.facts["choices"])
         return float(index >= 0 and LETTERS[index] == answered.question.answer)
@@ -118,6 +119,16 @@ def parse(text: str) -> str:
         return text[0]
     found = re.findall(r"The answer is ([A-Z]).", text)
     return found[0] if len(found) == 1 else "FAILED"
+
+
+def is_lmms_eval_match(text: str, answer: str) -> bool:
+    """Whether an answer is the right letter, or a capital one with a full stop behind it.
+
+    Source: `sqa_process_results` of lmms-eval's scienceqa, utils.py.
+    """
+    text, right = text.strip(), answer.lower()
+    with_stop = text[:1].isupper() and text[1:2] == "."
+    return text.lower() == right or (with_stop and text[0].lower() == right)
 
 
 def predicted_index(letter: str, choices: Sequence[str]) -> int:

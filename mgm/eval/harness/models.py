@@ -181,9 +181,7 @@ def _prepare(
     return _Group([name for name, _ in good], together(good), list(faults.items()))
 
 
-def _report(
-    name: Name, error: MGMError, on_fault: Callable[[Name, MGMError], None] | None
-) -> None:
+def _report(name: Name, error: MGMError, on_fault: Callable[[Name, MGMError], None] | None) -> None:
     if on_fault is None:
         raise error
     on_fault(name, error)

@@ -73,10 +73,8 @@ def scored(
     questions: Sequence[Question],
     answered: Sequence[Answered],
     judge: Judge,
-<<<<<<< HEAD
-    without_thinking: bool = False,
-=======
     skipped: Sequence[SkippedQuestion] = (),
+    without_thinking: bool = False,
 ) -> Score:
     """Score what was answered; an answer that cannot be scored is left out, and named.
 
@@ -87,10 +85,8 @@ def scored(
         questions: all there are, asked or not.
         answered: those that have answers.
         judge: of free answers.
-<<<<<<< HEAD
-        without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
-=======
         skipped: records and questions that could not be asked.
+        without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
 
     Raises:
         MGMError: nothing was answered, no answer can be scored, or the judge replies to nobody.
