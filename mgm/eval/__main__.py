@@ -8,27 +8,49 @@ import datetime
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
 from mgm.errors import MGMError, Parser, run_command, write_output
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache, settings_name
 from mgm.eval.harness.runner import answered, run, share
 from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
 from mgm.eval.report.report import compared, table, write_report
-from mgm.eval.report.score import Score, load_score, save_score, scored
+from mgm.eval.report.score import Score, load_score, scored, write_files
 from mgm.eval.report.statistics import compare
 from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS, Benchmark
 from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
-_Asked = tuple[Benchmark, str, str, list[Question]]  # with split and protocol
+EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
+
+
+@dataclass
+class _Asked:
+    """What is asked of a benchmark.
+
+    Attributes:
+        kind: the benchmark.
+        split: of it.
+        protocol: by which is asked and scored.
+        questions: all there are.
+        asked: those that are asked.
+        skipped: records that are no questions, and questions that could not be asked.
+    """
+
+    kind: Benchmark
+    split: str
+    protocol: str
+    questions: list[Question]
+    asked: list[Question]
+    skipped: list[SkippedQuestion]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,44 +65,58 @@ def main(words: Sequence[str] | None = None) -> int:
         return compare_folders(*options.compare)
     asked = _asked(options)  # faults of the data are found before the model loads
     if options.dry_run:
-        for name, (_, _, protocol, questions) in asked.items():
-            write_output(f"{name}: {len(questions)} questions, protocol {protocol}\n")
+        for name, one in asked.items():
+            write_output(f"{name}: {len(one.asked)} questions, protocol {one.protocol}\n")
         return 0
     title, facts = _model_name(options)
     output = options.output or Path("work_dirs/eval") / title
     cache = AnswerCache(
         output / "answers", settings_name(options.model_path or title, facts), process
     )
+    failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options)
-        for name, (_, _, _, questions) in asked.items():
-            run(questions, answerer, cache, process, processes, name if process == 0 else "")
-    _collect(asked, cache, process, processes)
+        for name, one in asked.items():
+            bar = name if process == 0 else ""
+            try:
+                one.skipped += run(one.asked, answerer, cache, process, processes, bar)
+            except NotWrittenError:
+                raise
+            except MGMError as error:  # what was answered is scored
+                failed.append(f"{name}: {error}")
+                break
+    _collect(asked, failed, cache, process, processes)
     if process:
-        return 0
+        return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores: list[Score] = []
     said: dict[str, Sequence[Answered]] = {}
-    for name, (kind, split, protocol, questions) in asked.items():
-        if options.answers is None:
-            said[name] = answered(questions, cache)
-        else:
-            found = read_answers(options.answers, kind, questions)
-            found.tell(options.answers)
-            said[name] = found.answered
-        scores.append(
-            scored(
-                *(kind, split, protocol, questions, said[name], judge),
-                without_thinking=options.strip_thinking,
+    for name, one in asked.items():
+        try:
+            said[name] = _answers(one, cache, options)
+            scores.append(
+                scored(
+                    one.kind,
+                    one.split,
+                    one.protocol,
+                    one.questions,
+                    said[name],
+                    judge,
+                    skipped=one.skipped,
+                    without_thinking=options.strip_thinking,
+                )
             )
-        )
-        folder = output / kind.name / split / protocol
-        folder.mkdir(parents=True, exist_ok=True)
-        save_score(scores[-1], folder / "score.json")
-        for path in kind.submission(said[name], folder, split):
-            logger.info("wrote %s", path)
+            folder = output / one.kind.name / one.split / one.protocol
+            for path in write_files(one.kind, one.split, scores[-1], said[name], folder):
+                logger.info("wrote %s", path)
+        except NotWrittenError:
+            raise
+        except MGMError as error:
+            failed.append(f"{name}: {error}")
+    if not scores:
+        raise MGMError("; ".join(failed))
     write_report(output, title, scores, said)
     write_output(table(scores, title))
     logger.info("report: %s", output / "report.html")
@@ -90,7 +126,9 @@ def main(words: Sequence[str] | None = None) -> int:
             "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
             judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
         )  # fmt: skip
-    return 0
+    for message in failed:
+        logger.error("error: %s", message)
+    return EXIT_FAILED if failed else 0
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -173,13 +211,35 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
             logger.warning(
                 "%s:%s has no protocol %s; %s is used", kind.name, split, options.protocol, protocol
             )
-        questions = list(kind.questions(options.data / kind.folder, split, protocol))
-        _check_ids(kind, questions)
+        skipped: list[SkippedQuestion] = []
+        folder = kind.folder_in(options.data)
+        questions = list(kind.questions(folder, split, protocol, skipped))
+        if not questions:
+            reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else ""
+            raise MGMError(f"{kind.name}: its file has no questions{reason}")
+        for one in skipped:
+            logger.warning("%s:%s, %s is left out: %s", kind.name, split, one.id, one.reason)
         if options.max_new_tokens is not None:
             limit = options.max_new_tokens
             questions = [replace(one, max_new_tokens=limit) for one in questions]
-        asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
+        asked[f"{kind.name}:{split}"] = _Asked(
+            kind, split, protocol, questions, questions[: options.limit], skipped
+        )
     return asked
+
+
+def _answers(one: _Asked, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
+    """The answers to what is asked, from a file of another program or of this one's.
+
+    Raises:
+        MGMError: the file cannot be read, or is of other questions.
+    """
+    if options.answers is None:
+        return answered(one.asked, cache)
+    found = read_answers(options.answers, one.kind, one.questions)
+    found.tell(options.answers)
+    asked = {question.id for question in one.asked}
+    return [answer for answer in found.answered if answer.question.id in asked]
 
 
 def compare_folders(first: Path, second: Path) -> int:
@@ -207,18 +267,6 @@ def compare_folders(first: Path, second: Path) -> int:
         line = compared(first.name, second.name, f"{one.benchmark}, {one.scorer}", found)
         write_output(line + "\n")
     return 0
-
-
-def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
-    counts = Counter(one.id for one in questions)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise MGMError(
-            f"{kind.name}: {len(twice)} ids of questions come twice, such as {min(twice)!r}; "
-            "the file is damaged"
-        )
-    if not questions:
-        raise MGMError(f"{kind.name}: its file has no questions")
 
 
 def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
@@ -254,34 +302,43 @@ def _answerer(options: argparse.Namespace) -> Answerer:
     return EngineAnswerer(engine, options.batch_size)
 
 
-def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, processes: int) -> None:
-    """Have the first process know the answers of all, which may be on other machines.
+def _collect(
+    asked: dict[str, _Asked], failed: list[str], cache: AnswerCache, process: int, processes: int
+) -> None:
+    """Have the first process know the answers and faults of all, which may be on other machines.
 
-    It waits for every process; one that fails ends all, by torchrun.
+    It waits for every process; one that ends in an error ends all, by torchrun.
     """
     if processes == 1:
         return
     import torch.distributed as dist
 
-    # By question: a copy of the model on another machine has other keys.
-    said = {}
-    for name, (_, _, _, questions) in asked.items():
-        own = answered(share(questions, process, processes), cache)
-        said[name] = {one.question.id: one.text for one in own}
-    parts: list[dict[str, dict[str, str]]] | None = None
-    if process == 0:
-        parts = [{} for _ in range(processes)]
+    # By question: files of a model on another machine may differ.
+    own = {
+        name: (
+            {
+                answer.question.id: answer.text
+                for answer in answered(share(one.asked, process, processes), cache)
+            },
+            one.skipped if process else [],
+        )
+        for name, one in asked.items()
+    }
+    parts: list[Any] | None = [None] * processes if process == 0 else None
     dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object(said, parts)
+    dist.gather_object((own, failed if process else []), parts)
     dist.destroy_process_group()
     if parts is None:
         return
     cache.reload()
-    for name, (_, _, _, questions) in asked.items():
-        texts = dict(pair for part in parts for pair in part[name].items())
-        for question in questions:
-            if question.id in texts and cache.get(key := cache.key(question)) is None:
-                cache.put(key, texts[question.id])
+    failed += dict.fromkeys(message for _, messages in parts for message in messages)
+    for name, one in asked.items():
+        known = {skipped.id for skipped in one.skipped}
+        for texts, skipped in (part[name] for part, _ in parts):
+            one.skipped += [other for other in skipped if other.id not in known]
+            for question in one.asked:
+                if question.id in texts and cache.answer(question) is None:
+                    cache.put(cache.key(question), texts[question.id])
 
 
 if __name__ == "__main__":

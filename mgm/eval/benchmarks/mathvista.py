@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.mathvista_extraction import (
     CHOICES,
     extract,
@@ -61,7 +61,9 @@ class MathVista(Benchmark):
             Needed("images", "MathVista, unpacked", f"{site}/images.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = present(folder / f"{split}.json")
         for name, problem in read_json(file).items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from mgm.data.images.loading import ImageSource
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.lmms_eval import extracted_letter, mmbench_letter
 from mgm.eval.metrics.multiple_choice import (
     Choices,
@@ -74,7 +74,9 @@ class MMBench(Benchmark):
         site = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
         return [Needed(name, "OpenMMLab", f"{site}/{name}")]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Rows without an image have that of the row they name."""
         language = "cn" if split.endswith("cn") else "en"
         for row, images in rows_with_images(folder / f"{FILES[split]}.tsv"):

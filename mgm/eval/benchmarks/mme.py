@@ -7,7 +7,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
@@ -48,7 +48,9 @@ class MME(Benchmark):
             Needed("MME_Benchmark_release_version", "MME's authors, on request"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Answers stand in text files beside the images."""
         release = present(folder / "MME_Benchmark_release_version")
         known: dict[Path, dict[str, str]] = {}

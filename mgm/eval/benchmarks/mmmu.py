@@ -12,7 +12,7 @@ from typing import Any
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
 from mgm.eval.metrics.multiple_choice import LETTERS, by_letter, listed, parse_choice
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
@@ -75,7 +75,9 @@ class MMMU(Benchmark):
             for subject in SUBJECTS
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. In the published protocol a question has its first image alone."""
         for subject in SUBJECTS:
             files = sorted(present(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_json
@@ -52,7 +52,9 @@ class MMVet(Benchmark):
             Needed("images", "mm-vet.zip of MM-Vet"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         truths = read_json(folder / "mm-vet.json")
         file = folder / "llava-mm-vet.jsonl"
@@ -60,16 +62,18 @@ class MMVet(Benchmark):
         def text(asked: str) -> str:
             return THINK + asked if protocol == LMMS_EVAL else asked
 
-        for question in llava_questions(file, folder / "images", 1024, text):
+        def complete(question: Question, index: int) -> Question:
             truth = truths.get(f"v1_{question.id}")
             if truth is None:
                 raise MGMError(f"{folder / 'mm-vet.json'}: has no v1_{question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=truth["answer"],
                 category="_".join(sorted(truth.get("capability", []))),
                 facts={**question.facts, "question": truth["question"]},
             )
+
+        yield from llava_questions(file, folder / "images", 1024, text, complete)
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int

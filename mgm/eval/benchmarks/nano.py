@@ -6,7 +6,7 @@ from pathlib import Path
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import Needed
 from mgm.eval.tasks.files import read_json
@@ -29,7 +29,9 @@ class Nano(Benchmark):
         how = "python -m playground.generate --out data/MGM-Eval/nano --split held_out --seed 2"
         return [Needed(FILE, how)]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         for record in read_json(folder / FILE):
             turns = record.get("conversations")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.multiple_choice import LETTERS, listed
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import Needed
@@ -30,7 +30,9 @@ class QBench(Benchmark):
             Needed("images_llvisionqa", "Q-Bench, unpacked", f"{site}/images_llvisionqa.tar"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Source: model_vqa_qbench.py."""
         file = folder / f"llvisionqa_{split}.json"
         images = present(folder / "images_llvisionqa")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.multiple_choice import listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
@@ -52,7 +52,9 @@ class ScienceQA(Benchmark):
             Needed("images/test", "ScienceQA, unpacked"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         problems = read_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"

@@ -1,13 +1,24 @@
 """What is asked of a model, and what it says."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mgm.data.images.loading import ImageSource
 from mgm.data.images.orientation import STORED
+from mgm.errors import MGMError, one_line
 
+# What code raises that reads a record or an answer which is not as it expects.
+DATA_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -26,8 +37,8 @@ class Question:
         system: text before the conversation; None: the template's own.
         orientation: of the images, "stored" or "upright" (see `open_image`).
         facts: what parser, scorer or submission need besides.
-        source_index: of the row in the file that its harness reads: VLMEvalKit's `index`, or
-            lmms-eval's `doc_id`; None: it is not from there.
+        source_index: of its row in the file that a harness reads, as the harness writes it beside
+            an answer: "index 17" (VLMEvalKit) or "doc_id 17" (lmms-eval); None: it is from neither.
     """
 
     id: str
@@ -115,6 +126,22 @@ class SkippedQuestion:
 
     id: str
     reason: str
+
+
+def question_or_skip(where: str, make: Callable[[], Question]) -> Question | SkippedQuestion:
+    """The question that is made of a record, or why it cannot be.
+
+    Args:
+        where: the record is in its file.
+        make: makes it; may raise an MGMError, or any of `DATA_ERRORS`.
+    """
+    try:
+        return make()
+    except MGMError as error:
+        return SkippedQuestion(where, str(error))
+    except DATA_ERRORS as error:
+        reason = f"is no record of this benchmark ({type(error).__name__}: {error})"
+        return SkippedQuestion(where, one_line(reason)[:300])
 
 
 def valid_text(text: str) -> str:
