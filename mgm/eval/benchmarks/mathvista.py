@@ -2,11 +2,12 @@
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.mathvista_extraction import (
     CHOICES,
     extract,
@@ -67,18 +68,7 @@ class MathVista(Benchmark):
         """See `Benchmark`."""
         file = present(folder / f"{split}.json")
         for name, problem in read_json(file).items():
-            where = f"{file}, {name}"
-            image = problem.get("image")
-            yield Question(
-                id=str(name),
-                text=query(problem),
-                images=(folder / image,) if image else (),
-                answer=field(problem, "answer", where),
-                group=str(image or name),
-                category=problem.get("metadata", {}).get("task", ""),
-                max_new_tokens=1024,
-                facts={"problem": problem},
-            )
+            yield question_or_skip(str(name), partial(_published, folder, str(name), problem))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -130,6 +120,20 @@ class MathVista(Benchmark):
             for one in answered
         ]
         return [write_lines(folder / "merge.jsonl", records)]
+
+
+def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
+    image = problem.get("image")
+    return Question(
+        id=name,
+        text=query(problem),
+        images=(folder / image,) if image else (),
+        answer=field(problem, "answer", name),
+        group=str(image or name),
+        category=problem.get("metadata", {}).get("task", ""),
+        max_new_tokens=1024,
+        facts={"problem": problem},
+    )
 
 
 def query(problem: Mapping[str, Any]) -> str:

@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource
+from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import extracted_letter, mmbench_letter
 from mgm.eval.metrics.multiple_choice import (
     Choices,
@@ -58,6 +60,7 @@ class MMBench(Benchmark):
     """
 
     name, title, folder, metric = "mmbench", "MMBench", "mmbench", "circular accuracy"
+    other_folders = ("MMB",)
     splits = tuple(FILES)
     scored = ("dev", "dev-cn")
     sizes = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}  # noqa: RUF012
@@ -79,10 +82,13 @@ class MMBench(Benchmark):
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Rows without an image have that of the row they name."""
         language = "cn" if split.endswith("cn") else "en"
-        for row, images in rows_with_images(folder / f"{FILES[split]}.tsv"):
-            choices = options(row)
-            text = _paper(row, choices)
-            yield _question(row, images, choices, text, f"{text}\n{DIRECT[language]}")
+        file = folder / f"{FILES[split]}.tsv"
+        for number, (row, images) in enumerate(rows_with_images(file), start=1):
+            where = f"{file.name}, row {number}"
+            if isinstance(images, MGMError):
+                yield SkippedQuestion(where, str(images))
+            else:
+                yield question_or_skip(where, partial(_published, row, images, DIRECT[language]))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -197,6 +203,12 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return int(value) if value.isdecimal() else value.translate(CONTROL_CHARACTERS)
+
+
+def _published(row: dict[str, Any], images: tuple[ImageSource, ...], request: str) -> Question:
+    choices = options(row)
+    text = _paper(row, choices)
+    return _question(row, images, choices, text, f"{text}\n{request}")
 
 
 def _paper(row: dict[str, str], choices: Sequence[str]) -> str:

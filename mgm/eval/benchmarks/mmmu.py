@@ -6,13 +6,14 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
 from mgm.eval.metrics.multiple_choice import LETTERS, by_letter, listed, parse_choice
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
@@ -85,7 +86,9 @@ class MMMU(Benchmark):
                 raise MGMError(f"{folder / subject}: has no {SPLITS[split]}-*.parquet")
             for file in files:
                 for row in read_parquet(file):
-                    yield self.question(row, subject, protocol, f"{file}, {row.get('id')}")
+                    where = f"{file}, {row.get('id')}"
+                    make = partial(self.question, row, subject, protocol, where)
+                    yield question_or_skip(where, make)
 
     def question(self, row: dict[str, Any], subject: str, protocol: str, where: str) -> Question:
         """The question in a record of MMMU's own files; `where` is named in errors.

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.multiple_choice import listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
@@ -58,14 +59,15 @@ class ScienceQA(Benchmark):
         """See `Benchmark`."""
         problems = read_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"
-        for record in read_json(file):
+
+        def make(record: dict[str, Any]) -> Question:
             name = str(field(record, "id", file))
             if name not in problems:
                 raise MGMError(f"{folder / 'problems.json'}: has no problem {name}")
             problem = problems[name]
             asked = record["conversations"][0]["value"].replace("<image>", "").strip()
             image = record.get("image")
-            yield Question(
+            return Question(
                 id=name,
                 text=f"{asked}\n{LETTER}",
                 images=(folder / "images" / "test" / image,) if image else (),
@@ -75,6 +77,9 @@ class ScienceQA(Benchmark):
                 max_new_tokens=1024,
                 facts={"prompt": asked, "choices": problem["choices"]},
             )
+
+        for number, record in enumerate(read_json(file), start=1):
+            yield question_or_skip(f"{file.name}, record {number}", partial(make, record))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int

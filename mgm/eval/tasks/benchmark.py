@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 from mgm.data.images.orientation import STORED, UPRIGHT
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
+from mgm.eval.harness.question import (
+    DATA_ERRORS,
+    Answered,
+    Question,
+    SkippedQuestion,
+    question_or_skip,
+)
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
 from mgm.eval.tasks.thinking import strip_thinking
 
@@ -107,16 +113,22 @@ class Benchmark(ABC):
         """
         orientation = self.orientation(split, protocol)
         ids: set[str] = set()
-        for question in self._questions(folder, split, protocol):
-            if isinstance(question, Question) and question.id in ids:
-                question = SkippedQuestion(question.id, "another question before has this id")
-            if isinstance(question, Question):
-                ids.add(question.id)
-                yield replace(question, orientation=orientation)
-            elif skipped is None:
-                raise MGMError(f"{folder}, {question.id}: {question.reason}")
-            else:
-                skipped.append(question)
+        try:
+            for question in self._questions(folder, split, protocol):
+                if isinstance(question, Question) and question.id in ids:
+                    question = SkippedQuestion(question.id, "another question before has this id")
+                if isinstance(question, Question):
+                    ids.add(question.id)
+                    yield replace(question, orientation=orientation)
+                elif skipped is None:
+                    raise MGMError(f"{folder}, {question.id}: {question.reason}")
+                else:
+                    skipped.append(question)
+        except DATA_ERRORS as error:
+            if isinstance(error, MGMError):
+                raise
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise MGMError(f"{folder}: a file is none of {self.title} ({reason})") from error
 
     def orientation(self, split: str, protocol: str) -> str:
         """How the protocol's harness shows images to a model.
