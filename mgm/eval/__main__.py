@@ -4,28 +4,32 @@ With torchrun, every process answers questions about other images, on a GPU of i
 """
 
 import argparse
-import datetime
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
-from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.errors import MGMError, run_command, write_output
+from mgm.eval.compare.comparison import compare_folders
+from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
-from mgm.eval.harness.response_cache import AnswerCache, settings_name
-from mgm.eval.harness.runner import answered, run, share
-from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.report.report import compared, table, write_report
-from mgm.eval.report.score import Score, load_score, scored, write_files
-from mgm.eval.report.statistics import compare
-from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS, Benchmark
+from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
+from mgm.eval.harness.runner import Shared, answered, gather, run
+from mgm.eval.options import SETTINGS, model_settings, parse
+from mgm.eval.registry import BENCHMARKS, benchmark, expanded
+from mgm.eval.report.examples import write_samples
+from mgm.eval.report.report import table, write_report
+from mgm.eval.report.run_info import data_info, known_model, run_info
+from mgm.eval.report.score import Score, write_files
+from mgm.eval.report.scoring import scored
+from mgm.eval.tasks.benchmark import PAPER, Benchmark
 from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
@@ -33,7 +37,7 @@ EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are repo
 
 
 @dataclass
-class _Asked:
+class Task:
     """What is asked of a benchmark.
 
     Attributes:
@@ -62,62 +66,49 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("mgm").setLevel(logging.INFO if process == 0 else logging.WARNING)
     options = parse(words)
     if options.compare:
-        return compare_folders(*options.compare)
-    asked = _asked(options)  # faults of the data are found before the model loads
+        return compare(options)
+    tasks = _tasks(options)  # faults of the data are found before the model loads
     if options.dry_run:
-        for name, one in asked.items():
-            write_output(f"{name}: {len(one.asked)} questions, protocol {one.protocol}\n")
+        for name, task in tasks.items():
+            write_output(f"{name}: {len(task.asked)} questions, protocol {task.protocol}\n")
         return 0
-    title, facts = _model_name(options)
+    title, deciding = model_settings(options)
     output = options.output or Path("work_dirs/eval") / title
     cache = AnswerCache(
-        output / "answers", settings_name(options.model_path or title, facts), process
+        output / "answers", settings_name(options.model_path or title, deciding), process
     )
+    model: dict[str, Any] = {"name": title, "digest": _digest(options), **deciding}
     failed: list[str] = []
     if not options.score_only and options.answers is None:
-        answerer = _answerer(options)
-        for name, one in asked.items():
+        answerer = _answerer(options, model)
+        for name, task in tasks.items():
             bar = name if process == 0 else ""
             try:
-                one.skipped += run(one.asked, answerer, cache, process, processes, bar)
+                task.skipped += run(task.asked, answerer, cache, process, processes, bar)
             except NotWrittenError:
                 raise
             except MGMError as error:  # what was answered is scored
                 failed.append(f"{name}: {error}")
                 break
-    _collect(asked, failed, cache, process, processes)
+    shared = {name: Shared(task.asked, task.skipped) for name, task in tasks.items()}
+    gather(shared, failed, cache, process, processes)
     if process:
         return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores: list[Score] = []
-    said: dict[str, Sequence[Answered]] = {}
-    for name, one in asked.items():
+    for name, task in tasks.items():
         try:
-            said[name] = _answers(one, cache, options)
-            scores.append(
-                scored(
-                    one.kind,
-                    one.split,
-                    one.protocol,
-                    one.questions,
-                    said[name],
-                    judge,
-                    skipped=one.skipped,
-                    without_thinking=options.strip_thinking,
-                )
-            )
-            folder = output / one.kind.name / one.split / one.protocol
-            for path in write_files(one.kind, one.split, scores[-1], said[name], folder):
-                logger.info("wrote %s", path)
+            answers = _answers(task, cache, options)
+            scores.append(_score(task, answers, judge, model, output, options))
         except NotWrittenError:
             raise
         except MGMError as error:
             failed.append(f"{name}: {error}")
     if not scores:
         raise MGMError("; ".join(failed))
-    write_report(output, title, scores, said)
+    write_report(output, title)
     write_output(table(scores, title))
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
@@ -131,73 +122,80 @@ def main(words: Sequence[str] | None = None) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+def compare(options: argparse.Namespace) -> int:
+    """Print how models differ, and write it where --output says; returns the exit status.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: nothing was scored of two models.
     """
-    parser = Parser(prog="python -m mgm.eval", description="Ask a model benchmarks' questions.")
-    add = parser.add_argument
-    add("--benchmark", nargs="+", default=[], metavar="NAME[:SPLIT]", help=", ".join(BENCHMARKS))
-    add("--model-path", metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
-    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
-    add("--dtype", help="float32, bfloat16 or float16; default: as fits the device")
-    add("--quantize", metavar="KIND", help="int8, llm-int8 or int4")
-    add(
-        "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
-    )
-    add("--model", metavar="NAME", help="of the model at the endpoint")
-    add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
-    add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
-    add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
-    add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
-    add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
-    add(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="maximum tokens per answer; default: each benchmark's own",
-    )
-    add(
-        "--strip-thinking",
-        action="store_true",
-        help="score answers without <think> blocks, as the protocol lmms-eval always does",
-    )
-    add("--dry-run", action="store_true", help="only say how many questions there are")
-    add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
-    add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
-    add("--judge", metavar="MODEL", help="scores free answers; default: rules")
-    add("--judge-url", default="https://api.openai.com/v1", metavar="URL", help="of its endpoint")
-    add("--compare", nargs=2, type=Path, metavar="FOLDER", help="two outputs, question by question")
-    options = parser.parse_args(words)
-    if options.compare:
-        return options
-    if not options.benchmark:
-        raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
-    if options.answers is not None and len(options.benchmark) != 1:
-        raise MGMError("--answers: name the one --benchmark that they are of")
-    if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
-        raise MGMError("give --model-path, or --endpoint with --model, or --answers")
-    if options.endpoint is not None and options.model is None:
-        raise MGMError("--endpoint: name the model there with --model")
-    for name in ("batch_size", "limit", "max_new_tokens"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
-    return options
+    comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
+    for one in comparisons:
+        write_output(f"{line(one)}\n")
+    if options.output is not None:
+        write_comparison(options.output, comparisons, problems)
+        logger.info("wrote %s", options.output)
+    for problem in problems:
+        logger.error("error: %s", problem)
+    return EXIT_FAILED if problems else 0
 
 
-def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
-    """What is asked, by the names of benchmarks with their splits.
+def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
+    """The answers to what is asked, from a file of another program or of this one's.
+
+    Raises:
+        MGMError: the file cannot be read, or is of other questions.
+    """
+    if options.answers is None:
+        return answered(task.asked, cache)
+    found = read_answers(options.answers, task.kind, task.questions)
+    found.tell(options.answers)
+    asked = {question.id for question in task.asked}
+    return [answer for answer in found.answered if answer.question.id in asked]
+
+
+def _score(
+    task: Task,
+    answers: Sequence[Answered],
+    judge: Judge,
+    model: Mapping[str, Any],
+    output: Path,
+    options: argparse.Namespace,
+) -> Score:
+    """Score a benchmark, and write what its folder has of it.
+
+    Raises:
+        MGMError: nothing can be scored, or a file cannot be written.
+    """
+    kind, split, protocol = task.kind, task.split, task.protocol
+    folder = output / kind.name / split / protocol
+    score = scored(
+        *(kind, split, protocol, task.questions, answers, judge),
+        skipped=task.skipped,
+        without_thinking=options.strip_thinking,
+    )
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    run = run_info(
+        known_model(dict(model), folder / "score.json"),
+        settings | {"answers": options.answers and str(options.answers)},
+        data_info(kind, split, protocol, task.asked),
+        answers,
+    )
+    score = replace(score, run=run)
+    written = write_files(kind, split, score, answers, folder)
+    write_samples(folder, kind, score, answers)
+    for path in written:
+        logger.info("wrote %s", path)
+    return score
+
+
+def _tasks(options: argparse.Namespace) -> dict[str, Task]:
+    """Benchmarks with their questions, by the names with their splits.
 
     Raises:
         MGMError: there is no such benchmark, or its data is missing or damaged.
     """
-    asked: dict[str, _Asked] = {}
-    for kind, split in [benchmark(name, options.protocol) for name in options.benchmark]:
+    tasks: dict[str, Task] = {}
+    for kind, split in [benchmark(name, options.protocol) for name in expanded(options.benchmark)]:
         offered = kind.protocols_of(split) or [PAPER]
         protocol = options.protocol if options.protocol in offered else offered[0]
         kind.check(split, protocol)
@@ -216,6 +214,16 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
         if options.max_new_tokens is not None:
             limit = options.max_new_tokens
             questions = [replace(one, max_new_tokens=limit) for one in questions]
+        asked = questions[: options.limit]
+        tasks[f"{kind.name}:{split}"] = Task(kind, split, protocol, questions, asked, skipped)
+    return tasks
+
+
+def _digest(options: argparse.Namespace) -> str | None:
+    """Of the model's files; None: they are not here."""
+    folder = options.model_path and Path(options.model_path)
+    return model_digest(folder) if folder and folder.is_dir() else None
+=======
         asked[f"{kind.name}:{split}"] = _Asked(
             kind, split, protocol, questions, questions[: options.limit], skipped
         )
@@ -273,9 +281,11 @@ def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]
     folder = Path(options.model_path)
     title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
     return title, {name: getattr(options, name) for name in names}
+>>>>>>> e3
 
 
-def _answerer(options: argparse.Namespace) -> Answerer:
+def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
+    """The back end; what is known of the model when it is loaded goes into `model`."""
     if options.endpoint is not None:
         return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
     device = options.device
@@ -293,46 +303,10 @@ def _answerer(options: argparse.Namespace) -> Answerer:
     )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
+    model["device"] = str(engine.model.device)
+    model["dtype"] = str(engine.model.dtype).removeprefix("torch.")
+    model["conv_mode"] = options.conv_mode or engine.processor.conversation
     return EngineAnswerer(engine, options.batch_size)
-
-
-def _collect(
-    asked: dict[str, _Asked], failed: list[str], cache: AnswerCache, process: int, processes: int
-) -> None:
-    """Have the first process know the answers and faults of all, which may be on other machines.
-
-    It waits for every process; one that ends in an error ends all, by torchrun.
-    """
-    if processes == 1:
-        return
-    import torch.distributed as dist
-
-    # By question: files of a model on another machine may differ.
-    own = {
-        name: (
-            {
-                answer.question.id: answer.text
-                for answer in answered(share(one.asked, process, processes), cache)
-            },
-            one.skipped if process else [],
-        )
-        for name, one in asked.items()
-    }
-    parts: list[Any] | None = [None] * processes if process == 0 else None
-    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object((own, failed if process else []), parts)
-    dist.destroy_process_group()
-    if parts is None:
-        return
-    cache.reload()
-    failed += dict.fromkeys(message for _, messages in parts for message in messages)
-    for name, one in asked.items():
-        known = {skipped.id for skipped in one.skipped}
-        for texts, skipped in (part[name] for part, _ in parts):
-            one.skipped += [other for other in skipped if other.id not in known]
-            for question in one.asked:
-                if question.id in texts and cache.answer(question) is None:
-                    cache.put(cache.key(question), texts[question.id])
 
 
 if __name__ == "__main__":

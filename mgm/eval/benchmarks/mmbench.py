@@ -35,11 +35,16 @@ FILES = {
 }
 # A spreadsheet holds none of them.
 CONTROL_CHARACTERS = dict.fromkeys({*range(32)} - {9, 10, 13})
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/MMBench/{name}"
 TABLES = {
-    "dev": Table("MMBench_DEV_EN.tsv", 4329, "b6caf1133a01c6bb705cf753bb527ed8"),
-    "test": Table("MMBench_TEST_EN.tsv", 6666, "6939fadb0ce626fefc0bdc9c64efc528"),
-    "dev-cn": Table("MMBench_DEV_CN.tsv", 4329, "08b8fc3324a5ed74155350f57be69fbd"),
-    "test-cn": Table("MMBench_TEST_CN.tsv", 6666, "7e1239baf0ee4c8b513e19705a0f317e"),
+    "dev": Table("MMBench_DEV_EN.tsv", 4329, "b6caf1133a01c6bb705cf753bb527ed8", url=TABLES_SITE),
+    "test": Table("MMBench_TEST_EN.tsv", 6666, "6939fadb0ce626fefc0bdc9c64efc528", url=TABLES_SITE),
+    "dev-cn": Table(
+        "MMBench_DEV_CN.tsv", 4329, "08b8fc3324a5ed74155350f57be69fbd", url=TABLES_SITE
+    ),
+    "test-cn": Table(
+        "MMBench_TEST_CN.tsv", 6666, "7e1239baf0ee4c8b513e19705a0f317e", url=TABLES_SITE
+    ),
 }
 LMMS_EVAL_SCORED = "ABCD"  # the choices that lmms-eval scores with; it shows E, too
 NOTHING = ("nan", "none", "")  # what stands for no hint and no choice in the published script

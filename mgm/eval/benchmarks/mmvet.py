@@ -20,7 +20,8 @@ THINK = (
     "First please perform reasoning, and think step by step to provide best answer to the "
     "following question: \n\n"
 )
-TRIES = 5  # of a judge whose reply is no mark
+# How often a judge is asked whose reply is no mark. Compat: lmms-eval gives up one try earlier.
+TRIES = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
 WARMER = 0.5  # the rise of its temperature from one try to the next
 SECOND_TRY = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
 
@@ -79,7 +80,9 @@ class MMVet(Benchmark):
     ) -> Question:
         """See `Benchmark`."""
         name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")
-        abilities = str(row.get("capability") or "").replace(" ", "").split(",")
+        # VLMEvalKit's table calls abilities a category.
+        listed = str(row.get("capability") or row.get("category") or "")
+        abilities = listed.replace(" ", "").split(",")
         return Question(
             id=name,
             text=(THINK if protocol == LMMS_EVAL else "") + row["question"],
@@ -102,7 +105,7 @@ class MMVet(Benchmark):
             return contained(answered.text, question.answer)
         prompt = judge_prompt(question.facts["question"], question.answer, answered.text, protocol)
         reply = ""
-        for attempt in range(TRIES):
+        for attempt in range(TRIES[protocol]):
             again = SECOND_TRY if attempt and protocol == PAPER else ""
             reply = judge.ask(
                 prompt + again,
@@ -113,10 +116,7 @@ class MMVet(Benchmark):
             found = mark(reply, protocol)
             if found is not None:
                 return found
-        return Credit(
-            0.0,
-            note=f"the judge gave no number from 0 to 1 in {TRIES} tries, at last {reply!r:.60}",
-        )
+        return Credit(0.0, note=f"the judge gave no number from 0 to 1, at last {reply!r:.60}")
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]

@@ -32,7 +32,7 @@ class POPE(Benchmark):
     combine_facts = ("together",)
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
-        ("test", VLMEVALKIT): Table("POPE.tsv", 9000, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
+        ("test", VLMEVALKIT): Table("POPE.tsv", 5127, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
     }
 
     def needs(self, split: str) -> list[Needed]:

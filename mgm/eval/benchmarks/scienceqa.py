@@ -19,6 +19,8 @@ from mgm.eval.tasks.prompts import LETTER
 
 LETTERS = "ABCDE"
 
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/ScienceQA/{name}"
+
 
 class ScienceQA(Benchmark):
     """Letters; questions with an image are counted for themselves, too."""
@@ -37,7 +39,7 @@ class ScienceQA(Benchmark):
             "lmms-lab-encoder/ScienceQA", "ScienceQA-IMG/test-*.parquet", 2017
         ),
         ("test-img", VLMEVALKIT): Table(
-            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f"
+            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f", url=TABLES_SITE
         ),
     }
 

@@ -16,6 +16,8 @@ from mgm.eval.tasks.files import read_json
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
 from mgm.eval.tasks.prompts import LETTER
 
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/SEEDBench/{name}"
+
 
 class SEEDBench(Benchmark):
     """Letters."""
@@ -30,7 +32,7 @@ class SEEDBench(Benchmark):
         # Eight frames of every video come with it.
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/SEED-Bench", "**/test-*.parquet", 17990),
         ("test-img", VLMEVALKIT): Table(
-            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0"
+            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0", url=TABLES_SITE
         ),
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from mgm.eval.metrics.multiple_choice import LETTERS, Choices, contained_choice, parse_choice
+from mgm.eval.metrics.vlmevalkit import PUNCTUATION, REFUSALS, REFUSED
 
 # What MMBench's task takes away around a letter, in this order. Source: mmbench_evals.py.
 _AROUND = (
@@ -45,6 +46,23 @@ def mmbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
         named = [letter for letter in letters if f"{before}{letter}{after}" in words]
         if len(named) == 1:
             return named[0]
+    return contained_choice(answer, choices)
+
+
+def hrbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+    """The letter that an answer names, "Z" if it refuses, or whose choice it contains.
+
+    Source: `can_infer` of lmms-eval's hrbench, hrbench_evals.py.
+    """
+    if _FAILED not in answer:
+        if any(refusal in answer for refusal in REFUSALS):
+            return REFUSED
+        words = answer.translate(PUNCTUATION).split()
+        named = [letter for letter in choices if letter in words]
+        if len(named) == 1:
+            return named[0]
+        if not named and REFUSED in words:
+            return REFUSED
     return contained_choice(answer, choices)
 
 

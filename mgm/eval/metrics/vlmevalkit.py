@@ -24,7 +24,7 @@ REFUSALS = (
 FAILED = "Failed to obtain answer via API"
 NEAR_THE_END = 5  # words from the end among which a letter has to be
 JUDGE_ATTEMPTS, JUDGE_TOKENS = 3, 256
-_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
 
 
@@ -152,7 +152,7 @@ def _named_letter(answer: str, choices: Mapping[str, str]) -> str | None:
         return None
     if any(refusal in answer for refusal in REFUSALS):
         return REFUSED
-    words = answer.translate(_PUNCTUATION).split()
+    words = answer.translate(PUNCTUATION).split()
     named = [letter for letter in choices if letter in words]
     if len(named) == 1 and words.index(named[0]) > len(words) - NEAR_THE_END:
         return named[0]

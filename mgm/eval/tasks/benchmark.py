@@ -264,3 +264,16 @@ class Benchmark(ABC):
                 f"{self.name}:{split}: there is no protocol {protocol!r}; choose from "
                 f"{', '.join(valid)}"
             )
+
+
+def mean_of_means(names: Sequence[str], credits: Sequence[float]) -> float:
+    """The mean of each name's mean credit, in per cent.
+
+    Args:
+        names: what each credit belongs to.
+        credits: from 0 to 1.
+    """
+    own: dict[str, list[float]] = defaultdict(list)
+    for name, credit in zip(names, credits, strict=True):
+        own[name].append(credit)
+    return 100 * sum(sum(some) / len(some) for some in own.values()) / len(own)

@@ -24,7 +24,7 @@ Row = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
 Packed = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with the images themselves
 HUB_FOLDER = "hub"  # below the benchmark's
 UNPACKED, ROWS_FILE, IMAGES, FAULT = "unpacked", "rows.jsonl", "images", "image fault"
-TABLES = "https://opencompass.openxlab.space/utils/VLMEval"
+TABLES = "https://opencompass.openxlab.space/utils/VLMEval/{name}"
 SHORTEST = 64  # characters of an image in base64, at least; less names the row that has it
 
 
@@ -136,6 +136,7 @@ class Table(Source):
         size: rows.
         md5: of the file. Source: VLMEvalKit's DATASET_MD5.
         split: of the rows that count, where it has several.
+        url: of the file, with {name} for its name; None: VLMEvalKit makes it.
     """
 
     # Splits of a table are unpacked together: what tells them apart is not in `repr`.
@@ -143,6 +144,7 @@ class Table(Source):
     size: int = dataclass_field(repr=False)
     md5: str | None = None
     split: str | None = dataclass_field(default=None, repr=False)
+    url: str | None = dataclass_field(default=TABLES, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
@@ -161,7 +163,8 @@ class Table(Source):
 
     def needed(self) -> list[Needed]:
         """See `Source`."""
-        return [Needed(self.name, "VLMEvalKit's table", f"{TABLES}/{self.name}", self.md5)]
+        url = None if self.url is None else self.url.format(name=self.name)
+        return [Needed(self.name, "VLMEvalKit's table", url, self.md5)]
 
 
 def rows_with_images(file: Path) -> Iterator[Packed]:
@@ -257,12 +260,14 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 
 def images_of(value: Any, where: str) -> tuple[bytes, ...]:
-    """The images in a field of a parquet file; none where it is empty.
+    """The images in a field of a parquet file, some in base64; none where it is empty.
 
     Raises:
         MGMError: there is something else.
     """
     values = value if isinstance(value, list) else [value] if value is not None else []
-    if not all(isinstance(one, dict) and isinstance(one.get("bytes"), bytes) for one in values):
+    contents = [one.get("bytes") if isinstance(one, dict) else one for one in values]
+    contents = [base64_image(one, where) if isinstance(one, str) else one for one in contents]
+    if not all(isinstance(one, bytes) for one in contents):
         raise MGMError(f"{where}: its image is not in the file")
-    return tuple(one["bytes"] for one in values)
+    return tuple(contents)
