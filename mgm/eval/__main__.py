@@ -223,65 +223,6 @@ def _digest(options: argparse.Namespace) -> str | None:
     """Of the model's files; None: they are not here."""
     folder = options.model_path and Path(options.model_path)
     return model_digest(folder) if folder and folder.is_dir() else None
-=======
-        asked[f"{kind.name}:{split}"] = _Asked(
-            kind, split, protocol, questions, questions[: options.limit], skipped
-        )
-    return asked
-
-
-def _answers(one: _Asked, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
-    """The answers to what is asked, from a file of another program or of this one's.
-
-    Raises:
-        MGMError: the file cannot be read, or is of other questions.
-    """
-    if options.answers is None:
-        return answered(one.asked, cache)
-    found = read_answers(options.answers, one.kind, one.questions)
-    found.tell(options.answers)
-    asked = {question.id for question in one.asked}
-    return [answer for answer in found.answered if answer.question.id in asked]
-
-
-def compare_folders(first: Path, second: Path) -> int:
-    """Print how two models differ, by what was scored of both; returns the exit status.
-
-    Raises:
-        MGMError: nothing was.
-    """
-    names = sorted(
-        {path.relative_to(first) for path in first.rglob("score.json")}
-        & {path.relative_to(second) for path in second.rglob("score.json")}
-    )
-    if not names:
-        raise MGMError(f"{first} and {second}: no benchmark was scored of both by one protocol")
-    for name in names:
-        one, other = load_score(first / name), load_score(second / name)
-        both = [key for key in one.credits if key in other.credits]
-        if not both:
-            continue
-        found = compare(
-            [one.credits[key] for key in both],
-            [other.credits[key] for key in both],
-            [one.groups[key] for key in both],
-        )
-        line = compared(first.name, second.name, f"{one.benchmark}, {one.scorer}", found)
-        write_output(line + "\n")
-    return 0
-
-
-def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
-    """What the model is called, and what besides its weights decides its answers."""
-    if options.answers is not None:
-        return options.model or options.answers.stem, {}
-    if options.endpoint is not None:
-        return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
-    names = ("model_base", "conv_mode", "dtype", "quantize")
-    folder = Path(options.model_path)
-    title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
-    return title, {name: getattr(options, name) for name in names}
->>>>>>> e3
 
 
 def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
