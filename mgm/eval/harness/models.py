@@ -39,10 +39,13 @@ class EngineAnswerer(Answerer):
     Args:
         engine: of a model.
         batch_size: answers that are written at once.
+
+    Attributes:
+        engine: of a model.
     """
 
     def __init__(self, engine: Engine, batch_size: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._batch_size = batch_size
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
@@ -63,7 +66,7 @@ class EngineAnswerer(Answerer):
                     ),
                 )
 
-        for name, answer in answer_all(self._engine, asked(), self._batch_size):
+        for name, answer in answer_all(self.engine, asked(), self._batch_size):
             yield Answered(waiting.pop(name), answer.text.strip())
 
 
