@@ -10,6 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mgm.engine.loading import load
@@ -69,7 +70,9 @@ def main(words: Sequence[str] | None = None) -> int:
             found = read_answers(options.answers, kind, questions)
             found.tell(options.answers)
             said[name] = found.answered
-        scores.append(scored(kind, split, protocol, questions, said[name], judge))
+        scores.append(
+            scored(kind, split, protocol, questions, said[name], judge, options.strip_thinking)
+        )
         folder = output / kind.name / split / protocol
         folder.mkdir(parents=True, exist_ok=True)
         save_score(scores[-1], folder / "score.json")
@@ -111,6 +114,17 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
     add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
     add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
+    add(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="maximum tokens per answer; default: each benchmark's own",
+    )
+    add(
+        "--strip-thinking",
+        action="store_true",
+        help="score answers without <think> blocks, as the protocol lmms-eval always does",
+    )
     add("--dry-run", action="store_true", help="only say how many questions there are")
     add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
     add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
@@ -128,7 +142,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
-    for name in ("batch_size", "limit"):
+    for name in ("batch_size", "limit", "max_new_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
@@ -152,6 +166,9 @@ def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
             )
         questions = list(kind.questions(options.data / kind.folder, split, protocol))
         _check_ids(kind, questions)
+        if options.max_new_tokens is not None:
+            limit = options.max_new_tokens
+            questions = [replace(one, max_new_tokens=limit) for one in questions]
         asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
     return asked
 

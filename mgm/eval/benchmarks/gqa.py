@@ -100,7 +100,7 @@ class GQA(Benchmark):
         """Whether the answer is the right one; lmms-eval looks at no case and no punctuation."""
         text, answer = answered.text, answered.question.answer
         if protocol == LMMS_EVAL:
-            return float(_bare(text) == _bare(answer))
+            return float(_bare(text.strip()) == _bare(answer))
         return float(submitted(text) == answer)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:

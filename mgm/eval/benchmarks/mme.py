@@ -1,14 +1,14 @@
 """MME: two yes-or-no questions about every image, in fourteen kinds."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.yes_no import extracted_yes_or_no
+from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import field, present, read_lines
@@ -23,6 +23,7 @@ COGNITION = (
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
 OFFICIAL_SUFFIX = " Please answer yes or no."
+HIGHEST_OF_KIND = 200.0  # 100 for right answers and 100 for images with both right
 SINGLE = f"\n{SINGLE_WORD}"
 
 
@@ -38,6 +39,7 @@ class MME(Benchmark):
         ("test", VLMEVALKIT): Table("MME.tsv", 2374, "b36b43c3f09801f5d368627fb92187c3"),
     }
     also_published = True
+    headline = ("perception", "cognition")
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, and images with their answers."""
@@ -61,13 +63,13 @@ class MME(Benchmark):
             if answer is None:
                 raise MGMError(f"{image}: there is no answer beside it to {official!r:.100}")
             bare = official.removesuffix(OFFICIAL_SUFFIX)
-            asked = official if protocol == VLMEVALKIT else bare + SINGLE
+            prompt = official if protocol == VLMEVALKIT else bare + SINGLE
             kind = name.split("/")[0]
             if kind not in PERCEPTION + COGNITION:
                 raise MGMError(f"{where}: {kind!r} is no kind of question of MME")
             yield Question(
                 id=f"{name}: {bare}",
-                text=text if protocol == PAPER else asked,
+                text=text if protocol == PAPER else prompt,
                 images=(image,),
                 answer=answer,
                 group=name,
@@ -80,12 +82,14 @@ class MME(Benchmark):
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
-        official = row["question"].strip()
-        bare = official.removesuffix(OFFICIAL_SUFFIX)
+        official = row["question"] if protocol == VLMEVALKIT else row["question"].strip()
+        bare = official.replace(OFFICIAL_SUFFIX, "")
         kind = row["category"]
         if kind not in PERCEPTION + COGNITION:
             raise ValueError(f"{kind!r} is no kind of question of MME")
-        name = str(row.get("question_id") or row.get("image_path") or images[0].name)
+        # Answers are paired by what each harness pairs them by.
+        keys = ("image_path", "question_id") if protocol == VLMEVALKIT else ("question_id",)
+        name = next((str(row[key]) for key in keys if row.get(key)), images[0].name)
         return Question(
             id=f"{kind}/{name}: {bare}",
             text=official if protocol == VLMEVALKIT else bare + SINGLE,
@@ -99,11 +103,21 @@ class MME(Benchmark):
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether yes or no is right."""
-        parser = extracted_yes_or_no if protocol == VLMEVALKIT else parse
-        return float(parser(answered.text) == answered.question.answer)
+        return float(PARSERS[protocol](answered.text) == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """Yes or no; see `Benchmark`."""
+        parsed = PARSERS[protocol](answered.text)
+        return parsed if parsed in (YES, NO) else ""
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """200 of every kind of question: 2800 of all, 2000 of perception, 800 of cognition."""
+        kinds = {question.category for question in questions}
+        groups = {"": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
+        return HIGHEST_OF_KIND * len(kinds.intersection(groups.get(part, (part,))))
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """At most 2800: of every kind at most 200."""
+        """The sum over kinds; see `highest`."""
         return sum(value for value, _ in self._kinds(questions, credits).values())
 
     def parts(
@@ -156,11 +170,24 @@ class MME(Benchmark):
 
 def parse(text: str) -> str:
     """Yes or no, by the first four letters; else "other". Source: MME's calculation.py."""
+    begin = text.lower()[:4]
+    return YES if YES in begin else NO if NO in begin else OTHER
+
+
+def lmms_eval_parse(text: str) -> str:
+    """The same without full stops; the letters y and n count, too.
+
+    Source: parse_pred_ans of lmms-eval's tasks/mme/utils.py.
+    """
     text = text.lower().strip().replace(".", "")
-    if len(text) == 1:
-        return {"y": "yes", "n": "no"}.get(text, "other")
-    begin = text[:4]
-    return "yes" if "yes" in begin else "no" if "no" in begin else "other"
+    return {"y": YES, "n": NO}.get(text) or parse(text)
+
+
+PARSERS: Mapping[str, Callable[[str], str]] = {
+    PAPER: parse,
+    LMMS_EVAL: lmms_eval_parse,
+    VLMEVALKIT: extracted_yes_or_no,
+}
 
 
 def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:

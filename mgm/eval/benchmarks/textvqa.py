@@ -1,6 +1,5 @@
 """TextVQA: texts in photographs, answers as ten people gave them."""
 
-import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,10 +10,10 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.vqa_accuracy import agreement
+from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vlmevalkit_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import read_json, text_list
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
 from mgm.eval.tasks.prompts import SINGLE_WORD
 
@@ -52,7 +51,7 @@ class TextVQA(Benchmark):
         }
 
         def answer(record: dict) -> list[str]:
-            key = (record["question_id"], asked(record["text"]).lower())
+            key = (record["question_id"], bare_question(record["text"]).lower())
             if key not in answers:
                 raise MGMError(
                     f"{folder / ANSWERS}: has no answers to {key[1]!r:.100} about {key[0]}; both "
@@ -65,7 +64,7 @@ class TextVQA(Benchmark):
             llava_questions(
                 folder / QUESTIONS,
                 folder / "train_images",
-                text=partial(_text, protocol),
+                text=partial(self.prompt, protocol),
                 answer=answer,
             )
         ):
@@ -74,6 +73,10 @@ class TextVQA(Benchmark):
                 id=f"{number}",
                 facts={**question.facts, "question_id": question.id},
             )
+
+    def prompt(self, protocol: str, published: str) -> str:
+        """What is asked instead of a published prompt."""
+        return published if protocol == PAPER else _wording(protocol, bare_question(published))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -84,21 +87,22 @@ class TextVQA(Benchmark):
             id=str(number - 1),
             text=_wording(protocol, row["question"]),
             images=images,
-            answer=ast.literal_eval(answers) if isinstance(answers, str) else list(answers),
+            answer=text_list(answers),
             group=images[0].name,
             facts={"question_id": str(row.get("question_id", row.get("index")))},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Agreement with ten people; the scorers of all protocols are the same."""
-        return agreement(answered.text, answered.question.answer)
+        """Agreement with ten people; VLMEvalKit brings answers into another form than EvalAI."""
+        normal = vlmevalkit_answer if protocol == VLMEVALKIT else normal_answer
+        return agreement(answered.text, answered.question.answer, normal)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads."""
         return [write_answers(folder / "merge.jsonl", answered)]
 
 
-def asked(prompt: str) -> str:
+def bare_question(prompt: str) -> str:
     """The question in a prompt of the published file.
 
     Raises:
@@ -114,12 +118,6 @@ def asked(prompt: str) -> str:
     elif len(lines) == 2:
         return lines[0]
     raise MGMError(f"there is no question in the prompt {prompt!r:.100}")
-
-
-def _text(protocol: str, prompt: str) -> str:
-    if protocol == PAPER:
-        return prompt
-    return _wording(protocol, asked(prompt))
 
 
 def _wording(protocol: str, question: str) -> str:

@@ -3,21 +3,22 @@
 import base64
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from mgm.data.images.decoding import notes_turn
 from mgm.data.images.loading import ImageSource, image_file, open_image
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
-from mgm.eval.harness.openai_client import Endpoint
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailableError
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
+MAX_FAILED = 20  # questions in a row that a server does not answer, before nothing more is asked
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -25,11 +26,13 @@ class Answerer(ABC):
     """Answers questions, greedily."""
 
     @abstractmethod
-    def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
+    def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """Answers as they come, which may be in another order.
 
+        A question that cannot be answered, such as one whose image is broken, is skipped.
+
         Raises:
-            MGMError: a question cannot be answered; names it.
+            MGMError: no question can be answered any more.
         """
 
 
@@ -48,7 +51,7 @@ class EngineAnswerer(Answerer):
         self.engine = engine
         self._batch_size = batch_size
 
-    def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
+    def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """See `Answerer`."""
         waiting: dict[str, Question] = {}
 
@@ -66,8 +69,15 @@ class EngineAnswerer(Answerer):
                     ),
                 )
 
-        for name, answer in answer_all(self.engine, asked(), self._batch_size):
+        faults: list[tuple[str, MGMError]] = []
+        answers = answer_all(
+            self.engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
+        )
+        for name, answer in answers:
             yield Answered(waiting.pop(name), answer.text.strip())
+            while faults:
+                yield SkippedQuestion(faults[-1][0], str(faults.pop()[1]))
+        yield from (SkippedQuestion(name, str(error)) for name, error in faults)
 
 
 def answer_all(
@@ -75,6 +85,7 @@ def answer_all(
     requests: Iterable[tuple[Name, Request]],
     batch_size: int,
     ahead: bool | None = None,
+    on_fault: Callable[[Name, MGMError], None] | None = None,
 ) -> Iterator[tuple[Name, Answer]]:
     """Answers as they come; requests join as others are answered.
 
@@ -84,9 +95,10 @@ def answer_all(
         batch_size: answers that are written at once.
         ahead: whether images are read and resized while others are answered; None: where a GPU
             answers. A CPU that computes with all its cores does either faster alone.
+        on_fault: called for a request that cannot be answered; the others are. None: it raises.
 
     Raises:
-        MGMError: one cannot be answered; names it.
+        MGMError: one cannot be answered, and there is no `on_fault`; names it.
     """
     scheduler = engine.scheduler
     scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
@@ -96,34 +108,88 @@ def answer_all(
 
     ahead = engine.model.device.type != "cpu" if ahead is None else ahead
 
-    def prepared() -> tuple[list[Name], PreparedRequests]:
+    def prepared() -> _Group[Name]:
         group = list(islice(left, batch_size))
-        names = [name for name, _ in group]
-        labels = [f"question {name}: " for name in names]
-        return names, engine.prepare([request for _, request in group], labels, alone=not ahead)
+        return _prepare(engine, group, not ahead, on_fault is not None)
 
     # Requests begin in groups: encoders see several images at once, and no row waits for the next.
     with ThreadPoolExecutor(1, "ahead") as pool:
         coming = pool.submit(prepared) if ahead else None
         while True:
+            ended = False
             if len(running) < batch_size:
-                names, group = coming.result() if coming else prepared()
-                running |= zip(names, engine.begin(group), strict=True)
-                if coming and names:
+                group = coming.result() if coming else prepared()
+                running |= zip(group.names, engine.begin(group.requests), strict=True)
+                ended = not group.names and not group.faults
+                if coming and not ended:
                     coming = pool.submit(prepared)
+                for name, error in group.faults:
+                    _report(name, error, on_fault)
             if not running:
-                return
+                if ended:
+                    return
+                continue
             with engine.turn:
                 engine.go_on()
-            for name in [name for name, stream in running.items() if _ended(stream, name)]:
-                yield name, running.pop(name).answer
+            for name, stream in list(running.items()):
+                try:
+                    if not stream.ended:
+                        continue
+                except MGMError as error:
+                    del running[name]
+                    _report(name, MGMError(f"question {name}: {error}"), on_fault)
+                else:
+                    yield name, running.pop(name).answer
 
 
-def _ended(stream: Stream, name: object) -> bool:
+class _Group(NamedTuple, Generic[Name]):
+    """Requests that are prepared, and faults of those that cannot be."""
+
+    names: list[Name]
+    requests: PreparedRequests
+    faults: list[tuple[Name, MGMError]]
+
+
+def _prepare(
+    engine: Engine, group: Sequence[tuple[Name, Request]], alone: bool, each: bool
+) -> _Group[Name]:
+    """Prepare requests together.
+
+    Args:
+        engine: that will answer.
+        group: requests by their names.
+        alone: see `Engine.prepare`.
+        each: whether those that cannot be prepared are left out.
+
+    Raises:
+        MGMError: one cannot be prepared, and `each` is not set.
+    """
+
+    def together(some: Sequence[tuple[Name, Request]]) -> PreparedRequests:
+        labels = [f"question {name}: " for name, _ in some]
+        return engine.prepare([request for _, request in some], labels, alone=alone)
+
     try:
-        return stream.ended
-    except MGMError as error:
-        raise MGMError(f"question {name}: {error}") from error
+        return _Group([name for name, _ in group], together(group), [])
+    except MGMError:
+        if not each:
+            raise
+    faults: dict[Name, MGMError] = {}
+    for name, request in group:
+        try:
+            together([(name, request)])
+        except MGMError as error:
+            faults[name] = error
+    good = [(name, request) for name, request in group if name not in faults]
+    return _Group([name for name, _ in good], together(good), list(faults.items()))
+
+
+def _report(
+    name: Name, error: MGMError, on_fault: Callable[[Name, MGMError], None] | None
+) -> None:
+    if on_fault is None:
+        raise error
+    on_fault(name, error)
 
 
 class EndpointAnswerer(Answerer):
@@ -135,18 +201,29 @@ class EndpointAnswerer(Answerer):
         concurrency: questions at once.
         key: that it asks for; None: that in OPENAI_API_KEY, if there is one.
         wait: seconds before the second try; doubled before each further one.
+        timeout: seconds for one reply.
+
+    Raises:
+        MGMError: the address is none.
     """
 
     def __init__(
-        self, url: str, model: str, concurrency: int, key: str | None = None, wait: float = 1.0
+        self,
+        url: str,
+        model: str,
+        concurrency: int,
+        key: str | None = None,
+        wait: float = 1.0,
+        timeout: float = TIMEOUT,
     ) -> None:
-        self._endpoint = Endpoint(url, url, key, wait)
+        self._endpoint = Endpoint(url, url, key, wait, timeout)
         self._model, self._concurrency = model, concurrency
+        self._failed = 0  # questions in a row that the server did not answer
 
-    def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
+    def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """See `Answerer`."""
         with ThreadPoolExecutor(self._concurrency) as pool:
-            waiting: set[Future[Answered]] = set()
+            waiting: set[Future[Answered | SkippedQuestion]] = set()
             try:
                 for question in questions:
                     waiting.add(pool.submit(self._answer, question))
@@ -161,7 +238,31 @@ class EndpointAnswerer(Answerer):
                 for one in waiting:
                     one.cancel()
 
-    def _answer(self, question: Question) -> Answered:
+    def _answer(self, question: Question) -> Answered | SkippedQuestion:
+        """The server's answer.
+
+        Raises:
+            EndpointUnavailableError: the server answers no question.
+        """
+        try:
+            body = self._body(question)
+        except MGMError as error:
+            return SkippedQuestion(question.id, str(error))
+        try:
+            answer = Answered(question, self._endpoint.complete(body).text.strip())
+        except EndpointUnavailableError:
+            raise
+        except MGMError as error:
+            self._failed += 1
+            if self._failed >= MAX_FAILED:
+                raise EndpointUnavailableError(
+                    f"{error}; so it went with {self._failed} questions in a row"
+                ) from error
+            return SkippedQuestion(question.id, str(error))
+        self._failed = 0
+        return answer
+
+    def _body(self, question: Question) -> dict[str, Any]:
         parts = [
             {"type": "image_url", "image_url": {"url": _data_url(image, question)}}
             for image in question.images
@@ -171,16 +272,12 @@ class EndpointAnswerer(Answerer):
         ]
         if question.system is not None:
             messages.insert(0, {"role": "system", "content": question.system})
-        body = {
+        return {
             "model": self._model,
             "messages": messages,
             "temperature": 0,
             "max_tokens": question.max_new_tokens,
         }
-        try:
-            return Answered(question, self._endpoint.complete(body)[0].strip())
-        except MGMError as error:
-            raise MGMError(f"question {question.id}: {error}") from error
 
 
 def _data_url(image: ImageSource, question: Question) -> str:

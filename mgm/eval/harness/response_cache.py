@@ -7,17 +7,19 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.data.images.orientation import STORED
+from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
 from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.question import Question
+from mgm.eval.harness.question import Question, valid_text
 
 logger = logging.getLogger("mgm.eval")
+# Of a model: weights, settings, vocabularies and templates.
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja")
 
 
 class AnswerCache:
@@ -48,14 +50,14 @@ class AnswerCache:
 
     def reload(self) -> None:
         """Read what other processes have written."""
-        torn = 0
+        damaged = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            known, unfinished = read_texts(file)
+            known, count = read_texts(file)
             self._known |= known
-            torn += unfinished
-        if torn:
+            damaged += count
+        if damaged:
             logger.info(
-                "%d answers in %s were not finished; they are asked anew", torn, self._folder
+                "%d answers in %s were not finished; they are asked anew", damaged, self._folder
             )
 
     def key(self, question: Question) -> str:
@@ -79,20 +81,21 @@ class AnswerCache:
         """The answer of a key; None: it was not asked yet."""
         return self._known.get(key)
 
+    def answer(self, question: Question) -> str | None:
+        """The answer of a question; None: it was not asked yet, or cannot be."""
+        try:
+            return self.get(self.key(question))
+        except MGMError:
+            return None
+
     def put(self, key: str, text: str) -> None:
         """Keep an answer, at once.
 
         Raises:
-            MGMError: it cannot be written.
+            MGMError: it cannot be written; what was answered before is kept.
         """
-        self._known[key] = text
-        try:
-            self._own.add(key, text)
-        except OSError as error:
-            raise MGMError(
-                f"{self._own.path}: cannot be written ({error.strerror}); make room, and run "
-                "again: what was answered is kept"
-            ) from error
+        self._own.add(key, text)
+        self._known[key] = valid_text(text)
 
     def _hash(self, image: ImageSource) -> str:
         if isinstance(image, bytes):
@@ -111,20 +114,30 @@ class AnswerCache:
         return hashlib.blake2b(open_image(image, "an image", STORED).tobytes()).hexdigest()[:32]
 
 
-def settings_name(path: str, facts: dict[str, Any]) -> str:
-    """The name of a model with what decides its answers: its weights' files and the settings.
+def settings_name(path: str, settings: dict[str, Any]) -> str:
+    """The name of a model with what decides its answers: the content of its files, and settings.
+
+    A copy of a model in a folder of the same name has the same one, whenever it was made.
 
     Args:
         path: of its folder, or its name elsewhere.
-        facts: such as dtype and template.
+        settings: such as dtype and template; `model_base` may name another folder.
+
+    Raises:
+        MGMError: a file cannot be read.
     """
     folder = Path(path)
-    files: Sequence[Path] = sorted(folder.iterdir()) if folder.is_dir() else []
-    marks = [
-        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-        for file in files
-        if file.suffix in (".safetensors", ".bin", ".json", ".model")
-    ]
-    name = folder.resolve().name if files else path
-    text = json.dumps([name, marks, facts], sort_keys=True)
+    parts = [folder] + [Path(base) for base in [settings.get("model_base")] if base]
+    digests = [_files_digest(part) if part.is_dir() else str(part) for part in parts]
+    others = {name: value for name, value in settings.items() if name != "model_base"}
+    name = folder.resolve().name if folder.is_dir() else path
+    text = json.dumps([name, digests, others], sort_keys=True)
     return f"{name}-{hashlib.blake2b(text.encode()).hexdigest()[:12]}"
+
+
+def _files_digest(folder: Path) -> list[list[str]]:
+    """Names and SHA-256 of the files of a model, those in folders below it, too."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES)
+    return [
+        [file.relative_to(folder).as_posix(), digest_of([file])] for file in files if file.is_file()
+    ]

@@ -12,6 +12,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
+from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 
@@ -33,6 +34,9 @@ class Benchmark(ABC):
         also_published: whether the published files do where a source is not there: they hold the
             same questions.
         published_splits: those of the published files; None: all.
+        headline: parts that stand for the score in tables, such as MME's perception and cognition.
+        combine_facts: names of `Question.facts` that `combine` reads, besides `group`, `category`
+            and `answer`; a score is saved with them, so that it can be combined anew.
     """
 
     name: ClassVar[str]
@@ -47,6 +51,8 @@ class Benchmark(ABC):
     sources: ClassVar[Mapping[tuple[str, str], Source]] = {}
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
+    headline: ClassVar[tuple[str, ...]] = ()
+    combine_facts: ClassVar[tuple[str, ...]] = ()
 
     def needs(self, split: str) -> list[Needed]:
         """What has to lie in the benchmark's folder for the published protocol, if it has one."""
@@ -130,6 +136,20 @@ class Benchmark(ABC):
         """
         raise NotImplementedError
 
+    def cleaned(
+        self, answered: Answered, protocol: str, without_thinking: bool = False
+    ) -> Answered:
+        """An answer as `credit` takes it: lmms-eval scores it without its blocks of reasoning.
+
+        Args:
+            answered: as the model wrote it.
+            protocol: by which is scored.
+            without_thinking: whether other protocols score it without them, too.
+        """
+        if protocol != LMMS_EVAL and not without_thinking:
+            return answered
+        return replace(answered, text=strip_thinking(answered.text))
+
     @abstractmethod
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """How right an answer is, from 0 to 1.
@@ -137,6 +157,23 @@ class Benchmark(ABC):
         Raises:
             MGMError: a judge was asked, and does not answer.
         """
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """What the scorer reads in an answer, such as a letter, yes or no, or a number.
+
+        It is shown beside the answer and does not decide the credit.
+
+        Returns:
+            Empty where it finds nothing in the answer; None where the whole text is scored.
+        """
+        return None
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """The largest value of the score of some questions, or of one of their `parts`.
+
+        Intervals keep to it. None: there is no bound. The smallest value is 0.
+        """
+        return 100.0
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The score of questions with their credits; here the mean in per cent."""
