@@ -63,7 +63,7 @@ LAYERS = {
         ("metrics",),
         ("lmms", "tasks"),
         ("benchmarks", "report"),
-        ("ablate", "registry"),
+        ("ablation", "registry"),
         ("__main__", "prepare"),
     ),
     "train": (

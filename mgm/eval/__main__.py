@@ -9,12 +9,14 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mgm.engine.loading import load
 from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.eval.ablation.ablation_run import AblationRun
+from mgm.eval.ablation.ablations import NAMES as ABLATIONS
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
 from mgm.eval.harness.question import Answered, Question
@@ -42,6 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.compare:
         return compare_folders(*options.compare)
     asked = _asked(options)  # faults of the data are found before the model loads
+    ablations = AblationRun(options.ablate, asked)
     if options.dry_run:
         for name, (_, _, protocol, questions) in asked.items():
             write_output(f"{name}: {len(questions)} questions, protocol {protocol}\n")
@@ -53,9 +56,12 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     if not options.score_only and options.answers is None:
         answerer = _answerer(options)
+        ablations.check_model(answerer)
         for name, (_, _, _, questions) in asked.items():
             run(questions, answerer, cache, process, processes, name if process == 0 else "")
-    _collect(asked, cache, process, processes)
+        ablations.ask(answerer, cache, process, processes)
+    own = {name: (questions, cache) for name, (_, _, _, questions) in asked.items()}
+    _collect(own | ablations.caches(cache), cache, process, processes)
     if process:
         return 0
     judge: Judge = Judge()
@@ -80,6 +86,8 @@ def main(words: Sequence[str] | None = None) -> int:
             logger.info("wrote %s", path)
     write_report(output, title, scores, said)
     write_output(table(scores, title))
+    by_name = dict(zip(asked, scores, strict=True))
+    write_output(ablations.report(output, by_name, cache, judge, options.strip_thinking))
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
         usage = judge.usage
@@ -125,6 +133,14 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score answers without <think> blocks, as the protocol lmms-eval always does",
     )
+    add(
+        "--ablate",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="ask again with one part of the vision side changed, one NAME after the other: "
+        f"{ABLATIONS}; a number follows a colon, as in blur:168",
+    )
     add("--dry-run", action="store_true", help="only say how many questions there are")
     add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
     add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
@@ -140,6 +156,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         raise MGMError("--answers: name the one --benchmark that they are of")
     if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")
+    if options.ablate and options.model_path is None:
+        raise MGMError("--ablate changes a model that runs here; give --model-path")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
     for name in ("batch_size", "limit", "max_new_tokens"):
@@ -245,10 +263,21 @@ def _answerer(options: argparse.Namespace) -> Answerer:
     return EngineAnswerer(engine, options.batch_size)
 
 
-def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, processes: int) -> None:
+def _collect(
+    tasks: Mapping[str, tuple[Sequence[Question], AnswerCache]],
+    cache: AnswerCache,
+    process: int,
+    processes: int,
+) -> None:
     """Have the first process know the answers of all, which may be on other machines.
 
     It waits for every process; one that fails ends all, by torchrun.
+
+    Args:
+        tasks: questions and where their answers are, by name.
+        cache: whose files they are in.
+        process: the number of this one.
+        processes: that shared the work.
     """
     if processes == 1:
         return
@@ -256,8 +285,8 @@ def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, process
 
     # By question: a copy of the model on another machine has other keys.
     said = {}
-    for name, (_, _, _, questions) in asked.items():
-        own = answered(share(questions, process, processes), cache)
+    for name, (questions, answers) in tasks.items():
+        own = answered(share(questions, process, processes), answers)
         said[name] = {one.question.id: one.text for one in own}
     parts: list[dict[str, dict[str, str]]] | None = None
     if process == 0:
@@ -268,11 +297,11 @@ def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, process
     if parts is None:
         return
     cache.reload()
-    for name, (_, _, _, questions) in asked.items():
+    for name, (questions, answers) in tasks.items():
         texts = dict(pair for part in parts for pair in part[name].items())
         for question in questions:
-            if question.id in texts and cache.get(key := cache.key(question)) is None:
-                cache.put(key, texts[question.id])
+            if question.id in texts and answers.get(key := answers.key(question)) is None:
+                answers.put(key, texts[question.id])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.eval.harness.models import EngineAnswerer
-from mgm.eval.harness.question import Question
+from mgm.eval.harness.question import Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache
 from mgm.eval.harness.runner import run
 from mgm.model.configuration_mgm import MGMConfig
@@ -157,8 +157,7 @@ def ablation_cache(
     """
     settings = ablation.name
     if ablation.kind == "one_query":
-        images = _calibration_images(questions)
-        settings += "".join(cache.key(one) for one in images)
+        settings += "".join(cache.key(one) for one in _calibration_images(questions, cache))
     return cache.variant(settings)
 
 
@@ -170,7 +169,7 @@ def run_ablation(
     process: int = 0,
     processes: int = 1,
     title: str = "",
-) -> None:
+) -> list[SkippedQuestion]:
     """Have every question answered with an ablation that was not yet; see `runner.run`.
 
     Args:
@@ -182,39 +181,48 @@ def run_ablation(
         processes: that share the work.
         title: of the progress bar; empty: there is none.
 
+    Returns:
+        What this process could not ask.
+
     Raises:
-        MGMError: the model cannot be run so, or a question cannot be answered.
+        MGMError: the model cannot be run so, or no question can be answered any more.
     """
     engine = answerer.engine
     before = engine.fusion
     fusion = ablation.fusion(engine.model.config)
     if ablation.kind == "one_query":
-        fusion = replace(fusion, query=_fixed_query(engine, _calibration_images(questions)))
+        fusion = replace(fusion, query=_fixed_query(engine, _calibration_images(questions, cache)))
     own = ablation_cache(cache, ablation, questions)
     engine.fusion = fusion
     try:
-        run(questions, answerer, own, process, processes, title)
+        return run(questions, answerer, own, process, processes, title)
     finally:
         engine.fusion = before
 
 
-def _calibration_images(questions: Sequence[Question]) -> list[Question]:
+def _calibration_images(questions: Sequence[Question], cache: AnswerCache) -> list[Question]:
     """The first images of a benchmark, each with how it is seen: questions without a text."""
-    images: dict[object, Question] = {}
+    images: dict[str, Question] = {}
     for question in questions:
         for image in question.images:
+            one = Question("", "", (image,), orientation=question.orientation)
+            try:
+                images.setdefault(cache.key(one), one)
+            except MGMError:  # its own questions are skipped, and named
+                continue
             if len(images) == CALIBRATION_IMAGES:
                 return list(images.values())
-            one = Question("", "", (image,), orientation=question.orientation)
-            images.setdefault(hash(image) if isinstance(image, bytes) else str(image), one)
     return list(images.values())
 
 
 def _fixed_query(engine: Engine, images: Sequence[Question]) -> tuple[float, ...] | None:
-    """The mean query of all tokens of some images; None: there are none."""
+    """The mean query of all tokens of some images; None: none can be opened."""
     queries = []
     for one in images:
-        opened = engine.open_image(one.images[0], "an image of --ablate one_query", one.orientation)
+        try:
+            opened = engine.open_image(one.images[0], orientation=one.orientation)
+        except MGMError:
+            continue
         pixels = engine.processor.image_processor(opened, do_normalize=False)["pixel_values_aux"]
         call = partial(engine.model.mean_query, pixels.to(engine.model.device))
         queries.append(engine.compute(call))

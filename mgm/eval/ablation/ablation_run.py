@@ -7,19 +7,15 @@ from pathlib import Path
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError
-from mgm.eval.harness.ablations import (
+from mgm.eval.ablation.ablations import (
     GREY_VIT,
     HR_OFF,
+    Ablation,
     ablation_cache,
     parse_ablations,
     run_ablation,
 )
-from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.models import Answerer, EngineAnswerer
-from mgm.eval.harness.question import Question
-from mgm.eval.harness.response_cache import AnswerCache
-from mgm.eval.harness.runner import answered
-from mgm.eval.report.ablations import (
+from mgm.eval.ablation.differences import (
     AblatedScore,
     Utilisation,
     ablated,
@@ -28,7 +24,13 @@ from mgm.eval.report.ablations import (
     utilisation,
     utilisation_line,
 )
-from mgm.eval.report.score import Score, save_score, scored
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.models import Answerer, EngineAnswerer
+from mgm.eval.harness.question import Question, SkippedQuestion
+from mgm.eval.harness.response_cache import AnswerCache
+from mgm.eval.harness.runner import answered
+from mgm.eval.report.score import Score, save_score
+from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.benchmark import Benchmark
 
 logger = logging.getLogger("mgm.eval")
@@ -51,17 +53,19 @@ class AblationRun:
     def __init__(self, names: Sequence[str], tasks: Mapping[str, Task]) -> None:
         self.ablations = parse_ablations(names)
         self.tasks = tasks
-        for name, (kind, split, _, _) in tasks.items() if names else ():
+        self._skipped: dict[tuple[str, str], list[SkippedQuestion]] = {}
+        for name, (kind, split, _, _) in tasks.items() if self.ablations else ():
             if split not in kind.scored:
+                offered = ", ".join(f"{kind.name}:{one}" for one in kind.scored)
                 raise MGMError(
-                    f"--ablate: only a server knows the answers of {name}; valid: "
-                    f"{', '.join(f'{kind.name}:{one}' for one in kind.scored) or 'none of it'}"
+                    f"--ablate: only a server knows the answers of {name}"
+                    + (f"; valid: {offered}" if offered else "; leave it out")
                 )
 
     def check_model(self, answerer: Answerer) -> None:
         """Raise an MGMError if the model that answers cannot be run with each ablation."""
         for one in self.ablations:
-            one.fusion(_engine_of(answerer).engine.model.config)
+            one.fusion(_local(answerer).engine.model.config)
 
     def ask(
         self, answerer: Answerer, cache: AnswerCache, process: int = 0, processes: int = 1
@@ -75,13 +79,13 @@ class AblationRun:
             processes: that share the work.
 
         Raises:
-            MGMError: a question cannot be answered.
+            MGMError: no question can be answered any more.
         """
         for ablation in self.ablations:
             for name, (_, _, _, questions) in self.tasks.items():
                 title = "" if process else f"{name}, {ablation.name}"
-                run_ablation(
-                    ablation, questions, _engine_of(answerer), cache, process, processes, title
+                self._skipped[ablation.name, name] = run_ablation(
+                    ablation, questions, _local(answerer), cache, process, processes, title
                 )
 
     def caches(self, cache: AnswerCache) -> dict[str, tuple[Sequence[Question], AnswerCache]]:
@@ -97,57 +101,77 @@ class AblationRun:
         }
 
     def report(
-        self, output: Path, full: Mapping[str, Score], cache: AnswerCache, judge: Judge
+        self,
+        output: Path,
+        full: Mapping[str, Score],
+        cache: AnswerCache,
+        judge: Judge,
+        without_thinking: bool = False,
     ) -> str:
         """Score the answers with each ablation; write ablations.md and ablations.json.
 
         Args:
-            output: of the run; the score with an ablation goes below `ablations/NAME` in it.
+            output: of the run; the score with an ablation goes to `ablations/NAME.json` beside that
+                of the full model.
             full: scores of the full model, by the names of benchmarks with their splits.
             cache: of the full model.
             judge: of free answers.
+            without_thinking: as for `scored`.
 
         Returns:
-            ablations.md; empty: there are no ablations.
+            The tables in Markdown; empty: there are no ablations.
 
         Raises:
-            MGMError: a question was not asked with an ablation yet.
+            MGMError: nothing was asked with an ablation yet, or a file cannot be written.
         """
         if not self.ablations:
             return ""
         text, content = "", {}
         for name, task in self.tasks.items():
-            scores = ablated(task[0], full[name], self._scores(output, task, cache, judge))
+            found = {
+                one.name: (
+                    one.description,
+                    self._score(one, output, name, cache, judge, without_thinking),
+                )
+                for one in self.ablations
+            }
+            scores = ablated(task[0], full[name], found)
             rates = _rates(task[0], full[name], scores)
-            text += ablations_table(full[name], scores) + "\n"
-            text += "".join(map(utilisation_line, rates)) + ("\n" if rates else "")
+            text += "\n" + ablations_table(full[name], scores)
+            text += "".join(f"\n{utilisation_line(rate)}" for rate in rates)
             content[name] = as_json(scores, rates)
         for file, written in (
-            ("ablations.md", f"# Ablations at test time\n\n{text}"),
-            ("ablations.json", json.dumps(content, indent=1, ensure_ascii=False)),
+            ("ablations.md", f"# Ablations at test time\n{text}"),
+            ("ablations.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
         ):
             with atomic_file(output / file) as part:
                 part.write_text(written, encoding="utf-8")
+        logger.info("ablations: %s", output / "ablations.md")
         return text
 
-    def _scores(
-        self, output: Path, task: Task, cache: AnswerCache, judge: Judge
-    ) -> dict[str, tuple[str, Score]]:
-        kind, split, protocol, questions = task
-        found = {}
-        for one in self.ablations:
-            own = answered(questions, ablation_cache(cache, one, questions))
-            score = scored(kind, split, protocol, questions, own, judge)
-            folder = (
-                output / "ablations" / one.name.replace(":", "-") / kind.name / split / protocol
-            )
-            folder.mkdir(parents=True, exist_ok=True)
-            save_score(score, folder / "score.json")
-            found[one.name] = one.description, score
-        return found
+    def _score(
+        self,
+        ablation: Ablation,
+        output: Path,
+        name: str,
+        cache: AnswerCache,
+        judge: Judge,
+        without_thinking: bool,
+    ) -> Score:
+        kind, split, protocol, questions = self.tasks[name]
+        own = answered(questions, ablation_cache(cache, ablation, questions))
+        skipped = self._skipped.get((ablation.name, name), ())
+        try:
+            score = scored(kind, split, protocol, questions, own, judge, skipped, without_thinking)
+        except MGMError as error:
+            raise MGMError(f"--ablate {ablation.name}: {error}") from error
+        folder = output / kind.name / split / protocol / "ablations"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_score(score, folder / f"{ablation.name.replace(':', '-')}.json")
+        return score
 
 
-def _engine_of(answerer: Answerer) -> EngineAnswerer:
+def _local(answerer: Answerer) -> EngineAnswerer:
     if not isinstance(answerer, EngineAnswerer):
         raise MGMError("--ablate changes the model in this process; give --model-path alone")
     return answerer

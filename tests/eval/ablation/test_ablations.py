@@ -8,7 +8,7 @@ from PIL import Image
 
 import mgm
 from mgm import FusionConfig, MGMError
-from mgm.eval.harness.ablations import (
+from mgm.eval.ablation.ablations import (
     ALL,
     CALIBRATION_IMAGES,
     KINDS,
@@ -190,10 +190,19 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
     assert len(keys) == CALIBRATION_IMAGES
 
 
-def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions) -> None:
+def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions, monkeypatch) -> None:
     engine = mgm.load(folder, device="cpu")
-    missing = replace(questions[0], images=(tmp_path / "missing.png",))
-    (ablation,) = parse_ablations(["hr_off"])
-    with pytest.raises(MGMError, match=r"missing\.png"):
-        run_ablation(ablation, [missing], EngineAnswerer(engine, 4), AnswerCache(tmp_path, "tiny"))
+    answerer, cache = EngineAnswerer(engine, 4), AnswerCache(tmp_path, "tiny")
+    missing = replace(questions[0], id="m", images=(tmp_path / "missing.png",))
+    (query,) = parse_ablations(["one_query"])
+    skipped = run_ablation(query, [missing, questions[1]], answerer, cache)
+    assert [one.id for one in skipped] == ["m"]
+    assert engine.fusion == FusionConfig()
+
+    def broken(self, asked):
+        raise MGMError("nobody answers")
+
+    monkeypatch.setattr(EngineAnswerer, "answers", broken)
+    with pytest.raises(MGMError, match="nobody answers"):
+        run_ablation(query, questions, answerer, cache)
     assert engine.fusion == FusionConfig()

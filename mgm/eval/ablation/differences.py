@@ -9,9 +9,14 @@ import numpy as np
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Question
 from mgm.eval.report.comparison import Comparison, compare_scores
-from mgm.eval.report.intervals import WHOLE
-from mgm.eval.report.score import Score, question_of
-from mgm.eval.report.statistics import Interval, cluster_sums, jackknife, paired_interval
+from mgm.eval.report.score import Score, credit_of, question_of
+from mgm.eval.report.statistics import (
+    WHOLE,
+    Interval,
+    cluster_sums,
+    jackknife,
+    paired_interval,
+)
 from mgm.eval.tasks.benchmark import Benchmark
 
 FULL_MODEL = "full model"
@@ -94,7 +99,7 @@ def utilisation(
         encoder: which.
     """
     names = [name for name in full.credits if name in without.credits]
-    credits = np.array([[one.credits[name] for name in names] for one in (full, without)])
+    credits = [[credit_of(one, name) for name in names] for one in (full, without)]
     groups = [full.groups[name] for name in names]
     questions = [
         Question(name, "", group=full.groups[name])
@@ -105,17 +110,18 @@ def utilisation(
 
     def rate(indexes: Sequence[int]) -> dict[str, tuple[float, int]]:
         some = [questions[n] for n in indexes]
-        whole, rest = (benchmark.combine(some, own[list(indexes)].tolist()) for own in credits)
+        whole, rest = (benchmark.combine(some, [own[n] for n in indexes]) for own in credits)
         return {WHOLE: (1 - rest / whole, len(some))} if whole > 0 else {}
 
     if not rate(range(len(names))):
         return None
     found = jackknife(rate, groups)[WHOLE]
-    lost = cluster_sums(credits[0] - credits[1], groups)
+    before, after = np.array(credits, dtype=float)
+    lost = cluster_sums(before - after, groups)
     interval = paired_interval(
         found.value,
         found.error,
-        lost / credits[0].sum(),  # what each cluster adds to the rate of a mean
+        lost / before.sum(),  # what each cluster adds to the rate of a mean
         len(lost),
         1.0 if found.value > -1 else None,
     )

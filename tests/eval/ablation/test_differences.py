@@ -8,14 +8,15 @@ from mgm.eval.benchmarks.mme import MME
 from mgm.eval.benchmarks.nano import Nano
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.report.ablations import (
+from mgm.eval.ablation.differences import (
     ablated,
     ablations_table,
     as_json,
     utilisation,
     utilisation_line,
 )
-from mgm.eval.report.score import Score, scored
+from mgm.eval.report.score import Score
+from mgm.eval.report.scoring import scored
 
 IMAGES, EACH = 40, 5
 
