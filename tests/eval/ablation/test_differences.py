@@ -4,10 +4,6 @@ import numpy as np
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.benchmarks.mme import MME
-from mgm.eval.benchmarks.nano import Nano
-from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
 from mgm.eval.ablation.differences import (
     ablated,
     ablations_table,
@@ -15,6 +11,10 @@ from mgm.eval.ablation.differences import (
     utilisation,
     utilisation_line,
 )
+from mgm.eval.benchmarks.mme import MME
+from mgm.eval.benchmarks.nano import Nano
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
 from mgm.eval.report.score import Score
 from mgm.eval.report.scoring import scored
 
