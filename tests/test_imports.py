@@ -31,7 +31,7 @@ LAYERS = {
         ("families", "files", "ops"),
         ("config_checks",),
         ("quantization", "vision"),
-        ("published_layout",),
+        ("published_layout", "text_config"),
         ("configuration_mgm",),
         ("checkpoint", "generation", "image_features", "multimodal_embeddings"),
         ("modeling_mgm",),
@@ -63,7 +63,8 @@ LAYERS = {
         ("metrics",),
         ("lmms", "tasks"),
         ("benchmarks", "report"),
-        ("registry",),
+        ("ablation", "compare", "registry"),
+        ("options", "plan"),
         ("__main__", "prepare"),
     ),
     "train": (

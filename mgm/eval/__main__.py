@@ -8,53 +8,33 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
+from mgm.eval.ablation.ablation_run import AblationRun
 from mgm.eval.compare.comparison import compare_folders
 from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Answered
 from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
 from mgm.eval.harness.runner import Shared, answered, gather, run
 from mgm.eval.options import SETTINGS, model_settings, parse
-from mgm.eval.registry import BENCHMARKS, benchmark, expanded
+from mgm.eval.plan import Task, plan
+from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.examples import write_samples
 from mgm.eval.report.report import table, write_report
 from mgm.eval.report.run_info import data_info, known_model, run_info
 from mgm.eval.report.score import Score, write_files
 from mgm.eval.report.scoring import scored
-from mgm.eval.tasks.benchmark import PAPER, Benchmark
 from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
 EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
-
-
-@dataclass
-class Task:
-    """What is asked of a benchmark.
-
-    Attributes:
-        kind: the benchmark.
-        split: of it.
-        protocol: by which is asked and scored.
-        questions: all there are.
-        asked: those that are asked.
-        skipped: records that are no questions, and questions that could not be asked.
-    """
-
-    kind: Benchmark
-    split: str
-    protocol: str
-    questions: list[Question]
-    asked: list[Question]
-    skipped: list[SkippedQuestion]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -67,7 +47,11 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     if options.compare:
         return compare(options)
-    tasks = _tasks(options)  # faults of the data are found before the model loads
+    tasks = plan(options)  # faults of the data are found before the model loads
+    ablations = AblationRun(
+        options.ablate,
+        {name: (one.kind, one.split, one.protocol, one.asked) for name, one in tasks.items()},
+    )
     if options.dry_run:
         for name, task in tasks.items():
             write_output(f"{name}: {len(task.asked)} questions, protocol {task.protocol}\n")
@@ -77,39 +61,29 @@ def main(words: Sequence[str] | None = None) -> int:
     cache = AnswerCache(
         output / "answers", settings_name(options.model_path or title, deciding), process
     )
-    model: dict[str, Any] = {"name": title, "digest": _digest(options), **deciding}
+    folder = Path(options.model_path or "")
+    digest = model_digest(folder) if options.model_path and folder.is_dir() else None
+    model: dict[str, Any] = {"name": title, "digest": digest, **deciding}
     failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options, model)
-        for name, task in tasks.items():
-            bar = name if process == 0 else ""
-            try:
-                task.skipped += run(task.asked, answerer, cache, process, processes, bar)
-            except NotWrittenError:
-                raise
-            except MGMError as error:  # what was answered is scored
-                failed.append(f"{name}: {error}")
-                break
-    shared = {name: Shared(task.asked, task.skipped) for name, task in tasks.items()}
-    gather(shared, failed, cache, process, processes)
+        ablations.check_model(answerer)
+        failed += _ask(tasks, answerer, cache, process, processes)
+        if not failed:
+            ablations.ask(answerer, cache, process, processes)
+    shared = {name: Shared(task.asked, cache, task.skipped) for name, task in tasks.items()}
+    others = {name: Shared(*pair) for name, pair in ablations.caches(cache).items()}
+    gather(shared | others, failed, cache, process, processes)
     if process:
         return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
-    scores: list[Score] = []
-    for name, task in tasks.items():
-        try:
-            answers = _answers(task, cache, options)
-            scores.append(_score(task, answers, judge, model, output, options))
-        except NotWrittenError:
-            raise
-        except MGMError as error:
-            failed.append(f"{name}: {error}")
-    if not scores:
-        raise MGMError("; ".join(failed))
+    scores = _score_all(tasks, cache, judge, model, output, options, failed)
     write_report(output, title)
-    write_output(table(scores, title))
+    write_output(table(list(scores.values()), title))
+    if not failed:
+        write_output(ablations.report(output, scores, cache, judge, options.strip_thinking))
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
         usage = judge.usage
@@ -137,6 +111,60 @@ def compare(options: argparse.Namespace) -> int:
     for problem in problems:
         logger.error("error: %s", problem)
     return EXIT_FAILED if problems else 0
+
+
+def _ask(
+    tasks: Mapping[str, Task],
+    answerer: Answerer,
+    cache: AnswerCache,
+    process: int,
+    processes: int,
+) -> list[str]:
+    """Have all questions answered; what cannot be is in each task's `skipped` afterwards.
+
+    Returns:
+        The error that ended it; what was answered before is scored.
+
+    Raises:
+        MGMError: an answer cannot be written.
+    """
+    for name, task in tasks.items():
+        bar = name if process == 0 else ""
+        try:
+            task.skipped += run(task.asked, answerer, cache, process, processes, bar)
+        except NotWrittenError:
+            raise
+        except MGMError as error:
+            return [f"{name}: {error}"]
+    return []
+
+
+def _score_all(
+    tasks: Mapping[str, Task],
+    cache: AnswerCache,
+    judge: Judge,
+    model: Mapping[str, Any],
+    output: Path,
+    options: argparse.Namespace,
+    failed: list[str],
+) -> dict[str, Score]:
+    """Score what can be; errors of the others are added to `failed`.
+
+    Raises:
+        MGMError: nothing can be scored, or a file cannot be written.
+    """
+    scores: dict[str, Score] = {}
+    for name, task in tasks.items():
+        try:
+            answers = _answers(task, cache, options)
+            scores[name] = _score(task, answers, judge, model, output, options)
+        except NotWrittenError:
+            raise
+        except MGMError as error:
+            failed.append(f"{name}: {error}")
+    if not scores:
+        raise MGMError("; ".join(failed))
+    return scores
 
 
 def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
@@ -186,43 +214,6 @@ def _score(
     for path in written:
         logger.info("wrote %s", path)
     return score
-
-
-def _tasks(options: argparse.Namespace) -> dict[str, Task]:
-    """Benchmarks with their questions, by the names with their splits.
-
-    Raises:
-        MGMError: there is no such benchmark, or its data is missing or damaged.
-    """
-    tasks: dict[str, Task] = {}
-    for kind, split in [benchmark(name, options.protocol) for name in expanded(options.benchmark)]:
-        offered = kind.protocols_of(split) or [PAPER]
-        protocol = options.protocol if options.protocol in offered else offered[0]
-        kind.check(split, protocol)
-        if options.protocol and protocol != options.protocol:
-            logger.warning(
-                "%s:%s has no protocol %s; %s is used", kind.name, split, options.protocol, protocol
-            )
-        skipped: list[SkippedQuestion] = []
-        folder = kind.folder_in(options.data)
-        questions = list(kind.questions(folder, split, protocol, skipped))
-        if not questions:
-            reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else ""
-            raise MGMError(f"{kind.name}: its file has no questions{reason}")
-        for one in skipped:
-            logger.warning("%s:%s, %s is left out: %s", kind.name, split, one.id, one.reason)
-        if options.max_new_tokens is not None:
-            limit = options.max_new_tokens
-            questions = [replace(one, max_new_tokens=limit) for one in questions]
-        asked = questions[: options.limit]
-        tasks[f"{kind.name}:{split}"] = Task(kind, split, protocol, questions, asked, skipped)
-    return tasks
-
-
-def _digest(options: argparse.Namespace) -> str | None:
-    """Of the model's files; None: they are not here."""
-    folder = options.model_path and Path(options.model_path)
-    return model_digest(folder) if folder and folder.is_dir() else None
 
 
 def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:

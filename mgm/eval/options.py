@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgm.errors import MGMError, Parser
+from mgm.eval.ablation.ablations import NAMES as ABLATIONS
 from mgm.eval.compare.comparison import MARGIN
 from mgm.eval.registry import BENCHMARKS, GROUPS, expanded
 from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
@@ -80,6 +81,14 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum tokens per answer; default: each benchmark's own",
     )
+    add(
+        "--ablate",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="ask again with one part of the vision side changed, one NAME after the other: "
+        f"{ABLATIONS}; a number follows a colon, as in blur:168",
+    )
     add("--dry-run", action="store_true", help="only say how many questions there are")
 
 
@@ -142,6 +151,8 @@ def _check_evaluation(options: argparse.Namespace) -> None:
         raise MGMError("--answers: name the one --benchmark that they are of")
     if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")
+    if options.ablate and options.model_path is None:
+        raise MGMError("--ablate changes a model that runs here; give --model-path")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
     for name in ("batch_size", "limit", "max_new_tokens"):

@@ -42,10 +42,13 @@ class EngineAnswerer(Answerer):
     Args:
         engine: of a model.
         batch_size: answers that are written at once.
+
+    Attributes:
+        engine: of a model.
     """
 
     def __init__(self, engine: Engine, batch_size: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._batch_size = batch_size
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
@@ -68,7 +71,7 @@ class EngineAnswerer(Answerer):
 
         faults: list[tuple[str, MGMError]] = []
         answers = answer_all(
-            self._engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
+            self.engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
         )
         for name, answer in answers:
             counts = answer.prompt_tokens, len(answer.tokens)

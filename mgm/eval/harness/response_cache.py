@@ -3,6 +3,7 @@
 Every process writes a file of its own; all read all files.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -36,6 +37,16 @@ class AnswerCache:
         self._known: dict[str, dict[str, Any]] = {}  # records of the files
         self._hashes: dict[Path, str] = {}
         self.reload()
+
+    def variant(self, settings: str) -> "AnswerCache":
+        """Answers of the same model with other settings, in the same files.
+
+        Args:
+            settings: what differs; answers with others are not seen.
+        """
+        other = copy.copy(self)
+        other._model = json.dumps([self._model, settings])
+        return other
 
     def reload(self) -> None:
         """Read what other processes have written."""

@@ -4,7 +4,7 @@ import datetime
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -123,11 +123,13 @@ class Shared:
 
     Attributes:
         questions: that are asked.
+        answers: their cache.
         skipped: records and questions that could not be asked.
     """
 
     questions: Sequence[Question]
-    skipped: list[SkippedQuestion]
+    answers: AnswerCache
+    skipped: list[SkippedQuestion] = field(default_factory=list)
 
 
 def gather(
@@ -144,7 +146,7 @@ def gather(
     Args:
         benchmarks: by their names; what others skipped is added in the first process.
         failed: errors that ended a benchmark; those of others are added in the first process.
-        cache: of answers; those of others are added in the first process.
+        cache: whose files the answers are in; those of others are added in the first process.
         process: the number of this one.
         processes: that share the work.
     """
@@ -157,7 +159,7 @@ def gather(
         name: (
             {
                 answer.question.id: (answer.text, answer.details)
-                for answer in answered(share(one.questions, process, processes), cache)
+                for answer in answered(share(one.questions, process, processes), one.answers)
             },
             one.skipped if process else [],
         )
@@ -176,6 +178,6 @@ def gather(
         for answers, skipped in (part[name] for part, _ in parts):
             one.skipped += [other for other in skipped if other.id not in known]
             for question in one.questions:
-                if question.id in answers and cache.answer(question) is None:
+                if question.id in answers and one.answers.answer(question) is None:
                     text, details = answers[question.id]
-                    cache.put(cache.key(question), text, **details)
+                    one.answers.put(one.answers.key(question), text, **details)

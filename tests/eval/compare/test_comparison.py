@@ -193,9 +193,10 @@ def test_many_models_into_a_file(outputs, tmp_path):
     assert "better 100.00, base 50.00, difference +50.00 (95 %: " in line(found[0])
     for name in ("c.md", "c.html", "c.json"):
         write_comparison(tmp_path / name, found, ["a line"])
-    assert "| mmbench:dev, paper | base: 50.00 | better: 100.00 | +50.00 |" in (
-        tmp_path / "c.md"
-    ).read_text()
+    assert (
+        "| mmbench:dev, paper | base: 50.00 | better: 100.00 | +50.00 |"
+        in (tmp_path / "c.md").read_text()
+    )
     page = (tmp_path / "c.html").read_text()
     assert "<b>third" not in page
     assert "&lt;b&gt;third" in page

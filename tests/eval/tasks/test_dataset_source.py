@@ -12,7 +12,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import scored
+from mgm.eval.report.scoring import scored
 from tests.eval.fixtures import png
 from tests.eval.named_judge import Named
 
