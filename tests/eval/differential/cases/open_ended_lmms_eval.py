@@ -44,7 +44,7 @@ def task_options(harness: Checkout, path: str) -> Mapping[str, Any]:
 
     Loader.add_constructor("!function", lambda _, node: node.value)
     file = harness.path / "lmms_eval" / "tasks" / path
-    content = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
+    content = yaml.load(file.read_text(encoding="utf-8"), Loader)
     return content["lmms_eval_specific_kwargs"]["default"]
 
 

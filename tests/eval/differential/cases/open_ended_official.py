@@ -17,7 +17,11 @@ from mgm.eval.harness.question import Question
 from tests.eval.differential.case import Case, Record, sets_of
 from tests.eval.differential.cases import open_ended_lmms_eval as common
 from tests.eval.differential.checkout import Checkout
-from tests.eval.differential.made_up_text import long_answers, peoples_answers, short_answer, yes_no_answer
+from tests.eval.differential.made_up_text import (
+    peoples_answers,
+    short_answer,
+    yes_no_answer,
+)
 
 Row = dict[str, Any]
 
@@ -48,7 +52,7 @@ def run_script(path: Path, source: str, *words: str) -> None:
     before = sys.argv
     sys.argv = [str(path), *words]
     try:
-        exec(compile(source, str(path), "exec"), {"__name__": "__main__"})  # noqa: S102
+        exec(compile(source, str(path), "exec"), {"__name__": "__main__"})
     finally:
         sys.argv = before
 
@@ -148,7 +152,7 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
     images: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, (row, answer) in enumerate(pairs):
         turn = number // len(rows) if number < common.COMPLETE else number
-        row = row | {"image": f"{row['image']} {turn}"}  # noqa: PLW2901
+        row = row | {"image": f"{row['image']} {turn}"}
         images[row["category"]][row["image"]].append(number)
         parsed = calculation.parse_pred_ans(_in_a_line(answer).lower())
         yield {"row": row, "answer": answer, "score": float(parsed == row["answer"])}
