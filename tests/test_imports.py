@@ -59,7 +59,7 @@ LAYERS = {
         ("cli", "controller", "gradio_web_server", "model_worker"),
     ),
     "eval": (
-        ("harness",),
+        ("download", "harness"),
         ("metrics",),
         ("lmms", "tasks"),
         ("benchmarks", "report"),
