@@ -31,7 +31,7 @@ LAYERS = {
         ("families", "files", "ops"),
         ("config_checks",),
         ("quantization", "vision"),
-        ("published_layout",),
+        ("published_layout", "text_config"),
         ("configuration_mgm",),
         ("checkpoint", "generation", "image_features", "multimodal_embeddings"),
         ("modeling_mgm",),
@@ -59,11 +59,12 @@ LAYERS = {
         ("cli", "controller", "gradio_web_server", "model_worker"),
     ),
     "eval": (
-        ("harness",),
+        ("download", "harness"),
         ("metrics",),
         ("lmms", "tasks"),
         ("benchmarks", "report"),
-        ("registry",),
+        ("ablation", "compare", "registry"),
+        ("options", "plan"),
         ("__main__", "prepare"),
     ),
     "train": (

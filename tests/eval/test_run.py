@@ -21,7 +21,8 @@ from mgm.eval.harness.question import Answered, Question
 from mgm.eval.harness.response_cache import AnswerCache, settings_name
 from mgm.eval.harness.runner import answered, by_image, run
 from mgm.eval.registry import benchmark
-from mgm.eval.report.score import load_score, scored
+from mgm.eval.report.score import load_score
+from mgm.eval.report.scoring import scored
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture

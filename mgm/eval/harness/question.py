@@ -9,6 +9,10 @@ from mgm.data.images.loading import ImageSource
 from mgm.data.images.orientation import STORED
 from mgm.errors import MGMError, one_line
 
+# What is known of an answer besides its text, and its types.
+DETAILS = {
+    "finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "seconds": int | float,
+}  # fmt: skip
 # What code raises that reads a record or an answer which is not as it expects.
 DATA_ERRORS = (
     ArithmeticError,
@@ -65,6 +69,8 @@ class Answered:
             of answers from a file.
         prompt_tokens: of the question with its images; None: unknown.
         completion_tokens: of the answer; None: unknown.
+        seconds: from the previous answer of the same process to this one, so that they add up to
+            the time that asking took; None: unknown.
     """
 
     question: Question
@@ -72,9 +78,16 @@ class Answered:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", valid_text(self.text))
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is known besides the text, by the names in `DETAILS`."""
+        values = {name: getattr(self, name) for name in DETAILS}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Credit(float):
