@@ -63,7 +63,8 @@ LAYERS = {
         ("metrics",),
         ("lmms", "tasks"),
         ("benchmarks", "report"),
-        ("ablation", "registry"),
+        ("ablation", "compare", "registry"),
+        ("options", "plan"),
         ("__main__", "prepare"),
     ),
     "train": (

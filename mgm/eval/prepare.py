@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mgm.errors import MGMError, Parser, hub_errors, one_line, run_command
-from mgm.eval.registry import BENCHMARKS, benchmark
+from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
 from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
 from mgm.eval.tasks.dataset_source import HUB_FOLDER, Needed
 
@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("mgm").setLevel(logging.INFO)
     options = parse(words)
     missing = 0
-    for name in options.benchmark:
+    for name in expanded(options.benchmark):
         kind, split = benchmark(name, options.protocol)
         protocol = options.protocol or (kind.protocols_of(split) or [PAPER])[0]
         kind.check(split, protocol)
@@ -48,7 +48,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m mgm.eval.prepare", description="Bring benchmarks' files to their place."
     )
-    parser.add_argument("benchmark", nargs="+", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "benchmark", nargs="+", metavar="NAME", help=", ".join((*BENCHMARKS, *GROUPS))
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, help=f"whose data; default: {PAPER}")
     parser.add_argument("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER")
     parser.add_argument("--offline", action="store_true", help="only say what is missing")

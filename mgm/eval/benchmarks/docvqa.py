@@ -16,7 +16,7 @@ from mgm.eval.tasks.prompts import SINGLE_WORD
 DATASET = "lmms-lab-encoder/DocVQA"
 
 
-def sources(
+def document_sources(
     name: str, val: int, test: int, table: str, md5: str
 ) -> dict[tuple[str, str], HubFiles | Table]:
     """The files of one of the data set's benchmarks.
@@ -46,7 +46,7 @@ class DocVQA(Benchmark):
     sizes = {"val": 5349, "test": 5188}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT, OFFICIAL)
     metric = "ANLS"
-    sources = sources(  # noqa: RUF012
+    sources = document_sources(  # noqa: RUF012
         "DocVQA", 5349, 5188, "DocVQA_VAL.tsv", "d5ee77e1926ff10690d469c56b73eabf"
     )
 

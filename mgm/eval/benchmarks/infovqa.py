@@ -1,6 +1,6 @@
 """InfoVQA: questions about infographics, asked and scored as DocVQA's are."""
 
-from mgm.eval.benchmarks.docvqa import DocVQA, sources
+from mgm.eval.benchmarks.docvqa import DocVQA, document_sources
 
 
 class InfoVQA(DocVQA):
@@ -8,6 +8,6 @@ class InfoVQA(DocVQA):
 
     name, title, folder = "infovqa", "InfoVQA", "infovqa"
     sizes = {"val": 2801, "test": 3288}  # noqa: RUF012
-    sources = sources(  # noqa: RUF012
+    sources = document_sources(  # noqa: RUF012
         "InfographicVQA", 2801, 3288, "InfoVQA_VAL.tsv", "2342e9c225222f0ef4dec545ebb126fe"
     )

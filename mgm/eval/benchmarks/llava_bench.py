@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question, ratio_of_sums
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
 from mgm.eval.tasks.benchmark import PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import Needed
 from mgm.eval.tasks.files import read_lines
@@ -39,27 +39,32 @@ class LLaVABench(Benchmark):
         names = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl", "images")
         return [Needed(name, hub) for name in names]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         captions = {one["image"]: one["caption"] for one in read_lines(folder / "context.jsonl")}
         references = {
             str(one["question_id"]): one["text"]
             for one in read_lines(folder / "answers_gpt4.jsonl")
         }
-        read = llava_questions(
-            folder / "questions.jsonl",
-            folder / "images",
-            1024,
-            category=lambda record: str(record.get("category", "")),
-        )
-        for question in read:
+
+        def complete(question: Question, index: int) -> Question:
             if question.id not in references:
                 raise MGMError(f"{folder / 'answers_gpt4.jsonl'}: has no question {question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=references[question.id],
                 facts={**question.facts, "caption": captions.get(question.group, "")},
             )
+
+        yield from llava_questions(
+            folder / "questions.jsonl",
+            folder / "images",
+            1024,
+            complete=complete,
+            category=lambda record: str(record.get("category", "")),
+        )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """The answer's mark with the reference's; by rules, the words they share.
@@ -80,7 +85,9 @@ class LLaVABench(Benchmark):
             found = marks(reply)
             if found is not None:
                 return _credit(*found)
-        return _credit(*NO_MARKS, note=f"the judge gave no two marks in {TRIES} tries: {reply!r:.60}")
+        return _credit(
+            *NO_MARKS, note=f"the judge gave no two marks in {TRIES} tries: {reply!r:.60}"
+        )
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The sum of the answers' marks in per cent of the sum of the reference's."""

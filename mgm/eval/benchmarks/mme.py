@@ -7,12 +7,12 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import field, present, read_lines
-from mgm.eval.tasks.llava_format import write_answers
+from mgm.eval.tasks.files import field, present
+from mgm.eval.tasks.llava_format import line_questions, write_answers
 from mgm.eval.tasks.prompts import SINGLE_WORD
 
 PERCEPTION = (
@@ -48,13 +48,16 @@ class MME(Benchmark):
             Needed("MME_Benchmark_release_version", "MME's authors, on request"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Answers stand in text files beside the images."""
         release = present(folder / "MME_Benchmark_release_version")
         known: dict[Path, dict[str, str]] = {}
         file = folder / "llava_mme.jsonl"
-        for number, record in enumerate(read_lines(file), start=1):
-            where = f"{file}, line {number}"
+
+        def make(record: dict[str, Any], index: int) -> Question:
+            where = f"{file}, line {index + 1}"
             name, text = (str(field(record, key, where)) for key in ("question_id", "text"))
             image = release / str(field(record, "image", where))
             official = text.replace(SINGLE, OFFICIAL_SUFFIX).strip()
@@ -67,7 +70,7 @@ class MME(Benchmark):
             kind = name.split("/")[0]
             if kind not in PERCEPTION + COGNITION:
                 raise MGMError(f"{where}: {kind!r} is no kind of question of MME")
-            yield Question(
+            return Question(
                 id=f"{name}: {bare}",
                 text=text if protocol == PAPER else prompt,
                 images=(image,),
@@ -77,6 +80,8 @@ class MME(Benchmark):
                 max_new_tokens=16 if protocol == LMMS_EVAL else 128,
                 facts={"prompt": text, "question_id": name, "official": official},
             )
+
+        yield from line_questions(file, make)
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int

@@ -10,7 +10,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_json
@@ -20,7 +20,8 @@ THINK = (
     "First please perform reasoning, and think step by step to provide best answer to the "
     "following question: \n\n"
 )
-TRIES = 5  # of a judge whose reply is no mark
+# How often a judge is asked whose reply is no mark. Compat: lmms-eval gives up one try earlier.
+TRIES = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
 WARMER = 0.5  # the rise of its temperature from one try to the next
 SECOND_TRY = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
 
@@ -51,7 +52,9 @@ class MMVet(Benchmark):
             Needed("images", "mm-vet.zip of MM-Vet"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         truths = read_json(folder / "mm-vet.json")
         file = folder / "llava-mm-vet.jsonl"
@@ -59,23 +62,27 @@ class MMVet(Benchmark):
         def text(asked: str) -> str:
             return THINK + asked if protocol == LMMS_EVAL else asked
 
-        for question in llava_questions(file, folder / "images", 1024, text):
+        def complete(question: Question, index: int) -> Question:
             truth = truths.get(f"v1_{question.id}")
             if truth is None:
                 raise MGMError(f"{folder / 'mm-vet.json'}: has no v1_{question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=truth["answer"],
                 category="_".join(sorted(truth.get("capability", []))),
                 facts={**question.facts, "question": truth["question"]},
             )
 
+        yield from llava_questions(file, folder / "images", 1024, text, complete)
+
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")
-        abilities = str(row.get("capability") or "").replace(" ", "").split(",")
+        # VLMEvalKit's table calls abilities a category.
+        listed = str(row.get("capability") or row.get("category") or "")
+        abilities = listed.replace(" ", "").split(",")
         return Question(
             id=name,
             text=(THINK if protocol == LMMS_EVAL else "") + row["question"],
@@ -98,7 +105,7 @@ class MMVet(Benchmark):
             return contained(answered.text, question.answer)
         prompt = judge_prompt(question.facts["question"], question.answer, answered.text, protocol)
         reply = ""
-        for attempt in range(TRIES):
+        for attempt in range(TRIES[protocol]):
             again = SECOND_TRY if attempt and protocol == PAPER else ""
             reply = judge.ask(
                 prompt + again,
@@ -109,9 +116,7 @@ class MMVet(Benchmark):
             found = mark(reply, protocol)
             if found is not None:
                 return found
-        return Credit(
-            0.0, note=f"the judge gave no number from 0 to 1 in {TRIES} tries, at last {reply!r:.60}"
-        )
+        return Credit(0.0, note=f"the judge gave no number from 0 to 1, at last {reply!r:.60}")
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]

@@ -7,7 +7,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question, ratio_of_sums
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
 from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
@@ -32,7 +32,7 @@ class POPE(Benchmark):
     combine_facts = ("together",)
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
-        ("test", VLMEVALKIT): Table("POPE.tsv", 9000, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
+        ("test", VLMEVALKIT): Table("POPE.tsv", 5127, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
     }
 
     def needs(self, split: str) -> list[Needed]:
@@ -50,19 +50,17 @@ class POPE(Benchmark):
             Needed("val2014", "COCO, unpacked", "http://images.cocodataset.org/zips/val2014.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Labels belong to questions by their order within a kind."""
         labels = {
             kind: [one["label"] for one in read_lines(folder / f"coco/coco_pope_{kind}.json")]
             for kind in KINDS
         }
         seen = dict.fromkeys(KINDS, 0)
-        read = llava_questions(
-            folder / "llava_pope_test.jsonl",
-            folder / "val2014",
-            category=lambda record: str(record.get("category", "")),
-        )
-        for place, question in enumerate(read):
+
+        def complete(question: Question, index: int) -> Question:
             kind = question.category
             if kind not in labels or seen[kind] >= len(labels[kind]):
                 raise MGMError(
@@ -72,13 +70,20 @@ class POPE(Benchmark):
             label = labels[kind][seen[kind]]
             seen[kind] += 1
             text = question.text
-            yield replace(
+            return replace(
                 question,
-                id=f"{place}",
+                id=f"{index}",
                 text=text.removesuffix(f"\n{SINGLE_WORD}") if protocol == OFFICIAL else text,
                 answer=label,
                 facts={**question.facts, "question_id": question.id},
             )
+
+        yield from llava_questions(
+            folder / "llava_pope_test.jsonl",
+            folder / "val2014",
+            complete=complete,
+            category=lambda record: str(record.get("category", "")),
+        )
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int

@@ -9,7 +9,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vlmevalkit_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
@@ -43,7 +43,9 @@ class TextVQA(Benchmark):
             Needed("train_images", "TextVQA, unpacked", f"{site}/images/train_val_images.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         answers = {
             (one["image_id"], one["question"].lower()): one["answers"]
@@ -59,20 +61,13 @@ class TextVQA(Benchmark):
                 )
             return answers[key]
 
-        # An image may have several questions: the id of the file alone is not one.
-        for number, question in enumerate(
-            llava_questions(
-                folder / QUESTIONS,
-                folder / "train_images",
-                text=partial(self.prompt, protocol),
-                answer=answer,
-            )
-        ):
-            yield replace(
-                question,
-                id=f"{number}",
-                facts={**question.facts, "question_id": question.id},
-            )
+        yield from llava_questions(
+            folder / QUESTIONS,
+            folder / "train_images",
+            text=partial(self.prompt, protocol),
+            complete=_numbered,
+            answer=answer,
+        )
 
     def prompt(self, protocol: str, published: str) -> str:
         """What is asked instead of a published prompt."""
@@ -118,6 +113,11 @@ def bare_question(prompt: str) -> str:
     elif len(lines) == 2:
         return lines[0]
     raise MGMError(f"there is no question in the prompt {prompt!r:.100}")
+
+
+def _numbered(question: Question, index: int) -> Question:
+    """An image may have several questions: the id of the file alone is not one."""
+    return replace(question, id=f"{index}", facts={**question.facts, "question_id": question.id})
 
 
 def _wording(protocol: str, question: str) -> str:

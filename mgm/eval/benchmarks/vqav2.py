@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vqav2_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed
@@ -34,7 +34,9 @@ class VQAv2(Benchmark):
             Needed("test2015", "COCO, unpacked", "http://images.cocodataset.org/zips/test2015.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "llava_vqav2_mscoco_test-dev2015.jsonl"
         yield from llava_questions(file, folder / "test2015")

@@ -74,7 +74,9 @@ class EngineAnswerer(Answerer):
             self.engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
         )
         for name, answer in answers:
-            yield Answered(waiting.pop(name), answer.text.strip())
+            counts = answer.prompt_tokens, len(answer.tokens)
+            text = answer.text.strip()
+            yield Answered(waiting.pop(name), text, answer.finish_reason, *counts)
             while faults:
                 yield SkippedQuestion(faults[-1][0], str(faults.pop()[1]))
         yield from (SkippedQuestion(name, str(error)) for name, error in faults)
@@ -184,9 +186,7 @@ def _prepare(
     return _Group([name for name, _ in good], together(good), list(faults.items()))
 
 
-def _report(
-    name: Name, error: MGMError, on_fault: Callable[[Name, MGMError], None] | None
-) -> None:
+def _report(name: Name, error: MGMError, on_fault: Callable[[Name, MGMError], None] | None) -> None:
     if on_fault is None:
         raise error
     on_fault(name, error)
@@ -249,7 +249,7 @@ class EndpointAnswerer(Answerer):
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
         try:
-            answer = Answered(question, self._endpoint.complete(body).text.strip())
+            reply = self._endpoint.complete(body)
         except EndpointUnavailableError:
             raise
         except MGMError as error:
@@ -260,7 +260,8 @@ class EndpointAnswerer(Answerer):
                 ) from error
             return SkippedQuestion(question.id, str(error))
         self._failed = 0
-        return answer
+        counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
+        return Answered(question, reply.text.strip(), reply.finish_reason or None, *counts)
 
     def _body(self, question: Question) -> dict[str, Any]:
         parts = [

@@ -86,7 +86,9 @@ class Endpoint:
         timeout: float = TIMEOUT,
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise MGMError(f"{url}: is no address of a server; give one such as http://host:8000/v1")
+            raise MGMError(
+                f"{url}: is no address of a server; give one such as http://host:8000/v1"
+            )
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._title, self._wait, self._timeout = title, wait, timeout
         key = key or os.environ.get("OPENAI_API_KEY")
@@ -139,7 +141,7 @@ class Endpoint:
                 self._check(error, reason)
                 fault, unreachable = f"{error.code}: {reason}", False
                 wait = max(wait, _retry_after(error.headers.get("Retry-After")))
-            except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+            except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 unreachable = isinstance(cause, UNREACHABLE)
                 fault = one_line(cause) or type(error).__name__

@@ -14,8 +14,8 @@ from mgm.data.images.loading import ImageSource, open_image
 from mgm.data.images.orientation import STORED
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
-from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.question import Question, valid_text
+from mgm.eval.harness.jsonl_store import TextFile, read_records
+from mgm.eval.harness.question import DETAILS, Answered, Question, valid_text
 
 logger = logging.getLogger("mgm.eval")
 # Of a model: weights, settings, vocabularies and templates.
@@ -34,7 +34,7 @@ class AnswerCache:
     def __init__(self, folder: Path, model: str, process: int = 0) -> None:
         self._folder, self._model = folder, model
         self._own = TextFile(folder / f"answers-{process}.jsonl")
-        self._known: dict[str, str] = {}
+        self._known: dict[str, dict[str, Any]] = {}  # records of the files
         self._hashes: dict[Path, str] = {}
         self.reload()
 
@@ -52,7 +52,7 @@ class AnswerCache:
         """Read what other processes have written."""
         damaged = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            known, count = read_texts(file)
+            known, count = read_records(file)
             self._known |= known
             damaged += count
         if damaged:
@@ -79,23 +79,25 @@ class AnswerCache:
 
     def get(self, key: str) -> str | None:
         """The answer of a key; None: it was not asked yet."""
-        return self._known.get(key)
+        record = self._known.get(key)
+        return record and record["text"]
 
-    def answer(self, question: Question) -> str | None:
-        """The answer of a question; None: it was not asked yet, or cannot be."""
+    def answer(self, question: Question) -> Answered | None:
+        """A question with its answer; None: it was not asked yet, or cannot be."""
         try:
-            return self.get(self.key(question))
+            record = self._known.get(self.key(question))
         except MGMError:
             return None
+        return record and Answered(question, record["text"], **_details(record))
 
-    def put(self, key: str, text: str) -> None:
-        """Keep an answer, at once.
+    def put(self, key: str, text: str, **details: float | str) -> None:
+        """Keep an answer, at once, with its `Answered.details`.
 
         Raises:
             MGMError: it cannot be written; what was answered before is kept.
         """
-        self._own.add(key, text)
-        self._known[key] = valid_text(text)
+        self._own.add(key, text, **details)
+        self._known[key] = {"text": valid_text(text), **details}
 
     def _hash(self, image: ImageSource) -> str:
         if isinstance(image, bytes):
@@ -112,6 +114,12 @@ class AnswerCache:
                 self._hashes[path] = hashlib.blake2b(content).hexdigest()[:32]
             return self._hashes[path]
         return hashlib.blake2b(open_image(image, "an image", STORED).tobytes()).hexdigest()[:32]
+
+
+def _details(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record tells of an answer besides its text; values of other types are passed over."""
+    return {name: record[name] for name, kind in DETAILS.items()
+            if isinstance(record.get(name), kind)}  # fmt: skip
 
 
 def settings_name(path: str, settings: dict[str, Any]) -> str:
@@ -133,6 +141,15 @@ def settings_name(path: str, settings: dict[str, Any]) -> str:
     name = folder.resolve().name if folder.is_dir() else path
     text = json.dumps([name, digests, others], sort_keys=True)
     return f"{name}-{hashlib.blake2b(text.encode()).hexdigest()[:12]}"
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of the files of a model, with their names.
+
+    Raises:
+        MGMError: a file cannot be read.
+    """
+    return hashlib.sha256(json.dumps(_files_digest(folder)).encode()).hexdigest()
 
 
 def _files_digest(folder: Path) -> list[list[str]]:

@@ -172,7 +172,9 @@ def _run(run: Row) -> str:
     if not run:
         return ""
     lines = "".join(f"<dt>{text(name)}<dd>{text(value)}" for name, value in _flat(run))
-    return f"<details><summary>Settings and versions of this run</summary><dl>{lines}</dl></details>"
+    return (
+        f"<details><summary>Settings and versions of this run</summary><dl>{lines}</dl></details>"
+    )
 
 
 def _flat(value: Row, prefix: str = "") -> Iterable[tuple[str, str]]:

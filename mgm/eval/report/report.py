@@ -66,7 +66,7 @@ def table(scores: Sequence[Score], model: str) -> str:
         scores: of one model.
         model: its name; a published one's scores stand beside.
     """
-    return _markdown([COLUMNS, *(cells(score, model) for score in scores)])
+    return markdown([COLUMNS, *(cells(score, model) for score in scores)])
 
 
 def cells(score: Score, model: str) -> tuple[str, ...]:
@@ -82,7 +82,8 @@ def cells(score: Score, model: str) -> tuple[str, ...]:
     return name, described(score), questions, score.scorer, beside, notes(score)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its heads first."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in lines)
 
@@ -100,7 +101,7 @@ def parts_table(score: Score) -> str:
         low, high = score.intervals.get(name, (None, None))
         interval = "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
         rows.append((name, f"{value:.1f}", interval, f"{count:,}"))
-    return f"\n### {score.title}, {score.scorer}\n\n{_markdown(rows)}"
+    return f"\n### {score.title}, {score.scorer}\n\n{markdown(rows)}"
 
 
 def write_report(folder: Path, model: str) -> list[Score]:
@@ -136,7 +137,7 @@ def write_report(folder: Path, model: str) -> list[Score]:
         },
     )
     text = f"# {model}\n\n"
-    text += f"{_markdown(paper)}\n" if paper else ""
+    text += f"{markdown(paper)}\n" if paper else ""
     text += table(scores, model) + "".join(map(parts_table, scores))
     rows = [cells(score, model) for score in scores]
     page = report_page(model, paper, COLUMNS, rows, [(one, _details(place)) for place, one in kept])

@@ -1,15 +1,16 @@
 """A score with all that it takes to compare it: protocol, judge, interval, and what is missing."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mgm.atomic import atomic_file
-from mgm.errors import MGMError
-from mgm.eval.harness.question import Credit, Question, SkippedQuestion
+from mgm.errors import MGMError, one_line
+from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import read_json, staged_files
 
 FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
@@ -120,6 +121,32 @@ def save_score(score: Score, path: Path) -> None:
     content = asdict(score) | {"complete": score.complete}
     with atomic_file(path) as part:
         part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def write_files(
+    benchmark: Benchmark, split: str, score: Score, answered: Sequence[Answered], folder: Path
+) -> list[Path]:
+    """Write a score, and the files of answers that published scripts leave or a server takes.
+
+    Returns:
+        The files of answers.
+
+    Raises:
+        MGMError: they cannot be written; on a full disk none is cut.
+    """
+    with staged_files(folder) as part:
+        save_score(score, part / "score.json")
+    with staged_files(folder) as part:
+        try:
+            written = benchmark.submission(answered, part, split)
+        except DATA_ERRORS as error:
+            if isinstance(error, MGMError):
+                raise
+            reason = one_line(f"{type(error).__name__}: {error}")[:300]
+            raise MGMError(
+                f"{folder}: no files of answers, since one cannot be in them ({reason})"
+            ) from error
+        return [folder / path.relative_to(part) for path in written]
 
 
 def load_score(path: Path) -> Score:

@@ -9,7 +9,7 @@ import numpy as np
 from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.openai_client import EndpointUnavailableError
-from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
+from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
 from mgm.eval.report.score import Score, combine_inputs
 from mgm.eval.report.statistics import (
     LEVEL,
@@ -23,7 +23,6 @@ from mgm.eval.report.statistics import (
     spread_of,
 )
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import DATA_ERRORS
 
 JUDGED_AT_ONCE = 16
 
@@ -127,9 +126,7 @@ def _combined(
     }
 
 
-def _counts(
-    benchmark: Benchmark, protocol: str, answered: Sequence[Answered]
-) -> dict[str, int]:
+def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -> dict[str, int]:
     return {
         "cut": sum(one.finish_reason == "length" for one in answered),
         "empty": sum(not one.text.strip() for one in answered),

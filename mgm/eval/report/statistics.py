@@ -58,8 +58,8 @@ def cluster_sums(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
 def clustered_error(values: Sequence[float], groups: Sequence[str]) -> float:
     """The standard error of a mean whose values are dependent within a cluster.
 
-    Source: Miller, "Adding Error Bars to Evals" (2024), section 2.2, with the correction K / (K - 1)
-    for K clusters.
+    Source: Miller, "Adding Error Bars to Evals" (2024), section 2.2, with the correction
+    K / (K - 1) for K clusters.
     """
     residuals = np.asarray(values, dtype=float) - np.mean(values)
     sums = cluster_sums(residuals, groups)
@@ -78,9 +78,9 @@ def bounded_interval(
 ) -> Interval | None:
     """The interval of a score between 0 and 1, from its standard error.
 
-    Wilson's interval with the effective sample size that the error implies, and Student's t for the
-    few clusters that the error was estimated from. Where all are right or all wrong there is nothing
-    to estimate an error from: Clopper and Pearson's exact interval of as many clusters.
+    Wilson's interval with the effective sample size that the error implies, and Student's t for
+    the few clusters that the error was estimated from. Where all are right or all wrong there is
+    nothing to estimate an error from: Clopper and Pearson's exact interval of as many clusters.
 
     Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data" (1998); Dean and Pagano (2015) for Wilson's form.

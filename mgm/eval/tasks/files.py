@@ -16,16 +16,6 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 
 ROWS = 64  # of a parquet file that are read at once
-# What code raises that reads a record whose fields are others than it expects.
-DATA_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
 
 

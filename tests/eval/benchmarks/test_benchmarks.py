@@ -9,7 +9,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered
 from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.report.score import scored
+from mgm.eval.report.scoring import scored
 from tests.eval.fixtures import MAKERS, make_all
 
 COUNTS = {"textvqa": 3, "mme": 8, "mmbench": 3, "mmvet": 2, "mmmu": 30, "mathvista": 2, "pope": 6,

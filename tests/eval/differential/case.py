@@ -44,6 +44,7 @@ class Case:
         differences: how many records may differ, by the reason why they do.
         differs: the reason why a record may differ; None: it may not.
         suffix: of the fixture's name, where a benchmark has several.
+        rounding: how far the harness may round a metric over a set.
     """
 
     benchmark: str
@@ -55,6 +56,7 @@ class Case:
     differences: Mapping[str, int] = field(default_factory=dict)
     differs: Callable[[Record], str | None] = lambda record: None
     suffix: str = ""
+    rounding: float = 1e-6
 
     @property
     def name(self) -> str:

@@ -44,7 +44,7 @@ def differing(case: Case, records: list[Record]) -> list[int]:
         if "set" in record:
             own = record["set"]
             score = kind.combine([questions[n] for n in own], [credits[n] for n in own])
-            right = score == pytest.approx(record["score"], abs=1e-6)
+            right = score == pytest.approx(record["score"], abs=case.rounding)
         elif "prompt" in record:
             question = replayed_question(case, record)
             right = question.text == record["prompt"]

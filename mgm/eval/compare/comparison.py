@@ -162,7 +162,8 @@ class _Pair:
         self._credits = np.empty((2, len(groups)), dtype=object)
         self._credits[:] = credits
         self._cluster = np.unique(np.asarray(groups), return_inverse=True)[1]
-        differs = np.unique(self._cluster[[_facts(a) != _facts(b) for a, b in zip(*credits)]])
+        pairs = zip(*credits, strict=True)
+        differs = np.unique(self._cluster[[_facts(one) != _facts(other) for one, other in pairs]])
         self.changed = len(differs)
         # The fold that each question is exchanged with between the models; -1: nothing changed.
         fold = np.full(int(self._cluster.max()) + 1, -1)
