@@ -46,7 +46,7 @@ class DocVQA(Benchmark):
     sizes = {"val": 5349, "test": 5188}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT, OFFICIAL)
     metric = "ANLS"
-    sources = document_sources(  # noqa: RUF012
+    sources = document_sources(
         "DocVQA", 5349, 5188, "DocVQA_VAL.tsv", "d5ee77e1926ff10690d469c56b73eabf"
     )
 

@@ -116,7 +116,8 @@ class GQA(Benchmark):
 
 
 def _bare(text: str) -> str:
-    return text.lower().translate(PUNCTUATION)
+    # lmms-eval compares numpy's texts: lower case does not lengthen them, and no NUL ends them.
+    return text.lower()[: len(text)].translate(PUNCTUATION).rstrip("\0")
 
 
 def submitted(text: str) -> str:

@@ -8,6 +8,6 @@ class InfoVQA(DocVQA):
 
     name, title, folder = "infovqa", "InfoVQA", "infovqa"
     sizes = {"val": 2801, "test": 3288}  # noqa: RUF012
-    sources = document_sources(  # noqa: RUF012
+    sources = document_sources(
         "InfographicVQA", 2801, 3288, "InfoVQA_VAL.tsv", "2342e9c225222f0ef4dec545ebb126fe"
     )

@@ -68,5 +68,5 @@ def _low(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """In ASCII where the characters are its full-width forms. Source: lmms-eval's tasks/ocrbench."""
+    """With ASCII for its full-width forms. Source: utils.py of lmms-eval's tasks/ocrbench."""
     return _low(text.translate(FULL_WIDTH))

@@ -54,22 +54,18 @@ class EngineAnswerer(Answerer):
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """See `Answerer`."""
         waiting: dict[str, Question] = {}
+        faults: list[tuple[str, MGMError]] = []
 
         def asked() -> Iterator[tuple[str, Request]]:
             for one in questions:
-                waiting[one.id] = one
-                yield (
-                    one.id,
-                    Request(
-                        one.text,
-                        images=list(one.images),
-                        max_new_tokens=one.max_new_tokens,
-                        system=one.system,
-                        orientation=one.orientation,
-                    ),
-                )
+                try:
+                    request = _request(one)
+                except MGMError as error:
+                    faults.append((one.id, error))
+                else:
+                    waiting[one.id] = one
+                    yield one.id, request
 
-        faults: list[tuple[str, MGMError]] = []
         answers = answer_all(
             self.engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
         )
@@ -80,6 +76,21 @@ class EngineAnswerer(Answerer):
             while faults:
                 yield SkippedQuestion(faults[-1][0], str(faults.pop()[1]))
         yield from (SkippedQuestion(name, str(error)) for name, error in faults)
+
+
+def _request(question: Question) -> Request:
+    """What the engine is asked.
+
+    Raises:
+        MGMError: it is no request, such as one that marks more images than it has.
+    """
+    return Request(
+        question.text,
+        images=list(question.images),
+        max_new_tokens=question.max_new_tokens,
+        system=question.system,
+        orientation=question.orientation,
+    )
 
 
 def answer_all(

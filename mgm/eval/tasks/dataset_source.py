@@ -38,6 +38,7 @@ class Needed:
         url: where it can be had; None: by hand alone.
         md5: of the file; None: it is not known, or a folder.
         dataset: on the Hugging Face hub; None: it is not from there.
+        revision: of the data set; None: the newest, which is written down when it is fetched.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Needed:
     url: str | None = None
     md5: str | None = None
     dataset: str | None = None
+    revision: str | None = None
 
 
 class Source(ABC):
@@ -210,12 +212,14 @@ class HubFiles(Source):
         pattern: of the files.
         size: rows.
         image: the column of the images.
+        revision: commit or branch; None: the newest, which is written down when it is fetched.
     """
 
     dataset: str
     pattern: str
     size: int
     image: str = "image"
+    revision: str | None = dataclass_field(default=None, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
@@ -247,7 +251,7 @@ class HubFiles(Source):
     def needed(self) -> list[Needed]:
         """See `Source`."""
         source = f"the data set {self.dataset} of the Hugging Face hub"
-        return [Needed(self.pattern, source, dataset=self.dataset)]
+        return [Needed(self.pattern, source, dataset=self.dataset, revision=self.revision)]
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

@@ -111,7 +111,7 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
     ),
     "infovqa:val": (
         "InfographicVQA/validation-00000-of-00001.parquet",
-        [{"questionId": "65718", "question": "How many?", "image": image(), "answers": ["4", "four"],
+        [{"questionId": "65718", "question": "How many?", "image": image(), "answers": ["4"],
           "answer_type": ["single span"]}],
         f"How many?\n{SHORT}",
     ),
@@ -281,7 +281,8 @@ TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
     ),
     "ocrbench:test": (
         "OCRBench.tsv",
-        {"question": "Who?", "answer": "['ACME']", "category": "Key Information Extraction"}, "Who?",
+        {"question": "Who?", "answer": "['ACME']", "category": "Key Information Extraction"},
+        "Who?",
     ),
     "countbenchqa:test": (
         "CountBenchQA.tsv", {"question": "How many cups?", "answer": "6"},
@@ -341,7 +342,7 @@ def test_faults_are_named(tmp_path):
         list(pope.questions(tmp_path, "test", "vlmevalkit"))
     file = tmp_path / "hub" / "data" / "test-0.parquet"
     parquet(file, [{"question": "Is it?", "image": image()}])
-    with pytest.raises(MGMError, match=r"row 1: is no record of POPE \(KeyError: 'answer'\)"):
+    with pytest.raises(MGMError, match=r"row 1: is no record of this benchmark \(KeyError: 'answer'\)"):
         list(pope.questions(tmp_path, "test", "lmms-eval"))
     file.write_bytes(b"PAR1 no")
     with pytest.raises(MGMError, match=r"test-0\.parquet: cannot be read"):

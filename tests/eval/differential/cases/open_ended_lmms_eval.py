@@ -1,5 +1,6 @@
 """Benchmarks with free answers as lmms-eval asks and scores them."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -20,7 +21,12 @@ from tests.eval.differential.made_up_text import (
 TASKS = "lmms_eval.tasks"
 KINDS = ("adversarial", "popular", "random")
 QUESTIONS = (
-    *("Is there a dog in the image?", "WHAT is it, and where?", " How many are there? ", "图中是什么?"),
+    *(
+        "Is there a dog in the image?",
+        "WHAT is it, and where?",
+        " How many are there? ",
+        "图中是什么?",
+    ),
     *("what does the sign say?\n", "What is the McDonald's slogan", "", "Is ${x} here?"),
 )
 COMPLETE = 2100  # answers of a fixture, and a few long ones
@@ -44,7 +50,7 @@ def task_options(harness: Checkout, path: str) -> Mapping[str, Any]:
 
     Loader.add_constructor("!function", lambda _, node: node.value)
     file = harness.path / "lmms_eval" / "tasks" / path
-    content = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
+    content = yaml.load(file.read_text(encoding="utf-8"), Loader)
     return content["lmms_eval_specific_kwargs"]["default"]
 
 
@@ -56,7 +62,9 @@ def answers_to(
     return pairs + [(rows[n], text) for n, text in enumerate(long_answers("Yes"))]
 
 
-def prompts(harness: Checkout, rows: Sequence[Row], task: str, file: str, name: str) -> Iterator[Record]:
+def prompts(
+    harness: Checkout, rows: Sequence[Row], task: str, file: str, name: str
+) -> Iterator[Record]:
     """What the task's function makes of rows."""
     function = getattr(harness.module(f"{TASKS}.{task}.utils"), name)
     options = task_options(harness, f"{task}/{file}")
@@ -110,7 +118,9 @@ def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
     task = harness.module(f"{TASKS}.pope.utils")
     results = []
     rows = pope_rows(random)
-    for row, answer in answers_to(random, rows, lambda r, row: yes_no_answer(r, row["answer"].strip().lower())):
+    for row, answer in answers_to(
+        random, rows, lambda r, row: yes_no_answer(r, row["answer"].strip().lower())
+    ):
         found = task.pope_process_results(deepcopy(row), [as_scored(harness, answer)])
         results.append(found["pope_f1_score"])
         yield {"row": row, "answer": answer, "score": found["pope_accuracy"]["score"]}
@@ -125,8 +135,9 @@ MME_KINDS = ("existence", "count", "OCR", "code_reasoning", "text_translation", 
 def mme_rows(random: Random) -> list[Row]:
     """Two questions about each image; the same image in two kinds are two."""
     suffix = " Please answer yes or no."
+    endings = (suffix, suffix, f"{suffix} ", "")
     return [
-        {"question": f"{_question(random).strip() or 'Is it?'} {question}{random.choice((suffix, suffix, suffix + ' ', ''))}",
+        {"question": f"{_question(random).strip() or 'Is it?'} {question}{random.choice(endings)}",
          "answer": answer, "category": kind, "question_id": f"{kind}/{n % 20}.png"}
         for n in range(30)
         for kind in (random.choice(MME_KINDS),)
@@ -172,7 +183,8 @@ def people_rows(random: Random) -> list[Row]:
 
 def vqav2_rows(random: Random) -> list[Row]:
     return [
-        {"question": _question(random), "question_id": n, "image_id": n // 3, "answer_type": "other",
+        {"question": _question(random), "question_id": n, "image_id": n // 3,
+         "answer_type": "other",
          "answers": [{"answer": text, "answer_confidence": "yes", "answer_id": k}
                      for k, text in enumerate(peoples_answers(random), start=1)]}
         for n in range(60)
@@ -285,6 +297,7 @@ def of_count(random: Random, row: Row) -> str:
 
 def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
     """Marks out of a judge's replies, and means over sets."""
+    os.environ.setdefault("OPENAI_API_KEY", "none")  # without one the import fails
     task = harness.module(f"{TASKS}.mmvet.utils")
     results = []
     rows = mmvet_rows(random)
@@ -325,7 +338,18 @@ class _MMVetJudge:
 
 
 MARKS = ("0", "1", "0.0", "1.0", "0.5", "0.7", "1.00", ".4", "1.", "0.3 ", "\n0.6", " 0.5", "1e-1")
-NO_MARKS = ("100%", "0,7", "none", "Score: 0.5", "0.5.", "0.5/1", "**0.5**", "½", "0.5\n0.6", "x 0.2")
+NO_MARKS = (
+    "100%",
+    "0,7",
+    "none",
+    "Score: 0.5",
+    "0.5.",
+    "0.5/1",
+    "**0.5**",
+    "½",
+    "0.5\n0.6",
+    "x 0.2",
+)
 COMMENTED = ("0.9 since it is right", "1.0 (totally right)", "0.2 | 0.3")
 BEYOND = ("10", "-0.1", "1.01", "2")
 
@@ -349,7 +373,9 @@ def mmvet_rows(random: Random) -> list[Row]:
     ]  # fmt: skip
 
 
-def _case(benchmark: str, functions: Sequence[str], record: Callable[..., Any], **more: Any) -> Case:
+def _case(
+    benchmark: str, functions: Sequence[str], record: Callable[..., Any], **more: Any
+) -> Case:
     return Case(benchmark, "lmms-eval", "lmms-eval", tuple(functions), record, **more)
 
 
@@ -359,52 +385,109 @@ def _task(name: str, *functions: str) -> tuple[str, ...]:
 
 METRICS = "lmms_eval.api.metrics"
 CASES: tuple[Case, ...] = (
-    _case("pope:test", _task("pope", "pope_process_results", "pope_aggregate_f1_score", "pope_doc_to_text"), record_pope),
-    _case("mme:test", _task("mme", "mme_process_results", "mme_aggregate_results", "mme_doc_to_text"), record_mme),
     _case(
-        "textvqa:val", _task("textvqa", "textvqa_process_results", "textvqa_doc_to_text"),
-        of_rows(people_rows, process("textvqa", "textvqa_process_results", "exact_match"), of_people,
-                ("textvqa", "_default_template_textvqa_yaml", "textvqa_doc_to_text")),
+        "pope:test",
+        _task("pope", "pope_process_results", "pope_aggregate_f1_score", "pope_doc_to_text"),
+        record_pope,
     ),
     _case(
-        "vizwiz:val", _task("vizwiz_vqa", "vizwiz_vqa_process_results", "vizwiz_vqa_doc_to_text"),
-        of_rows(people_rows, process("vizwiz_vqa", "vizwiz_vqa_process_results", "exact_match"), of_people,
-                ("vizwiz_vqa", "_default_template_vqa_yaml", "vizwiz_vqa_doc_to_text")),
+        "mme:test",
+        _task("mme", "mme_process_results", "mme_aggregate_results", "mme_doc_to_text"),
+        record_mme,
     ),
     _case(
-        "vqav2:val", _task("vqav2", "vqav2_process_results_val", "vqav2_doc_to_text"),
-        of_rows(vqav2_rows, process("vqav2", "vqav2_process_results_val", "exact_match"), of_people,
-                ("vqav2", "_default_template_vqav2_yaml", "vqav2_doc_to_text")),
+        "textvqa:val",
+        _task("textvqa", "textvqa_process_results", "textvqa_doc_to_text"),
+        of_rows(
+            people_rows,
+            process("textvqa", "textvqa_process_results", "exact_match"),
+            of_people,
+            ("textvqa", "_default_template_textvqa_yaml", "textvqa_doc_to_text"),
+        ),
     ),
     _case(
-        "gqa:testdev", (f"{METRICS}.exact_match_hf_evaluate", *_task("gqa", "gqa_doc_to_text")),
-        of_rows(gqa_rows, exact_match, lambda random, row: short_answer(random, [row["answer"]]),
-                ("gqa", "gqa.yaml", "gqa_doc_to_text")),
+        "vizwiz:val",
+        _task("vizwiz_vqa", "vizwiz_vqa_process_results", "vizwiz_vqa_doc_to_text"),
+        of_rows(
+            people_rows,
+            process("vizwiz_vqa", "vizwiz_vqa_process_results", "exact_match"),
+            of_people,
+            ("vizwiz_vqa", "_default_template_vqa_yaml", "vizwiz_vqa_doc_to_text"),
+        ),
     ),
     _case(
-        "docvqa:val", (f"{METRICS}.anls", *_task("docvqa", "docvqa_doc_to_text")),
-        of_rows(document_rows, similarity, of_people,
-                ("docvqa", "_default_template_docvqa_yaml", "docvqa_doc_to_text")),
+        "vqav2:val",
+        _task("vqav2", "vqav2_process_results_val", "vqav2_doc_to_text"),
+        of_rows(
+            vqav2_rows,
+            process("vqav2", "vqav2_process_results_val", "exact_match"),
+            of_people,
+            ("vqav2", "_default_template_vqav2_yaml", "vqav2_doc_to_text"),
+        ),
     ),
     _case(
-        "infovqa:val", (f"{METRICS}.anls", *_task("infovqa", "infovqa_doc_to_text")),
-        of_rows(document_rows, similarity, of_people,
-                ("infovqa", "_default_template_infovqa_yaml", "infovqa_doc_to_text")),
+        "gqa:testdev",
+        (f"{METRICS}.exact_match_hf_evaluate", *_task("gqa", "gqa_doc_to_text")),
+        of_rows(
+            gqa_rows,
+            exact_match,
+            lambda random, row: short_answer(random, [row["answer"]]),
+            ("gqa", "gqa.yaml", "gqa_doc_to_text"),
+        ),
     ),
     _case(
-        "chartqa:test", _task("chartqa", "chartqa_process_results", "chartqa_doc_to_text"),
-        of_rows(chart_rows, process("chartqa", "chartqa_process_results", "relaxed_overall"), of_number,
-                ("chartqa", "chartqa.yaml", "chartqa_doc_to_text")),
+        "docvqa:val",
+        (f"{METRICS}.anls", *_task("docvqa", "docvqa_doc_to_text")),
+        of_rows(
+            document_rows,
+            similarity,
+            of_people,
+            ("docvqa", "_default_template_docvqa_yaml", "docvqa_doc_to_text"),
+        ),
     ),
     _case(
-        "ocrbench:test", _task("ocrbench", "ocrbench_process_results", "ocrbench_doc_to_text"),
-        of_rows(ocr_rows, ocr_score, lambda random, row: short_answer(random, row["answer"]),
-                ("ocrbench", "ocrbench.yaml", "ocrbench_doc_to_text")),
+        "infovqa:val",
+        (f"{METRICS}.anls", *_task("infovqa", "infovqa_doc_to_text")),
+        of_rows(
+            document_rows,
+            similarity,
+            of_people,
+            ("infovqa", "_default_template_infovqa_yaml", "infovqa_doc_to_text"),
+        ),
     ),
     _case(
-        "countbenchqa:test", _task("countbenchqa", "countbenchqa_process_results", "countbenchqa_doc_to_text"),
-        of_rows(count_rows, process("countbenchqa", "countbenchqa_process_results", "acc"), of_count,
-                ("countbenchqa", "countbenchqa.yaml", "countbenchqa_doc_to_text")),
+        "chartqa:test",
+        _task("chartqa", "chartqa_process_results", "chartqa_doc_to_text"),
+        of_rows(
+            chart_rows,
+            process("chartqa", "chartqa_process_results", "relaxed_overall"),
+            of_number,
+            ("chartqa", "chartqa.yaml", "chartqa_doc_to_text"),
+        ),
     ),
-    _case("mmvet:test", _task("mmvet", "mmvet_process_results", "mmvet_aggregate_results", "doc_to_text"), record_mmvet),
-)  # fmt: skip
+    _case(
+        "ocrbench:test",
+        _task("ocrbench", "ocrbench_process_results", "ocrbench_doc_to_text"),
+        of_rows(
+            ocr_rows,
+            ocr_score,
+            lambda random, row: short_answer(random, row["answer"]),
+            ("ocrbench", "ocrbench.yaml", "ocrbench_doc_to_text"),
+        ),
+    ),
+    _case(
+        "countbenchqa:test",
+        _task("countbenchqa", "countbenchqa_process_results", "countbenchqa_doc_to_text"),
+        of_rows(
+            count_rows,
+            process("countbenchqa", "countbenchqa_process_results", "acc"),
+            of_count,
+            ("countbenchqa", "countbenchqa.yaml", "countbenchqa_doc_to_text"),
+        ),
+    ),
+    _case(
+        "mmvet:test",
+        _task("mmvet", "mmvet_process_results", "mmvet_aggregate_results", "doc_to_text"),
+        record_mmvet,
+    ),
+)
