@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from mgm.errors import MGMError
 from mgm.eval.benchmarks.ai2d import AI2D
+from mgm.eval.benchmarks.chartqa import ChartQA
+from mgm.eval.benchmarks.countbenchqa import CountBenchQA
 from mgm.eval.benchmarks.docvqa import DocVQA
 from mgm.eval.benchmarks.gqa import GQA
 from mgm.eval.benchmarks.hrbench import HRBench
+from mgm.eval.benchmarks.infovqa import InfoVQA
 from mgm.eval.benchmarks.llava_bench import LLaVABench
 from mgm.eval.benchmarks.mathvista import MathVista
 from mgm.eval.benchmarks.mmbench import MMBench
@@ -18,12 +21,14 @@ from mgm.eval.benchmarks.mmstar import MMStar
 from mgm.eval.benchmarks.mmvet import MMVet
 from mgm.eval.benchmarks.mmvp import MMVP
 from mgm.eval.benchmarks.nano import Nano
+from mgm.eval.benchmarks.ocrbench import OCRBench
 from mgm.eval.benchmarks.pope import POPE
 from mgm.eval.benchmarks.qbench import QBench
 from mgm.eval.benchmarks.realworldqa import RealWorldQA
 from mgm.eval.benchmarks.scienceqa import ScienceQA
 from mgm.eval.benchmarks.seed import SEEDBench
 from mgm.eval.benchmarks.textvqa import TextVQA
+from mgm.eval.benchmarks.textvqa_no_ocr import TextVQAWithoutOCR
 from mgm.eval.benchmarks.vizwiz import VizWiz
 from mgm.eval.benchmarks.vqav2 import VQAv2
 from mgm.eval.benchmarks.vstar import VStar
@@ -34,6 +39,7 @@ _PAPER = (TextVQA, MMBench, MME, MMVet, MMMU, MathVista)
 _OTHERS = (VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench)
 _HIGH_RESOLUTION = (
     *(DocVQA, VStar, HRBench, MMERealWorld, AI2D, RealWorldQA, MMVP, MMStar, MMMUPro),
+    *(TextVQAWithoutOCR, OCRBench, ChartQA, InfoVQA, CountBenchQA),
 )
 _ALL = (*_PAPER, *_OTHERS, *_HIGH_RESOLUTION, Nano)
 BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}

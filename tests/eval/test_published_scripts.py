@@ -11,7 +11,7 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.metrics import mathvista_extraction as extraction
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import scored
+from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
 from tests.eval.fixtures import dump, lines, picture
 from tests.golden_files import golden_json

@@ -21,7 +21,8 @@ from mgm.eval.harness.question import Answered, Question
 from mgm.eval.harness.response_cache import AnswerCache, settings_name
 from mgm.eval.harness.runner import answered, by_image, run
 from mgm.eval.registry import benchmark
-from mgm.eval.report.score import load_score, scored
+from mgm.eval.report.score import load_score
+from mgm.eval.report.scoring import scored
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture
@@ -305,14 +306,19 @@ def test_a_judge(data, tmp_path):
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
         score = scored(kind, split, "paper", questions, said, judge)
         assert (score.value, score.judge) == (50, "gpt")
-        assert asked[-1]["messages"][0]["content"].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
+        prompts = [body["messages"][0]["content"] for body in asked]
+        assert prompts[0].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
+        assert prompts[-1].endswith("x = -1 | \nPredict the correctness of the answer (digit): ")
         assert [body["temperature"] for body in asked] == [0, 0, 0, 0.5]
         assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
         again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
         assert scored(kind, split, "paper", questions, said, again).value == 50
         assert len(asked) == 4  # what it said is known
+    app, _ = judge_application(["soon"])
+    with running(app) as address:  # a reply that is no mark costs its question
+        judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "soon.jsonl", wait=0.001)
+        assert scored(kind, split, "paper", questions, said, judge).value == 0
     for answers, text in (
-        (["soon"], "no number from 0 to 1"),
         ([401], "refuses"),
         ([None], "refuses"),
     ):

@@ -2,11 +2,12 @@
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.mathvista_extraction import (
     CHOICES,
     extract,
@@ -61,22 +62,13 @@ class MathVista(Benchmark):
             Needed("images", "MathVista, unpacked", f"{site}/images.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = present(folder / f"{split}.json")
         for name, problem in read_json(file).items():
-            where = f"{file}, {name}"
-            image = problem.get("image")
-            yield Question(
-                id=str(name),
-                text=query(problem),
-                images=(folder / image,) if image else (),
-                answer=field(problem, "answer", where),
-                group=str(image or name),
-                category=problem.get("metadata", {}).get("task", ""),
-                max_new_tokens=1024,
-                facts={"problem": problem},
-            )
+            yield question_or_skip(str(name), partial(_published, folder, str(name), problem))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -105,20 +97,17 @@ class MathVista(Benchmark):
         problem = answered.question.facts["problem"]
         if protocol == VLMEVALKIT:
             return float(is_right_in_vlmevalkit(answered, problem, judge))
-        if protocol == PAPER:
-            problem = problem | {"query": answered.question.text}
-        attempts = TRIES if protocol == LMMS_EVAL else 1
-        found = extract(answered.text, problem, judge, attempts)
-        normal = normal_extraction(
-            found,
-            problem["choices"],
-            problem["question_type"],
-            problem["answer_type"],
-            problem["precision"],
-        )
+        normal = _extraction(answered, protocol, judge)
         if protocol == LMMS_EVAL:
             return float(str(normal).strip() == answered.question.answer.strip())
         return float(is_equal(normal, answered.question.answer))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`; what rules extract, without a judge."""
+        if protocol == VLMEVALKIT:
+            return ruled_extraction(answered.text, answered.question.facts["problem"])
+        found = _extraction(answered, protocol, Judge())
+        return "" if found is None else str(found)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published scripts leave."""
@@ -128,6 +117,20 @@ class MathVista(Benchmark):
             for one in answered
         ]
         return [write_lines(folder / "merge.jsonl", records)]
+
+
+def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
+    image = problem.get("image")
+    return Question(
+        id=name,
+        text=query(problem),
+        images=(folder / image,) if image else (),
+        answer=field(problem, "answer", name),
+        group=str(image or name),
+        category=problem.get("metadata", {}).get("task", ""),
+        max_new_tokens=1024,
+        facts={"problem": problem},
+    )
 
 
 def query(problem: Mapping[str, Any]) -> str:
@@ -178,6 +181,21 @@ def format_query(problem: Mapping[str, Any]) -> str:
     unit = f" (Unit: {problem['unit']})" if problem.get("unit") else ""
     lines = (f"{problem['question']}{unit}", listed(problem["choices"]), hint)
     return "\n".join(line for line in lines if line).strip()
+
+
+def _extraction(answered: Answered, protocol: str, judge: Judge) -> Any:
+    """What an answer says, in the form that the problem asks for; None: nothing."""
+    problem = answered.question.facts["problem"]
+    if protocol == PAPER:
+        problem = problem | {"query": answered.question.text}
+    attempts = TRIES if protocol == LMMS_EVAL else 1
+    return normal_extraction(
+        extract(answered.text, problem, judge, attempts),
+        problem["choices"],
+        problem["question_type"],
+        problem["answer_type"],
+        problem["precision"],
+    )
 
 
 def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge: Judge) -> bool:

@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource
+from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import extracted_letter, mmbench_letter
 from mgm.eval.metrics.multiple_choice import (
     Choices,
@@ -58,6 +60,7 @@ class MMBench(Benchmark):
     """
 
     name, title, folder, metric = "mmbench", "MMBench", "mmbench", "circular accuracy"
+    other_folders = ("MMB",)
     splits = tuple(FILES)
     scored = ("dev", "dev-cn")
     sizes = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}  # noqa: RUF012
@@ -74,13 +77,18 @@ class MMBench(Benchmark):
         site = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
         return [Needed(name, "OpenMMLab", f"{site}/{name}")]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Rows without an image have that of the row they name."""
         language = "cn" if split.endswith("cn") else "en"
-        for row, images in rows_with_images(folder / f"{FILES[split]}.tsv"):
-            choices = options(row)
-            text = _paper(row, choices)
-            yield _question(row, images, choices, text, f"{text}\n{DIRECT[language]}")
+        file = folder / f"{FILES[split]}.tsv"
+        for number, (row, images) in enumerate(rows_with_images(file), start=1):
+            where = f"{file.name}, row {number}"
+            if isinstance(images, MGMError):
+                yield SkippedQuestion(where, str(images))
+            else:
+                yield question_or_skip(where, partial(_published, row, images, DIRECT[language]))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -99,13 +107,14 @@ class MMBench(Benchmark):
         """Whether the letter is right; an answer that names none may mean a choice by its text."""
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
-        choices = answered.question.facts["choices"]
-        if protocol == LMMS_EVAL:
-            letter = _lmms_eval_letter(answered, choices, judge)
-        else:
-            letter = chosen_letter(answered.text, len(choices))
-            letter = letter or contained_choice(answered.text, choices)
+        letter = _letter(answered, protocol, judge)
         return float(letter is not None and letter == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return _letter(answered, protocol, Judge()) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """Share of questions that are right in all their rounds, in per cent."""
@@ -192,9 +201,18 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
 def _cell(value: Any) -> Any:
     """A number as one; of a text what a spreadsheet can hold."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, int | float):
         return value
-    return int(value) if value.isdecimal() else value.translate(CONTROL_CHARACTERS)
+    value = str(value)
+    # A spreadsheet keeps 15 digits of a number.
+    is_number = value.isdecimal() and len(value) <= 15
+    return int(value) if is_number else value.translate(CONTROL_CHARACTERS)
+
+
+def _published(row: dict[str, Any], images: tuple[ImageSource, ...], request: str) -> Question:
+    choices = options(row)
+    text = _paper(row, choices)
+    return _question(row, images, choices, text, f"{text}\n{request}")
 
 
 def _paper(row: dict[str, str], choices: Sequence[str]) -> str:
@@ -210,6 +228,13 @@ def _lmms_eval(row: dict[str, Any]) -> str:
     hint = row.get("hint")
     begin = "" if hint is None or hint == "nan" else f"{hint} "
     return f"{begin}{row['question']} {options}\n\n{LETTER}"
+
+
+def _letter(answered: Answered, protocol: str, judge: Judge) -> str | None:
+    choices = answered.question.facts["choices"]
+    if protocol == LMMS_EVAL:
+        return _lmms_eval_letter(answered, choices, judge)
+    return chosen_letter(answered.text, len(choices)) or contained_choice(answered.text, choices)
 
 
 def _lmms_eval_letter(answered: Answered, choices: Mapping[str, str], judge: Judge) -> str | None:

@@ -6,13 +6,14 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
 from mgm.eval.metrics.multiple_choice import by_letter, listed, parse_choice
 from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
@@ -42,10 +43,11 @@ CHOICES = "multiple-choice"
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TABLE, _MD5 = "MMMU_DEV_VAL.tsv", "585e8ad75e73f75dcad265dfd0417d64"
 SEED = 42  # by which a letter is drawn where an answer names none, as published
+# No digit stands before the first: many of them would be looked through from each of them.
 _NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",
-    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",
-    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+    r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+",
+    r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])",
 )
 
 
@@ -74,7 +76,9 @@ class MMMU(Benchmark):
             for subject in SUBJECTS
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. In the published protocol a question has its first image alone."""
         for subject in SUBJECTS:
             files = sorted(present(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))
@@ -82,7 +86,9 @@ class MMMU(Benchmark):
                 raise MGMError(f"{folder / subject}: has no {SPLITS[split]}-*.parquet")
             for file in files:
                 for row in read_parquet(file):
-                    yield self.question(row, subject, protocol, f"{file}, {row.get('id')}")
+                    where = f"{file}, {row.get('id')}"
+                    make = partial(self.question, row, subject, protocol, where)
+                    yield question_or_skip(where, make)
 
     def question(self, row: dict[str, Any], subject: str, protocol: str, where: str) -> Question:
         """The question in a record of MMMU's own files; `where` is named in errors.
@@ -131,6 +137,14 @@ class MMMU(Benchmark):
         if protocol == LMMS_EVAL:
             return 0.0  # it compares an answer letter by letter, and no letter is ever right
         return float(is_open_right(question.answer, parse_open(answered.text)))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if answered.question.facts["type"] == CHOICES:
+            return _named_letter(answered, protocol) or ""
+        return "; ".join(map(str, parse_open(answered.text)))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -204,11 +218,15 @@ def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
 
 def _letter(answered: Answered, protocol: str = PAPER) -> str:
     question = answered.question
-    names = by_letter(question.facts["choices"])
-    parse = lmms_eval_choice if protocol == LMMS_EVAL else parse_choice
-    said = parse(answered.text, names)
     # Compat: a letter is drawn; by the question, so that the order of others is no matter.
-    return said or random.Random(f"{SEED} {question.id}").choice(list(names))
+    draw = random.Random(f"{SEED} {question.id}")
+    names = by_letter(question.facts["choices"])
+    return _named_letter(answered, protocol) or draw.choice(list(names))
+
+
+def _named_letter(answered: Answered, protocol: str) -> str | None:
+    parse = lmms_eval_choice if protocol == LMMS_EVAL else parse_choice
+    return parse(answered.text, by_letter(answered.question.facts["choices"]))
 
 
 def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.multiple_choice import listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
@@ -52,18 +53,21 @@ class ScienceQA(Benchmark):
             Needed("images/test", "ScienceQA, unpacked"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         problems = read_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"
-        for record in read_json(file):
+
+        def make(record: dict[str, Any]) -> Question:
             name = str(field(record, "id", file))
             if name not in problems:
                 raise MGMError(f"{folder / 'problems.json'}: has no problem {name}")
             problem = problems[name]
             asked = record["conversations"][0]["value"].replace("<image>", "").strip()
             image = record.get("image")
-            yield Question(
+            return Question(
                 id=name,
                 text=f"{asked}\n{LETTER}",
                 images=(folder / "images" / "test" / image,) if image else (),
@@ -73,6 +77,9 @@ class ScienceQA(Benchmark):
                 max_new_tokens=1024,
                 facts={"prompt": asked, "choices": problem["choices"]},
             )
+
+        for number, record in enumerate(read_json(file), start=1):
+            yield question_or_skip(f"{file.name}, record {number}", partial(make, record))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -102,6 +109,15 @@ class ScienceQA(Benchmark):
         said = parse(answered.text)
         index = predicted_index(said, answered.question.facts["choices"])
         return float(index >= 0 and LETTERS[index] == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if protocol == LMMS_EVAL:
+            return None
+        letter = parse(answered.text)
+        return letter if letter in LETTERS else ""
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """The published answers."""

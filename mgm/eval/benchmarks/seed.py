@@ -7,8 +7,8 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.multiple_choice import listed
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.metrics.multiple_choice import LETTERS, listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
@@ -46,21 +46,26 @@ class SEEDBench(Benchmark):
             Needed("SEED-Bench-video-image", "the middle frames of its videos"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "SEED-Bench.json"
         known = read_json(file)
         kinds = {number: name for name, number in known["question_type"].items()}
         truths = {one["question_id"]: one for one in known["questions"]}
-        for question in llava_questions(folder / "llava-seed-bench.jsonl", folder):
+
+        def complete(question: Question, index: int) -> Question:
             truth = truths.get(question.id)
             if truth is None:
                 raise MGMError(f"{file}: has no question {question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=truth["answer"],
                 category=f"{truth['data_type']}: {kinds[truth['question_type_id']]}",
             )
+
+        yield from llava_questions(folder / "llava-seed-bench.jsonl", folder, complete=complete)
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -84,6 +89,13 @@ class SEEDBench(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         return float(is_right(answered.text, answered.question.answer, protocol))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        letter = answered.text.strip()[:1].upper()
+        return letter if letter in LETTERS else ""
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]

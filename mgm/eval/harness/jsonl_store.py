@@ -5,6 +5,7 @@ A line that is damaged, such as one that a killed program did not finish, is pas
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mgm.atomic import WriteErrors
 from mgm.eval.harness.question import valid_text
@@ -12,19 +13,25 @@ from mgm.eval.harness.question import valid_text
 
 def read_texts(file: Path) -> tuple[dict[str, str], int]:
     """The texts in a file, and how many lines are damaged."""
-    known: dict[str, str] = {}
+    records, damaged = read_records(file)
+    return {key: record["text"] for key, record in records.items()}, damaged
+
+
+def read_records(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The records in a file by their keys, each with its `text`, and how many lines are damaged."""
+    known: dict[str, dict[str, Any]] = {}
     damaged = 0
     if file.is_file():
         with file.open("rb") as lines:
             for line in lines:
                 try:
-                    entry = json.loads(line)
-                    key, text = entry["key"], entry["text"]
+                    record = json.loads(line)
+                    key, text = record["key"], record["text"]
                 except (ValueError, LookupError, TypeError, RecursionError):
                     damaged += 1
                     continue
                 if isinstance(key, str) and isinstance(text, str):
-                    known[key] = valid_text(text)
+                    known[key] = record | {"text": valid_text(text)}
                 else:
                     damaged += 1
     return known, damaged
@@ -41,13 +48,14 @@ class TextFile:
         self.path = path
         self._ends_with_line = False  # whether that is known
 
-    def add(self, key: str, text: str) -> None:
-        """Write a text, at once.
+    def add(self, key: str, text: str, **details: float | str | None) -> None:
+        """Write a text, at once, with what else is known of it.
 
         Raises:
             MGMError: it cannot be written, such as on a full disk; names the file.
         """
-        line = json.dumps({"key": key, "text": valid_text(text)}, ensure_ascii=False) + "\n"
+        record = {"key": key, "text": valid_text(text), **details}
+        line = json.dumps(record, ensure_ascii=False) + "\n"
         with WriteErrors(self.path):
             if not self._ends_with_line:  # what a killed program left of its last line ends here
                 self.path.parent.mkdir(parents=True, exist_ok=True)

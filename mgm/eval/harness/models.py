@@ -42,39 +42,55 @@ class EngineAnswerer(Answerer):
     Args:
         engine: of a model.
         batch_size: answers that are written at once.
+
+    Attributes:
+        engine: of a model.
     """
 
     def __init__(self, engine: Engine, batch_size: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._batch_size = batch_size
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """See `Answerer`."""
         waiting: dict[str, Question] = {}
+        faults: list[tuple[str, MGMError]] = []
 
         def asked() -> Iterator[tuple[str, Request]]:
             for one in questions:
-                waiting[one.id] = one
-                yield (
-                    one.id,
-                    Request(
-                        one.text,
-                        images=list(one.images),
-                        max_new_tokens=one.max_new_tokens,
-                        system=one.system,
-                        orientation=one.orientation,
-                    ),
-                )
+                try:
+                    request = _request(one)
+                except MGMError as error:
+                    faults.append((one.id, error))
+                else:
+                    waiting[one.id] = one
+                    yield one.id, request
 
-        faults: list[tuple[str, MGMError]] = []
         answers = answer_all(
-            self._engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
+            self.engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
         )
         for name, answer in answers:
-            yield Answered(waiting.pop(name), answer.text.strip())
+            counts = answer.prompt_tokens, len(answer.tokens)
+            text = answer.text.strip()
+            yield Answered(waiting.pop(name), text, answer.finish_reason, *counts)
             while faults:
                 yield SkippedQuestion(faults[-1][0], str(faults.pop()[1]))
         yield from (SkippedQuestion(name, str(error)) for name, error in faults)
+
+
+def _request(question: Question) -> Request:
+    """What the engine is asked.
+
+    Raises:
+        MGMError: it is no request, such as one that marks more images than it has.
+    """
+    return Request(
+        question.text,
+        images=list(question.images),
+        max_new_tokens=question.max_new_tokens,
+        system=question.system,
+        orientation=question.orientation,
+    )
 
 
 def answer_all(
@@ -244,7 +260,7 @@ class EndpointAnswerer(Answerer):
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
         try:
-            answer = Answered(question, self._endpoint.complete(body).text.strip())
+            reply = self._endpoint.complete(body)
         except EndpointUnavailableError:
             raise
         except MGMError as error:
@@ -255,7 +271,8 @@ class EndpointAnswerer(Answerer):
                 ) from error
             return SkippedQuestion(question.id, str(error))
         self._failed = 0
-        return answer
+        counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
+        return Answered(question, reply.text.strip(), reply.finish_reason or None, *counts)
 
     def _body(self, question: Question) -> dict[str, Any]:
         parts = [

@@ -141,13 +141,7 @@ class Endpoint:
                 self._check(error, reason)
                 fault, unreachable = f"{error.code}: {reason}", False
                 wait = max(wait, _retry_after(error.headers.get("Retry-After")))
-            except (
-                OSError,
-                ValueError,
-                LookupError,
-                TypeError,
-                http.client.HTTPException,
-            ) as error:
+            except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 unreachable = isinstance(cause, UNREACHABLE)
                 fault = one_line(cause) or type(error).__name__

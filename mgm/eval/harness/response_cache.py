@@ -3,6 +3,7 @@
 Every process writes a file of its own; all read all files.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -13,8 +14,8 @@ from mgm.data.images.loading import ImageSource, open_image
 from mgm.data.images.orientation import STORED
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
-from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.question import Question, valid_text
+from mgm.eval.harness.jsonl_store import TextFile, read_records
+from mgm.eval.harness.question import DETAILS, Answered, Question, valid_text
 
 logger = logging.getLogger("mgm.eval")
 # Of a model: weights, settings, vocabularies and templates.
@@ -33,15 +34,25 @@ class AnswerCache:
     def __init__(self, folder: Path, model: str, process: int = 0) -> None:
         self._folder, self._model = folder, model
         self._own = TextFile(folder / f"answers-{process}.jsonl")
-        self._known: dict[str, str] = {}
+        self._known: dict[str, dict[str, Any]] = {}  # records of the files
         self._hashes: dict[Path, str] = {}
         self.reload()
+
+    def variant(self, settings: str) -> "AnswerCache":
+        """Answers of the same model with other settings, in the same files.
+
+        Args:
+            settings: what differs; answers with others are not seen.
+        """
+        other = copy.copy(self)
+        other._model = json.dumps([self._model, settings])
+        return other
 
     def reload(self) -> None:
         """Read what other processes have written."""
         damaged = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            known, count = read_texts(file)
+            known, count = read_records(file)
             self._known |= known
             damaged += count
         if damaged:
@@ -68,23 +79,27 @@ class AnswerCache:
 
     def get(self, key: str) -> str | None:
         """The answer of a key; None: it was not asked yet."""
-        return self._known.get(key)
+        record = self._known.get(key)
+        return None if record is None else record["text"]
 
-    def answer(self, question: Question) -> str | None:
-        """The answer of a question; None: it was not asked yet, or cannot be."""
+    def answer(self, question: Question) -> Answered | None:
+        """A question with its answer; None: it was not asked yet, or cannot be."""
         try:
-            return self.get(self.key(question))
+            record = self._known.get(self.key(question))
         except MGMError:
             return None
+        if record is None:
+            return None
+        return Answered(question, record["text"], **_details(record))
 
-    def put(self, key: str, text: str) -> None:
-        """Keep an answer, at once.
+    def put(self, key: str, text: str, **details: float | str) -> None:
+        """Keep an answer, at once, with its `Answered.details`.
 
         Raises:
             MGMError: it cannot be written; what was answered before is kept.
         """
-        self._own.add(key, text)
-        self._known[key] = valid_text(text)
+        self._own.add(key, text, **details)
+        self._known[key] = {"text": valid_text(text), **details}
 
     def _hash(self, image: ImageSource) -> str:
         if isinstance(image, bytes):
@@ -101,6 +116,12 @@ class AnswerCache:
                 self._hashes[path] = hashlib.blake2b(content).hexdigest()[:32]
             return self._hashes[path]
         return hashlib.blake2b(open_image(image, "an image", STORED).tobytes()).hexdigest()[:32]
+
+
+def _details(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record tells of an answer besides its text; values of other types are passed over."""
+    return {name: record[name] for name, kind in DETAILS.items()
+            if isinstance(record.get(name), kind)}  # fmt: skip
 
 
 def settings_name(path: str, settings: dict[str, Any]) -> str:
@@ -122,6 +143,15 @@ def settings_name(path: str, settings: dict[str, Any]) -> str:
     name = folder.resolve().name if folder.is_dir() else path
     text = json.dumps([name, digests, others], sort_keys=True)
     return f"{name}-{hashlib.blake2b(text.encode()).hexdigest()[:12]}"
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of the files of a model, with their names.
+
+    Raises:
+        MGMError: a file cannot be read.
+    """
+    return hashlib.sha256(json.dumps(_files_digest(folder)).encode()).hexdigest()
 
 
 def _files_digest(folder: Path) -> list[list[str]]:

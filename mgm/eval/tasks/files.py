@@ -1,5 +1,6 @@
 """Files of benchmarks: what is wrong with them is said in one line."""
 
+import ast
 import base64
 import csv
 import json
@@ -15,16 +16,6 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 
 ROWS = 64  # of a parquet file that are read at once
-# What code raises that reads a record whose fields are others than it expects.
-DATA_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
 
 
@@ -41,8 +32,9 @@ def read_json(path: Path) -> Any:
     Raises:
         MGMError: it is missing, or no JSON.
     """
+    present(path)
     try:
-        return json.loads(present(path).read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise MGMError(f"{path}: is no JSON ({error})") from error
 
@@ -147,6 +139,20 @@ def field(record: dict[str, Any], name: str, where: object) -> Any:
     if name not in record:
         raise MGMError(f"{where}: has no {name!r}")
     return record[name]
+
+
+def text_list(value: object) -> list[str]:
+    """The texts in a field: a list, or in a table one text, or a list as Python writes it.
+
+    Source: process_line of VLMEvalKit's vqa_eval.py.
+    """
+    if isinstance(value, str):
+        try:
+            parsed = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            parsed = value
+        value = parsed if isinstance(parsed, list) else [value]
+    return [str(one) for one in value or ()]  # ty: ignore[not-iterable]
 
 
 def write_lines(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Path:

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mgm.model.vision.fusion.fusion_config import ONE_QUERY, POOL, FusionConfig
+
 BAND = 4 << 20  # numbers of all stages that are worked on at once on a CPU: a few MiB
 
 
@@ -105,11 +107,16 @@ class PatchInfoMining(nn.Module):
     Args:
         width: channels of a token, C.
         aux_dims: channels of each high-resolution stage.
+        fusion: how a window's positions are weighted, and which window is whose; None: by
+            attention of each token to its own.
     """
 
-    def __init__(self, width: int, aux_dims: Sequence[int]) -> None:
+    def __init__(
+        self, width: int, aux_dims: Sequence[int], fusion: FusionConfig | None = None
+    ) -> None:
         super().__init__()
         self.aux_dims = tuple(aux_dims)
+        self.fusion = fusion or FusionConfig()
         self.query = NormedLinear(width, width)
         self.key = AbsorbedKey(sum(aux_dims), width)
         self.value = AbsorbedValue(sum(aux_dims), width)
@@ -150,18 +157,43 @@ class PatchInfoMining(nn.Module):
         """What `result` makes of windows and the weights of their positions, (B, N, ...)."""
         if len(tokens) != len(stages[0]):
             raise ValueError(f"{len(tokens)} images of tokens, but {len(stages[0])} of maps")
-        queries = self.query(tokens) / math.sqrt(tokens.shape[-1])
-        moved, shared = self.key(queries)
         grid, eps = math.isqrt(tokens.shape[1]), self.key.norm.eps
+        shift = self.fusion.window_shift
+        # Maps that move to the right are tokens that move to the left, to another's window.
+        queries = self._queries(_rolled(tokens, grid, -shift)) / math.sqrt(tokens.shape[-1])
+        moved, shared = self.key(queries)
         kind = tokens.device.type
         knows = torch.amp.is_autocast_available(kind)  # not where operations are only counted
         with torch.autocast(kind, enabled=False) if knows else nullcontext():
             parts = []
             for images, own, band in bands(stages, grid):
                 windows = Windows(band, grid, eps)
-                scores = windows.scores(moved[images, own]) + shared[images, own].to(windows.dtype)
-                parts.append(result(windows, scores.softmax(-1)))
-            return torch.cat(parts, dim=1).view(*tokens.shape[:2], -1)
+                weights = self._weights(windows, moved[images, own], shared[images, own])
+                parts.append(result(windows, weights))
+            return _rolled(torch.cat(parts, dim=1).view(*tokens.shape[:2], -1), grid, shift)
+
+    def _queries(self, tokens: Tensor) -> Tensor:
+        """What each token (B, N, C) asks its window by, the same shape."""
+        queries = self.query(tokens)
+        if self.fusion.fusion != ONE_QUERY:
+            return queries
+        if self.fusion.query is None:
+            return queries.mean(1, keepdim=True).expand_as(queries)
+        return queries.new_tensor(self.fusion.query).expand_as(queries)
+
+    def _weights(self, windows: "Windows", moved: Tensor, shared: Tensor) -> Tensor:
+        """Weights of the positions of windows, (B, N, P), which add up to one."""
+        if self.fusion.fusion == POOL:
+            return torch.full_like(windows.rstd, 1 / windows.rstd.shape[-1])
+        scores = windows.scores(moved) + shared.to(windows.dtype)
+        return scores.softmax(-1)
+
+
+def _rolled(rows: Tensor, grid: int, columns: int) -> Tensor:
+    """(B, N, ...) of a square grid, moved so many columns to the right, around the edge."""
+    if columns == 0:
+        return rows
+    return rows.unflatten(1, (grid, grid)).roll(columns, 2).flatten(1, 2)
 
 
 def bands(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:

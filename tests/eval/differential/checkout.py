@@ -15,7 +15,17 @@ BARE = ("vlmeval", "vlmeval.dataset", "lmms_eval", "lmms_eval.tasks", "lmms_eval
 # What they import and no scorer needs; mocked where it is not installed.
 MOCKED = (
     *("loguru", "validators", "sty", "dotenv", "tabulate", "matplotlib", "seaborn", "openai"),
-    *("torch", "torchvision", "transformers", "decord", "cv2", "sacrebleu", "evaluate", "nltk"),
+    *(
+        "torch",
+        "torchvision",
+        "transformers",
+        "decord",
+        "cv2",
+        "sacrebleu",
+        "evaluate",
+        "nltk",
+        "sklearn",
+    ),
     *("portalocker", "sentencepiece", "zss", "apted", "lxml", "distance", "rouge", "aiolimiter"),
     *("hf_transfer", "accelerate", "sqlitedict", "pytablewriter", "tenacity", "latex2sympy2"),
     *("timeout_decorator", "sympy", "gradio", "anthropic", "wandb", "rich", "tqdm_multiprocess"),
