@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mgm.errors import MGMError
+from mgm.eval.compare.comparison import Comparison, compare_scores
 from mgm.eval.harness.question import Question
-from mgm.eval.report.comparison import Comparison, compare_scores
 from mgm.eval.report.score import Score, credit_of, question_of
 from mgm.eval.report.statistics import (
     WHOLE,

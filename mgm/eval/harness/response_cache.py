@@ -80,7 +80,7 @@ class AnswerCache:
     def get(self, key: str) -> str | None:
         """The answer of a key; None: it was not asked yet."""
         record = self._known.get(key)
-        return record and record["text"]
+        return None if record is None else record["text"]
 
     def answer(self, question: Question) -> Answered | None:
         """A question with its answer; None: it was not asked yet, or cannot be."""
@@ -88,7 +88,9 @@ class AnswerCache:
             record = self._known.get(self.key(question))
         except MGMError:
             return None
-        return record and Answered(question, record["text"], **_details(record))
+        if record is None:
+            return None
+        return Answered(question, record["text"], **_details(record))
 
     def put(self, key: str, text: str, **details: float | str) -> None:
         """Keep an answer, at once, with its `Answered.details`.

@@ -157,28 +157,19 @@ def load_score(path: Path) -> Score:
     """
     content = read_json(path)
     try:
-        content = {"format": 1} | content
-        known = {one.name for one in fields(Score)}
-        return Score(
-            **{name: value for name, value in content.items() if name in known}
-            | {
-                "parts": {
-                    name: (float(value), int(count))
-                    for name, (value, count) in content["parts"].items()
-                },
-                "intervals": {
-                    name: (float(low), float(high))
-                    for name, (low, high) in content.get("intervals", {}).items()
-                },
-                "credits": {name: float(one) for name, one in content["credits"].items()},
-                "groups": {name: str(content["groups"][name]) for name in content["credits"]},
-                "fractions": {
-                    name: (float(above), float(below))
-                    for name, (above, below) in content.get("fractions", {}).items()
-                },
-                "skipped": tuple(SkippedQuestion(**one) for one in content.get("skipped", ())),
-                "headline": tuple(content.get("headline", ())),
-            }
-        )
+        names = {one.name for one in fields(Score)}
+        known: dict[str, Any] = {"format": 1}
+        known |= {name: value for name, value in content.items() if name in names}
+        known["parts"] = {
+            name: (float(value), int(count)) for name, (value, count) in content["parts"].items()
+        }
+        for name in ("intervals", "fractions"):
+            pairs = content.get(name, {}).items()
+            known[name] = {key: (float(first), float(second)) for key, (first, second) in pairs}
+        known["credits"] = {name: float(one) for name, one in content["credits"].items()}
+        known["groups"] = {name: str(content["groups"][name]) for name in content["credits"]}
+        known["skipped"] = tuple(SkippedQuestion(**one) for one in content.get("skipped", ()))
+        known["headline"] = tuple(content.get("headline", ()))
+        return Score(**known)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise MGMError(f"{path}: is no score of ours ({error})") from error

@@ -49,13 +49,13 @@ def t_quantile(probability: float, freedom: int) -> float:
     return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
-def cluster_sums(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
+def cluster_sums(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> np.ndarray:
     """The sum of the values of each cluster (clusters,)."""
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     return np.bincount(index, weights=np.asarray(values, dtype=float))
 
 
-def clustered_error(values: Sequence[float], groups: Sequence[str]) -> float:
+def clustered_error(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> float:
     """The standard error of a mean whose values are dependent within a cluster.
 
     Source: Miller, "Adding Error Bars to Evals" (2024), section 2.2, with the correction
@@ -78,12 +78,14 @@ def bounded_interval(
 ) -> Interval | None:
     """The interval of a score between 0 and 1, from its standard error.
 
-    Wilson's interval with the effective sample size that the error implies, and Student's t for
-    the few clusters that the error was estimated from. Where all are right or all wrong there is
-    nothing to estimate an error from: Clopper and Pearson's exact interval of as many clusters.
+    Wilson's interval, corrected for continuity, with the effective sample size that the error
+    implies, and Student's t for the few clusters that it was estimated from. Where all are right or
+    all wrong, an error cannot be estimated: Clopper and Pearson's exact interval of as many
+    clusters.
 
     Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of
-    positive counts estimated from survey data" (1998); Dean and Pagano (2015) for Wilson's form.
+    positive counts estimated from survey data" (1998), for the effective size; Newcombe,
+    "Two-sided confidence intervals for the single proportion" (1998), method 4.
 
     Args:
         value: from 0 to 1.
@@ -106,11 +108,16 @@ def bounded_interval(
     if value >= 1:
         return Interval(tail ** (1 / clusters), 1.0)
     most = (questions - 1) / spread
-    size = min(value * (1 - value) / error**2, most) if error else most
+    size = max(1.0, min(value * (1 - value) / error**2, most) if error else most)
     t = t_quantile(1 - tail, clusters - 1)
-    centre = (value + t * t / (2 * size)) / (1 + t * t / size)
-    half = t / (1 + t * t / size) * math.sqrt(value * (1 - value) / size + (t / (2 * size)) ** 2)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(_wilson_low(value, size, t), 1 - _wilson_low(1 - value, size, t))
+
+
+def _wilson_low(share: float, size: float, t: float) -> float:
+    """The lower end of Wilson's interval with continuity correction."""
+    root = t * t - 2 - 1 / size + 4 * share * (size * (1 - share) + 1)
+    low = (2 * size * share + t * t - 1 - t * math.sqrt(max(root, 0.0))) / (2 * (size + t * t))
+    return min(max(0.0, low), share)
 
 
 def ratio_interval(

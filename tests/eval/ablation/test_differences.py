@@ -104,7 +104,7 @@ def test_intervals_of_rates_hold_their_level() -> None:
 
 def test_a_score_that_is_no_mean() -> None:
     questions = [
-        Question(f"{image}/{n}", "is it?", answer="Yes", group=str(image), category="color")
+        Question(f"{image}/{n}", "is it?", answer="yes", group=str(image), category="color")
         for image in range(8)
         for n in range(2)
     ]

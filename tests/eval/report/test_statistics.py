@@ -43,18 +43,18 @@ def coverage(p, clusters, size, correlation):
     return held / TRIALS
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.8, 0.97])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8, 0.97, 0.99])
 @pytest.mark.parametrize(
     ("clusters", "size", "correlation"),
     [(5, 1, 0), (5, 4, 0), (5, 4, 0.3), (5, 20, 1), (10, 1, 0), (10, 6, 0.5), (40, 2, 0.2),
      (200, 1, 0)],
 )  # fmt: skip
 def test_intervals_hold_their_level(p, clusters, size, correlation):
-    assert coverage(p, clusters, size, correlation) > 0.925
+    assert coverage(p, clusters, size, correlation) > 0.93
 
 
 def test_large_samples_have_no_wider_intervals_than_they_need():
-    assert 0.935 < coverage(0.5, 400, 2, 0.3) < 0.965
+    assert 0.94 < coverage(0.5, 400, 2, 0.3) < 0.98
     values, groups = clustered_answers(np.random.default_rng(0), 0.7, 4000, 1, 0)
     found = mean_interval(values, groups)
     assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(0.21 / 4000), rel=0.05)

@@ -75,7 +75,7 @@ def test_a_blur_keeps_what_its_pixels_can_show_and_nothing_finer(side):
     fine = torch.sin(torch.pi * (torch.arange(64) + 0.5)).expand(1, 3, 64, 64)  # each other pixel
     inner = (..., slice(8, -8), slice(8, -8))
     torch.testing.assert_close(blurred(slow, side)[inner], slow[inner], rtol=0, atol=0.05)
-    assert blurred(fine, side)[inner].abs().max() < 0.1
+    assert blurred(fine, side)[inner].abs().max() < 0.15
     torch.testing.assert_close(
         blurred(slow + fine, side), blurred(slow, side) + blurred(fine, side)
     )
