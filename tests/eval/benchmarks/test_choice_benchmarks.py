@@ -9,7 +9,7 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered
 from mgm.eval.prepare import main as prepare
 from mgm.eval.registry import BENCHMARKS, benchmark, expanded
-from mgm.eval.report.score import scored
+from mgm.eval.report.scoring import scored
 from tests.eval.differential.made_up import OTHERS
 from tests.eval.fixtures import png
 from tests.eval.tasks.test_dataset_source import image, parquet, table
