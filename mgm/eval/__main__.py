@@ -80,10 +80,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores = _score_all(tasks, cache, judge, model, output, options, failed)
+    tables = _ablated(ablations, scores, cache, judge, output, options, failed)
     write_report(output, title)
-    write_output(table(list(scores.values()), title))
-    if not failed:
-        write_output(ablations.report(output, scores, cache, judge, options.strip_thinking))
+    write_output(table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
         usage = judge.usage
@@ -214,6 +213,29 @@ def _score(
     for path in written:
         logger.info("wrote %s", path)
     return score
+
+
+def _ablated(
+    ablations: AblationRun,
+    scores: Mapping[str, Score],
+    cache: AnswerCache,
+    judge: Judge,
+    output: Path,
+    options: argparse.Namespace,
+    failed: list[str],
+) -> str:
+    """Tables of ablations; an error is added to `failed`.
+
+    Raises:
+        MGMError: a file cannot be written.
+    """
+    try:
+        return ablations.report(output, scores, cache, judge, options.strip_thinking)
+    except NotWrittenError:
+        raise
+    except MGMError as error:
+        failed.append(str(error))
+        return ""
 
 
 def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
