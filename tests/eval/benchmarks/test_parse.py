@@ -17,7 +17,8 @@ LETTERS = [
     ("mmmu", "lmms-eval"), ("mmmu", "vlmevalkit"), ("mmvp", "lmms-eval"), ("mmvp", "vlmevalkit"),
     ("mmstar", "lmms-eval"), ("hrbench", "lmms-eval"), ("vstar", "lmms-eval"),
     ("realworldqa", "lmms-eval"), ("seed", "lmms-eval"), ("qbench", "paper"),
-    ("ai2d", "vlmevalkit"), ("mme-realworld", "lmms-eval"), ("mme-realworld", "vlmevalkit"), ("scienceqa", "vlmevalkit"),
+    ("ai2d", "vlmevalkit"), ("scienceqa", "vlmevalkit"), ("mme-realworld", "lmms-eval"),
+    ("mme-realworld", "vlmevalkit"),
 ]  # fmt: skip
 TEXTS = (
     *("B", "(B)", "B.", "b", "The answer is B.", "a blue car", "<answer>B</answer>"),
