@@ -61,9 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
     cache = AnswerCache(
         output / "answers", settings_name(options.model_path or title, deciding), process
     )
-    folder = Path(options.model_path or "")
-    digest = model_digest(folder) if options.model_path and folder.is_dir() else None
-    model: dict[str, Any] = {"name": title, "digest": digest, **deciding}
+    model = _model(options, title) | deciding
     failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options, model)
@@ -204,12 +202,12 @@ def _score(
     run = run_info(
         known_model(dict(model), folder / "score.json"),
         settings | {"answers": options.answers and str(options.answers)},
-        data_info(kind, split, protocol, task.asked),
+        data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
         answers,
     )
     score = replace(score, run=run)
     written = write_files(kind, split, score, answers, folder)
-    write_samples(folder, kind, score, answers)
+    write_samples(folder, kind, score, answers, options.strip_thinking)
     for path in written:
         logger.info("wrote %s", path)
     return score
@@ -236,6 +234,13 @@ def _ablated(
     except MGMError as error:
         failed.append(str(error))
         return ""
+
+
+def _model(options: argparse.Namespace, title: str) -> dict[str, Any]:
+    """What is known of the model before it is loaded."""
+    folder = Path(options.model_path or "")
+    digest = model_digest(folder) if options.model_path and folder.is_dir() else None
+    return {"name": title, "path": options.model_path, "digest": digest}
 
 
 def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
