@@ -313,7 +313,7 @@ def test_a_judge(data, tmp_path):
         assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
         again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
         assert scored(kind, split, "paper", questions, said, again).value == 50
-        assert len(asked) == 4  # what it said is known
+        assert len(asked) == 5  # a reply that was no mark is not kept
     app, _ = judge_application(["soon"])
     with running(app) as address:  # a reply that is no mark costs its question
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "soon.jsonl", wait=0.001)
