@@ -30,6 +30,7 @@ class HRBench(Benchmark):
     splits = scored = ("4k", "8k")
     published_splits = ()
     sizes = {"4k": 800, "8k": 800}  # noqa: RUF012
+    combine_facts = ("round",)
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (LMMS_EVAL, VLMEVALKIT)
     sources = {  # noqa: RUF012
@@ -76,6 +77,12 @@ class HRBench(Benchmark):
         if letter is None and judge.is_model:
             letter = judged_letter(question, answered.text, judge, hrbench_letter)
         return float(letter is not None and letter.lower() == question.answer.lower())
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return hrbench_letter(answered.text, answered.question.facts["choices"]) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The mean of the rounds' accuracies, in per cent."""

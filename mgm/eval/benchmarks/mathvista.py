@@ -97,20 +97,17 @@ class MathVista(Benchmark):
         problem = answered.question.facts["problem"]
         if protocol == VLMEVALKIT:
             return float(is_right_in_vlmevalkit(answered, problem, judge))
-        if protocol == PAPER:
-            problem = problem | {"query": answered.question.text}
-        attempts = TRIES if protocol == LMMS_EVAL else 1
-        found = extract(answered.text, problem, judge, attempts)
-        normal = normal_extraction(
-            found,
-            problem["choices"],
-            problem["question_type"],
-            problem["answer_type"],
-            problem["precision"],
-        )
+        normal = _extraction(answered, protocol, judge)
         if protocol == LMMS_EVAL:
             return float(str(normal).strip() == answered.question.answer.strip())
         return float(is_equal(normal, answered.question.answer))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`; what rules extract, without a judge."""
+        if protocol == VLMEVALKIT:
+            return ruled_extraction(answered.text, answered.question.facts["problem"])
+        found = _extraction(answered, protocol, Judge())
+        return "" if found is None else str(found)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published scripts leave."""
@@ -184,6 +181,21 @@ def format_query(problem: Mapping[str, Any]) -> str:
     unit = f" (Unit: {problem['unit']})" if problem.get("unit") else ""
     lines = (f"{problem['question']}{unit}", listed(problem["choices"]), hint)
     return "\n".join(line for line in lines if line).strip()
+
+
+def _extraction(answered: Answered, protocol: str, judge: Judge) -> Any:
+    """What an answer says, in the form that the problem asks for; None: nothing."""
+    problem = answered.question.facts["problem"]
+    if protocol == PAPER:
+        problem = problem | {"query": answered.question.text}
+    attempts = TRIES if protocol == LMMS_EVAL else 1
+    return normal_extraction(
+        extract(answered.text, problem, judge, attempts),
+        problem["choices"],
+        problem["question_type"],
+        problem["answer_type"],
+        problem["precision"],
+    )
 
 
 def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge: Judge) -> bool:

@@ -107,13 +107,14 @@ class MMBench(Benchmark):
         """Whether the letter is right; an answer that names none may mean a choice by its text."""
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
-        choices = answered.question.facts["choices"]
-        if protocol == LMMS_EVAL:
-            letter = _lmms_eval_letter(answered, choices, judge)
-        else:
-            letter = chosen_letter(answered.text, len(choices))
-            letter = letter or contained_choice(answered.text, choices)
+        letter = _letter(answered, protocol, judge)
         return float(letter is not None and letter == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return _letter(answered, protocol, Judge()) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """Share of questions that are right in all their rounds, in per cent."""
@@ -227,6 +228,13 @@ def _lmms_eval(row: dict[str, Any]) -> str:
     hint = row.get("hint")
     begin = "" if hint is None or hint == "nan" else f"{hint} "
     return f"{begin}{row['question']} {options}\n\n{LETTER}"
+
+
+def _letter(answered: Answered, protocol: str, judge: Judge) -> str | None:
+    choices = answered.question.facts["choices"]
+    if protocol == LMMS_EVAL:
+        return _lmms_eval_letter(answered, choices, judge)
+    return chosen_letter(answered.text, len(choices)) or contained_choice(answered.text, choices)
 
 
 def _lmms_eval_letter(answered: Answered, choices: Mapping[str, str], judge: Judge) -> str | None:

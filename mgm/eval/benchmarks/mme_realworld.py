@@ -78,11 +78,11 @@ class MMERealWorld(Benchmark):
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
-        text = answered.text
-        tagged = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-        if protocol == VLMEVALKIT and tagged:
-            text = tagged[1].strip().upper()
-        return float(extracted_letter(text) == answered.question.answer)
+        return float(extracted_letter(_tagged(answered.text, protocol)) == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        return extracted_letter(_tagged(answered.text, protocol))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -93,6 +93,12 @@ class MMERealWorld(Benchmark):
             tasks[question.category.partition("/")[0]].append(credit)
         own = {name: (100 * sum(one) / len(one), len(one)) for name, one in sorted(tasks.items())}
         return own | super().parts(questions, credits)
+
+
+def _tagged(text: str, protocol: str) -> str:
+    """An answer; VLMEvalKit looks at what stands between tags, if there are some."""
+    tagged = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    return tagged[1].strip().upper() if tagged and protocol == VLMEVALKIT else text
 
 
 def extracted_letter(text: str) -> str:

@@ -138,6 +138,14 @@ class MMMU(Benchmark):
             return 0.0  # it compares an answer letter by letter, and no letter is ever right
         return float(is_open_right(question.answer, parse_open(answered.text)))
 
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if answered.question.facts["type"] == CHOICES:
+            return _named_letter(answered, protocol) or ""
+        return "; ".join(map(str, parse_open(answered.text)))
+
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
@@ -210,11 +218,15 @@ def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
 
 def _letter(answered: Answered, protocol: str = PAPER) -> str:
     question = answered.question
-    names = by_letter(question.facts["choices"])
-    parse = lmms_eval_choice if protocol == LMMS_EVAL else parse_choice
-    said = parse(answered.text, names)
     # Compat: a letter is drawn; by the question, so that the order of others is no matter.
-    return said or random.Random(f"{SEED} {question.id}").choice(list(names))
+    draw = random.Random(f"{SEED} {question.id}")
+    names = by_letter(question.facts["choices"])
+    return _named_letter(answered, protocol) or draw.choice(list(names))
+
+
+def _named_letter(answered: Answered, protocol: str) -> str | None:
+    parse = lmms_eval_choice if protocol == LMMS_EVAL else parse_choice
+    return parse(answered.text, by_letter(answered.question.facts["choices"]))
 
 
 def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:

@@ -23,6 +23,7 @@ class MMStar(Benchmark):
     splits = scored = ("val",)
     published_splits = ()
     sizes = {"val": 1500}  # noqa: RUF012
+    combine_facts = ("kind",)
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
     sources = {  # noqa: RUF012
@@ -53,6 +54,12 @@ class MMStar(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         return float(extracted_letter(answered.text, "ABCD") == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return extracted_letter(answered.text, "ABCD")
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The mean in per cent: of all questions, or in lmms-eval of the kinds' means."""

@@ -71,6 +71,12 @@ class MMVP(Benchmark):
             return choice_credit(answered, judge)
         return float(named_letter(answered.text) == answered.question.answer)
 
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return named_letter(answered.text) or ""
+
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """Share of pairs with both answers right, in per cent; half a pair does not count."""
         pairs: dict[str, list[float]] = defaultdict(list)

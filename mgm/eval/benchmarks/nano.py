@@ -45,6 +45,7 @@ class Nano(Benchmark):
         kinds = record.get("kinds")
         if not isinstance(turns, list) or not isinstance(kinds, list):
             raise MGMError(f"{folder / FILE}: is not written by playground.generate")
+        heights = record.get("text_heights") or [None] * len(kinds)
         images = record.get("image") or []
         names = [images] if isinstance(images, str) else images
         # A conversation asks for bare answers once; each question on its own has to.
@@ -60,7 +61,7 @@ class Nano(Benchmark):
                 group=str(record["id"]),
                 category=kind,
                 max_new_tokens=64,
-                facts={"prompt": asked},
+                facts={"prompt": asked, "text_size": heights[place]},
             )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

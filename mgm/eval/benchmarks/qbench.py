@@ -63,6 +63,11 @@ class QBench(Benchmark):
         """Whether it begins with the right letter."""
         return float(answered.text.strip()[:1] == answered.question.answer)
 
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        letter = answered.text.strip()[:1]
+        return letter if letter in LETTERS else ""
+
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """The published answers: the records, with what was said."""
         records = [{**one.question.facts["record"], "response": one.text} for one in answered]

@@ -56,3 +56,11 @@ class RealWorldQA(Benchmark):
         if right.upper() in tuple(LETTERS):
             return float(extracted_letter(answered.text, LETTERS) == right.upper())
         return float(answered.text.lower().strip().rstrip(".") == right.lower())
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if answered.question.answer.upper() in tuple(LETTERS):
+            return extracted_letter(answered.text, LETTERS)
+        return None

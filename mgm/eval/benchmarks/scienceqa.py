@@ -110,6 +110,15 @@ class ScienceQA(Benchmark):
         index = predicted_index(said, answered.question.facts["choices"])
         return float(index >= 0 and LETTERS[index] == answered.question.answer)
 
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if protocol == LMMS_EVAL:
+            return None
+        letter = parse(answered.text)
+        return letter if letter in LETTERS else ""
+
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """The published answers."""
         return [write_answers(folder / "answers.jsonl", answered)]

@@ -8,7 +8,7 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
-from mgm.eval.metrics.multiple_choice import listed
+from mgm.eval.metrics.multiple_choice import LETTERS, listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
@@ -89,6 +89,13 @@ class SEEDBench(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         return float(is_right(answered.text, answered.question.answer, protocol))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        letter = answered.text.strip()[:1].upper()
+        return letter if letter in LETTERS else ""
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]

@@ -64,6 +64,12 @@ class VStar(Benchmark):
             return choice_credit(answered, judge)
         return float(named_letter(answered.text) == answered.question.answer)
 
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return named_letter(answered.text) or ""
+
 
 def lettered(text: str) -> str:
     """A question whose choices, "(A) one (B) two", get a line each.

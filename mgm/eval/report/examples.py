@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mgm.eval.tasks.benchmark import Benchmark
 SAMPLES, DETAILS = "samples.jsonl", "details.json"
 WRONG, RIGHT = 40, 20  # examples of a benchmark that the page shows
 FULL = 0.999  # credit from which an answer is right
-IMAGES, SIDE = 4, 288  # thumbnails of an example, and their longer side in pixels
+IMAGES, SIDE = 4, 240  # thumbnails of an example, and their longer side in pixels
 MAX_TEXT = 2000  # characters of a question or answer on the page
 WORDS = (2, 5, 20)  # ends of bins of answers by length
 SIDES = (336, 768, 1536)  # pixels, of images by their longer side
@@ -170,7 +170,13 @@ def _cut(sample: Row) -> Row:
 
 
 def shortened(value: object) -> str:
-    """A text of at most `MAX_TEXT` characters, which says how many were left out."""
+    """A text of at most `MAX_TEXT` characters, which says how many were left out.
+
+    Of a list of right answers each is named once, with how often it was given.
+    """
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        counts = Counter(value)
+        value = ", ".join(f"{one} ({n})" if n > 1 else one for one, n in counts.most_common())
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     if len(text) <= MAX_TEXT:
         return text

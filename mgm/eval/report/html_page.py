@@ -11,7 +11,8 @@ from mgm.eval.report.examples import FULL, MAX_TEXT, shortened, text_size_bin
 from mgm.eval.report.score import Score
 
 TEXTS = Path(__file__).parents[1] / "texts"
-MAX_SKIPPED = 50  # skipped questions that the page lists
+MAX_LISTED = 50  # skipped questions, and notes, that the page lists
+COLUMNS = ("benchmark", "score", "", "95 %", "questions", "protocol", "published", "notes")
 Row = Mapping[str, Any]
 
 
@@ -36,8 +37,7 @@ def _asset(name: str) -> str:
 def report_page(
     model: str,
     paper: Sequence[Sequence[str]],
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Row],
     sections: Sequence[tuple[Score, Row]],
 ) -> str:
     """The report of a model.
@@ -45,23 +45,32 @@ def report_page(
     Args:
         model: its name.
         paper: rows like those of the paper's table, heads first; empty: there are none.
-        columns: heads of `rows`.
-        rows: of the scores.
+        rows: texts of the table of all scores, by `COLUMNS` but benchmark and interval.
         sections: scores, each with its breakdowns and examples (see `examples`).
     """
     body = f"<h1>{text(model)}</h1><p class=meta>{_about(sections)}</p>"
     if paper:
         body += f"<h3>As in the paper's table</h3>{table(paper[0], paper[1:])}"
-    scores = [score for score, _ in sections]
-    heads = [columns[0], "", *columns[1:]]
-    drawn = [
-        [row[0], bar(score.value, (score.low, score.high), score.highest), *row[1:]]
-        for score, row in zip(scores, rows, strict=True)
-    ]
-    classes = ["" if score.complete else "partial" for score in scores]
-    body += f"<h3>All scores</h3>{table(heads, drawn, classes)}"
-    body += "".join(_section(score, details) for score, details in sections)
+    lines, classes = [], []
+    for number, ((score, _), row) in enumerate(zip(sections, rows, strict=True)):
+        name = f"<a href='#s{number}'>{text(score.title)}</a> {text(score.benchmark)}"
+        drawn = bar(score.value, (score.low, score.high), score.highest)
+        interval = _interval(score.low, score.high)
+        lines.append(
+            [
+                Markup(name), row["score"], drawn, interval, row["questions"], row["protocol"],
+                row["published"], row["notes"],
+            ]
+        )  # fmt: skip
+        classes.append("" if score.complete else "partial")
+    body += f"<h3>All scores</h3>{table(COLUMNS, lines, classes)}"
+    for number, (score, details) in enumerate(sections):
+        body += f"<section id=s{number}>{_section(score, details)}</section>"
     return page(model, body)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
 def _about(sections: Sequence[tuple[Score, Row]]) -> str:
@@ -136,7 +145,9 @@ def _section(score: Score, details: Row) -> str:
     return (
         f"<h2>{text(score.title)}: {text(score.metric)}</h2>"
         f"<p class=meta>{text(score.benchmark)}, {text(score.scorer)}</p>"
-        f"<div class=columns>{tables}</div>{_skipped(score)}{_run(score.run)}"
+        f"<div class=columns>{tables}</div>"
+        f"{_listed('skipped questions', [(one.id, one.reason) for one in score.skipped])}"
+        f"{_listed('notes on credits', list(score.notes.items()))}{_run(score.run)}"
         f"{_examples(details.get('examples') or [])}"
     )
 
@@ -147,22 +158,22 @@ def _rows(title: str, rows: Sequence[Row]) -> str:
         return ""
     lines = []
     for one in rows:
-        low, high = one.get("low"), one.get("high")
-        interval = "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
-        drawn = bar(one["value"], (low, high), one.get("highest", 100.0))
-        lines.append((one["name"], f"{one['value']:.1f}", drawn, interval, f"{one['questions']:,}"))
+        ends = one.get("low"), one.get("high")
+        drawn = bar(one["value"], ends, one.get("highest", 100.0))
+        value, count = f"{one['value']:.1f}", f"{one['questions']:,}"
+        lines.append((one["name"], value, drawn, _interval(*ends), count))
     heads = ("", "score", "", "95 %", "questions")
     return f"<div><h3>{text(title)}</h3>{table(heads, lines)}</div>"
 
 
-def _skipped(score: Score) -> str:
-    if not score.skipped:
+def _listed(title: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Questions with what there is to say of each, folded; nothing where there are none."""
+    if not pairs:
         return ""
-    more = len(score.skipped) - MAX_SKIPPED
-    rows = [(one.id, one.reason) for one in score.skipped[:MAX_SKIPPED]]
-    rows += [(f"and {more} more, in score.json", "")] if more > 0 else []
+    more = len(pairs) - MAX_LISTED
+    rows = [*pairs[:MAX_LISTED], *([(f"and {more:,} more, in score.json", "")] if more > 0 else [])]
     return (
-        f"<details><summary>{len(score.skipped)} skipped questions</summary>"
+        f"<details><summary>{len(pairs):,} {title}</summary>"
         f"{table(('question', 'reason'), rows)}</details>"
     )
 
@@ -200,7 +211,7 @@ def _examples(examples: Sequence[Row]) -> str:
     filters += _select("size", [name for name, _ in groupby(name for _, name in bins)])
     shown = "".join(map(_example, examples))
     return (
-        f"<section class=examples><details open><summary>Examples: <span class=shown>"
+        f"<section class=examples><details><summary>Examples: <span class=shown>"
         f"{len(examples)}</span> of {len(examples)} answers</summary>"
         f"<div class=filters>{filters}<label>search <input name=search type=search></label></div>"
         f"{shown}</details></section>"

@@ -55,6 +55,7 @@ def notes(score: Score) -> str:
         "unparsed": score.counts.get("unparsed", 0),
         "empty": score.counts.get("empty", 0),
         "skipped": len(score.skipped),
+        "with a note": len(score.notes),
     }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
@@ -80,6 +81,15 @@ def cells(score: Score, model: str) -> tuple[str, ...]:
     name = f"{score.title} ({score.benchmark})"
     questions = f"{score.questions:,}"
     return name, described(score), questions, score.scorer, beside, notes(score)
+
+
+def _page_row(score: Score, model: str) -> dict[str, str]:
+    """The row of a score on the page, which has columns of its own for interval and questions."""
+    row = dict(zip(COLUMNS, cells(score, model), strict=True))
+    row["score"] = headline(score) if score.value is not None else described(score)
+    if not score.complete:
+        row["questions"] = f"{score.questions:,} of {score.expected or 0:,} (partial)"
+    return row
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -139,8 +149,8 @@ def write_report(folder: Path, model: str) -> list[Score]:
     text = f"# {model}\n\n"
     text += f"{markdown(paper)}\n" if paper else ""
     text += table(scores, model) + "".join(map(parts_table, scores))
-    rows = [cells(score, model) for score in scores]
-    page = report_page(model, paper, COLUMNS, rows, [(one, _details(place)) for place, one in kept])
+    rows = [_page_row(score, model) for score in scores]
+    page = report_page(model, paper, rows, [(one, _details(place)) for place, one in kept])
     for name, content in (
         ("report.md", text),
         ("report.html", page),

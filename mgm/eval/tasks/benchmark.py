@@ -18,6 +18,7 @@ from mgm.eval.harness.question import (
     SkippedQuestion,
     question_or_skip,
 )
+from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
 from mgm.eval.tasks.thinking import strip_thinking
 
@@ -209,9 +210,13 @@ class Benchmark(ABC):
         It is shown beside the answer and does not decide the credit.
 
         Returns:
-            Empty where it finds nothing in the answer; None where the whole text is scored.
+            Empty where it finds nothing in the answer; None where the whole text is scored. Here:
+            the letter that VLMEvalKit's rules find where it lists choices.
         """
-        return None
+        choices = answered.question.facts.get("choices")
+        if protocol != VLMEVALKIT or not isinstance(choices, Mapping):
+            return None
+        return inferred_letter(as_read_back(answered.text), choices) or ""
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
         """The largest value of the score of some questions, or of one of their `parts`.

@@ -91,8 +91,8 @@ def test_small_samples_have_no_interval():
 
 
 def test_intervals_keep_to_what_a_score_can_be():
-    found = bounded_interval(0.99, 0.2, 5, 20)
-    assert 0 < found.low < 0.99 < found.high <= 1
+    found = bounded_interval(0.95, 0.1, 5, 20)
+    assert 0 < found.low < 0.95 < found.high <= 1
     ratio = ratio_interval(116.7, 40.0, 60)
     assert 0 < ratio.low < 116.7 < ratio.high
     assert ratio_interval(0.0, 1.0, 60) is None
