@@ -13,7 +13,7 @@ class Named(Judge):
         self.says, self.asked = list(says), []
 
     def ask(
-        self, prompt: str, temperature: float = 0.0, max_tokens: int = 128, accepts=None
+        self, prompt: str, temperature: float = 0.0, max_tokens: int = 128, accepts=None, system=""
     ) -> str:
         self.asked.append((prompt, temperature))
         return self.says.pop(0)

@@ -160,7 +160,7 @@ def test_the_command_line(data, model, tmp_path, capfd):
     assert "data:image/jpeg;base64," in page
     assert main([*words, "--score-only"]) == 0
     assert main(["--compare", str(out), str(out)]) == 0
-    assert "they are the same" in capfd.readouterr().out
+    assert "difference +0.00" in capfd.readouterr().out
     limited = command(data, model, tmp_path / "some", "--benchmark", "mme", "--limit", "2")
     assert main(limited) == 0
     assert "partial, 2 of 2374" in capfd.readouterr().out
@@ -169,7 +169,7 @@ def test_the_command_line(data, model, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("", "--benchmark: name one"),
+        ("", "--benchmark: name some"),
         ("--benchmark textvqa", "give --model-path, or --endpoint"),
         ("--benchmark textvqa --endpoint http://x", "name the model"),
         ("--benchmark imagenet --model-path x", "no benchmark is called 'imagenet'"),

@@ -16,7 +16,8 @@ from mgm.eval.tasks.files import read_lines
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
 
 TRIES = 3  # of a judge whose reply has no two marks
-TEMPERATURE, WARMER = 0.2, 0.3  # of the first try, and its rise from one to the next
+TEMPERATURE, TEMPERATURE_STEP = 0.2, 0.3  # of the first try, and what each further one adds
+SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 HIGHEST_MARK = 10
 NO_MARKS = (-1.0, -1.0)  # what LLaVA's review takes for a reply without marks
 
@@ -78,9 +79,10 @@ class LLaVABench(Benchmark):
         for attempt in range(TRIES):
             reply = judge.ask(
                 prompt,
-                temperature=TEMPERATURE + WARMER * attempt,
+                temperature=TEMPERATURE + TEMPERATURE_STEP * attempt,
                 max_tokens=1024,
                 accepts=lambda text: marks(text) is not None,
+                system=SYSTEM,
             )
             found = marks(reply)
             if found is not None:

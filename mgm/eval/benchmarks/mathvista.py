@@ -213,7 +213,7 @@ def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge
         if judge.is_model:
             prompt = extraction_prompt(answered.question.text, text)
             asked = (judge.ask(prompt, temperature=0.5 * number) for number in range(TRIES))
-            text = next(filter(None, asked), "")
+            text = as_read_back(next(filter(None, asked), ""))
         else:
             text = ruled_extraction(text, problem)
         meant = _meant(text, problem)

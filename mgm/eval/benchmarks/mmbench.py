@@ -201,9 +201,12 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
 def _cell(value: Any) -> Any:
     """A number as one; of a text what a spreadsheet can hold."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, int | float):
         return value
-    return int(value) if value.isdecimal() else value.translate(CONTROL_CHARACTERS)
+    value = str(value)
+    # A spreadsheet keeps 15 digits of a number.
+    is_number = value.isdecimal() and len(value) <= 15
+    return int(value) if is_number else value.translate(CONTROL_CHARACTERS)
 
 
 def _published(row: dict[str, Any], images: tuple[ImageSource, ...], request: str) -> Question:

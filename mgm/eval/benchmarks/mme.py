@@ -8,7 +8,7 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
-from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no
+from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no, judged_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import field, present
@@ -39,6 +39,7 @@ class MME(Benchmark):
         ("test", VLMEVALKIT): Table("MME.tsv", 2374, "b36b43c3f09801f5d368627fb92187c3"),
     }
     also_published = True
+    judged = (VLMEVALKIT,)
     headline = ("perception", "cognition")
 
     def needs(self, split: str) -> list[Needed]:
@@ -107,8 +108,16 @@ class MME(Benchmark):
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Whether yes or no is right."""
-        return float(PARSERS[protocol](answered.text) == answered.question.answer)
+        """Whether yes or no is right.
+
+        Raises:
+            MGMError: the judge does not reply.
+        """
+        if protocol == VLMEVALKIT:
+            parsed = judged_yes_or_no(answered, judge)
+        else:
+            parsed = PARSERS[protocol](answered.text)
+        return float(parsed == answered.question.answer)
 
     def parse(self, answered: Answered, protocol: str) -> str | None:
         """Yes or no; see `Benchmark`."""

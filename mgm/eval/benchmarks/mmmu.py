@@ -15,8 +15,8 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
-from mgm.eval.metrics.multiple_choice import LETTERS, by_letter, listed, parse_choice
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.metrics.multiple_choice import by_letter, listed, parse_choice
+from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import Needed, Table
 from mgm.eval.tasks.files import present, read_parquet, write_lines
@@ -41,13 +41,13 @@ SUBJECTS = tuple(sorted(name for names in DISCIPLINES.values() for name in names
 SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
 CHOICES = "multiple-choice"
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
-OTHER = "Other Answers"  # what VLMEvalKit has beside the answer of an open question
 _TABLE, _MD5 = "MMMU_DEV_VAL.tsv", "585e8ad75e73f75dcad265dfd0417d64"
 SEED = 42  # by which a letter is drawn where an answer names none, as published
+# No digit stands before the first: many of them would be looked through from each of them.
 _NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",
-    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",
-    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+    r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+",
+    r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])",
 )
 
 
@@ -123,19 +123,9 @@ class MMMU(Benchmark):
         """See `Benchmark`; images stand where the question and its choices have them."""
         question = choice_question(row, images)
         text, placed = with_images(question.text, images)
-        choices, answer = question.facts["choices"], question.answer
-        if "A" not in choices:
-            choices = {"A": answer, "B": OTHER} | {n: choices[n] for n in choices if n > "B"}
-        if answer not in tuple(LETTERS):
-            answer = "A"
-        return replace(
-            question,
-            id=str(row.get("id") or row["index"]),
-            text=text,
-            images=placed,
-            answer=answer,
-            facts={**question.facts, "type": CHOICES, "choices": choices},
-        )
+        name = str(row.get("id") or row["index"])
+        question = as_two_choices(replace(question, id=name, text=text, images=placed))
+        return replace(question, facts={**question.facts, "type": CHOICES})
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """See `parse_choice`, `parse_open`."""

@@ -10,7 +10,7 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
 from mgm.eval.metrics.multiple_choice import by_letter
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
@@ -52,7 +52,7 @@ class MMMUPro(Benchmark):
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
             question = choice_question(row | {"question": PLACEHOLDER}, images)
-            return replace(question, text=PROMPTS[protocol])
+            return as_two_choices(replace(question, text=PROMPTS[protocol]))
         return Question(
             id=str(row["id"]),
             text=PROMPTS[protocol],

@@ -62,7 +62,7 @@ class MMStar(Benchmark):
         return extracted_letter(answered.text, "ABCD")
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """The mean in per cent: of all questions, or in lmms-eval's protocol of the kinds' means."""
+        """The mean in per cent: of all questions, or in lmms-eval of the kinds' means."""
         if questions and "kind" in questions[0].facts:
             return mean_of_means([one.facts["kind"] for one in questions], credits)
         return super().combine(questions, credits)

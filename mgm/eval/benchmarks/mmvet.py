@@ -22,7 +22,7 @@ THINK = (
 )
 # How often a judge is asked whose reply is no mark. Compat: lmms-eval gives up one try earlier.
 TRIES = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
-WARMER = 0.5  # the rise of its temperature from one try to the next
+TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
 SECOND_TRY = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
 
 
@@ -109,7 +109,7 @@ class MMVet(Benchmark):
             again = SECOND_TRY if attempt and protocol == PAPER else ""
             reply = judge.ask(
                 prompt + again,
-                temperature=WARMER * attempt,
+                temperature=TEMPERATURE_STEP * attempt,
                 max_tokens=16,
                 accepts=lambda text: mark(text, protocol) is not None,
             )

@@ -8,7 +8,7 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
-from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit
+from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit, judged_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_lines
@@ -29,6 +29,7 @@ class POPE(Benchmark):
     splits = scored = ("test",)
     sizes = {"test": 8910}  # noqa: RUF012
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    judged = (VLMEVALKIT,)
     combine_facts = ("together",)
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
@@ -101,8 +102,15 @@ class POPE(Benchmark):
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Whether yes or no is right, with what the answer adds to F1."""
-        parsed = PARSERS[protocol](answered.text)
+        """Whether yes or no is right, with what the answer adds to F1.
+
+        Raises:
+            MGMError: the judge does not reply.
+        """
+        if protocol == VLMEVALKIT:
+            parsed = judged_yes_or_no(answered, judge)
+        else:
+            parsed = PARSERS[protocol](answered.text)
         # lmms-eval's recall counts no answer but a plain "no" as a miss.
         return f1_credit(parsed, answered.question.answer, other_is_missed=protocol != LMMS_EVAL)
 

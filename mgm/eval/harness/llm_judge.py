@@ -34,6 +34,7 @@ class Judge:
         temperature: float = 0.0,
         max_tokens: int = 128,
         accepts: Callable[[str], bool] | None = None,
+        system: str = "",
     ) -> str:
         """What the language model replies, without what it thought aloud before.
 
@@ -43,6 +44,7 @@ class Judge:
             max_tokens: of the reply.
             accepts: whether a reply can be parsed; only such a reply is kept for later runs.
                 None: every reply that is not empty is.
+            system: message that goes before it; empty: none.
 
         Raises:
             EndpointUnavailableError: it would answer no other prompt either.
@@ -110,12 +112,14 @@ class ModelJudge(Judge):
         temperature: float = 0.0,
         max_tokens: int = 128,
         accepts: Callable[[str], bool] | None = None,
+        system: str = "",
     ) -> str:
         """See `Judge`; after errors and when told to wait it is asked again."""
         accepts = accepts or bool
+        messages = [{"role": "system", "content": system}] if system else []
         body = {
             "model": self.name,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [*messages, {"role": "user", "content": prompt}],
             "temperature": temperature,
             "max_tokens": max_tokens,
         }

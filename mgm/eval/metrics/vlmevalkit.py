@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ REFUSALS = (
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
+OTHER_ANSWERS = "Other Answers"  # beside the right answer of an open question
 FAILED = "Failed to obtain answer via API"
 NEAR_THE_END = 5  # words from the end among which a letter has to be
 JUDGE_ATTEMPTS, JUDGE_TOKENS = 3, 256
@@ -73,6 +75,20 @@ def choice_question(row: Mapping[str, Any], images: tuple[Path, ...]) -> Questio
         max_new_tokens=1024,
         facts={"question": row["question"], "choices": choices},
     )
+
+
+def as_two_choices(question: Question) -> Question:
+    """A question of MMMU; an open one, which has no choice A, has the right answer and another.
+
+    Compat: choices from C on stay. Source: `MMMU_preproc` and `mcq_vanilla_eval` of
+    multiple_choice.py.
+    """
+    choices, answer = question.facts["choices"], question.answer
+    if "A" not in choices:
+        others = {letter: text for letter, text in choices.items() if letter > "B"}
+        choices = {"A": answer, "B": OTHER_ANSWERS} | others
+    answer = answer if answer in tuple(LETTERS) else "A"
+    return replace(question, answer=answer, facts={**question.facts, "choices": choices})
 
 
 def choice_credit(answered: Answered, judge: Judge) -> float:

@@ -1,9 +1,12 @@
 """Answers that are yes or no: VLMEvalKit's parser, and the F1 of yes."""
 
-from mgm.eval.harness.question import Credit
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Credit
 from mgm.eval.metrics.vqa_accuracy import VLMEVALKIT_MARKS, without_punctuation
 
 YES, NO, OTHER = "yes", "no", "other"
+TRIES = 5  # of a judge whose reply is neither yes nor no
+TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
 
 
 def extracted_yes_or_no(text: str) -> str:
@@ -14,6 +17,35 @@ def extracted_yes_or_no(text: str) -> str:
     words = without_punctuation(text.lower(), VLMEVALKIT_MARKS).split()
     found = {YES, NO}.intersection(words)
     return found.pop() if len(found) == 1 else OTHER
+
+
+def judged_yes_or_no(answered: Answered, judge: Judge) -> str:
+    """The word that an answer has, or that a language model takes it to mean.
+
+    Source: YOrN_auxeval of VLMEvalKit's yorn.py; the words of the prompt are ours.
+
+    Raises:
+        MGMError: the judge does not reply.
+    """
+    parsed = extracted_yes_or_no(answered.text)
+    if parsed != OTHER or not judge.is_model:
+        return parsed
+    prompt = (
+        "A question takes yes or no, and somebody has answered it in their own words. Say which of "
+        "both the answer means.\nReply with one word: Yes, No, or Unknown if it means neither.\n\n"
+        f"Question: {answered.question.text}\nAnswer: {answered.text}\nReply:"
+    )
+    for attempt in range(TRIES):
+        reply = judge.ask(
+            prompt,
+            temperature=TEMPERATURE_STEP * attempt,
+            max_tokens=16,
+            accepts=lambda text: extracted_yes_or_no(text) != OTHER,
+        )
+        parsed = extracted_yes_or_no(reply)
+        if parsed != OTHER:
+            break
+    return parsed
 
 
 def f1_credit(parsed: str, label: str, other_is_missed: bool = True) -> Credit:

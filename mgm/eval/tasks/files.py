@@ -32,8 +32,9 @@ def read_json(path: Path) -> Any:
     Raises:
         MGMError: it is missing, or no JSON.
     """
+    present(path)
     try:
-        return json.loads(present(path).read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise MGMError(f"{path}: is no JSON ({error})") from error
 

@@ -2,8 +2,8 @@
 
 import json
 import lzma
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -28,10 +28,12 @@ class Case:
             without them there is no judge.
         {"row", "answer", "drawn": true}: the harness drew a choice at random, so that it has no
             score of its own.
+        {"row", "answer", "raises": true}: the harness ends with an error; ours is wrong there.
         {"set", "score"}: numbers of records with answers, and the metric over them in per cent.
         {"row", "prompt"}: what the harness asks; where text and images alternate, with `<image>`
             in the places of images. "images" are the numbers of its images, from 1.
-    Any of them may have "images_in_row": how many images the row comes with; default: 1.
+    Any of them may have "images_in_row": how many images the row comes with, default 1; and
+    "number": that of the row, from 1.
 
     Attributes:
         benchmark: `NAME:SPLIT` of ours.
@@ -41,9 +43,8 @@ class Case:
         functions: their dotted names.
         record: makes answers up and has the harness score them.
         question: makes the question of a row where that is not `Benchmark.from_row`.
-        differences: how many records may differ, by the reason why they do.
-        differs: the reason why a record may differ; None: it may not.
-        suffix: of the fixture's name, where a benchmark has several.
+        differs: the reason why a record differs from ours; None: it does not.
+        suffix: of the fixture's name, where a protocol has several.
         rounding: how far the harness may round a metric over a set.
     """
 
@@ -53,7 +54,6 @@ class Case:
     functions: tuple[str, ...]
     record: Callable[[Checkout, Random], Iterable[Record]]
     question: Callable[[Record], Question] | None = None
-    differences: Mapping[str, int] = field(default_factory=dict)
     differs: Callable[[Record], str | None] = lambda record: None
     suffix: str = ""
     rounding: float = 1e-6

@@ -87,7 +87,10 @@ class _Mocks(MetaPathFinder, Loader):
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Mock(spec.name)
+        module = _Mock(spec.name)
+        if spec.name == "validators":
+            module.url = lambda text: False  # a table's path is none
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         pass

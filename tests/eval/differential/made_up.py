@@ -81,14 +81,19 @@ def choice_row(
     words = [random.choice(ODD_CHOICES) if random.random() < odd else word for word in words]
     words = ["" if random.random() < gaps else word for word in words]
     row = dict.fromkeys(letters, "") | dict(zip(letters, words, strict=False))
-    filled = [letter for letter in letters if row[letter]] or [letters[0]]
+    there = list(filled(row, letters)) or [letters[0]]
     return {
         "index": str(index),
         "question": random.choice(QUESTIONS),
         **row,
-        "answer": random.choice(filled),
+        "answer": random.choice(there),
         "category": random.choice(("colour", "count, place", "ocr")),
     }
+
+
+def filled(row: Mapping[str, str], letters: str = "ABCDEFGHIJ") -> dict[str, str]:
+    """The choices of a row by their letters."""
+    return {letter: row[letter] for letter in letters if row.get(letter)}
 
 
 def choice_answer(random: Random, choices: Mapping[str, str], right: str) -> str:

@@ -7,6 +7,7 @@ pandas, and Levenshtein for what measures edit distances; what else a harness im
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from random import Random
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--official", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="fixtures to record")
     options = parser.parse_args()
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # some make a client when imported
+    os.environ["PRED_FORMAT"] = "tsv"  # of VLMEvalKit's files
     paths = {"vlmevalkit": options.vlmevalkit, "lmms-eval": options.lmms_eval}
     paths |= dict(one.split("=", 1) for one in options.official)
     checkouts = {name: _checkout(path) for name, path in paths.items() if path}

@@ -342,7 +342,8 @@ def test_faults_are_named(tmp_path):
         list(pope.questions(tmp_path, "test", "vlmevalkit"))
     file = tmp_path / "hub" / "data" / "test-0.parquet"
     parquet(file, [{"question": "Is it?", "image": image()}])
-    with pytest.raises(MGMError, match=r"row 1: is no record of this benchmark \(KeyError: 'answer'\)"):
+    fault = r"row 1: is no record of this benchmark \(KeyError: 'answer'\)"
+    with pytest.raises(MGMError, match=fault):
         list(pope.questions(tmp_path, "test", "lmms-eval"))
     file.write_bytes(b"PAR1 no")
     with pytest.raises(MGMError, match=r"test-0\.parquet: cannot be read"):

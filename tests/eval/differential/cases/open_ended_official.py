@@ -1,4 +1,10 @@
-"""Benchmarks with free answers as their authors and LLaVA's published scripts score them."""
+"""Benchmarks with free answers as their authors and LLaVA's published scripts score them.
+
+`record --official` takes llava (haotian-liu/LLaVA), pope (AoiDragon/POPE), mm-vet
+(yuweihao/MM-Vet), rrc (the evaluator of the DocVQA challenge, which QwenLM/Qwen-VL holds in
+eval_mm/) and mme (MME's calculation.py, which forks of OpenGVLab/InternVL hold in
+internvl_chat/eval/mme/).
+"""
 
 import io
 import json

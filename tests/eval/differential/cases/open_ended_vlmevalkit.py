@@ -58,6 +58,29 @@ def yes_no_answers(
     return [(row, answer, extract(answer)) for row, answer in pairs]
 
 
+def judged_answers(harness: Checkout, random: Random, rows: Sequence[Row]) -> Iterator[Record]:
+    """Answers without yes or no, of which a judge says what they mean."""
+    module = harness.module(f"{UTILS}.yorn")
+    says = (
+        "Yes",
+        "No",
+        "Yes.",
+        "**No**",
+        "Unknown",
+        "Yes or no",
+        "",
+        "It is a no",
+        "Your output: Yes",
+    )
+    for number in range(200):
+        row = rows[number % len(rows)]
+        answer = random.choice(("There is a dog", "nope", "", "yes and no", "I see none", "maybe"))
+        judge = Replies([random.choice(says) for _ in range(5)])
+        found = module.YOrN_auxeval(judge, row | {"prediction": answer})
+        yield {"row": row, "answer": answer, "replies": judge.used,
+               "score": float(found == row["answer"])}  # fmt: skip
+
+
 def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
     """Each answer, and F1 of sets; questions of several kinds among them."""
     import pandas
@@ -81,6 +104,7 @@ def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
         module.load = lambda _, own=own: pandas.DataFrame([table[n] for n in own])
         rating = module.POPE_rating("")
         yield {"set": own, "score": float(rating["Overall"].iloc[0])}
+    yield from judged_answers(harness, random, rows)
     more = rows + yes_no_rows(random, kinds)
     yield from prompts(harness, more, YORN, "ImageYORNDataset", "POPE")
 
@@ -122,6 +146,7 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
         module.load = lambda _, own=own: pandas.DataFrame([table[n] for n in own])
         rating = module.MME_rating("").iloc[0]
         yield {"set": own, "score": float(rating["perception"]) + float(rating["reasoning"])}
+    yield from judged_answers(harness, random, rows)
     more = yes_no_rows(random, kinds) + yes_no_rows(random, kinds)
     yield from prompts(harness, more, YORN, "ImageYORNDataset", "MME")
 
@@ -295,12 +320,22 @@ YES_NO_PROMPT = f"{YORN}.ImageYORNDataset.build_prompt"
 CASES: tuple[Case, ...] = (
     _case(
         "pope:test",
-        (f"{UTILS}.yorn.YOrN_Extraction", f"{UTILS}.yorn.POPE_rating", YES_NO_PROMPT),
+        (
+            f"{UTILS}.yorn.YOrN_Extraction",
+            f"{UTILS}.yorn.YOrN_auxeval",
+            f"{UTILS}.yorn.POPE_rating",
+            YES_NO_PROMPT,
+        ),
         record_pope,
     ),
     _case(
         "mme:test",
-        (f"{UTILS}.yorn.YOrN_Extraction", f"{UTILS}.yorn.MME_rating", YES_NO_PROMPT),
+        (
+            f"{UTILS}.yorn.YOrN_Extraction",
+            f"{UTILS}.yorn.YOrN_auxeval",
+            f"{UTILS}.yorn.MME_rating",
+            YES_NO_PROMPT,
+        ),
         record_mme,
     ),
     _case(

@@ -1,105 +1,34 @@
 """Benchmarks with choices as VLMEvalKit asks and scores them."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from mgm.eval.metrics.vlmevalkit import MISSING
 from tests.eval.differential.case import Case, Record, sets_of
-from tests.eval.differential.checkout import Checkout, Replies
-from tests.eval.differential.made_up import choice_answer, choice_row, long_answers
-
-MCQ = "vlmeval.dataset.utils.multiple_choice"
-REPLIES = ("{l}", "{l}.", "Z", "The answer is {l}", "{o}", "I am not sure", "", "A or B", "({l})")
-DRAWN = "Failed to predict, thus randomly generate one."
-Row = dict[str, str]
-
-
-def as_read(harness: Checkout, rows: Sequence[Row]) -> Any:
-    """Rows as the harness has them once they were in a table: with its missing values."""
-    import pandas
-
-    load = harness.module("vlmeval.smp.file").load
-    content = pandas.DataFrame(rows).to_csv(sep="\t", index=False)
-    # `load` takes a path alone: what it calls for .tsv is pandas.read_csv, which takes content.
-    assert load.__module__ == "vlmeval.smp.file"
-    return pandas.read_csv(io.StringIO(content), sep="\t")
-
-
-def _choices(row: Row) -> dict[str, str]:
-    return {letter: row[letter] for letter in "ABCDEFGHIJ" if row.get(letter)}
+from tests.eval.differential.checkout import Checkout
+from tests.eval.differential.made_up import choice_answer, choice_row, filled, long_answers
+from tests.eval.differential.vlmevalkit import (
+    FUNCTIONS,
+    IMAGE_MCQ,
+    MCQ,
+    Row,
+    as_read,
+    drawn,
+    plain_sets,
+    prompts,
+    scored_rows,
+)
 
 
 def _pairs(random: Random, rows: Sequence[Row], count: int) -> list[tuple[Row, str]]:
     pairs = []
     for number in range(count):
         row = rows[number % len(rows)]
-        pairs.append((row, choice_answer(random, _choices(row), row["answer"])))
+        pairs.append((row, choice_answer(random, filled(row), row["answer"])))
     return pairs + [(rows[0], text) for text in long_answers(rows[0]["answer"])]
-
-
-def scored_rows(
-    harness: Checkout,
-    random: Random,
-    pairs: Sequence[tuple[Row, str]],
-    dataset: str,
-    judged: bool = False,
-) -> Iterator[Record]:
-    """Answers scored one by one, as `mcq_vanilla_eval` has them scored."""
-    scorer = harness.module(MCQ)
-    # The harness writes predictions into a table, and reads them again.
-    table = as_read(harness, [row | {"prediction": answer} for row, answer in pairs])
-    table["prediction"] = [str(one) for one in table["prediction"]]
-    gold = list(table["answer"])
-    if "MMMU" in dataset:
-        table = scorer.MMMU_preproc(table)
-        gold = [one if str(one) in tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ") else "A" for one in gold]
-    table["GT"] = gold
-    for number, (row, answer) in enumerate(pairs):
-        record: Record = {"row": row, "answer": answer}
-        judge = None
-        if judged:
-            replies = [
-                random.choice(REPLIES).format(l=row["answer"], o=random.choice("ABCD"))
-                for _ in range(3)
-            ]
-            judge = Replies(replies)
-        result = scorer.eval_vanilla(judge, table.iloc[number], dataset_name=dataset)
-        if judge is not None:
-            record["replies"] = judge.used
-        yield record | ({"drawn": True} if DRAWN in result["log"] else {"score": result["hit"]})
-
-
-def prompts(
-    harness: Checkout,
-    rows: Sequence[Row],
-    dataset: str,
-    kind: str = "ImageMCQDataset",
-    images: Callable[[Row], int] = lambda row: 1,
-) -> Iterator[Record]:
-    """What `build_prompt` makes of rows."""
-    module = harness.module("vlmeval.dataset.image_mcq")
-    owner = getattr(module, kind)
-    table = as_read(harness, rows)
-    for number, row in enumerate(rows):
-        count = images(row)
-        line = table.iloc[number].copy()
-        line["image_path"] = [f"{n + 1}.png" for n in range(count)]
-        itself = owner.__new__(owner)
-        itself.__dict__.update(meta_only=True, dataset_name=dataset)
-        yield {"row": row, "images_in_row": count} | as_text(owner.build_prompt(itself, line))
-
-
-def as_text(message: Sequence[dict[str, str]]) -> Record:
-    """A message in one text, with `<image>` for images that stand behind the first words."""
-    kinds = [part["type"] for part in message]
-    leading = "text" not in kinds[: kinds.count("image")]
-    parts = [
-        part["value"] if part["type"] == "text" else "" if leading else "<image>"
-        for part in message
-    ]
-    names = [part["value"] for part in message if part["type"] == "image"]
-    return {"prompt": "".join(parts), "images": [int(name.partition(".")[0]) for name in names]}
 
 
 def odd_rows(random: Random, count: int, letters: str = "ABCD") -> list[Row]:
@@ -128,39 +57,176 @@ def plain(dataset: str, letters: str = "ABCD", judge: bool = True) -> Callable[.
     return record
 
 
-def plain_sets(harness: Checkout, random: Random, records: Sequence[Record]) -> Iterator[Record]:
-    """Accuracy over sets of answers, as `report_acc` has it."""
+def circular(harness: Checkout, random: Random) -> Iterator[Record]:
+    """MMBench: every question in as many rounds as it has choices, these in another order."""
+    scorer = harness.module(MCQ)
+    rows, groups = [], []
+    for index in range(750):
+        first = choice_row(random, index, odd=0.05)
+        own = [first]
+        letters = list(filled(first))
+        for turn in range(1, len(letters)):
+            moved = [*letters[turn:], *letters[:turn]]
+            row = first | {new: first[old] for new, old in zip(letters, moved, strict=True)}
+            row["answer"] = letters[moved.index(first["answer"])]
+            own.append(row | {"index": str(index + turn * 10**6)})
+        groups.append(range(len(rows), len(rows) + len(own)))
+        rows += own
+    rows = [row | {"hint": "", "l2-category": "x", "split": "dev"} for row in rows]
+    pairs = [(row, choice_answer(random, filled(row), row["answer"])) for row in rows]
+    pairs = [(row, row["answer"] if random.random() < 0.5 else text) for row, text in pairs]
+    yield from scored_rows(harness, random, pairs, "MMBench_DEV_EN")
+    table = as_read(harness, [row | {"prediction": answer} for row, answer in pairs])
+    table["prediction"] = [str(one) for one in table["prediction"]]
+    with TemporaryDirectory() as folder:
+        for number, own in enumerate(sets_of(random, [list(group) for group in groups])):
+            some = table.iloc[sorted(own)].sort_values("index").copy()
+            kept = f"{folder}/{number}.pkl"
+            hits = scorer.mcq_circular_eval(None, some, some, 1, kept, "MMBench_DEV_EN")
+            yield {"set": own, "score": 100 * float(scorer.report_acc(hits)["Overall"].iloc[0])}
+    yield from scored_rows(harness, random, pairs[:300], "MMBench_DEV_EN", judged=True)
+    prompted = [row | {"l2-category": "x", "split": "dev"} for row in odd_rows(random, 120)]
+    yield from prompts(harness, prompted, "MMBench_DEV_EN")
+
+
+def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
+    """MMMU: open questions become two choices, and images stand where the text has them."""
+    rows = [choice_row(random, n, "ABCDEF", odd=0.1, gaps=0.1) for n in range(40)]
+    for row in rows[::4]:
+        row |= dict.fromkeys("ABCDEF", "") | {"answer": random.choice(("twelve", "3.5", "B", "42"))}
+    names = ("Art", "Music", "Math")
+    rows = [
+        {"id": f"validation_{name}_{n}", "hint": "", "split": "validation"}
+        | row
+        | {"category": name}
+        for n, row in enumerate(rows)
+        for name in (random.choice(names),)
+    ]
+    dataset = "MMMU_DEV_VAL"
+    records = list(scored_rows(harness, random, _pairs(random, rows, 2100), dataset))
+    yield from records
+    yield from plain_sets(harness, random, records)
+    yield from scored_rows(harness, random, _pairs(random, rows, 300), dataset, judged=True)
+    prompted = []
+    for row in rows * 3:
+        texts = {"question": row["question"] + random.choice(("", " <image 1>", "<image 2>?"))}
+        if row["A"] and random.random() < 0.5:
+            texts["A"] = "<image 3>"
+        prompted.append(row | texts | {"hint": random.choice(("", "Look."))})
+    yield from prompts(harness, prompted, dataset, "MMMUDataset", images=lambda row: 3)
+
+
+def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
+    """MMMU-Pro (vision): ten choices, which the model sees in the image alone."""
+    rows = [choice_row(random, n, "ABCDEFGHIJ", odd=0.1) for n in range(60)]
+    records = list(scored_rows(harness, random, _pairs(random, rows, 2100), "MMMU_Pro_V"))
+    yield from records
+    yield from plain_sets(harness, random, records)
+    yield from scored_rows(harness, random, _pairs(random, rows, 300), "MMMU_Pro_V", judged=True)
+    yield from prompts(harness, rows * 2, "MMMU_Pro_V", "MMMUProDataset")
+
+
+def mmvp(harness: Checkout, random: Random) -> Iterator[Record]:
+    """MMVP: pairs of rows with one question."""
+    scorer = harness.module(MCQ)
+    rows = []
+    for pair in range(1100):
+        first = choice_row(random, 2 * pair, "AB", odd=0.05)
+        rows += [first, first | {"index": str(2 * pair + 1), "answer": random.choice("AB")}]
+    pairs = [(row, choice_answer(random, filled(row), row["answer"])) for row in rows]
+    pairs = [(row, row["answer"] if random.random() < 0.5 else text) for row, text in pairs]
+    records = [
+        record | {"number": number}
+        for number, record in enumerate(scored_rows(harness, random, pairs, "MMVP"), start=1)
+    ]
+    yield from records
+    table = as_read(harness, rows)
+    table["hit"] = [record["score"] for record in records]
+    for own in sets_of(random, [[2 * n, 2 * n + 1] for n in range(1100)]):
+        report = scorer.report_acc_MMVP(table.iloc[own].reset_index())
+        yield {"set": own, "score": 100 * float(report["Overall"].iloc[0])}
+    yield from scored_rows(harness, random, pairs[:300], "MMVP", judged=True)
+
+
+def hrbench(harness: Checkout, random: Random) -> Iterator[Record]:
+    """HR-Bench: the mean of four rounds."""
     import pandas
 
-    report = harness.module(MCQ).report_acc
-    singles = [[number] for number in range(len(records))]
-    for own in sets_of(random, singles):
-        hits = pandas.DataFrame({"hit": [records[number]["score"] for number in own]})
-        yield {"set": own, "score": 100 * float(report(hits)["Overall"].iloc[0])}
+    report = harness.module("vlmeval.dataset.utils.hrbench").report_acc_hrbench
+    rows = [
+        choice_row(random, n, odd=0.05)
+        | {"category": random.choice(("single", "cross")), "cycle_category": str(n % 4)}
+        for n in range(60)
+    ]
+    records = list(scored_rows(harness, random, _pairs(random, rows, 2100), "HRBench4K"))
+    yield from records
+    for own in sets_of(random, [[number] for number in range(len(records))]):
+        some = [records[number] for number in own]
+        table = pandas.DataFrame([one["row"] | {"hit": one["score"]} for one in some])
+        found = report(table)
+        overall = found[(found["cycle"] == "Average") & (found["type"] == "all")]
+        yield {"set": own, "score": 100 * float(overall["accuracy"].iloc[0])}
+    yield from scored_rows(harness, random, _pairs(random, rows, 300), "HRBench4K", judged=True)
+    columns = {"category": "single", "cycle_category": "0"}
+    prompted = [row | columns for row in odd_rows(random, 120)]
+    yield from prompts(harness, prompted, "HRBench4K")
 
 
-def drawn(record: Record) -> str | None:
-    """Why a drawn choice is another one."""
-    return RANDOM if record.get("drawn") else None
+def mme_realworld(harness: Checkout, random: Random) -> Iterator[Record]:
+    """MME-RealWorld: the first capital letter; the harness ends at answers that are no text."""
+    owner = harness.module(IMAGE_MCQ).MMERealWorld
+    scorer = harness.module(MCQ)
+    rows = []
+    for n in range(40):
+        row = choice_row(random, n, "ABCDE", odd=0.0)
+        words = [row[letter] or "nothing" for letter in "ABCDE"]
+        listed = [f"({letter}) {word}" for letter, word in zip("ABCDE", words, strict=True)]
+        row["multi-choice options"] = "The choices are listed below:\n" + "\n".join(listed)
+        row["category"] = random.choice(("Perception/Monitoring", "Reasoning/Diagram and Table"))
+        rows.append(row | {"l2-category": "count"})
+    pairs = [pair for pair in _pairs(random, rows, 2400) if pair[1] not in MISSING]
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "answers.tsv"
+        table = as_read(
+            harness,
+            [row | {"index": n, "prediction": text} for n, (row, text) in enumerate(pairs)],
+        )
+        table["prediction"] = [str(one) for one in table["prediction"]]
+        table.to_csv(file, sep="\t", index=False)
+        owner.evaluate(str(file))
+        (path,) = (one for one in Path(folder).rglob("*_score.tsv"))
+        scores = harness.module("vlmeval.smp.file").load(str(path))
+        assert list(scores["index"]) == list(range(len(pairs)))
+        for (row, answer), score in zip(pairs, scores["score"], strict=True):
+            yield {"row": row, "answer": answer, "score": float(score)}
+        for own in sets_of(random, [[number] for number in range(len(pairs))]):
+            scores.iloc[own].to_csv(file, sep="\t", index=False)
+            rating = scorer.get_dimension_rating(str(file))
+            yield {"set": own, "score": 100 * float(rating["Overall"])}
+    yield from prompts(harness, rows * 3, "MME-RealWorld", "MMERealWorld")
 
 
-RANDOM = "the harness draws a choice where the judge names none three times; ours is wrong there"
-FUNCTIONS = (f"{MCQ}.eval_vanilla", f"{MCQ}.report_acc", "vlmeval.dataset.image_mcq.build_prompt")
-
-
-def _plain_case(benchmark: str, dataset: str, drawn_records: int, letters: str = "ABCD") -> Case:
-    return Case(
-        benchmark,
-        "vlmevalkit",
-        "vlmevalkit",
-        FUNCTIONS,
-        plain(dataset, letters),
-        differences={RANDOM: drawn_records} if drawn_records else {},
-        differs=drawn,
-    )
+def _case(
+    benchmark: str, record: Callable[..., Any], functions: tuple[str, ...] = FUNCTIONS
+) -> Case:
+    return Case(benchmark, "vlmevalkit", "vlmevalkit", functions, record, differs=drawn)
 
 
 CASES: tuple[Case, ...] = (
-    _plain_case("seed:test-img", "SEEDBench_IMG", 0),
-    _plain_case("scienceqa:test-img", "ScienceQA_TEST", 0, "ABCDE"),
+    _case("seed:test-img", plain("SEEDBench_IMG")),
+    _case("scienceqa:test-img", plain("ScienceQA_TEST", "ABCDE")),
+    _case("ai2d:test", plain("AI2D_TEST")),
+    _case("realworldqa:test", plain("RealWorldQA")),
+    _case("mmstar:val", plain("MMStar")),
+    _case("vstar:test", plain("VStarBench")),
+    _case("mmbench:dev", circular, (f"{MCQ}.mcq_circular_eval", *FUNCTIONS)),
+    _case("mmmu:val", mmmu, (f"{MCQ}.MMMU_preproc", *FUNCTIONS)),
+    _case("mmmu-pro:vision", mmmu_pro, (f"{MCQ}.MMMU_preproc", *FUNCTIONS)),
+    _case("mmvp:test", mmvp, (f"{MCQ}.eval_vanilla", f"{MCQ}.report_acc_MMVP")),
+    _case("hrbench:4k", hrbench, ("vlmeval.dataset.utils.hrbench.report_acc_hrbench", *FUNCTIONS)),
+    _case(
+        "mme-realworld:lite",
+        mme_realworld,
+        (f"{IMAGE_MCQ}.MMERealWorld.evaluate", f"{MCQ}.get_dimension_rating"),
+    ),
 )
