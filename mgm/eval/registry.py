@@ -68,7 +68,8 @@ def benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
     """
     kind, _, split = name.partition(":")
     if kind not in BENCHMARKS:
-        raise MGMError(f"no benchmark is called {kind!r}; choose from {', '.join(BENCHMARKS)}")
+        names = ", ".join((*BENCHMARKS, *GROUPS))
+        raise MGMError(f"no benchmark is called {kind!r}; choose from {names}")
     found = BENCHMARKS[kind]
     having = [one for one in found.splits if protocol in found.protocols_of(one)]
     return found, split or (having or found.splits)[0]

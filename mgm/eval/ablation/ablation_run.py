@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mgm.atomic import atomic_file
@@ -158,6 +159,7 @@ class AblationRun:
             raise MGMError(f"--ablate {ablation.name}: {error}") from error
         folder = self._folder(output, name) / "ablations"
         folder.mkdir(parents=True, exist_ok=True)
+        score = replace(score, run={"ablation": ablation.name})
         save_score(score, folder / f"{ablation.name.replace(':', '-')}.json")
         return score
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
+from mgm.eval.metrics.vlmevalkit import is_missing
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
@@ -78,6 +79,8 @@ class MMERealWorld(Benchmark):
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
+        if protocol == VLMEVALKIT and is_missing(answered.text):
+            return 0.0  # it ends with an error there
         return float(extracted_letter(_tagged(answered.text, protocol)) == answered.question.answer)
 
     def parse(self, answered: Answered, protocol: str) -> str | None:

@@ -27,13 +27,13 @@ RESULTS_FORMAT = 1  # of results.json; see texts/results.schema.json
 
 def described(score: Score) -> str:
     """The value with its interval; where questions are missing, how many there are instead."""
-    if score.value is None:
-        return "to be submitted"
-    interval = "too few images for an interval"
-    if score.low is not None and score.high is not None:
-        interval = f"95 %: {score.low:.1f} to {score.high:.1f}"
-    text = headline(score)
-    text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
+    text = "to be submitted"
+    if score.value is not None:
+        interval = "too few images for an interval"
+        if score.low is not None and score.high is not None:
+            interval = f"95 %: {score.low:.1f} to {score.high:.1f}"
+        text = headline(score)
+        text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
     if not score.complete:
         return f"partial, {score.questions} of {score.expected} questions: {text}"
     return text

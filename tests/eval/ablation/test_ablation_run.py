@@ -61,6 +61,7 @@ def test_the_command_line(data, folder, tmp_path, capfd) -> None:
     kept = tmp_path / "nano/held_out/paper"
     scores = [load_score(kept / "ablations" / f"{n.replace(':', '-')}.json") for n in names]
     assert [score.questions for score in scores] == [2 * PICTURES] * 4
+    assert [score.run for score in scores] == [{"ablation": name} for name in names]
     (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [one["name"] for one in result["ablations"]] == names
     assert result["utilisation"] == []  # nothing was right that could be lost

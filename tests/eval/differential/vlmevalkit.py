@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.eval.differential.case import Record, sets_of
 from tests.eval.differential.checkout import Checkout, Replies
+from tests.eval.differential.made_up import choice_row
 
 MCQ = "vlmeval.dataset.utils.multiple_choice"
 IMAGE_MCQ = "vlmeval.dataset.image_mcq"
@@ -68,11 +69,11 @@ def prompts(
     rows: Sequence[Row],
     dataset: str,
     kind: str = "ImageMCQDataset",
+    module: str = "image_mcq",
     images: Callable[[Row], int] = lambda row: 1,
 ) -> Iterator[Record]:
     """What `build_prompt` makes of rows."""
-    module = harness.module(IMAGE_MCQ)
-    owner = getattr(module, kind)
+    owner = getattr(harness.module(f"vlmeval.dataset.{module}"), kind)
     table = as_read(harness, rows)
     for number, row in enumerate(rows):
         count = images(row)
@@ -81,6 +82,15 @@ def prompts(
         itself = owner.__new__(owner)
         itself.__dict__.update(meta_only=True, dataset_name=dataset)
         yield {"row": row, "images_in_row": count} | as_text(owner.build_prompt(itself, line))
+
+
+def odd_rows(random: Random, count: int, letters: str = "ABCD") -> list[Row]:
+    """Rows with hints, missing hints, gaps and choices that tables take for missing."""
+    hints = ("", "nan", "None", "Look at it.", "none", "N/A", "两行\n文字", "A hint: B")
+    return [
+        choice_row(random, n, letters, odd=0.3, gaps=0.2) | {"hint": random.choice(hints)}
+        for n in range(count)
+    ]
 
 
 def as_text(message: Sequence[dict[str, str]]) -> Record:

@@ -17,6 +17,7 @@ from tests.eval.differential.vlmevalkit import (
     Row,
     as_read,
     drawn,
+    odd_rows,
     plain_sets,
     prompts,
     scored_rows,
@@ -29,15 +30,6 @@ def _pairs(random: Random, rows: Sequence[Row], count: int) -> list[tuple[Row, s
         row = rows[number % len(rows)]
         pairs.append((row, choice_answer(random, filled(row), row["answer"])))
     return pairs + [(rows[0], text) for text in long_answers(rows[0]["answer"])]
-
-
-def odd_rows(random: Random, count: int, letters: str = "ABCD") -> list[Row]:
-    """Rows with hints, missing hints, gaps and choices that tables take for missing."""
-    hints = ("", "nan", "None", "Look at it.", "none", "N/A", "两行\n文字", "A hint: B")
-    return [
-        choice_row(random, n, letters, odd=0.3, gaps=0.2) | {"hint": random.choice(hints)}
-        for n in range(count)
-    ]
 
 
 def plain(dataset: str, letters: str = "ABCD", judge: bool = True) -> Callable[..., Any]:
@@ -146,6 +138,7 @@ def mmvp(harness: Checkout, random: Random) -> Iterator[Record]:
         report = scorer.report_acc_MMVP(table.iloc[own].reset_index())
         yield {"set": own, "score": 100 * float(report["Overall"].iloc[0])}
     yield from scored_rows(harness, random, pairs[:300], "MMVP", judged=True)
+    yield from prompts(harness, odd_rows(random, 120, "AB"), "MMVP")
 
 
 def hrbench(harness: Checkout, random: Random) -> Iterator[Record]:
@@ -194,7 +187,7 @@ def mme_realworld(harness: Checkout, random: Random) -> Iterator[Record]:
         table["prediction"] = [str(one) for one in table["prediction"]]
         table.to_csv(file, sep="\t", index=False)
         owner.evaluate(str(file))
-        (path,) = (one for one in Path(folder).rglob("*_score.tsv"))
+        (path,) = (one for one in Path(folder).rglob("answers_score.tsv"))
         scores = harness.module("vlmeval.smp.file").load(str(path))
         assert list(scores["index"]) == list(range(len(pairs)))
         for (row, answer), score in zip(pairs, scores["score"], strict=True):
@@ -203,7 +196,19 @@ def mme_realworld(harness: Checkout, random: Random) -> Iterator[Record]:
             scores.iloc[own].to_csv(file, sep="\t", index=False)
             rating = scorer.get_dimension_rating(str(file))
             yield {"set": own, "score": 100 * float(rating["Overall"])}
+        yield from _raising(owner, table, rows[0], Path(folder))
     yield from prompts(harness, rows * 3, "MME-RealWorld", "MMERealWorld")
+
+
+def _raising(owner: Any, table: Any, row: Row, folder: Path) -> Iterator[Record]:
+    """Answers that the harness reads as missing, and ends at."""
+    for number, text in enumerate(("", "None", "nan")):
+        file = folder / f"missing{number}.tsv"
+        table.iloc[:1].assign(prediction=text).to_csv(file, sep="\t", index=False)
+        try:
+            owner.evaluate(str(file))
+        except TypeError:
+            yield {"row": row, "answer": text, "raises": True}
 
 
 def _case(

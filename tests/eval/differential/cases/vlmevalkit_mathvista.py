@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from tests.eval.differential.case import Case, Record, sets_of
 from tests.eval.differential.checkout import Checkout, Replies
 from tests.eval.differential.made_up import choice_answer, choice_row, filled
-from tests.eval.differential.vlmevalkit import Row, as_read
+from tests.eval.differential.vlmevalkit import Row, as_read, odd_rows, prompts
 
 SCORER = "vlmeval.dataset.utils.mathvista"
 NUMBER_FORMS = (
@@ -38,6 +38,9 @@ def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
             found.iloc[own].to_csv(file, sep="\t", index=False)
             report = scorer.MathVista_acc(str(file))
             yield {"set": own, "score": float(report["acc"].iloc[0])}
+    hints = [f"{row['hint']} {row['question']}" for row in odd_rows(random, 120)]
+    asked = [row | {"question": hint} for row, hint in zip(rows * 2, hints, strict=True)]
+    yield from prompts(harness, asked, "MathVista_MINI", "MathVista", "image_vqa")
 
 
 def mathvista_row(random: Random, index: int) -> Row:
