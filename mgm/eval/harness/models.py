@@ -14,7 +14,6 @@ from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailabl
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
-MAX_FAILED = 20  # questions in a row that a server does not answer, before nothing more is asked
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -225,7 +224,6 @@ class EndpointAnswerer(Answerer):
     ) -> None:
         self._endpoint = Endpoint(url, url, key, wait, timeout)
         self._model, self._concurrency = model, concurrency
-        self._failed = 0  # questions in a row that the server did not answer
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """See `Answerer`."""
@@ -260,12 +258,6 @@ class EndpointAnswerer(Answerer):
         except EndpointUnavailableError:
             raise
         except MGMError as error:
-            self._failed += 1
-            if self._failed >= MAX_FAILED:
-                raise EndpointUnavailableError(
-                    f"{error}; so it went with {self._failed} questions in a row"
-                ) from error
             return SkippedQuestion(question.id, str(error))
-        self._failed = 0
         counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
         return Answered(question, reply.text.strip(), reply.finish_reason or None, *counts)
