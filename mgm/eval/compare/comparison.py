@@ -14,6 +14,7 @@ from mgm.eval.report.score import Score, credit_of, load_score, question_of
 from mgm.eval.report.statistics import (
     LEVEL,
     MAX_FOLDS,
+    ROUNDING,
     SEED,
     WHOLE,
     Interval,
@@ -200,7 +201,7 @@ class _Pair:
         first, second = self._credits
         if self.benchmark.is_mean():
             sums = 100 * cluster_sums(second - first, self.groups) / len(first)
-            return sums[sums != 0]
+            return sums[np.abs(sums) > ROUNDING]
         values = self.values()
         found = []
         for number in range(int(self._fold.max()) + 1):
