@@ -244,12 +244,12 @@ def compare_folders(
     files = [{path.relative_to(one): path for path in sorted(one.rglob("score.json"))}
              for one in folders]  # fmt: skip
     found, problems = [], []
-    for place, path in sorted(files[0].items()):
+    for name_in_folder, path in sorted(files[0].items()):
         for name, others in zip(names[1:], files[1:], strict=True):
-            if place not in others:
+            if name_in_folder not in others:
                 continue
             try:
-                scores = load_score(path), load_score(others[place])
+                scores = load_score(path), load_score(others[name_in_folder])
                 kind = benchmarks.get(scores[0].benchmark.partition(":")[0])
                 if kind is None:
                     raise MGMError(f"{path}: no benchmark is called {scores[0].benchmark!r}")

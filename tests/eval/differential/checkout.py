@@ -72,6 +72,8 @@ class Checkout:
                 sys.modules[bare] = package
         if not any(isinstance(finder, _Mocks) for finder in sys.meta_path):
             sys.meta_path.append(_Mocks(MOCKED))
+        if isinstance(sys.modules.get(name), _Mock):  # another harness has a package of this name
+            del sys.modules[name]
         return import_module(name)
 
 
