@@ -5,7 +5,7 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from tests.eval.differential.case import Record, sets_of
+from tests.eval.differential.case import Case, Record, sets_of
 from tests.eval.differential.checkout import Checkout
 from tests.eval.differential.made_up import choice_answer, long_answers
 
@@ -64,3 +64,38 @@ class Draws:
         """Whether it was used since this was asked last."""
         used, self.used = self.used, False
         return used
+
+
+def simple(
+    harness: Checkout,
+    random: Random,
+    pairs: list[tuple[Doc, str]],
+    process: Callable[[Doc, list[str]], Any],
+    aggregate: Callable[[list[Any]], float],
+    more: Callable[[int], Record] = lambda number: {},
+) -> Iterator[Record]:
+    """Answers scored by `process_results` and an aggregation over each alone, then over sets."""
+    results = []
+    for number, (doc, answer) in enumerate(pairs):
+        results.append(process(doc, [without_reasoning(harness, answer)]))
+        score = float(aggregate([results[-1]]))
+        yield {"row": doc, "answer": answer, "score": score} | more(number)
+    singles = [[number] for number in range(len(pairs))]
+    yield from sets(random, singles, lambda own: float(aggregate([results[n] for n in own])))
+
+
+def mean(scores: list[float]) -> float:
+    """The mean of scores."""
+    return sum(scores) / len(scores)
+
+
+def lettered(name: str) -> Callable[[Doc], dict[str, str]]:
+    """The choices in a list of a row."""
+    return lambda doc: dict(zip("ABCDEFGHIJ", doc[name], strict=False))
+
+
+def lmms_case(
+    benchmark: str, record: Callable[..., Any], module: str, *names: str, **more: Any
+) -> Case:
+    functions = tuple(f"lmms_eval.tasks.{module}.{name}" for name in names)
+    return Case(benchmark, "lmms-eval", "lmms-eval", functions, record, **more)
