@@ -139,15 +139,22 @@ def answer_all(
                 continue
             with engine.turn:
                 engine.go_on()
-            for name, stream in list(running.items()):
-                try:
-                    if not stream.ended:
-                        continue
-                except MGMError as error:
-                    del running[name]
-                    _report(name, MGMError(f"question {name}: {error}"), on_fault)
-                else:
-                    yield name, running.pop(name).answer
+            yield from _ended(running, on_fault)
+
+
+def _ended(
+    running: dict[Name, Stream], on_fault: Callable[[Name, MGMError], None] | None
+) -> Iterator[tuple[Name, Answer]]:
+    """Take those answers out that are complete, or that a fault has ended."""
+    for name, stream in list(running.items()):
+        try:
+            if not stream.ended:
+                continue
+        except MGMError as error:
+            del running[name]
+            _report(name, MGMError(f"question {name}: {error}"), on_fault)
+        else:
+            yield name, running.pop(name).answer
 
 
 class _Group(NamedTuple, Generic[Name]):
