@@ -77,31 +77,31 @@ def provide(
     if needed.dataset is not None:
         hub = folder / HUB_FOLDER
         return provide_from_hub(needed.dataset, needed.path, hub, offline, needed.revision)
-    place = folder / needed.path
-    if place.exists():
-        check_hash(place, needed.md5)
-        logger.info("there: %s", place)
+    path = folder / needed.path
+    if path.exists():
+        check_hash(path, needed.md5)
+        logger.info("there: %s", path)
         return True
     if needed.url is not None and not offline:
         try:
             _fetch(needed, folder, others)
-            logger.info("fetched: %s", place)
+            logger.info("fetched: %s", path)
             return True
         except OSError as error:
             logger.info("%s: cannot be fetched (%s)", needed.url, one_line(error))
     where = f", from {needed.url}" if needed.url else ""
-    logger.info("missing: put %s here: %s%s", needed.source, place, where)
+    logger.info("missing: put %s here: %s%s", needed.source, path, where)
     return False
 
 
 def _fetch(needed: Needed, folder: Path, others: Sequence[Needed]) -> None:
-    """Fetch a file to its place; an archive is unpacked to its own and those of others.
+    """Fetch a file into its folder; an archive is unpacked with what others need of it.
 
     Raises:
         OSError: the network fails.
         MGMError: it is another file than it should be, or an archive that cannot be unpacked.
     """
-    place, url = folder / needed.path, needed.url or ""
+    path, url = folder / needed.path, needed.url or ""
     name = url.rsplit("/", 1)[-1]
     packed = is_archive(name) and not is_archive(needed.path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,22 +115,22 @@ def _fetch(needed: Needed, folder: Path, others: Sequence[Needed]) -> None:
         except MGMError:
             remove(part)
             raise
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(path)
     remove(part)
 
 
-def check_hash(place: Path, md5: str | None) -> None:
+def check_hash(path: Path, md5: str | None) -> None:
     """Raise an MGMError if a file is another one."""
-    if md5 is None or place.is_dir():
+    if md5 is None or path.is_dir():
         return
     digest = hashlib.md5()
-    with place.open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != md5:
         raise MGMError(
-            f"{place}: has the md5 {digest.hexdigest()}, not {md5}; it is of another version, or "
+            f"{path}: has the md5 {digest.hexdigest()}, not {md5}; it is of another version, or "
             "damaged: delete it, and run again"
         )
 

@@ -46,14 +46,14 @@ def is_archive(name: str) -> bool:
 
 
 def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> None:
-    """Unpack what is wanted to its places in a folder.
+    """Unpack what is wanted into a folder.
 
     It is unpacked beside them, and renamed when all is done: a kill leaves nothing half-done.
 
     Args:
         archive: the file.
         name: that it has where it comes from; errors call it so.
-        folder: of the places.
+        folder: that gets it.
         wanted: paths below the folder; the archive may hold them below other folders. The first
             has to be in it, others may.
 
@@ -76,10 +76,10 @@ def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> Non
                     f"{archive}: holds no {wanted[0]}; put it to {folder / wanted[0]} by hand"
                 )
             for path in reversed(found):  # the first comes last: where it is, all are
-                place = folder / path
-                if not place.exists():
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    (part / path).rename(place)
+                target = folder / path
+                if not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (part / path).rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -98,15 +98,15 @@ def _unpack(
         found.append(path)
         for member in members:
             if member.parts[: len(at)] == at:
-                place = part.joinpath(path, *member.parts[len(at) :])
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _copy(archive, member, place)
+                target = part.joinpath(path, *member.parts[len(at) :])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(archive, member, target)
     return found
 
 
-def _copy(archive: Path, member: _Member, place: Path) -> None:
+def _copy(archive: Path, member: _Member, target: Path) -> None:
     written = 0
-    with _readable(archive, member.open) as source, place.open("xb") as file:
+    with _readable(archive, member.open) as source, target.open("xb") as file:
         while chunk := _readable(archive, lambda: source.read(CHUNK)):
             written += len(chunk)
             if written > member.size:
@@ -117,18 +117,18 @@ def _copy(archive: Path, member: _Member, place: Path) -> None:
 
 
 def _location(path: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, ...] | None:
-    """Where an archive has a path: as it is, or the only place that ends like it, or its name."""
+    """Where an archive has a path: as it is, or the only path that ends like it, or its name."""
     for tail in (path, path[-1:]):
-        places = {
+        candidates = {
             member.parts[: end + len(tail)]
             for member in members
             for end in range(len(member.parts) - len(tail) + 1)
             if member.parts[end : end + len(tail)] == tail
         }
-        if tail in places:
+        if tail in candidates:
             return tail
-        if len(places) == 1:
-            return places.pop()
+        if len(candidates) == 1:
+            return candidates.pop()
     return None
 
 

@@ -77,7 +77,7 @@ def _receive(url: str, part: Path, begun: int, state: _State) -> None:
         headers["If-Range"] = state.validator
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        begun, length = _place(part, response, begun, state)
+        begun, length = _position(part, response, begun, state)
         tag = response.headers.get("ETag") or ""
         validator = response.headers.get("Last-Modified") or ""
         validator = tag if tag and not tag.startswith("W/") else validator
@@ -108,7 +108,7 @@ def _receive(url: str, part: Path, begun: int, state: _State) -> None:
         raise OSError(f"the connection broke after {size} of {length} bytes")
 
 
-def _place(
+def _position(
     part: Path, response: http.client.HTTPResponse, begun: int, state: _State
 ) -> tuple[int, int | None]:
     """Where in the file a response begins, and the length of the whole.

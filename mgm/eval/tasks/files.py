@@ -212,6 +212,6 @@ def staged_files(folder: Path) -> Generator[Path]:
             part = Path(name)
             yield part
             for file in sorted(path for path in part.rglob("*") if path.is_file()):
-                place = folder / file.relative_to(part)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(place)
+                target = folder / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)

@@ -105,13 +105,13 @@ def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
 
 def same_wording(one: Prediction, question: Question) -> bool:
     """Whether what a file has of a question's text is of this question; so where it has none."""
-    told = _letters(one.question or "")
-    if not told:
+    theirs = _letters(one.question or "")
+    if not theirs:
         return True
     problem = question.facts.get("problem") or question.facts.get("row") or {}
     texts = [question.text, *(question.facts.get(name) for name in ("prompt", "question"))]
     own = [_letters(text) for text in (*texts, problem.get("question")) if isinstance(text, str)]
-    return any(text and (text in told or told in text) for text in own)
+    return any(text and (text in theirs or theirs in text) for text in own)
 
 
 def _letters(text: str) -> str:
