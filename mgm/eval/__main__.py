@@ -61,9 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
     cache = AnswerCache(
         output / "answers", settings_name(options.model_path or title, deciding), process
     )
-    folder = Path(options.model_path or "")
-    digest = model_digest(folder) if options.model_path and folder.is_dir() else None
-    model: dict[str, Any] = {"name": title, "digest": digest, **deciding}
+    model = _model(options, title) | deciding
     failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options, model)
@@ -80,10 +78,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores = _score_all(tasks, cache, judge, model, output, options, failed)
+    tables = _ablated(ablations, scores, cache, judge, output, options, failed)
     write_report(output, title)
-    write_output(table(list(scores.values()), title))
-    if not failed:
-        write_output(ablations.report(output, scores, cache, judge, options.strip_thinking))
+    write_output(table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
         usage = judge.usage
@@ -205,15 +202,45 @@ def _score(
     run = run_info(
         known_model(dict(model), folder / "score.json"),
         settings | {"answers": options.answers and str(options.answers)},
-        data_info(kind, split, protocol, task.asked),
+        data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
         answers,
     )
     score = replace(score, run=run)
     written = write_files(kind, split, score, answers, folder)
-    write_samples(folder, kind, score, answers)
+    write_samples(folder, kind, score, answers, options.strip_thinking)
     for path in written:
         logger.info("wrote %s", path)
     return score
+
+
+def _ablated(
+    ablations: AblationRun,
+    scores: Mapping[str, Score],
+    cache: AnswerCache,
+    judge: Judge,
+    output: Path,
+    options: argparse.Namespace,
+    failed: list[str],
+) -> str:
+    """Tables of ablations; an error is added to `failed`.
+
+    Raises:
+        MGMError: a file cannot be written.
+    """
+    try:
+        return ablations.report(output, scores, cache, judge, options.strip_thinking)
+    except NotWrittenError:
+        raise
+    except MGMError as error:
+        failed.append(str(error))
+        return ""
+
+
+def _model(options: argparse.Namespace, title: str) -> dict[str, Any]:
+    """What is known of the model before it is loaded."""
+    folder = Path(options.model_path or "")
+    digest = model_digest(folder) if options.model_path and folder.is_dir() else None
+    return {"name": title, "path": options.model_path, "digest": digest}
 
 
 def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:

@@ -41,9 +41,9 @@ def test_textvqa_questions_in_prompts():
     for record in golden_json("eval/textvqa.json")["prompt_processor"]:
         if "error" in record:
             with pytest.raises(MGMError, match="there is no question in the prompt"):
-                textvqa.asked(record["prompt"])
+                textvqa.bare_question(record["prompt"])
         else:
-            assert textvqa.asked(record["prompt"]).lower() == record["output"]
+            assert textvqa.bare_question(record["prompt"]).lower() == record["output"]
 
 
 def test_pope(tmp_path):

@@ -1,8 +1,8 @@
 """`--ablate`: a run's questions once more with each ablation, and what that does to its scores."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mgm.atomic import atomic_file
@@ -19,21 +19,20 @@ from mgm.eval.ablation.differences import (
     AblatedScore,
     Utilisation,
     ablated,
-    ablations_table,
     as_json,
     utilisation,
-    utilisation_line,
 )
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.models import Answerer, EngineAnswerer
 from mgm.eval.harness.question import Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache
 from mgm.eval.harness.runner import answered
+from mgm.eval.report.ablations import FILE
+from mgm.eval.report.report import ablations_text
 from mgm.eval.report.score import Score, save_score
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.benchmark import Benchmark
 
-logger = logging.getLogger("mgm.eval")
 Task = tuple[Benchmark, str, str, Sequence[Question]]  # with split and protocol
 # What is left out, and the encoder that the score then lacks.
 ENCODERS = {HR_OFF: "high-resolution encoder", GREY_VIT: "low-resolution encoder"}
@@ -108,11 +107,11 @@ class AblationRun:
         judge: Judge,
         without_thinking: bool = False,
     ) -> str:
-        """Score the answers with each ablation; write ablations.md and ablations.json.
+        """Score the answers with each ablation, and write what the report shows of them.
 
         Args:
-            output: of the run; the score with an ablation goes to `ablations/NAME.json` beside that
-                of the full model.
+            output: of the run; ablations.json goes beside the score of the full model, and the
+                score with an ablation to `ablations/NAME.json` there.
             full: scores of the full model, by the names of benchmarks with their splits.
             cache: of the full model.
             judge: of free answers.
@@ -124,10 +123,9 @@ class AblationRun:
         Raises:
             MGMError: nothing was asked with an ablation yet, or a file cannot be written.
         """
-        if not self.ablations:
-            return ""
-        text, content = "", {}
-        for name, task in self.tasks.items():
+        text = ""
+        for name in full if self.ablations else ():
+            task = self.tasks[name]
             found = {
                 one.name: (
                     one.description,
@@ -137,16 +135,10 @@ class AblationRun:
             }
             scores = ablated(task[0], full[name], found)
             rates = _rates(task[0], full[name], scores)
-            text += "\n" + ablations_table(full[name], scores)
-            text += "".join(f"\n{utilisation_line(rate)}" for rate in rates)
-            content[name] = as_json(scores, rates)
-        for file, written in (
-            ("ablations.md", f"# Ablations at test time\n{text}"),
-            ("ablations.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
-        ):
-            with atomic_file(output / file) as part:
-                part.write_text(written, encoding="utf-8")
-        logger.info("ablations: %s", output / "ablations.md")
+            content = as_json(full[name], scores, rates)
+            with atomic_file(self._folder(output, name) / FILE) as part:
+                part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            text += ablations_text(full[name], content)
         return text
 
     def _score(
@@ -165,10 +157,16 @@ class AblationRun:
             score = scored(kind, split, protocol, questions, own, judge, skipped, without_thinking)
         except MGMError as error:
             raise MGMError(f"--ablate {ablation.name}: {error}") from error
-        folder = output / kind.name / split / protocol / "ablations"
+        folder = self._folder(output, name) / "ablations"
         folder.mkdir(parents=True, exist_ok=True)
+        score = replace(score, run={"ablation": ablation.name})
         save_score(score, folder / f"{ablation.name.replace(':', '-')}.json")
         return score
+
+    def _folder(self, output: Path, name: str) -> Path:
+        """Where the score of a benchmark lies."""
+        kind, split, protocol, _ = self.tasks[name]
+        return output / kind.name / split / protocol
 
 
 def _local(answerer: Answerer) -> EngineAnswerer:

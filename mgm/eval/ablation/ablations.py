@@ -5,7 +5,7 @@ their own.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -47,7 +47,7 @@ def _blur(fusion: FusionConfig, config: MGMConfig, side: int) -> FusionConfig:
     return replace(fusion, blur_high_resolution=side or config.image_size * config.image_grid)
 
 
-KINDS: dict[str, _Kind] = {
+KINDS: Mapping[str, _Kind] = {
     HR_OFF: _Kind(
         "high-resolution branch off (mined = 0)", lambda f, c, n: replace(f, fusion=NONE)
     ),
@@ -73,7 +73,7 @@ KINDS: dict[str, _Kind] = {
 }
 ALL = (HR_OFF, GREY_VIT, "hr_only", "pool", "one_query", "shift", "blur")
 ALL += tuple(f"stage_mean:{number}" for number in range(4, 0, -1))
-GROUPS: dict[str, tuple[str, ...]] = {"all": ALL, "utilisation": (HR_OFF, GREY_VIT)}
+GROUPS: Mapping[str, tuple[str, ...]] = {"all": ALL, "utilisation": (HR_OFF, GREY_VIT)}
 NAMES = (
     "hr_off, grey_vit, hr_only, pool, one_query, shift[:WINDOWS], blur[:PIXELS], "
     "stage_mean[:STAGE], utilisation (hr_off and grey_vit), all"

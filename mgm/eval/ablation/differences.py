@@ -1,7 +1,7 @@
 """What each ablation changes of a score, and how much of it either encoder accounts for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from mgm.errors import MGMError
 from mgm.eval.compare.comparison import Comparison, compare_scores
 from mgm.eval.harness.question import Question
+from mgm.eval.report.ablations import FULL_MODEL, full_model
 from mgm.eval.report.score import Score, credit_of, question_of
 from mgm.eval.report.statistics import (
     WHOLE,
@@ -18,9 +19,6 @@ from mgm.eval.report.statistics import (
     paired_interval,
 )
 from mgm.eval.tasks.benchmark import Benchmark
-
-FULL_MODEL = "full model"
-COLUMNS = ("benchmark", "ablation", "score", "difference (95 %)", "questions", "verdict")
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,11 @@ class Utilisation:
     Source: conditional utilisation rate, "Encoder redundancy" (arXiv 2507.03262).
 
     Attributes:
-        benchmark: its name and split.
         encoder: which one is left out.
         rate: u(i).
         interval: its 95 % interval; None: too few images.
     """
 
-    benchmark: str
     encoder: str
     rate: float
     interval: Interval | None
@@ -125,56 +121,35 @@ def utilisation(
         len(lost),
         1.0 if found.value > -1 else None,
     )
-    return Utilisation(full.benchmark, encoder, found.value, interval)
+    return Utilisation(encoder, found.value, interval)
 
 
-def ablations_table(full: Score, scores: Sequence[AblatedScore]) -> str:
-    """A line for the full model and for each ablation of one benchmark, in Markdown."""
-    value = "" if full.value is None else f"{full.value:.1f}{_within(full.low, full.high)}"
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    rows += [(full.benchmark, FULL_MODEL, value, "", str(full.questions), "")]
-    rows += [_row(one) for one in scores]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _row(one: AblatedScore) -> tuple[str, ...]:
-    found, score = one.comparison, one.score
-    ends = found.interval
-    return (
-        score.benchmark,
-        f"{one.name}: {one.description}",
-        f"{found.second_value:.1f}{_within(score.low, score.high)}",
-        f"{found.difference:+.1f}"
-        + (" (too few images)" if ends is None else f" ({ends.low:+.1f} to {ends.high:+.1f})"),
-        str(found.questions),
-        found.verdict,
-    )
-
-
-def _within(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({low:.1f} to {high:.1f})"
-
-
-def utilisation_line(one: Utilisation) -> str:
-    """A rate in words."""
-    ends = one.interval
-    text = "too few images" if ends is None else f"95 %: {ends.low:.2f} to {ends.high:.2f}"
-    return f"{one.benchmark}: utilisation of the {one.encoder} {one.rate:.2f} ({text})\n"
-
-
-def as_json(scores: Sequence[AblatedScore], rates: Sequence[Utilisation]) -> dict[str, Any]:
-    """Ablations and rates for results.json; credits stay in each score.json."""
+def as_json(
+    full: Score, scores: Sequence[AblatedScore], rates: Sequence[Utilisation]
+) -> dict[str, Any]:
+    """What ablations.json holds (see `mgm.eval.report.ablations`); credits stay in each score."""
     return {
+        "full_model": full_model(full),
         "ablations": [
             {
                 "name": one.name,
                 "description": one.description,
-                "value": one.score.value,
-                "low": one.score.low,
-                "high": one.score.high,
-                "comparison": asdict(one.comparison),
+                "value": one.comparison.second_value,
+                "interval": None if one.score.low is None else [one.score.low, one.score.high],
+                "difference": one.comparison.difference,
+                "difference_interval": _ends(one.comparison.interval),
+                "p_value": one.comparison.p_value,
+                "questions": one.comparison.questions,
+                "verdict": one.comparison.verdict,
             }
             for one in scores
         ],
-        "utilisation": [asdict(one) for one in rates],
+        "utilisation": [
+            {"encoder": one.encoder, "rate": one.rate, "interval": _ends(one.interval)}
+            for one in rates
+        ],
     }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]

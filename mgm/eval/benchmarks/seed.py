@@ -94,6 +94,8 @@ class SEEDBench(Benchmark):
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
             return super().parse(answered, protocol)
+        if protocol == PAPER:
+            return None
         letter = answered.text.strip()[:1].upper()
         return letter if letter in LETTERS else ""
 

@@ -144,7 +144,9 @@ def _check_comparable(one: Score, other: Score, both: Sequence[str]) -> None:
     changed = [name for name in both if one.groups[name] != other.groups[name]
                or one.inputs.get(name) != other.inputs.get(name)]  # fmt: skip
     if changed and bool(one.inputs) == bool(other.inputs):
-        raise MGMError(f"{title}: question {changed[0]} is another one in each; use the same data")
+        raise MGMError(
+            f"{title}: question {changed[0]} differs between the models; ask both of the same data"
+        )
 
 
 class _Pair:

@@ -82,6 +82,7 @@ def _as_html(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
             reach = max(abs(low), abs(high), 2 * one.margin)
             drawn = html_page.bar(one.difference, (low, high), reach, -reach)
         cells = _cells(one)
+        cells[1:5] = [cell.replace(" ", "\u00a0") for cell in cells[1:5]]  # each on one line
         rows.append([*cells[:5], drawn, *cells[5:]])
     heads = [*COLUMNS[:5], "", *COLUMNS[5:]]
     listed = "".join(f"<li>not compared: {html_page.text(problem)}" for problem in problems)

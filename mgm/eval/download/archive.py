@@ -8,7 +8,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -133,7 +133,7 @@ def _location(path: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, .
 
 
 @contextmanager
-def _members(archive: Path) -> Iterator[list[_Member]]:
+def _members(archive: Path) -> Generator[list[_Member]]:
     """The files in an archive.
 
     Raises:

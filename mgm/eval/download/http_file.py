@@ -77,7 +77,7 @@ def _receive(url: str, part: Path, begun: int, state: _State) -> None:
         headers["If-Range"] = state.validator
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        begun, length = _place(response, begun, state)
+        begun, length = _place(part, response, begun, state)
         tag = response.headers.get("ETag") or ""
         validator = response.headers.get("Last-Modified") or ""
         validator = tag if tag and not tag.startswith("W/") else validator
@@ -108,11 +108,13 @@ def _receive(url: str, part: Path, begun: int, state: _State) -> None:
         raise OSError(f"the connection broke after {size} of {length} bytes")
 
 
-def _place(response: http.client.HTTPResponse, begun: int, state: _State) -> tuple[int, int | None]:
+def _place(
+    part: Path, response: http.client.HTTPResponse, begun: int, state: _State
+) -> tuple[int, int | None]:
     """Where in the file a response begins, and the length of the whole.
 
     Raises:
-        OSError: it is none of the file's rest.
+        OSError: it is none of the file's rest; the part is removed, to begin again.
     """
     content = response.headers.get("Content-Length") or ""
     length = int(content) if content.isdecimal() else None
@@ -123,6 +125,7 @@ def _place(response: http.client.HTTPResponse, begun: int, state: _State) -> tup
         return begun, None if length is None else begun + length
     total = None if found[2] == "*" else int(found[2])
     if int(found[1]) != begun or (total and state.length and total != state.length):
+        remove(part)
         raise OSError(f"the server sends {found[0]}, not what follows byte {begun}")
     return begun, total
 

@@ -1,19 +1,15 @@
 """Who answers: the engine in this process, or a server that speaks as OpenAI's."""
 
-import base64
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from mgm.data.images.decoding import notes_turn
-from mgm.data.images.loading import ImageSource, image_file, open_image
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
+from mgm.eval.harness.chat_request import chat_request
 from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailableError
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 
@@ -256,7 +252,7 @@ class EndpointAnswerer(Answerer):
             EndpointUnavailableError: the server answers no question.
         """
         try:
-            body = self._body(question)
+            body = chat_request(question, self._model)
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
         try:
@@ -273,36 +269,3 @@ class EndpointAnswerer(Answerer):
         self._failed = 0
         counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
         return Answered(question, reply.text.strip(), reply.finish_reason or None, *counts)
-
-    def _body(self, question: Question) -> dict[str, Any]:
-        parts = [
-            {"type": "image_url", "image_url": {"url": _data_url(image, question)}}
-            for image in question.images
-        ]
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "content": [*parts, {"type": "text", "text": question.text}]}
-        ]
-        if question.system is not None:
-            messages.insert(0, {"role": "system", "content": question.system})
-        return {
-            "model": self._model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": question.max_new_tokens,
-        }
-
-
-def _data_url(image: ImageSource, question: Question) -> str:
-    """An image as a URL that holds it: a file as it is, unless the server could turn it."""
-    label = f"question {question.id}"
-    if isinstance(image, bytes | str | Path):
-        content, name = image_file(image, label)
-        if not notes_turn(content, name):
-            return _url_of(content)
-    file = io.BytesIO()
-    open_image(image, label, question.orientation).save(file, "PNG")
-    return _url_of(file.getvalue())
-
-
-def _url_of(content: bytes) -> str:
-    return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"

@@ -13,8 +13,8 @@ from PIL import Image
 from mgm.atomic import atomic_file
 from mgm.data.images.loading import ImageSource, image_size, open_image
 from mgm.errors import MGMError
-from mgm.eval.harness.question import Answered
-from mgm.eval.report.score import Score
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.report.score import Score, parsed_answer
 from mgm.eval.report.statistics import mean_interval
 from mgm.eval.tasks.benchmark import Benchmark
 
@@ -31,7 +31,11 @@ Row = dict[str, Any]
 
 
 def write_samples(
-    folder: Path, benchmark: Benchmark, score: Score, answered: Sequence[Answered]
+    folder: Path,
+    benchmark: Benchmark,
+    score: Score,
+    answered: Sequence[Answered],
+    without_thinking: bool = False,
 ) -> None:
     """Write every answer with what was read in it (`SAMPLES`), and what the page shows (`DETAILS`).
 
@@ -40,11 +44,17 @@ def write_samples(
         benchmark: that was asked.
         score: of the answers.
         answered: all of them.
+        without_thinking: as for `scored`.
 
     Raises:
         MGMError: a file cannot be written.
     """
-    samples = [_sample(benchmark, score, one) for one in answered]
+    sides: dict[str, int | None] = {}  # several questions may be about one image
+    samples = []
+    for one in answered:
+        cleaned = benchmark.cleaned(one, score.protocol, without_thinking)
+        parsed = parsed_answer(benchmark, cleaned, score.protocol)
+        samples.append(_sample(score, one, parsed, _side(one.question, sides)))
     with atomic_file(folder / SAMPLES) as path, path.open("w", encoding="utf-8") as file:
         for one in samples:
             file.write(json.dumps(one, ensure_ascii=False, default=str) + "\n")
@@ -60,7 +70,7 @@ def write_samples(
         path.write_text(json.dumps(details, ensure_ascii=False, default=str), encoding="utf-8")
 
 
-def _sample(benchmark: Benchmark, score: Score, one: Answered) -> Row:
+def _sample(score: Score, one: Answered, parsed: str | None, side: int | None) -> Row:
     """A line of `SAMPLES`."""
     question = one.question
     size = question.facts.get("text_size")
@@ -71,15 +81,27 @@ def _sample(benchmark: Benchmark, score: Score, one: Answered) -> Row:
         "question": question.text,
         "target": question.answer,
         "answer": one.text,
-        "parsed": benchmark.parse(one, score.protocol),
+        "parsed": parsed,
         "credit": score.credits.get(question.id),
         "finish_reason": one.finish_reason,
         "prompt_tokens": one.prompt_tokens,
         "completion_tokens": one.completion_tokens,
         "images": [str(image) for image in question.images if isinstance(image, str | Path)],
-        "image_side": _longer_side(question.images[0]) if question.images else None,
-        "text_size": None if size is None else float(size),
+        "image_side": side,
+        "text_size": float(size) if isinstance(size, int | float) else None,
     }
+
+
+def _side(question: Question, known: dict[str, int | None]) -> int | None:
+    """The longer side of the first image in pixels; None: there is none, or it is damaged."""
+    if not question.images:
+        return None
+    image = question.images[0]
+    if not isinstance(image, str | Path):
+        return _longer_side(image)
+    if str(image) not in known:
+        known[str(image)] = _longer_side(image)
+    return known[str(image)]
 
 
 def breakdowns(score: Score, samples: Sequence[Row]) -> dict[str, list[Row]]:

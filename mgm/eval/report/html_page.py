@@ -145,11 +145,20 @@ def _section(score: Score, details: Row) -> str:
     return (
         f"<h2>{text(score.title)}: {text(score.metric)}</h2>"
         f"<p class=meta>{text(score.benchmark)}, {text(score.scorer)}</p>"
-        f"<div class=columns>{tables}</div>"
+        f"<div class=columns>{tables}</div>{_ablations(details)}"
         f"{_listed('skipped questions', [(one.id, one.reason) for one in score.skipped])}"
         f"{_listed('notes on credits', list(score.notes.items()))}{_run(score.run)}"
         f"{_examples(details.get('examples') or [])}"
     )
+
+
+def _ablations(details: Row) -> str:
+    """What is lost with a part of the vision side changed; nothing where that was not measured."""
+    rows = details.get("ablations")
+    if not rows:
+        return ""
+    lines = "".join(f"<p>{text(line)}" for line in details["utilisation"])
+    return f"<h3>ablations</h3>{table(rows[0], rows[1:])}{lines}"
 
 
 def _rows(title: str, rows: Sequence[Row]) -> str:

@@ -5,12 +5,13 @@ It grows with every run: each score lies in a folder of its own, and the report 
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError
+from mgm.eval.report.ablations import ablation_rows, read_ablations, utilisation_lines
 from mgm.eval.report.examples import DETAILS
 from mgm.eval.report.html_page import report_page
 from mgm.eval.report.paper_results import COLUMNS as PAPER_COLUMNS
@@ -26,13 +27,13 @@ RESULTS_FORMAT = 1  # of results.json; see texts/results.schema.json
 
 def described(score: Score) -> str:
     """The value with its interval; where questions are missing, how many there are instead."""
-    if score.value is None:
-        return "to be submitted"
-    interval = "too few images for an interval"
-    if score.low is not None and score.high is not None:
-        interval = f"95 %: {score.low:.1f} to {score.high:.1f}"
-    text = headline(score)
-    text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
+    text = "to be submitted"
+    if score.value is not None:
+        interval = "too few images for an interval"
+        if score.low is not None and score.high is not None:
+            interval = f"95 %: {score.low:.1f} to {score.high:.1f}"
+        text = headline(score)
+        text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
     if not score.complete:
         return f"partial, {score.questions} of {score.expected} questions: {text}"
     return text
@@ -114,6 +115,15 @@ def parts_table(score: Score) -> str:
     return f"\n### {score.title}, {score.scorer}\n\n{markdown(rows)}"
 
 
+def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
+    """Ablations of a score in Markdown (see `ablations`); empty: there are none."""
+    rows = ablation_rows(score, content)
+    if not rows:
+        return ""
+    text = f"\n### {score.title}, {score.scorer}: ablations\n\n{markdown(rows)}"
+    return text + "".join(f"\n{line}\n" for line in utilisation_lines(content))
+
+
 def write_report(folder: Path, model: str) -> list[Score]:
     """Write the report of all scores below a folder.
 
@@ -148,13 +158,23 @@ def write_report(folder: Path, model: str) -> list[Score]:
     )
     text = f"# {model}\n\n"
     text += f"{markdown(paper)}\n" if paper else ""
+    ablations = [_ablations(place, score) for place, score in kept]
     text += table(scores, model) + "".join(map(parts_table, scores))
+    text += "".join(map(ablations_text, scores, ablations))
     rows = [_page_row(score, model) for score in scores]
-    page = report_page(model, paper, rows, [(one, _details(place)) for place, one in kept])
+    sections = [
+        (score, _details(place) | {"ablations": ablation_rows(score, content),
+                                   "utilisation": utilisation_lines(content)})
+        for (place, score), content in zip(kept, ablations, strict=True)
+    ]  # fmt: skip
+    page = report_page(model, paper, rows, sections)
     for name, content in (
         ("report.md", text),
         ("report.html", page),
-        ("results.json", json.dumps(results(model, scores), ensure_ascii=False, indent=1) + "\n"),
+        (
+            "results.json",
+            json.dumps(results(model, scores, ablations), ensure_ascii=False, indent=1) + "\n",
+        ),
     ):
         with atomic_file(folder / name) as path:
             path.write_text(content, encoding="utf-8")
@@ -190,12 +210,27 @@ def _details(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def results(model: str, scores: Sequence[Score]) -> dict[str, Any]:
+def _ablations(folder: Path, score: Score) -> dict[str, Any]:
+    """Ablations of a score; empty: there are none."""
+    try:
+        return read_ablations(folder, score)
+    except MGMError as error:
+        logger.warning("%s; the report leaves it out", error)
+        return {}
+
+
+def results(
+    model: str, scores: Sequence[Score], ablations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """What results.json holds: see texts/results.schema.json."""
     return {
         "format": RESULTS_FORMAT,
         "model": model,
-        "results": [_result(score, model) for score in scores],
+        "results": [
+            _result(score, model)
+            | {name: list(content.get(name, ())) for name in ("ablations", "utilisation")}
+            for score, content in zip(scores, ablations, strict=True)
+        ],
     }
 
 

@@ -6,16 +6,17 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import mgm
 from mgm.errors import MGMError
+from mgm.eval.download.hub import fetched_revision
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.report.score import load_score
 from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.dataset_source import HUB_FOLDER, HubFiles
 
 PACKAGES = ("torch", "transformers")
 
@@ -87,31 +88,43 @@ def commit() -> str | None:
 
 
 def data_info(
-    benchmark: Benchmark, split: str, protocol: str, questions: Sequence[Question]
+    benchmark: Benchmark,
+    split: str,
+    protocol: str,
+    folder: Path,
+    questions: Sequence[Question],
 ) -> dict[str, Any]:
-    """Where questions come from, and a digest of them."""
+    """Where questions come from, and a digest of them.
+
+    Args:
+        benchmark: that is asked.
+        split: of it.
+        protocol: by which is asked.
+        folder: the benchmark's.
+        questions: all there are.
+    """
     source = benchmark.sources.get((split, protocol))
-    files = [
-        {name: value for name, value in asdict(needed).items() if value is not None}
-        for needed in benchmark.needs_of(split, protocol)
-    ]
+    revision = None
+    if isinstance(source, HubFiles):
+        revision = fetched_revision(folder / HUB_FOLDER, source.dataset) or source.revision
+    needed = benchmark.needs_of(split, protocol)
     return {
-        "files": [one.get("url") or f"{one['source']}: {one['path']}" for one in files],
-        "revision": getattr(source, "revision", None),
+        "files": [one.url or f"{one.source}: {one.path}" for one in needed],
+        "revision": revision,
         "digest": questions_digest(questions),
         "questions": len(questions),
     }
 
 
 def questions_digest(questions: Iterable[Question]) -> str:
-    """SHA-256 of the texts, answers and settings of questions, in their order.
+    """SHA-256 of the texts and answers of questions, in their order.
 
     Of images that are files the sizes count, not the content: there may be many.
     """
     digest = hashlib.sha256()
     for one in questions:
         images = [_image_mark(image) for image in one.images]
-        facts = [one.id, one.text, one.answer, one.category, one.group, one.max_new_tokens, images]
+        facts = [one.id, one.text, one.answer, one.category, one.group, images]
         digest.update(json.dumps(facts, ensure_ascii=False, default=str).encode(errors="replace"))
     return digest.hexdigest()
 

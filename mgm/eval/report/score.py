@@ -83,6 +83,14 @@ class Score:
         return self.protocol + (f", judged by {self.judge}" if self.judge else "")
 
 
+def parsed_answer(benchmark: Benchmark, answered: Answered, protocol: str) -> str | None:
+    """What the scorer reads in an answer (see `Benchmark.parse`); empty where it cannot be read."""
+    try:
+        return benchmark.parse(answered, protocol)
+    except DATA_ERRORS:  # a record or an answer that its parser did not expect
+        return ""
+
+
 def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
     """What `combine` reads of a question, so that `question_of` can make one like it."""
     answer = question.answer if isinstance(question.answer, str | int | float) else None

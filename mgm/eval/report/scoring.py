@@ -10,7 +10,7 @@ from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.openai_client import EndpointUnavailableError
 from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
-from mgm.eval.report.score import Score, combine_inputs
+from mgm.eval.report.score import Score, combine_inputs, parsed_answer
 from mgm.eval.report.statistics import (
     LEVEL,
     WHOLE,
@@ -55,7 +55,9 @@ def scored(
     if not answered:
         reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
         raise MGMError(f"{benchmark.name}: nothing was answered{reason}")
-    records = len(questions) + sum(one.id not in {q.id for q in questions} for one in skipped)
+    ids = {question.id for question in questions}
+    records = len(questions) + sum(one.id not in ids for one in skipped)
+    cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
     facts: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
@@ -63,13 +65,12 @@ def scored(
         "protocol": protocol,
         "judge": judge.name if protocol in benchmark.judged else "",
         "expected": benchmark.expected(split, protocol) or records,
-        "counts": _counts(benchmark, protocol, answered),
+        "counts": _counts(benchmark, protocol, cleaned),
     }
     if split not in benchmark.scored:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
         facts |= {"questions": len(answered), "skipped": tuple(skipped)}
         return Score(value=None, low=None, high=None, **facts, **nothing)
-    cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
     found = _credits(benchmark, protocol, cleaned, judge)
     pairs = [
         (one.question, credit)
@@ -130,7 +131,7 @@ def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -
     return {
         "cut": sum(one.finish_reason == "length" for one in answered),
         "empty": sum(not one.text.strip() for one in answered),
-        "unparsed": sum(benchmark.parse(one, protocol) == "" for one in answered),
+        "unparsed": sum(parsed_answer(benchmark, one, protocol) == "" for one in answered),
     }
 
 

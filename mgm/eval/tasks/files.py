@@ -4,6 +4,7 @@ import ast
 import base64
 import csv
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -15,6 +16,7 @@ from mgm.atomic import WriteErrors
 from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 ROWS = 64  # of a parquet file that are read at once
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
 
@@ -34,9 +36,30 @@ def read_json(path: Path) -> Any:
     """
     present(path)
     try:
-        return json.loads(path.read_bytes())
+        return _parsed(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise MGMError(f"{path}: is no JSON ({error})") from error
+
+
+def _parsed(content: bytes) -> Any:
+    """The JSON in bytes, its texts in characters that every file can hold.
+
+    Raises:
+        ValueError: it is none.
+        RecursionError: it is nested too deep.
+    """
+    value = json.loads(content)
+    return _valid(value) if _ESCAPED_SURROGATE.search(content) else value
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, list):
+        return [_valid(one) for one in value]
+    if isinstance(value, dict):
+        return {valid_text(name): _valid(one) for name, one in value.items()}
+    return value
 
 
 def read_lines(
@@ -57,7 +80,7 @@ def read_lines(
                 continue
             where, fault = f"line {number}", ""
             try:
-                record = json.loads(line)
+                record = _parsed(line)
             except (ValueError, RecursionError) as error:
                 fault = f"is no JSON ({error})"
             else:

@@ -55,27 +55,32 @@ def test_the_command_line(data, folder, tmp_path, capfd) -> None:
     names = ["hr_off", "grey_vit", "one_query", "blur:24"]
     assert main(words(data, folder, tmp_path, "--ablate", *names)) == 0
     printed = capfd.readouterr().out
-    assert "| nano:held_out | full model | 0.0 (0.0 to " in printed
+    assert "| full model |  | 0.0 (0.0 to " in printed
     for name in names:
-        assert re.search(rf"\| nano:held_out \| {name}: .* \| 12 \|", printed), name
+        assert re.search(rf"\| {name} \| .* \| 12 \|", printed), name
     kept = tmp_path / "nano/held_out/paper"
     scores = [load_score(kept / "ablations" / f"{n.replace(':', '-')}.json") for n in names]
     assert [score.questions for score in scores] == [2 * PICTURES] * 4
-    assert (tmp_path / "ablations.md").read_text().endswith(printed[printed.index("\n| bench") :])
-    content = json.loads((tmp_path / "ablations.json").read_text())["nano:held_out"]
-    assert [one["name"] for one in content["ablations"]] == names
-    assert content["utilisation"] == []  # nothing was right that could be lost
+    assert [score.run for score in scores] == [{"ablation": name} for name in names]
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [one["name"] for one in result["ablations"]] == names
+    assert result["utilisation"] == []  # nothing was right that could be lost
+    report = (tmp_path / "report.md").read_text()
+    assert report.endswith(printed[printed.index("\n### nano pictures, paper: ablations") :])
+    assert "<h3>ablations</h3>" in (tmp_path / "report.html").read_text()
     lines = (tmp_path / "answers/answers-0.jsonl").read_text().splitlines()
     keys = [json.loads(line)["key"] for line in lines]
     assert len(keys) == len(set(keys)) == 5 * 2 * PICTURES
-    # Nothing is asked again, and the full model's own report is as without ablations.
-    report = (tmp_path / "report.md").read_text()
+    # Nothing is asked again; a run without ablations leaves them in the report.
     assert main(words(data, folder, tmp_path, "--ablate", *names, "--score-only")) == 0
     assert capfd.readouterr().out == printed
     assert main(words(data, folder, tmp_path)) == 0
     assert "ablation" not in capfd.readouterr().out
     assert (tmp_path / "report.md").read_text() == report
     assert (tmp_path / "answers/answers-0.jsonl").read_text().splitlines() == lines
+    # They are not shown beside a score of other questions.
+    assert main(words(data, folder, tmp_path, "--limit", "6")) == 0
+    assert "ablations" not in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["MGM-7B", pytest.param("MGM-7B-HD", marks=pytest.mark.slow)])
@@ -83,9 +88,11 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
     model = golden(f"work_dirs/MGM/{name}")
     ablations = ["utilisation", "pool", "one_query", "shift", "blur", "stage_mean:1", "hr_only"]
     assert main(words(data, model, tmp_path, "--limit", "2", "--ablate", *ablations)) == 0
-    rows = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| nano:")]
-    assert [row.split(" | ")[1].split(":")[0] for row in rows] == [
-        "full model", "hr_off", "grey_vit", *(name.split(":")[0] for name in ablations[1:]),
+    printed = capfd.readouterr().out
+    rows = [line.strip("| ") for line in printed[printed.index(": ablations") :].splitlines()[4:]]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "full model", "hr_off", "grey_vit", "pool", "one_query", "shift:1", "blur", "stage_mean:1",
+        "hr_only",
     ]  # fmt: skip
     texts = [json.loads(one)["text"] for one in (tmp_path / "answers/answers-0.jsonl").open()]
     assert len(texts) == 9 * 2
@@ -107,7 +114,7 @@ def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:
         main(words(data, folder, tmp_path, *more))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "ablations.md").exists()
+    assert not list(tmp_path.rglob("ablations.json"))
 
 
 @pytest.mark.parametrize(

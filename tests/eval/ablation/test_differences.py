@@ -6,15 +6,15 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.ablation.differences import (
     ablated,
-    ablations_table,
     as_json,
     utilisation,
-    utilisation_line,
 )
 from mgm.eval.benchmarks.mme import MME
 from mgm.eval.benchmarks.nano import Nano
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
+from mgm.eval.report.ablations import utilisation_lines
+from mgm.eval.report.report import ablations_text
 from mgm.eval.report.score import Score
 from mgm.eval.report.scoring import scored
 
@@ -49,16 +49,18 @@ def test_lines_of_the_full_model_and_of_each_ablation() -> None:
     assert off.interval.low < off.difference < off.interval.high < 0
     assert (pool.difference, pool.differ) == (0, False)
     assert pool.interval.low < 0 < pool.interval.high
-    lines = ablations_table(full, rows).splitlines()
+    kept = as_json(full, rows, [])
+    assert [one["name"] for one in kept["ablations"]] == ["hr_off", "pool"]
+    found = kept["ablations"][0]
+    assert found["difference_interval"] == [off.interval.low, off.interval.high]
+    assert (found["value"], found["questions"]) == (without.value, IMAGES * EACH)
+    lines = ablations_text(full, kept).splitlines()[3:]
     assert len(lines) == 5
-    assert lines[2].startswith(f"| nano:held_out | full model | {full.value:.1f} (")
-    assert f"| nano:held_out | hr_off: branch off | {without.value:.1f} (" in lines[3]
-    assert (
-        f"| {off.difference:+.1f} ({off.interval.low:+.1f} to {off.interval.high:+.1f})" in lines[3]
-    )
-    assert lines[3].endswith("| 200 | full model is better |")
-    kept = as_json(rows, [])
-    assert kept["ablations"][0]["comparison"]["difference"] == off.difference
+    assert lines[2].startswith(f"| full model |  | {full.value:.1f} (")
+    assert f"| hr_off | branch off | {without.value:.1f} (" in lines[3]
+    ends = f"({off.interval.low:+.1f} to {off.interval.high:+.1f})"
+    assert lines[3].endswith(f"| {off.difference:+.1f} {ends} | 200 | full model is better |")
+    assert ablations_text(full, {}) == ""
 
 
 def test_the_rate_is_the_share_of_the_score_that_is_lost() -> None:
@@ -66,9 +68,10 @@ def test_the_rate_is_the_share_of_the_score_that_is_lost() -> None:
     rate = utilisation(Nano(), full, without, "high-resolution encoder")
     assert rate.rate == pytest.approx((full.value - without.value) / full.value)
     assert rate.interval.low < rate.rate < rate.interval.high
-    assert utilisation_line(rate) == (
-        f"nano:held_out: utilisation of the high-resolution encoder {rate.rate:.2f} "
-        f"(95 %: {rate.interval.low:.2f} to {rate.interval.high:.2f})\n"
+    (line,) = utilisation_lines(as_json(full, [], [rate]))
+    assert line == (
+        f"utilisation of the high-resolution encoder: {rate.rate:.2f} "
+        f"(95 %: {rate.interval.low:.2f} to {rate.interval.high:.2f})"
     )
     harm = utilisation(Nano(), without, full, "x")
     assert harm.rate == pytest.approx((without.value - full.value) / without.value)
@@ -87,7 +90,8 @@ def test_nothing_or_all_lost_is_no_certainty() -> None:
     assert utilisation(Nano(), none, every, "x") is None
     few = utilisation(Nano(), score(full[:3]), score(full[:3]), "x")
     assert few.interval is None
-    assert "too few images" in utilisation_line(few)
+    (line,) = utilisation_lines(as_json(every, [], [few]))
+    assert line == "utilisation of the x: 0.00 (too few images)"
 
 
 def test_intervals_of_rates_hold_their_level() -> None:

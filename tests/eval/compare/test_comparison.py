@@ -162,7 +162,7 @@ def test_what_cannot_be_compared_is_named():
     with pytest.raises(MGMError, match="no scored question in common"):
         compared("mmbench", score, others)
     moved = replace(score, groups=dict.fromkeys(score.groups, "0"))
-    with pytest.raises(MGMError, match="use the same data"):
+    with pytest.raises(MGMError, match="of the same data"):
         compared("mmbench", score, moved)
 
 
