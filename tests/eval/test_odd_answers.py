@@ -67,7 +67,9 @@ def test_every_odd_answer_is_scored(data, tmp_path, name, split, protocol):
             json.loads(line)
 
 
-@pytest.mark.parametrize("odd", HUGE)
+@pytest.mark.parametrize(
+    "odd", ["digits", *(pytest.param(n, marks=pytest.mark.slow) for n in HUGE if n != "digits")]
+)
 @pytest.mark.parametrize(("name", "split", "protocol"), protocols())
 def test_a_huge_answer_is_scored(data, name, split, protocol, odd):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)

@@ -1,7 +1,10 @@
 """Whole runs in which something fails: the rest is reported, and what is missing has a name."""
 
 import json
+import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,12 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
 from mgm.eval.benchmarks.gqa import GQA
+from mgm.eval.report.scoring import JUDGED_AT_ONCE
 from tests.eval.fixtures import dump, lines, make_all, picture
 from tests.eval.full_disk import full_after
 from tests.eval.harness.misbehaving_server import refused, said, server
+from tests.preloaded import PYTHON
+from tests.serve.servers import ROOT
 from tests.tiny_model import build
 
 
@@ -173,3 +179,41 @@ def test_data_in_a_folder_of_the_published_name(data, model, tmp_path):
     shutil.move(data / "mmbench", data / "MMB")
     assert main(words(data, model, tmp_path / "out", "--benchmark", "mmbench")) == 0
     assert score_of(tmp_path / "out", "mmbench", "dev")["questions"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_kills_while_a_judge_is_asked(data, tmp_path):
+    """SIGKILL while it replies: what it said is known, but for the replies that were under way."""
+    folder, count = data / "mm-vet", 60
+    truths = {f"v1_{n}": {"question": f"What is {n}?", "answer": f"{n}", "capability": ["ocr"]}
+              for n in range(count)}  # fmt: skip
+    dump(folder / "mm-vet.json", truths)
+    asked = [{"question_id": n, "image": "v1_0.png", "text": f"What is {n}?"} for n in range(count)]
+    lines(folder / "llava-mm-vet.jsonl", asked)
+    lines(tmp_path / "a.jsonl", [{"question_id": n, "text": f"{n}"} for n in range(count)])
+
+    def answer(body):
+        time.sleep(0.2)
+        return said("1.0")
+
+    with server(answer) as (address, bodies):
+        options = ["--answers", str(tmp_path / "a.jsonl"), "--benchmark", "mmvet"]
+        options += ["--data", str(data), "--output", str(tmp_path / "out")]
+        options += ["--judge", "gpt", "--judge-url", address]
+        for enough in (10, 40):
+            process = subprocess.Popen(
+                [PYTHON, "-m", "mgm.eval", *options], cwd=ROOT, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            until = time.monotonic() + 120
+            while len(bodies) < enough and process.poll() is None:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            process.kill()
+            process.communicate()
+        assert main(options) == 0
+        prompts = {body["messages"][0]["content"] for body in bodies}
+        assert len(prompts) == count
+        assert len(bodies) <= count + 2 * JUDGED_AT_ONCE
+    assert score_of(tmp_path / "out", "mmvet", "test")["value"] == 100
