@@ -14,6 +14,7 @@ from mgm.eval.report.score import Score, credit_of, load_score, question_of
 from mgm.eval.report.statistics import (
     LEVEL,
     MAX_FOLDS,
+    ROUNDING,
     SEED,
     WHOLE,
     Interval,
@@ -200,7 +201,7 @@ class _Pair:
         first, second = self._credits
         if self.benchmark.is_mean():
             sums = 100 * cluster_sums(second - first, self.groups) / len(first)
-            return sums[sums != 0]
+            return sums[np.abs(sums) > ROUNDING]
         values = self.values()
         found = []
         for number in range(int(self._fold.max()) + 1):
@@ -243,12 +244,12 @@ def compare_folders(
     files = [{path.relative_to(one): path for path in sorted(one.rglob("score.json"))}
              for one in folders]  # fmt: skip
     found, problems = [], []
-    for place, path in sorted(files[0].items()):
+    for name_in_folder, path in sorted(files[0].items()):
         for name, others in zip(names[1:], files[1:], strict=True):
-            if place not in others:
+            if name_in_folder not in others:
                 continue
             try:
-                scores = load_score(path), load_score(others[place])
+                scores = load_score(path), load_score(others[name_in_folder])
                 kind = benchmarks.get(scores[0].benchmark.partition(":")[0])
                 if kind is None:
                     raise MGMError(f"{path}: no benchmark is called {scores[0].benchmark!r}")

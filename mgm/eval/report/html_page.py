@@ -115,17 +115,17 @@ def bar(
     low, high = interval
     top = highest or max(100.0, value, high or 0.0)
 
-    def place(one: float) -> float:
+    def percent(one: float) -> float:
         return 100 * min(max((one - lowest) / (top - lowest), 0), 1)
 
     band = ""
     if low is not None and high is not None:
-        left, width = place(low), place(high) - place(low)
+        left, width = percent(low), percent(high) - percent(low)
         band = f"<i style='left:{left:.2f}%;width:{width:.2f}%'></i>"
     zero = "<u></u>" if lowest < 0 else ""
     return Markup(
         f"<span class=track title='{lowest:g} to {top:g}'>{band}{zero}"
-        f"<b style='left:{place(value):.2f}%'></b></span>"
+        f"<b style='left:{percent(value):.2f}%'></b></span>"
     )
 
 

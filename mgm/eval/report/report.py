@@ -141,12 +141,12 @@ def write_report(folder: Path, model: str) -> list[Score]:
     newest = max((score.run.get("date", "") for _, score in found), default="")
     current = next((one.run for _, one in found if one.run.get("date", "") == newest), {})
     kept = []
-    for place, score in found:
+    for path, score in found:
         if _same_model(score.run, current):
-            kept.append((place, score))
+            kept.append((path, score))
         else:
             logger.warning("%s: is of another model or other weights; the report leaves it out",
-                           place)  # fmt: skip
+                           path)  # fmt: skip
     scores = [score for _, score in kept]
     paper = published_table(
         model,
@@ -158,14 +158,14 @@ def write_report(folder: Path, model: str) -> list[Score]:
     )
     text = f"# {model}\n\n"
     text += f"{markdown(paper)}\n" if paper else ""
-    ablations = [_ablations(place, score) for place, score in kept]
+    ablations = [_ablations(path, score) for path, score in kept]
     text += table(scores, model) + "".join(map(parts_table, scores))
     text += "".join(map(ablations_text, scores, ablations))
     rows = [_page_row(score, model) for score in scores]
     sections = [
-        (score, _details(place) | {"ablations": ablation_rows(score, content),
+        (score, _details(path) | {"ablations": ablation_rows(score, content),
                                    "utilisation": utilisation_lines(content)})
-        for (place, score), content in zip(kept, ablations, strict=True)
+        for (path, score), content in zip(kept, ablations, strict=True)
     ]  # fmt: skip
     page = report_page(model, paper, rows, sections)
     for name, content in (

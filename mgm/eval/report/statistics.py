@@ -16,8 +16,10 @@ import numpy as np
 LEVEL = 0.95
 MIN_CLUSTERS = 5
 MAX_FOLDS = 200  # of the jackknife: more clusters are left out in random groups
-MAX_EXACT = 16  # changed clusters up to which all 2**n sign flips are enumerated
+MAX_SIGNS = 16  # changed clusters up to which all 2**n signs are tried
+MAX_WORK = 2 * 10**7  # additions up to which the distribution of a sum is computed exactly
 SEED = 0
+ROUNDING = 1e-9  # share of the largest difference below which one is none
 WHOLE = ""  # the name of a score itself among its parts
 
 
@@ -203,18 +205,30 @@ def _jackknife_error(values: Sequence[float]) -> float:
 def sign_flip_test(differences: np.ndarray) -> float:
     """The p-value of no difference between two models, from their difference in each cluster.
 
-    Under the hypothesis each cluster's difference could as well have the other sign. Up to
-    `MAX_EXACT` changed clusters all signs are tried (with single questions that are right or wrong
-    this is McNemar's exact test); with more the sum is taken as normal.
+    Under the hypothesis each cluster's difference could as well have the other sign. The share of
+    all signs that give as large a sum is exact where differences are multiples of one step, as
+    those of answers that are right or wrong are (with single questions this is McNemar's exact
+    test), and for up to `MAX_SIGNS` changed clusters. Otherwise the sum is taken as normal.
 
     Args:
         differences: (clusters,); zeros, where nothing changed, do not count.
     """
-    changed = np.abs(differences[differences != 0])
+    changed = np.abs(differences)
+    changed = changed[changed > ROUNDING * changed.max(initial=0)]
     if not len(changed):
         return 1.0
     total = abs(float(differences.sum()))
-    if len(changed) > MAX_EXACT:
+    steps = np.rint(changed / changed.min()).astype(int)
+    if np.allclose(steps * changed.min(), changed) and len(steps) * steps.sum() <= MAX_WORK:
+        chances = np.ones(1)  # of the sums -n, -n + 1, …, n, of steps so far
+        for step in steps:
+            longer = np.zeros(len(chances) + 2 * step)
+            longer[: len(chances)] += chances / 2
+            longer[2 * step :] += chances / 2
+            chances = longer
+        sums = np.abs(np.arange(len(chances)) - steps.sum())
+        return float(chances[sums >= round(total / float(changed.min()))].sum())
+    if len(changed) > MAX_SIGNS:
         return 2 * NormalDist().cdf(-total / math.sqrt(float(changed @ changed)))
     sums = np.zeros(1)
     for one in changed:

@@ -1,7 +1,7 @@
 import math
 import random
 from itertools import product
-from statistics import mean, stdev
+from statistics import NormalDist, mean, stdev
 
 import numpy as np
 import pytest
@@ -177,8 +177,26 @@ def test_sign_flips_of_single_questions_are_mcnemars_exact_test():
     for wins, losses in product(range(6), range(5)):
         differences = np.array([1.0] * wins + [-1.0] * losses + [0.0] * 7)
         assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses))
-    many = np.array([1.0] * 60 + [-1.0] * 40)
-    assert sign_flip_test(many) == pytest.approx(mcnemar(60, 40), abs=0.02)
+    for wins, losses in ((15, 5), (60, 40), (300, 240)):  # many changes are exact, too
+        differences = np.array([0.01] * wins + [-0.01] * losses)
+        assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses), rel=1e-9)
+
+
+def test_sign_flips_of_any_differences():
+    """Every sign tried, against the exact distribution; and the normal one where there are many."""
+    draw = np.random.default_rng(4)
+    whole = draw.integers(1, 5, 12) * draw.choice([-1.0, 1.0], 12)
+    tried = [abs(sum(np.abs(whole) * signs)) >= abs(whole.sum()) - 1e-9
+             for signs in product([-1, 1], repeat=12)]  # fmt: skip
+    assert sign_flip_test(whole) == pytest.approx(np.mean(tried))
+    odd = whole * draw.uniform(0.9, 1.1, 12)  # no multiples of a step
+    tried = [abs(sum(np.abs(odd) * signs)) >= abs(odd.sum()) - 1e-9
+             for signs in product([-1, 1], repeat=12)]  # fmt: skip
+    assert sign_flip_test(odd) == pytest.approx(np.mean(tried))
+    many = draw.normal(0.1, 1, 400)
+    assert sign_flip_test(many) == pytest.approx(
+        2 * NormalDist().cdf(-abs(many.sum()) / math.sqrt(many @ many))
+    )
 
 
 def test_sign_flips_of_images_count_images():
