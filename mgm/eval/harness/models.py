@@ -14,7 +14,6 @@ from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailabl
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
-MAX_FAILED = 20  # questions in a row that a server does not answer, before nothing more is asked
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -140,15 +139,22 @@ def answer_all(
                 continue
             with engine.turn:
                 engine.go_on()
-            for name, stream in list(running.items()):
-                try:
-                    if not stream.ended:
-                        continue
-                except MGMError as error:
-                    del running[name]
-                    _report(name, MGMError(f"question {name}: {error}"), on_fault)
-                else:
-                    yield name, running.pop(name).answer
+            yield from _ended(running, on_fault)
+
+
+def _ended(
+    running: dict[Name, Stream], on_fault: Callable[[Name, MGMError], None] | None
+) -> Iterator[tuple[Name, Answer]]:
+    """Take those answers out that are complete, or that a fault has ended."""
+    for name, stream in list(running.items()):
+        try:
+            if not stream.ended:
+                continue
+        except MGMError as error:
+            del running[name]
+            _report(name, MGMError(f"question {name}: {error}"), on_fault)
+        else:
+            yield name, running.pop(name).answer
 
 
 class _Group(NamedTuple, Generic[Name]):
@@ -225,7 +231,6 @@ class EndpointAnswerer(Answerer):
     ) -> None:
         self._endpoint = Endpoint(url, url, key, wait, timeout)
         self._model, self._concurrency = model, concurrency
-        self._failed = 0  # questions in a row that the server did not answer
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
         """See `Answerer`."""
@@ -260,12 +265,6 @@ class EndpointAnswerer(Answerer):
         except EndpointUnavailableError:
             raise
         except MGMError as error:
-            self._failed += 1
-            if self._failed >= MAX_FAILED:
-                raise EndpointUnavailableError(
-                    f"{error}; so it went with {self._failed} questions in a row"
-                ) from error
             return SkippedQuestion(question.id, str(error))
-        self._failed = 0
         counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
         return Answered(question, reply.text.strip(), reply.finish_reason or None, *counts)

@@ -21,6 +21,7 @@ from mgm.errors import MGMError, one_line
 from mgm.eval.harness.question import valid_text
 
 TRIES = 5
+MAX_FAILED = 20  # requests in a row that are not answered, before nothing more is asked
 TIMEOUT = 600.0  # seconds for one reply
 BUSY = (408, 409, 425, 429)  # and all from 500: what may go better a moment later
 REFUSES_ALL = (401, 402, 403, 404, 405, 501)  # statuses that every other request would get, too
@@ -97,6 +98,8 @@ class Endpoint:
         self._stopped = threading.Event()
         self._fields: dict[str, str | None] = {}  # what is sent instead of refused fields
         self._thinks = False  # whether replies need tokens to think, too
+        self._failed = 0  # requests in a row
+        self._unavailable = ""  # why nothing more is asked
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def stop(self) -> None:
@@ -113,12 +116,13 @@ class Endpoint:
             EndpointUnavailableError: it would answer no other request either.
             MGMError: it refuses this one, or does not answer it after several tries.
         """
-        completion = self._request(body)
-        if self._thinks or not completion.only_thought:
+        thinks = self._thinks  # which another thread may find out meanwhile
+        completion = self._counted(body, thinks)
+        if thinks or not completion.only_thought:
             return completion
         self._thinks = True
         try:
-            again = self._request(body)
+            again = self._request(body, thinks=True)
         except EndpointUnavailableError:
             raise
         except MGMError:  # its context takes no more
@@ -127,10 +131,28 @@ class Endpoint:
         usage = {name: again.usage.get(name, 0) + n for name, n in completion.usage.items()}
         return replace(again, usage=usage)
 
-    def _request(self, body: dict[str, Any]) -> Completion:
+    def _counted(self, body: dict[str, Any], thinks: bool) -> Completion:
+        """The server's reply; after too many that failed in a row nothing more is asked."""
+        if self._unavailable:
+            raise EndpointUnavailableError(self._unavailable)
+        try:
+            completion = self._request(body, thinks)
+        except EndpointUnavailableError as error:
+            self._unavailable = str(error)
+            raise
+        except MGMError as error:
+            self._failed += 1
+            if self._failed >= MAX_FAILED:
+                self._unavailable = f"{error}; so it went with {MAX_FAILED} requests in a row"
+                raise EndpointUnavailableError(self._unavailable) from error
+            raise
+        self._failed = 0
+        return completion
+
+    def _request(self, body: dict[str, Any], thinks: bool) -> Completion:
         wait, fault, unreachable, tries = self._wait, "", False, 0
         while tries < TRIES:
-            sent = self._accepted(body)
+            sent = self._accepted(body, thinks)
             try:
                 return _parse(self._post(sent))
             except urllib.error.HTTPError as error:
@@ -145,6 +167,7 @@ class Endpoint:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 unreachable = isinstance(cause, UNREACHABLE)
                 fault = one_line(cause) or type(error).__name__
+                tries += isinstance(cause, TimeoutError)  # who is so slow is asked less often
             tries += 1
             if self._stopped.wait(min(wait, MAX_WAIT) * (1 + 0.2 * random.random())):
                 break
@@ -155,10 +178,10 @@ class Endpoint:
             "where it was"
         )
 
-    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A body with the fields that the server takes."""
+    def _accepted(self, body: dict[str, Any], thinks: bool) -> dict[str, Any]:
+        """A body with the fields that the server takes, and with tokens to think."""
         sent = dict(body)
-        if self._thinks:
+        if thinks:
             sent["max_tokens"] += REASONING_TOKENS
         for name, instead in self._fields.items():
             if name in sent:

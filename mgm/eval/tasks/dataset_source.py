@@ -174,7 +174,13 @@ def rows_with_images(file: Path) -> Iterator[Packed]:
         MGMError: the file is missing.
     """
     known: dict[str, tuple[bytes, ...]] = {}
-    for row in read_table(file):
+    faults: list[MGMError] = []  # of rows that are none
+
+    def skip(where: str, why: str) -> None:
+        faults.append(MGMError(f"{file}, {where}: {why}"))
+
+    for row in read_table(file, skipped=skip):
+        yield from (({}, faults.pop(0)) for _ in range(len(faults)))
         images: tuple[bytes, ...] | MGMError
         try:
             index = field(row, "index", file)
@@ -184,6 +190,7 @@ def rows_with_images(file: Path) -> Iterator[Packed]:
         except MGMError as error:
             images = error
         yield {name: value for name, value in row.items() if name != "image"}, images
+    yield from (({}, fault) for fault in faults)
 
 
 def _images_in(text: str, known: Mapping[str, tuple[bytes, ...]], where: str) -> tuple[bytes, ...]:

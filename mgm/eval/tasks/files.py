@@ -93,8 +93,15 @@ def read_lines(
             skipped(where, fault)
 
 
-def read_table(path: Path, between: str = "\t") -> Iterator[dict[str, str]]:
+def read_table(
+    path: Path, between: str = "\t", skipped: Callable[[str, str], None] | None = None
+) -> Iterator[dict[str, str]]:
     """The rows of a file whose columns are separated by tabs, or another character.
+
+    Args:
+        path: of the file.
+        between: the character.
+        skipped: called with where a row is, and why it is left out; None: that raises.
 
     Raises:
         MGMError: it is missing, is no text, or a row has too many columns.
@@ -104,7 +111,11 @@ def read_table(path: Path, between: str = "\t") -> Iterator[dict[str, str]]:
         with present(path).open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, delimiter=between), start=2):
                 if None in row:
-                    raise MGMError(f"{path}, row {number}: has more columns than the first")
+                    where, fault = f"row {number}", "has more columns than the first"
+                    if skipped is None:
+                        raise MGMError(f"{path}, {where}: {fault}")
+                    skipped(where, fault)
+                    continue
                 yield {key: value or "" for key, value in row.items()}
     except (csv.Error, UnicodeDecodeError) as error:
         raise MGMError(f"{path}, after row {number}: is no table ({error})") from error

@@ -147,10 +147,14 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _rows(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
     kind = path.suffix.lower()
+
+    def skip(where: str, why: str) -> None:
+        unreadable.append(f"{where}: {why}")
+
     if kind == ".jsonl":
-        yield from read_lines(path, lambda where, why: unreadable.append(f"{where}: {why}"))
+        yield from read_lines(path, skip)
     elif kind in (".tsv", ".csv"):
-        yield from read_table(path, "\t" if kind == ".tsv" else ",")
+        yield from read_table(path, "\t" if kind == ".tsv" else ",", skip)
     elif kind == ".xlsx":
         yield from _sheet(path)
     elif kind == ".json":

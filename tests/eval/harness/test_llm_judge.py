@@ -1,13 +1,14 @@
 """Replies of judges: which are kept, and which are asked for again."""
 
 import json
+import time
 
 import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.benchmarks.mmvet import MMVet
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
-from mgm.eval.harness.openai_client import EndpointUnavailableError
+from mgm.eval.harness.openai_client import MAX_FAILED, EndpointUnavailableError
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.report.scoring import scored
 from tests.eval.harness.misbehaving_server import Reply, refused, said, server
@@ -81,6 +82,25 @@ def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
     assert (score.questions, score.complete) == (2, False)
     assert [one.id for one in score.skipped] == ["1"]
     assert "the judge gpt" in score.skipped[0].reason
+
+
+def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
+    answered = [Answered(one, "x") for one in questions(3 * MAX_FAILED)]
+    with server(Reply(b"<html>")) as (address, bodies):
+        with pytest.raises(EndpointUnavailableError, match="so it went with 20 requests in a row"):
+            scored(MMVet(), "test", "paper", questions(60), answered, judge(address, tmp_path))
+        assert len(bodies) < 5 * (MAX_FAILED + 20)
+
+
+def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
+    def answer(body):
+        time.sleep(0.05)
+        return said("<think>well</think>1.0" if body["max_tokens"] > 100 else "<think>we")
+
+    answered = [Answered(one, one.answer) for one in questions(40)]
+    with server(answer) as (address, _):
+        score = scored(MMVet(), "test", "paper", questions(40), answered, judge(address, tmp_path))
+    assert (score.value, score.questions) == (100, 40)
 
 
 def test_a_judge_that_fails_at_all_is_an_error(tmp_path):

@@ -7,7 +7,8 @@ from PIL import Image
 
 import mgm
 from mgm.errors import MGMError
-from mgm.eval.harness.models import MAX_FAILED, EndpointAnswerer, EngineAnswerer
+from mgm.eval.harness.models import EndpointAnswerer, EngineAnswerer
+from mgm.eval.harness.openai_client import MAX_FAILED
 from mgm.eval.harness.question import Question
 from mgm.eval.harness.response_cache import AnswerCache
 from mgm.eval.harness.runner import answered, run
@@ -114,7 +115,7 @@ def test_a_server_that_answers_nothing_is_not_asked_everything(reply, tmp_path):
     questions = [Question(f"{n}", f"what {n}?") for n in range(3 * MAX_FAILED)]
     with server(reply) as (address, bodies):
         answerer = EndpointAnswerer(address, "m", 4, wait=0.0001)
-        with pytest.raises(MGMError, match=f"so it went with {MAX_FAILED} questions in a row"):
+        with pytest.raises(MGMError, match=f"so it went with {MAX_FAILED} requests in a row"):
             run(questions, answerer, AnswerCache(tmp_path, "there"))
         assert len(bodies) < 5 * (MAX_FAILED + 10)
 

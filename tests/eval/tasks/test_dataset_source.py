@@ -10,7 +10,7 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.scoring import scored
 from tests.eval.fixtures import png
@@ -396,3 +396,25 @@ def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
     assert mmbench.credit(Answered(question, "hm"), protocol, Named("no", "no", "no")) == 0
     score = scored(mmbench, "dev", protocol, [question], [Answered(question, "B")], Judge())
     assert score.judge == "rules"
+
+
+def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
+    """A row with more columns, without an image, with one that is none, and with fewer columns."""
+    red = base64.b64encode(png("red")).decode()
+    rows = [["1", "red", red], ["2", "red", red, "more"], ["3", "red", ""], ["4", "red", "[" * 99],
+            ["5"], ["6", "red", str([red, 7])], ["7", "blue", "1"], ["7", "blue", red]]  # fmt: skip
+    columns = ["index", "answer", "image", "question", "A", "B"]
+    body = [[*row[:3], "Which?", "red", "blue", *row[3:]] if len(row) > 1 else row for row in rows]
+    file = tmp_path / "SEEDBench_IMG.tsv"
+    with file.open("w", newline="") as made:
+        csv.writer(made, delimiter="\t").writerows([columns, *body])
+    skipped: list[SkippedQuestion] = []
+    found = list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit", skipped))
+    assert [(one.id, one.source_index) for one in found] == [("1", "index 1"), ("7", "index 7")]
+    assert [content(one) for one in found] == [(png("red"),)] * 2
+    reasons = [one.reason for one in skipped]
+    assert len(reasons) == 6
+    assert "row 3: has more columns than the first" in reasons[0]
+    assert reasons[-1] == "another question before has this id"
+    with pytest.raises(MGMError, match="has more columns"):
+        list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit"))

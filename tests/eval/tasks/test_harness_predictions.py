@@ -239,7 +239,7 @@ def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"0": "yes"}))
     with pytest.raises(MGMError, match="is a pickle, which can run any program"):
         read_answers(tmp_path / "m.pkl", kind, questions)
-    for content in (b"index\tprediction\n0\t\xff\xfe", b"PK\x03\x04", b"a\tb\n1\t2\t3\n"):
+    for content in (b"index\tprediction\n0\t\xff\xfe", b"PK\x03\x04", b"a\tb\n1\t2\t3\n", b""):
         (tmp_path / "m.tsv").write_bytes(content)
         with pytest.raises(MGMError, match=r"m\.tsv"):
             read_answers(tmp_path / "m.tsv", kind, questions)
