@@ -12,11 +12,13 @@ from mgm.engine.loading import load
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 
 __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "Engine",
+    "FusionConfig",
     "MGMConfig",
     "MGMError",
     "MGMForConditionalGeneration",

@@ -39,6 +39,7 @@ from mgm.errors import MGMError, hub_errors, one_line
 from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.loading import save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 
 
 class Stream(Iterator[str]):
@@ -167,6 +168,27 @@ class Engine:
     def template(self) -> Template:
         """How prompts are written."""
         return self._prompts.template
+
+    @property
+    def fusion(self) -> FusionConfig:
+        """How the encoders' outputs become image tokens; not saved with the model where it is set.
+
+        Encoded images and prompts are kept for each setting, so that none sees those of another.
+
+        Raises:
+            MGMError: the model cannot be run so, or answers are being written.
+        """
+        return self.model.fusion
+
+    @fusion.setter
+    def fusion(self, fusion: FusionConfig) -> None:
+        self.compute(partial(self._set_fusion, fusion))
+
+    def _set_fusion(self, fusion: FusionConfig) -> None:
+        with self.turn:
+            if self.scheduler.busy:
+                raise MGMError("answers are being written; set the fusion before or after them")
+            self.model.fusion = fusion
 
     def compile_decoding(self, **options: Any) -> None:
         """Compile the steps that write a token, which takes up to a minute.

@@ -15,6 +15,7 @@ from mgm.model.files.hub import checkpoint_folder
 from mgm.model.loading import load_model
 from mgm.model.ops.attention import set_attention
 from mgm.model.ops.onednn_linear import use_onednn
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 
 
 def load(
@@ -31,6 +32,7 @@ def load(
     attention: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    fusion: FusionConfig | None = None,
 ) -> Engine:
     """Load a model, in the native or in a published layout, ready to answer.
 
@@ -56,10 +58,12 @@ def load(
             "eager"; None: the model's own, sdpa unless its config.json names another.
         revision: branch, tag or commit on the hub.
         token: for a private repository of the hub; None: the one that was logged in with.
+        fusion: how both encoders' outputs become image tokens, for ablations; None: as the model's
+            config.json says.
 
     Raises:
-        MGMError: the folder holds no model of ours, the device or dtype is not there, or
-            `speculative_tokens` is negative.
+        MGMError: the folder holds no model of ours, the device or dtype is not there,
+            `speculative_tokens` is negative, or the model cannot be run with `fusion`.
     """
     if not os.fspath(path):
         raise MGMError("the model's path is empty; give the folder of a model")
@@ -72,6 +76,8 @@ def load(
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
         rows = model.config.text_config.vocab_size
+        if fusion is not None:
+            model.fusion = fusion
         if attention is not None:
             set_attention(model, attention)
         if compile_vision and not text_only:

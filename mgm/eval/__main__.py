@@ -4,30 +4,37 @@ With torchrun, every process answers questions about other images, on a GPU of i
 """
 
 import argparse
-import datetime
 import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
-from mgm.errors import MGMError, Parser, run_command, write_output
+from mgm.errors import MGMError, run_command, write_output
+from mgm.eval.ablation.ablation_run import AblationRun
+from mgm.eval.compare.comparison import compare_folders
+from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.harness.response_cache import AnswerCache, settings_name
-from mgm.eval.harness.runner import answered, run, share
-from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.report.report import compared, table, write_report
-from mgm.eval.report.score import Score, load_score, save_score, scored
-from mgm.eval.report.statistics import compare
-from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS, Benchmark
+from mgm.eval.harness.question import Answered
+from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
+from mgm.eval.harness.runner import Shared, answered, gather, run
+from mgm.eval.options import SETTINGS, model_settings, parse
+from mgm.eval.plan import Task, plan
+from mgm.eval.registry import BENCHMARKS
+from mgm.eval.report.examples import write_samples
+from mgm.eval.report.report import table, write_report
+from mgm.eval.report.run_info import data_info, known_model, run_info
+from mgm.eval.report.score import Score, write_files
+from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
 
 logger = logging.getLogger("mgm.eval")
-_Asked = tuple[Benchmark, str, str, list[Question]]  # with split and protocol
+EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,44 +46,41 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("mgm").setLevel(logging.INFO if process == 0 else logging.WARNING)
     options = parse(words)
     if options.compare:
-        return compare_folders(*options.compare)
-    asked = _asked(options)  # faults of the data are found before the model loads
+        return compare(options)
+    tasks = plan(options)  # faults of the data are found before the model loads
+    ablations = AblationRun(
+        options.ablate,
+        {name: (one.kind, one.split, one.protocol, one.asked) for name, one in tasks.items()},
+    )
     if options.dry_run:
-        for name, (_, _, protocol, questions) in asked.items():
-            write_output(f"{name}: {len(questions)} questions, protocol {protocol}\n")
+        for name, task in tasks.items():
+            write_output(f"{name}: {len(task.asked)} questions, protocol {task.protocol}\n")
         return 0
-    title, facts = _model_name(options)
+    title, deciding = model_settings(options)
     output = options.output or Path("work_dirs/eval") / title
     cache = AnswerCache(
-        output / "answers", settings_name(options.model_path or title, facts), process
+        output / "answers", settings_name(options.model_path or title, deciding), process
     )
+    model = _model(options, title) | deciding
+    failed: list[str] = []
     if not options.score_only and options.answers is None:
-        answerer = _answerer(options)
-        for name, (_, _, _, questions) in asked.items():
-            run(questions, answerer, cache, process, processes, name if process == 0 else "")
-    _collect(asked, cache, process, processes)
+        answerer = _answerer(options, model)
+        ablations.check_model(answerer)
+        failed += _ask(tasks, answerer, cache, process, processes)
+        if not failed:
+            ablations.ask(answerer, cache, process, processes)
+    shared = {name: Shared(task.asked, cache, task.skipped) for name, task in tasks.items()}
+    others = {name: Shared(*pair) for name, pair in ablations.caches(cache).items()}
+    gather(shared | others, failed, cache, process, processes)
     if process:
-        return 0
+        return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
-    scores: list[Score] = []
-    said: dict[str, Sequence[Answered]] = {}
-    for name, (kind, split, protocol, questions) in asked.items():
-        if options.answers is None:
-            said[name] = answered(questions, cache)
-        else:
-            found = read_answers(options.answers, kind, questions)
-            found.tell(options.answers)
-            said[name] = found.answered
-        scores.append(scored(kind, split, protocol, questions, said[name], judge))
-        folder = output / kind.name / split / protocol
-        folder.mkdir(parents=True, exist_ok=True)
-        save_score(scores[-1], folder / "score.json")
-        for path in kind.submission(said[name], folder, split):
-            logger.info("wrote %s", path)
-    write_report(output, title, scores, said)
-    write_output(table(scores, title))
+    scores = _score_all(tasks, cache, judge, model, output, options, failed)
+    tables = _ablated(ablations, scores, cache, judge, output, options, failed)
+    write_report(output, title)
+    write_output(table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
         usage = judge.usage
@@ -84,130 +88,163 @@ def main(words: Sequence[str] | None = None) -> int:
             "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
             judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
         )  # fmt: skip
-    return 0
+    for message in failed:
+        logger.error("error: %s", message)
+    return EXIT_FAILED if failed else 0
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+def compare(options: argparse.Namespace) -> int:
+    """Print how models differ, and write it where --output says; returns the exit status.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: nothing was scored of two models.
     """
-    parser = Parser(prog="python -m mgm.eval", description="Ask a model benchmarks' questions.")
-    add = parser.add_argument
-    add("--benchmark", nargs="+", default=[], metavar="NAME[:SPLIT]", help=", ".join(BENCHMARKS))
-    add("--model-path", metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
-    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
-    add("--dtype", help="float32, bfloat16 or float16; default: as fits the device")
-    add("--quantize", metavar="KIND", help="int8, llm-int8 or int4")
-    add(
-        "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
+    comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
+    for one in comparisons:
+        write_output(f"{line(one)}\n")
+    if options.output is not None:
+        write_comparison(options.output, comparisons, problems)
+        logger.info("wrote %s", options.output)
+    for problem in problems:
+        logger.error("error: %s", problem)
+    return EXIT_FAILED if problems else 0
+
+
+def _ask(
+    tasks: Mapping[str, Task],
+    answerer: Answerer,
+    cache: AnswerCache,
+    process: int,
+    processes: int,
+) -> list[str]:
+    """Have all questions answered; what cannot be is in each task's `skipped` afterwards.
+
+    Returns:
+        The error that ended it; what was answered before is scored.
+
+    Raises:
+        MGMError: an answer cannot be written.
+    """
+    for name, task in tasks.items():
+        bar = name if process == 0 else ""
+        try:
+            task.skipped += run(task.asked, answerer, cache, process, processes, bar)
+        except NotWrittenError:
+            raise
+        except MGMError as error:
+            return [f"{name}: {error}"]
+    return []
+
+
+def _score_all(
+    tasks: Mapping[str, Task],
+    cache: AnswerCache,
+    judge: Judge,
+    model: Mapping[str, Any],
+    output: Path,
+    options: argparse.Namespace,
+    failed: list[str],
+) -> dict[str, Score]:
+    """Score what can be; errors of the others are added to `failed`.
+
+    Raises:
+        MGMError: nothing can be scored, or a file cannot be written.
+    """
+    scores: dict[str, Score] = {}
+    for name, task in tasks.items():
+        try:
+            answers = _answers(task, cache, options)
+            scores[name] = _score(task, answers, judge, model, output, options)
+        except NotWrittenError:
+            raise
+        except MGMError as error:
+            failed.append(f"{name}: {error}")
+    if not scores:
+        raise MGMError("; ".join(failed))
+    return scores
+
+
+def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
+    """The answers to what is asked, from a file of another program or of this one's.
+
+    Raises:
+        MGMError: the file cannot be read, or is of other questions.
+    """
+    if options.answers is None:
+        return answered(task.asked, cache)
+    found = read_answers(options.answers, task.kind, task.questions)
+    found.tell(options.answers)
+    asked = {question.id for question in task.asked}
+    return [answer for answer in found.answered if answer.question.id in asked]
+
+
+def _score(
+    task: Task,
+    answers: Sequence[Answered],
+    judge: Judge,
+    model: Mapping[str, Any],
+    output: Path,
+    options: argparse.Namespace,
+) -> Score:
+    """Score a benchmark, and write what its folder has of it.
+
+    Raises:
+        MGMError: nothing can be scored, or a file cannot be written.
+    """
+    kind, split, protocol = task.kind, task.split, task.protocol
+    folder = output / kind.name / split / protocol
+    score = scored(
+        *(kind, split, protocol, task.questions, answers, judge),
+        skipped=task.skipped,
+        without_thinking=options.strip_thinking,
     )
-    add("--model", metavar="NAME", help="of the model at the endpoint")
-    add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
-    add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
-    add("--output", type=Path, metavar="FOLDER", help="default: work_dirs/eval/MODEL")
-    add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
-    add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
-    add("--dry-run", action="store_true", help="only say how many questions there are")
-    add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
-    add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
-    add("--judge", metavar="MODEL", help="scores free answers; default: rules")
-    add("--judge-url", default="https://api.openai.com/v1", metavar="URL", help="of its endpoint")
-    add("--compare", nargs=2, type=Path, metavar="FOLDER", help="two outputs, question by question")
-    options = parser.parse_args(words)
-    if options.compare:
-        return options
-    if not options.benchmark:
-        raise MGMError(f"--benchmark: name one or several of {', '.join(BENCHMARKS)}")
-    if options.answers is not None and len(options.benchmark) != 1:
-        raise MGMError("--answers: name the one --benchmark that they are of")
-    if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
-        raise MGMError("give --model-path, or --endpoint with --model, or --answers")
-    if options.endpoint is not None and options.model is None:
-        raise MGMError("--endpoint: name the model there with --model")
-    for name in ("batch_size", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
-    return options
-
-
-def _asked(options: argparse.Namespace) -> dict[str, _Asked]:
-    """What is asked, by the names of benchmarks with their splits.
-
-    Raises:
-        MGMError: there is no such benchmark, or its data is missing or damaged.
-    """
-    asked: dict[str, _Asked] = {}
-    for kind, split in [benchmark(name, options.protocol) for name in options.benchmark]:
-        offered = kind.protocols_of(split) or [PAPER]
-        protocol = options.protocol if options.protocol in offered else offered[0]
-        kind.check(split, protocol)
-        if options.protocol and protocol != options.protocol:
-            logger.warning(
-                "%s:%s has no protocol %s; %s is used", kind.name, split, options.protocol, protocol
-            )
-        questions = list(kind.questions(options.data / kind.folder, split, protocol))
-        _check_ids(kind, questions)
-        asked[f"{kind.name}:{split}"] = (kind, split, protocol, questions[: options.limit])
-    return asked
-
-
-def compare_folders(first: Path, second: Path) -> int:
-    """Print how two models differ, by what was scored of both; returns the exit status.
-
-    Raises:
-        MGMError: nothing was.
-    """
-    names = sorted(
-        {path.relative_to(first) for path in first.rglob("score.json")}
-        & {path.relative_to(second) for path in second.rglob("score.json")}
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    run = run_info(
+        known_model(dict(model), folder / "score.json"),
+        settings | {"answers": options.answers and str(options.answers)},
+        data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
+        answers,
     )
-    if not names:
-        raise MGMError(f"{first} and {second}: no benchmark was scored of both by one protocol")
-    for name in names:
-        one, other = load_score(first / name), load_score(second / name)
-        both = [key for key in one.credits if key in other.credits]
-        if not both:
-            continue
-        found = compare(
-            [one.credits[key] for key in both],
-            [other.credits[key] for key in both],
-            [one.groups[key] for key in both],
-        )
-        line = compared(first.name, second.name, f"{one.benchmark}, {one.scorer}", found)
-        write_output(line + "\n")
-    return 0
+    score = replace(score, run=run)
+    written = write_files(kind, split, score, answers, folder)
+    write_samples(folder, kind, score, answers, options.strip_thinking)
+    for path in written:
+        logger.info("wrote %s", path)
+    return score
 
 
-def _check_ids(kind: Benchmark, questions: Sequence[Question]) -> None:
-    counts = Counter(one.id for one in questions)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise MGMError(
-            f"{kind.name}: {len(twice)} ids of questions come twice, such as {min(twice)!r}; "
-            "the file is damaged"
-        )
-    if not questions:
-        raise MGMError(f"{kind.name}: its file has no questions")
+def _ablated(
+    ablations: AblationRun,
+    scores: Mapping[str, Score],
+    cache: AnswerCache,
+    judge: Judge,
+    output: Path,
+    options: argparse.Namespace,
+    failed: list[str],
+) -> str:
+    """Tables of ablations; an error is added to `failed`.
+
+    Raises:
+        MGMError: a file cannot be written.
+    """
+    try:
+        return ablations.report(output, scores, cache, judge, options.strip_thinking)
+    except NotWrittenError:
+        raise
+    except MGMError as error:
+        failed.append(str(error))
+        return ""
 
 
-def _model_name(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
-    """What the model is called, and what besides its weights decides its answers."""
-    if options.answers is not None:
-        return options.model or options.answers.stem, {}
-    if options.endpoint is not None:
-        return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
-    names = ("model_base", "conv_mode", "dtype", "quantize")
-    folder = Path(options.model_path)
-    title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
-    return title, {name: getattr(options, name) for name in names}
+def _model(options: argparse.Namespace, title: str) -> dict[str, Any]:
+    """What is known of the model before it is loaded."""
+    folder = Path(options.model_path or "")
+    digest = model_digest(folder) if options.model_path and folder.is_dir() else None
+    return {"name": title, "path": options.model_path, "digest": digest}
 
 
-def _answerer(options: argparse.Namespace) -> Answerer:
+def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
+    """The back end; what is known of the model when it is loaded goes into `model`."""
     if options.endpoint is not None:
         return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
     device = options.device
@@ -225,37 +262,10 @@ def _answerer(options: argparse.Namespace) -> Answerer:
     )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
+    model["device"] = str(engine.model.device)
+    model["dtype"] = str(engine.model.dtype).removeprefix("torch.")
+    model["conv_mode"] = options.conv_mode or engine.processor.conversation
     return EngineAnswerer(engine, options.batch_size)
-
-
-def _collect(asked: dict[str, _Asked], cache: AnswerCache, process: int, processes: int) -> None:
-    """Have the first process know the answers of all, which may be on other machines.
-
-    It waits for every process; one that fails ends all, by torchrun.
-    """
-    if processes == 1:
-        return
-    import torch.distributed as dist
-
-    # By question: a copy of the model on another machine has other keys.
-    said = {}
-    for name, (_, _, _, questions) in asked.items():
-        own = answered(share(questions, process, processes), cache)
-        said[name] = {one.question.id: one.text for one in own}
-    parts: list[dict[str, dict[str, str]]] | None = None
-    if process == 0:
-        parts = [{} for _ in range(processes)]
-    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object(said, parts)
-    dist.destroy_process_group()
-    if parts is None:
-        return
-    cache.reload()
-    for name, (_, _, _, questions) in asked.items():
-        texts = dict(pair for part in parts for pair in part[name].items())
-        for question in questions:
-            if question.id in texts and cache.get(key := cache.key(question)) is None:
-                cache.put(key, texts[question.id])
 
 
 if __name__ == "__main__":

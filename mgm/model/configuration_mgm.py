@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from transformers import PretrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mgm.errors import MGMError
-from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_names, check_text_config
+from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_names
 from mgm.model.files.json_fields import check_fields, shown
 from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.published_layout.config_fields import (
@@ -17,7 +16,9 @@ from mgm.model.published_layout.config_fields import (
     published_field_names,
     translate_config,
 )
+from mgm.model.text_config import text_config_from
 from mgm.model.vision.convnext_config import ConvNextTowerConfig, convnext_config_from
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.vit import tower_kind, vision_config_from
 
 PROJECTOR_TYPES = "linear, mlpNx_gelu (N from 1 to 99, for instance mlp2x_gelu), identity"
@@ -56,6 +57,8 @@ class MGMConfig(PretrainedConfig):
         model_max_length: tokens of a sample after image markers are expanded; None: unlimited.
         optimize_vision_tower: whether the low-resolution tower is trained.
         optimize_vision_tower_aux: whether the high-resolution tower is trained.
+        fusion: how the towers' outputs become image tokens, or its dictionary; None: by mining. It
+            is saved where it differs from that.
 
     Raises:
         MGMError: a value does not fit; names the field, the value and what would fit.
@@ -86,6 +89,7 @@ class MGMConfig(PretrainedConfig):
         model_max_length: int | None = None,
         optimize_vision_tower: bool = False,
         optimize_vision_tower_aux: bool = False,
+        fusion: FusionConfig | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.text_config = text_config_from(text_config)
@@ -105,6 +109,7 @@ class MGMConfig(PretrainedConfig):
         self.model_max_length = model_max_length
         self.optimize_vision_tower = optimize_vision_tower
         self.optimize_vision_tower_aux = optimize_vision_tower_aux
+        self.fusion = FusionConfig.from_json(fusion)
         kwargs.setdefault("tie_word_embeddings", False)  # the language model ties its own, or not
         super().__init__(**kwargs)
         self.check()
@@ -212,6 +217,7 @@ class MGMConfig(PretrainedConfig):
             self.image_aspect_ratio,
             "pad, square",
         )
+        self.fusion.check_model(self)
         if self.vision_aux_config is not None:
             step = STEM_STRIDE * self.tokens_per_side * self.image_grid
             below = self.image_size_aux // step * step
@@ -224,6 +230,13 @@ class MGMConfig(PretrainedConfig):
                 f"window for each token ({STEM_STRIDE} pixels per position x "
                 f"{self.tokens_per_side} tokens per side x image_grid {self.image_grid})",
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON has them; `fusion` where it is not the default."""
+        values = super().to_dict()
+        values.pop("fusion", None)
+        changed = self.fusion.to_json()
+        return values | {"fusion": changed} if changed else values
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -266,31 +279,6 @@ class MGMConfig(PretrainedConfig):
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         return cls.from_dict(config_dict, **kwargs)
-
-
-def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> PretrainedConfig:
-    """The language model's config from a dictionary, with exactly the activation it names.
-
-    Raises:
-        MGMError: transformers knows no such `model_type`.
-    """
-    if isinstance(given, PretrainedConfig):
-        return given
-    values: dict[str, Any] = dict(given or {"model_type": "llama"})
-    check_text_config(values, "text_config.")
-    model_type = values.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise MGMError(
-            f"config: text_config.model_type is {shown(model_type)}, which transformers does not "
-            "know; valid: a causal one such as llama, gemma, mixtral, mistral, qwen3 or phi3"
-        )
-    # Compat: transformers turns Gemma's exact gelu into the tanh approximation, but the published
-    # Gemma models were trained and evaluated with the exact one. So it is set afterwards.
-    activation = values.pop("hidden_act", None)
-    config = CONFIG_MAPPING[model_type](**values)
-    if activation is not None:
-        config.hidden_act = activation
-    return config
 
 
 def _demand(holds: bool, field: str, found: object, valid: str) -> None:

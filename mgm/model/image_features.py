@@ -10,7 +10,8 @@ from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.ops.compile import check_compiler
 from mgm.model.vision.convnext import ConvNextTower
-from mgm.model.vision.image_views import Views
+from mgm.model.vision.fusion.fusion_config import FusionConfig
+from mgm.model.vision.image_views import Views, blurred
 from mgm.model.vision.patch_info_mining import PatchInfoMining, downscaled
 from mgm.model.vision.projector import build_projector
 from mgm.model.vision.vit import VisionTower, build_vision_tower
@@ -33,6 +34,7 @@ class SeesImages:
     mining: PatchInfoMining | None
     projector: nn.Module
     text_only: bool = False
+    _fusion: FusionConfig | None = None  # in place of the config's
 
     def build_vision(
         self,
@@ -48,10 +50,30 @@ class SeesImages:
         self.vision_tower_aux = self.mining = None
         if config.vision_aux_config is not None:
             self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
-            self.mining = PatchInfoMining(width, config.vision_aux_config.dims)
+            self.mining = PatchInfoMining(width, config.vision_aux_config.dims, config.fusion)
         self.projector = build_projector(
             config.projector_type, width, config.text_config.hidden_size
         )
+
+    @property
+    def fusion(self) -> FusionConfig:
+        """How both encoders' outputs become image tokens now; by default as the config says.
+
+        Whoever sets it changes what the model computes, and nothing that is saved.
+
+        Raises:
+            MGMError: the model cannot be run so.
+        """
+        return self._fusion or self.config.fusion
+
+    @fusion.setter
+    def fusion(self, fusion: FusionConfig) -> None:
+        if self.text_only:
+            raise MGMError("the model was loaded for texts alone; load it without text_only")
+        fusion.check_model(self.config)
+        self._fusion = fusion
+        if self.mining is not None:
+            self.mining.fusion = fusion
 
     def get_image_features(
         self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
@@ -76,9 +98,10 @@ class SeesImages:
             pixel_values, pixel_values_aux = self._views(pixel_values_aux)
         pixel_values = self._check_pixels(pixel_values, pixel_values_aux)
         tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
-        if self.mining is not None and pixel_values_aux is not None:
+        if self.mining is not None and pixel_values_aux is not None and self.fusion.uses_detail:
             stages = self.high_resolution_stages(pixel_values_aux)
-            tokens = tokens + self.mined_tokens(tokens, stages)
+            mined = self.mined_tokens(tokens, stages)
+            tokens = mined if self.fusion.high_resolution_only else tokens + mined
         cells = self.config.image_grid**2
         tokens = torch.cat([tokens[:, cells:], tokens[:, :cells]], dim=1)
         return self.projector(tokens.flatten(1, 2))
@@ -103,6 +126,8 @@ class SeesImages:
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
         """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""
         pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
+        if self.fusion.grey_low_resolution:
+            pixels = torch.zeros_like(pixels)  # normalised, the mean colour is zero
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower):
             tokens = self.vision_tower(pixels)
         return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
@@ -110,10 +135,16 @@ class SeesImages:
     def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
         """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
         tower, _ = self._mining_parts()
+        side = self.fusion.blur_high_resolution
+        if side is not None:
+            pixel_values_aux = blurred(pixel_values_aux, side)
         pixels = pixel_values_aux.to(next(tower.parameters()).dtype)
         trained = self.config.optimize_vision_tower_aux
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             stages = tower(pixels)
+        for number in self.fusion.averaged_stages:
+            stage = stages[number - 1]
+            stages[number - 1] = stage.mean((-2, -1), keepdim=True).expand_as(stage)
         return [stage.to(self._image_dtype()) for stage in stages]
 
     def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
@@ -138,6 +169,21 @@ class SeesImages:
         low, high = self._views(pixel_values_aux)
         tokens = self.low_resolution_tokens(self._check_pixels(low, high))
         return self._for_crops(mining.attention, tokens, self.high_resolution_stages(high)).float()
+
+    @torch.no_grad()
+    def mean_query(self, pixel_values_aux: Tensor) -> Tensor:
+        """The mean of what tokens ask their windows by, over all tokens of images: (C), float32.
+
+        Args:
+            pixel_values_aux: in uint8, as for `get_image_features`.
+
+        Raises:
+            MGMError: the model mines no details, or the shape is not what the config asks for.
+        """
+        _, mining = self._mining_parts()
+        low, high = self._views(pixel_values_aux)
+        tokens = self.low_resolution_tokens(self._check_pixels(low, high))
+        return mining.query(tokens).float().mean((0, 1, 2))
 
     def _for_crops(
         self,

@@ -12,6 +12,8 @@ class Named(Judge):
     def __init__(self, *says: str) -> None:
         self.says, self.asked = list(says), []
 
-    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
+    def ask(
+        self, prompt: str, temperature: float = 0.0, max_tokens: int = 128, accepts=None, system=""
+    ) -> str:
         self.asked.append((prompt, temperature))
         return self.says.pop(0)

@@ -3,9 +3,11 @@
 import hashlib
 import http.server
 import io
+import json
 import os
 import subprocess
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from mgm.errors import MGMError
+from mgm.eval.download.hub import fetched_revision
 from mgm.eval.prepare import main, provide
 from mgm.eval.registry import benchmark
 from mgm.eval.tasks.dataset_source import Needed
+from tests.eval.download.file_server import File, serving
 from tests.eval.fixtures import make_all
 from tests.hub_server import TOKEN, hub
 from tests.preloaded import PYTHON
@@ -100,6 +104,96 @@ def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
     assert main(["textvqa", "mme", "gqa", "--offline", "--data", str(tmp_path)]) == 0
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from mgm.eval.prepare import provide
+from mgm.eval.tasks.dataset_source import Needed
+address, folder = sys.argv[1], Path(sys.argv[2])
+needs = [Needed("list.json", "", f"{address}/all.zip"), Needed("images", "")]
+print(all([provide(one, folder, others=needs) for one in needs]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_kills_while_it_is_fetched_and_unpacked(tmp_path):
+    """SIGKILL at other times: nothing half-done is taken for the whole, and nothing begins anew."""
+    images = {f"all/images/{n}.png": bytes([n % 256]) * 2000 for n in range(1500)}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as made:
+        for name, text in images.items():
+            made.writestr(name, text)
+        made.writestr("all/list.json", b"{}")
+    file = File(content.getvalue(), chunk=40_000)
+    folder, begun = tmp_path / "to", []
+    words = ["-c", KILLED]
+
+    def wait_until(ready) -> None:
+        until = time.monotonic() + 60
+        while not ready() and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+    part, unpacking = folder / ".all.zip.part", folder / ".all.zip.unpacking"
+    with serving(file) as address:
+        for ready in (
+            lambda: part.exists() and part.stat().st_size > 500_000,
+            lambda: part.stat().st_size > 1_500_000,
+            lambda: len(list(unpacking.rglob("*.png"))) > 10,
+            lambda: len(list(unpacking.rglob("*.png"))) > 700,
+        ):
+            process = subprocess.Popen(
+                [PYTHON, *words, address, str(folder)], cwd=ROOT, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+            wait_until(ready)
+            process.kill()
+            process.communicate()
+            begun.append(part.stat().st_size)
+            assert not (folder / "list.json").exists()
+        done = subprocess.run(
+            [PYTHON, *words, address, str(folder)], cwd=ROOT, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
+        )  # fmt: skip
+    assert done.stdout == "True\n", done.stderr
+    assert begun == sorted(begun)
+    assert begun[2] == begun[3] == len(file.content)  # it was not fetched again
+    assert [one for one, _ in file.asked] == [None, *(f"bytes={n}-" for n in begun[:2])]
+    found = {f"all/images/{one.name}": one.read_bytes() for one in (folder / "images").iterdir()}
+    assert found == images
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "list.json"]
+
+
+def test_one_fault_keeps_nothing_else_from_being_prepared(tmp_path, caplog):
+    (tmp_path / "mmbench").mkdir()
+    (tmp_path / "mmbench" / "MMBench_DEV_EN.tsv").write_bytes(b"other")
+    words = ["mmbench", "pope", "--protocol", "vlmevalkit", "--offline", "--data", str(tmp_path)]
+    with caplog.at_level("INFO", logger="mgm"):
+        assert main(words) == 1
+    assert "MMBench_DEV_EN.tsv: has the md5" in caplog.text
+    assert "missing: put VLMEvalKit's table here" in caplog.text
+
+
+def test_a_file_that_is_another_is_not_put_in_place(tmp_path):
+    file = File(b"other")
+    with serving(file) as address:
+        needed = Needed("a.tsv", "", f"{address}/a.tsv", "0" * 32)
+        for _ in range(2):
+            with pytest.raises(MGMError, match=r"has the md5 .* not 000"):
+                provide(needed, tmp_path)
+            assert list(tmp_path.iterdir()) == []  # it is fetched again
+
+
+def test_published_names_of_folders(tmp_path):
+    mmbench = benchmark("mmbench")[0]
+    assert mmbench.folder_in(tmp_path) == tmp_path / "mmbench"
+    (tmp_path / "MMB").mkdir()
+    assert mmbench.folder_in(tmp_path) == tmp_path / "MMB"
+    (tmp_path / "mmbench").mkdir()
+    assert mmbench.folder_in(tmp_path) == tmp_path / "mmbench"
+
+
 @pytest.mark.slow
 def test_data_sets_of_the_hub(tmp_path):
     """By huggingface_hub itself, from a hub on this machine: what is needed, and nothing twice."""
@@ -122,9 +216,18 @@ def test_data_sets_of_the_hub(tmp_path):
     found = list((data / "pope" / "hub").rglob("*.parquet"))
     assert [file.name for file in found] == ["test-0.parquet"]
     assert found[0].read_bytes() == b"PAR1data/test-0.parquet"
+    record = json.loads((data / "pope" / "hub" / "revisions.json").read_text())
+    revision = record["lmms-lab-encoder/POPE"]["revision"]
+    assert fetched_revision(data / "pope" / "hub", "lmms-lab-encoder/POPE") == revision
+    assert record["lmms-lab-encoder/POPE"]["files"] == {
+        "data/test-*.parquet": ["data/test-0.parquet"]
+    }
     # Without a network it says what goes where, and counts what lies there.
     assert main([*words[2:], "--offline"]) == 0
     assert main(["gqa", "--protocol", "lmms-eval", "--data", str(data), "--offline"]) == 1
+    found[0].unlink()  # one of what was to be fetched, as after a kill
+    (found[0].parent / "test-1.parquet").write_bytes(b"PAR1")
+    assert main([*words[2:], "--offline"]) == 1
 
 
 def test_the_split_that_has_a_protocol():

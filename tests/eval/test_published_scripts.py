@@ -11,7 +11,7 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.metrics import mathvista_extraction as extraction
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import scored
+from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
 from tests.eval.fixtures import dump, lines, picture
 from tests.golden_files import golden_json
@@ -41,9 +41,9 @@ def test_textvqa_questions_in_prompts():
     for record in golden_json("eval/textvqa.json")["prompt_processor"]:
         if "error" in record:
             with pytest.raises(MGMError, match="there is no question in the prompt"):
-                textvqa.asked(record["prompt"])
+                textvqa.bare_question(record["prompt"])
         else:
-            assert textvqa.asked(record["prompt"]).lower() == record["output"]
+            assert textvqa.bare_question(record["prompt"]).lower() == record["output"]
 
 
 def test_pope(tmp_path):

@@ -21,7 +21,8 @@ from mgm.eval.harness.question import Answered, Question
 from mgm.eval.harness.response_cache import AnswerCache, settings_name
 from mgm.eval.harness.runner import answered, by_image, run
 from mgm.eval.registry import benchmark
-from mgm.eval.report.score import load_score, scored
+from mgm.eval.report.score import load_score
+from mgm.eval.report.scoring import scored
 from mgm.serve.worker.app import worker_application
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture
@@ -159,7 +160,7 @@ def test_the_command_line(data, model, tmp_path, capfd):
     assert "data:image/jpeg;base64," in page
     assert main([*words, "--score-only"]) == 0
     assert main(["--compare", str(out), str(out)]) == 0
-    assert "they are the same" in capfd.readouterr().out
+    assert "difference +0.00" in capfd.readouterr().out
     limited = command(data, model, tmp_path / "some", "--benchmark", "mme", "--limit", "2")
     assert main(limited) == 0
     assert "partial, 2 of 2374" in capfd.readouterr().out
@@ -168,7 +169,7 @@ def test_the_command_line(data, model, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("", "--benchmark: name one"),
+        ("", "--benchmark: name some"),
         ("--benchmark textvqa", "give --model-path, or --endpoint"),
         ("--benchmark textvqa --endpoint http://x", "name the model"),
         ("--benchmark imagenet --model-path x", "no benchmark is called 'imagenet'"),
@@ -305,22 +306,24 @@ def test_a_judge(data, tmp_path):
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
         score = scored(kind, split, "paper", questions, said, judge)
         assert (score.value, score.judge) == (50, "gpt")
-        assert asked[-1]["messages"][0]["content"].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
+        prompts = [body["messages"][0]["content"] for body in asked]
+        assert prompts[0].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
+        assert prompts[-1].endswith("x = -1 | \nPredict the correctness of the answer (digit): ")
         assert [body["temperature"] for body in asked] == [0, 0, 0, 0.5]
         assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
         again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
         assert scored(kind, split, "paper", questions, said, again).value == 50
-        assert len(asked) == 4  # what it said is known
-    for answers, text in (
-        (["soon"], "no number from 0 to 1"),
-        ([401], "refuses"),
-        ([None], "refuses"),
-    ):
-        app, _ = judge_application(answers)
-        with running(app) as address:
-            judge = ModelJudge("gpt", f"{address}/v1", tmp_path / f"{answers[0]}.jsonl", wait=0.001)
-            with pytest.raises(MGMError, match=text):
-                scored(kind, split, "paper", questions, said, judge)
+        assert len(asked) == 5  # what could be parsed is known
+    for reply in ("soon", None):
+        app, _ = judge_application([reply])
+        with running(app) as address:  # a reply that is no mark costs its question
+            judge = ModelJudge("gpt", f"{address}/v1", tmp_path / f"{reply}.jsonl", wait=0.001)
+            assert scored(kind, split, "paper", questions, said, judge).value == 0
+    app, _ = judge_application([401])
+    with running(app) as address:
+        judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "401.jsonl", wait=0.001)
+        with pytest.raises(MGMError, match="refuses"):
+            scored(kind, split, "paper", questions, said, judge)
     assert scored(kind, split, "paper", questions, said, Judge()).judge == "rules"
 
 
@@ -331,3 +334,22 @@ def test_other_weights_are_another_model(tmp_path):
     names = {settings_name(str(tmp_path / name), {}) for name in ("a", "b")}
     names |= {settings_name(str(tmp_path / "a"), {"dtype": "float16"})}
     assert len(names) == 3
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    base = {"model_base": str(tmp_path / "base")}
+    names.add(settings_name(str(tmp_path / "a"), base))
+    (tmp_path / "base" / "config.json").write_text("[]")
+    names.add(settings_name(str(tmp_path / "a"), base))
+    (tmp_path / "a" / "chat_template.jinja").write_text("x")  # it decides answers, too
+    names.add(settings_name(str(tmp_path / "a"), {}))
+    assert len(names) == 6
+
+
+def test_times_and_other_files_make_no_other_model(tmp_path):
+    """Nor does the folder that the one of the model's name lies in."""
+    for parent in ("one", "two"):
+        (tmp_path / parent / "m").mkdir(parents=True)
+        (tmp_path / parent / "m" / "model.safetensors").write_bytes(b"weights")
+    os.utime(tmp_path / "two" / "m" / "model.safetensors", (1, 1))
+    (tmp_path / "two" / "m" / "README.md").write_text("read me")
+    assert len({settings_name(str(tmp_path / name / "m"), {}) for name in ("one", "two")}) == 1

@@ -4,7 +4,7 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -21,6 +21,7 @@ from mgm.engine.core.faults import as_fault
 from mgm.engine.inputs.encoder_cache import FeatureCache, image_key
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.vision.fusion.fusion_config import DEFAULT_FUSION, FusionConfig
 
 IMAGES_AT_ONCE = 8  # that go through the towers together
 FILES = 10_000  # whose images are remembered by their bytes
@@ -34,11 +35,13 @@ class PreparedImage:
         key: the same for the same pixels, seen in the same way.
         features: (image tokens, width), if they were known.
         pixels: (1, 3, A, A) uint8, what the model takes, if they were not.
+        fusion: with which the model sees it.
     """
 
     key: bytes
     features: Tensor | None
     pixels: Tensor | None
+    fusion: FusionConfig = DEFAULT_FUSION
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class ImageEncoder:
             MGMError: there is no image, or it is damaged or larger than the limits.
         """
         processor = self.processor.image_processor
-        settings = f"{processor.to_json_string()} {self.model.dtype}"
+        fusion = self.model.fusion
+        settings = f"{processor.to_json_string()} {self.model.dtype} {fusion.to_json()}"
         names: list[tuple[bytes | int, str]] = []
         todo: dict[tuple[bytes | int, str], partial[PreparedImage]] = {}
         orientations = [None] * len(sources) if orientations is None else orientations
@@ -149,7 +153,7 @@ class ImageEncoder:
         else:
             done = [call() for call in todo.values()]
         prepared = dict(zip(todo, done, strict=True))
-        return [prepared[name] for name in names]
+        return [replace(prepared[name], fusion=fusion) for name in names]
 
     def _of_file(
         self, content: bytes, name: str, digest: bytes, settings: str, orientation: str
@@ -186,8 +190,11 @@ class ImageEncoder:
         """The features of images: (image tokens, width) each.
 
         Raises:
-            MGMError: the device has too little memory for one, or nobody computes any more.
+            MGMError: the device has too little memory for one, nobody computes any more, or the
+                model's fusion was changed since they were prepared.
         """
+        if any(image.fusion != self.model.fusion for image in images):
+            raise MGMError("the fusion was changed after images were prepared; prepare them anew")
         wanted: dict[bytes, Future[Tensor]] = {}
         with self._lock:
             before = len(self._waiting)

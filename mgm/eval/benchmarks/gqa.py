@@ -9,7 +9,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Packed, images_of, matching
 from mgm.eval.tasks.files import read_json
@@ -38,9 +38,8 @@ class _HubScenes(HubFiles):
             for row in self.records(folder, self.pictures)
         }
         for row in self.records(folder, self.pattern):
-            if row["imageId"] not in images:
-                raise MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
-            yield row, images[row["imageId"]]
+            fault = MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
+            yield row, images.get(row["imageId"], fault)
 
     def needed(self) -> list[Needed]:
         """See `Source`."""
@@ -70,17 +69,22 @@ class GQA(Benchmark):
             Needed("data/images", "GQA, unpacked", f"{site}/images.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "data" / "testdev_balanced_questions.json"
         truths = read_json(file)
         questions = folder / "llava_gqa_testdev_balanced.jsonl"
-        for question in llava_questions(questions, folder / "data" / "images"):
+
+        def complete(question: Question, index: int) -> Question:
             truth = truths.get(question.id)
             if truth is None:
                 raise MGMError(f"{file}: has no question {question.id}")
             kind = truth.get("types", {}).get("structural", "")
-            yield replace(question, answer=truth["answer"], category=kind)
+            return replace(question, answer=truth["answer"], category=kind)
+
+        yield from llava_questions(questions, folder / "data" / "images", complete=complete)
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -100,7 +104,7 @@ class GQA(Benchmark):
         """Whether the answer is the right one; lmms-eval looks at no case and no punctuation."""
         text, answer = answered.text, answered.question.answer
         if protocol == LMMS_EVAL:
-            return float(_bare(text) == _bare(answer))
+            return float(_bare(text.strip()) == _bare(answer))
         return float(submitted(text) == answer)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
@@ -112,7 +116,8 @@ class GQA(Benchmark):
 
 
 def _bare(text: str) -> str:
-    return text.lower().translate(PUNCTUATION)
+    # lmms-eval compares numpy's texts: lower case does not lengthen them, and no NUL ends them.
+    return text.lower()[: len(text)].translate(PUNCTUATION).rstrip("\0")
 
 
 def submitted(text: str) -> str:

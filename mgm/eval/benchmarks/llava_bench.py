@@ -1,34 +1,32 @@
 """LLaVA-Bench in the wild: free answers, compared with those of a language model that saw texts."""
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
+from math import isfinite
 from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
 from mgm.eval.tasks.benchmark import PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import Needed
 from mgm.eval.tasks.files import read_lines
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
 
-RULE = (
-    "We would like to request your feedback on the performance of two AI assistants in response to "
-    "the user question displayed above. The user asks the question on observing an image. For your "
-    "reference, the visual content in the image is represented with caption(s) describing the "
-    "image.\n"
-    "Please rate the helpfulness, relevance, accuracy, level of details of their responses. Each "
-    "assistant receives an overall score on a scale of 1 to 10, where a higher score indicates "
-    "better overall performance.\n"
-    "Please first output a single line containing only two values indicating the scores for "
-    "Assistant 1 and 2, respectively. The two scores are separated by a space."
-)
+TRIES = 3  # of a judge whose reply has no two marks
+TEMPERATURE, TEMPERATURE_STEP = 0.2, 0.3  # of the first try, and what each further one adds
+SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
+HIGHEST_MARK = 10
+NO_MARKS = (-1.0, -1.0)  # what LLaVA's review takes for a reply without marks
 
 
 class LLaVABench(Benchmark):
-    """The judge's marks for answers, in per cent of those for the reference's."""
+    """The mean of the judge's marks for answers, in per cent of that for the reference's.
+
+    Source: summarize_gpt_review.py of LLaVA: a ratio of means, no mean of ratios.
+    """
 
     name, title, folder = "llava-bench", "LLaVA-Bench (wild)", "llava-bench-in-the-wild"
     metric = "relative marks"
@@ -42,61 +40,107 @@ class LLaVABench(Benchmark):
         names = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl", "images")
         return [Needed(name, hub) for name in names]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         captions = {one["image"]: one["caption"] for one in read_lines(folder / "context.jsonl")}
         references = {
             str(one["question_id"]): one["text"]
             for one in read_lines(folder / "answers_gpt4.jsonl")
         }
-        read = llava_questions(
-            folder / "questions.jsonl",
-            folder / "images",
-            1024,
-            category=lambda record: str(record.get("category", "")),
-        )
-        for question in read:
+
+        def complete(question: Question, index: int) -> Question:
             if question.id not in references:
                 raise MGMError(f"{folder / 'answers_gpt4.jsonl'}: has no question {question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=references[question.id],
                 facts={**question.facts, "caption": captions.get(question.group, "")},
             )
 
+        yield from llava_questions(
+            folder / "questions.jsonl",
+            folder / "images",
+            1024,
+            complete=complete,
+            category=lambda record: str(record.get("category", "")),
+        )
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """The marks of the answer by those of the reference; by rules, the words they share.
+        """The answer's mark with the reference's; by rules, the words they share.
 
         Raises:
-            MGMError: the judge does not answer, or gives no marks.
+            MGMError: the judge does not reply.
         """
-        question = answered.question
         if not judge.is_model:
-            return shared_words(answered.text, question.answer)
-        said = judge.ask(
-            f"[Context]\n{question.facts['caption']}\n\n[Question]\n{question.facts['prompt']}\n\n"
-            f"[Assistant 1]\n{question.answer}\n\n[End of Assistant 1]\n\n[Assistant 2]\n"
-            f"{answered.text}\n\n[End of Assistant 2]\n\n[System]\n{RULE}\n\n",
-            temperature=0.2,
-            max_tokens=1024,
+            return shared_words(answered.text, answered.question.answer)
+        prompt, reply = judge_prompt(answered), ""
+        for attempt in range(TRIES):
+            reply = judge.ask(
+                prompt,
+                temperature=TEMPERATURE + TEMPERATURE_STEP * attempt,
+                max_tokens=1024,
+                accepts=lambda text: marks(text) is not None,
+                system=SYSTEM,
+            )
+            found = marks(reply)
+            if found is not None:
+                return _credit(*found)
+        return _credit(
+            *NO_MARKS, note=f"the judge gave no two marks in {TRIES} tries: {reply!r:.60}"
         )
-        marks = re.findall(r"\d+(?:\.\d+)?", said.split("\n")[0])
-        if len(marks) != 2 or not float(marks[0]):
-            raise MGMError(f"question {question.id}: the judge says {said!r:.60}, no two marks")
-        return float(marks[1]) / float(marks[0])
 
-    def parts(
-        self, questions: Sequence[Question], credits: Sequence[float]
-    ) -> dict[str, tuple[float, int]]:
-        """Of every kind of question."""
-        own: dict[str, list[float]] = defaultdict(list)
-        for question, credit in zip(questions, credits, strict=True):
-            own[question.category].append(credit)
-        return {name: (100 * sum(c) / len(c), len(c)) for name, c in sorted(own.items()) if name}
+    def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
+        """The sum of the answers' marks in per cent of the sum of the reference's."""
+        return 100 * ratio_of_sums(credits)
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """There is no bound: answers may be better than the reference."""
+        return None
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """The published answers."""
         return [write_answers(folder / "answers.jsonl", answered)]
+
+
+@cache
+def _instructions() -> str:
+    """Source: rule.json of LLaVA, whose three kinds of questions have the same."""
+    file = Path(__file__).parents[1] / "texts" / "llava_bench_judge.txt"
+    return file.read_text(encoding="utf-8")
+
+
+def judge_prompt(answered: Answered) -> str:
+    """What the judge is asked. Source: eval_gpt_review_bench.py of LLaVA."""
+    question = answered.question
+    caption = question.facts["caption"]
+    context = "\n".join(caption) if isinstance(caption, list) else caption
+    return (
+        f"[Context]\n{context}\n\n[Question]\n{question.facts['prompt']}\n\n"
+        f"[Assistant 1]\n{question.answer}\n\n[End of Assistant 1]\n\n"
+        f"[Assistant 2]\n{answered.text}\n\n[End of Assistant 2]\n\n"
+        f"[System]\n{_instructions()}\n\n"
+    )
+
+
+def marks(review: str) -> tuple[float, float] | None:
+    """The marks of the reference and of the answer in a review; None: it has none.
+
+    Two numbers in the first line, with one blank or comma between them and nothing else. Source:
+    parse_score of LLaVA's eval_gpt_review_bench.py.
+    """
+    words = review.split("\n")[0].replace(",", " ").split(" ")
+    try:
+        reference, own = map(float, words)
+    except ValueError:
+        return None
+    return (reference, own) if isfinite(reference) and isfinite(own) else None
+
+
+def _credit(reference: float, own: float, note: str = "") -> Credit:
+    share = min(max(own / HIGHEST_MARK, 0.0), 1.0)
+    return Credit(share, numerator=own, denominator=reference, note=note)
 
 
 def shared_words(text: str, reference: str) -> float:

@@ -2,11 +2,12 @@
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.mathvista_extraction import (
     CHOICES,
     extract,
@@ -15,7 +16,8 @@ from mgm.eval.metrics.mathvista_extraction import (
     normal_extraction,
     ruled_extraction,
 )
-from mgm.eval.metrics.multiple_choice import LETTERS, listed, vlmevalkit_letter
+from mgm.eval.metrics.multiple_choice import LETTERS, by_letter, listed
+from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import field, present, read_json, write_lines
@@ -33,7 +35,7 @@ DECIMALS = {
     1: ("one decimal place", "1.2, 1.3, 1.4"),
     2: ("two decimal places", "1.23, 1.34, 1.45"),
 }
-TRIES = 5  # as often VLMEvalKit asks a judge that says nothing
+TRIES = 5  # as often both harnesses ask a judge that says nothing
 
 
 class MathVista(Benchmark):
@@ -60,22 +62,13 @@ class MathVista(Benchmark):
             Needed("images", "MathVista, unpacked", f"{site}/images.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = present(folder / f"{split}.json")
         for name, problem in read_json(file).items():
-            where = f"{file}, {name}"
-            image = problem.get("image")
-            yield Question(
-                id=str(name),
-                text=query(problem),
-                images=(folder / image,) if image else (),
-                answer=field(problem, "answer", where),
-                group=str(image or name),
-                category=problem.get("metadata", {}).get("task", ""),
-                max_new_tokens=1024,
-                facts={"problem": problem},
-            )
+            yield question_or_skip(str(name), partial(_published, folder, str(name), problem))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -85,8 +78,6 @@ class MathVista(Benchmark):
         if isinstance(listed_choices, str):
             listed_choices = ast.literal_eval(listed_choices)
         problem = row | {"choices": [str(one) for one in listed_choices]}
-        if problem.get("precision") in ("", None):
-            problem["precision"] = 0
         harness = protocol == VLMEVALKIT
         if harness and problem["question_type"] == CHOICES and not problem.get("answer_option"):
             problem["answer_option"] = LETTERS[problem["choices"].index(str(row["answer"]))]
@@ -106,19 +97,17 @@ class MathVista(Benchmark):
         problem = answered.question.facts["problem"]
         if protocol == VLMEVALKIT:
             return float(is_right_in_vlmevalkit(answered, problem, judge))
-        if protocol == PAPER:
-            problem = problem | {"query": answered.question.text}
-        found = extract(answered.text, problem, judge)
-        normal = normal_extraction(
-            found,
-            problem["choices"],
-            problem["question_type"],
-            problem["answer_type"],
-            problem["precision"],
-        )
+        normal = _extraction(answered, protocol, judge)
         if protocol == LMMS_EVAL:
             return float(str(normal).strip() == answered.question.answer.strip())
         return float(is_equal(normal, answered.question.answer))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`; what rules extract, without a judge."""
+        if protocol == VLMEVALKIT:
+            return ruled_extraction(answered.text, answered.question.facts["problem"])
+        found = _extraction(answered, protocol, Judge())
+        return "" if found is None else str(found)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published scripts leave."""
@@ -128,6 +117,20 @@ class MathVista(Benchmark):
             for one in answered
         ]
         return [write_lines(folder / "merge.jsonl", records)]
+
+
+def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
+    image = problem.get("image")
+    return Question(
+        id=name,
+        text=query(problem),
+        images=(folder / image,) if image else (),
+        answer=field(problem, "answer", name),
+        group=str(image or name),
+        category=problem.get("metadata", {}).get("task", ""),
+        max_new_tokens=1024,
+        facts={"problem": problem},
+    )
 
 
 def query(problem: Mapping[str, Any]) -> str:
@@ -180,6 +183,21 @@ def format_query(problem: Mapping[str, Any]) -> str:
     return "\n".join(line for line in lines if line).strip()
 
 
+def _extraction(answered: Answered, protocol: str, judge: Judge) -> Any:
+    """What an answer says, in the form that the problem asks for; None: nothing."""
+    problem = answered.question.facts["problem"]
+    if protocol == PAPER:
+        problem = problem | {"query": answered.question.text}
+    attempts = TRIES if protocol == LMMS_EVAL else 1
+    return normal_extraction(
+        extract(answered.text, problem, judge, attempts),
+        problem["choices"],
+        problem["question_type"],
+        problem["answer_type"],
+        problem["precision"],
+    )
+
+
 def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge: Judge) -> bool:
     """Whether VLMEvalKit counts it: as it stands, or what a judge finds in it.
 
@@ -188,13 +206,14 @@ def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge
     Raises:
         MGMError: a judge was asked, and does not answer.
     """
-    text = answered.text
+    text = as_read_back(answered.text)
     meant = _meant(text, problem)
-    if meant is None:
+    is_zero = problem["question_type"] != CHOICES and meant is not None and not float(meant)
+    if meant is None or is_zero:  # Compat: 0 counts as nothing found, and the judge is asked
         if judge.is_model:
             prompt = extraction_prompt(answered.question.text, text)
             asked = (judge.ask(prompt, temperature=0.5 * number) for number in range(TRIES))
-            text = next(filter(None, asked), "")
+            text = as_read_back(next(filter(None, asked), ""))
         else:
             text = ruled_extraction(text, problem)
         meant = _meant(text, problem)
@@ -205,7 +224,7 @@ def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge
 def _meant(text: str, problem: Mapping[str, Any]) -> str | None:
     """The letter that a text names; of a number the answer, if it is that and nothing else."""
     if problem["question_type"] == CHOICES:
-        return vlmevalkit_letter(text, problem["choices"])
+        return inferred_letter(text, by_letter(problem["choices"]))
     number = {"integer": int, "float": float}.get(problem["answer_type"])
     try:
         same = number is not None and number(text) == number(problem["answer"])

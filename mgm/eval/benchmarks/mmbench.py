@@ -1,22 +1,25 @@
 """MMBench: choices, each question asked as often as it has some, once round."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource
+from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
+from mgm.eval.metrics.lmms_eval import extracted_letter, mmbench_letter
 from mgm.eval.metrics.multiple_choice import (
-    LETTERS,
+    Choices,
+    by_letter,
     chosen_letter,
     contained_choice,
     listed,
-    lmms_eval_letter,
-    vlmevalkit_letter,
 )
-from mgm.eval.metrics.vlmevalkit import NOTHING, choice_prompt, choices_of, meant_letter
+from mgm.eval.metrics.vlmevalkit import choice_credit, choice_prompt, choices_of, judged_letter
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table, rows_with_images
 from mgm.eval.tasks.files import import_openpyxl, write_lines
@@ -32,19 +35,32 @@ FILES = {
 }
 # A spreadsheet holds none of them.
 CONTROL_CHARACTERS = dict.fromkeys({*range(32)} - {9, 10, 13})
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/MMBench/{name}"
 TABLES = {
-    "dev": Table("MMBench_DEV_EN.tsv", 4329, "b6caf1133a01c6bb705cf753bb527ed8"),
-    "test": Table("MMBench_TEST_EN.tsv", 6666, "6939fadb0ce626fefc0bdc9c64efc528"),
-    "dev-cn": Table("MMBench_DEV_CN.tsv", 4329, "08b8fc3324a5ed74155350f57be69fbd"),
-    "test-cn": Table("MMBench_TEST_CN.tsv", 6666, "7e1239baf0ee4c8b513e19705a0f317e"),
+    "dev": Table("MMBench_DEV_EN.tsv", 4329, "b6caf1133a01c6bb705cf753bb527ed8", url=TABLES_SITE),
+    "test": Table("MMBench_TEST_EN.tsv", 6666, "6939fadb0ce626fefc0bdc9c64efc528", url=TABLES_SITE),
+    "dev-cn": Table(
+        "MMBench_DEV_CN.tsv", 4329, "08b8fc3324a5ed74155350f57be69fbd", url=TABLES_SITE
+    ),
+    "test-cn": Table(
+        "MMBench_TEST_CN.tsv", 6666, "7e1239baf0ee4c8b513e19705a0f317e", url=TABLES_SITE
+    ),
 }
+LMMS_EVAL_SCORED = "ABCD"  # the choices that lmms-eval scores with; it shows E, too
+NOTHING = ("nan", "none", "")  # what stands for no hint and no choice in the published script
 ROUND = 10**6  # index of a question's next round is larger by this
 
 
 class MMBench(Benchmark):
-    """A question counts as right where it is in every one of its rounds."""
+    """A question counts as right where it is in every one of its rounds.
+
+    The published answers were scored by MMBench's server, whose rules are not public: in the paper
+    protocol a letter is looked for by rules of ours. The protocol lmms-eval is its task
+    mmbench_en_dev with a judge, and mmbench_en_dev_static without one.
+    """
 
     name, title, folder, metric = "mmbench", "MMBench", "mmbench", "circular accuracy"
+    other_folders = ("MMB",)
     splits = tuple(FILES)
     scored = ("dev", "dev-cn")
     sizes = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}  # noqa: RUF012
@@ -61,21 +77,27 @@ class MMBench(Benchmark):
         site = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
         return [Needed(name, "OpenMMLab", f"{site}/{name}")]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Rows without an image have that of the row they name."""
         language = "cn" if split.endswith("cn") else "en"
-        for row, images in rows_with_images(folder / f"{FILES[split]}.tsv"):
-            choices = options(row)
-            text = _paper(row, choices)
-            yield _question(row, images, choices, text, f"{text}\n{DIRECT[language]}")
+        file = folder / f"{FILES[split]}.tsv"
+        for number, (row, images) in enumerate(rows_with_images(file), start=1):
+            where = f"{file.name}, row {number}"
+            if isinstance(images, MGMError):
+                yield SkippedQuestion(where, str(images))
+            else:
+                yield question_or_skip(where, partial(_published, row, images, DIRECT[language]))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         if protocol == LMMS_EVAL:
-            choices = choices_of(row, "ABCDE")
-            text = _lmms_eval(row, choices)
+            # It scores with "nan" as a choice that it does not show.
+            choices = {one: str(row[one]) for one in LMMS_EVAL_SCORED if row.get(one) is not None}
+            text = _lmms_eval(row)
         else:
             choices = choices_of(row)
             text = choice_prompt(row, choices)
@@ -83,11 +105,16 @@ class MMBench(Benchmark):
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether the letter is right; an answer that names none may mean a choice by its text."""
-        rule = {PAPER: _letter, VLMEVALKIT: vlmevalkit_letter, LMMS_EVAL: lmms_eval_letter}
-        # The published answers were judged by MMBench's server.
-        asked = Judge() if protocol == PAPER else judge
-        letter = meant_letter(answered, rule[protocol], asked)
+        if protocol == VLMEVALKIT:
+            return choice_credit(answered, judge)
+        letter = _letter(answered, protocol, judge)
         return float(letter is not None and letter == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        return _letter(answered, protocol, Judge()) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """Share of questions that are right in all their rounds, in per cent."""
@@ -104,8 +131,8 @@ class MMBench(Benchmark):
                 "round_id": 0,
                 "prompt": one.question.facts["prompt"],
                 "text": one.text,
-                "options": one.question.facts["choices"],
-                "option_char": list(LETTERS[: len(one.question.facts["choices"])]),
+                "options": list(by_letter(one.question.facts["choices"]).values()),
+                "option_char": list(by_letter(one.question.facts["choices"])),
                 "answer_id": "",
                 "model_id": "mgm",
                 "metadata": {},
@@ -125,7 +152,8 @@ def options(row: dict[str, Any]) -> list[str]:
 
     Compat: "nan" and "none" are none. Source: model_vqa_mmbench.py.
     """
-    return choices_of(row, "ABCD")
+    values = (str(row.get(letter) or "") for letter in "ABCD")
+    return list(takewhile(lambda value: value.lower() not in NOTHING, values))
 
 
 # Compat: the upload has the table's columns without these, answers in the place of the sixth.
@@ -173,9 +201,18 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
 def _cell(value: Any) -> Any:
     """A number as one; of a text what a spreadsheet can hold."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, int | float):
         return value
-    return int(value) if value.isdecimal() else value.translate(CONTROL_CHARACTERS)
+    value = str(value)
+    # A spreadsheet keeps 15 digits of a number.
+    is_number = value.isdecimal() and len(value) <= 15
+    return int(value) if is_number else value.translate(CONTROL_CHARACTERS)
+
+
+def _published(row: dict[str, Any], images: tuple[ImageSource, ...], request: str) -> Question:
+    choices = options(row)
+    text = _paper(row, choices)
+    return _question(row, images, choices, text, f"{text}\n{request}")
 
 
 def _paper(row: dict[str, str], choices: Sequence[str]) -> str:
@@ -184,21 +221,40 @@ def _paper(row: dict[str, str], choices: Sequence[str]) -> str:
     return f"{asked}\n{listed(choices)}"
 
 
-def _lmms_eval(row: dict[str, Any], choices: Sequence[str]) -> str:
-    """Source: lmms-eval's mmbench, en_utils.py."""
-    hint = str(row.get("hint") or "")
-    begin = "" if hint.lower() in NOTHING else f"{hint} "
-    return f"{begin}{row['question']} There are several options:\n{listed(choices)}\n\n{LETTER}"
+def _lmms_eval(row: dict[str, Any]) -> str:
+    """Source: `mmbench_doc_to_text` of lmms-eval's mmbench, en_utils.py."""
+    shown = {one: row[one] for one in "ABCDE" if row.get(one) and row[one] != "nan"}
+    options = f"There are several options:\n{listed(shown)}".rstrip("\n")
+    hint = row.get("hint")
+    begin = "" if hint is None or hint == "nan" else f"{hint} "
+    return f"{begin}{row['question']} {options}\n\n{LETTER}"
 
 
-def _letter(text: str, choices: Sequence[str]) -> str | None:
-    return chosen_letter(text, len(choices)) or contained_choice(text, choices)
+def _letter(answered: Answered, protocol: str, judge: Judge) -> str | None:
+    choices = answered.question.facts["choices"]
+    if protocol == LMMS_EVAL:
+        return _lmms_eval_letter(answered, choices, judge)
+    return chosen_letter(answered.text, len(choices)) or contained_choice(answered.text, choices)
+
+
+def _lmms_eval_letter(answered: Answered, choices: Mapping[str, str], judge: Judge) -> str | None:
+    """The letter that lmms-eval sees; where it draws one, because its judge names none, there is
+    none.
+
+    Source: `eval_sub_data` of lmms-eval's mmbench, mmbench_evals.py.
+    """
+    letter = mmbench_letter(answered.text, choices)
+    if letter is not None:
+        return letter
+    if not judge.is_model:
+        return extracted_letter(answered.text, sorted(choices))
+    return judged_letter(answered.question, answered.text, judge, mmbench_letter)
 
 
 def _question(
     row: dict[str, Any],
     images: tuple[ImageSource, ...],
-    choices: Sequence[str],
+    choices: Choices,
     prompt: str,
     text: str,
 ) -> Question:

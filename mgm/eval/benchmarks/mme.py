@@ -1,18 +1,18 @@
 """MME: two yes-or-no questions about every image, in fourteen kinds."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.yes_no import extracted_yes_or_no
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no, judged_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import field, present, read_lines
-from mgm.eval.tasks.llava_format import write_answers
+from mgm.eval.tasks.files import field, present
+from mgm.eval.tasks.llava_format import line_questions, write_answers
 from mgm.eval.tasks.prompts import SINGLE_WORD
 
 PERCEPTION = (
@@ -23,6 +23,7 @@ COGNITION = (
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
 OFFICIAL_SUFFIX = " Please answer yes or no."
+HIGHEST_OF_KIND = 200.0  # 100 for right answers and 100 for images with both right
 SINGLE = f"\n{SINGLE_WORD}"
 
 
@@ -38,6 +39,8 @@ class MME(Benchmark):
         ("test", VLMEVALKIT): Table("MME.tsv", 2374, "b36b43c3f09801f5d368627fb92187c3"),
     }
     also_published = True
+    judged = (VLMEVALKIT,)
+    headline = ("perception", "cognition")
 
     def needs(self, split: str) -> list[Needed]:
         """Questions, and images with their answers."""
@@ -46,13 +49,16 @@ class MME(Benchmark):
             Needed("MME_Benchmark_release_version", "MME's authors, on request"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Answers stand in text files beside the images."""
         release = present(folder / "MME_Benchmark_release_version")
         known: dict[Path, dict[str, str]] = {}
         file = folder / "llava_mme.jsonl"
-        for number, record in enumerate(read_lines(file), start=1):
-            where = f"{file}, line {number}"
+
+        def make(record: dict[str, Any], index: int) -> Question:
+            where = f"{file}, line {index + 1}"
             name, text = (str(field(record, key, where)) for key in ("question_id", "text"))
             image = release / str(field(record, "image", where))
             official = text.replace(SINGLE, OFFICIAL_SUFFIX).strip()
@@ -61,13 +67,13 @@ class MME(Benchmark):
             if answer is None:
                 raise MGMError(f"{image}: there is no answer beside it to {official!r:.100}")
             bare = official.removesuffix(OFFICIAL_SUFFIX)
-            asked = official if protocol == VLMEVALKIT else bare + SINGLE
+            prompt = official if protocol == VLMEVALKIT else bare + SINGLE
             kind = name.split("/")[0]
             if kind not in PERCEPTION + COGNITION:
                 raise MGMError(f"{where}: {kind!r} is no kind of question of MME")
-            yield Question(
+            return Question(
                 id=f"{name}: {bare}",
-                text=text if protocol == PAPER else asked,
+                text=text if protocol == PAPER else prompt,
                 images=(image,),
                 answer=answer,
                 group=name,
@@ -76,16 +82,20 @@ class MME(Benchmark):
                 facts={"prompt": text, "question_id": name, "official": official},
             )
 
+        yield from line_questions(file, make)
+
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
-        official = row["question"].strip()
-        bare = official.removesuffix(OFFICIAL_SUFFIX)
+        official = row["question"] if protocol == VLMEVALKIT else row["question"].strip()
+        bare = official.replace(OFFICIAL_SUFFIX, "")
         kind = row["category"]
         if kind not in PERCEPTION + COGNITION:
             raise ValueError(f"{kind!r} is no kind of question of MME")
-        name = str(row.get("question_id") or row.get("image_path") or images[0].name)
+        # Answers are paired by what each harness pairs them by.
+        keys = ("image_path", "question_id") if protocol == VLMEVALKIT else ("question_id",)
+        name = next((str(row[key]) for key in keys if row.get(key)), images[0].name)
         return Question(
             id=f"{kind}/{name}: {bare}",
             text=official if protocol == VLMEVALKIT else bare + SINGLE,
@@ -98,12 +108,30 @@ class MME(Benchmark):
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Whether yes or no is right."""
-        parser = extracted_yes_or_no if protocol == VLMEVALKIT else parse
-        return float(parser(answered.text) == answered.question.answer)
+        """Whether yes or no is right.
+
+        Raises:
+            MGMError: the judge does not reply.
+        """
+        if protocol == VLMEVALKIT:
+            parsed = judged_yes_or_no(answered, judge)
+        else:
+            parsed = PARSERS[protocol](answered.text)
+        return float(parsed == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """Yes or no; see `Benchmark`."""
+        parsed = PARSERS[protocol](answered.text)
+        return parsed if parsed in (YES, NO) else ""
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """200 of every kind of question: 2800 of all, 2000 of perception, 800 of cognition."""
+        kinds = {question.category for question in questions}
+        groups = {"": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
+        return HIGHEST_OF_KIND * len(kinds.intersection(groups.get(part, (part,))))
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """At most 2800: of every kind at most 200."""
+        """The sum over kinds; see `highest`."""
         return sum(value for value, _ in self._kinds(questions, credits).values())
 
     def parts(
@@ -156,11 +184,24 @@ class MME(Benchmark):
 
 def parse(text: str) -> str:
     """Yes or no, by the first four letters; else "other". Source: MME's calculation.py."""
+    begin = text.lower()[:4]
+    return YES if YES in begin else NO if NO in begin else OTHER
+
+
+def lmms_eval_parse(text: str) -> str:
+    """The same without full stops; the letters y and n count, too.
+
+    Source: parse_pred_ans of lmms-eval's tasks/mme/utils.py.
+    """
     text = text.lower().strip().replace(".", "")
-    if len(text) == 1:
-        return {"y": "yes", "n": "no"}.get(text, "other")
-    begin = text[:4]
-    return "yes" if "yes" in begin else "no" if "no" in begin else "other"
+    return {"y": YES, "n": NO}.get(text) or parse(text)
+
+
+PARSERS: Mapping[str, Callable[[str], str]] = {
+    PAPER: parse,
+    LMMS_EVAL: lmms_eval_parse,
+    VLMEVALKIT: extracted_yes_or_no,
+}
 
 
 def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:

@@ -4,17 +4,19 @@ import ast
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.multiple_choice import LETTERS, listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
+from mgm.eval.metrics.lmms_eval import lmms_eval_choice
+from mgm.eval.metrics.multiple_choice import by_letter, listed, parse_choice
+from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import Needed, Table
 from mgm.eval.tasks.files import present, read_parquet, write_lines
@@ -35,31 +37,25 @@ DISCIPLINES = {
         *("Energy_and_Power", "Materials", "Mechanical_Engineering"),
     ),
 }
-SUBJECTS = (
-    *("Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory"),
-    *("Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science"),
-    *("Design", "Diagnostics_and_Laboratory_Medicine", "Economics", "Electronics"),
-    *("Energy_and_Power", "Finance", "Geography", "History", "Literature", "Manage", "Marketing"),
-    *("Materials", "Math", "Mechanical_Engineering", "Music", "Pharmacy", "Physics"),
-    *("Psychology", "Public_Health", "Sociology"),
-)
+SUBJECTS = tuple(sorted(name for names in DISCIPLINES.values() for name in names))
 SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
 CHOICES = "multiple-choice"
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
-OTHER = "Other Answers"  # what VLMEvalKit has beside the answer of an open question
 _TABLE, _MD5 = "MMMU_DEV_VAL.tsv", "585e8ad75e73f75dcad265dfd0417d64"
 SEED = 42  # by which a letter is drawn where an answer names none, as published
+# No digit stands before the first: many of them would be looked through from each of them.
 _NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",
-    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",
-    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+    r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+",
+    r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])",
 )
 
 
 class MMMU(Benchmark):
     """With the official parser, or as others' harnesses score.
 
-    lmms-eval never counts an open question as right; VLMEvalKit makes two choices of it.
+    lmms-eval has a parser of its own, and never counts an open question as right; VLMEvalKit makes
+    two choices of it. Where an answer names no letter, one is drawn: by the question here.
     """
 
     name, title, folder = "mmmu", "MMMU", "MMMU"
@@ -80,7 +76,9 @@ class MMMU(Benchmark):
             for subject in SUBJECTS
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. In the published protocol a question has its first image alone."""
         for subject in SUBJECTS:
             files = sorted(present(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))
@@ -88,23 +86,34 @@ class MMMU(Benchmark):
                 raise MGMError(f"{folder / subject}: has no {SPLITS[split]}-*.parquet")
             for file in files:
                 for row in read_parquet(file):
-                    yield self._question(row, subject, protocol, f"{file}, {row.get('id')}")
+                    where = f"{file}, {row.get('id')}"
+                    make = partial(self.question, row, subject, protocol, where)
+                    yield question_or_skip(where, make)
 
-    def _question(self, row: dict[str, Any], subject: str, protocol: str, where: str) -> Question:
+    def question(self, row: dict[str, Any], subject: str, protocol: str, where: str) -> Question:
+        """The question in a record of MMMU's own files; `where` is named in errors.
+
+        Raises:
+            MGMError: it is no such record.
+        """
         try:
             choices = [str(one) for one in ast.literal_eval(row["options"] or "[]")]
             kind, text = row["question_type"], row["question"]
         except (KeyError, ValueError, SyntaxError) as error:
             raise MGMError(f"{where}: is no record of MMMU ({error})") from error
-        images = [row[f"image_{n}"]["bytes"] for n in range(1, 8) if row.get(f"image_{n}")]
+        numbers = [n for n in range(1, 8) if row.get(f"image_{n}")]
+        if protocol == LMMS_EVAL:  # only those that are named
+            shown = f"{text}\n{row['options'] if kind == CHOICES else ''}"
+            numbers = [n for n in numbers if f"<image {n}>" in shown]
+        images = [row[f"image_{n}"]["bytes"] for n in numbers[: 1 if protocol == PAPER else 7]]
         return Question(
             id=str(row["id"]),
             text=prompt(text, choices, kind, protocol),
-            images=tuple(images[:1] if protocol == PAPER else images),
+            images=tuple(images),
             answer=_answer(row.get("answer")),
             group=str(row["id"]),
             category=subject,
-            max_new_tokens=128,
+            max_new_tokens=512 if protocol == LMMS_EVAL and "test_" in str(row["id"]) else 128,
             facts={"type": kind, "choices": choices},
         )
 
@@ -114,17 +123,9 @@ class MMMU(Benchmark):
         """See `Benchmark`; images stand where the question and its choices have them."""
         question = choice_question(row, images)
         text, placed = with_images(question.text, images)
-        choices, answer = question.facts["choices"], question.answer
-        if not choices:
-            choices, answer = [answer, OTHER], "A"
-        return replace(
-            question,
-            id=str(row.get("id") or row["index"]),
-            text=text,
-            images=placed,
-            answer=answer,
-            facts={**question.facts, "type": CHOICES, "choices": choices},
-        )
+        name = str(row.get("id") or row["index"])
+        question = as_two_choices(replace(question, id=name, text=text, images=placed))
+        return replace(question, facts={**question.facts, "type": CHOICES})
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """See `parse_choice`, `parse_open`."""
@@ -132,10 +133,18 @@ class MMMU(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         if question.facts["type"] == CHOICES:
-            return float(_letter(answered) in _all(question.answer))
+            return float(_letter(answered, protocol) in _all(question.answer))
         if protocol == LMMS_EVAL:
-            return 0.0  # its parser keeps letters of a list written out, and none is ever right
+            return 0.0  # it compares an answer letter by letter, and no letter is ever right
         return float(is_open_right(question.answer, parse_open(answered.text)))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if answered.question.facts["type"] == CHOICES:
+            return _named_letter(answered, protocol) or ""
+        return "; ".join(map(str, parse_open(answered.text)))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -161,8 +170,11 @@ class MMMU(Benchmark):
                 "response": one.text,
             }
             if facts["type"] == CHOICES:
-                names = dict(zip(LETTERS, facts["choices"], strict=False))
-                record |= {"parsed_pred": parse_choice(one.text, names) or "", "index2ans": names}
+                names = by_letter(facts["choices"])
+                record |= {
+                    "parsed_pred": parse_choice(one.text, names) or "",
+                    "index2ans": dict(names),
+                }
             else:
                 record["parsed_pred"] = sorted(parse_open(one.text), key=str)
             records.append(record)
@@ -204,12 +216,17 @@ def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
     return texts
 
 
-def _letter(answered: Answered) -> str:
+def _letter(answered: Answered, protocol: str = PAPER) -> str:
     question = answered.question
-    names = dict(zip(LETTERS, question.facts["choices"], strict=False))
-    said = parse_choice(answered.text, names)
     # Compat: a letter is drawn; by the question, so that the order of others is no matter.
-    return said or random.Random(f"{SEED} {question.id}").choice(list(names))
+    draw = random.Random(f"{SEED} {question.id}")
+    names = by_letter(question.facts["choices"])
+    return _named_letter(answered, protocol) or draw.choice(list(names))
+
+
+def _named_letter(answered: Answered, protocol: str) -> str | None:
+    parse = lmms_eval_choice if protocol == LMMS_EVAL else parse_choice
+    return parse(answered.text, by_letter(answered.question.facts["choices"]))
 
 
 def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:
@@ -219,30 +236,6 @@ def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAP
     if protocol == LMMS_EVAL:
         return f"{question}\n{listed(choices)}\n\n{LETTER}"
     return f"{question}\n{listed(choices, '({letter}) {text}')}\n\n{LETTER}"
-
-
-def parse_choice(text: str, names: Mapping[str, str]) -> str | None:
-    """The letter that an answer means; None: it means none. Source: MMMU's eval_utils.py.
-
-    Args:
-        text: the answer.
-        names: choices by their letters.
-    """
-    for mark in ",.!?;:'":
-        text = text.strip(mark)
-    text = f" {text} "
-    for form in ("({})", " {} "):
-        places = {letter: text.rfind(form.format(letter)) for letter in names}
-        found = {letter: place for letter, place in places.items() if place >= 0}
-        if found:
-            return max(found, key=lambda letter: found[letter])
-    if len(text.split()) > 5:  # long enough to hold a choice written out
-        low = text.lower()
-        found = {letter: low.rfind(name.lower()) for letter, name in names.items()}
-        found = {letter: place for letter, place in found.items() if place >= 0}
-        if found:
-            return max(found, key=lambda letter: found[letter])
-    return None
 
 
 def normal(text: str) -> list[str | float]:

@@ -1,7 +1,6 @@
 """MM-Vet: questions that take several abilities at once, answered freely."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_json
@@ -21,8 +20,10 @@ THINK = (
     "First please perform reasoning, and think step by step to provide best answer to the "
     "following question: \n\n"
 )
-TRIES = 5  # as often a judge is asked again that names no number, warmer every time
-WARMER = 0.5
+# How often a judge is asked whose reply is no mark. Compat: lmms-eval gives up one try earlier.
+TRIES = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
+TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
+SECOND_TRY = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
 
 
 class MMVet(Benchmark):
@@ -51,7 +52,9 @@ class MMVet(Benchmark):
             Needed("images", "mm-vet.zip of MM-Vet"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         truths = read_json(folder / "mm-vet.json")
         file = folder / "llava-mm-vet.jsonl"
@@ -59,23 +62,27 @@ class MMVet(Benchmark):
         def text(asked: str) -> str:
             return THINK + asked if protocol == LMMS_EVAL else asked
 
-        for question in llava_questions(file, folder / "images", 1024, text):
+        def complete(question: Question, index: int) -> Question:
             truth = truths.get(f"v1_{question.id}")
             if truth is None:
                 raise MGMError(f"{folder / 'mm-vet.json'}: has no v1_{question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=truth["answer"],
                 category="_".join(sorted(truth.get("capability", []))),
                 facts={**question.facts, "question": truth["question"]},
             )
 
+        yield from llava_questions(file, folder / "images", 1024, text, complete)
+
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")
-        abilities = str(row.get("capability") or "").replace(" ", "").split(",")
+        # VLMEvalKit's table calls abilities a category.
+        listed = str(row.get("capability") or row.get("category") or "")
+        abilities = listed.replace(" ", "").split(",")
         return Question(
             id=name,
             text=(THINK if protocol == LMMS_EVAL else "") + row["question"],
@@ -88,24 +95,28 @@ class MMVet(Benchmark):
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """What the judge gives.
+        """The judge's mark; 0 where none of its replies is one, as in all three evaluators.
 
         Raises:
-            MGMError: it does not answer, or names no number from 0 to 1.
+            MGMError: the judge does not reply.
         """
         question = answered.question
         if not judge.is_model:
             return contained(answered.text, question.answer)
-        prompt = judge_prompt(question.facts["question"], question.answer, answered.text)
-        said = ""
-        for attempt in range(TRIES):
-            said = judge.ask(prompt, temperature=WARMER * attempt, max_tokens=16)
-            found = re.match(r"\s*([01](?:\.\d+)?)", said)
-            if found and 0 <= float(found[1]) <= 1:
-                return float(found[1])
-        raise MGMError(
-            f"question {question.id}: the judge says {said!r:.60}, no number from 0 to 1"
-        )
+        prompt = judge_prompt(question.facts["question"], question.answer, answered.text, protocol)
+        reply = ""
+        for attempt in range(TRIES[protocol]):
+            again = SECOND_TRY if attempt and protocol == PAPER else ""
+            reply = judge.ask(
+                prompt + again,
+                temperature=TEMPERATURE_STEP * attempt,
+                max_tokens=16,
+                accepts=lambda text: mark(text, protocol) is not None,
+            )
+            found = mark(reply, protocol)
+            if found is not None:
+                return found
+        return Credit(0.0, note=f"the judge gave no number from 0 to 1, at last {reply!r:.60}")
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -131,15 +142,36 @@ class MMVet(Benchmark):
 
 
 @cache
-def _examples() -> str:
-    file = Path(__file__).parents[1] / "texts" / "mmvet_judge.txt"
-    return file.read_text(encoding="utf-8")
+def _instructions(protocol: str) -> str:
+    name = "mmvet_judge_vlmevalkit.txt" if protocol == VLMEVALKIT else "mmvet_judge.txt"
+    text = (Path(__file__).parents[1] / "texts" / name).read_text(encoding="utf-8")
+    # Compat: lmms-eval renamed a variable, and the table's first column with it.
+    return text.replace("\n\nQuestion", "\ngpt_query_prompt") if protocol == LMMS_EVAL else text
 
 
-def judge_prompt(question: str, truth: str, answer: str) -> str:
-    """What the judge is asked. Source: MM-Vet's evaluator."""
+def judge_prompt(question: str, truth: str, answer: str, protocol: str = PAPER) -> str:
+    """What the judge is asked.
+
+    Source: MM-Vet's mm-vet_evaluator.py, and the utils of both harnesses.
+    """
     truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-    return f"{_examples()}{' | '.join((question, truth, answer, ''))}"
+    row = " | ".join((question, truth, answer, ""))
+    return f"{_instructions(protocol)}\n{row.rstrip(' ') if protocol == LMMS_EVAL else row}"
+
+
+def mark(reply: str, protocol: str = PAPER) -> float | None:
+    """The mark in a judge's reply, a number from 0 to 1; None: it has none.
+
+    VLMEvalKit takes the whole reply for the number, the others what stands before the first blank.
+    """
+    if protocol == LMMS_EVAL:
+        reply = reply.strip()
+    text = reply if protocol == VLMEVALKIT else reply.split(" ")[0]
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 <= number <= 1 else None
 
 
 def contained(text: str, truth: str) -> float:

@@ -1,14 +1,14 @@
 """POPE: is this object in the image, yes or no; half of the questions ask for what is not there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.yes_no import extracted_yes_or_no
+from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
+from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit, judged_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_lines
@@ -19,15 +19,21 @@ KINDS = ("adversarial", "popular", "random")
 
 
 class POPE(Benchmark):
-    """The mean of the kinds' F1; in others' protocols F1 of all questions together."""
+    """The mean of the kinds' F1; in the harnesses' protocols F1 of all questions together.
+
+    The paper's protocol and the official one have the same scorer (POPE's `evaluate.py`, which is
+    LLaVA's `eval_pope.py`); the official prompt is the bare question.
+    """
 
     name, title, folder, metric = "pope", "POPE", "pope", "mean F1"
     splits = scored = ("test",)
     sizes = {"test": 8910}  # noqa: RUF012
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    judged = (VLMEVALKIT,)
+    combine_facts = ("together",)
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
-        ("test", VLMEVALKIT): Table("POPE.tsv", 9000, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
+        ("test", VLMEVALKIT): Table("POPE.tsv", 5127, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
     }
 
     def needs(self, split: str) -> list[Needed]:
@@ -45,19 +51,17 @@ class POPE(Benchmark):
             Needed("val2014", "COCO, unpacked", "http://images.cocodataset.org/zips/val2014.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Labels belong to questions by their order within a kind."""
         labels = {
             kind: [one["label"] for one in read_lines(folder / f"coco/coco_pope_{kind}.json")]
             for kind in KINDS
         }
         seen = dict.fromkeys(KINDS, 0)
-        read = llava_questions(
-            folder / "llava_pope_test.jsonl",
-            folder / "val2014",
-            category=lambda record: str(record.get("category", "")),
-        )
-        for place, question in enumerate(read):
+
+        def complete(question: Question, index: int) -> Question:
             kind = question.category
             if kind not in labels or seen[kind] >= len(labels[kind]):
                 raise MGMError(
@@ -66,52 +70,62 @@ class POPE(Benchmark):
                 )
             label = labels[kind][seen[kind]]
             seen[kind] += 1
-            yield replace(
+            text = question.text
+            return replace(
                 question,
-                id=f"{place}",
+                id=f"{index}",
+                text=text.removesuffix(f"\n{SINGLE_WORD}") if protocol == OFFICIAL else text,
                 answer=label,
                 facts={**question.facts, "question_id": question.id},
             )
+
+        yield from llava_questions(
+            folder / "llava_pope_test.jsonl",
+            folder / "val2014",
+            complete=complete,
+            category=lambda record: str(record.get("category", "")),
+        )
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
-        asked = row["question"].strip()
+        question = row["question"]
         return Question(
             id=str(number - 1),
-            text=f"{asked}\n{SINGLE_WORD}" if protocol == LMMS_EVAL else asked,
+            text=f"{question.strip()}\n{SINGLE_WORD}" if protocol == LMMS_EVAL else question,
             images=images,
             answer=row["answer"].strip().lower(),
             group=images[0].name,
-            category=row["category"],
+            category=row["category"].replace(" ", ""),
             facts={"together": True, "question_id": str(row.get("question_id", number))},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Whether yes or no is right."""
-        parser = {
-            PAPER: parse, OFFICIAL: first_word, VLMEVALKIT: extracted_yes_or_no,
-            # Compat: as lmms-eval, where a full stop after it makes an answer wrong.
-            LMMS_EVAL: lambda text: text.lower().strip(),
-        }[protocol]  # fmt: skip
-        return float(parser(answered.text) == answered.question.answer)
+        """Whether yes or no is right, with what the answer adds to F1.
+
+        Raises:
+            MGMError: the judge does not reply.
+        """
+        if protocol == VLMEVALKIT:
+            parsed = judged_yes_or_no(answered, judge)
+        else:
+            parsed = PARSERS[protocol](answered.text)
+        # lmms-eval's recall counts no answer but a plain "no" as a miss.
+        return f1_credit(parsed, answered.question.answer, other_is_missed=protocol != LMMS_EVAL)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """Yes or no; see `Benchmark`."""
+        parsed = PARSERS[protocol](answered.text)
+        return parsed if parsed in (YES, NO) else ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """F1, in per cent; what is looked for are the objects.
-
-        An answer that is neither yes nor no has missed one that is there.
-        """
+        """F1 of yes, in per cent. Without a true positive it is 0."""
+        kinds = _by_kind(questions, credits)
         if questions and questions[0].facts.get("together"):
-            return 100 * f1([one.answer for one in questions], credits)
-        kinds = [kind for kind in KINDS if any(one.category == kind for one in questions)]
-        scores = [
-            f1(
-                [one.answer for one in questions if one.category == kind],
-                [c for one, c in zip(questions, credits, strict=True) if one.category == kind],
-            )
-            for kind in kinds
-        ]
+            # VLMEvalKit's table has a question of several kinds once, and its F1 counts it in each.
+            return 100 * ratio_of_sums([credit for own in kinds.values() for _, credit in own])
+        scores = [ratio_of_sums([credit for _, credit in own]) for own in kinds.values()]
         return 100 * sum(scores) / len(scores) if scores else 0.0
 
     def parts(
@@ -119,19 +133,12 @@ class POPE(Benchmark):
     ) -> dict[str, tuple[float, int]]:
         """F1, accuracy and share of yes of each kind."""
         result = {}
-        for kind in KINDS:
-            pairs = [
-                (one.answer, credit)
-                for one, credit in zip(questions, credits, strict=True)
-                if one.category == kind
-            ]
-            if not pairs:
-                continue
-            labels, own = map(list, zip(*pairs, strict=True))
-            yes = sum((label == "yes") == bool(credit) for label, credit in pairs)
-            result[f"{kind}: F1"] = (100 * f1(labels, own), len(pairs))
-            result[f"{kind}: accuracy"] = (100 * sum(own) / len(own), len(pairs))
-            result[f"{kind}: yes"] = (100 * yes / len(pairs), len(pairs))
+        for kind, own in _by_kind(questions, credits).items():
+            yes = sum(_is_yes(label, credit) for label, credit in own)
+            right = [float(credit) for _, credit in own]
+            result[f"{kind}: F1"] = (100 * ratio_of_sums([c for _, c in own]), len(own))
+            result[f"{kind}: accuracy"] = (100 * sum(right) / len(right), len(own))
+            result[f"{kind}: yes"] = (100 * yes / len(own), len(own))
         return result
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
@@ -148,17 +155,33 @@ def parse(text: str) -> str:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def first_word(text: str) -> str:
-    """What an answer begins with; "other" if that is neither yes nor no."""
-    words = text.strip().lower().split()
-    word = words[0].strip(".,!;:()") if words else ""
-    return word if word in ("yes", "no") else "other"
+def _stripped(text: str) -> str:
+    """lmms-eval's parse: a full stop behind yes makes it neither yes nor no."""
+    return text.lower().strip()
 
 
-def f1(labels: Sequence[str], credits: Sequence[float]) -> float:
-    """F1 of yes. Without any hit it is 0, where the published script divides by zero."""
-    pairs = list(zip(labels, credits, strict=True))
-    hits = sum(label == "yes" and bool(credit) for label, credit in pairs)
-    alarms = sum(label == "no" and not credit for label, credit in pairs)
-    missed = sum(label == "yes" and not credit for label, credit in pairs)
-    return 2 * hits / (2 * hits + alarms + missed) if hits else 0.0
+PARSERS: Mapping[str, Callable[[str], str]] = {
+    PAPER: parse,
+    OFFICIAL: parse,
+    LMMS_EVAL: _stripped,
+    VLMEVALKIT: extracted_yes_or_no,
+}
+
+
+def _by_kind(
+    questions: Sequence[Question], credits: Sequence[float]
+) -> dict[str, list[tuple[str, Credit]]]:
+    """Labels and credits of each kind; a question of several kinds belongs to each of them."""
+    result: dict[str, list[tuple[str, Credit]]] = {kind: [] for kind in KINDS}
+    for question, credit in zip(questions, credits, strict=True):
+        label = question.answer
+        if not isinstance(credit, Credit):  # read from a file: what is not right is the opposite
+            credit = f1_credit(label if credit else NO if label == YES else YES, label)
+        for kind in question.category.split(","):
+            result.setdefault(kind, []).append((label, credit))
+    return {kind: own for kind, own in result.items() if own}
+
+
+def _is_yes(label: str, credit: Credit) -> bool:
+    """Whether the answer was parsed as yes: a true or a false positive."""
+    return bool(credit) if label == YES else bool(credit.denominator)

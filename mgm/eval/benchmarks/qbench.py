@@ -1,10 +1,12 @@
 """Q-Bench: choices about how good an image is."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.multiple_choice import LETTERS, listed
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import Needed
@@ -30,16 +32,19 @@ class QBench(Benchmark):
             Needed("images_llvisionqa", "Q-Bench, unpacked", f"{site}/images_llvisionqa.tar"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Source: model_vqa_qbench.py."""
         file = folder / f"llvisionqa_{split}.json"
         images = present(folder / "images_llvisionqa")
-        for number, record in enumerate(read_json(file)):
+
+        def make(record: dict[str, Any], number: int) -> Question:
             where = f"{file}, record {number}"
             choices = field(record, "candidates", where)
             right = record.get("correct_ans")
             asked = f"{field(record, 'question', where)}\n{listed(choices)}\n"
-            yield Question(
+            return Question(
                 id=str(number),
                 text=f"{asked}{LETTER}",
                 images=(images / field(record, "img_path", where),),
@@ -50,9 +55,18 @@ class QBench(Benchmark):
                 facts={"record": record, "choices": choices},
             )
 
+        for number, record in enumerate(read_json(file)):
+            where = f"{file.name}, record {number}"
+            yield question_or_skip(where, partial(make, record, number))
+
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Whether it begins with the right letter."""
         return float(answered.text.strip()[:1] == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        letter = answered.text.strip()[:1]
+        return letter if letter in LETTERS else ""
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """The published answers: the records, with what was said."""

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.multiple_choice import listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
@@ -17,6 +18,8 @@ from mgm.eval.tasks.llava_format import write_answers
 from mgm.eval.tasks.prompts import LETTER
 
 LETTERS = "ABCDE"
+
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/ScienceQA/{name}"
 
 
 class ScienceQA(Benchmark):
@@ -36,7 +39,7 @@ class ScienceQA(Benchmark):
             "lmms-lab-encoder/ScienceQA", "ScienceQA-IMG/test-*.parquet", 2017
         ),
         ("test-img", VLMEVALKIT): Table(
-            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f"
+            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f", url=TABLES_SITE
         ),
     }
 
@@ -50,18 +53,21 @@ class ScienceQA(Benchmark):
             Needed("images/test", "ScienceQA, unpacked"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         problems = read_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"
-        for record in read_json(file):
+
+        def make(record: dict[str, Any]) -> Question:
             name = str(field(record, "id", file))
             if name not in problems:
                 raise MGMError(f"{folder / 'problems.json'}: has no problem {name}")
             problem = problems[name]
             asked = record["conversations"][0]["value"].replace("<image>", "").strip()
             image = record.get("image")
-            yield Question(
+            return Question(
                 id=name,
                 text=f"{asked}\n{LETTER}",
                 images=(folder / "images" / "test" / image,) if image else (),
@@ -71,6 +77,9 @@ class ScienceQA(Benchmark):
                 max_new_tokens=1024,
                 facts={"prompt": asked, "choices": problem["choices"]},
             )
+
+        for number, record in enumerate(read_json(file), start=1):
+            yield question_or_skip(f"{file.name}, record {number}", partial(make, record))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -96,11 +105,19 @@ class ScienceQA(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         if protocol == LMMS_EVAL:
-            text, answer = answered.text, answered.question.answer
-            return float(text.upper() == answer or text.startswith(f"{answer}."))
+            return float(is_lmms_eval_match(answered.text, answered.question.answer))
         said = parse(answered.text)
         index = predicted_index(said, answered.question.facts["choices"])
         return float(index >= 0 and LETTERS[index] == answered.question.answer)
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if protocol == LMMS_EVAL:
+            return None
+        letter = parse(answered.text)
+        return letter if letter in LETTERS else ""
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """The published answers."""
@@ -118,6 +135,16 @@ def parse(text: str) -> str:
         return text[0]
     found = re.findall(r"The answer is ([A-Z]).", text)
     return found[0] if len(found) == 1 else "FAILED"
+
+
+def is_lmms_eval_match(text: str, answer: str) -> bool:
+    """Whether an answer is the right letter, or a capital one with a full stop behind it.
+
+    Source: `sqa_process_results` of lmms-eval's scienceqa, utils.py.
+    """
+    text, right = text.strip(), answer.lower()
+    with_stop = text[:1].isupper() and text[1:2] == "."
+    return text.lower() == right or (with_stop and text[0].lower() == right)
 
 
 def predicted_index(letter: str, choices: Sequence[str]) -> int:

@@ -7,14 +7,16 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.multiple_choice import listed
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.metrics.multiple_choice import LETTERS, listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_json
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
 from mgm.eval.tasks.prompts import LETTER
+
+TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/SEEDBench/{name}"
 
 
 class SEEDBench(Benchmark):
@@ -24,13 +26,13 @@ class SEEDBench(Benchmark):
     splits = scored = ("test", "test-img")
     published_splits = ("test",)
     sizes = {"test": 19242}  # noqa: RUF012
-    protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
+    protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
     sources = {  # noqa: RUF012
         # Eight frames of every video come with it.
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/SEED-Bench", "**/test-*.parquet", 17990),
         ("test-img", VLMEVALKIT): Table(
-            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0"
+            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0", url=TABLES_SITE
         ),
     }
 
@@ -44,21 +46,26 @@ class SEEDBench(Benchmark):
             Needed("SEED-Bench-video-image", "the middle frames of its videos"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "SEED-Bench.json"
         known = read_json(file)
         kinds = {number: name for name, number in known["question_type"].items()}
         truths = {one["question_id"]: one for one in known["questions"]}
-        for question in llava_questions(folder / "llava-seed-bench.jsonl", folder):
+
+        def complete(question: Question, index: int) -> Question:
             truth = truths.get(question.id)
             if truth is None:
                 raise MGMError(f"{file}: has no question {question.id}")
-            yield replace(
+            return replace(
                 question,
                 answer=truth["answer"],
                 category=f"{truth['data_type']}: {kinds[truth['question_type_id']]}",
             )
+
+        yield from llava_questions(folder / "llava-seed-bench.jsonl", folder, complete=complete)
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -74,7 +81,7 @@ class SEEDBench(Benchmark):
             answer=row["answer"],
             group=str(row.get("data_id", row["question_id"])),
             category=f"{row['data_type']}: {row.get('question_type_id', '')}",
-            max_new_tokens=16,
+            max_new_tokens=1024,
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
@@ -82,6 +89,15 @@ class SEEDBench(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         return float(is_right(answered.text, answered.question.answer, protocol))
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """See `Benchmark`."""
+        if protocol == VLMEVALKIT:
+            return super().parse(answered, protocol)
+        if protocol == PAPER:
+            return None
+        letter = answered.text.strip()[:1].upper()
+        return letter if letter in LETTERS else ""
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -106,7 +122,10 @@ class SEEDBench(Benchmark):
 def is_right(text: str, answer: str, protocol: str) -> bool:
     """Whether an answer is the right letter.
 
-    Compat: as published nothing may come with it, so that "A." is wrong where A is right; in the
-    official protocol the first letter counts. Source: convert_seed_for_submission.py.
+    Compat: as published nothing may come with it, so that "A." is wrong where A is right; in
+    lmms-eval the first letter counts, a small one, too. Sources: convert_seed_for_submission.py,
+    and `seed_process_result` and `seed_aggregation_result` of lmms-eval's seedbench, utils.py.
     """
-    return text == answer if protocol == PAPER else text.strip()[:1] == answer
+    if protocol == PAPER:
+        return text == answer
+    return text.strip()[:1].lower() == answer.strip().lower()

@@ -1,6 +1,5 @@
 """TextVQA: texts in photographs, answers as ten people gave them."""
 
-import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,11 +9,11 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.vqa_accuracy import agreement
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vlmevalkit_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import read_json, text_list
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
 from mgm.eval.tasks.prompts import SINGLE_WORD
 
@@ -44,7 +43,9 @@ class TextVQA(Benchmark):
             Needed("train_images", "TextVQA, unpacked", f"{site}/images/train_val_images.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         answers = {
             (one["image_id"], one["question"].lower()): one["answers"]
@@ -52,7 +53,7 @@ class TextVQA(Benchmark):
         }
 
         def answer(record: dict) -> list[str]:
-            key = (record["question_id"], asked(record["text"]).lower())
+            key = (record["question_id"], bare_question(record["text"]).lower())
             if key not in answers:
                 raise MGMError(
                     f"{folder / ANSWERS}: has no answers to {key[1]!r:.100} about {key[0]}; both "
@@ -60,20 +61,17 @@ class TextVQA(Benchmark):
                 )
             return answers[key]
 
-        # An image may have several questions: the id of the file alone is not one.
-        for number, question in enumerate(
-            llava_questions(
-                folder / QUESTIONS,
-                folder / "train_images",
-                text=partial(_text, protocol),
-                answer=answer,
-            )
-        ):
-            yield replace(
-                question,
-                id=f"{number}",
-                facts={**question.facts, "question_id": question.id},
-            )
+        yield from llava_questions(
+            folder / QUESTIONS,
+            folder / "train_images",
+            text=partial(self.prompt, protocol),
+            complete=_numbered,
+            answer=answer,
+        )
+
+    def prompt(self, protocol: str, published: str) -> str:
+        """What is asked instead of a published prompt."""
+        return published if protocol == PAPER else _wording(protocol, bare_question(published))
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
@@ -84,21 +82,22 @@ class TextVQA(Benchmark):
             id=str(number - 1),
             text=_wording(protocol, row["question"]),
             images=images,
-            answer=ast.literal_eval(answers) if isinstance(answers, str) else list(answers),
+            answer=text_list(answers),
             group=images[0].name,
             facts={"question_id": str(row.get("question_id", row.get("index")))},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
-        """Agreement with ten people; the scorers of all protocols are the same."""
-        return agreement(answered.text, answered.question.answer)
+        """Agreement with ten people; VLMEvalKit brings answers into another form than EvalAI."""
+        normal = vlmevalkit_answer if protocol == VLMEVALKIT else normal_answer
+        return agreement(answered.text, answered.question.answer, normal)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads."""
         return [write_answers(folder / "merge.jsonl", answered)]
 
 
-def asked(prompt: str) -> str:
+def bare_question(prompt: str) -> str:
     """The question in a prompt of the published file.
 
     Raises:
@@ -116,10 +115,9 @@ def asked(prompt: str) -> str:
     raise MGMError(f"there is no question in the prompt {prompt!r:.100}")
 
 
-def _text(protocol: str, prompt: str) -> str:
-    if protocol == PAPER:
-        return prompt
-    return _wording(protocol, asked(prompt))
+def _numbered(question: Question, index: int) -> Question:
+    """An image may have several questions: the id of the file alone is not one."""
+    return replace(question, id=f"{index}", facts={**question.facts, "question_id": question.id})
 
 
 def _wording(protocol: str, question: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed
@@ -36,14 +36,17 @@ class VizWiz(Benchmark):
             Needed("test", "VizWiz, unpacked", f"{site}/test.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
-        for number, question in enumerate(
-            llava_questions(folder / "llava_test.jsonl", folder / "test")
-        ):
+
+        def complete(question: Question, index: int) -> Question:
             image = question.group
             facts = {**question.facts, "image": image, "question_id": question.id}
-            yield replace(question, id=f"{number}", facts=facts)
+            return replace(question, id=f"{index}", facts=facts)
+
+        yield from llava_questions(folder / "llava_test.jsonl", folder / "test", complete=complete)
 
     def from_row(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vqav2_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Needed
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
@@ -34,7 +34,9 @@ class VQAv2(Benchmark):
             Needed("test2015", "COCO, unpacked", "http://images.cocodataset.org/zips/test2015.zip"),
         ]
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "llava_vqav2_mscoco_test-dev2015.jsonl"
         yield from llava_questions(file, folder / "test2015")
@@ -47,7 +49,7 @@ class VQAv2(Benchmark):
             id=str(row["question_id"]),
             text=f"{row['question']}\n{SINGLE_WORD}",
             images=images,
-            answer=[_flat(one["answer"]) for one in row["answers"]],
+            answer=[one["answer"] for one in row["answers"]],
             group=str(row["image_id"]),
             category=row.get("answer_type") or "",
             max_new_tokens=16,
@@ -55,7 +57,8 @@ class VQAv2(Benchmark):
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """Agreement with ten people, where they are known."""
-        return agreement(answered.text, answered.question.answer or [])
+        normal = vqav2_answer if protocol == LMMS_EVAL else normal_answer
+        return agreement(answered.text, answered.question.answer or [], normal)
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
         """Answers, and what the server takes."""
@@ -67,7 +70,3 @@ class VQAv2(Benchmark):
         ]
         path.write_text(json.dumps(records), encoding="utf-8")
         return [answers, path]
-
-
-def _flat(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ").strip()

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.openai_client import Endpoint
+from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, without_reasoning
 
 RULES = "rules"  # the name of no language model at all
 
@@ -27,11 +28,27 @@ class Judge:
         """Whether there is a language model to ask."""
         return False
 
-    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
-        """What the language model says.
+    def ask(
+        self,
+        prompt: str,
+        temperature: float = 0.0,
+        max_tokens: int = 128,
+        accepts: Callable[[str], bool] | None = None,
+        system: str = "",
+    ) -> str:
+        """What the language model replies, without what it thought aloud before.
+
+        Args:
+            prompt: the whole message.
+            temperature: of the sampling.
+            max_tokens: of the reply.
+            accepts: whether a reply can be parsed; only such a reply is kept for later runs.
+                None: every reply that is not empty is.
+            system: message that goes before it; empty: none.
 
         Raises:
-            MGMError: it says nothing, or there is none.
+            EndpointUnavailableError: it would answer no other prompt either.
+            MGMError: it does not reply to this one, or there is no language model.
         """
         raise MGMError("there is no judge; name one with --judge")
 
@@ -54,7 +71,7 @@ class Usage:
 class ModelJudge(Judge):
     """A model behind an OpenAI-compatible endpoint. Threads may share it.
 
-    What it said is kept in a file, and not asked again.
+    Replies that could be parsed are kept in a file, and not asked for again.
 
     Args:
         model: its name.
@@ -62,16 +79,26 @@ class ModelJudge(Judge):
         cache: the file.
         key: of the endpoint; None: that in OPENAI_API_KEY, if there is one.
         wait: seconds before the second try; doubled before each further one.
+        timeout: seconds for one reply.
+
+    Raises:
+        MGMError: the address is none.
     """
 
     def __init__(
-        self, model: str, url: str, cache: Path, key: str | None = None, wait: float = 1.0
+        self,
+        model: str,
+        url: str,
+        cache: Path,
+        key: str | None = None,
+        wait: float = 1.0,
+        timeout: float = TIMEOUT,
     ) -> None:
         self.name = model
         self.usage = Usage()
-        self._endpoint = Endpoint(url, f"the judge {model}", key, wait)
+        self._endpoint = Endpoint(url, f"the judge {model}", key, wait, timeout)
         self._cache = TextFile(cache)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._known, _ = read_texts(cache)
 
     @property
@@ -79,27 +106,35 @@ class ModelJudge(Judge):
         """It is."""
         return True
 
-    def ask(self, prompt: str, temperature: float = 0.0, max_tokens: int = 128) -> str:
-        """What it says; after errors and when told to wait it is asked again.
-
-        Raises:
-            MGMError: it refuses, or does not answer after several tries.
-        """
+    def ask(
+        self,
+        prompt: str,
+        temperature: float = 0.0,
+        max_tokens: int = 128,
+        accepts: Callable[[str], bool] | None = None,
+        system: str = "",
+    ) -> str:
+        """See `Judge`; after errors and when told to wait it is asked again."""
+        accepts = accepts or bool
+        messages = [{"role": "system", "content": system}] if system else []
         body = {
             "model": self.name,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [*messages, {"role": "user", "content": prompt}],
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
         key = hashlib.blake2b(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
-        with self._turn:
-            if key in self._known:
-                return self._known[key]
-        text, counted = self._endpoint.complete(body)
-        with self._turn:
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None and accepts(known):
+            return known
+        completion = self._endpoint.complete(body)
+        text = without_reasoning(completion.text)
+        with self._lock:
             self.usage.requests += 1
-            self.usage.prompt_tokens += int(counted.get("prompt_tokens") or 0)
-            self.usage.completion_tokens += int(counted.get("completion_tokens") or 0)
-            self._known[key] = text
-            self._cache.add(key, text)
+            self.usage.prompt_tokens += completion.usage.get("prompt_tokens", 0)
+            self.usage.completion_tokens += completion.usage.get("completion_tokens", 0)
+            if accepts(text):
+                self._known[key] = text
+                self._cache.add(key, text)
         return text

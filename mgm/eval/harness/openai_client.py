@@ -1,76 +1,294 @@
-"""A server with the OpenAI API, asked again when it is busy or out of reach."""
+"""A server with the OpenAI API: retried when it is busy, asked in the fields that it accepts."""
 
+import email.utils
+import http.client
 import json
 import os
 import random
+import re
+import socket
+import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from mgm.errors import MGMError, one_line
+from mgm.eval.harness.question import valid_text
 
 TRIES = 5
-PATIENCE = 600.0  # seconds for one answer
-BUSY = (408, 409, 429)  # and all from 500: what may go better a moment later
+MAX_FAILED = 20  # requests in a row that are not answered, before nothing more is asked
+TIMEOUT = 600.0  # seconds for one reply
+BUSY = (408, 409, 425, 429)  # and all from 500: what may go better a moment later
+REFUSES_ALL = (401, 402, 403, 404, 405, 501)  # statuses that every other request would get, too
+UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+MAX_WAIT = 300.0  # seconds between two tries, whatever Retry-After says
+MAX_BYTES = 64 * 2**20  # of a reply
+CHUNK = 2**16  # bytes
+REASONING_TOKENS = 8192  # for a model that thinks aloud, beside those of the reply
+# What a refusal calls a field, and what is sent instead; None: the field is left out.
+_FALLBACKS = {"max_tokens": "max_completion_tokens", "temperature": None}
+
+
+class EndpointUnavailableError(MGMError):
+    """The server answers no request at all: wrong address, key or model, or it is not there."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A reply of a server.
+
+    Attributes:
+        text: of the message; empty where the model only thought, or refused.
+        finish_reason: "stop", "length" or another; empty: the server does not say.
+        reasoning: what the model thought before, where the server sends that by itself.
+        usage: tokens that the server counted.
+    """
+
+    text: str
+    finish_reason: str = ""
+    reasoning: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def only_thought(self) -> bool:
+        """Whether it has thoughts, and nothing after them."""
+        cut = self.finish_reason == "length"
+        return not without_reasoning(self.text) and bool(self.text or self.reasoning or cut)
 
 
 class Endpoint:
     """Chat completions of a server. Threads may share it.
+
+    Some servers take `max_completion_tokens` instead of `max_tokens`, or no `temperature`. What a
+    refusal names is sent otherwise from then on.
 
     Args:
         url: such as https://api.openai.com/v1.
         title: what errors call it.
         key: that it asks for; None: that in OPENAI_API_KEY, if there is one.
         wait: seconds before the second try; doubled before each further one.
+        timeout: seconds for one reply, from the request to its last byte.
+
+    Raises:
+        MGMError: the address is none of HTTP.
     """
 
-    def __init__(self, url: str, title: str, key: str | None = None, wait: float = 1.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        title: str,
+        key: str | None = None,
+        wait: float = 1.0,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise MGMError(
+                f"{url}: is no address of a server; give one such as http://host:8000/v1"
+            )
         self._url = f"{url.rstrip('/')}/chat/completions"
-        self._title, self._wait = title, wait
+        self._title, self._wait, self._timeout = title, wait, timeout
         key = key or os.environ.get("OPENAI_API_KEY")
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._stopped = threading.Event()
+        self._fields: dict[str, str | None] = {}  # what is sent instead of refused fields
+        self._thinks = False  # whether replies need tokens to think, too
+        self._failed = 0  # requests in a row
+        self._unavailable = ""  # why nothing more is asked
+        self._opener = urllib.request.build_opener(_NoRedirects)
 
     def stop(self) -> None:
         """Try nothing again any more."""
         self._stopped.set()
 
-    def complete(self, body: dict[str, Any]) -> tuple[str, dict[str, int]]:
-        """What the server says, and the tokens that it counted.
+    def complete(self, body: dict[str, Any]) -> Completion:
+        """The server's reply to a body that has `max_tokens`.
+
+        Where a model's thoughts took all tokens, it is asked again with `REASONING_TOKENS` more,
+        and so are all later requests.
 
         Raises:
-            MGMError: it refuses, or does not answer after several tries.
+            EndpointUnavailableError: it would answer no other request either.
+            MGMError: it refuses this one, or does not answer it after several tries.
         """
-        wait, fault = self._wait, ""
-        for _ in range(TRIES):
+        thinks = self._thinks  # which another thread may find out meanwhile
+        completion = self._counted(body, thinks)
+        if thinks or not completion.only_thought:
+            return completion
+        self._thinks = True
+        try:
+            again = self._request(body, thinks=True)
+        except EndpointUnavailableError:
+            raise
+        except MGMError:  # its context takes no more
+            self._thinks = False
+            return completion
+        usage = {name: again.usage.get(name, 0) + n for name, n in completion.usage.items()}
+        return replace(again, usage=usage)
+
+    def _counted(self, body: dict[str, Any], thinks: bool) -> Completion:
+        """The server's reply; after too many that failed in a row nothing more is asked."""
+        if self._unavailable:
+            raise EndpointUnavailableError(self._unavailable)
+        try:
+            completion = self._request(body, thinks)
+        except EndpointUnavailableError as error:
+            self._unavailable = str(error)
+            raise
+        except MGMError as error:
+            self._failed += 1
+            if self._failed >= MAX_FAILED:
+                self._unavailable = f"{error}; so it went with {MAX_FAILED} requests in a row"
+                raise EndpointUnavailableError(self._unavailable) from error
+            raise
+        self._failed = 0
+        return completion
+
+    def _request(self, body: dict[str, Any], thinks: bool) -> Completion:
+        wait, fault, unreachable, tries = self._wait, "", False, 0
+        while tries < TRIES:
+            sent = self._accepted(body, thinks)
             try:
-                found = self._post(body)
-                text = found["choices"][0]["message"]["content"]
-                if not isinstance(text, str):
-                    raise MGMError(f"{self._title} refuses to answer")
-                return text, found.get("usage") or {}
+                return _parse(self._post(sent))
             except urllib.error.HTTPError as error:
-                said = one_line(error.read().decode(errors="replace"))[:200]
-                if error.code not in BUSY and error.code < 500:
-                    raise MGMError(f"{self._title} refuses ({error.code}): {said}") from error
-                fault = f"{error.code}: {said}"
-                after = error.headers.get("Retry-After") or ""
-                wait = max(wait, float(after) if after.isdigit() else 0)
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                if isinstance(error, MGMError):
-                    raise
-                fault = one_line(error) or type(error).__name__
-            if self._stopped.wait(wait * (1 + 0.2 * random.random())):
+                reason = one_line(_read_error(error))
+                if error.code in (400, 422) and self._negotiate(sent, reason):
+                    continue  # at once, and it is not counted
+                reason = reason[:200]
+                self._check(error, reason)
+                fault, unreachable = f"{error.code}: {reason}", False
+                wait = max(wait, _retry_after(error.headers.get("Retry-After")))
+            except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
+                cause = error.reason if isinstance(error, urllib.error.URLError) else error
+                unreachable = isinstance(cause, UNREACHABLE)
+                fault = one_line(cause) or type(error).__name__
+                tries += isinstance(cause, TimeoutError)  # who is so slow is asked less often
+            tries += 1
+            if self._stopped.wait(min(wait, MAX_WAIT) * (1 + 0.2 * random.random())):
                 break
             wait *= 2
-        raise MGMError(
+        kind = EndpointUnavailableError if unreachable else MGMError
+        raise kind(
             f"{self._title} does not answer after {TRIES} tries ({fault}); run again to go on "
             "where it was"
         )
 
+    def _accepted(self, body: dict[str, Any], thinks: bool) -> dict[str, Any]:
+        """A body with the fields that the server takes, and with tokens to think."""
+        sent = dict(body)
+        if thinks:
+            sent["max_tokens"] += REASONING_TOKENS
+        for name, instead in self._fields.items():
+            if name in sent:
+                value = sent.pop(name)
+                if instead:
+                    sent[instead] = value
+        return sent
+
+    def _negotiate(self, sent: dict[str, Any], reason: str) -> bool:
+        """Whether a refusal is about a field that can be sent otherwise, from now on."""
+        for name, instead in _FALLBACKS.items():
+            # "max_completion_tokens" does not contain "max_tokens".
+            if name in sent and re.search(rf"\b{name}\b", reason):
+                self._fields = self._fields | {name: instead}
+                return True
+        return False
+
+    def _check(self, error: urllib.error.HTTPError, reason: str) -> None:
+        """Raise what no further try would change."""
+        code = error.code
+        if 300 <= code < 400:
+            raise EndpointUnavailableError(
+                f"{self._title} redirects to {error.headers.get('Location')}; give the address of "
+                "the server itself"
+            ) from error
+        if code in BUSY or (code >= 500 and code not in REFUSES_ALL):
+            return
+        kind = EndpointUnavailableError if code in REFUSES_ALL else MGMError
+        raise kind(f"{self._title} refuses ({code}): {reason}") from error
+
     def _post(self, body: dict[str, Any]) -> Any:
+        until = time.monotonic() + self._timeout
+        # Lone surrogates are written as escapes, which every server can read.
         request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return json.loads(response.read())
+        content = bytearray()
+        with self._opener.open(request, timeout=self._timeout) as response:
+            while chunk := response.read1(CHUNK):
+                content += chunk
+                if time.monotonic() > until:
+                    raise TimeoutError(f"its reply takes more than {self._timeout:g} seconds")
+                if len(content) > MAX_BYTES:
+                    raise ValueError(f"its reply has more than {MAX_BYTES >> 20} MiB")
+            if response.length:  # http.client does not complain where `read1` is used
+                raise http.client.IncompleteRead(bytes(content[:0]), response.length)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            shown = bytes(content[:60]).decode(errors="replace")
+            raise ValueError(f"its reply is no JSON: {shown!r}") from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST becomes a GET, and carries the key to another server: none is followed."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Leave the redirect to be an error."""
+
+
+def _read_error(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read(CHUNK).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
+
+
+def _parse(reply: Any) -> Completion:
+    """The completion in what a server sent.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        choice = reply["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"its reply is no chat completion: {json.dumps(reply)[:60]}") from error
+    if isinstance(content, list):  # parts, of which some may be texts
+        parts = [one.get("text") for one in content if isinstance(one, dict)]
+        content = "".join(part for part in parts if isinstance(part, str))
+    usage = reply.get("usage")
+    return Completion(
+        valid_text(content) if isinstance(content, str) else "",
+        str(choice.get("finish_reason") or ""),
+        valid_text(reasoning) if isinstance(reasoning, str) else "",
+        {k: v for k, v in usage.items() if isinstance(v, int)} if isinstance(usage, dict) else {},
+    )
+
+
+def _retry_after(value: str | None) -> float:
+    """The seconds in a Retry-After header, which may be a date (RFC 9110, section 10.2.3)."""
+    if not value:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def without_reasoning(text: str) -> str:
+    """A reply without what was thought aloud before it; empty, where a thought has no end.
+
+    Some chat templates open the thought in the prompt, so that only its end is seen.
+    """
+    for name in ("think", "thinking"):
+        text = text.rpartition(f"</{name}>")[2].partition(f"<{name}>")[0]
+    return text.strip()

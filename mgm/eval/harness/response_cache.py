@@ -3,20 +3,23 @@
 Every process writes a file of its own; all read all files.
 """
 
+import copy
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.data.images.orientation import STORED
+from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
-from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.question import Question
+from mgm.eval.harness.jsonl_store import TextFile, read_records
+from mgm.eval.harness.question import DETAILS, Answered, Question, valid_text
 
 logger = logging.getLogger("mgm.eval")
+# Of a model: weights, settings, vocabularies and templates.
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja")
 
 
 class AnswerCache:
@@ -31,20 +34,30 @@ class AnswerCache:
     def __init__(self, folder: Path, model: str, process: int = 0) -> None:
         self._folder, self._model = folder, model
         self._own = TextFile(folder / f"answers-{process}.jsonl")
-        self._known: dict[str, str] = {}
+        self._known: dict[str, dict[str, Any]] = {}  # records of the files
         self._hashes: dict[Path, str] = {}
         self.reload()
 
+    def variant(self, settings: str) -> "AnswerCache":
+        """Answers of the same model with other settings, in the same files.
+
+        Args:
+            settings: what differs; answers with others are not seen.
+        """
+        other = copy.copy(self)
+        other._model = json.dumps([self._model, settings])
+        return other
+
     def reload(self) -> None:
         """Read what other processes have written."""
-        torn = 0
+        damaged = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            known, unfinished = read_texts(file)
+            known, count = read_records(file)
             self._known |= known
-            torn += unfinished
-        if torn:
+            damaged += count
+        if damaged:
             logger.info(
-                "%d answers in %s were not finished; they are asked anew", torn, self._folder
+                "%d answers in %s were not finished; they are asked anew", damaged, self._folder
             )
 
     def key(self, question: Question) -> str:
@@ -66,22 +79,27 @@ class AnswerCache:
 
     def get(self, key: str) -> str | None:
         """The answer of a key; None: it was not asked yet."""
-        return self._known.get(key)
+        record = self._known.get(key)
+        return None if record is None else record["text"]
 
-    def put(self, key: str, text: str) -> None:
-        """Keep an answer, at once.
+    def answer(self, question: Question) -> Answered | None:
+        """A question with its answer; None: it was not asked yet, or cannot be."""
+        try:
+            record = self._known.get(self.key(question))
+        except MGMError:
+            return None
+        if record is None:
+            return None
+        return Answered(question, record["text"], **_details(record))
+
+    def put(self, key: str, text: str, **details: float | str) -> None:
+        """Keep an answer, at once, with its `Answered.details`.
 
         Raises:
-            MGMError: it cannot be written.
+            MGMError: it cannot be written; what was answered before is kept.
         """
-        self._known[key] = text
-        try:
-            self._own.add(key, text)
-        except OSError as error:
-            raise MGMError(
-                f"{self._own.path}: cannot be written ({error.strerror}); make room, and run "
-                "again: what was answered is kept"
-            ) from error
+        self._own.add(key, text, **details)
+        self._known[key] = {"text": valid_text(text), **details}
 
     def _hash(self, image: ImageSource) -> str:
         if isinstance(image, bytes):
@@ -100,20 +118,45 @@ class AnswerCache:
         return hashlib.blake2b(open_image(image, "an image", STORED).tobytes()).hexdigest()[:32]
 
 
-def settings_name(path: str, facts: dict[str, Any]) -> str:
-    """The name of a model with what decides its answers: its weights' files and the settings.
+def _details(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record tells of an answer besides its text; values of other types are passed over."""
+    return {name: record[name] for name, kind in DETAILS.items()
+            if isinstance(record.get(name), kind)}  # fmt: skip
+
+
+def settings_name(path: str, settings: dict[str, Any]) -> str:
+    """The name of a model with what decides its answers: the content of its files, and settings.
+
+    A copy of a model in a folder of the same name has the same one, whenever it was made.
 
     Args:
         path: of its folder, or its name elsewhere.
-        facts: such as dtype and template.
+        settings: such as dtype and template; `model_base` may name another folder.
+
+    Raises:
+        MGMError: a file cannot be read.
     """
     folder = Path(path)
-    files: Sequence[Path] = sorted(folder.iterdir()) if folder.is_dir() else []
-    marks = [
-        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-        for file in files
-        if file.suffix in (".safetensors", ".bin", ".json", ".model")
-    ]
-    name = folder.resolve().name if files else path
-    text = json.dumps([name, marks, facts], sort_keys=True)
+    parts = [folder] + [Path(base) for base in [settings.get("model_base")] if base]
+    digests = [_files_digest(part) if part.is_dir() else str(part) for part in parts]
+    others = {name: value for name, value in settings.items() if name != "model_base"}
+    name = folder.resolve().name if folder.is_dir() else path
+    text = json.dumps([name, digests, others], sort_keys=True)
     return f"{name}-{hashlib.blake2b(text.encode()).hexdigest()[:12]}"
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of the files of a model, with their names.
+
+    Raises:
+        MGMError: a file cannot be read.
+    """
+    return hashlib.sha256(json.dumps(_files_digest(folder)).encode()).hexdigest()
+
+
+def _files_digest(folder: Path) -> list[list[str]]:
+    """Names and SHA-256 of the files of a model, those in folders below it, too."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES)
+    return [
+        [file.relative_to(folder).as_posix(), digest_of([file])] for file in files if file.is_file()
+    ]

@@ -1,12 +1,17 @@
 """Has questions answered: each image is seen once, nothing twice, and a kill loses nothing."""
 
+import datetime
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tqdm import tqdm
 
+from mgm.errors import MGMError
 from mgm.eval.harness.models import Answerer
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache
 
 
@@ -17,7 +22,7 @@ def run(
     process: int = 0,
     processes: int = 1,
     title: str = "",
-) -> None:
+) -> list[SkippedQuestion]:
     """Have every question answered that was not yet; answers go into the cache.
 
     Args:
@@ -28,17 +33,27 @@ def run(
         processes: that share the work: each takes other images.
         title: of the progress bar; empty: there is none.
 
+    Returns:
+        What this process could not ask, such as a question whose image is broken. It is asked anew
+        by the next run.
+
     Raises:
-        MGMError: a question cannot be answered.
+        MGMError: no question can be answered any more, or an answer cannot be written.
     """
     own = share(questions, process, processes)
+    skipped: list[SkippedQuestion] = []
     keys: dict[str, str] = {}  # of questions that are being answered
     pending: set[str] = set()  # keys that were asked for
     with tqdm(total=len(own), desc=title, unit=" questions", disable=not title) as bar:
 
         def open_questions() -> Iterator[Question]:
             for question in own:
-                key = cache.key(question)
+                try:
+                    key = cache.key(question)
+                except MGMError as error:
+                    skipped.append(SkippedQuestion(question.id, str(error)))
+                    bar.update()
+                    continue
                 if cache.get(key) is not None or key in pending:
                     bar.update()
                     continue
@@ -46,9 +61,34 @@ def run(
                 keys[question.id] = key
                 yield question
 
-        for answered in answerer.answers(open_questions()):
-            cache.put(keys.pop(answered.question.id), answered.text)
+        since = time.perf_counter()
+        for one in answerer.answers(open_questions()):
+            if isinstance(one, SkippedQuestion):
+                skipped.append(one)
+            else:
+                now = time.perf_counter()
+                timed = replace(one, seconds=round(now - since, 6))
+                cache.put(keys.pop(one.question.id), one.text, **timed.details)
+                since = now
             bar.update()
+    return skipped + _twins(own, skipped, keys, cache)
+
+
+def _twins(
+    questions: Sequence[Question],
+    skipped: Sequence[SkippedQuestion],
+    keys: Mapping[str, str],
+    cache: AnswerCache,
+) -> list[SkippedQuestion]:
+    """Questions equal to one that was asked, and could not be answered."""
+    reasons = {keys[one.id]: one.reason for one in skipped if one.id in keys}
+    known = {one.id for one in skipped}
+    others = [one for one in questions if one.id not in known] if reasons else []
+    return [
+        SkippedQuestion(one.id, reasons[cache.key(one)])
+        for one in others
+        if cache.key(one) in reasons
+    ]
 
 
 def share(questions: Sequence[Question], process: int, processes: int) -> list[Question]:
@@ -74,5 +114,70 @@ def _name(image: object) -> object:
 
 def answered(questions: Sequence[Question], cache: AnswerCache) -> list[Answered]:
     """The questions that have answers, with these."""
-    found = ((question, cache.get(cache.key(question))) for question in questions)
-    return [Answered(question, text) for question, text in found if text is not None]
+    return [one for question in questions if (one := cache.answer(question)) is not None]
+
+
+@dataclass
+class Shared:
+    """What a benchmark's processes have to know of one another.
+
+    Attributes:
+        questions: that are asked.
+        answers: their cache.
+        skipped: records and questions that could not be asked.
+    """
+
+    questions: Sequence[Question]
+    answers: AnswerCache
+    skipped: list[SkippedQuestion] = field(default_factory=list)
+
+
+def gather(
+    benchmarks: Mapping[str, Shared],
+    failed: list[str],
+    cache: AnswerCache,
+    process: int,
+    processes: int,
+) -> None:
+    """Have the first process know the answers and faults of all, which may be on other machines.
+
+    It waits for every process; one that ends in an error ends all, by torchrun.
+
+    Args:
+        benchmarks: by their names; what others skipped is added in the first process.
+        failed: errors that ended a benchmark; those of others are added in the first process.
+        cache: whose files the answers are in; those of others are added in the first process.
+        process: the number of this one.
+        processes: that share the work.
+    """
+    if processes == 1:
+        return
+    import torch.distributed as dist
+
+    # By question: files of a model on another machine may differ.
+    own = {
+        name: (
+            {
+                answer.question.id: (answer.text, answer.details)
+                for answer in answered(share(one.questions, process, processes), one.answers)
+            },
+            one.skipped if process else [],
+        )
+        for name, one in benchmarks.items()
+    }
+    parts: list[Any] | None = [None] * processes if process == 0 else None
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    dist.gather_object((own, failed if process else []), parts)
+    dist.destroy_process_group()
+    if parts is None:
+        return
+    cache.reload()
+    failed += dict.fromkeys(message for _, messages in parts for message in messages)
+    for name, one in benchmarks.items():
+        known = {skipped.id for skipped in one.skipped}
+        for answers, skipped in (part[name] for part, _ in parts):
+            one.skipped += [other for other in skipped if other.id not in known]
+            for question in one.questions:
+                if question.id in answers and one.answers.answer(question) is None:
+                    text, details = answers[question.id]
+                    one.answers.put(one.answers.key(question), text, **details)

@@ -1,6 +1,6 @@
-"""How near a text is to another, letter by letter: the scores of texts read from documents."""
+"""Average normalised Levenshtein similarity (ANLS): the score of texts read from documents."""
 
-LEAST = 0.5  # similarity, below which an answer is wrong
+MIN_SIMILARITY = 0.5  # below it an answer is wrong
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -17,22 +17,16 @@ def edit_distance(first: str, second: str) -> int:
 def anls(text: str, answer: str) -> float:
     """Normalised similarity from 0 to 1 of an answer to a right one (Biten et al. 2019).
 
-    Source: https://arxiv.org/abs/1905.13648, eq. 1, and `STVQAANLSEvaluator` of the published
-    m4c_evaluator.py.
-    """
-    first, second = text.lower().strip(), answer.lower().strip()
-    return _kept(edit_distance(first, second), max(len(first), len(second)))
+    Whitespace in a row counts as one blank, but the length that is divided by has all of it.
 
-
-def harness_anls(text: str, answer: str) -> float:
-    """The same as lmms-eval and VLMEvalKit count it, after Qwen-VL's infographicsvqa_eval.py.
-
-    Blanks in a row count as one, but the length that is divided by has them all.
+    Source: https://arxiv.org/abs/1905.13648, eq. 1, as the evaluator of the DocVQA challenge counts
+    it (https://rrc.cvc.uab.es/?ch=17), and after it `anls` of lmms-eval and `anls_compute` of
+    VLMEvalKit.
     """
     first, second = (" ".join(one.lower().split()) for one in (text, answer))
-    return _kept(edit_distance(first, second), max(len(text), len(answer)))
-
-
-def _kept(distance: int, length: int) -> float:
-    similarity = 1 - distance / length if length else 1.0
-    return similarity if similarity >= LEAST else 0.0
+    # Upper case, which has more characters in a few languages, decides the length there.
+    length = max(len(text.upper()), len(answer.upper()))
+    if length and 1 - abs(len(first) - len(second)) / length < MIN_SIMILARITY:
+        return 0.0  # whatever the characters: an answer of any length is scored in no time
+    similarity = 1 - edit_distance(first, second) / length if length else 1.0
+    return similarity if similarity >= MIN_SIMILARITY else 0.0

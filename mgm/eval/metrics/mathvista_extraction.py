@@ -12,8 +12,14 @@ from mgm.eval.metrics.anls import edit_distance
 CHOICES = "multi_choice"
 
 
-def extract(text: str, problem: Mapping[str, Any], judge: Judge) -> str:
+def extract(text: str, problem: Mapping[str, Any], judge: Judge, attempts: int = 1) -> str:
     """What an answer says, in few letters. Source: extract_answer.py.
+
+    Args:
+        text: the answer.
+        problem: that it is to.
+        judge: asked where the answer says more than that.
+        attempts: as often a judge is asked that replies nothing.
 
     Raises:
         MGMError: a judge was asked, and does not answer.
@@ -22,7 +28,9 @@ def extract(text: str, problem: Mapping[str, Any], judge: Judge) -> str:
     if plain is not None:
         return plain
     if judge.is_model:
-        return judge.ask(extraction_prompt(problem["query"], text))
+        prompt = extraction_prompt(problem["query"], text)
+        replies = (judge.ask(prompt, temperature=number / 2) for number in range(attempts))
+        return next(filter(str.strip, replies), "")
     return ruled_extraction(text, problem)
 
 

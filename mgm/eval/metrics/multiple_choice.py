@@ -1,16 +1,26 @@
 """Which of some choices an answer means."""
 
 import re
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+Choices = Sequence[str] | Mapping[str, str]  # in order, or by their letters
+LONG_ANSWER = 5  # words; a longer answer may hold a choice written out
+# How an answer may name a letter in MMMU's parser, and where the last of several is looked for.
+OFFICIAL_FORMS = (("({})", "({})"), (" {} ", " {} "))
 
 
-def listed(choices: Sequence[str], form: str = "{letter}. {text}") -> str:
+def by_letter(choices: Choices) -> Mapping[str, str]:
+    """Choices by their letters."""
+    if isinstance(choices, Mapping):
+        return choices
+    return dict(zip(LETTERS, choices, strict=False))
+
+
+def listed(choices: Choices, form: str = "{letter}. {text}") -> str:
     """Choices with their letters, a line each."""
-    lines = zip(LETTERS, choices, strict=False)
-    return "\n".join(form.format(letter=letter, text=text) for letter, text in lines)
+    pairs = by_letter(choices).items()
+    return "\n".join(form.format(letter=letter, text=text) for letter, text in pairs)
 
 
 def chosen_letter(answer: str, count: int) -> str | None:
@@ -22,59 +32,44 @@ def chosen_letter(answer: str, count: int) -> str | None:
     """
     valid = LETTERS[:count]
     text = answer.strip()
-    if text[:1] in valid and (len(text) == 1 or not text[1].isalnum()):
-        return text[:1]
+    if text and text[0] in valid and not text[1:2].isalnum():
+        return text[0]
     found = re.findall(rf"\(([{valid}])\)|\b([{valid}])\b(?![’'])", text)
     letters = {first or second for first, second in found}
     return letters.pop() if len(letters) == 1 else None
 
 
-# What lmms-eval takes away around a letter, in this order. Source: mmbench_evals.py.
-_AROUND = (
-    *product(("",), (".", ",", ":", ")", ").")),
-    ("(", ")"),
-    ("(", ")."),
-    *product((":",), ("", ",", ".", ")", ").")),
-)
-NEAR_THE_END = 5  # words from the end among which VLMEvalKit looks for a letter
-
-
-def lmms_eval_letter(answer: str, choices: Sequence[str]) -> str | None:
-    """The letter that an answer names, or whose choice it contains; None: a judge has to say.
-
-    As there, five letters count, however many choices there are; "A" in more than three words is
-    taken for an article. Source: lmms-eval's mmbench_evals.py.
-    """
-    words = answer.split()
-    letters = LETTERS[:5]
-    named = [letter for letter in letters if letter in words]
-    if len(named) == 1 and not ("A" in words and len(words) > 3):
-        return named[0]
-    for before, after in _AROUND:
-        named = [letter for letter in letters if f"{before}{letter}{after}" in words]
-        if len(named) == 1:
-            return named[0]
-    return contained_choice(answer, choices[:4])
-
-
-def vlmevalkit_letter(answer: str, choices: Sequence[str]) -> str | None:
-    """The letter that an answer names near its end, or whose choice it contains; None: neither.
-
-    "Z" means that it refuses. Source: VLMEvalKit's matching_util.py.
-    """
-    words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
-    named = [letter for letter in LETTERS[: len(choices)] if letter in words]
-    if len(named) == 1 and words.index(named[0]) > len(words) - NEAR_THE_END:
-        return named[0]
-    if not named and "Z" in words:
-        return "Z"
-    if len(answer) > 2 * sum(map(len, choices)):
-        return None
-    return contained_choice(answer, choices)
-
-
-def contained_choice(answer: str, choices: Sequence[str]) -> str | None:
+def contained_choice(answer: str, choices: Choices) -> str | None:
     """The letter of the only choice that an answer contains."""
     low = answer.lower()
-    meant = [letter for letter, one in zip(LETTERS, choices, strict=False) if one.lower() in low]
+    meant = [letter for letter, one in by_letter(choices).items() if one.lower() in low]
     return meant[0] if len(meant) == 1 else None
+
+
+def parse_choice(
+    text: str, choices: Choices, forms: Sequence[tuple[str, str]] = OFFICIAL_FORMS
+) -> str | None:
+    """The letter that an answer means; None: it means none.
+
+    Args:
+        text: the answer.
+        choices: there are.
+        forms: how a letter may be named, the first that is found; each with the form by which the
+            last of several is chosen.
+
+    Source: `parse_multi_choice_response` of MMMU's eval_utils.py.
+    """
+    names = by_letter(choices)
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    for form, order in forms:
+        named = [letter for letter in names if form.format(letter) in text]
+        if named:
+            return max(named, key=lambda letter: text.rfind(order.format(letter)))
+    if len(text.split()) > LONG_ANSWER:
+        low = text.lower()
+        named = [letter for letter, name in names.items() if name.lower() in low]
+        if named:
+            return max(named, key=lambda letter: low.rfind(names[letter].lower()))
+    return None

@@ -1,45 +1,64 @@
-"""Scores for people: a table in Markdown, and a page with wrong answers and their images."""
+"""The report of a model: report.md, report.html and results.json, of all scores in a folder.
 
-import base64
-import html
-import io
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-
-from PIL import Image
-
-from mgm.data.images.loading import ImageSource, image_size, open_image
-from mgm.errors import MGMError
-from mgm.eval.harness.question import Answered
-from mgm.eval.report.paper_results import verdict
-from mgm.eval.report.score import Score
-from mgm.eval.report.statistics import Comparison
-
-COLUMNS = ("benchmark", "score", "questions", "protocol", "published")
-WRONG = 50  # answers of each benchmark that the page shows
-SIDE = 320  # pixels of an image there
-RIGHT = 0.999
-WORDS = (2, 5, 20)  # between which answers are counted together
-SIDES = (336, 768, 1536)  # pixels, of images likewise
-
-_STYLE = """
-body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
-table { border-collapse: collapse; } td, th { padding: .3rem .8rem; text-align: left; }
-tr + tr { border-top: 1px solid #ddd; } .partial { color: #b00; }
-.bar { background: #4a7dbd; height: .8rem; display: inline-block; vertical-align: middle; }
-.answer { display: flex; gap: 1rem; margin: 1rem 0; flex-wrap: wrap; }
-.answer img { max-width: 20rem; max-height: 20rem; } .answer pre { white-space: pre-wrap; }
+It grows with every run: each score lies in a folder of its own, and the report is made of all.
 """
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError
+from mgm.eval.report.ablations import ablation_rows, read_ablations, utilisation_lines
+from mgm.eval.report.examples import DETAILS
+from mgm.eval.report.html_page import report_page
+from mgm.eval.report.paper_results import COLUMNS as PAPER_COLUMNS
+from mgm.eval.report.paper_results import published_table, verdict
+from mgm.eval.report.score import Score, load_score
+from mgm.eval.tasks.benchmark import PAPER
+from mgm.eval.tasks.files import read_json
+
+logger = logging.getLogger("mgm.eval")
+COLUMNS = ("benchmark", "score", "questions", "protocol", "published", "notes")
+RESULTS_FORMAT = 1  # of results.json; see texts/results.schema.json
 
 
 def described(score: Score) -> str:
     """The value with its interval; where questions are missing, how many there are instead."""
-    if score.value is None:
-        return "to be submitted"
-    text = f"{score.value:.1f} (95 %: {score.low:.1f} to {score.high:.1f})"
+    text = "to be submitted"
+    if score.value is not None:
+        interval = "too few images for an interval"
+        if score.low is not None and score.high is not None:
+            interval = f"95 %: {score.low:.1f} to {score.high:.1f}"
+        text = headline(score)
+        text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
     if not score.complete:
         return f"partial, {score.questions} of {score.expected} questions: {text}"
     return text
+
+
+def headline(score: Score) -> str:
+    """The value alone, as the paper's table has it: MME as perception/cognition."""
+    if score.value is None:
+        return "–"
+    if score.headline:
+        parts = [score.parts[name][0] for name in score.headline if name in score.parts]
+        return " / ".join(f"{value:.1f}" for value in parts)
+    return f"{score.value:.1f}"
+
+
+def notes(score: Score) -> str:
+    """Counts of answers that a reader should know of, and of skipped questions."""
+    counts = {
+        "cut by the token limit": score.counts.get("cut", 0),
+        "unparsed": score.counts.get("unparsed", 0),
+        "empty": score.counts.get("empty", 0),
+        "skipped": len(score.skipped),
+        "with a note": len(score.notes),
+    }
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def table(scores: Sequence[Score], model: str) -> str:
@@ -49,179 +68,200 @@ def table(scores: Sequence[Score], model: str) -> str:
         scores: of one model.
         model: its name; a published one's scores stand beside.
     """
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(score, model) for score in scores)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown([COLUMNS, *(cells(score, model) for score in scores)])
 
 
-def _cells(score: Score, model: str) -> tuple[str, ...]:
-    """What stands in the row of a score, below `COLUMNS`."""
+def cells(score: Score, model: str) -> tuple[str, ...]:
+    """The row of a score, below `COLUMNS`."""
     beside = ""
     if score.value is not None and score.complete:
         found = verdict(model, score.benchmark, score.value, score.low, score.high)
         if found is not None:
-            says = "agrees" if found.agrees else "differs"
-            beside = f"{found.published:.1f} ({found.difference:+.1f}, {says})"
+            words = {True: ", agrees", False: ", differs", None: ""}[found.agrees]
+            beside = f"{found.published:.1f} ({found.difference:+.1f}{words})"
     name = f"{score.title} ({score.benchmark})"
-    return name, described(score), str(score.questions), score.scorer, beside
+    questions = f"{score.questions:,}"
+    return name, described(score), questions, score.scorer, beside, notes(score)
+
+
+def _page_row(score: Score, model: str) -> dict[str, str]:
+    """The row of a score on the page, which has columns of its own for interval and questions."""
+    row = dict(zip(COLUMNS, cells(score, model), strict=True))
+    row["score"] = headline(score) if score.value is not None else described(score)
+    if not score.complete:
+        row["questions"] = f"{score.questions:,} of {score.expected or 0:,} (partial)"
+    return row
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its heads first."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def parts_table(score: Score) -> str:
     """The score of every category in Markdown; empty: there are no categories."""
     if not score.parts:
         return ""
-    lines = [f"\n### {score.title}: {score.metric}\n", "| | | questions |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.1f} | {count} |" for name, (value, count) in score.parts.items()]
-    return "\n".join(lines) + "\n"
+    rows = [("", score.metric, "95 % interval", "questions")]
+    for name, (value, count) in score.parts.items():
+        low, high = score.intervals.get(name, (None, None))
+        interval = "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
+        rows.append((name, f"{value:.1f}", interval, f"{count:,}"))
+    return f"\n### {score.title}, {score.scorer}\n\n{markdown(rows)}"
 
 
-def write_report(
-    folder: Path, model: str, scores: Sequence[Score], answered: Mapping[str, Sequence[Answered]]
-) -> list[Path]:
-    """Write report.md and report.html; returns them.
+def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
+    """Ablations of a score in Markdown (see `ablations`); empty: there are none."""
+    rows = ablation_rows(score, content)
+    if not rows:
+        return ""
+    text = f"\n### {score.title}, {score.scorer}: ablations\n\n{markdown(rows)}"
+    return text + "".join(f"\n{line}\n" for line in utilisation_lines(content))
+
+
+def write_report(folder: Path, model: str) -> list[Score]:
+    """Write the report of all scores below a folder.
 
     Args:
-        folder: where they go.
-        model: its name.
-        scores: of it.
-        answered: by the names of benchmarks with their splits.
+        folder: of the output.
+        model: its name; scores of another model, or of other weights, are left out.
+
+    Returns:
+        The scores in the report.
+
+    Raises:
+        MGMError: a file cannot be written.
     """
-    text = f"# {model}\n\n{table(scores, model)}" + "".join(map(parts_table, scores))
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    body = "".join(_section(score, answered.get(score.benchmark, ())) for score in scores)
-    rows = "".join(
-        f"<tr class='{'' if score.complete else 'partial'}'>"
-        + "".join(f"<td>{_text(cell)}</td>" for cell in _cells(score, model))
-        + "</tr>"
-        for score in scores
+    found = [(path.parent, score) for path, score in _scores(folder)]
+    newest = max((score.run.get("date", "") for _, score in found), default="")
+    current = next((one.run for _, one in found if one.run.get("date", "") == newest), {})
+    kept = []
+    for path, score in found:
+        if _same_model(score.run, current):
+            kept.append((path, score))
+        else:
+            logger.warning("%s: is of another model or other weights; the report leaves it out",
+                           path)  # fmt: skip
+    scores = [score for _, score in kept]
+    paper = published_table(
+        model,
+        {
+            one.benchmark: headline(one) + ("" if one.complete else " (partial)")
+            for one in scores
+            if one.protocol == PAPER
+        },
     )
-    heads = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(model)}</title>"
-        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>"
-        f"<h1>{_text(model)}</h1><table><tr>{heads}</tr>{rows}</table>"
-        f"{body}</html>"
-    )
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    return [folder / "report.md", folder / "report.html"]
+    text = f"# {model}\n\n"
+    text += f"{markdown(paper)}\n" if paper else ""
+    ablations = [_ablations(path, score) for path, score in kept]
+    text += table(scores, model) + "".join(map(parts_table, scores))
+    text += "".join(map(ablations_text, scores, ablations))
+    rows = [_page_row(score, model) for score in scores]
+    sections = [
+        (score, _details(path) | {"ablations": ablation_rows(score, content),
+                                   "utilisation": utilisation_lines(content)})
+        for (path, score), content in zip(kept, ablations, strict=True)
+    ]  # fmt: skip
+    page = report_page(model, paper, rows, sections)
+    for name, content in (
+        ("report.md", text),
+        ("report.html", page),
+        (
+            "results.json",
+            json.dumps(results(model, scores, ablations), ensure_ascii=False, indent=1) + "\n",
+        ),
+    ):
+        with atomic_file(folder / name) as path:
+            path.write_text(content, encoding="utf-8")
+    return scores
 
 
-def by_answer_length(score: Score, answered: Sequence[Answered]) -> dict[str, tuple[float, int]]:
-    """Mean credit in per cent by the words of the model's answers, and how many there are."""
-    return _grouped(score, answered, lambda one: _bin(len(one.text.split()), WORDS, "words"))
+def _scores(folder: Path) -> Iterator[tuple[Path, Score]]:
+    """Scores below a folder, the paper's benchmarks first."""
+    found = []
+    for path in sorted(folder.glob("*/*/*/score.json")):
+        try:
+            found.append((path, load_score(path)))
+        except MGMError as error:
+            logger.warning("%s; the report leaves it out", error)
+    order = {name: index for index, name in enumerate(PAPER_COLUMNS)}
+    yield from sorted(found, key=lambda one: (order.get(one[1].benchmark, len(order)), one[0]))
 
 
-def by_image_size(score: Score, answered: Sequence[Answered]) -> dict[str, tuple[float, int]]:
-    """Mean credit in per cent by the longer side of the first image, and how many there are."""
-
-    def size(one: Answered) -> tuple[int, str] | None:
-        longer = _longer_side(one.question.images[0]) if one.question.images else None
-        return None if longer is None else _bin(longer, SIDES, "pixels")
-
-    return _grouped(score, answered, size)
+def _same_model(run: dict[str, Any], current: dict[str, Any]) -> bool:
+    """Whether two runs were of the same weights, as far as is known of both."""
+    own, other = run.get("model", {}), current.get("model", {})
+    return all(own.get(name) in (other.get(name), None) or other.get(name) is None
+               for name in ("name", "digest"))  # fmt: skip
 
 
-def _longer_side(source: ImageSource) -> int | None:
-    """In pixels, from the head of the file alone where there is one; None: it is damaged."""
+def _details(folder: Path) -> dict[str, Any]:
+    """Breakdowns and examples of a score; empty: there are none."""
     try:
-        return max(image_size(source, "an image"))
-    except MGMError:
-        return None
+        found = read_json(folder / DETAILS) if (folder / DETAILS).is_file() else {}
+    except MGMError as error:
+        logger.warning("%s; the report shows no examples of it", error)
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
-def _bin(value: int, ends: Sequence[int], unit: str) -> tuple[int, str]:
-    """Between which of some numbers a value lies: its place, and in words."""
-    place = sum(value >= end for end in ends)
-    if place == 0:
-        return place, f"below {ends[0]} {unit}"
-    if place == len(ends):
-        return place, f"from {ends[-1]} {unit}"
-    return place, f"{ends[place - 1]} to {ends[place] - 1} {unit}"
+def _ablations(folder: Path, score: Score) -> dict[str, Any]:
+    """Ablations of a score; empty: there are none."""
+    try:
+        return read_ablations(folder, score)
+    except MGMError as error:
+        logger.warning("%s; the report leaves it out", error)
+        return {}
 
 
-def _grouped(
-    score: Score, answered: Sequence[Answered], group: Callable[[Answered], tuple[int, str] | None]
-) -> dict[str, tuple[float, int]]:
-    found: dict[tuple[int, str], list[float]] = {}
-    for one in answered:
-        name = group(one) if one.question.id in score.credits else None
-        if name is not None:
-            found.setdefault(name, []).append(score.credits[one.question.id])
+def results(
+    model: str, scores: Sequence[Score], ablations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What results.json holds: see texts/results.schema.json."""
     return {
-        name: (100 * sum(credits) / len(credits), len(credits))
-        for (_, name), credits in sorted(found.items())
+        "format": RESULTS_FORMAT,
+        "model": model,
+        "results": [
+            _result(score, model)
+            | {name: list(content.get(name, ())) for name in ("ablations", "utilisation")}
+            for score, content in zip(scores, ablations, strict=True)
+        ],
     }
 
 
-def _bars(title: str, parts: Mapping[str, tuple[float, int]]) -> str:
-    """A bar for each part, as long as its value; nothing where there are no parts."""
-    if not parts:
-        return ""
-    most = max(100.0, *(value for value, _ in parts.values()))
-    bars = "".join(
-        f"<tr><td>{_text(name)}<td>{value:.1f}<td>{count}"
-        f"<td><span class=bar style='width:{max(value, 0) / most * 15:.2f}rem'></span></tr>"
-        for name, (value, count) in parts.items()
-    )
-    heads = "<tr><th><th>score<th>questions<th></tr>"
-    return f"<h3>{title}</h3><table>{heads}{bars}</table>"
-
-
-def _section(score: Score, answered: Sequence[Answered]) -> str:
-    """Categories with bars, and wrong answers with their images."""
-    bars = (
-        _bars("by category", score.parts)
-        + _bars("credit by length of the answer", by_answer_length(score, answered))
-        + _bars("credit by size of the image", by_image_size(score, answered))
-    )
-    wrong = [one for one in answered if score.credits.get(one.question.id, 1) < RIGHT]
-    shown = "".join(_wrong(one, score.credits[one.question.id]) for one in wrong[:WRONG])
-    return (
-        f"<h2>{_text(score.title)}: {_text(score.metric)}</h2>{bars}"
-        f"<details><summary>{len(wrong)} answers without full credit"
-        f"{f', the first {WRONG}' if len(wrong) > WRONG else ''}</summary>{shown}</details>"
-    )
-
-
-def _wrong(answered: Answered, credit: float) -> str:
-    question = answered.question
-    images = "".join(f"<img alt='' src='{_small(image)}'>" for image in question.images)
-    facts = (
-        ("question", question.text),
-        ("answer", answered.text),
-        ("right", str(question.answer)),
-        ("credit", f"{credit:.2f}"),
-        ("id", question.id),
-    )
-    lines = "".join(f"<tr><th>{name}<td><pre>{_text(text)}</pre></tr>" for name, text in facts)
-    return f"<div class=answer><div>{images}</div><table>{lines}</table></div>"
-
-
-def _small(source: ImageSource) -> str:
-    """An image, made smaller, as a URL that holds it."""
-    try:
-        image = open_image(source, "an image")
-    except MGMError:
-        return ""
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-def compared(first: str, second: str, benchmark: str, found: Comparison) -> str:
-    """Two models on one benchmark, in a line."""
-    interval = f"{found.interval.low:+.1f} to {found.interval.high:+.1f}"
-    if found.differ:
-        says = f"{second if found.difference > 0 else first} is better"
-    elif found.needed is None:
-        says = "they are the same"
-    else:
-        says = f"they cannot be told apart; it would take some {found.needed:,} questions"
-    return (
-        f"{benchmark}: {second} {found.difference:+.2f} points (95 %: {interval}, "
-        f"{found.questions:,} questions of both): {says}"
-    )
+def _result(score: Score, model: str) -> dict[str, Any]:
+    found = None
+    if score.value is not None and score.complete:
+        found = verdict(model, score.benchmark, score.value, score.low, score.high)
+    return {
+        "benchmark": score.benchmark,
+        "title": score.title,
+        "protocol": score.protocol,
+        "judge": score.judge,
+        "metric": score.metric,
+        "value": score.value,
+        "interval": None if score.low is None else [score.low, score.high],
+        "highest": score.highest,
+        "questions": score.questions,
+        "expected": score.expected,
+        "complete": score.complete,
+        "published": found and found.published,
+        "parts": [
+            {
+                "name": name,
+                "value": value,
+                "interval": list(score.intervals[name]) if name in score.intervals else None,
+                "highest": score.part_highest.get(name, score.highest),
+                "questions": count,
+            }
+            for name, (value, count) in score.parts.items()
+        ],
+        "counts": score.counts | {"skipped": len(score.skipped)},
+        "skipped": [{"id": one.id, "reason": one.reason} for one in score.skipped],
+        "run": score.run,
+    }

@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mgm.errors import MGMError
-from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.report.statistics import Interval, drawn_interval, mean_interval
+from mgm.atomic import atomic_file
+from mgm.errors import MGMError, one_line
+from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import read_json, staged_files
 
-JUDGED_AT_ONCE = 16
+FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,25 @@ class Score:
         protocol: by which was asked and scored.
         judge: who scored free answers; empty: nobody had to.
         value: the score; None: the answers are known to a server alone.
-        low: end of its 95 % interval.
-        high: end of its 95 % interval.
+        low: lower end of its 95 % interval; None: too few images, or no value.
+        high: upper end of its 95 % interval.
         questions: that were scored.
         expected: that the benchmark has; None: nobody knows.
         parts: score and number of questions of each category.
         credits: of every question, by its id.
         groups: of every question, by its id.
+        skipped: questions that were left out because they could not be asked or scored.
+        intervals: 95 % intervals of parts, by their names; small ones have none.
+        inputs: what `Benchmark.combine` reads of every question besides, by its id; empty where the
+            score is the mean of credits.
+        counts: of answers that were "cut" by the token limit, "empty", or "unparsed".
+        notes: what there is to know about single credits (see `Credit`), by the questions' ids.
+        fractions: numerator and denominator of credits that are a `Credit`, by the questions' ids.
+        highest: the largest value that there can be; None: no bound.
+        part_highest: the same of parts, where it is another.
+        headline: parts that stand for the score in tables.
+        run: how it came about (see `run_info`).
+        format: of the file; it grows when the meaning of a field changes.
     """
 
     benchmark: str
@@ -43,13 +53,24 @@ class Score:
     protocol: str
     judge: str
     value: float | None
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     questions: int
     expected: int | None
     parts: dict[str, tuple[float, int]]
     credits: dict[str, float] = field(repr=False)
     groups: dict[str, str] = field(repr=False)
+    skipped: tuple[SkippedQuestion, ...] = ()
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
+    fractions: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+    highest: float | None = 100.0
+    part_highest: dict[str, float | None] = field(default_factory=dict)
+    headline: tuple[str, ...] = ()
+    run: dict[str, Any] = field(default_factory=dict, repr=False)
+    format: int = FORMAT
 
     @property
     def complete(self) -> bool:
@@ -62,78 +83,78 @@ class Score:
         return self.protocol + (f", judged by {self.judge}" if self.judge else "")
 
 
-def scored(
-    benchmark: Benchmark,
-    split: str,
-    protocol: str,
-    questions: Sequence[Question],
-    answered: Sequence[Answered],
-    judge: Judge,
-) -> Score:
-    """Score what was answered.
+def parsed_answer(benchmark: Benchmark, answered: Answered, protocol: str) -> str | None:
+    """What the scorer reads in an answer (see `Benchmark.parse`); empty where it cannot be read."""
+    try:
+        return benchmark.parse(answered, protocol)
+    except DATA_ERRORS:  # a record or an answer that its parser did not expect
+        return ""
 
-    Args:
-        benchmark: that was asked.
-        split: of it.
-        protocol: by which is scored.
-        questions: all there are.
-        answered: those that have answers.
-        judge: of free answers.
+
+def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
+    """What `combine` reads of a question, so that `question_of` can make one like it."""
+    answer = question.answer if isinstance(question.answer, str | int | float) else None
+    facts = {name: question.facts[name] for name in benchmark.combine_facts
+             if name in question.facts}  # fmt: skip
+    return {"category": question.category, "answer": answer, "facts": facts}
+
+
+def question_of(score: Score, name: str) -> Question:
+    """A question of a saved score, with what `Benchmark.combine` reads of it.
 
     Raises:
-        MGMError: nothing was answered, or the judge does not answer.
+        MGMError: the score was saved without that.
     """
-    if not answered:
-        raise MGMError(f"{benchmark.name}: nothing was answered yet")
-    expected = benchmark.expected(split, protocol) or len(questions)
-    own = [one.question for one in answered]
-    facts: dict[str, Any] = {
-        "benchmark": f"{benchmark.name}:{split}",
-        "title": benchmark.title,
-        "metric": benchmark.metric,
-        "protocol": protocol,
-        "judge": judge.name if protocol in benchmark.judged else "",
-        "questions": len(answered),
-        "expected": expected,
-    }
-    if split not in benchmark.scored:
-        nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
-        return Score(value=None, low=0.0, high=0.0, **facts, **nothing)
-    credits = _credits(benchmark, protocol, answered, judge)
-    groups = [question.group or question.id for question in own]
-
-    def of_some(places: Sequence[int]) -> float:
-        return benchmark.combine([own[n] for n in places], [credits[n] for n in places])
-
-    interval: Interval
-    if benchmark.is_mean():
-        interval = mean_interval(credits, groups, scale=100)
-    else:
-        interval = drawn_interval(of_some, groups)
-    return Score(
-        value=benchmark.combine(own, credits),
-        low=interval.low,
-        high=interval.high,
-        parts=benchmark.parts(own, credits),
-        credits={question.id: credit for question, credit in zip(own, credits, strict=True)},
-        groups={question.id: group for question, group in zip(own, groups, strict=True)},
-        **facts,
-    )
+    found = score.inputs.get(name)
+    if found is None:
+        raise MGMError(
+            f"{score.benchmark}, {score.protocol}: score.json was written by an older version, "
+            "without what this score is combined of; run again with --score-only"
+        )
+    return Question(name, "", group=score.groups[name], **found)
 
 
-def _credits(
-    benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
-) -> list[float]:
-    """Of every answer; a judge is asked about several at a time."""
-    if not (protocol in benchmark.judged and judge.is_model):
-        return [benchmark.credit(one, protocol, judge) for one in answered]
-    with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
-        return list(pool.map(lambda one: benchmark.credit(one, protocol, judge), answered))
+def credit_of(score: Score, name: str) -> float:
+    """A credit of a saved score, with its numerator and denominator where it has them."""
+    credit, fraction = score.credits[name], score.fractions.get(name)
+    return credit if fraction is None else Credit(credit, *fraction)
 
 
 def save_score(score: Score, path: Path) -> None:
-    """Write a score for machines."""
-    path.write_text(json.dumps(asdict(score), ensure_ascii=False), encoding="utf-8")
+    """Write a score for machines.
+
+    Raises:
+        MGMError: it cannot be written; nothing half-done stays.
+    """
+    content = asdict(score) | {"complete": score.complete}
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def write_files(
+    benchmark: Benchmark, split: str, score: Score, answered: Sequence[Answered], folder: Path
+) -> list[Path]:
+    """Write a score, and the files of answers that published scripts leave or a server takes.
+
+    Returns:
+        The files of answers.
+
+    Raises:
+        MGMError: they cannot be written; on a full disk none is cut.
+    """
+    with staged_files(folder) as part:
+        save_score(score, part / "score.json")
+    with staged_files(folder) as part:
+        try:
+            written = benchmark.submission(answered, part, split)
+        except DATA_ERRORS as error:
+            if isinstance(error, MGMError):
+                raise
+            reason = one_line(f"{type(error).__name__}: {error}")[:300]
+            raise MGMError(
+                f"{folder}: no files of answers, since one cannot be in them ({reason})"
+            ) from error
+        return [folder / path.relative_to(part) for path in written]
 
 
 def load_score(path: Path) -> Score:
@@ -144,9 +165,19 @@ def load_score(path: Path) -> Score:
     """
     content = read_json(path)
     try:
-        parts = {
+        names = {one.name for one in fields(Score)}
+        known: dict[str, Any] = {"format": 1}
+        known |= {name: value for name, value in content.items() if name in names}
+        known["parts"] = {
             name: (float(value), int(count)) for name, (value, count) in content["parts"].items()
         }
-        return Score(**content | {"parts": parts})
+        for name in ("intervals", "fractions"):
+            pairs = content.get(name, {}).items()
+            known[name] = {key: (float(first), float(second)) for key, (first, second) in pairs}
+        known["credits"] = {name: float(one) for name, one in content["credits"].items()}
+        known["groups"] = {name: str(content["groups"][name]) for name in content["credits"]}
+        known["skipped"] = tuple(SkippedQuestion(**one) for one in content.get("skipped", ()))
+        known["headline"] = tuple(content.get("headline", ()))
+        return Score(**known)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise MGMError(f"{path}: is no score of ours ({error})") from error

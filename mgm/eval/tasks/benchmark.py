@@ -4,14 +4,23 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mgm.data.images.orientation import STORED, UPRIGHT
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import (
+    DATA_ERRORS,
+    Answered,
+    Question,
+    SkippedQuestion,
+    question_or_skip,
+)
+from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
+from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
 
@@ -33,6 +42,10 @@ class Benchmark(ABC):
         also_published: whether the published files do where a source is not there: they hold the
             same questions.
         published_splits: those of the published files; None: all.
+        other_folders: names that `folder` has elsewhere, such as in the published README.
+        headline: parts that stand for the score in tables, such as MME's perception and cognition.
+        combine_facts: names of `Question.facts` that `combine` reads, besides `group`, `category`
+            and `answer`; a score is saved with them, so that it can be combined anew.
     """
 
     name: ClassVar[str]
@@ -47,6 +60,9 @@ class Benchmark(ABC):
     sources: ClassVar[Mapping[tuple[str, str], Source]] = {}
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
+    other_folders: ClassVar[tuple[str, ...]] = ()
+    headline: ClassVar[tuple[str, ...]] = ()
+    combine_facts: ClassVar[tuple[str, ...]] = ()
 
     def needs(self, split: str) -> list[Needed]:
         """What has to lie in the benchmark's folder for the published protocol, if it has one."""
@@ -72,20 +88,48 @@ class Benchmark(ABC):
         source = self.sources.get((split, protocol))
         return self.sizes.get(split) if source is None else source.size
 
-    def questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def folder_in(self, data: Path) -> Path:
+        """The benchmark's folder below the data folder, which may have a published name."""
+        folders = [data / name for name in (self.folder, *self.other_folders)]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+    def questions(
+        self,
+        folder: Path,
+        split: str,
+        protocol: str,
+        skipped: list[SkippedQuestion] | None = None,
+    ) -> Iterator[Question]:
         """All questions, in the order of the files.
 
         Args:
             folder: the benchmark's.
             split: one of `splits`.
             protocol: one of `protocols_of(split)`.
+            skipped: takes the records that are no questions, and those whose id came before; None:
+                the first of them raises.
 
         Raises:
             MGMError: a file is missing or damaged.
         """
         orientation = self.orientation(split, protocol)
-        for question in self._questions(folder, split, protocol):
-            yield replace(question, orientation=orientation)
+        ids: set[str] = set()
+        try:
+            for question in self._questions(folder, split, protocol):
+                if isinstance(question, Question) and question.id in ids:
+                    question = SkippedQuestion(question.id, "another question before has this id")
+                if isinstance(question, Question):
+                    ids.add(question.id)
+                    yield replace(question, orientation=orientation)
+                elif skipped is None:
+                    raise MGMError(f"{folder}, {question.id}: {question.reason}")
+                else:
+                    skipped.append(question)
+        except DATA_ERRORS as error:
+            if isinstance(error, MGMError):
+                raise
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise MGMError(f"{folder}: a file is none of {self.title} ({reason})") from error
 
     def orientation(self, split: str, protocol: str) -> str:
         """How the protocol's harness shows images to a model.
@@ -96,21 +140,29 @@ class Benchmark(ABC):
         hub = isinstance(self.sources.get((split, protocol)), HubFiles)
         return UPRIGHT if protocol == LMMS_EVAL or (hub and protocol != PAPER) else STORED
 
-    def _questions(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def _questions(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         source = self.sources.get((split, protocol))
         if source is None or (self.also_published and not source.is_there(folder)):
             yield from self.published(folder, split, protocol)
             return
         for number, (row, images) in enumerate(source.rows(folder), start=1):
-            try:
-                yield self.from_row(row, images, protocol, number)
-            except (KeyError, ValueError, SyntaxError, TypeError) as error:
-                raise MGMError(
-                    f"{folder}, row {number}: is no record of {self.title} "
-                    f"({type(error).__name__}: {error})"
-                ) from error
+            where = f"row {number}"
+            if isinstance(images, MGMError):
+                yield SkippedQuestion(where, str(images))
+                continue
+            hub = isinstance(source, HubFiles)
+            index = f"doc_id {number - 1}" if hub else f"index {row.get('index')}"
+            make = partial(self.from_row, row, images, protocol, number)
+            question = question_or_skip(where, make)
+            if isinstance(question, Question):
+                question = replace(question, source_index=index)
+            yield question
 
-    def published(self, folder: Path, split: str, protocol: str) -> Iterator[Question]:
+    def published(
+        self, folder: Path, split: str, protocol: str
+    ) -> Iterator[Question | SkippedQuestion]:
         """The questions of the published files, if there are any; see `questions`."""
         return iter(())
 
@@ -130,6 +182,20 @@ class Benchmark(ABC):
         """
         raise NotImplementedError
 
+    def cleaned(
+        self, answered: Answered, protocol: str, without_thinking: bool = False
+    ) -> Answered:
+        """An answer as `credit` takes it: lmms-eval scores it without its blocks of reasoning.
+
+        Args:
+            answered: as the model wrote it.
+            protocol: by which is scored.
+            without_thinking: whether other protocols score it without them, too.
+        """
+        if protocol != LMMS_EVAL and not without_thinking:
+            return answered
+        return replace(answered, text=strip_thinking(answered.text))
+
     @abstractmethod
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
         """How right an answer is, from 0 to 1.
@@ -137,6 +203,27 @@ class Benchmark(ABC):
         Raises:
             MGMError: a judge was asked, and does not answer.
         """
+
+    def parse(self, answered: Answered, protocol: str) -> str | None:
+        """What the scorer reads in an answer, such as a letter, yes or no, or a number.
+
+        It is shown beside the answer and does not decide the credit.
+
+        Returns:
+            Empty where it finds nothing in the answer; None where the whole text is scored. Here:
+            the letter that VLMEvalKit's rules find where it lists choices.
+        """
+        choices = answered.question.facts.get("choices")
+        if protocol != VLMEVALKIT or not isinstance(choices, Mapping):
+            return None
+        return inferred_letter(as_read_back(answered.text), choices) or ""
+
+    def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
+        """The largest value of the score of some questions, or of one of their `parts`.
+
+        Intervals keep to it. None: there is no bound. The smallest value is 0.
+        """
+        return 100.0
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The score of questions with their credits; here the mean in per cent."""
@@ -163,7 +250,7 @@ class Benchmark(ABC):
         }
 
     def names_of(self, question: Question) -> set[str]:
-        """What a question is called in files of answers."""
+        """What a question is called in files of answers, besides its `source_index`."""
         return {str(question.facts.get("question_id", question.id))}
 
     def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
@@ -182,3 +269,16 @@ class Benchmark(ABC):
                 f"{self.name}:{split}: there is no protocol {protocol!r}; choose from "
                 f"{', '.join(valid)}"
             )
+
+
+def mean_of_means(names: Sequence[str], credits: Sequence[float]) -> float:
+    """The mean of each name's mean credit, in per cent.
+
+    Args:
+        names: what each credit belongs to.
+        credits: from 0 to 1.
+    """
+    own: dict[str, list[float]] = defaultdict(list)
+    for name, credit in zip(names, credits, strict=True):
+        own[name].append(credit)
+    return 100 * sum(sum(some) / len(some) for some in own.values()) / len(own)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError
+from mgm.eval.harness.question import valid_text
 from mgm.eval.tasks.files import base64_image, field, read_lines, read_parquet, read_table
 
-Row = tuple[dict[str, Any], tuple[Path, ...]]  # fields and images
-Packed = tuple[dict[str, Any], tuple[bytes, ...]]  # with the images themselves
+# Fields and images, or what is wrong with these.
+Row = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
+Packed = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with the images themselves
 HUB_FOLDER = "hub"  # below the benchmark's
-UNPACKED, ROWS_FILE, IMAGES = "unpacked", "rows.jsonl", "images"
-TABLES = "https://opencompass.openxlab.space/utils/VLMEval"
+UNPACKED, ROWS_FILE, IMAGES, FAULT = "unpacked", "rows.jsonl", "images", "image fault"
+TABLES = "https://opencompass.openxlab.space/utils/VLMEval/{name}"
 SHORTEST = 64  # characters of an image in base64, at least; less names the row that has it
 
 
@@ -36,6 +38,7 @@ class Needed:
         url: where it can be had; None: by hand alone.
         md5: of the file; None: it is not known, or a folder.
         dataset: on the Hugging Face hub; None: it is not from there.
+        revision: of the data set; None: the newest, which is written down when it is fetched.
     """
 
     path: str
@@ -43,6 +46,7 @@ class Needed:
     url: str | None = None
     md5: str | None = None
     dataset: str | None = None
+    revision: str | None = None
 
 
 class Source(ABC):
@@ -101,8 +105,9 @@ class Source(ABC):
             except OSError:  # another process was faster
                 shutil.rmtree(own)
         for record in read_lines(place / ROWS_FILE):
-            names = record.pop(IMAGES)
-            yield record, tuple(place / IMAGES / name for name in names)
+            names, fault = record.pop(IMAGES), record.pop(FAULT, None)
+            images = tuple(place / IMAGES / name for name in names)
+            yield record, images if fault is None else MGMError(fault)
 
     def _unpack(self, folder: Path, place: Path) -> None:
         (place / IMAGES).mkdir()
@@ -110,13 +115,16 @@ class Source(ABC):
             for fields, images in tqdm(
                 self.read(folder), f"unpacking {folder.name}", self.size, delay=2
             ):
-                names = []
+                names, fault = [], {}
+                if isinstance(images, MGMError):
+                    images, fault = (), {FAULT: str(images)}
                 for image in images:
                     names.append(hashlib.blake2b(image, digest_size=16).hexdigest())
                     if not (place / IMAGES / names[-1]).exists():
                         (place / IMAGES / names[-1]).write_bytes(image)
-                record = fields | {IMAGES: names}
-                file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                record = fields | {IMAGES: names} | fault
+                line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
+                file.write(valid_text(line))
 
 
 @dataclass
@@ -128,6 +136,7 @@ class Table(Source):
         size: rows.
         md5: of the file. Source: VLMEvalKit's DATASET_MD5.
         split: of the rows that count, where it has several.
+        url: of the file, with {name} for its name; None: VLMEvalKit makes it.
     """
 
     # Splits of a table are unpacked together: what tells them apart is not in `repr`.
@@ -135,6 +144,7 @@ class Table(Source):
     size: int = dataclass_field(repr=False)
     md5: str | None = None
     split: str | None = dataclass_field(default=None, repr=False)
+    url: str | None = dataclass_field(default=TABLES, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
@@ -153,29 +163,51 @@ class Table(Source):
 
     def needed(self) -> list[Needed]:
         """See `Source`."""
-        return [Needed(self.name, "VLMEvalKit's table", f"{TABLES}/{self.name}", self.md5)]
+        url = None if self.url is None else self.url.format(name=self.name)
+        return [Needed(self.name, "VLMEvalKit's table", url, self.md5)]
 
 
 def rows_with_images(file: Path) -> Iterator[Packed]:
     """The rows of a table, each with its images; some name an earlier row that has theirs.
 
     Raises:
-        MGMError: the file is missing, or an image is.
+        MGMError: the file is missing.
     """
     known: dict[str, tuple[bytes, ...]] = {}
-    for row in read_table(file):
-        index = field(row, "index", file)
-        where = f"{file}, index {index}"
-        text = field(row, "image", where)
-        if text in known:
-            images = known[text]
-        elif len(text) < SHORTEST:
-            raise MGMError(f"{where}: its image is that of {text!r}, which did not come yet")
-        else:
-            parts = ast.literal_eval(text) if text.startswith("[") else [text]
-            images = tuple(base64_image(part, where) for part in parts)
-        known[index] = images
+    faults: list[MGMError] = []  # of rows that are none
+
+    def skip(where: str, why: str) -> None:
+        faults.append(MGMError(f"{file}, {where}: {why}"))
+
+    for row in read_table(file, skipped=skip):
+        yield from (({}, faults.pop(0)) for _ in range(len(faults)))
+        images: tuple[bytes, ...] | MGMError
+        try:
+            index = field(row, "index", file)
+            images = _images_in(field(row, "image", f"{file}, index {index}"), known,
+                                f"{file}, index {index}")  # fmt: skip
+            known[index] = images
+        except MGMError as error:
+            images = error
         yield {name: value for name, value in row.items() if name != "image"}, images
+    yield from (({}, fault) for fault in faults)
+
+
+def _images_in(text: str, known: Mapping[str, tuple[bytes, ...]], where: str) -> tuple[bytes, ...]:
+    """The images in a cell, or those of the row that it names.
+
+    Raises:
+        MGMError: there are none.
+    """
+    if text in known:
+        return known[text]
+    if len(text) < SHORTEST:
+        raise MGMError(f"{where}: its image is that of {text!r}, which did not come yet")
+    try:
+        parts = ast.literal_eval(text) if text.startswith("[") else [text]
+        return tuple(base64_image(part, where) for part in parts)
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise MGMError(f"{where}: its images are no list of texts ({error})"[:300]) from error
 
 
 @dataclass
@@ -187,12 +219,14 @@ class HubFiles(Source):
         pattern: of the files.
         size: rows.
         image: the column of the images.
+        revision: commit or branch; None: the newest, which is written down when it is fetched.
     """
 
     dataset: str
     pattern: str
     size: int
     image: str = "image"
+    revision: str | None = dataclass_field(default=None, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
@@ -200,8 +234,11 @@ class HubFiles(Source):
 
     def read(self, folder: Path) -> Iterator[Packed]:
         """See `Source`."""
-        for number, row in enumerate(self.records(folder, self.pattern), start=1):
-            yield row, images_of(row.pop(self.image, None), f"{self.dataset}, row {number}")
+        for row in self.records(folder, self.pattern):
+            try:
+                yield row, images_of(row.pop(self.image, None), self.dataset)
+            except MGMError as error:
+                yield row, error
 
     def records(self, folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
         """The rows of some of its files.
@@ -221,7 +258,7 @@ class HubFiles(Source):
     def needed(self) -> list[Needed]:
         """See `Source`."""
         source = f"the data set {self.dataset} of the Hugging Face hub"
-        return [Needed(self.pattern, source, dataset=self.dataset)]
+        return [Needed(self.pattern, source, dataset=self.dataset, revision=self.revision)]
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
@@ -230,12 +267,14 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 
 def images_of(value: Any, where: str) -> tuple[bytes, ...]:
-    """The images in a field of a parquet file; none where it is empty.
+    """The images in a field of a parquet file, some in base64; none where it is empty.
 
     Raises:
         MGMError: there is something else.
     """
     values = value if isinstance(value, list) else [value] if value is not None else []
-    if not all(isinstance(one, dict) and isinstance(one.get("bytes"), bytes) for one in values):
+    contents = [one.get("bytes") if isinstance(one, dict) else one for one in values]
+    contents = [base64_image(one, where) if isinstance(one, str) else one for one in contents]
+    if not all(isinstance(one, bytes) for one in contents):
         raise MGMError(f"{where}: its image is not in the file")
-    return tuple(one["bytes"] for one in values)
+    return tuple(contents)

@@ -1,10 +1,11 @@
 """Question files as LLaVA published them: JSON lines with question_id, image and text."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.tasks.files import field, present, read_lines, write_lines
 
 
@@ -13,27 +14,30 @@ def llava_questions(
     images: Path,
     max_new_tokens: int = 128,
     text: Callable[[str], str] = lambda text: text,
+    complete: Callable[[Question, int], Question] = lambda question, _: question,
     **more: Callable[[dict[str, Any]], Any],
-) -> Iterator[Question]:
-    """Questions, each about one image.
+) -> Iterator[Question | SkippedQuestion]:
+    """Questions, each about one image; a record that is none is skipped.
 
     Args:
         file: of the questions.
         images: their folder.
         max_new_tokens: of an answer.
         text: what is asked instead of a text.
+        complete: adds what other files know, by the question and its record's index.
         **more: further fields of `Question`, made of a record.
 
     Raises:
-        MGMError: a file is missing or a record lacks a field.
+        MGMError: a file is missing.
     """
     present(images)
-    for number, record in enumerate(read_lines(file), start=1):
-        where = f"{file}, line {number}"
+
+    def make(record: dict[str, Any], index: int) -> Question:
+        where = f"{file}, record {index + 1}"
         image = record.get("image")
         fields: dict[str, Any] = {"facts": {"prompt": field(record, "text", where)}}
         fields |= {name: make(record) for name, make in more.items()}
-        yield Question(
+        question = Question(
             id=str(field(record, "question_id", where)),
             text=text(record["text"]),
             images=(images / image,) if image else (),
@@ -41,6 +45,32 @@ def llava_questions(
             group=str(image or record["question_id"]),
             **fields,
         )
+        return complete(question, index)
+
+    yield from line_questions(file, make)
+
+
+def line_questions(
+    file: Path, make: Callable[[dict[str, Any], int], Question]
+) -> Iterator[Question | SkippedQuestion]:
+    """The questions that are made of the records in a file of JSON lines.
+
+    Args:
+        file: of the records.
+        make: makes a question of a record and its index, which counts damaged lines, too.
+
+    Raises:
+        MGMError: the file is missing.
+    """
+    damaged: list[SkippedQuestion] = []
+
+    def skip(where: str, why: str) -> None:
+        damaged.append(SkippedQuestion(f"{file.name}, {where}", why))
+
+    for number, record in enumerate(read_lines(file, skip)):
+        index = number + len(damaged)
+        yield question_or_skip(f"{file.name}, record {index + 1}", partial(make, record, index))
+    yield from damaged
 
 
 def write_answers(path: Path, answered: Sequence[Answered], model: str = "mgm") -> Path:

@@ -1,21 +1,18 @@
 """Answers that another program has written: whose they are, and what is wrong with them."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.prediction_records import Prediction, read_predictions, same_wording
 
 logger = logging.getLogger("mgm.eval")
-NAMES = ("question_id", "questionId", "id", "pid", "index")  # of a question's name in a record
-TEXTS = ("text", "response", "prediction", "answer")  # of what was said
 SHOWN = 3  # names that a message tells
 
 
@@ -29,6 +26,11 @@ class Found:
         twice: names of questions that the same was said to several times; it counts once.
         contradictory: names of questions that different things were said to; none counts.
         missing: questions that nothing was said to.
+        ambiguous: names that several questions have, where nothing tells which of them is meant.
+        mismatched: where the file has another question beside an answer than the benchmark has
+            under its name.
+        unreadable: records without a name or an answer.
+        empty: questions whose answer is null or empty; they are scored.
     """
 
     answered: list[Answered] = field(default_factory=list)
@@ -36,13 +38,24 @@ class Found:
     twice: list[str] = field(default_factory=list)
     contradictory: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     def tell(self, path: Path) -> None:
         """Log what is wrong."""
         for names, what in (
+            (self.unreadable, "records cannot be read; they are left"),
             (self.unknown, "answers to questions that the benchmark does not have; they are left"),
+            (
+                self.mismatched,
+                "answers are to other questions than their names say; they are left",
+            ),
+            (self.ambiguous, "answers whose names several questions have; they are left"),
             (self.twice, "questions are answered twice, and the same; it counts once"),
             (self.contradictory, "questions are answered twice, and differently; none counts"),
+            (self.empty, "questions have an empty answer, which is scored"),
             (self.missing, "questions have no answer; the score is partial"),
         ):
             if names:
@@ -54,105 +67,121 @@ class Found:
 def read_answers(path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> Found:
     """Find the answers of questions in a file.
 
-    Where several questions have one name in published files, the prompt tells them apart if it
-    stands beside the answer, and else their order.
+    An answer of VLMEvalKit or lmms-eval belongs to the row of its index, where the questions are
+    from that harness's data, and else to the question of its name. What the file has of the
+    question's text has to agree. Where several questions have one name in published files, the
+    prompt tells them apart if it stands beside the answer, and else their order, if each has one.
 
     Args:
         path: JSON lines, JSON, a spreadsheet, or a table separated by tabs or commas.
         benchmark: that was asked.
-        questions: of it.
+        questions: all of it.
 
     Raises:
-        MGMError: the file is missing or no such file, or no answer in it is to a question.
+        MGMError: the file is missing or no such file, no answer in it is to a question, or most are
+            to other questions.
     """
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, question in enumerate(questions):
-        for name in benchmark.names_of(question):
-            places[name].append(place)
+    predictions, unreadable = read_predictions(path)
+    found = Found(unreadable=unreadable)
+    known = _by_name(benchmark, questions)
     said: dict[int, list[str]] = defaultdict(list)
-    seen: dict[str, int] = defaultdict(int)
-    found, total = Found(), 0
-    for name, text, prompt in _records(path):
-        total += 1
-        own = places.get(name, [])
+    shared: dict[tuple[int, ...], list[Prediction]] = defaultdict(list)
+    wrong: list[tuple[Prediction, Question]] = []
+    for one in predictions:
+        own = _questions_of(one, known, questions)
+        fitting = [n for n in own if same_wording(one, questions[n])]
+        prompted = [n for n in fitting if _is_prompt(one.prompt, questions[n])]
         if not own:
-            found.unknown.append(name)
+            found.unknown.append(one.name)
+        elif not fitting:
+            found.mismatched.append(one.name)
+            wrong.append((one, questions[own[0]]))
+        else:
+            shared[tuple(prompted or fitting)].append(one)
+    for own, answers in shared.items():
+        if len(own) > 1 and len(answers) % len(own):
+            found.ambiguous += [one.name for one in answers]
             continue
-        asked = [n for n in own if prompt in (questions[n].facts.get("prompt"), questions[n].text)]
-        said[asked[0] if len(asked) == 1 else own[seen[name] % len(own)]].append(text)
-        seen[name] += 1
-    for place, question in enumerate(questions):
-        texts = said.get(place, [])
+        for number, one in enumerate(answers):  # as often as the file goes through them
+            said[own[number % len(own)]].append(one.text)
+    harness = Counter(one.harness for one in predictions).most_common(1)
+    advice = _advice(benchmark, harness[0][0] if harness else "")
+    _check(path, benchmark, found, len(said), wrong, list(known), advice)
+    for index, question in enumerate(questions):
+        texts = said.get(index, [])
         if len(set(texts)) == 1:
             found.answered.append(Answered(question, texts[0]))
             found.twice += [question.id] * (len(texts) > 1)
+            found.empty += [question.id] * (not texts[0])
         elif texts:
             found.contradictory.append(question.id)
         else:
             found.missing.append(question.id)
-    if not said:
-        raise MGMError(
-            f"{path}: none of its {total} answers is to a question of {benchmark.name} (its names "
-            f"are such as {', '.join(map(repr, found.unknown[:SHOWN])) or 'none'}, the "
-            f"benchmark's such as {', '.join(map(repr, list(places)[:SHOWN]))})"
-        )
     return found
 
 
-def _records(path: Path) -> Iterator[tuple[str, str, str | None]]:
-    """Names, texts, and prompts where there are."""
-    for number, record in enumerate(_rows(path), start=1):
-        where = f"{path}, record {number}"
-        name, text = _first(record, NAMES, where), _first(record, TEXTS, where)
-        if not isinstance(text, str | int | float):
-            raise MGMError(f"{where}: the answer is of type {type(text).__name__}, no text")
-        yield str(name), str(text).strip(), record.get("prompt")
+def _by_name(benchmark: Benchmark, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """The indexes of questions, by all that files of answers call them."""
+    known: dict[str, list[int]] = defaultdict(list)
+    for index, question in enumerate(questions):
+        for name in benchmark.names_of(question):
+            known[name].append(index)
+        if question.source_index is not None:
+            known[question.source_index].append(index)
+    return known
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        yield from read_lines(path)
-    elif kind in (".tsv", ".csv"):
-        yield from read_table(path, "\t" if kind == ".tsv" else ",")
-    elif kind == ".xlsx":
-        yield from _sheet(path)
-    elif kind == ".json":
-        content = read_json(path)
-        if isinstance(content, dict):
-            content = [
-                {"id": name} | (one if isinstance(one, dict) else {"text": one})
-                for name, one in content.items()
-            ]
-        if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
-            raise MGMError(f"{path}: holds no records of answers")
-        yield from content
-    else:
-        raise MGMError(f"{path}: ends in {kind!r}; give .jsonl, .json, .tsv, .csv or .xlsx")
+def _questions_of(
+    one: Prediction, known: Mapping[str, list[int]], questions: Sequence[Question]
+) -> list[int]:
+    """The questions that an answer may be to, by the surest of its names that there is."""
+    for name in one.names:
+        if name in known:
+            return known[name]
+    # A harness's own row, where the question can be compared: published files may have its order.
+    row = one.row
+    return [row] if row is not None and one.question and row < len(questions) else []
 
 
-def _sheet(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a spreadsheet; an empty cell is an empty answer."""
-    openpyxl = import_openpyxl(path)
-    try:
-        sheet = openpyxl.load_workbook(path, read_only=True).worksheets[0]
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        BadZipFile,
-        openpyxl.utils.exceptions.InvalidFileException,
-    ) as error:
-        raise MGMError(f"{path}: cannot be read as a spreadsheet ({error})") from error
-    rows = sheet.iter_rows(values_only=True)
-    columns = [str(name) for name in next(rows, ())]
-    for row in rows:
-        cells = zip(columns, row, strict=False)
-        yield {name: "" if value is None else value for name, value in cells}
+def _is_prompt(prompt: Any, question: Question) -> bool:
+    return prompt is not None and prompt in (question.facts.get("prompt"), question.text)
 
 
-def _first(record: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
-    for name in names:
-        if name in record:
-            return record[name]
-    raise MGMError(f"{where}: has none of {', '.join(names)}; it has {', '.join(record) or 'none'}")
+def _check(
+    path: Path,
+    benchmark: Benchmark,
+    found: Found,
+    usable: int,
+    wrong: Sequence[tuple[Prediction, Question]],
+    known: Sequence[str],
+    advice: str,
+) -> None:
+    """Raise what makes a file useless."""
+    if len(wrong) > usable:
+        one, question = wrong[0]
+        raise MGMError(
+            f"{path}: {len(wrong)} of its answers are to other questions than {benchmark.name} has "
+            f"under their names: {one.name} is {str(one.question)!r:.80} there and "
+            f"{question.text!r:.80} here{advice}"
+        )
+    if usable:
+        return
+    if found.unreadable and not found.unknown + found.ambiguous:
+        raise MGMError(f"{path}, {found.unreadable[0]}")
+    if found.ambiguous:
+        raise MGMError(
+            f"{path}: {found.ambiguous[0]!r} is the name of several questions of {benchmark.name}, "
+            f"and nothing in the file tells which{advice}"
+        )
+    raise MGMError(
+        f"{path}: none of its {len(found.unknown)} answers is to a question of {benchmark.name} "
+        f"(its names are such as {', '.join(map(repr, found.unknown[:SHOWN])) or 'none'}, the "
+        f"benchmark's such as {', '.join(map(repr, known[:SHOWN]))}){advice}"
+    )
+
+
+def _advice(benchmark: Benchmark, harness: str) -> str:
+    """Which protocol reads the data that a harness's indexes are of."""
+    if harness in (LMMS_EVAL, VLMEVALKIT) and harness in benchmark.protocols:
+        return f"; its indexes are of {harness}'s data: give --protocol {harness}"
+    return ""

@@ -229,7 +229,7 @@ def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
 
 def _facts(config: MGMConfig) -> dict[str, Any]:
     """What makes the network and its inputs, by dotted names."""
-    facts = {name: getattr(config, name) for name in (*FIELDS, "image_token_id")}
+    facts = {name: getattr(config, name) for name in (*FIELDS, "image_token_id", "fusion")}
     text = config.text_config.to_dict()
     facts["text_config.model_type"] = text["model_type"]
     facts |= {f"text_config.{n}": value for n, value in text.items() if n not in _TEXT_NOISE}

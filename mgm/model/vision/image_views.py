@@ -16,6 +16,20 @@ from torch.nn import functional as F
 from mgm.model.vision.bilinear import resize_bilinear
 
 
+def blurred(pixels: Tensor, side: int) -> Tensor:
+    """Images (..., 3, A, A) without detail finer than `side` pixels a side can show.
+
+    They are reduced to that size and enlarged again, both bicubically, with the smoothing that
+    keeps finer detail from folding back as coarser.
+    """
+    images = pixels.float()
+    if images.device.type == "mps":  # not every release smooths there
+        images = images.cpu()
+    small = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
+    large = F.interpolate(small, pixels.shape[-2:], mode="bicubic")
+    return large.to(pixels)
+
+
 @dataclass(frozen=True)
 class Views:
     """How views are made; the fields are those of `MGMConfig`.

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import mgm
-from mgm import Engine, MGMError
+from mgm import Engine, FusionConfig, MGMError
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.engine import engine_thread as loop
 from tests.serve.servers import wait_for
@@ -174,3 +174,47 @@ def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
         told = [future.exception(60) for future in futures]
     assert all(isinstance(error, MGMError) and "stopped" in str(error) for error in told)
     assert len(engine.encode_images([plain(colour) for colour in COLOURS])) == len(COLOURS)
+
+
+def test_settings_of_fusion_share_no_encoded_image(engine):
+    other = FusionConfig(fusion="none")
+    request = mgm.Request("what?", images=[plain("red")], max_new_tokens=8)
+    whole, answer = engine.encode_images([plain("red")])[0], engine.answer([request])[0]
+    prepared = engine.prepare([request])
+    engine.fusion = other
+    assert engine.fusion == engine.model.fusion == other
+    ablated = engine.encode_images([plain("red")])[0]
+    assert not torch.allclose(ablated, whole, atol=1e-3)
+    alone = Engine(engine.model, engine.processor)
+    assert torch.equal(alone.encode_images([plain("red")])[0], ablated)
+    # Neither is a prefix read again that holds the image of before.
+    assert engine.answer([request])[0].text == alone.answer([request])[0].text
+    with pytest.raises(MGMError, match="prepare them anew"):
+        engine.begin(prepared)
+    engine.fusion = FusionConfig()
+    misses = engine.features.misses
+    assert engine.encode_images([plain("red")])[0] is whole
+    assert engine.features.misses == misses
+    assert engine.answer([request])[0].text == answer.text
+
+
+def test_fusion_does_not_change_under_an_answer(engine):
+    stream = engine.stream(mgm.Request("what?", images=[plain("red")], max_new_tokens=8))
+    next(stream)
+    with pytest.raises(MGMError, match="answers are being written"):
+        engine.fusion = FusionConfig(fusion="none")
+    assert engine.fusion == FusionConfig()
+    stream.close()
+    engine.fusion = FusionConfig(fusion="pool")
+    with pytest.raises(MGMError, match="window_shift is 2; valid: below 2"):
+        engine.fusion = FusionConfig(window_shift=2)
+    assert engine.fusion == FusionConfig(fusion="pool")
+
+
+def test_a_model_is_loaded_with_a_fusion(engine, tiny_folder):
+    pooled = mgm.load(tiny_folder, device="cpu", fusion=FusionConfig(fusion="pool"))
+    ours = pooled.encode_images([plain("red")])[0]
+    engine.fusion = FusionConfig(fusion="pool")
+    assert torch.equal(ours, engine.encode_images([plain("red")])[0])
+    with pytest.raises(MGMError, match="for texts alone"):
+        mgm.load(tiny_folder, device="cpu", text_only=True, fusion=FusionConfig(fusion="pool"))

@@ -1,20 +1,62 @@
 import pytest
 
-from mgm.eval.benchmarks.pope import f1, parse
+from mgm.eval.benchmarks.pope import parse
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.registry import BENCHMARKS
 from tests.golden_files import golden_json
+
+POPE = BENCHMARKS["pope"]
 
 
 def test_every_record_of_the_published_script():
-    cases = golden_json("eval/pope.json")["cases"]
-    for case in cases:
-        said = [parse(text) for text in case["texts"]]
-        assert said == case["parsed"]
-        pairs = list(zip(said, case["labels"], strict=False))
-        credits = [float(own == label) for own, label in pairs]
-        ours = f1([label for _, label in pairs], credits)
+    for case in golden_json("eval/pope.json")["cases"]:
+        assert [parse(text) for text in case["texts"]] == case["parsed"]
+        pairs = list(zip(case["texts"], case["labels"], strict=False))
+        questions = [Question(str(n), "", answer=label, category="random")
+                     for n, (_, label) in enumerate(pairs)]  # fmt: skip
+        credits = [
+            POPE.credit(Answered(question, text), "paper", Judge())
+            for question, (text, _) in zip(questions, pairs, strict=True)
+        ]
+        score, parts = POPE.combine(questions, credits), POPE.parts(questions, credits)
         if "error" in case:
-            assert ours == 0  # the published one divides by zero
+            assert score == 0  # the published one divides by zero
             continue
         printed = [float(number) for number in case["stdout"].splitlines()[-1].split(",")]
-        assert ours == pytest.approx(printed[0], abs=5e-4)
-        assert sum(credits) / len(credits) == pytest.approx(printed[1], abs=5e-4)
+        assert score == pytest.approx(100 * printed[0], abs=0.05)
+        assert parts["random: accuracy"][0] == pytest.approx(100 * printed[1], abs=0.05)
+        assert parts["random: yes"][0] == pytest.approx(100 * printed[4], abs=0.05)
+
+
+def scores(protocol: str, *pairs: tuple[str, str], kinds: str = "random") -> tuple[float, dict]:
+    questions = [
+        Question(str(n), "", answer=label, category=kinds, facts={"together": True})
+        for n, (label, _) in enumerate(pairs)
+    ]
+    credits = [
+        POPE.credit(Answered(question, text), protocol, Judge())
+        for question, (_, text) in zip(questions, pairs, strict=True)
+    ]
+    return POPE.combine(questions, credits), POPE.parts(questions, credits)
+
+
+def test_an_answer_that_is_neither_is_no_false_alarm():
+    """And a miss for VLMEvalKit, but not for lmms-eval."""
+    pairs = (("yes", "Yes"), ("no", "maybe"), ("yes", "maybe"))
+    assert scores("vlmevalkit", *pairs)[0] == pytest.approx(100 * 2 / 3)
+    assert scores("lmms-eval", *pairs)[0] == 100
+    assert scores("vlmevalkit", *pairs)[1]["random: accuracy"] == (pytest.approx(100 / 3), 3)
+    assert scores("vlmevalkit", *pairs)[1]["random: yes"] == (pytest.approx(100 / 3), 3)
+
+
+def test_a_question_of_several_kinds_counts_in_each():
+    score, parts = scores("vlmevalkit", ("yes", "Yes"), kinds="adversarial,popular")
+    assert score == 100
+    assert {"adversarial: F1", "popular: F1"} <= set(parts)
+
+
+def test_plain_credits_of_a_file_make_the_same_score():
+    questions = [Question(str(n), "", answer=label, category="random")
+                 for n, label in enumerate(("yes", "no", "yes"))]  # fmt: skip
+    assert POPE.combine(questions, [1.0, 0.0, 1.0]) == pytest.approx(100 * 4 / 5)

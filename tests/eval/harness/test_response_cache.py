@@ -11,6 +11,7 @@ from mgm.data.images.loading import open_image
 from mgm.eval.benchmarks.docvqa import DocVQA
 from mgm.eval.benchmarks.mme import MME
 from mgm.eval.harness.models import EndpointAnswerer
+from mgm.eval.harness.openai_client import Completion
 from mgm.eval.harness.question import Question
 from mgm.eval.harness.response_cache import AnswerCache
 
@@ -48,7 +49,7 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
     answerer = EndpointAnswerer("http://localhost:1/v1", "model", 1)
     bodies = []
     monkeypatch.setattr(
-        answerer._endpoint, "complete", lambda body: bodies.append(body) or ["yes", None]
+        answerer._endpoint, "complete", lambda body: bodies.append(body) or Completion("yes")
     )
 
     def sent(content, orientation):

@@ -1,10 +1,31 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from jsonschema import Draft202012Validator
 from PIL import Image
 
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.report.paper_results import verdict
-from mgm.eval.report.report import by_answer_length, by_image_size, described, table, write_report
-from mgm.eval.report.score import Score
+import mgm.eval
+from mgm.eval.benchmarks.textvqa import TextVQA
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.report.examples import (
+    MAX_TEXT,
+    SAMPLES,
+    breakdowns,
+    chosen,
+    shortened,
+    thumbnail,
+    write_samples,
+)
+from mgm.eval.report.html_page import bar
+from mgm.eval.report.paper_results import published_table, verdict
+from mgm.eval.report.report import described, notes, table, write_report
+from mgm.eval.report.run_info import questions_digest, run_info
+from mgm.eval.report.score import Score, save_score
+
+SCHEMA = Path(mgm.eval.__file__).parent / "texts" / "results.schema.json"
 
 
 @pytest.fixture
@@ -13,8 +34,11 @@ def answered(tmp_path):
     for number, side in enumerate((100, 400, 800, 2000)):
         file = tmp_path / f"{number}.png"
         Image.new("RGB", (side, side // 2), "red").save(file)
-        question = Question(str(number), "<b>what?</b>", (file,), answer="red")
-        found.append(Answered(question, "word " * (3 * number + 1)))
+        question = Question(
+            str(number), "<b>what?</b>", (file,), answer="red", category="ab"[number % 2],
+            facts={"text_size": 4 + 3 * number},
+        )  # fmt: skip
+        found.append(Answered(question, "word " * (3 * number + 1), "stop", 700, 5, 0.5))
     return found
 
 
@@ -22,46 +46,221 @@ def score_of(answered, **changes) -> Score:
     facts = {
         "benchmark": "textvqa:val", "title": "TextVQA", "metric": "accuracy", "protocol": "paper",
         "judge": "", "value": 64.0, "low": 62.0, "high": 66.0, "questions": 5000, "expected": 5000,
-        "parts": {"a": (50.0, 2)},
+        "parts": {"a": (50.0, 2)}, "counts": {"cut": 1, "empty": 0, "unparsed": 2},
         "credits": {one.question.id: float(n % 2) for n, one in enumerate(answered)},
         "groups": {one.question.id: one.question.id for one in answered},
+        "run": info_of(answered),
     }  # fmt: skip
     return Score(**facts | changes)
 
 
-def test_credit_by_length_and_size(answered):
+def info_of(answered, **model):
+    data = {"files": ["x"], "revision": None, "digest": "0", "questions": 4}
+    return run_info({"name": "m", "digest": "d"} | model, {"limit": None}, data, answered)
+
+
+def written(folder, score, answered):
+    """A score's folder, as a run leaves it."""
+    place = folder / score.benchmark.replace(":", "/") / score.protocol
+    place.mkdir(parents=True, exist_ok=True)
+    save_score(score, place / "score.json")
+    write_samples(place, TextVQA(), score, answered)
+    return place
+
+
+def samples_of(place):
+    return [json.loads(line) for line in (place / SAMPLES).read_text().splitlines()]
+
+
+def test_credit_by_length_and_sizes(answered, tmp_path):
     score = score_of(answered)
-    assert by_answer_length(score, answered) == {
-        "below 2 words": (0, 1), "2 to 4 words": (100, 1), "5 to 19 words": (50, 2),
+    found = breakdowns(score, samples_of(written(tmp_path, score, answered)))
+    rows = {
+        title: {row["name"]: (row["value"], row["questions"]) for row in rows}
+        for title, rows in found.items()
+    }
+    assert rows == {
+        "length of the answer": {
+            "below 2 words": (0, 1), "2 to 4 words": (100, 1), "5 to 19 words": (50, 2),
+        },
+        "size of the image": {
+            "below 336 pixels": (0, 1), "336 to 767 pixels": (100, 1),
+            "768 to 1535 pixels": (0, 1), "from 1536 pixels": (100, 1),
+        },
+        "size of the text": {
+            "below 6 pixels": (0, 1), "6 to 7 pixels": (100, 1), "8 to 11 pixels": (0, 1),
+            "12 to 19 pixels": (100, 1),
+        },
     }  # fmt: skip
-    assert by_image_size(score, answered) == {
-        "below 336 pixels": (0, 1), "336 to 767 pixels": (100, 1), "768 to 1535 pixels": (0, 1),
-        "from 1536 pixels": (100, 1),
-    }  # fmt: skip
+    assert all(row["low"] is None for rows in found.values() for row in rows)  # of too few images
 
 
 def test_fewer_questions_are_never_the_score(answered):
     assert described(score_of(answered)) == "64.0 (95 %: 62.0 to 66.0)"
-    some = score_of(answered, questions=4)
-    assert described(some).startswith("partial, 4 of 5000 questions")
+    some = score_of(answered, questions=4, low=None, high=None)
+    assert described(some) == (
+        "partial, 4 of 5000 questions: 64.0 (too few images for an interval)"
+    )
     assert "65.2" not in table([some], "MGM-7B")
     assert described(score_of(answered, value=None)) == "to be submitted"
 
 
+def test_mme_is_perception_and_cognition(answered):
+    parts = {"perception": (1523.4, 2114), "cognition": (316.1, 260), "OCR": (100.0, 40)}
+    score = score_of(
+        answered, benchmark="mme:test", title="MME", value=1839.5, low=1800.0, high=1880.0,
+        parts=parts, headline=("perception", "cognition"), highest=2800.0,
+    )  # fmt: skip
+    assert described(score) == "1523.4 / 316.1 (sum 1839.5; 95 %: 1800.0 to 1880.0)"
+    assert "1839.0 (+0.5, agrees)" in table([score], "MGM-7B")
+    rows = published_table("MGM-7B", {"mme:test": "1523.4 / 316.1"})
+    assert [row[3] for row in rows] == ["MME", "1523/316", "1523.4 / 316.1"]
+    assert published_table("MGM-7B", {"gqa:testdev": "60.0"}) == []
+    assert len(published_table("another", {"mme:test": "1"})) == 2
+
+
+def test_counts_stand_beside_the_score(answered):
+    skipped = (SkippedQuestion("7", "its image is broken"),)
+    score = score_of(answered, skipped=skipped)
+    assert notes(score) == "1 cut by the token limit, 2 unparsed, 1 skipped"
+    assert notes(score) in table([score], "m")
+
+
 def test_beside_the_published_table(answered):
-    assert "65.2 (-1.2, agrees)" in table([score_of(answered)], "MGM-7B")
+    assert "65.2 (+0.8, agrees)" in table([score_of(answered, value=66.0)], "MGM-7B")
     assert "70.1 (-6.1, differs)" in table([score_of(answered)], "MGM-34B")
     assert verdict("MGM-7B", "gqa:testdev", 60, 59, 61) is None
     assert verdict("another", "textvqa:val", 60, 59, 61) is None
+    assert verdict("MGM-7B", "textvqa:val", 60, None, None).agrees is None
     found = verdict("MGM-7B-HD", "mme:test", 1800, 1700, 1900)
     assert (found.published, found.agrees) == (1865, True)
 
 
-def test_the_page_shows_wrong_answers_with_their_images(answered, tmp_path):
-    _, page = write_report(tmp_path, "m", [score_of(answered)], {"textvqa:val": answered})
-    text = page.read_text()
-    assert "2 answers without full credit" in text
-    assert text.count("data:image/jpeg;base64,") == 2
+def test_a_report_grows_with_every_run(answered, tmp_path):
+    """A second run of another benchmark adds to the report; the same one again replaces itself."""
+    written(tmp_path, score_of(answered), answered)
+    assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val"]
+    written(tmp_path, score_of(answered, benchmark="gqa:testdev", title="GQA"), answered)
+    written(tmp_path, score_of(answered, value=65.0, protocol="lmms-eval"), answered)
+    written(tmp_path, score_of(answered, value=65.0), answered)
+    scores = write_report(tmp_path, "m")
+    assert [(one.benchmark, one.protocol, one.value) for one in scores] == [
+        ("textvqa:val", "lmms-eval", 65), ("textvqa:val", "paper", 65),
+        ("gqa:testdev", "paper", 64),
+    ]  # fmt: skip
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert all(name in text for name in ("TextVQA", "textvqa:val", "GQA", "gqa:testdev"))
+    assert (tmp_path / "report.html").read_text().count("<section class=examples>") == 3
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [one["benchmark"] for one in results["results"]] == [one.benchmark for one in scores]
+
+
+def test_a_report_is_of_one_model(answered, tmp_path, caplog):
+    for benchmark, date, model in (
+        ("gqa:testdev", "2026-01-01", {}),
+        ("vqav2:val", "2026-01-02", {"digest": "trained on"}),
+        ("textvqa:val", "2026-01-03", {}),
+    ):
+        info = info_of(answered, **model) | {"date": date}
+        written(tmp_path, score_of(answered, benchmark=benchmark, run=info), answered)
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c" / "score.json").write_text("{")
+    assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val", "gqa:testdev"]
+    assert "other weights" in caplog.text
+    assert "score.json" in caplog.text
+
+
+def test_results_follow_their_schema(answered, tmp_path):
+    schema = json.loads(SCHEMA.read_text())
+    Draft202012Validator.check_schema(schema)
+    skipped = (SkippedQuestion("7", "its image is broken"),)
+    parts = {"a": (50.0, 2), "b": (60.0, 20)}
+    score = score_of(answered, skipped=skipped, parts=parts, intervals={"b": (50.0, 70.0)})
+    written(tmp_path, score, answered)
+    written(tmp_path, score_of(answered, benchmark="x:y", value=None, low=None, high=None), [])
+    written(tmp_path, score_of(answered, benchmark="old:y", run={}), [])
+    write_report(tmp_path, "MGM-7B")
+    results = json.loads((tmp_path / "results.json").read_text())
+    Draft202012Validator(schema).validate(results)
+    (first,) = (one for one in results["results"] if one["benchmark"] == "textvqa:val")
+    assert first["published"] == 65.2
+    assert [one["interval"] for one in first["parts"]] == [None, [50, 70]]
+    assert first["counts"] == {"cut": 1, "empty": 0, "unparsed": 2, "skipped": 1}
+    usage = {"seconds": 2.0, "prompt_tokens": 2800, "completion_tokens": 20}
+    assert first["run"]["usage"] == usage
+    assert {"mgm", "torch", "transformers", "python"} == first["run"]["versions"].keys()
+
+
+def test_the_page_shows_answers_with_their_images(answered, tmp_path):
+    written(tmp_path, score_of(answered), answered)
+    write_report(tmp_path, "m")
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("data:image/jpeg;base64,") == 4
+    assert len(re.findall("class='example wrong'", text)) == 2
+    assert len(re.findall("class='example right'", text)) == 2
     assert "&lt;b&gt;what?&lt;/b&gt;" in text
     assert "<b>what?" not in text
     assert "credit by size of the image" in text
+    assert "<option value='8 to 11 pixels'>" in text
+    assert re.search(r"(src|href)=['\"]?(http|/|\.)", text) is None  # all is in the page
+
+
+HOSTILE = "<script>alert(1)</script>' onload='x' \"</dd>|&lt;"
+
+
+def test_no_answer_can_break_the_page(answered, tmp_path):
+    """Tags in whatever a model, a data set or a server wrote are text; long answers are cut."""
+    one = answered[0]
+    question = replace(one.question, id=HOSTILE, category=HOSTILE, answer={"a": [HOSTILE]})
+    bad = [replace(one, question=question, text=HOSTILE + "x" * 100_000)]
+    score = score_of(
+        bad, parts={HOSTILE: (1.0, 1)}, title=HOSTILE, judge=HOSTILE,
+        skipped=(SkippedQuestion(HOSTILE, HOSTILE),), run=info_of(bad, path=HOSTILE),
+    )  # fmt: skip
+    written(tmp_path, score, bad)
+    write_report(tmp_path, HOSTILE)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<script>") == 1  # ours
+    assert "onload='x'" not in text
+    assert "more characters in samples.jsonl" in text
+    assert len(text) < 60_000
+    sample = json.loads((tmp_path / "textvqa" / "val" / "paper" / SAMPLES).read_text())
+    assert len(sample["answer"]) > 100_000
+
+
+def test_examples_are_of_all_categories():
+    samples = [
+        {"id": str(n), "category": "rare" if n == 999 else "common", "credit": float(n % 2 == 1)}
+        for n in range(1000)
+    ]
+    samples[999]["credit"] = 0.0
+    found = chosen(samples)
+    assert len(found) == 60
+    assert found[1]["id"] == "999"
+    assert sum(one["credit"] for one in found) == 20
+
+
+def test_texts_and_images_are_bounded(tmp_path):
+    assert shortened("x" * MAX_TEXT) == "x" * MAX_TEXT
+    assert shortened({"a": 1}) == '{"a": 1}'
+    Image.effect_noise((900, 600), 100).save(tmp_path / "noise.png")
+    assert len(thumbnail(tmp_path / "noise.png")) < 80_000
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert thumbnail(tmp_path / "broken.png") == ""
+
+
+def test_no_interval_is_drawn_where_there_is_none():
+    assert "<i " in bar(50.0, (40.0, 60.0), 100.0)
+    assert "<i " not in bar(50.0, (None, None), 100.0)
+    assert bar(None, (None, None), 100.0) == ""
+    assert "left:100.00%" in bar(150.0, (None, None), None)
+
+
+def test_the_digest_of_questions_is_of_their_content(answered, tmp_path):
+    questions = [one.question for one in answered]
+    digest = questions_digest(questions)
+    assert digest == questions_digest(list(questions))
+    assert digest != questions_digest(questions[::-1])
+    assert digest != questions_digest([replace(questions[0], answer="blue"), *questions[1:]])
+    assert questions_digest([replace(questions[0], images=(tmp_path / "gone.png",))])

@@ -10,9 +10,9 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import scored
+from mgm.eval.report.scoring import scored
 from tests.eval.fixtures import png
 from tests.eval.named_judge import Named
 
@@ -109,6 +109,31 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
           "answers": ["Dr. Who", "dr who"], "data_split": "val"}],
         f"Which NAME?\n{SHORT}",
     ),
+    "infovqa:val": (
+        "InfographicVQA/validation-00000-of-00001.parquet",
+        [{"questionId": "65718", "question": "How many?", "image": image(), "answers": ["4"],
+          "answer_type": ["single span"]}],
+        f"How many?\n{SHORT}",
+    ),
+    "chartqa:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"type": kind, "question": "Which year?", "answer": "2018", "image": image()}
+         for kind in ("human_test", "augmented_test")],
+        "Which year?\nAnswer the question with a single word.",
+    ),
+    "ocrbench:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"dataset": "HME100k", "question": "Write out the formula. ", "answer": ["x ^ { 2 }"],
+          "question_type": "Handwritten Mathematical Expression Recognition", "image": image()},
+         {"dataset": "SROIE", "question": "Who?", "answer": ["ACME", "Acme Ltd."],
+          "question_type": "Key Information Extraction", "image": image()}],
+        "Write out the formula.",
+    ),
+    "countbenchqa:test": (
+        "data/test-00000-of-00001.parquet",
+        [{"image": image(), "text": "Six cups.", "question": "How many cups?", "number": 6}],
+        "Six cups.\n\nHow many cups?\nAnswer with a single number.",
+    ),
     "vizwiz:val": (
         "data/val-00000-of-00001.parquet",
         [{"question_id": "VizWiz_val_1", "image": image(), "question": "what IS it?",
@@ -191,9 +216,9 @@ def test_documents_by_the_challenges_formula(tmp_path):
     parquet(hub / "validation-0.parquet", [row])
     parquet(hub / "test-0.parquet", [row | {"answers": None}])
     (question,) = docvqa.questions(tmp_path, "val", "official")
-    said = Answered(question, "a b c")
-    assert docvqa.credit(said, "official", Judge()) == pytest.approx(5 / 6)  # a blank is missing
-    assert docvqa.credit(said, "lmms-eval", Judge()) == 1
+    for protocol in ("official", "lmms-eval"):  # both count blanks in a row as one
+        assert docvqa.credit(Answered(question, "a b c"), protocol, Judge()) == 1
+        assert docvqa.credit(Answered(question, "a b x"), protocol, Judge()) == pytest.approx(5 / 6)
     assert docvqa.credit(Answered(question, "x"), "lmms-eval", Judge()) == 0
     (question,) = docvqa.questions(tmp_path, "test", "official")
     (file,) = docvqa.submission([Answered(question, "a b")], tmp_path, "test")
@@ -234,7 +259,7 @@ TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
         "Is it? Please answer yes or no.",
     ),
     "mmvet:test": (
-        "MMVet.tsv", {"question": "Who?", "answer": "a cat", "capability": "rec"}, "Who?",
+        "MMVet.tsv", {"question": "Who?", "answer": "a cat", "category": "rec,ocr"}, "Who?",
     ),
     "mathvista:testmini": (
         "MathVista_MINI.tsv",
@@ -246,6 +271,23 @@ TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
     "docvqa:val": (
         "DocVQA_VAL.tsv", {"question": "Which?", "answer": "['Dr. Who', 'who']"},
         f"Which?\n{SHORT}",
+    ),
+    "infovqa:val": (
+        "InfoVQA_VAL.tsv", {"question": "Which?", "answer": "['4', 'four']"}, f"Which?\n{SHORT}",
+    ),
+    "chartqa:test": (
+        "ChartQA_TEST.tsv", {"question": "Which?", "answer": "14", "split": "test_human"},
+        f"Which?\n{SHORT}",
+    ),
+    "ocrbench:test": (
+        "OCRBench.tsv",
+        {"question": "Who?", "answer": "['ACME']", "category": "Key Information Extraction"},
+        "Who?",
+    ),
+    "countbenchqa:test": (
+        "CountBenchQA.tsv", {"question": "How many cups?", "answer": "6"},
+        "How many cups? Note that: answer with a number directly e.g. 3. Do not include any "
+        "additional text.",
     ),
     "pope:test": (
         "POPE.tsv", {"question": "Is there a dog?", "answer": "Yes", "category": "random"},
@@ -300,7 +342,8 @@ def test_faults_are_named(tmp_path):
         list(pope.questions(tmp_path, "test", "vlmevalkit"))
     file = tmp_path / "hub" / "data" / "test-0.parquet"
     parquet(file, [{"question": "Is it?", "image": image()}])
-    with pytest.raises(MGMError, match=r"row 1: is no record of POPE \(KeyError: 'answer'\)"):
+    fault = r"row 1: is no record of this benchmark \(KeyError: 'answer'\)"
+    with pytest.raises(MGMError, match=fault):
         list(pope.questions(tmp_path, "test", "lmms-eval"))
     file.write_bytes(b"PAR1 no")
     with pytest.raises(MGMError, match=r"test-0\.parquet: cannot be read"):
@@ -353,3 +396,25 @@ def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
     assert mmbench.credit(Answered(question, "hm"), protocol, Named("no", "no", "no")) == 0
     score = scored(mmbench, "dev", protocol, [question], [Answered(question, "B")], Judge())
     assert score.judge == "rules"
+
+
+def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
+    """A row with more columns, without an image, with one that is none, and with fewer columns."""
+    red = base64.b64encode(png("red")).decode()
+    rows = [["1", "red", red], ["2", "red", red, "more"], ["3", "red", ""], ["4", "red", "[" * 99],
+            ["5"], ["6", "red", str([red, 7])], ["7", "blue", "1"], ["7", "blue", red]]  # fmt: skip
+    columns = ["index", "answer", "image", "question", "A", "B"]
+    body = [[*row[:3], "Which?", "red", "blue", *row[3:]] if len(row) > 1 else row for row in rows]
+    file = tmp_path / "SEEDBench_IMG.tsv"
+    with file.open("w", newline="") as made:
+        csv.writer(made, delimiter="\t").writerows([columns, *body])
+    skipped: list[SkippedQuestion] = []
+    found = list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit", skipped))
+    assert [(one.id, one.source_index) for one in found] == [("1", "index 1"), ("7", "index 7")]
+    assert [content(one) for one in found] == [(png("red"),)] * 2
+    reasons = [one.reason for one in skipped]
+    assert len(reasons) == 6
+    assert "row 3: has more columns than the first" in reasons[0]
+    assert reasons[-1] == "another question before has this id"
+    with pytest.raises(MGMError, match="has more columns"):
+        list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit"))

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mgm.model.vision.bilinear import resize_bilinear
-from mgm.model.vision.image_views import Views
+from mgm.model.vision.image_views import Views, blurred
 
 MEANS = [0.48, 0.45, 0.40], [0.26, 0.27, 0.28]
 SAME = dict(zip(("image_mean", "image_std"), MEANS, strict=True))
@@ -66,3 +66,28 @@ def test_another_normalisation_for_the_low_resolution():
     expected = (pixels[0].float() / 255 - 0.5) / 0.5
     corners = torch.stack([expected[:, y : y + 14, x : x + 14] for y in (0, 14) for x in (0, 14)])
     torch.testing.assert_close(same_size, corners, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [16, 28, 42])
+def test_a_blur_keeps_what_its_pixels_can_show_and_nothing_finer(side):
+    steps = torch.arange(64) / 64
+    slow = torch.sin(2 * torch.pi * 2 * steps).expand(1, 3, 64, 64)
+    fine = torch.sin(torch.pi * (torch.arange(64) + 0.5)).expand(1, 3, 64, 64)  # each other pixel
+    inner = (..., slice(8, -8), slice(8, -8))
+    torch.testing.assert_close(blurred(slow, side)[inner], slow[inner], rtol=0, atol=0.05)
+    assert blurred(fine, side)[inner].abs().max() < 0.15
+    torch.testing.assert_close(
+        blurred(slow + fine, side), blurred(slow, side) + blurred(fine, side)
+    )
+
+
+def test_a_blurred_image_is_hardly_blurred_again():
+    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    once = blurred(noise, 28)
+    twice = blurred(once, 28)
+    lost, again = (noise - once).norm(), (once - twice).norm()
+    assert once.shape == noise.shape
+    assert again < 0.25 * lost
+    half = blurred(noise.bfloat16(), 28)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), once, rtol=0, atol=0.02)

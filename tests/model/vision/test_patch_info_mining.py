@@ -6,10 +6,12 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.reference_mining import (
+    _normed_linear,
     concatenated_map,
     published_attention,
     published_mining,
 )
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.patch_info_mining import BAND, PatchInfoMining, bands, downscaled
 from tests.model.inputs import difference
 
@@ -253,3 +255,61 @@ def test_every_image_needs_a_map() -> None:
 def test_window_must_divide_the_map() -> None:
     with pytest.raises(ValueError, match="side 64 does not divide into 3 windows"):
         stirred(16, torch.float32)(torch.randn(2, 9, 16), stages_of(64, POWERS, torch.float32))
+
+
+@pytest.mark.parametrize("band", [1, BAND])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_a_pool_is_the_mean_of_the_windows_projected_positions(layout, band, monkeypatch) -> None:
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", band)
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
+    tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
+    mining.fusion = FusionConfig(fusion="pool")
+    values = _normed_linear(mining.value, full.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    expected = F.avg_pool2d(values, side // grid).flatten(2).transpose(1, 2)
+    assert difference(mining(tokens, stages), expected) < 1e-9
+    weights = mining.attention(tokens, stages)
+    torch.testing.assert_close(weights, torch.full_like(weights, (grid / side) ** 2))
+
+
+@pytest.mark.parametrize("band", [1, BAND])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_a_shift_equals_the_published_form_on_rolled_maps(layout, band, monkeypatch) -> None:
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", band)
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
+    tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
+    for shift in range(grid):
+        mining.fusion = FusionConfig(window_shift=shift)
+        rolled = full.roll(shift * (side // grid), -1)
+        expected = published_mining(mining, tokens, rolled)
+        assert difference(mining(tokens, stages), expected) < 1e-9
+        of_ours = mining.attention(tokens, stages)
+        assert difference(of_ours, published_attention(mining, tokens, rolled)) < 1e-9
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_one_query_equals_the_published_form_with_that_query(layout, monkeypatch) -> None:
+    torch.manual_seed(0)
+    grid, side, factors = LAYOUTS[layout]
+    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
+    tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
+    fixed = torch.randn(16, dtype=torch.float64)
+    means = mining.query(tokens).mean(1)
+    for query, expected in ((None, means), (tuple(fixed.tolist()), fixed.expand(2, -1))):
+        mining.fusion = FusionConfig(fusion="one_query", query=query)
+        ours = mining(tokens, stages)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "benchmarks.reference_mining._normed_linear",
+                lambda layer, x, each=expected: (
+                    each.unsqueeze(1).expand_as(x) if layer is mining.query
+                    else _normed_linear(layer, x)
+                ),
+            )  # fmt: skip
+            assert difference(ours, published_mining(mining, tokens, full)) < 1e-9

@@ -1,0 +1,13 @@
+"""InfoVQA: questions about infographics, asked and scored as DocVQA's are."""
+
+from mgm.eval.benchmarks.docvqa import DocVQA, document_sources
+
+
+class InfoVQA(DocVQA):
+    """Similarity of texts (ANLS), https://arxiv.org/abs/2104.12756."""
+
+    name, title, folder = "infovqa", "InfoVQA", "infovqa"
+    sizes = {"val": 2801, "test": 3288}  # noqa: RUF012
+    sources = document_sources(
+        "InfographicVQA", 2801, 3288, "InfoVQA_VAL.tsv", "2342e9c225222f0ef4dec545ebb126fe"
+    )

@@ -1,0 +1,101 @@
+"""Comparisons for people and programs: a line each, and tables in Markdown, HTML and JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mgm.atomic import atomic_file
+from mgm.eval.compare.comparison import Comparison
+from mgm.eval.report import html_page
+from mgm.eval.report.report import markdown
+
+COLUMNS = ("benchmark", "baseline", "model", "difference", "95 % interval", "p", "questions",
+           "verdict")  # fmt: skip
+LEGEND = (
+    "Differences from the baseline on the questions that both models have answered, in points of "
+    "each benchmark's own score. Intervals and p-values are paired, and clustered by image; they "
+    "are not corrected for the number of comparisons. “The same” needs the whole 90 % interval "
+    "within the margin."
+)
+
+
+def line(one: Comparison) -> str:
+    """A comparison in a line."""
+    return (
+        f"{one.benchmark}, {one.scorer}: {one.second} {one.second_value:.2f}, {one.first} "
+        f"{one.first_value:.2f}, difference {one.difference:+.2f} ({_interval(one)}, p = "
+        f"{one.p_value:.2g}, {one.questions:,} questions of both): {one.verdict}"
+    )
+
+
+def _interval(one: Comparison) -> str:
+    if one.interval is None:
+        return "too few images for an interval"
+    return f"95 %: {one.interval.low:+.2f} to {one.interval.high:+.2f}"
+
+
+def write_comparison(
+    path: Path, comparisons: Sequence[Comparison], problems: Sequence[str] = ()
+) -> None:
+    """Write comparisons to a file; its ending says in which format.
+
+    Args:
+        path: ends in .md, .html or .json.
+        comparisons: of several models with one baseline.
+        problems: lines that say what could not be compared.
+
+    Raises:
+        MGMError: it cannot be written.
+    """
+    write = {".md": _as_markdown, ".html": _as_html, ".json": _as_json}[path.suffix]
+    with atomic_file(path) as part:
+        part.write_text(write(comparisons, problems), encoding="utf-8")
+
+
+def _cells(one: Comparison) -> list[str]:
+    return [
+        f"{one.benchmark}, {one.scorer}",
+        f"{one.first}: {one.first_value:.2f}",
+        f"{one.second}: {one.second_value:.2f}",
+        f"{one.difference:+.2f}",
+        "too few images" if one.interval is None
+        else f"{one.interval.low:+.2f} to {one.interval.high:+.2f}",
+        f"{one.p_value:.2g}",
+        f"{one.questions:,}",
+        one.verdict,
+    ]  # fmt: skip
+
+
+def _as_markdown(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
+    listed = "".join(f"\n- not compared: {problem}" for problem in problems)
+    return f"{markdown([COLUMNS, *map(_cells, comparisons)])}\n{LEGEND}\n{listed}\n"
+
+
+def _as_html(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
+    rows = []
+    for one in comparisons:
+        drawn = html_page.Markup("")
+        if one.interval is not None:
+            low, high = one.interval.low, one.interval.high
+            reach = max(abs(low), abs(high), 2 * one.margin)
+            drawn = html_page.bar(one.difference, (low, high), reach, -reach)
+        cells = _cells(one)
+        cells[1:5] = [cell.replace(" ", "\u00a0") for cell in cells[1:5]]  # each on one line
+        rows.append([*cells[:5], drawn, *cells[5:]])
+    heads = [*COLUMNS[:5], "", *COLUMNS[5:]]
+    listed = "".join(f"<li>not compared: {html_page.text(problem)}" for problem in problems)
+    title = "Comparison with " + (comparisons[0].first if comparisons else "the baseline")
+    body = f"<h1>{html_page.text(title)}</h1><p class=meta>{html_page.text(LEGEND)}</p>"
+    return html_page.page(title, f"{body}{html_page.table(heads, rows)}<ul>{listed}</ul>")
+
+
+def _as_json(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
+    records: list[dict[str, Any]] = []
+    for one in comparisons:
+        interval = one.interval and [one.interval.low, one.interval.high]
+        found = {"interval": interval, "differ": one.differ, "verdict": one.verdict}
+        records.append(asdict(one) | found)
+    content = {"format": 1, "comparisons": records, "problems": list(problems)}
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

@@ -1,0 +1,1 @@
+"""Downloads of benchmarks' files: what is broken off goes on, and archives are unpacked safely."""

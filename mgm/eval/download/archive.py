@@ -1,0 +1,234 @@
+"""Archives, of which only what is wanted is unpacked, and nothing strange."""
+
+import gzip
+import lzma
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, TypeVar
+
+from mgm.atomic import WriteErrors
+from mgm.errors import MGMError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+BY_HAND = (".rar", ".7z")
+MAX_RATIO = 100  # of what is unpacked to the archive
+MIN_BOUND = 2**30  # bytes that any archive may unpack to
+MAX_MEMBERS = 5_000_000
+CHUNK = 2**20  # bytes
+DAMAGED = (
+    *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError, gzip.BadGzipFile),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+)
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in an archive, of a name that is safe."""
+
+    parts: tuple[str, ...]
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is an archive."""
+    return name.lower().endswith((*SUFFIXES, *BY_HAND))
+
+
+def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> None:
+    """Unpack what is wanted into a folder.
+
+    It is unpacked beside them, and renamed when all is done: a kill leaves nothing half-done.
+
+    Args:
+        archive: the file.
+        name: that it has where it comes from; errors call it so.
+        folder: that gets it.
+        wanted: paths below the folder; the archive may hold them below other folders. The first
+            has to be in it, others may.
+
+    Raises:
+        MGMError: it is damaged, encrypted or strange, too large, or does not hold the first.
+    """
+    if name.lower().endswith(BY_HAND):
+        raise MGMError(
+            f"{archive}: is an archive of a kind that is unpacked by hand, into {folder}"
+        )
+    part = folder / f".{name}.unpacking"
+    with WriteErrors(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            with _members(archive) as members:
+                found = _unpack(archive, members, part, wanted)
+            if not found:
+                raise MGMError(
+                    f"{archive}: holds no {wanted[0]}; put it to {folder / wanted[0]} by hand"
+                )
+            for path in reversed(found):  # the first comes last: where it is, all are
+                target = folder / path
+                if not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (part / path).rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpack(
+    archive: Path, members: Sequence[_Member], part: Path, wanted: Sequence[str]
+) -> list[str]:
+    """Unpack into a fresh folder; returns what was found, empty without the first."""
+    found = []
+    for path in wanted:
+        at = _location(PurePosixPath(path).parts, members)
+        if at is None:
+            if path == wanted[0]:
+                return []
+            continue
+        found.append(path)
+        for member in members:
+            if member.parts[: len(at)] == at:
+                target = part.joinpath(path, *member.parts[len(at) :])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(archive, member, target)
+    return found
+
+
+def _copy(archive: Path, member: _Member, target: Path) -> None:
+    written = 0
+    with _readable(archive, member.open) as source, target.open("xb") as file:
+        while chunk := _readable(archive, lambda: source.read(CHUNK)):
+            written += len(chunk)
+            if written > member.size:
+                raise MGMError(f"{archive}: {'/'.join(member.parts)} is larger than it says")
+            file.write(chunk)
+    if written != member.size:
+        raise _damaged(archive, "it ends too early")
+
+
+def _location(path: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, ...] | None:
+    """Where an archive has a path: as it is, or the only path that ends like it, or its name."""
+    for tail in (path, path[-1:]):
+        candidates = {
+            member.parts[: end + len(tail)]
+            for member in members
+            for end in range(len(member.parts) - len(tail) + 1)
+            if member.parts[end : end + len(tail)] == tail
+        }
+        if tail in candidates:
+            return tail
+        if len(candidates) == 1:
+            return candidates.pop()
+    return None
+
+
+@contextmanager
+def _members(archive: Path) -> Generator[list[_Member]]:
+    """The files in an archive.
+
+    Raises:
+        MGMError: it is damaged, or one of them is encrypted, strange or too large.
+    """
+    with ExitStack() as stack:
+        read = _of_zip if zipfile.is_zipfile(archive) else _of_tar
+        bound = max(MIN_BOUND, MAX_RATIO * archive.stat().st_size)
+        free = shutil.disk_usage(archive.parent).free
+        members: list[_Member] = []
+        names: set[tuple[str, ...]] = set()
+        total = 0
+        for member in _all(archive, read(archive, stack)):
+            total += member.size
+            if total > bound or len(names) >= MAX_MEMBERS:
+                raise MGMError(
+                    f"{archive}: holds more than {bound >> 30} GiB or {MAX_MEMBERS} files, which "
+                    f"is no benchmark; unpack it by hand if you trust it"
+                )
+            if total > free:
+                raise MGMError(f"{archive}: there is no room to unpack it; make some, run again")
+            if member.parts in names:
+                raise MGMError(f"{archive}: holds {'/'.join(member.parts)} twice")
+            names.add(member.parts)
+            members.append(member)
+        for parts in names:
+            if any(parts[:end] in names for end in range(1, len(parts))):
+                raise MGMError(f"{archive}: holds {'/'.join(parts)} below a file")
+        yield members
+
+
+def _all(archive: Path, members: Iterator[_Member]) -> Iterator[_Member]:
+    while (member := _readable(archive, lambda: next(members, None))) is not None:
+        yield member
+
+
+def _of_zip(archive: Path, stack: ExitStack) -> Iterator[_Member]:
+    content = stack.enter_context(zipfile.ZipFile(archive))
+    for one in content.infolist():
+        mode = one.external_attr >> 16
+        parts = _parts(archive, one.orig_filename)
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise MGMError(f"{archive}: holds {one.filename}, which is a link or a device")
+        if one.is_dir() or not parts or parts[0] == "__MACOSX":
+            continue
+        if one.flag_bits & 1:
+            raise MGMError(f"{archive}: is encrypted; unpack it by hand")
+        yield _Member(parts, one.file_size, lambda one=one: content.open(one))
+
+
+def _of_tar(archive: Path, stack: ExitStack) -> Iterator[_Member]:
+    content = stack.enter_context(tarfile.open(archive))  # noqa: SIM115
+    for one in content:
+        parts = _parts(archive, one.name)
+        if one.isdir() or not parts:
+            continue
+        if not one.isreg():
+            raise MGMError(f"{archive}: holds {one.name}, which is a link or a device")
+        yield _Member(parts, one.size, lambda one=one: _opened(content, one))
+
+
+def _opened(content: tarfile.TarFile, one: tarfile.TarInfo) -> IO[bytes]:
+    file = content.extractfile(one)
+    if file is None:
+        raise tarfile.ReadError(f"{one.name} is no file")
+    return file
+
+
+def _parts(archive: Path, name: str) -> tuple[str, ...]:
+    """The parts of a name.
+
+    Raises:
+        MGMError: it would be outside of the folder, or is none everywhere.
+    """
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if name.startswith("/") or ".." in parts:
+        raise MGMError(f"{archive}: would write {name!r}, outside of its folder")
+    if any(character in name for character in "\\:\0"):
+        raise MGMError(f"{archive}: holds {name!r}, which is no name of a file everywhere")
+    return parts
+
+
+def _readable(archive: Path, read: Callable[[], Read]) -> Read:
+    """What is read of an archive.
+
+    Raises:
+        MGMError: it is damaged.
+    """
+    try:
+        return read()
+    except MGMError:
+        raise
+    except DAMAGED as error:
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, why: object) -> MGMError:
+    return MGMError(f"{archive}: is a damaged archive ({why}); delete it, and run again")

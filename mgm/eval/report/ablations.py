@@ -1,0 +1,69 @@
+"""Ablations of a score, as the report shows them: ablations.json, beside score.json.
+
+`mgm.eval.ablation` measures and writes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgm.eval.report.score import Score
+from mgm.eval.tasks.files import read_json
+
+FILE = "ablations.json"
+FULL_MODEL = "full model"
+COLUMNS = ("ablation", "what is changed", "score", "difference (95 %)", "questions", "verdict")
+Content = Mapping[str, Any]
+
+
+def read_ablations(folder: Path, score: Score) -> dict[str, Any]:
+    """What stands in a score's folder; empty: nothing, or it was measured of other answers.
+
+    Raises:
+        MGMError: the file is damaged.
+    """
+    path = folder / FILE
+    found = read_json(path) if path.is_file() else {}
+    same = isinstance(found, dict) and found.get("full_model") == full_model(score)
+    return found if same else {}
+
+
+def full_model(score: Score) -> dict[str, Any]:
+    """The score that ablations are compared with, in JSON."""
+    return {"value": score.value, "questions": score.questions}
+
+
+def ablation_rows(score: Score, content: Content) -> list[Sequence[str]]:
+    """A table of the full model and of each ablation, heads first; empty: there are none."""
+    if not content:
+        return []
+    value = "" if score.value is None else f"{score.value:.1f}"
+    first = (FULL_MODEL, "", value + _within(score.low, score.high), "", f"{score.questions:,}", "")
+    return [COLUMNS, first, *map(_row, content["ablations"])]
+
+
+def _row(one: Content) -> Sequence[str]:
+    ends = one["difference_interval"]
+    text = " (too few images)" if ends is None else f" ({ends[0]:+.1f} to {ends[1]:+.1f})"
+    return (
+        one["name"],
+        one["description"],
+        f"{one['value']:.1f}{_within(*(one['interval'] or (None, None)))}",
+        f"{one['difference']:+.1f}{text}",
+        f"{one['questions']:,}",
+        one["verdict"],
+    )
+
+
+def _within(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({low:.1f} to {high:.1f})"
+
+
+def utilisation_lines(content: Content) -> list[str]:
+    """How much of the score each encoder accounts for, in words."""
+    lines = []
+    for one in content.get("utilisation", ()):
+        ends = one["interval"]
+        text = "too few images" if ends is None else f"95 %: {ends[0]:.2f} to {ends[1]:.2f}"
+        lines.append(f"utilisation of the {one['encoder']}: {one['rate']:.2f} ({text})")
+    return lines

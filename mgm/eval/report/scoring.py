@@ -1,0 +1,214 @@
+"""Scores answers: credits, the score made of them, its parts and their intervals."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from mgm.errors import MGMError, one_line
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.openai_client import EndpointUnavailableError
+from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
+from mgm.eval.report.score import Score, combine_inputs, parsed_answer
+from mgm.eval.report.statistics import (
+    LEVEL,
+    WHOLE,
+    Interval,
+    Jackknifed,
+    bounded_interval,
+    jackknife,
+    mean_interval,
+    ratio_interval,
+    spread_of,
+)
+from mgm.eval.tasks.benchmark import Benchmark
+
+JUDGED_AT_ONCE = 16
+
+
+def scored(
+    benchmark: Benchmark,
+    split: str,
+    protocol: str,
+    questions: Sequence[Question],
+    answered: Sequence[Answered],
+    judge: Judge,
+    skipped: Sequence[SkippedQuestion] = (),
+    without_thinking: bool = False,
+) -> Score:
+    """Score what was answered; an answer that cannot be scored is left out, and named.
+
+    Args:
+        benchmark: that was asked.
+        split: of it.
+        protocol: by which is scored.
+        questions: all there are, asked or not.
+        answered: those that have answers.
+        judge: of free answers.
+        skipped: records and questions that could not be asked.
+        without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
+
+    Raises:
+        MGMError: nothing was answered, no answer can be scored, or the judge replies to nobody.
+    """
+    if not answered:
+        reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
+        raise MGMError(f"{benchmark.name}: nothing was answered{reason}")
+    ids = {question.id for question in questions}
+    records = len(questions) + sum(one.id not in ids for one in skipped)
+    cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
+    facts: dict[str, Any] = {
+        "benchmark": f"{benchmark.name}:{split}",
+        "title": benchmark.title,
+        "metric": benchmark.metric,
+        "protocol": protocol,
+        "judge": judge.name if protocol in benchmark.judged else "",
+        "expected": benchmark.expected(split, protocol) or records,
+        "counts": _counts(benchmark, protocol, cleaned),
+    }
+    if split not in benchmark.scored:
+        nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
+        facts |= {"questions": len(answered), "skipped": tuple(skipped)}
+        return Score(value=None, low=None, high=None, **facts, **nothing)
+    found = _credits(benchmark, protocol, cleaned, judge)
+    pairs = [
+        (one.question, credit)
+        for one, credit in zip(answered, found, strict=True)
+        if not isinstance(credit, SkippedQuestion)
+    ]
+    faults = [credit for credit in found if isinstance(credit, SkippedQuestion)]
+    if not pairs:
+        raise MGMError(f"{benchmark.name}: no answer can be scored ({faults[0].reason})")
+    return Score(
+        questions=len(pairs),
+        skipped=(*skipped, *faults),
+        **facts,
+        **_combined(benchmark, [one for one, _ in pairs], [credit for _, credit in pairs]),
+    )
+
+
+def _combined(
+    benchmark: Benchmark, questions: Sequence[Question], credits: Sequence[float]
+) -> dict[str, Any]:
+    """The fields of a score that follow from credits."""
+    intervals = {
+        name: (one.low, one.high)
+        for name, one in score_intervals(benchmark, questions, credits).items()
+    }
+    low, high = intervals.pop(WHOLE, (None, None))
+    ids = [question.id for question in questions]
+    parts, highest = benchmark.parts(questions, credits), benchmark.highest(questions)
+    limits = {name: benchmark.highest(questions, name) for name in parts}
+    return {
+        "value": benchmark.combine(questions, credits),
+        "low": low,
+        "high": high,
+        "parts": parts,
+        "intervals": intervals,
+        "highest": highest,
+        "part_highest": {name: one for name, one in limits.items() if one != highest},
+        "headline": benchmark.headline,
+        "credits": dict(zip(ids, map(float, credits), strict=True)),
+        "groups": dict(zip(ids, clusters_of(questions), strict=True)),
+        "inputs": {}
+        if benchmark.is_mean()
+        else {one.id: combine_inputs(benchmark, one) for one in questions},
+        "fractions": {
+            name: (credit.numerator, credit.denominator)
+            for name, credit in zip(ids, credits, strict=True)
+            if isinstance(credit, Credit)
+        },
+        "notes": {
+            name: credit.note
+            for name, credit in zip(ids, credits, strict=True)
+            if isinstance(credit, Credit) and credit.note
+        },
+    }
+
+
+def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -> dict[str, int]:
+    return {
+        "cut": sum(one.finish_reason == "length" for one in answered),
+        "empty": sum(not one.text.strip() for one in answered),
+        "unparsed": sum(parsed_answer(benchmark, one, protocol) == "" for one in answered),
+    }
+
+
+def _credits(
+    benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
+) -> list[float | SkippedQuestion]:
+    """Of every answer; a judge is asked about several at a time.
+
+    Raises:
+        EndpointUnavailableError: the judge replies to nobody.
+    """
+
+    def credit(one: Answered) -> float | SkippedQuestion:
+        try:
+            found = benchmark.credit(one, protocol, judge)
+            return found if isinstance(found, Credit) else float(found)
+        except EndpointUnavailableError:
+            raise
+        except MGMError as error:
+            return SkippedQuestion(one.question.id, str(error))
+        except DATA_ERRORS as error:  # a record or an answer that its scorer did not expect
+            reason = f"its answer cannot be scored ({type(error).__name__}: {error})"
+            return SkippedQuestion(one.question.id, one_line(reason)[:300])
+
+    if not (protocol in benchmark.judged and judge.is_model):
+        return [credit(one) for one in answered]
+    with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
+        try:
+            return list(pool.map(credit, answered))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def score_intervals(
+    benchmark: Benchmark, questions: Sequence[Question], credits: Sequence[float]
+) -> dict[str, Interval]:
+    """95 % intervals of a score (under `WHOLE`) and of its parts; small samples have none.
+
+    A mean of credits has the clustered error of a mean. Everything else (F1, a sum over kinds,
+    questions right in all rounds, a ratio) has the error of the jackknife over clusters.
+
+    Args:
+        benchmark: that combines.
+        questions: that were scored.
+        credits: of each question.
+    """
+    groups = clusters_of(questions)
+    mean = benchmark.is_mean()
+
+    def scores(indexes: Sequence[int]) -> dict[str, tuple[float, int]]:
+        some, own = [questions[n] for n in indexes], [credits[n] for n in indexes]
+        whole = {} if mean else {WHOLE: (benchmark.combine(some, own), len(own))}
+        return whole | benchmark.parts(some, own)
+
+    counts = {name: count for name, (_, count) in scores(range(len(questions))).items()}
+    spread = spread_of(np.clip(credits, 0, 1).tolist())
+    found = {
+        name: interval_of(one, benchmark.highest(questions, name), counts[name], spread)
+        for name, one in (jackknife(scores, groups) if counts else {}).items()
+    }
+    if mean:
+        found[WHOLE] = mean_interval(credits, groups, scale=100)
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def interval_of(
+    score: Jackknifed, highest: float | None, questions: int, spread: float, level: float = LEVEL
+) -> Interval | None:
+    """The interval of a score by its error and its largest value; None: a small sample."""
+    if highest is None:
+        return ratio_interval(score.value, score.error, score.folds, level)
+    share, error = score.value / highest, score.error / highest
+    found = bounded_interval(share, error, score.folds, questions, spread, level)
+    return found and Interval(found.low * highest, found.high * highest)
+
+
+def clusters_of(questions: Sequence[Question]) -> list[str]:
+    """The cluster of each question: its group, or itself alone."""
+    return [question.group or question.id for question in questions]

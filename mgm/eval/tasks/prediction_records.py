@@ -1,0 +1,197 @@
+"""Records of files of answers, in the forms of published scripts, VLMEvalKit and lmms-eval."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+from zipfile import BadZipFile
+
+from mgm.errors import MGMError
+from mgm.eval.harness.question import Question
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
+from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
+
+NAMES = ("question_id", "questionId", "id", "pid", "index")  # of a question's name in a record
+TEXTS = ("text", "response", "prediction", "answer")  # of what was said
+_WHOLE = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
+_MARKER = re.compile(r"<image[^>]{0,8}>")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer, and what its file tells about its question.
+
+    Attributes:
+        names: of the question, the surest first.
+        text: the answer; empty where there is null.
+        harness: that wrote it, a protocol's name; empty: unknown.
+        prompt: that was asked, of published files.
+        question: what the file has of the question's text; None: nothing.
+        row: of the question in lmms-eval's data, from 0.
+    """
+
+    names: tuple[str, ...]
+    text: str
+    harness: str = ""
+    prompt: Any = None
+    question: str | None = None
+    row: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.names[0]
+
+
+def read_predictions(path: Path) -> tuple[list[Prediction], list[str]]:
+    """The records of a file, and what is wrong with those that cannot be read.
+
+    Raises:
+        MGMError: the file is missing, or none of answers.
+    """
+    found, unreadable = [], []
+    for number, record in enumerate(_rows(path, unreadable), start=1):
+        try:
+            found.append(_prediction(record))
+        except MGMError as error:
+            unreadable.append(f"record {number}: {error}")
+    return found, unreadable
+
+
+def _prediction(record: Mapping[str, Any]) -> Prediction:
+    """Raises an MGMError where there is no name or no text."""
+    if "doc_id" in record and ("filtered_resps" in record or "resps" in record):
+        return _of_lmms_eval(record)
+    if "index" in record and "prediction" in record:
+        index = _name(record["index"])
+        question = record.get("question")
+        return Prediction(
+            (f"index {index}", index),
+            _text(record["prediction"]),
+            VLMEVALKIT,
+            question=question if isinstance(question, str) else None,
+        )
+    name, text = _first(record, NAMES), _first(record, TEXTS)
+    return Prediction((_name(name),), _text(text), prompt=record.get("prompt"))
+
+
+def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
+    """A line of a file `*_samples_*.jsonl`.
+
+    Source: `save_results_samples` of lmms-eval's evaluation_tracker.py. Answers stand in lists of
+    one in older versions, which also have the row itself as `doc`.
+    """
+    text = record.get("filtered_resps", record.get("resps"))
+    while isinstance(text, list):
+        text = text[0] if text else None
+    document = record.get("doc")
+    # Its metrics of many tasks are objects with the id of the question.
+    inside = [one for one in (document, *record.values()) if isinstance(one, dict)]
+    ids = [_name(one[name]) for one in inside for name in NAMES if _is_name(one.get(name))]
+    question = document.get("question") if isinstance(document, dict) else None
+    question = question or record.get("input")
+    row = record["doc_id"]
+    return Prediction(
+        tuple(dict.fromkeys((f"doc_id {_name(row)}", *ids))),
+        _text(text),
+        LMMS_EVAL,
+        question=question if isinstance(question, str) else None,
+        row=row if isinstance(row, int) else None,
+    )
+
+
+def same_wording(one: Prediction, question: Question) -> bool:
+    """Whether what a file has of a question's text is of this question; so where it has none."""
+    theirs = _letters(one.question or "")
+    if not theirs:
+        return True
+    problem = question.facts.get("problem") or question.facts.get("row") or {}
+    texts = [question.text, *(question.facts.get(name) for name in ("prompt", "question"))]
+    own = [_letters(text) for text in (*texts, problem.get("question")) if isinstance(text, str)]
+    return any(text and (text in theirs or theirs in text) for text in own)
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone: harnesses add hints, markers and line breaks."""
+    return "".join(filter(str.isalnum, _MARKER.sub("", text).casefold()))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _name(value: Any) -> str:
+    name = str(value).strip()
+    whole = _WHOLE.fullmatch(name)
+    return whole[1] if whole else name
+
+
+def _text(value: Any) -> str:
+    """Raises an MGMError where it is no text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str | int | float):
+        raise MGMError(f"the answer is of type {type(value).__name__}, no text")
+    return str(value).strip()
+
+
+def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    for name in names:
+        if name in record:
+            return record[name]
+    raise MGMError(f"has none of {', '.join(names)}; it has {', '.join(record) or 'none'}")
+
+
+def _rows(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
+    kind = path.suffix.lower()
+
+    def skip(where: str, why: str) -> None:
+        unreadable.append(f"{where}: {why}")
+
+    if kind == ".jsonl":
+        yield from read_lines(path, skip)
+    elif kind in (".tsv", ".csv"):
+        yield from read_table(path, "\t" if kind == ".tsv" else ",", skip)
+    elif kind == ".xlsx":
+        yield from _sheet(path)
+    elif kind == ".json":
+        content = read_json(path)
+        if isinstance(content, dict):
+            content = [
+                {"id": name} | (one if isinstance(one, dict) else {"text": one})
+                for name, one in content.items()
+            ]
+        if not isinstance(content, list) or not any(isinstance(one, dict) for one in content):
+            raise MGMError(f"{path}: holds no records of answers")
+        yield from (one if isinstance(one, dict) else {} for one in content)
+    elif kind == ".pkl":
+        raise MGMError(
+            f"{path}: is a pickle, which can run any program when it is read; write it as JSON "
+            "where it comes from: pandas.read_pickle(FILE).to_json(FILE, orient='records')"
+        )
+    else:
+        raise MGMError(f"{path}: ends in {kind!r}; give .jsonl, .json, .tsv, .csv or .xlsx")
+
+
+def _sheet(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a spreadsheet; an empty cell is an empty answer."""
+    openpyxl = import_openpyxl(path)
+    try:
+        sheet = openpyxl.load_workbook(path, read_only=True).worksheets[0]
+        rows = list(sheet.iter_rows(values_only=True))
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        BadZipFile,
+        ParseError,
+        openpyxl.utils.exceptions.InvalidFileException,
+    ) as error:
+        raise MGMError(f"{path}: cannot be read as a spreadsheet ({error})") from error
+    columns = [str(name) for name in rows[0]] if rows else []
+    for row in rows[1:]:
+        yield dict(zip(columns, row, strict=False))

@@ -1,0 +1,135 @@
+"""`--ablate` as people type it, on native, published and HD checkpoints."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import mgm
+from mgm.errors import MGMError
+from mgm.eval.__main__ import main
+from mgm.eval.report.score import load_score
+from tests.golden_files import golden
+from tests.tiny_model import build
+
+PICTURES = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data set of the playground's form, two questions a picture."""
+    folder = tmp_path_factory.mktemp("data") / "nano"
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for number in range(PICTURES):
+        noise = Image.effect_noise((48, 40), 90).convert("RGB")
+        colour = Image.new("RGB", noise.size, ("red", "green", "blue")[number % 3])
+        Image.blend(noise, colour, 0.6).save(folder / "images" / f"{number}.png")
+        turns = [("human", "<image>\nWhich colour?"), ("gpt", "red"),
+                 ("human", "Which number?"), ("gpt", str(number))]  # fmt: skip
+        records.append(
+            {
+                "id": str(number),
+                "image": f"{number}.png",
+                "conversations": [{"from": who, "value": text} for who, text in turns],
+                "kinds": ["shape/color", "shape/number"],
+            }
+        )
+    (folder / "conversations.json").write_text(json.dumps(records))
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("models") / "tiny", positions=1024)
+
+
+def words(data: Path, model: Path, output: Path, *more: str) -> list[str]:
+    start = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
+    return [*start, "--benchmark", "nano", "--max-new-tokens", "4", "--output", str(output), *more]
+
+
+def test_the_command_line(data, folder, tmp_path, capfd) -> None:
+    names = ["hr_off", "grey_vit", "one_query", "blur:24"]
+    assert main(words(data, folder, tmp_path, "--ablate", *names)) == 0
+    printed = capfd.readouterr().out
+    assert "| full model |  | 0.0 (0.0 to " in printed
+    for name in names:
+        assert re.search(rf"\| {name} \| .* \| 12 \|", printed), name
+    kept = tmp_path / "nano/held_out/paper"
+    scores = [load_score(kept / "ablations" / f"{n.replace(':', '-')}.json") for n in names]
+    assert [score.questions for score in scores] == [2 * PICTURES] * 4
+    assert [score.run for score in scores] == [{"ablation": name} for name in names]
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [one["name"] for one in result["ablations"]] == names
+    assert result["utilisation"] == []  # nothing was right that could be lost
+    report = (tmp_path / "report.md").read_text()
+    assert report.endswith(printed[printed.index("\n### nano pictures, paper: ablations") :])
+    assert "<h3>ablations</h3>" in (tmp_path / "report.html").read_text()
+    lines = (tmp_path / "answers/answers-0.jsonl").read_text().splitlines()
+    keys = [json.loads(line)["key"] for line in lines]
+    assert len(keys) == len(set(keys)) == 5 * 2 * PICTURES
+    # Nothing is asked again; a run without ablations leaves them in the report.
+    assert main(words(data, folder, tmp_path, "--ablate", *names, "--score-only")) == 0
+    assert capfd.readouterr().out == printed
+    assert main(words(data, folder, tmp_path)) == 0
+    assert "ablation" not in capfd.readouterr().out
+    assert (tmp_path / "report.md").read_text() == report
+    assert (tmp_path / "answers/answers-0.jsonl").read_text().splitlines() == lines
+    # They are not shown beside a score of other questions.
+    assert main(words(data, folder, tmp_path, "--limit", "6")) == 0
+    assert "ablations" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["MGM-7B", pytest.param("MGM-7B-HD", marks=pytest.mark.slow)])
+def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
+    model = golden(f"work_dirs/MGM/{name}")
+    ablations = ["utilisation", "pool", "one_query", "shift", "blur", "stage_mean:1", "hr_only"]
+    assert main(words(data, model, tmp_path, "--limit", "2", "--ablate", *ablations)) == 0
+    printed = capfd.readouterr().out
+    rows = [line.strip("| ") for line in printed[printed.index(": ablations") :].splitlines()[4:]]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "full model", "hr_off", "grey_vit", "pool", "one_query", "shift:1", "blur", "stage_mean:1",
+        "hr_only",
+    ]  # fmt: skip
+    texts = [json.loads(one)["text"] for one in (tmp_path / "answers/answers-0.jsonl").open()]
+    assert len(texts) == 9 * 2
+    # hr_off and grey_vit come after the full model, in the order of their names.
+    assert texts[:2] not in (texts[2:4], texts[4:6])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--ablate", "hr"], "--ablate hr: no such ablation"),
+        (["--ablate", "blur:64"], "--ablate blur:64: config: fusion.blur_high_resolution is 64"),
+        (["--ablate", "shift:2"], "valid: below 2, the windows of a crop's side"),
+        (["--ablate", "pool", "--score-only"], "nothing was answered yet"),
+    ],
+)
+def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:
+    with pytest.raises(MGMError) as error:
+        main(words(data, folder, tmp_path, *more))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("ablations.json"))
+
+
+@pytest.mark.parametrize(
+    "where", ["--endpoint http://127.0.0.1:9/v1 --model x", "--answers answers.jsonl"]
+)
+def test_the_model_has_to_run_here(data, where) -> None:
+    line = f"--benchmark nano --data {data} {where} --ablate pool"
+    with pytest.raises(MGMError, match="--ablate changes a model that runs here; give"):
+        main(line.split())
+
+
+def test_a_model_of_one_encoder_has_no_detail_to_leave_out(data, tmp_path) -> None:
+    engine = mgm.load(build(tmp_path / "two"), device="cpu")
+    engine.model.vision_tower_aux = engine.model.mining = None
+    engine.model.config.vision_aux_config = None
+    engine.save_pretrained(tmp_path / "one")
+    with pytest.raises(MGMError, match=r"--ablate hr_off: .* no high-resolution encoder"):
+        main(words(data, tmp_path / "one", tmp_path / "out", "--ablate", "hr_off"))

@@ -1,0 +1,132 @@
+"""What ablations cost, and the utilisation of both encoders, from known answers."""
+
+import numpy as np
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.ablation.differences import (
+    ablated,
+    as_json,
+    utilisation,
+)
+from mgm.eval.benchmarks.mme import MME
+from mgm.eval.benchmarks.nano import Nano
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.report.ablations import utilisation_lines
+from mgm.eval.report.report import ablations_text
+from mgm.eval.report.score import Score
+from mgm.eval.report.scoring import scored
+
+IMAGES, EACH = 40, 5
+
+
+def score(right: np.ndarray) -> Score:
+    """Of answers that are right or not (images, questions of each)."""
+    questions = [
+        Question(f"{image}/{n}", "what?", answer="red", group=str(image))
+        for image, row in enumerate(right)
+        for n in range(len(row))
+    ]
+    texts = ["red" if one else "blue" for one in right.flatten()]
+    answers = [Answered(*pair) for pair in zip(questions, texts, strict=True)]
+    return scored(Nano(), "held_out", "paper", questions, answers, Judge())
+
+
+def drawn(seed: int, share: float, lost: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers of a model, and of one that loses a share of them, image by image."""
+    draw = np.random.default_rng(seed)
+    hard = draw.normal(0, 0.2, (IMAGES, 1))
+    full = draw.random((IMAGES, EACH)) < np.clip(share + hard, 0, 1)
+    return full, full & (draw.random((IMAGES, EACH)) >= np.clip(lost + hard, 0, 1))
+
+
+def test_lines_of_the_full_model_and_of_each_ablation() -> None:
+    full, without = (score(one) for one in drawn(0, 0.9, 0.7))
+    rows = ablated(Nano(), full, {"hr_off": ("branch off", without), "pool": ("mean", full)})
+    off, pool = (one.comparison for one in rows)
+    assert off.difference == pytest.approx(without.value - full.value)
+    assert off.interval.low < off.difference < off.interval.high < 0
+    assert (pool.difference, pool.differ) == (0, False)
+    assert pool.interval.low < 0 < pool.interval.high
+    kept = as_json(full, rows, [])
+    assert [one["name"] for one in kept["ablations"]] == ["hr_off", "pool"]
+    found = kept["ablations"][0]
+    assert found["difference_interval"] == [off.interval.low, off.interval.high]
+    assert (found["value"], found["questions"]) == (without.value, IMAGES * EACH)
+    lines = ablations_text(full, kept).splitlines()[3:]
+    assert len(lines) == 5
+    assert lines[2].startswith(f"| full model |  | {full.value:.1f} (")
+    assert f"| hr_off | branch off | {without.value:.1f} (" in lines[3]
+    ends = f"({off.interval.low:+.1f} to {off.interval.high:+.1f})"
+    assert lines[3].endswith(f"| {off.difference:+.1f} {ends} | 200 | full model is better |")
+    assert ablations_text(full, {}) == ""
+
+
+def test_the_rate_is_the_share_of_the_score_that_is_lost() -> None:
+    full, without = (score(one) for one in drawn(1, 0.8, 0.5))
+    rate = utilisation(Nano(), full, without, "high-resolution encoder")
+    assert rate.rate == pytest.approx((full.value - without.value) / full.value)
+    assert rate.interval.low < rate.rate < rate.interval.high
+    (line,) = utilisation_lines(as_json(full, [], [rate]))
+    assert line == (
+        f"utilisation of the high-resolution encoder: {rate.rate:.2f} "
+        f"(95 %: {rate.interval.low:.2f} to {rate.interval.high:.2f})"
+    )
+    harm = utilisation(Nano(), without, full, "x")
+    assert harm.rate == pytest.approx((without.value - full.value) / without.value)
+    assert harm.rate < 0
+
+
+def test_nothing_or_all_lost_is_no_certainty() -> None:
+    full, _ = drawn(2, 0.8, 0.5)
+    none, every = score(np.zeros_like(full)), score(full)
+    lost = utilisation(Nano(), every, none, "x")
+    assert lost.rate == lost.interval.high == 1
+    assert 0.7 < lost.interval.low < 1
+    same = utilisation(Nano(), every, every, "x")
+    assert same.rate == 0
+    assert same.interval.low < 0 < same.interval.high < 0.1
+    assert utilisation(Nano(), none, every, "x") is None
+    few = utilisation(Nano(), score(full[:3]), score(full[:3]), "x")
+    assert few.interval is None
+    (line,) = utilisation_lines(as_json(every, [], [few]))
+    assert line == "utilisation of the x: 0.00 (too few images)"
+
+
+def test_intervals_of_rates_hold_their_level() -> None:
+    """Questions of an image are lost together; the true rate is that of very many images."""
+    many = [drawn(seed, 0.8, 0.4) for seed in range(1000, 1300)]
+    true = 1 - sum(a.sum() for _, a in many) / sum(f.sum() for f, _ in many)
+    inside = 0
+    for seed in range(60):
+        full, without = drawn(seed, 0.8, 0.4)
+        found = utilisation(Nano(), score(full), score(without), "x").interval
+        inside += found.low <= true <= found.high
+    assert inside >= 54
+
+
+def test_a_score_that_is_no_mean() -> None:
+    questions = [
+        Question(f"{image}/{n}", "is it?", answer="yes", group=str(image), category="color")
+        for image in range(8)
+        for n in range(2)
+    ]
+
+    def of(wrong: int) -> Score:
+        texts = ["No" if n < wrong else "Yes" for n in range(len(questions))]
+        answers = [Answered(*pair) for pair in zip(questions, texts, strict=True)]
+        return scored(MME(), "test", "paper", questions, answers, Judge())
+
+    full, without = of(1), of(7)
+    rate = utilisation(MME(), full, without, "x")
+    assert rate.rate == pytest.approx(1 - without.value / full.value)
+    assert rate.interval.low < rate.rate < rate.interval.high
+    (row,) = ablated(MME(), full, {"hr_off": ("off", without)})
+    assert row.comparison.difference == pytest.approx(without.value - full.value)
+
+
+def test_answers_that_only_a_server_knows() -> None:
+    full = score(np.ones((8, 1), bool))
+    with pytest.raises(MGMError, match="only a server knows the answers"):
+        ablated(Nano(), Score(**vars(full) | {"value": None}), {})

@@ -1,0 +1,71 @@
+import pytest
+
+from mgm.eval.benchmarks.llava_bench import judge_prompt, marks
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.registry import BENCHMARKS
+from mgm.eval.report.scoring import scored
+from tests.eval.named_judge import Named
+
+BENCH = BENCHMARKS["llava-bench"]
+
+
+def score_of(*reviews: str):
+    facts = {"caption": ["A dog.", "A cat."], "prompt": "What is it?"}
+    answered = [
+        Answered(Question(str(n), "", answer="a dog", category="conv", facts=facts), "a cat")
+        for n in range(len(reviews))
+    ]
+    questions = [one.question for one in answered]
+    return scored(BENCH, "test", "paper", questions, answered, _InOrder(*reviews))
+
+
+class _InOrder(Named):
+    """Gives one review for each question, however often it is asked about it."""
+
+    def __init__(self, *says: str) -> None:
+        super().__init__(*says)
+        self.systems: list[str] = []
+
+    def ask(self, prompt, temperature=0.0, max_tokens=128, accepts=None, system=""):
+        self.systems.append(system)
+        reply = self.says[0]
+        if accepts(reply) or temperature > 0.7:
+            self.says.pop(0)
+        return reply
+
+
+@pytest.fixture(autouse=True)
+def one_at_a_time(monkeypatch):
+    monkeypatch.setattr("mgm.eval.report.scoring.JUDGED_AT_ONCE", 1)
+
+
+def test_the_score_is_the_ratio_of_mean_marks():
+    score = score_of("10 5", "2 4", "9 9")
+    assert score.value == pytest.approx(100 * 18 / 21)
+    assert score.parts["conv"] == (pytest.approx(100 * 18 / 21), 3)
+    assert score_of("5 10", "4 8").value == 200  # better than the reference
+
+
+def test_a_review_without_marks_counts_as_llavas_own_does_and_is_listed():
+    score = score_of("10 5", "Both are good.", "9 9")
+    assert score.value == pytest.approx(100 * (5 - 1 + 9) / (10 - 1 + 9))
+    assert "Both are good." in score.notes["1"]
+
+
+@pytest.mark.parametrize(
+    ("review", "found"),
+    [("8 9", (8, 9)), ("8.5,7\nwhy", (8.5, 7)), ("8 9.", (8, 9)), ("9, 8", None), ("8 9 ", None),
+     ("", None), ("8/10 9/10", None), ("nan 5", None), ("inf 5", None), ("8\n9", None)],
+)  # fmt: skip
+def test_marks(review, found):
+    assert marks(review) == found
+
+
+def test_the_judge_is_asked_as_llava_asks():
+    facts = {"caption": ["A dog.", "A cat."], "prompt": "What?"}
+    prompt = judge_prompt(Answered(Question("1", "", answer="x", facts=facts), ""))
+    assert prompt.startswith(
+        "[Context]\nA dog.\nA cat.\n\n[Question]\nWhat?\n\n[Assistant 1]\nx\n\n"
+    )
+    assert "[Assistant 2]\n\n\n[End of Assistant 2]\n\n[System]\nWe would like" in prompt
+    assert prompt.endswith("does not affect your judgment.\n\n")

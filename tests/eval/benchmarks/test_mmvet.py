@@ -1,0 +1,46 @@
+import pytest
+
+from mgm.eval.benchmarks.mmvet import TRIES, judge_prompt, mark
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.registry import BENCHMARKS
+from tests.eval.differential.case import read_fixture
+from tests.eval.differential.test_replay import CASES, replayed_question
+from tests.eval.named_judge import Named
+
+MMVET = BENCHMARKS["mmvet"]
+PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [("0.7", 0.7), ("1", 1), ("1.0 since", 1.0), ("100%", None), ("10", None), ("0,7", None),
+     ("-0.1", None), ("nan", None), ("Score: 1", None), ("", None), ("½", None)],
+)  # fmt: skip
+def test_marks(reply, found):
+    for protocol in PROTOCOLS:
+        whole = protocol == "vlmevalkit" and " " in reply
+        assert mark(reply, protocol) == (None if whole else found), protocol
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_replies_without_a_mark_cost_the_question(protocol):
+    question = Question("1", "", answer="a cat", facts={"question": "What?"})
+    judge = Named(*["soon"] * TRIES[protocol])
+    credit = MMVET.credit(Answered(question, "a dog"), protocol, judge)
+    assert credit == 0
+    assert "'soon'" in credit.note
+    assert judge.says == []
+    assert MMVET.credit(Answered(question, "a dog"), protocol, Named("10", "0.4")) == 0.4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_judge_is_asked_as_each_evaluator_asks(protocol):
+    case = CASES[f"mmvet-test_{protocol}"]
+    _, records = read_fixture(case)
+    prompts = [record for record in records if "judge_prompt" in record]
+    assert len(prompts) == 100
+    for record in prompts:
+        question = replayed_question(case, record)
+        text = MMVET.cleaned(Answered(question, record["answer"]), protocol).text
+        ours = judge_prompt(question.facts["question"], question.answer, text, protocol)
+        assert ours == record["judge_prompt"]

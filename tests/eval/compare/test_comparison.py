@@ -1,0 +1,219 @@
+"""Comparisons of made-up models by the score that is printed."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.compare.comparison import compare_folders, compare_scores, folder_names
+from mgm.eval.compare.table import line, write_comparison
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.registry import BENCHMARKS
+from mgm.eval.report.score import credit_of, load_score, question_of, save_score
+from mgm.eval.report.scoring import scored
+from tests.eval.fixtures import make_all
+
+
+def mmbench(rounds):
+    """Scores of a model that is right (1) or wrong (0) in the rounds of each question."""
+    answered = []
+    for number, own in enumerate(rounds):
+        for turn, right in enumerate(own):
+            question = Question(
+                f"{number}/{turn}", "?", answer="A", group=str(number),
+                facts={"question": "?", "choices": ["x1", "x2"]},
+            )  # fmt: skip
+            answered.append(Answered(question, "A" if right else "B"))
+    questions = [one.question for one in answered]
+    return scored(BENCHMARKS["mmbench"], "dev", "paper", questions, answered, Judge())
+
+
+def yes_no(name, answers, labels=("yes", "no"), category="existence"):
+    """Scores of a model with these answers, two about each image."""
+    answered = [
+        Answered(
+            Question(
+                str(number), "?", answer=labels[number % 2], group=f"image {number // 2}",
+                category=category, facts={"question_id": str(number)},
+            ),
+            text,
+        )
+        for number, text in enumerate(answers)
+    ]  # fmt: skip
+    kind = BENCHMARKS[name]
+    questions = [one.question for one in answered]
+    return scored(kind, "test", "paper", questions, answered, Judge())
+
+
+def compared(name, first, second):
+    return compare_scores(BENCHMARKS[name], (first, second), ("a", "b"))
+
+
+def test_mmbench_is_compared_by_the_circular_score():
+    """Half of the credits in both: one model has whole questions right, the other has halves."""
+    whole = mmbench([(1, 1), (0, 0)] * 20)
+    halves = mmbench([(1, 0), (0, 1)] * 20)
+    found = compared("mmbench", whole, halves)
+    assert (found.first_value, found.second_value) == (whole.value, halves.value) == (50, 0)
+    assert found.difference == -50
+    assert found.differ
+    assert found.verdict == "a is better"
+    assert -75 < found.interval.low < -50 < found.interval.high < -25
+
+
+def test_mme_is_compared_by_its_sum():
+    """The same share of right answers, but in pairs about one image or in halves of pairs."""
+    pairs = yes_no("mme", ["yes", "no", "no", "yes"] * 20)  # both right, both wrong
+    halves = yes_no("mme", ["yes", "yes", "no", "no"] * 20)  # one of two right
+    found = compared("mme", pairs, halves)
+    assert (found.first_value, found.second_value) == (pairs.value, halves.value) == (100, 50)
+    assert found.difference == -50
+    assert found.margin == pytest.approx(0.02 * 200)  # of one kind
+    assert found.interval.low < -50 < found.interval.high < 0
+
+
+def test_pope_is_compared_by_f1():
+    """Always yes has half of the answers right, as always no has; F1 tells them apart."""
+    yes = yes_no("pope", ["yes"] * 60, category="random")
+    no = yes_no("pope", ["no"] * 60, category="random")
+    found = compared("pope", yes, no)
+    assert found.first_value == pytest.approx(200 / 3)
+    assert found.second_value == 0
+    assert found.verdict == "a is better"
+
+
+def test_saved_scores_can_be_combined_anew(tmp_path):
+    """What `combine` reads is in score.json, whatever the benchmark."""
+    data = make_all(tmp_path / "data")
+    for kind in BENCHMARKS.values():
+        if not (data / kind.folder).is_dir():
+            continue
+        split, protocol = kind.splits[0], kind.protocols_of(kind.splits[0])[0]
+        try:
+            questions = list(kind.questions(data / kind.folder, split, protocol))
+        except MGMError:  # the fixtures have no files of this protocol
+            continue
+        texts = ["yes", "A", "no", "red", str(questions[0].answer)]
+        answered = [Answered(one, texts[n % len(texts)]) for n, one in enumerate(questions)]
+        score = scored(kind, split, protocol, questions, answered, Judge())
+        if score.value is None:
+            continue
+        save_score(score, tmp_path / "score.json")
+        again = load_score(tmp_path / "score.json")
+        assert again == score
+        if kind.is_mean():
+            continue
+        restored = [question_of(again, name) for name in again.credits]
+        credits = [credit_of(again, name) for name in again.credits]
+        assert kind.combine(restored, credits) == score.value, kind.name
+
+
+def test_the_same_needs_enough_questions():
+    few = mmbench([(1, 1), (0, 0)] * 5)
+    found = compared("mmbench", few, few)
+    assert (found.difference, found.p_value, found.changed) == (0, 1, 0)
+    assert found.verdict == "not told apart"
+    many = mmbench([(1, 1), (0, 0)] * 500)
+    assert compared("mmbench", many, many).verdict == "the same within 2 points"
+    tiny = mmbench([(1, 1)] * 3)
+    found = compared("mmbench", tiny, tiny)
+    assert found.interval is None
+    assert found.verdict == "not told apart: too few images"
+
+
+def test_a_small_sure_difference_is_both():
+    draw = np.random.default_rng(0)
+    first = (draw.random(20_000) < 0.5).astype(int)
+    second = np.where((first == 0) & (draw.random(20_000) < 0.016), 1, first)
+    kind = BENCHMARKS["scienceqa"]
+    base = replace(
+        mmbench([(1, 1)] * 6), benchmark="scienceqa:test", inputs={},
+        groups={str(n): str(n) for n in range(20_000)},
+    )  # fmt: skip
+    scores = tuple(
+        replace(base, credits={str(n): float(one) for n, one in enumerate(own)})
+        for own in (first, second)
+    )
+    found = compare_scores(kind, scores, ("a", "b"))
+    assert found.verdict == "b is better, by less than 2 points"
+    assert found.needed < 20_000
+
+
+def test_the_order_of_the_models_changes_the_sign_alone():
+    one = yes_no("pope", ["yes", "no", "yes", "yes"] * 15, category="random")
+    other = yes_no("pope", ["yes", "no", "no", "no"] * 15, category="random")
+    there, back = compared("pope", one, other), compared("pope", other, one)
+    assert there.difference == -back.difference
+    assert there.interval.low == pytest.approx(-back.interval.high)
+    assert there.p_value == back.p_value
+
+
+def test_what_cannot_be_compared_is_named():
+    score = mmbench([(1, 1), (0, 0)] * 5)
+    old = replace(score, inputs={}, format=1)
+    with pytest.raises(MGMError, match=r"older version.*--score-only"):
+        compared("mmbench", old, score)
+    with pytest.raises(MGMError, match="judged by '' and by 'gpt'; use one judge"):
+        compared("mmbench", score, replace(score, judge="gpt"))
+    others = replace(score, credits={"x": 1.0}, groups={"x": "x"})
+    with pytest.raises(MGMError, match="no scored question in common"):
+        compared("mmbench", score, others)
+    moved = replace(score, groups=dict.fromkeys(score.groups, "0"))
+    with pytest.raises(MGMError, match="of the same data"):
+        compared("mmbench", score, moved)
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Three models' outputs, of which the last has one benchmark fewer."""
+    scores = {
+        "base": [mmbench([(1, 1), (0, 0)] * 20), yes_no("mme", ["yes", "no"] * 20)],
+        "better": [mmbench([(1, 1)] * 40), yes_no("mme", ["yes", "no"] * 20)],
+        "<b>third": [mmbench([(0, 1)] * 40)],
+    }
+    folders = []
+    for name, own in scores.items():
+        for score in own:
+            folder = tmp_path / name / score.benchmark.replace(":", "/") / "paper"
+            folder.mkdir(parents=True)
+            save_score(score, folder / "score.json")
+        folders.append(tmp_path / name)
+    return folders
+
+
+def test_many_models_into_a_file(outputs, tmp_path):
+    found, problems = compare_folders(outputs, BENCHMARKS)
+    assert problems == []
+    assert [(one.benchmark, one.second, one.difference) for one in found] == [
+        ("mmbench:dev", "better", 50), ("mmbench:dev", "<b>third", -50), ("mme:test", "better", 0),
+    ]  # fmt: skip
+    assert "better 100.00, base 50.00, difference +50.00 (95 %: " in line(found[0])
+    for name in ("c.md", "c.html", "c.json"):
+        write_comparison(tmp_path / name, found, ["a line"])
+    assert (
+        "| mmbench:dev, paper | base: 50.00 | better: 100.00 | +50.00 |"
+        in (tmp_path / "c.md").read_text()
+    )
+    page = (tmp_path / "c.html").read_text()
+    assert "<b>third" not in page
+    assert "&lt;b&gt;third" in page
+    records = json.loads((tmp_path / "c.json").read_text())
+    assert records["problems"] == ["a line"]
+    assert records["comparisons"][0]["verdict"] == "better is better"
+
+
+def test_a_damaged_score_does_not_end_the_comparison(outputs):
+    (outputs[1] / "mme" / "test" / "paper" / "score.json").write_text('{"value": 1}')
+    found, problems = compare_folders(outputs, BENCHMARKS)
+    assert len(found) == 2
+    assert "is no score of ours" in problems[0]
+    with pytest.raises(MGMError, match="no benchmark was scored of two models"):
+        compare_folders([outputs[0], outputs[0] / "mmbench" / "dev"], BENCHMARKS)
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    assert folder_names([tmp_path / "a" / "out", tmp_path / "b" / "out"]) == ["a/out", "b/out"]
+    assert folder_names([tmp_path / "a", tmp_path / "a"]) == ["a", "a"]

@@ -1,0 +1,84 @@
+"""Our protocols score and ask as the harnesses whose names they have: on their kept records."""
+
+from pathlib import Path
+
+import pytest
+
+from mgm.eval.harness.llm_judge import Judge
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.registry import benchmark
+from tests.eval.differential.case import FIXTURES, Case, Record, all_cases, read_fixture
+from tests.eval.named_judge import Named
+
+LEAST_ANSWERS, LEAST_SETS, LEAST_PROMPTS = 2000, 300, 100
+LARGEST = 150_000  # bytes of a fixture
+CASES = {case.name: case for case in all_cases()}
+
+
+def replayed_question(case: Case, record: Record) -> Question:
+    if case.question is not None:
+        return case.question(record)
+    kind, _ = benchmark(case.benchmark)
+    images = tuple(Path(f"{n + 1}.png") for n in range(record.get("images_in_row", 1)))
+    return kind.from_row(dict(record["row"]), images, case.protocol, record.get("number", 1))
+
+
+def credit(case: Case, record: Record, question: Question) -> float:
+    kind, _ = benchmark(case.benchmark)
+    judge = Named(*record["replies"]) if "replies" in record else Judge()
+    answered = kind.cleaned(Answered(question, record["answer"]), case.protocol)
+    found = kind.credit(answered, case.protocol, judge)
+    if isinstance(judge, Named):
+        assert judge.says == [], "the judge was asked less often than by the harness"
+    return found
+
+
+def differing(case: Case, records: list[Record]) -> list[int]:
+    """The numbers of records that we score or ask otherwise than the harness."""
+    kind, _ = benchmark(case.benchmark)
+    questions: dict[int, Question] = {}
+    credits: dict[int, float] = {}
+    found = []
+    for number, record in enumerate(records):
+        if "set" in record:
+            own = record["set"]
+            score = kind.combine([questions[n] for n in own], [credits[n] for n in own])
+            right = score == pytest.approx(record["score"], abs=case.rounding)
+        elif "prompt" in record:
+            question = replayed_question(case, record)
+            right = question.text == record["prompt"]
+            if "images" in record:
+                names = [
+                    image.decode() if isinstance(image, bytes) else Path(str(image)).name
+                    for image in question.images
+                ]
+                right = right and names == [f"{n}.png" for n in record["images"]]
+        else:
+            questions[number] = replayed_question(case, record)
+            credits[number] = credit(case, record, questions[number])
+            expected = 0 if "raises" in record else record.get("score")
+            right = expected is not None and abs(credits[number] - expected) < 1e-6
+        if not right:
+            found.append(number)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_protocol_scores_as_its_harness(name):
+    case = CASES[name]
+    header, records = read_fixture(case)
+    assert (header["harness"], tuple(header["functions"])) == (case.harness, case.functions)
+    assert len(header["commit"]) >= 7
+    assert case.fixture.stat().st_size < LARGEST
+    assert sum("answer" in r and case.differs(r) is None for r in records) >= LEAST_ANSWERS
+    assert sum("set" in record for record in records) >= LEAST_SETS
+    if any("prompt" in record for record in records):
+        assert sum("prompt" in record for record in records) >= LEAST_PROMPTS
+    listed = [number for number, record in enumerate(records) if case.differs(record)]
+    others = differing(case, records)
+    assert [records[number] for number in others if number not in set(listed)] == []
+    assert others == listed
+
+
+def test_every_fixture_belongs_to_a_case():
+    assert {path.name for path in FIXTURES.iterdir()} == {c.fixture.name for c in CASES.values()}

@@ -1,0 +1,74 @@
+"""A web server with one file, which confirms what is still the same, and may break off."""
+
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+
+@dataclass
+class File:
+    """What is served.
+
+    Attributes:
+        content: of the file; it may be changed between requests.
+        tag: its ETag; empty: there is none.
+        ranges: whether parts of it are sent.
+        breaks: at which bytes of the file connections end, one after the other.
+        chunk: bytes that are sent at once, a hundredth of a second apart; None: all.
+        asked: headers of requests, as they came: Range and If-Range.
+    """
+
+    content: bytes
+    tag: str = '"one"'
+    ranges: bool = True
+    breaks: list[int] = field(default_factory=list)
+    chunk: int | None = None
+    asked: list[tuple[str | None, str | None]] = field(default_factory=list)
+
+
+@contextmanager
+def serving(file: File) -> Iterator[str]:
+    """The address of a folder, in which every name is the file."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted, same = self.headers["Range"], self.headers["If-Range"]
+            file.asked.append((wanted, same))
+            start, content = 0, file.content
+            if wanted and file.ranges and same in (None, file.tag):
+                start = int(wanted[6:-1])
+                if start >= len(content):
+                    self.send_response(416)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(206)
+                span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", span)
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(content) - start))
+            if file.tag:
+                self.send_header("ETag", file.tag)
+            self.end_headers()
+            end = file.breaks.pop(0) if file.breaks else len(content)
+            step = file.chunk or len(content) or 1
+            with suppress(OSError):
+                for place in range(start, end, step):
+                    self.wfile.write(content[place : min(place + step, end)])
+                    time.sleep(0.01 if file.chunk else 0)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,182 @@
+"""Archives: what is wanted goes to its place, and strange ones are one line."""
+
+import io
+import shutil
+import stat
+import tarfile
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.download import archive
+from mgm.eval.download.archive import unpack
+from tests.eval.full_disk import full_after
+
+
+def zipped(path: Path, *files: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in files:
+            made.writestr(name, content)
+    return path
+
+
+def tarred(
+    path: Path, *files: tuple[str, bytes], mode: str = "w", kind: bytes | None = None
+) -> Path:
+    with tarfile.open(path, mode) as made:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if kind is not None:
+                info.type, info.linkname, info.size = kind, "/etc/passwd", 0
+            made.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_what_is_wanted_goes_to_its_place(tmp_path):
+    """And nothing else; the archive may hold it below other folders, under its name alone."""
+    made = zipped(
+        tmp_path / "a.part",
+        ("mm-vet/mm-vet.json", b"{}"), ("mm-vet/images/1.png", b"1"),
+        ("mm-vet/images/more/2.png", b"2"), ("mm-vet/README", b"no"), ("__MACOSX/._x", b""),
+    )  # fmt: skip
+    unpack(made, "mm-vet.zip", tmp_path / "to", ["mm-vet.json", "images", "other.jsonl"])
+    found = {str(file.relative_to(tmp_path / "to")) for file in (tmp_path / "to").rglob("*.*")}
+    assert found == {"mm-vet.json", "images/1.png", "images/more/2.png"}
+    made = zipped(tmp_path / "b.part", ("images/1.jpg", b"1"), ("x/questions.json", b"[]"))
+    unpack(made, "b.zip", tmp_path / "gqa", ["data/images"])
+    assert (tmp_path / "gqa" / "data" / "images" / "1.jpg").read_bytes() == b"1"
+    unpack(made, "b.zip", tmp_path / "gqa", ["data/questions.json"])
+    assert (tmp_path / "gqa" / "data" / "questions.json").read_bytes() == b"[]"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+def test_tar(tmp_path, mode):
+    made = tarred(tmp_path / "a.part", ("images/1.jpg", b"one"), ("./images/2.jpg", b""), mode=mode)
+    unpack(made, "images.tar", tmp_path / "to", ["images"])
+    assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
+    assert (tmp_path / "to" / "images" / "2.jpg").read_bytes() == b""
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+GOOD = ("images/1.jpg", b"one")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ([GOOD, ("../evil", b"x")], "would write '../evil', outside of its folder"),
+        ([GOOD, ("images/../../evil", b"x")], "outside of its folder"),
+        ([GOOD, ("/etc/evil", b"x")], "would write '/etc/evil', outside of its folder"),
+        ([GOOD, ("C:\\evil", b"x")], "no name of a file everywhere"),
+        ([GOOD, ("images\\..\\evil", b"x")], "no name of a file everywhere"),
+        ([GOOD, (link("images/2.jpg"), b"/etc/passwd")], "is a link or a device"),
+        ([GOOD, ("images/./1.jpg", b"two")], r"holds images/1\.jpg twice"),
+        ([GOOD, ("images", b"a file")], r"holds images/1\.jpg below a file"),
+        ([("other/1.jpg", b"one")], "holds no images; put it to .*images by hand"),
+        ([("a/images/1.jpg", b"one"), ("b/images/1.jpg", b"one")], "holds no images"),
+        ([], "holds no images"),
+    ],
+)
+def test_strange_archives_are_one_line(tmp_path, files, says):
+    made = zipped(tmp_path / "a.part", *files)
+    to = tmp_path / "to"
+    with pytest.raises(MGMError, match=rf"a\.part: .*{says}"):
+        unpack(made, "a.zip", to, ["images"])
+    assert list(to.iterdir()) == []
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
+def test_strange_tars(tmp_path, kind):
+    made = tarred(tmp_path / "a.part", ("images/1.jpg", b""), kind=kind)
+    with pytest.raises(MGMError, match=r"holds images/1\.jpg, which is a link or a device"):
+        unpack(made, "a.tar", tmp_path / "to", ["images"])
+    for name in ("../evil", "/evil"):
+        made = tarred(tmp_path / "a.part", GOOD, (name, b"x"))
+        with pytest.raises(MGMError, match="outside of its folder"):
+            unpack(made, "a.tar", tmp_path / "to", ["images"])
+    made = tarred(tmp_path / "a.part", GOOD, GOOD)
+    with pytest.raises(MGMError, match=r"holds images/1\.jpg twice"):
+        unpack(made, "a.tar", tmp_path / "to", ["images"])
+
+
+def test_encrypted(tmp_path):
+    made = zipped(tmp_path / "a.part", GOOD)
+    content = bytearray(made.read_bytes())
+    for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(head) + flags] |= 1
+    made.write_bytes(content)
+    with pytest.raises(MGMError, match=r"a\.part: is encrypted; unpack it by hand"):
+        unpack(made, "a.zip", tmp_path / "to", ["images"])
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_bombs(tmp_path, monkeypatch, form):
+    """Bounded by the size of the archive, and by the room that there is."""
+    monkeypatch.setattr(archive, "MIN_BOUND", 2**16)
+    make = zipped if form == "zip" else lambda path, *files: tarred(path, *files, mode="w:gz")
+    made = make(tmp_path / "a.part", ("images/1.jpg", b"\0" * 2**22))
+    with pytest.raises(MGMError, match="unpack it by hand if you trust it"):
+        unpack(made, f"a.{form}", tmp_path / "to", ["images"])
+    monkeypatch.setattr(archive, "MIN_BOUND", 2**30)
+    with full_after(2**20), pytest.raises(MGMError, match="to: could not be written"):
+        unpack(made, f"a.{form}", tmp_path / "to", ["images"])
+    assert list((tmp_path / "to").iterdir()) == []
+    usage = archive.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(MGMError, match="there is no room to unpack it"):
+        unpack(made, f"a.{form}", tmp_path / "to", ["images"])
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_damaged_archives(tmp_path, form):
+    """Cut anywhere, or with other bytes anywhere: an error of one line, or all is as it was."""
+    body = bytes(range(256)) * 40
+    path = tmp_path / "a.part"
+    if form == "zip":
+        zipped(path, ("images/1.jpg", body))
+    else:
+        tarred(path, ("images/1.jpg", body), mode=f"w:{form.partition('.')[2]}")
+    whole = path.read_bytes()
+    to = tmp_path / "to"
+    for step in range(12):
+        place = len(whole) * step // 12
+        for content in (whole[:place], whole[:place] + b"\xff\x00\xff" + whole[place + 3 :]):
+            path.write_bytes(content)
+            with suppress(MGMError):  # and nothing else
+                unpack(path, f"a.{form}", to, ["images"])
+            for file in to.iterdir():
+                assert file.name == "images"
+                assert (file / "1.jpg").stat().st_size == len(body)
+                shutil.rmtree(file)
+
+
+def test_kinds_that_are_unpacked_by_hand(tmp_path):
+    (tmp_path / "a.part").write_bytes(b"Rar!\x1a\x07")
+    with pytest.raises(MGMError, match="of a kind that is unpacked by hand"):
+        unpack(tmp_path / "a.part", "a.rar", tmp_path, ["images"])
+    with pytest.raises(MGMError, match="is a damaged archive"):
+        unpack(tmp_path / "a.part", "a.zip", tmp_path, ["images"])
+
+
+def test_what_a_kill_left_is_unpacked_anew(tmp_path):
+    made = zipped(tmp_path / "a.part", ("images/1.jpg", b"one"), ("list.json", b"{}"))
+    left = tmp_path / "to" / ".a.zip.unpacking" / "images"
+    left.mkdir(parents=True)
+    (left / "1.jpg").write_bytes(b"o")
+    (tmp_path / "to" / "list.json").write_bytes(b"before")  # was renamed already
+    unpack(made, "a.zip", tmp_path / "to", ["images", "list.json"])
+    assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
+    assert (tmp_path / "to" / "list.json").read_bytes() == b"before"
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["images", "list.json"]

@@ -1,0 +1,114 @@
+"""Replies of judges: which are kept, and which are asked for again."""
+
+import json
+import time
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.benchmarks.mmvet import MMVet
+from mgm.eval.harness.llm_judge import Judge, ModelJudge
+from mgm.eval.harness.openai_client import MAX_FAILED, EndpointUnavailableError
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.report.scoring import scored
+from tests.eval.harness.misbehaving_server import Reply, refused, said, server
+
+
+def judge(address: str, tmp_path) -> ModelJudge:
+    return ModelJudge("gpt", address, tmp_path / "judge.jsonl", wait=0.001, timeout=5.0)
+
+
+def is_mark(text: str) -> bool:
+    return text in ("0", "1")
+
+
+def test_only_what_can_be_parsed_is_kept(tmp_path):
+    with server(said("well"), said(None), said("1"), said("0")) as (address, bodies):
+        asked = judge(address, tmp_path)
+        replies = [asked.ask("x", accepts=is_mark) for _ in range(4)]
+        assert replies == ["well", "", "1", "1"]
+        again = judge(address, tmp_path)
+        assert again.ask("x", accepts=is_mark) == "1"
+        assert again.usage.requests == 0
+        assert len(bodies) == 3
+    kept = [
+        json.loads(line)["text"] for line in (tmp_path / "judge.jsonl").read_text().splitlines()
+    ]
+    assert kept == ["1"]
+
+
+def test_what_another_version_kept_is_asked_for_again(tmp_path):
+    """A reply that cannot be parsed, and lines that are none."""
+    with server(said("well"), said("1")) as (address, bodies):
+        judge(address, tmp_path).ask("x")  # everything is kept
+        file = tmp_path / "judge.jsonl"
+        key = json.loads(file.read_text())["key"]
+        odd = ["", "[" * 100_000, "7", "null", '{"key": 1, "text": "1"}', json.dumps({"key": key})]
+        odd += [json.dumps({"key": key, "text": text}) for text in (None, 3, {"a": [1]}, ["1"])]
+        file.write_text(file.read_text() + "\n".join(odd) + '\n{"key": "' + key)
+        assert judge(address, tmp_path).ask("x", accepts=is_mark) == "1"
+        assert judge(address, tmp_path).ask("x", accepts=is_mark) == "1"
+        assert len(bodies) == 2
+
+
+def test_thoughts_are_no_part_of_a_reply(tmp_path):
+    with server(said("<think>0, or perhaps</think>\n1")) as (address, _):
+        assert judge(address, tmp_path).ask("x", accepts=is_mark) == "1"
+
+
+def questions(count: int) -> list[Question]:
+    return [Question(str(n), f"What is {n}?", answer=f"{n}", facts={"question": f"What is {n}?"})
+            for n in range(count)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refused("content filter"),
+        Reply({"error": "overloaded"}, 500),
+        Reply(b"<html>"),
+        Reply({"choices": []}),
+        Reply(close=True),
+    ],
+)
+def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
+    def answer(body):
+        return fault if "What is 1?" in body["messages"][0]["content"] else said("1.0")
+
+    answered = [Answered(one, f"{one.answer}.") for one in questions(3)]
+    with server(answer) as (address, _):
+        score = scored(MMVet(), "test", "paper", questions(3), answered, judge(address, tmp_path))
+    assert score.value == 100
+    assert (score.questions, score.complete) == (2, False)
+    assert [one.id for one in score.skipped] == ["1"]
+    assert "the judge gpt" in score.skipped[0].reason
+
+
+def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
+    answered = [Answered(one, "x") for one in questions(3 * MAX_FAILED)]
+    with server(Reply(b"<html>")) as (address, bodies):
+        with pytest.raises(EndpointUnavailableError, match="so it went with 20 requests in a row"):
+            scored(MMVet(), "test", "paper", questions(60), answered, judge(address, tmp_path))
+        assert len(bodies) < 5 * (MAX_FAILED + 20)
+
+
+def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
+    def answer(body):
+        time.sleep(0.05)
+        return said("<think>well</think>1.0" if body["max_tokens"] > 100 else "<think>we")
+
+    answered = [Answered(one, one.answer) for one in questions(40)]
+    with server(answer) as (address, _):
+        score = scored(MMVet(), "test", "paper", questions(40), answered, judge(address, tmp_path))
+    assert (score.value, score.questions) == (100, 40)
+
+
+def test_a_judge_that_fails_at_all_is_an_error(tmp_path):
+    answered = [Answered(one, "x") for one in questions(3)]
+    for reply in (refused("bad key", 401), refused("no model", 404)):
+        with server(reply) as (address, bodies):
+            with pytest.raises(EndpointUnavailableError, match="the judge gpt refuses"):
+                scored(MMVet(), "test", "paper", questions(3), answered, judge(address, tmp_path))
+            assert len(bodies) <= 16
+    with pytest.raises(MGMError, match="there is no judge"):
+        Judge().ask("x")

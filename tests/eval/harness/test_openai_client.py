@@ -1,0 +1,195 @@
+"""Real servers that misbehave, each in its way."""
+
+import email.utils
+import socket
+import time
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.harness.openai_client import (
+    REASONING_TOKENS,
+    Completion,
+    Endpoint,
+    EndpointUnavailableError,
+    without_reasoning,
+)
+from tests.eval.harness.misbehaving_server import Reply, refused, said, server
+
+BODY = {"model": "m", "messages": [], "temperature": 0, "max_tokens": 16}
+GOOD = said("yes")
+
+
+def endpoint(address: str, timeout: float = 5.0) -> Endpoint:
+    return Endpoint(address, "the server", wait=0.001, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply({"error": "busy"}, 500),
+        Reply({"error": "busy"}, 503),
+        Reply({"error": "slow down"}, 429, {"Retry-After": "0"}),
+        Reply({"error": "slow down"}, 429, {"Retry-After": "soon"}),
+        Reply(b"<html>it works</html>"),
+        Reply(b'{"choices": [{"mess'),
+        Reply(b"[" * 100_000),
+        Reply({"choices": []}),
+        Reply({"choices": None}),
+        Reply({"choices": ["yes"]}),
+        Reply(["yes"]),
+        Reply(None),
+        Reply({"error": {"message": "in the body of a 200"}}),
+        Reply(GOOD.body, cut=20),
+        Reply(close=True),
+        Reply(GOOD.body, delay=1.0),  # longer than the timeout
+    ],
+)
+def test_what_may_go_better_is_tried_again(fault):
+    timeout = 0.3 if fault.delay else 5.0
+    with server(fault, GOOD) as (address, bodies):
+        assert endpoint(address, timeout).complete(BODY).text == "yes"
+        assert len(bodies) == 2
+    if fault.delay:
+        return
+    with server(fault) as (address, bodies):
+        with pytest.raises(
+            MGMError, match=r"^the server does not answer after 5 tries \("
+        ) as raised:
+            endpoint(address).complete(BODY)
+        assert not isinstance(raised.value, EndpointUnavailableError)  # the next may go well
+        assert len(bodies) == 5
+        assert len(str(raised.value)) < 400
+
+
+def test_retry_after_in_seconds_and_as_a_date():
+    for in_seconds in (True, False):
+        date = email.utils.formatdate(time.time() + 2, usegmt=True)  # in whole seconds
+        value = "1" if in_seconds else date
+        busy = Reply({"error": "slow down"}, 429, {"Retry-After": value})
+        with server(busy, GOOD) as (address, _):
+            begun = time.monotonic()
+            assert endpoint(address).complete(BODY).text == "yes"
+            assert time.monotonic() - begun > 0.9
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (refused("no model 'm'", 404), r"refuses \(404\): .*no model 'm'"),
+        (refused("bad key", 401), r"refuses \(401\): .*bad key"),
+        (Reply(b"", 405), r"refuses \(405\)"),
+        (
+            Reply(b"", 307, {"Location": "https://elsewhere/v1"}),
+            r"redirects to https://elsewhere/v1; give the address",
+        ),
+        (Reply(b"", 302, {"Location": "/login"}), "redirects to /login"),
+    ],
+)
+def test_what_every_request_would_get_ends_all(reply, says):
+    with server(reply) as (address, bodies):
+        with pytest.raises(EndpointUnavailableError, match=says):
+            endpoint(address).complete(BODY)
+        assert len(bodies) == 1
+
+
+def test_nobody_there():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+    with pytest.raises(EndpointUnavailableError, match=r"after 5 tries \(.*refused"):
+        endpoint(address).complete(BODY)
+    for wrong in ("localhost:8000/v1", "file:///etc/passwd", "http://", ""):
+        with pytest.raises(MGMError, match="is no address of a server"):
+            endpoint(wrong)
+
+
+def test_one_refusal_is_of_one_request():
+    with server(refused("the image is too large")) as (address, bodies):
+        with pytest.raises(MGMError, match=r"refuses \(400\): .*too large") as raised:
+            endpoint(address).complete(BODY)
+        assert not isinstance(raised.value, EndpointUnavailableError)
+        assert len(bodies) == 1
+
+
+def test_fields_that_a_server_refuses_are_sent_otherwise_from_then_on():
+    """In the words of OpenAI, of vLLM and of FastAPI."""
+
+    def answer(body):
+        if "max_tokens" in body:
+            text = "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            return refused(f"{'x' * 500} {text}'max_completion_tokens' instead.")
+        if "temperature" in body:
+            return Reply({"detail": [{"loc": ["body", "temperature"], "msg": "Extra"}]}, 422)
+        return GOOD
+
+    with server(answer) as (address, bodies):
+        there = endpoint(address)
+        for _ in range(2):
+            assert there.complete(BODY).text == "yes"
+        assert len(bodies) == 4
+        assert bodies[-1] == {"model": "m", "messages": [], "max_completion_tokens": 16}
+    with server(refused("max_completion_tokens and temperature: no")) as (address, bodies):
+        with pytest.raises(MGMError, match="refuses"):  # it does not go on for ever
+            endpoint(address).complete(BODY)
+        assert len(bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"content": "<think>well, it might be", "finish_reason": "length"},
+        {"content": None, "reasoning_content": "well", "finish_reason": "length"},
+        {"content": None, "reasoning": "well", "finish_reason": "stop"},
+        {"content": "", "finish_reason": "length"},  # thoughts that nobody shows
+    ],
+)
+def test_who_thinks_aloud_gets_the_tokens_for_it(thought):
+    def answer(body):
+        if body["max_tokens"] > 16:
+            return said("<think>well</think> yes")
+        message = {name: value for name, value in thought.items() if name != "finish_reason"}
+        choice = {"message": message, "finish_reason": thought["finish_reason"]}
+        return Reply({"choices": [choice], "usage": {"completion_tokens": 16}})
+
+    with server(answer) as (address, bodies):
+        there = endpoint(address)
+        first, second = there.complete(BODY), there.complete(BODY)
+        assert without_reasoning(first.text) == without_reasoning(second.text) == "yes"
+        assert first.usage["completion_tokens"] == 18
+        more = 16 + REASONING_TOKENS
+        assert [body["max_tokens"] for body in bodies] == [16, more, more]
+
+
+def test_a_context_that_takes_no_more_thoughts():
+    def answer(body):
+        if body["max_tokens"] > 16:
+            return refused("maximum context length is 4096")
+        return Reply({"choices": [{"message": {"content": None, "reasoning": "hm"}}]})
+
+    with server(answer) as (address, _):
+        assert endpoint(address).complete(BODY) == Completion("", "", "hm")
+
+
+def test_contents_of_other_types():
+    parts = [{"type": "text", "text": "y"}, {"type": "image"}, {"text": None}, 3, {"text": "es"}]
+    for content, text in ((parts, "yes"), ("\ud83d!", "\ufffd!"), (3, ""), ({}, ""), (None, "")):
+        with server(said(content)) as (address, _):
+            assert endpoint(address).complete(BODY).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("yes", "yes"),
+        ("<think>no</think>\nyes", "yes"),
+        ("no</think>yes", "yes"),  # the template opened the thought
+        ("<think>no</think><think>not</think>yes", "yes"),
+        ("<thinking>no</thinking> yes", "yes"),
+        ("<think>no", ""),
+        ("", ""),
+        ("<think>" * 100_000, ""),
+    ],
+)
+def test_without_reasoning(text, rest):
+    assert without_reasoning(text) == rest

@@ -1,0 +1,50 @@
+import pytest
+
+from mgm.eval.metrics.lmms_eval import exact_match, extracted_letter
+from mgm.eval.metrics.multiple_choice import chosen_letter, contained_choice, listed, parse_choice
+from mgm.eval.metrics.vlmevalkit import choices_of, inferred_letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("B", "B"), (" (B)", "B"), ("B. a dog", "B"), ("The answer is B.", "B"), ("", None),
+     ("Bob", None), ("it is A or B", None), ("E", None), ("b", None), ("\n", None)],
+)  # fmt: skip
+def test_the_letter_that_an_answer_begins_with(answer, letter):
+    assert chosen_letter(answer, 4) == letter
+
+
+def test_choices_in_order_and_by_letters():
+    assert listed(["red", "blue"]) == listed({"A": "red", "B": "blue"}) == "A. red\nB. blue"
+    assert listed({"A": "red", "C": "blue"}) == "A. red\nC. blue"
+    assert contained_choice("It is BLUE", {"A": "red", "C": "blue"}) == "C"
+    assert contained_choice("red or blue", ["red", "blue"]) is None
+    assert parse_choice("(A) no, (B)", ["red", "blue"]) == "B"
+
+
+def test_choices_that_tables_take_for_missing():
+    row = {"A": "None", "B": "none", "C": "nan", "D": "NA ", "E": "", "F": None, "G": "3"}
+    assert choices_of(row) == {"B": "none", "D": "NA ", "G": "3"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("The correct answer is **B**, since it is far from the end of these words", "B"),
+        ("the answer is a cat that one can see far away on the right", "A"),
+        ("Cannot determine the answer: B", "Z"),
+        ("I'm sorry, but without the image provided", "Z"),
+        ("Failed to obtain answer via API B", None),
+        ("B and then many more words follow here", None),
+        ("It is blue", "B"),
+    ],
+)
+def test_what_vlmevalkit_infers(answer, letter):
+    assert inferred_letter(answer, {"A": "red car", "B": "blue", "C": "three dogs"}) == letter
+
+
+def test_what_lmms_eval_extracts():
+    assert extracted_letter("First A. Then (B), so the answer is (C)", "ABCD") == "C"
+    assert extracted_letter("", "ABCD") == extracted_letter("red", "ABCD") == ""
+    assert exact_match("(b).", "B")
+    assert not exact_match("B c", "B")

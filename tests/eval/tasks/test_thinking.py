@@ -1,0 +1,28 @@
+import pytest
+
+from mgm.eval.harness.question import Answered, Question
+from mgm.eval.registry import BENCHMARKS
+from mgm.eval.tasks.thinking import strip_thinking
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>A</think>\nB ", "B"),
+        ("<think>A</think>B<think>C</think>", "B"),
+        ("maybe A</think>B", "B"),
+        ("<think>A", "<think>A"),
+        ("<analysis>A</analysis><think>C</think> B", "B"),
+        ("</think>A<think>B", "</think>A<think>B"),
+        ("<THINK>A</THINK>B", "<THINK>A</THINK>B"),
+    ],
+)
+def test_reasoning_is_taken_out(text, answer):
+    assert strip_thinking(text) == answer
+
+
+def test_who_sees_an_answer_without_it():
+    seed, said = BENCHMARKS["seed"], Answered(Question("1", "?", answer="B"), "<think>A</think>B")
+    assert seed.cleaned(said, "lmms-eval").text == "B"
+    assert seed.cleaned(said, "paper") is said
+    assert seed.cleaned(said, "paper", without_thinking=True).text == "B"

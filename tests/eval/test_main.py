@@ -1,0 +1,103 @@
+"""What runs leave: a report that grows, results for programs, comparisons in files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+import mgm.eval
+from mgm.errors import MGMError
+from mgm.eval.__main__ import main
+from tests.eval.fixtures import make_all
+from tests.tiny_model import build
+
+SCHEMA = Path(mgm.eval.__file__).parent / "texts" / "results.schema.json"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("models") / "tiny", positions=2048)
+
+
+def evaluate(data, model, output, *more: str) -> int:
+    words = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
+    return main([*words, "--output", str(output), *more])
+
+
+def results(output):
+    found = json.loads((output / "results.json").read_text())
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(found)
+    return {one["benchmark"]: one for one in found["results"]}
+
+
+def test_a_second_run_adds_to_the_report(data, model, tmp_path):
+    assert evaluate(data, model, tmp_path, "--benchmark", "mme") == 0
+    first = results(tmp_path)["mme:test"]
+    assert evaluate(data, model, tmp_path, "--benchmark", "textvqa", "--limit", "2") == 0
+    both = results(tmp_path)
+    assert both["mme:test"] == first
+    assert set(both) == {"textvqa:val", "mme:test"}
+    page = (tmp_path / "report.html").read_text()
+    assert "MME: perception + cognition" in page
+    assert "TextVQA: accuracy" in page
+
+
+def test_results_say_how_they_came_about(data, model, tmp_path):
+    words = ("--benchmark", "mme", "--max-new-tokens", "2")
+    assert evaluate(data, model, tmp_path, *words) == 0
+    first = results(tmp_path)["mme:test"]
+    run = first["run"]
+    assert (run["model"]["name"], run["model"]["device"]) == ("tiny", "cpu")
+    assert run["model"]["dtype"] == "float32"
+    assert len(run["model"]["digest"]) == len(run["data"]["digest"]) == 64
+    assert run["settings"]["max_new_tokens"] == 2
+    assert run["data"]["questions"] == first["questions"] == 8
+    usage = run["usage"]
+    assert usage["seconds"] > 0
+    assert usage["prompt_tokens"] > 8 * 20
+    assert 0 <= usage["completion_tokens"] <= 16
+    assert first["complete"] is False
+    # Scored anew without the model: what it was and what it took is known.
+    assert evaluate(data, model, tmp_path, *words, "--score-only") == 0
+    again = results(tmp_path)["mme:test"]
+    assert again["run"]["model"] == run["model"]
+    assert again["run"]["usage"] == usage
+
+
+def test_answers_that_the_limit_cut_are_counted(data, tmp_path):
+    endless = build(tmp_path / "endless", positions=2048, endless=True)
+    words = ("--benchmark", "gqa", "--max-new-tokens", "2")
+    assert evaluate(data, endless, tmp_path / "out", *words) == 0
+    assert results(tmp_path / "out")["gqa:testdev"]["counts"]["cut"] == 1
+    (sample,) = (tmp_path / "out").glob("gqa/*/*/samples.jsonl")
+    assert json.loads(sample.read_text())["finish_reason"] == "length"
+
+
+def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
+    for name in ("one", "two"):
+        assert evaluate(data, model, tmp_path / name, "--benchmark", "mme") == 0
+    folders = ["--compare", str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one")]
+    assert main([*folders, "--output", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["comparisons"]
+    assert [(one["first"], one["second"]) for one in found] == [("one", "two"), ("one", "one")]
+    assert capfd.readouterr().out.count("mme:test, paper: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("--compare .", "name two or more folders"),
+        ("--compare . nowhere", "nowhere is no folder"),
+        ("--compare . . --output x.pdf", "name a .md, .html or .json file"),
+        ("--compare . . --margin 0", "--margin 0.0"),
+    ],
+)
+def test_wrong_options(words, text):
+    with pytest.raises(MGMError, match=text):
+        main(words.split())
