@@ -167,6 +167,7 @@ def test_streams_skip_the_same(ending, folder, processor):
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
 def test_the_doctor_finds_the_same(ending, folder, model, processor, capsys):
+    pytest.importorskip("matplotlib")
     records = [record(), *(text for text, _ in BAD.values()), *GOOD.values()]
     path = written(folder, records, ending)
     clean = folder / f"clean{ending}"
@@ -236,12 +237,12 @@ def test_a_data_file_whose_name_is_no_text(folder, model, capsys):
 
 def test_a_table_whose_bytes_are_no_text(folder, processor):
     """parquet files do not check what they hold."""
-    import pyarrow as pa
-    import pyarrow.parquet
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     answers = pa.array([b"whole", b"ok \xff\xfe", b"whole"])
     column = pa.Array.from_buffers(pa.string(), 3, answers.buffers())
-    pa.parquet.write_table(
+    parquet.write_table(
         pa.table({"image": ["0.png"] * 3, "caption": column}), folder / "data.parquet"
     )
     path = folder / "data.parquet"

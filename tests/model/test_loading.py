@@ -317,7 +317,14 @@ def test_device_maps_with_the_disk(tmp_path, tied, device_map, memory) -> None:
     folder = build(tmp_path / "model", tie_word_embeddings=tied)
     whole = load_model(folder)
     options = {"offload_folder": str(tmp_path / "offloaded"), "max_memory": memory}
-    spread = MGMForConditionalGeneration.from_pretrained(folder, device_map=device_map, **options)
+    try:
+        spread = MGMForConditionalGeneration.from_pretrained(
+            folder, device_map=device_map, **options
+        )
+    except ValueError as error:  # of accelerate before 1.15, for every model
+        if "whole model to the disk" not in str(error):
+            raise
+        pytest.skip("this accelerate leaves no whole model on the disk")
     image = [whole.config.image_token_id] * whole.config.image_tokens_per_image
     inputs = {
         "input_ids": torch.tensor([[1, *range(10, 20), *image, 20]]),

@@ -6,8 +6,8 @@ from mgm.data.images.limits import EXTERNAL_FORMATS
 
 # Formats that Pillow knows by name alone: others have to decode them.
 _STUBS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
-# Images that Pillow alone cannot open; whoever opens one says so.
-_OTHERS = ("eps", "heic", "heif", "hif", "img", "jxl", "ps", "svg")
+# Images that Pillow alone, or an older one, cannot open; whoever opens one says so.
+_OTHERS = ("avif", "eps", "heic", "heif", "hif", "img", "jxl", "ps", "svg")
 
 
 def _openable() -> set[str]:

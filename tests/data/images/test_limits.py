@@ -19,6 +19,7 @@ from mgm.data.images.limits import (
 )
 from mgm.data.images.loading import image_size, open_image
 from mgm.errors import MGMError
+from tests.data.images.written_formats import skip_unless_written
 
 SMALL = ImageLimits(NETWORK_FORMATS, max_pixels=10_000, max_side=200)
 
@@ -37,8 +38,7 @@ def refused(content, limits, message):
 
 @pytest.mark.parametrize("kind", NETWORK_FORMATS)
 def test_formats_of_the_network(kind):
-    if Image.init() and kind not in Image.SAVE:
-        pytest.skip(f"this Pillow writes no {kind}")
+    skip_unless_written(kind)
     content = file_of(kind)
     assert open_image(content, limits=NETWORK_LIMITS).size == (30, 20)
     assert image_size(content, limits=NETWORK_LIMITS) == (30, 20)
@@ -76,8 +76,7 @@ def test_the_largest_tile_of_a_tiff_counts():
 
 @pytest.mark.parametrize("size", [(16, 16), (150, 2)])
 def test_the_frame_of_an_avif_counts_and_not_its_box(size):
-    if Image.init() and "AVIF" not in Image.SAVE:
-        pytest.skip("this Pillow writes no AVIF")
+    skip_unless_written("AVIF")
     content = bytearray(file_of("AVIF", (144, 100)))
     assert max_frame_pixels(bytes(content)) == 144 * 100
     at = content.index(b"ispe") + 8
@@ -88,8 +87,7 @@ def test_the_frame_of_an_avif_counts_and_not_its_box(size):
 
 
 def test_avif_files_of_all_kinds_tell_their_frames():
-    if Image.init() and "AVIF" not in Image.SAVE:
-        pytest.skip("this Pillow writes no AVIF")
+    skip_unless_written("AVIF")
     frames = [Image.effect_noise((64, 48), 50).convert("RGB") for _ in range(3)]
     file = io.BytesIO()
     frames[0].save(file, "AVIF", save_all=True, append_images=frames[1:])
