@@ -15,6 +15,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
+from mgm.eval.metrics.mmmu_open import as_list, is_open_right, parse_open
 from mgm.eval.metrics.multiple_choice import by_letter, listed, parse_choice
 from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
@@ -40,15 +41,8 @@ DISCIPLINES = {
 SUBJECTS = tuple(sorted(name for names in DISCIPLINES.values() for name in names))
 SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
 CHOICES = "multiple-choice"
-INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TABLE, _MD5 = "MMMU_DEV_VAL.tsv", "585e8ad75e73f75dcad265dfd0417d64"
 SEED = 42  # by which a letter is drawn where an answer names none, as published
-# No digit stands before the first: many of them would be looked through from each of them.
-_NUMBERS = (
-    r"-?\b\d{1,3}(?:,\d{3})+\b",
-    r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+",
-    r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])",
-)
 
 
 class MMMU(Benchmark):
@@ -133,7 +127,7 @@ class MMMU(Benchmark):
         if protocol == VLMEVALKIT:
             return choice_credit(answered, judge)
         if question.facts["type"] == CHOICES:
-            return float(_letter(answered, protocol) in _all(question.answer))
+            return float(_letter(answered, protocol) in as_list(question.answer))
         if protocol == LMMS_EVAL:
             return 0.0  # it compares an answer letter by letter, and no letter is ever right
         return float(is_open_right(question.answer, parse_open(answered.text)))
@@ -236,61 +230,6 @@ def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAP
     if protocol == LMMS_EVAL:
         return f"{question}\n{listed(choices)}\n\n{LETTER}"
     return f"{question}\n{listed(choices, '({letter}) {text}')}\n\n{LETTER}"
-
-
-def normal(text: str) -> list[str | float]:
-    """A number rounded to two places, or a text in small letters; a lone letter with a blank."""
-    text = text.strip()
-    try:
-        return [round(float(text.replace(",", "")), 2)]
-    except ValueError:
-        low = text.lower()
-        return [f" {low}", f"{low} "] if len(low) == 1 else [low]
-
-
-def numbers(text: str) -> list[str]:
-    """All numbers in a text: with commas, scientific, and plain ones."""
-    return [found for pattern in _NUMBERS for found in re.findall(pattern, text)]
-
-
-def parse_open(text: str) -> list[str | float]:
-    """What an answer to an open question may mean. Source: MMMU's eval_utils.py.
-
-    Compat: only line breaks part sentences, since letters are made small before.
-    """
-    keys = []
-    whole = text.strip().strip(".").lower()
-    pieces = whole.split("\n")
-    for place, piece in enumerate(pieces):
-        last = place == len(pieces) - 1
-        marks = (*INDICATORS, "=") if last else INDICATORS
-        tails = [piece.split(mark)[-1].strip() for mark in marks if mark in piece]
-        # An empty tail is passed over as long as nothing else was found.
-        shortest = ""
-        for tail in tails:
-            if not shortest or len(tail) < len(shortest):
-                shortest = tail
-        if shortest and shortest not in (":", ",", ".", "!", "?", ";", "'"):
-            keys.append(shortest)
-    keys = keys or [whole]
-    found = [*keys, *(number for key in keys for number in numbers(key))]
-    return list(dict.fromkeys(one for part in found for one in normal(part)))
-
-
-def is_open_right(answer: object, meant: Sequence[str | float]) -> bool:
-    """Whether one of the things that were meant is right."""
-    right = [one for part in _all(answer) for one in normal(str(part))]
-    for one in meant:
-        if isinstance(one, str):
-            if any(isinstance(part, str) and part in one for part in right):
-                return True
-        elif one in right:
-            return True
-    return False
-
-
-def _all(answer: object) -> list[Any]:
-    return list(answer) if isinstance(answer, list | tuple) else [answer]
 
 
 def _answer(text: object) -> object:

@@ -1,14 +1,8 @@
 import pytest
 
-from mgm.eval.benchmarks.mmmu import (
-    SUBJECTS,
-    is_open_right,
-    normal,
-    numbers,
-    parse_choice,
-    parse_open,
-    prompt,
-)
+from mgm.eval.benchmarks.mmmu import SUBJECTS, prompt
+from mgm.eval.metrics.mmmu_open import is_open_right, normal, numbers, parse_open
+from mgm.eval.metrics.multiple_choice import parse_choice
 from tests.golden_files import golden_json
 
 
