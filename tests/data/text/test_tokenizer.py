@@ -190,6 +190,7 @@ def test_a_class_that_has_no_use_for_the_sentencepiece_file(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.heavy
 def test_a_vocabulary_beyond_the_model(tmp_path):
     content = json.loads((folder("llama3") / "tokenizer.json").read_text())
     content["model"]["vocab"]["beyond"] = 2**31 - 1
