@@ -18,4 +18,4 @@ pip install --quiet --disable-pip-version-check --root-user-action=ignore \
     "filelock<3.25" # newer ones lack what lmms-eval takes from within
 pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --editable .
 python scripts/lmms/compare.py
-python scripts/record.py scripts/lmms lmms-eval torch transformers -- "answers, prompts and scorers"
+python scripts/record.py scripts/lmms lmms-eval torch transformers -- "answers of mgm_local and mgm_rounds"
