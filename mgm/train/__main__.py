@@ -160,7 +160,7 @@ def _adapter(
         return None
     adapter = add_adapter(model, training, str(flags.model_name_or_path))
     if resumed is not None or training.lora_weight_path:
-        load_adapter(model, resumed or Path(training.lora_weight_path))
+        load_adapter(model, resumed or Path(training.lora_weight_path), training)
     return adapter
 
 
