@@ -137,7 +137,7 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
             f"--resume_from_checkpoint {asked}: is the folder of a run; give its last checkpoint, "
             f"{inner}"
         )
-    if not (folder / STATE_FILE).is_file():
+    if not is_present(folder / STATE_FILE):
         raise MGMError(
             f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "
             "give a folder checkpoint-<step>, or leave the flag out"
