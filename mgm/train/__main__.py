@@ -110,7 +110,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     model, processor = starting_point(arguments, None if training.lora_enable else checkpoint)
     bad_samples = None
     if data_flags.bad_samples == SKIP:
-        bad_samples = BadSamples(output / FILE, training.process_index == 0, checkpoint is None)
+        bad_samples = BadSamples(output / FILE, training.process_index == 0, deferred=True)
     data = RunData.open(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, training.lora_enable)
     adapter = _adapter(model, model_flags, training, checkpoint)
@@ -138,15 +138,30 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         trainer.add_callback(Trial(trainer))
     if data_flags.eval_benchmarks:
         _benchmark_runs(data_flags, training).report_to(trainer)
-    try:
-        with WriteErrors(output), data_loader_errors():  # by whoever writes there: curves, reports
-            set_others_aside(output, checkpoint, () if bad_samples is not None else (FILE,))
-            trained = trainer.train_from(checkpoint)
-    finally:
-        trainer.progress.close()
+    trained = _train(trainer, checkpoint, bad_samples)
     _report(trainer, data, bad_samples)
     _save(trainer, None if trained else checkpoint)
     return trainer
+
+
+def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples | None) -> bool:
+    """Take the steps that are left; before the first, set aside what earlier runs left.
+
+    Returns:
+        Whether there was any.
+    """
+    output = Path(str(trainer.args.output_dir))
+
+    def begin() -> None:
+        set_others_aside(output, checkpoint, (FILE,))
+        if bad_samples is not None:
+            bad_samples.open_file()
+
+    try:
+        with WriteErrors(output), data_loader_errors():  # by whoever writes there: curves, reports
+            return trainer.train_from(checkpoint, begin)
+    finally:
+        trainer.progress.close()
 
 
 def _adapter(
@@ -160,7 +175,7 @@ def _adapter(
         return None
     adapter = add_adapter(model, training, str(flags.model_name_or_path))
     if resumed is not None or training.lora_weight_path:
-        load_adapter(model, resumed or Path(training.lora_weight_path))
+        load_adapter(model, resumed or Path(training.lora_weight_path), training)
     return adapter
 
 

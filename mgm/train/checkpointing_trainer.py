@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
@@ -48,6 +49,17 @@ from mgm.train.lora.adapter import AddedAdapter, save_adapter
 logger = logging.getLogger(__name__)
 
 
+class _OnTrainBegin(TrainerCallback):
+    """Calls a function when the Trainer is about to take the first step of this run."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Call it: optimizer and schedule of a checkpoint are loaded by now."""
+        self.function()
+
+
 class CheckpointingTrainer(Trainer):
     """transformers' Trainer, but checkpoints appear under their names when they are complete.
 
@@ -66,8 +78,15 @@ class CheckpointingTrainer(Trainer):
     fingerprint: Fingerprint | None = None
     unfinished: Path | None = None
 
-    def train_from(self, checkpoint: Path | None) -> bool:
+    def train_from(
+        self, checkpoint: Path | None, on_begin: Callable[[], None] = lambda: None
+    ) -> bool:
         """Train from the beginning, or take the steps that a checkpoint lacks.
+
+        Args:
+            checkpoint: to resume from; None: the run starts at step 0.
+            on_begin: is called once, when the checkpoint is checked and loaded and before this run
+                reads a sample or writes a file: a run that is refused leaves others' files alone.
 
         Returns:
             Whether there was any step left.
@@ -77,7 +96,7 @@ class CheckpointingTrainer(Trainer):
                 other parameters; or a package that a flag asks for is not installed.
         """
         if checkpoint is None:
-            self._take_steps()
+            self._take_steps(on_begin)
             return True
         state, steps = trainer_state(checkpoint), self.planned_steps()
         if steps < state.global_step:
@@ -91,10 +110,11 @@ class CheckpointingTrainer(Trainer):
         if steps == state.global_step:  # transformers would do one more of them
             logger.info("all %d steps were done; nothing is left but saving", steps)
             self.state = state
+            on_begin()
             return False
         check_files(checkpoint, self.args, isinstance(self.train_dataset, StreamedDataset))
         try:
-            self._take_steps(str(checkpoint))
+            self._take_steps(on_begin, str(checkpoint))
         except ValueError as error:
             if "parameter group" not in str(error):
                 raise
@@ -104,7 +124,9 @@ class CheckpointingTrainer(Trainer):
             ) from error
         return True
 
-    def _take_steps(self, checkpoint: str | None = None) -> None:
+    def _take_steps(self, on_begin: Callable[[], None], checkpoint: str | None = None) -> None:
+        callbacks = self.callback_handler.callbacks
+        callbacks.insert(0, _OnTrainBegin(on_begin))  # before those that write files of this run
         try:
             self.train(resume_from_checkpoint=checkpoint)
         except ImportError as error:  # of an optimizer or a kernel that a flag asks for

@@ -69,6 +69,24 @@ def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
     assert f"{len(bad)} samples could not be used" in caplog.text
 
 
+def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
+    """A run that begins anew has a list of its own; one that is resumed goes on with its own."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "bad_samples": "skip"}
+    old = flags["output_dir"] / FILE
+    old.parent.mkdir()
+    entry = {"file": "other.json", "sample": 7, "kind": "malformed", "reason": "of before"}
+    old.write_text(json.dumps(entry) + "\n")
+    run(words(flags | saving))
+    aside = flags["output_dir"] / "earlier_run_1" / FILE
+    assert json.loads(aside.read_text()) == entry
+    before = quarantined(flags)
+    assert set(before) >= faulty[1] - {9}  # whose damage shows when its image is read
+    assert "of before" not in before.values()
+    run(words(flags | saving | {"max_steps": 2}))
+    assert quarantined(flags).items() >= before.items()
+    assert [folder.name for folder in flags["output_dir"].glob("earlier*")] == ["earlier_run_1"]
+
+
 def test_what_is_left_out_changes_nothing_else(flags, data):
     """The same weights as without these samples, where the order is the same."""
     order = {"group_by_modality_length": False, "train_sampling_strategy": None}

@@ -187,6 +187,36 @@ def test_a_resumed_run_sets_later_checkpoints_aside(stage2_flags, tmp_path) -> N
     assert steps(tmp_path) == {"checkpoint-1", "checkpoint-2", "earlier_run_1/checkpoint-100"}
 
 
+def test_a_run_that_is_refused_touches_nothing(stage2_flags, tmp_path) -> None:
+    """Whichever check refuses it, the last of them when the optimizer is loaded."""
+    flags = stage2_flags | SAVING | {"output_dir": tmp_path, "bad_samples": "skip"}
+    run(words(flags))
+    checkpoint = tmp_path / "checkpoint-2"
+    make_checkpoint(tmp_path / "checkpoint-100")
+    (tmp_path / "quarantine.jsonl").write_text("{}\n")
+    before = contents(tmp_path)
+
+    def refused(**changes: object) -> str:
+        with pytest.raises(MGMError) as caught:
+            run(words(flags | {"resume_from_checkpoint": checkpoint} | changes))
+        assert contents(tmp_path) == before
+        return str(caught.value)
+
+    assert "has done 2 steps, and this run would have 1" in refused(max_steps=1)
+    assert "--learning_rate was 0.01, is 0.5" in refused(learning_rate=0.5)
+    (checkpoint / "run.json").unlink()  # which would have told before
+    before = contents(tmp_path)
+    assert "train other parameters" in refused(max_steps=3, freeze_backbone=True)
+    missing = {"resume_from_checkpoint": False, "data_path": "nowhere.json"}
+    assert "nowhere.json" in refused(**missing)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of all files in a folder and those in it."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
 def test_a_run_resumed_from_elsewhere_sets_all_aside(stage2_flags, tmp_path) -> None:
     flags = stage2_flags | SAVING | {"max_steps": 1}
     run(words(flags | {"output_dir": tmp_path / "first"}))

@@ -162,6 +162,15 @@ def test_every_file_is_the_one_that_was_written(finished):
         assert f"{file}: changed since the checkpoint was made" in fault(finished)
 
 
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_file_that_was_lost_is_named(finished, steps):
+    """Without it the tokenizer would have no special tokens, and the result neither."""
+    file = Path(str(finished["output_dir"])) / "checkpoint-2" / "tokenizer_config.json"
+    file.unlink()
+    found = fault(finished | {"max_steps": steps})
+    assert found.startswith(f"{file}: listed in {file.parent / 'run.json'}, but missing or no file")
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
 def test_a_processor_of_another_model_is_named(finished, tmp_path, name):
     folder = shutil.copytree(str(finished["model_name_or_path"]), tmp_path / "model")

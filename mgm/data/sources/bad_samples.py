@@ -61,16 +61,28 @@ class BadSamples:
         file: gets a JSON object for each sample, with the fields of `BadSample`, one a line.
         lists_data_files: whether this process lists what every process finds when it opens the
             data; one of them does.
-        start_anew: whether an earlier list is removed.
+        deferred: whether the file is neither read nor written before `open_file`: until then it
+            may be that of an earlier run.
     """
 
-    def __init__(self, file: Path, lists_data_files: bool = True, start_anew: bool = True) -> None:
+    def __init__(self, file: Path, lists_data_files: bool = True, deferred: bool = False) -> None:
         self.file = file
         self.lists_data_files = lists_data_files
-        self._listed: dict[tuple[str, int], BadSample] = {}  # what this process has read
+        self._deferred = deferred
+        self._listed: dict[tuple[str, int], BadSample] = {}  # what this process has read or added
         self._offset = 0  # bytes of the file that it has read
-        if start_anew and lists_data_files:
-            file.unlink(missing_ok=True)
+
+    def open_file(self) -> None:
+        """Write what was added so far into the file; later additions go there at once.
+
+        Raises:
+            MGMError: the file cannot be written.
+        """
+        if not self._deferred:
+            return
+        added, self._listed, self._deferred = [*self._listed.values()], {}, False
+        if added:
+            self.add(*added)
 
     def add(self, *bad: BadSample) -> None:
         """List samples that are not listed yet.
@@ -78,6 +90,10 @@ class BadSamples:
         Raises:
             MGMError: the file cannot be written.
         """
+        if self._deferred:
+            for entry in bad:
+                self._listed.setdefault((entry.file, entry.sample), entry)
+            return
         try:
             with self.file.open("a+b") as content:
                 fcntl.flock(content, fcntl.LOCK_EX)  # until it is closed
@@ -100,7 +116,7 @@ class BadSamples:
         Args:
             files: of which data files; None: of all.
         """
-        if self.file.exists():
+        if not self._deferred and self.file.exists():
             with self.file.open("rb") as content:
                 self._read(content)
         wanted = None if files is None else set(files)

@@ -4,6 +4,7 @@ The published training (train.py, as LLaVA's) leaves `adapter_config.json` and `
 peft for the language model, and `non_lora_trainables.bin` with all else that was trained.
 """
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
+from mgm.model.checkpoint.base_digest import BASE_DIGEST
+from mgm.model.checkpoint.base_models import stored_metadata
 from mgm.model.checkpoint.saved_files import ADAPTER_CONFIG, ADAPTER_FILES, OTHERS_FILE
 from mgm.model.files.json_fields import (
     BOOLEAN,
@@ -32,6 +35,8 @@ from mgm.model.files.json_fields import (
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.published_layout.weight_names import to_native
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
 
@@ -165,11 +170,26 @@ def _check_target(path: Path, config: dict[str, Any], module: str, tensor: LazyT
 
 
 def read_others(folder: Path) -> dict[str, LazyTensor]:
-    """What was trained besides the adapter, by native names; nothing if there is no such file."""
+    """What was trained besides the adapter, by native names; nothing if there is no such file.
+
+    The published training and ours always write that file. An adapter that plain peft trained has
+    none, and goes on with mining and projector of its base.
+
+    Raises:
+        MGMError: our training wrote the adapter, and the file is missing or empty.
+    """
     file = folder / OTHERS_FILE
-    if not is_present(file):
-        return {}
-    return {native_name(name): tensor for name, tensor in lazy_tensors(file).items()}
+    tensors = lazy_tensors(file) if is_present(file) else {}
+    if tensors:
+        return {native_name(name): tensor for name, tensor in tensors.items()}
+    fault = f"{file}: holds no weights" if is_present(file) else f"{file}: is missing"
+    if BASE_DIGEST in stored_metadata(folder):
+        raise MGMError(
+            f"{fault}, and the adapter was trained with a mining and a projector of its own; copy "
+            "it again"
+        )
+    logger.warning("%s; mining and projector of the base model are used", fault)
+    return {}
 
 
 def native_name(name: str) -> str:

@@ -158,7 +158,12 @@ def model_files(folder: Path) -> list[str]:
 
 def processor_files(folder: Path) -> list[str]:
     """Names of the files of tokenizer, processor and training in the folder of a model."""
-    return sorted(file.name for file in folder.iterdir() if _OF_PROCESSOR.fullmatch(file.name))
+    return sorted(file.name for file in folder.iterdir() if is_of_processor(file.name))
+
+
+def is_of_processor(name: str) -> bool:
+    """Whether a file or folder of that name belongs to tokenizer, processor or training."""
+    return bool(_OF_PROCESSOR.fullmatch(name))
 
 
 def check_one_model(folder: Path) -> None:

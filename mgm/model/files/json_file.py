@@ -46,8 +46,9 @@ def check_readable(file: Path) -> int:
     try:
         status = file.stat()
     except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and not is_present(file):
-            raise MGMError(f"{file}: no such file; copy it again") from error
+        if isinstance(error, FileNotFoundError):
+            kind = "is a broken link" if is_present(file) else "no such file"
+            raise MGMError(f"{file}: {kind}; copy it again") from error
         reason = getattr(error, "strerror", None) or error
         raise MGMError(f"{file}: cannot be read ({one_line(reason)}); copy it again") from error
     if not stat.S_ISREG(status.st_mode):

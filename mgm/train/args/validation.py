@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn, cast
 
 from transformers import HfArgumentParser
@@ -12,6 +13,7 @@ from transformers import HfArgumentParser
 from mgm.data.images.orientation import check_orientation
 from mgm.data.sources.bad_samples import POLICIES
 from mgm.errors import MGMError, one_line
+from mgm.model.files.json_fields import shortened
 from mgm.train.args.arguments import (
     BITS,
     FULL,
@@ -74,6 +76,12 @@ _RANGES = {
 }
 
 _REQUIRED = ("model_name_or_path", "data_path", "output_dir")
+# Flags that name a file or a folder; --deepspeed may hold settings too, and is read by itself.
+_PATHS = (
+    *("model_name_or_path", "vision_tower", "vision_tower_aux", "pretrain_mm_mlp_adapter"),
+    *("data_path", "image_folder", "eval_data_path", "eval_image_folder", "eval_benchmark_data"),
+    *("output_dir", "lora_weight_path", "resume_from_checkpoint"),
+)
 
 
 class _Parser(HfArgumentParser):
@@ -93,6 +101,9 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
         MGMError: a flag is unknown, missing, or has a value that cannot be used here.
     """
     model, data, training = parse_flags(list(sys.argv[1:] if words is None else words))
+    for part in (model, data, training):
+        for name in _PATHS:
+            _check_path(name, getattr(part, name, None))
     if data.bad_samples not in POLICIES:
         raise MGMError(f"--bad_samples {data.bad_samples}: choose {' or '.join(POLICIES)}")
     check_orientation(data.image_orientation, "--image_orientation")
@@ -154,6 +165,19 @@ def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
         value = getattr(part, entry.name)
         if entry.name in REFUSED and value not in (entry.default, None):
             raise MGMError(f"--{entry.name} {value}: {REFUSED[entry.name]}")
+
+
+def _check_path(name: str, value: str | None) -> None:
+    """Refuse what the system cannot look for, such as a name that is too long."""
+    try:
+        Path(value or ".").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever reads it says what is to be there
+    except (OSError, ValueError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise MGMError(
+            f"--{name} {shortened(str(value))}: cannot be used as a path ({reason}); give another"
+        ) from error
 
 
 def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:

@@ -16,7 +16,7 @@ from mgm.atomic import WriteErrors, atomic_folder
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
-from mgm.train.distributed.first_process import is_alone
+from mgm.train.distributed.first_process import computed_once, is_alone
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
             f"--resume_from_checkpoint {asked}: is the folder of a run; give its last checkpoint, "
             f"{inner}"
         )
-    if not (folder / STATE_FILE).is_file():
+    if not is_present(folder / STATE_FILE):
         raise MGMError(
             f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "
             "give a folder checkpoint-<step>, or leave the flag out"
@@ -151,7 +151,7 @@ def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = 
     Of this run are the checkpoint that it goes on from, if that lies in `output`, and those before
     it. All others would be taken for its own: counted by `--save_total_limit`, deleted in place of
     newer ones, and gone on from. The first process does it, when all of them have come here: they
-    have looked for the checkpoint to go on from.
+    have looked for the checkpoint to go on from. None goes on before it is done.
 
     Args:
         output: the folder of the run.
@@ -163,8 +163,10 @@ def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = 
     """
     if not is_alone():
         dist.barrier()
-        if dist.get_rank() > 0:
-            return
+    computed_once(lambda: _set_others_aside(output, resumed, files))
+
+
+def _set_others_aside(output: Path, resumed: Path | None, files: Sequence[str]) -> None:
     last = -1
     if resumed is not None and resumed.resolve().parent == output.resolve():
         last = int(read_json(resumed / STATE_FILE).get("global_step", -1))

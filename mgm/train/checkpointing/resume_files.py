@@ -7,7 +7,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
@@ -24,10 +23,11 @@ from mgm.model.files.json_fields import (
     number,
     optional,
 )
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_file import read_json, read_optional_json
+from mgm.model.files.safetensors_header import read_header
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.checkpoints import STATE_FILE
-from mgm.train.checkpointing.file_digests import DIGESTS, changed_files
+from mgm.train.checkpointing.file_digests import DIGESTS, changed_files, missing_files
 from mgm.train.checkpointing.run_fingerprint import FILE as RUN_FILE
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def check_files(
     rank, digests = training.process_index, _digests(checkpoint)
     if digests is not None and rank == 0:  # for all processes, whose files it sees
         _check_unchanged(checkpoint, digests)
+        _check_complete(checkpoint, digests, training.lora_enable, finished)
     if finished:
         return
     optimizer = schedule = None
@@ -121,7 +122,7 @@ def check_files(
 def _digests(checkpoint: Path) -> dict[str, Any] | None:
     """What the checkpoint was written with; None: an earlier version wrote no digests."""
     file = checkpoint / RUN_FILE
-    digests = read_json(file).get(DIGESTS) if file.is_file() else None
+    digests = read_optional_json(file).get(DIGESTS)
     if digests is not None and not isinstance(digests, dict):
         raise damaged(file)
     return digests
@@ -133,6 +134,17 @@ def _check_unchanged(checkpoint: Path, digests: dict[str, Any]) -> None:
         raise MGMError(
             f"{', '.join(map(str, changed))}: changed since the checkpoint was made; "
             f"{_remedy(checkpoint)}"
+        )
+
+
+def _check_complete(
+    checkpoint: Path, digests: dict[str, Any], adapter: bool, finished: bool
+) -> None:
+    lost = missing_files(checkpoint, digests, adapter, finished)
+    if lost:
+        raise MGMError(
+            f"{', '.join(map(str, lost))}: listed in {checkpoint / RUN_FILE}, but missing or no "
+            f"file; {_remedy(checkpoint)}"
         )
 
 
@@ -237,9 +249,8 @@ def _check_adapter(checkpoint: Path) -> None:
     file = checkpoint / ADAPTER_FILES[0]
     _check_present(file)
     try:
-        with safe_open(file, framework="pt"):
-            pass
-    except SafetensorError as error:
+        read_header(file)
+    except MGMError as error:
         raise damaged(file) from error
 
 

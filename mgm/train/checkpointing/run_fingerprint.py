@@ -12,7 +12,7 @@ from mgm.data.datasets.streaming import StreamedDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.templates import version_template
 from mgm.errors import MGMError
-from mgm.model.files.json_file import read_json
+from mgm.model.files.json_file import is_present, read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
 from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
@@ -162,7 +162,7 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
 
 
 def _read(checkpoint: Path) -> Fingerprint:
-    if not (checkpoint / FILE).is_file():
+    if not is_present(checkpoint / FILE):
         return {}
     found = read_json(checkpoint / FILE)
     if "processes" not in found:  # which every format has

@@ -48,6 +48,9 @@ SAME_SCHEDULE = {
     "WarmupDecayLR": "linear",
     "WarmupCosineLR": "cosine",
 }
+# Without it ZeRO-3 writes no weights, neither in checkpoints nor as the result.
+GATHERED = "stage3_gather_16bit_weights_on_model_save"
+OLD_GATHERED = "stage3_gather_fp16_weights_on_model_save"  # which DeepSpeed takes too
 # Fields of sections that DeepSpeed reads elsewhere than in its class of settings.
 READ_ELSEWHERE = {
     *("train_batch_size", "tensor_parallel", "sequence_parallel_size"),
@@ -78,10 +81,13 @@ def read_settings(given: str | Settings) -> Settings:
             close = get_close_matches("zero_optimization", settings, n=1)
             hint = f"did you mean that by {close[0]}?" if close else EXAMPLE
             raise MGMError(f"has no zero_optimization, which says what is divided; {hint}")
-        if type(stage := _section(settings, "zero_optimization").get("stage", 0)) is not int:
+        zero = _section(settings, "zero_optimization")
+        if type(stage := zero.get("stage", 0)) is not int:
             raise MGMError(
                 f"zero_optimization.stage is {json.dumps(stage)}; give a number from 0 to 3"
             )
+        if stage == 3 and zero.get(GATHERED, AUTO) == AUTO:
+            zero[GATHERED] = zero.pop(OLD_GATHERED, True)
         for field in COMPLETED:
             settings.setdefault(field, AUTO)
         for section in ("fp16", "bf16"):
@@ -145,7 +151,16 @@ def check_settings(
             )
         _check_sections(settings, arguments)
         _check_offload(settings["zero_optimization"])
+        _check_gathered(settings["zero_optimization"])
         _check_by_deepspeed(settings)
+
+
+def _check_gathered(zero: Settings) -> None:
+    if zero.get("stage") == 3 and not zero[GATHERED]:
+        raise MGMError(
+            f"zero_optimization.{GATHERED} is {json.dumps(zero[GATHERED])}: neither checkpoints "
+            "nor the result would have weights; write true, or leave it out"
+        )
 
 
 def _check_offload(zero: Settings) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,7 +23,7 @@ from mgm.model.checkpoint.base_models import (
     named_base,
     needs_base,
 )
-from mgm.model.checkpoint.lora import PREFIX, read_others
+from mgm.model.checkpoint.lora import PREFIX, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
     ADAPTER_CONFIG,
     ADAPTER_FILES,
@@ -32,7 +31,7 @@ from mgm.model.checkpoint.saved_files import (
     check_one_model,
 )
 from mgm.model.files.hub import checkpoint_folder
-from mgm.model.files.lazy_tensor import LazyTensor
+from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.files.safetensors_writer import write_file
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.published_layout.weight_names import to_published
@@ -45,6 +44,8 @@ from mgm.train.args.arguments import FULL, TrainingArguments
 from mgm.train.lora.qlora import round_language_model
 
 BIASES = ("none", "all", "lora_only")
+# Fields of adapter_config.json that change what an adapter's weights mean, and the flag of each.
+MEANING = {"r": "lora_r", "lora_alpha": "lora_alpha", "bias": "lora_bias", "use_dora": "use_dora"}
 
 
 @dataclass(frozen=True)
@@ -208,32 +209,58 @@ def check_base(
     check_base_weights([adapter, *below], given=False)
 
 
-def load_adapter(model: MGMForConditionalGeneration, folder: Path) -> None:
+def load_adapter(
+    model: MGMForConditionalGeneration, folder: Path, arguments: TrainingArguments
+) -> None:
     """Fill an adapter that was just added, and what is trained beside it, from its folder.
 
+    Args:
+        model: with the adapter of `add_adapter`.
+        folder: of the weights.
+        arguments: the flags that the adapter was added with.
+
     Raises:
-        MGMError: the folder's adapter is of another shape, or files are missing.
+        MGMError: the folder's adapter was made with other flags or is of another shape, or files
+            are missing or damaged.
     """
     check_one_model(folder)
     file = folder / ADAPTER_FILES[0]
     for needed in (file, folder / ADAPTER_CONFIG):
         if not needed.is_file():
             raise MGMError(f"{needed}: is not there; give the folder of an adapter")
+    _check_meaning(folder / ADAPTER_CONFIG, read_adapter(folder).config, arguments)
     state = model.language_model.state_dict()
     added = {name for name in state if ".lora_" in name}
-    found = {_added_name(name): tensor for name, tensor in load_file(file).items()}
+    found = {_added_name(name): tensor for name, tensor in lazy_tensors(file).items()}
     fits = {n for n, t in found.items() if n in state and state[n].shape == t.shape}
     if wrong := sorted((added | found.keys()) - fits):
         raise MGMError(f"{file}: does not fit at {wrong[0]}; repeat the flags it was made with")
     with torch.no_grad():
         for name, tensor in found.items():
-            state[name].copy_(tensor)
+            state[name].copy_(tensor.read())
     state = model.state_dict()
     with torch.no_grad():
         for name, tensor in read_others(folder).items():
             if name not in state or state[name].shape != tensor.shape:
                 raise MGMError(f"{tensor.file}: {tensor.name} is for another model")
             state[name].copy_(tensor.read())
+
+
+def _check_meaning(file: Path, config: Mapping[str, Any], arguments: TrainingArguments) -> None:
+    """Refuse settings of a saved adapter that the flags would replace: it would be another one."""
+    config = {"bias": "none", "use_dora": False, **config}  # peft's defaults
+    for field, flag in MEANING.items():
+        saved, given = config[field], getattr(arguments, flag)
+        if saved != given:
+            raise MGMError(
+                f"--{flag} {given}: {field} is {saved} in {file}; repeat the flags that the "
+                "adapter was made with"
+            )
+    if config.get("use_rslora"):
+        raise MGMError(
+            f"{file}: use_rslora is True, which no flag of the training gives; merge the adapter "
+            "into its base model (python -m mgm.train.merge) and train a new one on that"
+        )
 
 
 def _saved_name(name: str) -> str:

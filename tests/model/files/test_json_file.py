@@ -50,7 +50,7 @@ def test_contents_that_are_no_object(tmp_path, content, message) -> None:
     [
         (lambda path: path.mkdir(), "is a folder, not a file"),
         (os.mkfifo, "is a pipe, socket or device"),
-        (lambda path: path.symlink_to("nowhere"), "cannot be read"),
+        (lambda path: path.symlink_to("nowhere"), "is a broken link; copy it again"),
         (lambda path: path.symlink_to(path.name), "cannot be read"),
         (lambda path: path.symlink_to("/dev/zero"), "is a pipe, socket or device"),
     ],

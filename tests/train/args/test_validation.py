@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from mgm.errors import MGMError
-from mgm.train.args.validation import parse
+from mgm.train.args.validation import _PATHS, parse
 from mgm.train.distributed.fsdp import HOOK
 
 NEEDED = ["--model_name_or_path", "a", "--data_path", "b", "--output_dir", "c"]
@@ -120,3 +120,12 @@ def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:
     assert "stage 1: python -m mgm.train --tune_mm_mlp_adapter True" in shown
     assert shown.index("--vision_tower_aux") < shown.index("--image_grid")
     assert shown.index("--image_grid") < shown.index("--per_device_train_batch_size")
+
+
+@pytest.mark.parametrize("name", _PATHS)
+def test_a_path_that_is_too_long_is_named_with_its_flag(name):
+    given = {"model_name_or_path": "a", "data_path": "b", "output_dir": "c"} | {name: "x" * 5000}
+    flags = [word for flag, value in given.items() for word in (f"--{flag}", value)]
+    with pytest.raises(MGMError, match=f"^--{name} xxx.*cannot be used as a path") as caught:
+        parse([*flags, "--report_to", "none"])
+    assert len(str(caught.value)) < 400

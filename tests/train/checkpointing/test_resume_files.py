@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from mgm.errors import MGMError
 from mgm.train.checkpointing.file_digests import file_digests
 from mgm.train.checkpointing.resume_files import check_files, trainer_state
+from mgm.train.checkpointing.run_fingerprint import check_flags
 
 STATE = {"global_step": 4, "max_steps": 8, "num_train_epochs": 1, "log_history": []}
 MODEL_STATES = "global_step4/mp_rank_00_model_states.pt"
@@ -130,6 +131,55 @@ def test_all_replaced_files_are_in_one_line(checkpoint):
     (checkpoint / "run.json").write_text('{"processes": 1, "files": []}')
     with pytest.raises(MGMError, match=r"run.json: is damaged"):
         check_files(checkpoint, training(), streaming=False)
+
+
+OF_RESULT = ("model.safetensors", "mm_projector.bin", "config.json", "generation_config.json")
+OF_PROCESSOR = ("tokenizer_config.json", "additional_chat_templates/one.jinja")
+OF_STEPS = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "stream-0.json")
+EVERY = {*OF_RESULT, *OF_PROCESSOR, *OF_STEPS, "zero_to_fp32.py"}
+# Whether an adapter is trained, whether all steps were done, and what must not lack then.
+NEEDED = [
+    (False, False, {*OF_RESULT, *OF_PROCESSOR, *OF_STEPS}),
+    (False, True, {*OF_RESULT, *OF_PROCESSOR}),
+    (True, False, {*OF_RESULT[:2], *OF_STEPS}),  # processor and config are those of the base
+    (True, True, {*OF_RESULT}),
+]
+
+
+@pytest.mark.parametrize(("adapter", "finished", "needed"), NEEDED)
+def test_a_listed_file_that_lacks_is_named(checkpoint, adapter, finished, needed):
+    for name in EVERY - {*OF_STEPS} | {"scaler.pt"}:
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("content")
+    digests = file_digests(checkpoint)
+    (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
+    refused = set()
+    for name in EVERY:
+        file = checkpoint / name
+        file.rename(checkpoint.parent / "away")
+        try:
+            check_files(checkpoint, training(lora_enable=adapter), True, finished)
+        except MGMError as error:
+            refused.add(name if str(error).startswith(f"{file}: ") else str(error))
+        (checkpoint.parent / "away").rename(file)
+    assert refused == needed
+    check_files(checkpoint, training(lora_enable=adapter), True, finished)
+
+
+@pytest.mark.parametrize("how", ["folder", "link"])
+def test_the_list_of_files_is_a_file(checkpoint, how):
+    file = checkpoint / "run.json"
+    if how == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to("gone")
+    kind = "is a folder, not a file" if how == "folder" else "is a broken link"
+    for check in (
+        lambda: check_files(checkpoint, training(), False),
+        lambda: check_flags({}, file.parent),
+    ):
+        with pytest.raises(MGMError, match=f"^{file}: {kind}; copy it again"):
+            check()
 
 
 def test_the_base_of_an_adapter_may_be_named_anew(checkpoint):

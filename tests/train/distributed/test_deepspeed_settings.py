@@ -61,6 +61,20 @@ def test_a_field_that_is_left_out_is_the_flags():
     assert found["optimizer"]["params"]["weight_decay"] == 0.25
 
 
+def test_zero_3_gathers_the_weights_that_are_saved():
+    """Or it would write checkpoints that no run resumes from, and a result without weights."""
+    gathered = "stage3_gather_16bit_weights_on_model_save"
+    old = "stage3_gather_fp16_weights_on_model_save"
+    for value in ({}, {gathered: "auto"}, {gathered: True}, {old: True}):
+        found = parsed({"zero_optimization": {"stage": 3} | value})
+        assert found["zero_optimization"][gathered] is True
+    assert parsed({"zero_optimization": {"stage": 2, gathered: False}})
+    for value in (False, 0):
+        found = fault({"zero_optimization": {"stage": 3, gathered: value}})
+        assert f"zero_optimization.{gathered} is {json.dumps(value)}: neither checkpoints" in found
+    assert gathered in fault({"zero_optimization": {"stage": 3, old: False}})
+
+
 # Field, a value that no flag has, and the flag that the error names.
 FIXED = [
     ("train_micro_batch_size_per_gpu", 16, "--per_device_train_batch_size is 8"),

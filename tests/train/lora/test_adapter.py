@@ -1,11 +1,12 @@
 """Adapters that training leaves: loaded merged and unmerged, by plain peft, continued, merged."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import mgm
@@ -210,3 +211,111 @@ def test_beside_rounded_weights(flags, parts, tmp_path, bits):
     ours = trainer.model.eval()(**inputs).logits.detach()
     whole = logits(load_model(tmp_path), **inputs)  # on the weights before they were rounded
     assert (ours - whole).norm() < (0.35 if bits == 4 else 0.05) * whole.norm()
+
+
+@pytest.fixture(scope="module")
+def made(flags, tmp_path_factory):
+    """The folder of a LoRA, for copies."""
+    folder = tmp_path_factory.mktemp("made")
+    run(words(flags | {"max_steps": 1, "save_strategy": "no", "output_dir": folder}))
+    return folder
+
+
+@pytest.fixture
+def adapter(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "adapter")
+
+
+def refused(flags, adapter, **changes) -> str:
+    """What is said when a run is to go on from an adapter."""
+    output = adapter.parent / "out"
+    more = {"lora_weight_path": adapter, "output_dir": output, "save_strategy": "no"}
+    with pytest.raises(MGMError) as caught:
+        run(words(flags | more | changes))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "foreign"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "non_lora_trainables.bin"])
+def test_a_damaged_file_of_an_adapter_is_named(flags, adapter, name, how):
+    file = adapter / name
+    content = file.read_bytes()
+    spoiled = {"empty": b"", "half": content[: len(content) // 2], "foreign": b"what is this"}
+    file.write_bytes(spoiled[how])
+    assert refused(flags, adapter).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"lora_alpha": 16}, "--lora_alpha 16: lora_alpha is 8 in "),
+        ({"lora_r": 8}, "--lora_r 8: r is 4 in "),
+        ({"use_dora": True}, "--use_dora True: use_dora is False in "),
+        ({"lora_bias": "all"}, "--lora_bias all: bias is none in "),
+    ],
+)
+def test_other_flags_than_the_adapter_was_made_with_are_refused(flags, adapter, changes, fault):
+    found = refused(flags, adapter, **changes)
+    assert found.startswith(f"{fault}{adapter / 'adapter_config.json'}; repeat the flags")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("use_rslora", True),
+        ("alpha_pattern", {"q_proj": 2}),
+        ("rank_pattern", {"q_proj": 2}),
+        ("init_lora_weights", "pissa"),
+        ("lora_alpha", 32),
+    ],
+)
+def test_settings_of_a_foreign_adapter_are_not_ignored(flags, adapter, field, value):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    found = refused(flags, adapter)
+    assert f"{file}" in found
+    assert f"{field} is " in found
+
+
+def test_settings_that_a_foreign_adapter_leaves_out_are_those_of_peft(flags, adapter):
+    file = adapter / "adapter_config.json"
+    values = json.loads(file.read_text())
+    kept = ("peft_type", "r", "lora_alpha", "target_modules", "base_model_name_or_path")
+    file.write_text(json.dumps({name: values[name] for name in kept}))
+    more = {"lora_weight_path": adapter, "output_dir": adapter.parent / "out", "max_steps": 1}
+    run(words(flags | more | {"save_strategy": "no", "lora_dropout": 0.5}))
+
+
+@pytest.mark.parametrize("how", ["missing", "no weights"])
+def test_an_adapter_of_ours_without_what_was_trained_beside_it(flags, adapter, how):
+    file = adapter / "non_lora_trainables.bin"
+    file.unlink()
+    if how == "no weights":
+        torch.save({}, file)
+    fault = f"^{file}: (is missing|holds no weights), and the adapter was trained with a mining"
+    with pytest.raises(MGMError, match=fault):
+        mgm.load(adapter, device="cpu")
+    for more in ({}, {"model_name_or_path": adapter, "lora_weight_path": None}):
+        found = refused(flags, adapter, pretrain_mm_mlp_adapter=None, **more)
+        assert found.startswith(f"{file}: ")
+
+
+def test_a_plain_adapter_without_it_has_that_of_its_base(stage2_flags, stage1, tmp_path, caplog):
+    """As peft writes it: no metadata of ours, and nothing but the adapter."""
+    folder = tmp_path / "adapter"
+    lora = {"lora_enable": True, "lora_r": 4, "max_steps": 1, "save_strategy": "no"}
+    run(words(stage2_flags | lora | {"output_dir": folder}))
+    caplog.clear()
+    load_model(folder)
+    assert not caplog.messages
+    file = folder / "adapter_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt"})
+    (folder / "non_lora_trainables.bin").unlink()
+    loaded = load_model(folder)
+    (line,) = caplog.messages
+    assert line.startswith(f"{folder / 'non_lora_trainables.bin'}: is missing; mining and")
+    before = load_model(stage1).projector.state_dict()
+    assert all(
+        torch.equal(now, before[name]) for name, now in loaded.projector.state_dict().items()
+    )
