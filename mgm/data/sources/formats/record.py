@@ -185,7 +185,7 @@ def _system_text(
                 "question",
                 "markers",
             )
-        refuse_tags(text, f"{where}: {field}", has_markers=False)
+        refuse_tags(text, f"{where}: {field}", has_markers=False, earlier=None)
     if len({text for _, text in found}) > 1:
         raise SampleError(
             f"{where}: {found[0][0]} and {found[1][0]} are two system texts; keep one"
@@ -201,11 +201,11 @@ def _refuse_texts(record: Mapping[str, Any], messages: Sequence[RawMessage], whe
         SampleError: names the tag and its message.
     """
     has_markers = any(message.images for message in messages)
-    is_first = True
+    earlier: list[str] = []
     for message in messages:
         if message.role == USER:
-            refuse_tags(message.text, f"{where}: message {message.number}", has_markers, is_first)
-            is_first = False
+            refuse_tags(message.text, f"{where}: message {message.number}", has_markers, earlier)
+            earlier.append(message.text)
     if "objects" in record:
         refuse_grounding(record, [message.text for message in messages], where)
 
