@@ -1,12 +1,13 @@
 """The records of a data file, in their order and by their places, for whoever examines them."""
 
+import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from mgm.data.sources.hf_table import TableRows, is_table
 from mgm.data.sources.json.json_file import JSON_ENDINGS, LINE_ENDINGS, read_records
@@ -16,9 +17,8 @@ from mgm.data.sources.shards import (
     TarShard,
     expanded_names,
     rows_of,
-    tar_members,
-    tar_record,
 )
+from mgm.data.sources.tar.reader import Member, TarReader, unpack
 from mgm.data.sources.text_checks import dump_json
 from mgm.errors import MGMError
 
@@ -96,10 +96,19 @@ class JSONRows:
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """Write some of the records, in the format of the name's ending."""
-        kept = [dump_json(self._records[place]) for place in places]
+        kept = [_as_json(self._records[place], place) for place in places]
         is_lines = file.suffix.lower() in LINE_ENDINGS
         text = "\n".join(kept) if is_lines else "[\n" + ",\n".join(kept) + "\n]"
         file.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _as_json(record: Any, place: int) -> str:
+    try:
+        return dump_json(record)
+    except RecursionError as error:
+        raise MGMError(
+            f"sample {place}: is nested too deeply to be written; leave out what is not needed"
+        ) from error
 
 
 class TarRows:
@@ -113,8 +122,8 @@ class TarRows:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = Lock()  # of the archive, which threads share
-        self._archive: tarfile.TarFile | None = None
-        self._samples: list[list[tuple[str, str, tarfile.TarInfo]]] = []
+        self._reader: TarReader | None = None
+        self._samples: list[list[Member]] = []
 
     def records(self) -> Iterable[Any]:
         """See `Rows`."""
@@ -123,35 +132,29 @@ class TarRows:
     def record(self, place: int) -> Any:
         """See `Rows`."""
         with self._lock:
-            archive = self._opened()
-            return tar_record(archive, self._samples[place], f"{self._name}: sample {place}")
+            reader = self._opened()
+            return reader.record(self._samples[place], f"{self._name}: sample {place}")
 
     def write(self, places: Sequence[int], file: Path) -> None:
         """See `Rows`."""
         with self._lock, tarfile.open(file, "w") as copy:
-            archive = self._opened()
+            archive = self._opened().archive
             for place in places:
                 for _, _, member in self._samples[place]:
                     copy.addfile(member, archive.extractfile(member))
 
-    def _opened(self) -> tarfile.TarFile:
-        """The archive, with the members of each sample in `_samples`."""
-        if self._archive is None:
-            try:
-                self._archive = tarfile.open(self._name, "r:")  # noqa: SIM115  is read later
-            except tarfile.ReadError:
-                self._archive = self._unpacked()
-            samples = groupby(tar_members(self._archive), key=lambda found: found[0])
+    def _opened(self) -> TarReader:
+        """The tar, with the members of each sample in `_samples`."""
+        if self._reader is None:
+            content: BinaryIO = Path(self._name).open("rb")  # noqa: SIM115  is read later
+            plain = unpack(content, self._name)
+            if plain is not content:
+                copy = cast(BinaryIO, TemporaryFile())  # noqa: SIM115  is read later
+                with content, plain:
+                    shutil.copyfileobj(plain, copy)
+                copy.seek(0)
+                content = copy
+            self._reader = TarReader(content, self._name)
+            samples = groupby(self._reader.members(), key=lambda found: found[0])
             self._samples = [list(members) for _, members in samples]
-        return self._archive
-
-    def _unpacked(self) -> tarfile.TarFile:
-        content = TemporaryFile()  # noqa: SIM115  is read later
-        with (
-            tarfile.open(self._name, "r:*") as packed,
-            tarfile.open(fileobj=content, mode="w") as copy,
-        ):
-            for _, _, member in tar_members(packed):
-                copy.addfile(member, packed.extractfile(member))
-        content.seek(0)
-        return tarfile.open(fileobj=content, mode="r:")
+        return self._reader

@@ -1,7 +1,9 @@
 """What a file is, by how it begins, where it is not what its name says."""
 
 import codecs
+import io
 from pathlib import Path
+from typing import Any, BinaryIO
 
 HEAD_BYTES = 4096  # that are looked at
 
@@ -35,6 +37,24 @@ _WIDE = ("GBK, Big5 or Shift JIS", "GBK")  # encodings, and the one that is name
 _EUROPEAN = ("Latin-1 or Windows-1252", "WINDOWS-1252")
 _TAR_MAGIC = slice(257, 262)
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+
+
+class RejoinedFile(io.RawIOBase):
+    """A file whose head was read, from its beginning again; streams cannot go back."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with what comes next; returns the number of bytes."""
+        chunk = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(chunk) :]
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
 
 def read_head(file: Path) -> bytes:
@@ -80,7 +100,11 @@ def encoding_error(error: UnicodeDecodeError, offset: int = 0) -> str:
         offset: bytes of the file before what was decoded.
     """
     if "end of data" in error.reason:
-        return f"ends within a character, at byte {offset + error.start:,}; get a whole copy"
+        names, name = _EUROPEAN
+        return (
+            f"ends within a character, at byte {offset + error.start:,}; get a whole copy, or, if "
+            f"it is {names}, save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
+        )
     first, after = error.object[error.start], error.object[error.start + 1 : error.start + 2]
     # Letters of European languages stand among ASCII ones; characters of others have two bytes.
     wide = not after.isascii()

@@ -13,6 +13,7 @@ from typing import Any
 from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error
 from mgm.data.sources.hf_table import is_hub_name
 from mgm.data.sources.json.json_file import LINE_ENDINGS, MIXTURE_FORM
+from mgm.data.sources.text_checks import text_fault
 from mgm.errors import MGMError, one_line
 
 # Other objects are records.
@@ -54,6 +55,8 @@ def read_mixture(file: Path) -> list[Source] | None:
         if not _BEGINNING.match(head) or file.suffix in LINE_ENDINGS:
             return None
         values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise MGMError(f"{file}: is nested too deeply; write {MIXTURE_FORM}") from error
     except OSError:
         return None  # whoever reads samples says what is wrong
     except UnicodeDecodeError as error:
@@ -83,15 +86,24 @@ def _source(entry: Any, where: str, folder: Path) -> Source:
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
         raise MGMError(f"{where}: weight is {weight!r}; give a number above 0")
-    images = entry.get("image_folder")
-    for key in ("image_folder", "config", "split"):
-        if not isinstance(entry.get(key, ""), str):
-            raise MGMError(f"{where}: {key} is {entry[key]!r}; give a text")
+    for key in ("path", "image_folder", "config", "split", "name"):
+        value = entry.get(key, "")
+        if not isinstance(value, str):
+            raise MGMError(f"{where}: {key} is {value!r:.40}; give a text")
+        if fault := text_fault(value):
+            raise MGMError(f"{where}: {key} {fault}")
+        if "\0" in value:
+            raise MGMError(f"{where}: {key} has a NUL character; take it out")
     path = entry["path"]
-    local = (folder / path).exists() or not ("://" in path or is_hub_name(path))
+    try:
+        is_there = (folder / path).exists()
+    except OSError as error:  # longer than a path can be
+        raise MGMError(f"{where}: path cannot be read ({error.strerror}); check it") from error
+    local = is_there or not ("://" in path or is_hub_name(path))
     path = str(folder / path) if local else path
-    name = entry.get("name", Path(path).stem)
-    if not isinstance(name, str) or not name:
+    name = entry.get("name", Path(path).stem or Path(path).resolve().name)
+    if not name.strip():
         raise MGMError(f"{where}: name is {name!r}; give a text")
+    images = entry.get("image_folder")
     options = {key: entry[key] for key in ("config", "split") if key in entry}
     return Source(path, None if images is None else folder / images, float(weight), name, **options)

@@ -7,17 +7,14 @@ paths, or URLs that fsspec knows (https, hf, s3, ...); `{00..99}` stands for all
 import glob
 import logging
 import re
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
-from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
-from mgm.data.sources.formats.record import CAPTIONS
 from mgm.data.sources.hf_table import (
     BUILDERS,
     check_table,
@@ -27,8 +24,8 @@ from mgm.data.sources.hf_table import (
     reading_errors,
     table_files,
 )
-from mgm.data.sources.json.json_file import JSON_ENDINGS, elements, parse_json
-from mgm.data.sources.sample import SampleError
+from mgm.data.sources.json.json_file import JSON_ENDINGS, elements
+from mgm.data.sources.tar.reader import TarReader, TruncatedTarError
 from mgm.errors import MGMError, one_line
 
 logger = logging.getLogger(__name__)
@@ -37,11 +34,7 @@ TARS = (".tar", ".tar.gz", ".tgz")
 RETRIES = 5  # in a row, of a shard that comes over a network
 PAUSE = 1.0  # seconds before the first of them, then twice as many each time
 
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")  # archives that are read as they are
-
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-# As the webdataset library cuts names: what stands before the first dot of the file's own name.
-_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
 
 Row = Any  # a record, or the error that reading it gave
 
@@ -58,15 +51,16 @@ class TarShard:
 
     def rows(self, start: int) -> Iterator[Row]:
         """The samples from number `start` on."""
+        number = -1
         with _open(self.name) as content:
             # What is on the disk need not be read to be passed over.
-            mode = "r|*" if _is_url(self.name) else "r:*"
-            _check_tar(content, self.name)
-            with tarfile.open(fileobj=content, mode=mode) as archive:
-                samples = groupby(tar_members(archive), key=lambda found: found[0])
-                for number, (_, members) in enumerate(samples):
-                    if number >= start:
-                        yield tar_record(archive, members, f"{self.name}: sample {number}")
+            reader = TarReader(content, self.name, can_seek=not _is_url(self.name))
+            samples = groupby(reader.members(), key=lambda found: found[0])
+            for number, (_, members) in enumerate(samples):
+                if number >= start:
+                    yield reader.record(members, f"{self.name}: sample {number}")
+        if number < 0:
+            raise MGMError(f"{self.name}: holds no sample; give at least one")
 
 
 @dataclass(frozen=True)
@@ -166,12 +160,16 @@ def rows_of(shard: Shard, start: int) -> Iterator[Row]:
                     yield row
                     done, failed = done + 1, 0
             return
-        except MGMError:
-            raise
         except Exception as error:
             failed += 1
             remote = shard.remote if isinstance(shard, TableShard) else _is_url(shard.name)
-            if failed > RETRIES or not remote or isinstance(error, FileNotFoundError):
+            is_last = failed > RETRIES or not remote
+            # A connection that ends early without a word looks as a truncated file does.
+            if isinstance(error, MGMError) and (
+                is_last or not isinstance(error, TruncatedTarError)
+            ):
+                raise
+            if is_last or isinstance(error, FileNotFoundError):
                 reason = getattr(error, "strerror", None) or error or type(error).__name__
                 after = f" after sample {done - 1}" if done else ""
                 raise MGMError(
@@ -179,55 +177,6 @@ def rows_of(shard: Shard, start: int) -> Iterator[Row]:
                     "anew, or leave it out"
                 ) from error
             time.sleep(PAUSE * 2 ** (failed - 1))
-
-
-def _check_tar(content: BinaryIO, name: str) -> None:
-    """Find out whether a file on the disk is another kind than its name says.
-
-    Raises:
-        MGMError: it is; says which.
-    """
-    if _is_url(name):
-        return
-    head = content.read(HEAD_BYTES)
-    content.seek(0)
-    kind = foreign_kind(head)
-    packed = head.startswith(_PACKED) or head[257:262] == b"ustar"
-    if not packed and kind is not None and head.strip(b"\0"):
-        raise MGMError(f"{name}: is no tar; it is {kind}")
-    if head[:1] in (b"{", b"["):
-        raise MGMError(f"{name}: is no tar; it is JSON, whose name ends in .json or .jsonl")
-
-
-def tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, ending and place of each file that belongs to a sample."""
-    for member in archive:
-        archive.members = []  # ty: ignore[missing-attribute]  it would grow with the file
-        if member.isfile() and (name := _MEMBER.fullmatch(member.name)):
-            yield name.group(1), name.group(2).lower(), member
-
-
-def tar_record(archive: tarfile.TarFile, members: Any, where: str) -> Row:
-    """The sample that some of the `tar_members` are, or the error that reading it gave."""
-    row: dict[str, Any] = {}
-    for _, ending, member in members:
-        content = cast(BinaryIO, archive.extractfile(member)).read()
-        if ending not in ("json", *CAPTIONS):
-            row[ending] = content
-            continue
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            return SampleError(f"{where}: {member.name} {encoding_error(error)}")
-        if ending != "json":
-            row[ending] = text
-            continue
-        try:
-            found = parse_json(text, where)
-        except SampleError as fault:
-            return fault
-        row = (found if isinstance(found, dict) else {"conversations": found}) | row
-    return row
 
 
 def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> Iterator[Shard]:

@@ -4,11 +4,15 @@ import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mgm.atomic import atomic_file
+from mgm.errors import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,8 @@ class LossPlot(TrainerCallback):
 def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:
     """Draw what was logged so far into `curves.png`, if matplotlib is installed.
 
+    A picture that cannot be drawn or written is a warning: it is no reason to end a run.
+
     Args:
         history: of the Trainer's state.
         folder: of the run.
@@ -42,21 +48,34 @@ def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:
     if find_spec("matplotlib") is None:
         logger.info("%s is not drawn: matplotlib is not installed; pip install -e '.[train]'", FILE)
         return
+    try:
+        figure = _figure(history)
+        with atomic_file(folder / FILE) as part:
+            figure.savefig(part, format="png", dpi=110)
+    except Exception as error:  # noqa: BLE001  of matplotlib, its fonts and settings, or the disk
+        logger.warning("%s is not drawn (%s); the run goes on", FILE, one_line(error))
+
+
+def _figure(history: Sequence[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
         parts = {key for entry in history for key in entry if key.startswith(f"{name}/")}
         parts |= {key for entry in history for key in entry if key == f"eval_{name}"}
+        labels: list[str] = []
         for key in (name, *sorted(parts)):
             points = [(entry["step"], entry[key]) for entry in history if key in entry]
-            label = NAMES.get(key, key.removeprefix(f"{name}/"))
             if points:
-                axes.plot(*zip(*points, strict=True), linewidth=1, label=label)
+                axes.plot(*zip(*points, strict=True), linewidth=1, label=f"{len(labels)}")
+                labels.append(NAMES.get(key, key.removeprefix(f"{name}/")))
         if parts:
-            axes.legend(fontsize="small")
+            # Names of data sets are no formulas; a `_` at the beginning would leave one out.
+            legend = axes.legend(fontsize="small")
+            for text, label in zip(legend.get_texts(), labels, strict=True):
+                text.set_parse_math(False)
+                text.set_text(label)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    with atomic_file(folder / FILE) as part:
-        figure.savefig(part, format="png", dpi=110)
+    return figure

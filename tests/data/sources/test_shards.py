@@ -164,7 +164,8 @@ def test_a_tar_that_is_packed_under_its_bare_name(tar, tmp_path):
 def test_a_member_that_is_not_utf_8(tmp_path):
     file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
     (fault,) = rows_of(TarShard(str(file)), 0)
-    assert "sample 0: 0.txt ends within a character, at byte 3" in str(fault)
+    assert "sample 0: 0.txt ends within a character, at byte 3; get a whole copy, or" in str(fault)
+    assert "if it is Latin-1 or Windows-1252, save it in UTF-8" in str(fault)
 
 
 def test_images_within_messages_of_a_table_stay_bytes(tmp_path):

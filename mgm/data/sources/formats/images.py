@@ -1,5 +1,6 @@
 """Images of records, in every form in which data sets hold them, as paths, URLs or bytes."""
 
+import re
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -18,6 +19,7 @@ MAX_NAME = 255  # characters of a part of a path; file systems allow no more byt
 _CONTENT_KEYS = ("base64", "data")  # of objects, beside `bytes`
 NAME_KEYS = ("path", "url", "image_url", "image", "source", "file_path")
 BROKEN = "broken image"
+_INLINE = re.compile(r"\s*(?:data:|https?://|file://)", re.IGNORECASE)
 
 
 def image_list(value: Any, field: str, where: str) -> list[str | bytes]:
@@ -77,6 +79,8 @@ def _from_text(text: str, subject: str, which: str) -> str | bytes:
         return text  # as nearly all
     if not text:
         raise SampleError(f"{subject} an empty text {which}; give a path")
+    if _INLINE.match(text):
+        text = text.strip()  # blanks are no part of a URL; of a path they may be
     scheme = text[:8].lower()
     if scheme.startswith("data:"):
         return _from_data_url(text, subject, which)

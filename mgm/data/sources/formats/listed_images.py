@@ -13,7 +13,8 @@ from mgm.data.sources.formats.unsupported import is_empty
 from mgm.data.sources.sample import SampleError, is_url
 
 _MEMBER = re.compile(rf"(?:.*\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d+)\..*")
+_ENDING = re.compile(rf"(?:^|\.)(?:{'|'.join(IMAGE_EXTENSIONS)})$", re.IGNORECASE)
+_DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class ListedImages:
         images: paths, URLs or bytes.
         names: of each its name, which bytes may have too; None: it has none.
         are_members: whether they are members of a tar, whose names are endings: "jpg", "1.png".
+        has_order: whether their order means anything; a tar holds its members in any.
     """
 
     field: str
     images: Sequence[str | bytes] = ()
     names: Sequence[str | None] = ()
     are_members: bool = False
+    has_order: bool = True
 
 
 def listed_images(record: Mapping[str, Any], where: str) -> ListedImages:
@@ -68,12 +71,12 @@ def _members(
     Raises:
         SampleError: the record names some of them, or holds other images than these.
     """
-    numbers = [int(found[1]) for name in files if (found := _NUMBER.fullmatch(name))]
-    if len(numbers) == len(files):  # a tar has 10 before 2
-        files = [name for _, name in sorted(zip(numbers, files, strict=True))]
+    numbered = _by_numbers(files)
+    files = numbered or files
     label = ", ".join(files)[:100]
     images = image_list([record[name] for name in files], "members", where)
-    members = ListedImages(label, images, files, are_members=True)
+    has_order = numbered is not None or len(files) == 1
+    members = ListedImages(label, images, files, are_members=True, has_order=has_order)
     for field in fields:
         names = _image_names(record[field])
         if None in names and image_list(record[field], field, where) != images:
@@ -89,6 +92,33 @@ def _members(
     return members
 
 
+def _by_numbers(files: Sequence[str]) -> list[str] | None:
+    """Names in the order of their numbers: a tar has 10 before 2.
+
+    None: they differ in more than numbers, or in less.
+    """
+    split = {name: _DIGITS.split(_ENDING.sub("", name)) for name in files}
+    texts = {tuple(parts[::2]) for parts in split.values()}
+    numbers = {name: [int(digits) for digits in parts[1::2]] for name, parts in split.items()}
+    if len(texts) > 1 or len(set(map(tuple, numbers.values()))) < len(files):
+        return None
+    return sorted(files, key=numbers.__getitem__)
+
+
+def refuse_any_order(listed: ListedImages, where: str) -> None:
+    """Refuse images whose order would be that in which a tar happens to hold them.
+
+    Raises:
+        SampleError: names them.
+    """
+    if not listed.has_order:
+        raise SampleError(
+            f"{where}: its images {listed.field} are in no order that means anything; number them "
+            "alike (0.png, 1.png), or name them in 'image'",
+            "markers",
+        )
+
+
 def _image_names(value: Any) -> list[str | None]:
     """The names of the images that a field holds, one or a list; None for one without."""
     return [_image_name(one) for one in (value if isinstance(value, list | tuple) else [value])]
@@ -97,8 +127,10 @@ def _image_names(value: Any) -> list[str | None]:
 def _image_name(value: Any) -> str | None:
     if isinstance(value, dict):
         return next((_image_name(value[key]) for key in NAME_KEYS if value.get(key)), None)
-    inline = not isinstance(value, str) or value[:5].lower() == "data:" or looks_like_base64(value)
-    return None if inline else value
+    if not isinstance(value, str):
+        return None
+    is_inline = value[:32].lstrip()[:5].lower() == "data:" or looks_like_base64(value)
+    return None if is_inline else value
 
 
 def order_by_name(
@@ -181,6 +213,7 @@ def own_or_listed(
             if order is not None:
                 return tuple(listed.images[place] for place in order)
             if len(named) == len(listed.images):
+                refuse_any_order(listed, where)
                 return tuple(listed.images)
         raise SampleError(
             f"{where}: its messages and field {listed.field!r} name different images; keep one of "
@@ -199,5 +232,6 @@ def own_or_listed(
             f"{where}: its messages name images of field {listed.field!r} in some parts and not in "
             "others; name all, or none"
         )
+    refuse_any_order(listed, where)
     rest = iter(listed.images)
     return tuple(own[n] if n in own else next(rest) for n in range(len(parts)))

@@ -16,7 +16,12 @@ ignored, but for those that `mgm.data.sources.formats.unsupported` lists.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mgm.data.sources.formats.listed_images import ListedImages, listed_images, own_or_listed
+from mgm.data.sources.formats.listed_images import (
+    ListedImages,
+    listed_images,
+    own_or_listed,
+    refuse_any_order,
+)
 from mgm.data.sources.formats.messages import (
     ASSISTANT,
     NEXT_IMAGE,
@@ -25,6 +30,7 @@ from mgm.data.sources.formats.messages import (
     RawMessage,
     read_messages,
 )
+from mgm.data.sources.formats.supervision import refuse_loss_fields, refuse_unread_texts
 from mgm.data.sources.formats.tags import refuse_grounding, refuse_tags
 from mgm.data.sources.formats.unsupported import (
     UNSUPPORTED,
@@ -41,7 +47,7 @@ CHATS = ("conversations", "messages", "texts")
 # A question that the text beside it may belong to, and no caption.
 _QUESTION_FIELDS = (
     "question", "questions", "question_id", "answer", "answers", "instruction", "response",
-    "responses", "query", "output",
+    "responses", "query", "output", "input",
 )  # fmt: skip
 
 
@@ -64,6 +70,14 @@ def parse_sample(record: Any, where: str) -> Sample:
         raise SampleError(
             f"{where}: has a text that is not UTF-8 ({record}); mend it, or take the row out"
         ) from record
+    try:
+        return _parse(record, where)
+    except RecursionError as error:
+        raise SampleError(f"{where}: is nested too deeply; leave out the field that is") from error
+
+
+def _parse(record: Any, where: str) -> Sample:
+    """See `parse_sample`."""
     if isinstance(record, dict) and isinstance(record.get("json"), dict):
         record = {**record["json"], **{k: v for k, v in record.items() if k != "json"}}
     if not isinstance(record, dict):
@@ -73,6 +87,9 @@ def parse_sample(record: Any, where: str) -> Sample:
     messages = read_messages(record[layout], layout, where, layout in CAPTIONS)
     system, messages = _system_text(record, messages, where)
     _refuse_texts(record, messages, where)
+    refuse_loss_fields(record, [message.role == ASSISTANT for message in messages], where)
+    texts = [message.text for message in messages]
+    refuse_unread_texts(record, [*texts, system or ""], where)
     listed = listed_images(record, where)
     published = layout == "conversations" and is_empty(record.get("images"))
     published = published and all(message.is_text for message in messages)
@@ -84,7 +101,7 @@ def parse_sample(record: Any, where: str) -> Sample:
     if messages[0].is_caption and not images:
         raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
     greeting = messages[0].text if messages[0].role == ASSISTANT else None
-    texts = [message.text for message in messages[greeting is not None :]]
+    texts = [message.text for message in messages[greeting is not None :]]  # with the markers
     answers: list[str | None] = [*texts[1::2], None]
     turns = tuple(zip(texts[::2], answers, strict=False))
     sample = Sample(turns, images, greeting, system, bool(images) and not published)
@@ -168,7 +185,7 @@ def _system_text(
                 "question",
                 "markers",
             )
-        refuse_tags(text, f"{where}: {field}", has_markers=False)
+        refuse_tags(text, f"{where}: {field}", has_markers=False, earlier=None)
     if len({text for _, text in found}) > 1:
         raise SampleError(
             f"{where}: {found[0][0]} and {found[1][0]} are two system texts; keep one"
@@ -184,11 +201,11 @@ def _refuse_texts(record: Mapping[str, Any], messages: Sequence[RawMessage], whe
         SampleError: names the tag and its message.
     """
     has_markers = any(message.images for message in messages)
-    is_first = True
+    earlier: list[str] = []
     for message in messages:
         if message.role == USER:
-            refuse_tags(message.text, f"{where}: message {message.number}", has_markers, is_first)
-            is_first = False
+            refuse_tags(message.text, f"{where}: message {message.number}", has_markers, earlier)
+            earlier.append(message.text)
     if "objects" in record:
         refuse_grounding(record, [message.text for message in messages], where)
 
@@ -255,6 +272,7 @@ def _images_of(
             "marker",
             "markers",
         )
+    refuse_any_order(listed, where)
     order = [part.index for part in parts]
     if all(index is None for index in order):
         return tuple(images)

@@ -1,12 +1,13 @@
 """Tags of other frameworks that stand for media in a text: refused, or they are learned as text.
 
 Conversations about HTML, XML, JSX and chat templates hold the same tags, and are to be learned. So
-a tag counts only where it stands as a placeholder does: alone on a line, or as the first thing
-of the first question, and not where the text closes it.
+a tag counts only where it stands as a placeholder does, and not where the text closes it: alone on
+a line, as the first thing of a question, or as its last. Tokens that nobody but a model reads, and
+`<image 1>`, count anywhere in a question that speaks of no markup.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mgm.data.images.extensions import IMAGE_EXTENSIONS
@@ -35,6 +36,32 @@ _ALONE = re.compile(
     rf"^[ \t]*({_TAG})(?:[ \t]*{_TAG})*[ \t\r]*$",
     re.IGNORECASE | re.MULTILINE,
 )
+# In later questions, tags without the rest of a sentence are answers about markup more often.
+_BEGINS_LATER = re.compile(
+    rf"\s*(?:(?-i:{IMAGE_MARKER})\s*)*({_TAG})(?=\s?(?-i:[A-Z][a-z]))", re.IGNORECASE
+)
+_ENDS_SENTENCE = re.compile(
+    rf"\w[.?!:\u3002\uff1f\uff01\uff1a][ \t]*({_LOOSE})(?:[ \t]*{_LOOSE})*[ \t\r]*$", re.MULTILINE
+)
+_LAST = re.compile(rf"(\w+)[ \t]+({_LOOSE})(?:[ \t]*{_LOOSE})*\Z")
+_TAIL = 200  # characters in which the last tags are looked for
+_INSIDE = re.compile(
+    rf"(?<![`'\"])({_SPECIAL}|(?-i:<image \d{{1,3}}>)"
+    r"|<(?:image|img|picture|video|audio)[_-]\d{1,3}>(?=[.?!\s]*\Z))",
+    re.IGNORECASE,
+)
+# Words of questions about markup and chat templates, and words that a tag's name completes.
+_ABOUT = re.compile(
+    r"\b(?:html5?|xml|xslt|jsx|tsx|css|svg|dom|ssml|markdown|tags?|tokens?|tokeni[sz]\w*|templates?"
+    r"|placeholders?|prompts?|elements?|attributes?|components?|react|next\.js|vue|regex\w*|syntax"
+    r"|means?|explain|special|parse\w*|strings?|code|llama|qwen|phi|internvl|gemma|llava|docx)\b",
+    re.IGNORECASE,
+)
+_NEEDS_A_NAME = re.compile(
+    r"an?|the|this|that|my|your|each|every|no|of|to|in|into|on|with|without|from|for|by|than|and|or"
+    r"|vs|as|at|like|us(?:e|es|ing)|inside|between|through|is|are|has|have|wrap",
+    re.IGNORECASE,
+)
 _CLOSING = re.compile(r"[<\[]/([^<>\[\]\n]{1,40})[>\]]")
 
 _ENDINGS = "|".join((*MEDIA_ENDINGS, *IMAGE_EXTENSIONS))
@@ -54,14 +81,17 @@ _DATA_URL = re.compile(
 _GROUNDING = ("<bbox>", "<ref-object>")
 
 
-def refuse_tags(text: str, where: str, has_markers: bool, is_first: bool = True) -> None:
+def refuse_tags(
+    text: str, where: str, has_markers: bool, earlier: Sequence[str] | None = ()
+) -> None:
     """Refuse a question in which a tag of another framework stands for an image or other media.
 
     Args:
         text: of the user or the system; what the model says is not looked at.
         where: what errors begin with.
         has_markers: whether the sample has an `<image>` marker; numbered tags refer to it then.
-        is_first: whether it is the first question, or the system text.
+        earlier: the questions before it; None: it is the system text, which may tell how questions
+            are written.
 
     Raises:
         SampleError: names the tag.
@@ -76,7 +106,7 @@ def refuse_tags(text: str, where: str, has_markers: bool, is_first: bool = True)
         )
     if "<" not in text and "[IMG" not in text:
         return
-    tag = _placeholder(text.partition("```")[0], has_markers, is_first)
+    tag = _placeholder(text.partition("```")[0], has_markers, earlier)
     if tag is not None:
         raise SampleError(
             f"{where} holds {tag!r:.80}, another framework's tag; write <image> for an image, and "
@@ -85,11 +115,14 @@ def refuse_tags(text: str, where: str, has_markers: bool, is_first: bool = True)
         )
 
 
-def _placeholder(text: str, has_markers: bool, is_first: bool) -> str | None:
+def _placeholder(text: str, has_markers: bool, earlier: Sequence[str] | None) -> str | None:
     if "</" in text and (pair := _PAIR.search(text)):
         return pair[0].strip()
-    begins = _BEGINS.match(text) if is_first else None
-    tags = [found[1] for found in (begins, *_ALONE.finditer(text)) if found]
+    tags = [found[1] for found in _ALONE.finditer(text)]
+    if not earlier and (begins := _BEGINS.match(text)):
+        tags.insert(0, begins[1])
+    if earlier is not None and not any(map(_ABOUT.search, (*earlier, text))):
+        tags += _within(text, is_first=not earlier)
     if not tags:
         return None
     closed = {name.lower() for name in _CLOSING.findall(text)}
@@ -98,6 +131,17 @@ def _placeholder(text: str, has_markers: bool, is_first: bool) -> str | None:
         if not refers and tag[1:-1].lower() not in closed:
             return tag
     return None
+
+
+def _within(text: str, is_first: bool) -> list[str]:
+    """Tags that are placeholders in a text that speaks of no markup."""
+    tags = [found[1] for found in (*_INSIDE.finditer(text), *_ENDS_SENTENCE.finditer(text))]
+    if not is_first and (begins := _BEGINS_LATER.match(text)):
+        tags.append(begins[1])
+    last = _LAST.search(text.rstrip()[-_TAIL:])
+    if last and not _NEEDS_A_NAME.fullmatch(last[1]):
+        tags.append(last[2])
+    return tags
 
 
 def refuse_grounding(record: Mapping[str, Any], texts: list[str], where: str) -> None:

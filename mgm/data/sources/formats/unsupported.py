@@ -136,29 +136,32 @@ _IMAGE_FIELD = re.compile(
 )
 _FILE_FORM = re.compile(r"path|file|ur[li]|b64|base64|byte")
 _READ = ("image", "images")
+# Members of a tar; beside an image they are features or depths of it.
+_ARRAY = re.compile(r"(?:.*\.)?(?:np[yz]|pth?|pkl|pickle|pyd|safetensors)")
 
 
 @lru_cache(maxsize=4096)
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A field's name in lower case, without what stands between its words."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 @lru_cache(maxsize=4096)
 def _rule(name: str) -> _Rule | None:
-    return next((rule for rule in _RULES if rule[0].fullmatch(_plain(name))), None)
+    return next((rule for rule in _RULES if rule[0].fullmatch(plain_name(name))), None)
 
 
 @lru_cache(maxsize=4096)
 def is_system_field(name: str) -> bool:
     """Whether a field of a record is a system text."""
-    return _SYSTEM_FIELD.fullmatch(_plain(name)) is not None
+    return _SYSTEM_FIELD.fullmatch(plain_name(name)) is not None
 
 
 @lru_cache(maxsize=4096)
 def _image_field(name: str) -> re.Match[str] | None:
     if name in _READ:
         return None
-    return _IMAGE_FIELD.fullmatch(_plain(name)) or _FILES_FIELD.fullmatch(_plain(name))
+    return _IMAGE_FIELD.fullmatch(plain_name(name)) or _FILES_FIELD.fullmatch(plain_name(name))
 
 
 def refuse_fields(record: Mapping[str, Any], where: str) -> None:
@@ -224,6 +227,12 @@ def refuse_unread_images(
         SampleError: names the field.
     """
     for name, value in record.items():
+        if not names and isinstance(value, bytes) and _ARRAY.fullmatch(name):
+            raise SampleError(
+                f"{where}: {name!r} holds an array, which is not read; write it as an image file, "
+                "or remove it",
+                UNSUPPORTED,
+            )
         found = _image_field(name)
         if found is None and not names and name not in _READ and _is_embedded(value):
             raise _unread(name, where)
@@ -253,7 +262,7 @@ def _unread(name: str, where: str) -> SampleError:
 def _is_embedded(value: Any) -> bool:
     """Whether a value can be nothing but an image: a data URL, or what the datasets library has."""
     if isinstance(value, str):
-        return value[:11].lower() == "data:image/"
+        return value[:32].lstrip()[:11].lower() == "data:image/"
     return isinstance(value, dict) and value.keys() == {"bytes", "path"} and not is_empty(value)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mgm.data.sources.file_kind import HEAD_BYTES, encoding_error, foreign_kind
+from mgm.data.sources.file_kind import HEAD_BYTES, RejoinedFile, encoding_error, foreign_kind
 from mgm.data.sources.formats.record import CAPTIONS, CHATS, parse_sample
 from mgm.data.sources.json.json_text import Element, JSONText
 from mgm.data.sources.sample import Sample, SampleError, value_kind
@@ -74,10 +74,14 @@ def file_elements(file: Path) -> Iterator[Element]:
         MGMError: the file as a whole cannot be read, or holds none.
     """
     try:
-        with file.open("rb") as content:
-            yield from elements(content, f"{file}")
-    except OSError as error:
+        content = file.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name
         raise unreadable(file, error) from error
+    with content:
+        try:
+            yield from elements(content, f"{file}")
+        except OSError as error:
+            raise unreadable(file, error) from error
 
 
 def unreadable(file: Path, error: OSError | ValueError) -> MGMError:
@@ -108,7 +112,7 @@ def elements(
     kind = foreign_kind(head[:HEAD_BYTES])
     if kind is not None:
         raise MGMError(f"{name}: is {kind}")
-    whole = io.BufferedReader(_Rejoined(head, content), LOOK_BYTES)
+    whole = io.BufferedReader(RejoinedFile(head, content), LOOK_BYTES)
     first = head.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")[:1]
     named_lines = name.endswith(LINE_ENDINGS)
     if first == b"[":
@@ -129,22 +133,6 @@ def elements(
             yield element
     if not count:
         raise MGMError(f"{name}: holds no sample; give at least one")
-
-
-class _Rejoined(io.RawIOBase):
-    """A file whose head was read, from its beginning again; streams cannot go back."""
-
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head, self._rest = head, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        chunk = self._head[: len(buffer)] or self._rest.read(len(buffer))
-        self._head = self._head[len(chunk) :]
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -24,7 +24,7 @@ from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # bytes of a data file whose index is saved
-VERSION = 4  # of the checks too: what they find is saved
+VERSION = 5  # of the checks too: what they find is saved
 SUFFIX = ".mgm-index.npz"
 
 

@@ -56,6 +56,18 @@ def test_file_urls_are_paths():
     assert read("FILE://localhost/a.png") == "/a.png"
 
 
+@pytest.mark.parametrize("blanks", [" ", "\n", "\t "])
+def test_blanks_around_a_url_are_no_part_of_it(blanks):
+    url = f"data:image/png;base64,{base64.b64encode(encoded('PNG')).decode()}"
+    assert read(f"{blanks}{url}{blanks}") == encoded("PNG")
+    assert read(f"{blanks}https://a.b/c.png{blanks}") == "https://a.b/c.png"
+    assert read(f"{blanks}file:///a/b.png") == "/a/b.png"
+    assert read(" a.png") == " a.png"
+    talk = [{"from": "human", "value": "what?"}, TALK[1]]
+    with pytest.raises(SampleError, match="field 'thing' holds an image"):
+        parse_sample({"conversations": talk, "thing": f" {url}"}, "")
+
+
 PNG = base64.b64encode(encoded("PNG") * 40).decode()
 
 

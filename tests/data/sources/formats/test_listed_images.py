@@ -59,6 +59,31 @@ def test_numbered_members_are_in_the_order_of_their_numbers():
     assert parse_sample(record | held, "").images == (b"0", b"2", b"10")
 
 
+@pytest.mark.parametrize(
+    "form", ["img{}.png", "image_{}.jpg", "{}.image.PNG", "x.{}.png", "{:03d}.png", "p1_i{}.png"]
+)
+def test_numbers_behind_a_common_prefix(form):
+    record = {"conversations": [{"from": "human", "value": "<image>" * 3}, ASKS[1]]}
+    held = {form.format(n): b"%d" % n for n in (0, 10, 2)}
+    assert parse_sample(record | held, "").images == (b"0", b"2", b"10")
+    assert parse_sample({"txt": "Three."} | held, "").images == (b"0", b"2", b"10")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [("img_1.png", "image_0.png"), ("a.png", "b.png"), ("jpg", "1.jpg"), ("1.png", "1.jpg"),
+     ("1.png", "01.png"), ("png", "depth.png")],
+)  # fmt: skip
+def test_an_order_by_luck_is_none(members):
+    held = dict(zip(members, (b"A", b"B"), strict=True))
+    talk = {"conversations": ASKS}
+    for record in (talk, talk | {"image": ["7.bmp", "3.bmp"]}, {"txt": "Two."}, parts("7", "3")):
+        with pytest.raises(SampleError, match="are in no order that means anything; number them"):
+            parse_sample(record | held, "")
+    alone = {"conversations": [{"from": "human", "value": "<image>"}, ASKS[1]]}
+    assert parse_sample(alone | {members[0]: b"A"}, "").images == (b"A",)
+
+
 def test_a_member_and_the_same_image_in_its_json():
     record = {"conversations": [{"from": "human", "value": "<image>"}, ASKS[1]], "png": b"A"}
     assert parse_sample(record | {"image": b"A"}, "").images == (b"A",)

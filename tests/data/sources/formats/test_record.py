@@ -1,9 +1,15 @@
 """Rows in the ways that others write conversations."""
 
+import contextlib
+import json
+
 import pytest
 
+from mgm.data.doctor.__main__ import main
 from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.json.json_index import SampleIndex
 from mgm.data.sources.sample import Sample, SampleError
+from tests.data.shards import write_tar
 
 HUMAN = {"from": "human", "value": "what?"}
 ASKS = {"from": "human", "value": "<image>\nwhat?"}
@@ -201,3 +207,48 @@ def test_faults_of_a_sample(raw, message):
     assert str(caught.value).startswith("data.json: sample 3: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def nested(value, depth=3000, make=lambda inner: [inner]):
+    for _ in range(depth):
+        value = make(value)
+    return value
+
+
+NESTED_FIELDS = ("system", "image", "images", "tools", "video", "file", "objects", "history",
+                 "img", "messages", "texts", "label", "loss_mask", "weight", "caption")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NESTED_FIELDS)
+@pytest.mark.parametrize(
+    "make", [lambda inner: [inner], lambda inner: {"path": inner}], ids=["lists", "objects"]
+)
+def test_what_is_nested_too_deeply_is_a_fault_of_its_sample(name, make):
+    talk = [HUMAN, MODEL]
+    for value in (nested("a.png", make=make), nested(None, make=make), [nested("a", make=make)]):
+        with contextlib.suppress(SampleError):  # some are refused without a look inside
+            parse_sample({"conversations": talk, name: value}, "")
+        message = {"from": "human", "value": "what?", name: value}
+        with contextlib.suppress(SampleError):
+            parse_sample({"conversations": [message, MODEL]}, "")
+        part = {"type": "image", "image": value}
+        with pytest.raises(SampleError):
+            parse_sample({"messages": [{"role": "user", "content": [part]}]}, "")
+    with pytest.raises(SampleError, match=r"^here: is nested too deeply; leave out the field"):
+        parse_sample({"conversations": talk, "tools": nested([], 3000)}, "here")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "tar"])
+def test_nested_records_of_files(tmp_path, capsys, ending):
+    good = json.dumps({"conversations": [HUMAN, MODEL]})
+    bad = f'{good[:-1]}, "tools": {"[" * 700}{"]" * 700}}}'
+    file = tmp_path / f"a.{ending}"
+    if ending == "tar":
+        write_tar(file, [("0.json", good), ("1.json", bad)])
+    else:
+        file.write_text(f"[{good}, {bad}]" if ending == "json" else f"{good}\n{bad}")
+    assert main([str(file)]) == 1
+    assert "1: sample 1: is nested too deeply" in capsys.readouterr().out
+    if ending != "tar":
+        index = SampleIndex.of(file)
+        assert len(index.places) == len(index.fault_list()) == 1

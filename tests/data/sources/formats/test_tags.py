@@ -86,10 +86,47 @@ def test_placeholders(text):
         ['<img src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEA" />'],
         ["What does `data:image/png;base64,` mean?"],
         ["What is XML?", "<image1> is an element"],
+        ["How do I close a <video>"],
+        ["Which attributes has <video>", "And which has <audio>"],
+        ["Why is my page blank? The tag is: <video>"],
+        ["Write a page", "What does the React component <Image> Do"],
+        ["Is `<|image|>` one of them, or '<|video|>'?"],
+        ["Which is faster, <video> or <img>"],
+        ["Explain web components", "What happens? <video>"],
     ],
 )  # fmt: skip
 def test_texts_about_tags(texts):
     assert [question for question, _ in parse_sample(asks(*texts), "").turns] == texts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What happens? <video>", "What happens? <video>\nBe short.", "What happens?<audio><audio>",
+        "Summarize <video>", "Describe this video <video> ", "Who speaks: <audio>",
+        "look at <|vision_start|><|image_pad|><|vision_end|> q", "Compare <|image_1|> with it",
+        "Here is <IMG_CONTEXT> and here more", "see <ImageHere> now",
+    ],
+)  # fmt: skip
+def test_placeholders_within_a_question(text):
+    for record in (asks(text), asks(f"<image>\n{text}") | {"image": "a.png"}, asks("Hi", text)):
+        with pytest.raises(SampleError, match=r"message \d holds '.*another framework's tag"):
+            parse_sample(record, "")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["What is in <image 1>?"], ["Compare <image 1> and <image 2>, please"], ["And in <image_1>?"],
+     ["What?", "<Image> What now?"], ["What?", "<video>What now?"], ["What?", "And now? <video>"],
+     ["What?", "<image_1> What now?"], ["What?", "What of <IMG_CONTEXT> now"]],
+)  # fmt: skip
+def test_placeholders_in_texts_without_an_image(texts):
+    with pytest.raises(SampleError, match=r"message \d holds '.*another framework's tag"):
+        parse_sample(asks(*texts), "")
+    numbered = [text for text in texts if "<image " in text]
+    for text in numbered:  # which may be theirs
+        record = asks(f"<image>\n{text}") | {"images": ["a.png"]}
+        assert parse_sample(record | {"system": "Images are <image 1>, and so on."}, "").images
 
 
 def test_numbered_tags_may_refer_to_markers():

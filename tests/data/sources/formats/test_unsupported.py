@@ -54,6 +54,13 @@ def test_fields(field, value):
           for value in ("x/a.mp4", ["a.WAV"], [{"path": "a.mov"}], "https://a.b/c.webm?d=e",
                         {"bytes": b"a", "path": None})),
         ({"conversations": TEXT, "loss_weight": 0.5}, "field 'loss_weight'"),
+        *(({"conversations": TEXT, name: value}, f"field '{name}' is {value!r}, and all answers")
+          for name, value in (("loss_mask", [1, 0]), ("loss_mask", [0]), ("loss_mask", 0),
+                              ("label", False), ("train", False), ("train", 0), ("train", "no"),
+                              ("trainable", False), ("loss_scale", 0.5), ("loss_scale", [1.0, 2.0]),
+                              ("loss", False), ("loss", [False]), ("lossMask", [1, 1]))),
+        ({"conversations": TEXT, "instruction": "Be short."}, "field 'instruction' holds a text"),
+        ({"messages": messages()["messages"], "input": "some text"}, "field 'input' holds a text"),
         (turns("human", "tool", "gpt"), "message 1 has 'tool' as 'from'"),
         (turns("human", "function_call", "observation", "gpt"), "'function_call' as 'from'"),
         ({"messages": [{"role": "ipython", "content": "x"}]}, "message 0 has 'ipython' as 'role'"),
@@ -113,6 +120,18 @@ def test_records(record, words):
         {"conversations": TEXT, "functions": ["def f(): pass"], "files": ["notes.txt"]},
         {"conversations": TEXT, "weight": "1.5 kg", "custom_instruction": False, "history": None},
         {"conversations": TEXT, "objects": {"ref": [], "bbox": []}},
+        # What all answers are learned means, and what other data sets have under these names.
+        {"conversations": TEXT, "loss_mask": [0, 1], "train": True, "loss_scale": 1.0, "loss": 2.5},
+        {"conversations": TEXT, "loss_mask": [1], "label": True, "trainable": 1, "train": "train"},
+        {"conversations": [{"from": "system", "value": "s"}, *TEXT], "loss_mask": [0, 0, 1]},
+        *(
+            {"conversations": TEXT, "label": value}
+            for value in (0, 1, "cat", [0, 1], {"ability": ["x"]}, None)
+        ),
+        {"conversations": TEXT, "train": None, "loss_mask": [], "model": "m", "task": "t"},
+        # Magpie repeats the question, as others do.
+        {"conversations": TEXT, "instruction": "what?", "response": "a cat", "input": ""},
+        {"conversations": ASKS, "image": "a.png", "instruction": "<image>\n\nwhat? "},
         messages(weight=1, loss=None, tool_calls=None, name=None, refusal=None),
         messages(("train", False), ("name", "User"), train=True),
         messages(("weight", 1), weight=1.0),

@@ -1,0 +1,140 @@
+"""Tars that are cut off, damaged or joined are refused, wherever they are read."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pytest
+
+from mgm.data.doctor.__main__ import main
+from mgm.data.sources import shards as module
+from mgm.data.sources.formats.record import parse_sample
+from mgm.data.sources.sample import SampleError
+from mgm.data.sources.shards import TarShard, rows_of
+from mgm.errors import MGMError
+from tests.data.shards import server, write_tar
+
+TALK = [{"from": "human", "value": "<image>\nSay"}, {"from": "gpt", "value": "c"}]
+BLOCK = 512
+MEMBERS = [
+    member
+    for number in range(8)
+    for member in (
+        (f"{number}.json", json.dumps({"conversations": TALK})),
+        (f"{number}.png", b"a" * 30),
+    )
+]
+END = 2 * BLOCK * len(MEMBERS)  # byte after the last member: each is a header and a block
+
+
+def rows(file):
+    return list(rows_of(TarShard(str(file)), 0))
+
+
+@pytest.fixture
+def content(tmp_path):
+    return write_tar(tmp_path / "whole.tar", MEMBERS).read_bytes()
+
+
+def plain(data: bytes) -> bytes:
+    return data
+
+
+PACKING = pytest.mark.parametrize("packed", [plain, gzip.compress, bz2.compress, lzma.compress])
+
+
+@PACKING
+@pytest.mark.parametrize("cut", [4096, 8192, 10240, 10440, 10751, 11264, END, END + 511])
+def test_a_tar_that_is_cut_off(content, tmp_path, capsys, packed, cut):
+    """Between members, within a header, and before the mark of the end is whole."""
+    file = tmp_path / "a.tar"
+    file.write_bytes(packed(content[:cut]))
+    with pytest.raises(MGMError, match=r"a\.tar: ends without the mark of its end, after '\d\."):
+        rows(file)
+    with pytest.raises(MGMError, match="ends without the mark of its end"):
+        main([str(file)])
+    assert "can be used" not in capsys.readouterr().out
+
+
+def test_no_partial_sample_comes_of_one(content, tmp_path):
+    (tmp_path / "a.tar").write_bytes(content[:11264])  # the sixth JSON without its image
+    found = rows_of(TarShard(str(tmp_path / "a.tar")), 0)
+    for _ in range(5):
+        assert next(found) == {"conversations": TALK, "png": b"a" * 30}
+    with pytest.raises(MGMError, match="ends without"):
+        next(found)
+
+
+@PACKING
+@pytest.mark.parametrize("zeros", [BLOCK, 2 * BLOCK, 100 * BLOCK, 2 * BLOCK + 7])
+def test_any_number_of_blocks_ends_one(content, tmp_path, packed, zeros):
+    (tmp_path / "a.tar").write_bytes(packed(content[:END] + bytes(zeros)))
+    assert len(rows(tmp_path / "a.tar")) == 8
+
+
+@PACKING
+def test_tars_that_were_joined(content, tmp_path, packed):
+    (tmp_path / "a.tar").write_bytes(packed(content) + packed(content))
+    with pytest.raises(MGMError, match=r"holds more after the mark of its end \(byte 16,384\)"):
+        rows(tmp_path / "a.tar")
+
+
+def test_a_header_that_is_none(content, tmp_path):
+    damaged = content[:4096] + b"x" * BLOCK + content[4096 + BLOCK :]
+    (tmp_path / "a.tar").write_bytes(damaged)
+    with pytest.raises(MGMError, match=r"is damaged after '1\.png': byte 4,096 begins no member"):
+        rows(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("members", [[], [("README", "of no sample")]])
+def test_a_tar_without_samples(tmp_path, members):
+    file = write_tar(tmp_path / "a.tar", members)
+    for read in (rows, lambda name: main([str(name)])):
+        with pytest.raises(MGMError, match=r"a\.tar: holds no sample; give at least one"):
+            read(file)
+
+
+def test_an_empty_file(tmp_path):
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(
+        MGMError, match=r"a\.tar: cannot be read \(it is empty\); get a whole copy$"
+    ):
+        rows(tmp_path / "a.tar")
+
+
+def test_of_a_server(content, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with it")
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+    (tmp_path / "a.tar").write_bytes(content[:10240])
+    (tmp_path / "b.tgz").write_bytes(gzip.compress(content))
+    with server(tmp_path) as address:
+        assert len(rows(f"{address}/whole.tar")) == len(rows(f"{address}/b.tgz")) == 8
+        with pytest.raises(MGMError, match=r"ends without .* its end, after '4\.png'"):
+            rows(f"{address}/a.tar")
+
+
+def test_the_doctor_reads_and_copies_any(content, tmp_path):
+    for name, packed in (("a.tar", plain), ("b.tar.gz", gzip.compress), ("c.tar", lzma.compress)):
+        (tmp_path / name).write_bytes(packed(content))
+        assert main([str(tmp_path / name), "--fix", str(tmp_path / "fixed.tar")]) == 1
+        assert rows(tmp_path / name)[3] == {"conversations": TALK, "png": b"a" * 30}
+
+
+def test_texts_in_files_of_their_own(tmp_path):
+    talk = json.dumps({"conversations": [TALK[0] | {"value": "q"}, TALK[1]]})
+    file = write_tar(tmp_path / "a.tar", [("0.json", talk), ("0.system.txt", "Be kind.")])
+    assert parse_sample(rows(file)[0], "").system == "Be kind."
+    members = [("0.json", json.dumps({"system": "Be rude."})), ("0.system.txt", "Be kind.")]
+    (fault,) = rows(write_tar(tmp_path / "b.tar", members))
+    assert "differ in 'system'" in str(fault)
+    for name in ("0.npy", "0.depth.npz", "0.pth"):
+        file = write_tar(tmp_path / "c.tar", [("0.json", talk), (name, b"array")])
+        with pytest.raises(SampleError, match="holds an array"):
+            parse_sample(rows(file)[0], "")
+
+
+def test_arrays_beside_an_image_change_nothing(tmp_path):
+    members = [("0.npy", b"array"), ("0.png", b"i"), ("0.txt", "A dog.")]
+    (row,) = rows(write_tar(tmp_path / "a.tar", members))
+    assert parse_sample(row, "").images == (b"i",)

@@ -1,0 +1,53 @@
+"""The curves of a run are drawn whatever its data sets are called, and never end it."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from mgm.train.callbacks import loss_plot
+from mgm.train.callbacks.loss_plot import FILE, draw_curves
+
+pytest.importorskip("matplotlib")
+NAMES = ("cost_$5_{_$", "$", "a$b$c", "_hidden", r"\frac{", "a\nb", "é 中", "<b>&", "%d", "")
+
+
+def history(*names: str) -> list[dict[str, Any]]:
+    return [
+        {"step": step, "loss": 1.0 / step, "eval_loss": 1.0}
+        | {f"loss/{name}": 1.0 / step for name in names}
+        for step in range(1, 4)
+    ]
+
+
+def test_names_are_written_as_they_are(tmp_path, caplog):
+    figure = loss_plot._figure(history(*NAMES))
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == sorted([*NAMES, "all that is learned", "hold-out"])
+    draw_curves(history(*NAMES), tmp_path)
+    assert (tmp_path / FILE).read_bytes().startswith(b"\x89PNG")
+    assert not [entry for entry in caplog.records if entry.name.startswith("mgm")]
+
+
+@pytest.mark.parametrize("fault", [ValueError("no\nfont"), RuntimeError("x"), MemoryError("x")])
+def test_a_fault_is_a_warning(tmp_path, caplog, monkeypatch, fault):
+    from matplotlib.figure import Figure
+
+    def savefig(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    draw_curves(history("a"), tmp_path)
+    (entry,) = caplog.records
+    assert entry.levelno == logging.WARNING
+    assert entry.getMessage().startswith("curves.png is not drawn (")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_too(tmp_path, caplog):
+    draw_curves(history("a"), tmp_path / "gone" / "file")
+    (tmp_path / "file").touch()
+    draw_curves(history("a"), tmp_path / "file")
+    assert "is not drawn" in caplog.messages[-1]
