@@ -14,7 +14,7 @@ from mgm.errors import MGMError
 def file(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "data.json"
-    path.write_bytes(os.urandom(1000))
+    path.write_bytes(bytes(range(250)) * 4)
     return path
 
 
