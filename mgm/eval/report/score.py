@@ -1,5 +1,6 @@
 """A score with all that it takes to compare it: protocol, judge, interval, and what is missing."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -37,6 +38,8 @@ class Score:
         intervals: 95 % intervals of parts, by their names; small ones have none.
         inputs: what `Benchmark.combine` reads of every question besides, by its id; empty where the
             score is the mean of credits.
+        question_hashes: of every question with its right answer and images, by its id; empty where
+            the file was written by an older version (see `question_hash`).
         counts: of answers that were "cut" by the token limit, "empty", or "unparsed".
         notes: what there is to know about single credits (see `Credit`), by the questions' ids.
         fractions: numerator and denominator of credits that are a `Credit`, by the questions' ids.
@@ -63,6 +66,7 @@ class Score:
     skipped: tuple[SkippedQuestion, ...] = ()
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    question_hashes: dict[str, str] = field(default_factory=dict, repr=False)
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict, repr=False)
     fractions: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -89,6 +93,28 @@ def parsed_answer(benchmark: Benchmark, answered: Answered, protocol: str) -> st
         return benchmark.parse(answered, protocol)
     except DATA_ERRORS:  # a record or an answer that its parser did not expect
         return ""
+
+
+def question_hash(question: Question) -> str:
+    """16 hexadecimal digits of a SHA-256 of a question: text, right answer, and what it is about.
+
+    Of images that are files the sizes count, not the content: there may be many.
+    """
+    parts = [
+        *(question.id, question.text, question.answer, question.category, question.group),
+        [_image_mark(image) for image in question.images],
+    ]
+    text = json.dumps(parts, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def _image_mark(image: object) -> int | str:
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    try:
+        return Path(str(image)).stat().st_size
+    except OSError:
+        return "missing"
 
 
 def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
