@@ -29,7 +29,7 @@ from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.examples import write_samples
 from mgm.eval.report.report import table, write_report
 from mgm.eval.report.run_info import data_info, known_model, run_info
-from mgm.eval.report.score import Score, write_files
+from mgm.eval.report.score import Score, warn_replaced, write_files
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
 
@@ -209,6 +209,7 @@ def _score(
         answers,
     )
     score = replace(score, run=run)
+    warn_replaced(folder / "score.json", score)
     written = write_files(kind, split, score, answers, folder)
     write_samples(folder, kind, score, answers, options.strip_thinking)
     for path in written:

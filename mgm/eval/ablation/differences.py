@@ -142,6 +142,7 @@ def as_json(
                 "difference_interval": _ends(one.comparison.interval),
                 "p_value": one.comparison.p_value,
                 "questions": one.comparison.questions,
+                "complete": full.complete and one.score.complete,
                 "verdict": one.comparison.verdict,
             }
             for one in scores

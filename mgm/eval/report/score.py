@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, S
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.files import read_json, staged_files
 
+logger = logging.getLogger("mgm.eval")
 FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
 
@@ -80,6 +82,13 @@ class Score:
     def complete(self) -> bool:
         """Whether all questions of the benchmark were scored."""
         return self.expected is None or self.questions == self.expected
+
+    @property
+    def coverage(self) -> str:
+        """How many of the questions were scored, in words; empty: all."""
+        if self.complete:
+            return ""
+        return f"partial, {self.questions:,} of {self.expected or 0:,} questions"
 
     @property
     def scorer(self) -> str:
@@ -181,6 +190,21 @@ def write_files(
                 f"{folder}: no files of answers, since one cannot be in them ({reason})"
             ) from error
         return [folder / path.relative_to(part) for path in written]
+
+
+def warn_replaced(path: Path, score: Score) -> None:
+    """Warn where a partial score is about to replace a complete one.
+
+    Args:
+        path: of the score that is there, if there is one.
+        score: that comes in its place.
+    """
+    try:
+        complete = path.is_file() and load_score(path).complete
+    except MGMError:
+        return
+    if complete and not score.complete:
+        logger.warning("%s: was complete; this score replaces it (%s)", path, score.coverage)
 
 
 def load_score(path: Path) -> Score:

@@ -187,7 +187,7 @@ def test_results_follow_their_schema(answered, tmp_path):
     assert first["published"] == 65.2
     assert [one["interval"] for one in first["parts"]] == [None, [50, 70]]
     assert first["counts"] == {"cut": 1, "empty": 0, "unparsed": 2, "skipped": 1}
-    usage = {"seconds": 2.0, "prompt_tokens": 2800, "completion_tokens": 20}
+    usage = {"seconds_between_answers": 2.0, "prompt_tokens": 2800, "completion_tokens": 20}
     assert first["run"]["usage"] == usage
     assert {"mgm", "torch", "transformers", "python"} == first["run"]["versions"].keys()
 
