@@ -55,7 +55,7 @@ def score_of(answered, **changes) -> Score:
 
 
 def info_of(answered, **model):
-    data = {"files": ["x"], "revision": None, "digest": "0", "questions": 4}
+    data = {"files": [{"path": "x", "digest": "0"}], "revision": None, "digest": "0", "questions": 4}
     return run_info({"name": "m", "digest": "d"} | model, {"limit": None}, data, answered)
 
 
@@ -99,7 +99,7 @@ def test_fewer_questions_are_never_the_score(answered):
     assert described(score_of(answered)) == "64.0 (95 %: 62.0 to 66.0)"
     some = score_of(answered, questions=4, low=None, high=None)
     assert described(some) == (
-        "partial, 4 of 5000 questions: 64.0 (too few images for an interval)"
+        "partial, 4 of 5,000 questions: 64.0 (too few images for an interval)"
     )
     assert "65.2" not in table([some], "MGM-7B")
     assert described(score_of(answered, value=None)) == "to be submitted"
