@@ -31,8 +31,7 @@ def described(score: Score) -> str:
     if score.value is not None:
         interval = "too few images for an interval"
         if score.low is not None and score.high is not None:
-            label = "95 % of the sum" if score.headline else "95 %"
-            interval = f"{label}: {score.low:.1f} to {score.high:.1f}"
+            interval = f"95 %: {score.low:.1f} to {score.high:.1f}"
         text = headline(score)
         text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
     if not score.complete:
