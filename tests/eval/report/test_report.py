@@ -55,7 +55,8 @@ def score_of(answered, **changes) -> Score:
 
 
 def info_of(answered, **model):
-    data = {"files": [{"path": "x", "digest": "0"}], "revision": None, "digest": "0", "questions": 4}
+    files = [{"path": "x", "digest": "0"}]
+    data = {"files": files, "revision": None, "digest": "0", "questions": 4}
     return run_info({"name": "m", "digest": "d"} | model, {"limit": None}, data, answered)
 
 
