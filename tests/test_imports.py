@@ -59,7 +59,7 @@ LAYERS = {
         ("cli", "controller", "gradio_web_server", "model_worker"),
     ),
     "eval": (
-        ("download", "harness"),
+        ("download", "harness", "statistics"),
         ("metrics",),
         ("lmms", "tasks"),
         ("benchmarks", "report"),

@@ -16,7 +16,7 @@ from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.ablation.ablation_run import AblationRun
-from mgm.eval.compare.comparison import compare_folders
+from mgm.eval.compare.folders import compare_folders, scored_by_one
 from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
@@ -29,7 +29,7 @@ from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.examples import write_samples
 from mgm.eval.report.report import table, write_report
 from mgm.eval.report.run_info import data_info, known_model, run_info
-from mgm.eval.report.score import Score, write_files
+from mgm.eval.report.score import Score, warn_replaced, write_files
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
 
@@ -102,8 +102,11 @@ def compare(options: argparse.Namespace) -> int:
     comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
     for one in comparisons:
         write_output(f"{line(one)}\n")
+    unshared = scored_by_one(options.compare)
+    for text in unshared:
+        logger.warning("%s", text)
     if options.output is not None:
-        write_comparison(options.output, comparisons, problems)
+        write_comparison(options.output, comparisons, problems, unshared)
         logger.info("wrote %s", options.output)
     for problem in problems:
         logger.error("error: %s", problem)
@@ -206,6 +209,7 @@ def _score(
         answers,
     )
     score = replace(score, run=run)
+    warn_replaced(folder / "score.json", score)
     written = write_files(kind, split, score, answers, folder)
     write_samples(folder, kind, score, answers, options.strip_thinking)
     for path in written:

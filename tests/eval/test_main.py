@@ -59,7 +59,7 @@ def test_results_say_how_they_came_about(data, model, tmp_path):
     assert run["settings"]["max_new_tokens"] == 2
     assert run["data"]["questions"] == first["questions"] == 8
     usage = run["usage"]
-    assert usage["seconds"] > 0
+    assert usage["seconds_between_answers"] > 0
     assert usage["prompt_tokens"] > 8 * 20
     assert 0 <= usage["completion_tokens"] <= 16
     assert first["complete"] is False

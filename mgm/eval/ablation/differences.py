@@ -1,5 +1,6 @@
 """What each ablation changes of a score, and how much of it either encoder accounts for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,14 @@ from mgm.eval.compare.comparison import Comparison, compare_scores
 from mgm.eval.harness.question import Question
 from mgm.eval.report.ablations import FULL_MODEL, full_model
 from mgm.eval.report.score import Score, credit_of, question_of
-from mgm.eval.report.statistics import (
+from mgm.eval.statistics.intervals import (
     WHOLE,
     Interval,
     cluster_sums,
     jackknife,
-    paired_interval,
+    sample_of,
 )
+from mgm.eval.statistics.paired import paired_interval
 from mgm.eval.tasks.benchmark import Benchmark
 
 
@@ -118,8 +120,8 @@ def utilisation(
         found.value,
         found.error,
         lost / before.sum(),  # what each cluster adds to the rate of a mean
-        len(lost),
-        1.0 if found.value > -1 else None,
+        sample_of(before - after, groups),
+        (-math.inf, 1.0),
     )
     return Utilisation(encoder, found.value, interval)
 
@@ -140,6 +142,7 @@ def as_json(
                 "difference_interval": _ends(one.comparison.interval),
                 "p_value": one.comparison.p_value,
                 "questions": one.comparison.questions,
+                "complete": full.complete and one.score.complete,
                 "verdict": one.comparison.verdict,
             }
             for one in scores

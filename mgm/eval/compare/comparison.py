@@ -3,31 +3,32 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from mgm.errors import MGMError
+from mgm.eval.compare.comparable import check_comparable
 from mgm.eval.harness.question import Credit, Question
-from mgm.eval.report.score import Score, credit_of, load_score, question_of
-from mgm.eval.report.statistics import (
+from mgm.eval.report.score import Score, credit_of, question_of
+from mgm.eval.statistics.intervals import (
     LEVEL,
     MAX_FOLDS,
     ROUNDING,
     SEED,
     WHOLE,
+    EffectiveSample,
     Interval,
     cluster_sums,
     clustered_error,
     jackknife,
-    paired_interval,
-    sign_flip_test,
+    sample_of,
 )
+from mgm.eval.statistics.paired import paired_interval, sign_flip_test
 from mgm.eval.tasks.benchmark import Benchmark
 
 MARGIN = 2.0  # points of 100 within which two models count as the same
 POWER = NormalDist().inv_cdf(0.8)  # a difference is detected in four of five cases
+MIN_CHANGED = 6  # images that must change for a sign-flip test to reject at 5 %
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
@@ -49,7 +50,12 @@ class Comparison:
         changed: clusters of questions in which credits differ.
         margin: largest difference that counts as none, in points of the score.
         equivalent: whether the difference is within the margin (two one-sided tests at 5 %).
-        needed: questions of this kind that would detect the difference; None: no number would.
+        images: clusters of these questions.
+        needed: images with as many questions each that would detect the difference; None: no number
+            above `images` would.
+        highest: the largest score; None: it has no bound.
+        partial: numbers of scored questions of models that did not answer all, in words.
+        remarks: what to know of the comparison, such as settings that differ.
     """
 
     benchmark: str
@@ -65,7 +71,11 @@ class Comparison:
     changed: int
     margin: float
     equivalent: bool
+    images: int
     needed: int | None
+    highest: float | None = 100.0
+    partial: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def differ(self) -> bool:
@@ -83,7 +93,7 @@ class Comparison:
             return f"the same within {margin}"
         if self.interval is None:
             return "not told apart: too few images"
-        more = f"; it would take some {self.needed:,} questions" if self.needed else ""
+        more = f"; it would take some {self.needed:,} images" if self.needed else ""
         return f"not told apart{more}"
 
 
@@ -107,7 +117,7 @@ def compare_scores(
     """
     one, other = scores
     both = [name for name in one.credits if name in other.credits]
-    _check_comparable(one, other, both)
+    remarks = check_comparable(one, other, both)
     pair = _Pair(
         benchmark,
         [Question(name, "", group=one.groups[name]) for name in both]
@@ -118,36 +128,48 @@ def compare_scores(
     )
     first, second = pair.values()
     error, changes = pair.error(), pair.changes()
-    clusters, highest = len(set(pair.groups)), benchmark.highest(pair.questions)
-    difference = second - first
-    limit = margin * (highest or 100.0) / 100
+    highest = benchmark.highest(pair.questions)
+    limit, bound = margin * (highest or 100.0) / 100, math.inf if highest is None else highest
+    difference, sample = second - first, pair.sample()
 
     def interval(level: float) -> Interval | None:
-        return paired_interval(difference, error, changes, clusters, highest, level)
+        return paired_interval(difference, error, changes, sample, (-bound, bound), level)
 
     inner = interval(2 * LEVEL - 1)
-    needed = None
-    if difference and error and math.isfinite(error):
-        needed = math.ceil(len(both) * ((Z + POWER) * error / difference) ** 2) or 1
+    images = len(set(pair.groups))
     return Comparison(
         one.benchmark, one.scorer, *names, first, second, difference, interval(LEVEL),
         p_value=sign_flip_test(changes), questions=len(both), changed=pair.changed, margin=limit,
-        equivalent=inner is not None and -limit < inner.low and inner.high < limit, needed=needed,
+        equivalent=inner is not None and -limit < inner.low and inner.high < limit, images=images,
+        needed=images_needed(difference, error, images, pair.changed),
+        highest=highest, partial=partial_note(scores, names), remarks=remarks,
     )  # fmt: skip
 
 
-def _check_comparable(one: Score, other: Score, both: Sequence[str]) -> None:
-    title = f"{one.benchmark}, {one.protocol}"
-    if not both:
-        raise MGMError(f"{title}: the models have no scored question in common")
-    if one.judge != other.judge:
-        raise MGMError(f"{title}: judged by {one.judge!r} and by {other.judge!r}; use one judge")
-    changed = [name for name in both if one.groups[name] != other.groups[name]
-               or one.inputs.get(name) != other.inputs.get(name)]  # fmt: skip
-    if changed and bool(one.inputs) == bool(other.inputs):
-        raise MGMError(
-            f"{title}: question {changed[0]} differs between the models; ask both of the same data"
-        )
+def images_needed(difference: float, error: float, images: int, changed: int) -> int | None:
+    """How many images would detect a difference like this one in four of five cases.
+
+    Args:
+        difference: of two scores.
+        error: its standard error.
+        images: that it was measured on.
+        changed: of them, those in which credits differ.
+
+    Returns:
+        None where it is no more than there are: what keeps the models apart is not their number.
+    """
+    if not changed or not difference or not math.isfinite(error):
+        return None
+    needed = images * ((Z + POWER) * error / difference) ** 2
+    enough = max(needed, images * MIN_CHANGED / changed)
+    return math.ceil(enough) if math.ceil(enough) > images else None
+
+
+def partial_note(scores: Sequence[Score], names: Sequence[str]) -> str:
+    """Which of some scores are partial, in words; empty: none is."""
+    found = [f"{name} {one.questions:,} of {one.expected or 0:,}"
+             for one, name in zip(scores, names, strict=True) if not one.complete]  # fmt: skip
+    return f"partial: {', '.join(found)} questions" if found else ""
 
 
 class _Pair:
@@ -192,6 +214,10 @@ class _Pair:
 
         return jackknife(scores, self.groups)[WHOLE].error
 
+    def sample(self) -> EffectiveSample:
+        """The effective sizes of the sample, by how differences hang together."""
+        return sample_of((self._credits[1] - self._credits[0]).astype(float), self.groups)
+
     def changes(self) -> np.ndarray:
         """What each changed cluster adds to the difference of the scores.
 
@@ -222,53 +248,3 @@ def _facts(credit: float) -> tuple[float, ...]:
     if isinstance(credit, Credit):
         return float(credit), credit.numerator, credit.denominator
     return (credit,)
-
-
-def compare_folders(
-    folders: Sequence[Path], benchmarks: Mapping[str, Benchmark], margin: float = MARGIN
-) -> tuple[list[Comparison], list[str]]:
-    """Compare outputs of several models with that of the first.
-
-    Args:
-        folders: of outputs, the baseline first.
-        benchmarks: by their names.
-        margin: see `compare_scores`.
-
-    Returns:
-        Comparisons, and for each score that could not be compared a line that says why.
-
-    Raises:
-        MGMError: no benchmark was scored of two models by one protocol.
-    """
-    names = folder_names(folders)
-    files = [{path.relative_to(one): path for path in sorted(one.rglob("score.json"))}
-             for one in folders]  # fmt: skip
-    found, problems = [], []
-    for name_in_folder, path in sorted(files[0].items()):
-        for name, others in zip(names[1:], files[1:], strict=True):
-            if name_in_folder not in others:
-                continue
-            try:
-                scores = load_score(path), load_score(others[name_in_folder])
-                kind = benchmarks.get(scores[0].benchmark.partition(":")[0])
-                if kind is None:
-                    raise MGMError(f"{path}: no benchmark is called {scores[0].benchmark!r}")
-                if all(score.value is not None for score in scores):
-                    found.append(compare_scores(kind, scores, (names[0], name), margin))
-            except MGMError as error:
-                problems.append(f"{name}: {error}")
-    if not found and not problems:
-        listed = ", ".join(map(str, folders))
-        raise MGMError(f"{listed}: no benchmark was scored of two models by one protocol")
-    return found, problems
-
-
-def folder_names(folders: Sequence[Path]) -> list[str]:
-    """A name of each folder: its last part, and as many before it as tell folders apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    different = len(set(parts))
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-count:]) for one in parts]
-        if len(set(names)) == different:
-            break
-    return names

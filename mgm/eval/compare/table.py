@@ -23,10 +23,12 @@ LEGEND = (
 
 def line(one: Comparison) -> str:
     """A comparison in a line."""
+    partial = f"{one.partial}; " if one.partial else ""
     return (
         f"{one.benchmark}, {one.scorer}: {one.second} {one.second_value:.2f}, {one.first} "
         f"{one.first_value:.2f}, difference {one.difference:+.2f} ({_interval(one)}, p = "
-        f"{one.p_value:.2g}, {one.questions:,} questions of both): {one.verdict}"
+        f"{one.p_value:.2g}, {one.questions:,} questions of both): {partial}{one.verdict}"
+        + "".join(f" ({remark})" for remark in one.remarks)
     )
 
 
@@ -37,7 +39,10 @@ def _interval(one: Comparison) -> str:
 
 
 def write_comparison(
-    path: Path, comparisons: Sequence[Comparison], problems: Sequence[str] = ()
+    path: Path,
+    comparisons: Sequence[Comparison],
+    problems: Sequence[str] = (),
+    unshared: Sequence[str] = (),
 ) -> None:
     """Write comparisons to a file; its ending says in which format.
 
@@ -45,13 +50,14 @@ def write_comparison(
         path: ends in .md, .html or .json.
         comparisons: of several models with one baseline.
         problems: lines that say what could not be compared.
+        unshared: lines that say which scores only one model has.
 
     Raises:
         MGMError: it cannot be written.
     """
     write = {".md": _as_markdown, ".html": _as_html, ".json": _as_json}[path.suffix]
     with atomic_file(path) as part:
-        part.write_text(write(comparisons, problems), encoding="utf-8")
+        part.write_text(write(comparisons, problems, unshared), encoding="utf-8")
 
 
 def _cells(one: Comparison) -> list[str]:
@@ -63,39 +69,66 @@ def _cells(one: Comparison) -> list[str]:
         "too few images" if one.interval is None
         else f"{one.interval.low:+.2f} to {one.interval.high:+.2f}",
         f"{one.p_value:.2g}",
-        f"{one.questions:,}",
-        one.verdict,
+        f"{one.questions:,}" + (f" ({one.partial})" if one.partial else ""),
+        "; ".join((one.verdict, *one.remarks)),
     ]  # fmt: skip
 
 
-def _as_markdown(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
-    listed = "".join(f"\n- not compared: {problem}" for problem in problems)
+def _as_markdown(
+    comparisons: Sequence[Comparison], problems: Sequence[str], unshared: Sequence[str]
+) -> str:
+    listed = "".join(f"\n- {text}" for text in _footnotes(problems, unshared))
     return f"{markdown([COLUMNS, *map(_cells, comparisons)])}\n{LEGEND}\n{listed}\n"
 
 
-def _as_html(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
+def _footnotes(problems: Sequence[str], unshared: Sequence[str]) -> list[str]:
+    return [f"not compared: {problem}" for problem in problems] + list(unshared)
+
+
+def _as_html(
+    comparisons: Sequence[Comparison], problems: Sequence[str], unshared: Sequence[str]
+) -> str:
     rows = []
+    reach = max(map(_reach, comparisons), default=1.0)
     for one in comparisons:
         drawn = html_page.Markup("")
         if one.interval is not None:
-            low, high = one.interval.low, one.interval.high
-            reach = max(abs(low), abs(high), 2 * one.margin)
-            drawn = html_page.bar(one.difference, (low, high), reach, -reach)
+            share = _share(one)
+            ends = one.interval.low * share, one.interval.high * share
+            drawn = html_page.bar(one.difference * share, ends, reach, -reach)
         cells = _cells(one)
         cells[1:5] = [cell.replace(" ", "\u00a0") for cell in cells[1:5]]  # each on one line
         rows.append([*cells[:5], drawn, *cells[5:]])
-    heads = [*COLUMNS[:5], "", *COLUMNS[5:]]
-    listed = "".join(f"<li>not compared: {html_page.text(problem)}" for problem in problems)
+    heads = [*COLUMNS[:5], f"±{reach:.3g} % of the highest score", *COLUMNS[5:]]
+    listed = "".join(f"<li>{html_page.text(line)}" for line in _footnotes(problems, unshared))
     title = "Comparison with " + (comparisons[0].first if comparisons else "the baseline")
     body = f"<h1>{html_page.text(title)}</h1><p class=meta>{html_page.text(LEGEND)}</p>"
     return html_page.page(title, f"{body}{html_page.table(heads, rows)}<ul>{listed}</ul>")
 
 
-def _as_json(comparisons: Sequence[Comparison], problems: Sequence[str]) -> str:
+def _share(one: Comparison) -> float:
+    """What turns points of a score into per cent of its highest, so that one scale fits all."""
+    return 100 / (one.highest or 100.0)
+
+
+def _reach(one: Comparison) -> float:
+    """The largest difference that a bar has to show, in per cent of the highest score."""
+    ends = () if one.interval is None else (one.interval.low, one.interval.high)
+    return max(abs(end) for end in (*ends, 2 * one.margin)) * _share(one)
+
+
+def _as_json(
+    comparisons: Sequence[Comparison], problems: Sequence[str], unshared: Sequence[str]
+) -> str:
     records: list[dict[str, Any]] = []
     for one in comparisons:
         interval = one.interval and [one.interval.low, one.interval.high]
         found = {"interval": interval, "differ": one.differ, "verdict": one.verdict}
         records.append(asdict(one) | found)
-    content = {"format": 1, "comparisons": records, "problems": list(problems)}
+    content = {
+        "format": 1,
+        "comparisons": records,
+        "problems": list(problems),
+        "unshared": list(unshared),
+    }
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

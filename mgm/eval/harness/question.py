@@ -69,8 +69,8 @@ class Answered:
             of answers from a file.
         prompt_tokens: of the question with its images; None: unknown.
         completion_tokens: of the answer; None: unknown.
-        seconds: from the previous answer of the same process to this one, so that they add up to
-            the time that asking took; None: unknown.
+        seconds: from the previous answer of the same process to this one (answers of a batch arrive
+            together: the first has nearly all of its time); None: unknown.
     """
 
     question: Question

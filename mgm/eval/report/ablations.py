@@ -38,11 +38,21 @@ def ablation_rows(score: Score, content: Content) -> list[Sequence[str]]:
     if not content:
         return []
     value = "" if score.value is None else f"{score.value:.1f}"
-    first = (FULL_MODEL, "", value + _within(score.low, score.high), "", f"{score.questions:,}", "")
-    return [COLUMNS, first, *map(_row, content["ablations"])]
+    first = (
+        FULL_MODEL, "", value + _within(score.low, score.high), "",
+        _questions(score, score.questions), "",
+    )  # fmt: skip
+    return [COLUMNS, first, *(_row(score, one) for one in content["ablations"])]
 
 
-def _row(one: Content) -> Sequence[str]:
+def _questions(score: Score, count: int) -> str:
+    """A number of questions, with that of the benchmark where some are missing."""
+    if score.expected is None or count == score.expected:
+        return f"{count:,}"
+    return f"{count:,} of {score.expected:,} (partial)"
+
+
+def _row(score: Score, one: Content) -> Sequence[str]:
     ends = one["difference_interval"]
     text = " (too few images)" if ends is None else f" ({ends[0]:+.1f} to {ends[1]:+.1f})"
     return (
@@ -50,7 +60,7 @@ def _row(one: Content) -> Sequence[str]:
         one["description"],
         f"{one['value']:.1f}{_within(*(one['interval'] or (None, None)))}",
         f"{one['difference']:+.1f}{text}",
-        f"{one['questions']:,}",
+        _questions(score, one["questions"]),
         one["verdict"],
     )
 
@@ -59,11 +69,12 @@ def _within(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" ({low:.1f} to {high:.1f})"
 
 
-def utilisation_lines(content: Content) -> list[str]:
+def utilisation_lines(score: Score, content: Content) -> list[str]:
     """How much of the score each encoder accounts for, in words."""
     lines = []
     for one in content.get("utilisation", ()):
         ends = one["interval"]
         text = "too few images" if ends is None else f"95 %: {ends[0]:.2f} to {ends[1]:.2f}"
-        lines.append(f"utilisation of the {one['encoder']}: {one['rate']:.2f} ({text})")
+        partial = f"; {score.coverage}" if score.coverage else ""
+        lines.append(f"utilisation of the {one['encoder']}: {one['rate']:.2f} ({text}{partial})")
     return lines

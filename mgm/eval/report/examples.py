@@ -15,7 +15,7 @@ from mgm.data.images.loading import ImageSource, image_size, open_image
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.report.score import Score, parsed_answer
-from mgm.eval.report.statistics import mean_interval
+from mgm.eval.statistics.intervals import mean_interval
 from mgm.eval.tasks.benchmark import Benchmark
 
 SAMPLES, DETAILS = "samples.jsonl", "details.json"

@@ -56,6 +56,7 @@ def report_page(
         name = f"<a href='#s{number}'>{text(score.title)}</a> {text(score.benchmark)}"
         drawn = bar(score.value, (score.low, score.high), score.highest)
         interval = _interval(score.low, score.high)
+        interval = f"sum {interval}" if score.headline and interval else interval
         lines.append(
             [
                 Markup(name), row["score"], drawn, interval, row["questions"], row["protocol"],
@@ -142,9 +143,10 @@ def _section(score: Score, details: Row) -> str:
     tables = _rows("by category", parts)
     for title, rows in _mapping(details.get("breakdowns")).items():
         tables += _rows(f"credit by {title}", rows)
+    about = (score.benchmark, score.scorer, score.coverage)
     return (
         f"<h2>{text(score.title)}: {text(score.metric)}</h2>"
-        f"<p class=meta>{text(score.benchmark)}, {text(score.scorer)}</p>"
+        f"<p class=meta>{text(', '.join(filter(None, about)))}</p>"
         f"<div class=columns>{tables}</div>{_ablations(details)}"
         f"{_listed('skipped questions', [(one.id, one.reason) for one in score.skipped])}"
         f"{_listed('notes on credits', list(score.notes.items()))}{_run(score.run)}"

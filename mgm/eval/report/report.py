@@ -22,7 +22,7 @@ from mgm.eval.tasks.files import read_json
 
 logger = logging.getLogger("mgm.eval")
 COLUMNS = ("benchmark", "score", "questions", "protocol", "published", "notes")
-RESULTS_FORMAT = 1  # of results.json; see texts/results.schema.json
+RESULTS_FORMAT = 2  # of results.json; see texts/results.schema.json
 
 
 def described(score: Score) -> str:
@@ -35,7 +35,7 @@ def described(score: Score) -> str:
         text = headline(score)
         text += f" (sum {score.value:.1f}; {interval})" if score.headline else f" ({interval})"
     if not score.complete:
-        return f"partial, {score.questions} of {score.expected} questions: {text}"
+        return f"{score.coverage}: {text}"
     return text
 
 
@@ -44,8 +44,8 @@ def headline(score: Score) -> str:
     if score.value is None:
         return "–"
     if score.headline:
-        parts = [score.parts[name][0] for name in score.headline if name in score.parts]
-        return " / ".join(f"{value:.1f}" for value in parts)
+        parts = [score.parts.get(name) for name in score.headline]
+        return " / ".join("–" if one is None else f"{one[0]:.1f}" for one in parts)
     return f"{score.value:.1f}"
 
 
@@ -103,6 +103,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def _heading(score: Score) -> str:
+    return f"{score.title}, {score.scorer}" + (f" ({score.coverage})" if score.coverage else "")
+
+
 def parts_table(score: Score) -> str:
     """The score of every category in Markdown; empty: there are no categories."""
     if not score.parts:
@@ -112,7 +116,7 @@ def parts_table(score: Score) -> str:
         low, high = score.intervals.get(name, (None, None))
         interval = "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
         rows.append((name, f"{value:.1f}", interval, f"{count:,}"))
-    return f"\n### {score.title}, {score.scorer}\n\n{markdown(rows)}"
+    return f"\n### {_heading(score)}\n\n{markdown(rows)}"
 
 
 def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
@@ -120,8 +124,8 @@ def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
     rows = ablation_rows(score, content)
     if not rows:
         return ""
-    text = f"\n### {score.title}, {score.scorer}: ablations\n\n{markdown(rows)}"
-    return text + "".join(f"\n{line}\n" for line in utilisation_lines(content))
+    text = f"\n### {_heading(score)}: ablations\n\n{markdown(rows)}"
+    return text + "".join(f"\n{line}\n" for line in utilisation_lines(score, content))
 
 
 def write_report(folder: Path, model: str) -> list[Score]:
@@ -164,7 +168,7 @@ def write_report(folder: Path, model: str) -> list[Score]:
     rows = [_page_row(score, model) for score in scores]
     sections = [
         (score, _details(path) | {"ablations": ablation_rows(score, content),
-                                   "utilisation": utilisation_lines(content)})
+                                   "utilisation": utilisation_lines(score, content)})
         for (path, score), content in zip(kept, ablations, strict=True)
     ]  # fmt: skip
     page = report_page(model, paper, rows, sections)

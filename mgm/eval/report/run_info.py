@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mgm
+from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
 from mgm.eval.download.hub import fetched_revision
 from mgm.eval.harness.question import Answered, Question
@@ -94,7 +95,7 @@ def data_info(
     folder: Path,
     questions: Sequence[Question],
 ) -> dict[str, Any]:
-    """Where questions come from, and a digest of them.
+    """Which files questions were read from, and a digest of them.
 
     Args:
         benchmark: that is asked.
@@ -107,13 +108,24 @@ def data_info(
     revision = None
     if isinstance(source, HubFiles):
         revision = fetched_revision(folder / HUB_FOLDER, source.dataset) or source.revision
-    needed = benchmark.needs_of(split, protocol)
     return {
-        "files": [one.url or f"{one.source}: {one.path}" for one in needed],
+        "files": [
+            {"path": path.relative_to(folder).as_posix(), "digest": digest_of([path])}
+            for path in files_read(benchmark, split, protocol, folder)
+        ],
         "revision": revision,
         "digest": questions_digest(questions),
         "questions": len(questions),
     }
+
+
+def files_read(benchmark: Benchmark, split: str, protocol: str, folder: Path) -> list[Path]:
+    """The files that questions were read from; folders of images beside them are left out."""
+    source = benchmark.sources.get((split, protocol))
+    if source is not None and source.is_there(folder):
+        return source.files(folder)
+    paths = [folder / one.path for one in benchmark.needs(split)]
+    return [path for path in paths if path.is_file()]
 
 
 def questions_digest(questions: Iterable[Question]) -> str:
@@ -139,9 +151,11 @@ def _image_mark(image: object) -> int | str:
 
 
 def usage(answered: Sequence[Answered]) -> dict[str, float | int | None]:
-    """Seconds of asking, summed over processes, and tokens; None: they are not known.
+    """Seconds between answers and tokens of these answers, whichever run gave them; None: unknown.
 
-    Answers that equal questions share are counted with each of them.
+    The seconds of an answer go from the one before it, in its own process, to it: their sum leaves
+    out loading, scoring, and what a run that was killed asked without an answer. An answer that
+    equal questions share is counted with each of them.
     """
 
     def total(name: str) -> float | int | None:
@@ -150,7 +164,7 @@ def usage(answered: Sequence[Answered]) -> dict[str, float | int | None]:
 
     seconds = total("seconds")
     return {
-        "seconds": None if seconds is None else round(seconds, 3),
+        "seconds_between_answers": None if seconds is None else round(seconds, 3),
         "prompt_tokens": total("prompt_tokens"),
         "completion_tokens": total("completion_tokens"),
     }

@@ -1,6 +1,8 @@
 """A score with all that it takes to compare it: protocol, judge, interval, and what is missing."""
 
+import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +14,7 @@ from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, S
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.files import read_json, staged_files
 
+logger = logging.getLogger("mgm.eval")
 FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
 
@@ -37,6 +40,8 @@ class Score:
         intervals: 95 % intervals of parts, by their names; small ones have none.
         inputs: what `Benchmark.combine` reads of every question besides, by its id; empty where the
             score is the mean of credits.
+        question_hashes: of every question with its right answer and images, by its id; empty where
+            the file was written by an older version (see `question_hash`).
         counts: of answers that were "cut" by the token limit, "empty", or "unparsed".
         notes: what there is to know about single credits (see `Credit`), by the questions' ids.
         fractions: numerator and denominator of credits that are a `Credit`, by the questions' ids.
@@ -63,6 +68,7 @@ class Score:
     skipped: tuple[SkippedQuestion, ...] = ()
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    question_hashes: dict[str, str] = field(default_factory=dict, repr=False)
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict, repr=False)
     fractions: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -78,6 +84,13 @@ class Score:
         return self.expected is None or self.questions == self.expected
 
     @property
+    def coverage(self) -> str:
+        """How many of the questions were scored, in words; empty: all."""
+        if self.complete:
+            return ""
+        return f"partial, {self.questions:,} of {self.expected or 0:,} questions"
+
+    @property
     def scorer(self) -> str:
         """Protocol and judge in words."""
         return self.protocol + (f", judged by {self.judge}" if self.judge else "")
@@ -89,6 +102,28 @@ def parsed_answer(benchmark: Benchmark, answered: Answered, protocol: str) -> st
         return benchmark.parse(answered, protocol)
     except DATA_ERRORS:  # a record or an answer that its parser did not expect
         return ""
+
+
+def question_hash(question: Question) -> str:
+    """16 hexadecimal digits of a SHA-256 of a question: text, right answer, and what it is about.
+
+    Of images that are files the sizes count, not the content: there may be many.
+    """
+    parts = [
+        *(question.id, question.text, question.answer, question.category, question.group),
+        [_image_mark(image) for image in question.images],
+    ]
+    text = json.dumps(parts, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def _image_mark(image: object) -> int | str:
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    try:
+        return Path(str(image)).stat().st_size
+    except OSError:
+        return "missing"
 
 
 def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
@@ -155,6 +190,21 @@ def write_files(
                 f"{folder}: no files of answers, since one cannot be in them ({reason})"
             ) from error
         return [folder / path.relative_to(part) for path in written]
+
+
+def warn_replaced(path: Path, score: Score) -> None:
+    """Warn where a partial score is about to replace a complete one.
+
+    Args:
+        path: of the score that is there, if there is one.
+        score: that comes in its place.
+    """
+    try:
+        complete = path.is_file() and load_score(path).complete
+    except MGMError:
+        return
+    if complete and not score.complete:
+        logger.warning("%s: was complete; this score replaces it (%s)", path, score.coverage)
 
 
 def load_score(path: Path) -> Score:

@@ -1,5 +1,6 @@
 """Scores answers: credits, the score made of them, its parts and their intervals."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,13 +11,14 @@ from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.openai_client import EndpointUnavailableError
 from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
-from mgm.eval.report.score import Score, combine_inputs, parsed_answer
-from mgm.eval.report.statistics import (
+from mgm.eval.report.score import Score, combine_inputs, parsed_answer, question_hash
+from mgm.eval.statistics.intervals import (
     LEVEL,
     WHOLE,
     Interval,
     Jackknifed,
     bounded_interval,
+    intra_cluster_correlation,
     jackknife,
     mean_interval,
     ratio_interval,
@@ -111,6 +113,7 @@ def _combined(
         "headline": benchmark.headline,
         "credits": dict(zip(ids, map(float, credits), strict=True)),
         "groups": dict(zip(ids, clusters_of(questions), strict=True)),
+        "question_hashes": {one.id: question_hash(one) for one in questions},
         "inputs": {}
         if benchmark.is_mean()
         else {one.id: combine_inputs(benchmark, one) for one in questions},
@@ -187,11 +190,12 @@ def score_intervals(
         whole = {} if mean else {WHOLE: (benchmark.combine(some, own), len(own))}
         return whole | benchmark.parts(some, own)
 
-    counts = {name: count for name, (_, count) in scores(range(len(questions))).items()}
-    spread = spread_of(np.clip(credits, 0, 1).tolist())
+    clipped = np.clip(np.array(credits, dtype=float), 0, 1)
+    correlation, spread = intra_cluster_correlation(clipped, groups), spread_of(clipped.tolist())
+    jackknifed = jackknife(scores, groups) if scores(range(len(questions))) else {}
     found = {
-        name: interval_of(one, benchmark.highest(questions, name), counts[name], spread)
-        for name, one in (jackknife(scores, groups) if counts else {}).items()
+        name: interval_of(one, benchmark.highest(questions, name), correlation, spread)
+        for name, one in jackknifed.items()
     }
     if mean:
         found[WHOLE] = mean_interval(credits, groups, scale=100)
@@ -199,13 +203,27 @@ def score_intervals(
 
 
 def interval_of(
-    score: Jackknifed, highest: float | None, questions: int, spread: float, level: float = LEVEL
+    score: Jackknifed,
+    highest: float | None,
+    correlation: float,
+    spread: float,
+    level: float = LEVEL,
 ) -> Interval | None:
-    """The interval of a score by its error and its largest value; None: a small sample."""
+    """The interval of a score by its error and its largest value; None: a small sample.
+
+    Args:
+        score: with its error.
+        highest: the largest value; None: it has no bound.
+        correlation: of credits within a cluster.
+        spread: see `bounded_interval`.
+        level: of confidence.
+    """
+    if not math.isfinite(score.error):
+        return None
+    sample = score.sample(correlation)
     if highest is None:
-        return ratio_interval(score.value, score.error, score.folds, level)
-    share, error = score.value / highest, score.error / highest
-    found = bounded_interval(share, error, score.folds, questions, spread, level)
+        return ratio_interval(score.value, score.error, sample, level)
+    found = bounded_interval(score.value / highest, score.error / highest, sample, spread, level)
     return found and Interval(found.low * highest, found.high * highest)
 
 

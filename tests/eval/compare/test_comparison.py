@@ -1,18 +1,20 @@
 """Comparisons of made-up models by the score that is printed."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.compare.comparison import compare_folders, compare_scores, folder_names
+from mgm.eval.compare.comparison import compare_scores, images_needed
+from mgm.eval.compare.folders import compare_folders, folder_names, scored_by_one
 from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import credit_of, load_score, question_of, save_score
+from mgm.eval.report.score import credit_of, load_score, question_hash, question_of, save_score
 from mgm.eval.report.scoring import scored
 from tests.eval.fixtures import make_all
 
@@ -139,7 +141,7 @@ def test_a_small_sure_difference_is_both():
     )
     found = compare_scores(kind, scores, ("a", "b"))
     assert found.verdict == "b is better, by less than 2 points"
-    assert found.needed < 20_000
+    assert found.needed is None
 
 
 def test_the_order_of_the_models_changes_the_sign_alone():
@@ -188,7 +190,7 @@ def test_many_models_into_a_file(outputs, tmp_path):
     found, problems = compare_folders(outputs, BENCHMARKS)
     assert problems == []
     assert [(one.benchmark, one.second, one.difference) for one in found] == [
-        ("mmbench:dev", "better", 50), ("mmbench:dev", "<b>third", -50), ("mme:test", "better", 0),
+        ("mmbench:dev", "better", 50), ("mme:test", "better", 0), ("mmbench:dev", "<b>third", -50),
     ]  # fmt: skip
     assert "better 100.00, base 50.00, difference +50.00 (95 %: " in line(found[0])
     for name in ("c.md", "c.html", "c.json"):
@@ -217,3 +219,89 @@ def test_a_damaged_score_does_not_end_the_comparison(outputs):
 def test_folders_of_one_name_are_told_apart(tmp_path):
     assert folder_names([tmp_path / "a" / "out", tmp_path / "b" / "out"]) == ["a/out", "b/out"]
     assert folder_names([tmp_path / "a", tmp_path / "a"]) == ["a", "a"]
+
+
+def letters(count, answers, text="?", right="A", groups=None):
+    """A score of scienceqa, whose questions are each about an image of their own."""
+    questions = [
+        Question(str(n), f"{text} {n}", answer=right, group=groups[n] if groups else f"{n}.png",
+                 facts={"choices": ["x", "y"]})
+        for n in range(count)
+    ]  # fmt: skip
+    credits = dict(zip((one.id for one in questions), answers, strict=True))
+    score = mmbench([(1, 1)] * 6)
+    return replace(
+        score, benchmark="scienceqa:test", inputs={}, credits=credits, expected=count,
+        questions=count, groups={one.id: one.group for one in questions},
+        question_hashes={one.id: question_hash(one) for one in questions},
+    )  # fmt: skip
+
+
+def test_other_questions_with_the_same_ids_are_not_compared():
+    """Other words or other right answers; some of the same ones are."""
+    one = letters(30, [1.0] * 30)
+    kind = BENCHMARKS["scienceqa"]
+    for other in (letters(30, [0.0] * 30, text="!"), letters(30, [0.0] * 30, right="B")):
+        with pytest.raises(MGMError, match="question 0 or its right answer differs"):
+            compare_scores(kind, (one, other), ("a", "b"))
+    some = replace(letters(10, [0.0] * 10), expected=30)
+    found = compare_scores(kind, (one, some), ("a", "b"))
+    assert found.partial == "partial: b 10 of 30 questions"
+    assert "partial: b 10 of 30 questions" in line(found)
+    assert found.remarks == ()
+
+
+def test_scores_of_older_versions_are_compared_with_a_remark():
+    one = replace(letters(30, [1.0] * 30), run={"data": {"digest": "x"}})
+    old = replace(one, question_hashes={}, run={})
+    kind = BENCHMARKS["scienceqa"]
+    found = compare_scores(kind, (one, old), ("a", "b"))
+    assert "could not be checked" in found.remarks[0]
+    assert "could not be checked" in line(found)
+    same = replace(one, question_hashes={})
+    assert compare_scores(kind, (one, same), ("a", "b")).remarks == ()
+
+
+def test_settings_that_differ_are_named():
+    one = letters(30, [1.0] * 30)
+    runs = [replace(one, run={"settings": {"strip_thinking": flag, "max_new_tokens": None}})
+            for flag in (False, True)]  # fmt: skip
+    found = compare_scores(BENCHMARKS["scienceqa"], tuple(runs), ("a", "b"))
+    assert found.remarks == ("--strip-thinking differs: False and True",)
+
+
+def test_no_number_of_images_that_there_are_is_called_needed():
+    kind = BENCHMARKS["scienceqa"]
+    five = letters(5, [1.0] * 5), letters(5, [0.0] * 5)
+    found = compare_scores(kind, five, ("a", "b"))
+    assert found.p_value == pytest.approx(2 / 2**5)
+    assert found.needed == 6
+    assert found.verdict == "not told apart; it would take some 6 images"
+    assert images_needed(10.0, 1.0, 100, 50) is None
+    # Ten questions about each image: images are counted.
+    groups = [f"{n // 10}.png" for n in range(200)]
+    answers = np.random.default_rng(0).random((2, 200)) < 0.5
+    pair = tuple(letters(200, list(map(float, own)), groups=groups) for own in answers)
+    found = compare_scores(kind, pair, ("a", "b"))
+    assert found.images == 20
+    assert found.needed is None or found.needed > 20
+
+
+def test_bars_of_a_page_have_one_scale(tmp_path):
+    """A difference of 50 points reaches farther than one of 10."""
+    kind = BENCHMARKS["scienceqa"]
+    found = [
+        compare_scores(kind, (letters(200, [0.0] * 200), letters(200, own)), ("a", "b"))
+        for own in ([1.0] * 20 + [0.0] * 180, [1.0] * 100 + [0.0] * 100)
+    ]
+    write_comparison(tmp_path / "page.html", found)
+    page = (tmp_path / "page.html").read_text()
+    scales = re.findall(r"class=track title='([^']*)'", page)
+    assert len(scales) == 2
+    assert len(set(scales)) == 1
+
+
+def test_what_only_one_model_has_is_said(outputs):
+    lines = scored_by_one(outputs)
+    assert lines
+    assert all("only base has mme/test/paper" in one for one in lines)

@@ -55,7 +55,8 @@ def score_of(answered, **changes) -> Score:
 
 
 def info_of(answered, **model):
-    data = {"files": ["x"], "revision": None, "digest": "0", "questions": 4}
+    files = [{"path": "x", "digest": "0"}]
+    data = {"files": files, "revision": None, "digest": "0", "questions": 4}
     return run_info({"name": "m", "digest": "d"} | model, {"limit": None}, data, answered)
 
 
@@ -99,7 +100,7 @@ def test_fewer_questions_are_never_the_score(answered):
     assert described(score_of(answered)) == "64.0 (95 %: 62.0 to 66.0)"
     some = score_of(answered, questions=4, low=None, high=None)
     assert described(some) == (
-        "partial, 4 of 5000 questions: 64.0 (too few images for an interval)"
+        "partial, 4 of 5,000 questions: 64.0 (too few images for an interval)"
     )
     assert "65.2" not in table([some], "MGM-7B")
     assert described(score_of(answered, value=None)) == "to be submitted"
@@ -187,7 +188,7 @@ def test_results_follow_their_schema(answered, tmp_path):
     assert first["published"] == 65.2
     assert [one["interval"] for one in first["parts"]] == [None, [50, 70]]
     assert first["counts"] == {"cut": 1, "empty": 0, "unparsed": 2, "skipped": 1}
-    usage = {"seconds": 2.0, "prompt_tokens": 2800, "completion_tokens": 20}
+    usage = {"seconds_between_answers": 2.0, "prompt_tokens": 2800, "completion_tokens": 20}
     assert first["run"]["usage"] == usage
     assert {"mgm", "torch", "transformers", "python"} == first["run"]["versions"].keys()
 

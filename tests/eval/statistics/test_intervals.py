@@ -1,27 +1,27 @@
 import math
 import random
-from itertools import product
-from statistics import NormalDist, mean, stdev
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
 
-from mgm.eval.report.statistics import (
+from mgm.eval.statistics.intervals import (
     bounded_interval,
     clustered_error,
+    effective_sample,
+    intra_cluster_correlation,
     jackknife,
     mean_interval,
-    paired_interval,
     ratio_interval,
-    sign_flip_test,
     t_quantile,
 )
 
 TRIALS = 400
 
 
-def clustered_answers(draw, p, clusters, size, correlation):
+def clustered_answers(draw, p, sizes, correlation):
     """Right or wrong, as often as `p`, alike within a cluster (beta-binomial)."""
+    clusters = len(sizes)
     if correlation == 0:
         rates = np.full(clusters, p)
     elif correlation == 1:
@@ -29,18 +29,18 @@ def clustered_answers(draw, p, clusters, size, correlation):
     else:
         total = 1 / correlation - 1
         rates = draw.beta(p * total, (1 - p) * total, clusters)
-    values = (draw.random((clusters, size)) < rates[:, None]).astype(float).ravel()
-    return values, np.repeat(np.arange(clusters), size).astype(str)
+    cluster = np.repeat(np.arange(clusters), sizes)
+    return (draw.random(len(cluster)) < rates[cluster]).astype(float), cluster
 
 
-def coverage(p, clusters, size, correlation):
+def coverage(p, sizes, correlation, trials=TRIALS):
     draw = np.random.default_rng(7)
     held = 0
-    for _ in range(TRIALS):
-        found = mean_interval(*clustered_answers(draw, p, clusters, size, correlation))
+    for _ in range(trials):
+        found = mean_interval(*clustered_answers(draw, p, sizes, correlation))
         assert 0 <= found.low <= found.high <= 1
         held += found.low <= p <= found.high
-    return held / TRIALS
+    return held / trials
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8, 0.97, 0.99])
@@ -50,12 +50,62 @@ def coverage(p, clusters, size, correlation):
      (200, 1, 0)],
 )  # fmt: skip
 def test_intervals_hold_their_level(p, clusters, size, correlation):
-    assert coverage(p, clusters, size, correlation) > 0.93
+    assert coverage(p, [size] * clusters, correlation) > 0.93
+
+
+UNEQUAL = {
+    "ninety of 1, ten of 30": [1] * 90 + [30] * 10,
+    "1 to 30": list(range(1, 31)),
+    "1 to 10": list(range(1, 11)),
+    "six of 10, four of 1": [10] * 6 + [1] * 4,
+    "a hundred of 1, one of 10": [1] * 100 + [10],
+    "halves": [1] * 60 + [2] * 30 + [4] * 15 + [8] * 8 + [16] * 4 + [32] * 2 + [64],
+    "one by one fewer": [max(1, round(60 / n)) for n in range(1, 61)],
+}
+
+
+@pytest.mark.parametrize("p", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("correlation", [0, 0.2, 0.6, 1])
+@pytest.mark.parametrize("sizes", UNEQUAL.values(), ids=UNEQUAL)
+def test_intervals_of_unequal_clusters_hold_their_level(p, sizes, correlation):
+    assert coverage(p, sizes, correlation, trials=200) > 0.925
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1, 1, 1, 1, 46], [1] * 9 + [41], [1] * 18 + [40] * 2, [2**n for n in range(10)]]
+)
+def test_a_few_large_clusters_have_no_interval(sizes):
+    """However many small ones stand beside them."""
+    draw = np.random.default_rng(2)
+    for correlation in (0, 0.6, 1):
+        assert mean_interval(*clustered_answers(draw, 0.5, sizes, correlation)) is None
+
+
+def test_effective_samples():
+    """Equal clusters are as many as there are; alike answers make one question of each."""
+    alike = effective_sample(np.full(20, 5), 1)
+    assert (alike.clusters, alike.freedom, alike.questions) == pytest.approx((20, 19, 20))
+    apart = effective_sample(np.full(20, 5), 0)
+    assert (apart.clusters, apart.freedom, apart.questions) == pytest.approx((20, 19, 99))
+    skewed = effective_sample(np.array([1] * 90 + [30] * 10), 1)
+    assert skewed.clusters == skewed.questions == pytest.approx(390**2 / 9090)
+    assert skewed.freedom == pytest.approx(9090**2 / (90 + 10 * 30**4) - 1)
+
+
+def test_correlations_within_clusters():
+    draw = np.random.default_rng(3)
+    for correlation in (0, 0.3, 0.7, 1):
+        found = intra_cluster_correlation(
+            *clustered_answers(draw, 0.4, [1, 2, 3] * 2000, correlation)
+        )
+        assert found == pytest.approx(correlation, abs=0.04)
+    assert intra_cluster_correlation([1.0, 0.0, 1.0], ["a", "b", "c"]) == 0
+    assert intra_cluster_correlation([1.0, 1.0, 1.0], ["a", "a", "c"]) == 1
 
 
 def test_large_samples_have_no_wider_intervals_than_they_need():
-    assert 0.94 < coverage(0.5, 400, 2, 0.3) < 0.98
-    values, groups = clustered_answers(np.random.default_rng(0), 0.7, 4000, 1, 0)
+    assert 0.94 < coverage(0.5, [2] * 400, 0.3) < 0.98
+    values, groups = clustered_answers(np.random.default_rng(0), 0.7, [1] * 4000, 0)
     found = mean_interval(values, groups)
     assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(0.21 / 4000), rel=0.05)
 
@@ -91,12 +141,15 @@ def test_small_samples_have_no_interval():
 
 
 def test_intervals_keep_to_what_a_score_can_be():
-    found = bounded_interval(0.95, 0.1, 5, 20)
+    found = bounded_interval(0.95, 0.1, effective_sample(np.full(5, 4), 0.0))
     assert 0 < found.low < 0.95 < found.high <= 1
-    ratio = ratio_interval(116.7, 40.0, 60)
+    singles = effective_sample(np.ones(60), 0.0)
+    ratio = ratio_interval(116.7, 40.0, singles)
     assert 0 < ratio.low < 116.7 < ratio.high
-    assert ratio_interval(0.0, 1.0, 60) is None
-    equal = bounded_interval(0.5, 0.0, 20, 40)  # one of two right about each image
+    assert ratio_interval(0.0, 1.0, singles) is None
+    equal = bounded_interval(
+        0.5, 0.0, effective_sample(np.full(20, 2), 0.0)
+    )  # one of two right about each image
     assert equal.low < 0.45
     assert equal.high > 0.55
 
@@ -142,91 +195,27 @@ def test_the_jackknife_holds_its_level_for_f1(clusters, size):
             return {"f1": (f1_of(labels[indexes], credits[indexes]), len(indexes))}
 
         found = jackknife(lambda indexes: scores(np.asarray(indexes)), groups)["f1"]
-        interval = bounded_interval(found.value, found.error, found.folds, clusters * size)
+        interval = bounded_interval(
+            found.value, found.error, found.sample(intra_cluster_correlation(credits, groups))
+        )
         held += interval.low <= truth <= interval.high
     assert held / 150 > 0.9
 
 
 def test_the_jackknife_of_a_mean_is_its_clustered_error():
-    values, groups = clustered_answers(np.random.default_rng(1), 0.6, 50, 3, 0.4)
+    values, groups = clustered_answers(np.random.default_rng(1), 0.6, [3] * 50, 0.4)
     found = jackknife(lambda own: {"": (mean(values[n] for n in own), len(own))}, groups)[""]
     assert found.error == pytest.approx(clustered_error(values, groups), rel=0.02)
 
 
 def test_the_jackknife_of_many_clusters_leaves_out_random_groups():
-    values, groups = clustered_answers(np.random.default_rng(1), 0.6, 2000, 1, 0)
+    values, groups = clustered_answers(np.random.default_rng(1), 0.6, [1] * 2000, 0)
 
     def scores(own):
         some = values[np.asarray(own)]
         return {"": (some.mean(), len(own)), "first": (some[0], 1)}
 
     found = jackknife(scores, groups)
-    assert found[""].folds == 200
+    assert len(found[""].fold_sizes) == 200
     assert found[""].error == pytest.approx(clustered_error(values, groups), rel=0.15)
     assert math.isnan(found["first"].error)  # nothing of it is ever left out
-
-
-def mcnemar(wins, losses):
-    """The exact test by its own formula: as many of so many coins, or more, on one side."""
-    count = wins + losses
-    tail = sum(math.comb(count, k) for k in range(max(wins, losses), count + 1)) / 2**count
-    return min(1.0, 2 * tail)
-
-
-def test_sign_flips_of_single_questions_are_mcnemars_exact_test():
-    for wins, losses in product(range(6), range(5)):
-        differences = np.array([1.0] * wins + [-1.0] * losses + [0.0] * 7)
-        assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses))
-    for wins, losses in ((15, 5), (60, 40), (300, 240)):  # many changes are exact, too
-        differences = np.array([0.01] * wins + [-0.01] * losses)
-        assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses), rel=1e-9)
-
-
-def test_sign_flips_of_any_differences():
-    """Every sign tried, against the exact distribution; and the normal one where there are many."""
-    draw = np.random.default_rng(4)
-    whole = draw.integers(1, 5, 12) * draw.choice([-1.0, 1.0], 12)
-    tried = [abs(sum(np.abs(whole) * signs)) >= abs(whole.sum()) - 1e-9
-             for signs in product([-1, 1], repeat=12)]  # fmt: skip
-    assert sign_flip_test(whole) == pytest.approx(np.mean(tried))
-    odd = whole * draw.uniform(0.9, 1.1, 12)  # no multiples of a step
-    tried = [abs(sum(np.abs(odd) * signs)) >= abs(odd.sum()) - 1e-9
-             for signs in product([-1, 1], repeat=12)]  # fmt: skip
-    assert sign_flip_test(odd) == pytest.approx(np.mean(tried))
-    many = draw.normal(0.1, 1, 400)
-    assert sign_flip_test(many) == pytest.approx(
-        2 * NormalDist().cdf(-abs(many.sum()) / math.sqrt(many @ many))
-    )
-
-
-def test_sign_flips_of_images_count_images():
-    """Twenty changed answers about three images are three changes."""
-    assert sign_flip_test(np.array([7.0, 7.0, 6.0])) == 0.25
-
-
-@pytest.mark.parametrize(("clusters", "size", "gain"), [(8, 4, 0.1), (40, 2, 0.0), (300, 1, 0.05)])
-def test_paired_intervals_hold_their_level(clusters, size, gain):
-    draw, held = np.random.default_rng(11), 0
-    for _ in range(TRIALS):
-        first, groups = clustered_answers(draw, 0.5, clusters, size, 0.3)
-        # Wrong answers become right a little more often than right ones become wrong.
-        up, down = draw.random(len(first)) < 0.1 + 2 * gain, draw.random(len(first)) < 0.1
-        second = np.where(first == 0, up, ~down).astype(float)
-        sums = np.bincount(groups.astype(int), second - first) / len(first)
-        error = clustered_error(second - first, groups)
-        found = paired_interval((second - first).mean(), error, sums, clusters, 1.0)
-        held += found.low <= gain <= found.high
-    assert held / TRIALS > 0.925
-
-
-def test_few_changes_are_not_certain():
-    """Of 1,000 questions five became right and none wrong: McNemar's exact test says 0.06."""
-    changes = np.array([1.0] * 5 + [0.0] * 995) / 1000
-    names = list(map(str, range(1000)))
-    error = clustered_error(changes * 1000, names)
-    found = paired_interval(changes.sum(), error, changes, 1000, 1.0)
-    assert found.low <= 0 < found.high
-    nothing = paired_interval(0.0, 0.0, np.zeros(10), 10, 1.0)
-    assert nothing.low < -0.02
-    assert nothing.high > 0.02
-    assert paired_interval(0.0, 0.0, np.zeros(4), 4, 1.0) is None

@@ -1,0 +1,80 @@
+"""Outputs of several models compared with that of the first."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mgm.errors import MGMError
+from mgm.eval.compare.comparison import MARGIN, Comparison, compare_scores
+from mgm.eval.report.score import load_score
+from mgm.eval.tasks.benchmark import Benchmark
+
+
+def compare_folders(
+    folders: Sequence[Path], benchmarks: Mapping[str, Benchmark], margin: float = MARGIN
+) -> tuple[list[Comparison], list[str]]:
+    """Compare outputs of several models with that of the first.
+
+    Args:
+        folders: of outputs, the baseline first.
+        benchmarks: by their names.
+        margin: see `compare_scores`.
+
+    Returns:
+        Comparisons, and for each score that could not be compared a line that says why.
+
+    Raises:
+        MGMError: no benchmark was scored of two models by one protocol.
+    """
+    names = folder_names(folders)
+    files = [{path.relative_to(one): path for path in sorted(one.rglob("score.json"))}
+             for one in folders]  # fmt: skip
+    found, problems = [], []
+    for name, others in zip(names[1:], files[1:], strict=True):
+        for name_in_folder in sorted(files[0].keys() & others.keys()):
+            try:
+                scores = load_score(files[0][name_in_folder]), load_score(others[name_in_folder])
+                kind = benchmarks.get(scores[0].benchmark.partition(":")[0])
+                if kind is None:
+                    raise MGMError(
+                        f"{files[0][name_in_folder]}: no benchmark is called "
+                        f"{scores[0].benchmark!r}"
+                    )
+                if all(score.value is not None for score in scores):
+                    found.append(compare_scores(kind, scores, (names[0], name), margin))
+            except MGMError as error:
+                problems.append(f"{name}: {error}")
+    if not found and not problems:
+        listed = ", ".join(map(str, folders))
+        raise MGMError(f"{listed}: no benchmark was scored of two models by one protocol")
+    return found, problems
+
+
+def scored_by_one(folders: Sequence[Path]) -> list[str]:
+    """Lines that name the scores which a model has and the baseline has not, or the other way.
+
+    Args:
+        folders: of outputs, the baseline first.
+    """
+    names = folder_names(folders)
+    scored = [
+        {path.parent.relative_to(one).as_posix() for path in one.rglob("score.json")}
+        for one in folders
+    ]
+    lines = []
+    for name, others in zip(names[1:], scored[1:], strict=True):
+        for owner, own in ((names[0], scored[0] - others), (name, others - scored[0])):
+            if own:
+                pair = f"{names[0]} and {name}"
+                lines.append(f"{pair}: only {owner} has {', '.join(sorted(own))}")
+    return lines
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """A name of each folder: its last part, and as many before it as tell folders apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    different = len(set(parts))
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-count:]) for one in parts]
+        if len(set(names)) == different:
+            break
+    return names

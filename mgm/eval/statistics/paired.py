@@ -1,0 +1,133 @@
+"""Paired tests and intervals of the difference between two models on the same questions."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from mgm.eval.statistics.intervals import (
+    LEVEL,
+    MIN_CLUSTERS,
+    ROUNDING,
+    SEED,
+    EffectiveSample,
+    Interval,
+    t_quantile,
+)
+
+MAX_SIGNS = 16  # changed clusters up to which all 2**n signs are tried
+MAX_STEPS = 2 * 10**6  # largest sum of steps whose distribution is computed exactly
+MAX_DENOMINATOR = 1000  # of a difference in multiples of the smallest one
+PRECISION = 1e-12  # of p-values; smaller ones are given as it
+DRAWS, DRAWN_AT_ONCE = 10_000, 500  # random signs where there is no common step
+
+
+def sign_flip_test(differences: np.ndarray) -> float:
+    """The p-value of no difference between two models, from their difference in each cluster.
+
+    Under the hypothesis each cluster's difference could as well have the other sign. The share of
+    all signs that give as large a sum is exact, to `PRECISION`, where differences are multiples of
+    one step, as those of answers that are right or wrong are (with single questions this is
+    McNemar's exact test), and for up to `MAX_SIGNS` changed clusters. Otherwise it is estimated
+    from `DRAWS` random signs.
+
+    Args:
+        differences: (clusters,); zeros, where nothing changed, do not count.
+    """
+    changed = np.abs(differences)
+    changed = changed[changed > ROUNDING * changed.max(initial=0)]
+    if not len(changed):
+        return 1.0
+    total = abs(float(differences.sum()))
+    steps = common_steps(changed)
+    if steps is not None:
+        return _exact_share(steps, round(total * steps.sum() / changed.sum()))
+    enough = total * (1 - ROUNDING)
+    if len(changed) <= MAX_SIGNS:
+        sums = np.zeros(1)
+        for one in changed:
+            sums = np.concatenate([sums + one, sums - one])
+        return float(np.mean(np.abs(sums) >= enough))
+    draw, hits = np.random.default_rng(SEED), 0
+    for _ in range(DRAWS // DRAWN_AT_ONCE):
+        signs = draw.integers(0, 2, (DRAWN_AT_ONCE, len(changed)), dtype=np.int8)
+        hits += int(np.sum(np.abs((2 * signs - 1) @ changed) >= enough))
+    return (hits + 1) / (DRAWS + 1)
+
+
+def common_steps(sizes: np.ndarray) -> np.ndarray | None:
+    """Positive sizes in multiples of the largest step that divides all; None: there is no such.
+
+    A sum beyond `MAX_STEPS` counts as none.
+    """
+    ratios = sizes / sizes.min()
+    if ratios.sum() > MAX_STEPS:
+        return None
+    parts = [Fraction(one).limit_denominator(MAX_DENOMINATOR) for one in np.unique(ratios).tolist()]
+    multiple = math.lcm(*(one.denominator for one in parts))
+    if multiple > MAX_STEPS / float(ratios.sum()):
+        return None
+    steps = np.rint(ratios * multiple)
+    exact = np.allclose(steps, ratios * multiple, rtol=ROUNDING, atol=0)
+    return steps.astype(int) if exact else None
+
+
+def _exact_share(steps: np.ndarray, total: int) -> float:
+    """The share of all signs of steps by which their sum is as large as a total, or larger.
+
+    The distribution of the sum is the Fourier transform of its characteristic function, which is a
+    product of cosines.
+    """
+    reach = int(steps.sum())
+    if total <= 0:
+        return 1.0
+    angles = 2 * np.pi * np.arange(2 * reach + 1) / (2 * reach + 1)
+    transform = np.ones(2 * reach + 1)
+    for step, count in zip(*np.unique(steps, return_counts=True), strict=True):
+        transform *= np.cos(angles * step) ** count
+    chances = np.fft.ifft(transform).real  # of the sums 0, 1, …, reach, -reach, …, -1
+    return min(max(2 * float(chances[total : reach + 1].sum()), PRECISION), 1.0)
+
+
+def paired_interval(
+    difference: float,
+    error: float,
+    changes: np.ndarray,
+    sample: EffectiveSample,
+    bounds: tuple[float, float],
+    level: float = LEVEL,
+) -> Interval | None:
+    """The interval of a difference between two models on the same questions.
+
+    One more changed cluster, of the usual size and of neither sign, is added to the variance, so
+    that few changes (or none) do not look certain; and 0 belongs to the interval where
+    `sign_flip_test` does not reject it.
+
+    Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
+    proportions" (2005), for the added changes.
+
+    Args:
+        difference: of the scores.
+        error: its standard error, clustered.
+        changes: what each changed cluster adds to the difference (changed clusters,).
+        sample: that both models have answered.
+        bounds: the smallest and the largest difference that there can be; may be infinite.
+        level: of confidence.
+
+    Returns:
+        None where there are fewer than `MIN_CLUSTERS` effective clusters, or nothing changed and
+        differences have no bound.
+    """
+    if sample.clusters < MIN_CLUSTERS or not math.isfinite(error):
+        return None
+    changes = changes[changes != 0]
+    if not len(changes) and not math.isfinite(bounds[1]):
+        return None
+    # A large cluster is the likelier to change: the mean of squares, weighted by size.
+    sizes = np.abs(changes) if len(changes) else np.array([bounds[1] / sample.clusters])
+    usual = float(np.average(sizes**2, weights=sizes))
+    half = t_quantile((1 + level) / 2, sample.freedom) * math.sqrt(error**2 + usual)
+    low, high = difference - half, difference + half
+    if sign_flip_test(changes) > 1 - level:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Interval(max(low, bounds[0]), min(high, bounds[1]))
