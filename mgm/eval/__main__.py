@@ -172,7 +172,7 @@ def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> lis
     """
     if options.answers is None:
         return answered(task.asked, cache)
-    found = read_answers(options.answers, task.kind, task.questions)
+    found = read_answers(options.answers, task.kind, task.questions, task.protocol)
     found.tell(options.answers)
     asked = {question.id for question in task.asked}
     return [answer for answer in found.answered if answer.question.id in asked]
