@@ -88,7 +88,9 @@ def main(words: Sequence[str] | None = None) -> int:
             "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
             judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
         )  # fmt: skip
-    for message in failed:
+        if judge.unavailable:
+            failed.append(judge.unavailable)
+    for message in dict.fromkeys(failed):
         logger.error("error: %s", message)
     return EXIT_FAILED if failed else 0
 
@@ -201,7 +203,9 @@ def _score(
     settings = {name: getattr(options, name) for name in SETTINGS}
     run = run_info(
         known_model(dict(model), folder / "score.json"),
-        settings | {"answers": options.answers and str(options.answers)},
+        settings
+        | {"answers": options.answers and str(options.answers)}
+        | ({"temperature": "the server's default"} if score.counts["sampled"] else {}),
         data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
         answers,
     )

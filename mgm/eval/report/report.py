@@ -55,6 +55,7 @@ def notes(score: Score) -> str:
         "cut by the token limit": score.counts.get("cut", 0),
         "unparsed": score.counts.get("unparsed", 0),
         "empty": score.counts.get("empty", 0),
+        "not greedy": score.counts.get("sampled", 0),
         "skipped": len(score.skipped),
         "with a note": len(score.notes),
     }

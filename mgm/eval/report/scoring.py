@@ -8,7 +8,6 @@ import numpy as np
 
 from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.openai_client import EndpointUnavailableError
 from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
 from mgm.eval.report.score import Score, combine_inputs, parsed_answer
 from mgm.eval.report.statistics import (
@@ -50,7 +49,7 @@ def scored(
         without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
 
     Raises:
-        MGMError: nothing was answered, no answer can be scored, or the judge replies to nobody.
+        MGMError: nothing was answered, or no answer can be scored.
     """
     if not answered:
         reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
@@ -132,25 +131,20 @@ def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -
         "cut": sum(one.finish_reason == "length" for one in answered),
         "empty": sum(not one.text.strip() for one in answered),
         "unparsed": sum(parsed_answer(benchmark, one, protocol) == "" for one in answered),
+        "sampled": sum(bool(one.sampled) for one in answered),
     }
 
 
 def _credits(
     benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
 ) -> list[float | SkippedQuestion]:
-    """Of every answer; a judge is asked about several at a time.
-
-    Raises:
-        EndpointUnavailableError: the judge replies to nobody.
-    """
+    """Of every answer; a judge is asked about several at a time."""
 
     def credit(one: Answered) -> float | SkippedQuestion:
         try:
             found = benchmark.credit(one, protocol, judge)
             return found if isinstance(found, Credit) else float(found)
-        except EndpointUnavailableError:
-            raise
-        except MGMError as error:
+        except MGMError as error:  # so after a judge that replies to nobody any more
             return SkippedQuestion(one.question.id, str(error))
         except DATA_ERRORS as error:  # a record or an answer that its scorer did not expect
             reason = f"its answer cannot be scored ({type(error).__name__}: {error})"
