@@ -79,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores = _score_all(tasks, cache, judge, model, output, options, failed)
     tables = _ablated(ablations, scores, cache, judge, output, options, failed)
-    write_report(output, title)
+    write_report(output, title, next(iter(scores.values())).run)
     write_output(table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
