@@ -1,5 +1,6 @@
 """Scores answers: credits, the score made of them, its parts and their intervals."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +23,9 @@ from mgm.eval.report.statistics import (
     spread_of,
 )
 from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.thinking import THINKING_TAGS
 
+logger = logging.getLogger("mgm.eval")
 JUDGED_AT_ONCE = 16
 
 
@@ -57,6 +60,12 @@ def scored(
     ids = {question.id for question in questions}
     records = len(questions) + sum(one.id not in ids for one in skipped)
     cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
+    counts = _counts(benchmark, protocol, cleaned)
+    if counts["unparsed"] == len(cleaned) and all(_has_thinking(one.text) for one in cleaned):
+        logger.warning(
+            "%s: every answer has a block of reasoning, and nothing can be read in any; score them "
+            "without with --strip-thinking", benchmark.name,
+        )  # fmt: skip
     facts: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
@@ -64,7 +73,7 @@ def scored(
         "protocol": protocol,
         "judge": judge.name if protocol in benchmark.judged else "",
         "expected": benchmark.expected(split, protocol) or records,
-        "counts": _counts(benchmark, protocol, cleaned),
+        "counts": counts,
     }
     if split not in benchmark.scored:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
@@ -124,6 +133,10 @@ def _combined(
             if isinstance(credit, Credit) and credit.note
         },
     }
+
+
+def _has_thinking(text: str) -> bool:
+    return any(closing in text for _, closing in THINKING_TAGS)
 
 
 def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -> dict[str, int]:

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mgm.data.images.loading import open_image
