@@ -174,7 +174,8 @@ def is_detail(name: str, value: object) -> bool:
     if kind is bool or kind is str:
         return isinstance(value, kind)
     # JSON of Python may hold NaN and Infinity, which no other program reads.
-    return type(value) in (int, float) and 0 <= value <= MAX_COUNT
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= MAX_COUNT
 
 
 def valid_text(text: str) -> str:
