@@ -1,7 +1,11 @@
 """Files and folders that appear under their final name only when they are complete."""
 
+import hashlib
 import os
+import platform
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +15,9 @@ from types import TracebackType
 from safetensors import SafetensorError
 
 from mgm.errors import MGMError, one_line
+
+LEFT_SECONDS = 7 * 86400.0  # after which an unchanged part of another machine counts as left
+_PROCESS = re.compile(r"\.([0-9a-f]{8})-(\d+)\b")  # of `process_name`
 
 
 class WriteErrors(AbstractContextManager[None]):
@@ -114,6 +121,42 @@ def make_readable(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(file.stat().st_mode | mode)
+
+
+def process_name() -> str:
+    """This process on this machine, as a part of a file's name; see `remove_left_parts`."""
+    host = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+    return f"{host}-{os.getpid()}"
+
+
+def remove_left_parts(folder: Path, name: str) -> None:
+    """Remove what killed processes left of `atomic_folder(folder / f"{name}.{process_name()}")`.
+
+    Parts of running processes stay. Those of other machines go when they are `LEFT_SECONDS` old.
+    """
+    for part in [*folder.glob(f".{name}.*.part*"), *folder.glob(f"{name}.*")]:
+        if _is_left(part):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_left(part: Path) -> bool:
+    found = _PROCESS.search(part.name)
+    if found is not None and process_name().startswith(f"{found[1]}-"):
+        return not _runs(int(found[2]))
+    try:
+        return time.time() - part.stat().st_mtime > LEFT_SECONDS
+    except OSError:
+        return False
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _beside(path: Path) -> Path:

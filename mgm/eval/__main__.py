@@ -79,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores = _score_all(tasks, cache, judge, model, output, options, failed)
     tables = _ablated(ablations, scores, cache, judge, output, options, failed)
-    write_report(output, title)
+    write_report(output, title, next(iter(scores.values())).run)
     write_output(table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
@@ -88,7 +88,9 @@ def main(words: Sequence[str] | None = None) -> int:
             "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
             judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
         )  # fmt: skip
-    for message in failed:
+        if judge.unavailable:
+            failed.append(judge.unavailable)
+    for message in dict.fromkeys(failed):
         logger.error("error: %s", message)
     return EXIT_FAILED if failed else 0
 
@@ -175,7 +177,7 @@ def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> lis
     """
     if options.answers is None:
         return answered(task.asked, cache)
-    found = read_answers(options.answers, task.kind, task.questions)
+    found = read_answers(options.answers, task.kind, task.questions, task.protocol)
     found.tell(options.answers)
     asked = {question.id for question in task.asked}
     return [answer for answer in found.answered if answer.question.id in asked]
@@ -204,7 +206,9 @@ def _score(
     settings = {name: getattr(options, name) for name in SETTINGS}
     run = run_info(
         known_model(dict(model), folder / "score.json"),
-        settings | {"answers": options.answers and str(options.answers)},
+        settings
+        | {"answers": options.answers and str(options.answers)}
+        | ({"temperature": "the server's default"} if score.counts["sampled"] else {}),
         data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
         answers,
     )

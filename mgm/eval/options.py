@@ -1,15 +1,18 @@
 """The options of python -m mgm.eval."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from mgm.errors import MGMError, Parser
 from mgm.eval.ablation.ablations import NAMES as ABLATIONS
 from mgm.eval.compare.comparison import MARGIN
-from mgm.eval.registry import BENCHMARKS, GROUPS, expanded
+from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
 from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
+from mgm.eval.tasks.dataset_source import Table
 
+_LMMS_SAMPLES = re.compile(r"(\d{8}_\d{6}_)?samples_")
 # Of the command line, what decides a score and is no part of the model; the report has them.
 SETTINGS = ("limit", "max_new_tokens", "strip_thinking", "batch_size")
 
@@ -39,13 +42,35 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 def model_settings(options: argparse.Namespace) -> tuple[str, dict[str, str | None]]:
     """What the model is called, and what besides its weights decides its answers."""
     if options.answers is not None:
-        return options.model or options.answers.stem, {}
+        return options.model or _model_of(options.answers, options.benchmark[0]), {}
     if options.endpoint is not None:
         return Path(options.model).name, {"endpoint": options.endpoint, "model": options.model}
     names = ("model_base", "conv_mode", "dtype", "quantize")
     folder = Path(options.model_path)
     title = folder.resolve().name if folder.exists() else options.model_path.rsplit("/", 1)[-1]
     return title, {name: getattr(options, name) for name in names}
+
+
+def _model_of(answers: Path, name: str) -> str:
+    """The model's name in that of a file of answers, without what harnesses add to it.
+
+    Source: `{model}_{dataset}` of VLMEvalKit's inference.py; lmms-eval's evaluation_tracker.py
+    writes `DATE_samples_TASK` into a folder of the model's name.
+    """
+    if _LMMS_SAMPLES.match(answers.stem):
+        return answers.resolve().parent.name
+    kind, _ = benchmark(name)
+    tables = {
+        _plain(Path(one.name).stem) for one in kind.sources.values() if isinstance(one, Table)
+    }
+    ends = [n for n, character in enumerate(answers.stem) if character == "_" and n]
+    return next(
+        (answers.stem[:n] for n in ends if _plain(answers.stem[n:]) in tables), answers.stem
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +84,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
     )
-    add("--model", metavar="NAME", help="of the model at the endpoint")
+    add(
+        "--model",
+        metavar="NAME",
+        help="of the model at the endpoint, or that wrote --answers "
+        "(default: their file's name, without a data set's at its end)",
+    )
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:

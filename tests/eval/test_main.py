@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 import mgm.eval
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
+from mgm.eval.options import model_settings, parse
 from tests.eval.fixtures import make_all
 from tests.tiny_model import build
 
@@ -101,3 +102,20 @@ def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
 def test_wrong_options(words, text):
     with pytest.raises(MGMError, match=text):
         main(words.split())
+
+
+@pytest.mark.parametrize(
+    ("file", "benchmark", "name"),
+    [
+        ("MGM-7B_POPE.xlsx", "pope", "MGM-7B"),
+        ("my_model_7b_HRBench4K.tsv", "hrbench:4k", "my_model_7b"),
+        ("m_TextVQA_VAL.json", "textvqa", "m"),
+        ("m_other.json", "textvqa", "m_other"),
+        ("_POPE.json", "pope", "_POPE"),
+        ("org__m/20260101_101010_samples_pope.jsonl", "pope", "org__m"),
+    ],
+)
+def test_the_model_of_a_file_of_answers(tmp_path, file, benchmark, name):
+    words = ["--answers", str(tmp_path / file), "--benchmark", benchmark]
+    assert model_settings(parse(words)) == (name, {})
+    assert model_settings(parse([*words, "--model", "other"])) == ("other", {})

@@ -5,7 +5,7 @@ from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 from mgm.eval.tasks.files import text_list
 from mgm.eval.tasks.prompts import SINGLE_WORD
@@ -40,7 +40,7 @@ class ChartQA(Benchmark):
             group=images[0].name,
             category=str(row.get("type" if by_lmms_eval else "split") or ""),
             max_new_tokens=16 if by_lmms_eval else 128,
-            facts={"question_id": str(row.get("index", number - 1))},
+            facts={"question_id": row_name(row, number)},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

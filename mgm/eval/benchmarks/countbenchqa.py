@@ -5,7 +5,7 @@ from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
 
@@ -34,7 +34,7 @@ class CountBenchQA(Benchmark):
             answer=str(row["number" if by_lmms_eval else "answer"]),
             group=images[0].name,
             max_new_tokens=32 if by_lmms_eval else 128,
-            facts={"question_id": str(row.get("index", number - 1))},
+            facts={"question_id": row_name(row, number)},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

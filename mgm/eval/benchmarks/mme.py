@@ -104,7 +104,7 @@ class MME(Benchmark):
             group=f"{kind}/{name}",
             category=kind,
             max_new_tokens=16 if protocol == LMMS_EVAL else 128,
-            facts={"prompt": official, "question_id": name, "official": official},
+            facts={"prompt": official, "question": bare, "question_id": name, "official": official},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

@@ -10,7 +10,7 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.metrics.multiple_choice import listed
 from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 from mgm.eval.tasks.prompts import LETTER
 
@@ -62,7 +62,7 @@ class MMVP(Benchmark):
             answer=answer,
             group=pair,
             max_new_tokens=16 if protocol == LMMS_EVAL else 1024,
-            facts={**facts, "question_id": str(row.get("index", number))},
+            facts={**facts, "question_id": row_name(row, number)},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

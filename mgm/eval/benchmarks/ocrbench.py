@@ -5,7 +5,7 @@ from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 from mgm.eval.tasks.files import text_list
 
@@ -45,7 +45,7 @@ class OCRBench(Benchmark):
             answer=text_list(row["answer"]),
             group=images[0].name,
             category=kind,
-            facts={"formula": is_formula, "question_id": str(row.get("index", number - 1))},
+            facts={"formula": is_formula, "question_id": row_name(row, number)},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

@@ -9,7 +9,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
 from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit, judged_yes_or_no
-from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark, row_name
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_lines
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
@@ -98,7 +98,7 @@ class POPE(Benchmark):
             answer=row["answer"].strip().lower(),
             group=images[0].name,
             category=row["category"].replace(" ", ""),
-            facts={"together": True, "question_id": str(row.get("question_id", number))},
+            facts={"together": True, "question_id": row_name(row, number)},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

@@ -11,7 +11,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vlmevalkit_answer
-from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, row_name
 from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
 from mgm.eval.tasks.files import read_json, text_list
 from mgm.eval.tasks.llava_format import llava_questions, write_answers
@@ -84,7 +84,7 @@ class TextVQA(Benchmark):
             images=images,
             answer=text_list(answers),
             group=images[0].name,
-            facts={"question_id": str(row.get("question_id", row.get("index")))},
+            facts={"question_id": row_name(row, number)},
         )
 
     def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:

@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import os
 import shutil
 import stat
 import struct
@@ -27,6 +28,10 @@ DAMAGED = (
     *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError, gzip.BadGzipFile),
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
+
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+MAX_NAME = 255  # bytes of one part of a path on the usual file systems
+MAX_DEPTH = 64  # folders within one another
 
 Read = TypeVar("Read")
 
@@ -58,7 +63,7 @@ def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> Non
             has to be in it, others may.
 
     Raises:
-        MGMError: it is damaged, encrypted or strange, too large, or does not hold the first.
+        MGMError: it is damaged, encrypted or strange, too large, or does not hold the first once.
     """
     if name.lower().endswith(BY_HAND):
         raise MGMError(
@@ -71,10 +76,6 @@ def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> Non
         try:
             with _members(archive) as members:
                 found = _unpack(archive, members, part, wanted)
-            if not found:
-                raise MGMError(
-                    f"{archive}: holds no {wanted[0]}; put it to {folder / wanted[0]} by hand"
-                )
             for path in reversed(found):  # the first comes last: where it is, all are
                 target = folder / path
                 if not target.exists():
@@ -87,14 +88,22 @@ def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> Non
 def _unpack(
     archive: Path, members: Sequence[_Member], part: Path, wanted: Sequence[str]
 ) -> list[str]:
-    """Unpack into a fresh folder; returns what was found, empty without the first."""
+    """Unpack into a fresh folder; returns what was found.
+
+    Raises:
+        MGMError: it does not hold the first, or more than one of that name.
+    """
     found = []
     for path in wanted:
-        at = _location(PurePosixPath(path).parts, members)
-        if at is None:
+        locations = _locations(PurePosixPath(path).parts, members)
+        if len(locations) != 1:
             if path == wanted[0]:
-                return []
+                shown = ", ".join("/".join(one) for one in locations[:3])
+                what = f"several of the name {path} ({shown})" if locations else f"no {path}"
+                target = part.parent / path
+                raise MGMError(f"{archive}: holds {what}; put it to {target} by hand")
             continue
+        (at,) = locations
         found.append(path)
         for member in members:
             if member.parts[: len(at)] == at:
@@ -116,8 +125,9 @@ def _copy(archive: Path, member: _Member, target: Path) -> None:
         raise _damaged(archive, "it ends too early")
 
 
-def _location(path: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, ...] | None:
-    """Where an archive has a path: as it is, or the only path that ends like it, or its name."""
+def _locations(path: tuple[str, ...], members: Sequence[_Member]) -> list[tuple[str, ...]]:
+    """Where an archive may have a path: as it is, or else all that end like it, or in its name."""
+    found: list[tuple[str, ...]] = []
     for tail in (path, path[-1:]):
         candidates = {
             member.parts[: end + len(tail)]
@@ -126,10 +136,11 @@ def _location(path: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, .
             if member.parts[end : end + len(tail)] == tail
         }
         if tail in candidates:
-            return tail
+            return [tail]
         if len(candidates) == 1:
-            return candidates.pop()
-    return None
+            return list(candidates)
+        found = found or sorted(candidates)
+    return found
 
 
 @contextmanager
@@ -177,10 +188,15 @@ def _of_zip(archive: Path, stack: ExitStack) -> Iterator[_Member]:
         parts = _parts(archive, one.orig_filename)
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise MGMError(f"{archive}: holds {one.filename}, which is a link or a device")
-        if one.is_dir() or not parts or parts[0] == "__MACOSX":
+        if one.is_dir() or not parts or "__MACOSX" in parts:  # which holds no file's content
             continue
         if one.flag_bits & 1:
             raise MGMError(f"{archive}: is encrypted; unpack it by hand")
+        if one.compress_type not in _ZIP_METHODS:
+            raise MGMError(
+                f"{archive}: is compressed in a way that Python cannot read (zip method "
+                f"{one.compress_type}); unpack it by hand"
+            )
         yield _Member(parts, one.file_size, lambda one=one: content.open(one))
 
 
@@ -193,6 +209,26 @@ def _of_tar(archive: Path, stack: ExitStack) -> Iterator[_Member]:
         if not one.isreg():
             raise MGMError(f"{archive}: holds {one.name}, which is a link or a device")
         yield _Member(parts, one.size, lambda one=one: _opened(content, one))
+    _check_end(content)
+
+
+def _check_end(content: tarfile.TarFile) -> None:
+    """Read a tar archive to its end, where its compression keeps the check sum of all of it.
+
+    `tarfile` stops at a damaged header, or at the end of a cut file, as at a good end.
+
+    Raises:
+        tarfile.ReadError: no block of zeros ends it (POSIX.1, pax, "ustar Interchange Format").
+    """
+    file = content.fileobj
+    if file is None:
+        raise tarfile.ReadError("it is closed")
+    file.seek(content.offset)  # of the block that `tarfile` took for no header
+    block = file.read(tarfile.BLOCKSIZE)
+    while file.read(CHUNK):
+        pass
+    if block != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends too early")
 
 
 def _opened(content: tarfile.TarFile, one: tarfile.TarInfo) -> IO[bytes]:
@@ -211,6 +247,8 @@ def _parts(archive: Path, name: str) -> tuple[str, ...]:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts:
         raise MGMError(f"{archive}: would write {name!r}, outside of its folder")
+    if len(parts) > MAX_DEPTH or any(len(os.fsencode(part)) > MAX_NAME for part in parts):
+        raise MGMError(f"{archive}: holds a name that is too long, {name!r:.60}; unpack it by hand")
     if any(character in name for character in "\\:\0"):
         raise MGMError(f"{archive}: holds {name!r}, which is no name of a file everywhere")
     return parts

@@ -55,7 +55,7 @@ class TextFile:
             MGMError: it cannot be written, such as on a full disk; names the file.
         """
         record = {"key": key, "text": valid_text(text), **details}
-        line = json.dumps(record, ensure_ascii=False) + "\n"
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         with WriteErrors(self.path):
             if not self._ends_with_line:  # what a killed program left of its last line ends here
                 self.path.parent.mkdir(parents=True, exist_ok=True)

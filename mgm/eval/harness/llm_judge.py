@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgm.errors import MGMError
+from mgm.eval.harness.chat_reply import without_reasoning
 from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, without_reasoning
+from mgm.eval.harness.openai_client import Endpoint
 
+TIMEOUT = 180.0  # seconds for one reply, which is short
 RULES = "rules"  # the name of no language model at all
 
 
@@ -105,6 +107,11 @@ class ModelJudge(Judge):
     def is_model(self) -> bool:
         """It is."""
         return True
+
+    @property
+    def unavailable(self) -> str:
+        """Why it is not asked any more; empty: it replies."""
+        return self._endpoint.unavailable
 
     def ask(
         self,

@@ -267,4 +267,7 @@ class EndpointAnswerer(Answerer):
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
         counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
-        return Answered(question, reply.text.strip(), reply.finish_reason or None, *counts)
+        sampled = True if "temperature" in reply.omitted else None
+        return Answered(
+            question, reply.text.strip(), reply.finish_reason or None, *counts, sampled=sampled
+        )

@@ -3,9 +3,9 @@
 import email.utils
 import http.client
 import json
+import logging
 import os
 import random
-import re
 import socket
 import ssl
 import threading
@@ -13,12 +13,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from mgm.errors import MGMError, one_line
-from mgm.eval.harness.question import valid_text
+from mgm.eval.harness.chat_reply import (
+    FALLBACKS,
+    Completion,
+    parse_completion,
+    unsupported_field,
+    with_fields,
+)
 
 TRIES = 5
 MAX_FAILED = 20  # requests in a row that are not answered, before nothing more is asked
@@ -30,42 +36,19 @@ MAX_WAIT = 300.0  # seconds between two tries, whatever Retry-After says
 MAX_BYTES = 64 * 2**20  # of a reply
 CHUNK = 2**16  # bytes
 REASONING_TOKENS = 8192  # for a model that thinks aloud, beside those of the reply
-# What a refusal calls a field, and what is sent instead; None: the field is left out.
-_FALLBACKS = {"max_tokens": "max_completion_tokens", "temperature": None}
+
+logger = logging.getLogger("mgm.eval")
 
 
 class EndpointUnavailableError(MGMError):
     """The server answers no request at all: wrong address, key or model, or it is not there."""
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A reply of a server.
-
-    Attributes:
-        text: of the message; empty where the model only thought, or refused.
-        finish_reason: "stop", "length" or another; empty: the server does not say.
-        reasoning: what the model thought before, where the server sends that by itself.
-        usage: tokens that the server counted.
-    """
-
-    text: str
-    finish_reason: str = ""
-    reasoning: str = ""
-    usage: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def only_thought(self) -> bool:
-        """Whether it has thoughts, and nothing after them."""
-        cut = self.finish_reason == "length"
-        return not without_reasoning(self.text) and bool(self.text or self.reasoning or cut)
-
-
 class Endpoint:
     """Chat completions of a server. Threads may share it.
 
-    Some servers take `max_completion_tokens` instead of `max_tokens`, or no `temperature`. What a
-    refusal names is sent otherwise from then on.
+    Some servers take `max_completion_tokens` instead of `max_tokens`, or no `temperature`. A field
+    that a refusal calls unsupported is sent otherwise, and from then on if that succeeds.
 
     Args:
         url: such as https://api.openai.com/v1.
@@ -96,11 +79,17 @@ class Endpoint:
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._stopped = threading.Event()
-        self._fields: dict[str, str | None] = {}  # what is sent instead of refused fields
+        self._lock = threading.Lock()
+        self._fields: dict[str, str | None] = {}  # what is sent instead of unsupported fields
         self._thinks = False  # whether replies need tokens to think, too
         self._failed = 0  # requests in a row
         self._unavailable = ""  # why nothing more is asked
         self._opener = urllib.request.build_opener(_NoRedirects)
+
+    @property
+    def unavailable(self) -> str:
+        """Why nothing more is asked; empty: it answers."""
+        return self._unavailable
 
     def stop(self) -> None:
         """Try nothing again any more."""
@@ -151,15 +140,21 @@ class Endpoint:
 
     def _request(self, body: dict[str, Any], thinks: bool) -> Completion:
         wait, fault, unreachable, tries = self._wait, "", False, 0
+        fields = dict(self._fields)
         while tries < TRIES:
-            sent = self._accepted(body, thinks)
+            sent = with_fields(body, fields, REASONING_TOKENS if thinks else 0)
             try:
-                return _parse(self._post(sent))
+                completion = parse_completion(self._post(sent))
+                self._keep(fields)
+                omitted = [name for name in body if name in fields and fields[name] is None]
+                return replace(completion, omitted=tuple(omitted))
             except urllib.error.HTTPError as error:
-                reason = one_line(_read_error(error))
-                if error.code in (400, 422) and self._negotiate(sent, reason):
+                content = _read_error(error)
+                refused = unsupported_field(content) if error.code in (400, 422) else None
+                if refused is not None and refused in sent:
+                    fields[refused] = FALLBACKS[refused]
                     continue  # at once, and it is not counted
-                reason = reason[:200]
+                reason = one_line(content)[:200]
                 self._check(error, reason)
                 fault, unreachable = f"{error.code}: {reason}", False
                 wait = max(wait, _retry_after(error.headers.get("Retry-After")))
@@ -178,26 +173,17 @@ class Endpoint:
             "where it was"
         )
 
-    def _accepted(self, body: dict[str, Any], thinks: bool) -> dict[str, Any]:
-        """A body with the fields that the server takes, and with tokens to think."""
-        sent = dict(body)
-        if thinks:
-            sent["max_tokens"] += REASONING_TOKENS
-        for name, instead in self._fields.items():
-            if name in sent:
-                value = sent.pop(name)
-                if instead:
-                    sent[instead] = value
-        return sent
-
-    def _negotiate(self, sent: dict[str, Any], reason: str) -> bool:
-        """Whether a refusal is about a field that can be sent otherwise, from now on."""
-        for name, instead in _FALLBACKS.items():
-            # "max_completion_tokens" does not contain "max_tokens".
-            if name in sent and re.search(rf"\b{name}\b", reason):
-                self._fields = self._fields | {name: instead}
-                return True
-        return False
+    def _keep(self, fields: Mapping[str, str | None]) -> None:
+        """Send fields otherwise from now on, since a request succeeded with them so."""
+        with self._lock:
+            new = {name: fields[name] for name in fields if name not in self._fields}
+            self._fields = self._fields | new
+        for name, instead in new.items():
+            logger.warning(
+                "%s does not support %s; %s", self._title, name,
+                f"{instead} is sent instead" if instead else
+                "it is left out, and the server's own default decides the answers",
+            )  # fmt: skip
 
     def _check(self, error: urllib.error.HTTPError, reason: str) -> None:
         """Raise what no further try would change."""
@@ -247,31 +233,6 @@ def _read_error(error: urllib.error.HTTPError) -> str:
         return str(error.reason)
 
 
-def _parse(reply: Any) -> Completion:
-    """The completion in what a server sent.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        choice = reply["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"its reply is no chat completion: {json.dumps(reply)[:60]}") from error
-    if isinstance(content, list):  # parts, of which some may be texts
-        parts = [one.get("text") for one in content if isinstance(one, dict)]
-        content = "".join(part for part in parts if isinstance(part, str))
-    usage = reply.get("usage")
-    return Completion(
-        valid_text(content) if isinstance(content, str) else "",
-        str(choice.get("finish_reason") or ""),
-        valid_text(reasoning) if isinstance(reasoning, str) else "",
-        {k: v for k, v in usage.items() if isinstance(v, int)} if isinstance(usage, dict) else {},
-    )
-
-
 def _retry_after(value: str | None) -> float:
     """The seconds in a Retry-After header, which may be a date (RFC 9110, section 10.2.3)."""
     if not value:
@@ -282,13 +243,3 @@ def _retry_after(value: str | None) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def without_reasoning(text: str) -> str:
-    """A reply without what was thought aloud before it; empty, where a thought has no end.
-
-    Some chat templates open the thought in the prompt, so that only its end is seen.
-    """
-    for name in ("think", "thinking"):
-        text = text.rpartition(f"</{name}>")[2].partition(f"<{name}>")[0]
-    return text.strip()

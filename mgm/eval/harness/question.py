@@ -12,7 +12,9 @@ from mgm.errors import MGMError, one_line
 # What is known of an answer besides its text, and its types.
 DETAILS = {
     "finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "seconds": int | float,
+    "sampled": bool,
 }  # fmt: skip
+MAX_COUNT = 2**53  # of tokens: what every reader of JSON takes exactly
 # What code raises that reads a record or an answer which is not as it expects.
 DATA_ERRORS = (
     ArithmeticError,
@@ -71,6 +73,7 @@ class Answered:
         completion_tokens: of the answer; None: unknown.
         seconds: from the previous answer of the same process to this one (answers of a batch arrive
             together: the first has nearly all of its time); None: unknown.
+        sampled: True where the server took no temperature, so that the answer may not be greedy.
     """
 
     question: Question
@@ -79,6 +82,7 @@ class Answered:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float | None = None
+    sampled: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", valid_text(self.text))
@@ -155,6 +159,23 @@ def question_or_skip(where: str, make: Callable[[], Question]) -> Question | Ski
     except DATA_ERRORS as error:
         reason = f"is no record of this benchmark ({type(error).__name__}: {error})"
         return SkippedQuestion(where, one_line(reason)[:300])
+
+
+def is_count(value: object) -> bool:
+    """Whether a value that was read is a number of tokens."""
+    return type(value) is int and 0 <= value <= MAX_COUNT
+
+
+def is_detail(name: str, value: object) -> bool:
+    """Whether a value that was read can be the one of `DETAILS` that has this name."""
+    kind = DETAILS[name]
+    if kind is int:
+        return is_count(value)
+    if kind is bool or kind is str:
+        return isinstance(value, kind)
+    # JSON of Python may hold NaN and Infinity, which no other program reads.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= MAX_COUNT
 
 
 def valid_text(text: str) -> str:

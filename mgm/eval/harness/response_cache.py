@@ -15,7 +15,7 @@ from mgm.data.images.orientation import STORED
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
 from mgm.eval.harness.jsonl_store import TextFile, read_records
-from mgm.eval.harness.question import DETAILS, Answered, Question, valid_text
+from mgm.eval.harness.question import DETAILS, Answered, Question, is_detail, valid_text
 
 logger = logging.getLogger("mgm.eval")
 # Of a model: weights, settings, vocabularies and templates.
@@ -119,9 +119,9 @@ class AnswerCache:
 
 
 def _details(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record tells of an answer besides its text; values of other types are passed over."""
-    return {name: record[name] for name, kind in DETAILS.items()
-            if isinstance(record.get(name), kind)}  # fmt: skip
+    """What a record tells of an answer besides its text; what cannot be is passed over."""
+    return {name: record[name] for name in DETAILS
+            if name in record and is_detail(name, record[name])}  # fmt: skip
 
 
 def settings_name(path: str, settings: dict[str, Any]) -> str:

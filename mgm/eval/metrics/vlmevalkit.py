@@ -109,12 +109,12 @@ def meant_letter(answered: Answered, judge: Judge) -> str | None:
     Raises:
         MGMError: the judge does not answer.
     """
-    choices = answered.question.facts["choices"]
+    choices = dict(answered.question.facts["choices"])
     text = as_read_back(answered.text)
-    letter = inferred_letter(text, choices)
+    letter = _inferred(text, choices)
     if letter is not None or not judge.is_model:
         return letter
-    return judged_letter(answered.question, text, judge, inferred_letter)
+    return judged_letter(answered.question, text, judge, lambda reply, _: _inferred(reply, choices))
 
 
 def judged_letter(
@@ -154,11 +154,21 @@ def inferred_letter(answer: str, choices: Mapping[str, str]) -> str | None:
 
     Source: `can_infer` of matching_util.py.
     """
+    return _inferred(answer, dict(choices))
+
+
+def _inferred(answer: str, choices: dict[str, str]) -> str | None:
+    """See `inferred_letter`.
+
+    Compat: choices become small letters where their texts are sought, so that the tries that follow
+    compare their lengths as such, which differ from those of letters like İ (`can_infer_text`).
+    """
     letter = _named_letter(answer, choices)
     if letter is not None:
         return letter
-    if len(answer) > 2 * sum(map(len, choices.values())):
+    if len(answer.lower()) > 2 * sum(map(len, choices.values())):
         return None
+    choices.update({name: text.lower() for name, text in choices.items()})
     return contained_choice(answer, choices)
 
 

@@ -22,6 +22,7 @@ from mgm.eval.tasks.files import read_json
 
 logger = logging.getLogger("mgm.eval")
 COLUMNS = ("benchmark", "score", "questions", "protocol", "published", "notes")
+NOTED = 20  # questions that report.md names, of each score
 RESULTS_FORMAT = 2  # of results.json; see texts/results.schema.json
 
 
@@ -55,6 +56,7 @@ def notes(score: Score) -> str:
         "cut by the token limit": score.counts.get("cut", 0),
         "unparsed": score.counts.get("unparsed", 0),
         "empty": score.counts.get("empty", 0),
+        "not greedy": score.counts.get("sampled", 0),
         "skipped": len(score.skipped),
         "with a note": len(score.notes),
     }
@@ -119,6 +121,17 @@ def parts_table(score: Score) -> str:
     return f"\n### {_heading(score)}\n\n{markdown(rows)}"
 
 
+def noted_questions(score: Score) -> str:
+    """Questions that were skipped, or whose credit has a note, in Markdown; empty: none."""
+    lines = [f"{one.id}: skipped, {one.reason}" for one in score.skipped]
+    lines += [f"{name}: {note}" for name, note in score.notes.items()]
+    if not lines:
+        return ""
+    more = [f"and {len(lines) - NOTED} more; results.json has all"] if len(lines) > NOTED else []
+    shown = "".join(f"- {_cell(line)}\n" for line in lines[:NOTED] + more)
+    return f"\n### {score.title}, {score.scorer}: single questions\n\n{shown}"
+
+
 def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
     """Ablations of a score in Markdown (see `ablations`); empty: there are none."""
     rows = ablation_rows(score, content)
@@ -128,12 +141,13 @@ def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
     return text + "".join(f"\n{line}\n" for line in utilisation_lines(score, content))
 
 
-def write_report(folder: Path, model: str) -> list[Score]:
+def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = None) -> list[Score]:
     """Write the report of all scores below a folder.
 
     Args:
         folder: of the output.
         model: its name; scores of another model, or of other weights, are left out.
+        current: `Score.run` of a score of it; None: that of the newest score.
 
     Returns:
         The scores in the report.
@@ -142,15 +156,19 @@ def write_report(folder: Path, model: str) -> list[Score]:
         MGMError: a file cannot be written.
     """
     found = [(path.parent, score) for path, score in _scores(folder)]
-    newest = max((score.run.get("date", "") for _, score in found), default="")
-    current = next((one.run for _, one in found if one.run.get("date", "") == newest), {})
+    if current is None:
+        runs = [score.run for _, score in found]
+        current = max(runs, key=lambda run: run.get("date", ""), default={})
     kept = []
     for path, score in found:
         if _same_model(score.run, current):
             kept.append((path, score))
         else:
-            logger.warning("%s: is of another model or other weights; the report leaves it out",
-                           path)  # fmt: skip
+            logger.warning(
+                "%s: is of another model or other weights (%s, not %s); the report leaves it out; "
+                "give another --output, or the one --model for --answers of one model",
+                path, score.run.get("model", {}).get("name"), model,
+            )  # fmt: skip
     scores = [score for _, score in kept]
     paper = published_table(
         model,
@@ -164,6 +182,7 @@ def write_report(folder: Path, model: str) -> list[Score]:
     text += f"{markdown(paper)}\n" if paper else ""
     ablations = [_ablations(path, score) for path, score in kept]
     text += table(scores, model) + "".join(map(parts_table, scores))
+    text += "".join(map(noted_questions, scores))
     text += "".join(map(ablations_text, scores, ablations))
     rows = [_page_row(score, model) for score in scores]
     sections = [
@@ -177,7 +196,10 @@ def write_report(folder: Path, model: str) -> list[Score]:
         ("report.html", page),
         (
             "results.json",
-            json.dumps(results(model, scores, ablations), ensure_ascii=False, indent=1) + "\n",
+            json.dumps(
+                results(model, scores, ablations), ensure_ascii=False, indent=1, allow_nan=False
+            )
+            + "\n",
         ),
     ):
         with atomic_file(folder / name) as path:
@@ -197,7 +219,7 @@ def _scores(folder: Path) -> Iterator[tuple[Path, Score]]:
     yield from sorted(found, key=lambda one: (order.get(one[1].benchmark, len(order)), one[0]))
 
 
-def _same_model(run: dict[str, Any], current: dict[str, Any]) -> bool:
+def _same_model(run: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     """Whether two runs were of the same weights, as far as is known of both."""
     own, other = run.get("model", {}), current.get("model", {})
     return all(own.get(name) in (other.get(name), None) or other.get(name) is None
@@ -217,9 +239,11 @@ def _details(folder: Path) -> dict[str, Any]:
 def _ablations(folder: Path, score: Score) -> dict[str, Any]:
     """Ablations of a score; empty: there are none."""
     try:
-        return read_ablations(folder, score)
-    except MGMError as error:
-        logger.warning("%s; the report leaves it out", error)
+        content = read_ablations(folder, score)
+        json.dumps(content, allow_nan=False)
+        return content
+    except (MGMError, ValueError) as error:
+        logger.warning("%s, ablations: %s; the report leaves them out", folder, error)
         return {}
 
 
@@ -265,7 +289,8 @@ def _result(score: Score, model: str) -> dict[str, Any]:
             }
             for name, (value, count) in score.parts.items()
         ],
-        "counts": score.counts | {"skipped": len(score.skipped)},
+        "counts": score.counts | {"skipped": len(score.skipped), "notes": len(score.notes)},
         "skipped": [{"id": one.id, "reason": one.reason} for one in score.skipped],
+        "notes": [{"id": name, "reason": note} for name, note in score.notes.items()],
         "run": score.run,
     }

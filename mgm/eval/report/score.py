@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mgm.atomic import atomic_file
@@ -15,6 +16,7 @@ from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.files import read_json, staged_files
 
 logger = logging.getLogger("mgm.eval")
+_TEXTS = ("benchmark", "title", "metric", "protocol", "judge")
 FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
 
@@ -163,7 +165,8 @@ def save_score(score: Score, path: Path) -> None:
     """
     content = asdict(score) | {"complete": score.complete}
     with atomic_file(path) as part:
-        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        part.write_text(text, encoding="utf-8")
 
 
 def write_files(
@@ -215,6 +218,8 @@ def load_score(path: Path) -> Score:
     """
     content = read_json(path)
     try:
+        json.dumps(content, allow_nan=False)  # NaN and Infinity are no JSON
+        _check_types(content)
         names = {one.name for one in fields(Score)}
         known: dict[str, Any] = {"format": 1}
         known |= {name: value for name, value in content.items() if name in names}
@@ -231,3 +236,18 @@ def load_score(path: Path) -> Score:
         return Score(**known)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise MGMError(f"{path}: is no score of ours ({error})") from error
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Raise a TypeError where a field that the report reads has another type."""
+    run, number, count = content.get("run", {}), (int, float, NoneType), (int, NoneType)
+    own: dict[str, Any] = {name: (content[name], str) for name in _TEXTS}
+    own |= {name: (content[name], number) for name in ("value", "low", "high")}
+    own |= {"questions": (content["questions"], int), "expected": (content["expected"], count)}
+    own |= {"run": (run, dict), "run.date": (run.get("date", ""), str)}
+    own |= {"run.model": (run.get("model", {}), dict), "counts": (content.get("counts", {}), dict)}
+    own |= {f"counts.{name}": (one, int) for name, one in content.get("counts", {}).items()}
+    own |= {f"notes.{name}": (one, str) for name, one in content.get("notes", {}).items()}
+    for name, (value, kind) in own.items():
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{name} is of type {type(value).__name__}")

@@ -1,5 +1,6 @@
 """Scores answers: credits, the score made of them, its parts and their intervals."""
 
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,6 @@ import numpy as np
 
 from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.openai_client import EndpointUnavailableError
 from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
 from mgm.eval.report.score import Score, combine_inputs, parsed_answer, question_hash
 from mgm.eval.statistics.intervals import (
@@ -25,7 +25,9 @@ from mgm.eval.statistics.intervals import (
     spread_of,
 )
 from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.thinking import THINKING_TAGS
 
+logger = logging.getLogger("mgm.eval")
 JUDGED_AT_ONCE = 16
 
 
@@ -52,7 +54,7 @@ def scored(
         without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
 
     Raises:
-        MGMError: nothing was answered, no answer can be scored, or the judge replies to nobody.
+        MGMError: nothing was answered, or no answer can be scored.
     """
     if not answered:
         reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
@@ -60,6 +62,12 @@ def scored(
     ids = {question.id for question in questions}
     records = len(questions) + sum(one.id not in ids for one in skipped)
     cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
+    counts = _counts(benchmark, protocol, cleaned)
+    if counts["unparsed"] == len(cleaned) and all(_has_thinking(one.text) for one in cleaned):
+        logger.warning(
+            "%s: every answer has a block of reasoning, and nothing can be read in any; score them "
+            "without with --strip-thinking", benchmark.name,
+        )  # fmt: skip
     facts: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
@@ -67,7 +75,7 @@ def scored(
         "protocol": protocol,
         "judge": judge.name if protocol in benchmark.judged else "",
         "expected": benchmark.expected(split, protocol) or records,
-        "counts": _counts(benchmark, protocol, cleaned),
+        "counts": counts,
     }
     if split not in benchmark.scored:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
@@ -130,30 +138,29 @@ def _combined(
     }
 
 
+def _has_thinking(text: str) -> bool:
+    return any(closing in text for _, closing in THINKING_TAGS)
+
+
 def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -> dict[str, int]:
     return {
         "cut": sum(one.finish_reason == "length" for one in answered),
         "empty": sum(not one.text.strip() for one in answered),
         "unparsed": sum(parsed_answer(benchmark, one, protocol) == "" for one in answered),
+        "sampled": sum(bool(one.sampled) for one in answered),
     }
 
 
 def _credits(
     benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
 ) -> list[float | SkippedQuestion]:
-    """Of every answer; a judge is asked about several at a time.
-
-    Raises:
-        EndpointUnavailableError: the judge replies to nobody.
-    """
+    """Of every answer; a judge is asked about several at a time."""
 
     def credit(one: Answered) -> float | SkippedQuestion:
         try:
             found = benchmark.credit(one, protocol, judge)
             return found if isinstance(found, Credit) else float(found)
-        except EndpointUnavailableError:
-            raise
-        except MGMError as error:
+        except MGMError as error:  # so after a judge that replies to nobody any more
             return SkippedQuestion(one.question.id, str(error))
         except DATA_ERRORS as error:  # a record or an answer that its scorer did not expect
             reason = f"its answer cannot be scored ({type(error).__name__}: {error})"

@@ -157,7 +157,8 @@ class Benchmark(ABC):
             make = partial(self.from_row, row, images, protocol, number)
             question = question_or_skip(where, make)
             if isinstance(question, Question):
-                question = replace(question, source_index=index)
+                asked = {"question": str(row["question"])} if row.get("question") else {}
+                question = replace(question, source_index=index, facts=asked | dict(question.facts))
             yield question
 
     def published(
@@ -269,6 +270,19 @@ class Benchmark(ABC):
                 f"{self.name}:{split}: there is no protocol {protocol!r}; choose from "
                 f"{', '.join(valid)}"
             )
+
+
+def row_name(row: Mapping[str, Any], number: int) -> str:
+    """What a row of a data set calls its question; without such a column its number from 0.
+
+    Both harnesses count rows from 0: a number from 1 would be the name of another question.
+
+    Args:
+        row: its fields.
+        number: of the row, from 1.
+    """
+    names = ("question_id", "index", "Index")
+    return str(next((row[name] for name in names if name in row), number - 1))
 
 
 def mean_of_means(names: Sequence[str], credits: Sequence[float]) -> float:

@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mgm.atomic import atomic_folder
+from mgm.atomic import atomic_folder, process_name, remove_left_parts
 from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 from mgm.eval.tasks.files import base64_image, field, read_lines, read_parquet, read_table
@@ -97,7 +96,8 @@ class Source(ABC):
         if not facts:
             next(self.read(folder))  # which says what is missing
         if not place.is_dir():
-            own = place.with_name(f"{digest}.{os.getpid()}")
+            remove_left_parts(place.parent, digest)
+            own = place.with_name(f"{digest}.{process_name()}")
             with atomic_folder(own) as part:
                 self._unpack(folder, part)
             try:

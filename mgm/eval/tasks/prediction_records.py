@@ -13,9 +13,20 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import Question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
 from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
+from mgm.eval.tasks.prompts import LETTER, SINGLE_WORD, UNANSWERABLE
 
-NAMES = ("question_id", "questionId", "id", "pid", "index")  # of a question's name in a record
-TEXTS = ("text", "response", "prediction", "answer")  # of what was said
+KEY = "<key>"  # under which a record stands in a JSON object
+INDEX = "index"  # column of a question's number in VLMEvalKit's tables
+NAMES = ("question_id", "questionId", "id", "pid", INDEX)  # of a question's name in a record
+TEXTS = ("text", "response", "prediction")  # of a model's answer
+ANSWER = "answer"  # of a model's answer in result files, of the right one in data sets
+# Columns of data sets: beside a question they show that `answer` is the right one.
+DATA_COLUMNS = frozenset((
+    *("A", "choices", "options", "option_a", "choice_a", "multi-choice options"),
+    *("image", "images", "image_path", "imageId", "imagename", "img_path"),
+    *("category", "l2-category", "l2_category", "capability", "types", "question_type"),
+))  # fmt: skip
+_PROMPTS = (SINGLE_WORD, LETTER, UNANSWERABLE)
 _WHOLE = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
 _MARKER = re.compile(r"<image[^>]{0,8}>")
 
@@ -65,17 +76,48 @@ def _prediction(record: Mapping[str, Any]) -> Prediction:
     """Raises an MGMError where there is no name or no text."""
     if "doc_id" in record and ("filtered_resps" in record or "resps" in record):
         return _of_lmms_eval(record)
-    if "index" in record and "prediction" in record:
-        index = _name(record["index"])
-        question = record.get("question")
-        return Prediction(
-            (f"index {index}", index),
-            _text(record["prediction"]),
-            VLMEVALKIT,
-            question=question if isinstance(question, str) else None,
+    names, text = _names(record), _model_text(record)
+    question = record.get("question")
+    return Prediction(
+        names,
+        text,
+        VLMEVALKIT if INDEX in record and "prediction" in record else "",
+        prompt=record.get("prompt"),
+        question=question if isinstance(question, str) else None,
+    )
+
+
+def _names(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a question, the surest first.
+
+    A number in the column `index` counts the rows of VLMEvalKit's table, whatever ids they have;
+    the key of a JSON object is an id first, and such a number where no question has that id.
+    """
+    own = next((name for name in NAMES if name in record), None)
+    names = []
+    if own is not None or KEY not in record:
+        name = _name(_first(record, NAMES))
+        names += [f"{INDEX} {name}", name] if own == INDEX else [name]
+    if KEY in record:
+        key = _name(record[KEY])
+        names += [key, f"{INDEX} {key}"]
+    return tuple(dict.fromkeys(names))
+
+
+def _model_text(record: Mapping[str, Any]) -> str:
+    """A model's answer in a record.
+
+    Raises:
+        MGMError: there is none, or only the right answer of a data set.
+    """
+    if any(name in record for name in TEXTS):
+        return _text(_first(record, TEXTS))
+    if "question" in record and ANSWER in record and not DATA_COLUMNS.isdisjoint(record):
+        raise MGMError(
+            "holds the right answers, no predictions: it is a row of the data set; give the file "
+            f"with the model's answers, in a column {TEXTS[-1]!r}"
         )
-    name, text = _first(record, NAMES), _first(record, TEXTS)
-    return Prediction((_name(name),), _text(text), prompt=record.get("prompt"))
+    return _text(_first(record, (*TEXTS, ANSWER)))
 
 
 def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
@@ -84,9 +126,7 @@ def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
     Source: `save_results_samples` of lmms-eval's evaluation_tracker.py. Answers stand in lists of
     one in older versions, which also have the row itself as `doc`.
     """
-    text = record.get("filtered_resps", record.get("resps"))
-    while isinstance(text, list):
-        text = text[0] if text else None
+    text = _response(record.get("filtered_resps", record.get("resps")))
     document = record.get("doc")
     # Its metrics of many tasks are objects with the id of the question.
     inside = [one for one in (document, *record.values()) if isinstance(one, dict)]
@@ -103,15 +143,45 @@ def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
     )
 
 
+def _response(value: Any) -> Any:
+    """The first response in lists of lists.
+
+    Raises:
+        MGMError: it is the log-likelihood of a choice and whether it is the likeliest, no text.
+    """
+    while isinstance(value, list):
+        if len(value) == 2 and str(value[1]) in ("True", "False") and _is_number(value[0]):
+            raise MGMError("has log-likelihoods, no text; the task has to generate answers")
+        value = value[0] if value else None
+    if isinstance(value, float) and not math.isnan(value):
+        raise MGMError("has log-likelihoods, no text; the task has to generate answers")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def same_wording(one: Prediction, question: Question) -> bool:
     """Whether what a file has of a question's text is of this question; so where it has none."""
     theirs = _letters(one.question or "")
     if not theirs:
         return True
     problem = question.facts.get("problem") or question.facts.get("row") or {}
-    texts = [question.text, *(question.facts.get(name) for name in ("prompt", "question"))]
+    texts = [_bare(question.text), *(question.facts.get(name) for name in ("prompt", "question"))]
     own = [_letters(text) for text in (*texts, problem.get("question")) if isinstance(text, str)]
     return any(text and (text in theirs or theirs in text) for text in own)
+
+
+def _bare(text: str) -> str:
+    """A prompt without the sentences at its end that ask for a short answer."""
+    while ended := next((one for one in _PROMPTS if text.endswith(one)), ""):
+        text = text.removesuffix(ended).rstrip()
+    return text
 
 
 def _letters(text: str) -> str:
@@ -142,7 +212,8 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
     for name in names:
         if name in record:
             return record[name]
-    raise MGMError(f"has none of {', '.join(names)}; it has {', '.join(record) or 'none'}")
+    own = [name for name in record if name != KEY]
+    raise MGMError(f"has none of {', '.join(names)}; it has {', '.join(own) or 'none'}")
 
 
 def _rows(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -160,20 +231,38 @@ def _rows(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
     elif kind == ".json":
         content = read_json(path)
         if isinstance(content, dict):
-            content = [
-                {"id": name} | (one if isinstance(one, dict) else {"text": one})
-                for name, one in content.items()
-            ]
+            content = _listed(path, content)
         if not isinstance(content, list) or not any(isinstance(one, dict) for one in content):
             raise MGMError(f"{path}: holds no records of answers")
         yield from (one if isinstance(one, dict) else {} for one in content)
     elif kind == ".pkl":
         raise MGMError(
             f"{path}: is a pickle, which can run any program when it is read; write it as JSON "
-            "where it comes from: pandas.read_pickle(FILE).to_json(FILE, orient='records')"
+            "where it comes from: pandas.read_pickle(FILE).to_json('answers.json', "
+            "orient='records') of a table, json.dump(pandas.read_pickle(FILE), "
+            "open('answers.json', 'w')) of VLMEvalKit's *_PREV.pkl"
         )
     else:
         raise MGMError(f"{path}: ends in {kind!r}; give .jsonl, .json, .tsv, .csv or .xlsx")
+
+
+def _listed(path: Path, content: Mapping[str, Any]) -> list[Any]:
+    """The records in a JSON object: answers by their questions' names, or lmms-eval's old samples.
+
+    Raises:
+        MGMError: it is lmms-eval's file of results.
+    """
+    if isinstance(content.get("logs"), list):
+        return content["logs"]
+    if isinstance(content.get("results"), dict) and "configs" in content:
+        raise MGMError(
+            f"{path}: holds lmms-eval's results, no answers; give the samples file, "
+            "*_samples_*.jsonl, which --log_samples writes beside it"
+        )
+    return [
+        {KEY: name} | (one if isinstance(one, dict) else {"text": one})
+        for name, one in content.items()
+    ]
 
 
 def _sheet(path: Path) -> Iterator[Mapping[str, Any]]:

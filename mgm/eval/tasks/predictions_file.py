@@ -64,7 +64,9 @@ class Found:
                 logger.warning("%s: %d %s (%s%s)", path, len(names), what, shown, more)
 
 
-def read_answers(path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> Found:
+def read_answers(
+    path: Path, benchmark: Benchmark, questions: Sequence[Question], protocol: str = ""
+) -> Found:
     """Find the answers of questions in a file.
 
     An answer of VLMEvalKit or lmms-eval belongs to the row of its index, where the questions are
@@ -76,6 +78,7 @@ def read_answers(path: Path, benchmark: Benchmark, questions: Sequence[Question]
         path: JSON lines, JSON, a spreadsheet, or a table separated by tabs or commas.
         benchmark: that was asked.
         questions: all of it.
+        protocol: by which they are asked; no message advises the one that is given.
 
     Raises:
         MGMError: the file is missing or no such file, no answer in it is to a question, or most are
@@ -105,7 +108,7 @@ def read_answers(path: Path, benchmark: Benchmark, questions: Sequence[Question]
         for number, one in enumerate(answers):  # as often as the file goes through them
             said[own[number % len(own)]].append(one.text)
     harness = Counter(one.harness for one in predictions).most_common(1)
-    advice = _advice(benchmark, harness[0][0] if harness else "")
+    advice = _advice(benchmark, harness[0][0] if harness else "", protocol)
     _check(path, benchmark, found, len(said), wrong, list(known), advice)
     for index, question in enumerate(questions):
         texts = said.get(index, [])
@@ -180,8 +183,10 @@ def _check(
     )
 
 
-def _advice(benchmark: Benchmark, harness: str) -> str:
+def _advice(benchmark: Benchmark, harness: str, protocol: str) -> str:
     """Which protocol reads the data that a harness's indexes are of."""
+    if harness == protocol:
+        return ""
     if harness in (LMMS_EVAL, VLMEVALKIT) and harness in benchmark.protocols:
         return f"; its indexes are of {harness}'s data: give --protocol {harness}"
     return ""

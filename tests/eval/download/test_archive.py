@@ -1,5 +1,6 @@
 """Archives: what is wanted goes to its place, and strange ones are one line."""
 
+import gzip
 import io
 import shutil
 import stat
@@ -7,6 +8,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -61,6 +63,55 @@ def test_tar(tmp_path, mode):
     assert (tmp_path / "to" / "images" / "2.jpg").read_bytes() == b""
 
 
+def test_a_mac_s_notes_are_no_second_folder(tmp_path):
+    made = zipped(tmp_path / "a.part", ("d/__MACOSX/images/._1", b"x"), ("d/images/1", b"one"))
+    unpack(made, "a.zip", tmp_path / "to", ["images"])
+    assert [file.name for file in (tmp_path / "to" / "images").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("method", [1, 9, 93, 65535])  # shrink, deflate64, zstd
+def test_a_zip_method_that_cannot_be_read_is_no_damage(tmp_path, method):
+    made = zipped(tmp_path / "a.part", GOOD)
+    content = bytearray(made.read_bytes())
+    central = content.find(b"PK\x01\x02")
+    content[8:10] = content[central + 10 : central + 12] = method.to_bytes(2, "little")
+    made.write_bytes(content)
+    with pytest.raises(MGMError, match=rf"\(zip method {method}\); unpack it by hand"):
+        unpack(made, "a.zip", tmp_path / "to", ["images"])
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_compressed_tar_with_a_damaged_middle(tmp_path, mode, share):
+    """Its check sum stands at its end, behind all members."""
+    noise = Random(0)
+    files = [(f"images/{n}", noise.randbytes(50_000)) for n in range(2)]
+    made = tarred(tmp_path / "a.part", *files, mode=mode)
+    content = bytearray(made.read_bytes())
+    start = int(share * len(content))
+    content[start : start + 100] = bytes(100)
+    made.write_bytes(content)
+    with pytest.raises(MGMError, match="is a damaged archive"):
+        unpack(made, "a.tar", tmp_path / "to", ["images"])
+    assert not (tmp_path / "to" / "images").exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_cut_tar(tmp_path, mode):
+    """Cut anywhere, also between two members, where `tarfile` sees an end."""
+    files = [(f"images/{n}", b"x" * 1000) for n in range(4)]
+    full = tarred(tmp_path / "full", *files, mode="w").read_bytes()
+    made = tmp_path / "a.part"
+    for cut in range(0, 4 * 1536 + 1, 256):
+        made.write_bytes(full[:cut] if mode == "w" else gzip.compress(full[:cut]))
+        with pytest.raises(MGMError, match="is a damaged archive"):
+            unpack(made, "a.tar", tmp_path / "to", ["images"])
+    made.write_bytes(full[:1536] + b"no header" * 100 + full[2436:])
+    with pytest.raises(MGMError, match="is a damaged archive"):
+        unpack(made, "a.tar", tmp_path / "to", ["images"])
+    assert not (tmp_path / "to" / "images").exists()
+
+
 def link(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -82,7 +133,12 @@ GOOD = ("images/1.jpg", b"one")
         ([GOOD, ("images/./1.jpg", b"two")], r"holds images/1\.jpg twice"),
         ([GOOD, ("images", b"a file")], r"holds images/1\.jpg below a file"),
         ([("other/1.jpg", b"one")], "holds no images; put it to .*images by hand"),
-        ([("a/images/1.jpg", b"one"), ("b/images/1.jpg", b"one")], "holds no images"),
+        (
+            [("a/images/1.jpg", b"one"), ("b/images/1.jpg", b"one")],
+            r"holds several of the name images \(a/images, b/images\); put it to .* by hand",
+        ),
+        ([GOOD, (f"images/{'a' * 256}", b"x")], "holds a name that is too long"),
+        ([GOOD, ("a/" * 3000 + "b", b"x")], "holds a name that is too long"),
         ([], "holds no images"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.benchmarks.mmvet import MMVet
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
-from mgm.eval.harness.openai_client import MAX_FAILED, EndpointUnavailableError
+from mgm.eval.harness.openai_client import MAX_FAILED
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.report.scoring import scored
 from tests.eval.harness.misbehaving_server import Reply, refused, said, server
@@ -87,9 +87,23 @@ def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
 def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
     answered = [Answered(one, "x") for one in questions(3 * MAX_FAILED)]
     with server(Reply(b"<html>")) as (address, bodies):
-        with pytest.raises(EndpointUnavailableError, match="so it went with 20 requests in a row"):
-            scored(MMVet(), "test", "paper", questions(60), answered, judge(address, tmp_path))
+        asked = judge(address, tmp_path)
+        with pytest.raises(MGMError, match="no answer can be scored"):
+            scored(MMVet(), "test", "paper", questions(60), answered, asked)
+        assert "so it went with 20 requests in a row" in asked.unavailable
         assert len(bodies) < 5 * (MAX_FAILED + 20)
+
+
+@pytest.mark.parametrize("fault", [refused("no money left", 402), Reply(b"<html>")])
+def test_marks_of_a_judge_that_fails_midway_are_scored(tmp_path, fault):
+    answered = [Answered(one, "x") for one in questions(60)]
+    with server(said("1.0"), said("0.5"), fault) as (address, _):
+        asked = judge(address, tmp_path)
+        score = scored(MMVet(), "test", "paper", questions(60), answered, asked)
+    assert (score.value, score.questions, score.complete) == (75.0, 2, False)
+    assert len(score.skipped) == 58
+    assert all("the judge gpt" in one.reason for one in score.skipped)
+    assert asked.unavailable
 
 
 def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
@@ -107,7 +121,7 @@ def test_a_judge_that_fails_at_all_is_an_error(tmp_path):
     answered = [Answered(one, "x") for one in questions(3)]
     for reply in (refused("bad key", 401), refused("no model", 404)):
         with server(reply) as (address, bodies):
-            with pytest.raises(EndpointUnavailableError, match="the judge gpt refuses"):
+            with pytest.raises(MGMError, match=r"no answer can be scored \(the judge gpt refuses"):
                 scored(MMVet(), "test", "paper", questions(3), answered, judge(address, tmp_path))
             assert len(bodies) <= 16
     with pytest.raises(MGMError, match="there is no judge"):

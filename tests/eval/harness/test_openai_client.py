@@ -7,12 +7,11 @@ import time
 import pytest
 
 from mgm.errors import MGMError
+from mgm.eval.harness.chat_reply import Completion, without_reasoning
 from mgm.eval.harness.openai_client import (
     REASONING_TOKENS,
-    Completion,
     Endpoint,
     EndpointUnavailableError,
-    without_reasoning,
 )
 from tests.eval.harness.misbehaving_server import Reply, refused, said, server
 
@@ -129,10 +128,68 @@ def test_fields_that_a_server_refuses_are_sent_otherwise_from_then_on():
             assert there.complete(BODY).text == "yes"
         assert len(bodies) == 4
         assert bodies[-1] == {"model": "m", "messages": [], "max_completion_tokens": 16}
-    with server(refused("max_completion_tokens and temperature: no")) as (address, bodies):
+    unsupported = "max_completion_tokens is not supported. temperature is not supported"
+    with server(refused(unsupported)) as (address, bodies):
         with pytest.raises(MGMError, match="refuses"):  # it does not go on for ever
             endpoint(address).complete(BODY)
         assert len(bodies) == 2
+
+
+ECHO = {"detail": [{"type": "value_error", "loc": ["body", "messages", 0], "msg": "image refused",
+                    "input": BODY}]}  # fmt: skip
+TOO_LARGE = (
+    "'max_tokens' or 'max_completion_tokens' is too large: 128. This model's maximum context "
+    "length is 4096 tokens and your request has 4090 input tokens."
+)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Reply(ECHO, 422),
+        refused(TOO_LARGE),
+        Reply({"error": {"message": TOO_LARGE, "param": "max_tokens"}}, 400),
+        Reply({"error": {"message": "temperature is not supported", "param": "messages"}}, 400),
+        Reply({"error": {"message": "this image is not supported", "sent": BODY}}, 400),
+        refused(f"Unsupported image. The request was {BODY}"),
+        Reply(b"unsupported: temperature, max_tokens", 400),
+        Reply({"detail": [{"type": "less_than", "loc": ["body", "max_tokens"], "msg": "9"}]}, 422),
+    ],
+)  # fmt: skip
+def test_one_refused_question_changes_no_field_of_others(refusal):
+    with server(said("a"), refusal, said("b")) as (address, bodies):
+        there = endpoint(address)
+        assert there.complete(BODY).text == "a"
+        with pytest.raises(MGMError, match="refuses"):
+            there.complete(BODY)
+        assert there.complete(BODY).text == "b"
+        assert bodies == [BODY] * 3
+
+
+def test_a_field_is_kept_only_where_the_repeated_request_succeeds(caplog):
+    """A server that says so of one question, and refuses it without the field, too."""
+    unsupported = refused("temperature is not supported with this image")
+    without = {name: value for name, value in BODY.items() if name != "temperature"}
+    with server(unsupported, refused("no"), GOOD) as (address, bodies):
+        there = endpoint(address)
+        with pytest.raises(MGMError, match="refuses"):
+            there.complete(BODY)
+        assert there.complete(BODY).omitted == ()
+        assert bodies == [BODY, without, BODY]
+    assert "does not support" not in caplog.text
+    with server(unsupported, GOOD) as (address, bodies):
+        there = endpoint(address)
+        assert [there.complete(BODY).omitted for _ in range(3)] == [("temperature",)] * 3
+        assert bodies == [BODY, *[without] * 3]
+    assert caplog.text.count("the server does not support temperature; it is left out") == 1
+
+
+def test_counts_of_tokens_that_are_none():
+    usage = '{"prompt_tokens": %s, "completion_tokens": 2, "x": null}'
+    for odd in ("-5", "true", "1.5", "NaN", "1e400", '"7"', str(10**30)):
+        body = '{"choices": [{"message": {"content": "a"}}], "usage": ' + usage % odd + "}"
+        with server(Reply(body.encode())) as (address, _):
+            assert endpoint(address).complete(BODY).usage == {"completion_tokens": 2}
 
 
 @pytest.mark.parametrize(

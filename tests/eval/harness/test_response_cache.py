@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mgm.data.images.loading import open_image
@@ -63,3 +65,23 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
         expected = open_image(photo(6), orientation=orientation)
         assert np.array_equal(open_image(found), expected)
         assert np.array_equal(open_image(found, orientation="stored"), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seconds", float("nan")), ("seconds", float("inf")), ("seconds", -1e9), ("seconds", True),
+        ("prompt_tokens", True), ("prompt_tokens", 10**30), ("prompt_tokens", -1),
+        ("completion_tokens", 1.5), ("finish_reason", 7), ("sampled", 1),
+    ],
+)  # fmt: skip
+def test_details_that_cannot_be_are_passed_over(tmp_path, name, value):
+    question = Question("1", "What?")
+    key = AnswerCache(tmp_path, "m").key(question)
+    record = {"key": key, "text": "a", "seconds": 1.5, "prompt_tokens": 3, name: value}
+    (tmp_path / "answers-0.jsonl").write_text(json.dumps(record) + "\n")
+    found = AnswerCache(tmp_path, "m").answer(question)
+    assert found is not None
+    assert found.details == {
+        key: value for key, value in (("prompt_tokens", 3), ("seconds", 1.5)) if key != name
+    }

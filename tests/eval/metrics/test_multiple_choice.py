@@ -2,7 +2,7 @@ import pytest
 
 from mgm.eval.metrics.lmms_eval import exact_match, extracted_letter
 from mgm.eval.metrics.multiple_choice import chosen_letter, contained_choice, listed, parse_choice
-from mgm.eval.metrics.vlmevalkit import choices_of, inferred_letter
+from mgm.eval.metrics.vlmevalkit import _inferred, choices_of, inferred_letter
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,14 @@ def test_what_lmms_eval_extracts():
     assert extracted_letter("", "ABCD") == extracted_letter("red", "ABCD") == ""
     assert exact_match("(b).", "B")
     assert not exact_match("B c", "B")
+
+
+def test_lengths_of_choices_as_vlmevalkit_measures_them():
+    """Small letters of the answer; of the choices only in the tries that follow."""
+    choices = {"A": "\u0130", "B": "x"}
+    assert inferred_letter("\u0130\u0130", choices) == "A"
+    assert inferred_letter("\u0130\u0130\u0130", choices) is None  # six small letters
+    own = dict(choices)
+    assert _inferred("?", own) is None
+    assert own == {"A": "i\u0307", "B": "x"}
+    assert _inferred("\u0130\u0130\u0130", own) == "A"

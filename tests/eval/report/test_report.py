@@ -187,7 +187,7 @@ def test_results_follow_their_schema(answered, tmp_path):
     (first,) = (one for one in results["results"] if one["benchmark"] == "textvqa:val")
     assert first["published"] == 65.2
     assert [one["interval"] for one in first["parts"]] == [None, [50, 70]]
-    assert first["counts"] == {"cut": 1, "empty": 0, "unparsed": 2, "skipped": 1}
+    assert first["counts"] == {"cut": 1, "empty": 0, "unparsed": 2, "skipped": 1, "notes": 0}
     usage = {"seconds_between_answers": 2.0, "prompt_tokens": 2800, "completion_tokens": 20}
     assert first["run"]["usage"] == usage
     assert {"mgm", "torch", "transformers", "python"} == first["run"]["versions"].keys()
@@ -265,3 +265,47 @@ def test_the_digest_of_questions_is_of_their_content(answered, tmp_path):
     assert digest != questions_digest(questions[::-1])
     assert digest != questions_digest([replace(questions[0], answer="blue"), *questions[1:]])
     assert questions_digest([replace(questions[0], images=(tmp_path / "gone.png",))])
+
+
+def test_questions_with_a_note_are_named(answered, tmp_path):
+    notes = {f"{n}": f"the judge gave no number, at last {n}" for n in range(30)}
+    written(tmp_path, score_of(answered, notes=notes), answered)
+    write_report(tmp_path, "m")
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert result["counts"]["notes"] == 30
+    assert result["notes"][3] == {"id": "3", "reason": notes["3"]}
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate({
+        "format": 1, "model": "m", "results": [result]
+    })  # fmt: skip
+    text = (tmp_path / "report.md").read_text()
+    assert f"- 3: {notes['3']}\n" in text
+    assert "- and 10 more; results.json has all\n" in text
+
+
+def test_the_models_own_run_decides_which_scores_are_of_it(answered, tmp_path, caplog):
+    """Not the newest date, which another model's score may have."""
+    own = {"date": "2026-01-01T00:00:00+00:00", "model": {"name": "a", "digest": None}}
+    other = {"date": "2030-01-01T00:00:00+00:00", "model": {"name": "b", "digest": None}}
+    written(tmp_path, score_of(answered, run=own), answered)
+    written(tmp_path, score_of(answered, benchmark="gqa:testdev", run=other), answered)
+    assert [one.benchmark for one in write_report(tmp_path, "a", own)] == ["textvqa:val"]
+    assert "is of another model or other weights (b, not a)" in caplog.text
+    assert "--model for --answers of one model" in caplog.text
+    assert [one.benchmark for one in write_report(tmp_path, "b")] == ["gqa:testdev"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"run": {"date": 7}}, {"run": {"model": None}}, {"run": 3}, {"value": "9"},
+        {"value": float("nan")}, {"low": float("inf")}, {"counts": {"cut": "x"}}, {"judge": None},
+        {"questions": 1.5}, {"notes": {"1": 2}}, {"run": {"usage": {"seconds": float("nan")}}},
+    ],
+)  # fmt: skip
+def test_scores_of_other_types_are_left_out(answered, tmp_path, odd, caplog):
+    written(tmp_path, score_of(answered), answered)
+    written(tmp_path, score_of(answered, benchmark="gqa:testdev"), answered)
+    (file,) = tmp_path.glob("gqa/*/*/score.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | odd))
+    assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val"]
+    assert "is no score of ours" in caplog.text

@@ -3,11 +3,15 @@
 import base64
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from mgm.atomic import process_name
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
@@ -418,3 +422,26 @@ def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
     assert reasons[-1] == "another question before has this id"
     with pytest.raises(MGMError, match="has more columns"):
         list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit"))
+
+
+def test_what_a_killed_unpacking_left_is_removed(tmp_path):
+    """Not what another process unpacks at the same time."""
+    place, rows, _ = HUB["pope:test"]
+    parquet(tmp_path / "hub" / place, rows)
+    pope = BENCHMARKS["pope"]
+    first = list(pope.questions(tmp_path, "test", "lmms-eval"))
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    shutil.rmtree(unpacked)
+    host, own = process_name().split("-")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = {
+        number: f".{unpacked.name}.{host}-{number}.0123abcd.part.{host}-{number}"
+        for number in (int(own), ended.pid)
+    }
+    for name in names.values():
+        (tmp_path / "unpacked" / name / "images").mkdir(parents=True)
+    (tmp_path / "unpacked" / f"{unpacked.name}.{host}-{ended.pid}").mkdir()
+    assert list(pope.questions(tmp_path, "test", "lmms-eval")) == first
+    left = {one.name for one in (tmp_path / "unpacked").iterdir()}
+    assert left == {unpacked.name, names[int(own)]}

@@ -248,3 +248,111 @@ def test_files_that_are_no_tables(tmp_path):
             (tmp_path / f"m{suffix}").write_bytes(content)
             with pytest.raises(MGMError, match="m" + suffix):
                 read_answers(tmp_path / f"m{suffix}", kind, questions)
+
+
+def numbered(name: str) -> Rows:
+    """Three rows of a table of VLMEvalKit, whose indexes begin at 0."""
+    row = TABLES[name][1]
+    return [row | {"index": str(n), "question": f"{row['question']} {n}"} for n in range(3)]
+
+
+@pytest.mark.parametrize("form", ["object", "index", "prediction"])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_bare_index_is_the_row_of_a_table(tmp_path, name, form):
+    """Without the question beside it nothing would tell that answers are shifted."""
+    kind, questions = of_harness(tmp_path, name, "vlmevalkit", numbered(name))
+    texts = [f"answer {one.source_index}" for one in questions]
+    assert texts == ["answer index 0", "answer index 1", "answer index 2"]
+    for field in ("response", "text", "answer", "prediction"):
+        records = [{"index": n, field: text} for n, text in enumerate(texts)]
+        if form == "object":
+            content = {str(n): text for n, text in enumerate(texts)}
+            (tmp_path / "a.json").write_text(json.dumps(content))
+        elif form == "index":
+            lines(tmp_path / "a.json", records)
+            (tmp_path / "a.json").rename(tmp_path / "a.jsonl")
+        else:
+            predictions(tmp_path / "a.tsv", records)
+        (file,) = tmp_path.glob("a.*")
+        assert [one.text for one in read_answers(file, kind, questions).answered] == texts
+        file.unlink()
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_no_row_has_a_number_from_1_as_its_name(tmp_path, name):
+    place, own, _ = HUB[name]
+    parquet(tmp_path / "hub" / place, own)
+    kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
+    for number, question in enumerate(kind.questions(tmp_path, split, "lmms-eval")):
+        ids = {str(value) for value in own[number].values() if isinstance(value, str | int)}
+        for one in kind.names_of(question):
+            assert one == str(number) or any(one in i or i in one for i in ids)
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
+    """Its variants and model-specific prompts add other words to the same question."""
+    kind, questions = of_harness(tmp_path, name, "lmms-eval")
+    records = samples(questions, ["yes"] * len(questions), old=False)
+    rows = HUB[name][1]
+    for record, row in zip(records, rows, strict=True):
+        asked = row.get("question") or row.get("Question")
+        record["input"] = f"<image>{asked.strip().lower()}\nReply briefly, in English."
+    lines(tmp_path / "s.jsonl", records)
+    found = read_answers(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
+    assert len(found.answered) == len(questions)
+    for record in records:
+        record["input"] = "Where on earth is that?"
+    lines(tmp_path / "s.jsonl", records)
+    with pytest.raises(MGMError, match="are to other questions") as caught:
+        read_answers(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
+    assert "--protocol" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_right_answers_are_no_predictions(tmp_path, name):
+    """A table itself, and a harness's file whose column of predictions is missing."""
+    kind, questions = of_harness(tmp_path, name, "vlmevalkit", numbered(name))
+    with pytest.raises(MGMError, match="record 1: holds the right answers, no predictions"):
+        read_answers(tmp_path / TABLES[name][0], kind, questions)
+    rows = [one | {"category": "x"} for one in numbered(name)]
+    for suffix in (".xlsx", ".json", ".csv"):
+        file = predictions(tmp_path / f"m{suffix}", rows)
+        with pytest.raises(MGMError, match="holds the right answers, no predictions"):
+            read_answers(file, kind, questions)
+
+
+def test_answers_with_their_questions_are_predictions(tmp_path):
+    kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
+    records = [{"question_id": n, "question": POPE[n]["question"], "answer": f"a {name}"}
+               for n, name in enumerate(OBJECTS)]  # fmt: skip
+    lines(tmp_path / "m.jsonl", records)
+    found = read_answers(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in found.answered] == [f"a {name}" for name in OBJECTS]
+
+
+@pytest.mark.parametrize(
+    "likelihoods",
+    [
+        [[-1.2, True], [-3.0, False]], [[[-1.2, True]], [[-3.0, False]]], [-1.2, True], [[-1.2, 1]],
+        [["-38.2", "False"], ["-1.0", "True"]], [-1.2, -3.0], -1.2,
+    ],
+)  # fmt: skip
+def test_log_likelihoods_are_no_text(tmp_path, likelihoods):
+    kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
+    lines(tmp_path / "s.jsonl", [{"doc_id": 0, "filtered_resps": likelihoods, "target": "x"}])
+    with pytest.raises(MGMError, match="record 1: has log-likelihoods, no text"):
+        read_answers(tmp_path / "s.jsonl", kind, questions)
+
+
+def test_other_files_of_the_harnesses(tmp_path):
+    kind, questions = of_harness(tmp_path, "pope:test", "lmms-eval")
+    texts = [f"answer {n}" for n in range(len(questions))]
+    logs = {"args": {}, "model_configs": {}, "logs": samples(questions, texts, old=True)}
+    (tmp_path / "pope.json").write_text(json.dumps(logs))
+    found = read_answers(tmp_path / "pope.json", kind, questions)
+    assert [one.text for one in found.answered] == texts
+    results = {"results": {"pope": {"pope_f1_score,none": 0.8}}, "configs": {"pope": {}}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(MGMError, match="holds lmms-eval's results, no answers; give the samples"):
+        read_answers(tmp_path / "results.json", kind, questions)
