@@ -48,18 +48,14 @@ def _blur(fusion: FusionConfig, config: MGMConfig, side: int) -> FusionConfig:
 
 
 KINDS: Mapping[str, _Kind] = {
-    HR_OFF: _Kind(
-        "high-resolution branch off (mined = 0)", lambda f, c, n: replace(f, fusion=NONE)
-    ),
+    HR_OFF: _Kind("high-resolution branch off (mined = 0)", lambda f, c, n: replace(f, mode=NONE)),
     GREY_VIT: _Kind("ViT sees grey", lambda f, c, n: replace(f, grey_low_resolution=True)),
     "hr_only": _Kind(
         "ViT's tokens not added", lambda f, c, n: replace(f, high_resolution_only=True)
     ),
-    "pool": _Kind(
-        "mean of the window instead of attention", lambda f, c, n: replace(f, fusion=POOL)
-    ),
+    "pool": _Kind("mean of the window instead of attention", lambda f, c, n: replace(f, mode=POOL)),
     "one_query": _Kind(
-        "one fixed query for all tokens of all images", lambda f, c, n: replace(f, fusion=ONE_QUERY)
+        "one fixed query for all tokens of all images", lambda f, c, n: replace(f, mode=ONE_QUERY)
     ),
     "shift": _Kind(
         "maps shifted by {} whole window(s)", lambda f, c, n: replace(f, window_shift=n), 1

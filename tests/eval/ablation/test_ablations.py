@@ -48,11 +48,11 @@ def questions(tmp_path_factory) -> list[Question]:
 @pytest.mark.parametrize(
     ("name", "fusion"),
     [
-        ("hr_off", {"fusion": "none"}),
+        ("hr_off", {"mode": "none"}),
         ("grey_vit", {"grey_low_resolution": True}),
         ("hr_only", {"high_resolution_only": True}),
-        ("pool", {"fusion": "pool"}),
-        ("one_query", {"fusion": "one_query"}),
+        ("pool", {"mode": "pool"}),
+        ("one_query", {"mode": "one_query"}),
         ("shift", {"window_shift": 1}),
         ("shift:3", {"window_shift": 3}),
         ("blur:20", {"blur_high_resolution": 20}),
@@ -112,8 +112,8 @@ def test_wrong_names(name, message) -> None:
         ("stage_mean:5", {}, "numbers from 1 to 4"),
         ("pool", {"vision_aux_config": None}, "--ablate pool: .*no high-resolution encoder"),
         ("hr_off", {"vision_aux_config": None}, "--ablate hr_off: .*no high-resolution encoder"),
-        ("pool", {"fusion": {"fusion": "pool"}}, "the model's config.json says so already"),
-        ("hr_only", {"fusion": {"fusion": "none"}}, "--ablate hr_only: config: fusion"),
+        ("pool", {"fusion": {"mode": "pool"}}, "the model's config.json says so already"),
+        ("hr_only", {"fusion": {"mode": "none"}}, "--ablate hr_only: config: fusion"),
     ],
 )
 def test_what_makes_no_sense_for_a_model(name, config, message) -> None:
@@ -181,7 +181,7 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
     )["pixel_values_aux"]
     expected = engine.model.mean_query(pixels)
     torch.testing.assert_close(torch.tensor(used[0].query), expected)
-    assert used == [FusionConfig(fusion="one_query", query=used[0].query)]
+    assert used == [FusionConfig(mode="one_query", query=used[0].query)]
     texts = [Question("t", "no image?", max_new_tokens=4)]
     run_ablation(ablation, texts, answerer, cache)
     assert used[1].query is None
