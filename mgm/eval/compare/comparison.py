@@ -10,7 +10,7 @@ import numpy as np
 
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Credit, Question
-from mgm.eval.report.score import Score, credit_of, load_score, question_of
+from mgm.eval.report.score import Score, credit_of, load_score, questions_of, score_files
 from mgm.eval.report.statistics import (
     LEVEL,
     MAX_FOLDS,
@@ -110,9 +110,7 @@ def compare_scores(
     _check_comparable(one, other, both)
     pair = _Pair(
         benchmark,
-        [Question(name, "", group=one.groups[name]) for name in both]
-        if benchmark.is_mean()
-        else [question_of(one, name) for name in both],
+        questions_of(benchmark, one, both),
         [one.groups[name] for name in both],
         [[credit_of(score, name) for name in both] for score in scores],
     )
@@ -241,7 +239,7 @@ def compare_folders(
         MGMError: no benchmark was scored of two models by one protocol.
     """
     names = folder_names(folders)
-    files = [{path.relative_to(one): path for path in sorted(one.rglob("score.json"))}
+    files = [{path.relative_to(one): path for path in score_files(one)}
              for one in folders]  # fmt: skip
     found, problems = [], []
     for name_in_folder, path in sorted(files[0].items()):

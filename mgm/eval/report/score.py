@@ -114,6 +114,22 @@ def question_of(score: Score, name: str) -> Question:
     return Question(name, "", group=score.groups[name], **found)
 
 
+def questions_of(benchmark: Benchmark, score: Score, names: Sequence[str]) -> list[Question]:
+    """Questions of a saved score, with what `Benchmark.combine` reads of them.
+
+    Args:
+        benchmark: that combines credits.
+        score: of it.
+        names: ids of questions.
+
+    Raises:
+        MGMError: the score was saved without what is read of questions.
+    """
+    if benchmark.is_mean():  # of credits alone
+        return [Question(name, "", group=score.groups[name]) for name in names]
+    return [question_of(score, name) for name in names]
+
+
 def credit_of(score: Score, name: str) -> float:
     """A credit of a saved score, with its numerator and denominator where it has them."""
     credit, fraction = score.credits[name], score.fractions.get(name)
@@ -155,6 +171,11 @@ def write_files(
                 f"{folder}: no files of answers, since one cannot be in them ({reason})"
             ) from error
         return [folder / path.relative_to(part) for path in written]
+
+
+def score_files(folder: Path) -> list[Path]:
+    """Scores in the output of evaluations, in order: BENCHMARK/SPLIT/PROTOCOL/score.json."""
+    return sorted(folder.glob("*/*/*/score.json"))
 
 
 def load_score(path: Path) -> Score:
