@@ -1,4 +1,4 @@
-"""Bring benchmarks' files to their place: python -m mgm.eval.prepare textvqa.
+"""Fetch the files of benchmarks: python -m mgm.eval.prepare textvqa.
 
 What can be had by itself is fetched, checked and unpacked; for the rest it says what goes where.
 A run that was killed is run again, and goes on.
@@ -74,7 +74,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 def provide(
     needed: Needed, folder: Path, offline: bool = False, others: Sequence[Needed] = ()
 ) -> bool:
-    """Have a file or folder in its place; says what to do if it cannot be. Returns whether it is.
+    """Fetch a file or folder if it is missing, or log how to get it; returns whether it is there.
 
     Args:
         needed: what.

@@ -13,10 +13,14 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import Question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
 from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
+from mgm.eval.tasks.prompts import LETTER, SINGLE_WORD, UNANSWERABLE
 
 NAMES = ("question_id", "questionId", "id", "pid", "index")  # of a question's name in a record
 TEXTS = ("text", "response", "prediction", "answer")  # of what was said
 _WHOLE = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
+_OCR_TOKENS = re.compile(r"\n\s*reference ocr tokens?:", re.IGNORECASE)
+# Behind questions in published files.
+INSTRUCTIONS = (SINGLE_WORD, LETTER, UNANSWERABLE, "Please answer yes or no.")
 _MARKER = re.compile(r"<image[^>]{0,8}>")
 
 
@@ -105,13 +109,45 @@ def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
 
 def same_wording(one: Prediction, question: Question) -> bool:
     """Whether what a file has of a question's text is of this question; so where it has none."""
-    theirs = _letters(one.question or "")
-    if not theirs:
-        return True
     problem = question.facts.get("problem") or question.facts.get("row") or {}
     texts = [question.text, *(question.facts.get(name) for name in ("prompt", "question"))]
-    own = [_letters(text) for text in (*texts, problem.get("question")) if isinstance(text, str)]
-    return any(text and (text in theirs or theirs in text) for text in own)
+    own = [text for text in (*texts, problem.get("question")) if isinstance(text, str)]
+    if _letters(one.question or ""):
+        return any(_contains(text, one.question or "") for text in own)
+    if isinstance(one.prompt, str) and _letters(one.prompt):
+        return any(_same_prompt(text, one.prompt) for text in own)
+    return True
+
+
+def _contains(text: str, other: str) -> bool:
+    """Whether one of two texts is a part of the other, by their letters; an empty one is none."""
+    first, second = _letters(text), _letters(other)
+    return bool(first and second) and (first in second or second in first)
+
+
+def _same_prompt(text: str, other: str) -> bool:
+    """Whether two prompts are of one question.
+
+    Published prompts of a question differ in the instruction behind it, in OCR tokens, and in where
+    hints and choices stand: so one may contain the other's question, or all of its words.
+    """
+    first, second = _bare_question(text), _bare_question(other)
+    if _contains(text, second) or _contains(first, other):
+        return True
+    words, others = set(_words(first)), set(_words(second))
+    return bool(words and others) and (words <= others or others <= words)
+
+
+def _bare_question(prompt: str) -> str:
+    """A prompt without OCR tokens and instructions, where something is left."""
+    bare = _OCR_TOKENS.split(prompt, maxsplit=1)[0]
+    for instruction in INSTRUCTIONS:
+        bare = bare.replace(instruction, "")
+    return bare if _letters(bare) else prompt
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", _MARKER.sub(" ", text).casefold())
 
 
 def _letters(text: str) -> str:
