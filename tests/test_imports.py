@@ -64,8 +64,10 @@ LAYERS = {
         ("lmms", "tasks"),
         ("benchmarks", "report"),
         ("compare",),
-        ("ablation", "registry"),
-        ("options", "plan"),
+        ("registry",),
+        ("plan",),
+        ("ablation",),
+        ("options",),
         ("__main__", "prepare"),
     ),
     "train": (

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -173,18 +173,20 @@ class Engine:
     def fusion(self) -> FusionConfig:
         """How the encoders' outputs become image tokens; not saved with the model where it is set.
 
+        It takes a `FusionConfig`, a dictionary of its fields, or None for what config.json says.
         Encoded images and prompts are kept for each setting, so that none sees those of another.
 
         Raises:
-            MGMError: the model cannot be run so, or answers are being written.
+            MGMError: a field is not valid, the model cannot be run so, or answers are being
+                written.
         """
         return self.model.fusion
 
     @fusion.setter
-    def fusion(self, fusion: FusionConfig) -> None:
+    def fusion(self, fusion: FusionConfig | Mapping[str, Any] | None) -> None:
         self.compute(partial(self._set_fusion, fusion))
 
-    def _set_fusion(self, fusion: FusionConfig) -> None:
+    def _set_fusion(self, fusion: FusionConfig | Mapping[str, Any] | None) -> None:
         with self.turn:
             if self.scheduler.busy:
                 raise MGMError("answers are being written; set the fusion before or after them")

@@ -1,6 +1,8 @@
 """A model's folder, or its name on the hub, to an engine."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -32,7 +34,7 @@ def load(
     attention: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    fusion: FusionConfig | None = None,
+    fusion: FusionConfig | Mapping[str, Any] | None = None,
 ) -> Engine:
     """Load a model, in the native or in a published layout, ready to answer.
 
@@ -58,8 +60,8 @@ def load(
             "eager"; None: the model's own, sdpa unless its config.json names another.
         revision: branch, tag or commit on the hub.
         token: for a private repository of the hub; None: the one that was logged in with.
-        fusion: how both encoders' outputs become image tokens, for ablations; None: as the model's
-            config.json says.
+        fusion: how both encoders' outputs become image tokens, for ablations, or a dictionary of
+            the fields; None: as the model's config.json says.
 
     Raises:
         MGMError: the folder holds no model of ours, the device or dtype is not there,
@@ -70,14 +72,15 @@ def load(
     check_most(speculative_tokens)
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
+    own_fusion = None if fusion is None else FusionConfig.from_json(fusion)
     folder = checkpoint_folder(path, revision=revision, token=token)
     with faults_of(folder):
         check_checkpoint(folder)  # what is wrong with a foreign folder is not its tokenizer
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, precision, place, quantize, base, merge_lora, text_only)
         rows = model.config.text_config.vocab_size
-        if fusion is not None:
-            model.fusion = fusion
+        if own_fusion is not None:
+            model.fusion = own_fusion
         if attention is not None:
             set_attention(model, attention)
         if compile_vision and not text_only:

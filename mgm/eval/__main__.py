@@ -15,7 +15,7 @@ from typing import Any
 from mgm.atomic import NotWrittenError
 from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
-from mgm.eval.ablation.ablation_run import AblationRun
+from mgm.eval.ablation.study import AblationStudy
 from mgm.eval.compare.folders import compare_folders, scored_by_one
 from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
@@ -32,6 +32,9 @@ from mgm.eval.report.run_info import data_info, known_model, run_info
 from mgm.eval.report.score import Score, warn_replaced, write_files
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
+from mgm.model.checkpoint.checkpoint import checkpoint_config
+from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.files.hub import checkpoint_folder
 
 logger = logging.getLogger("mgm.eval")
 EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
@@ -48,13 +51,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.compare:
         return compare(options)
     tasks = plan(options)  # faults of the data are found before the model loads
-    ablations = AblationRun(
-        options.ablate,
-        {name: (one.kind, one.split, one.protocol, one.asked) for name, one in tasks.items()},
-    )
+    ablations = AblationStudy(options.ablate, tasks, lambda: _config(options))
     if options.dry_run:
-        for name, task in tasks.items():
-            write_output(f"{name}: {len(task.asked)} questions, protocol {task.protocol}\n")
+        write_output("".join(map(ablations.forecast, tasks)))
         return 0
     title, deciding = model_settings(options)
     output = options.output or Path("work_dirs/eval") / title
@@ -65,20 +64,19 @@ def main(words: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options, model)
-        ablations.check_model(answerer)
         failed += _ask(tasks, answerer, cache, process, processes)
         if not failed:
-            ablations.ask(answerer, cache, process, processes)
+            failed += ablations.ask(answerer, cache, process, processes)
     shared = {name: Shared(task.asked, cache, task.skipped) for name, task in tasks.items()}
-    others = {name: Shared(*pair) for name, pair in ablations.caches(cache).items()}
-    gather(shared | others, failed, cache, process, processes)
+    gather(shared | ablations.shared(cache), failed, cache, process, processes)
     if process:
         return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
     scores = _score_all(tasks, cache, judge, model, output, options, failed)
-    tables = _ablated(ablations, scores, cache, judge, output, options, failed)
+    tables, errors = ablations.report(output, scores, cache, judge, options.strip_thinking)
+    failed += errors
     write_report(output, title, next(iter(scores.values())).run)
     write_output(table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
@@ -197,7 +195,7 @@ def _score(
         MGMError: nothing can be scored, or a file cannot be written.
     """
     kind, split, protocol = task.kind, task.split, task.protocol
-    folder = output / kind.name / split / protocol
+    folder = task.folder(output)
     score = scored(
         *(kind, split, protocol, task.questions, answers, judge),
         skipped=task.skipped,
@@ -221,27 +219,13 @@ def _score(
     return score
 
 
-def _ablated(
-    ablations: AblationRun,
-    scores: Mapping[str, Score],
-    cache: AnswerCache,
-    judge: Judge,
-    output: Path,
-    options: argparse.Namespace,
-    failed: list[str],
-) -> str:
-    """Tables of ablations; an error is added to `failed`.
+def _config(options: argparse.Namespace) -> MGMConfig:
+    """The config of the model in --model-path, without its weights.
 
     Raises:
-        MGMError: a file cannot be written.
+        MGMError: there is no model, or it is damaged.
     """
-    try:
-        return ablations.report(output, scores, cache, judge, options.strip_thinking)
-    except NotWrittenError:
-        raise
-    except MGMError as error:
-        failed.append(str(error))
-        return ""
+    return checkpoint_config(checkpoint_folder(options.model_path), options.model_base)
 
 
 def _model(options: argparse.Namespace, title: str) -> dict[str, Any]:

@@ -6,15 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgm.errors import MGMError, Parser
-from mgm.eval.ablation.ablations import NAMES as ABLATIONS
+from mgm.eval.ablation.definitions import NAMES as ABLATIONS
+from mgm.eval.ablation.definitions import check_names
 from mgm.eval.compare.comparison import MARGIN
+from mgm.eval.plan import DATA
 from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
-from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
+from mgm.eval.tasks.benchmark import PROTOCOLS
 from mgm.eval.tasks.dataset_source import Table
 
 _LMMS_SAMPLES = re.compile(r"(\d{8}_\d{6}_)?samples_")
 # Of the command line, what decides a score and is no part of the model; the report has them.
 SETTINGS = ("limit", "max_new_tokens", "strip_thinking", "batch_size")
+# The options that have an effect beside the one that decides what is done.
+_SCORING = {
+    *("benchmark", "protocol", "data", "limit", "dry_run", "output", "score_only"),
+    *("strip_thinking", "judge", "judge_url"),
+}
+_ASKING = _SCORING | {"batch_size", "max_new_tokens"}
+_LOADING = {"model_base", "conv_mode", "device", "dtype", "quantize", "ablate"}
+_USED = {
+    "--model-path": _ASKING | _LOADING | {"model_path"},
+    "--endpoint": _ASKING | {"endpoint", "model"},
+    "--answers": _SCORING | {"answers", "model"},
+    "--compare": {"compare", "margin", "output"},
+}
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -32,7 +47,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     _add_scoring(parser)
     _add_comparing(parser)
     options = parser.parse_args(words)
-    if options.compare:
+    mode = _mode(options)
+    _check_used(options, parser, mode)
+    if mode == "--compare":
         _check_comparing(options)
     else:
         _check_evaluation(options)
@@ -75,20 +92,35 @@ def _plain(name: str) -> str:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model-path", metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
-    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
-    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is there")
-    add("--dtype", help="float32, bfloat16 or float16; default: as fits the device")
-    add("--quantize", metavar="KIND", help="int8, llm-int8 or int4")
     add(
-        "--endpoint", metavar="URL", help="ask a server with the OpenAI API instead of a model here"
+        "--model-path",
+        metavar="FOLDER",
+        help="folder of the model, or its name on the hub",
+    )
+    add(
+        "--model-base",
+        metavar="FOLDER",
+        help="folder of the language model that stage-1 or LoRA weights belong to",
+    )
+    add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
+    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is available")
+    add("--dtype", help="float32, bfloat16 or float16; default: chosen for the device")
+    add(
+        "--quantize",
+        metavar="KIND",
+        help="store the language model's weights in fewer bits: int8, llm-int8 or int4",
+    )
+    add(
+        "--endpoint",
+        metavar="URL",
+        help="ask a server with the OpenAI API, such as http://localhost:8000/v1, instead of "
+        "loading a model",
     )
     add(
         "--model",
         metavar="NAME",
-        help="of the model at the endpoint, or that wrote --answers "
-        "(default: their file's name, without a data set's at its end)",
+        help="with --endpoint: name of the model that the server is asked for; with --answers: "
+        "name of the model in the report, by default that of the file",
     )
 
 
@@ -99,27 +131,44 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME[:SPLIT]",
-        help=", ".join((*BENCHMARKS, *GROUPS)),
+        help="benchmarks or groups of them: " + ", ".join((*BENCHMARKS, *GROUPS)),
     )
-    add("--protocol", choices=PROTOCOLS, help=f"default: {PAPER}")
-    add("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER", help="of benchmarks")
-    add("--batch-size", type=int, default=32, metavar="N", help="answers at once, default 32")
-    add("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark alone")
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="rules by which questions are asked and answers are scored; default: the usual one of "
+        "each benchmark, which is used with a warning where a benchmark does not have this one",
+    )
+    add(
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="FOLDER",
+        help=f"folder that holds the folders of benchmarks; default: {DATA}",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of questions that are answered at the same time; default: 32",
+    )
+    add("--limit", type=int, metavar="N", help="ask only the first N questions of each benchmark")
     add(
         "--max-new-tokens",
         type=int,
         metavar="N",
-        help="maximum tokens per answer; default: each benchmark's own",
+        help="maximum number of tokens of an answer; default: each benchmark's own",
     )
     add(
         "--ablate",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="ask again with one part of the vision side changed, one NAME after the other: "
+        help="ask all questions once more with each of these changes of the vision side: "
         f"{ABLATIONS}; a number follows a colon, as in blur:168",
     )
-    add("--dry-run", action="store_true", help="only say how many questions there are")
+    add("--dry-run", action="store_true", help="only print how many questions there are")
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
@@ -127,19 +176,38 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         type=Path,
-        metavar="FOLDER",
-        help="of answers, scores and the report, which grows with every run; default: "
-        "work_dirs/eval/MODEL",
+        metavar="PATH",
+        help="folder for answers, scores and the report, to which every run adds; default: "
+        "work_dirs/eval/MODEL; with --compare: the .md, .html or .json file to write",
     )
-    add("--score-only", action="store_true", help="ask nothing; score the answers that are there")
-    add("--answers", type=Path, metavar="FILE", help="score these answers of one benchmark")
+    add(
+        "--score-only",
+        action="store_true",
+        help="ask nothing, and score the answers that earlier runs have kept in --output",
+    )
+    add(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="score the answers to one benchmark that another program has written",
+    )
     add(
         "--strip-thinking",
         action="store_true",
-        help="score answers without <think> blocks, as the protocol lmms-eval always does",
+        help="score answers without their <think> blocks, as the protocol lmms-eval always does",
     )
-    add("--judge", metavar="MODEL", help="scores free answers; default: rules")
-    add("--judge-url", default="https://api.openai.com/v1", metavar="URL", help="of its endpoint")
+    add(
+        "--judge",
+        metavar="MODEL",
+        help="language model that scores free answers; default: rules, where a benchmark has them",
+    )
+    add(
+        "--judge-url",
+        default="https://api.openai.com/v1",
+        metavar="URL",
+        help="server with the OpenAI API that the judge is asked at; default: "
+        "https://api.openai.com/v1",
+    )
 
 
 def _add_comparing(parser: argparse.ArgumentParser) -> None:
@@ -149,16 +217,16 @@ def _add_comparing(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="compare outputs of models with the first, on the questions that they share; --output "
-        "names a .md, .html or .json file for it",
+        help="compare the scores in these outputs of evaluations with those in the first, on the "
+        "questions that both have answered; nothing is asked",
     )
     add(
         "--margin",
         type=float,
         default=MARGIN,
         metavar="POINTS",
-        help="models within it, in per cent of the highest score, count as the same; default "
-        f"{MARGIN:g}",
+        help="difference up to which two models count as the same, in per cent of the highest "
+        f"possible score; default: {MARGIN:g}",
     )
 
 
@@ -179,13 +247,45 @@ def _check_evaluation(options: argparse.Namespace) -> None:
         raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *GROUPS))}")
     if options.answers is not None and len(expanded(options.benchmark)) != 1:
         raise MGMError("--answers: name the one --benchmark that they are of")
-    if sum(one is not None for one in (options.endpoint, options.model_path, options.answers)) != 1:
-        raise MGMError("give --model-path, or --endpoint with --model, or --answers")
-    if options.ablate and options.model_path is None:
-        raise MGMError("--ablate changes a model that runs here; give --model-path")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
     for name in ("batch_size", "limit", "max_new_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise MGMError(f"--{name.replace('_', '-')} {value}: give a number from 1")
+            raise MGMError(f"{_flag(name)} {value}: give a number from 1")
+    check_names(options.ablate)
+
+
+def _mode(options: argparse.Namespace) -> str:
+    """The option that decides what the program does, one of `_USED`.
+
+    Raises:
+        MGMError: none or several of them are given.
+    """
+    if options.compare:
+        return "--compare"
+    given = [name for name in _USED if name != "--compare" and getattr(options, _field(name))]
+    if len(given) != 1:
+        raise MGMError("give --model-path, or --endpoint with --model, or --answers")
+    return given[0]
+
+
+def _check_used(options: argparse.Namespace, parser: argparse.ArgumentParser, mode: str) -> None:
+    """Raise an MGMError if an option is given that has no effect in a mode."""
+    for name, value in vars(options).items():
+        if name in _USED[mode] or value == parser.get_default(name):
+            continue
+        if _flag(name) in _USED:
+            raise MGMError(f"{_flag(name)} and {mode} exclude each other; leave one out")
+        modes = " or ".join(one for one, used in _USED.items() if name in used)
+        raise MGMError(f"{_flag(name)} has no effect with {mode}, only with {modes}; leave it out")
+    if options.judge is None and options.judge_url != parser.get_default("judge_url"):
+        raise MGMError("--judge-url has no effect without --judge; name the model that judges")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _field(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")

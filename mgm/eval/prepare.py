@@ -1,4 +1,4 @@
-"""Bring benchmarks' files to their place: python -m mgm.eval.prepare textvqa.
+"""Fetch the files of benchmarks: python -m mgm.eval.prepare textvqa.
 
 What can be had by itself is fetched, checked and unpacked; for the rest it says what goes where.
 A run that was killed is run again, and goes on.
@@ -15,8 +15,9 @@ from mgm.errors import MGMError, Parser, one_line, run_command
 from mgm.eval.download.archive import is_archive, unpack
 from mgm.eval.download.http_file import fetch, remove
 from mgm.eval.download.hub import provide_from_hub
-from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
-from mgm.eval.tasks.benchmark import PAPER, PROTOCOLS
+from mgm.eval.plan import DATA
+from mgm.eval.registry import BENCHMARKS, GROUPS, expanded, resolve
+from mgm.eval.tasks.benchmark import PROTOCOLS
 from mgm.eval.tasks.dataset_source import HUB_FOLDER, Needed
 
 logger = logging.getLogger("mgm.eval")
@@ -30,9 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     missing = 0
     for name in expanded(options.benchmark):
-        kind, split = benchmark(name, options.protocol)
-        protocol = options.protocol or (kind.protocols_of(split) or [PAPER])[0]
-        kind.check(split, protocol)
+        kind, split, protocol = resolve(name, options.protocol)
         folder = kind.folder_in(options.data)
         needs = kind.needs_of(split, protocol)
         for needed in needs:
@@ -49,13 +48,25 @@ def main(words: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = Parser(
-        prog="python -m mgm.eval.prepare", description="Bring benchmarks' files to their place."
+        prog="python -m mgm.eval.prepare",
+        description="Fetch the files that benchmarks read, and say what to put where by hand.",
     )
     parser.add_argument(
-        "benchmark", nargs="+", metavar="NAME", help=", ".join((*BENCHMARKS, *GROUPS))
+        "benchmark", nargs="+", metavar="NAME[:SPLIT]", help=", ".join((*BENCHMARKS, *GROUPS))
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, help=f"whose data; default: {PAPER}")
-    parser.add_argument("--data", type=Path, default=Path("data/MGM-Eval"), metavar="FOLDER")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="prepare what this protocol reads; default: the usual protocol of each benchmark, "
+        "also where a benchmark does not have this one",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="FOLDER",
+        help=f"folder that gets a folder for each benchmark; default: {DATA}",
+    )
     parser.add_argument("--offline", action="store_true", help="only say what is missing")
     return parser.parse_args(words)
 
@@ -63,7 +74,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 def provide(
     needed: Needed, folder: Path, offline: bool = False, others: Sequence[Needed] = ()
 ) -> bool:
-    """Have a file or folder in its place; says what to do if it cannot be. Returns whether it is.
+    """Fetch a file or folder if it is missing, or log how to get it; returns whether it is there.
 
     Args:
         needed: what.

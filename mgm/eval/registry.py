@@ -1,5 +1,6 @@
 """All benchmarks by their names."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from mgm.errors import MGMError
@@ -32,8 +33,9 @@ from mgm.eval.benchmarks.textvqa_no_ocr import TextVQAWithoutOCR
 from mgm.eval.benchmarks.vizwiz import VizWiz
 from mgm.eval.benchmarks.vqav2 import VQAv2
 from mgm.eval.benchmarks.vstar import VStar
-from mgm.eval.tasks.benchmark import Benchmark
+from mgm.eval.tasks.benchmark import PAPER, Benchmark
 
+logger = logging.getLogger("mgm.eval")
 # Table 1 of the paper; what else it was evaluated on; and where high resolution shows.
 _PAPER = (TextVQA, MMBench, MME, MMVet, MMMU, MathVista)
 _OTHERS = (VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench)
@@ -73,3 +75,23 @@ def benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
     found = BENCHMARKS[kind]
     having = [one for one in found.splits if protocol in found.protocols_of(one)]
     return found, split or (having or found.splits)[0]
+
+
+def resolve(name: str, protocol: str | None = None) -> tuple[Benchmark, str, str]:
+    """A benchmark, its split and its protocol, of `NAME` or `NAME:SPLIT`.
+
+    Args:
+        name: what is asked for.
+        protocol: that is wanted; a split without it has its usual one, with a warning. None: the
+            usual one.
+
+    Raises:
+        MGMError: there is no such benchmark or split.
+    """
+    kind, split = benchmark(name, protocol)
+    offered = kind.protocols_of(split) or [PAPER]
+    found = protocol if protocol in offered else offered[0]
+    kind.check(split, found)
+    if protocol and found != protocol:
+        logger.warning("%s:%s has no protocol %s; %s is used", kind.name, split, protocol, found)
+    return kind, split, found

@@ -1,6 +1,6 @@
 """The half of Mini-Gemini that sees: images to what a language model reads in their place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,21 +59,24 @@ class SeesImages:
     def fusion(self) -> FusionConfig:
         """How both encoders' outputs become image tokens now; by default as the config says.
 
-        Whoever sets it changes what the model computes, and nothing that is saved.
+        Setting it changes what the model computes, and nothing that is saved. It takes a
+        `FusionConfig`, a dictionary of its fields, or None for what the config says.
 
         Raises:
-            MGMError: the model cannot be run so.
+            MGMError: a field is not valid, or the model cannot be run so.
         """
         return self._fusion or self.config.fusion
 
     @fusion.setter
-    def fusion(self, fusion: FusionConfig) -> None:
+    def fusion(self, fusion: FusionConfig | Mapping[str, Any] | None) -> None:
         if self.text_only:
             raise MGMError("the model was loaded for texts alone; load it without text_only")
-        fusion.check_model(self.config)
+        if fusion is not None:
+            fusion = FusionConfig.from_json(fusion)
+            fusion.check_model(self.config)
         self._fusion = fusion
         if self.mining is not None:
-            self.mining.fusion = fusion
+            self.mining.fusion = self.fusion
 
     def get_image_features(
         self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None

@@ -17,7 +17,8 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.download.hub import fetched_revision
 from mgm.eval.prepare import main, provide
-from mgm.eval.registry import benchmark
+from mgm.eval.registry import GROUPS, benchmark, expanded, resolve
+from mgm.eval.tasks.benchmark import PROTOCOLS
 from mgm.eval.tasks.dataset_source import Needed
 from tests.eval.download.file_server import File, serving
 from tests.eval.fixtures import make_all
@@ -228,6 +229,20 @@ def test_data_sets_of_the_hub(tmp_path):
     found[0].unlink()  # one of what was to be fetched, as after a kill
     (found[0].parent / "test-1.parquet").write_bytes(b"PAR1")
     assert main([*words[2:], "--offline"]) == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_with_a_protocol(tmp_path, caplog, group, protocol):
+    """Benchmarks without it are prepared for their usual one, as they are asked."""
+    words = [group, "--protocol", protocol, "--data", str(tmp_path), "--offline"]
+    assert main(words) == 1
+    log = caplog.text
+    for name in expanded([group]):
+        kind, split, found = resolve(name, protocol)
+        warned = f"{kind.name}:{split} has no protocol {protocol}; {found} is used" in log
+        assert warned == (found != protocol)
+        assert found in kind.protocols_of(split)
 
 
 def test_the_split_that_has_a_protocol():

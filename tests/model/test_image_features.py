@@ -53,9 +53,9 @@ def test_every_setting_changes_the_tokens_and_the_default_restores_them(model) -
     whole = features(model)
     side = model.config.image_size * model.config.image_grid
     for changes in (
-        {"fusion": "none"},
-        {"fusion": "pool"},
-        {"fusion": "one_query"},
+        {"mode": "none"},
+        {"mode": "pool"},
+        {"mode": "one_query"},
         {"high_resolution_only": True},
         {"grey_low_resolution": True},
         {"blur_high_resolution": side},
@@ -70,7 +70,7 @@ def test_every_setting_changes_the_tokens_and_the_default_restores_them(model) -
 def test_without_detail_mined_is_zero(model, monkeypatch) -> None:
     tokens, _ = parts(model)
     monkeypatch.setattr(SeesImages, "high_resolution_stages", None)  # the encoder does not run
-    assert torch.equal(features(model, fusion="none"), projected(model, tokens))
+    assert torch.equal(features(model, mode="none"), projected(model, tokens))
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def test_a_shift_of_the_windows_is_a_shift_of_the_maps(model) -> None:
 def test_a_query_is_the_same_in_every_view(model) -> None:
     tokens, stages = parts(model)
     query = torch.randn(tokens.shape[-1], generator=torch.Generator().manual_seed(3))
-    ours = features(model, fusion="one_query", query=tuple(query.tolist()))
+    ours = features(model, mode="one_query", query=tuple(query.tolist()))
     again = model.mined_tokens(torch.randn_like(tokens), stages)  # whatever the tokens are
     assert torch.allclose(ours, projected(model, tokens + again), atol=1e-5)
 
@@ -149,15 +149,15 @@ def test_the_mean_query_is_that_of_all_tokens(model) -> None:
 
 
 def test_what_is_set_is_not_saved(model, tmp_path) -> None:
-    changed = features(model, fusion="pool")
+    changed = features(model, mode="pool")
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.fusion == loaded.config.fusion == FusionConfig()
-    assert torch.equal(features(loaded, fusion="pool"), changed)
+    assert torch.equal(features(loaded, mode="pool"), changed)
 
 
 def test_a_saved_setting_is_that_of_the_model(tmp_path) -> None:
-    whole = tiny_model(fusion={"fusion": "pool", "window_shift": 1})
+    whole = tiny_model(fusion={"mode": "pool", "window_shift": 1})
     save_model(whole, tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.fusion == whole.config.fusion
@@ -165,7 +165,7 @@ def test_a_saved_setting_is_that_of_the_model(tmp_path) -> None:
     with torch.no_grad():
         assert torch.equal(loaded.get_image_features(**images), whole.get_image_features(**images))
         assert torch.equal(
-            features(tiny_model(), fusion="pool", window_shift=1),
+            features(tiny_model(), mode="pool", window_shift=1),
             whole.get_image_features(**images),
         )
 
@@ -173,10 +173,10 @@ def test_a_saved_setting_is_that_of_the_model(tmp_path) -> None:
 def test_what_the_model_cannot_do_is_refused() -> None:
     plain = tiny_model(vision_aux_config=None)
     with pytest.raises(MGMError, match="no high-resolution encoder"):
-        plain.fusion = FusionConfig(fusion="none")
+        plain.fusion = FusionConfig(mode="none")
     whole = features(plain)
     assert difference(features(plain, grey_low_resolution=True), whole) > 1e-4
     text = tiny_model()
     text.text_only = True
     with pytest.raises(MGMError, match="for texts alone"):
-        text.fusion = FusionConfig(fusion="none")
+        text.fusion = FusionConfig(mode="none")

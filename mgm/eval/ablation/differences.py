@@ -9,9 +9,8 @@ import numpy as np
 
 from mgm.errors import MGMError
 from mgm.eval.compare.comparison import Comparison, compare_scores
-from mgm.eval.harness.question import Question
-from mgm.eval.report.ablations import FULL_MODEL, full_model
-from mgm.eval.report.score import Score, credit_of, question_of
+from mgm.eval.report.ablation_table import FULL_MODEL, full_model
+from mgm.eval.report.score import Score, credit_of, questions_of
 from mgm.eval.statistics.intervals import (
     WHOLE,
     Interval,
@@ -99,12 +98,7 @@ def utilisation(
     names = [name for name in full.credits if name in without.credits]
     credits = [[credit_of(one, name) for name in names] for one in (full, without)]
     groups = [full.groups[name] for name in names]
-    questions = [
-        Question(name, "", group=full.groups[name])
-        if benchmark.is_mean()
-        else question_of(full, name)
-        for name in names
-    ]
+    questions = questions_of(benchmark, full, names)
 
     def rate(indexes: Sequence[int]) -> dict[str, tuple[float, int]]:
         some = [questions[n] for n in indexes]
@@ -129,7 +123,7 @@ def utilisation(
 def as_json(
     full: Score, scores: Sequence[AblatedScore], rates: Sequence[Utilisation]
 ) -> dict[str, Any]:
-    """What ablations.json holds (see `mgm.eval.report.ablations`); credits stay in each score."""
+    """What ablations.json holds (see `report.ablation_table`); credits stay in each score."""
     return {
         "full_model": full_model(full),
         "ablations": [

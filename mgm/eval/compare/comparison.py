@@ -9,7 +9,7 @@ import numpy as np
 
 from mgm.eval.compare.comparable import check_comparable
 from mgm.eval.harness.question import Credit, Question
-from mgm.eval.report.score import Score, credit_of, question_of
+from mgm.eval.report.score import Score, credit_of, questions_of
 from mgm.eval.statistics.intervals import (
     LEVEL,
     MAX_FOLDS,
@@ -120,9 +120,7 @@ def compare_scores(
     remarks = check_comparable(one, other, both)
     pair = _Pair(
         benchmark,
-        [Question(name, "", group=one.groups[name]) for name in both]
-        if benchmark.is_mean()
-        else [question_of(one, name) for name in both],
+        questions_of(benchmark, one, both),
         [one.groups[name] for name in both],
         [[credit_of(score, name) for name in both] for score in scores],
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.compare.comparison import MARGIN, Comparison, compare_scores
-from mgm.eval.report.score import load_score
+from mgm.eval.report.score import load_score, score_files
 from mgm.eval.tasks.benchmark import Benchmark
 
 
@@ -26,7 +26,7 @@ def compare_folders(
         MGMError: no benchmark was scored of two models by one protocol.
     """
     names = folder_names(folders)
-    files = [{path.relative_to(one): path for path in sorted(one.rglob("score.json"))}
+    files = [{path.relative_to(one): path for path in score_files(one)}
              for one in folders]  # fmt: skip
     found, problems = [], []
     for name, others in zip(names[1:], files[1:], strict=True):
@@ -57,8 +57,7 @@ def scored_by_one(folders: Sequence[Path]) -> list[str]:
     """
     names = folder_names(folders)
     scored = [
-        {path.parent.relative_to(one).as_posix() for path in one.rglob("score.json")}
-        for one in folders
+        {path.parent.relative_to(one).as_posix() for path in score_files(one)} for one in folders
     ]
     lines = []
     for name, others in zip(names[1:], scored[1:], strict=True):

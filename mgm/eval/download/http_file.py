@@ -52,15 +52,15 @@ def fetch(url: str, part: Path, checked: bool = False) -> None:
         MGMError: there is no room for it.
     """
     state = _read_state(part, url)
-    begun = part.stat().st_size if part.exists() and (state.validator or checked) else 0
-    if begun and begun == state.length:
+    start = part.stat().st_size if part.exists() and (state.validator or checked) else 0
+    if start and start == state.length:
         return
-    if state.length is not None and begun > state.length:
-        begun = 0
+    if state.length is not None and start > state.length:
+        start = 0
     try:
-        _receive(url, part, begun, state)
+        _receive(url, part, start, state)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not begun:  # what is there is not the beginning of anything
+        if error.code != 416 or not start:  # what is there is not the beginning of anything
             raise
         _receive(url, part, 0, _State(url))
 
@@ -71,31 +71,31 @@ def remove(part: Path) -> None:
     _state_file(part).unlink(missing_ok=True)
 
 
-def _receive(url: str, part: Path, begun: int, state: _State) -> None:
-    headers = {"Range": f"bytes={begun}-"} if begun else {}
-    if begun and state.validator:
+def _receive(url: str, part: Path, start: int, state: _State) -> None:
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    if start and state.validator:
         headers["If-Range"] = state.validator
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        begun, length = _position(part, response, begun, state)
+        start, length = _position(part, response, start, state)
         tag = response.headers.get("ETag") or ""
         validator = response.headers.get("Last-Modified") or ""
         validator = tag if tag and not tag.startswith("W/") else validator
         free = shutil.disk_usage(part.parent).free
-        if length is not None and length - begun > free:
+        if length is not None and length - start > free:
             raise MGMError(
-                f"{part.parent}: {url} needs {(length - begun) / 2**30:.1f} GiB, and "
+                f"{part.parent}: {url} needs {(length - start) / 2**30:.1f} GiB, and "
                 f"{free / 2**30:.1f} GiB are free; make room and run again"
             )
         with atomic_file(_state_file(part)) as new:
             new.write_text(json.dumps(asdict(_State(url, validator, length))), encoding="utf-8")
         with tqdm(
-            total=length, initial=begun, desc=url.rsplit("/", 1)[-1], unit="B", unit_scale=True
+            total=length, initial=start, desc=url.rsplit("/", 1)[-1], unit="B", unit_scale=True
         ) as bar:
             with WriteErrors(part):
-                file = part.open("r+b" if begun else "wb")
+                file = part.open("r+b" if start else "wb")
             with file:
-                file.seek(begun)
+                file.seek(start)
                 file.truncate()
                 while chunk := _read(response):
                     with WriteErrors(part):
@@ -109,7 +109,7 @@ def _receive(url: str, part: Path, begun: int, state: _State) -> None:
 
 
 def _position(
-    part: Path, response: http.client.HTTPResponse, begun: int, state: _State
+    part: Path, response: http.client.HTTPResponse, start: int, state: _State
 ) -> tuple[int, int | None]:
     """Where in the file a response begins, and the length of the whole.
 
@@ -122,12 +122,12 @@ def _position(
         return 0, length
     found = _RANGE.fullmatch(response.headers.get("Content-Range") or "")
     if found is None:
-        return begun, None if length is None else begun + length
+        return start, None if length is None else start + length
     total = None if found[2] == "*" else int(found[2])
-    if int(found[1]) != begun or (total and state.length and total != state.length):
+    if int(found[1]) != start or (total and state.length and total != state.length):
         remove(part)
-        raise OSError(f"the server sends {found[0]}, not what follows byte {begun}")
-    return begun, total
+        raise OSError(f"the server sends {found[0]}, not what follows byte {start}")
+    return start, total
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

@@ -11,12 +11,12 @@ from typing import Any
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError
-from mgm.eval.report.ablations import ablation_rows, read_ablations, utilisation_lines
+from mgm.eval.report.ablation_table import ablation_rows, read_ablations, utilisation_lines
 from mgm.eval.report.examples import DETAILS
 from mgm.eval.report.html_page import report_page
 from mgm.eval.report.paper_results import COLUMNS as PAPER_COLUMNS
 from mgm.eval.report.paper_results import published_table, verdict
-from mgm.eval.report.score import Score, load_score
+from mgm.eval.report.score import Score, load_score, score_files
 from mgm.eval.tasks.benchmark import PAPER
 from mgm.eval.tasks.files import read_json
 
@@ -210,7 +210,7 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
 def _scores(folder: Path) -> Iterator[tuple[Path, Score]]:
     """Scores below a folder, the paper's benchmarks first."""
     found = []
-    for path in sorted(folder.glob("*/*/*/score.json")):
+    for path in score_files(folder):
         try:
             found.append((path, load_score(path)))
         except MGMError as error:

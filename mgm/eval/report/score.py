@@ -151,6 +151,22 @@ def question_of(score: Score, name: str) -> Question:
     return Question(name, "", group=score.groups[name], **found)
 
 
+def questions_of(benchmark: Benchmark, score: Score, names: Sequence[str]) -> list[Question]:
+    """Questions of a saved score, with what `Benchmark.combine` reads of them.
+
+    Args:
+        benchmark: that combines credits.
+        score: of it.
+        names: ids of questions.
+
+    Raises:
+        MGMError: the score was saved without what is read of questions.
+    """
+    if benchmark.is_mean():  # of credits alone
+        return [Question(name, "", group=score.groups[name]) for name in names]
+    return [question_of(score, name) for name in names]
+
+
 def credit_of(score: Score, name: str) -> float:
     """A credit of a saved score, with its numerator and denominator where it has them."""
     credit, fraction = score.credits[name], score.fractions.get(name)
@@ -208,6 +224,11 @@ def warn_replaced(path: Path, score: Score) -> None:
         return
     if complete and not score.complete:
         logger.warning("%s: was complete; this score replaces it (%s)", path, score.coverage)
+
+
+def score_files(folder: Path) -> list[Path]:
+    """Scores in the output of evaluations, in order: BENCHMARK/SPLIT/PROTOCOL/score.json."""
+    return sorted(folder.glob("*/*/*/score.json"))
 
 
 def load_score(path: Path) -> Score:

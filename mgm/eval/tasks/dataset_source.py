@@ -16,7 +16,14 @@ from tqdm import tqdm
 from mgm.atomic import atomic_folder, process_name, remove_left_parts
 from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
-from mgm.eval.tasks.files import base64_image, field, read_lines, read_parquet, read_table
+from mgm.eval.tasks.files import (
+    MissingFileError,
+    base64_image,
+    field,
+    read_lines,
+    read_parquet,
+    read_table,
+)
 
 # Fields and images, or what is wrong with these.
 Row = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
@@ -248,10 +255,7 @@ class HubFiles(Source):
         """
         files = matching(folder, pattern)
         if not files:
-            raise MGMError(
-                f"{folder / HUB_FOLDER}: has no {pattern} of {self.dataset}; "
-                "python -m mgm.eval.prepare says how to get it"
-            )
+            raise MissingFileError(folder / HUB_FOLDER / pattern)
         for file in files:
             yield from read_parquet(file)
 

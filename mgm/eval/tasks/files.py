@@ -21,10 +21,26 @@ ROWS = 64  # of a parquet file that are read at once
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
 
 
+class MissingFileError(MGMError):
+    """A file or folder that a benchmark needs is not there.
+
+    Attributes:
+        path: of it, or of a pattern of files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: is missing; python -m mgm.eval.prepare says what belongs there")
+        self.path = path
+
+
 def present(path: Path) -> Path:
-    """A file or folder that has to be there."""
+    """The path of a file or folder, which has to be there.
+
+    Raises:
+        MissingFileError: it is not.
+    """
     if not path.exists():
-        raise MGMError(f"{path}: is missing; python -m mgm.eval.prepare says what belongs there")
+        raise MissingFileError(path)
     return path
 
 

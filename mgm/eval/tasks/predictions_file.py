@@ -164,7 +164,7 @@ def _check(
         one, question = wrong[0]
         raise MGMError(
             f"{path}: {len(wrong)} of its answers are to other questions than {benchmark.name} has "
-            f"under their names: {one.name} is {str(one.question)!r:.80} there and "
+            f"under their names: {one.name} is {one.question or one.prompt!r:.80} there and "
             f"{question.text!r:.80} here{advice}"
         )
     if usable:

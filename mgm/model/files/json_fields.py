@@ -32,7 +32,7 @@ def integer(minimum: int, maximum: int | None = None) -> Rule:
     return Rule(accepts, f"an integer from {minimum}{upper}")
 
 
-def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Rule:
+def number(minimum: float = -math.inf, maximum: float = math.inf, above: bool = False) -> Rule:
     """A finite number in a range that includes both ends, or with `above` only the upper one."""
 
     def accepts(value: object) -> bool:
@@ -42,8 +42,9 @@ def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Ru
         finite = isinstance(value, int) or math.isfinite(value)
         return finite and minimum <= value <= maximum and not (above and value == minimum)
 
+    lower = "" if math.isinf(minimum) else f" {'above' if above else 'from'} {minimum:g}"
     upper = "" if math.isinf(maximum) else f", at most {maximum:g}"
-    return Rule(accepts, f"a number {'above' if above else 'from'} {minimum:g}{upper}")
+    return Rule(accepts, f"a number{lower}{upper}")
 
 
 BOOLEAN = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -76,7 +77,8 @@ def list_of(item: Rule, length: int | None = None) -> Rule:
             return False
         return all(map(item.accepts, value))
 
-    return Rule(accepts, f"a list of {'' if length is None else f'{length}, '}each {item.valid}")
+    count = "" if length is None else f" of {length}"
+    return Rule(accepts, f"a list{count}, each item {item.valid}")
 
 
 def either(*rules: Rule) -> Rule:

@@ -175,7 +175,7 @@ class PatchInfoMining(nn.Module):
     def _queries(self, tokens: Tensor) -> Tensor:
         """What each token (B, N, C) asks its window by, the same shape."""
         queries = self.query(tokens)
-        if self.fusion.fusion != ONE_QUERY:
+        if self.fusion.mode != ONE_QUERY:
             return queries
         if self.fusion.query is None:
             return queries.mean(1, keepdim=True).expand_as(queries)
@@ -183,7 +183,7 @@ class PatchInfoMining(nn.Module):
 
     def _weights(self, windows: Windows, moved: Tensor, shared: Tensor) -> Tensor:
         """Weights of the positions of windows, (B, N, P), which add up to one."""
-        if self.fusion.fusion == POOL:
+        if self.fusion.mode == POOL:
             return torch.full_like(windows.rstd, 1 / windows.rstd.shape[-1])
         scores = windows.scores(moved) + shared.to(windows.dtype)
         return scores.softmax(-1)

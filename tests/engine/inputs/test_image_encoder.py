@@ -177,7 +177,7 @@ def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
 
 
 def test_settings_of_fusion_share_no_encoded_image(engine):
-    other = FusionConfig(fusion="none")
+    other = FusionConfig(mode="none")
     request = mgm.Request("what?", images=[plain("red")], max_new_tokens=8)
     whole, answer = engine.encode_images([plain("red")])[0], engine.answer([request])[0]
     prepared = engine.prepare([request])
@@ -202,19 +202,38 @@ def test_fusion_does_not_change_under_an_answer(engine):
     stream = engine.stream(mgm.Request("what?", images=[plain("red")], max_new_tokens=8))
     next(stream)
     with pytest.raises(MGMError, match="answers are being written"):
-        engine.fusion = FusionConfig(fusion="none")
+        engine.fusion = FusionConfig(mode="none")
     assert engine.fusion == FusionConfig()
     stream.close()
-    engine.fusion = FusionConfig(fusion="pool")
+    engine.fusion = FusionConfig(mode="pool")
     with pytest.raises(MGMError, match="window_shift is 2; valid: below 2"):
         engine.fusion = FusionConfig(window_shift=2)
-    assert engine.fusion == FusionConfig(fusion="pool")
+    assert engine.fusion == FusionConfig(mode="pool")
 
 
 def test_a_model_is_loaded_with_a_fusion(engine, tiny_folder):
-    pooled = mgm.load(tiny_folder, device="cpu", fusion=FusionConfig(fusion="pool"))
+    pooled = mgm.load(tiny_folder, device="cpu", fusion=FusionConfig(mode="pool"))
     ours = pooled.encode_images([plain("red")])[0]
-    engine.fusion = FusionConfig(fusion="pool")
+    engine.fusion = FusionConfig(mode="pool")
     assert torch.equal(ours, engine.encode_images([plain("red")])[0])
     with pytest.raises(MGMError, match="for texts alone"):
-        mgm.load(tiny_folder, device="cpu", text_only=True, fusion=FusionConfig(fusion="pool"))
+        mgm.load(tiny_folder, device="cpu", text_only=True, fusion=FusionConfig(mode="pool"))
+
+
+def test_a_fusion_is_also_a_dictionary_or_none(engine, tiny_folder):
+    assert mgm.load(tiny_folder, device="cpu", fusion={"mode": "pool"}).fusion.mode == "pool"
+    engine.fusion = {"mode": "none"}
+    assert engine.fusion == engine.model.fusion == FusionConfig(mode="none")
+    engine.fusion = None
+    assert engine.fusion == engine.model.mining.fusion == engine.model.config.fusion
+
+
+@pytest.mark.parametrize("fusion", ["pool", 3, ["pool"], {"fusion": "pool"}, {"mode": None}])
+def test_what_is_no_fusion_is_named(engine, tiny_folder, fusion):
+    """At load too, and nothing changes."""
+    before = engine.fusion
+    with pytest.raises(MGMError, match="config: fusion"):
+        mgm.load(tiny_folder, device="cpu", fusion=fusion)
+    with pytest.raises(MGMError, match="config: fusion"):
+        engine.fusion = fusion
+    assert engine.fusion == before

@@ -13,7 +13,7 @@ from mgm.eval.benchmarks.mme import MME
 from mgm.eval.benchmarks.nano import Nano
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
-from mgm.eval.report.ablations import utilisation_lines
+from mgm.eval.report.ablation_table import utilisation_lines
 from mgm.eval.report.report import ablations_text
 from mgm.eval.report.score import Score
 from mgm.eval.report.scoring import scored

@@ -100,6 +100,62 @@ def test_one_name_of_several_questions(data, tmp_path):
     assert (found.contradictory, found.missing) == (["1"], ["0"])
 
 
+ASKED = {
+    "gqa": ["Which colour?"],
+    "textvqa": [
+        "What BRAND is it?\nReference OCR token: ROLEX, 12\n"
+        "Answer the question using a single word or phrase.",
+        "what brand is it?\nAnswer the question using a single word or phrase.",
+        "what brand is it?",
+        "What brand is it?\nReference OCR token: OMEGA",
+        "USER: <image>\nWhat brand is it?\nReference OCR token: 12\nGive one word. ASSISTANT:",
+    ],
+    "scienceqa": ["<image>\nWhich?\n(A) a\n(B) b\nAnswer with the letter.", "Which?"],
+    "mme": ["Is it red? Please answer yes or no.", "Is it red? Answer yes or no!"],
+    "mmbench": ["Look.\nWhich colour?\nA. red\nB. blue", "Which colour? Hint: Look. A red B blue"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"), [(name, prompt) for name, prompts in ASKED.items() for prompt in prompts]
+)
+def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
+    kind, asked = questions(data, name)
+    file = tmp_path / "theirs.jsonl"
+    names = kind.names_of(asked[0])
+    lines(file, [{"question_id": min(names), "prompt": prompt, "text": "x"}])
+    found = read_answers(file, kind, asked)
+    assert (len(found.answered), found.mismatched) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("textvqa", "What is the time?\nReference OCR token: ROLEX, 12\n"
+                    "Answer the question using a single word or phrase."),
+        ("textvqa", "What shop is it?"),
+        ("seed", "What?\nA. a\nB. c\nAnswer with the option's letter from the given choices "
+                 "directly."),
+        ("gqa", "What shape?"),
+    ],
+)  # fmt: skip
+def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, prompt, caplog):
+    kind, asked = questions(data, name)
+    file = tmp_path / "theirs.jsonl"
+    first, *others = ({"question_id": min(kind.names_of(one)), "text": "x",
+                       "prompt": one.facts["prompt"]} for one in asked)  # fmt: skip
+    lines(file, [first | {"prompt": prompt}, *others])
+    if not others:
+        with pytest.raises(MGMError, match="are to other questions than"):
+            read_answers(file, kind, asked)
+        return
+    found = read_answers(file, kind, asked)
+    assert len(found.answered) == len(others)
+    assert found.mismatched == [first["question_id"]]
+    found.tell(file)
+    assert "1 answers are to other questions than their names say; they are left" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

@@ -266,7 +266,7 @@ def test_a_pool_is_the_mean_of_the_windows_projected_positions(layout, band, mon
     grid, side, factors = LAYOUTS[layout]
     mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
     tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
-    mining.fusion = FusionConfig(fusion="pool")
+    mining.fusion = FusionConfig(mode="pool")
     values = _normed_linear(mining.value, full.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     expected = F.avg_pool2d(values, side // grid).flatten(2).transpose(1, 2)
     assert difference(mining(tokens, stages), expected) < 1e-9
@@ -302,7 +302,7 @@ def test_one_query_equals_the_published_form_with_that_query(layout, monkeypatch
     fixed = torch.randn(16, dtype=torch.float64)
     means = mining.query(tokens).mean(1)
     for query, expected in ((None, means), (tuple(fixed.tolist()), fixed.expand(2, -1))):
-        mining.fusion = FusionConfig(fusion="one_query", query=query)
+        mining.fusion = FusionConfig(mode="one_query", query=query)
         ours = mining(tokens, stages)
         with monkeypatch.context() as patch:
             patch.setattr(

@@ -17,16 +17,16 @@ from mgm.model.files.json_fields import (
     shown,
 )
 
-MINING, POOL, ONE_QUERY, NONE = "mining", "pool", "one_query", "none"
+MODES = MINING, POOL, ONE_QUERY, NONE = "mining", "pool", "one_query", "none"
 
 _RULES: Mapping[str, Rule] = {
-    "fusion": one_of(MINING, POOL, ONE_QUERY, NONE),
+    "mode": one_of(*MODES),
     "high_resolution_only": BOOLEAN,
     "grey_low_resolution": BOOLEAN,
     "blur_high_resolution": optional(integer(1)),
     "averaged_stages": list_of(integer(1)),
     "window_shift": integer(0),
-    "query": optional(list_of(number(-1e9))),
+    "query": optional(list_of(number())),
 }
 # What changes nothing, or leaves no tokens, where no high-resolution detail is used.
 _OF_DETAIL = ("high_resolution_only", "blur_high_resolution", "averaged_stages", "window_shift")
@@ -40,7 +40,7 @@ class FusionConfig:
     mining, or what `config.json` says of a model that was trained in another way.
 
     Attributes:
-        fusion: "mining": each token attends to its window of the high-resolution maps; "pool": the
+        mode: "mining": each token attends to its window of the high-resolution maps; "pool": the
             mean of the window in place of attention; "one_query": attention by one query for all
             tokens; "none": no high-resolution detail is added.
         high_resolution_only: whether low-resolution tokens are left out of the sum with the detail.
@@ -52,14 +52,14 @@ class FusionConfig:
         averaged_stages: numbers of the high-resolution encoder's stages, 1 is the finest, whose
             maps are replaced by their means over all positions.
         window_shift: windows that the high-resolution maps are moved to the right, around the edge.
-        query: of "one_query", C numbers, the same for all images; None: for each image the mean of
-            its tokens' queries.
+        query: of mode "one_query", C numbers, the same for all images; None: for each image the
+            mean of its tokens' queries.
 
     Raises:
         MGMError: a value is none of a field, or has no effect beside the others.
     """
 
-    fusion: str = MINING
+    mode: str = MINING
     high_resolution_only: bool = False
     grey_low_resolution: bool = False
     blur_high_resolution: int | None = None
@@ -73,15 +73,16 @@ class FusionConfig:
         object.__setattr__(self, "averaged_stages", tuple(sorted(set(self.averaged_stages))))
         if self.query is not None:
             object.__setattr__(self, "query", tuple(map(float, self.query)))
-        for name in _OF_DETAIL if self.fusion == NONE else ():
-            self._demand(not getattr(self, name), name, 'its default beside fusion "none"')
+        for name in _OF_DETAIL if self.mode == NONE else ():
+            self._demand(not getattr(self, name), name, 'its default beside mode "none"')
         self._demand(
-            self.query is None or self.fusion == ONE_QUERY, "query", 'null, or fusion "one_query"'
+            self.query is None or self.mode == ONE_QUERY, "query", 'null, or mode "one_query"'
         )
+        self._demand(self.query != (), "query", "a number for each channel, or null")
 
     @classmethod
     def from_json(cls, values: object) -> Self:
-        """The settings of an object in `config.json`; null: the default.
+        """The settings of an object with their names, as in `config.json`; None: the default.
 
         Raises:
             MGMError: it is no object, or has a field that is none.
@@ -91,7 +92,8 @@ class FusionConfig:
         if values is None:
             return cls()
         if not isinstance(values, Mapping):
-            raise MGMError(f"config: fusion is {shown(values)}; valid: an object, or null")
+            advice = f' such as {{"mode": "{values}"}}' if values in MODES else ""
+            raise MGMError(f"config: fusion is {shown(values)}; valid: an object{advice}, or null")
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
@@ -106,7 +108,7 @@ class FusionConfig:
     @property
     def uses_detail(self) -> bool:
         """Whether the high-resolution encoder's output is used."""
-        return self.fusion != NONE
+        return self.mode != NONE
 
     def check_model(self, config: Any) -> None:
         """Raise an MGMError if a model cannot be run with these settings.
@@ -117,7 +119,7 @@ class FusionConfig:
         aux = config.vision_aux_config
         if aux is None:
             missing = "the default, this model has no high-resolution encoder"
-            for name in ("fusion", *_OF_DETAIL):
+            for name in ("mode", *_OF_DETAIL):
                 self._demand(getattr(self, name) == getattr(DEFAULT_FUSION, name), name, missing)
             return
         stages, side, width = (

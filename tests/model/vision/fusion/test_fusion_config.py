@@ -8,9 +8,9 @@ from mgm.model.vision.fusion.fusion_config import FusionConfig
 from tests.model.tiny import HD, tiny_config
 
 CHANGED = [
-    {"fusion": "pool"},
-    {"fusion": "one_query", "query": (0.5,) * 16},
-    {"fusion": "none", "grey_low_resolution": True},
+    {"mode": "pool"},
+    {"mode": "one_query", "query": (0.5,) * 16},
+    {"mode": "none", "grey_low_resolution": True},
     {
         "high_resolution_only": True,
         "blur_high_resolution": 28,
@@ -37,7 +37,7 @@ def test_the_default_is_not_saved(tmp_path) -> None:
     config.save_pretrained(tmp_path)
     assert "fusion" not in json.loads((tmp_path / "config.json").read_text())
     assert MGMConfig.from_pretrained(tmp_path).fusion == FusionConfig()
-    assert tiny_config(fusion={"fusion": "mining", "averaged_stages": []}).to_dict().keys() == (
+    assert tiny_config(fusion={"mode": "mining", "averaged_stages": []}).to_dict().keys() == (
         config.to_dict().keys()
     )
 
@@ -49,21 +49,25 @@ def test_stages_are_a_set() -> None:
 @pytest.mark.parametrize(
     ("fusion", "message"),
     [
-        ("pool", "fusion is 'pool'; valid: an object, or null"),
-        ({"kind": "pool"}, "fusion.kind is no field; valid: fusion, high_resolution_only"),
-        ({"fusion": "concatenate"}, "fusion.fusion is 'concatenate'; valid: mining, pool"),
+        ("pool", 'fusion is \'pool\'; valid: an object such as {"mode": "pool"}, or null'),
+        ("x", "fusion is 'x'; valid: an object, or null"),
+        ([], "fusion is []; valid: an object, or null"),
+        ({"fusion": "pool"}, "fusion.fusion is no field; valid: mode, high_resolution_only"),
+        ({"kind": "pool"}, "fusion.kind is no field; valid: mode, high_resolution_only"),
+        ({"mode": "concatenate"}, "fusion.mode is 'concatenate'; valid: mining, pool"),
         ({"high_resolution_only": 1}, "fusion.high_resolution_only is 1; valid: true or false"),
         ({"blur_high_resolution": 0}, "fusion.blur_high_resolution is 0; valid: an integer from 1"),
         ({"blur_high_resolution": 128}, "valid: fewer pixels than image_size_aux, 128"),
-        ({"averaged_stages": 1}, "fusion.averaged_stages is 1; valid: a list"),
+        ({"averaged_stages": 1}, "is 1; valid: a list, each item an integer from 1"),
         ({"averaged_stages": [5]}, "valid: numbers from 1 to 4, the encoder has so many stages"),
         ({"window_shift": -1}, "fusion.window_shift is -1; valid: an integer from 0"),
         ({"window_shift": 4}, "fusion.window_shift is 4; valid: below 4"),
-        ({"query": [1.0] * 16}, 'valid: null, or fusion "one_query"'),
-        ({"fusion": "one_query", "query": [1.0]}, "valid: 16 numbers, or null"),
-        ({"fusion": "one_query", "query": [float("nan")] * 16}, "fusion.query is "),
-        ({"fusion": "none", "high_resolution_only": True}, 'its default beside fusion "none"'),
-        ({"fusion": "none", "window_shift": 1}, 'its default beside fusion "none"'),
+        ({"query": [1.0] * 16}, 'valid: null, or mode "one_query"'),
+        ({"mode": "one_query", "query": [1.0]}, "valid: 16 numbers, or null"),
+        ({"mode": "one_query", "query": [float("nan")] * 16}, "each item a number, or null"),
+        ({"mode": "one_query", "query": []}, "valid: a number for each channel, or null"),
+        ({"mode": "none", "high_resolution_only": True}, 'its default beside mode "none"'),
+        ({"mode": "none", "window_shift": 1}, 'its default beside mode "none"'),
     ],
 )
 def test_wrong_settings_are_named(fusion, message: str) -> None:
@@ -81,8 +85,8 @@ def test_a_shift_leaves_the_windows_of_a_crop(tmp_path) -> None:
 @pytest.mark.parametrize(
     "fusion",
     [
-        {"fusion": "none"},
-        {"fusion": "pool"},
+        {"mode": "none"},
+        {"mode": "pool"},
         {"high_resolution_only": True},
         {"blur_high_resolution": 28},
         {"averaged_stages": [1]},

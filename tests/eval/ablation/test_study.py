@@ -10,7 +10,9 @@ from PIL import Image
 import mgm
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
+from mgm.eval.ablation import study
 from mgm.eval.report.score import load_score
+from tests.eval.fixtures import gqa, lines
 from tests.golden_files import golden
 from tests.tiny_model import build
 
@@ -90,8 +92,9 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
     assert main(words(data, model, tmp_path, "--limit", "2", "--ablate", *ablations)) == 0
     printed = capfd.readouterr().out
     rows = [line.strip("| ") for line in printed[printed.index(": ablations") :].splitlines()[4:]]
+    blur = "blur:672" if name.endswith("HD") else "blur:336"
     assert [row.split(" | ")[0] for row in rows] == [
-        "full model", "hr_off", "grey_vit", "pool", "one_query", "shift:1", "blur", "stage_mean:1",
+        "full model", "hr_off", "grey_vit", "pool", "one_query", "shift:1", blur, "stage_mean:1",
         "hr_only",
     ]  # fmt: skip
     texts = [json.loads(one)["text"] for one in (tmp_path / "answers/answers-0.jsonl").open()]
@@ -105,6 +108,7 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
     [
         (["--ablate", "hr"], "--ablate hr: no such ablation"),
         (["--ablate", "blur:64"], "--ablate blur:64: config: fusion.blur_high_resolution is 64"),
+        (["--ablate", "pool", "shift:2", "--score-only"], "--ablate shift:2: config: fusion."),
         (["--ablate", "shift:2"], "valid: below 2, the windows of a crop's side"),
         (["--ablate", "pool", "--score-only"], "nothing was answered yet"),
     ],
@@ -122,8 +126,86 @@ def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:
 )
 def test_the_model_has_to_run_here(data, where) -> None:
     line = f"--benchmark nano --data {data} {where} --ablate pool"
-    with pytest.raises(MGMError, match="--ablate changes a model that runs here; give"):
+    with pytest.raises(MGMError, match=r"--ablate has no effect with --.*, only with --model-path"):
         main(line.split())
+
+
+def ablation_names(output: Path) -> list[str]:
+    (result,) = json.loads((output / "results.json").read_text())["results"]
+    return [one["name"] for one in result["ablations"]]
+
+
+def test_ablations_without_answers_are_named_and_the_others_shown(
+    data, folder, tmp_path, caplog, capfd
+) -> None:
+    """A blur is that of its number, by either name."""
+    assert main(words(data, folder, tmp_path, "--ablate", "hr_off", "blur")) == 0
+    more = ["hr_off", "pool", "blur:28", "blur", "shift"]
+    assert main(words(data, folder, tmp_path, "--ablate", *more, "--score-only")) == 0
+    assert "nano:held_out: not asked yet with --ablate pool shift:1" in caplog.text
+    assert ablation_names(tmp_path) == ["hr_off", "blur:28"]
+    before = (tmp_path / "report.md").read_text()
+    assert main(words(data, folder, tmp_path, "--ablate", "pool", "--score-only")) == 2
+    assert "with --ablate pool; run again without --score-only" in caplog.text
+    assert (tmp_path / "report.md").read_text() == before
+    capfd.readouterr()
+    assert main(words(data, folder, tmp_path, "--ablate", "hr_off", "blur", "--dry-run")) == 0
+    assert "12 questions, protocol paper, and again with 2 ablations: 36 answers" in (
+        capfd.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("failing", ["hr_off", "pool"])
+def test_an_ablation_that_cannot_be_asked_leaves_the_rest(
+    data, folder, tmp_path, monkeypatch, capfd, caplog, failing
+) -> None:
+    original = study.run_ablation
+
+    def run_ablation(ablation, *others):
+        if ablation.name == failing:
+            raise MGMError("out of memory")
+        return original(ablation, *others)
+
+    monkeypatch.setattr(study, "run_ablation", run_ablation)
+    assert main(words(data, folder, tmp_path, "--ablate", "hr_off", "pool")) == 2
+    assert f"error: nano:held_out, --ablate {failing}: out of memory" in caplog.text
+    assert "nano pictures (nano:held_out)" in capfd.readouterr().out
+    assert ablation_names(tmp_path) == [{"hr_off": "pool", "pool": "hr_off"}[failing]]
+
+
+def test_a_benchmark_that_fails_leaves_the_tables_of_others(
+    data, folder, tmp_path, monkeypatch
+) -> None:
+    original = study.scored
+
+    def scored(kind, *others, **named):
+        if kind.name == "nano":
+            raise MGMError("no answer can be scored")
+        return original(kind, *others, **named)
+
+    gqa(data)
+    monkeypatch.setattr(study, "scored", scored)
+    line = words(data, folder, tmp_path, "--ablate", "pool")
+    line.insert(line.index("nano") + 1, "gqa")
+    assert main(line) == 2
+    tables = [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("ablations.json")]
+    assert tables == ["gqa"]
+
+
+def test_ablations_are_not_shown_beside_other_answers(data, folder, tmp_path) -> None:
+    """Though their score and number are the same."""
+    assert main(words(data, folder, tmp_path, "--ablate", "hr_off")) == 0
+    assert ablation_names(tmp_path) == ["hr_off"]
+    file = tmp_path / "other.jsonl"
+    names = [f"{picture}/{n}" for picture in range(PICTURES) for n in range(2)]
+    lines(file, [{"question_id": name, "text": "nothing"} for name in names])
+    line = ["--benchmark", "nano", "--data", str(data), "--output", str(tmp_path)]
+    assert main([*line, "--answers", str(file)]) == 0
+    assert load_score(tmp_path / "nano/held_out/paper/score.json").value == 0
+    assert ablation_names(tmp_path) == []
+    # Those of the model are still there when it is scored again.
+    assert main(words(data, folder, tmp_path)) == 0
+    assert ablation_names(tmp_path) == ["hr_off"]
 
 
 def test_a_model_of_one_encoder_has_no_detail_to_leave_out(data, tmp_path) -> None:

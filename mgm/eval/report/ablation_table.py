@@ -3,6 +3,8 @@
 `mgm.eval.ablation` measures and writes them.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from mgm.eval.tasks.files import read_json
 
 FILE = "ablations.json"
 FULL_MODEL = "full model"
+# What decides answers and their scores, of a score's `run` (see `run_info`).
+MODEL_FIELDS = ("name", "digest", "dtype", "quantize", "model_base", "conv_mode", "endpoint")
+SETTINGS = ("max_new_tokens", "strip_thinking", "answers")
 COLUMNS = ("ablation", "what is changed", "score", "difference (95 %)", "questions", "verdict")
 Content = Mapping[str, Any]
 
@@ -29,8 +34,26 @@ def read_ablations(folder: Path, score: Score) -> dict[str, Any]:
 
 
 def full_model(score: Score) -> dict[str, Any]:
-    """The score that ablations are compared with, in JSON."""
-    return {"value": score.value, "questions": score.questions}
+    """The score that ablations are compared with, in JSON.
+
+    Its digest is of each question's credit and of what they depend on: weights, precision,
+    template, data, judge and settings. Scores of other models or answers have other digests,
+    though their values may be equal.
+    """
+    run = score.run
+    content = [
+        *(score.benchmark, score.protocol, score.judge, score.credits, score.fractions),
+        _of(run.get("model"), MODEL_FIELDS),
+        _of(run.get("data"), ("digest",)),
+        _of(run.get("settings"), SETTINGS),
+    ]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return {"value": score.value, "questions": score.questions, "digest": digest}
+
+
+def _of(values: object, names: Sequence[str]) -> list[Any]:
+    known = values if isinstance(values, Mapping) else {}
+    return [known.get(name) for name in names]
 
 
 def ablation_rows(score: Score, content: Content) -> list[Sequence[str]]:

@@ -1,0 +1,91 @@
+"""Ablations by name, with keys of their own, run on a tiny model."""
+
+import pytest
+
+from mgm import FusionConfig, MGMError
+from mgm.eval.ablation.definitions import (
+    ALL,
+    KINDS,
+    Ablation,
+    check_names,
+    parse_ablations,
+)
+from tests.model.tiny import HD, tiny_config
+
+
+@pytest.mark.parametrize(
+    ("name", "fusion"),
+    [
+        ("hr_off", {"mode": "none"}),
+        ("grey_vit", {"grey_low_resolution": True}),
+        ("hr_only", {"high_resolution_only": True}),
+        ("pool", {"mode": "pool"}),
+        ("one_query", {"mode": "one_query"}),
+        ("shift", {"window_shift": 1}),
+        ("shift:3", {"window_shift": 3}),
+        ("blur:20", {"blur_high_resolution": 20}),
+        ("stage_mean", {"averaged_stages": (4,)}),
+        ("stage_mean:2", {"averaged_stages": (2,)}),
+    ],
+)
+def test_each_is_one_setting_of_fusion(name, fusion) -> None:
+    (ablation,) = parse_ablations([name], tiny_config())
+    assert ablation.fusion(tiny_config()) == FusionConfig(**fusion)
+    assert parse_ablations([ablation.name], tiny_config()) == [ablation]
+    assert "{}" not in ablation.description
+
+
+def test_a_blur_without_a_number_is_to_what_the_vit_sees() -> None:
+    """It is one ablation with that of the number, asked once."""
+    assert parse_ablations(["blur", "blur:28"], tiny_config()) == [Ablation("blur", 28)]
+    (blur,) = parse_ablations(["blur"], tiny_config(**HD))
+    assert blur.name == "blur:56"
+    assert blur.description == "high-resolution image blurred to 56 pixels"
+    assert blur.fusion(tiny_config(**HD)).blur_high_resolution == 2 * 28
+
+
+def test_groups_and_repeated_names() -> None:
+    found = parse_ablations(["utilisation", "pool", "hr_off"], tiny_config())
+    assert [one.name for one in found] == ["hr_off", "grey_vit", "pool"]
+    everything = parse_ablations(["all"], tiny_config())
+    assert {one.kind for one in everything} == set(KINDS)
+    assert len({one.name for one in everything}) == len(everything) == len(ALL)
+    assert parse_ablations(["shift", "shift:1"], tiny_config()) == [Ablation("shift", 1)]
+    assert parse_ablations([], tiny_config()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hr", "--ablate hr: no such ablation; valid: hr_off, grey_vit"),
+        ("", "no such ablation"),
+        ("pool:2", "takes no number; write --ablate pool"),
+        ("blur:", "'' is no number from 1"),
+        ("blur:0", "'0' is no number from 1"),
+        ("blur:-3", "'-3' is no number from 1"),
+        ("shift:1.5", "'1.5' is no number from 1"),
+        ("shift:" + "9" * 5000, "is no number from 1"),
+    ],
+)
+def test_wrong_names(name, message) -> None:
+    with pytest.raises(MGMError) as error:
+        check_names(["pool", name])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("blur:128", {}, "--ablate blur:128: config: fusion.blur_high_resolution is 128"),
+        ("shift:4", {}, "--ablate shift:4: config: fusion.window_shift is 4; valid: below 4"),
+        ("stage_mean:5", {}, "numbers from 1 to 4"),
+        ("pool", {"vision_aux_config": None}, "--ablate pool: .*no high-resolution encoder"),
+        ("hr_off", {"vision_aux_config": None}, "--ablate hr_off: .*no high-resolution encoder"),
+        ("pool", {"fusion": {"mode": "pool"}}, "the model's config.json says so already"),
+        ("hr_only", {"fusion": {"mode": "none"}}, "--ablate hr_only: config: fusion"),
+    ],
+)
+def test_what_makes_no_sense_for_a_model(name, config, message) -> None:
+    with pytest.raises(MGMError, match=message):
+        parse_ablations([name], tiny_config(**config))

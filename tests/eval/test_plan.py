@@ -1,0 +1,40 @@
+"""What a run asks, and what it says of data that is missing."""
+
+import shlex
+
+import pytest
+
+from mgm.errors import MGMError
+from mgm.eval.__main__ import main
+from mgm.eval.prepare import parse as parse_prepare
+from mgm.eval.registry import expanded
+from tests.eval.fixtures import gqa
+
+
+def refusal(data, *words: str) -> str:
+    with pytest.raises(MGMError) as error:
+        main(["--model-path", "nowhere", "--data", str(data), "--benchmark", *words])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("group", ["paper", "highres", "all"])
+def test_all_missing_benchmarks_are_named_with_what_prepares_them(tmp_path, group) -> None:
+    data = tmp_path / "the data"
+    gqa(data)
+    message = refusal(data, "gqa", group, "--protocol", "lmms-eval", "--dry-run")
+    command = message[message.index("python -m mgm.eval.prepare") : message.index(" fetches")]
+    options = parse_prepare(shlex.split(command)[3:])
+    assert set(expanded([group])) - {"gqa"} <= set(options.benchmark)
+    assert (options.protocol, options.data) == ("lmms-eval", data)
+
+
+def test_one_missing_benchmark_is_named(tmp_path) -> None:
+    message = refusal(tmp_path, "textvqa")
+    assert message.startswith(str(tmp_path / "textvqa"))
+    assert ": is missing; python -m mgm.eval.prepare textvqa --data " in message
+
+
+def test_what_is_there_is_not_named(tmp_path) -> None:
+    gqa(tmp_path)
+    assert "gqa" not in refusal(tmp_path, "gqa", "vizwiz").partition(";")[2].split()
