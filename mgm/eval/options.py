@@ -243,8 +243,6 @@ def _check_comparing(options: argparse.Namespace) -> None:
 
 
 def _check_evaluation(options: argparse.Namespace) -> None:
-    if not options.benchmark:
-        raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *GROUPS))}")
     if options.answers is not None and len(expanded(options.benchmark)) != 1:
         raise MGMError("--answers: name the one --benchmark that they are of")
     if options.endpoint is not None and options.model is None:
@@ -260,10 +258,12 @@ def _mode(options: argparse.Namespace) -> str:
     """The option that decides what the program does, one of `_USED`.
 
     Raises:
-        MGMError: none or several of them are given.
+        MGMError: none or several of them are given, or no benchmark.
     """
     if options.compare:
         return "--compare"
+    if not options.benchmark:
+        raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *GROUPS))}")
     given = [name for name in _USED if name != "--compare" and getattr(options, _field(name))]
     if len(given) != 1:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")

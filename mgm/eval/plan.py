@@ -87,6 +87,6 @@ def _prepare_advice(missing: Mapping[str, MissingFileError], options: argparse.N
     first, *others = missing.values()
     also = f", and files of {len(others)} more benchmarks" if others else ""
     return (
-        f"{first.path}: is missing{also}; {shlex.join(words)} fetches what it can and says what "
+        f"{first.description}{also}; {shlex.join(words)} fetches what it can and says what "
         "belongs where"
     )

@@ -255,7 +255,7 @@ class HubFiles(Source):
         """
         files = matching(folder, pattern)
         if not files:
-            raise MissingFileError(folder / HUB_FOLDER / pattern)
+            raise MissingFileError(folder / HUB_FOLDER / pattern, self.dataset)
         for file in files:
             yield from read_parquet(file)
 

@@ -25,12 +25,13 @@ class MissingFileError(MGMError):
     """A file or folder that a benchmark needs is not there.
 
     Attributes:
-        path: of it, or of a pattern of files.
+        description: of it in one clause, which begins with its path.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: is missing; python -m mgm.eval.prepare says what belongs there")
-        self.path = path
+    def __init__(self, path: Path, dataset: str = "") -> None:
+        source = f" (data set {dataset})" if dataset else ""
+        self.description = f"{path}: is missing{source}"
+        super().__init__(f"{self.description}; python -m mgm.eval.prepare says what belongs there")
 
 
 def present(path: Path) -> Path:

@@ -339,7 +339,8 @@ def test_images_of_a_table(tmp_path):
 def test_faults_are_named(tmp_path):
     pope, vqa = BENCHMARKS["pope"], BENCHMARKS["vqav2"]
     with pytest.raises(
-        MGMError, match=r"has no data/test-\*\.parquet of lmms-lab-encoder/POPE; .*prepare"
+        MGMError,
+        match=r"data/test-\*\.parquet: is missing \(data set lmms-lab-encoder/POPE\); .*prepare",
     ):
         list(pope.questions(tmp_path, "test", "lmms-eval"))
     with pytest.raises(MGMError, match=r"POPE\.tsv: is missing; .*prepare"):
