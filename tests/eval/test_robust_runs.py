@@ -85,7 +85,7 @@ def test_a_server_that_goes_away(data, tmp_path, capfd, caplog):
         more = ["--endpoint", address, "--model", "m", "--batch-size", "1"]
         options = [*more, "--data", str(data), "--output", str(tmp_path / "out")]
         assert main([*options, "--benchmark", "mme", "gqa"]) == 2
-    assert "partial, 3 of 2374 questions" in capfd.readouterr().out
+    assert "partial, 3 of 2,374 questions" in capfd.readouterr().out
     assert "error: mme:test: http" in caplog.text
     assert "no such model" in caplog.text
     with server(said("Yes")) as (address, bodies):
@@ -171,7 +171,7 @@ def test_answers_of_others_with_a_limit(data, tmp_path, capfd, caplog):
     options = ["--answers", str(tmp_path / "theirs.jsonl"), "--data", str(data)]
     options += ["--output", str(tmp_path / "out"), "--benchmark", "seed"]
     assert main([*options, "--limit", "1"]) == 0
-    assert "partial, 1 of 19242 questions" in capfd.readouterr().out
+    assert "partial, 1 of 19,242 questions" in capfd.readouterr().out
     assert "does not have" not in caplog.text
 
 

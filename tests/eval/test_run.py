@@ -148,7 +148,7 @@ def test_the_command_line(data, model, tmp_path, capfd):
     words = command(data, model, tmp_path / "out", "--benchmark", *names)
     assert main(words) == 0
     told = capfd.readouterr().out
-    assert re.search(r"TextVQA \(textvqa:val\) \| partial, 3 of 5000 questions", told)
+    assert re.search(r"TextVQA \(textvqa:val\) \| partial, 3 of 5,000 questions", told)
     assert "to be submitted" in told
     assert "paper, judged by rules" in told
     out = tmp_path / "out"
@@ -163,7 +163,7 @@ def test_the_command_line(data, model, tmp_path, capfd):
     assert "difference +0.00" in capfd.readouterr().out
     limited = command(data, model, tmp_path / "some", "--benchmark", "mme", "--limit", "2")
     assert main(limited) == 0
-    assert "partial, 2 of 2374" in capfd.readouterr().out
+    assert "partial, 2 of 2,374" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

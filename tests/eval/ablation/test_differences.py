@@ -68,7 +68,7 @@ def test_the_rate_is_the_share_of_the_score_that_is_lost() -> None:
     rate = utilisation(Nano(), full, without, "high-resolution encoder")
     assert rate.rate == pytest.approx((full.value - without.value) / full.value)
     assert rate.interval.low < rate.rate < rate.interval.high
-    (line,) = utilisation_lines(as_json(full, [], [rate]))
+    (line,) = utilisation_lines(full, as_json(full, [], [rate]))
     assert line == (
         f"utilisation of the high-resolution encoder: {rate.rate:.2f} "
         f"(95 %: {rate.interval.low:.2f} to {rate.interval.high:.2f})"
@@ -90,7 +90,7 @@ def test_nothing_or_all_lost_is_no_certainty() -> None:
     assert utilisation(Nano(), none, every, "x") is None
     few = utilisation(Nano(), score(full[:3]), score(full[:3]), "x")
     assert few.interval is None
-    (line,) = utilisation_lines(as_json(every, [], [few]))
+    (line,) = utilisation_lines(every, as_json(every, [], [few]))
     assert line == "utilisation of the x: 0.00 (too few images)"
 
 

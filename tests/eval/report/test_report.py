@@ -275,7 +275,7 @@ def test_questions_with_a_note_are_named(answered, tmp_path):
     assert result["counts"]["notes"] == 30
     assert result["notes"][3] == {"id": "3", "reason": notes["3"]}
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate({
-        "format": 1, "model": "m", "results": [result]
+        "format": 2, "model": "m", "results": [result]
     })  # fmt: skip
     text = (tmp_path / "report.md").read_text()
     assert f"- 3: {notes['3']}\n" in text

@@ -184,7 +184,7 @@ def test_on_the_command_line(data, tmp_path, capsys):
     lines(file, [{"question_id": "20", "text": "Red."}, {"question_id": "21", "text": "no"}])
     words = ["--data", str(data), "--output", str(tmp_path / "out"), "--answers", str(file)]
     assert main([*words, "--benchmark", "gqa"]) == 0
-    assert "partial, 1 of 12578 questions: 100.0" in capsys.readouterr().out
+    assert "partial, 1 of 12,578 questions: 100.0" in capsys.readouterr().out
     score = json.loads((tmp_path / "out" / "gqa" / "testdev" / "paper" / "score.json").read_text())
     assert score["credits"] == {"20": 1.0}
     with pytest.raises(MGMError, match="name the one --benchmark"):
