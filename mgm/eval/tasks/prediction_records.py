@@ -13,7 +13,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import Question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
 from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
-from mgm.eval.tasks.prompts import LETTER, SINGLE_WORD, UNANSWERABLE
+from mgm.eval.tasks.prompts import bare_question, is_same_prompt, letters_of, one_contains_other
 
 KEY = "<key>"  # under which a record stands in a JSON object
 INDEX = "index"  # column of a question's number in VLMEvalKit's tables
@@ -27,10 +27,6 @@ DATA_COLUMNS = frozenset((
     *("category", "l2-category", "l2_category", "capability", "types", "question_type"),
 ))  # fmt: skip
 _WHOLE = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
-_OCR_TOKENS = re.compile(r"\n\s*reference ocr tokens?:", re.IGNORECASE)
-# Behind questions in published files.
-INSTRUCTIONS = (SINGLE_WORD, LETTER, UNANSWERABLE, "Please answer yes or no.")
-_MARKER = re.compile(r"<image[^>]{0,8}>")
 
 
 @dataclass(frozen=True)
@@ -172,49 +168,13 @@ def same_wording(one: Prediction, question: Question) -> bool:
     """Whether what a file has of a question's text is of this question; so where it has none."""
     problem = question.facts.get("problem") or question.facts.get("row") or {}
     named = (question.facts.get(name) for name in ("prompt", "question"))
-    texts = [_bare_question(question.text), *named]
+    texts = [bare_question(question.text), *named]
     own = [text for text in (*texts, problem.get("question")) if isinstance(text, str)]
-    if _letters(one.question or ""):
-        return any(_contains(text, one.question or "") for text in own)
-    if isinstance(one.prompt, str) and _letters(one.prompt):
-        return any(_same_prompt(text, one.prompt) for text in own)
+    if letters_of(one.question or ""):
+        return any(one_contains_other(text, one.question or "") for text in own)
+    if isinstance(one.prompt, str) and letters_of(one.prompt):
+        return any(is_same_prompt(text, one.prompt) for text in own)
     return True
-
-
-def _contains(text: str, other: str) -> bool:
-    """Whether one of two texts is a part of the other, by their letters; an empty one is none."""
-    first, second = _letters(text), _letters(other)
-    return bool(first and second) and (first in second or second in first)
-
-
-def _same_prompt(text: str, other: str) -> bool:
-    """Whether two prompts are of one question.
-
-    Published prompts of a question differ in the instruction behind it, in OCR tokens, and in where
-    hints and choices stand: so one may contain the other's question, or all of its words.
-    """
-    first, second = _bare_question(text), _bare_question(other)
-    if _contains(text, second) or _contains(first, other):
-        return True
-    words, others = set(_words(first)), set(_words(second))
-    return bool(words and others) and (words <= others or others <= words)
-
-
-def _bare_question(prompt: str) -> str:
-    """A prompt without OCR tokens and instructions, where something is left."""
-    bare = _OCR_TOKENS.split(prompt, maxsplit=1)[0]
-    for instruction in INSTRUCTIONS:
-        bare = bare.replace(instruction, "")
-    return bare if _letters(bare) else prompt
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", _MARKER.sub(" ", text).casefold())
-
-
-def _letters(text: str) -> str:
-    """Letters and digits alone: harnesses add hints, markers and line breaks."""
-    return "".join(filter(str.isalnum, _MARKER.sub("", text).casefold()))
 
 
 def _is_name(value: Any) -> bool:
