@@ -29,7 +29,7 @@ for folder in "$output/$name"/*/paper; do
     case $name in
     textvqa) put "$folder/merge.jsonl" "work_dirs/textvqa/answers/$checkpoint/merge.jsonl" ;;
     mmbench)
-        for file in "$folder"/*.jsonl; do
+        for file in "$folder"/mmbench_*.jsonl; do
             table=$(basename "$file" .jsonl)
             put "$file" "$data/mmbench/answers/$table/$checkpoint.jsonl"
             put "$folder/$table.xlsx" "$data/mmbench/answers_upload/$table/$checkpoint.xlsx"

@@ -184,7 +184,6 @@ TABLE = (
     Foreign(
         "mgm/eval/lmms/model.py", "lmms_eval.api.model.lmms", "_rank _world_size", in_source=True
     ),
-    Foreign("scripts/lmms/compare.py", "lmms_eval.tasks", "_task_utils.vqa_eval_metric"),
 )
 
 # Overrides that do not take all that the library's own method takes, and why that is right.

@@ -65,10 +65,10 @@ def test_another_number_of_processes_is_refused_by_name(flags, tmp_path, form):
     (error,) = errors(train(flags | {"data_path": other_data(flags, tmp_path)}, 2))
     assert "--data_path was " in error
     checkpoint = Path(str(flags["output_dir"])) / "checkpoint-2"
-    damaged = checkpoint / "rng_state_1.pth"  # of the second process, which finds it
+    damaged = checkpoint / "rng_state_1.pth"  # of the second process
     damaged.write_bytes(damaged.read_bytes()[:100])
     (error,) = errors(train(flags | {"max_steps": 3}, 2))
-    assert "rng_state_1.pth: is " in error
+    assert "rng_state_1.pth: changed since the checkpoint was made" in error
     damaged.unlink()
     (error,) = errors(train(flags | {"max_steps": 3}, 2))
     assert "rng_state_1.pth: is not there" in error

@@ -132,8 +132,8 @@ def test_what_the_published_layout_cannot_express(tmp_path) -> None:
     qwen = TEXT | {"model_type": "qwen3", "head_dim": 12}
     with pytest.raises(MGMError, match=r"'qwen3', which has no published form; valid: llama"):
         plan(native(tmp_path, text_config=qwen), "published")
-    with pytest.raises(MGMError, match=r"fusion .*fusion='pool'.* \(would be .*'mining'"):
-        plan(native(tmp_path, fusion={"fusion": "pool"}), "published")
+    with pytest.raises(MGMError, match=r"fusion .*mode='pool'.* \(would be .*'mining'"):
+        plan(native(tmp_path, fusion={"mode": "pool"}), "published")
 
 
 def test_names_without_a_published_form_are_listed(tmp_path) -> None:
