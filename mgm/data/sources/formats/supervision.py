@@ -29,7 +29,7 @@ def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where
     """
     for name, value in record.items():
         plain = plain_name(name)
-        refused = value is False if plain == _LABEL else False
+        refused = plain == _LABEL and value is False
         if plain in _MASKS and not is_empty(value):
             # A number under `loss` is what some model's loss was.
             is_figure = plain == "loss" and type(value) in (int, float)
