@@ -40,8 +40,17 @@ from mgm.train.checkpointing.run_fingerprint import (
 )
 from mgm.train.checkpointing.start_weights import check_starts
 from mgm.train.data_setup import RunData
-from mgm.train.distributed.first_process import checked_everywhere, computed_once
-from mgm.train.distributed.process_errors import data_loader_errors, end_process, lost_process
+from mgm.train.distributed.first_process import (
+    ReportedByFirstError,
+    checked_everywhere,
+    computed_once,
+)
+from mgm.train.distributed.process_errors import (
+    LostProcessError,
+    data_loader_errors,
+    end_process,
+    lost_process,
+)
 from mgm.train.lora.adapter import AddedAdapter, add_adapter, check_base, load_adapter
 from mgm.train.model_setup import own_remedy, starting_point
 from mgm.train.optim.freezing import describe_trainable, set_trainable
@@ -50,6 +59,8 @@ from mgm.train.trainer import MGMTrainer
 logger = logging.getLogger("mgm.train")
 
 SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
+# In which the launcher ends a process after another one has failed, on a busy machine too.
+SECONDS_FOR_LAUNCHER = 60.0
 
 
 def program() -> None:
@@ -77,6 +88,12 @@ def main() -> None:
     try:
         with lost_process():
             run()
+    except ReportedByFirstError as error:
+        time.sleep(SECONDS_FOR_LAUNCHER)
+        raise SystemExit(1) from error
+    except LostProcessError:
+        time.sleep(SECONDS_FOR_LAUNCHER)
+        raise
     except MGMError:
         if not first:
             # The first process most often reports the same, and its launcher ends this one then.

@@ -10,6 +10,10 @@ from mgm.errors import MGMError
 Result = TypeVar("Result")
 
 
+class ReportedByFirstError(MGMError):
+    """A fault that all processes have learned of; the first one reports it for the others."""
+
+
 def is_alone() -> bool:
     """Whether the run has one process, and nobody to wait for."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
@@ -19,7 +23,8 @@ def computed_once(compute: Callable[[], Result]) -> Result:
     """The result of a function that the first process calls; all processes have to ask.
 
     Raises:
-        MGMError: the function did, in the first process; it is raised in all.
+        MGMError: the function did, in the first process; it is raised in all, in the others as
+            `ReportedByFirstError`.
     """
     if is_alone():
         return compute()
@@ -31,7 +36,7 @@ def computed_once(compute: Callable[[], Result]) -> Result:
             shared[1] = str(error)
     dist.broadcast_object_list(shared)
     if shared[1] is not None:
-        raise MGMError(shared[1])
+        raise _shared_fault(shared[1])
     return shared[0]
 
 
@@ -40,7 +45,7 @@ def checked_everywhere(check: Callable[[], Result]) -> Result:
 
     Raises:
         MGMError: the check did in one of them; the first such fault is raised in all, so that none
-            waits for one that has ended.
+            waits for one that has ended; in all but the first process as `ReportedByFirstError`.
     """
     if is_alone():
         return check()
@@ -53,5 +58,10 @@ def checked_everywhere(check: Callable[[], Result]) -> Result:
     dist.all_gather_object(faults, fault)
     for found in faults:
         if found is not None:
-            raise MGMError(found)
+            raise _shared_fault(found)
     return cast(Result, result)
+
+
+def _shared_fault(message: str) -> MGMError:
+    """What is raised here of a fault that all processes have learned of."""
+    return MGMError(message) if dist.get_rank() == 0 else ReportedByFirstError(message)

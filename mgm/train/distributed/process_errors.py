@@ -15,19 +15,23 @@ LOST = ("Connection reset by peer", "Connection closed by peer", "remote process
 _ERROR_OF_OURS = re.compile(r".*\bmgm(\.\w+)+Error: ", re.DOTALL)
 
 
+class LostProcessError(MGMError):
+    """Another process of the run is gone, whose own output says why."""
+
+
 @contextmanager
 def lost_process() -> Generator[None]:
     """Make one line of what is raised in a process that waits for one that has ended.
 
     Raises:
-        MGMError: the block was waiting for another process, which is gone.
+        LostProcessError: the block was waiting for another process, which is gone.
     """
     try:
         yield
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
-        raise MGMError(
+        raise LostProcessError(
             f"another process of this run has ended, or cannot be reached "
             f"({one_line(error)[:200]}); its own output says why, and the same command goes on "
             "from the last checkpoint"
