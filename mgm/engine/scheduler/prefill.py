@@ -20,7 +20,6 @@ from mgm.engine.core.sequence import Generation
 from mgm.engine.kv_cache.attention_masks import AttentionMasks, Branches
 from mgm.engine.kv_cache.kv_cache import Layers, Rows, as_cache, between, layers_of
 from mgm.engine.kv_cache.prefix_cache import PrefixCache, copied
-from mgm.engine.scheduler.last_layer import LastLayer
 from mgm.engine.scheduler.shared_prefix import PromptTree
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.multimodal_embeddings import merge_image_features
@@ -60,7 +59,6 @@ class PromptReader:
         self.prefixes = prefixes
         self.piece = piece
         self.reading: list[Generation] = []
-        self._last_layer = LastLayer(model.language_model)
         self._prompt: _Prompt | None = None  # one that takes several steps
         self._cache = DynamicCache()
         self._to_keep: dict[Generation, Callable[[int], Layers]] = {}
@@ -189,14 +187,13 @@ class PromptReader:
         assert prompt is not None
         piece, rest = prompt.embeddings[:, : self.piece], prompt.embeddings[:, self.piece :]
         places = torch.arange(prompt.known, prompt.known + piece.shape[1], device=piece.device)
-        end = places.new_tensor([piece.shape[1] - 1])
-        with self._last_layer.only_for(torch.zeros_like(end), end):
-            output = self.model.language_model(
-                inputs_embeds=piece,
-                position_ids=places.unsqueeze(0),
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+        output = self.model.language_model(
+            inputs_embeds=piece,
+            position_ids=places.unsqueeze(0),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         prompt.known += piece.shape[1]
         prompt.embeddings = rest
         if rest.shape[1]:
@@ -231,22 +228,19 @@ class PromptReader:
             for row, tree in enumerate(trees)
             for branch in zip(tree.generations[1:], tree.branches[1:], strict=True)
         ]
-        ends = [
-            (row, longest - trees[row].width + columns.stop - 1)
-            for row, _, columns in kept + forked
-        ]
-        with (
-            self.masks.in_use(),
-            self._last_layer.only_for(*torch.tensor(ends, device=device).unbind(-1)),
-        ):
+        ends = [longest - trees[row].width + columns.stop - 1 for row, _, columns in kept + forked]
+        # The LM head runs on the union of the rows' last positions: few, for rows end together.
+        last_positions, columns_of_ends = torch.tensor(ends).unique(return_inverse=True)
+        with self.masks.in_use():
             output = self.model.language_model(
                 inputs_embeds=embeddings,
                 attention_mask=self.masks.of(places, rows.step_width, branches),
                 position_ids=branches.positions,
                 past_key_values=rows,
                 use_cache=True,
+                logits_to_keep=last_positions.to(device),
             )
-        logits = output.logits[0]
+        logits = output.logits[[row for row, *_ in kept + forked], columns_of_ends]
         if forked and not logits.amax(-1).isfinite().all():
             # Masks hide the prompts of a row from one another, but NaN times nothing is NaN.
             raise GenerationError(MESSAGES[NOT_FINITE])
