@@ -1,10 +1,12 @@
 """Short-answer questions, several to an image, asked by our runner and by a published-shaped loop.
 
     python -m benchmarks.eval [--images 125] [--questions 4] [--batch-size 32]
+                              [--num-speculative-tokens 8]
 
 The loop asks one question after the other, encodes its image each time, and writes attention out;
 CLIP and mining are as published. Both answer the same questions greedily. Where answers differ, the
-loop's own logits say how near the two best words were. Writes benchmarks/results/eval.json.
+loop's own logits say how near the two best words were. Ours decodes without n-gram drafts unless
+`--num-speculative-tokens` says otherwise. Writes benchmarks/results/eval.json, which states it.
 """
 
 import argparse
@@ -41,6 +43,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=125)
     parser.add_argument("--questions", type=int, default=4, help="about each image")
     parser.add_argument("--batch-size", type=int, default=32, help="of ours")
+    parser.add_argument(
+        "--num-speculative-tokens", type=int, default=0, help="of ours; default: %(default)s"
+    )
     parser.add_argument("--device", default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -52,7 +57,11 @@ def main() -> None:
             "published": {"seconds": seconds, "questions_per_second": len(questions) / seconds},
         }
         print("published", json.dumps(found["published"]))
-        engine = mgm.load(NANO, device=options.device)
+        engine = mgm.load(
+            NANO,
+            device=options.device,
+            num_speculative_tokens=options.num_speculative_tokens,
+        )
         warm(engine, questions)
         begun = time.perf_counter()
         cache = AnswerCache(folder / "answers", "nano")
@@ -65,6 +74,7 @@ def main() -> None:
         found["ratio"] = found["published"]["seconds"] / found["ours"]["seconds"]
         found["same"] = 1 - len(differ) / len(questions)
         found["margins"] = [published[n][1] for n in differ]
+    found["num_speculative_tokens"] = options.num_speculative_tokens
     found["machine"] = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -33,7 +33,7 @@ def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Eng
     set_attention(model, "eager")
     processor = MGMProcessor.from_pretrained(path)
     align_generation(model.generation_config, processor.tokenizer, processor.template)
-    return Engine(model, processor, speculative_tokens=0)
+    return Engine(model, processor)
 
 
 def eager_clip(tower: VisionTower) -> CLIPVisionModel:

@@ -1,11 +1,12 @@
 """Chats over images, through our worker and through one of the published shape.
 
-    python -m benchmarks.serve [--users 16] [--rounds 3] [--soak 60]
+    python -m benchmarks.serve [--users 16] [--rounds 3] [--num-speculative-tokens 8] [--soak 60]
 
 Each user asks about an image, and then once more in the same conversation; both workers get the
 same bodies, one after the other, by the published endpoint. With `--soak` our servers then get
-ordinary traffic and rogue requests for so many minutes, see `benchmarks.serve_soak`. Writes
-benchmarks/results/serve.json.
+ordinary traffic and rogue requests for so many minutes, see `benchmarks.serve_soak`. Our worker
+decodes without n-gram drafts unless `--num-speculative-tokens` says otherwise. Writes
+benchmarks/results/serve.json, which states the setting.
 """
 
 import argparse
@@ -49,11 +50,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Chats over images through two workers.")
     parser.add_argument("--users", type=int, default=16, help="at the same time")
     parser.add_argument("--rounds", type=int, default=3, help="chats of each user")
+    parser.add_argument(
+        "--num-speculative-tokens", type=int, default=0, help="of our worker; default: %(default)s"
+    )
     parser.add_argument("--soak", type=float, default=0, help="minutes of mixed traffic")
     options = parser.parse_args()
     engine = mgm.load(NANO)
     found: dict[str, Any] = {}
-    for name, words in (("published", PUBLISHED), ("ours", OURS)):
+    ours = (*OURS, "--num-speculative-tokens", str(options.num_speculative_tokens))
+    for name, words in (("published", PUBLISHED), ("ours", ours)):
         with worker(words) as (address, _):
             asyncio.run(
                 chats(address, engine, drawn(2, 1, salt=1), salt=1)
@@ -63,16 +68,7 @@ def main() -> None:
             answers = asyncio.run(chats(address, engine, images, salt=0))
             found[name] = figures(answers, time.perf_counter() - begun)
         print(name, json.dumps(found[name]))
-    ours, published = found["ours"], found["published"]
-    found["ratios"] = {
-        "tokens_per_second": ours["tokens_per_second"] / published["tokens_per_second"],
-        "first_token_p95": ours["first_token_p95"] / published["first_token_p95"],
-        "second_turn": ours["second_turn_alone"] / ours["first_turn_alone"],
-        "same_answers": statistics.mean(
-            one == other
-            for one, other in zip(ours.pop("texts"), published.pop("texts"), strict=True)
-        ),
-    }
+    found["ratios"] = ratios(found["ours"], found["published"])
     print("ratios", json.dumps(found["ratios"]))
     if options.soak:
         found["soak"] = soak(options.soak, options.users)
@@ -83,6 +79,7 @@ def main() -> None:
         "users": options.users,
         "rounds": options.rounds,
     }
+    found["num_speculative_tokens"] = options.num_speculative_tokens
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
@@ -203,6 +200,17 @@ def figures(answers: list[Answer], seconds: float) -> dict[str, Any]:
         "first_turn_alone": alone[0],
         "second_turn_alone": alone[1],
         "texts": [answer["text"] for answer in answers],
+    }
+
+
+def ratios(ours: dict[str, Any], published: dict[str, Any]) -> dict[str, float]:
+    """Ours to the published shape; their texts are taken out."""
+    pairs = zip(ours.pop("texts"), published.pop("texts"), strict=True)
+    return {
+        "tokens_per_second": ours["tokens_per_second"] / published["tokens_per_second"],
+        "first_token_p95": ours["first_token_p95"] / published["first_token_p95"],
+        "second_turn": ours["second_turn_alone"] / ours["first_turn_alone"],
+        "same_answers": statistics.mean(one == other for one, other in pairs),
     }
 
 

@@ -33,7 +33,6 @@ from mgm.engine.inputs.encoder_cache import FeatureCache
 from mgm.engine.inputs.image_encoder import ImageEncoder, PreparedImage
 from mgm.engine.inputs.prompt import PromptWriter
 from mgm.engine.scheduler.beam_search import search
-from mgm.engine.scheduler.ngram_drafter import MOST
 from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError, hub_errors, one_line
 from mgm.model.checkpoint.saved_files import replace_model
@@ -114,8 +113,8 @@ class Engine:
     Args:
         model: the model.
         processor: its processor.
-        speculative_tokens: that are guessed from earlier answers and read with an answer's last
-            one, at most: fewer steps, the same answers.
+        num_speculative_tokens: maximum length of n-gram drafts, which one decode step verifies:
+            fewer steps, the same answers; 0: no speculative decoding.
 
     Attributes:
         model: the model.
@@ -125,7 +124,7 @@ class Engine:
         turn: held by who uses the scheduler.
 
     Raises:
-        MGMError: the processor prepares images for another model, or `speculative_tokens` is
+        MGMError: the processor prepares images for another model, or `num_speculative_tokens` is
             negative.
     """
 
@@ -133,7 +132,7 @@ class Engine:
         self,
         model: MGMForConditionalGeneration,
         processor: MGMProcessor,
-        speculative_tokens: int = MOST,
+        num_speculative_tokens: int = 0,
     ) -> None:
         check_match(model.config, processor)
         self.model = model
@@ -151,7 +150,7 @@ class Engine:
             self._vocabulary,
             prefix_bytes=_share_of_memory(model, 16, 2**29),
             row_bytes=_share_of_memory(model, 3, 2**32),
-            speculative_tokens=speculative_tokens,
+            num_speculative_tokens=num_speculative_tokens,
         )
         self.turn = Condition()
         self._loop: Loop | None = None

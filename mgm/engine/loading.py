@@ -10,7 +10,7 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import align_generation
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.engine import Engine
-from mgm.engine.scheduler.ngram_drafter import MOST, check_most
+from mgm.engine.scheduler.ngram_drafter import check_num_speculative_tokens
 from mgm.errors import MGMError, faults_of
 from mgm.model.checkpoint.checkpoint import check_checkpoint
 from mgm.model.files.hub import checkpoint_folder
@@ -30,7 +30,7 @@ def load(
     text_only: bool = False,
     compile_vision: bool = False,
     compile_decoding: bool = False,
-    speculative_tokens: int = MOST,
+    num_speculative_tokens: int = 0,
     attention: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -54,8 +54,8 @@ def load(
             for very many images on a GPU.
         compile_decoding: whether steps that write a token run compiled, on a GPU as CUDA graphs;
             the model loads a minute longer for it.
-        speculative_tokens: that are guessed from earlier answers and read with an answer's last
-            one, at most: fewer steps, the same answers; 0: none.
+        num_speculative_tokens: maximum length of n-gram drafts, which one decode step verifies:
+            fewer steps, the same answers; 0: no speculative decoding.
         attention: "sdpa", "flash_attention_2" (package flash-attn, on a GPU), "flex_attention" or
             "eager"; None: the model's own, sdpa unless its config.json names another.
         revision: branch, tag or commit on the hub.
@@ -65,11 +65,11 @@ def load(
 
     Raises:
         MGMError: the folder holds no model of ours, the device or dtype is not there,
-            `speculative_tokens` is negative, or the model cannot be run with `fusion`.
+            `num_speculative_tokens` is negative, or the model cannot be run with `fusion`.
     """
     if not os.fspath(path):
         raise MGMError("the model's path is empty; give the folder of a model")
-    check_most(speculative_tokens)
+    check_num_speculative_tokens(num_speculative_tokens)
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     own_fusion = None if fusion is None else FusionConfig.from_json(fusion)
@@ -88,7 +88,7 @@ def load(
         if place.type == "cpu":
             use_onednn(model)
         align_generation(model.generation_config, processor.tokenizer, processor.template, rows)
-        engine = Engine(model, processor, speculative_tokens)
+        engine = Engine(model, processor, num_speculative_tokens)
         if compile_decoding:
             engine.compile_decoding()
         return engine

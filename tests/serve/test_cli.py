@@ -178,7 +178,7 @@ def test_missing_and_foreign_checkpoints(run, tmp_path):
         (["--conv-mode", "nothing"], ["nothing", "vicuna_v1"]),
         (["--device", "tpu"], ["--device", "tpu", "mps"]),
         (["--load-8bit", "--load-4bit"], ["--load-4bit", "choose one"]),
-        (["--speculative-tokens", "-1"], ["--speculative-tokens is -1", "give 0"]),
+        (["--num-speculative-tokens", "-1"], ["--num-speculative-tokens is -1", "give 0"]),
         (["--ocr"], ["--ocr", "--image-file"]),
         (["--gen", "--gen-model", "playground"], ["playground", "is no pipeline"]),
         pytest.param(  # which asks the hub, and waits for it

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from mgm.errors import MGMError
 
-MOST = 8  # tokens of a guess, unless told otherwise
 SHORTEST, LONGEST = 2, 4  # tokens that have to be the same for the next to be the same
 LIKELY = 0.1  # that a guess is right up to a token, at least
 RUNS = 2**16  # of tokens that are remembered, in some 30 MB
@@ -37,10 +36,10 @@ class Guess:
         return Guess(self.tokens[:length], self.chances[:length])
 
 
-def check_most(most: int, name: str = "speculative_tokens") -> None:
-    """Raise an MGMError if a guess cannot have so many tokens, which `name` gives."""
-    if most < 0:
-        raise MGMError(f"{name} is {most}; give 0 for no guesses, or more")
+def check_num_speculative_tokens(count: int, name: str = "num_speculative_tokens") -> None:
+    """Raise an MGMError if drafts cannot have up to `count` tokens; `name` is where it was set."""
+    if count < 0:
+        raise MGMError(f"{name} is {count}; give 0 for no speculative decoding, or more")
 
 
 class Drafts:
@@ -57,8 +56,8 @@ class Drafts:
         MGMError: `most` is negative.
     """
 
-    def __init__(self, most: int = MOST) -> None:
-        check_most(most)
+    def __init__(self, most: int) -> None:
+        check_num_speculative_tokens(most)
         self.most = most
         self.guessed = 0
         self.right = 0

@@ -22,7 +22,7 @@ from mgm.engine.kv_cache.attention_masks import AttentionMasks
 from mgm.engine.kv_cache.kv_cache import Rows
 from mgm.engine.kv_cache.prefix_cache import PrefixCache
 from mgm.engine.scheduler.decode import Decoder
-from mgm.engine.scheduler.ngram_drafter import LONGEST, MOST, Drafts, Guess
+from mgm.engine.scheduler.ngram_drafter import LONGEST, Drafts, Guess
 from mgm.engine.scheduler.prefill import PromptReader
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -39,7 +39,7 @@ class Scheduler:
         prefix_bytes: of keys and values that are kept for prompts that begin in the same way.
         row_bytes: of keys and values of all answers that are written together; one alone may take
             more.
-        speculative_tokens: that are guessed and read with an answer's last token, at most.
+        num_speculative_tokens: that are guessed and read with an answer's last token, at most.
 
     Attributes:
         prefixes: those keys and values.
@@ -56,7 +56,7 @@ class Scheduler:
 
     Raises:
         MGMError: the language model keeps more of what it read than keys and values, or
-            `speculative_tokens` is negative.
+            `num_speculative_tokens` is negative.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Scheduler:
         piece: int = 512,
         prefix_bytes: int = 2**29,
         row_bytes: int = 2**32,
-        speculative_tokens: int = MOST,
+        num_speculative_tokens: int = 0,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
@@ -80,7 +80,7 @@ class Scheduler:
         self.prompts_first = False
         self.keeps_answers = True
         masks = AttentionMasks(model)
-        self.drafts = Drafts(speculative_tokens)
+        self.drafts = Drafts(num_speculative_tokens)
         self.reader = PromptReader(model, masks, self.prefixes, piece)
         self.decoder = Decoder(model, masks, longest=1 + self.drafts.most)
         self._keys = self._rows_of_none()

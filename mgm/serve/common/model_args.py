@@ -5,7 +5,7 @@ from typing import Any
 
 from mgm.engine.engine import Engine
 from mgm.engine.loading import load
-from mgm.engine.scheduler.ngram_drafter import MOST, check_most
+from mgm.engine.scheduler.ngram_drafter import check_num_speculative_tokens
 from mgm.errors import MGMError
 
 
@@ -23,12 +23,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="compile the steps that write a token, for a GPU; loads a minute longer",
     )
     add(
-        "--speculative-tokens",
+        "--num-speculative-tokens",
         type=int,
-        default=MOST,
+        default=0,
         metavar="N",
-        help="tokens that are guessed from earlier answers and checked in one step, at most; "
-        "answers stay the same; 0: none; default: %(default)s",
+        help="n-gram speculative decoding: maximum draft tokens per sequence and step, drafted "
+        "from earlier outputs; answers stay the same; default: %(default)s (off)",
     )
 
 
@@ -36,7 +36,7 @@ def check_model_options(options: argparse.Namespace) -> None:
     """Raise an MGMError if they contradict each other."""
     if options.load_8bit and options.load_4bit:
         raise MGMError("--load-8bit beside --load-4bit: choose one")
-    check_most(options.speculative_tokens, "--speculative-tokens")
+    check_num_speculative_tokens(options.num_speculative_tokens, "--num-speculative-tokens")
 
 
 def load_model_of(options: argparse.Namespace, **more: Any) -> Engine:
@@ -56,7 +56,7 @@ def load_model_of(options: argparse.Namespace, **more: Any) -> Engine:
         quantize=quantize,
         base=options.model_base,
         compile_decoding=options.compile_decoding,
-        speculative_tokens=options.speculative_tokens,
+        num_speculative_tokens=options.num_speculative_tokens,
         **more,
     )
     if options.conv_mode is not None:

@@ -13,6 +13,13 @@ from tests.engine.scheduler.test_scheduler import count_tokens_read, questions, 
 from tests.tiny_model import build
 
 END = 99  # the token that ends answers
+DRAFT_TOKENS = 8
+
+
+@pytest.fixture
+def engine(tiny_folder):
+    """An engine that drafts."""
+    return mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
 
 
 def taught(*answers: list[int], most: int = 4) -> Drafts:
@@ -48,7 +55,7 @@ def test_longer_runs_say_more():
 
 
 def test_only_new_tokens_are_learned():
-    remembered = Drafts()
+    remembered = Drafts(DRAFT_TOKENS)
     remembered.learn([1, 2, 3, 4], 1)
     assert remembered.guess([1, 2], 1).tokens == ()
     assert remembered.guess([2, 3], 1).tokens == (4,)
@@ -57,7 +64,7 @@ def test_only_new_tokens_are_learned():
 
 
 def test_guesses_are_as_long_as_they_are_worth():
-    remembered = Drafts()
+    remembered = Drafts(DRAFT_TOKENS)
     sure, unsure = Guess((1, 2, 3), (0.9, 0.8, 0.7)), Guess((4,), (0.2,))
     none = Guess()
     assert remembered.worthwhile([sure]) == [sure]
@@ -88,13 +95,13 @@ def test_experience_counts():
 
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(drafts, "RUNS", 50)
-    remembered = Drafts()
+    remembered = Drafts(DRAFT_TOKENS)
     for number in range(200):
         remembered.learn([number, 1, 2, 3], 2)
     remembered.learn([7] * 100, 100)
     assert len(remembered._followers) == 50
-    assert remembered.guess([7, 7], 9).tokens == (7,) * drafts.MOST
-    many = Drafts()
+    assert remembered.guess([7, 7], 9).tokens == (7,) * DRAFT_TOKENS
+    many = Drafts(DRAFT_TOKENS)
     for number in [*range(100), *[1000] * 150]:
         many.learn([1, 2, number], 1)
     (followers,) = many._followers.values()
@@ -104,7 +111,7 @@ def test_memory_is_bounded(monkeypatch):
 
 def test_none_or_too_few():
     assert taught(*[[1, 2, 3]] * 9, most=0).guess([1, 2], 9) == Guess()
-    with pytest.raises(MGMError, match="speculative_tokens is -1; give 0"):
+    with pytest.raises(MGMError, match="num_speculative_tokens is -1; give 0"):
         Drafts(-1)
 
 
@@ -121,7 +128,7 @@ def spoil(engine, how: str) -> None:
             return Guess(right[:-1] + tuple((token + 1) % words for token in right[-1:]))
         if how == "some" and draw.random() < 0.5:
             return Guess(right)
-        count = min(most, 4 if how == "all" else draw.randint(0, drafts.MOST))
+        count = min(most, 4 if how == "all" else draw.randint(0, DRAFT_TOKENS))
         return Guess(tuple(draw.randrange(words) for _ in range(max(count, 0))))
 
     remembered.guess = guess
@@ -131,8 +138,8 @@ def spoil(engine, how: str) -> None:
 @pytest.mark.parametrize("how", ["none", "all", "end", "some"])
 def test_answers_do_not_depend_on_guesses(tiny_folder, pictures, how):
     asked = questions(pictures)
-    expected = mgm.load(tiny_folder, device="cpu", speculative_tokens=0).answer(asked)
-    engine = mgm.load(tiny_folder, device="cpu")
+    expected = mgm.load(tiny_folder, device="cpu").answer(asked)
+    engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     if how != "none":
         spoil(engine, how)
     for _ in range(2):  # what was written is guessed the second time
@@ -149,8 +156,8 @@ def test_windows_with_guesses(tmp_path, pictures, text, attention):
     folder = build(tmp_path / "model", **text)
     asked = questions(pictures)
     chosen = {"device": "cpu", "attention": attention}
-    expected = mgm.load(folder, **chosen, speculative_tokens=0).answer(asked)
-    engine = mgm.load(folder, **chosen)
+    expected = mgm.load(folder, **chosen).answer(asked)
+    engine = mgm.load(folder, **chosen, num_speculative_tokens=DRAFT_TOKENS)
     spoil(engine, "some")
     for _ in range(2):
         assert [one.tokens for one in engine.answer(asked)] == [one.tokens for one in expected]
@@ -206,7 +213,7 @@ def test_an_answer_ends_within_a_guess(engine):
 @pytest.mark.parametrize("how", ["none", "some"])
 def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
     """What was read of wrong guesses is no part of what the next prompt goes on from."""
-    engine = mgm.load(tiny_folder, device="cpu")
+    engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     first = Request("what is this?", images=pictures, max_new_tokens=19)
     engine.answer([first])
     engine.scheduler.prefixes.capacity = 0  # forget, so that it is written again
@@ -216,7 +223,7 @@ def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
         spoil(engine, how)
     text = engine.answer([first])[0].text
     second = Request("sure?", images=pictures, history=[(first.prompt, text)], max_new_tokens=19)
-    expected = mgm.load(tiny_folder, device="cpu", speculative_tokens=0).answer([second])[0]
+    expected = mgm.load(tiny_folder, device="cpu").answer([second])[0]
     found = engine.answer([second])[0]
     assert found.tokens == expected.tokens
     assert found.cached_tokens > len(engine.processor.encode(engine.prompt(first)))
@@ -226,8 +233,8 @@ def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
 def test_compiled_steps_take_guesses(tmp_path, pictures):
     folder = build(tmp_path / "model")
     asked = questions(pictures)
-    expected = mgm.load(folder, device="cpu", speculative_tokens=0).answer(asked)
-    engine = mgm.load(folder, device="cpu")
+    expected = mgm.load(folder, device="cpu").answer(asked)
+    engine = mgm.load(folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     torch._dynamo.reset()
     engine.compile_decoding(backend="eager")
     spoil(engine, "some")

@@ -46,7 +46,8 @@ def endless(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def worker(folder):
-    return Worker(mgm.load(folder, device="cpu"), ("tiny",), Limits(concurrency=4, tokens=40))
+    engine = mgm.load(folder, device="cpu", num_speculative_tokens=8)
+    return Worker(engine, ("tiny",), Limits(concurrency=4, tokens=40))
 
 
 @pytest.fixture(scope="module")
