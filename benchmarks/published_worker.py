@@ -22,7 +22,7 @@ import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
 from mgm.model.vision.image_views import Views
-from mgm.serve.http.wire import frame
+from mgm.serve.http.wire import encode_frame
 from mgm.serve.worker.image_fetcher import ImageFetcher
 
 CONCURRENCY = 5  # of the published worker
@@ -59,7 +59,7 @@ def application(engine: mgm.Engine) -> FastAPI:
                 text = body["prompt"]
                 while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                     text += piece
-                    yield frame(text)
+                    yield encode_frame(text)
 
         return StreamingResponse(frames())
 

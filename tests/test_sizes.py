@@ -17,10 +17,10 @@ TOO_LONG = {
 }
 TOO_LONG_FUNCTIONS = {
     "model/configuration_mgm.py check",
-    "serve/http/middleware.py application",
+    "serve/http/middleware.py build_app",
     "serve/web/main.py parse",
     "serve/web/page.py _fill",
-    "serve/worker/app.py worker_application",
+    "serve/worker/app.py build_worker_app",
     "serve/worker/main.py parse",
 }
 

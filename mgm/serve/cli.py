@@ -27,8 +27,8 @@ from mgm.engine.engine import Engine
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 from mgm.serve.common.model_args import add_model_options, check_model_options, load_model_of
 from mgm.serve.terminal.session import Session
-from mgm.serve.tools.image_generation import SDXL, Drawer
-from mgm.serve.tools.ocr import load_reader
+from mgm.serve.tools.image_generation import SDXL, ImageGenerator
+from mgm.serve.tools.ocr import load_ocr
 
 USER, ASSISTANT = "USER", "ASSISTANT"
 HISTORY = Path("~/.cache/mgm/history")  # of questions, for the next time
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.conv_mode is not None:
         get_template(options.conv_mode)
     images = open_images(options.image_file)
-    reader = load_reader() if options.ocr else None
-    drawer = Drawer(options.gen_model) if options.gen else None
+    reader = load_ocr() if options.ocr else None
+    drawer = ImageGenerator(options.gen_model) if options.gen else None
     started = time.perf_counter()
     engine = load_engine(options)
     new_session = partial(

@@ -23,7 +23,7 @@ from mgm.eval.harness.runner import answered, by_image, run
 from mgm.eval.registry import benchmark
 from mgm.eval.report.score import load_score
 from mgm.eval.report.scoring import scored
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture
 from tests.preloaded import PYTHON
@@ -263,7 +263,7 @@ def test_machines_that_share_no_disk(data, model, tmp_path):
 def test_a_server_is_asked_as_well(data, model, tmp_path):
     questions = questions_of(data, "mme")
     worker = Worker(mgm.load(model, device="cpu"), ("tiny",))
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         cache = AnswerCache(tmp_path, "there")
         run(questions, EndpointAnswerer(f"{address}/v1", "tiny", 4), cache)
         said = [one.text for one in answered(questions, cache)]

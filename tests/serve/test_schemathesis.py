@@ -7,9 +7,9 @@ import pytest
 
 import mgm
 from mgm.serve.http.wire import parse_worker_address
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.worker_registry import WorkerRegistry
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, running
 
@@ -24,7 +24,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "tempe
 @pytest.fixture(scope="module")
 def worker(tiny_folder):
     worker = Worker(mgm.load(tiny_folder, device="cpu"), ("tiny",), Limits(tokens=8))
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         yield address
 
 
@@ -32,7 +32,7 @@ def worker(tiny_folder):
 def controller(worker):
     """One that has the worker, which is not removed while its heartbeats are made up."""
     registry = WorkerRegistry()
-    with running(controller_application(Controller(registry))) as address:
+    with running(build_controller_app(Controller(registry))) as address:
         status = ask(f"{worker}/worker_get_status", {})[1]
         body = {"worker_name": worker, "check_heart_beat": False, "worker_status": status}
         assert ask(f"{address}/register_worker", body)[0] == 200

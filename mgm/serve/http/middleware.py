@@ -23,7 +23,7 @@ from mgm.engine.core.errors import (
 )
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import QueueFullError
-from mgm.serve.limits.body_memory import Body, BodyMemory, BusyError
+from mgm.serve.limits.body_memory import Body, BodyMemory, BodyMemoryFullError
 from mgm.serve.limits.request_parser import MAX_HEAD_BYTES
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import error_body
@@ -43,11 +43,11 @@ _ABSOLUTE = re.compile(r"https?://[^/]*(.*)", re.IGNORECASE | re.DOTALL)
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 
-class TooLargeError(Exception):
+class BodyTooLargeError(Exception):
     """A body is larger than what is read."""
 
 
-def application(
+def build_app(
     title: str,
     api_keys: Sequence[str] = (),
     max_body: int = MAX_BODY,
@@ -107,11 +107,11 @@ def application(
     async def failed(_: Request, error: GenerationError) -> JSONResponse:
         return JSONResponse(error_body(str(error), "server_error"), 500)
 
-    @app.exception_handler(TooLargeError)
-    async def large(_: Request, error: TooLargeError) -> JSONResponse:
+    @app.exception_handler(BodyTooLargeError)
+    async def large(_: Request, error: BodyTooLargeError) -> JSONResponse:
         return JSONResponse(error_body(str(error), code="request_too_large"), 413)
 
-    @app.exception_handler(BusyError)
+    @app.exception_handler(BodyMemoryFullError)
     @app.exception_handler(EngineBusyError)
     async def busy(_: Request, error: Exception) -> JSONResponse:
         body = error_body(str(error), "server_error", code="server_busy")
@@ -186,7 +186,7 @@ class RequestGuard:
         async def receive_limited() -> Message:
             message = await body.receive(receive)
             if body.size > self.max_body:
-                raise TooLargeError(f"the body is larger than {self.max_body} bytes")
+                raise BodyTooLargeError(f"the body is larger than {self.max_body} bytes")
             return message
 
         refusal = self._refusal(scope)

@@ -10,7 +10,7 @@ from mgm.errors import MGMError
 HEARTBEAT_INTERVAL = 15.0  # seconds between two heartbeats of a worker
 HEARTBEAT_TIMEOUT = 30.0  # seconds without a heartbeat after which a controller removes a worker
 
-FAULT, NO_WORKER, WORKER_GONE = 1, 2, 3  # error_code of a frame; 0 is none
+REQUEST_FAILED, NO_WORKER, WORKER_LOST = 1, 2, 3  # error_code of a frame; 0 is none
 
 MAX_ADDRESS = 300  # characters
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -20,7 +20,7 @@ _ADDRESS = re.compile(
 )
 
 
-def frame(text: str, error_code: int = 0, **more: Any) -> bytes:
+def encode_frame(text: str, error_code: int = 0, **more: Any) -> bytes:
     """A chunk of a published stream: JSON and a NUL.
 
     Args:

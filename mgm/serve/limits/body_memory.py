@@ -9,7 +9,7 @@ from starlette.types import Message
 FREE_BYTES = 256 * 2**10  # of each body; one of that size or less does not count
 
 
-class BusyError(Exception):
+class BodyMemoryFullError(Exception):
     """The bodies of all requests together take too much memory."""
 
 
@@ -88,7 +88,7 @@ class Body:
             receive: of ASGI.
 
         Raises:
-            BusyError: the body is refused.
+            BodyMemoryFullError: the body is refused.
         """
         if self.complete:  # the client leaves, or stays: nothing that is in the way of others
             return await receive()
@@ -100,6 +100,6 @@ class Body:
         self.size += len(message.get("body", b""))
         self._memory.make_room()
         if self._refused:
-            raise BusyError("other requests take all memory for bodies; try again soon")
+            raise BodyMemoryFullError("other requests take all memory for bodies; try again soon")
         self.complete = not message.get("more_body", False)
         return message

@@ -47,7 +47,7 @@ class BadRequestError(MGMError):
         self.field, self.status, self.code = field, status, code
 
 
-def unknown_model(model: str, names: Iterable[str]) -> BadRequestError:
+def model_not_found(model: str, names: Iterable[str]) -> BadRequestError:
     """The error of a model that is not served.
 
     Args:

@@ -16,7 +16,7 @@ MAX_IMAGES = 32  # of a request
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def text_or_other(value: object) -> str:
+def text_tag(value: object) -> str:
     """The tag of a union of a string and something else."""
     return TEXT if isinstance(value, str) else OTHER
 
@@ -56,7 +56,7 @@ class ImagePart(BaseModel):
     type: Literal["image_url"]
     image_url: Annotated[
         Annotated[Annotated[str, Field(min_length=1)], Tag(TEXT)] | Annotated[ImageURL, Tag(OTHER)],
-        Discriminator(text_or_other),
+        Discriminator(text_tag),
     ]
 
     @property
@@ -78,7 +78,7 @@ ContentPart = Annotated[
 ]
 Content = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[list[ContentPart], Tag(OTHER)],
-    Discriminator(text_or_other),
+    Discriminator(text_tag),
 ]
 
 
@@ -138,7 +138,7 @@ class ChatMessage(BaseModel):
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ParsedChat:
     """A chat as templates write it.
 
     Attributes:
@@ -149,17 +149,17 @@ class Conversation:
     messages: tuple[Message, ...]
     sources: tuple[str, ...]
 
-    def with_suffix(self, suffix: str) -> "Conversation":
+    def with_suffix(self, suffix: str) -> "ParsedChat":
         """The same, with a text behind the last message of the user."""
         messages = list(self.messages)
         for index in reversed(range(len(messages))):
             if suffix and messages[index].role == "user":
                 messages[index] = Message("user", messages[index].text + suffix)
                 break
-        return Conversation(tuple(messages), self.sources)
+        return ParsedChat(tuple(messages), self.sources)
 
 
-def conversation_of(messages: Sequence[ChatMessage]) -> Conversation:
+def parse_chat(messages: Sequence[ChatMessage]) -> ParsedChat:
     """The conversation that messages make.
 
     Tools' results are the user's, as in the templates of models that know tools.
@@ -183,7 +183,7 @@ def conversation_of(messages: Sequence[ChatMessage]) -> Conversation:
             f"Invalid 'messages': {len(sources)} images; give at most {MAX_IMAGES}", "messages",
             code="array_above_max_length",
         )  # fmt: skip
-    return Conversation(tuple(texts), tuple(sources))
+    return ParsedChat(tuple(texts), tuple(sources))
 
 
 def plain(text: str) -> str:

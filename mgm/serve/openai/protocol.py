@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from mgm.serve.openai.errors import OTHER, TEXT
-from mgm.serve.openai.messages import ChatMessage, text_or_other
+from mgm.serve.openai.messages import ChatMessage, text_tag
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -17,7 +17,7 @@ MAX_PROMPT, MAX_SIDE = 4000, 2048  # characters, and pixels, of an image that is
 
 Texts = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[list[str], Field(max_length=MAX_CHOICES), Tag(OTHER)],
-    Discriminator(text_or_other),
+    Discriminator(text_tag),
 ]
 
 
@@ -63,7 +63,7 @@ class StructuredOutputs(BaseModel):
     json_: (
         Annotated[
             Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(OTHER)],
-            Discriminator(text_or_other),
+            Discriminator(text_tag),
         ]
         | None
     ) = Field(None, alias="json")
@@ -97,7 +97,7 @@ class SamplingBody(_Body):
                 Field(max_length=MAX_STOPS),
                 Tag(OTHER),
             ],
-            Discriminator(text_or_other),
+            Discriminator(text_tag),
         ]
         | None
     ) = None
@@ -154,7 +154,7 @@ class ImageGenerationBody(_Body):
     response_format: Literal["b64_json"] | None = None
 
 
-class PublishedBody(BaseModel):
+class LegacyBody(BaseModel):
     """Body of /worker_generate_stream, which published pages send; their strings are taken."""
 
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
@@ -175,5 +175,5 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionBody,
     "/v1/images/generations": ImageGenerationBody,
     "/v1/mined": AttributionBody,
-    "/worker_generate_stream": PublishedBody,
+    "/worker_generate_stream": LegacyBody,
 }

@@ -12,7 +12,7 @@ from mgm.engine.core.request import Request
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.openai.messages import Conversation, conversation_of, plain
+from mgm.serve.openai.messages import ParsedChat, parse_chat, plain
 from mgm.serve.openai.protocol import (
     MAX_SIDE,
     AttributionBody,
@@ -22,7 +22,7 @@ from mgm.serve.openai.protocol import (
     SamplingBody,
 )
 
-SMALLEST_TOP_P = 1e-9  # 0 means the likeliest token alone, which the first one always is
+MIN_TOP_P = 1e-9  # 0 means the likeliest token alone, which the first one always is
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ParsedRequest:
 
 
 @dataclass(frozen=True)
-class ImageGeneration:
+class ImageGenerationRequest:
     """An image that is to be generated.
 
     Attributes:
@@ -90,7 +90,9 @@ class ImageGeneration:
     size: tuple[int, int] | None
 
 
-def chat_request(body: ChatCompletionBody, template: Template, max_tokens: int) -> ParsedRequest:
+def parse_chat_request(
+    body: ChatCompletionBody, template: Template, max_tokens: int
+) -> ParsedRequest:
     """The request of a chat completion.
 
     Args:
@@ -114,7 +116,7 @@ def chat_request(body: ChatCompletionBody, template: Template, max_tokens: int) 
             "add_generation_prompt",
             code="invalid_value",
         )
-    conversation = conversation_of(body.messages)
+    conversation = parse_chat(body.messages)
     prompts = _prompts_of(
         conversation, template, body.add_generation_prompt is not False, continued
     )
@@ -131,7 +133,9 @@ def chat_request(body: ChatCompletionBody, template: Template, max_tokens: int) 
     )
 
 
-def attribution_request(body: AttributionBody, template: Template) -> tuple[ParsedRequest, str]:
+def parse_attribution_request(
+    body: AttributionBody, template: Template
+) -> tuple[ParsedRequest, str]:
     """The request of a chat that ends with the model's answer, and that answer.
 
     Raises:
@@ -142,13 +146,13 @@ def attribution_request(body: AttributionBody, template: Template) -> tuple[Pars
         raise BadRequestError(
             "Invalid 'messages': the last one is not the assistant's answer to others.", "messages"
         )
-    conversation = conversation_of(before)
-    (answer,) = conversation_of([last]).messages
+    conversation = parse_chat(before)
+    (answer,) = parse_chat([last]).messages
     prompts = _prompts_of(conversation, template, True, False)
     return ParsedRequest(body.model, conversation.sources, prompts, {}), answer.text
 
 
-def completion_request(body: CompletionBody, max_tokens: int) -> ParsedRequest:
+def parse_completion_request(body: CompletionBody, max_tokens: int) -> ParsedRequest:
     """The request of a completion: texts that the model goes on writing, as they are."""
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not texts or not all(texts):
@@ -162,7 +166,7 @@ def completion_request(body: CompletionBody, max_tokens: int) -> ParsedRequest:
     return _parsed(body, lambda suffix: [plain(text) + suffix for text in texts], settings)
 
 
-def image_generation(body: ImageGenerationBody, model: str) -> ImageGeneration:
+def parse_image_request(body: ImageGenerationBody, model: str) -> ImageGenerationRequest:
     """The request of an image.
 
     Args:
@@ -183,7 +187,7 @@ def image_generation(body: ImageGenerationBody, model: str) -> ImageGeneration:
     if not body.prompt.strip():
         raise BadRequestError("Invalid 'prompt': empty string.", "prompt", code="empty_string")
     seeds = [None if body.seed is None else body.seed + number for number in range(body.n or 1)]
-    return ImageGeneration(body.prompt, tuple(seeds), _size(body.size))
+    return ImageGenerationRequest(body.prompt, tuple(seeds), _size(body.size))
 
 
 def _size(value: str | None) -> tuple[int, int] | None:
@@ -201,7 +205,7 @@ def _size(value: str | None) -> tuple[int, int] | None:
 
 
 def _prompts_of(
-    conversation: Conversation, template: Template, opens: bool, continued: bool
+    conversation: ParsedChat, template: Template, opens: bool, continued: bool
 ) -> Callable[[str], Sequence[str]]:
     def write(suffix: str) -> Sequence[str]:
         messages = conversation.with_suffix(suffix).messages
@@ -240,7 +244,7 @@ def _settings(body: SamplingBody, wanted: int | None, max_tokens: int) -> dict[s
     return given | {
         "max_new_tokens": min(wanted or max_tokens, max_tokens),
         "temperature": 1.0 if body.temperature is None else float(body.temperature),
-        "top_p": 1.0 if body.top_p is None else body.top_p or SMALLEST_TOP_P,
+        "top_p": 1.0 if body.top_p is None else body.top_p or MIN_TOP_P,
         "top_k": max(body.top_k or 0, 0),
         "stop": [stop] if isinstance(stop, str) else stop,
         "seed": None if body.seed is None else body.seed % 2**63,

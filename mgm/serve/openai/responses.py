@@ -12,12 +12,15 @@ from mgm.engine.core.request import Answer
 from mgm.engine.core.sampling import Choice
 
 DONE = b"data: [DONE]\n\n"
-SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # or a proxy would hold pieces back
-LOWEST_LOGPROB = -9999.0  # in place of minus infinity, as in OpenAI's API
+SSE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}  # or a proxy would hold pieces back
+MIN_LOGPROB = -9999.0  # in place of minus infinity, as in OpenAI's API
 _REASONS = {"cancelled": "stop", "error": "stop"}  # others have one name here and there
 
 
-def event(content: dict[str, Any]) -> bytes:
+def sse_event(content: dict[str, Any]) -> bytes:
     """A piece of a stream of server-sent events."""
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
@@ -31,7 +34,7 @@ def error_body(
     return {"error": {"message": message, "type": kind, "param": field, "code": code}}
 
 
-def models_body(names: Any, created: int) -> dict[str, Any]:
+def model_list(names: Any, created: int) -> dict[str, Any]:
     """A list of models."""
     entries = [
         {"id": name, "object": "model", "created": created, "owned_by": "mgm"} for name in names
@@ -40,7 +43,7 @@ def models_body(names: Any, created: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Writer:
+class ResponseWriter:
     """Writes the answer to one body.
 
     Attributes:
@@ -75,7 +78,7 @@ class Writer:
             choice["logprobs"] = self._logprobs(answer.choices)
             choice["finish_reason"] = _REASONS.get(answer.finish_reason, answer.finish_reason)
             choices.append(choice)
-        return self._envelope("", choices) | {"usage": usage(answers)}
+        return self._envelope("", choices) | {"usage": token_usage(answers)}
 
     def first(self, number: int) -> bytes:
         """The piece that opens a choice of a chat."""
@@ -96,7 +99,7 @@ class Writer:
 
     def counts(self, answers: Sequence[Answer]) -> bytes:
         """The piece that counts tokens."""
-        return event(self._envelope(".chunk", []) | {"usage": usage(answers)})
+        return sse_event(self._envelope(".chunk", []) | {"usage": token_usage(answers)})
 
     def _piece(
         self,
@@ -107,7 +110,7 @@ class Writer:
     ) -> bytes:
         choice: dict[str, Any] = {"index": number, "logprobs": logprobs, "finish_reason": reason}
         choice |= {"delta": delta} if self.chat else {"text": delta.get("content", "")}
-        return event(self._envelope(".chunk", [choice]))
+        return sse_event(self._envelope(".chunk", [choice]))
 
     def _envelope(self, suffix: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"
@@ -159,7 +162,7 @@ def _by_text(choice: Choice) -> dict[str, float | None]:
 
 def _finite(logprob: float | None) -> float | None:
     """A number that JSON has."""
-    return None if logprob is None else max(logprob, LOWEST_LOGPROB)
+    return None if logprob is None else max(logprob, MIN_LOGPROB)
 
 
 def _images(content: bytes) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def _images(content: bytes) -> dict[str, Any]:
     return {"images": [{"type": "image_url", "image_url": {"url": url}}]}
 
 
-def usage(answers: Sequence[Answer]) -> dict[str, Any]:
+def token_usage(answers: Sequence[Answer]) -> dict[str, Any]:
     """Counts of tokens, of all choices together."""
     prompt = sum(answer.prompt_tokens for answer in answers)
     written = sum(len(answer.tokens) for answer in answers)

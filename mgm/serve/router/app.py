@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from pydantic import BaseModel, Field
 
 from mgm.serve.http.heartbeat import HeartbeatClient
-from mgm.serve.http.middleware import application
+from mgm.serve.http.middleware import build_app
 from mgm.serve.http.openapi import describe_bodies
 from mgm.serve.openai.errors import Body, parse_body
 from mgm.serve.openai.protocol import BODIES
-from mgm.serve.openai.responses import models_body
+from mgm.serve.openai.responses import model_list
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.registration import (
     REGISTRATION_PATHS,
@@ -27,7 +27,7 @@ from mgm.serve.router.registration import (
     Unregistration,
 )
 from mgm.serve.router.relay import Relay, RelayedRequest
-from mgm.serve.router.relay_response import OpenAIErrors, PublishedErrors, RelayResponse
+from mgm.serve.router.relay_response import LegacyErrors, OpenAIErrors, RelayResponse
 from mgm.serve.router.worker_client import WorkerClient
 from mgm.serve.router.worker_registry import WorkerRegistry
 
@@ -79,7 +79,7 @@ class Controller:
         return [*self.registry.models, *self.registry.drawers]
 
 
-def controller_application(
+def build_controller_app(
     controller: Controller, heartbeat: HeartbeatClient | None = None, **options: Any
 ) -> FastAPI:
     """The endpoints of a controller.
@@ -87,7 +87,7 @@ def controller_application(
     Args:
         controller: that knows workers.
         heartbeat: to a parent controller, which has this one as a worker; None: there is none.
-        **options: as for `application`.
+        **options: as for `build_app`.
     """
 
     @asynccontextmanager
@@ -96,7 +96,7 @@ def controller_application(
         async with controller.running(), beating:
             yield
 
-    app = application(
+    app = build_app(
         "mgm controller", lifespan=lifespan, keyless_paths=REGISTRATION_PATHS, **options
     )
     _add_status_endpoints(app, controller)
@@ -147,13 +147,13 @@ def _add_status_endpoints(app: FastAPI, controller: Controller) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return models_body(controller.model_names, controller.created)
+        return model_list(controller.model_names, controller.created)
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name not in controller.model_names:
-            raise controller.relay.unknown_model(name)
-        return models_body([name], controller.created)["data"][0]
+            raise controller.relay.model_not_found(name)
+        return model_list([name], controller.created)["data"][0]
 
 
 def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
@@ -199,7 +199,7 @@ def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:
     @app.post("/worker_generate_stream")
     async def published(request: Request) -> Response:
         relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)
-        return RelayResponse(controller.relay, relayed, PublishedErrors(), streams=True)
+        return RelayResponse(controller.relay, relayed, LegacyErrors(), streams=True)
 
 
 async def _body_of(request: Request, kind: type[Body]) -> Body:

@@ -15,7 +15,7 @@ from mgm.serve.http.server import (
     worker_key,
 )
 from mgm.serve.http.wire import HEARTBEAT_TIMEOUT
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.registration import RegistrationPolicy
 from mgm.serve.router.worker_registry import METHODS, SHORTEST_QUEUE, WorkerRegistry
 
@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.parent_controller is not None:
         address = options.public_url or f"http://localhost:{options.port}"
         heartbeat = HeartbeatClient(registry.status, address, options.parent_controller, key)
-    app = controller_application(controller, heartbeat, api_keys=keys, origins=options.cors_origin)
+    app = build_controller_app(controller, heartbeat, api_keys=keys, origins=options.cors_origin)
     logger.info("controller on http://%s:%d", options.host, options.port)
     return serve(app, options)
 

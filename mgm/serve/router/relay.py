@@ -12,7 +12,7 @@ import aiohttp
 from fastapi import Request
 from prometheus_client import Counter
 
-from mgm.serve.openai.errors import BadRequestError, unknown_model
+from mgm.serve.openai.errors import BadRequestError, model_not_found
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.worker_client import (
     WorkerClient,
@@ -169,11 +169,11 @@ class Relay:
         if tried:
             text = f"no worker of the model {model!r:.100} can be reached; retry"
             return BadRequestError(text, "model", 503, "worker_unavailable")
-        return self.unknown_model(model)
+        return self.model_not_found(model)
 
-    def unknown_model(self, model: str) -> BadRequestError:
+    def model_not_found(self, model: str) -> BadRequestError:
         """The error of a model that no worker has."""
-        return unknown_model(model, [*self.registry.models, *self.registry.drawers])
+        return model_not_found(model, [*self.registry.models, *self.registry.drawers])
 
 
 def _hops(request: Request) -> int:

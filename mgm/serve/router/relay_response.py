@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
-from mgm.serve.http.wire import NO_WORKER, WORKER_GONE, frame
+from mgm.serve.http.wire import NO_WORKER, WORKER_LOST, encode_frame
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.openai.responses import DONE, SSE, error_body, event
+from mgm.serve.openai.responses import DONE, SSE_HEADERS, error_body, sse_event
 from mgm.serve.router.relay import Relay, RelayedRequest, safe_headers
 from mgm.serve.router.worker_client import WorkerLostError
 from mgm.serve.router.worker_registry import WorkerInfo
@@ -64,25 +64,25 @@ class OpenAIErrors:
     def last_chunk(self, message: str, before: bytes) -> bytes:
         """An event of its own."""
         end = b"" if before.endswith(b"\n\n") or not before else b"\n\n"
-        return end + event(error_body(message, "server_error"))
+        return end + sse_event(error_body(message, "server_error"))
 
     def is_end(self, before: bytes) -> bool:
         """The event that comes last."""
         return before.rstrip().endswith(DONE.rstrip())
 
 
-class PublishedErrors:
+class LegacyErrors:
     """Errors as frames of the published stream, whose status is always 200."""
 
     def response(self, message: str, error: MGMError) -> Response:
         """One frame."""
-        code = NO_WORKER if isinstance(error, BadRequestError) else WORKER_GONE
-        return Response(frame(message, code), media_type="text/plain")
+        code = NO_WORKER if isinstance(error, BadRequestError) else WORKER_LOST
+        return Response(encode_frame(message, code), media_type="text/plain")
 
     def last_chunk(self, message: str, before: bytes) -> bytes:
         """A frame of its own."""
         end = b"" if before.endswith(b"\0") or not before else b"\0"
-        return end + frame(message, WORKER_GONE)
+        return end + encode_frame(message, WORKER_LOST)
 
     def is_end(self, before: bytes) -> bool:
         """The NUL of a frame; a last frame has no mark."""
@@ -129,7 +129,9 @@ class RelayResponse(Response):
     async def _send_stream(
         self, worker: WorkerInfo, response: aiohttp.ClientResponse, send: Send
     ) -> None:
-        headers = {} if self.streams else {name.lower(): value for name, value in SSE.items()}
+        headers = (
+            {} if self.streams else {name.lower(): value for name, value in SSE_HEADERS.items()}
+        )
         headers |= _response_headers(response)
         await _send_start(send, response.status, headers)
         before = b""

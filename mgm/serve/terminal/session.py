@@ -13,7 +13,7 @@ from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.serve.terminal.chat import Chat
-from mgm.serve.tools.image_generation import ASKS, Drawer, drawn_text, save
+from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator, image_prompt, save_image
 from mgm.serve.tools.ocr import Reader, reference
 
 HELP = """\
@@ -47,7 +47,7 @@ class Session:
     images: list[Image.Image] = field(default_factory=list)
     names: str | None = None
     reader: Reader | None = None
-    drawer: Drawer | None = None
+    drawer: ImageGenerator | None = None
     output: Path = Path("generate.png")
     seed: int | None = None
 
@@ -59,7 +59,7 @@ class Session:
         """Forget the conversation."""
         suffix = self._seen_texts()
         if self.drawer is not None:
-            suffix += ASKS
+            suffix += GEN_SUFFIX
         self.chat = Chat(self.engine, self.images, self.settings, self.report, suffix)
 
     def ask(self, question: str) -> Generator[str, None, None]:
@@ -107,7 +107,7 @@ class Session:
         return reference(texts)
 
     def _drawing(
-        self, pieces: Generator[str, None, None], drawer: Drawer
+        self, pieces: Generator[str, None, None], drawer: ImageGenerator
     ) -> Generator[str, None, None]:
         answer = ""
         try:
@@ -116,9 +116,9 @@ class Session:
                 yield piece
         finally:
             pieces.close()
-        text = drawn_text(answer)
+        text = image_prompt(answer)
         if text is not None:
-            save(drawer.draw(text, self.seed), self.output)
+            save_image(drawer.draw(text, self.seed), self.output)
             self.report(f"drew {text!r}: {self.output}")
 
     def _save(self, path: Path) -> None:

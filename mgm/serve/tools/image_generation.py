@@ -9,11 +9,11 @@ from PIL import Image
 from mgm.errors import MGMError, one_line
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-ASKS = " <GEN>"  # behind a question that wants an image, as published
-BEGIN, END = "<h>", "</h>"  # around what to draw
+GEN_SUFFIX = " <GEN>"  # behind a question that wants an image, as published
+PROMPT_BEGIN, PROMPT_END = "<h>", "</h>"  # around what to draw
 
 # Compat: what published programs tell the diffusion model to keep away from.
-NEGATIVE = (
+NEGATIVE_PROMPT = (
     "out of frame, lowres, text, error, cropped, worst quality, low quality, jpeg artifacts, "
     "ugly, duplicate, morbid, mutilated, out of frame, extra fingers, mutated hands, poorly drawn "
     "hands, poorly drawn face, mutation, deformed, blurry, dehydrated, bad anatomy, bad "
@@ -23,14 +23,14 @@ NEGATIVE = (
 )
 
 
-def drawn_text(answer: str) -> str | None:
+def image_prompt(answer: str) -> str | None:
     """What an answer asks to draw: between the last pair of marks; None: nothing."""
-    before, end, _ = answer.rpartition(END)
-    _, begin, text = before.rpartition(BEGIN)
+    before, end, _ = answer.rpartition(PROMPT_END)
+    _, begin, text = before.rpartition(PROMPT_BEGIN)
     return text.strip() if begin and end and text.strip() else None
 
 
-class Drawer:
+class ImageGenerator:
     """Draws with a pipeline of diffusers that makes images of texts.
 
     Args:
@@ -78,7 +78,7 @@ class Drawer:
             generator.seed()
         else:
             generator.manual_seed(seed)
-        options: dict[str, Any] = {"generator": generator, "negative_prompt": NEGATIVE}
+        options: dict[str, Any] = {"generator": generator, "negative_prompt": NEGATIVE_PROMPT}
         if self.steps is not None:
             options["num_inference_steps"] = self.steps
         if size is not None:
@@ -86,13 +86,13 @@ class Drawer:
         return self._pipeline(text, **options).images[0]
 
 
-def save(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path) -> None:
     """Write a drawn image.
 
     Raises:
         MGMError: it cannot be written, or the ending names no format.
     """
     try:
-        image.save(path)
+        image.save_image(path)
     except (OSError, ValueError) as error:
         raise MGMError(f"{path}: cannot be written ({one_line(error)}); choose another") from error

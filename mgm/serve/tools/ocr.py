@@ -10,11 +10,11 @@ from PIL import Image
 
 from mgm.errors import MGMError
 
-LEAST_SCORE = 0.1  # as published: what is less certain is left out
+MIN_SCORE = 0.1  # as published: what is less certain is left out
 Reader = Callable[[Image.Image], list[str]]
 
 
-def load_reader() -> Reader:
+def load_ocr() -> Reader:
     """A reader of texts: rapidocr, or PaddleOCR where that alone is installed.
 
     Raises:
@@ -43,7 +43,7 @@ def _rapidocr() -> Reader:
         if found.txts is None:
             return []
         pairs = zip(found.txts, found.scores, strict=True)
-        return [text for text, score in pairs if score > LEAST_SCORE]
+        return [text for text, score in pairs if score > MIN_SCORE]
 
     return read
 
@@ -57,7 +57,7 @@ def _paddleocr() -> Reader:
         texts = []
         for page in engine.predict(np.asarray(image.convert("RGB"))[:, :, ::-1]):
             pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
-            texts += [text for text, score in pairs if score > LEAST_SCORE]
+            texts += [text for text, score in pairs if score > MIN_SCORE]
         return texts
 
     return read

@@ -12,18 +12,18 @@ from PIL import Image
 from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.tools.image_generation import ASKS, Drawer
-from mgm.serve.tools.ocr import Reader, load_reader, reference
+from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator
+from mgm.serve.tools.ocr import Reader, load_ocr, reference
 
-NO_DRAWING = "this server draws no images; start it with --gen-model"
+NO_IMAGE_MODEL = "this server draws no images; start it with --gen-model"
 
 
-class Companions:
+class WorkerTools:
     """Loaded when they are first used, and used by one request at a time.
 
     Args:
         gen_model: folder or name on the hub of a pipeline that draws; None: nothing draws.
-        load_drawer: makes it.
+        load_generator: makes it.
 
     Attributes:
         open_image: opens images whose texts are read; an engine's has its limits.
@@ -33,15 +33,17 @@ class Companions:
     """
 
     def __init__(
-        self, gen_model: str | None = None, load_drawer: Callable[[str], Drawer] = Drawer
+        self,
+        gen_model: str | None = None,
+        load_generator: Callable[[str], ImageGenerator] = ImageGenerator,
     ) -> None:
         if gen_model is not None and find_spec("diffusers") is None:
             raise MGMError("--gen-model: diffusers is not installed; pip install -e '.[gen]'")
         self.open_image: Callable[[ImageSource, str], Image.Image] = open_image
         self.draws = gen_model is not None
-        self.drawer_name = Path(gen_model).name if gen_model is not None else ""
-        self._load_drawer = partial(load_drawer, gen_model or "")
-        self._drawer: Drawer | None = None
+        self.image_model = Path(gen_model).name if gen_model is not None else ""
+        self._load_generator = partial(load_generator, gen_model or "")
+        self._drawer: ImageGenerator | None = None
         self._reader: Reader | None = None
         self._drawing, self._reading = threading.Lock(), threading.Lock()
 
@@ -57,7 +59,7 @@ class Companions:
         ]
         with self._reading:
             if opened and self._reader is None:
-                self._reader = load_reader()
+                self._reader = load_ocr()
             reader = self._reader
             return reference([text for image in opened if reader for text in reader(image)])
 
@@ -68,8 +70,8 @@ class Companions:
             MGMError: nobody draws or reads here, or an image is damaged.
         """
         if gen_image and not self.draws:
-            raise BadRequestError(NO_DRAWING, "gen_image")
-        return (ASKS if gen_image else "") + (self.read(images) if use_ocr else "")
+            raise BadRequestError(NO_IMAGE_MODEL, "gen_image")
+        return (GEN_SUFFIX if gen_image else "") + (self.read(images) if use_ocr else "")
 
     def draw(
         self, text: str, seed: int | None = None, size: tuple[int, int] | None = None
@@ -80,10 +82,10 @@ class Companions:
             MGMError: nothing draws here, or not so.
         """
         if not self.draws:
-            raise MGMError(NO_DRAWING)
+            raise MGMError(NO_IMAGE_MODEL)
         with self._drawing:
             if self._drawer is None:
-                self._drawer = self._load_drawer()
+                self._drawer = self._load_generator()
             image = self._drawer.draw(text, seed, size)
         content = io.BytesIO()
         image.save(content, "PNG")

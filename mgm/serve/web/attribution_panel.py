@@ -18,7 +18,7 @@ from mgm.serve.web.attribution_plots import (
     window,
 )
 from mgm.serve.web.client import PageClient
-from mgm.serve.web.handlers import Talk
+from mgm.serve.web.handlers import ChatState
 
 CROPS, GLOBAL = "Crops", "Whole image"
 HELP = (
@@ -29,7 +29,7 @@ HELP = (
 Details = list[MinedDetail]
 
 
-class MinedPanel:
+class AttributionPanel:
     """Shows what was mined of the images of the last answer.
 
     Args:
@@ -70,7 +70,7 @@ class MinedPanel:
             draw, place, shown, show_progress="hidden"
         )
 
-    async def look(self, talk: Talk) -> tuple[Any, ...]:
+    async def look(self, talk: ChatState) -> tuple[Any, ...]:
         """Ask the server; details, choices, and the place of the token that gave most."""
         conversation = talk.sides[0]
         exchange = conversation.with_images

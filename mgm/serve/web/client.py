@@ -13,8 +13,8 @@ from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import IMAGE_MARKER, get_template
 from mgm.engine.attribution.mining import MinedDetail
 from mgm.errors import MGMError
-from mgm.serve.http.attribution_json import read_mined_body
-from mgm.serve.web.state import Conversation, data_url
+from mgm.serve.http.attribution_json import decode_attribution
+from mgm.serve.web.state import ChatHistory, data_url
 
 CONNECT = 5.0  # seconds to reach a server
 SILENCE = 300.0  # seconds without a sign of an answer
@@ -24,7 +24,7 @@ PUBLISHED_TEMPLATES = {"8x7b": "mistral_instruct", "34b": "chatml_direct", "2b":
 
 
 @dataclass(frozen=True)
-class Settings:
+class GenerationSettings:
     """How to answer, as on the published page.
 
     Attributes:
@@ -43,7 +43,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Heard:
+class PartialResponse:
     """An answer as far as it was heard.
 
     Attributes:
@@ -86,8 +86,8 @@ class PageClient:
         return sorted(str(name) for name in found.get("models", []))
 
     async def answer(
-        self, conversation: Conversation, model: str, settings: Settings
-    ) -> AsyncGenerator[Heard]:
+        self, conversation: ChatHistory, model: str, settings: GenerationSettings
+    ) -> AsyncGenerator[PartialResponse]:
         """The answer to the last question, again and again with more of it.
 
         Raises:
@@ -100,7 +100,7 @@ class PageClient:
             async for heard in self._published(conversation, model, settings):
                 yield heard
 
-    async def mined(self, conversation: Conversation, model: str) -> list[MinedDetail]:
+    async def mined(self, conversation: ChatHistory, model: str) -> list[MinedDetail]:
         """What was mined of each image for the last answer.
 
         Raises:
@@ -108,13 +108,13 @@ class PageClient:
         """
         body = {"model": model, "messages": conversation.messages()}
         try:
-            return read_mined_body(await self._json(f"{self.address}/v1/mined", body))
+            return decode_attribution(await self._json(f"{self.address}/v1/mined", body))
         except _OldServerError as error:
             raise MGMError("this server cannot tell what was mined; it is too old") from error
 
     async def _chat(
-        self, conversation: Conversation, model: str, settings: Settings
-    ) -> AsyncGenerator[Heard]:
+        self, conversation: ChatHistory, model: str, settings: GenerationSettings
+    ) -> AsyncGenerator[PartialResponse]:
         body = {
             "model": model,
             "messages": conversation.messages(),
@@ -124,7 +124,7 @@ class PageClient:
             "stream": True,
         }
         body |= {name: True for name in ("gen_image", "use_ocr") if getattr(settings, name)}
-        heard, complete = Heard(""), False
+        heard, complete = PartialResponse(""), False
         async with self._asked(f"{self.address}/v1/chat/completions", body) as response:
             async for line in response.content:
                 event = line.decode().removeprefix("data:").strip()
@@ -138,8 +138,8 @@ class PageClient:
             raise MGMError(LOST)
 
     async def _published(
-        self, conversation: Conversation, model: str, settings: Settings
-    ) -> AsyncGenerator[Heard]:
+        self, conversation: ChatHistory, model: str, settings: GenerationSettings
+    ) -> AsyncGenerator[PartialResponse]:
         """Compat: ask a published worker, which has to be told the prompt."""
         found = await self._json(f"{self.address}/get_worker_address", {"model": model})
         if not found.get("address"):
@@ -174,7 +174,7 @@ class PageClient:
                     if told["error_code"]:
                         raise MGMError(told["text"])
                     drawn = base64.b64decode(told["image"]) if "image" in told else None
-                    yield Heard(told["text"][len(text) :].strip(), drawn)
+                    yield PartialResponse(told["text"][len(text) :].strip(), drawn)
         if rest:
             raise MGMError(LOST)
 
@@ -211,16 +211,16 @@ class PageClient:
             raise MGMError(f"{self.address} answers with what is no JSON") from error
 
 
-def _more(heard: Heard, event: Any) -> Heard:
+def _more(heard: PartialResponse, event: Any) -> PartialResponse:
     """What was heard after one more event of a chat."""
     if "error" in event:
         raise MGMError(event["error"].get("message") or LOST)
     for choice in event.get("choices", []):
         delta = choice.get("delta", {})
-        heard = Heard(heard.text + (delta.get("content") or ""), heard.drawn)
+        heard = PartialResponse(heard.text + (delta.get("content") or ""), heard.drawn)
         for image in delta.get("images", []):
             content = image["image_url"]["url"].partition(",")[2]
-            heard = Heard(heard.text, base64.b64decode(content))
+            heard = PartialResponse(heard.text, base64.b64decode(content))
     return heard
 
 

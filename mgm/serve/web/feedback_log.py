@@ -9,10 +9,10 @@ from threading import Lock
 from typing import Any
 
 from mgm.errors import MGMError, one_line
-from mgm.serve.web.state import Conversation
+from mgm.serve.web.state import ChatHistory
 
 
-class PageLog:
+class FeedbackLog:
     """A file of JSON lines for each day, as published pages write it.
 
     Args:
@@ -26,7 +26,7 @@ class PageLog:
         self._turn = Lock()
 
     def answered(
-        self, conversation: Conversation, model: str, begun: float, who: str | None
+        self, conversation: ChatHistory, model: str, begun: float, who: str | None
     ) -> None:
         """An answer is complete; kept if conversations are.
 
@@ -37,7 +37,7 @@ class PageLog:
             seconds = {"start": round(begun, 4), "finish": round(time.time(), 4)}
             self._write(conversation, {"type": "chat", "model": model, "ip": who} | seconds)
 
-    def voted(self, conversation: Conversation, model: str, vote: str, who: str | None) -> None:
+    def voted(self, conversation: ChatHistory, model: str, vote: str, who: str | None) -> None:
         """Someone voted on the last answer of a conversation.
 
         Args:
@@ -51,7 +51,7 @@ class PageLog:
         """
         self._write(conversation, {"type": vote, "model": model, "ip": who})
 
-    def _write(self, conversation: Conversation, facts: dict[str, Any]) -> None:
+    def _write(self, conversation: ChatHistory, facts: dict[str, Any]) -> None:
         messages, hashes = [], []
         try:
             for exchange in conversation.exchanges:

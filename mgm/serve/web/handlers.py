@@ -17,10 +17,10 @@ from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.data.images.loading import open_image
 from mgm.data.images.orientation import UPRIGHT
 from mgm.errors import MGMError
-from mgm.serve.web.client import PageClient, Settings
-from mgm.serve.web.feedback_log import PageLog
+from mgm.serve.web.client import GenerationSettings, PageClient
+from mgm.serve.web.feedback_log import FeedbackLog
 from mgm.serve.web.moderation import Moderator
-from mgm.serve.web.state import Conversation, Exchange
+from mgm.serve.web.state import ChatHistory, ChatTurn
 
 CURSOR = "▌"
 STOPPED = "stopped"  # in place of an answer
@@ -30,7 +30,7 @@ Pictures = tuple[Any, ...]
 
 
 @dataclass
-class Talk:
+class ChatState:
     """What was said on a page, with each of two models.
 
     Attributes:
@@ -38,8 +38,8 @@ class Talk:
         writing: the answers that are being written.
     """
 
-    sides: tuple[Conversation, Conversation] = field(
-        default_factory=lambda: (Conversation(), Conversation())
+    sides: tuple[ChatHistory, ChatHistory] = field(
+        default_factory=lambda: (ChatHistory(), ChatHistory())
     )
     writing: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -55,7 +55,7 @@ class Talk:
         await asyncio.gather(*self.writing, return_exceptions=True)
 
 
-class Actions:
+class Handlers:
     """What the page does as a whole.
 
     Args:
@@ -68,7 +68,7 @@ class Actions:
     def __init__(
         self,
         client: PageClient,
-        log: PageLog,
+        log: FeedbackLog,
         models: Sequence[str] | None = None,
         moderator: Moderator | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class Actions:
         self,
         request: gr.Request,
         message: dict[str, Any],
-        talk: Talk,
+        talk: ChatState,
         compare: bool,
         model: str | None,
         other: str | None,
@@ -123,30 +123,32 @@ class Actions:
             return
         writing = talk.sides[: len(names)]
         for conversation, name in zip(writing, names, strict=True):
-            conversation.exchanges.append(Exchange(question, files, model=name or ""))
+            conversation.exchanges.append(ChatTurn(question, files, model=name or ""))
         async for one in self.answered(writing, talk, settings, request):
             yield one
 
-    async def stop(self, talk: Talk) -> None:
+    async def stop(self, talk: ChatState) -> None:
         """End the answers that are being written."""
         await talk.stop()
 
-    async def clear(self, talk: Talk) -> Pictures:
+    async def clear(self, talk: ChatState) -> Pictures:
         """Begin anew."""
         await talk.stop()
-        talk.sides = (Conversation(), Conversation())
+        talk.sides = (ChatHistory(), ChatHistory())
         return pictures(talk)
 
-    def judge(self, outcome: str, request: gr.Request, talk: Talk, model: str, other: str) -> None:
+    def judge(
+        self, outcome: str, request: gr.Request, talk: ChatState, model: str, other: str
+    ) -> None:
         """Keep which of two answers the reader prefers."""
         left, right = talk.sides
         if not (left.exchanges and right.exchanges):
             gr.Warning("Ask both models first.")
             return
-        both = Conversation([*left.exchanges, *right.exchanges])
+        both = ChatHistory([*left.exchanges, *right.exchanges])
         self.keep(both, f"{model}, {other}", f"compare: {outcome}", request)
 
-    def keep(self, conversation: Conversation, model: str, vote: str, request: gr.Request) -> None:
+    def keep(self, conversation: ChatHistory, model: str, vote: str, request: gr.Request) -> None:
         """Log a vote on a conversation, and say so."""
         try:
             self.log.voted(conversation, model, vote, _reader(request))
@@ -169,13 +171,13 @@ class Actions:
 
     async def answered(
         self,
-        writing: Sequence[Conversation],
-        talk: Talk,
+        writing: Sequence[ChatHistory],
+        talk: ChatState,
         settings: Sequence[Any],
         request: gr.Request,
     ) -> AsyncGenerator[Pictures]:
         """The last exchange of some conversations, as it is answered."""
-        asked, begun = Settings(*settings), time.time()
+        asked, begun = GenerationSettings(*settings), time.time()
         talk.writing = [asyncio.create_task(self._answer(one, asked)) for one in writing]
         try:
             yield pictures(talk, busy=True)
@@ -192,7 +194,7 @@ class Actions:
             except MGMError as error:
                 gr.Warning(str(error))
 
-    async def _answer(self, conversation: Conversation, settings: Settings) -> None:
+    async def _answer(self, conversation: ChatHistory, settings: GenerationSettings) -> None:
         """Write an answer into the last exchange; what goes wrong is written there, too."""
         exchange = conversation.exchanges[-1]
         try:
@@ -215,7 +217,7 @@ class Actions:
         return names
 
 
-class Side:
+class ChatPane:
     """What happens in one of the two chats.
 
     Args:
@@ -223,14 +225,14 @@ class Side:
         number: 0 for the left one, 1 for the right one.
     """
 
-    def __init__(self, actions: Actions, number: int) -> None:
+    def __init__(self, actions: Handlers, number: int) -> None:
         self.actions, self.number = actions, number
 
     async def retry(
         self,
         data: gr.RetryData,
         request: gr.Request,
-        talk: Talk,
+        talk: ChatState,
         model: str | None,
         *settings: Any,
     ) -> AsyncGenerator[Pictures]:
@@ -242,7 +244,7 @@ class Side:
         self,
         data: gr.EditData,
         request: gr.Request,
-        talk: Talk,
+        talk: ChatState,
         model: str | None,
         *settings: Any,
     ) -> AsyncGenerator[Pictures]:
@@ -250,7 +252,7 @@ class Side:
         async for one in self._again(data.index, str(data.value), request, talk, model, settings):
             yield one
 
-    async def undo(self, data: gr.UndoData, talk: Talk) -> Pictures:
+    async def undo(self, data: gr.UndoData, talk: ChatState) -> Pictures:
         """Take a question back, into the box."""
         await talk.stop()
         conversation, number = talk.sides[self.number], _number(data.index)
@@ -263,7 +265,7 @@ class Side:
         )
         return (box, *pictures(talk)[1:])
 
-    async def vote(self, data: gr.LikeData, request: gr.Request, talk: Talk) -> None:
+    async def vote(self, data: gr.LikeData, request: gr.Request, talk: ChatState) -> None:
         """Keep what the reader thinks of an answer; once, though browsers may say it twice."""
         conversation, number = talk.sides[self.number], _number(data.index)
         vote = FEEDBACK.get(data.liked)
@@ -279,7 +281,7 @@ class Side:
         index: Any,
         question: str | None,
         request: gr.Request,
-        talk: Talk,
+        talk: ChatState,
         model: str | None,
         settings: Sequence[Any],
     ) -> AsyncGenerator[Pictures]:
@@ -298,12 +300,12 @@ class Side:
             yield pictures(talk)
             return
         conversation.back_to(number)
-        conversation.exchanges.append(Exchange(asked, exchange.images, model=model or ""))
+        conversation.exchanges.append(ChatTurn(asked, exchange.images, model=model or ""))
         async for one in self.actions.answered([conversation], talk, settings, request):
             yield one
 
 
-def pictures(talk: Talk, busy: bool = False) -> Pictures:
+def pictures(talk: ChatState, busy: bool = False) -> Pictures:
     """Box, both chats, and what was said.
 
     Args:
@@ -316,7 +318,7 @@ def pictures(talk: Talk, busy: bool = False) -> Pictures:
     return (box, *(shown(one, busy) for one in talk.sides), talk)
 
 
-def shown(conversation: Conversation, busy: bool = False) -> list[dict[str, Any]]:
+def shown(conversation: ChatHistory, busy: bool = False) -> list[dict[str, Any]]:
     """A conversation as a chat shows it: two messages for each exchange."""
     messages: list[dict[str, Any]] = []
     for exchange in conversation.exchanges:

@@ -11,8 +11,8 @@ from pathlib import Path
 from mgm.errors import MGMError, Parser, one_line
 from mgm.serve.http.server import checked_key
 from mgm.serve.web.client import PageClient
-from mgm.serve.web.feedback_log import PageLog
-from mgm.serve.web.handlers import Actions
+from mgm.serve.web.feedback_log import FeedbackLog
+from mgm.serve.web.handlers import Handlers
 from mgm.serve.web.moderation import Moderator
 from mgm.serve.web.page import Page
 
@@ -36,8 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
             models = asyncio.run(client.models()) or None
         except MGMError as error:
             logger.warning("%s; the page looks again when it is opened", error)
-    log = PageLog(options.log_dir, options.log_conversations, options.log_images)
-    actions = Actions(client, log, models, Moderator() if options.moderate else None)
+    log = FeedbackLog(options.log_dir, options.log_conversations, options.log_images)
+    actions = Handlers(client, log, models, Moderator() if options.moderate else None)
     examples = EXAMPLES if EXAMPLES.is_dir() and not options.embed else None
     page = Page(actions, examples, options.embed)
     try:

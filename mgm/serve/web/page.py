@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from mgm.serve.web.attribution_panel import MinedPanel
-from mgm.serve.web.handlers import Actions, Side, Talk
+from mgm.serve.web.attribution_panel import AttributionPanel
+from mgm.serve.web.handlers import ChatPane, ChatState, Handlers
 
 TITLE = "Mini-Gemini"
 HOUR = 3600  # seconds for which uploads and conversations of a page that was left are kept
@@ -65,7 +65,9 @@ class Page:
         embed: whether the page is part of another, and shows no title.
     """
 
-    def __init__(self, actions: Actions, examples: Path | None = None, embed: bool = False) -> None:
+    def __init__(
+        self, actions: Handlers, examples: Path | None = None, embed: bool = False
+    ) -> None:
         self.actions, self.examples, self.embed = actions, examples, embed
 
     def serve(self, host: str, port: int, concurrency: int, share: bool, upload: int) -> None:
@@ -97,7 +99,7 @@ class Page:
 
     def _fill(self, blocks: gr.Blocks, concurrency: int) -> None:
         actions = self.actions
-        talk = gr.State(Talk(), time_to_live=HOUR)
+        talk = gr.State(ChatState(), time_to_live=HOUR)
         names = list(actions.models or ())
         with gr.Row():
             model = gr.Dropdown(names, label="Model", elem_id="model")
@@ -131,7 +133,7 @@ class Page:
                 for name, label in BUTTONS.items()
             )
         address = gr.Textbox(label="Link", visible=False, elem_id="address", buttons=["copy"])
-        MinedPanel(actions.client).build(talk)
+        AttributionPanel(actions.client).build(talk)
 
         shown = [box, *chats, talk]
         inputs = [box, talk, compare, model, other, *settings]
@@ -140,7 +142,7 @@ class Page:
         limit["trigger_mode"] = "multiple"
         box.submit(actions.ask, inputs, shown, **limit)
         for number, (chat, chosen) in enumerate(zip(chats, (model, other), strict=True)):
-            side = Side(actions, number)
+            side = ChatPane(actions, number)
             chat.retry(side.retry, [talk, chosen, *settings], shown, **limit)
             chat.edit(side.edit, [talk, chosen, *settings], shown, **limit)
             chat.undo(side.undo, talk, shown)
@@ -167,10 +169,10 @@ class Page:
 class _Verdict:
     """A button that says which of two answers is better."""
 
-    def __init__(self, actions: Actions, outcome: str) -> None:
+    def __init__(self, actions: Handlers, outcome: str) -> None:
         self.actions, self.outcome = actions, outcome
 
-    def told(self, request: gr.Request, talk: Talk, model: str, other: str) -> None:
+    def told(self, request: gr.Request, talk: ChatState, model: str, other: str) -> None:
         self.actions.judge(self.outcome, request, talk, model, other)
 
 
@@ -191,7 +193,7 @@ def launch_options(upload: int = 20) -> dict[str, Any]:
 
 
 def _settings() -> list[gr.components.Component]:
-    """How to answer, with the published page's ranges and defaults; in `Settings`' order."""
+    """Sliders and boxes in the order of `GenerationSettings`; ranges as on the published page."""
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
             gen = gr.Checkbox(label="Generate image", elem_id="gen_image")

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class Exchange:
+class ChatTurn:
     """A question and its answer.
 
     Attributes:
@@ -32,12 +32,12 @@ class Exchange:
 
 
 @dataclass
-class Conversation:
+class ChatHistory:
     """Exchanges with one model, in order."""
 
-    exchanges: list[Exchange] = field(default_factory=list)
+    exchanges: list[ChatTurn] = field(default_factory=list)
 
-    def back_to(self, number: int) -> Exchange:
+    def back_to(self, number: int) -> ChatTurn:
         """Forget the exchange of this number, and all after it; returns it."""
         exchange = self.exchanges[number]
         del self.exchanges[number:]
@@ -67,17 +67,17 @@ class Conversation:
         return json.dumps(content, indent=2, ensure_ascii=False)
 
     @property
-    def with_images(self) -> Exchange | None:
+    def with_images(self) -> ChatTurn | None:
         """The last exchange with images and an answer."""
         for exchange in reversed(self.exchanges):
             if exchange.images and exchange.answer:
                 return exchange
         return None
 
-    def until(self, exchange: Exchange) -> "Conversation":
+    def until(self, exchange: ChatTurn) -> "ChatHistory":
         """The conversation as it was when an exchange had ended."""
         place = next(n for n, one in enumerate(self.exchanges) if one is exchange)
-        return Conversation(self.exchanges[: place + 1])
+        return ChatHistory(self.exchanges[: place + 1])
 
 
 def data_url(path: Path) -> str:

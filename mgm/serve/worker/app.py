@@ -14,11 +14,11 @@ from mgm.engine.attribution.mining import mined_details
 from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
 from mgm.errors import MGMError
-from mgm.serve.http.attribution_json import mined_body
+from mgm.serve.http.attribution_json import encode_attribution
 from mgm.serve.http.disconnect import run_until_disconnect
-from mgm.serve.http.middleware import application
+from mgm.serve.http.middleware import build_app
 from mgm.serve.http.openapi import describe_bodies
-from mgm.serve.openai.errors import parse_body, unknown_model
+from mgm.serve.openai.errors import model_not_found, parse_body
 from mgm.serve.openai.protocol import (
     BODIES,
     AttributionBody,
@@ -28,25 +28,32 @@ from mgm.serve.openai.protocol import (
 )
 from mgm.serve.openai.requests import (
     ParsedRequest,
-    attribution_request,
-    chat_request,
-    completion_request,
-    image_generation,
+    parse_attribution_request,
+    parse_chat_request,
+    parse_completion_request,
+    parse_image_request,
 )
-from mgm.serve.openai.responses import DONE, SSE, Writer, error_body, event, models_body
+from mgm.serve.openai.responses import (
+    DONE,
+    SSE_HEADERS,
+    ResponseWriter,
+    error_body,
+    model_list,
+    sse_event,
+)
 from mgm.serve.worker.legacy_stream import legacy_response
 from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
 
-def worker_application(worker: Worker, **options: Any) -> FastAPI:
+def build_worker_app(worker: Worker, **options: Any) -> FastAPI:
     """The endpoints of a worker.
 
     Args:
         worker: that answers.
-        **options: as for `application`.
+        **options: as for `build_app`.
     """
-    app = application("mgm worker", **options)
+    app = build_app("mgm worker", **options)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -66,32 +73,32 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return models_body([*worker.names, *worker.drawers], worker.created)
+        return model_list([*worker.names, *worker.drawers], worker.created)
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         _check_model(worker, name)
-        return models_body([name], worker.created)["data"][0]
+        return model_list([name], worker.created)["data"][0]
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = parse_body(ChatCompletionBody, await request.body())
-        parsed = chat_request(body, worker.engine.template, worker.limits.tokens)
+        parsed = parse_chat_request(body, worker.engine.template, worker.limits.tokens)
         return await _openai(worker, request, parsed, chat=True)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = parse_body(CompletionBody, await request.body())
-        parsed = completion_request(body, worker.limits.tokens)
+        parsed = parse_completion_request(body, worker.limits.tokens)
         return await _openai(worker, request, parsed, chat=False)
 
     @app.post("/v1/images/generations")
     async def images(request: Request) -> Response:
         body = parse_body(ImageGenerationBody, await request.body())
-        wanted = image_generation(body, worker.companions.drawer_name)
+        wanted = parse_image_request(body, worker.companions.image_model)
 
         async def draw() -> list[bytes]:
-            async with worker.answering("images", worker.drawing) as slot:
+            async with worker.request_slot("images", worker.drawing) as slot:
                 await slot.acquire()
                 return [await worker.draw(wanted.text, seed, wanted.size) for seed in wanted.seeds]
 
@@ -102,15 +109,15 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
     @app.post("/v1/mined")
     async def mined(request: Request) -> JSONResponse:
         body = parse_body(AttributionBody, await request.body())
-        parsed, answer = attribution_request(body, worker.engine.template)
+        parsed, answer = parse_attribution_request(body, worker.engine.template)
         _check_model(worker, parsed.model)
 
         def look(images: Sequence[bytes]) -> dict[str, Any]:
             (asked,) = parsed.requests(images)
-            return mined_body(mined_details(worker.engine, asked, answer))
+            return encode_attribution(mined_details(worker.engine, asked, answer))
 
         async def respond() -> dict[str, Any]:
-            async with worker.answering("mined") as slot:
+            async with worker.request_slot("mined") as slot:
                 images = await worker.images.fetch_all(parsed.sources)
                 await slot.acquire()
                 return await worker.in_thread(look, images)
@@ -123,27 +130,27 @@ def worker_application(worker: Worker, **options: Any) -> FastAPI:
 
 def _check_model(worker: Worker, name: str) -> None:
     if name not in worker.names:
-        raise unknown_model(name, worker.names)
+        raise model_not_found(name, worker.names)
 
 
 async def _openai(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
     """Answer a request of the OpenAI API."""
     _check_model(worker, parsed.model)
-    writer = Writer(parsed.model, chat)
+    writer = ResponseWriter(parsed.model, chat)
     if parsed.stream:
         produce = partial(_write_events, worker, parsed, writer, time.perf_counter())
-        return EventStream(produce, _error_event, "text/event-stream", SSE)
+        return EventStream(produce, _error_event, "text/event-stream", SSE_HEADERS)
     respond = partial(_whole, worker, parsed, writer, time.perf_counter())
     return JSONResponse(await run_until_disconnect(http.receive, respond))
 
 
 async def _whole(
-    worker: Worker, parsed: ParsedRequest, writer: Writer, started: float
+    worker: Worker, parsed: ParsedRequest, writer: ResponseWriter, started: float
 ) -> dict[str, Any]:
     """All choices, when they are complete."""
     answers: dict[int, Answer] = {}
     images: dict[int, bytes] = {}
-    async with worker.answering(_endpoint(writer)) as slot:
+    async with worker.request_slot(_endpoint(writer)) as slot:
         requests = await worker.prepare(parsed)
         await slot.acquire(len(requests))
         async with aclosing(worker.pieces(requests, started, slot)) as pieces:
@@ -158,12 +165,12 @@ async def _whole(
 
 
 async def _write_events(
-    worker: Worker, parsed: ParsedRequest, writer: Writer, started: float, write: Write
+    worker: Worker, parsed: ParsedRequest, writer: ResponseWriter, started: float, write: Write
 ) -> None:
     """Write the server-sent events of all choices as they come."""
     answers: dict[int, Answer] = {}
     opened: set[int] = set()
-    async with worker.answering(_endpoint(writer)) as slot:
+    async with worker.request_slot(_endpoint(writer)) as slot:
         requests = await worker.prepare(parsed)
         await slot.acquire(len(requests))
         async with aclosing(worker.pieces(requests, started, slot)) as pieces:
@@ -188,10 +195,10 @@ async def _write_events(
     await write(DONE)
 
 
-def _endpoint(writer: Writer) -> str:
+def _endpoint(writer: ResponseWriter) -> str:
     return "chat" if writer.chat else "completions"
 
 
 def _error_event(error: MGMError) -> bytes:
     kind = "server_error" if isinstance(error, GenerationError) else "invalid_request_error"
-    return event(error_body(str(error), kind))
+    return sse_event(error_body(str(error), kind))

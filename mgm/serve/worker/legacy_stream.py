@@ -8,12 +8,12 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
-from mgm.serve.http.wire import FAULT, frame
+from mgm.serve.http.wire import REQUEST_FAILED, encode_frame
 from mgm.serve.openai.errors import BadRequestError, parse_body
 from mgm.serve.openai.messages import MAX_IMAGES
-from mgm.serve.openai.protocol import PublishedBody
-from mgm.serve.openai.requests import SMALLEST_TOP_P, ParsedRequest
-from mgm.serve.tools.image_generation import BEGIN, drawn_text
+from mgm.serve.openai.protocol import LegacyBody
+from mgm.serve.openai.requests import MIN_TOP_P, ParsedRequest
+from mgm.serve.tools.image_generation import PROMPT_BEGIN, image_prompt
 from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
@@ -34,37 +34,39 @@ def legacy_response(worker: Worker, content: bytes) -> EventStream:
     started = time.perf_counter()
 
     async def produce(write: Write) -> None:
-        async with worker.answering("published") as slot:
-            body = parse_body(PublishedBody, content)
+        async with worker.request_slot("published") as slot:
+            body = parse_body(LegacyBody, content)
             parsed = _parsed(body, worker.engine, worker.limits.tokens)
             requests = await worker.prepare(parsed)
             text = body.prompt
             await slot.acquire()
-            await write(frame(text))
+            await write(encode_frame(text))
             answer: Answer | None = None
             async with aclosing(worker.pieces(requests, started, slot)) as pieces:
                 async for _, piece in pieces:
                     text += piece.text
                     answer = piece.answer
                     if answer is not None:
-                        await write(frame(text, finish_reason=answer.finish_reason))
+                        await write(encode_frame(text, finish_reason=answer.finish_reason))
                     elif piece.text:
-                        await write(frame(text))
+                        await write(encode_frame(text))
             drawn = None
             if answer is not None and parsed.gen_image:
                 drawn = await worker.drawn(answer, None)
             if answer is not None and drawn is not None:
-                before = body.prompt + answer.text.partition(BEGIN)[0]
+                before = body.prompt + answer.text.partition(PROMPT_BEGIN)[0]
                 image = base64.b64encode(drawn).decode()
-                await write(frame(f"{before}\nPrompt: {drawn_text(answer.text)}\n", image=image))
+                await write(
+                    encode_frame(f"{before}\nPrompt: {image_prompt(answer.text)}\n", image=image)
+                )
 
     def error_frame(error: MGMError) -> bytes:
-        return frame(str(error), FAULT)
+        return encode_frame(str(error), REQUEST_FAILED)
 
     return EventStream(produce, error_frame, "text/plain", open_at_once=True)
 
 
-def _parsed(body: PublishedBody, engine: Engine, max_tokens: int) -> ParsedRequest:
+def _parsed(body: LegacyBody, engine: Engine, max_tokens: int) -> ParsedRequest:
     """The request in a published body, whose prompt is written out.
 
     Raises:
@@ -81,7 +83,7 @@ def _parsed(body: PublishedBody, engine: Engine, max_tokens: int) -> ParsedReque
     tokens = MAX_TOKENS if body.max_new_tokens is None else body.max_new_tokens
     settings = {
         "temperature": temperature if temperature > GREEDY else 0.0,
-        "top_p": TOP_P if body.top_p is None else body.top_p or SMALLEST_TOP_P,
+        "top_p": TOP_P if body.top_p is None else body.top_p or MIN_TOP_P,
         "max_new_tokens": max(1, min(tokens, max_tokens)),
         "stop": [body.stop] if isinstance(body.stop, str) and body.stop else [],
     }

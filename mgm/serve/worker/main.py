@@ -18,8 +18,8 @@ from mgm.serve.http.server import (
     worker_key,
 )
 from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
-from mgm.serve.tools.tools import Companions
-from mgm.serve.worker.app import worker_application
+from mgm.serve.tools.tools import WorkerTools
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.image_download import TIMEOUT, ImageDownloader
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "--api-key without --worker-key: a controller cannot pass requests on to this worker"
         )
     attention = "flash_attention_2" if options.use_flash_attn else None
-    companions = Companions(options.gen_model)
+    companions = WorkerTools(options.gen_model)
     engine = load_model_of(options, attention=attention)
     name = options.model_name or _name(options.model_path)
     # All of them together leave slots to requests without URLs.
@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
         companions,
     )
     heartbeat = _heartbeat(worker, options, key)
-    app = worker_application(
+    app = build_worker_app(
         worker,
         api_keys=accepted_keys(keys, key),
         origins=options.cors_origin,

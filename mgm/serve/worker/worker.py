@@ -19,8 +19,8 @@ from mgm.engine.engine import Engine, Stream
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter, QueueFullError, Slot
 from mgm.serve.openai.requests import ParsedRequest
-from mgm.serve.tools.image_generation import drawn_text
-from mgm.serve.tools.tools import Companions
+from mgm.serve.tools.image_generation import image_prompt
+from mgm.serve.tools.tools import WorkerTools
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.metrics import WorkerMetrics
 
@@ -61,7 +61,7 @@ class Worker:
     names: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
     images: ImageFetcher = field(default_factory=ImageFetcher)
-    companions: Companions = field(default_factory=Companions)
+    companions: WorkerTools = field(default_factory=WorkerTools)
 
     def __post_init__(self) -> None:
         self.engine.scheduler.rows = self.limits.concurrency
@@ -88,7 +88,7 @@ class Worker:
         return await _run(self._threads, call, *arguments)
 
     @asynccontextmanager
-    async def answering(
+    async def request_slot(
         self, endpoint: str, limiter: ConcurrencyLimiter | None = None
     ) -> AsyncGenerator[Slot]:
         """The place of a request in the queue, until it is answered; its outcome is counted.
@@ -218,7 +218,7 @@ class Worker:
         Raises:
             QueueFullError: too many wait for images.
         """
-        text = drawn_text(answer.text)
+        text = image_prompt(answer.text)
         if text is None:
             return None
         async with self.drawing.queue() as slot:
@@ -228,7 +228,7 @@ class Worker:
     @property
     def drawers(self) -> list[str]:
         """Names of what draws here."""
-        return [self.companions.drawer_name] if self.companions.draws else []
+        return [self.companions.image_model] if self.companions.draws else []
 
     def status(self) -> dict[str, Any]:
         """What published controllers ask for, and what draws."""

@@ -12,14 +12,14 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from mgm.serve.http import connection
-from mgm.serve.http.middleware import application
+from mgm.serve.http.middleware import build_app
 from tests.serve.servers import ask, running, wait_for
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
 
 
 def server():
-    app = application("test", max_body=2**20)
+    app = build_app("test", max_body=2**20)
 
     @app.post("/echo")
     async def echo() -> dict[str, str]:
@@ -259,7 +259,7 @@ def test_what_cannot_be_read_is_an_error_in_openais_shape(request_bytes, status)
 
 def streaming_server(left: list[float]):
     """A server with a response that goes on until the client leaves."""
-    app = application("test")
+    app = build_app("test")
 
     @app.get("/endless")
     async def endless(request: Request) -> StreamingResponse:

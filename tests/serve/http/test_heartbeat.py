@@ -131,12 +131,12 @@ def test_no_redirect_is_followed_and_no_proxy_used(monkeypatch, caplog):
 def test_nothing_that_a_controller_answers_ends_the_heartbeats(answer, caplog):
     controller = FakeController(register_worker=answer)
 
-    def answering(connection: socket.socket, request: bytes) -> None:
+    def request_slot(connection: socket.socket, request: bytes) -> None:
         controller(connection, request)
         if not answer.startswith(b"HTTP") or b": 9" in answer:
             connection.shutdown(socket.SHUT_RDWR)
 
-    with fake_worker(answering) as server, beating(server.address, status_of("m")) as client:
+    with fake_worker(request_slot) as server, beating(server.address, status_of("m")) as client:
         wait_for(lambda: len(controller.received) > 3, 5)
         assert client._thread.is_alive()
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

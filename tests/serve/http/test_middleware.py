@@ -13,7 +13,7 @@ from fastapi import Request
 
 from mgm.errors import MGMError
 from mgm.serve.http import middleware
-from mgm.serve.http.middleware import application, bearer_token
+from mgm.serve.http.middleware import bearer_token, build_app
 from mgm.serve.http.server import api_keys
 from mgm.serve.limits import body_memory
 from tests.serve.servers import ask, running
@@ -21,7 +21,7 @@ from tests.serve.servers import ask, running
 
 @pytest.fixture(scope="module")
 def address():
-    app = application("test", api_keys=["right", "other"], max_body=1000)
+    app = build_app("test", api_keys=["right", "other"], max_body=1000)
 
     @app.get("/v1/models")
     async def models() -> dict[str, str]:
@@ -116,7 +116,7 @@ def test_heads_of_requests_as_clients_may_write_them(address):
 def test_who_holds_the_memory_for_bodies_makes_room_for_others(monkeypatch):
     monkeypatch.setattr(middleware, "MAX_BODIES", 15_000)
     monkeypatch.setattr(body_memory, "FREE_BYTES", 1000)
-    app = application("test", max_body=10_000)
+    app = build_app("test", max_body=10_000)
     started, proceed = threading.Event(), threading.Event()
 
     @app.post("/echo")

@@ -9,13 +9,13 @@ from mgm.data.text.conversation import Message, chat_prompt
 from mgm.data.text.jinja import chat_template
 from mgm.data.text.templates import TEMPLATES
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.openai.messages import MAX_IMAGES, ChatMessage, conversation_of
+from mgm.serve.openai.messages import MAX_IMAGES, ChatMessage, parse_chat
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 
 
 def conversation(*messages: dict):
-    return conversation_of([ChatMessage.model_validate(one) for one in messages])
+    return parse_chat([ChatMessage.model_validate(one) for one in messages])
 
 
 def image(url: object) -> dict:

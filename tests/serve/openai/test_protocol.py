@@ -11,7 +11,7 @@ from mgm.serve.openai.protocol import (
     ChatCompletionBody,
     CompletionBody,
     ImageGenerationBody,
-    PublishedBody,
+    LegacyBody,
 )
 
 USER = {"role": "user", "content": "hi"}
@@ -21,7 +21,7 @@ BODIES = {
     AttributionBody: CHAT,
     CompletionBody: {"model": "m", "prompt": "a"},
     ImageGenerationBody: {"model": "m", "prompt": "a"},
-    PublishedBody: {"prompt": "a"},
+    LegacyBody: {"prompt": "a"},
 }
 
 
@@ -142,10 +142,10 @@ def test_what_published_pages_send_is_taken():
     """Their sliders end at 0, and their numbers may be strings."""
     body = parse(
         {"temperature": 0, "top_p": 0.0, "max_new_tokens": 0, "stop": "</s>", "images": []},
-        PublishedBody,
+        LegacyBody,
     )
     assert (body.temperature, body.top_p, body.max_new_tokens) == (0, 0, 0)
-    assert parse({"temperature": "0.2", "max_new_tokens": "512"}, PublishedBody).temperature == 0.2
+    assert parse({"temperature": "0.2", "max_new_tokens": "512"}, LegacyBody).temperature == 0.2
 
 
 def test_a_byte_order_mark_is_no_error():

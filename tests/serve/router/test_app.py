@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from mgm.serve.http.heartbeat import HeartbeatClient
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.worker_registry import WorkerRegistry
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.router.fake_worker import STATUS, fake_worker, json_answer
 from tests.serve.servers import ask, frames, free_port, is_up, running, start, wait_for
@@ -219,7 +219,7 @@ def test_a_worker_of_the_published_shape_answers_through_the_controller(tmp_path
     from benchmarks.published_worker import application
 
     published = application(eager_engine(build(tmp_path / "nano"), "cpu"))
-    app = controller_application(Controller(WorkerRegistry()))
+    app = build_controller_app(Controller(WorkerRegistry()))
     pixel = io.BytesIO()
     Image.new("RGB", (8, 8)).save(pixel, "PNG")
     body = {"model": "m", "temperature": 0, "max_new_tokens": 6, "stop": "</s>"}
@@ -273,8 +273,8 @@ def test_controllers_above_controllers(endless):
     worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(concurrency=2))
     top = Controller(WorkerRegistry())
     with (
-        running(worker_application(worker)) as below,
-        running(controller_application(top)) as above,
+        running(build_worker_app(worker)) as below,
+        running(build_controller_app(top)) as above,
     ):
         middle = Controller(WorkerRegistry())
         port = free_port()
@@ -285,7 +285,7 @@ def test_controllers_above_controllers(endless):
         import uvicorn
 
         config = uvicorn.Config(
-            controller_application(middle, heartbeat), port=port, log_level="warning"
+            build_controller_app(middle, heartbeat), port=port, log_level="warning"
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
@@ -302,7 +302,7 @@ def test_controllers_above_controllers(endless):
 
 
 def test_what_is_wrong_is_said():
-    with running(controller_application(Controller(WorkerRegistry()), api_keys=["k"])) as address:
+    with running(build_controller_app(Controller(WorkerRegistry()), api_keys=["k"])) as address:
         key = {"Authorization": "Bearer k"}
         for path, body, text in (
             ("register_worker", {"worker_name": "file:///etc"}, "worker_name"),
@@ -331,7 +331,7 @@ def test_what_is_wrong_is_said():
 
 
 def test_a_port_in_use(programs):
-    with running(controller_application(Controller(WorkerRegistry()))) as address:
+    with running(build_controller_app(Controller(WorkerRegistry()))) as address:
         port = address.rpartition(":")[2]
         process = start("controller", "--host", "127.0.0.1", "--port", port)
         programs.append(process)
@@ -342,8 +342,8 @@ def test_a_port_in_use(programs):
 
 
 def test_a_controller_has_every_route_of_a_worker():
-    worker = worker_application(Worker.__new__(Worker))
-    controller = controller_application(Controller(WorkerRegistry()))
+    worker = build_worker_app(Worker.__new__(Worker))
+    controller = build_controller_app(Controller(WorkerRegistry()))
     paths = [
         {(route.path, method) for route in app.routes for method in route.methods}
         for app in (worker, controller)
@@ -354,7 +354,7 @@ def test_a_controller_has_every_route_of_a_worker():
 def test_one_model_by_name():
     registry = WorkerRegistry()
     registry.register("http://a", {"model_names": ["a/b"], "speed": 1, "queue_length": 0}, False)
-    with running(controller_application(Controller(registry))) as address:
+    with running(build_controller_app(Controller(registry))) as address:
         assert ask(f"{address}/v1/models/a/b")[1]["id"] == "a/b"
         status, answer = ask(f"{address}/v1/models/c")
         assert status == 404

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from mgm.errors import MGMError
 from mgm.serve.http.server import accepted_keys
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.registration import REGISTRATION_PATHS, RegistrationPolicy
 from mgm.serve.router.worker_registry import MAX_QUEUE, MAX_SPEED, MAX_WORKERS, WorkerRegistry
 from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answer
@@ -31,7 +31,7 @@ def client_of(
 ) -> TestClient:
     controller = Controller(registry or WorkerRegistry(), RegistrationPolicy(**policy))
     keys = accepted_keys(api_keys or [], controller.policy.worker_key)
-    app = controller_application(controller, api_keys=keys)
+    app = build_controller_app(controller, api_keys=keys)
     return TestClient(app, client=(peer, 1234), raise_server_exceptions=False)
 
 
@@ -119,7 +119,7 @@ def _library_headers(address: str) -> None:
 
 
 def test_no_client_of_http_is_taken_for_a_proxy():
-    with running(controller_application(Controller(WorkerRegistry()))) as address:
+    with running(build_controller_app(Controller(WorkerRegistry()))) as address:
         _library_headers(address)
 
 

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from mgm.serve.http.wire import frame
+from mgm.serve.http.wire import encode_frame
 from mgm.serve.openai.responses import DONE
 from mgm.serve.router import health_check
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.relay import MAX_HOPS
 from mgm.serve.router.worker_registry import WorkerRegistry, WorkerStatus
 from tests.serve.router.fake_worker import STATUS, FakeWorker, fake_worker, http, json_answer
@@ -33,7 +33,7 @@ def _no_pauses(monkeypatch):
 @contextmanager
 def controller_of(*workers: FakeWorker) -> Generator[tuple[str, WorkerRegistry]]:
     registry = WorkerRegistry()
-    with running(controller_application(Controller(registry))) as address:
+    with running(build_controller_app(Controller(registry))) as address:
         for number, worker in enumerate(workers):
             # The first one is preferred.
             registry.register(worker.address, STATUS | {"queue_length": number * 10}, True)
@@ -296,8 +296,8 @@ UNFRAMED = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: "
         ("v1/chat/completions", b"text/event-stream", DONE, b""),
         ("v1/chat/completions", b"application/json", b'{"a": {}}', b'{"a": {}'),
         ("v1/chat/completions", b"application/json", b"{}", b""),
-        ("worker_generate_stream", b"text/plain", frame("a"), frame("a")[:-1]),
-        ("worker_generate_stream", b"text/plain", frame("a") * 2, b""),
+        ("worker_generate_stream", b"text/plain", encode_frame("a"), encode_frame("a")[:-1]),
+        ("worker_generate_stream", b"text/plain", encode_frame("a") * 2, b""),
     ],
 )
 def test_an_answer_without_its_end_is_noticed_where_http_does_not_tell(path, kind, whole, cut):
@@ -346,7 +346,7 @@ def test_a_client_that_leaves_is_noticed(path, sends_head, depth):
         controller = worker.address
         for _ in range(depth):
             registry = WorkerRegistry()
-            app = controller_application(Controller(registry))
+            app = build_controller_app(Controller(registry))
             registry.register(controller, STATUS, False)
             controller = stack.enter_context(running(app))
         host, port = controller.removeprefix("http://").split(":")
@@ -408,7 +408,7 @@ def test_controllers_that_are_their_own_workers_end_the_loop(count, path):
     registries = [WorkerRegistry() for _ in range(count)]
     with ExitStack() as stack:
         addresses = [
-            stack.enter_context(running(controller_application(Controller(registry))))
+            stack.enter_context(running(build_controller_app(Controller(registry))))
             for registry in registries
         ]
         for registry, below in zip(registries, [*addresses[1:], addresses[0]], strict=True):

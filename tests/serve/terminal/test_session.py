@@ -11,8 +11,8 @@ from mgm import MGMError, Request
 from mgm.data.sources.json.json_file import read_samples
 from mgm.serve.cli import open_images
 from mgm.serve.terminal.session import Session
-from mgm.serve.tools.image_generation import Drawer, drawn_text
-from mgm.serve.tools.ocr import load_reader, reference
+from mgm.serve.tools.image_generation import ImageGenerator, image_prompt
+from mgm.serve.tools.ocr import load_ocr, reference
 
 SETTINGS = Request("", max_new_tokens=8)
 
@@ -73,7 +73,7 @@ def test_texts_are_read(session):
     image = Image.new("RGB", (500, 120), "white")
     font = ImageFont.load_default(60)
     ImageDraw.Draw(image).text((20, 20), "Total 18.50", "black", font)
-    session.reader = load_reader()
+    session.reader = load_ocr()
     session.images = [image]
     session.reset()
     (told,) = session.told
@@ -91,7 +91,7 @@ def test_texts_are_read(session):
 def test_without_a_reader(monkeypatch):
     monkeypatch.setattr("mgm.serve.tools.ocr.find_spec", lambda _: None)
     with pytest.raises(MGMError, match=r"pip install -e '\.\[ocr\]'"):
-        load_reader()
+        load_ocr()
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_without_a_reader(monkeypatch):
     ],
 )
 def test_what_is_drawn(answer, text):
-    assert drawn_text(answer) == text
+    assert image_prompt(answer) == text
 
 
 def test_drawing(session, pipeline, tmp_path, monkeypatch):
-    session.drawer = Drawer(str(pipeline), "cpu", steps=2)
+    session.drawer = ImageGenerator(str(pipeline), "cpu", steps=2)
     session.output, session.seed = tmp_path / "drawn.png", 3
     session.reset()
     ask(session, "what?")
@@ -135,7 +135,7 @@ def test_drawing(session, pipeline, tmp_path, monkeypatch):
 def test_no_pipeline(tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
     with pytest.raises(MGMError, match="is no pipeline that draws"):
-        Drawer(str(tmp_path))
+        ImageGenerator(str(tmp_path))
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MGMError, match=r"pip install -e '\.\[gen\]'"):
-        Drawer(str(tmp_path))
+        ImageGenerator(str(tmp_path))

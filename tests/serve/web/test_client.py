@@ -15,36 +15,36 @@ from benchmarks.published_worker import application as published_application
 from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.worker_registry import WorkerRegistry
-from mgm.serve.web.client import PageClient, Settings
-from mgm.serve.web.state import Conversation, Exchange
-from mgm.serve.worker.app import worker_application
+from mgm.serve.web.client import GenerationSettings, PageClient
+from mgm.serve.web.state import ChatHistory, ChatTurn
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Worker
 from tests.serve.servers import ROOT, running
 
 NANO = ROOT / "playground" / "mgm-nano"
 RECEIPT = ROOT / "images" / "receipt.png"
-GREEDY = Settings(temperature=0, top_p=1, max_new_tokens=32)
+GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=32)
 
 
-def asked(*questions: str, images: tuple[Path, ...] = (RECEIPT,)) -> Conversation:
+def asked(*questions: str, images: tuple[Path, ...] = (RECEIPT,)) -> ChatHistory:
     """A conversation whose last question has no answer."""
-    exchanges = [Exchange(question) for question in questions]
+    exchanges = [ChatTurn(question) for question in questions]
     exchanges[0].images = images
     for exchange in exchanges[:-1]:
         exchange.answer = "Honey"
-    return Conversation(exchanges)
+    return ChatHistory(exchanges)
 
 
-def heard(client: PageClient, conversation: Conversation, model: str = "nano") -> list[str]:
+def heard(client: PageClient, conversation: ChatHistory, model: str = "nano") -> list[str]:
     async def read() -> list[str]:
         return [one.text async for one in client.answer(conversation, model, GREEDY)]
 
     return asyncio.run(read())
 
 
-def engine_says(engine: mgm.Engine, conversation: Conversation) -> str:
+def engine_says(engine: mgm.Engine, conversation: ChatHistory) -> str:
     *before, last = conversation.exchanges
     history = [(one.question, one.answer) for one in before]
     request = mgm.Request(
@@ -64,8 +64,8 @@ def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
     conversation = asked(*questions)
     registry = WorkerRegistry()
     with (
-        running(worker_application(worker)) as alone,
-        running(controller_application(Controller(registry))) as controller,
+        running(build_worker_app(worker)) as alone,
+        running(build_controller_app(Controller(registry))) as controller,
     ):
         registry.register(alone, worker.status(), False)
         for address in (alone, controller):
@@ -105,7 +105,7 @@ def test_published_workers_and_controllers(engine, monkeypatch):
     with (
         running(published) as worker,
         running(published_controller(worker)) as old,
-        running(controller_application(Controller(registry))) as ours,
+        running(build_controller_app(Controller(registry))) as ours,
     ):
         registry.register(worker, status, False)
         for address in (old, ours):

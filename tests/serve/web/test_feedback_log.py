@@ -4,13 +4,13 @@ import time
 import pytest
 
 from mgm.errors import MGMError
-from mgm.serve.web.feedback_log import PageLog
-from mgm.serve.web.state import Conversation, Exchange
+from mgm.serve.web.feedback_log import FeedbackLog
+from mgm.serve.web.state import ChatHistory, ChatTurn
 
 
 @pytest.fixture
 def conversation(image_files):
-    return Conversation([Exchange("which?", tuple(image_files), "red", model="m")])
+    return ChatHistory([ChatTurn("which?", tuple(image_files), "red", model="m")])
 
 
 def entries(folder) -> list[dict]:
@@ -18,7 +18,7 @@ def entries(folder) -> list[dict]:
 
 
 def test_nothing_but_votes_unless_asked(conversation, tmp_path):
-    log = PageLog(tmp_path / "log")
+    log = FeedbackLog(tmp_path / "log")
     log.answered(conversation, "m", time.time(), "10.0.0.1")
     assert not (tmp_path / "log").exists()
     log.voted(conversation, "m", "upvote", "10.0.0.1")
@@ -32,7 +32,7 @@ def test_nothing_but_votes_unless_asked(conversation, tmp_path):
 
 
 def test_conversations_and_images_where_they_are_asked_for(conversation, image_files, tmp_path):
-    log = PageLog(tmp_path / "log", conversations=True, images=True)
+    log = FeedbackLog(tmp_path / "log", conversations=True, images=True)
     begun = time.time()
     log.answered(conversation, "m", begun, None)
     log.answered(conversation, "m", begun, None)
@@ -50,4 +50,4 @@ def test_conversations_and_images_where_they_are_asked_for(conversation, image_f
 def test_what_cannot_be_written_is_said(conversation, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MGMError, match="nothing was logged"):
-        PageLog(tmp_path / "file").voted(conversation, "m", "flag", None)
+        FeedbackLog(tmp_path / "file").voted(conversation, "m", "flag", None)

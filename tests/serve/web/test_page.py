@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import mgm
-from mgm.serve.router.app import Controller, controller_application
+from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.worker_registry import WorkerRegistry
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ROOT, ask, free_port, running, wait_for
 from tests.tiny_model import build
@@ -59,9 +59,9 @@ def registry():
 def controller(workers, registry):
     """The address of a controller that knows them."""
     with (
-        running(worker_application(workers[0])) as first,
-        running(worker_application(workers[1])) as second,
-        running(controller_application(Controller(registry))) as address,
+        running(build_worker_app(workers[0])) as first,
+        running(build_worker_app(workers[1])) as second,
+        running(build_controller_app(Controller(registry))) as address,
     ):
         for worker, place in zip(workers, (first, second), strict=True):
             registry.register(place, worker.status(), False)
@@ -77,11 +77,11 @@ def log_folder(tmp_path_factory):
 def address(controller, log_folder):
     """Where the page is."""
     from mgm.serve.web.client import PageClient
-    from mgm.serve.web.feedback_log import PageLog
-    from mgm.serve.web.handlers import Actions
+    from mgm.serve.web.feedback_log import FeedbackLog
+    from mgm.serve.web.handlers import Handlers
     from mgm.serve.web.page import Page, launch_options
 
-    page = Page(Actions(PageClient(controller), PageLog(log_folder)), ROOT / "images")
+    page = Page(Handlers(PageClient(controller), FeedbackLog(log_folder)), ROOT / "images")
     blocks = page.build(concurrency=8)
     port = free_port()
     blocks.launch(

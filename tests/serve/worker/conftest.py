@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 import pytest
 
 import mgm
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.image_download import ImageDownloader
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
@@ -33,7 +33,7 @@ def endless_worker(endless_folder):
 
 @pytest.fixture(scope="module")
 def endless_address(endless_worker):
-    with running(worker_application(endless_worker)) as address:
+    with running(build_worker_app(endless_worker)) as address:
         yield address
 
 

@@ -16,10 +16,10 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.attribution.mining import mined_details
 from mgm.engine.core.request import Answer
 from mgm.engine.core.sequence import Piece
-from mgm.serve.http.attribution_json import read_mined_body
-from mgm.serve.tools.image_generation import ASKS
-from mgm.serve.tools.tools import Companions
-from mgm.serve.worker.app import worker_application
+from mgm.serve.http.attribution_json import decode_attribution
+from mgm.serve.tools.image_generation import GEN_SUFFIX
+from mgm.serve.tools.tools import WorkerTools
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, frames, running, wait_for
@@ -52,7 +52,7 @@ def worker(folder):
 
 @pytest.fixture(scope="module")
 def address(worker):
-    with running(worker_application(worker)) as place:
+    with running(build_worker_app(worker)) as place:
         yield place
 
 
@@ -383,7 +383,7 @@ def test_bodies(address):
 
 
 def test_large_bodies_keys_and_origins(worker):
-    app = worker_application(worker, api_keys=["right"], max_body=1000, origins=["https://a.b"])
+    app = build_worker_app(worker, api_keys=["right"], max_body=1000, origins=["https://a.b"])
     with running(app) as address:
         url = f"{address}/v1/chat/completions"
         body = {"model": "tiny", "messages": [MESSAGE], "max_tokens": 1}
@@ -404,7 +404,7 @@ def test_large_bodies_keys_and_origins(worker):
 def test_a_full_queue(endless):
     worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=1, queue=1))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 300, "temperature": 0}
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         url = f"{address}/v1/chat/completions"
         found: list[int] = []
         threads = [
@@ -425,7 +425,7 @@ def test_a_full_queue(endless):
 def test_who_leaves_is_not_answered_further(endless):
     worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=2))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 4000, "stream": True}
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         request = urllib.request.Request(
             f"{address}/v1/chat/completions", json.dumps(body).encode()
         )
@@ -472,12 +472,12 @@ def test_metrics(address):
 
 def test_drawing(folder, pipeline):
     """The images endpoint of the official client; the same by the drawer itself."""
-    from mgm.serve.tools.image_generation import Drawer
+    from mgm.serve.tools.image_generation import ImageGenerator
 
-    drawer = Drawer(str(pipeline), "cpu", steps=2)
-    companions = Companions("some/sdxl", lambda path: drawer)
+    drawer = ImageGenerator(str(pipeline), "cpu", steps=2)
+    companions = WorkerTools("some/sdxl", lambda path: drawer)
     worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), companions=companions)
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
         found = client.images.generate(
@@ -536,24 +536,24 @@ def png(content: str) -> Image.Image:
 
 
 def test_drawing_what_the_model_asks_for(folder, pipeline):
-    from mgm.serve.tools.image_generation import Drawer
+    from mgm.serve.tools.image_generation import ImageGenerator
 
     loaded = []
 
-    def load(path: str) -> Drawer:
+    def load(path: str) -> ImageGenerator:
         loaded.append(path)
-        return Drawer(str(pipeline), "cpu", steps=1)
+        return ImageGenerator(str(pipeline), "cpu", steps=1)
 
     worker = Scripted(
-        mgm.load(folder, device="cpu"), ("tiny",), companions=Companions("some/sdxl", load)
+        mgm.load(folder, device="cpu"), ("tiny",), companions=WorkerTools("some/sdxl", load)
     )
     message = text_message("a cat please") | {"gen_image": True, "seed": 5}
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         url = f"{address}/v1/chat/completions"
         assert not loaded  # before it is used
         status, body = ask(url, message)
         assert status == 200
-        assert worker.asked.endswith(f"a cat please{ASKS}<|end|><|assistant|>")
+        assert worker.asked.endswith(f"a cat please{GEN_SUFFIX}<|end|><|assistant|>")
         assert body["choices"][0]["message"]["content"] == worker.says
         (image,) = body["choices"][0]["message"]["images"]
         drawn = worker.companions.draw("a red cat", 5)
@@ -577,7 +577,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         prompt = worker.engine.prompt(mgm.Request("a cat"))
         asked = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
         *_, last = frames(f"{address}/worker_generate_stream", asked)
-        assert worker.asked == worker.engine.prompt(mgm.Request("a cat" + ASKS))
+        assert worker.asked == worker.engine.prompt(mgm.Request("a cat" + GEN_SUFFIX))
         assert last["text"] == f"{prompt}Here: \nPrompt: a red cat\n"
         assert png(last["image"]).size == png(image["image_url"]["url"]).size
         assert len(loaded) == 1
@@ -603,7 +603,7 @@ def test_texts_in_images_help(address, alone):
         {"model": "tiny", "temperature": 0, "use_ocr": True, "max_tokens": 9}
         | {"messages": [{"role": "user", "content": parts("what?", sign)}]},
     )[1]["choices"][0]["message"]["content"]
-    texts = Companions().read([sign])
+    texts = WorkerTools().read([sign])
     assert texts.startswith("\nReference OCR Token: ")
     question = f"{IMAGE_MARKER}\nwhat?{texts}"
     request = mgm.Request(question, images=[sign], max_new_tokens=9)
@@ -618,7 +618,7 @@ def test_texts_in_images_help(address, alone):
     }
     *_, last = frames(f"{address}/worker_generate_stream", body)
     assert last["text"] == body["prompt"] + worker_says
-    assert Companions().read([Image.new("RGB", (64, 64))]) == ""
+    assert WorkerTools().read([Image.new("RGB", (64, 64))]) == ""
 
 
 def test_what_was_mined(address, alone, pictures):
@@ -628,7 +628,7 @@ def test_what_was_mined(address, alone, pictures):
     ]
     status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": messages})
     assert status == 200
-    found = read_mined_body(body)
+    found = decode_attribution(body)
     request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
     for ours, theirs in zip(found, mined_details(alone, request, "not the same"), strict=True):
         assert ours.mining == pytest.approx(theirs.mining, rel=1e-3, abs=1e-4)

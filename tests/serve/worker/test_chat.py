@@ -6,7 +6,7 @@ import pytest
 
 import mgm
 from mgm.data.text.conversation import Message, chat_prompt
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, running
 
@@ -28,7 +28,7 @@ def worker(tiny_folder):
 
 @pytest.fixture(scope="module")
 def address(worker):
-    with running(worker_application(worker)) as where:
+    with running(build_worker_app(worker)) as where:
         yield where
 
 

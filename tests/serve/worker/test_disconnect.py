@@ -7,8 +7,8 @@ import time
 import pytest
 
 import mgm
-from mgm.serve.tools.tools import Companions
-from mgm.serve.worker.app import worker_application
+from mgm.serve.tools.tools import WorkerTools
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Limits, Worker
 from tests.serve.servers import ask, running, wait_for
 from tests.serve.worker.conftest import send, within
@@ -112,7 +112,7 @@ def test_in_the_queue_and_during_prefill(endless_folder):
         step()
 
     worker.engine.scheduler.step = wait_and_step
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         first = send(address, *CHAT)
         wait_for(lambda: worker.engine.scheduler.busy)  # its prompt was not read yet
         second = send(address, *CHAT)
@@ -141,7 +141,7 @@ def test_while_its_prompt_is_prepared(endless_folder):
         return stream
 
     worker.engine.listen_all = slowly
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         connection = send(address, CHAT[0], CHAT[1] | {"max_tokens": 4000})
         assert entered.wait(20)
         with within(2, lambda: worker.admission.length == 0):
@@ -155,14 +155,14 @@ def test_while_its_prompt_is_prepared(endless_folder):
 def test_while_an_image_is_drawn(endless_folder):
     entered, go_on = threading.Event(), threading.Event()
 
-    class Slow(Companions):
+    class Slow(WorkerTools):
         def draw(self, *_: object) -> bytes:
             entered.set()
             go_on.wait(20)
             return b"image"
 
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), companions=Slow("drawer"))
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         body = {"model": "drawer", "prompt": "a cat"}
         connections = [send(address, "/v1/images/generations", body) for _ in range(20)]
         entered.wait(20)
@@ -179,7 +179,7 @@ def test_who_reads_nothing_keeps_no_slot(endless_folder):
     """An answer that is larger than what the sockets hold."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
     body = {"prompt": "a" * 3000, "max_new_tokens": 1000, "temperature": 0}
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             send(address, "/worker_generate_stream", body, connection)

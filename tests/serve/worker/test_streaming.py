@@ -16,7 +16,7 @@ import mgm
 from mgm.engine.core.errors import GenerationError
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
-from mgm.serve.worker.app import worker_application
+from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.image_download import ImageDownloader
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.streaming import EventStream
@@ -117,12 +117,12 @@ def test_a_fault_in_the_middle_is_an_event(endless_worker, endless_address, monk
 
 def test_a_defect_in_the_middle_is_logged_and_told_of(endless_address, monkeypatch, caplog):
     """Nothing of it reaches the client, whose stream ends as it should."""
-    from mgm.serve.openai.responses import Writer
+    from mgm.serve.openai.responses import ResponseWriter
 
     def last(*_: object) -> bytes:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(Writer, "last", last)
+    monkeypatch.setattr(ResponseWriter, "last", last)
     body = MESSAGES | {"max_tokens": 5, "stream": True}
     request = urllib.request.Request(f"{endless_address}{CHAT}", json.dumps(body).encode())
     with (
@@ -216,7 +216,7 @@ def test_downloads_fill_the_queue_and_leave_slots(endless_folder, dripping_site)
     engine = mgm.load(endless_folder, device="cpu")
     worker = Worker(engine, ("e",), Limits(concurrency=1, queue=2), images)
     body = {"prompt": "<image>", "images": [f"{dripping_site}/a.png"]}
-    with running(worker_application(worker)) as address:
+    with running(build_worker_app(worker)) as address:
         connections = [send(address, "/worker_generate_stream", body) for _ in range(2)]
         wait_for(lambda: images.downloader.running == 2)
         (full,) = frames(f"{address}/worker_generate_stream", body)
