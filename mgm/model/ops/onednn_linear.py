@@ -1,8 +1,10 @@
-"""Linear layers through oneDNN on a CPU: what torch gives to MKL, which is slow on many of them.
+"""Linear layers through oneDNN instead of MKL, on CPUs with AVX-512; for inference in float32.
 
 On an AMD EPYC with AVX-512, 16 rows times a matrix of 4,096 x 4,096 take 4.5 ms instead of 9.5, and
-large products run at 215 GFLOP/s instead of 180. The operation is what `torch.compile` calls there;
-it adds the bias and applies GELU on the way. It has no gradient: this is for answering.
+large products run at 215 GFLOP/s instead of 180; on an Intel Xeon ConvNeXt-L takes a sixth less
+time, CLIP-L the same. On an EPYC without AVX-512 large products are 6 to 37 % slower, so that MKL
+keeps them there. The operation is what `torch.compile` calls; it adds the bias and applies GELU on
+the way, and has no gradient.
 """
 
 from itertools import pairwise
@@ -45,8 +47,8 @@ def linear_pointwise() -> Any:
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Run a model's linear layers through oneDNN, where torch has it; exact GELUs with them."""
-    if not torch.backends.mkldnn.is_available():
+    """Run a model's linear layers, and exact GELUs behind them, through oneDNN where it is faster."""
+    if not (torch.backends.mkldnn.is_available() and _has_avx512()):
         return
     for module in model.modules():
         if type(module) is nn.Linear:
@@ -54,6 +56,10 @@ def use_onednn(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Sequential | Mlp | GlobalResponseNormMlp):
             _join(module)
+
+
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _join(parent: nn.Module) -> None:

@@ -14,6 +14,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def avx512(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
 @pytest.fixture
 def layers() -> nn.Sequential:
     torch.manual_seed(0)
@@ -79,3 +84,8 @@ def test_names_of_weights_stay(layers):
     hidden = torch.randn(1024, 32)
     with torch.inference_mode():
         torch.testing.assert_close(ours.mlp(hidden), block.mlp(hidden), rtol=1e-5, atol=1e-6)
+
+
+def test_other_processors_keep_torchs_own(layers, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert type(fast(layers)[0]) is nn.Linear
