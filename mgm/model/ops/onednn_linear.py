@@ -47,7 +47,7 @@ def linear_pointwise() -> Any:
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Run a model's linear layers, and exact GELUs behind them, through oneDNN where it is faster."""
+    """Run linear layers, and exact GELUs behind them, through oneDNN where it is faster."""
     if not (torch.backends.mkldnn.is_available() and _has_avx512()):
         return
     for module in model.modules():
