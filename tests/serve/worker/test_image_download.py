@@ -67,6 +67,13 @@ async def interim(response: bytes, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
+async def small_chunks(writer: asyncio.StreamWriter) -> None:
+    writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b"1\r\nx\r\n" * 1000)
+        await writer.drain()
+
+
 async def silence(writer: asyncio.StreamWriter) -> None:
     while not writer.is_closing():
         await asyncio.sleep(0.02)
@@ -177,6 +184,7 @@ def test_however_a_private_host_is_spelled(host, scheme):
         ("http://{}/endless", "is larger than 32 MiB"),
         ("http://{}/100", "more than 8 interim responses"),
         ("http://{}/103", "more than 8 interim responses"),
+        ("http://{}/small-chunks", "comes in chunks of a few bytes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_had_is_one_line(url, text):
@@ -193,10 +201,25 @@ def test_what_cannot_be_had_is_one_line(url, text):
         "/endless": endless,
         "/100": partial(interim, b"HTTP/1.1 100 Continue\r\n\r\n"),
         "/103": partial(interim, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
+        "/small-chunks": small_chunks,
     }
     message = error_of(url, pages)
     assert text in message
     assert message.encode().count(b"\n") == 0
+
+
+def test_chunks_of_honest_sites_are_read():
+    small = b"".join(b"10\r\n" + bytes(16) + b"\r\n" for _ in range(5000)) + b"0\r\n\r\n"
+    large = b"fffff\r\n" + bytes(0xFFFFF) + b"\r\n1\r\nx\r\n0\r\n\r\n"
+    head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    async def main() -> None:
+        async with site({"/small": head + small, "/large": head + large}) as (address, _):
+            urls = {name: f"http://{address}/{name}" for name in ("small", "large")}
+            contents = await ImageDownloader(allow_private=True).download(urls)
+            assert contents == {"small": bytes(80_000), "large": bytes(0xFFFFF) + b"x"}
+
+    asyncio.run(main())
 
 
 def test_the_images_of_a_request_have_one_limit(monkeypatch):
