@@ -62,8 +62,7 @@ OF_LIBRARIES = {
 }
 # In comments, docstrings, messages and --help.
 IN_PROSE = re.compile(
-    r"\b(begun|facts?|heard|pieces?|told|(?<!in )(?<!in its )(?<!in their )(?<!take )places?"
-    r"|(?<!takes )place of|rooms?|rubbish|luck)\b",
+    r"\b(begun|facts?|heard|luck|pieces?|(?<!in )(?<!their )(?<!its )places?(?! of)|rooms?|rubbish|told)\b",
     re.IGNORECASE,
 )
 # What every module may have under the same name.
