@@ -62,7 +62,8 @@ OF_LIBRARIES = {
 }
 # In comments, docstrings, messages and --help.
 IN_PROSE = re.compile(
-    r"\b(begun|facts?|heard|luck|pieces?|(?<!in )(?<!their )(?<!its )places?(?! of)|rooms?|rubbish|told)\b",
+    r"\b(begun|facts?|heard|luck|pieces?|rooms?|rubbish|told"
+    r"|(?<!in )(?<!their )(?<!its )places?(?! of))\b",
     re.IGNORECASE,
 )
 # What every module may have under the same name.
