@@ -126,7 +126,7 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         _check_base(model_flags, training, checkpoint)
     model, processor = starting_point(arguments, None if training.lora_enable else checkpoint)
     bad_samples = None
-    if data_flags.bad_samples == SKIP:
+    if data_flags.on_bad_sample == SKIP:
         bad_samples = BadSamples(output / FILE, training.process_index == 0, deferred=True)
     data = RunData.open(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, training.lora_enable)
@@ -210,7 +210,7 @@ def _benchmark_runs(flags: DataArguments, training: TrainingArguments) -> Benchm
         MGMError: there is no such benchmark, or its data is missing; in the first process alone.
     """
     names = str(flags.eval_benchmarks).split(",")
-    benchmarks = BenchmarkRuns(names, flags.eval_benchmark_data, flags.eval_benchmark_limit)
+    benchmarks = BenchmarkRuns(names, flags.eval_benchmark_dir, flags.eval_benchmark_limit)
     if training.process_index == 0:
         benchmarks.check()
     return benchmarks

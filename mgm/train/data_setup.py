@@ -163,4 +163,4 @@ def _hold_out(
         samples = MixedDataset(
             *(path, sources, processor, folder, bad_samples), orientation=data.image_orientation
         )
-    return HoldOut(samples, Collator.of(processor, limit), data.eval_answers)
+    return HoldOut(samples, Collator.of(processor, limit), data.eval_num_generations)

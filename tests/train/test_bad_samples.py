@@ -57,7 +57,7 @@ def quarantined(flags) -> dict[int, str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
     bad = faulty[1]
-    trainer = run(words(flags | {"bad_samples": "skip", "dataloader_num_workers": workers}))
+    trainer = run(words(flags | {"on_bad_sample": "skip", "dataloader_num_workers": workers}))
     listed = quarantined(flags)
     assert set(listed) == bad
     assert "has no" in listed[1] or "empty list" in listed[1]
@@ -71,7 +71,7 @@ def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
 
 def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
     """A run that begins anew has a list of its own; one that is resumed goes on with its own."""
-    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "bad_samples": "skip"}
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "on_bad_sample": "skip"}
     old = flags["output_dir"] / FILE
     old.parent.mkdir()
     entry = {"file": "other.json", "sample": 7, "kind": "malformed", "reason": "of before"}
@@ -90,7 +90,7 @@ def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
 def test_what_is_left_out_changes_nothing_else(flags, data):
     """The same weights as without these samples, where the order is the same."""
     order = {"group_by_modality_length": False, "train_sampling_strategy": None}
-    kept = run(words(flags | order | {"bad_samples": "skip"})).train_dataset
+    kept = run(words(flags | order | {"on_bad_sample": "skip"})).train_dataset
     clean = run(words(flags | order | {"data_path": data, "output_dir": flags["output_dir"]}))
     # The one with a damaged image is known to be there, and holds nothing but its place.
     assert len(kept) == len(clean.train_dataset) + 1
@@ -104,7 +104,7 @@ def test_a_batch_of_nothing_else_teaches_nothing(flags, data, tmp_path):
     samples = [json.loads(data.read_text())[0] | {"image": "broken.png"}] * 3
     path = tmp_path / "all.json"
     path.write_text(json.dumps([*samples, json.loads(data.read_text())[1]]))
-    single = {"per_device_train_batch_size": 1, "data_path": path, "bad_samples": "skip"}
+    single = {"per_device_train_batch_size": 1, "data_path": path, "on_bad_sample": "skip"}
     (data.parent / "broken.png").write_bytes(b"no image")
     trainer = run(words(flags | single))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -123,15 +123,15 @@ def test_nothing_usable_is_an_error(flags, tmp_path):
         MGMError,
         match=r"no usable samples \(2 malformed\); the first: .*sample 0: ",
     ):
-        run(words(flags | {"data_path": path, "bad_samples": "skip"}))
+        run(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]
     path.write_text(json.dumps([{"image": "gone.png", "conversations": turns}]))
     with pytest.raises(
         MGMError, match=r"no usable samples \(1 missing image\).*gone\.png: there is no"
     ):
-        run(words(flags | {"data_path": path, "bad_samples": "skip"}))
+        run(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
 
 
 def test_the_policy_is_one_of_two(flags):
-    with pytest.raises(MGMError, match="choose strict or skip"):
-        run(words(flags | {"bad_samples": "replace"}))
+    with pytest.raises(MGMError, match="choose raise or skip"):
+        run(words(flags | {"on_bad_sample": "replace"}))

@@ -189,7 +189,7 @@ def test_a_resumed_run_sets_later_checkpoints_aside(stage2_flags, tmp_path) -> N
 
 def test_a_run_that_is_refused_touches_nothing(stage2_flags, tmp_path) -> None:
     """Whichever check refuses it, the last of them when the optimizer is loaded."""
-    flags = stage2_flags | SAVING | {"output_dir": tmp_path, "bad_samples": "skip"}
+    flags = stage2_flags | SAVING | {"output_dir": tmp_path, "on_bad_sample": "skip"}
     run(words(flags))
     checkpoint = tmp_path / "checkpoint-2"
     make_checkpoint(tmp_path / "checkpoint-100")

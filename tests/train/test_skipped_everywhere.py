@@ -87,7 +87,7 @@ def listed(folder):
 def test_skipped(order, flags, data, tmp_path, caplog):
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *good[:3], good[-1]])
-    more = {"data_path": path, "bad_samples": "skip", "num_train_epochs": 2, "max_steps": None}
+    more = {"data_path": path, "on_bad_sample": "skip", "num_train_epochs": 2, "max_steps": None}
     trainer = run(words(flags | more | ORDERS[order]))
     found = {entry["sample"]: entry for entry in listed(flags["output_dir"])}
     for index, name in enumerate(BAD):
@@ -130,7 +130,7 @@ def test_all_bad(order, flags, tmp_path):
         ("read", [BAD["malformed"], BAD["broken"], BAD["broken"]], "2 broken image, 1 malformed"),
     ):
         path = written(tmp_path / f"{name}.jsonl", samples)
-        more = {"data_path": path, "bad_samples": "skip", "max_steps": 100}
+        more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 100}
         with pytest.raises(MGMError) as caught:
             run(words(flags | ORDERS[order] | more))
         text = str(caught.value)
@@ -141,7 +141,7 @@ def test_all_bad(order, flags, tmp_path):
 def test_a_short_run_of_bad_samples_alone(flags, data, tmp_path):
     """Other samples may be good; the run saw none."""
     path = written(tmp_path / "most.jsonl", [BAD["broken"]] * 9 + json.loads(data.read_text())[:1])
-    more = {"data_path": path, "bad_samples": "skip", "max_steps": 1, "seed": 1}
+    more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 1, "seed": 1}
     more |= {"per_device_train_batch_size": 1, "group_by_modality_length": False}
     with pytest.raises(MGMError, match=r"no usable samples \(\d broken image\); the first: "):
         run(words(flags | more))
@@ -152,7 +152,7 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
     """Neither decay nor momentum moves them."""
     good = json.loads(data.read_text())[0]
     path = written(tmp_path / "half.jsonl", [good, *[BAD["broken"]] * 3])
-    more = {"data_path": path, "bad_samples": "skip", "per_device_train_batch_size": 1}
+    more = {"data_path": path, "on_bad_sample": "skip", "per_device_train_batch_size": 1}
     more |= {"group_by_modality_length": False, "weight_decay": 0.1, "max_steps": 4}
     more |= {"lr_scheduler_type": "constant", "gradient_accumulation_steps": 1}
     states = []
@@ -176,7 +176,7 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
 def test_a_resumed_run_lists_none_twice(flags, data, tmp_path):
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *good])
-    more = {"data_path": path, "bad_samples": "skip", "save_strategy": "steps", "save_steps": 2}
+    more = {"data_path": path, "on_bad_sample": "skip", "save_strategy": "steps", "save_steps": 2}
     run(words(flags | more | {"max_steps": 4}))
     before = listed(flags["output_dir"])
     last = flags["output_dir"] / "checkpoint-4"
@@ -194,7 +194,7 @@ def test_a_file_of_a_mixture_is_named(flags, data, tmp_path, caplog):
     paths = [written(tmp_path / f"{name}.jsonl", [*BAD.values(), *good[:3]]) for name in "ab"]
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"datasets": [{"path": path.name} for path in paths]}))
-    more = {"data_path": mixture, "bad_samples": "skip", "max_steps": None}
+    more = {"data_path": mixture, "on_bad_sample": "skip", "max_steps": None}
     run(words(flags | more))
     found = {(entry["file"], entry["sample"]) for entry in listed(flags["output_dir"])}
     assert found == {(str(path), index) for path in paths for index in range(len(BAD))}
@@ -207,7 +207,7 @@ def test_two_processes(form, flags, data, tmp_path):
     """One of them has nothing but bad samples; neither waits for the other, and all are listed."""
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *[BAD["broken"]] * 5, *good[:3]])
-    flags |= {"data_path": path, "bad_samples": "skip", "per_device_train_batch_size": 1}
+    flags |= {"data_path": path, "on_bad_sample": "skip", "per_device_train_batch_size": 1}
     flags |= {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 3, "eval_data_path": path}
     flags |= {"eval_image_folder": data.parent, "group_by_modality_length": False}
     flags |= {"per_device_eval_batch_size": 1}
@@ -228,7 +228,7 @@ def test_two_processes(form, flags, data, tmp_path):
 @pytest.mark.process
 def test_all_bad_in_two_processes(flags, tmp_path):
     path = written(tmp_path / "bad.jsonl", [BAD["broken"]] * 4)
-    flags |= {"data_path": path, "bad_samples": "skip", "max_steps": 900}
+    flags |= {"data_path": path, "on_bad_sample": "skip", "max_steps": 900}
     done = train_in_processes(flags | {"group_by_modality_length": False})
     assert done.returncode != 0
     assert f"error: {path}: no usable samples (4 broken image); the first: " in done.stderr

@@ -166,7 +166,7 @@ def summary(examination: Examination) -> str:
         lines.append(f"longer side of images, pixels: {_spread(sides)}")
     lines.append(
         f"{unusable:,} samples cannot be used; leave them out with --fix, or with "
-        "--bad_samples skip in training"
+        "--on_bad_sample skip in training"
         if unusable
         else "all samples can be used"
     )

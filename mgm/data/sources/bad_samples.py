@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from mgm.errors import MGMError, one_line
 
-STRICT, SKIP = "strict", "skip"
-POLICIES = (STRICT, SKIP)
+RAISE, SKIP = "raise", "skip"
+POLICIES = (RAISE, SKIP)
 FILE = "quarantine.jsonl"
 BROKEN_IMAGE = "broken image"
 MISSING_IMAGE = "missing image"

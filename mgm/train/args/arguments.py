@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from mgm.data.images.orientation import STORED
-from mgm.data.sources.bad_samples import FILE, STRICT
+from mgm.data.sources.bad_samples import FILE, RAISE
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
 from mgm.train.distributed.deepspeed_settings import check_settings, name_of, read_settings
@@ -113,7 +113,7 @@ class DataArguments:
     eval_image_folder: str | None = _flag(
         None, "Where their image paths begin. Left out: the folder of --eval_data_path."
     )
-    eval_answers: int = _flag(
+    eval_num_generations: int = _flag(
         0,
         "Of how many of them the first question is answered too, with the images in it, and "
         "compared with its answer.",
@@ -124,11 +124,11 @@ class DataArguments:
         "between; their scores go into the log. Other processes wait: --ddp_timeout has to be "
         "longer.",
     )
-    eval_benchmark_data: str = _flag("data/MGM-Eval", "The folder of their files.")
+    eval_benchmark_dir: str = _flag("data/MGM-Eval", "The folder of their files.")
     eval_benchmark_limit: int = _flag(0, "How many questions of each are asked; 0: all.")
-    bad_samples: str = _flag(
-        STRICT,
-        "strict: a sample that cannot be used ends the run; skip: it is skipped, also of "
+    on_bad_sample: str = _flag(
+        RAISE,
+        "raise: a sample that cannot be used ends the run; skip: it is skipped, also of "
         f"--eval_data_path, and listed in {FILE} of the output folder.",
     )
     image_orientation: str = _flag(

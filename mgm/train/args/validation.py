@@ -79,7 +79,7 @@ _REQUIRED = ("model_name_or_path", "data_path", "output_dir")
 # Flags that name a file or a folder; --deepspeed may hold settings too, and is read by itself.
 _PATHS = (
     *("model_name_or_path", "vision_tower", "vision_tower_aux", "pretrain_mm_mlp_adapter"),
-    *("data_path", "image_folder", "eval_data_path", "eval_image_folder", "eval_benchmark_data"),
+    *("data_path", "image_folder", "eval_data_path", "eval_image_folder", "eval_benchmark_dir"),
     *("output_dir", "lora_weight_path", "resume_from_checkpoint"),
 )
 
@@ -104,8 +104,8 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     for part in (model, data, training):
         for name in _PATHS:
             _check_path(name, getattr(part, name, None))
-    if data.bad_samples not in POLICIES:
-        raise MGMError(f"--bad_samples {data.bad_samples}: choose {' or '.join(POLICIES)}")
+    if data.on_bad_sample not in POLICIES:
+        raise MGMError(f"--on_bad_sample {data.on_bad_sample}: choose {' or '.join(POLICIES)}")
     check_orientation(data.image_orientation, "--image_orientation")
     _check_together(model, training)
     if data.streaming and training.max_steps <= 0:
@@ -187,7 +187,7 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
     given = {
         "eval_data_path": data.eval_data_path,
         "eval_image_folder": data.eval_image_folder,
-        "eval_answers": data.eval_answers,
+        "eval_num_generations": data.eval_num_generations,
         "do_eval": training.do_eval,
         "eval_on_start": training.eval_on_start,
     }
@@ -204,12 +204,12 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
             "--eval_benchmarks: checkpoints are measured, and --save_strategy no writes none; "
             "take steps or epoch"
         )
-    if data.eval_answers < 0:
-        raise MGMError(f"--eval_answers {data.eval_answers}: give a number from 0")
-    if data.eval_answers and (training.sharded or training.zero3):
+    if data.eval_num_generations < 0:
+        raise MGMError(f"--eval_num_generations {data.eval_num_generations}: give a number from 0")
+    if data.eval_num_generations and (training.sharded or training.zero3):
         raise MGMError(
-            "--eval_answers: no process has the whole model under ZeRO-3 or --fsdp; leave it out, "
-            "or take ZeRO-2"
+            "--eval_num_generations: no process has the whole model under ZeRO-3 or --fsdp; leave "
+            "it out, or take ZeRO-2"
         )
 
 

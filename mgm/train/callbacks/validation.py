@@ -162,7 +162,7 @@ class HoldOut:
         except MGMError as error:
             if len(rows) > 1:  # find out which
                 return {row: text for one in rows for row, text in self._ask(engine, [one]).items()}
-            message = f"--eval_answers: sample {self.samples.label(rows[0])}: {error}"
+            message = f"--eval_num_generations: sample {self.samples.label(rows[0])}: {error}"
             if self.samples.bad_samples is None:
                 raise MGMError(message) from error
             logger.warning("%s", message)
@@ -226,5 +226,5 @@ def described(metrics: dict[str, Any]) -> str:
         share, asked = metrics["eval_right_answers"], metrics["eval_answers"]
         text += f", {100 * share:.1f} % of {asked:.0f} answers right"
     if skipped := metrics.get("eval_answers_skipped"):
-        text += f", {skipped:.0f} fewer questions asked than --eval_answers says"
+        text += f", {skipped:.0f} fewer questions asked than --eval_num_generations says"
     return text

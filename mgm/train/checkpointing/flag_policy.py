@@ -54,7 +54,7 @@ _CONTENT = """
 _LENGTH = "max_steps num_train_epochs"
 # Rounding, memory and speed; what is saved, measured and reported.
 _LOG = """
-    bad_samples eval_answers eval_benchmarks eval_benchmark_data eval_benchmark_limit
+    on_bad_sample eval_num_generations eval_benchmarks eval_benchmark_dir eval_benchmark_limit
     eval_strategy eval_steps eval_delay per_device_eval_batch_size eval_on_start
     bf16_full_eval fp16_full_eval
     tf32 attn_implementation use_liger_kernel liger_kernel_config torch_compile

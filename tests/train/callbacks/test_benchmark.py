@@ -35,7 +35,7 @@ def flags(stage2_flags, benchmarks, tmp_path):
         "output_dir": tmp_path / "run",
         "max_steps": 4,
         "eval_benchmarks": "gqa,seed",
-        "eval_benchmark_data": benchmarks,
+        "eval_benchmark_dir": benchmarks,
     }
 
 
@@ -68,7 +68,7 @@ def test_what_is_missing_shows_before_the_first_step(flags, benchmarks, tmp_path
     with pytest.raises(MGMError, match=r"--eval_benchmarks: .*no benchmark is called 'gqq'"):
         run(words(flags | {"eval_benchmarks": "gqq"}))
     with pytest.raises(MGMError, match=r"--eval_benchmarks: .*is missing.*; python -m mgm\.eval"):
-        run(words(flags | {"eval_benchmark_data": tmp_path / "nowhere"}))
+        run(words(flags | {"eval_benchmark_dir": tmp_path / "nowhere"}))
     with pytest.raises(MGMError, match="--save_strategy no writes none"):
         run(words(flags | {"save_strategy": "no"}))
     with pytest.raises(MGMError, match="--eval_benchmark_limit -1: give a number from 0"):
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
             shutil.move(tmp_path / "away", folder)
 
     monkeypatch.setattr(BenchmarkRuns, "on_save", on_save)
-    run(words(flags | {"eval_benchmark_data": tmp_path}))
+    run(words(flags | {"eval_benchmark_dir": tmp_path}))
     assert list(measured(tmp_path / "run")) == [4]
     assert "checkpoint-2 was not measured: " in caplog.text
     assert "is missing" in caplog.text

@@ -64,7 +64,7 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
     clean, mixed = tmp_path / "clean.json", tmp_path / "mixed.json"
     clean.write_text(json.dumps(good))
     mixed.write_text(json.dumps([bad[0], good[0], *bad[1:], *good[1:]]))
-    more = {"bad_samples": "skip", "dataloader_num_workers": workers, "eval_answers": 9}
+    more = {"on_bad_sample": "skip", "dataloader_num_workers": workers, "eval_num_generations": 9}
     found = evaluations(run(words(flags | more | {"eval_data_path": mixed})))
     listed = [json.loads(line) for line in (flags["output_dir"] / FILE).read_text().splitlines()]
     assert [(entry["file"], entry["sample"]) for entry in sorted(listed, key=lambda e: e["sample"])]
@@ -88,7 +88,7 @@ def test_the_same_samples_every_time(flags, good, bad, data, tmp_path):
     path, mended = tmp_path / "mixed.json", data.parent / "mended.png"
     mended.write_bytes(b"")
     path.write_text(json.dumps([bad[0] | {"image": "mended.png"}, *good]))
-    trainer = run(words(flags | {"bad_samples": "skip", "eval_data_path": path}))
+    trainer = run(words(flags | {"on_bad_sample": "skip", "eval_data_path": path}))
     mended.write_bytes((data.parent / "0.png").read_bytes())
     again = trainer.evaluate()
     assert again["eval_samples"] == 3
@@ -111,7 +111,7 @@ def test_nothing_to_measure(flags, bad, tmp_path):
     ):
         path.write_text(json.dumps(samples))
         with pytest.raises(MGMError) as caught:
-            run(words(flags | {"bad_samples": "skip", "eval_data_path": path}))
+            run(words(flags | {"on_bad_sample": "skip", "eval_data_path": path}))
         text = str(caught.value)
         assert f"{path}: no usable samples (" in text
         assert all(kind in text for kind in kinds.split(", ")), text
@@ -175,7 +175,7 @@ def test_questions_are_asked_with_the_images_before_them(
             samples[-1]["image"] = images
     path = tmp_path / "held.json"
     path.write_text(json.dumps(samples))
-    more = {"eval_data_path": path, "eval_answers": 99, "max_steps": 1}
+    more = {"eval_data_path": path, "eval_num_generations": 99, "max_steps": 1}
     (figures,) = evaluations(run(words(flags | more)))
     assert figures["eval_answers"] == len(QUESTIONS)
     assert len(RecordingEngine.asked) == len(QUESTIONS)
@@ -225,11 +225,11 @@ def test_system_texts_in_a_run(flags, tmp_path):
     """The model's template has no place for one."""
     path = tmp_path / "held.json"
     path.write_text(json.dumps([{"system": "Be brief.", "conversations": turns("Hi", "Yes")}]))
-    more = flags | {"eval_data_path": path, "eval_answers": 4, "max_steps": 1}
+    more = flags | {"eval_data_path": path, "eval_num_generations": 4, "max_steps": 1}
     (figures,) = evaluations(run(words(more)))
     assert figures["eval_answers"] == 1
     assert figures["eval_answers_skipped"] == 3
-    assert "3 fewer questions asked than --eval_answers says" in described(figures)
+    assert "3 fewer questions asked than --eval_num_generations says" in described(figures)
 
 
 def test_no_label_within_the_limit(flags, good, tmp_path):
@@ -256,7 +256,8 @@ def test_a_hold_out_is_no_stream(flags, tmp_path, path, mixed):
 def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path):
     path = tmp_path / "held.json"
     path.write_text(json.dumps([*bad, bad[0], *good]))
-    more = {"bad_samples": "skip", "eval_data_path": path, "eval_answers": 2, "max_steps": 1}
+    more = {"on_bad_sample": "skip", "eval_data_path": path, "max_steps": 1}
+    more |= {"eval_num_generations": 2}
     (figures,) = evaluations(run(words(flags | more)))
     assert figures["eval_answers"] == 2
     assert figures["eval_answers_skipped"] == 0
@@ -267,10 +268,10 @@ def test_a_question_that_cannot_be_asked(flags, good, tmp_path, caplog):
     """For instance since it is longer than the model's context: an error, or one less."""
     path = tmp_path / "held.json"
     path.write_text(json.dumps([*good, {"conversations": turns("a" * 9000, "b")}]))
-    more = flags | {"eval_data_path": path, "eval_answers": 9, "max_steps": 1}
-    with pytest.raises(MGMError, match="--eval_answers: sample 3: "):
+    more = flags | {"eval_data_path": path, "eval_num_generations": 9, "max_steps": 1}
+    with pytest.raises(MGMError, match="--eval_num_generations: sample 3: "):
         run(words(more))
-    (figures,) = evaluations(run(words(more | {"bad_samples": "skip"})))
+    (figures,) = evaluations(run(words(more | {"on_bad_sample": "skip"})))
     assert figures["eval_answers"] == len(good)
-    assert "--eval_answers: sample 3: " in caplog.text
+    assert "--eval_num_generations: sample 3: " in caplog.text
     assert torch.isfinite(torch.tensor(figures["eval_loss"]))

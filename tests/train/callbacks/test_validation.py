@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_all_tokens(flags, hold_out, data):
 
 
 def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
-    more = {"eval_answers": 3, "eval_on_start": True}
+    more = {"eval_num_generations": 3, "eval_on_start": True}
     measured = run(words(flags | more)).model.state_dict()
     names = ("eval_strategy", "eval_data_path", "eval_image_folder")
     alone = flags | dict.fromkeys(names) | {"output_dir": tmp_path / "alone"}
@@ -72,7 +72,7 @@ def test_answers(flags, hold_out, data, tmp_path):
     """Of a model that knows some: those that the engine gives of the saved model."""
     samples = json.loads(hold_out.read_text())
     questions = [sample["conversations"][0]["value"] for sample in samples]
-    learned = flags | {"num_train_epochs": 80, "eval_answers": 9, "eval_steps": 240}
+    learned = flags | {"num_train_epochs": 80, "eval_num_generations": 9, "eval_steps": 240}
     trainer = run(words(learned | {"data_path": hold_out, "image_folder": data.parent}))
     told = [e["eval_right_answers"] for e in trainer.state.log_history if "eval_loss" in e]
     engine = mgm.load(flags["output_dir"])
@@ -108,8 +108,8 @@ def test_sources_and_curves(flags, hold_out, data, tmp_path, capsys):
     [
         ({"eval_data_path": None, "eval_image_folder": None}, "give --eval_data_path"),
         ({"eval_strategy": "no"}, "--eval_data_path does nothing without --eval_strategy"),
-        ({"eval_answers": -1}, "--eval_answers -1"),
-        ({"fsdp": "full_shard", "eval_answers": 1}, "--eval_answers: no process"),
+        ({"eval_num_generations": -1}, "--eval_num_generations -1"),
+        ({"fsdp": "full_shard", "eval_num_generations": 1}, "--eval_num_generations: no process"),
         ({"eval_data_path": "nowhere.json"}, "nowhere.json: cannot be read"),
         ({"load_best_model_at_end": True}, "--load_best_model_at_end"),
     ],
@@ -136,7 +136,7 @@ def test_several_processes_measure_the_same(flags, tmp_path, form):
         pytest.importorskip("deepspeed")
         flags |= {"deepspeed": ROOT / "scripts" / "zero3.json"}
     flags |= {"fsdp": "full_shard"} if form == "fsdp" else {}
-    flags |= {"eval_answers": 4} if form == "ddp" else {}
+    flags |= {"eval_num_generations": 4} if form == "ddp" else {}
     done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
     ours = losses(tmp_path / "two", "eval_loss")

@@ -135,7 +135,7 @@ def test_the_seed_of_data_left_out_is_the_seed(before):
         ("save_steps", "7"),
         ("logging_steps", "7"),
         ("gradient_checkpointing", "True"),
-        ("bad_samples", "skip"),
+        ("on_bad_sample", "skip"),
         ("attn_implementation", "eager"),
         ("torch_compile", "True"),
     ],
