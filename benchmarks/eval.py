@@ -24,10 +24,10 @@ from tqdm import tqdm
 import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
-from mgm.eval.harness.models import EngineAnswerer
+from mgm.eval.harness.models import EngineModel
 from mgm.eval.harness.question import Question
-from mgm.eval.harness.response_cache import AnswerCache
-from mgm.eval.harness.runner import answered, run
+from mgm.eval.harness.response_cache import ResponseCache
+from mgm.eval.harness.runner import cached_responses, generate_responses
 from mgm.eval.registry import BENCHMARKS
 from mgm.model.vision.image_views import Views
 from playground.generate import generate
@@ -64,10 +64,10 @@ def main() -> None:
         )
         warm(engine, questions)
         begun = time.perf_counter()
-        cache = AnswerCache(folder / "answers", "nano")
-        run(questions, EngineAnswerer(engine, options.batch_size), cache)
+        cache = ResponseCache(folder / "answers", "nano")
+        generate_responses(questions, EngineModel(engine, options.batch_size), cache)
         seconds = time.perf_counter() - begun
-        ours = [one.text for one in answered(questions, cache)]
+        ours = [one.text for one in cached_responses(questions, cache)]
         found["ours"] = {"seconds": seconds, "questions_per_second": len(questions) / seconds}
         print("ours", json.dumps(found["ours"]))
         differ = [n for n, text in enumerate(ours) if text != published[n][0]]

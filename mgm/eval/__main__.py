@@ -17,21 +17,21 @@ from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.ablation.study import AblationStudy
 from mgm.eval.compare.folders import compare_folders, scored_by_one
-from mgm.eval.compare.table import line, write_comparison
+from mgm.eval.compare.table import comparison_line, write_comparison
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
-from mgm.eval.harness.models import Answerer, EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.question import Answered
-from mgm.eval.harness.response_cache import AnswerCache, model_digest, settings_name
-from mgm.eval.harness.runner import Shared, answered, gather, run
-from mgm.eval.options import SETTINGS, model_settings, parse
-from mgm.eval.plan import Task, plan
+from mgm.eval.harness.models import EndpointModel, EngineModel, Model
+from mgm.eval.harness.question import Response
+from mgm.eval.harness.response_cache import ResponseCache, model_digest, model_key
+from mgm.eval.harness.runner import BenchmarkResponses, cached_responses, gather, generate_responses
+from mgm.eval.options import SCORE_SETTINGS, model_settings, parse_args
+from mgm.eval.plan import Task, load_tasks
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.examples import write_samples
-from mgm.eval.report.report import table, write_report
-from mgm.eval.report.run_info import data_info, known_model, run_info
-from mgm.eval.report.score import Score, warn_replaced, write_files
-from mgm.eval.report.scoring import scored
-from mgm.eval.tasks.predictions_file import read_answers
+from mgm.eval.report.report import scores_table, write_report
+from mgm.eval.report.run_info import data_info, merge_model_info, run_info
+from mgm.eval.report.score import Score, warn_if_replaced, write_score_files
+from mgm.eval.report.scoring import score_responses
+from mgm.eval.tasks.predictions_file import match_predictions
 from mgm.model.checkpoint.checkpoint import checkpoint_config
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import checkpoint_folder
@@ -43,33 +43,35 @@ EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are repo
 def main(words: Sequence[str] | None = None) -> int:
     """Ask and score; returns the exit status."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    process, processes = (int(os.environ.get(name, default)) for name, default in (
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (
         ("RANK", "0"), ("WORLD_SIZE", "1"),
     ))  # fmt: skip
-    logging.getLogger("mgm").setLevel(logging.INFO if process == 0 else logging.WARNING)
-    options = parse(words)
+    logging.getLogger("mgm").setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    options = parse_args(words)
     if options.compare:
         return compare(options)
-    tasks = plan(options)  # faults of the data are found before the model loads
+    tasks = load_tasks(options)  # faults of the data are found before the model loads
     ablations = AblationStudy(options.ablate, tasks, lambda: _config(options))
     if options.dry_run:
         write_output("".join(map(ablations.forecast, tasks)))
         return 0
     title, deciding = model_settings(options)
     output = options.output or Path("work_dirs/eval") / title
-    cache = AnswerCache(
-        output / "answers", settings_name(options.model_path or title, deciding), process
+    cache = ResponseCache(
+        output / "answers", model_key(options.model_path or title, deciding), rank
     )
     model = _model(options, title) | deciding
     failed: list[str] = []
     if not options.score_only and options.answers is None:
         answerer = _answerer(options, model)
-        failed += _ask(tasks, answerer, cache, process, processes)
+        failed += _ask(tasks, answerer, cache, rank, world_size)
         if not failed:
-            failed += ablations.ask(answerer, cache, process, processes)
-    shared = {name: Shared(task.asked, cache, task.skipped) for name, task in tasks.items()}
-    gather(shared | ablations.shared(cache), failed, cache, process, processes)
-    if process:
+            failed += ablations.ask(answerer, cache, rank, world_size)
+    shared = {
+        name: BenchmarkResponses(task.asked, cache, task.skipped) for name, task in tasks.items()
+    }
+    gather(shared | ablations.shared(cache), failed, cache, rank, world_size)
+    if rank:
         return 0  # another status would have torchrun end the first, which reports
     judge: Judge = Judge()
     if options.judge:
@@ -78,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
     tables, errors = ablations.report(output, scores, cache, judge, options.strip_thinking)
     failed += errors
     write_report(output, title, next(iter(scores.values())).run)
-    write_output(table(list(scores.values()), title) + tables)
+    write_output(scores_table(list(scores.values()), title) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
         usage = judge.usage
@@ -101,7 +103,7 @@ def compare(options: argparse.Namespace) -> int:
     """
     comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
     for one in comparisons:
-        write_output(f"{line(one)}\n")
+        write_output(f"{comparison_line(one)}\n")
     unshared = scored_by_one(options.compare)
     for text in unshared:
         logger.warning("%s", text)
@@ -115,10 +117,10 @@ def compare(options: argparse.Namespace) -> int:
 
 def _ask(
     tasks: Mapping[str, Task],
-    answerer: Answerer,
-    cache: AnswerCache,
-    process: int,
-    processes: int,
+    answerer: Model,
+    cache: ResponseCache,
+    rank: int,
+    world_size: int,
 ) -> list[str]:
     """Have all questions answered; what cannot be is in each task's `skipped` afterwards.
 
@@ -129,9 +131,9 @@ def _ask(
         MGMError: an answer cannot be written.
     """
     for name, task in tasks.items():
-        bar = name if process == 0 else ""
+        bar = name if rank == 0 else ""
         try:
-            task.skipped += run(task.asked, answerer, cache, process, processes, bar)
+            task.skipped += generate_responses(task.asked, answerer, cache, rank, world_size, bar)
         except NotWrittenError:
             raise
         except MGMError as error:
@@ -141,7 +143,7 @@ def _ask(
 
 def _score_all(
     tasks: Mapping[str, Task],
-    cache: AnswerCache,
+    cache: ResponseCache,
     judge: Judge,
     model: Mapping[str, Any],
     output: Path,
@@ -167,23 +169,23 @@ def _score_all(
     return scores
 
 
-def _answers(task: Task, cache: AnswerCache, options: argparse.Namespace) -> list[Answered]:
+def _answers(task: Task, cache: ResponseCache, options: argparse.Namespace) -> list[Response]:
     """The answers to what is asked, from a file of another program or of this one's.
 
     Raises:
         MGMError: the file cannot be read, or is of other questions.
     """
     if options.answers is None:
-        return answered(task.asked, cache)
-    found = read_answers(options.answers, task.kind, task.questions, task.protocol)
-    found.tell(options.answers)
+        return cached_responses(task.asked, cache)
+    found = match_predictions(options.answers, task.kind, task.questions, task.protocol)
+    found.log_problems(options.answers)
     asked = {question.id for question in task.asked}
-    return [answer for answer in found.answered if answer.question.id in asked]
+    return [answer for answer in found.responses if answer.question.id in asked]
 
 
 def _score(
     task: Task,
-    answers: Sequence[Answered],
+    answers: Sequence[Response],
     judge: Judge,
     model: Mapping[str, Any],
     output: Path,
@@ -196,23 +198,23 @@ def _score(
     """
     kind, split, protocol = task.kind, task.split, task.protocol
     folder = task.folder(output)
-    score = scored(
+    score = score_responses(
         *(kind, split, protocol, task.questions, answers, judge),
         skipped=task.skipped,
         without_thinking=options.strip_thinking,
     )
-    settings = {name: getattr(options, name) for name in SETTINGS}
-    run = run_info(
-        known_model(dict(model), folder / "score.json"),
+    settings = {name: getattr(options, name) for name in SCORE_SETTINGS}
+    generate_responses = run_info(
+        merge_model_info(dict(model), folder / "score.json"),
         settings
         | {"answers": options.answers and str(options.answers)}
         | ({"temperature": "the server's default"} if score.counts["sampled"] else {}),
         data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
         answers,
     )
-    score = replace(score, run=run)
-    warn_replaced(folder / "score.json", score)
-    written = write_files(kind, split, score, answers, folder)
+    score = replace(score, run=generate_responses)
+    warn_if_replaced(folder / "score.json", score)
+    written = write_score_files(kind, split, score, answers, folder)
     write_samples(folder, kind, score, answers, options.strip_thinking)
     for path in written:
         logger.info("wrote %s", path)
@@ -235,10 +237,10 @@ def _model(options: argparse.Namespace, title: str) -> dict[str, Any]:
     return {"name": title, "path": options.model_path, "digest": digest}
 
 
-def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
+def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Model:
     """The back end; what is known of the model when it is loaded goes into `model`."""
     if options.endpoint is not None:
-        return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
+        return EndpointModel(options.endpoint, options.model, options.batch_size)
     device = options.device
     if device is None and "LOCAL_RANK" in os.environ:
         import torch
@@ -257,7 +259,7 @@ def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
     model["device"] = str(engine.model.device)
     model["dtype"] = str(engine.model.dtype).removeprefix("torch.")
     model["conv_mode"] = options.conv_mode or engine.processor.conversation
-    return EngineAnswerer(engine, options.batch_size)
+    return EngineModel(engine, options.batch_size)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgm.errors import MGMError, Parser
-from mgm.eval.ablation.definitions import NAMES as ABLATIONS
-from mgm.eval.ablation.definitions import check_names
+from mgm.eval.ablation.definitions import ABLATION_HELP, check_ablation_names
 from mgm.eval.compare.comparison import MARGIN
-from mgm.eval.plan import DATA
-from mgm.eval.registry import BENCHMARKS, GROUPS, benchmark, expanded
+from mgm.eval.plan import DEFAULT_DATA_DIR
+from mgm.eval.registry import BENCHMARK_GROUPS, BENCHMARKS, expand_groups, get_benchmark
 from mgm.eval.tasks.benchmark import PROTOCOLS
 from mgm.eval.tasks.dataset_source import Table
 
 _LMMS_SAMPLES = re.compile(r"(\d{8}_\d{6}_)?samples_")
 # Of the command line, what decides a score and is no part of the model; the report has them.
-SETTINGS = ("limit", "max_new_tokens", "strip_thinking", "batch_size")
+SCORE_SETTINGS = ("limit", "max_new_tokens", "strip_thinking", "batch_size")
 # The options that have an effect beside the one that decides what is done.
 _SCORING = {
     *("benchmark", "protocol", "data", "limit", "dry_run", "output", "score_only"),
@@ -32,7 +31,7 @@ _USED = {
 }
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(words: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line.
 
     Raises:
@@ -76,7 +75,7 @@ def _model_of(answers: Path, name: str) -> str:
     """
     if _LMMS_SAMPLES.match(answers.stem):
         return answers.resolve().parent.name
-    kind, _ = benchmark(name)
+    kind, _ = get_benchmark(name)
     tables = {
         _plain(Path(one.name).stem) for one in kind.sources.values() if isinstance(one, Table)
     }
@@ -131,7 +130,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME[:SPLIT]",
-        help="benchmarks or groups of them: " + ", ".join((*BENCHMARKS, *GROUPS)),
+        help="benchmarks or groups of them: " + ", ".join((*BENCHMARKS, *BENCHMARK_GROUPS)),
     )
     add(
         "--protocol",
@@ -142,9 +141,9 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add(
         "--data",
         type=Path,
-        default=DATA,
+        default=DEFAULT_DATA_DIR,
         metavar="FOLDER",
-        help=f"folder that holds the folders of benchmarks; default: {DATA}",
+        help=f"folder that holds the folders of benchmarks; default: {DEFAULT_DATA_DIR}",
     )
     add(
         "--batch-size",
@@ -166,7 +165,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="ask all questions once more with each of these changes of the vision side: "
-        f"{ABLATIONS}; a number follows a colon, as in blur:168",
+        f"{ABLATION_HELP}; a number follows a colon, as in blur:168",
     )
     add("--dry-run", action="store_true", help="only print how many questions there are")
 
@@ -243,7 +242,7 @@ def _check_comparing(options: argparse.Namespace) -> None:
 
 
 def _check_evaluation(options: argparse.Namespace) -> None:
-    if options.answers is not None and len(expanded(options.benchmark)) != 1:
+    if options.answers is not None and len(expand_groups(options.benchmark)) != 1:
         raise MGMError("--answers: name the one --benchmark that they are of")
     if options.endpoint is not None and options.model is None:
         raise MGMError("--endpoint: name the model there with --model")
@@ -251,7 +250,7 @@ def _check_evaluation(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise MGMError(f"{_flag(name)} {value}: give a number from 1")
-    check_names(options.ablate)
+    check_ablation_names(options.ablate)
 
 
 def _mode(options: argparse.Namespace) -> str:
@@ -263,7 +262,7 @@ def _mode(options: argparse.Namespace) -> str:
     if options.compare:
         return "--compare"
     if not options.benchmark:
-        raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *GROUPS))}")
+        raise MGMError(f"--benchmark: name some of {', '.join((*BENCHMARKS, *BENCHMARK_GROUPS))}")
     given = [name for name in _USED if name != "--compare" and getattr(options, _field(name))]
     if len(given) != 1:
         raise MGMError("give --model-path, or --endpoint with --model, or --answers")

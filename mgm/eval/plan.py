@@ -9,12 +9,12 @@ from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Question, SkippedQuestion
-from mgm.eval.registry import expanded, resolve
+from mgm.eval.registry import expand_groups, resolve_benchmark
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.files import MissingFileError
 
 logger = logging.getLogger("mgm.eval")
-DATA = Path("data/MGM-Eval")  # folder of all benchmarks, unless --data names another
+DEFAULT_DATA_DIR = Path("data/MGM-Eval")  # folder of all benchmarks, unless --data names another
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Task:
         return output / self.kind.name / self.split / self.protocol
 
 
-def plan(options: argparse.Namespace) -> dict[str, Task]:
+def load_tasks(options: argparse.Namespace) -> dict[str, Task]:
     """Benchmarks with their questions, by the names with their splits.
 
     Raises:
@@ -51,7 +51,7 @@ def plan(options: argparse.Namespace) -> dict[str, Task]:
     """
     tasks: dict[str, Task] = {}
     missing: dict[str, MissingFileError] = {}
-    for name in expanded(options.benchmark):
+    for name in expand_groups(options.benchmark):
         try:
             task = _task(name, options)
         except MissingFileError as error:
@@ -64,7 +64,7 @@ def plan(options: argparse.Namespace) -> dict[str, Task]:
 
 
 def _task(name: str, options: argparse.Namespace) -> Task:
-    kind, split, protocol = resolve(name, options.protocol)
+    kind, split, protocol = resolve_benchmark(name, options.protocol)
     skipped: list[SkippedQuestion] = []
     questions = list(kind.questions(kind.folder_in(options.data), split, protocol, skipped))
     if not questions:
@@ -82,7 +82,7 @@ def _prepare_advice(missing: Mapping[str, MissingFileError], options: argparse.N
     words = ["python", "-m", "mgm.eval.prepare", *missing]
     if options.protocol:
         words += ["--protocol", options.protocol]
-    if options.data != DATA:
+    if options.data != DEFAULT_DATA_DIR:
         words += ["--data", str(options.data)]
     first, *others = missing.values()
     also = f", and files of {len(others)} more benchmarks" if others else ""

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgm.errors import MGMError, Parser, one_line, run_command
-from mgm.eval.download.archive import is_archive, unpack
-from mgm.eval.download.http_file import fetch, remove
+from mgm.eval.download.archive import is_archive, unpack_archive
+from mgm.eval.download.http_file import download, remove_partial
 from mgm.eval.download.hub import provide_from_hub
-from mgm.eval.plan import DATA
-from mgm.eval.registry import BENCHMARKS, GROUPS, expanded, resolve
+from mgm.eval.plan import DEFAULT_DATA_DIR
+from mgm.eval.registry import BENCHMARK_GROUPS, BENCHMARKS, expand_groups, resolve_benchmark
 from mgm.eval.tasks.benchmark import PROTOCOLS
-from mgm.eval.tasks.dataset_source import HUB_FOLDER, Needed
+from mgm.eval.tasks.dataset_source import HUB_FOLDER, RequiredFile
 
 logger = logging.getLogger("mgm.eval")
 CHUNK = 2**20  # bytes
@@ -28,15 +28,15 @@ def main(words: Sequence[str] | None = None) -> int:
     """Prepare; returns 1 where something is still missing."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("mgm").setLevel(logging.INFO)
-    options = parse(words)
+    options = parse_args(words)
     missing = 0
-    for name in expanded(options.benchmark):
-        kind, split, protocol = resolve(name, options.protocol)
+    for name in expand_groups(options.benchmark):
+        kind, split, protocol = resolve_benchmark(name, options.protocol)
         folder = kind.folder_in(options.data)
-        needs = kind.needs_of(split, protocol)
-        for needed in needs:
+        files_of_benchmark = kind.required_files(split, protocol)
+        for required in files_of_benchmark:
             try:
-                missing += not provide(needed, folder, options.offline, needs)
+                missing += not provide(required, folder, options.offline, files_of_benchmark)
             except MGMError as error:  # the others can be had
                 logger.error("error: %s", error)
                 missing += 1
@@ -45,14 +45,17 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(missing > 0)
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(words: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = Parser(
         prog="python -m mgm.eval.prepare",
         description="Fetch the files that benchmarks read, and say what to put where by hand.",
     )
     parser.add_argument(
-        "benchmark", nargs="+", metavar="NAME[:SPLIT]", help=", ".join((*BENCHMARKS, *GROUPS))
+        "benchmark",
+        nargs="+",
+        metavar="NAME[:SPLIT]",
+        help=", ".join((*BENCHMARKS, *BENCHMARK_GROUPS)),
     )
     parser.add_argument(
         "--protocol",
@@ -63,21 +66,21 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        default=DATA,
+        default=DEFAULT_DATA_DIR,
         metavar="FOLDER",
-        help=f"folder that gets a folder for each benchmark; default: {DATA}",
+        help=f"folder that gets a folder for each benchmark; default: {DEFAULT_DATA_DIR}",
     )
     parser.add_argument("--offline", action="store_true", help="only say what is missing")
     return parser.parse_args(words)
 
 
 def provide(
-    needed: Needed, folder: Path, offline: bool = False, others: Sequence[Needed] = ()
+    required: RequiredFile, folder: Path, offline: bool = False, others: Sequence[RequiredFile] = ()
 ) -> bool:
     """Fetch a file or folder if it is missing, or log how to get it; returns whether it is there.
 
     Args:
-        needed: what.
+        required: what.
         folder: the benchmark's.
         offline: whether nothing is fetched.
         others: that the benchmark needs, which may come with it in one archive.
@@ -85,50 +88,52 @@ def provide(
     Raises:
         MGMError: what was fetched is not what it should be.
     """
-    if needed.dataset is not None:
+    if required.dataset is not None:
         hub = folder / HUB_FOLDER
-        return provide_from_hub(needed.dataset, needed.path, hub, offline, needed.revision)
-    path = folder / needed.path
+        return provide_from_hub(required.dataset, required.path, hub, offline, required.revision)
+    path = folder / required.path
     if path.exists():
-        check_hash(path, needed.md5)
+        check_hash(path, required.md5)
         logger.info("there: %s", path)
         return True
-    if needed.url is not None and not offline:
+    if required.url is not None and not offline:
         try:
-            _fetch(needed, folder, others)
+            _fetch(required, folder, others)
             logger.info("fetched: %s", path)
             return True
         except OSError as error:
-            logger.info("%s: cannot be fetched (%s)", needed.url, one_line(error))
-    where = f", from {needed.url}" if needed.url else ""
-    logger.info("missing: put %s here: %s%s", needed.source, path, where)
+            logger.info("%s: cannot be fetched (%s)", required.url, one_line(error))
+    where = f", from {required.url}" if required.url else ""
+    logger.info("missing: put %s here: %s%s", required.source, path, where)
     return False
 
 
-def _fetch(needed: Needed, folder: Path, others: Sequence[Needed]) -> None:
+def _fetch(required: RequiredFile, folder: Path, others: Sequence[RequiredFile]) -> None:
     """Fetch a file into its folder; an archive is unpacked with what others need of it.
 
     Raises:
         OSError: the network fails.
         MGMError: it is another file than it should be, or an archive that cannot be unpacked.
     """
-    path, url = folder / needed.path, needed.url or ""
+    path, url = folder / required.path, required.url or ""
     name = url.rsplit("/", 1)[-1]
-    packed = is_archive(name) and not is_archive(needed.path)
+    packed = is_archive(name) and not is_archive(required.path)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{name}.part"
-    fetch(url, part, checked=needed.md5 is not None or packed)
+    download(url, part, checked=required.md5 is not None or packed)
     if packed:
-        unpack(part, name, folder, [needed.path, *(one.path for one in others if one != needed)])
+        unpack_archive(
+            part, name, folder, [required.path, *(one.path for one in others if one != required)]
+        )
     else:
         try:
-            check_hash(part, needed.md5)
+            check_hash(part, required.md5)
         except MGMError:
-            remove(part)
+            remove_partial(part)
             raise
         path.parent.mkdir(parents=True, exist_ok=True)
         part.replace(path)
-    remove(part)
+    remove_partial(part)
 
 
 def check_hash(path: Path, md5: str | None) -> None:

@@ -46,19 +46,19 @@ _HIGH_RESOLUTION = (
 _ALL = (*_PAPER, *_OTHERS, *_HIGH_RESOLUTION, Nano)
 BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}
 # Names of several: each with its usual split, and HR-Bench with both.
-GROUPS: Mapping[str, tuple[str, ...]] = {
+BENCHMARK_GROUPS: Mapping[str, tuple[str, ...]] = {
     "paper": tuple(kind.name for kind in _PAPER),
     "highres": (*(kind.name for kind in _HIGH_RESOLUTION), f"{HRBench.name}:8k"),
     "all": (*(kind.name for kind in _ALL if kind is not Nano), f"{HRBench.name}:8k"),
 }
 
 
-def expanded(names: Sequence[str]) -> list[str]:
+def expand_groups(names: Sequence[str]) -> list[str]:
     """Names of benchmarks, in place of those of groups too; each once."""
-    return list(dict.fromkeys(one for name in names for one in GROUPS.get(name, (name,))))
+    return list(dict.fromkeys(one for name in names for one in BENCHMARK_GROUPS.get(name, (name,))))
 
 
-def benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
+def get_benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
     """A benchmark and its split, of `NAME` or `NAME:SPLIT`.
 
     Args:
@@ -70,14 +70,14 @@ def benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
     """
     kind, _, split = name.partition(":")
     if kind not in BENCHMARKS:
-        names = ", ".join((*BENCHMARKS, *GROUPS))
+        names = ", ".join((*BENCHMARKS, *BENCHMARK_GROUPS))
         raise MGMError(f"no benchmark is called {kind!r}; choose from {names}")
     found = BENCHMARKS[kind]
     having = [one for one in found.splits if protocol in found.protocols_of(one)]
     return found, split or (having or found.splits)[0]
 
 
-def resolve(name: str, protocol: str | None = None) -> tuple[Benchmark, str, str]:
+def resolve_benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str, str]:
     """A benchmark, its split and its protocol, of `NAME` or `NAME:SPLIT`.
 
     Args:
@@ -88,7 +88,7 @@ def resolve(name: str, protocol: str | None = None) -> tuple[Benchmark, str, str
     Raises:
         MGMError: there is no such benchmark or split.
     """
-    kind, split = benchmark(name, protocol)
+    kind, split = get_benchmark(name, protocol)
     offered = kind.protocols_of(split) or [PAPER]
     found = protocol if protocol in offered else offered[0]
     kind.check(split, found)

@@ -73,7 +73,7 @@ def protocols() -> list[tuple[str, str, str]]:
         for name, kind in BENCHMARKS.items()
         for split in kind.splits
         for protocol in kind.protocols_of(split)
-        if split in kind.scored
+        if split in kind.scored_splits
     ]
 
 
@@ -82,7 +82,7 @@ def questions_of(data: Path, name: str, split: str, protocol: str) -> list[Quest
     kind = BENCHMARKS[name]
     if (split, protocol) not in kind.sources:
         if name == "nano":
-            return [Question("a/0", "Which?", answer="B", group="a", facts={"prompt": "Which?"})]
+            return [Question("a/0", "Which?", target="B", group="a", metadata={"prompt": "Which?"})]
         # Files of its first split stand for those of the others. The last hold every kind.
         return list(kind.questions(kind.folder_in(data), kind.splits[0], protocol))[-6:]
     return list(_of_rows(name, split, protocol))
@@ -93,7 +93,7 @@ def _of_rows(name: str, split: str, protocol: str) -> Iterator[Question]:
     others = OTHER.get((name, protocol)) or OTHER.get((name, ""), [{}])
     for number, other in enumerate(others, start=1):
         row = ROW | {"split": kind_split(name, split)} | other
-        yield kind.from_row(row, (Path(f"{number}.png"),), protocol, number)
+        yield kind.row_to_question(row, (Path(f"{number}.png"),), protocol, number)
 
 
 def kind_split(name: str, split: str) -> str:

@@ -12,7 +12,7 @@ class Named(Judge):
     def __init__(self, *says: str) -> None:
         self.says, self.asked = list(says), []
 
-    def ask(
+    def complete(
         self, prompt: str, temperature: float = 0.0, max_tokens: int = 128, accepts=None, system=""
     ) -> str:
         self.asked.append((prompt, temperature))

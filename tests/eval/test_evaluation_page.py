@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered
-from mgm.eval.registry import BENCHMARKS, GROUPS
-from mgm.eval.report.scoring import scored
+from mgm.eval.harness.question import Response
+from mgm.eval.registry import BENCHMARK_GROUPS, BENCHMARKS
+from mgm.eval.report.scoring import score_responses
 from tests.eval.fixtures import png
 from tests.eval.tasks.test_dataset_source import table
 
@@ -26,8 +26,8 @@ def test_the_example(tmp_path):
             for n, answer in enumerate("AB")]  # fmt: skip
     table(tmp_path / "signs.tsv", rows)
     questions = list(signs.questions(tmp_path, "test", "paper"))
-    said = [Answered(one, "B") for one in questions]
-    score = scored(signs, "test", "paper", questions, said, Judge())
+    said = [Response(one, "B") for one in questions]
+    score = score_responses(signs, "test", "paper", questions, said, Judge())
     assert (score.value, score.complete, score.parts) == (50, True, {"road": (50, 2)})
 
 
@@ -35,5 +35,5 @@ def test_every_benchmark_is_named():
     groups = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE, re.MULTILINE))
     for group in ("paper", "highres"):
         (names,) = re.findall(r"`([^`]+)`", groups[group])
-        assert set(names.split()) == set(GROUPS[group])
+        assert set(names.split()) == set(BENCHMARK_GROUPS[group])
     assert all(name in PAGE for name in BENCHMARKS if name != "nano")

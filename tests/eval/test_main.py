@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 import mgm.eval
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
-from mgm.eval.options import model_settings, parse
+from mgm.eval.options import model_settings, parse_args
 from tests.eval.fixtures import make_all
 from tests.tiny_model import build
 
@@ -117,5 +117,5 @@ def test_wrong_options(words, text):
 )
 def test_the_model_of_a_file_of_answers(tmp_path, file, benchmark, name):
     words = ["--answers", str(tmp_path / file), "--benchmark", benchmark]
-    assert model_settings(parse(words)) == (name, {})
-    assert model_settings(parse([*words, "--model", "other"])) == ("other", {})
+    assert model_settings(parse_args(words)) == (name, {})
+    assert model_settings(parse_args([*words, "--model", "other"])) == ("other", {})

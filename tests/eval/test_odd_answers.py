@@ -6,10 +6,10 @@ import math
 import pytest
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered
+from mgm.eval.harness.question import Response
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import load_score, write_files
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.score import load_score, write_score_files
+from mgm.eval.report.scoring import score_responses
 from tests.eval.every_protocol import protocols, questions_of
 from tests.eval.fixtures import make_all
 from tests.eval.named_judge import Named
@@ -53,15 +53,17 @@ def test_every_odd_answer_is_scored(data, tmp_path, name, split, protocol):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)
     assert questions
     for number, odd in enumerate(ODD.values()):
-        answered = [Answered(one, odd) for one in questions]
-        score = scored(kind, split, protocol, questions, answered, Judge(), without_thinking=True)
+        responses = [Response(one, odd) for one in questions]
+        score = score_responses(
+            kind, split, protocol, questions, responses, Judge(), without_thinking=True
+        )
         check(score, len(questions))
         if number % 6 == 0:
-            write_files(kind, split, score, answered, tmp_path)
+            write_score_files(kind, split, score, responses, tmp_path)
             assert load_score(tmp_path / "score.json") == score
-    answered = [Answered(one, odd) for one in questions for odd in ODD.values()]
-    check(scored(kind, split, protocol, questions, answered, Judge()), len(answered))
-    write_files(kind, split, score, answered, tmp_path)
+    responses = [Response(one, odd) for one in questions for odd in ODD.values()]
+    check(score_responses(kind, split, protocol, questions, responses, Judge()), len(responses))
+    write_score_files(kind, split, score, responses, tmp_path)
     for file in tmp_path.glob("*.json*"):
         for line in file.read_text().splitlines() if file.suffix == ".jsonl" else ():
             json.loads(line)
@@ -73,8 +75,8 @@ def test_every_odd_answer_is_scored(data, tmp_path, name, split, protocol):
 @pytest.mark.parametrize(("name", "split", "protocol"), protocols())
 def test_a_huge_answer_is_scored(data, name, split, protocol, odd):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)
-    answered = [Answered(one, HUGE[odd]) for one in questions]
-    check(scored(kind, split, protocol, questions, answered, Judge()), len(questions))
+    responses = [Response(one, HUGE[odd]) for one in questions]
+    check(score_responses(kind, split, protocol, questions, responses, Judge()), len(questions))
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,8 @@ def test_a_huge_answer_is_scored(data, name, split, protocol, odd):
 )
 def test_every_odd_reply_of_a_judge(data, name, split, protocol):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)[:2]
-    answered = [Answered(one, "It is hard to say.") for one in questions]
+    responses = [Response(one, "It is hard to say.") for one in questions]
     for reply in REPLIES:
         judge = Named(*[reply] * 50)
-        score = scored(kind, split, protocol, questions, answered, judge)
+        score = score_responses(kind, split, protocol, questions, responses, judge)
         check(score, len(questions))

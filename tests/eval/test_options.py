@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.options import parse
+from mgm.eval.options import parse_args
 
 FOLDERS = "--compare . ."
 ANSWERS = "--answers a.jsonl --benchmark nano"
@@ -41,7 +41,7 @@ FOLDER = "--model-path m --benchmark nano"
 )  # fmt: skip
 def test_options_without_effect_are_refused(words: str, message: str) -> None:
     with pytest.raises(MGMError) as error:
-        parse(words.split())
+        parse_args(words.split())
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -58,4 +58,4 @@ def test_options_without_effect_are_refused(words: str, message: str) -> None:
     ],
 )
 def test_options_with_an_effect_are_taken(words: str) -> None:
-    assert isinstance(parse(words.split()).data, Path)
+    assert isinstance(parse_args(words.split()).data, Path)

@@ -6,8 +6,8 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
-from mgm.eval.prepare import parse as parse_prepare
-from mgm.eval.registry import expanded
+from mgm.eval.prepare import parse_args as parse_prepare
+from mgm.eval.registry import expand_groups
 from tests.eval.fixtures import gqa
 
 
@@ -25,7 +25,7 @@ def test_all_missing_benchmarks_are_named_with_what_prepares_them(tmp_path, grou
     message = refusal(data, "gqa", group, "--protocol", "lmms-eval", "--dry-run")
     command = message[message.index("python -m mgm.eval.prepare") : message.index(" fetches")]
     options = parse_prepare(shlex.split(command)[3:])
-    assert set(expanded([group])) - {"gqa"} <= set(options.benchmark)
+    assert set(expand_groups([group])) - {"gqa"} <= set(options.benchmark)
     assert (options.protocol, options.data) == ("lmms-eval", data)
 
 

@@ -17,9 +17,9 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.download.hub import fetched_revision
 from mgm.eval.prepare import main, provide
-from mgm.eval.registry import GROUPS, benchmark, expanded, resolve
+from mgm.eval.registry import BENCHMARK_GROUPS, expand_groups, get_benchmark, resolve_benchmark
 from mgm.eval.tasks.benchmark import PROTOCOLS
-from mgm.eval.tasks.dataset_source import Needed
+from mgm.eval.tasks.dataset_source import RequiredFile
 from tests.eval.download.file_server import File, serving
 from tests.eval.fixtures import make_all
 from tests.hub_server import TOKEN, hub
@@ -66,7 +66,7 @@ def test_a_fetch_goes_on_where_it_broke_off(tmp_path, caplog):
     content = b"x" * 50_000 + b"end"
     md5 = hashlib.md5(content).hexdigest()
     with served(content, breaks_at=20_000) as (address, begun):
-        needed = Needed("file.tsv", "somewhere", f"{address}/file.tsv", md5)
+        needed = RequiredFile("file.tsv", "somewhere", f"{address}/file.tsv", md5)
         with caplog.at_level("INFO", logger="mgm"):
             assert not provide(needed, tmp_path)
             assert "missing: put somewhere here" in caplog.text
@@ -81,17 +81,17 @@ def test_a_fetch_goes_on_where_it_broke_off(tmp_path, caplog):
 
 def test_archives_are_unpacked_to_their_place(tmp_path):
     with served(archive(outer__images__1="one")) as (address, _):
-        assert provide(Needed("images", "", f"{address}/a.zip"), tmp_path)
+        assert provide(RequiredFile("images", "", f"{address}/a.zip"), tmp_path)
         assert (tmp_path / "images" / "1").read_text() == "one"
         assert not list(tmp_path.glob(".*.part"))
     with (
         served(archive(**{"..__evil": b"x"})) as (address, _),
         pytest.raises(MGMError, match="outside of its folder"),
     ):
-        provide(Needed("evil", "", f"{address}/b.zip"), tmp_path)
+        provide(RequiredFile("evil", "", f"{address}/b.zip"), tmp_path)
     assert not (tmp_path.parent / "evil").exists()
     with served(b"no archive") as (address, _), pytest.raises(MGMError, match="damaged archive"):
-        provide(Needed("c", "", f"{address}/c.zip"), tmp_path)
+        provide(RequiredFile("c", "", f"{address}/c.zip"), tmp_path)
 
 
 def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
@@ -179,7 +179,7 @@ def test_one_fault_keeps_nothing_else_from_being_prepared(tmp_path, caplog):
 def test_a_file_that_is_another_is_not_put_in_place(tmp_path):
     file = File(b"other")
     with serving(file) as address:
-        needed = Needed("a.tsv", "", f"{address}/a.tsv", "0" * 32)
+        needed = RequiredFile("a.tsv", "", f"{address}/a.tsv", "0" * 32)
         for _ in range(2):
             with pytest.raises(MGMError, match=r"has the md5 .* not 000"):
                 provide(needed, tmp_path)
@@ -187,7 +187,7 @@ def test_a_file_that_is_another_is_not_put_in_place(tmp_path):
 
 
 def test_published_names_of_folders(tmp_path):
-    mmbench = benchmark("mmbench")[0]
+    mmbench = get_benchmark("mmbench")[0]
     assert mmbench.folder_in(tmp_path) == tmp_path / "mmbench"
     (tmp_path / "MMB").mkdir()
     assert mmbench.folder_in(tmp_path) == tmp_path / "MMB"
@@ -232,22 +232,22 @@ def test_data_sets_of_the_hub(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", BENCHMARK_GROUPS)
 def test_a_group_with_a_protocol(tmp_path, caplog, group, protocol):
     """Benchmarks without it are prepared for their usual one, as they are asked."""
     words = [group, "--protocol", protocol, "--data", str(tmp_path), "--offline"]
     assert main(words) == 1
     log = caplog.text
-    for name in expanded([group]):
-        kind, split, found = resolve(name, protocol)
+    for name in expand_groups([group]):
+        kind, split, found = resolve_benchmark(name, protocol)
         warned = f"{kind.name}:{split} has no protocol {protocol}; {found} is used" in log
         assert warned == (found != protocol)
         assert found in kind.protocols_of(split)
 
 
 def test_the_split_that_has_a_protocol():
-    assert benchmark("seed")[1] == "test"
-    assert benchmark("seed", "vlmevalkit")[1] == "test-img"
-    assert benchmark("seed:test", "vlmevalkit")[1] == "test"
-    assert benchmark("vqav2", "lmms-eval")[1] == "val"
-    assert benchmark("gqa", "official")[1] == "testdev"
+    assert get_benchmark("seed")[1] == "test"
+    assert get_benchmark("seed", "vlmevalkit")[1] == "test-img"
+    assert get_benchmark("seed:test", "vlmevalkit")[1] == "test"
+    assert get_benchmark("vqav2", "lmms-eval")[1] == "val"
+    assert get_benchmark("gqa", "official")[1] == "testdev"

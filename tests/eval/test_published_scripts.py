@@ -8,11 +8,11 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.benchmarks import mmmu, textvqa
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics import mathvista_extraction as extraction
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.scoring import scored
-from mgm.eval.tasks.predictions_file import read_answers
+from mgm.eval.report.scoring import score_responses
+from mgm.eval.tasks.predictions_file import match_predictions
 from tests.eval.fixtures import dump, lines, picture
 from tests.golden_files import golden_json
 
@@ -32,8 +32,8 @@ def test_textvqa(tmp_path):
     lines(tmp_path / "merge.jsonl", record["results"])
     kind = BENCHMARKS["textvqa"]
     questions = list(kind.questions(folder, "val", "paper"))
-    found = read_answers(tmp_path / "merge.jsonl", kind, questions)
-    score = scored(kind, "val", "paper", questions, found.answered, Judge())
+    found = match_predictions(tmp_path / "merge.jsonl", kind, questions)
+    score = score_responses(kind, "val", "paper", questions, found.responses, Judge())
     assert f"Samples: {score.questions}\nAccuracy: {score.value:.2f}%" in record["stdout"]
 
 
@@ -58,8 +58,8 @@ def test_pope(tmp_path):
     lines(tmp_path / "answers.jsonl", record["answers"])
     kind = BENCHMARKS["pope"]
     questions = list(kind.questions(folder, "test", "paper"))
-    found = read_answers(tmp_path / "answers.jsonl", kind, questions)
-    parts = scored(kind, "test", "paper", questions, found.answered, Judge()).parts
+    found = match_predictions(tmp_path / "answers.jsonl", kind, questions)
+    parts = score_responses(kind, "test", "paper", questions, found.responses, Judge()).parts
     printed = dict(
         re.findall(r"Category: (\w+), # samples: 10\n(?:.*\n){7}(.*)\n", record["stdout"])
     )
@@ -93,9 +93,9 @@ def question(record: dict) -> Question:
     choices = list(record.get("index2ans", {"A": "a", "B": "b", "C": "c", "D": "d"}).values())
     kind = "multiple-choice" if record["question_type"] == "multiple-choice" else "open"
     subject = record["id"].split("_")[1]
-    facts = {"type": kind, "choices": choices}
+    metadata = {"type": kind, "choices": choices}
     return Question(
-        id=record["id"], text="", answer=record["answer"], category=subject, facts=facts
+        id=record["id"], text="", target=record["answer"], category=subject, metadata=metadata
     )
 
 
@@ -103,7 +103,7 @@ def test_mmmu_parses_and_judges():
     record = golden_json("eval/mmmu.json")["scripts"]["main_parse_and_eval.py"]
     credits = []
     for given, expected in zip(record["input"], record["parsed_output"], strict=True):
-        answered = Answered(question(given), given["response"])
+        response = Response(question(given), given["response"])
         if given["question_type"] == "multiple-choice":
             assert mmmu.parse_choice(given["response"], given["index2ans"]) in (
                 expected["parsed_pred"],
@@ -112,7 +112,7 @@ def test_mmmu_parses_and_judges():
         else:
             said = sorted(mmmu.parse_open(given["response"]), key=str)
             assert said == sorted(expected["parsed_pred"], key=str)
-        credits.append(BENCHMARKS["mmmu"].credit(answered, "paper", Judge()))
+        credits.append(BENCHMARKS["mmmu"].score_one(response, "paper", Judge()))
         if mmmu.parse_choice(given["response"], given["index2ans"]) or given["answer"] == "42":
             assert credits[-1] == (expected["judge"] == "Correct")
     assert len(credits) == record["result"]["num_example"]
@@ -127,7 +127,7 @@ def test_mmmu_of_disciplines_and_subjects():
             {"id": name, "question_type": truth["question_type"], "answer": truth["ground_truth"]}
         )
         questions.append(one)
-        credits.append(BENCHMARKS["mmmu"].credit(Answered(one, text), "paper", Judge()))
+        credits.append(BENCHMARKS["mmmu"].score_one(Response(one, text), "paper", Judge()))
     parts = BENCHMARKS["mmmu"].parts(questions, credits)
     printed = json.loads(record["stdout"].splitlines()[-1].replace("'", '"'))
     for name, (value, count) in parts.items():
@@ -143,7 +143,7 @@ def test_mmmu_upload():
     for given in record["eval.py"]["input"]:
         meant = given["parsed_pred"]
         text = meant if isinstance(meant, str) else str(meant[0])
-        found = mmmu.uploaded([Answered(question(given), text)])
+        found = mmmu.uploaded([Response(question(given), text)])
         assert found == {given["id"]: expected[given["id"]]}
     named = golden_json("eval/mmmu.json")["DOMAIN_CAT2SUB_CAT"]
     assert {name: set(own) for name, own in mmmu.DISCIPLINES.items()} == {

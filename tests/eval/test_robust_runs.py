@@ -12,7 +12,7 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
 from mgm.eval.benchmarks.gqa import GQA
-from mgm.eval.report.scoring import JUDGED_AT_ONCE
+from mgm.eval.report.scoring import JUDGE_THREADS
 from tests.eval.fixtures import dump, lines, make_all, picture
 from tests.eval.full_disk import full_after
 from tests.eval.harness.misbehaving_server import refused, said, server
@@ -215,5 +215,5 @@ def test_kills_while_a_judge_is_asked(data, tmp_path):
         assert main(options) == 0
         prompts = {body["messages"][0]["content"] for body in bodies}
         assert len(prompts) == count
-        assert len(bodies) <= count + 2 * JUDGED_AT_ONCE
+        assert len(bodies) <= count + 2 * JUDGE_THREADS
     assert score_of(tmp_path / "out", "mmvet", "test")["value"] == 100

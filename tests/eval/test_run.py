@@ -16,13 +16,13 @@ import mgm
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
-from mgm.eval.harness.models import EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.harness.response_cache import AnswerCache, settings_name
-from mgm.eval.harness.runner import answered, by_image, run
-from mgm.eval.registry import benchmark
+from mgm.eval.harness.models import EndpointModel, EngineModel
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.harness.response_cache import ResponseCache, model_key
+from mgm.eval.harness.runner import cached_responses, generate_responses, group_by_image
+from mgm.eval.registry import get_benchmark
 from mgm.eval.report.score import load_score
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.scoring import score_responses
 from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.worker import Worker
 from tests.eval.fixtures import make_all, picture
@@ -42,7 +42,7 @@ def model(tmp_path_factory):
 
 
 def questions_of(data, name: str) -> list[Question]:
-    kind, split = benchmark(name)
+    kind, split = get_benchmark(name)
     return list(kind.questions(data / kind.folder, split, kind.protocols[0]))
 
 
@@ -58,42 +58,42 @@ def alone(model, questions: list[Question]) -> list[str]:
 @pytest.mark.parametrize("name", ["mme", "scienceqa", "mmmu"])
 def test_answers_are_those_of_each_question_alone(data, model, name, tmp_path):
     questions = questions_of(data, name)
-    cache = AnswerCache(tmp_path, "tiny")
-    run(questions, EngineAnswerer(mgm.load(model, device="cpu"), 4), cache)
-    said = answered(questions, cache)
+    cache = ResponseCache(tmp_path, "tiny")
+    generate_responses(questions, EngineModel(mgm.load(model, device="cpu"), 4), cache)
+    said = cached_responses(questions, cache)
     assert [one.text for one in said] == alone(model, questions)
 
 
-class Counting(EngineAnswerer):
+class Counting(EngineModel):
     asked: list[str] = []  # noqa: RUF012
 
-    def answers(self, questions):
+    def generate(self, questions):
         def counted():
             for one in questions:
                 self.asked.append(one.id)
                 yield one
 
-        yield from super().answers(counted())
+        yield from super().generate(counted())
 
 
 def test_nothing_is_asked_twice_and_protocols_share_what_is_equal(data, model, tmp_path):
     engine = mgm.load(model, device="cpu")
     counting = Counting(engine, 4)
     counting.asked.clear()
-    cache = AnswerCache(tmp_path, "tiny")
-    mmvet, split = benchmark("mmvet")
+    cache = ResponseCache(tmp_path, "tiny")
+    mmvet, split = get_benchmark("mmvet")
     for protocol, asked in (("paper", 2), ("paper", 2), ("vlmevalkit", 2), ("lmms-eval", 4)):
-        cache = AnswerCache(tmp_path, "tiny")
-        run(list(mmvet.questions(data / "mm-vet", split, protocol)), counting, cache)
+        cache = ResponseCache(tmp_path, "tiny")
+        generate_responses(list(mmvet.questions(data / "mm-vet", split, protocol)), counting, cache)
         assert len(counting.asked) == asked
-    other = AnswerCache(tmp_path, "another model")
-    run(questions_of(data, "mmvet"), counting, other)
+    other = ResponseCache(tmp_path, "another model")
+    generate_responses(questions_of(data, "mmvet"), counting, other)
     assert len(counting.asked) == 6
     image = data / "mm-vet" / "images" / "v1_0.png"
     before = image.read_bytes()
     try:
         picture(image, "green")
-        run(questions_of(data, "mmvet"), counting, AnswerCache(tmp_path, "tiny"))
+        generate_responses(questions_of(data, "mmvet"), counting, ResponseCache(tmp_path, "tiny"))
         assert len(counting.asked) == 8
     finally:
         image.write_bytes(before)
@@ -104,37 +104,39 @@ def test_equal_questions_are_asked_once(data, model, tmp_path):
     twins = [replace(question, id=name) for name in ("1", "2", "3")]
     counting = Counting(mgm.load(model, device="cpu"), 4)
     counting.asked.clear()
-    cache = AnswerCache(tmp_path, "tiny")
-    run(twins, counting, cache)
+    cache = ResponseCache(tmp_path, "tiny")
+    generate_responses(twins, counting, cache)
     assert len(counting.asked) == 1
-    assert len({one.text for one in answered(twins, cache)}) == 1
-    assert len(answered(twins, cache)) == 3
+    assert len({one.text for one in cached_responses(twins, cache)}) == 1
+    assert len(cached_responses(twins, cache)) == 3
 
 
 def test_what_a_kill_left_is_passed_over(tmp_path, caplog):
     question = Question("1", "what?")
-    cache = AnswerCache(tmp_path, "tiny")
+    cache = ResponseCache(tmp_path, "tiny")
     cache.put(cache.key(question), "red")
     file = tmp_path / "answers-0.jsonl"
     file.write_text(file.read_text() + '{"key": "ab", "te')
     with caplog.at_level("INFO", logger="mgm"):
-        cache = AnswerCache(tmp_path, "tiny")
+        cache = ResponseCache(tmp_path, "tiny")
     assert "were not finished" in caplog.text
     other = Question("2", "who?")
     cache.put(cache.key(other), "me")
-    again = AnswerCache(tmp_path, "tiny")
+    again = ResponseCache(tmp_path, "tiny")
     assert [again.get(again.key(one)) for one in (question, other)] == ["red", "me"]
 
 
 def test_images_are_divided_among_processes(data, model, tmp_path):
     questions = questions_of(data, "mme")
-    groups = by_image(questions)
+    groups = group_by_image(questions)
     assert [len(group) for group in groups] == [2, 2, 2, 2]
     engine = mgm.load(model, device="cpu")
     for process in range(3):
-        run(questions, EngineAnswerer(engine, 4), AnswerCache(tmp_path, "t", process), process, 3)
+        generate_responses(
+            questions, EngineModel(engine, 4), ResponseCache(tmp_path, "t", process), process, 3
+        )
     assert len(list(tmp_path.glob("answers-*.jsonl"))) == 3
-    said = answered(questions, AnswerCache(tmp_path, "t"))
+    said = cached_responses(questions, ResponseCache(tmp_path, "t"))
     assert [one.text for one in said] == alone(model, questions)
 
 
@@ -264,16 +266,16 @@ def test_a_server_is_asked_as_well(data, model, tmp_path):
     questions = questions_of(data, "mme")
     worker = Worker(mgm.load(model, device="cpu"), ("tiny",))
     with running(build_worker_app(worker)) as address:
-        cache = AnswerCache(tmp_path, "there")
-        run(questions, EndpointAnswerer(f"{address}/v1", "tiny", 4), cache)
-        said = [one.text for one in answered(questions, cache)]
+        cache = ResponseCache(tmp_path, "there")
+        generate_responses(questions, EndpointModel(f"{address}/v1", "tiny", 4), cache)
+        said = [one.text for one in cached_responses(questions, cache)]
         assert said == alone(model, questions)
-        other = EndpointAnswerer(f"{address}/v1", "other", 2)
+        other = EndpointModel(f"{address}/v1", "other", 2)
         with pytest.raises(MGMError, match=r"refuses \(404\): .*tiny"):
-            run(questions, other, AnswerCache(tmp_path, "x"))
-    nobody = EndpointAnswerer("http://127.0.0.1:9/v1", "m", 2, wait=0.001)
+            generate_responses(questions, other, ResponseCache(tmp_path, "x"))
+    nobody = EndpointModel("http://127.0.0.1:9/v1", "m", 2, wait=0.001)
     with pytest.raises(MGMError, match="does not answer after 5 tries"):
-        run(questions, nobody, AnswerCache(tmp_path, "y"))
+        generate_responses(questions, nobody, ResponseCache(tmp_path, "y"))
 
 
 def judge_application(said: list):
@@ -298,13 +300,13 @@ def judge_application(said: list):
 
 
 def test_a_judge(data, tmp_path):
-    kind, split = benchmark("mmvet")
+    kind, split = get_benchmark("mmvet")
     questions = questions_of(data, "mmvet")[:1]
-    said = [Answered(one, "x = -1") for one in questions]
+    said = [Response(one, "x = -1") for one in questions]
     app, asked = judge_application([500, 429, "no idea", "0.5"])
     with running(app) as address:
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
-        score = scored(kind, split, "paper", questions, said, judge)
+        score = score_responses(kind, split, "paper", questions, said, judge)
         assert (score.value, score.judge) == (50, "gpt")
         prompts = [body["messages"][0]["content"] for body in asked]
         assert prompts[0].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
@@ -312,36 +314,36 @@ def test_a_judge(data, tmp_path):
         assert [body["temperature"] for body in asked] == [0, 0, 0, 0.5]
         assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
         again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
-        assert scored(kind, split, "paper", questions, said, again).value == 50
+        assert score_responses(kind, split, "paper", questions, said, again).value == 50
         assert len(asked) == 5  # what could be parsed is known
     for reply in ("soon", None):
         app, _ = judge_application([reply])
         with running(app) as address:  # a reply that is no mark costs its question
             judge = ModelJudge("gpt", f"{address}/v1", tmp_path / f"{reply}.jsonl", wait=0.001)
-            assert scored(kind, split, "paper", questions, said, judge).value == 0
+            assert score_responses(kind, split, "paper", questions, said, judge).value == 0
     app, _ = judge_application([401])
     with running(app) as address:
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "401.jsonl", wait=0.001)
         with pytest.raises(MGMError, match="refuses"):
-            scored(kind, split, "paper", questions, said, judge)
-    assert scored(kind, split, "paper", questions, said, Judge()).judge == "rules"
+            score_responses(kind, split, "paper", questions, said, judge)
+    assert score_responses(kind, split, "paper", questions, said, Judge()).judge == "rules"
 
 
 def test_other_weights_are_another_model(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(name.encode() * 3)
-    names = {settings_name(str(tmp_path / name), {}) for name in ("a", "b")}
-    names |= {settings_name(str(tmp_path / "a"), {"dtype": "float16"})}
+    names = {model_key(str(tmp_path / name), {}) for name in ("a", "b")}
+    names |= {model_key(str(tmp_path / "a"), {"dtype": "float16"})}
     assert len(names) == 3
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     base = {"model_base": str(tmp_path / "base")}
-    names.add(settings_name(str(tmp_path / "a"), base))
+    names.add(model_key(str(tmp_path / "a"), base))
     (tmp_path / "base" / "config.json").write_text("[]")
-    names.add(settings_name(str(tmp_path / "a"), base))
+    names.add(model_key(str(tmp_path / "a"), base))
     (tmp_path / "a" / "chat_template.jinja").write_text("x")  # it decides answers, too
-    names.add(settings_name(str(tmp_path / "a"), {}))
+    names.add(model_key(str(tmp_path / "a"), {}))
     assert len(names) == 6
 
 
@@ -352,4 +354,4 @@ def test_times_and_other_files_make_no_other_model(tmp_path):
         (tmp_path / parent / "m" / "model.safetensors").write_bytes(b"weights")
     os.utime(tmp_path / "two" / "m" / "model.safetensors", (1, 1))
     (tmp_path / "two" / "m" / "README.md").write_text("read me")
-    assert len({settings_name(str(tmp_path / name / "m"), {}) for name in ("one", "two")}) == 1
+    assert len({model_key(str(tmp_path / name / "m"), {}) for name in ("one", "two")}) == 1

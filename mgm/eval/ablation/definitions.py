@@ -28,7 +28,7 @@ class _Kind:
     default: Callable[[MGMConfig], int] | None = None
 
 
-KINDS: Mapping[str, _Kind] = {
+ABLATION_KINDS: Mapping[str, _Kind] = {
     HR_OFF: _Kind("high-resolution branch off (mined = 0)", lambda f, n: replace(f, mode=NONE)),
     GREY_VIT: _Kind("ViT sees grey", lambda f, n: replace(f, grey_low_resolution=True)),
     "hr_only": _Kind("ViT's tokens not added", lambda f, n: replace(f, high_resolution_only=True)),
@@ -50,10 +50,13 @@ KINDS: Mapping[str, _Kind] = {
         lambda c: 4,
     ),
 }
-ALL = (HR_OFF, GREY_VIT, "hr_only", "pool", "one_query", "shift", "blur")
-ALL += tuple(f"stage_mean:{number}" for number in range(4, 0, -1))
-GROUPS: Mapping[str, tuple[str, ...]] = {"all": ALL, "utilisation": (HR_OFF, GREY_VIT)}
-NAMES = (
+ALL_ABLATIONS = (HR_OFF, GREY_VIT, "hr_only", "pool", "one_query", "shift", "blur")
+ALL_ABLATIONS += tuple(f"stage_mean:{number}" for number in range(4, 0, -1))
+ABLATION_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "all": ALL_ABLATIONS,
+    "utilisation": (HR_OFF, GREY_VIT),
+}
+ABLATION_HELP = (
     "hr_off, grey_vit, hr_only, pool, one_query, shift[:WINDOWS], blur[:PIXELS], "
     "stage_mean[:STAGE], utilisation (hr_off and grey_vit), all"
 )
@@ -64,7 +67,7 @@ class Ablation:
     """One change of a model at test time.
 
     Attributes:
-        kind: what is changed, a name of `KINDS`.
+        kind: what is changed, a name of `ABLATION_KINDS`.
         number: how much, such as pixels; 0: the kind has no number.
     """
 
@@ -79,7 +82,7 @@ class Ablation:
     @property
     def description(self) -> str:
         """What is changed, in words."""
-        return KINDS[self.kind].description.format(self.number)
+        return ABLATION_KINDS[self.kind].description.format(self.number)
 
     def fusion(self, config: MGMConfig) -> FusionConfig:
         """The settings with which the model of a config is asked; a fixed query is still missing.
@@ -88,7 +91,7 @@ class Ablation:
             MGMError: the model cannot be run so, or is so already.
         """
         try:
-            fusion = KINDS[self.kind].change(config.fusion, self.number)
+            fusion = ABLATION_KINDS[self.kind].change(config.fusion, self.number)
             fusion.check_model(config)
         except MGMError as error:
             raise MGMError(f"--ablate {self.name}: {error}") from error
@@ -97,7 +100,7 @@ class Ablation:
         return fusion
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_ablation_names(names: Sequence[str]) -> None:
     """Raise an MGMError, which lists the ablations, if a name of `--ablate` is none of them."""
     for name in _expanded(names):
         _parse(name)
@@ -117,7 +120,7 @@ def parse_ablations(names: Sequence[str], config: MGMConfig) -> list[Ablation]:
     found: dict[Ablation, None] = {}
     for name in _expanded(names):
         kind, number = _parse(name)
-        default = KINDS[kind].default
+        default = ABLATION_KINDS[kind].default
         if number is None:
             number = 0 if default is None else default(config)
         one = Ablation(kind, number)
@@ -127,17 +130,17 @@ def parse_ablations(names: Sequence[str], config: MGMConfig) -> list[Ablation]:
 
 
 def _expanded(names: Sequence[str]) -> list[str]:
-    return [one for name in names for one in GROUPS.get(name, (name,))]
+    return [one for name in names for one in ABLATION_GROUPS.get(name, (name,))]
 
 
 def _parse(name: str) -> tuple[str, int | None]:
     """Kind and number of a name; None: it has none."""
     kind, colon, text = name.partition(":")
-    if kind not in KINDS:
-        raise MGMError(f"--ablate {name}: no such ablation; valid: {NAMES}")
+    if kind not in ABLATION_KINDS:
+        raise MGMError(f"--ablate {name}: no such ablation; valid: {ABLATION_HELP}")
     if not colon:
         return kind, None
-    if KINDS[kind].default is None:
+    if ABLATION_KINDS[kind].default is None:
         raise MGMError(f"--ablate {name}: takes no number; write --ablate {kind}")
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
         raise MGMError(f"--ablate {name}: {text!r:.40} is no number from 1")

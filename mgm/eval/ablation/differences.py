@@ -10,7 +10,7 @@ import numpy as np
 from mgm.errors import MGMError
 from mgm.eval.compare.comparison import Comparison, compare_scores
 from mgm.eval.report.ablation_table import FULL_MODEL, full_model
-from mgm.eval.report.score import Score, credit_of, questions_of
+from mgm.eval.report.score import Score, credit_of, restore_questions
 from mgm.eval.statistics.intervals import (
     WHOLE,
     Interval,
@@ -98,7 +98,7 @@ def utilisation(
     names = [name for name in full.credits if name in without.credits]
     credits = [[credit_of(one, name) for name in names] for one in (full, without)]
     groups = [full.groups[name] for name in names]
-    questions = questions_of(benchmark, full, names)
+    questions = restore_questions(benchmark, full, names)
 
     def rate(indexes: Sequence[int]) -> dict[str, tuple[float, int]]:
         some = [questions[n] for n in indexes]

@@ -9,17 +9,17 @@ import torch
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.eval.ablation.definitions import Ablation
-from mgm.eval.harness.models import EngineAnswerer
+from mgm.eval.harness.models import EngineModel
 from mgm.eval.harness.question import Question, SkippedQuestion
-from mgm.eval.harness.response_cache import AnswerCache
-from mgm.eval.harness.runner import run
+from mgm.eval.harness.response_cache import ResponseCache
+from mgm.eval.harness.runner import generate_responses
 
 CALIBRATION_IMAGES = 32  # whose tokens' mean query stands for that of every token
 
 
 def ablation_cache(
-    cache: AnswerCache, ablation: Ablation, questions: Sequence[Question]
-) -> AnswerCache:
+    cache: ResponseCache, ablation: Ablation, questions: Sequence[Question]
+) -> ResponseCache:
     """The answers that are given with an ablation, in the files of the others.
 
     Args:
@@ -36,21 +36,21 @@ def ablation_cache(
 def run_ablation(
     ablation: Ablation,
     questions: Sequence[Question],
-    answerer: EngineAnswerer,
-    cache: AnswerCache,
-    process: int = 0,
-    processes: int = 1,
+    model: EngineModel,
+    cache: ResponseCache,
+    rank: int = 0,
+    world_size: int = 1,
     title: str = "",
 ) -> list[SkippedQuestion]:
-    """Have every question answered with an ablation that was not yet; see `runner.run`.
+    """`runner.generate_responses` with an ablated model; cached responses are not generated again.
 
     Args:
         ablation: the change; the model is as before in the end.
         questions: of one benchmark.
-        answerer: the engine.
+        model: the engine.
         cache: of the full model.
-        process: the number of this one.
-        processes: that share the work.
+        rank: the number of this one.
+        world_size: that share the work.
         title: of the progress bar; empty: there is none.
 
     Returns:
@@ -59,7 +59,7 @@ def run_ablation(
     Raises:
         MGMError: the model cannot be run so, or no question can be answered any more.
     """
-    engine = answerer.engine
+    engine = model.engine
     before = engine.fusion
     fusion = ablation.fusion(engine.model.config)
     if ablation.kind == "one_query":
@@ -67,12 +67,12 @@ def run_ablation(
     own = ablation_cache(cache, ablation, questions)
     engine.fusion = fusion
     try:
-        return run(questions, answerer, own, process, processes, title)
+        return generate_responses(questions, model, own, rank, world_size, title)
     finally:
         engine.fusion = before
 
 
-def _calibration_images(questions: Sequence[Question], cache: AnswerCache) -> list[Question]:
+def _calibration_images(questions: Sequence[Question], cache: ResponseCache) -> list[Question]:
     """The first images of a benchmark, each with how it is seen: questions without a text."""
     images: dict[str, Question] = {}
     for question in questions:

@@ -18,15 +18,15 @@ from mgm.eval.ablation.differences import (
 )
 from mgm.eval.ablation.inference import ablation_cache, run_ablation
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.models import Answerer, EngineAnswerer
+from mgm.eval.harness.models import EngineModel, Model
 from mgm.eval.harness.question import SkippedQuestion
-from mgm.eval.harness.response_cache import AnswerCache
-from mgm.eval.harness.runner import Shared, answered
+from mgm.eval.harness.response_cache import ResponseCache
+from mgm.eval.harness.runner import BenchmarkResponses, cached_responses
 from mgm.eval.plan import Task
-from mgm.eval.report.ablation_table import FILE
+from mgm.eval.report.ablation_table import ABLATIONS_FILE
 from mgm.eval.report.report import ablations_text
 from mgm.eval.report.score import Score, save_score
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.scoring import score_responses
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.model.configuration_mgm import MGMConfig
 
@@ -55,8 +55,8 @@ class AblationStudy:
         read_config: Callable[[], MGMConfig],
     ) -> None:
         for name, task in tasks.items() if names else ():
-            if task.split not in task.kind.scored:
-                valid = ", ".join(f"{task.kind.name}:{one}" for one in task.kind.scored)
+            if task.split not in task.kind.scored_splits:
+                valid = ", ".join(f"{task.kind.name}:{one}" for one in task.kind.scored_splits)
                 raise MGMError(
                     f"--ablate: only a server knows the answers of {name}"
                     + (f"; valid: {valid}" if valid else "; leave it out")
@@ -74,15 +74,15 @@ class AblationStudy:
         return f"{name}: {len(task.asked)} questions, protocol {task.protocol}{more}\n"
 
     def ask(
-        self, answerer: Answerer, cache: AnswerCache, process: int = 0, processes: int = 1
+        self, model: Model, cache: ResponseCache, rank: int = 0, world_size: int = 1
     ) -> list[str]:
         """Have all questions answered with each ablation; answers go into the cache.
 
         Args:
-            answerer: the engine.
+            model: the engine.
             cache: of the full model.
-            process: the number of this one.
-            processes: that share the work.
+            rank: the number of this one.
+            world_size: that share the work.
 
         Returns:
             An error for each ablation and benchmark that could not be asked.
@@ -92,13 +92,13 @@ class AblationStudy:
         """
         errors = []
         for ablation in self.ablations:
-            if not isinstance(answerer, EngineAnswerer):
+            if not isinstance(model, EngineModel):
                 raise MGMError("--ablate changes the model in this process; give --model-path")
             for name, task in self.tasks.items():
-                title = "" if process else f"{name}, {ablation.name}"
+                title = "" if rank else f"{name}, {ablation.name}"
                 try:
                     self._skipped[ablation.name, name] = run_ablation(
-                        ablation, task.asked, answerer, cache, process, processes, title
+                        ablation, task.asked, model, cache, rank, world_size, title
                     )
                 except NotWrittenError:
                     raise
@@ -106,14 +106,16 @@ class AblationStudy:
                     errors.append(f"{name}, --ablate {ablation.name}: {error}")
         return errors
 
-    def shared(self, cache: AnswerCache) -> dict[str, Shared]:
+    def shared(self, cache: ResponseCache) -> dict[str, BenchmarkResponses]:
         """What processes exchange about each ablation, by names that no benchmark has.
 
         Args:
             cache: of the full model.
         """
         return {
-            f"{name} {one.name}": Shared(task.asked, ablation_cache(cache, one, task.asked))
+            f"{name} {one.name}": BenchmarkResponses(
+                task.asked, ablation_cache(cache, one, task.asked)
+            )
             for one in self.ablations
             for name, task in self.tasks.items()
         }
@@ -122,7 +124,7 @@ class AblationStudy:
         self,
         output: Path,
         full: Mapping[str, Score],
-        cache: AnswerCache,
+        cache: ResponseCache,
         judge: Judge,
         without_thinking: bool = False,
     ) -> tuple[str, list[str]]:
@@ -136,7 +138,7 @@ class AblationStudy:
             full: scores of the full model, by the names of benchmarks with their splits.
             cache: of the full model.
             judge: of free answers.
-            without_thinking: as for `scored`.
+            without_thinking: as for `scored_splits`.
 
         Returns:
             The tables in Markdown, and errors of what could not be scored.
@@ -158,7 +160,7 @@ class AblationStudy:
                 except MGMError as error:
                     errors.append(f"{name}, --ablate {one.name}: {error}")
             content = as_json(score, rows, _rates(task.kind, score, rows))
-            with atomic_file(folder / FILE) as part:
+            with atomic_file(folder / ABLATIONS_FILE) as part:
                 part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
             text += ablations_text(score, content)
         return text, errors
@@ -166,7 +168,7 @@ class AblationStudy:
     def _scores(
         self,
         name: str,
-        cache: AnswerCache,
+        cache: ResponseCache,
         judge: Judge,
         without_thinking: bool,
         errors: list[str],
@@ -174,13 +176,13 @@ class AblationStudy:
         """Scores of a benchmark with each ablation that has answers; errors go into `errors`."""
         task, scores, missing = self.tasks[name], {}, []
         for ablation in self.ablations:
-            own = answered(task.asked, ablation_cache(cache, ablation, task.asked))
+            own = cached_responses(task.asked, ablation_cache(cache, ablation, task.asked))
             if not own:
                 missing.append(ablation.name)
                 continue
             skipped = self._skipped.get((ablation.name, name), ())
             try:
-                scores[ablation] = scored(
+                scores[ablation] = score_responses(
                     *(task.kind, task.split, task.protocol, task.questions, own, judge, skipped),
                     without_thinking=without_thinking,
                 )

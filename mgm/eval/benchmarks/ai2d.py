@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.lmms_eval import exact_match
-from mgm.eval.metrics.multiple_choice import LETTERS, listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.metrics.multiple_choice import LETTERS, format_choices
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 
 class AI2D(Benchmark):
@@ -23,7 +23,7 @@ class AI2D(Benchmark):
     """
 
     name, title, folder = "ai2d", "AI2D", "ai2d"
-    splits = scored = ("test", "test-no-mask")
+    splits = scored_splits = ("test", "test-no-mask")
     published_splits = ()
     sizes = {"test": 3088, "test-no-mask": 3088}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -39,7 +39,7 @@ class AI2D(Benchmark):
         ),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -47,26 +47,26 @@ class AI2D(Benchmark):
             return choice_question(row, images)
         return Question(
             id=str(number - 1),
-            text=f"{row['question']}\n{listed(row['options'])}\n{LETTER}",
+            text=f"{row['question']}\n{format_choices(row['options'])}\n{LETTER_PROMPT}",
             images=images,
-            answer=LETTERS[int(row["answer"])],
+            target=LETTERS[int(row["answer"])],
             group=images[0].name,
             max_new_tokens=16,
         )
 
-    def cleaned(
-        self, answered: Answered, protocol: str, without_thinking: bool = False
-    ) -> Answered:
+    def filter_response(
+        self, response: Response, protocol: str, without_thinking: bool = False
+    ) -> Response:
         """See `Benchmark`; lmms-eval takes the letter before it takes reasoning out.
 
         Source: `MultiChoiceRegexFilter` of lmms-eval's ai2d, utils.py.
         """
-        found = re.match(r"\s*([A-Z])\.", answered.text) if protocol == LMMS_EVAL else None
-        answered = replace(answered, text=found[1]) if found else answered
-        return super().cleaned(answered, protocol, without_thinking)
+        found = re.match(r"\s*([A-Z])\.", response.text) if protocol == LMMS_EVAL else None
+        response = replace(response, text=found[1]) if found else response
+        return super().filter_response(response, protocol, without_thinking)
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        return float(exact_match(answered.text, answered.question.answer))
+            return score_multiple_choice(response, judge)
+        return float(exact_match(response.text, response.question.target))

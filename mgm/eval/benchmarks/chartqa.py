@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.files import text_list
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.files import as_text_list
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
 TOLERANCE = 0.05  # of a number, relative to the right one
 
@@ -17,7 +17,7 @@ class ChartQA(Benchmark):
     """Relaxed accuracy of all questions; human and augmented ones are parts of it."""
 
     name, title, folder, metric = "chartqa", "ChartQA", "chartqa", "relaxed accuracy"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     published_splits = ()
     sizes = {"test": 2500}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -26,27 +26,27 @@ class ChartQA(Benchmark):
         ("test", VLMEVALKIT): Table("ChartQA_TEST.tsv", 2500, "c902e0aa9be5582a7aad6dcf52734b42"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         by_lmms_eval = protocol == LMMS_EVAL
-        suffix = "Answer the question with a single word." if by_lmms_eval else SINGLE_WORD
+        suffix = "Answer the question with a single word." if by_lmms_eval else SHORT_ANSWER_PROMPT
         return Question(
             id=str(number - 1),
             text=f"{row['question']}\n{suffix}",
             images=images,
-            answer=[row["answer"]] if by_lmms_eval else text_list(row["answer"]),
+            target=[row["answer"]] if by_lmms_eval else as_text_list(row["answer"]),
             group=images[0].name,
             category=str(row.get("type" if by_lmms_eval else "split") or ""),
             max_new_tokens=16 if by_lmms_eval else 128,
-            facts={"question_id": row_name(row, number)},
+            metadata={"question_id": row_id(row, number)},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether a number is near enough, or another answer the right one."""
-        text = answered.text.strip()
-        return float(any(is_near(text, answer) for answer in answered.question.answer))
+        text = response.text.strip()
+        return float(any(is_near(text, answer) for answer in response.question.target))
 
 
 def is_near(text: str, answer: str) -> bool:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
 
@@ -13,7 +13,7 @@ class CountBenchQA(Benchmark):
     """Exact numbers; VLMEvalKit takes an answer that contains the right number's digits."""
 
     name, title, folder = "countbenchqa", "CountBenchQA", "countbenchqa"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     published_splits = ()
     sizes = {"test": 491}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -22,7 +22,7 @@ class CountBenchQA(Benchmark):
         ("test", VLMEVALKIT): Table("CountBenchQA.tsv", 491, "fc73c8d4ffa665431448753f094d56ff"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -31,15 +31,15 @@ class CountBenchQA(Benchmark):
             id=str(number - 1),
             text=_lmms_eval_prompt(row) if by_lmms_eval else _vlmevalkit_prompt(row),
             images=images,
-            answer=str(row["number" if by_lmms_eval else "answer"]),
+            target=str(row["number" if by_lmms_eval else "answer"]),
             group=images[0].name,
             max_new_tokens=32 if by_lmms_eval else 128,
-            facts={"question_id": row_name(row, number)},
+            metadata={"question_id": row_id(row, number)},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the number is right."""
-        text, answer = answered.text, answered.question.answer
+        text, answer = response.text, response.question.target
         return float(text.strip() == answer if protocol == LMMS_EVAL else answer in text)
 
 

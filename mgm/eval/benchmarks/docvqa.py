@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.anls import anls
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.files import text_list
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.files import as_text_list
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
 DATASET = "lmms-lab-encoder/DocVQA"
 
@@ -41,7 +41,7 @@ class DocVQA(Benchmark):
 
     name, title, folder = "docvqa", "DocVQA", "docvqa"
     splits = ("val", "test")
-    scored = ("val",)
+    scored_splits = ("val",)
     published_splits = ()
     sizes = {"val": 5349, "test": 5188}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT, OFFICIAL)
@@ -50,30 +50,30 @@ class DocVQA(Benchmark):
         "DocVQA", 5349, 5188, "DocVQA_VAL.tsv", "d5ee77e1926ff10690d469c56b73eabf"
     )
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         answers = row["answer"] if protocol == VLMEVALKIT else row.get("answers")
         return Question(
             id=str(row["index"] if protocol == VLMEVALKIT else row["questionId"]),
-            text=f"{row['question']}\n{SINGLE_WORD}",
+            text=f"{row['question']}\n{SHORT_ANSWER_PROMPT}",
             images=images,
-            answer=text_list(answers),
+            target=as_text_list(answers),
             group=images[0].name,
             max_new_tokens=128 if protocol == VLMEVALKIT else 32,
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """How near the answer is to the nearest right one."""
-        text = answered.text.strip() if protocol == LMMS_EVAL else answered.text
-        return max((anls(text, one) for one in answered.question.answer), default=0.0)
+        text = response.text.strip() if protocol == LMMS_EVAL else response.text
+        return max((anls(text, one) for one in response.question.target), default=0.0)
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """What the challenge's server takes: https://rrc.cvc.uab.es/?ch=17."""
-        if split in self.scored:
+        if split in self.scored_splits:
             return []
         path = folder / f"{self.name}_{split}.json"
-        records = [{"questionId": int(one.question.id), "answer": one.text} for one in answered]
+        records = [{"questionId": int(one.question.id), "answer": one.text} for one in responses]
         path.write_text(json.dumps(records), encoding="utf-8")
         return [path]

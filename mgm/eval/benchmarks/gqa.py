@@ -9,14 +9,14 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Packed, images_of, matching
-from mgm.eval.tasks.files import read_json
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, RowWithImages, images_of, matching
+from mgm.eval.tasks.files import load_json
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class _HubScenes(HubFiles):
@@ -31,7 +31,7 @@ class _HubScenes(HubFiles):
         """See `Source`."""
         return [*super().files(folder), *matching(folder, self.pictures)]
 
-    def read(self, folder: Path) -> Iterator[Packed]:
+    def read(self, folder: Path) -> Iterator[RowWithImages]:
         """See `Source`."""
         images = {
             row["id"]: images_of(row["image"], f"{self.dataset}, image {row['id']}")
@@ -41,9 +41,9 @@ class _HubScenes(HubFiles):
             fault = MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
             yield row, images.get(row["imageId"], fault)
 
-    def needed(self) -> list[Needed]:
+    def required_files(self) -> list[RequiredFile]:
         """See `Source`."""
-        (questions,) = super().needed()
+        (questions,) = super().required_files()
         return [questions, replace(questions, path=self.pictures)]
 
 
@@ -51,7 +51,7 @@ class GQA(Benchmark):
     """Exact answers."""
 
     name, title, folder = "gqa", "GQA", "gqa"
-    splits = scored = ("testdev",)
+    splits = scored_splits = ("testdev",)
     sizes = {"testdev": 12578}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL)
     sources = {  # noqa: RUF012
@@ -60,21 +60,23 @@ class GQA(Benchmark):
         )
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, answers and images."""
         site = "https://downloads.cs.stanford.edu/nlp/data/gqa"
         return [
-            Needed("llava_gqa_testdev_balanced.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed("data/testdev_balanced_questions.json", "GQA", f"{site}/questions1.2.zip"),
-            Needed("data/images", "GQA, unpacked", f"{site}/images.zip"),
+            RequiredFile(
+                "llava_gqa_testdev_balanced.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"
+            ),
+            RequiredFile("data/testdev_balanced_questions.json", "GQA", f"{site}/questions1.2.zip"),
+            RequiredFile("data/images", "GQA, unpacked", f"{site}/images.zip"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "data" / "testdev_balanced_questions.json"
-        truths = read_json(file)
+        truths = load_json(file)
         questions = folder / "llava_gqa_testdev_balanced.jsonl"
 
         def complete(question: Question, index: int) -> Question:
@@ -82,42 +84,42 @@ class GQA(Benchmark):
             if truth is None:
                 raise MGMError(f"{file}: has no question {question.id}")
             kind = truth.get("types", {}).get("structural", "")
-            return replace(question, answer=truth["answer"], category=kind)
+            return replace(question, target=truth["answer"], category=kind)
 
         yield from llava_questions(questions, folder / "data" / "images", complete=complete)
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         return Question(
             id=str(row["id"]),
-            text=f"{row['question']}\n{SINGLE_WORD}",
+            text=f"{row['question']}\n{SHORT_ANSWER_PROMPT}",
             images=images,
-            answer=row["answer"],
+            target=row["answer"],
             group=str(row["imageId"]),
             category=(row.get("types") or {}).get("structural") or "",
             max_new_tokens=16,
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the answer is the right one; lmms-eval looks at no case and no punctuation."""
-        text, answer = answered.text, answered.question.answer
+        text, answer = response.text, response.question.target
         if protocol == LMMS_EVAL:
             return float(_bare(text.strip()) == _bare(answer))
         return float(submitted(text) == answer)
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """Answers, and what GQA's evaluator reads."""
         path = folder / "testdev_balanced_predictions.json"
-        answers = write_answers(folder / "merge.jsonl", answered)
-        path.write_text(json.dumps(predictions(answered)), encoding="utf-8")
+        answers = write_answers_file(folder / "merge.jsonl", responses)
+        path.write_text(json.dumps(predictions(responses)), encoding="utf-8")
         return [answers, path]
 
 
 def _bare(text: str) -> str:
     # lmms-eval compares numpy's texts: lower case does not lengthen them, and no NUL ends them.
-    return text.lower()[: len(text)].translate(PUNCTUATION).rstrip("\0")
+    return text.lower()[: len(text)].translate(NO_PUNCTUATION).rstrip("\0")
 
 
 def submitted(text: str) -> str:
@@ -125,6 +127,6 @@ def submitted(text: str) -> str:
     return text.rstrip(".").lower()
 
 
-def predictions(answered: Sequence[Answered]) -> list[dict[str, str]]:
+def predictions(responses: Sequence[Response]) -> list[dict[str, str]]:
     """What GQA's evaluator reads."""
-    return [{"questionId": one.question.id, "prediction": submitted(one.text)} for one in answered]
+    return [{"questionId": one.question.id, "prediction": submitted(one.text)} for one in responses]

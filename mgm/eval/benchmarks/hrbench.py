@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.lmms_eval import hrbench_letter
-from mgm.eval.metrics.multiple_choice import LETTERS, listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question, judged_letter
+from mgm.eval.metrics.multiple_choice import LETTERS, format_choices
+from mgm.eval.metrics.vlmevalkit import choice_question, judged_letter, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, mean_of_means
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
-SITE = "https://huggingface.co/datasets/DreamMr/HR-Bench/resolve/main/{name}"
-TABLES = {
+HRBENCH_URL = "https://huggingface.co/datasets/DreamMr/HR-Bench/resolve/main/{name}"
+HRBENCH_TABLES = {
     "4k": ("hr_bench_4k.tsv", "f6b041b03d49543494b8a56d2e35be65"),
     "8k": ("hr_bench_8k.tsv", "274c9c7f89329b804a4723178a00219c"),
 }
@@ -27,10 +27,10 @@ class HRBench(Benchmark):
 
     name, title, folder = "hrbench", "HR-Bench", "hrbench"
     metric = "mean accuracy of rounds"
-    splits = scored = ("4k", "8k")
+    splits = scored_splits = ("4k", "8k")
     published_splits = ()
     sizes = {"4k": 800, "8k": 800}  # noqa: RUF012
-    combine_facts = ("round",)
+    combine_metadata = ("round",)
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (LMMS_EVAL, VLMEVALKIT)
     sources = {  # noqa: RUF012
@@ -39,51 +39,51 @@ class HRBench(Benchmark):
             for split in ("4k", "8k")
         },
         **{
-            (split, VLMEVALKIT): Table(name, 800, md5, url=SITE)
-            for split, (name, md5) in TABLES.items()
+            (split, VLMEVALKIT): Table(name, 800, md5, url=HRBENCH_URL)
+            for split, (name, md5) in HRBENCH_TABLES.items()
         },
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
-        facts: Mapping[str, Any]
+        metadata: Mapping[str, Any]
         if protocol == VLMEVALKIT:
             question = choice_question(row, images)
-            text, facts = question.text, question.facts
+            text, metadata = question.text, question.metadata
         else:
             choices = {one: str(row[one]) for one in LETTERS if row.get(one) is not None}
-            lines = f"{listed(choices)}\n" if choices else ""
+            lines = f"{format_choices(choices)}\n" if choices else ""
             text = f"{row['question'].strip()}\n{lines}Answer the option letter directly."
-            facts = {"question": row["question"], "choices": choices}
+            metadata = {"question": row["question"], "choices": choices}
         return Question(
             id=str(row["index"]),
             text=text,
             images=images,
-            answer=row["answer"],
+            target=row["answer"],
             group=images[0].name,
             category=str(row["category"]),
             max_new_tokens=1024,
-            facts={**facts, "round": str(row["cycle_category"])},
+            metadata={**metadata, "round": str(row["cycle_category"])},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        question = answered.question
-        letter = hrbench_letter(answered.text, question.facts["choices"])
+            return score_multiple_choice(response, judge)
+        question = response.question
+        letter = hrbench_letter(response.text, question.metadata["choices"])
         if letter is None and judge.is_model:
-            letter = judged_letter(question, answered.text, judge, hrbench_letter)
-        return float(letter is not None and letter.lower() == question.answer.lower())
+            letter = judged_letter(question, response.text, judge, hrbench_letter)
+        return float(letter is not None and letter.lower() == question.target.lower())
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
-        return hrbench_letter(answered.text, answered.question.facts["choices"]) or ""
+            return super().parse(response, protocol)
+        return hrbench_letter(response.text, response.question.metadata["choices"]) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The mean of the rounds' accuracies, in per cent."""
-        return mean_of_means([one.facts["round"] for one in questions], credits)
+        return mean_of_means([one.metadata["round"] for one in questions], credits)

@@ -9,14 +9,17 @@ from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
+from mgm.eval.harness.question import Credit, Question, Response, SkippedQuestion, ratio_of_sums
 from mgm.eval.tasks.benchmark import PAPER, Benchmark
-from mgm.eval.tasks.dataset_source import Needed
-from mgm.eval.tasks.files import read_lines
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
+from mgm.eval.tasks.dataset_source import RequiredFile
+from mgm.eval.tasks.files import read_jsonl
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
 
-TRIES = 3  # of a judge whose reply has no two marks
-TEMPERATURE, TEMPERATURE_STEP = 0.2, 0.3  # of the first try, and what each further one adds
+REVIEW_ATTEMPTS = 3  # of a judge whose reply has no two marks
+REVIEW_TEMPERATURE, REVIEW_TEMPERATURE_STEP = (
+    0.2,
+    0.3,
+)  # of the first try, and what each further one adds
 SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 HIGHEST_MARK = 10
 NO_MARKS = (-1.0, -1.0)  # what LLaVA's review takes for a reply without marks
@@ -30,24 +33,24 @@ class LLaVABench(Benchmark):
 
     name, title, folder = "llava-bench", "LLaVA-Bench (wild)", "llava-bench-in-the-wild"
     metric = "relative marks"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     sizes = {"test": 60}  # noqa: RUF012
     judged = (PAPER,)
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, images, captions and reference answers."""
         hub = "the data set liuhaotian/llava-bench-in-the-wild of the Hugging Face hub"
         names = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl", "images")
-        return [Needed(name, hub) for name in names]
+        return [RequiredFile(name, hub) for name in names]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
-        captions = {one["image"]: one["caption"] for one in read_lines(folder / "context.jsonl")}
+        captions = {one["image"]: one["caption"] for one in read_jsonl(folder / "context.jsonl")}
         references = {
             str(one["question_id"]): one["text"]
-            for one in read_lines(folder / "answers_gpt4.jsonl")
+            for one in read_jsonl(folder / "answers_gpt4.jsonl")
         }
 
         def complete(question: Question, index: int) -> Question:
@@ -55,8 +58,8 @@ class LLaVABench(Benchmark):
                 raise MGMError(f"{folder / 'answers_gpt4.jsonl'}: has no question {question.id}")
             return replace(
                 question,
-                answer=references[question.id],
-                facts={**question.facts, "caption": captions.get(question.group, "")},
+                target=references[question.id],
+                metadata={**question.metadata, "caption": captions.get(question.group, "")},
             )
 
         yield from llava_questions(
@@ -67,19 +70,19 @@ class LLaVABench(Benchmark):
             category=lambda record: str(record.get("category", "")),
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """The answer's mark with the reference's; by rules, the words they share.
 
         Raises:
             MGMError: the judge does not reply.
         """
         if not judge.is_model:
-            return shared_words(answered.text, answered.question.answer)
-        prompt, reply = judge_prompt(answered), ""
-        for attempt in range(TRIES):
-            reply = judge.ask(
+            return shared_words(response.text, response.question.target)
+        prompt, reply = review_prompt(response), ""
+        for attempt in range(REVIEW_ATTEMPTS):
+            reply = judge.complete(
                 prompt,
-                temperature=TEMPERATURE + TEMPERATURE_STEP * attempt,
+                temperature=REVIEW_TEMPERATURE + REVIEW_TEMPERATURE_STEP * attempt,
                 max_tokens=1024,
                 accepts=lambda text: marks(text) is not None,
                 system=SYSTEM,
@@ -88,7 +91,7 @@ class LLaVABench(Benchmark):
             if found is not None:
                 return _credit(*found)
         return _credit(
-            *NO_MARKS, note=f"the judge gave no two marks in {TRIES} tries: {reply!r:.60}"
+            *NO_MARKS, note=f"the judge gave no two marks in {REVIEW_ATTEMPTS} tries: {reply!r:.60}"
         )
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
@@ -99,9 +102,9 @@ class LLaVABench(Benchmark):
         """There is no bound: answers may be better than the reference."""
         return None
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """The published answers."""
-        return [write_answers(folder / "answers.jsonl", answered)]
+        return [write_answers_file(folder / "answers.jsonl", responses)]
 
 
 @cache
@@ -111,15 +114,15 @@ def _instructions() -> str:
     return file.read_text(encoding="utf-8")
 
 
-def judge_prompt(answered: Answered) -> str:
+def review_prompt(response: Response) -> str:
     """What the judge is asked. Source: eval_gpt_review_bench.py of LLaVA."""
-    question = answered.question
-    caption = question.facts["caption"]
+    question = response.question
+    caption = question.metadata["caption"]
     context = "\n".join(caption) if isinstance(caption, list) else caption
     return (
-        f"[Context]\n{context}\n\n[Question]\n{question.facts['prompt']}\n\n"
-        f"[Assistant 1]\n{question.answer}\n\n[End of Assistant 1]\n\n"
-        f"[Assistant 2]\n{answered.text}\n\n[End of Assistant 2]\n\n"
+        f"[Context]\n{context}\n\n[Question]\n{question.metadata['prompt']}\n\n"
+        f"[Assistant 1]\n{question.target}\n\n[End of Assistant 1]\n\n"
+        f"[Assistant 2]\n{response.text}\n\n[End of Assistant 2]\n\n"
         f"[System]\n{_instructions()}\n\n"
     )
 

@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
+from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.mathvista_extraction import (
-    CHOICES,
+    MULTI_CHOICE,
     extract,
     extraction_prompt,
     is_equal,
     normal_extraction,
     ruled_extraction,
 )
-from mgm.eval.metrics.multiple_choice import LETTERS, by_letter, listed
+from mgm.eval.metrics.multiple_choice import LETTERS, choices_by_letter, format_choices
 from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import field, present, read_json, write_lines
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import field, load_json, require_file, write_jsonl
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 HINTS = {
-    CHOICES: "Please answer the question and provide the correct option letter, e.g., A, B, C, D, "
-    "at the end.",
+    MULTI_CHOICE: "Please answer the question and provide the correct option letter, e.g., A, B, "
+    "C, D, at the end.",
     "integer": "Please answer the question requiring an integer answer and provide the final value,"
     " e.g., 1, 2, 3, at the end.",
     "list": "Please answer the question requiring a Python list as an answer and provide the final "
@@ -35,14 +35,14 @@ DECIMALS = {
     1: ("one decimal place", "1.2, 1.3, 1.4"),
     2: ("two decimal places", "1.23, 1.34, 1.45"),
 }
-TRIES = 5  # as often both harnesses ask a judge that says nothing
+EXTRACTION_ATTEMPTS = 5  # as often both harnesses ask a judge that says nothing
 
 
 class MathVista(Benchmark):
     """The judge extracts what an answer says; without one, rules do."""
 
     name, title, folder = "mathvista", "MathVista", "MathVista"
-    splits = scored = ("testmini",)
+    splits = scored_splits = ("testmini",)
     sizes = {"testmini": 1000}  # noqa: RUF012
     protocols = judged = (PAPER, LMMS_EVAL, VLMEVALKIT)
     sources = {  # noqa: RUF012
@@ -54,23 +54,23 @@ class MathVista(Benchmark):
         ),
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions and images."""
         site = "https://huggingface.co/datasets/AI4Math/MathVista/resolve/main"
         return [
-            Needed("testmini.json", "MathVista's repository, data/testmini.json"),
-            Needed("images", "MathVista, unpacked", f"{site}/images.zip"),
+            RequiredFile("testmini.json", "MathVista's repository, data/testmini.json"),
+            RequiredFile("images", "MathVista, unpacked", f"{site}/images.zip"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
-        file = present(folder / f"{split}.json")
-        for name, problem in read_json(file).items():
+        file = require_file(folder / f"{split}.json")
+        for name, problem in load_json(file).items():
             yield question_or_skip(str(name), partial(_published, folder, str(name), problem))
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -79,44 +79,48 @@ class MathVista(Benchmark):
             listed_choices = ast.literal_eval(listed_choices)
         problem = row | {"choices": [str(one) for one in listed_choices]}
         harness = protocol == VLMEVALKIT
-        if harness and problem["question_type"] == CHOICES and not problem.get("answer_option"):
+        if (
+            harness
+            and problem["question_type"] == MULTI_CHOICE
+            and not problem.get("answer_option")
+        ):
             problem["answer_option"] = LETTERS[problem["choices"].index(str(row["answer"]))]
         return Question(
             id=str(row["index"] if harness else row["pid"]),
             text=row["question"] if harness else format_query(problem),
             images=images,
-            answer=str(row["answer"]),
+            target=str(row["answer"]),
             group=images[0].name,
             category=str(row["task"] if harness else row["metadata"]["task"]),
             max_new_tokens=1024 if harness else 16384,
-            facts={"problem": problem},
+            metadata={"problem": problem},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether what was extracted, in the form that the problem asks for, is the answer."""
-        problem = answered.question.facts["problem"]
+        problem = response.question.metadata["problem"]
         if protocol == VLMEVALKIT:
-            return float(is_right_in_vlmevalkit(answered, problem, judge))
-        normal = _extraction(answered, protocol, judge)
+            return float(is_right_in_vlmevalkit(response, problem, judge))
+        normal = _extraction(response, protocol, judge)
         if protocol == LMMS_EVAL:
-            return float(str(normal).strip() == answered.question.answer.strip())
-        return float(is_equal(normal, answered.question.answer))
+            return float(str(normal).strip() == response.question.target.strip())
+        return float(is_equal(normal, response.question.target))
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`; what rules extract, without a judge."""
         if protocol == VLMEVALKIT:
-            return ruled_extraction(answered.text, answered.question.facts["problem"])
-        found = _extraction(answered, protocol, Judge())
+            return ruled_extraction(response.text, response.question.metadata["problem"])
+        found = _extraction(response, protocol, Judge())
         return "" if found is None else str(found)
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """What the published scripts leave."""
         records = [
-            dict(one.question.facts["problem"])
+            dict(one.question.metadata["problem"])
             | {"pid": one.question.id, "query": one.question.text, "response": one.text}
-            for one in answered
+            for one in responses
         ]
-        return [write_lines(folder / "merge.jsonl", records)]
+        return [write_jsonl(folder / "merge.jsonl", records)]
 
 
 def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
@@ -125,11 +129,11 @@ def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
         id=name,
         text=query(problem),
         images=(folder / image,) if image else (),
-        answer=field(problem, "answer", name),
+        target=field(problem, "answer", name),
         group=str(image or name),
         category=problem.get("metadata", {}).get("task", ""),
         max_new_tokens=1024,
-        facts={"problem": problem},
+        metadata={"problem": problem},
     )
 
 
@@ -139,8 +143,8 @@ def query(problem: Mapping[str, Any]) -> str:
     Compat: where the published code has no hint (three decimal places) it fails; ours gives none.
     """
     kind = problem["answer_type"]
-    if problem["question_type"] == CHOICES:
-        hint = HINTS[CHOICES]
+    if problem["question_type"] == MULTI_CHOICE:
+        hint = HINTS[MULTI_CHOICE]
     elif kind == "float":
         words, examples = DECIMALS.get(problem["precision"], ("", ""))
         hint = (
@@ -157,7 +161,7 @@ def query(problem: Mapping[str, Any]) -> str:
     lines = [f"Hint: {hint}"] if hint else []
     lines.append(question)
     if problem.get("choices"):
-        lines.append(f"Choices:\n{listed(problem['choices'], '({letter}) {text}')}")
+        lines.append(f"Choices:\n{format_choices(problem['choices'], '({letter}) {text}')}")
     return "\n".join(lines)
 
 
@@ -167,8 +171,8 @@ def format_query(problem: Mapping[str, Any]) -> str:
     Source: mathvista_evals.py. Where it has no hint (three decimal places) it fails; ours has none.
     """
     kind = problem["answer_type"]
-    if problem["question_type"] == CHOICES:
-        hint = LETTER
+    if problem["question_type"] == MULTI_CHOICE:
+        hint = LETTER_PROMPT
     elif kind == "float":
         words, _ = DECIMALS.get(problem["precision"], ("", ""))
         hint = f"Answer the question using a single floating-point number with {words}."
@@ -179,18 +183,18 @@ def format_query(problem: Mapping[str, Any]) -> str:
             "list": "Answer the question using a Python list.",
         }[kind]
     unit = f" (Unit: {problem['unit']})" if problem.get("unit") else ""
-    lines = (f"{problem['question']}{unit}", listed(problem["choices"]), hint)
+    lines = (f"{problem['question']}{unit}", format_choices(problem["choices"]), hint)
     return "\n".join(line for line in lines if line).strip()
 
 
-def _extraction(answered: Answered, protocol: str, judge: Judge) -> Any:
+def _extraction(response: Response, protocol: str, judge: Judge) -> Any:
     """What an answer says, in the form that the problem asks for; None: nothing."""
-    problem = answered.question.facts["problem"]
+    problem = response.question.metadata["problem"]
     if protocol == PAPER:
-        problem = problem | {"query": answered.question.text}
-    attempts = TRIES if protocol == LMMS_EVAL else 1
+        problem = problem | {"query": response.question.text}
+    attempts = EXTRACTION_ATTEMPTS if protocol == LMMS_EVAL else 1
     return normal_extraction(
-        extract(answered.text, problem, judge, attempts),
+        extract(response.text, problem, judge, attempts),
         problem["choices"],
         problem["question_type"],
         problem["answer_type"],
@@ -198,7 +202,7 @@ def _extraction(answered: Answered, protocol: str, judge: Judge) -> Any:
     )
 
 
-def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge: Judge) -> bool:
+def is_right_in_vlmevalkit(response: Response, problem: Mapping[str, Any], judge: Judge) -> bool:
     """Whether VLMEvalKit counts it: as it stands, or what a judge finds in it.
 
     Source: its mathvista.py. A list is never right there.
@@ -206,25 +210,28 @@ def is_right_in_vlmevalkit(answered: Answered, problem: Mapping[str, Any], judge
     Raises:
         MGMError: a judge was asked, and does not answer.
     """
-    text = as_read_back(answered.text)
+    text = as_read_back(response.text)
     meant = _meant(text, problem)
-    is_zero = problem["question_type"] != CHOICES and meant is not None and not float(meant)
+    is_zero = problem["question_type"] != MULTI_CHOICE and meant is not None and not float(meant)
     if meant is None or is_zero:  # Compat: 0 counts as nothing found, and the judge is asked
         if judge.is_model:
-            prompt = extraction_prompt(answered.question.text, text)
-            asked = (judge.ask(prompt, temperature=0.5 * number) for number in range(TRIES))
+            prompt = extraction_prompt(response.question.text, text)
+            asked = (
+                judge.complete(prompt, temperature=0.5 * number)
+                for number in range(EXTRACTION_ATTEMPTS)
+            )
             text = as_read_back(next(filter(None, asked), ""))
         else:
             text = ruled_extraction(text, problem)
         meant = _meant(text, problem)
-    right = "answer_option" if problem["question_type"] == CHOICES else "answer"
+    right = "answer_option" if problem["question_type"] == MULTI_CHOICE else "answer"
     return meant is not None and meant == problem[right]
 
 
 def _meant(text: str, problem: Mapping[str, Any]) -> str | None:
     """The letter that a text names; of a number the answer, if it is that and nothing else."""
-    if problem["question_type"] == CHOICES:
-        return inferred_letter(text, by_letter(problem["choices"]))
+    if problem["question_type"] == MULTI_CHOICE:
+        return inferred_letter(text, choices_by_letter(problem["choices"]))
     number = {"integer": int, "float": float}.get(problem["answer_type"])
     try:
         same = number is not None and number(text) == number(problem["answer"])

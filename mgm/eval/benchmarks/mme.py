@@ -7,13 +7,13 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no, judged_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import field, present
-from mgm.eval.tasks.llava_format import line_questions, write_answers
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import field, require_file
+from mgm.eval.tasks.llava_format import line_questions, write_answers_file
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -24,14 +24,14 @@ COGNITION = (
 )  # fmt: skip
 OFFICIAL_SUFFIX = " Please answer yes or no."
 HIGHEST_OF_KIND = 200.0  # 100 for right answers and 100 for images with both right
-SINGLE = f"\n{SINGLE_WORD}"
+SINGLE = f"\n{SHORT_ANSWER_PROMPT}"
 
 
 class MME(Benchmark):
     """The sum over kinds of the share of right answers and of images with both answers right."""
 
     name, title, folder, metric = "mme", "MME", "MME", "perception + cognition"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     sizes = {"test": 2374}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     sources = {  # noqa: RUF012
@@ -42,18 +42,18 @@ class MME(Benchmark):
     judged = (VLMEVALKIT,)
     headline = ("perception", "cognition")
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, and images with their answers."""
         return [
-            Needed("llava_mme.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed("MME_Benchmark_release_version", "MME's authors, on request"),
+            RequiredFile("llava_mme.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile("MME_Benchmark_release_version", "MME's authors, on request"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Answers stand in text files beside the images."""
-        release = present(folder / "MME_Benchmark_release_version")
+        release = require_file(folder / "MME_Benchmark_release_version")
         known: dict[Path, dict[str, str]] = {}
         file = folder / "llava_mme.jsonl"
 
@@ -75,16 +75,16 @@ class MME(Benchmark):
                 id=f"{name}: {bare}",
                 text=text if protocol == PAPER else prompt,
                 images=(image,),
-                answer=answer,
+                target=answer,
                 group=name,
                 category=kind,
                 max_new_tokens=16 if protocol == LMMS_EVAL else 128,
-                facts={"prompt": text, "question_id": name, "official": official},
+                metadata={"prompt": text, "question_id": name, "official": official},
             )
 
         yield from line_questions(file, make)
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -100,28 +100,33 @@ class MME(Benchmark):
             id=f"{kind}/{name}: {bare}",
             text=official if protocol == VLMEVALKIT else bare + SINGLE,
             images=images,
-            answer=row["answer"].strip().lower(),
+            target=row["answer"].strip().lower(),
             group=f"{kind}/{name}",
             category=kind,
             max_new_tokens=16 if protocol == LMMS_EVAL else 128,
-            facts={"prompt": official, "question": bare, "question_id": name, "official": official},
+            metadata={
+                "prompt": official,
+                "question": bare,
+                "question_id": name,
+                "official": official,
+            },
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether yes or no is right.
 
         Raises:
             MGMError: the judge does not reply.
         """
         if protocol == VLMEVALKIT:
-            parsed = judged_yes_or_no(answered, judge)
+            parsed = judged_yes_or_no(response, judge)
         else:
-            parsed = PARSERS[protocol](answered.text)
-        return float(parsed == answered.question.answer)
+            parsed = MME_PARSERS[protocol](response.text)
+        return float(parsed == response.question.target)
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """Yes or no; see `Benchmark`."""
-        parsed = PARSERS[protocol](answered.text)
+        parsed = MME_PARSERS[protocol](response.text)
         return parsed if parsed in (YES, NO) else ""
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
@@ -164,15 +169,15 @@ class MME(Benchmark):
                 result[kind] = (100 * (right + both), count)
         return result
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """Answers, and a file for each kind as MME's calculation reads them."""
-        written = [write_answers(folder / "answers.jsonl", answered)]
+        written = [write_answers_file(folder / "answers.jsonl", responses)]
         rows: dict[str, list[str]] = defaultdict(list)
-        for one in answered:
-            facts: Any = one.question.facts
-            name = facts["question_id"].rsplit("/", 1)[-1]
+        for one in responses:
+            metadata: Any = one.question.metadata
+            name = metadata["question_id"].rsplit("/", 1)[-1]
             text = one.text.replace("\n", " ").replace("\t", " ")
-            row = (name, facts["official"], one.question.answer.capitalize(), text)
+            row = (name, metadata["official"], one.question.target.capitalize(), text)
             rows[one.question.category].append("\t".join(row) + "\n")
         for kind, lines in rows.items():
             path = folder / "eval_tool" / f"{kind}.txt"
@@ -197,7 +202,7 @@ def lmms_eval_parse(text: str) -> str:
     return {"y": YES, "n": NO}.get(text) or parse(text)
 
 
-PARSERS: Mapping[str, Callable[[str], str]] = {
+MME_PARSERS: Mapping[str, Callable[[str], str]] = {
     PAPER: parse,
     LMMS_EVAL: lmms_eval_parse,
     VLMEVALKIT: extracted_yes_or_no,
@@ -210,7 +215,7 @@ def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
     path = beside if beside.is_file() else None
     if path is None and image.parent.name == "images":
         path = image.parent.parent / "questions_answers_YN" / f"{image.stem}.txt"
-    path = present(path or beside)
+    path = require_file(path or beside)
     if path not in known:
         known.clear()  # questions about an image stand together
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.vlmevalkit import is_missing
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
-LITE = (
+LITE_URL = (
     "https://huggingface.co/datasets/yifanzhang114/MME-RealWorld-Base64/resolve/main/"
     "mme_realworld_lite.tsv"
 )
-LISTED = "The choices are listed below:\n"
-SELECT = (
+CHOICES_PREFIX = "The choices are listed below:\n"
+SELECT_PROMPT = (
     "Select the best answer to the above multiple-choice question based on the image. Respond with "
     "only the letter (A, B, C, D, or E) of the correct option."
 )
@@ -27,7 +27,7 @@ PREFIXES = (
     *("The best answer is", "The correct answer is", "The answer is", "The answer"),
     *("The best option is", "The correct option is", "Best answer:", "Best option:"),
 )
-LONG = 10  # words; a longer answer has to name a letter
+LONG_ANSWER = 10  # words; a longer answer has to name a letter
 
 
 class MMERealWorld(Benchmark):
@@ -38,7 +38,7 @@ class MMERealWorld(Benchmark):
     """
 
     name, title, folder = "mme-realworld", "MME-RealWorld", "mme_realworld"
-    splits = scored = ("test", "lite")
+    splits = scored_splits = ("test", "lite")
     published_splits = ()
     sizes = {"test": 23609, "lite": 1919}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -53,11 +53,11 @@ class MMERealWorld(Benchmark):
             "MME-RealWorld.tsv", 23609, "fd341132362fc41e707cb37ee6e4dcda", url=None
         ),
         ("lite", VLMEVALKIT): Table(
-            "mme_realworld_lite.tsv", 1919, "4c17057d7d3b6c4a0d4397c3dae0881c", url=LITE
+            "mme_realworld_lite.tsv", 1919, "4c17057d7d3b6c4a0d4397c3dae0881c", url=LITE_URL
         ),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -65,27 +65,29 @@ class MMERealWorld(Benchmark):
         if isinstance(choices, str) and choices.startswith("["):
             choices = ast.literal_eval(choices)
         if not isinstance(choices, str):
-            choices = LISTED + "\n".join(choices)
+            choices = CHOICES_PREFIX + "\n".join(choices)
         end = "\nThe best answer is: " if protocol == LMMS_EVAL else " \nThe best answer is:"
         return Question(
             id=str(row["index"]),
-            text=f"{row['question']} {choices}\n{SELECT}{end}",
+            text=f"{row['question']} {choices}\n{SELECT_PROMPT}{end}",
             images=images,
-            answer=row["answer"],
+            target=row["answer"],
             group=images[0].name,
             category=row["category"],
             max_new_tokens=16 if protocol == LMMS_EVAL else 1024,
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
-        if protocol == VLMEVALKIT and is_missing(answered.text):
+        if protocol == VLMEVALKIT and is_missing(response.text):
             return 0.0  # it ends with an error there
-        return float(extracted_letter(_tagged(answered.text, protocol)) == answered.question.answer)
+        return float(
+            mme_realworld_letter(_tagged(response.text, protocol)) == response.question.target
+        )
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
-        return extracted_letter(_tagged(answered.text, protocol))
+        return mme_realworld_letter(_tagged(response.text, protocol))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -104,7 +106,7 @@ def _tagged(text: str, protocol: str) -> str:
     return tagged[1].strip().upper() if tagged and protocol == VLMEVALKIT else text
 
 
-def extracted_letter(text: str) -> str:
+def mme_realworld_letter(text: str) -> str:
     """The first letter from A to E in an answer; empty: there is none.
 
     Compat: an answer without any that is part of "(a)", as the empty one is, means A.
@@ -116,6 +118,6 @@ def extracted_letter(text: str) -> str:
     found = re.search("[ABCDE]", text)
     if found:
         return found[0]
-    if len(text.split()) > LONG:
+    if len(text.split()) > LONG_ANSWER:
         return ""
     return next((letter for letter in "ABCDE" if text.lower() in f"({letter.lower()})"), "")

@@ -13,15 +13,15 @@ from typing import Any
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
+from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
 from mgm.eval.metrics.mmmu_open import as_list, is_open_right, parse_open
-from mgm.eval.metrics.multiple_choice import by_letter, listed, parse_choice
-from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
+from mgm.eval.metrics.multiple_choice import choices_by_letter, format_choices, parse_choice
+from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.dataset_source import Needed, Table
-from mgm.eval.tasks.files import present, read_parquet, write_lines
-from mgm.eval.tasks.prompts import LETTER, SINGLE_WORD
+from mgm.eval.tasks.dataset_source import RequiredFile, Table
+from mgm.eval.tasks.files import read_parquet, require_file, write_jsonl
+from mgm.eval.tasks.prompts import LETTER_PROMPT, SHORT_ANSWER_PROMPT
 
 # Source: MMMU's data_utils.py.
 DISCIPLINES = {
@@ -40,7 +40,7 @@ DISCIPLINES = {
 }
 SUBJECTS = tuple(sorted(name for names in DISCIPLINES.values() for name in names))
 SPLITS = {"val": "validation", "test": "test", "dev": "dev"}
-CHOICES = "multiple-choice"
+MULTIPLE_CHOICE = "multiple-choice"
 _TABLE, _MD5 = "MMMU_DEV_VAL.tsv", "585e8ad75e73f75dcad265dfd0417d64"
 SEED = 42  # by which a letter is drawn where an answer names none, as published
 
@@ -54,7 +54,7 @@ class MMMU(Benchmark):
 
     name, title, folder = "mmmu", "MMMU", "MMMU"
     splits = tuple(SPLITS)
-    scored = ("val", "dev")
+    scored_splits = ("val", "dev")
     sizes = {"val": 900, "test": 10500, "dev": 150}  # noqa: RUF012
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
@@ -63,19 +63,19 @@ class MMMU(Benchmark):
         ("dev", VLMEVALKIT): Table(_TABLE, 150, _MD5, "dev"),
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """A folder for each subject."""
         return [
-            Needed(subject, "the data set MMMU/MMMU of the Hugging Face hub")
+            RequiredFile(subject, "the data set MMMU/MMMU of the Hugging Face hub")
             for subject in SUBJECTS
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. In the published protocol a question has its first image alone."""
         for subject in SUBJECTS:
-            files = sorted(present(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))
+            files = sorted(require_file(folder / subject).glob(f"{SPLITS[split]}-*.parquet"))
             if not files:
                 raise MGMError(f"{folder / subject}: has no {SPLITS[split]}-*.parquet")
             for file in files:
@@ -97,21 +97,21 @@ class MMMU(Benchmark):
             raise MGMError(f"{where}: is no record of MMMU ({error})") from error
         numbers = [n for n in range(1, 8) if row.get(f"image_{n}")]
         if protocol == LMMS_EVAL:  # only those that are named
-            shown = f"{text}\n{row['options'] if kind == CHOICES else ''}"
+            shown = f"{text}\n{row['options'] if kind == MULTIPLE_CHOICE else ''}"
             numbers = [n for n in numbers if f"<image {n}>" in shown]
         images = [row[f"image_{n}"]["bytes"] for n in numbers[: 1 if protocol == PAPER else 7]]
         return Question(
             id=str(row["id"]),
-            text=prompt(text, choices, kind, protocol),
+            text=mmmu_prompt(text, choices, kind, protocol),
             images=tuple(images),
-            answer=_answer(row.get("answer")),
+            target=_answer(row.get("answer")),
             group=str(row["id"]),
             category=subject,
             max_new_tokens=512 if protocol == LMMS_EVAL and "test_" in str(row["id"]) else 128,
-            facts={"type": kind, "choices": choices},
+            metadata={"type": kind, "choices": choices},
         )
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`; images stand where the question and its choices have them."""
@@ -119,26 +119,26 @@ class MMMU(Benchmark):
         text, placed = with_images(question.text, images)
         name = str(row.get("id") or row["index"])
         question = as_two_choices(replace(question, id=name, text=text, images=placed))
-        return replace(question, facts={**question.facts, "type": CHOICES})
+        return replace(question, metadata={**question.metadata, "type": MULTIPLE_CHOICE})
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """See `parse_choice`, `parse_open`."""
-        question = answered.question
+        question = response.question
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        if question.facts["type"] == CHOICES:
-            return float(_letter(answered, protocol) in as_list(question.answer))
+            return score_multiple_choice(response, judge)
+        if question.metadata["type"] == MULTIPLE_CHOICE:
+            return float(_letter(response, protocol) in as_list(question.target))
         if protocol == LMMS_EVAL:
             return 0.0  # it compares an answer letter by letter, and no letter is ever right
-        return float(is_open_right(question.answer, parse_open(answered.text)))
+        return float(is_open_right(question.target, parse_open(response.text)))
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
-        if answered.question.facts["type"] == CHOICES:
-            return _named_letter(answered, protocol) or ""
-        return "; ".join(map(str, parse_open(answered.text)))
+            return super().parse(response, protocol)
+        if response.question.metadata["type"] == MULTIPLE_CHOICE:
+            return _parsed_letter(response, protocol) or ""
+        return "; ".join(map(str, parse_open(response.text)))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
@@ -152,19 +152,19 @@ class MMMU(Benchmark):
                 result[name] = (100 * sum(own) / len(own), len(own))
         return result | super().parts(questions, credits)
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads, or MMMU's server."""
         records = []
-        for one in answered:
-            facts = one.question.facts
+        for one in responses:
+            metadata = one.question.metadata
             record = {
                 "id": one.question.id,
-                "question_type": facts["type"],
-                "answer": one.question.answer,
+                "question_type": metadata["type"],
+                "answer": one.question.target,
                 "response": one.text,
             }
-            if facts["type"] == CHOICES:
-                names = by_letter(facts["choices"])
+            if metadata["type"] == MULTIPLE_CHOICE:
+                names = choices_by_letter(metadata["choices"])
                 record |= {
                     "parsed_pred": parse_choice(one.text, names) or "",
                     "index2ans": dict(names),
@@ -172,10 +172,10 @@ class MMMU(Benchmark):
             else:
                 record["parsed_pred"] = sorted(parse_open(one.text), key=str)
             records.append(record)
-        written = [write_lines(folder / "merge.jsonl", records)]
+        written = [write_jsonl(folder / "merge.jsonl", records)]
         if split == "test":
             path = folder / "mmmu_test.json"
-            path.write_text(json.dumps(uploaded(answered), indent=2), encoding="utf-8")
+            path.write_text(json.dumps(uploaded(responses), indent=2), encoding="utf-8")
             written.append(path)
         return written
 
@@ -195,14 +195,14 @@ def with_images(text: str, images: Sequence[Path]) -> tuple[str, tuple[Path, ...
     return re.sub(r"<image \d>", IMAGE_MARKER, text), placed
 
 
-def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
+def uploaded(responses: Sequence[Response]) -> dict[str, str]:
     """What MMMU's server takes: of an open answer the first of what it may mean.
 
     Source: convert_to_test.py.
     """
     texts = {}
-    for one in answered:
-        if one.question.facts["type"] == CHOICES:
+    for one in responses:
+        if one.question.metadata["type"] == MULTIPLE_CHOICE:
             texts[one.question.id] = _letter(one)
         else:
             meant = parse_open(one.text)
@@ -210,26 +210,26 @@ def uploaded(answered: Sequence[Answered]) -> dict[str, str]:
     return texts
 
 
-def _letter(answered: Answered, protocol: str = PAPER) -> str:
-    question = answered.question
+def _letter(response: Response, protocol: str = PAPER) -> str:
+    question = response.question
     # Compat: a letter is drawn; by the question, so that the order of others is no matter.
     draw = random.Random(f"{SEED} {question.id}")
-    names = by_letter(question.facts["choices"])
-    return _named_letter(answered, protocol) or draw.choice(list(names))
+    names = choices_by_letter(question.metadata["choices"])
+    return _parsed_letter(response, protocol) or draw.choice(list(names))
 
 
-def _named_letter(answered: Answered, protocol: str) -> str | None:
+def _parsed_letter(response: Response, protocol: str) -> str | None:
     parse = lmms_eval_choice if protocol == LMMS_EVAL else parse_choice
-    return parse(answered.text, by_letter(answered.question.facts["choices"]))
+    return parse(response.text, choices_by_letter(response.question.metadata["choices"]))
 
 
-def prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:
+def mmmu_prompt(question: str, choices: Sequence[str], kind: str, protocol: str = PAPER) -> str:
     """What is asked. Source: MMMU's data_utils.py with configs/llava1.5.yaml; lmms-eval's mmmu."""
-    if kind != CHOICES:
-        return f"{question}\n{'' if protocol != LMMS_EVAL else chr(10)}{SINGLE_WORD}"
+    if kind != MULTIPLE_CHOICE:
+        return f"{question}\n{'' if protocol != LMMS_EVAL else chr(10)}{SHORT_ANSWER_PROMPT}"
     if protocol == LMMS_EVAL:
-        return f"{question}\n{listed(choices)}\n\n{LETTER}"
-    return f"{question}\n{listed(choices, '({letter}) {text}')}\n\n{LETTER}"
+        return f"{question}\n{format_choices(choices)}\n\n{LETTER_PROMPT}"
+    return f"{question}\n{format_choices(choices, '({letter}) {text}')}\n\n{LETTER_PROMPT}"
 
 
 def _answer(text: object) -> object:

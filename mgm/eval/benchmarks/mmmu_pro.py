@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
-from mgm.eval.metrics.multiple_choice import by_letter
-from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_credit, choice_question
+from mgm.eval.metrics.multiple_choice import choices_by_letter
+from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
-LETTER = "Answer with the option letter from the given choices directly."
+OPTION_LETTER_PROMPT = "Answer with the option letter from the given choices directly."
 PROMPTS = {
-    OFFICIAL: f"{LETTER} The last line of your response should be of the following format: "
-    "'Answer: $LETTER' (without quotes) where LETTER is one of options.",
-    LMMS_EVAL: LETTER,
+    OFFICIAL: f"{OPTION_LETTER_PROMPT} The last line of your response should be of the following "
+    "format: 'Answer: $LETTER' (without quotes) where LETTER is one of options.",
+    LMMS_EVAL: OPTION_LETTER_PROMPT,
     VLMEVALKIT: "Answer the following multiple-choice question in the image. Answer directly with "
     "the option letter from the given choices. ",
 }
 PLACEHOLDER = "placeholder"  # what VLMEvalKit shows its judge for the question
-MARK = "Answer:"  # behind which the official parser looks for a letter first
+ANSWER_MARK = "Answer:"  # behind which the official parser looks for a letter first
 SEED = 42  # by which a letter is drawn where an answer names none
 _HUB = HubFiles("MMMU/MMMU_Pro", "vision/test-*.parquet", 1730)
 
@@ -35,7 +35,7 @@ class MMMUPro(Benchmark):
     """
 
     name, title, folder = "mmmu-pro", "MMMU-Pro (vision)", "mmmu_pro"
-    splits = scored = ("vision",)
+    splits = scored_splits = ("vision",)
     published_splits = ()
     sizes = {"vision": 1730}  # noqa: RUF012
     protocols = (OFFICIAL, LMMS_EVAL, VLMEVALKIT)
@@ -46,7 +46,7 @@ class MMMUPro(Benchmark):
         ("vision", VLMEVALKIT): Table("MMMU_Pro_V.tsv", 1730, "d01441a87b3dbe721b5a04652ae38009"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -57,25 +57,27 @@ class MMMUPro(Benchmark):
             id=str(row["id"]),
             text=PROMPTS[protocol],
             images=images,
-            answer=row["answer"],
+            target=row["answer"],
             group=str(row["id"]),
             category=row["subject"],
             max_new_tokens=256,
-            facts={"choices": by_letter([str(one) for one in ast.literal_eval(row["options"])])},
+            metadata={
+                "choices": choices_by_letter([str(one) for one in ast.literal_eval(row["options"])])
+            },
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        question = answered.question
+            return score_multiple_choice(response, judge)
+        question = response.question
         if protocol == LMMS_EVAL:
-            return float(answered.text == question.answer)
-        names = question.facts["choices"]
-        letter = _behind_mark(answered.text, names) or lmms_eval_choice(answered.text, names)
+            return float(response.text == question.target)
+        names = question.metadata["choices"]
+        letter = _behind_mark(response.text, names) or lmms_eval_choice(response.text, names)
         # Compat: a letter is drawn; by the question, so that the order of others is no matter.
         letter = letter or random.Random(f"{SEED} {question.id}").choice(list(names))
-        return float(letter == question.answer)
+        return float(letter == question.target)
 
 
 def _behind_mark(text: str, letters: Any) -> str | None:
@@ -83,6 +85,6 @@ def _behind_mark(text: str, letters: Any) -> str | None:
 
     Source: `parse_multi_choice_response` of MMMU-Pro's evaluate.py.
     """
-    _, mark, tail = text.rpartition(MARK)
+    _, mark, tail = text.rpartition(ANSWER_MARK)
     named = [letter for letter in letters if letter in tail] if mark else []
     return named[0] if len(named) == 1 else None

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.lmms_eval import extracted_letter
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.metrics.lmms_eval import mcq_letter
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, mean_of_means
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 
 class MMStar(Benchmark):
@@ -20,10 +20,10 @@ class MMStar(Benchmark):
     """
 
     name, title, folder = "mmstar", "MMStar", "mmstar"
-    splits = scored = ("val",)
+    splits = scored_splits = ("val",)
     published_splits = ()
     sizes = {"val": 1500}  # noqa: RUF012
-    combine_facts = ("kind",)
+    combine_metadata = ("kind",)
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
     sources = {  # noqa: RUF012
@@ -31,7 +31,7 @@ class MMStar(Benchmark):
         ("val", VLMEVALKIT): Table("MMStar.tsv", 1500, "e1ecd2140806c1b1bbf54b43372efb9e"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -40,29 +40,29 @@ class MMStar(Benchmark):
         asked = row["question"].strip().replace(" Please answer yes or no.", "")
         return Question(
             id=str(row["index"]),
-            text=f"{asked}\n{LETTER.removesuffix('.')}",
+            text=f"{asked}\n{LETTER_PROMPT.removesuffix('.')}",
             images=images,
-            answer=row["answer"].strip().upper(),
+            target=row["answer"].strip().upper(),
             group=str(row["index"]),
             category=row["category"],
             max_new_tokens=1024,
-            facts={"kind": row["l2_category"]},
+            metadata={"kind": row["l2_category"]},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        return float(extracted_letter(answered.text, "ABCD") == answered.question.answer)
+            return score_multiple_choice(response, judge)
+        return float(mcq_letter(response.text, "ABCD") == response.question.target)
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
-        return extracted_letter(answered.text, "ABCD")
+            return super().parse(response, protocol)
+        return mcq_letter(response.text, "ABCD")
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The mean in per cent: of all questions, or in lmms-eval of the kinds' means."""
-        if questions and "kind" in questions[0].facts:
-            return mean_of_means([one.facts["kind"] for one in questions], credits)
+        if questions and "kind" in questions[0].metadata:
+            return mean_of_means([one.metadata["kind"] for one in questions], credits)
         return super().combine(questions, credits)

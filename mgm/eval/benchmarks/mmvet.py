@@ -10,27 +10,27 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion
+from mgm.eval.harness.question import Credit, Question, Response, SkippedQuestion
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import read_json
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import load_json
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
 
-THINK = (
+REASONING_PROMPT = (
     "First please perform reasoning, and think step by step to provide best answer to the "
     "following question: \n\n"
 )
 # How often a judge is asked whose reply is no mark. Compat: lmms-eval gives up one try earlier.
-TRIES = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
-TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
-SECOND_TRY = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
+GRADING_ATTEMPTS = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
+GRADING_TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
+RETRY_PROMPT = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
 
 
 class MMVet(Benchmark):
     """A judge gives 0.0 to 1.0 to every answer; rules count how much of the truth is in it."""
 
     name, title, folder, metric = "mmvet", "MM-Vet", "mm-vet", "mean credit"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     sizes = {"test": 218}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     judged = protocols
@@ -40,27 +40,27 @@ class MMVet(Benchmark):
     }
     also_published = True
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, images, and what is right."""
         return [
-            Needed("llava-mm-vet.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed(
+            RequiredFile("llava-mm-vet.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile(
                 "mm-vet.json",
                 "mm-vet.zip of MM-Vet",
                 "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
             ),
-            Needed("images", "mm-vet.zip of MM-Vet"),
+            RequiredFile("images", "mm-vet.zip of MM-Vet"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
-        truths = read_json(folder / "mm-vet.json")
+        truths = load_json(folder / "mm-vet.json")
         file = folder / "llava-mm-vet.jsonl"
 
         def text(asked: str) -> str:
-            return THINK + asked if protocol == LMMS_EVAL else asked
+            return REASONING_PROMPT + asked if protocol == LMMS_EVAL else asked
 
         def complete(question: Question, index: int) -> Question:
             truth = truths.get(f"v1_{question.id}")
@@ -68,48 +68,50 @@ class MMVet(Benchmark):
                 raise MGMError(f"{folder / 'mm-vet.json'}: has no v1_{question.id}")
             return replace(
                 question,
-                answer=truth["answer"],
+                target=truth["answer"],
                 category="_".join(sorted(truth.get("capability", []))),
-                facts={**question.facts, "question": truth["question"]},
+                metadata={**question.metadata, "question": truth["question"]},
             )
 
         yield from llava_questions(file, folder / "images", 1024, text, complete)
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")
         # VLMEvalKit's table calls abilities a category.
-        listed = str(row.get("capability") or row.get("category") or "")
-        abilities = listed.replace(" ", "").split(",")
+        names = str(row.get("capability") or row.get("category") or "")
+        abilities = names.replace(" ", "").split(",")
         return Question(
             id=name,
-            text=(THINK if protocol == LMMS_EVAL else "") + row["question"],
+            text=(REASONING_PROMPT if protocol == LMMS_EVAL else "") + row["question"],
             images=images,
-            answer=row["answer"],
+            target=row["answer"],
             group=name,
             category="_".join(sorted(abilities)),
             max_new_tokens=1024,
-            facts={"question": row["question"]},
+            metadata={"question": row["question"]},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """The judge's mark; 0 where none of its replies is one, as in all three evaluators.
 
         Raises:
             MGMError: the judge does not reply.
         """
-        question = answered.question
+        question = response.question
         if not judge.is_model:
-            return contained(answered.text, question.answer)
-        prompt = judge_prompt(question.facts["question"], question.answer, answered.text, protocol)
+            return contained(response.text, question.target)
+        prompt = grading_prompt(
+            question.metadata["question"], question.target, response.text, protocol
+        )
         reply = ""
-        for attempt in range(TRIES[protocol]):
-            again = SECOND_TRY if attempt and protocol == PAPER else ""
-            reply = judge.ask(
+        for attempt in range(GRADING_ATTEMPTS[protocol]):
+            again = RETRY_PROMPT if attempt and protocol == PAPER else ""
+            reply = judge.complete(
                 prompt + again,
-                temperature=TEMPERATURE_STEP * attempt,
+                temperature=GRADING_TEMPERATURE_STEP * attempt,
                 max_tokens=16,
                 accepts=lambda text: mark(text, protocol) is not None,
             )
@@ -128,15 +130,15 @@ class MMVet(Benchmark):
                 own[ability].append(credit)
         return {name: (100 * sum(c) / len(c), len(c)) for name, c in sorted(own.items()) if name}
 
-    def names_of(self, question: Question) -> set[str]:
+    def prediction_ids(self, question: Question) -> set[str]:
         """Published answers and those of MM-Vet's evaluator."""
         return {question.id, f"v1_{question.id}"}
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """Answers, and what MM-Vet's evaluator reads."""
         path = folder / "mm-vet.json"
-        answers = write_answers(folder / "merge.jsonl", answered)
-        texts = {f"v1_{one.question.id}": one.text for one in answered}
+        answers = write_answers_file(folder / "merge.jsonl", responses)
+        texts = {f"v1_{one.question.id}": one.text for one in responses}
         path.write_text(json.dumps(texts, indent=2), encoding="utf-8")
         return [answers, path]
 
@@ -149,7 +151,7 @@ def _instructions(protocol: str) -> str:
     return text.replace("\n\nQuestion", "\ngpt_query_prompt") if protocol == LMMS_EVAL else text
 
 
-def judge_prompt(question: str, truth: str, answer: str, protocol: str = PAPER) -> str:
+def grading_prompt(question: str, truth: str, answer: str, protocol: str = PAPER) -> str:
     """What the judge is asked.
 
     Source: MM-Vet's mm-vet_evaluator.py, and the utils of both harnesses.

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.multiple_choice import listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.metrics.multiple_choice import format_choices
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 # The letter of an answer, by the first form that is found.
 _FORMS = (
@@ -31,7 +31,7 @@ class MMVP(Benchmark):
     """
 
     name, title, folder, metric = "mmvp", "MMVP", "mmvp", "pair accuracy"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     published_splits = ()
     sizes = {"test": 300}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -41,41 +41,41 @@ class MMVP(Benchmark):
         ("test", VLMEVALKIT): Table("MMVP.tsv", 300, "8cb732b141a0cba5b42159df2839e557"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`; rows of a pair follow one another."""
         pair = str((number - 1) // 2)
         if protocol == VLMEVALKIT:
             question = choice_question(row, images)
-            text, answer, facts = question.text, question.answer, question.facts
+            text, answer, metadata = question.text, question.target, question.metadata
         else:
             asked, choices = _first(row, "Question"), _first(row, "Options")
             if isinstance(choices, str):
                 choices = parsed_options(choices)
-            text = f"{asked}\n{listed(choices)}\n{LETTER}"
-            answer, facts = right_letter(_first(row, "Correct Answer", "answer")), {}
+            text = f"{asked}\n{format_choices(choices)}\n{LETTER_PROMPT}"
+            answer, metadata = right_letter(_first(row, "Correct Answer", "answer")), {}
         return Question(
             id=str(number - 1),
             text=text,
             images=images,
-            answer=answer,
+            target=answer,
             group=pair,
             max_new_tokens=16 if protocol == LMMS_EVAL else 1024,
-            facts={**facts, "question_id": row_name(row, number)},
+            metadata={**metadata, "question_id": row_id(row, number)},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        return float(named_letter(answered.text) == answered.question.answer)
+            return score_multiple_choice(response, judge)
+        return float(mmvp_letter(response.text) == response.question.target)
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
-        return named_letter(answered.text) or ""
+            return super().parse(response, protocol)
+        return mmvp_letter(response.text) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """Share of pairs with both answers right, in per cent; half a pair does not count."""
@@ -107,7 +107,7 @@ def right_letter(text: str) -> str:
     return text.upper()
 
 
-def named_letter(text: str) -> str:
+def mmvp_letter(text: str) -> str:
     """The letter that an answer names; empty: none.
 
     Source: `_extract_answer_letter` of lmms-eval's mmvp, utils.py.

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_name
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.files import text_list
+from mgm.eval.tasks.files import as_text_list
 
 FORMULAS = "Handwritten Mathematical Expression Recognition"
 FORMULA_DATA = "HME100k"  # by whose name lmms-eval knows formulas
@@ -22,7 +22,7 @@ class OCRBench(Benchmark):
     """
 
     name, title, folder, metric = "ocrbench", "OCRBench", "ocrbench", "contained answers"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     published_splits = ()
     sizes = {"test": 1000}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -31,7 +31,7 @@ class OCRBench(Benchmark):
         ("test", VLMEVALKIT): Table("OCRBench.tsv", 1000, "e953d98a987cc6e26ef717b61260b778"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -42,21 +42,21 @@ class OCRBench(Benchmark):
             id=str(number - 1),
             text=row["question"].strip() if by_lmms_eval else row["question"],
             images=images,
-            answer=text_list(row["answer"]),
+            target=as_text_list(row["answer"]),
             group=images[0].name,
             category=kind,
-            facts={"formula": is_formula, "question_id": row_name(row, number)},
+            metadata={"formula": is_formula, "question_id": row_id(row, number)},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the answer contains a right one."""
-        question = answered.question
-        if question.facts["formula"]:
+        question = response.question
+        if question.metadata["formula"]:
             form = _without_blanks
         else:
             form = _folded if protocol == LMMS_EVAL else _low
-        text = form(answered.text)
-        return float(any(form(answer) in text for answer in question.answer))
+        text = form(response.text)
+        return float(any(form(answer) in text for answer in question.target))
 
 
 def _without_blanks(text: str) -> str:

@@ -7,15 +7,15 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit, Question, SkippedQuestion, ratio_of_sums
+from mgm.eval.harness.question import Credit, Question, Response, SkippedQuestion, ratio_of_sums
 from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit, judged_yes_or_no
-from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark, row_name
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import read_lines
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark, row_id
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import read_jsonl
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
-KINDS = ("adversarial", "popular", "random")
+POPE_SUBSETS = ("adversarial", "popular", "random")
 
 
 class POPE(Benchmark):
@@ -26,40 +26,42 @@ class POPE(Benchmark):
     """
 
     name, title, folder, metric = "pope", "POPE", "pope", "mean F1"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     sizes = {"test": 8910}  # noqa: RUF012
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    combine_facts = ("together",)
+    combine_metadata = ("together",)
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
         ("test", VLMEVALKIT): Table("POPE.tsv", 5127, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, labels of each kind, and COCO's images."""
         site = "https://github.com/AoiDragon/POPE/raw/e3e39262c85a6a83f26cf5094022a782cb0df58d"
         labels = [
-            Needed(
+            RequiredFile(
                 f"coco/coco_pope_{kind}.json", "POPE", f"{site}/output/coco/coco_pope_{kind}.json"
             )
-            for kind in KINDS
+            for kind in POPE_SUBSETS
         ]
         return [
-            Needed("llava_pope_test.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile("llava_pope_test.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
             *labels,
-            Needed("val2014", "COCO, unpacked", "http://images.cocodataset.org/zips/val2014.zip"),
+            RequiredFile(
+                "val2014", "COCO, unpacked", "http://images.cocodataset.org/zips/val2014.zip"
+            ),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`. Labels belong to questions by their order within a kind."""
         labels = {
-            kind: [one["label"] for one in read_lines(folder / f"coco/coco_pope_{kind}.json")]
-            for kind in KINDS
+            kind: [one["label"] for one in read_jsonl(folder / f"coco/coco_pope_{kind}.json")]
+            for kind in POPE_SUBSETS
         }
-        seen = dict.fromkeys(KINDS, 0)
+        seen = dict.fromkeys(POPE_SUBSETS, 0)
 
         def complete(question: Question, index: int) -> Question:
             kind = question.category
@@ -74,9 +76,11 @@ class POPE(Benchmark):
             return replace(
                 question,
                 id=f"{index}",
-                text=text.removesuffix(f"\n{SINGLE_WORD}") if protocol == OFFICIAL else text,
-                answer=label,
-                facts={**question.facts, "question_id": question.id},
+                text=text.removesuffix(f"\n{SHORT_ANSWER_PROMPT}")
+                if protocol == OFFICIAL
+                else text,
+                target=label,
+                metadata={**question.metadata, "question_id": question.id},
             )
 
         yield from llava_questions(
@@ -86,43 +90,45 @@ class POPE(Benchmark):
             category=lambda record: str(record.get("category", "")),
         )
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         question = row["question"]
         return Question(
             id=str(number - 1),
-            text=f"{question.strip()}\n{SINGLE_WORD}" if protocol == LMMS_EVAL else question,
+            text=f"{question.strip()}\n{SHORT_ANSWER_PROMPT}"
+            if protocol == LMMS_EVAL
+            else question,
             images=images,
-            answer=row["answer"].strip().lower(),
+            target=row["answer"].strip().lower(),
             group=images[0].name,
             category=row["category"].replace(" ", ""),
-            facts={"together": True, "question_id": row_name(row, number)},
+            metadata={"together": True, "question_id": row_id(row, number)},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether yes or no is right, with what the answer adds to F1.
 
         Raises:
             MGMError: the judge does not reply.
         """
         if protocol == VLMEVALKIT:
-            parsed = judged_yes_or_no(answered, judge)
+            parsed = judged_yes_or_no(response, judge)
         else:
-            parsed = PARSERS[protocol](answered.text)
+            parsed = POPE_PARSERS[protocol](response.text)
         # lmms-eval's recall counts no answer but a plain "no" as a miss.
-        return f1_credit(parsed, answered.question.answer, other_is_missed=protocol != LMMS_EVAL)
+        return f1_credit(parsed, response.question.target, other_is_missed=protocol != LMMS_EVAL)
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """Yes or no; see `Benchmark`."""
-        parsed = PARSERS[protocol](answered.text)
+        parsed = POPE_PARSERS[protocol](response.text)
         return parsed if parsed in (YES, NO) else ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """F1 of yes, in per cent. Without a true positive it is 0."""
         kinds = _by_kind(questions, credits)
-        if questions and questions[0].facts.get("together"):
+        if questions and questions[0].metadata.get("together"):
             # VLMEvalKit's table has a question of several kinds once, and its F1 counts it in each.
             return 100 * ratio_of_sums([credit for own in kinds.values() for _, credit in own])
         scores = [ratio_of_sums([credit for _, credit in own]) for own in kinds.values()]
@@ -141,9 +147,9 @@ class POPE(Benchmark):
             result[f"{kind}: yes"] = (100 * yes / len(own), len(own))
         return result
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads."""
-        return [write_answers(folder / "answers.jsonl", answered)]
+        return [write_answers_file(folder / "answers.jsonl", responses)]
 
 
 def parse(text: str) -> str:
@@ -155,15 +161,15 @@ def parse(text: str) -> str:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def _stripped(text: str) -> str:
+def parse_as_lmms_eval(text: str) -> str:
     """lmms-eval's parse: a full stop behind yes makes it neither yes nor no."""
     return text.lower().strip()
 
 
-PARSERS: Mapping[str, Callable[[str], str]] = {
+POPE_PARSERS: Mapping[str, Callable[[str], str]] = {
     PAPER: parse,
     OFFICIAL: parse,
-    LMMS_EVAL: _stripped,
+    LMMS_EVAL: parse_as_lmms_eval,
     VLMEVALKIT: extracted_yes_or_no,
 }
 
@@ -172,9 +178,9 @@ def _by_kind(
     questions: Sequence[Question], credits: Sequence[float]
 ) -> dict[str, list[tuple[str, Credit]]]:
     """Labels and credits of each kind; a question of several kinds belongs to each of them."""
-    result: dict[str, list[tuple[str, Credit]]] = {kind: [] for kind in KINDS}
+    result: dict[str, list[tuple[str, Credit]]] = {kind: [] for kind in POPE_SUBSETS}
     for question, credit in zip(questions, credits, strict=True):
-        label = question.answer
+        label = question.target
         if not isinstance(credit, Credit):  # read from a file: what is not right is the opposite
             credit = f1_credit(label if credit else NO if label == YES else YES, label)
         for kind in question.category.split(","):

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.lmms_eval import extracted_letter
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.metrics.lmms_eval import mcq_letter
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
-LETTERS = "ABCD"
+ABCD = "ABCD"
 
 
 class RealWorldQA(Benchmark):
@@ -20,7 +20,7 @@ class RealWorldQA(Benchmark):
     """
 
     name, title, folder = "realworldqa", "RealWorldQA", "realworldqa"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     published_splits = ()
     sizes = {"test": 765}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -30,7 +30,7 @@ class RealWorldQA(Benchmark):
         ("test", VLMEVALKIT): Table("RealWorldQA.tsv", 765, "4de008f55dc4fd008ca9e15321dc44b7"),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -40,27 +40,27 @@ class RealWorldQA(Benchmark):
             id=str(number - 1),
             text=row["question"].strip(),
             images=images,
-            answer=row["answer"].strip(),
+            target=row["answer"].strip(),
             group=images[0].name,
             max_new_tokens=16,
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right, or the short answer but for case and a full stop.
 
         Source: `realworldqa_process_results` of lmms-eval's realworldqa, utils.py.
         """
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        right = answered.question.answer
-        if right.upper() in tuple(LETTERS):
-            return float(extracted_letter(answered.text, LETTERS) == right.upper())
-        return float(answered.text.lower().strip().rstrip(".") == right.lower())
+            return score_multiple_choice(response, judge)
+        right = response.question.target
+        if right.upper() in tuple(ABCD):
+            return float(mcq_letter(response.text, ABCD) == right.upper())
+        return float(response.text.lower().strip().rstrip(".") == right.lower())
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
-        if answered.question.answer.upper() in tuple(LETTERS):
-            return extracted_letter(answered.text, LETTERS)
+            return super().parse(response, protocol)
+        if response.question.target.upper() in tuple(ABCD):
+            return mcq_letter(response.text, ABCD)
         return None

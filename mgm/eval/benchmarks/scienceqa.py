@@ -8,25 +8,25 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
-from mgm.eval.metrics.multiple_choice import listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
+from mgm.eval.metrics.multiple_choice import format_choices
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import field, read_json
-from mgm.eval.tasks.llava_format import write_answers
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import field, load_json
+from mgm.eval.tasks.llava_format import write_answers_file
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
-LETTERS = "ABCDE"
+ABCDE = "ABCDE"
 
-TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/ScienceQA/{name}"
+SCIENCEQA_URL = "https://opencompass.openxlab.space/utils/benchmarks/ScienceQA/{name}"
 
 
 class ScienceQA(Benchmark):
     """Letters; questions with an image are counted for themselves, too."""
 
     name, title, folder = "scienceqa", "ScienceQA", "scienceqa"
-    splits = scored = ("test", "test-img")
+    splits = scored_splits = ("test", "test-img")
     published_splits = ("test",)
     sizes = {"test": 4241}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
@@ -39,25 +39,25 @@ class ScienceQA(Benchmark):
             "lmms-lab-encoder/ScienceQA", "ScienceQA-IMG/test-*.parquet", 2017
         ),
         ("test-img", VLMEVALKIT): Table(
-            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f", url=TABLES_SITE
+            "ScienceQA_TEST.tsv", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f", url=SCIENCEQA_URL
         ),
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, answers and images."""
         hub = "ScienceQA's repository, data/scienceqa"
         return [
-            Needed("llava_test_CQM-A.json", "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed("problems.json", hub),
-            Needed("pid_splits.json", hub),
-            Needed("images/test", "ScienceQA, unpacked"),
+            RequiredFile("llava_test_CQM-A.json", "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile("problems.json", hub),
+            RequiredFile("pid_splits.json", hub),
+            RequiredFile("images/test", "ScienceQA, unpacked"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
-        problems = read_json(folder / "problems.json")
+        problems = load_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"
 
         def make(record: dict[str, Any]) -> Question:
@@ -69,69 +69,69 @@ class ScienceQA(Benchmark):
             image = record.get("image")
             return Question(
                 id=name,
-                text=f"{asked}\n{LETTER}",
+                text=f"{asked}\n{LETTER_PROMPT}",
                 images=(folder / "images" / "test" / image,) if image else (),
-                answer=LETTERS[problem["answer"]],
+                target=ABCDE[problem["answer"]],
                 group=name,
                 category="image" if image else "text",
                 max_new_tokens=1024,
-                facts={"prompt": asked, "choices": problem["choices"]},
+                metadata={"prompt": asked, "choices": problem["choices"]},
             )
 
-        for number, record in enumerate(read_json(file), start=1):
+        for number, record in enumerate(load_json(file), start=1):
             yield question_or_skip(f"{file.name}, record {number}", partial(make, record))
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
             return choice_question(row, images)
         hint = f"Context: {row['hint']}\n" if row["hint"] else ""
-        asked = f"{hint}{row['question']}\n{listed(row['choices'])}"
+        asked = f"{hint}{row['question']}\n{format_choices(row['choices'])}"
         return Question(
             id=str(number - 1),
-            text=f"{asked}\n{LETTER}",
+            text=f"{asked}\n{LETTER_PROMPT}",
             images=images,
-            answer=LETTERS[row["answer"]],
+            target=ABCDE[row["answer"]],
             group=str(number - 1),
             category="image" if images else "text",
             max_new_tokens=16,
-            facts={"prompt": asked, "choices": row["choices"]},
+            metadata={"prompt": asked, "choices": row["choices"]},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
+            return score_multiple_choice(response, judge)
         if protocol == LMMS_EVAL:
-            return float(is_lmms_eval_match(answered.text, answered.question.answer))
-        said = parse(answered.text)
-        index = predicted_index(said, answered.question.facts["choices"])
-        return float(index >= 0 and LETTERS[index] == answered.question.answer)
+            return float(is_lmms_eval_match(response.text, response.question.target))
+        said = parse_scienceqa_letter(response.text)
+        index = predicted_index(said, response.question.metadata["choices"])
+        return float(index >= 0 and ABCDE[index] == response.question.target)
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse_scienceqa_letter(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
+            return super().parse_scienceqa_letter(response, protocol)
         if protocol == LMMS_EVAL:
             return None
-        letter = parse(answered.text)
-        return letter if letter in LETTERS else ""
+        letter = parse_scienceqa_letter(response.text)
+        return letter if letter in ABCDE else ""
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """The published answers."""
-        return [write_answers(folder / "answers.jsonl", answered)]
+        return [write_answers_file(folder / "answers.jsonl", responses)]
 
 
-def parse(text: str) -> str:
+def parse_scienceqa_letter(text: str) -> str:
     """The letter that an answer is, begins with, or names; else "FAILED".
 
     Source: eval_science_qa.py.
     """
-    if text in LETTERS and len(text) == 1:
+    if text in ABCDE and len(text) == 1:
         return text
-    if len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":
+    if len(text) >= 3 and text[0] in ABCDE and text[1:3] == ". ":
         return text[0]
     found = re.findall(r"The answer is ([A-Z]).", text)
     return found[0] if len(found) == 1 else "FAILED"
@@ -149,4 +149,4 @@ def is_lmms_eval_match(text: str, answer: str) -> bool:
 
 def predicted_index(letter: str, choices: Sequence[str]) -> int:
     """The number of the choice that a letter means; -1: there is none."""
-    return LETTERS.index(letter) if letter and letter in LETTERS[: len(choices)] else -1
+    return ABCDE.index(letter) if letter and letter in ABCDE[: len(choices)] else -1

@@ -7,23 +7,23 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
-from mgm.eval.metrics.multiple_choice import LETTERS, listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
+from mgm.eval.metrics.multiple_choice import LETTERS, format_choices
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import read_json
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import load_json
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
-TABLES_SITE = "https://opencompass.openxlab.space/utils/benchmarks/SEEDBench/{name}"
+SEED_URL = "https://opencompass.openxlab.space/utils/benchmarks/SEEDBench/{name}"
 
 
 class SEEDBench(Benchmark):
     """Letters."""
 
     name, title, folder = "seed", "SEED-Bench", "seed_bench"
-    splits = scored = ("test", "test-img")
+    splits = scored_splits = ("test", "test-img")
     published_splits = ("test",)
     sizes = {"test": 19242}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
@@ -32,26 +32,26 @@ class SEEDBench(Benchmark):
         # Eight frames of every video come with it.
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/SEED-Bench", "**/test-*.parquet", 17990),
         ("test-img", VLMEVALKIT): Table(
-            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0", url=TABLES_SITE
+            "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0", url=SEED_URL
         ),
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, answers, images and frames."""
         hub = "the data set AILab-CVC/SEED-Bench of the Hugging Face hub"
         return [
-            Needed("llava-seed-bench.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed("SEED-Bench.json", hub),
-            Needed("SEED-Bench-image", hub),
-            Needed("SEED-Bench-video-image", "the middle frames of its videos"),
+            RequiredFile("llava-seed-bench.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile("SEED-Bench.json", hub),
+            RequiredFile("SEED-Bench-image", hub),
+            RequiredFile("SEED-Bench-video-image", "the middle frames of its videos"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         file = folder / "SEED-Bench.json"
-        known = read_json(file)
+        known = load_json(file)
         kinds = {number: name for name, number in known["question_type"].items()}
         truths = {one["question_id"]: one for one in known["questions"]}
 
@@ -61,13 +61,13 @@ class SEEDBench(Benchmark):
                 raise MGMError(f"{file}: has no question {question.id}")
             return replace(
                 question,
-                answer=truth["answer"],
+                target=truth["answer"],
                 category=f"{truth['data_type']}: {kinds[truth['question_type_id']]}",
             )
 
         yield from llava_questions(folder / "llava-seed-bench.jsonl", folder, complete=complete)
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -76,27 +76,27 @@ class SEEDBench(Benchmark):
         choices = [row[f"choice_{letter}"] for letter in "abcd"]
         return Question(
             id=str(row["question_id"]),
-            text=f"{row['question']}\n{listed(choices)}\n{LETTER}",
+            text=f"{row['question']}\n{format_choices(choices)}\n{LETTER_PROMPT}",
             images=images,
-            answer=row["answer"],
+            target=row["answer"],
             group=str(row.get("data_id", row["question_id"])),
             category=f"{row['data_type']}: {row.get('question_type_id', '')}",
             max_new_tokens=1024,
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        return float(is_right(answered.text, answered.question.answer, protocol))
+            return score_multiple_choice(response, judge)
+        return float(is_right(response.text, response.question.target, protocol))
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
+            return super().parse(response, protocol)
         if protocol == PAPER:
             return None
-        letter = answered.text.strip()[:1].upper()
+        letter = response.text.strip()[:1].upper()
         return letter if letter in LETTERS else ""
 
     def parts(
@@ -114,9 +114,9 @@ class SEEDBench(Benchmark):
                 parts[data] = (100 * sum(own) / len(own), len(own))
         return parts
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """The published answers."""
-        return [write_answers(folder / "merge.jsonl", answered)]
+        return [write_answers_file(folder / "merge.jsonl", responses)]
 
 
 def is_right(text: str, answer: str, protocol: str) -> bool:

@@ -9,23 +9,23 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vlmevalkit_answer
-from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, row_name
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Table
-from mgm.eval.tasks.files import read_json, text_list
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, row_id
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
+from mgm.eval.tasks.files import as_text_list, load_json
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
-OCR = "Reference OCR token:"
-QUESTIONS, ANSWERS = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.1_val.json"
+OCR_PREFIX = "Reference OCR token:"
+QUESTIONS_FILE, ANSWERS_FILE = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.1_val.json"
 
 
 class TextVQA(Benchmark):
     """Asked with OCR tokens in the published protocol, without them in others'."""
 
     name, title, folder = "textvqa", "TextVQA", "textvqa"
-    splits = scored = ("val",)
+    splits = scored_splits = ("val",)
     sizes = {"val": 5000}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     sources = {  # noqa: RUF012
@@ -34,46 +34,48 @@ class TextVQA(Benchmark):
     }
     also_published = True
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions, answers and images."""
         site = "https://dl.fbaipublicfiles.com/textvqa"
         return [
-            Needed(QUESTIONS, "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed(ANSWERS, "TextVQA", f"{site}/data/TextVQA_0.5.1_val.json"),
-            Needed("train_images", "TextVQA, unpacked", f"{site}/images/train_val_images.zip"),
+            RequiredFile(QUESTIONS_FILE, "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile(ANSWERS_FILE, "TextVQA", f"{site}/data/TextVQA_0.5.1_val.json"),
+            RequiredFile(
+                "train_images", "TextVQA, unpacked", f"{site}/images/train_val_images.zip"
+            ),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
         answers = {
             (one["image_id"], one["question"].lower()): one["answers"]
-            for one in read_json(folder / ANSWERS)["data"]
+            for one in load_json(folder / ANSWERS_FILE)["data"]
         }
 
         def answer(record: dict) -> list[str]:
-            key = (record["question_id"], bare_question(record["text"]).lower())
+            key = (record["question_id"], question_of_prompt(record["text"]).lower())
             if key not in answers:
                 raise MGMError(
-                    f"{folder / ANSWERS}: has no answers to {key[1]!r:.100} about {key[0]}; both "
-                    "files have to be of version 0.5.1"
+                    f"{folder / ANSWERS_FILE}: has no answers to {key[1]!r:.100} about {key[0]}; "
+                    "use version 0.5.1 of both files"
                 )
             return answers[key]
 
         yield from llava_questions(
-            folder / QUESTIONS,
+            folder / QUESTIONS_FILE,
             folder / "train_images",
             text=partial(self.prompt, protocol),
             complete=_numbered,
-            answer=answer,
+            target=answer,
         )
 
     def prompt(self, protocol: str, published: str) -> str:
         """What is asked instead of a published prompt."""
-        return published if protocol == PAPER else _wording(protocol, bare_question(published))
+        return published if protocol == PAPER else _wording(protocol, question_of_prompt(published))
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -82,22 +84,22 @@ class TextVQA(Benchmark):
             id=str(number - 1),
             text=_wording(protocol, row["question"]),
             images=images,
-            answer=text_list(answers),
+            target=as_text_list(answers),
             group=images[0].name,
-            facts={"question_id": row_name(row, number)},
+            metadata={"question_id": row_id(row, number)},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Agreement with ten people; VLMEvalKit brings answers into another form than EvalAI."""
         normal = vlmevalkit_answer if protocol == VLMEVALKIT else normal_answer
-        return agreement(answered.text, answered.question.answer, normal)
+        return agreement(response.text, response.question.target, normal)
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """What the published evaluator reads."""
-        return [write_answers(folder / "merge.jsonl", answered)]
+        return [write_answers_file(folder / "merge.jsonl", responses)]
 
 
-def bare_question(prompt: str) -> str:
+def question_of_prompt(prompt: str) -> str:
     """The question in a prompt of the published file.
 
     Raises:
@@ -108,8 +110,8 @@ def bare_question(prompt: str) -> str:
         found = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
         if found:
             return found[1]
-    elif f"{OCR} " in prompt and len(lines) == 3:
-        return lines[1] if prompt.startswith(OCR) else lines[0]
+    elif f"{OCR_PREFIX} " in prompt and len(lines) == 3:
+        return lines[1] if prompt.startswith(OCR_PREFIX) else lines[0]
     elif len(lines) == 2:
         return lines[0]
     raise MGMError(f"there is no question in the prompt {prompt!r:.100}")
@@ -117,9 +119,13 @@ def bare_question(prompt: str) -> str:
 
 def _numbered(question: Question, index: int) -> Question:
     """An image may have several questions: the id of the file alone is not one."""
-    return replace(question, id=f"{index}", facts={**question.facts, "question_id": question.id})
+    return replace(
+        question, id=f"{index}", metadata={**question.metadata, "question_id": question.id}
+    )
 
 
 def _wording(protocol: str, question: str) -> str:
     # lmms-eval makes all letters but the first small.
-    return (question.capitalize() if protocol == LMMS_EVAL else question) + f"\n{SINGLE_WORD}"
+    return (
+        question.capitalize() if protocol == LMMS_EVAL else question
+    ) + f"\n{SHORT_ANSWER_PROMPT}"

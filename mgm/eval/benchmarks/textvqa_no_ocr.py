@@ -1,8 +1,8 @@
 """TextVQA without OCR tokens in the published prompt: the model has to read the image itself."""
 
-from mgm.eval.benchmarks.textvqa import TextVQA, bare_question
+from mgm.eval.benchmarks.textvqa import TextVQA, question_of_prompt
 from mgm.eval.tasks.benchmark import PAPER
-from mgm.eval.tasks.prompts import SINGLE_WORD
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
 
 class TextVQAWithoutOCR(TextVQA):
@@ -18,4 +18,4 @@ class TextVQAWithoutOCR(TextVQA):
 
     def prompt(self, protocol: str, published: str) -> str:
         """See `TextVQA`."""
-        return f"{bare_question(published)}\n{SINGLE_WORD}"
+        return f"{question_of_prompt(published)}\n{SHORT_ANSWER_PROMPT}"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
-from mgm.eval.tasks.dataset_source import HubFiles, Needed
-from mgm.eval.tasks.llava_format import llava_questions, write_answers
-from mgm.eval.tasks.prompts import SINGLE_WORD, UNANSWERABLE
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile
+from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
+from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT, UNANSWERABLE_PROMPT
 
 
 class VizWiz(Benchmark):
@@ -21,59 +21,59 @@ class VizWiz(Benchmark):
     name, title, folder = "vizwiz", "VizWiz", "vizwiz"
     splits = ("test", "val")
     published_splits = ("test",)
-    scored = ("val",)
+    scored_splits = ("val",)
     sizes = {"test": 8000}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL)
     sources = {  # noqa: RUF012
         ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/VizWiz-VQA", "**/val-*.parquet", 4319)
     }
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """Questions and images."""
         site = "https://vizwiz.cs.colorado.edu/VizWiz_final/images"
         return [
-            Needed("llava_test.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
-            Needed("test", "VizWiz, unpacked", f"{site}/test.zip"),
+            RequiredFile("llava_test.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
+            RequiredFile("test", "VizWiz, unpacked", f"{site}/test.zip"),
         ]
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """See `Benchmark`."""
 
         def complete(question: Question, index: int) -> Question:
             image = question.group
-            facts = {**question.facts, "image": image, "question_id": question.id}
-            return replace(question, id=f"{index}", facts=facts)
+            metadata = {**question.metadata, "image": image, "question_id": question.id}
+            return replace(question, id=f"{index}", metadata=metadata)
 
         yield from llava_questions(folder / "llava_test.jsonl", folder / "test", complete=complete)
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
         name = str(row["question_id"])
         return Question(
             id=name,
-            text=f"{row['question'].capitalize()}\n{UNANSWERABLE}\n{SINGLE_WORD}",
+            text=f"{row['question'].capitalize()}\n{UNANSWERABLE_PROMPT}\n{SHORT_ANSWER_PROMPT}",
             images=images,
-            answer=list(row["answers"]),
+            target=list(row["answers"]),
             group=name,
             category=row.get("category") or "",
-            facts={"image": f"{name}.jpg"},
+            metadata={"image": f"{name}.jpg"},
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Agreement with ten people, where they are known."""
-        return agreement(answered.text, answered.question.answer or [])
+        return agreement(response.text, response.question.target or [])
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """Answers, and what the server takes."""
         path = folder / "vizwiz_test.json"
-        answers = write_answers(folder / "answers.jsonl", answered)
+        answers = write_answers_file(folder / "answers.jsonl", responses)
         records = [
-            {"image": one.question.facts["image"], "answer": normal_answer(one.text)}
-            for one in answered
+            {"image": one.question.metadata["image"], "answer": normal_answer(one.text)}
+            for one in responses
         ]
         path.write_text(json.dumps(records), encoding="utf-8")
         return [answers, path]

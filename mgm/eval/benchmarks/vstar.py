@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.multiple_choice import listed
-from mgm.eval.metrics.vlmevalkit import choice_credit, choice_question
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.metrics.multiple_choice import format_choices
+from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 
-SITE = "https://huggingface.co/datasets/xjtupanda/VStar_Bench/resolve/main/VStarBench.tsv"
+VSTAR_URL = "https://huggingface.co/datasets/xjtupanda/VStar_Bench/resolve/main/VStarBench.tsv"
 # The letter of an answer in capitals, by the first form that is found.
 _FORMS = (
     r"^([A-D])",
@@ -30,7 +30,7 @@ class VStar(Benchmark):
     """
 
     name, title, folder = "vstar", "V*", "vstar"
-    splits = scored = ("test",)
+    splits = scored_splits = ("test",)
     published_splits = ()
     sizes = {"test": 191}  # noqa: RUF012
     protocols = (LMMS_EVAL, VLMEVALKIT)
@@ -38,11 +38,11 @@ class VStar(Benchmark):
     sources = {  # noqa: RUF012
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/vstar-bench", "**/test-*.parquet", 191),
         ("test", VLMEVALKIT): Table(
-            "VStarBench.tsv", 191, "b18854d7075574be06b631cd5f7d2d6a", url=SITE
+            "VStarBench.tsv", 191, "b18854d7075574be06b631cd5f7d2d6a", url=VSTAR_URL
         ),
     }
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """See `Benchmark`."""
@@ -50,25 +50,25 @@ class VStar(Benchmark):
             return choice_question(row, images)
         return Question(
             id=str(row["question_id"]),
-            text=f"{lettered(row['text'])}\n{LETTER}",
+            text=f"{lettered(row['text'])}\n{LETTER_PROMPT}",
             images=images,
-            answer=row["label"].strip().upper(),
+            target=row["label"].strip().upper(),
             group=str(row["question_id"]),
             category=str(row.get("category") or ""),
             max_new_tokens=16,
         )
 
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Whether the letter is right."""
         if protocol == VLMEVALKIT:
-            return choice_credit(answered, judge)
-        return float(named_letter(answered.text) == answered.question.answer)
+            return score_multiple_choice(response, judge)
+        return float(vstar_letter(response.text) == response.question.target)
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """See `Benchmark`."""
         if protocol == VLMEVALKIT:
-            return super().parse(answered, protocol)
-        return named_letter(answered.text) or ""
+            return super().parse(response, protocol)
+        return vstar_letter(response.text) or ""
 
 
 def lettered(text: str) -> str:
@@ -80,10 +80,10 @@ def lettered(text: str) -> str:
     if not choices:
         return text
     question = text.partition("(A)")[0].strip()
-    return f"{question}\n{listed([choice.strip() for choice in choices[:4]])}"
+    return f"{question}\n{format_choices([choice.strip() for choice in choices[:4]])}"
 
 
-def named_letter(text: str) -> str | None:
+def vstar_letter(text: str) -> str | None:
     """The letter that an answer names; None: none, or several.
 
     Compat: an answer that begins with one of the letters names it, be it in a word.

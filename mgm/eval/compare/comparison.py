@@ -9,12 +9,12 @@ import numpy as np
 
 from mgm.eval.compare.comparable import check_comparable
 from mgm.eval.harness.question import Credit, Question
-from mgm.eval.report.score import Score, credit_of, questions_of
+from mgm.eval.report.score import Score, credit_of, restore_questions
 from mgm.eval.statistics.intervals import (
     LEVEL,
     MAX_FOLDS,
+    RESAMPLING_SEED,
     ROUNDING,
-    SEED,
     WHOLE,
     EffectiveSample,
     Interval,
@@ -120,7 +120,7 @@ def compare_scores(
     remarks = check_comparable(one, other, both)
     pair = _Pair(
         benchmark,
-        questions_of(benchmark, one, both),
+        restore_questions(benchmark, one, both),
         [one.groups[name] for name in both],
         [[credit_of(score, name) for name in both] for score in scores],
     )
@@ -190,7 +190,7 @@ class _Pair:
         self.changed = len(differs)
         # The fold that each question is exchanged with between the models; -1: nothing changed.
         fold = np.full(int(self._cluster.max()) + 1, -1)
-        order = np.random.default_rng(SEED).permutation(differs)
+        order = np.random.default_rng(RESAMPLING_SEED).permutation(differs)
         fold[order] = np.arange(len(order)) % MAX_FOLDS
         self._fold = fold[self._cluster]
 

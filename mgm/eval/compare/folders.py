@@ -61,7 +61,10 @@ def scored_by_one(folders: Sequence[Path]) -> list[str]:
     ]
     lines = []
     for name, others in zip(names[1:], scored[1:], strict=True):
-        for owner, own in ((names[0], scored[0] - others), (name, others - scored[0])):
+        for owner, own in (
+            (names[0], scored[0] - others),
+            (name, others - scored[0]),
+        ):
             if own:
                 pair = f"{names[0]} and {name}"
                 lines.append(f"{pair}: only {owner} has {', '.join(sorted(own))}")

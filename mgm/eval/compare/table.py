@@ -11,8 +11,9 @@ from mgm.eval.compare.comparison import Comparison
 from mgm.eval.report import html_page
 from mgm.eval.report.report import markdown
 
-COLUMNS = ("benchmark", "baseline", "model", "difference", "95 % interval", "p", "questions",
-           "verdict")  # fmt: skip
+COMPARISON_COLUMNS = (
+    *("benchmark", "baseline", "model", "difference", "95 % interval", "p", "questions", "verdict"),
+)
 LEGEND = (
     "Differences from the baseline on the questions that both models have answered, in points of "
     "each benchmark's own score. Intervals and p-values are paired, and clustered by image; they "
@@ -21,7 +22,7 @@ LEGEND = (
 )
 
 
-def line(one: Comparison) -> str:
+def comparison_line(one: Comparison) -> str:
     """A comparison in a line."""
     partial = f"{one.partial}; " if one.partial else ""
     return (
@@ -78,7 +79,7 @@ def _as_markdown(
     comparisons: Sequence[Comparison], problems: Sequence[str], unshared: Sequence[str]
 ) -> str:
     listed = "".join(f"\n- {text}" for text in _footnotes(problems, unshared))
-    return f"{markdown([COLUMNS, *map(_cells, comparisons)])}\n{LEGEND}\n{listed}\n"
+    return f"{markdown([COMPARISON_COLUMNS, *map(_cells, comparisons)])}\n{LEGEND}\n{listed}\n"
 
 
 def _footnotes(problems: Sequence[str], unshared: Sequence[str]) -> list[str]:
@@ -99,7 +100,11 @@ def _as_html(
         cells = _cells(one)
         cells[1:5] = [cell.replace(" ", "\u00a0") for cell in cells[1:5]]  # each on one line
         rows.append([*cells[:5], drawn, *cells[5:]])
-    heads = [*COLUMNS[:5], f"±{reach:.3g} % of the highest score", *COLUMNS[5:]]
+    heads = [
+        *COMPARISON_COLUMNS[:5],
+        f"±{reach:.3g} % of the highest score",
+        *COMPARISON_COLUMNS[5:],
+    ]
     listed = "".join(f"<li>{html_page.text(line)}" for line in _footnotes(problems, unshared))
     title = "Comparison with " + (comparisons[0].first if comparisons else "the baseline")
     body = f"<h1>{html_page.text(title)}</h1><p class=meta>{html_page.text(LEGEND)}</p>"

@@ -23,14 +23,14 @@ BY_HAND = (".rar", ".7z")
 MAX_RATIO = 100  # of what is unpacked to the archive
 MIN_BOUND = 2**30  # bytes that any archive may unpack to
 MAX_MEMBERS = 5_000_000
-CHUNK = 2**20  # bytes
-DAMAGED = (
+UNPACK_CHUNK = 2**20  # bytes
+DAMAGE_ERRORS = (
     *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError, gzip.BadGzipFile),
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
 
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-MAX_NAME = 255  # bytes of one part of a path on the usual file systems
+MAX_NAME_BYTES = 255  # bytes of one part of a path on the usual file systems
 MAX_DEPTH = 64  # folders within one another
 
 Read = TypeVar("Read")
@@ -50,7 +50,7 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith((*SUFFIXES, *BY_HAND))
 
 
-def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> None:
+def unpack_archive(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> None:
     """Unpack what is wanted into a folder.
 
     It is unpacked beside them, and renamed when all is done: a kill leaves nothing half-done.
@@ -116,7 +116,7 @@ def _unpack(
 def _copy(archive: Path, member: _Member, target: Path) -> None:
     written = 0
     with _readable(archive, member.open) as source, target.open("xb") as file:
-        while chunk := _readable(archive, lambda: source.read(CHUNK)):
+        while chunk := _readable(archive, lambda: source.read(UNPACK_CHUNK)):
             written += len(chunk)
             if written > member.size:
                 raise MGMError(f"{archive}: {'/'.join(member.parts)} is larger than it says")
@@ -225,7 +225,7 @@ def _check_end(content: tarfile.TarFile) -> None:
         raise tarfile.ReadError("it is closed")
     file.seek(content.offset)  # of the block that `tarfile` took for no header
     block = file.read(tarfile.BLOCKSIZE)
-    while file.read(CHUNK):
+    while file.read(UNPACK_CHUNK):
         pass
     if block != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it ends too early")
@@ -247,7 +247,7 @@ def _parts(archive: Path, name: str) -> tuple[str, ...]:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts:
         raise MGMError(f"{archive}: would write {name!r}, outside of its folder")
-    if len(parts) > MAX_DEPTH or any(len(os.fsencode(part)) > MAX_NAME for part in parts):
+    if len(parts) > MAX_DEPTH or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
         raise MGMError(f"{archive}: holds a name that is too long, {name!r:.60}; unpack it by hand")
     if any(character in name for character in "\\:\0"):
         raise MGMError(f"{archive}: holds {name!r}, which is no name of a file everywhere")
@@ -264,7 +264,7 @@ def _readable(archive: Path, read: Callable[[], Read]) -> Read:
         return read()
     except MGMError:
         raise
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         raise _damaged(archive, error) from error
 
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from mgm.atomic import WriteErrors, atomic_file
 from mgm.errors import MGMError
 
-CHUNK = 2**20  # bytes
-TIMEOUT = 30.0  # seconds without a byte
+DOWNLOAD_CHUNK = 2**20  # bytes
+SOCKET_TIMEOUT = 30.0  # seconds without a byte
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")  # RFC 9110, section 14.4
 
 
@@ -35,7 +35,7 @@ class _State:
     length: int | None = None
 
 
-def fetch(url: str, part: Path, checked: bool = False) -> None:
+def download(url: str, part: Path, checked: bool = False) -> None:
     """Fetch a file into `part`, which may hold the beginning of it.
 
     The beginning counts only where the server confirms, by ETag or date, that the file is still the
@@ -65,7 +65,7 @@ def fetch(url: str, part: Path, checked: bool = False) -> None:
         _receive(url, part, 0, _State(url))
 
 
-def remove(part: Path) -> None:
+def remove_partial(part: Path) -> None:
     """Remove a part with what is known of it."""
     part.unlink(missing_ok=True)
     _state_file(part).unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def _receive(url: str, part: Path, start: int, state: _State) -> None:
     if start and state.validator:
         headers["If-Range"] = state.validator
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+    with urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT) as response:
         start, length = _position(part, response, start, state)
         tag = response.headers.get("ETag") or ""
         validator = response.headers.get("Last-Modified") or ""
@@ -104,7 +104,7 @@ def _receive(url: str, part: Path, start: int, state: _State) -> None:
     size = part.stat().st_size
     if length is not None and size != length:
         if size > length:
-            remove(part)
+            remove_partial(part)
         raise OSError(f"the connection broke after {size} of {length} bytes")
 
 
@@ -125,14 +125,14 @@ def _position(
         return start, None if length is None else start + length
     total = None if found[2] == "*" else int(found[2])
     if int(found[1]) != start or (total and state.length and total != state.length):
-        remove(part)
+        remove_partial(part)
         raise OSError(f"the server sends {found[0]}, not what follows byte {start}")
     return start, total
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
     try:
-        return response.read(CHUNK)
+        return response.read(DOWNLOAD_CHUNK)
     except http.client.HTTPException as error:
         raise OSError(f"the connection broke ({type(error).__name__})") from error
 

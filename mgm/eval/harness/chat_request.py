@@ -10,7 +10,7 @@ from mgm.data.images.loading import ImageSource, image_file, open_image
 from mgm.eval.harness.question import Question
 
 
-def chat_request(question: Question, model: str) -> dict[str, Any]:
+def chat_completion_body(question: Question, model: str) -> dict[str, Any]:
     """The body of a request for a greedy answer.
 
     Args:

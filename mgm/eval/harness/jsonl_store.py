@@ -11,13 +11,13 @@ from mgm.atomic import WriteErrors
 from mgm.eval.harness.question import valid_text
 
 
-def read_texts(file: Path) -> tuple[dict[str, str], int]:
+def load_texts(file: Path) -> tuple[dict[str, str], int]:
     """The texts in a file, and how many lines are damaged."""
-    records, damaged = read_records(file)
+    records, damaged = load_entries(file)
     return {key: record["text"] for key, record in records.items()}, damaged
 
 
-def read_records(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+def load_entries(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """The records in a file by their keys, each with its `text`, and how many lines are damaged."""
     known: dict[str, dict[str, Any]] = {}
     damaged = 0
@@ -37,7 +37,7 @@ def read_records(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
     return known, damaged
 
 
-class TextFile:
+class JSONLStore:
     """A file that texts are added to, by one process.
 
     Args:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mgm.errors import MGMError
 from mgm.eval.harness.chat_reply import without_reasoning
-from mgm.eval.harness.jsonl_store import TextFile, read_texts
-from mgm.eval.harness.openai_client import Endpoint
+from mgm.eval.harness.jsonl_store import JSONLStore, load_texts
+from mgm.eval.harness.openai_client import OpenAIClient
 
-TIMEOUT = 180.0  # seconds for one reply, which is short
+JUDGE_TIMEOUT = 180.0  # seconds for one reply, which is short
 RULES = "rules"  # the name of no language model at all
 
 
@@ -30,7 +30,7 @@ class Judge:
         """Whether there is a language model to ask."""
         return False
 
-    def ask(
+    def complete(
         self,
         prompt: str,
         temperature: float = 0.0,
@@ -56,7 +56,7 @@ class Judge:
 
 
 @dataclass
-class Usage:
+class TokenUsage:
     """What a judge was asked, to know what it costs.
 
     Attributes:
@@ -94,14 +94,14 @@ class ModelJudge(Judge):
         cache: Path,
         key: str | None = None,
         wait: float = 1.0,
-        timeout: float = TIMEOUT,
+        timeout: float = JUDGE_TIMEOUT,
     ) -> None:
         self.name = model
-        self.usage = Usage()
-        self._endpoint = Endpoint(url, f"the judge {model}", key, wait, timeout)
-        self._cache = TextFile(cache)
+        self.usage = TokenUsage()
+        self._endpoint = OpenAIClient(url, f"the judge {model}", key, wait, timeout)
+        self._cache = JSONLStore(cache)
         self._lock = threading.Lock()
-        self._known, _ = read_texts(cache)
+        self._known, _ = load_texts(cache)
 
     @property
     def is_model(self) -> bool:
@@ -113,7 +113,7 @@ class ModelJudge(Judge):
         """Why it is not asked any more; empty: it replies."""
         return self._endpoint.unavailable
 
-    def ask(
+    def complete(
         self,
         prompt: str,
         temperature: float = 0.0,

@@ -9,19 +9,19 @@ from typing import Generic, NamedTuple, TypeVar
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
-from mgm.eval.harness.chat_request import chat_request
-from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailableError
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.chat_request import chat_completion_body
+from mgm.eval.harness.openai_client import REPLY_TIMEOUT, EndpointUnavailableError, OpenAIClient
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 
-PIECE = 1024  # positions that are read at once: nobody waits for the next word
-Name = TypeVar("Name", bound=Hashable)
+PREFILL_CHUNK = 1024  # positions that are read at once: nobody waits for the next word
+RequestId = TypeVar("Name", bound=Hashable)
 
 
-class Answerer(ABC):
+class Model(ABC):
     """Answers questions, greedily."""
 
     @abstractmethod
-    def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
+    def generate(self, questions: Iterable[Question]) -> Iterator[Response | SkippedQuestion]:
         """Answers as they come, which may be in another order.
 
         A question that cannot be answered, such as one whose image is broken, is skipped.
@@ -31,7 +31,7 @@ class Answerer(ABC):
         """
 
 
-class EngineAnswerer(Answerer):
+class EngineModel(Model):
     """The engine: as many at once as fit, questions join as others are answered.
 
     Args:
@@ -46,8 +46,8 @@ class EngineAnswerer(Answerer):
         self.engine = engine
         self._batch_size = batch_size
 
-    def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
-        """See `Answerer`."""
+    def generate(self, questions: Iterable[Question]) -> Iterator[Response | SkippedQuestion]:
+        """See `Model`."""
         waiting: dict[str, Question] = {}
         faults: list[tuple[str, MGMError]] = []
 
@@ -61,13 +61,13 @@ class EngineAnswerer(Answerer):
                     waiting[one.id] = one
                     yield one.id, request
 
-        answers = answer_all(
-            self.engine, asked(), self._batch_size, on_fault=lambda *fault: faults.append(fault)
+        answers = generate_all(
+            self.engine, asked(), self._batch_size, on_error=lambda *fault: faults.append(fault)
         )
         for name, answer in answers:
             counts = answer.prompt_tokens, len(answer.tokens)
             text = answer.text.strip()
-            yield Answered(waiting.pop(name), text, answer.finish_reason, *counts)
+            yield Response(waiting.pop(name), text, answer.finish_reason, *counts)
             while faults:
                 yield SkippedQuestion(faults[-1][0], str(faults.pop()[1]))
         yield from (SkippedQuestion(name, str(error)) for name, error in faults)
@@ -88,13 +88,13 @@ def _request(question: Question) -> Request:
     )
 
 
-def answer_all(
+def generate_all(
     engine: Engine,
-    requests: Iterable[tuple[Name, Request]],
+    requests: Iterable[tuple[RequestId, Request]],
     batch_size: int,
     ahead: bool | None = None,
-    on_fault: Callable[[Name, MGMError], None] | None = None,
-) -> Iterator[tuple[Name, Answer]]:
+    on_error: Callable[[RequestId, MGMError], None] | None = None,
+) -> Iterator[tuple[RequestId, Answer]]:
     """Answers as they come; requests join as others are answered.
 
     Args:
@@ -103,22 +103,26 @@ def answer_all(
         batch_size: answers that are written at once.
         ahead: whether images are read and resized while others are answered; None: where a GPU
             answers. A CPU that computes with all its cores does either faster alone.
-        on_fault: called for a request that cannot be answered; the others are. None: it raises.
+        on_error: called for a request that cannot be answered; the others are. None: it raises.
 
     Raises:
-        MGMError: one cannot be answered, and there is no `on_fault`; names it.
+        MGMError: one cannot be answered, and there is no `on_error`; names it.
     """
     scheduler = engine.scheduler
-    scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
+    scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = (
+        batch_size,
+        True,
+        PREFILL_CHUNK,
+    )
     scheduler.keeps_answers = False  # no question goes on from another's answer
-    running: dict[Name, Stream] = {}
+    running: dict[RequestId, Stream] = {}
     left = iter(requests)
 
     ahead = engine.model.device.type != "cpu" if ahead is None else ahead
 
-    def prepared() -> _Group[Name]:
+    def prepared() -> _Group[RequestId]:
         group = list(islice(left, batch_size))
-        return _prepare(engine, group, not ahead, on_fault is not None)
+        return _prepare(engine, group, not ahead, on_error is not None)
 
     # Requests begin in groups: encoders see several images at once, and no row waits for the next.
     with ThreadPoolExecutor(1, "ahead") as pool:
@@ -132,19 +136,19 @@ def answer_all(
                 if coming and not ended:
                     coming = pool.submit(prepared)
                 for name, error in group.faults:
-                    _report(name, error, on_fault)
+                    _report(name, error, on_error)
             if not running:
                 if ended:
                     return
                 continue
             with engine.turn:
                 engine.go_on()
-            yield from _ended(running, on_fault)
+            yield from _finished(running, on_error)
 
 
-def _ended(
-    running: dict[Name, Stream], on_fault: Callable[[Name, MGMError], None] | None
-) -> Iterator[tuple[Name, Answer]]:
+def _finished(
+    running: dict[RequestId, Stream], on_error: Callable[[RequestId, MGMError], None] | None
+) -> Iterator[tuple[RequestId, Answer]]:
     """Take those answers out that are complete, or that a fault has ended."""
     for name, stream in list(running.items()):
         try:
@@ -152,22 +156,22 @@ def _ended(
                 continue
         except MGMError as error:
             del running[name]
-            _report(name, MGMError(f"question {name}: {error}"), on_fault)
+            _report(name, MGMError(f"question {name}: {error}"), on_error)
         else:
             yield name, running.pop(name).answer
 
 
-class _Group(NamedTuple, Generic[Name]):
+class _Group(NamedTuple, Generic[RequestId]):
     """Requests that are prepared, and faults of those that cannot be."""
 
-    names: list[Name]
+    names: list[RequestId]
     requests: PreparedRequests
-    faults: list[tuple[Name, MGMError]]
+    faults: list[tuple[RequestId, MGMError]]
 
 
 def _prepare(
-    engine: Engine, group: Sequence[tuple[Name, Request]], alone: bool, each: bool
-) -> _Group[Name]:
+    engine: Engine, group: Sequence[tuple[RequestId, Request]], alone: bool, each: bool
+) -> _Group[RequestId]:
     """Prepare requests together.
 
     Args:
@@ -180,7 +184,7 @@ def _prepare(
         MGMError: one cannot be prepared, and `each` is not set.
     """
 
-    def together(some: Sequence[tuple[Name, Request]]) -> PreparedRequests:
+    def together(some: Sequence[tuple[RequestId, Request]]) -> PreparedRequests:
         labels = [f"question {name}: " for name, _ in some]
         return engine.prepare([request for _, request in some], labels, alone=alone)
 
@@ -189,7 +193,7 @@ def _prepare(
     except MGMError:
         if not each:
             raise
-    faults: dict[Name, MGMError] = {}
+    faults: dict[RequestId, MGMError] = {}
     for name, request in group:
         try:
             together([(name, request)])
@@ -199,13 +203,15 @@ def _prepare(
     return _Group([name for name, _ in good], together(good), list(faults.items()))
 
 
-def _report(name: Name, error: MGMError, on_fault: Callable[[Name, MGMError], None] | None) -> None:
-    if on_fault is None:
+def _report(
+    name: RequestId, error: MGMError, on_error: Callable[[RequestId, MGMError], None] | None
+) -> None:
+    if on_error is None:
         raise error
-    on_fault(name, error)
+    on_error(name, error)
 
 
-class EndpointAnswerer(Answerer):
+class EndpointModel(Model):
     """A server with the OpenAI API.
 
     Args:
@@ -227,15 +233,15 @@ class EndpointAnswerer(Answerer):
         concurrency: int,
         key: str | None = None,
         wait: float = 1.0,
-        timeout: float = TIMEOUT,
+        timeout: float = REPLY_TIMEOUT,
     ) -> None:
-        self._endpoint = Endpoint(url, url, key, wait, timeout)
+        self._endpoint = OpenAIClient(url, url, key, wait, timeout)
         self._model, self._concurrency = model, concurrency
 
-    def answers(self, questions: Iterable[Question]) -> Iterator[Answered | SkippedQuestion]:
-        """See `Answerer`."""
+    def generate(self, questions: Iterable[Question]) -> Iterator[Response | SkippedQuestion]:
+        """See `Model`."""
         with ThreadPoolExecutor(self._concurrency) as pool:
-            waiting: set[Future[Answered | SkippedQuestion]] = set()
+            waiting: set[Future[Response | SkippedQuestion]] = set()
             try:
                 for question in questions:
                     waiting.add(pool.submit(self._answer, question))
@@ -250,14 +256,14 @@ class EndpointAnswerer(Answerer):
                 for one in waiting:
                     one.cancel()
 
-    def _answer(self, question: Question) -> Answered | SkippedQuestion:
+    def _answer(self, question: Question) -> Response | SkippedQuestion:
         """The server's answer.
 
         Raises:
             EndpointUnavailableError: the server answers no question.
         """
         try:
-            body = chat_request(question, self._model)
+            body = chat_completion_body(question, self._model)
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
         try:
@@ -268,6 +274,6 @@ class EndpointAnswerer(Answerer):
             return SkippedQuestion(question.id, str(error))
         counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
         sampled = True if "temperature" in reply.omitted else None
-        return Answered(
+        return Response(
             question, reply.text.strip(), reply.finish_reason or None, *counts, sampled=sampled
         )

@@ -26,15 +26,17 @@ from mgm.eval.harness.chat_reply import (
     with_fields,
 )
 
-TRIES = 5
-MAX_FAILED = 20  # requests in a row that are not answered, before nothing more is asked
-TIMEOUT = 600.0  # seconds for one reply
-BUSY = (408, 409, 425, 429)  # and all from 500: what may go better a moment later
-REFUSES_ALL = (401, 402, 403, 404, 405, 501)  # statuses that every other request would get, too
-UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
-MAX_WAIT = 300.0  # seconds between two tries, whatever Retry-After says
-MAX_BYTES = 64 * 2**20  # of a reply
-CHUNK = 2**16  # bytes
+MAX_ATTEMPTS = 5
+MAX_CONSECUTIVE_FAILURES = (
+    20  # requests in a row that are not answered, before nothing more is asked
+)
+REPLY_TIMEOUT = 600.0  # seconds for one reply
+RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500: what may go better a moment later
+FATAL_STATUSES = (401, 402, 403, 404, 405, 501)  # statuses that every other request would get, too
+UNREACHABLE_ERRORS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+MAX_RETRY_DELAY = 300.0  # seconds between two tries, whatever Retry-After says
+MAX_REPLY_BYTES = 64 * 2**20  # of a reply
+REPLY_CHUNK = 2**16  # bytes
 REASONING_TOKENS = 8192  # for a model that thinks aloud, beside those of the reply
 
 logger = logging.getLogger("mgm.eval")
@@ -44,7 +46,7 @@ class EndpointUnavailableError(MGMError):
     """The server answers no request at all: wrong address, key or model, or it is not there."""
 
 
-class Endpoint:
+class OpenAIClient:
     """Chat completions of a server. Threads may share it.
 
     Some servers take `max_completion_tokens` instead of `max_tokens`, or no `temperature`. A field
@@ -67,7 +69,7 @@ class Endpoint:
         title: str,
         key: str | None = None,
         wait: float = 1.0,
-        timeout: float = TIMEOUT,
+        timeout: float = REPLY_TIMEOUT,
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise MGMError(
@@ -131,8 +133,10 @@ class Endpoint:
             raise
         except MGMError as error:
             self._failed += 1
-            if self._failed >= MAX_FAILED:
-                self._unavailable = f"{error}; so it went with {MAX_FAILED} requests in a row"
+            if self._failed >= MAX_CONSECUTIVE_FAILURES:
+                self._unavailable = (
+                    f"{error}; so it went with {MAX_CONSECUTIVE_FAILURES} requests in a row"
+                )
                 raise EndpointUnavailableError(self._unavailable) from error
             raise
         self._failed = 0
@@ -141,7 +145,7 @@ class Endpoint:
     def _request(self, body: dict[str, Any], thinks: bool) -> Completion:
         wait, fault, unreachable, tries = self._wait, "", False, 0
         fields = dict(self._fields)
-        while tries < TRIES:
+        while tries < MAX_ATTEMPTS:
             sent = with_fields(body, fields, REASONING_TOKENS if thinks else 0)
             try:
                 completion = parse_completion(self._post(sent))
@@ -160,17 +164,17 @@ class Endpoint:
                 wait = max(wait, _retry_after(error.headers.get("Retry-After")))
             except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
-                unreachable = isinstance(cause, UNREACHABLE)
+                unreachable = isinstance(cause, UNREACHABLE_ERRORS)
                 fault = one_line(cause) or type(error).__name__
                 tries += isinstance(cause, TimeoutError)  # who is so slow is asked less often
             tries += 1
-            if self._stopped.wait(min(wait, MAX_WAIT) * (1 + 0.2 * random.random())):
+            if self._stopped.wait(min(wait, MAX_RETRY_DELAY) * (1 + 0.2 * random.random())):
                 break
             wait *= 2
         kind = EndpointUnavailableError if unreachable else MGMError
         raise kind(
-            f"{self._title} does not answer after {TRIES} tries ({fault}); run again to go on "
-            "where it was"
+            f"{self._title} does not answer after {MAX_ATTEMPTS} tries ({fault}); run again to "
+            "resume"
         )
 
     def _keep(self, fields: Mapping[str, str | None]) -> None:
@@ -193,9 +197,9 @@ class Endpoint:
                 f"{self._title} redirects to {error.headers.get('Location')}; give the address of "
                 "the server itself"
             ) from error
-        if code in BUSY or (code >= 500 and code not in REFUSES_ALL):
+        if code in RETRY_STATUSES or (code >= 500 and code not in FATAL_STATUSES):
             return
-        kind = EndpointUnavailableError if code in REFUSES_ALL else MGMError
+        kind = EndpointUnavailableError if code in FATAL_STATUSES else MGMError
         raise kind(f"{self._title} refuses ({code}): {reason}") from error
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -204,12 +208,12 @@ class Endpoint:
         request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
         content = bytearray()
         with self._opener.open(request, timeout=self._timeout) as response:
-            while chunk := response.read1(CHUNK):
+            while chunk := response.read1(REPLY_CHUNK):
                 content += chunk
                 if time.monotonic() > until:
                     raise TimeoutError(f"its reply takes more than {self._timeout:g} seconds")
-                if len(content) > MAX_BYTES:
-                    raise ValueError(f"its reply has more than {MAX_BYTES >> 20} MiB")
+                if len(content) > MAX_REPLY_BYTES:
+                    raise ValueError(f"its reply has more than {MAX_REPLY_BYTES >> 20} MiB")
             if response.length:  # http.client does not complain where `read1` is used
                 raise http.client.IncompleteRead(bytes(content[:0]), response.length)
         try:
@@ -228,7 +232,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 def _read_error(error: urllib.error.HTTPError) -> str:
     try:
-        return error.read(CHUNK).decode(errors="replace")
+        return error.read(REPLY_CHUNK).decode(errors="replace")
     except (OSError, http.client.HTTPException):
         return str(error.reason)
 

@@ -10,7 +10,7 @@ from mgm.data.images.orientation import STORED
 from mgm.errors import MGMError, one_line
 
 # What is known of an answer besides its text, and its types.
-DETAILS = {
+RESPONSE_DETAILS = {
     "finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "seconds": int | float,
     "sampled": bool,
 }  # fmt: skip
@@ -36,13 +36,13 @@ class Question:
         id: no other question of the benchmark has it.
         text: that the model reads, after the images.
         images: it is about.
-        answer: what is right, in the benchmark's own form; None: nobody tells.
+        target: the reference answer, in the form that the benchmark has it in; None: not public.
         group: questions of one group are not independent, such as those about one image.
         category: what kind of question it is; empty: there are no kinds.
         max_new_tokens: of an answer.
         system: text before the conversation; None: the template's own.
         orientation: of the images, "stored" or "upright" (see `open_image`).
-        facts: what parser, scorer or submission need besides.
+        metadata: what parser, scorer or submission need besides.
         source_index: of its row in the file that a harness reads, as the harness writes it beside
             an answer: "index 17" (VLMEvalKit) or "doc_id 17" (lmms-eval); None: it is from neither.
     """
@@ -50,18 +50,18 @@ class Question:
     id: str
     text: str
     images: tuple[ImageSource, ...] = ()
-    answer: Any = None
+    target: Any = None
     group: str = ""
     category: str = ""
     max_new_tokens: int = 128
     system: str | None = None
     orientation: str = STORED
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     source_index: str | None = None
 
 
 @dataclass(frozen=True)
-class Answered:
+class Response:
     """A question and what a model says to it, in characters that every file can hold.
 
     Attributes:
@@ -89,8 +89,8 @@ class Answered:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What is known besides the text, by the names in `DETAILS`."""
-        values = {name: getattr(self, name) for name in DETAILS}
+        """What is known besides the text, by the names in `RESPONSE_DETAILS`."""
+        values = {name: getattr(self, name) for name in RESPONSE_DETAILS}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -167,8 +167,8 @@ def is_count(value: object) -> bool:
 
 
 def is_detail(name: str, value: object) -> bool:
-    """Whether a value that was read can be the one of `DETAILS` that has this name."""
-    kind = DETAILS[name]
+    """Whether a value that was read can be the one of `RESPONSE_DETAILS` that has this name."""
+    kind = RESPONSE_DETAILS[name]
     if kind is int:
         return is_count(value)
     if kind is bool or kind is str:

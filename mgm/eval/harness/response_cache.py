@@ -14,31 +14,31 @@ from mgm.data.images.loading import ImageSource, open_image
 from mgm.data.images.orientation import STORED
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
-from mgm.eval.harness.jsonl_store import TextFile, read_records
-from mgm.eval.harness.question import DETAILS, Answered, Question, is_detail, valid_text
+from mgm.eval.harness.jsonl_store import JSONLStore, load_entries
+from mgm.eval.harness.question import RESPONSE_DETAILS, Question, Response, is_detail, valid_text
 
 logger = logging.getLogger("mgm.eval")
 # Of a model: weights, settings, vocabularies and templates.
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja")
 
 
-class AnswerCache:
+class ResponseCache:
     """Answers by model, text, images and settings.
 
     Args:
         folder: of the files.
         model: what answers, with all that decides its answers: two models never share a name.
-        process: the number of this process.
+        rank: the number of this process.
     """
 
-    def __init__(self, folder: Path, model: str, process: int = 0) -> None:
+    def __init__(self, folder: Path, model: str, rank: int = 0) -> None:
         self._folder, self._model = folder, model
-        self._own = TextFile(folder / f"answers-{process}.jsonl")
+        self._own = JSONLStore(folder / f"answers-{rank}.jsonl")
         self._known: dict[str, dict[str, Any]] = {}  # records of the files
         self._hashes: dict[Path, str] = {}
         self.reload()
 
-    def variant(self, settings: str) -> "AnswerCache":
+    def variant(self, settings: str) -> "ResponseCache":
         """Answers of the same model with other settings, in the same files.
 
         Args:
@@ -52,7 +52,7 @@ class AnswerCache:
         """Read what other processes have written."""
         damaged = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            known, count = read_records(file)
+            known, count = load_entries(file)
             self._known |= known
             damaged += count
         if damaged:
@@ -66,7 +66,7 @@ class AnswerCache:
         Raises:
             MGMError: an image is missing.
         """
-        facts = {
+        content = {
             "model": self._model,
             "text": question.text,
             "system": question.system,
@@ -74,15 +74,15 @@ class AnswerCache:
             "images": [self._hash(image) for image in question.images],
         }
         if question.images and question.orientation != STORED:  # answers of before were all stored
-            facts["orientation"] = question.orientation
-        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+            content["orientation"] = question.orientation
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:40]
 
     def get(self, key: str) -> str | None:
         """The answer of a key; None: it was not asked yet."""
         record = self._known.get(key)
         return None if record is None else record["text"]
 
-    def answer(self, question: Question) -> Answered | None:
+    def response(self, question: Question) -> Response | None:
         """A question with its answer; None: it was not asked yet, or cannot be."""
         try:
             record = self._known.get(self.key(question))
@@ -90,10 +90,10 @@ class AnswerCache:
             return None
         if record is None:
             return None
-        return Answered(question, record["text"], **_details(record))
+        return Response(question, record["text"], **_details(record))
 
     def put(self, key: str, text: str, **details: float | str) -> None:
-        """Keep an answer, at once, with its `Answered.details`.
+        """Keep an answer, at once, with its `Response.details`.
 
         Raises:
             MGMError: it cannot be written; what was answered before is kept.
@@ -120,11 +120,11 @@ class AnswerCache:
 
 def _details(record: dict[str, Any]) -> dict[str, Any]:
     """What a record tells of an answer besides its text; what cannot be is passed over."""
-    return {name: record[name] for name in DETAILS
+    return {name: record[name] for name in RESPONSE_DETAILS
             if name in record and is_detail(name, record[name])}  # fmt: skip
 
 
-def settings_name(path: str, settings: dict[str, Any]) -> str:
+def model_key(path: str, settings: dict[str, Any]) -> str:
     """The name of a model with what decides its answers: the content of its files, and settings.
 
     A copy of a model in a folder of the same name has the same one, whenever it was made.

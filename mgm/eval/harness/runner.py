@@ -10,27 +10,27 @@ from typing import Any
 from tqdm import tqdm
 
 from mgm.errors import MGMError
-from mgm.eval.harness.models import Answerer
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
-from mgm.eval.harness.response_cache import AnswerCache
+from mgm.eval.harness.models import Model
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
+from mgm.eval.harness.response_cache import ResponseCache
 
 
-def run(
+def generate_responses(
     questions: Sequence[Question],
-    answerer: Answerer,
-    cache: AnswerCache,
-    process: int = 0,
-    processes: int = 1,
+    model: Model,
+    cache: ResponseCache,
+    rank: int = 0,
+    world_size: int = 1,
     title: str = "",
 ) -> list[SkippedQuestion]:
     """Have every question answered that was not yet; answers go into the cache.
 
     Args:
         questions: of a benchmark.
-        answerer: answers.
+        model: answers.
         cache: of answers.
-        process: the number of this one.
-        processes: that share the work: each takes other images.
+        rank: the number of this one.
+        world_size: that share the work: each takes other images.
         title: of the progress bar; empty: there is none.
 
     Returns:
@@ -40,7 +40,7 @@ def run(
     Raises:
         MGMError: no question can be answered any more, or an answer cannot be written.
     """
-    own = share(questions, process, processes)
+    own = shard(questions, rank, world_size)
     skipped: list[SkippedQuestion] = []
     keys: dict[str, str] = {}  # of questions that are being answered
     pending: set[str] = set()  # keys that were asked for
@@ -62,7 +62,7 @@ def run(
                 yield question
 
         since = time.perf_counter()
-        for one in answerer.answers(open_questions()):
+        for one in model.generate(open_questions()):
             if isinstance(one, SkippedQuestion):
                 skipped.append(one)
             else:
@@ -78,7 +78,7 @@ def _twins(
     questions: Sequence[Question],
     skipped: Sequence[SkippedQuestion],
     keys: Mapping[str, str],
-    cache: AnswerCache,
+    cache: ResponseCache,
 ) -> list[SkippedQuestion]:
     """Questions equal to one that was asked, and could not be answered."""
     reasons = {keys[one.id]: one.reason for one in skipped if one.id in keys}
@@ -91,13 +91,13 @@ def _twins(
     ]
 
 
-def share(questions: Sequence[Question], process: int, processes: int) -> list[Question]:
+def shard(questions: Sequence[Question], rank: int, world_size: int) -> list[Question]:
     """The questions that one of several processes asks: those about the same images together."""
-    groups = by_image(questions)[process::processes]
+    groups = group_by_image(questions)[rank::world_size]
     return [question for group in groups for question in group]
 
 
-def by_image(questions: Sequence[Question]) -> list[list[Question]]:
+def group_by_image(questions: Sequence[Question]) -> list[list[Question]]:
     """Questions about the same images together; the longest prompts first, to be of a length."""
     groups: dict[tuple[object, ...], list[Question]] = defaultdict(list)
     for question in questions:
@@ -112,13 +112,13 @@ def _name(image: object) -> object:
     return hash(image) if isinstance(image, bytes) else str(image)
 
 
-def answered(questions: Sequence[Question], cache: AnswerCache) -> list[Answered]:
+def cached_responses(questions: Sequence[Question], cache: ResponseCache) -> list[Response]:
     """The questions that have answers, with these."""
-    return [one for question in questions if (one := cache.answer(question)) is not None]
+    return [one for question in questions if (one := cache.response(question)) is not None]
 
 
 @dataclass
-class Shared:
+class BenchmarkResponses:
     """What a benchmark's processes have to know of one another.
 
     Attributes:
@@ -128,16 +128,16 @@ class Shared:
     """
 
     questions: Sequence[Question]
-    answers: AnswerCache
+    answers: ResponseCache
     skipped: list[SkippedQuestion] = field(default_factory=list)
 
 
 def gather(
-    benchmarks: Mapping[str, Shared],
+    benchmarks: Mapping[str, BenchmarkResponses],
     failed: list[str],
-    cache: AnswerCache,
-    process: int,
-    processes: int,
+    cache: ResponseCache,
+    rank: int,
+    world_size: int,
 ) -> None:
     """Have the first process know the answers and faults of all, which may be on other machines.
 
@@ -147,10 +147,10 @@ def gather(
         benchmarks: by their names; what others skipped is added in the first process.
         failed: errors that ended a benchmark; those of others are added in the first process.
         cache: whose files the answers are in; those of others are added in the first process.
-        process: the number of this one.
-        processes: that share the work.
+        rank: the number of this one.
+        world_size: that share the work.
     """
-    if processes == 1:
+    if world_size == 1:
         return
     import torch.distributed as dist
 
@@ -159,15 +159,15 @@ def gather(
         name: (
             {
                 answer.question.id: (answer.text, answer.details)
-                for answer in answered(share(one.questions, process, processes), one.answers)
+                for answer in cached_responses(shard(one.questions, rank, world_size), one.answers)
             },
-            one.skipped if process else [],
+            one.skipped if rank else [],
         )
         for name, one in benchmarks.items()
     }
-    parts: list[Any] | None = [None] * processes if process == 0 else None
+    parts: list[Any] | None = [None] * world_size if rank == 0 else None
     dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object((own, failed if process else []), parts)
+    dist.gather_object((own, failed if rank else []), parts)
     dist.destroy_process_group()
     if parts is None:
         return
@@ -178,6 +178,6 @@ def gather(
         for answers, skipped in (part[name] for part, _ in parts):
             one.skipped += [other for other in skipped if other.id not in known]
             for question in one.questions:
-                if question.id in answers and one.answers.answer(question) is None:
+                if question.id in answers and one.answers.response(question) is None:
                     text, details = answers[question.id]
                     one.answers.put(one.answers.key(question), text, **details)

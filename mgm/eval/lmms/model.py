@@ -15,7 +15,7 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
 from mgm.engine.loading import load
 from mgm.errors import MGMError
-from mgm.eval.harness.models import answer_all
+from mgm.eval.harness.models import generate_all
 
 LONGEST = 1024  # tokens of an answer where a task says nothing
 
@@ -75,7 +75,9 @@ class LMMSMiniGemini(lmms):
         """The answer to every request, in order."""
         found: dict[int, GenerationResult] = {}
         with tqdm(total=len(requests), disable=self._rank > 0, desc="mgm") as bar:
-            for number, answer in answer_all(self.engine, self._asked(requests), self._batch_size):
+            for number, answer in generate_all(
+                self.engine, self._asked(requests), self._batch_size
+            ):
                 counts = TokenCounts(answer.prompt_tokens, len(answer.tokens))
                 found[number] = GenerationResult(answer.text.strip(), counts)
                 self.cache_hook.add_partial(
@@ -132,7 +134,7 @@ class LMMSMiniGemini(lmms):
             turn += 1
             bar = tqdm(total=len(asked), disable=self._rank > 0, desc=f"mgm, round {turn}")
             with bar:
-                for number, answer in answer_all(self.engine, asked.items(), self._batch_size):
+                for number, answer in generate_all(self.engine, asked.items(), self._batch_size):
                     said[number].append(answer.text.strip())
                     counts[number].input_tokens += answer.prompt_tokens
                     counts[number].output_tokens += len(answer.tokens)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from mgm.eval.metrics.multiple_choice import LETTERS, Choices, contained_choice, parse_choice
-from mgm.eval.metrics.vlmevalkit import PUNCTUATION, REFUSALS, REFUSED
+from mgm.eval.metrics.vlmevalkit import PUNCTUATION_TO_BLANKS, REFUSAL_LETTER, REFUSALS
 
 # What MMBench's task takes away around a letter, in this order. Source: mmbench_evals.py.
 _AROUND = (
@@ -56,13 +56,13 @@ def hrbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
     """
     if _FAILED not in answer:
         if any(refusal in answer for refusal in REFUSALS):
-            return REFUSED
-        words = answer.translate(PUNCTUATION).split()
+            return REFUSAL_LETTER
+        words = answer.translate(PUNCTUATION_TO_BLANKS).split()
         named = [letter for letter in choices if letter in words]
         if len(named) == 1:
             return named[0]
-        if not named and REFUSED in words:
-            return REFUSED
+        if not named and REFUSAL_LETTER in words:
+            return REFUSAL_LETTER
     return contained_choice(answer, choices)
 
 
@@ -75,7 +75,7 @@ def lmms_eval_choice(text: str, choices: Choices) -> str | None:
     return parse_choice(text, choices, (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")))
 
 
-def extracted_letter(answer: str, letters: Sequence[str]) -> str:
+def mcq_letter(answer: str, letters: Sequence[str]) -> str:
     """The letter in the form that weighs most, the last of several; empty: there is none.
 
     Source: `extract_mcq_answer` of _task_utils/mcq_extract.py.

@@ -9,7 +9,7 @@ from typing import Any
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.metrics.anls import edit_distance
 
-CHOICES = "multi_choice"
+MULTI_CHOICE = "multi_choice"
 
 
 def extract(text: str, problem: Mapping[str, Any], judge: Judge, attempts: int = 1) -> str:
@@ -29,7 +29,7 @@ def extract(text: str, problem: Mapping[str, Any], judge: Judge, attempts: int =
         return plain
     if judge.is_model:
         prompt = extraction_prompt(problem["query"], text)
-        replies = (judge.ask(prompt, temperature=number / 2) for number in range(attempts))
+        replies = (judge.complete(prompt, temperature=number / 2) for number in range(attempts))
         return next(filter(str.strip, replies), "")
     return ruled_extraction(text, problem)
 
@@ -38,7 +38,7 @@ def plain_extraction(text: str, problem: Mapping[str, Any]) -> str | None:
     """An answer that says nothing else; None: it does."""
     if text == "":
         return ""
-    if problem["question_type"] == CHOICES and text in problem["choices"]:
+    if problem["question_type"] == MULTI_CHOICE and text in problem["choices"]:
         return text
     for kind, number in (("integer", int), ("float", float)):
         if problem["answer_type"] == kind:
@@ -54,7 +54,7 @@ def ruled_extraction(text: str, problem: Mapping[str, Any]) -> str:
     quoted = re.search(r'The answer is "(.*)"\.', text)
     if quoted:
         return quoted[1]
-    if problem["question_type"] == CHOICES:
+    if problem["question_type"] == MULTI_CHOICE:
         letters = re.findall(r"\(([A-Z])\)|(?:answer|option|choice)(?: is)?:? ([A-Z])\b", text)
         if letters:
             return next(filter(None, letters[-1]))
@@ -89,7 +89,7 @@ def normal_extraction(
     Compat: a letter beyond the choices, as any other text, means the choice that is nearest to it.
     Source: calculate_score.py.
     """
-    if question_type == CHOICES:
+    if question_type == MULTI_CHOICE:
         text = extraction.strip() if isinstance(extraction, str) else _written(extraction)
         if text is None:
             text = ""

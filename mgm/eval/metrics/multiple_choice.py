@@ -10,16 +10,16 @@ LONG_ANSWER = 5  # words; a longer answer may hold a choice written out
 OFFICIAL_FORMS = (("({})", "({})"), (" {} ", " {} "))
 
 
-def by_letter(choices: Choices) -> Mapping[str, str]:
+def choices_by_letter(choices: Choices) -> Mapping[str, str]:
     """Choices by their letters."""
     if isinstance(choices, Mapping):
         return choices
     return dict(zip(LETTERS, choices, strict=False))
 
 
-def listed(choices: Choices, form: str = "{letter}. {text}") -> str:
+def format_choices(choices: Choices, form: str = "{letter}. {text}") -> str:
     """Choices with their letters, a line each."""
-    pairs = by_letter(choices).items()
+    pairs = choices_by_letter(choices).items()
     return "\n".join(form.format(letter=letter, text=text) for letter, text in pairs)
 
 
@@ -42,7 +42,7 @@ def chosen_letter(answer: str, count: int) -> str | None:
 def contained_choice(answer: str, choices: Choices) -> str | None:
     """The letter of the only choice that an answer contains."""
     low = answer.lower()
-    meant = [letter for letter, one in by_letter(choices).items() if one.lower() in low]
+    meant = [letter for letter, one in choices_by_letter(choices).items() if one.lower() in low]
     return meant[0] if len(meant) == 1 else None
 
 
@@ -59,7 +59,7 @@ def parse_choice(
 
     Source: `parse_multi_choice_response` of MMMU's eval_utils.py.
     """
-    names = by_letter(choices)
+    names = choices_by_letter(choices)
     for mark in ",.!?;:'":
         text = text.strip(mark)
     text = f" {text} "

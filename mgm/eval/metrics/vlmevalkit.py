@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.metrics.multiple_choice import LETTERS, contained_choice, listed
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.metrics.multiple_choice import LETTERS, contained_choice, format_choices
 
 # What pandas.read_csv, through which VLMEvalKit reads its tables, takes for a missing value.
 MISSING = frozenset({
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 })  # fmt: skip
-REFUSED = "Z"  # the letter of an answer that refuses
+REFUSAL_LETTER = "Z"  # the letter of an answer that refuses
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -26,7 +26,7 @@ OTHER_ANSWERS = "Other Answers"  # beside the right answer of an open question
 FAILED = "Failed to obtain answer via API"
 NEAR_THE_END = 5  # words from the end among which a letter has to be
 JUDGE_ATTEMPTS, JUDGE_TOKENS = 3, 256
-PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+PUNCTUATION_TO_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
 
 
@@ -54,7 +54,7 @@ def choice_prompt(row: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     asked = f"{begin}Question: {row['question']}\n"
     if not choices:
         return asked
-    options = f"Options:\n{listed(choices)}\n"
+    options = f"Options:\n{format_choices(choices)}\n"
     return f"{asked}{options}Please select the correct answer from the options above. \n"
 
 
@@ -69,11 +69,11 @@ def choice_question(row: Mapping[str, Any], images: tuple[Path, ...]) -> Questio
         id=str(row["index"]),
         text=choice_prompt(row, choices),
         images=images,
-        answer=row["answer"],
+        target=row["answer"],
         group=str(row["index"]),
         category=str(row.get("category") or ""),
         max_new_tokens=1024,
-        facts={"question": row["question"], "choices": choices},
+        metadata={"question": row["question"], "choices": choices},
     )
 
 
@@ -83,38 +83,38 @@ def as_two_choices(question: Question) -> Question:
     Compat: choices from C on stay. Source: `MMMU_preproc` and `mcq_vanilla_eval` of
     multiple_choice.py.
     """
-    choices, answer = question.facts["choices"], question.answer
+    choices, answer = question.metadata["choices"], question.target
     if "A" not in choices:
         others = {letter: text for letter, text in choices.items() if letter > "B"}
         choices = {"A": answer, "B": OTHER_ANSWERS} | others
     answer = answer if answer in tuple(LETTERS) else "A"
-    return replace(question, answer=answer, facts={**question.facts, "choices": choices})
+    return replace(question, target=answer, metadata={**question.metadata, "choices": choices})
 
 
-def choice_credit(answered: Answered, judge: Judge) -> float:
+def score_multiple_choice(response: Response, judge: Judge) -> float:
     """Whether the letter is right. Source: `eval_vanilla` of multiple_choice.py."""
-    return float(meant_letter(answered, judge) == answered.question.answer)
+    return float(meant_letter(response, judge) == response.question.target)
 
 
-def meant_letter(answered: Answered, judge: Judge) -> str | None:
+def meant_letter(response: Response, judge: Judge) -> str | None:
     """The letter that an answer means, by rules or, where these find none, by a judge.
 
     Where VLMEvalKit draws a letter, because the judge names none, there is none here.
     Source: `extract_answer_from_item` of multiple_choice.py.
 
     Args:
-        answered: whose question has `question` and `choices`, by letters, among its facts.
+        response: whose question has `question` and `choices`, by letters, in its metadata.
         judge: asked where it is a model.
 
     Raises:
         MGMError: the judge does not answer.
     """
-    choices = dict(answered.question.facts["choices"])
-    text = as_read_back(answered.text)
+    choices = dict(response.question.metadata["choices"])
+    text = as_read_back(response.text)
     letter = _inferred(text, choices)
     if letter is not None or not judge.is_model:
         return letter
-    return judged_letter(answered.question, text, judge, lambda reply, _: _inferred(reply, choices))
+    return judged_letter(response.question, text, judge, lambda reply, _: _inferred(reply, choices))
 
 
 def judged_letter(
@@ -126,7 +126,7 @@ def judged_letter(
     """The letter that a judge's reply names; None: none of its replies does.
 
     Args:
-        question: has `question` and `choices`, by letters, among its facts.
+        question: has `question` and `choices`, by letters, in its metadata.
         text: the answer.
         judge: a model.
         rule: finds the letter in a reply.
@@ -134,10 +134,10 @@ def judged_letter(
     Raises:
         MGMError: the judge does not answer.
     """
-    choices = question.facts["choices"]
-    prompt = judge_prompt(question.facts["question"], choices, text)
+    choices = question.metadata["choices"]
+    prompt = choice_judge_prompt(question.metadata["question"], choices, text)
     for attempt in range(JUDGE_ATTEMPTS):
-        reply = judge.ask(
+        reply = judge.complete(
             prompt,
             temperature=attempt / 2,
             max_tokens=JUDGE_TOKENS,
@@ -163,7 +163,7 @@ def _inferred(answer: str, choices: dict[str, str]) -> str | None:
     Compat: choices become small letters where their texts are sought, so that the tries that follow
     compare their lengths as such, which differ from those of letters like İ (`can_infer_text`).
     """
-    letter = _named_letter(answer, choices)
+    letter = _stated_letter(answer, choices)
     if letter is not None:
         return letter
     if len(answer.lower()) > 2 * sum(map(len, choices.values())):
@@ -172,30 +172,30 @@ def _inferred(answer: str, choices: dict[str, str]) -> str | None:
     return contained_choice(answer, choices)
 
 
-def _named_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+def _stated_letter(answer: str, choices: Mapping[str, str]) -> str | None:
     """Source: `can_infer_option` of matching_util.py."""
     if FAILED in answer:
         return None
     if any(refusal in answer for refusal in REFUSALS):
-        return REFUSED
-    words = answer.translate(PUNCTUATION).split()
+        return REFUSAL_LETTER
+    words = answer.translate(PUNCTUATION_TO_BLANKS).split()
     named = [letter for letter in choices if letter in words]
     if len(named) == 1 and words.index(named[0]) > len(words) - NEAR_THE_END:
         return named[0]
-    if not named and REFUSED in words:
-        return REFUSED
+    if not named and REFUSAL_LETTER in words:
+        return REFUSAL_LETTER
     # Compat: it takes the article in "the answer is a cat" for the letter A.
     found = _ANSWER_IS.search(answer)
     return found[1].upper() if found and found[1].upper() in choices else None
 
 
-def judge_prompt(question: str, choices: Mapping[str, str], answer: str) -> str:
+def choice_judge_prompt(question: str, choices: Mapping[str, str], answer: str) -> str:
     """What a judge is asked: the task is that of both harnesses, the words are ours."""
     return (
         "A question has several choices, and somebody has answered it in their own words. Say "
         "which choice the answer means.\n"
         "Reply with the choice's letter and nothing else; reply Z if the answer means none of "
         "them, or several.\n\n"
-        f"Question: {question}\nChoices:\n{listed(choices)}\n"
+        f"Question: {question}\nChoices:\n{format_choices(choices)}\n"
         f"Answer: {answer}\nLetter:"
     )

@@ -1,12 +1,12 @@
 """Answers that are yes or no: VLMEvalKit's parser, and the F1 of yes."""
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Credit
+from mgm.eval.harness.question import Credit, Response
 from mgm.eval.metrics.vqa_accuracy import VLMEVALKIT_MARKS, without_punctuation
 
 YES, NO, OTHER = "yes", "no", "other"
-TRIES = 5  # of a judge whose reply is neither yes nor no
-TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
+YES_NO_ATTEMPTS = 5  # of a judge whose reply is neither yes nor no
+YES_NO_TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
 
 
 def extracted_yes_or_no(text: str) -> str:
@@ -19,7 +19,7 @@ def extracted_yes_or_no(text: str) -> str:
     return found.pop() if len(found) == 1 else OTHER
 
 
-def judged_yes_or_no(answered: Answered, judge: Judge) -> str:
+def judged_yes_or_no(response: Response, judge: Judge) -> str:
     """The word that an answer has, or that a language model takes it to mean.
 
     Source: YOrN_auxeval of VLMEvalKit's yorn.py; the words of the prompt are ours.
@@ -27,18 +27,18 @@ def judged_yes_or_no(answered: Answered, judge: Judge) -> str:
     Raises:
         MGMError: the judge does not reply.
     """
-    parsed = extracted_yes_or_no(answered.text)
+    parsed = extracted_yes_or_no(response.text)
     if parsed != OTHER or not judge.is_model:
         return parsed
     prompt = (
         "A question takes yes or no, and somebody has answered it in their own words. Say which of "
         "both the answer means.\nReply with one word: Yes, No, or Unknown if it means neither.\n\n"
-        f"Question: {answered.question.text}\nAnswer: {answered.text}\nReply:"
+        f"Question: {response.question.text}\nAnswer: {response.text}\nReply:"
     )
-    for attempt in range(TRIES):
-        reply = judge.ask(
+    for attempt in range(YES_NO_ATTEMPTS):
+        reply = judge.complete(
             prompt,
-            temperature=TEMPERATURE_STEP * attempt,
+            temperature=YES_NO_TEMPERATURE_STEP * attempt,
             max_tokens=16,
             accepts=lambda text: extracted_yes_or_no(text) != OTHER,
         )

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.report.score import Score
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import load_json
 
-FILE = "ablations.json"
+ABLATIONS_FILE = "ablations.json"
 FULL_MODEL = "full model"
 # What decides answers and their scores, of a score's `run` (see `run_info`).
 MODEL_FIELDS = ("name", "digest", "dtype", "quantize", "model_base", "conv_mode", "endpoint")
-SETTINGS = ("max_new_tokens", "strip_thinking", "answers")
-COLUMNS = ("ablation", "what is changed", "score", "difference (95 %)", "questions", "verdict")
+DECIDING_SETTINGS = ("max_new_tokens", "strip_thinking", "answers")
+ABLATION_COLUMNS = (
+    "ablation",
+    "what is changed",
+    "score",
+    "difference (95 %)",
+    "questions",
+    "verdict",
+)
 Content = Mapping[str, Any]
 
 
@@ -27,8 +34,8 @@ def read_ablations(folder: Path, score: Score) -> dict[str, Any]:
     Raises:
         MGMError: the file is damaged.
     """
-    path = folder / FILE
-    found = read_json(path) if path.is_file() else {}
+    path = folder / ABLATIONS_FILE
+    found = load_json(path) if path.is_file() else {}
     same = isinstance(found, dict) and found.get("full_model") == full_model(score)
     return found if same else {}
 
@@ -45,7 +52,7 @@ def full_model(score: Score) -> dict[str, Any]:
         *(score.benchmark, score.protocol, score.judge, score.credits, score.fractions),
         _of(run.get("model"), MODEL_FIELDS),
         _of(run.get("data"), ("digest",)),
-        _of(run.get("settings"), SETTINGS),
+        _of(run.get("settings"), DECIDING_SETTINGS),
     ]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
     return {"value": score.value, "questions": score.questions, "digest": digest}
@@ -65,7 +72,7 @@ def ablation_rows(score: Score, content: Content) -> list[Sequence[str]]:
         FULL_MODEL, "", value + _within(score.low, score.high), "",
         _questions(score, score.questions), "",
     )  # fmt: skip
-    return [COLUMNS, first, *(_row(score, one) for one in content["ablations"])]
+    return [ABLATION_COLUMNS, first, *(_row(score, one) for one in content["ablations"])]
 
 
 def _questions(score: Score, count: int) -> str:

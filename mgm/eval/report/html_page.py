@@ -7,13 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.report.examples import FULL, MAX_TEXT, shortened, text_size_bin
+from mgm.eval.report.examples import MAX_TEXT, RIGHT_CREDIT, text_size_bin, truncate
 from mgm.eval.report.score import Score
 
-TEXTS = Path(__file__).parents[1] / "texts"
+TEXTS_FOLDER = Path(__file__).parents[1] / "texts"
 MAX_LISTED = 50  # skipped questions, and notes, that the page lists
-COLUMNS = ("benchmark", "score", "", "95 %", "questions", "protocol", "published", "notes")
-Row = Mapping[str, Any]
+PAGE_COLUMNS = ("benchmark", "score", "", "95 %", "questions", "protocol", "published", "notes")
+Record = Mapping[str, Any]
 
 
 def page(title: str, body: str) -> str:
@@ -31,26 +31,26 @@ def page(title: str, body: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return (TEXTS / name).read_text(encoding="utf-8")
+    return (TEXTS_FOLDER / name).read_text(encoding="utf-8")
 
 
 def report_page(
     model: str,
     paper: Sequence[Sequence[str]],
-    rows: Sequence[Row],
-    sections: Sequence[tuple[Score, Row]],
+    rows: Sequence[Record],
+    sections: Sequence[tuple[Score, Record]],
 ) -> str:
     """The report of a model.
 
     Args:
         model: its name.
         paper: rows like those of the paper's table, heads first; empty: there are none.
-        rows: texts of the table of all scores, by `COLUMNS` but benchmark and interval.
+        rows: texts of the table of all scores, by `PAGE_COLUMNS` but benchmark and interval.
         sections: scores, each with its breakdowns and examples (see `examples`).
     """
     body = f"<h1>{text(model)}</h1><p class=meta>{_about(sections)}</p>"
     if paper:
-        body += f"<h3>As in the paper's table</h3>{table(paper[0], paper[1:])}"
+        body += f"<h3>As in the paper's table</h3>{html_table(paper[0], paper[1:])}"
     lines, classes = [], []
     for number, ((score, _), row) in enumerate(zip(sections, rows, strict=True)):
         name = f"<a href='#s{number}'>{text(score.title)}</a> {text(score.benchmark)}"
@@ -64,7 +64,7 @@ def report_page(
             ]
         )  # fmt: skip
         classes.append("" if score.complete else "partial")
-    body += f"<h3>All scores</h3>{table(COLUMNS, lines, classes)}"
+    body += f"<h3>All scores</h3>{html_table(PAGE_COLUMNS, lines, classes)}"
     for number, (score, details) in enumerate(sections):
         body += f"<section id=s{number}>{_section(score, details)}</section>"
     return page(model, body)
@@ -74,7 +74,7 @@ def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
-def _about(sections: Sequence[tuple[Score, Row]]) -> str:
+def _about(sections: Sequence[tuple[Score, Record]]) -> str:
     """Date and versions of the newest run."""
     run = max((score.run for score, _ in sections), key=lambda one: one.get("date", ""), default={})
     parts = [run.get("date", "")[:10]]
@@ -86,7 +86,7 @@ class Markup(str):
     """HTML that is not escaped again."""
 
 
-def table(
+def html_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[str] = ()
 ) -> Markup:
     """A table; cells are escaped unless they are `Markup`."""
@@ -130,7 +130,7 @@ def bar(
     )
 
 
-def _section(score: Score, details: Row) -> str:
+def _section(score: Score, details: Record) -> str:
     """Everything about one score."""
     parts = [
         {
@@ -154,16 +154,16 @@ def _section(score: Score, details: Row) -> str:
     )
 
 
-def _ablations(details: Row) -> str:
+def _ablations(details: Record) -> str:
     """What is lost with a part of the vision side changed; nothing where that was not measured."""
     rows = details.get("ablations")
     if not rows:
         return ""
     lines = "".join(f"<p>{text(line)}" for line in details["utilisation"])
-    return f"<h3>ablations</h3>{table(rows[0], rows[1:])}{lines}"
+    return f"<h3>ablations</h3>{html_table(rows[0], rows[1:])}{lines}"
 
 
-def _rows(title: str, rows: Sequence[Row]) -> str:
+def _rows(title: str, rows: Sequence[Record]) -> str:
     """Named values with their intervals; nothing where there are none."""
     if not rows:
         return ""
@@ -174,7 +174,7 @@ def _rows(title: str, rows: Sequence[Row]) -> str:
         value, count = f"{one['value']:.1f}", f"{one['questions']:,}"
         lines.append((one["name"], value, drawn, _interval(*ends), count))
     heads = ("", "score", "", "95 %", "questions")
-    return f"<div><h3>{text(title)}</h3>{table(heads, lines)}</div>"
+    return f"<div><h3>{text(title)}</h3>{html_table(heads, lines)}</div>"
 
 
 def _listed(title: str, pairs: Sequence[tuple[str, str]]) -> str:
@@ -185,11 +185,11 @@ def _listed(title: str, pairs: Sequence[tuple[str, str]]) -> str:
     rows = [*pairs[:MAX_LISTED], *([(f"and {more:,} more, in score.json", "")] if more > 0 else [])]
     return (
         f"<details><summary>{len(pairs):,} {title}</summary>"
-        f"{table(('question', 'reason'), rows)}</details>"
+        f"{html_table(('question', 'reason'), rows)}</details>"
     )
 
 
-def _run(run: Row) -> str:
+def _run(run: Record) -> str:
     """How a score came about, as a list."""
     if not run:
         return ""
@@ -199,18 +199,18 @@ def _run(run: Row) -> str:
     )
 
 
-def _flat(value: Row, prefix: str = "") -> Iterable[tuple[str, str]]:
+def _flat(value: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
     for name, one in value.items():
         if isinstance(one, Mapping):
             yield from _flat(one, f"{prefix}{name} ")
         elif isinstance(one, list | tuple):
             shown = ", ".join(str(part) for part in one)
-            yield f"{prefix}{name}", shortened(shown)
+            yield f"{prefix}{name}", truncate(shown)
         elif one is not None:
             yield f"{prefix}{name}", str(one)
 
 
-def _examples(examples: Sequence[Row]) -> str:
+def _examples(examples: Sequence[Record]) -> str:
     """Answers with their images, below filters."""
     if not examples:
         return ""
@@ -237,14 +237,14 @@ def _select(name: str, values: Sequence[str]) -> str:
     return f"<label>{label} <select name={name}><option value=''>all{options}</select></label>"
 
 
-def _example(one: Row) -> str:
+def _example(one: Record) -> str:
     credit = one["credit"]
-    state = "unscored" if credit is None else "right" if credit >= FULL else "wrong"
+    state = "unscored" if credit is None else "right" if credit >= RIGHT_CREDIT else "wrong"
     states = [state, *(["unparsed"] if one["parsed"] == "" else []),
               *(["cut"] if one["finish_reason"] == "length" else [])]  # fmt: skip
     size = text_size_bin(one.get("text_size"))
     flags = "".join(f"<span class=flag>{name}</span>" for name in states[1:])
-    facts = [
+    fields = [
         ("question", one["question"]),
         ("answer", one["answer"] or "(empty)"),
         ("read as", {None: None, "": "(nothing)"}.get(one["parsed"], one["parsed"])),
@@ -256,7 +256,7 @@ def _example(one: Row) -> str:
     ]
     lines = "".join(
         f"<dt>{name}<dd>{text(str(value))}{flags if name == 'answer' else ''}"
-        for name, value in facts if value is not None
+        for name, value in fields if value is not None
     )  # fmt: skip
     images = "".join(f"<img alt='' loading=lazy src='{_value(image)}'>" for image in
                      one["thumbnails"] if image)  # fmt: skip
@@ -282,5 +282,5 @@ def _value(one: str) -> str:
 
 def text(value: str) -> str:
     """A text for a page: escaped, and not longer than a reader can bear."""
-    shown = value if len(value) <= 2 * MAX_TEXT else shortened(value)
+    shown = value if len(value) <= 2 * MAX_TEXT else truncate(value)
     return html.escape(shown, quote=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 # Source: README of the published repository, Table 1 of the paper (arXiv 2403.18814). MME as
 # perception and cognition; None: not reported.
-COLUMNS = ("textvqa:val", "mmbench:dev", "mme:test", "mmvet:test", "mmmu:val", "mmmu:test",
+PAPER_COLUMNS = ("textvqa:val", "mmbench:dev", "mme:test", "mmvet:test", "mmmu:val", "mmmu:test",
            "mathvista:testmini")  # fmt: skip
 TITLES = ("TextVQA", "MMBench", "MME", "MM-Vet", "MMMU val", "MMMU test", "MathVista")
 _Value = float | tuple[float, float] | None
@@ -22,14 +22,16 @@ _ROWS: dict[str, tuple[_Value, ...]] = {
     "MGM-8x7B-HD": (71.9, 74.7, (1633, 356), 53.5, 40.0, 37.0, 43.1),
     "MGM-34B-HD": (74.1, 80.6, (1659, 482), 59.3, 48.0, 44.9, 43.3),
 }
-PUBLISHED: dict[str, dict[str, float | tuple[float, float]]] = {
-    model: {name: value for name, value in zip(COLUMNS, row, strict=True) if value is not None}
+PAPER_RESULTS: dict[str, dict[str, float | tuple[float, float]]] = {
+    model: {
+        name: value for name, value in zip(PAPER_COLUMNS, row, strict=True) if value is not None
+    }
     for model, row in _ROWS.items()
 }
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PaperComparison:
     """A score beside the published one.
 
     Attributes:
@@ -43,9 +45,9 @@ class Verdict:
     agrees: bool | None
 
 
-def verdict(
+def compare_with_paper(
     model: str, benchmark: str, value: float, low: float | None, high: float | None
-) -> Verdict | None:
+) -> PaperComparison | None:
     """What a score is beside the published one; None: nothing was published.
 
     Args:
@@ -55,15 +57,15 @@ def verdict(
         low: lower end of its interval, if it has one.
         high: upper end of it.
     """
-    found = PUBLISHED.get(model, {}).get(benchmark)
+    found = PAPER_RESULTS.get(model, {}).get(benchmark)
     if found is None:
         return None
     total = sum(found) if isinstance(found, tuple) else found
     agrees = None if low is None or high is None else low <= total <= high
-    return Verdict(total, value - total, agrees)
+    return PaperComparison(total, value - total, agrees)
 
 
-def published_table(model: str, values: Mapping[str, str]) -> list[list[str]]:
+def paper_table(model: str, values: Mapping[str, str]) -> list[list[str]]:
     """Rows like those of the paper's table: heads, the published model's, and these.
 
     Args:
@@ -73,13 +75,13 @@ def published_table(model: str, values: Mapping[str, str]) -> list[list[str]]:
     Returns:
         Nothing where the paper has none of the benchmarks.
     """
-    if not any(name in values for name in COLUMNS):
+    if not any(name in values for name in PAPER_COLUMNS):
         return []
     rows = [["model", *TITLES]]
-    if model in PUBLISHED:
-        published = [_shown(PUBLISHED[model].get(name)) for name in COLUMNS]
+    if model in PAPER_RESULTS:
+        published = [_shown(PAPER_RESULTS[model].get(name)) for name in PAPER_COLUMNS]
         rows.append([f"{model}, as published", *published])
-    return [*rows, [f"{model}, this run", *(values.get(name, "–") for name in COLUMNS)]]
+    return [*rows, [f"{model}, this run", *(values.get(name, "–") for name in PAPER_COLUMNS)]]
 
 
 def _shown(value: _Value) -> str:

@@ -12,21 +12,20 @@ from typing import Any
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError
 from mgm.eval.report.ablation_table import ablation_rows, read_ablations, utilisation_lines
-from mgm.eval.report.examples import DETAILS
+from mgm.eval.report.examples import DETAILS_FILE
 from mgm.eval.report.html_page import report_page
-from mgm.eval.report.paper_results import COLUMNS as PAPER_COLUMNS
-from mgm.eval.report.paper_results import published_table, verdict
+from mgm.eval.report.paper_results import PAPER_COLUMNS, compare_with_paper, paper_table
 from mgm.eval.report.score import Score, load_score, score_files
 from mgm.eval.tasks.benchmark import PAPER
-from mgm.eval.tasks.files import read_json
+from mgm.eval.tasks.files import load_json
 
 logger = logging.getLogger("mgm.eval")
-COLUMNS = ("benchmark", "score", "questions", "protocol", "published", "notes")
-NOTED = 20  # questions that report.md names, of each score
+REPORT_COLUMNS = ("benchmark", "score", "questions", "protocol", "published", "notes")
+MAX_NOTED = 20  # questions that report.md names, of each score
 RESULTS_FORMAT = 2  # of results.json; see texts/results.schema.json
 
 
-def described(score: Score) -> str:
+def format_score(score: Score) -> str:
     """The value with its interval; where questions are missing, how many there are instead."""
     text = "to be submitted"
     if score.value is not None:
@@ -50,7 +49,7 @@ def headline(score: Score) -> str:
     return f"{score.value:.1f}"
 
 
-def notes(score: Score) -> str:
+def format_notes(score: Score) -> str:
     """Counts of answers that a reader should know of, and of skipped questions."""
     counts = {
         "cut by the token limit": score.counts.get("cut", 0),
@@ -63,33 +62,33 @@ def notes(score: Score) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def table(scores: Sequence[Score], model: str) -> str:
+def scores_table(scores: Sequence[Score], model: str) -> str:
     """All scores in Markdown.
 
     Args:
         scores: of one model.
         model: its name; a published one's scores stand beside.
     """
-    return markdown([COLUMNS, *(cells(score, model) for score in scores)])
+    return markdown([REPORT_COLUMNS, *(score_cells(score, model) for score in scores)])
 
 
-def cells(score: Score, model: str) -> tuple[str, ...]:
-    """The row of a score, below `COLUMNS`."""
+def score_cells(score: Score, model: str) -> tuple[str, ...]:
+    """The row of a score, below `REPORT_COLUMNS`."""
     beside = ""
     if score.value is not None and score.complete:
-        found = verdict(model, score.benchmark, score.value, score.low, score.high)
+        found = compare_with_paper(model, score.benchmark, score.value, score.low, score.high)
         if found is not None:
             words = {True: ", agrees", False: ", differs", None: ""}[found.agrees]
             beside = f"{found.published:.1f} ({found.difference:+.1f}{words})"
     name = f"{score.title} ({score.benchmark})"
     questions = f"{score.questions:,}"
-    return name, described(score), questions, score.scorer, beside, notes(score)
+    return name, format_score(score), questions, score.scorer, beside, format_notes(score)
 
 
 def _page_row(score: Score, model: str) -> dict[str, str]:
     """The row of a score on the page, which has columns of its own for interval and questions."""
-    row = dict(zip(COLUMNS, cells(score, model), strict=True))
-    row["score"] = headline(score) if score.value is not None else described(score)
+    row = dict(zip(REPORT_COLUMNS, score_cells(score, model), strict=True))
+    row["score"] = headline(score) if score.value is not None else format_score(score)
     if not score.complete:
         row["questions"] = f"{score.questions:,} of {score.expected or 0:,} (partial)"
     return row
@@ -127,8 +126,12 @@ def noted_questions(score: Score) -> str:
     lines += [f"{name}: {note}" for name, note in score.notes.items()]
     if not lines:
         return ""
-    more = [f"and {len(lines) - NOTED} more; results.json has all"] if len(lines) > NOTED else []
-    shown = "".join(f"- {_cell(line)}\n" for line in lines[:NOTED] + more)
+    more = (
+        [f"and {len(lines) - MAX_NOTED} more; results.json has all"]
+        if len(lines) > MAX_NOTED
+        else []
+    )
+    shown = "".join(f"- {_cell(line)}\n" for line in lines[:MAX_NOTED] + more)
     return f"\n### {score.title}, {score.scorer}: single questions\n\n{shown}"
 
 
@@ -170,7 +173,7 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
                 path, score.run.get("model", {}).get("name"), model,
             )  # fmt: skip
     scores = [score for _, score in kept]
-    paper = published_table(
+    paper = paper_table(
         model,
         {
             one.benchmark: headline(one) + ("" if one.complete else " (partial)")
@@ -181,7 +184,7 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
     text = f"# {model}\n\n"
     text += f"{markdown(paper)}\n" if paper else ""
     ablations = [_ablations(path, score) for path, score in kept]
-    text += table(scores, model) + "".join(map(parts_table, scores))
+    text += scores_table(scores, model) + "".join(map(parts_table, scores))
     text += "".join(map(noted_questions, scores))
     text += "".join(map(ablations_text, scores, ablations))
     rows = [_page_row(score, model) for score in scores]
@@ -229,7 +232,7 @@ def _same_model(run: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
 def _details(folder: Path) -> dict[str, Any]:
     """Breakdowns and examples of a score; empty: there are none."""
     try:
-        found = read_json(folder / DETAILS) if (folder / DETAILS).is_file() else {}
+        found = load_json(folder / DETAILS_FILE) if (folder / DETAILS_FILE).is_file() else {}
     except MGMError as error:
         logger.warning("%s; the report shows no examples of it", error)
         found = {}
@@ -265,7 +268,7 @@ def results(
 def _result(score: Score, model: str) -> dict[str, Any]:
     found = None
     if score.value is not None and score.complete:
-        found = verdict(model, score.benchmark, score.value, score.low, score.high)
+        found = compare_with_paper(model, score.benchmark, score.value, score.low, score.high)
     return {
         "benchmark": score.benchmark,
         "title": score.title,

@@ -14,7 +14,7 @@ import mgm
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
 from mgm.eval.download.hub import fetched_revision
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.report.score import load_score
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import HUB_FOLDER, HubFiles
@@ -24,7 +24,7 @@ PACKAGES = ("torch", "transformers")
 
 def run_info(
     model: dict[str, Any], settings: dict[str, Any], data: dict[str, Any],
-    answered: Sequence[Answered],
+    responses: Sequence[Response],
 ) -> dict[str, Any]:  # fmt: skip
     """What results.json has as a result's `run`.
 
@@ -32,7 +32,7 @@ def run_info(
         model: name, path, digest, dtype and so on, as far as they are known.
         settings: of the command line that decide the score.
         data: see `data_info`.
-        answered: what was scored.
+        responses: what was scored.
     """
     now = datetime.datetime.now(datetime.UTC)
     return {
@@ -42,11 +42,11 @@ def run_info(
         "model": model,
         "data": data,
         "settings": settings,
-        "usage": usage(answered),
+        "usage": total_usage(responses),
     }
 
 
-def known_model(model: dict[str, Any], earlier: Path) -> dict[str, Any]:
+def merge_model_info(model: dict[str, Any], earlier: Path) -> dict[str, Any]:
     """A model with what an earlier score knew of the same weights, such as the device.
 
     Args:
@@ -124,7 +124,7 @@ def files_read(benchmark: Benchmark, split: str, protocol: str, folder: Path) ->
     source = benchmark.sources.get((split, protocol))
     if source is not None and source.is_there(folder):
         return source.files(folder)
-    paths = [folder / one.path for one in benchmark.needs(split)]
+    paths = [folder / one.path for one in benchmark.published_files(split)]
     return [path for path in paths if path.is_file()]
 
 
@@ -136,8 +136,8 @@ def questions_digest(questions: Iterable[Question]) -> str:
     digest = hashlib.sha256()
     for one in questions:
         images = [_image_mark(image) for image in one.images]
-        facts = [one.id, one.text, one.answer, one.category, one.group, images]
-        digest.update(json.dumps(facts, ensure_ascii=False, default=str).encode(errors="replace"))
+        fields = [one.id, one.text, one.target, one.category, one.group, images]
+        digest.update(json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace"))
     return digest.hexdigest()
 
 
@@ -150,7 +150,7 @@ def _image_mark(image: object) -> int | str:
         return "missing"
 
 
-def usage(answered: Sequence[Answered]) -> dict[str, float | int | None]:
+def total_usage(responses: Sequence[Response]) -> dict[str, float | int | None]:
     """Seconds between answers and tokens of these answers, whichever run gave them; None: unknown.
 
     The seconds of an answer go from the one before it, in its own process, to it: their sum leaves
@@ -159,7 +159,7 @@ def usage(answered: Sequence[Answered]) -> dict[str, float | int | None]:
     """
 
     def total(name: str) -> float | int | None:
-        known = [value for one in answered if (value := getattr(one, name)) is not None]
+        known = [value for one in responses if (value := getattr(one, name)) is not None]
         return sum(known) if known else None
 
     seconds = total("seconds")

@@ -11,13 +11,13 @@ from typing import Any
 
 from mgm.atomic import atomic_file
 from mgm.errors import MGMError, one_line
-from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
+from mgm.eval.harness.question import DATA_ERRORS, Credit, Question, Response, SkippedQuestion
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.eval.tasks.files import read_json, staged_files
+from mgm.eval.tasks.files import load_json, staged_files
 
 logger = logging.getLogger("mgm.eval")
 _TEXTS = ("benchmark", "title", "metric", "protocol", "judge")
-FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
+SCORE_FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Score:
     part_highest: dict[str, float | None] = field(default_factory=dict)
     headline: tuple[str, ...] = ()
     run: dict[str, Any] = field(default_factory=dict, repr=False)
-    format: int = FORMAT
+    format: int = SCORE_FORMAT
 
     @property
     def complete(self) -> bool:
@@ -98,10 +98,10 @@ class Score:
         return self.protocol + (f", judged by {self.judge}" if self.judge else "")
 
 
-def parsed_answer(benchmark: Benchmark, answered: Answered, protocol: str) -> str | None:
+def parsed_answer(benchmark: Benchmark, response: Response, protocol: str) -> str | None:
     """What the scorer reads in an answer (see `Benchmark.parse`); empty where it cannot be read."""
     try:
-        return benchmark.parse(answered, protocol)
+        return benchmark.parse(response, protocol)
     except DATA_ERRORS:  # a record or an answer that its parser did not expect
         return ""
 
@@ -112,7 +112,7 @@ def question_hash(question: Question) -> str:
     Of images that are files the sizes count, not the content: there may be many.
     """
     parts = [
-        *(question.id, question.text, question.answer, question.category, question.group),
+        *(question.id, question.text, question.target, question.category, question.group),
         [_image_mark(image) for image in question.images],
     ]
     text = json.dumps(parts, ensure_ascii=False, default=str)
@@ -129,29 +129,35 @@ def _image_mark(image: object) -> int | str:
 
 
 def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
-    """What `combine` reads of a question, so that `question_of` can make one like it."""
-    answer = question.answer if isinstance(question.answer, str | int | float) else None
-    facts = {name: question.facts[name] for name in benchmark.combine_facts
-             if name in question.facts}  # fmt: skip
-    return {"category": question.category, "answer": answer, "facts": facts}
+    """What `combine` reads of a question, so that `restore_question` can make one like it."""
+    target = question.target if isinstance(question.target, str | int | float) else None
+    names = [name for name in benchmark.combine_metadata if name in question.metadata]
+    metadata = {name: question.metadata[name] for name in names}
+    return {"category": question.category, "answer": target, "facts": metadata}
 
 
-def question_of(score: Score, name: str) -> Question:
+def restore_question(score: Score, name: str) -> Question:
     """A question of a saved score, with what `Benchmark.combine` reads of it.
 
     Raises:
         MGMError: the score was saved without that.
     """
-    found = score.inputs.get(name)
-    if found is None:
+    inputs = score.inputs.get(name)
+    if inputs is None:
         raise MGMError(
             f"{score.benchmark}, {score.protocol}: score.json was written by an older version, "
             "without what this score is combined of; run again with --score-only"
         )
-    return Question(name, "", group=score.groups[name], **found)
+    return Question(
+        *(name, ""),
+        target=inputs["answer"],
+        group=score.groups[name],
+        category=inputs["category"],
+        metadata=inputs["facts"],
+    )
 
 
-def questions_of(benchmark: Benchmark, score: Score, names: Sequence[str]) -> list[Question]:
+def restore_questions(benchmark: Benchmark, score: Score, names: Sequence[str]) -> list[Question]:
     """Questions of a saved score, with what `Benchmark.combine` reads of them.
 
     Args:
@@ -164,7 +170,7 @@ def questions_of(benchmark: Benchmark, score: Score, names: Sequence[str]) -> li
     """
     if benchmark.is_mean():  # of credits alone
         return [Question(name, "", group=score.groups[name]) for name in names]
-    return [question_of(score, name) for name in names]
+    return [restore_question(score, name) for name in names]
 
 
 def credit_of(score: Score, name: str) -> float:
@@ -185,8 +191,8 @@ def save_score(score: Score, path: Path) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_files(
-    benchmark: Benchmark, split: str, score: Score, answered: Sequence[Answered], folder: Path
+def write_score_files(
+    benchmark: Benchmark, split: str, score: Score, responses: Sequence[Response], folder: Path
 ) -> list[Path]:
     """Write a score, and the files of answers that published scripts leave or a server takes.
 
@@ -200,7 +206,7 @@ def write_files(
         save_score(score, part / "score.json")
     with staged_files(folder) as part:
         try:
-            written = benchmark.submission(answered, part, split)
+            written = benchmark.submission(responses, part, split)
         except DATA_ERRORS as error:
             if isinstance(error, MGMError):
                 raise
@@ -211,7 +217,7 @@ def write_files(
         return [folder / path.relative_to(part) for path in written]
 
 
-def warn_replaced(path: Path, score: Score) -> None:
+def warn_if_replaced(path: Path, score: Score) -> None:
     """Warn where a partial score is about to replace a complete one.
 
     Args:
@@ -237,7 +243,7 @@ def load_score(path: Path) -> Score:
     Raises:
         MGMError: it did not write that.
     """
-    content = read_json(path)
+    content = load_json(path)
     try:
         json.dumps(content, allow_nan=False)  # NaN and Infinity are no JSON
         _check_types(content)

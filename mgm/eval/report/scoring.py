@@ -10,7 +10,7 @@ import numpy as np
 
 from mgm.errors import MGMError, one_line
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import DATA_ERRORS, Answered, Credit, Question, SkippedQuestion
+from mgm.eval.harness.question import DATA_ERRORS, Credit, Question, Response, SkippedQuestion
 from mgm.eval.report.score import Score, combine_inputs, parsed_answer, question_hash
 from mgm.eval.statistics.intervals import (
     LEVEL,
@@ -28,15 +28,15 @@ from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.thinking import THINKING_TAGS
 
 logger = logging.getLogger("mgm.eval")
-JUDGED_AT_ONCE = 16
+JUDGE_THREADS = 16
 
 
-def scored(
+def score_responses(
     benchmark: Benchmark,
     split: str,
     protocol: str,
     questions: Sequence[Question],
-    answered: Sequence[Answered],
+    responses: Sequence[Response],
     judge: Judge,
     skipped: Sequence[SkippedQuestion] = (),
     without_thinking: bool = False,
@@ -48,7 +48,7 @@ def scored(
         split: of it.
         protocol: by which is scored.
         questions: all there are, asked or not.
-        answered: those that have answers.
+        responses: those that have answers.
         judge: of free answers.
         skipped: records and questions that could not be asked.
         without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
@@ -56,19 +56,19 @@ def scored(
     Raises:
         MGMError: nothing was answered, or no answer can be scored.
     """
-    if not answered:
+    if not responses:
         reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
         raise MGMError(f"{benchmark.name}: nothing was answered{reason}")
     ids = {question.id for question in questions}
     records = len(questions) + sum(one.id not in ids for one in skipped)
-    cleaned = [benchmark.cleaned(one, protocol, without_thinking) for one in answered]
-    counts = _counts(benchmark, protocol, cleaned)
-    if counts["unparsed"] == len(cleaned) and all(_has_thinking(one.text) for one in cleaned):
+    filtered = [benchmark.filter_response(one, protocol, without_thinking) for one in responses]
+    counts = _counts(benchmark, protocol, filtered)
+    if counts["unparsed"] == len(filtered) and all(_has_thinking(one.text) for one in filtered):
         logger.warning(
             "%s: every answer has a block of reasoning, and nothing can be read in any; score them "
             "without with --strip-thinking", benchmark.name,
         )  # fmt: skip
-    facts: dict[str, Any] = {
+    common: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
         "title": benchmark.title,
         "metric": benchmark.metric,
@@ -77,23 +77,23 @@ def scored(
         "expected": benchmark.expected(split, protocol) or records,
         "counts": counts,
     }
-    if split not in benchmark.scored:
+    if split not in benchmark.scored_splits:
         nothing: dict[str, Any] = {"parts": {}, "credits": {}, "groups": {}}
-        facts |= {"questions": len(answered), "skipped": tuple(skipped)}
-        return Score(value=None, low=None, high=None, **facts, **nothing)
-    found = _credits(benchmark, protocol, cleaned, judge)
+        common |= {"questions": len(responses), "skipped": tuple(skipped)}
+        return Score(value=None, low=None, high=None, **common, **nothing)
+    credits = _credits(benchmark, protocol, filtered, judge)
     pairs = [
         (one.question, credit)
-        for one, credit in zip(answered, found, strict=True)
+        for one, credit in zip(responses, credits, strict=True)
         if not isinstance(credit, SkippedQuestion)
     ]
-    faults = [credit for credit in found if isinstance(credit, SkippedQuestion)]
+    faults = [credit for credit in credits if isinstance(credit, SkippedQuestion)]
     if not pairs:
         raise MGMError(f"{benchmark.name}: no answer can be scored ({faults[0].reason})")
     return Score(
         questions=len(pairs),
         skipped=(*skipped, *faults),
-        **facts,
+        **common,
         **_combined(benchmark, [one for one, _ in pairs], [credit for _, credit in pairs]),
     )
 
@@ -142,23 +142,23 @@ def _has_thinking(text: str) -> bool:
     return any(closing in text for _, closing in THINKING_TAGS)
 
 
-def _counts(benchmark: Benchmark, protocol: str, answered: Sequence[Answered]) -> dict[str, int]:
+def _counts(benchmark: Benchmark, protocol: str, responses: Sequence[Response]) -> dict[str, int]:
     return {
-        "cut": sum(one.finish_reason == "length" for one in answered),
-        "empty": sum(not one.text.strip() for one in answered),
-        "unparsed": sum(parsed_answer(benchmark, one, protocol) == "" for one in answered),
-        "sampled": sum(bool(one.sampled) for one in answered),
+        "cut": sum(one.finish_reason == "length" for one in responses),
+        "empty": sum(not one.text.strip() for one in responses),
+        "unparsed": sum(parsed_answer(benchmark, one, protocol) == "" for one in responses),
+        "sampled": sum(bool(one.sampled) for one in responses),
     }
 
 
 def _credits(
-    benchmark: Benchmark, protocol: str, answered: Sequence[Answered], judge: Judge
+    benchmark: Benchmark, protocol: str, responses: Sequence[Response], judge: Judge
 ) -> list[float | SkippedQuestion]:
     """Of every answer; a judge is asked about several at a time."""
 
-    def credit(one: Answered) -> float | SkippedQuestion:
+    def credit(one: Response) -> float | SkippedQuestion:
         try:
-            found = benchmark.credit(one, protocol, judge)
+            found = benchmark.score_one(one, protocol, judge)
             return found if isinstance(found, Credit) else float(found)
         except MGMError as error:  # so after a judge that replies to nobody any more
             return SkippedQuestion(one.question.id, str(error))
@@ -167,10 +167,10 @@ def _credits(
             return SkippedQuestion(one.question.id, one_line(reason)[:300])
 
     if not (protocol in benchmark.judged and judge.is_model):
-        return [credit(one) for one in answered]
-    with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
+        return [credit(one) for one in responses]
+    with ThreadPoolExecutor(JUDGE_THREADS) as pool:
         try:
-            return list(pool.map(credit, answered))
+            return list(pool.map(credit, responses))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -201,7 +201,7 @@ def score_intervals(
     correlation, spread = intra_cluster_correlation(clipped, groups), spread_of(clipped.tolist())
     jackknifed = jackknife(scores, groups) if scores(range(len(questions))) else {}
     found = {
-        name: interval_of(one, benchmark.highest(questions, name), correlation, spread)
+        name: score_interval(one, benchmark.highest(questions, name), correlation, spread)
         for name, one in jackknifed.items()
     }
     if mean:
@@ -209,7 +209,7 @@ def score_intervals(
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def interval_of(
+def score_interval(
     score: Jackknifed,
     highest: float | None,
     correlation: float,

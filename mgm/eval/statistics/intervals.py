@@ -16,7 +16,7 @@ import numpy as np
 LEVEL = 0.95
 MIN_CLUSTERS = 5
 MAX_FOLDS = 200  # of the jackknife: more clusters are left out in random groups
-SEED = 0
+RESAMPLING_SEED = 0
 ROUNDING = 1e-9  # share of the largest difference below which one is none
 WHOLE = ""  # the name of a score itself among its parts
 
@@ -252,7 +252,7 @@ def jackknife(
     names = np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(names.max()) + 1
     folds = min(count, MAX_FOLDS)
-    fold = np.random.default_rng(SEED).permutation(np.arange(count) % folds)[names]
+    fold = np.random.default_rng(RESAMPLING_SEED).permutation(np.arange(count) % folds)[names]
     pairs, all_pairs = _pairs(np.bincount(names)), _pairs(np.bincount(fold))
     shared = pairs / all_pairs if all_pairs else 0.0
     whole = scores(range(len(groups)))

@@ -8,8 +8,8 @@ import numpy as np
 from mgm.eval.statistics.intervals import (
     LEVEL,
     MIN_CLUSTERS,
+    RESAMPLING_SEED,
     ROUNDING,
-    SEED,
     EffectiveSample,
     Interval,
     t_quantile,
@@ -48,7 +48,7 @@ def sign_flip_test(differences: np.ndarray) -> float:
         for one in changed:
             sums = np.concatenate([sums + one, sums - one])
         return float(np.mean(np.abs(sums) >= enough))
-    draw, hits = np.random.default_rng(SEED), 0
+    draw, hits = np.random.default_rng(RESAMPLING_SEED), 0
     for _ in range(DRAWS // DRAWN_AT_ONCE):
         signs = draw.integers(0, 2, (DRAWN_AT_ONCE, len(changed)), dtype=np.int8)
         hits += int(np.sum(np.abs((2 * signs - 1) @ changed) >= enough))

@@ -13,13 +13,13 @@ from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import (
     DATA_ERRORS,
-    Answered,
     Question,
+    Response,
     SkippedQuestion,
     question_or_skip,
 )
 from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
-from mgm.eval.tasks.dataset_source import HubFiles, Needed, Source
+from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Source
 from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
@@ -36,7 +36,7 @@ class Benchmark(ABC):
         sizes: questions of each split, by which a score is known to be complete.
         protocols: ways to ask and score that are offered; the first is the usual one.
         metric: what the score is called.
-        scored: splits whose answers are public; others make a file to submit.
+        scored_splits: splits whose answers are public; others make a file to submit.
         judged: protocols in which a language model scores answers, where there is one.
         sources: what others' protocols read instead of the published files, by split and protocol.
         also_published: whether the published files do where a source is not there: they hold the
@@ -44,8 +44,8 @@ class Benchmark(ABC):
         published_splits: those of the published files; None: all.
         other_folders: names that `folder` has elsewhere, such as in the published README.
         headline: parts that stand for the score in tables, such as MME's perception and cognition.
-        combine_facts: names of `Question.facts` that `combine` reads, besides `group`, `category`
-            and `answer`; a score is saved with them, so that it can be combined anew.
+        combine_metadata: keys of `Question.metadata` that `combine` reads, besides `group`,
+            `category` and `target`. They are saved in score.json, to combine subsets again.
     """
 
     name: ClassVar[str]
@@ -55,23 +55,23 @@ class Benchmark(ABC):
     sizes: ClassVar[Mapping[str, int]]
     protocols: ClassVar[tuple[str, ...]] = (PAPER,)
     metric: ClassVar[str] = "accuracy"
-    scored: ClassVar[tuple[str, ...]]
+    scored_splits: ClassVar[tuple[str, ...]]
     judged: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[Mapping[tuple[str, str], Source]] = {}
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
     other_folders: ClassVar[tuple[str, ...]] = ()
     headline: ClassVar[tuple[str, ...]] = ()
-    combine_facts: ClassVar[tuple[str, ...]] = ()
+    combine_metadata: ClassVar[tuple[str, ...]] = ()
 
-    def needs(self, split: str) -> list[Needed]:
+    def published_files(self, split: str) -> list[RequiredFile]:
         """What has to lie in the benchmark's folder for the published protocol, if it has one."""
         return []
 
-    def needs_of(self, split: str, protocol: str) -> list[Needed]:
+    def required_files(self, split: str, protocol: str) -> list[RequiredFile]:
         """What has to lie in the benchmark's folder."""
         source = self.sources.get((split, protocol))
-        return self.needs(split) if source is None else source.needed()
+        return self.published_files(split) if source is None else source.required_files()
 
     def protocols_of(self, split: str) -> list[str]:
         """The protocols that a split is offered in."""
@@ -145,7 +145,7 @@ class Benchmark(ABC):
     ) -> Iterator[Question | SkippedQuestion]:
         source = self.sources.get((split, protocol))
         if source is None or (self.also_published and not source.is_there(folder)):
-            yield from self.published(folder, split, protocol)
+            yield from self.published_questions(folder, split, protocol)
             return
         for number, (row, images) in enumerate(source.rows(folder), start=1):
             where = f"row {number}"
@@ -154,20 +154,22 @@ class Benchmark(ABC):
                 continue
             hub = isinstance(source, HubFiles)
             index = f"doc_id {number - 1}" if hub else f"index {row.get('index')}"
-            make = partial(self.from_row, row, images, protocol, number)
+            make = partial(self.row_to_question, row, images, protocol, number)
             question = question_or_skip(where, make)
             if isinstance(question, Question):
                 asked = {"question": str(row["question"])} if row.get("question") else {}
-                question = replace(question, source_index=index, facts=asked | dict(question.facts))
+                question = replace(
+                    question, source_index=index, metadata=asked | dict(question.metadata)
+                )
             yield question
 
-    def published(
+    def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """The questions of the published files, if there are any; see `questions`."""
         return iter(())
 
-    def from_row(
+    def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
         """The question in a row of one of `sources`.
@@ -183,29 +185,29 @@ class Benchmark(ABC):
         """
         raise NotImplementedError
 
-    def cleaned(
-        self, answered: Answered, protocol: str, without_thinking: bool = False
-    ) -> Answered:
+    def filter_response(
+        self, response: Response, protocol: str, without_thinking: bool = False
+    ) -> Response:
         """An answer as `credit` takes it: lmms-eval scores it without its blocks of reasoning.
 
         Args:
-            answered: as the model wrote it.
+            response: as the model wrote it.
             protocol: by which is scored.
             without_thinking: whether other protocols score it without them, too.
         """
         if protocol != LMMS_EVAL and not without_thinking:
-            return answered
-        return replace(answered, text=strip_thinking(answered.text))
+            return response
+        return replace(response, text=strip_thinking(response.text))
 
     @abstractmethod
-    def credit(self, answered: Answered, protocol: str, judge: Judge) -> float:
+    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """How right an answer is, from 0 to 1.
 
         Raises:
             MGMError: a judge was asked, and does not answer.
         """
 
-    def parse(self, answered: Answered, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """What the scorer reads in an answer, such as a letter, yes or no, or a number.
 
         It is shown beside the answer and does not decide the credit.
@@ -214,10 +216,10 @@ class Benchmark(ABC):
             Empty where it finds nothing in the answer; None where the whole text is scored. Here:
             the letter that VLMEvalKit's rules find where it lists choices.
         """
-        choices = answered.question.facts.get("choices")
+        choices = response.question.metadata.get("choices")
         if protocol != VLMEVALKIT or not isinstance(choices, Mapping):
             return None
-        return inferred_letter(as_read_back(answered.text), choices) or ""
+        return inferred_letter(as_read_back(response.text), choices) or ""
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
         """The largest value of the score of some questions, or of one of their `parts`.
@@ -250,11 +252,11 @@ class Benchmark(ABC):
             for kind, places in sorted(kinds.items())
         }
 
-    def names_of(self, question: Question) -> set[str]:
+    def prediction_ids(self, question: Question) -> set[str]:
         """What a question is called in files of answers, besides its `source_index`."""
-        return {str(question.facts.get("question_id", question.id))}
+        return {str(question.metadata.get("question_id", question.id))}
 
-    def submission(self, answered: Sequence[Answered], folder: Path, split: str) -> list[Path]:
+    def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """Write the files that the published scripts leave, or a server takes; returns them."""
         return []
 
@@ -272,7 +274,7 @@ class Benchmark(ABC):
             )
 
 
-def row_name(row: Mapping[str, Any], number: int) -> str:
+def row_id(row: Mapping[str, Any], number: int) -> str:
     """What a row of a data set calls its question; without such a column its number from 0.
 
     Both harnesses count rows from 0: a number from 1 would be the name of another question.

@@ -20,22 +20,24 @@ from mgm.eval.tasks.files import (
     MissingFileError,
     base64_image,
     field,
-    read_lines,
+    read_jsonl,
     read_parquet,
     read_table,
 )
 
 # Fields and images, or what is wrong with these.
-Row = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
-Packed = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with the images themselves
+UnpackedRow = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
+RowWithImages = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with the images themselves
 HUB_FOLDER = "hub"  # below the benchmark's
-UNPACKED, ROWS_FILE, IMAGES, FAULT = "unpacked", "rows.jsonl", "images", "image fault"
-TABLES = "https://opencompass.openxlab.space/utils/VLMEval/{name}"
-SHORTEST = 64  # characters of an image in base64, at least; less names the row that has it
+UNPACKED_FOLDER, ROWS_FILE, IMAGES_FOLDER, ERROR = "unpacked", "rows.jsonl", "images", "image fault"
+VLMEVALKIT_URL = "https://opencompass.openxlab.space/utils/VLMEval/{name}"
+MIN_IMAGE_CHARACTERS = (
+    64  # characters of an image in base64, at least; less names the row that has it
+)
 
 
 @dataclass(frozen=True)
-class Needed:
+class RequiredFile:
     """A file or folder that a benchmark reads.
 
     Attributes:
@@ -72,7 +74,7 @@ class Source(ABC):
         """Its files in the benchmark's folder; empty: it is not there."""
 
     @abstractmethod
-    def read(self, folder: Path) -> Iterator[Packed]:
+    def read(self, folder: Path) -> Iterator[RowWithImages]:
         """All rows, from its files.
 
         Raises:
@@ -80,14 +82,14 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def needed(self) -> list[Needed]:
+    def required_files(self) -> list[RequiredFile]:
         """What has to lie in the benchmark's folder."""
 
     def is_there(self, folder: Path) -> bool:
         """Whether there are files of it."""
         return bool(self.files(folder))
 
-    def rows(self, folder: Path) -> Iterator[Row]:
+    def rows(self, folder: Path) -> Iterator[UnpackedRow]:
         """All rows.
 
         Args:
@@ -96,40 +98,40 @@ class Source(ABC):
         Raises:
             MGMError: a file is missing or damaged, or there is no room to unpack.
         """
-        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
                  for file in self.files(folder)]  # fmt: skip
-        digest = hashlib.blake2b(repr((repr(self), facts)).encode(), digest_size=8).hexdigest()
-        place = folder / UNPACKED / digest
-        if not facts:
+        digest = hashlib.blake2b(repr((repr(self), files)).encode(), digest_size=8).hexdigest()
+        unpacked = folder / UNPACKED_FOLDER / digest
+        if not files:
             next(self.read(folder))  # which says what is missing
-        if not place.is_dir():
-            remove_left_parts(place.parent, digest)
-            own = place.with_name(f"{digest}.{process_name()}")
-            with atomic_folder(own) as part:
+        if not unpacked.is_dir():
+            remove_left_parts(unpacked.parent, digest)
+            staging = unpacked.with_name(f"{digest}.{process_name()}")
+            with atomic_folder(staging) as part:
                 self._unpack(folder, part)
             try:
-                own.rename(place)
+                staging.rename(unpacked)
             except OSError:  # another process was faster
-                shutil.rmtree(own)
-        for record in read_lines(place / ROWS_FILE):
-            names, fault = record.pop(IMAGES), record.pop(FAULT, None)
-            images = tuple(place / IMAGES / name for name in names)
+                shutil.rmtree(staging)
+        for record in read_jsonl(unpacked / ROWS_FILE):
+            names, fault = record.pop(IMAGES_FOLDER), record.pop(ERROR, None)
+            images = tuple(unpacked / IMAGES_FOLDER / name for name in names)
             yield record, images if fault is None else MGMError(fault)
 
-    def _unpack(self, folder: Path, place: Path) -> None:
-        (place / IMAGES).mkdir()
-        with (place / ROWS_FILE).open("w", encoding="utf-8") as file:
+    def _unpack(self, folder: Path, folder_out: Path) -> None:
+        (folder_out / IMAGES_FOLDER).mkdir()
+        with (folder_out / ROWS_FILE).open("w", encoding="utf-8") as file:
             for fields, images in tqdm(
                 self.read(folder), f"unpacking {folder.name}", self.size, delay=2
             ):
                 names, fault = [], {}
                 if isinstance(images, MGMError):
-                    images, fault = (), {FAULT: str(images)}
+                    images, fault = (), {ERROR: str(images)}
                 for image in images:
                     names.append(hashlib.blake2b(image, digest_size=16).hexdigest())
-                    if not (place / IMAGES / names[-1]).exists():
-                        (place / IMAGES / names[-1]).write_bytes(image)
-                record = fields | {IMAGES: names} | fault
+                    if not (folder_out / IMAGES_FOLDER / names[-1]).exists():
+                        (folder_out / IMAGES_FOLDER / names[-1]).write_bytes(image)
+                record = fields | {IMAGES_FOLDER: names} | fault
                 line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
                 file.write(valid_text(line))
 
@@ -151,30 +153,30 @@ class Table(Source):
     size: int = dataclass_field(repr=False)
     md5: str | None = None
     split: str | None = dataclass_field(default=None, repr=False)
-    url: str | None = dataclass_field(default=TABLES, repr=False)
+    url: str | None = dataclass_field(default=VLMEVALKIT_URL, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
         """See `Source`."""
         file = folder / self.name
         return [file] if file.is_file() else []
 
-    def read(self, folder: Path) -> Iterator[Packed]:
+    def read(self, folder: Path) -> Iterator[RowWithImages]:
         """See `Source`."""
         yield from rows_with_images(folder / self.name)
 
-    def rows(self, folder: Path) -> Iterator[Row]:
+    def rows(self, folder: Path) -> Iterator[UnpackedRow]:
         """See `Source`."""
         for row, images in super().rows(folder):
             if self.split in (None, row.get("split")):
                 yield row, images
 
-    def needed(self) -> list[Needed]:
+    def required_files(self) -> list[RequiredFile]:
         """See `Source`."""
         url = None if self.url is None else self.url.format(name=self.name)
-        return [Needed(self.name, "VLMEvalKit's table", url, self.md5)]
+        return [RequiredFile(self.name, "VLMEvalKit's table", url, self.md5)]
 
 
-def rows_with_images(file: Path) -> Iterator[Packed]:
+def rows_with_images(file: Path) -> Iterator[RowWithImages]:
     """The rows of a table, each with its images; some name an earlier row that has theirs.
 
     Raises:
@@ -208,7 +210,7 @@ def _images_in(text: str, known: Mapping[str, tuple[bytes, ...]], where: str) ->
     """
     if text in known:
         return known[text]
-    if len(text) < SHORTEST:
+    if len(text) < MIN_IMAGE_CHARACTERS:
         raise MGMError(f"{where}: its image is that of {text!r}, which did not come yet")
     try:
         parts = ast.literal_eval(text) if text.startswith("[") else [text]
@@ -239,7 +241,7 @@ class HubFiles(Source):
         """See `Source`."""
         return matching(folder, self.pattern)
 
-    def read(self, folder: Path) -> Iterator[Packed]:
+    def read(self, folder: Path) -> Iterator[RowWithImages]:
         """See `Source`."""
         for row in self.records(folder, self.pattern):
             try:
@@ -259,10 +261,10 @@ class HubFiles(Source):
         for file in files:
             yield from read_parquet(file)
 
-    def needed(self) -> list[Needed]:
+    def required_files(self) -> list[RequiredFile]:
         """See `Source`."""
         source = f"the data set {self.dataset} of the Hugging Face hub"
-        return [Needed(self.pattern, source, dataset=self.dataset, revision=self.revision)]
+        return [RequiredFile(self.pattern, source, dataset=self.dataset, revision=self.revision)]
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

@@ -34,7 +34,7 @@ class MissingFileError(MGMError):
         super().__init__(f"{self.description}; python -m mgm.eval.prepare says what belongs there")
 
 
-def present(path: Path) -> Path:
+def require_file(path: Path) -> Path:
     """The path of a file or folder, which has to be there.
 
     Raises:
@@ -45,13 +45,13 @@ def present(path: Path) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """The JSON in a file.
 
     Raises:
         MGMError: it is missing, or no JSON.
     """
-    present(path)
+    require_file(path)
     try:
         return _parsed(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -79,7 +79,7 @@ def _valid(value: Any) -> Any:
     return value
 
 
-def read_lines(
+def read_jsonl(
     path: Path, skipped: Callable[[str, str], None] | None = None
 ) -> Iterator[dict[str, Any]]:
     """The objects in a file of JSON lines.
@@ -91,7 +91,7 @@ def read_lines(
     Raises:
         MGMError: it is missing, or a line is no object.
     """
-    with present(path).open("rb") as file:
+    with require_file(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -125,7 +125,7 @@ def read_table(
     """
     number = 1
     try:
-        with present(path).open(encoding="utf-8-sig", newline="") as file:
+        with require_file(path).open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, delimiter=between), start=2):
                 if None in row:
                     where, fault = f"row {number}", "has more columns than the first"
@@ -192,7 +192,7 @@ def field(record: dict[str, Any], name: str, where: object) -> Any:
     return record[name]
 
 
-def text_list(value: object) -> list[str]:
+def as_text_list(value: object) -> list[str]:
     """The texts in a field: a list, or in a table one text, or a list as Python writes it.
 
     Source: process_line of VLMEvalKit's vqa_eval.py.
@@ -206,7 +206,7 @@ def text_list(value: object) -> list[str]:
     return [str(one) for one in value or ()]  # ty: ignore[not-iterable]
 
 
-def write_lines(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Path:
+def write_jsonl(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Path:
     """Write JSON lines; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion, question_or_skip
-from mgm.eval.tasks.files import field, present, read_lines, write_lines
+from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
+from mgm.eval.tasks.files import field, read_jsonl, require_file, write_jsonl
 
 
 def llava_questions(
@@ -30,12 +30,12 @@ def llava_questions(
     Raises:
         MGMError: a file is missing.
     """
-    present(images)
+    require_file(images)
 
     def make(record: dict[str, Any], index: int) -> Question:
         where = f"{file}, record {index + 1}"
         image = record.get("image")
-        fields: dict[str, Any] = {"facts": {"prompt": field(record, "text", where)}}
+        fields: dict[str, Any] = {"metadata": {"prompt": field(record, "text", where)}}
         fields |= {name: make(record) for name, make in more.items()}
         question = Question(
             id=str(field(record, "question_id", where)),
@@ -67,30 +67,32 @@ def line_questions(
     def skip(where: str, why: str) -> None:
         damaged.append(SkippedQuestion(f"{file.name}, {where}", why))
 
-    for number, record in enumerate(read_lines(file, skip)):
+    for number, record in enumerate(read_jsonl(file, skip)):
         index = number + len(damaged)
         yield question_or_skip(f"{file.name}, record {index + 1}", partial(make, record, index))
     yield from damaged
 
 
-def write_answers(path: Path, answered: Sequence[Answered], model: str = "mgm") -> Path:
+def write_answers_file(path: Path, responses: Sequence[Response], model: str = "mgm") -> Path:
     """The answers file that published scripts leave; ids are those of the question file."""
-    return write_lines(
+    return write_jsonl(
         path,
         [
             {
-                "question_id": as_it_was(one.question.facts.get("question_id", one.question.id)),
-                "prompt": one.question.facts.get("prompt", one.question.text),
+                "question_id": original_id(
+                    one.question.metadata.get("question_id", one.question.id)
+                ),
+                "prompt": one.question.metadata.get("prompt", one.question.text),
                 "text": one.text,
                 "answer_id": "",
                 "model_id": model,
                 "metadata": {},
             }
-            for one in answered
+            for one in responses
         ],
     )
 
 
-def as_it_was(name: str) -> str | int:
+def original_id(name: str) -> str | int:
     """An id as question files have it: a number, if it is one."""
     return int(name) if name.isdigit() and str(int(name)) == name else name

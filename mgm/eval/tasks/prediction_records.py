@@ -12,21 +12,32 @@ from zipfile import BadZipFile
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
-from mgm.eval.tasks.files import import_openpyxl, read_json, read_lines, read_table
-from mgm.eval.tasks.prompts import bare_question, is_same_prompt, letters_of, one_contains_other
+from mgm.eval.tasks.files import import_openpyxl, load_json, read_jsonl, read_table
+from mgm.eval.tasks.prompts import (
+    alphanumeric,
+    is_same_prompt,
+    one_contains_other,
+    strip_instructions,
+)
 
-KEY = "<key>"  # under which a record stands in a JSON object
-INDEX = "index"  # column of a question's number in VLMEvalKit's tables
-NAMES = ("question_id", "questionId", "id", "pid", INDEX)  # of a question's name in a record
-TEXTS = ("text", "response", "prediction")  # of a model's answer
-ANSWER = "answer"  # of a model's answer in result files, of the right one in data sets
+OBJECT_KEY = "<key>"  # under which a record stands in a JSON object
+INDEX_COLUMN = "index"  # column of a question's number in VLMEvalKit's tables
+ID_COLUMNS = (
+    "question_id",
+    "questionId",
+    "id",
+    "pid",
+    INDEX_COLUMN,
+)  # of a question's name in a record
+TEXT_COLUMNS = ("text", "response", "prediction")  # of a model's answer
+ANSWER_COLUMN = "answer"  # of a model's answer in result files, of the right one in data sets
 # Columns of data sets: beside a question they show that `answer` is the right one.
 DATA_COLUMNS = frozenset((
     *("A", "choices", "options", "option_a", "choice_a", "multi-choice options"),
     *("image", "images", "image_path", "imageId", "imagename", "img_path"),
     *("category", "l2-category", "l2_category", "capability", "types", "question_type"),
 ))  # fmt: skip
-_WHOLE = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
+_INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ def read_predictions(path: Path) -> tuple[list[Prediction], list[str]]:
         MGMError: the file is missing, or none of answers.
     """
     found, unreadable = [], []
-    for number, record in enumerate(_rows(path, unreadable), start=1):
+    for number, record in enumerate(_read_records(path, unreadable), start=1):
         try:
             found.append(_prediction(record))
         except MGMError as error:
@@ -73,32 +84,32 @@ def read_predictions(path: Path) -> tuple[list[Prediction], list[str]]:
 def _prediction(record: Mapping[str, Any]) -> Prediction:
     """Raises an MGMError where there is no name or no text."""
     if "doc_id" in record and ("filtered_resps" in record or "resps" in record):
-        return _of_lmms_eval(record)
-    names, text = _names(record), _model_text(record)
+        return _lmms_eval_prediction(record)
+    names, text = _question_ids(record), _model_text(record)
     question = record.get("question")
     return Prediction(
         names,
         text,
-        VLMEVALKIT if INDEX in record and "prediction" in record else "",
+        VLMEVALKIT if INDEX_COLUMN in record and "prediction" in record else "",
         prompt=record.get("prompt"),
         question=question if isinstance(question, str) else None,
     )
 
 
-def _names(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _question_ids(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of a question, the surest first.
 
     A number in the column `index` counts the rows of VLMEvalKit's table, whatever ids they have;
     the key of a JSON object is an id first, and such a number where no question has that id.
     """
-    own = next((name for name in NAMES if name in record), None)
+    own = next((name for name in ID_COLUMNS if name in record), None)
     names = []
-    if own is not None or KEY not in record:
-        name = _name(_first(record, NAMES))
-        names += [f"{INDEX} {name}", name] if own == INDEX else [name]
-    if KEY in record:
-        key = _name(record[KEY])
-        names += [key, f"{INDEX} {key}"]
+    if own is not None or OBJECT_KEY not in record:
+        name = _as_id(_first_field(record, ID_COLUMNS))
+        names += [f"{INDEX_COLUMN} {name}", name] if own == INDEX_COLUMN else [name]
+    if OBJECT_KEY in record:
+        key = _as_id(record[OBJECT_KEY])
+        names += [key, f"{INDEX_COLUMN} {key}"]
     return tuple(dict.fromkeys(names))
 
 
@@ -108,17 +119,17 @@ def _model_text(record: Mapping[str, Any]) -> str:
     Raises:
         MGMError: there is none, or only the right answer of a data set.
     """
-    if any(name in record for name in TEXTS):
-        return _text(_first(record, TEXTS))
-    if "question" in record and ANSWER in record and not DATA_COLUMNS.isdisjoint(record):
+    if any(name in record for name in TEXT_COLUMNS):
+        return _text(_first_field(record, TEXT_COLUMNS))
+    if "question" in record and ANSWER_COLUMN in record and not DATA_COLUMNS.isdisjoint(record):
         raise MGMError(
             "holds the right answers, no predictions: it is a row of the data set; give the file "
-            f"with the model's answers, in a column {TEXTS[-1]!r}"
+            f"with the model's answers, in a column {TEXT_COLUMNS[-1]!r}"
         )
-    return _text(_first(record, (*TEXTS, ANSWER)))
+    return _text(_first_field(record, (*TEXT_COLUMNS, ANSWER_COLUMN)))
 
 
-def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
+def _lmms_eval_prediction(record: Mapping[str, Any]) -> Prediction:
     """A line of a file `*_samples_*.jsonl`.
 
     Source: `save_results_samples` of lmms-eval's evaluation_tracker.py. Answers stand in lists of
@@ -128,12 +139,12 @@ def _of_lmms_eval(record: Mapping[str, Any]) -> Prediction:
     document = record.get("doc")
     # Its metrics of many tasks are objects with the id of the question.
     inside = [one for one in (document, *record.values()) if isinstance(one, dict)]
-    ids = [_name(one[name]) for one in inside for name in NAMES if _is_name(one.get(name))]
+    ids = [_as_id(one[name]) for one in inside for name in ID_COLUMNS if _is_id(one.get(name))]
     question = document.get("question") if isinstance(document, dict) else None
     question = question or record.get("input")
     row = record["doc_id"]
     return Prediction(
-        tuple(dict.fromkeys((f"doc_id {_name(row)}", *ids))),
+        tuple(dict.fromkeys((f"doc_id {_as_id(row)}", *ids))),
         _text(text),
         LMMS_EVAL,
         question=question if isinstance(question, str) else None,
@@ -164,26 +175,26 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def same_wording(one: Prediction, question: Question) -> bool:
+def is_same_question(one: Prediction, question: Question) -> bool:
     """Whether what a file has of a question's text is of this question; so where it has none."""
-    problem = question.facts.get("problem") or question.facts.get("row") or {}
-    named = (question.facts.get(name) for name in ("prompt", "question"))
-    texts = [bare_question(question.text), *named]
+    problem = question.metadata.get("problem") or question.metadata.get("row") or {}
+    named = (question.metadata.get(name) for name in ("prompt", "question"))
+    texts = [strip_instructions(question.text), *named]
     own = [text for text in (*texts, problem.get("question")) if isinstance(text, str)]
-    if letters_of(one.question or ""):
+    if alphanumeric(one.question or ""):
         return any(one_contains_other(text, one.question or "") for text in own)
-    if isinstance(one.prompt, str) and letters_of(one.prompt):
+    if isinstance(one.prompt, str) and alphanumeric(one.prompt):
         return any(is_same_prompt(text, one.prompt) for text in own)
     return True
 
 
-def _is_name(value: Any) -> bool:
+def _is_id(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def _name(value: Any) -> str:
+def _as_id(value: Any) -> str:
     name = str(value).strip()
-    whole = _WHOLE.fullmatch(name)
+    whole = _INTEGRAL_FLOAT.fullmatch(name)
     return whole[1] if whole else name
 
 
@@ -196,30 +207,30 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first_field(record: Mapping[str, Any], names: Sequence[str]) -> Any:
     for name in names:
         if name in record:
             return record[name]
-    own = [name for name in record if name != KEY]
+    own = [name for name in record if name != OBJECT_KEY]
     raise MGMError(f"has none of {', '.join(names)}; it has {', '.join(own) or 'none'}")
 
 
-def _rows(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
+def _read_records(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
     kind = path.suffix.lower()
 
     def skip(where: str, why: str) -> None:
         unreadable.append(f"{where}: {why}")
 
     if kind == ".jsonl":
-        yield from read_lines(path, skip)
+        yield from read_jsonl(path, skip)
     elif kind in (".tsv", ".csv"):
         yield from read_table(path, "\t" if kind == ".tsv" else ",", skip)
     elif kind == ".xlsx":
-        yield from _sheet(path)
+        yield from _spreadsheet_rows(path)
     elif kind == ".json":
-        content = read_json(path)
+        content = load_json(path)
         if isinstance(content, dict):
-            content = _listed(path, content)
+            content = _records_in_object(path, content)
         if not isinstance(content, list) or not any(isinstance(one, dict) for one in content):
             raise MGMError(f"{path}: holds no records of answers")
         yield from (one if isinstance(one, dict) else {} for one in content)
@@ -234,7 +245,7 @@ def _rows(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
         raise MGMError(f"{path}: ends in {kind!r}; give .jsonl, .json, .tsv, .csv or .xlsx")
 
 
-def _listed(path: Path, content: Mapping[str, Any]) -> list[Any]:
+def _records_in_object(path: Path, content: Mapping[str, Any]) -> list[Any]:
     """The records in a JSON object: answers by their questions' names, or lmms-eval's old samples.
 
     Raises:
@@ -248,12 +259,12 @@ def _listed(path: Path, content: Mapping[str, Any]) -> list[Any]:
             "*_samples_*.jsonl, which --log_samples writes beside it"
         )
     return [
-        {KEY: name} | (one if isinstance(one, dict) else {"text": one})
+        {OBJECT_KEY: name} | (one if isinstance(one, dict) else {"text": one})
         for name, one in content.items()
     ]
 
 
-def _sheet(path: Path) -> Iterator[Mapping[str, Any]]:
+def _spreadsheet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a spreadsheet; an empty cell is an empty answer."""
     openpyxl = import_openpyxl(path)
     try:

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from mgm.errors import MGMError
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
-from mgm.eval.tasks.prediction_records import Prediction, read_predictions, same_wording
+from mgm.eval.tasks.prediction_records import Prediction, is_same_question, read_predictions
 
 logger = logging.getLogger("mgm.eval")
-SHOWN = 3  # names that a message tells
+MAX_LISTED_IDS = 3  # names that a message tells
 
 
 @dataclass
-class Found:
+class PredictionMatch:
     """What a file holds.
 
     Attributes:
-        answered: questions with their answers, in the benchmark's order.
+        responses: questions with their answers, in the benchmark's order.
         unknown: names that no question has.
-        twice: names of questions that the same was said to several times; it counts once.
-        contradictory: names of questions that different things were said to; none counts.
+        duplicate: names of questions that the same was said to several times; it counts once.
+        conflicting: names of questions that different things were said to; none counts.
         missing: questions that nothing was said to.
         ambiguous: names that several questions have, where nothing tells which of them is meant.
         mismatched: where the file has another question beside an answer than the benchmark has
@@ -33,17 +33,17 @@ class Found:
         empty: questions whose answer is null or empty; they are scored.
     """
 
-    answered: list[Answered] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
-    contradictory: list[str] = field(default_factory=list)
+    duplicate: list[str] = field(default_factory=list)
+    conflicting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
 
-    def tell(self, path: Path) -> None:
+    def log_problems(self, path: Path) -> None:
         """Log what is wrong."""
         for names, what in (
             (self.unreadable, "records cannot be read; they are left"),
@@ -53,20 +53,20 @@ class Found:
                 "answers are to other questions than their names say; they are left",
             ),
             (self.ambiguous, "answers whose names several questions have; they are left"),
-            (self.twice, "questions are answered twice, and the same; it counts once"),
-            (self.contradictory, "questions are answered twice, and differently; none counts"),
+            (self.duplicate, "questions are answered twice, and the same; it counts once"),
+            (self.conflicting, "questions are answered twice, and differently; none counts"),
             (self.empty, "questions have an empty answer, which is scored"),
             (self.missing, "questions have no answer; the score is partial"),
         ):
             if names:
-                more = ", …" if len(names) > SHOWN else ""
-                shown = ", ".join(map(repr, names[:SHOWN]))
+                more = ", …" if len(names) > MAX_LISTED_IDS else ""
+                shown = ", ".join(map(repr, names[:MAX_LISTED_IDS]))
                 logger.warning("%s: %d %s (%s%s)", path, len(names), what, shown, more)
 
 
-def read_answers(
+def match_predictions(
     path: Path, benchmark: Benchmark, questions: Sequence[Question], protocol: str = ""
-) -> Found:
+) -> PredictionMatch:
     """Find the answers of questions in a file.
 
     An answer of VLMEvalKit or lmms-eval belongs to the row of its index, where the questions are
@@ -85,14 +85,14 @@ def read_answers(
             to other questions.
     """
     predictions, unreadable = read_predictions(path)
-    found = Found(unreadable=unreadable)
+    found = PredictionMatch(unreadable=unreadable)
     known = _by_name(benchmark, questions)
     said: dict[int, list[str]] = defaultdict(list)
     shared: dict[tuple[int, ...], list[Prediction]] = defaultdict(list)
     wrong: list[tuple[Prediction, Question]] = []
     for one in predictions:
         own = _questions_of(one, known, questions)
-        fitting = [n for n in own if same_wording(one, questions[n])]
+        fitting = [n for n in own if is_same_question(one, questions[n])]
         prompted = [n for n in fitting if _is_prompt(one.prompt, questions[n])]
         if not own:
             found.unknown.append(one.name)
@@ -113,11 +113,11 @@ def read_answers(
     for index, question in enumerate(questions):
         texts = said.get(index, [])
         if len(set(texts)) == 1:
-            found.answered.append(Answered(question, texts[0]))
-            found.twice += [question.id] * (len(texts) > 1)
+            found.responses.append(Response(question, texts[0]))
+            found.duplicate += [question.id] * (len(texts) > 1)
             found.empty += [question.id] * (not texts[0])
         elif texts:
-            found.contradictory.append(question.id)
+            found.conflicting.append(question.id)
         else:
             found.missing.append(question.id)
     return found
@@ -127,7 +127,7 @@ def _by_name(benchmark: Benchmark, questions: Sequence[Question]) -> dict[str, l
     """The indexes of questions, by all that files of answers call them."""
     known: dict[str, list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
-        for name in benchmark.names_of(question):
+        for name in benchmark.prediction_ids(question):
             known[name].append(index)
         if question.source_index is not None:
             known[question.source_index].append(index)
@@ -147,13 +147,13 @@ def _questions_of(
 
 
 def _is_prompt(prompt: Any, question: Question) -> bool:
-    return prompt is not None and prompt in (question.facts.get("prompt"), question.text)
+    return prompt is not None and prompt in (question.metadata.get("prompt"), question.text)
 
 
 def _check(
     path: Path,
     benchmark: Benchmark,
-    found: Found,
+    found: PredictionMatch,
     usable: int,
     wrong: Sequence[tuple[Prediction, Question]],
     known: Sequence[str],
@@ -178,8 +178,8 @@ def _check(
         )
     raise MGMError(
         f"{path}: none of its {len(found.unknown)} answers is to a question of {benchmark.name} "
-        f"(its names are such as {', '.join(map(repr, found.unknown[:SHOWN])) or 'none'}, the "
-        f"benchmark's such as {', '.join(map(repr, known[:SHOWN]))}){advice}"
+        f"(its ids are like {', '.join(map(repr, found.unknown[:MAX_LISTED_IDS])) or 'none'}, the "
+        f"benchmark's like {', '.join(map(repr, known[:MAX_LISTED_IDS]))}){advice}"
     )
 
 

@@ -2,18 +2,18 @@
 
 import re
 
-SINGLE_WORD = "Answer the question using a single word or phrase."
-LETTER = "Answer with the option's letter from the given choices directly."
-UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
+SHORT_ANSWER_PROMPT = "Answer the question using a single word or phrase."
+LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
+UNANSWERABLE_PROMPT = "When the provided information is insufficient, respond with 'Unanswerable'."
 _OCR_TOKENS = re.compile(r"\n\s*reference ocr tokens?:", re.IGNORECASE)
 # Behind questions in published files.
-INSTRUCTIONS = (SINGLE_WORD, LETTER, UNANSWERABLE, "Please answer yes or no.")
+INSTRUCTIONS = (SHORT_ANSWER_PROMPT, LETTER_PROMPT, UNANSWERABLE_PROMPT, "Please answer yes or no.")
 _MARKER = re.compile(r"<image[^>]{0,8}>")
 
 
 def one_contains_other(text: str, other: str) -> bool:
     """Whether one of two texts is a part of the other, by their letters; an empty one is none."""
-    first, second = letters_of(text), letters_of(other)
+    first, second = alphanumeric(text), alphanumeric(other)
     return bool(first and second) and (first in second or second in first)
 
 
@@ -23,25 +23,25 @@ def is_same_prompt(text: str, other: str) -> bool:
     Published prompts of a question differ in the instruction behind it, in OCR tokens, and in where
     hints and choices stand: so one may contain the other's question, or all of its words.
     """
-    first, second = bare_question(text), bare_question(other)
+    first, second = strip_instructions(text), strip_instructions(other)
     if one_contains_other(text, second) or one_contains_other(first, other):
         return True
     words, others = set(_words(first)), set(_words(second))
     return bool(words and others) and (words <= others or others <= words)
 
 
-def bare_question(prompt: str) -> str:
+def strip_instructions(prompt: str) -> str:
     """A prompt without OCR tokens and instructions, where something is left."""
     bare = _OCR_TOKENS.split(prompt, maxsplit=1)[0]
     for instruction in INSTRUCTIONS:
         bare = bare.replace(instruction, "")
-    return bare if letters_of(bare) else prompt
+    return bare if alphanumeric(bare) else prompt
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", _MARKER.sub(" ", text).casefold())
 
 
-def letters_of(text: str) -> str:
+def alphanumeric(text: str) -> str:
     """Letters and digits alone: harnesses add hints, markers and line breaks."""
     return "".join(filter(str.isalnum, _MARKER.sub("", text).casefold()))

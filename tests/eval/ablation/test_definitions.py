@@ -4,10 +4,10 @@ import pytest
 
 from mgm import FusionConfig, MGMError
 from mgm.eval.ablation.definitions import (
-    ALL,
-    KINDS,
+    ABLATION_KINDS,
+    ALL_ABLATIONS,
     Ablation,
-    check_names,
+    check_ablation_names,
     parse_ablations,
 )
 from tests.model.tiny import HD, tiny_config
@@ -48,8 +48,8 @@ def test_groups_and_repeated_names() -> None:
     found = parse_ablations(["utilisation", "pool", "hr_off"], tiny_config())
     assert [one.name for one in found] == ["hr_off", "grey_vit", "pool"]
     everything = parse_ablations(["all"], tiny_config())
-    assert {one.kind for one in everything} == set(KINDS)
-    assert len({one.name for one in everything}) == len(everything) == len(ALL)
+    assert {one.kind for one in everything} == set(ABLATION_KINDS)
+    assert len({one.name for one in everything}) == len(everything) == len(ALL_ABLATIONS)
     assert parse_ablations(["shift", "shift:1"], tiny_config()) == [Ablation("shift", 1)]
     assert parse_ablations([], tiny_config()) == []
 
@@ -69,7 +69,7 @@ def test_groups_and_repeated_names() -> None:
 )
 def test_wrong_names(name, message) -> None:
     with pytest.raises(MGMError) as error:
-        check_names(["pool", name])
+        check_ablation_names(["pool", name])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

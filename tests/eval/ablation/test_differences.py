@@ -12,11 +12,11 @@ from mgm.eval.ablation.differences import (
 from mgm.eval.benchmarks.mme import MME
 from mgm.eval.benchmarks.nano import Nano
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.report.ablation_table import utilisation_lines
 from mgm.eval.report.report import ablations_text
 from mgm.eval.report.score import Score
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.scoring import score_responses
 
 IMAGES, EACH = 40, 5
 
@@ -24,13 +24,13 @@ IMAGES, EACH = 40, 5
 def score(right: np.ndarray) -> Score:
     """Of answers that are right or not (images, questions of each)."""
     questions = [
-        Question(f"{image}/{n}", "what?", answer="red", group=str(image))
+        Question(f"{image}/{n}", "what?", target="red", group=str(image))
         for image, row in enumerate(right)
         for n in range(len(row))
     ]
     texts = ["red" if one else "blue" for one in right.flatten()]
-    answers = [Answered(*pair) for pair in zip(questions, texts, strict=True)]
-    return scored(Nano(), "held_out", "paper", questions, answers, Judge())
+    answers = [Response(*pair) for pair in zip(questions, texts, strict=True)]
+    return score_responses(Nano(), "held_out", "paper", questions, answers, Judge())
 
 
 def drawn(seed: int, share: float, lost: float) -> tuple[np.ndarray, np.ndarray]:
@@ -108,15 +108,15 @@ def test_intervals_of_rates_hold_their_level() -> None:
 
 def test_a_score_that_is_no_mean() -> None:
     questions = [
-        Question(f"{image}/{n}", "is it?", answer="yes", group=str(image), category="color")
+        Question(f"{image}/{n}", "is it?", target="yes", group=str(image), category="color")
         for image in range(8)
         for n in range(2)
     ]
 
     def of(wrong: int) -> Score:
         texts = ["No" if n < wrong else "Yes" for n in range(len(questions))]
-        answers = [Answered(*pair) for pair in zip(questions, texts, strict=True)]
-        return scored(MME(), "test", "paper", questions, answers, Judge())
+        answers = [Response(*pair) for pair in zip(questions, texts, strict=True)]
+        return score_responses(MME(), "test", "paper", questions, answers, Judge())
 
     full, without = of(1), of(7)
     rate = utilisation(MME(), full, without, "x")

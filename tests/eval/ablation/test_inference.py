@@ -8,12 +8,12 @@ from PIL import Image
 
 import mgm
 from mgm import FusionConfig, MGMError
-from mgm.eval.ablation.definitions import ALL, parse_ablations
+from mgm.eval.ablation.definitions import ALL_ABLATIONS, parse_ablations
 from mgm.eval.ablation.inference import CALIBRATION_IMAGES, ablation_cache, run_ablation
-from mgm.eval.harness.models import EngineAnswerer
+from mgm.eval.harness.models import EngineModel
 from mgm.eval.harness.question import Question
-from mgm.eval.harness.response_cache import AnswerCache
-from mgm.eval.harness.runner import answered, run
+from mgm.eval.harness.response_cache import ResponseCache
+from mgm.eval.harness.runner import cached_responses, generate_responses
 from tests.model.tiny import tiny_config
 from tests.tiny_model import build
 
@@ -39,9 +39,9 @@ def questions(tmp_path_factory) -> list[Question]:
 
 
 def test_keys_are_those_of_one_ablation(tmp_path, questions) -> None:
-    cache = AnswerCache(tmp_path, "tiny")
+    cache = ResponseCache(tmp_path, "tiny")
     before = cache.key(questions[0])
-    names = [*ALL, "shift:2", "blur:20"]
+    names = [*ALL_ABLATIONS, "shift:2", "blur:20"]
     caches = [
         ablation_cache(cache, one, questions) for one in parse_ablations(names, tiny_config())
     ]
@@ -49,7 +49,7 @@ def test_keys_are_those_of_one_ablation(tmp_path, questions) -> None:
     assert keys[0] == before
     assert len(set(keys)) == len(names) + 1
     caches[0].put(keys[1], "red")
-    again = AnswerCache(tmp_path, "tiny")
+    again = ResponseCache(tmp_path, "tiny")
     (first,) = parse_ablations(names[:1], tiny_config())
     assert ablation_cache(again, first, questions).get(keys[1]) == "red"
     assert again.get(before) is None
@@ -61,20 +61,20 @@ def test_keys_are_those_of_one_ablation(tmp_path, questions) -> None:
 
 def test_answers_are_those_of_a_model_with_that_fusion(tmp_path, folder, questions) -> None:
     engine = mgm.load(folder, device="cpu")
-    answerer, cache = EngineAnswerer(engine, 4), AnswerCache(tmp_path, "tiny")
-    run(questions, answerer, cache)
+    answerer, cache = EngineModel(engine, 4), ResponseCache(tmp_path, "tiny")
+    generate_responses(questions, answerer, cache)
     texts = {}
     for name in ("hr_off", "grey_vit"):
         (ablation,) = parse_ablations([name], tiny_config())
         run_ablation(ablation, questions, answerer, cache)
         assert engine.fusion == FusionConfig()
-        own = answered(questions, ablation_cache(cache, ablation, questions))
+        own = cached_responses(questions, ablation_cache(cache, ablation, questions))
         texts[name] = [one.text for one in own]
         other = mgm.load(folder, device="cpu", fusion=ablation.fusion(engine.model.config))
-        fresh = AnswerCache(tmp_path / name, "tiny")
-        run(questions, EngineAnswerer(other, 4), fresh)
-        assert texts[name] == [one.text for one in answered(questions, fresh)]
-    whole = [one.text for one in answered(questions, cache)]
+        fresh = ResponseCache(tmp_path / name, "tiny")
+        generate_responses(questions, EngineModel(other, 4), fresh)
+        assert texts[name] == [one.text for one in cached_responses(questions, fresh)]
+    whole = [one.text for one in cached_responses(questions, cache)]
     assert whole not in (texts["hr_off"], texts["grey_vit"])
     assert texts["hr_off"] != texts["grey_vit"]
 
@@ -83,15 +83,15 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
     tmp_path, folder, questions, monkeypatch
 ) -> None:
     engine = mgm.load(folder, device="cpu")
-    answerer, cache = EngineAnswerer(engine, 4), AnswerCache(tmp_path, "tiny")
+    answerer, cache = EngineModel(engine, 4), ResponseCache(tmp_path, "tiny")
     used = []
-    original = EngineAnswerer.answers
+    original = EngineModel.answers
 
     def noted(self, asked):
         used.append(self.engine.fusion)
         return original(self, asked)
 
-    monkeypatch.setattr(EngineAnswerer, "answers", noted)
+    monkeypatch.setattr(EngineModel, "answers", noted)
     (ablation,) = parse_ablations(["one_query"], tiny_config())
     run_ablation(ablation, questions, answerer, cache)
     pixels = engine.processor.image_processor(
@@ -110,7 +110,7 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
 
 def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions, monkeypatch) -> None:
     engine = mgm.load(folder, device="cpu")
-    answerer, cache = EngineAnswerer(engine, 4), AnswerCache(tmp_path, "tiny")
+    answerer, cache = EngineModel(engine, 4), ResponseCache(tmp_path, "tiny")
     missing = replace(questions[0], id="m", images=(tmp_path / "missing.png",))
     (query,) = parse_ablations(["one_query"], tiny_config())
     skipped = run_ablation(query, [missing, questions[1]], answerer, cache)
@@ -120,7 +120,7 @@ def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions, monkeyp
     def broken(self, asked):
         raise MGMError("nobody answers")
 
-    monkeypatch.setattr(EngineAnswerer, "answers", broken)
+    monkeypatch.setattr(EngineModel, "answers", broken)
     with pytest.raises(MGMError, match="nobody answers"):
         run_ablation(query, questions, answerer, cache)
     assert engine.fusion == FusionConfig()

@@ -176,15 +176,15 @@ def test_an_ablation_that_cannot_be_asked_leaves_the_rest(
 def test_a_benchmark_that_fails_leaves_the_tables_of_others(
     data, folder, tmp_path, monkeypatch
 ) -> None:
-    original = study.scored
+    original = study.scored_splits
 
-    def scored(kind, *others, **named):
+    def score_responses(kind, *others, **named):
         if kind.name == "nano":
             raise MGMError("no answer can be scored")
         return original(kind, *others, **named)
 
     gqa(data)
-    monkeypatch.setattr(study, "scored", scored)
+    monkeypatch.setattr(study, "scored", score_responses)
     line = words(data, folder, tmp_path, "--ablate", "pool")
     line.insert(line.index("nano") + 1, "gqa")
     assert main(line) == 2

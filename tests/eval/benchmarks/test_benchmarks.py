@@ -7,9 +7,9 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered
-from mgm.eval.registry import BENCHMARKS, benchmark
-from mgm.eval.report.scoring import scored
+from mgm.eval.harness.question import Response
+from mgm.eval.registry import BENCHMARKS, get_benchmark
+from mgm.eval.report.scoring import score_responses
 from tests.eval.fixtures import MAKERS, make_all
 
 COUNTS = {"textvqa": 3, "mme": 8, "mmbench": 3, "mmvet": 2, "mmmu": 30, "mathvista": 2, "pope": 6,
@@ -24,9 +24,9 @@ def data(tmp_path_factory):
 
 def right(question) -> str:
     """An answer that gets full credit."""
-    answer = question.answer
-    if "problem" in question.facts and question.facts["problem"]["choices"]:
-        return f"({'AB'[question.facts['problem']['choices'].index(answer)]})"
+    answer = question.target
+    if "problem" in question.metadata and question.metadata["problem"]["choices"]:
+        return f"({'AB'[question.metadata['problem']['choices'].index(answer)]})"
     if isinstance(answer, list):
         return answer[0]
     if isinstance(answer, str) and "<" in answer:
@@ -35,7 +35,7 @@ def right(question) -> str:
 
 
 def asked(data, name: str, protocol: str | None = None):
-    kind, split = benchmark(name)
+    kind, split = get_benchmark(name)
     protocol = protocol or kind.protocols[0]
     return kind, split, protocol, list(kind.questions(data / kind.folder, split, protocol))
 
@@ -45,13 +45,13 @@ def test_from_files_to_score(data, name, tmp_path):
     kind, split, protocol, questions = asked(data, name)
     assert len(questions) == COUNTS[name] == len({one.id for one in questions})
     assert all(one.images for one in questions) or name == "scienceqa"
-    full = [Answered(one, right(one)) for one in questions]
-    score = scored(kind, split, protocol, questions, full, Judge())
-    if split in kind.scored:
+    full = [Response(one, right(one)) for one in questions]
+    score = score_responses(kind, split, protocol, questions, full, Judge())
+    if split in kind.scored_splits:
         most = 400 if name == "mme" else 100
         assert score.value == pytest.approx(most)
-        nothing = [Answered(one, "%") for one in questions]
-        worst = scored(kind, split, protocol, questions, nothing, Judge())
+        nothing = [Response(one, "%") for one in questions]
+        worst = score_responses(kind, split, protocol, questions, nothing, Judge())
         assert worst.value < most
         assert worst.low is None or worst.low <= worst.value <= worst.high
         assert bool(score.judge) == (protocol in kind.judged)
@@ -73,8 +73,8 @@ def test_textvqa_asks_as_each_protocol_does(data):
 
 def test_mme_counts_images_with_both_answers_right(data):
     kind, split, protocol, questions = asked(data, "mme")
-    said = [Answered(one, "Yes") for one in questions]
-    score = scored(kind, split, protocol, questions, said, Judge())
+    said = [Response(one, "Yes") for one in questions]
+    score = score_responses(kind, split, protocol, questions, said, Judge())
     assert score.value == 100  # half of the answers of two kinds, no image
     assert score.parts["perception"] == (100, 8)
     assert {one.text for one in questions if one.category == "artwork"} == {
@@ -91,8 +91,8 @@ def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
     )
     assert questions[1].text.startswith("How many?\nA. one")
     assert questions[2].images == questions[0].images
-    said = [Answered(one, "B") for one in questions]  # right in one of two rounds, and once alone
-    assert scored(kind, split, protocol, questions, said, Judge()).value == 50
+    said = [Response(one, "B") for one in questions]  # right in one of two rounds, and once alone
+    assert score_responses(kind, split, protocol, questions, said, Judge()).value == 50
     _, sheet = kind.submission(said, tmp_path, split)
     rows = list(openpyxl.load_workbook(sheet).active.values)
     assert rows[0] == ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split")
@@ -102,21 +102,21 @@ def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
 
 def test_mmmu_draws_a_letter_where_an_answer_names_none_and_always_the_same(data):
     kind, split, protocol, questions = asked(data, "mmmu")
-    said = [Answered(one, "no idea") for one in questions]
-    first = scored(kind, split, protocol, questions, said, Judge())
-    again = scored(kind, split, protocol, questions, list(reversed(said)), Judge())
+    said = [Response(one, "no idea") for one in questions]
+    first = score_responses(kind, split, protocol, questions, said, Judge())
+    again = score_responses(kind, split, protocol, questions, list(reversed(said)), Judge())
     assert first.credits == again.credits
     assert 0 < first.value < 100
     assert len(questions[0].images) == 1
     assert len(asked(data, "mmmu", "official")[3][0].images) == 2
-    full = [Answered(one, right(one)) for one in questions]
-    as_lmms = scored(kind, split, "lmms-eval", questions, full, Judge())
+    full = [Response(one, right(one)) for one in questions]
+    as_lmms = score_responses(kind, split, "lmms-eval", questions, full, Judge())
     assert as_lmms.value == pytest.approx(90)  # its open questions are never right
 
 
 def test_missing_and_damaged_files_are_named(data, tmp_path):
     for name in MAKERS:
-        kind, split = benchmark(name)
+        kind, split = get_benchmark(name)
         with pytest.raises(MGMError, match="is missing"):
             list(kind.questions(tmp_path / kind.folder, split, kind.protocols[0]))
     make = tmp_path / "damaged"
@@ -132,9 +132,9 @@ def test_missing_and_damaged_files_are_named(data, tmp_path):
 
 
 def test_names():
-    assert benchmark("mmmu:test")[1] == "test"
+    assert get_benchmark("mmmu:test")[1] == "test"
     with pytest.raises(MGMError, match="choose from textvqa"):
-        benchmark("imagenet")
+        get_benchmark("imagenet")
     with pytest.raises(MGMError, match="choose from val, test, dev"):
         BENCHMARKS["mmmu"].check("train", "paper")
     with pytest.raises(MGMError, match="no protocol 'official'"):

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered
+from mgm.eval.harness.question import Response
 from mgm.eval.prepare import main as prepare
-from mgm.eval.registry import BENCHMARKS, benchmark, expanded
-from mgm.eval.report.scoring import scored
+from mgm.eval.registry import BENCHMARKS, expand_groups, get_benchmark
+from mgm.eval.report.scoring import score_responses
 from tests.eval.differential.made_up import OTHERS
 from tests.eval.fixtures import png
 from tests.eval.tasks.test_dataset_source import image, parquet, table
 
-LETTER = "Answer with the option's letter from the given choices directly."
+LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 CHOICES = {"question": "Which?", "A": "red", "B": "blue", "answer": "B", "category": "colour"}
 ENCODED = base64.b64encode(png("red")).decode()
 # The file, rows and the prompt of each: of lmms-eval, and of VLMEvalKit.
@@ -23,7 +23,7 @@ HUB = {
         "data/test-0.parquet",
         [{"image": image(), "text": "Which? (A) red (B) blue", "label": "B", "question_id": "7",
           "category": "relative_position"}],
-        f"Which?\nA. red\nB. blue\n{LETTER}",
+        f"Which?\nA. red\nB. blue\n{LETTER_PROMPT}",
     ),
     "hrbench:8k": (
         "hrbench_version_split/hrbench_8k-0.parquet",
@@ -42,7 +42,7 @@ HUB = {
     "ai2d:test-no-mask": (
         "data/test-0.parquet",
         [{"image": image(), "question": "Which?", "options": ["red", "blue"], "answer": "1"}],
-        f"Which?\nA. red\nB. blue\n{LETTER}",
+        f"Which?\nA. red\nB. blue\n{LETTER_PROMPT}",
     ),
     "realworldqa:test": (
         "data/test-0.parquet",
@@ -53,13 +53,13 @@ HUB = {
         "data/train-0.parquet",
         [{"Index": n, "image": image(), "Question": "Open?", "Options": "(a) yes (b) no",
           "Correct Answer": right} for n, right in ((1, "(a)"), (2, "(b)"))],
-        f"Open?\nA. yes\nB. no\n{LETTER}",
+        f"Open?\nA. yes\nB. no\n{LETTER_PROMPT}",
     ),
     "mmstar:val": (
         "mmstar.parquet",
         [{"index": 0, "question": "Which? A: red, B: blue", "image": image(), "answer": "B",
           "category": "math", "l2_category": "geometry", "meta_info": {"source": "x"}}],
-        f"Which? A: red, B: blue\n{LETTER.removesuffix('.')}",
+        f"Which? A: red, B: blue\n{LETTER_PROMPT.removesuffix('.')}",
     ),
     "mmmu-pro:vision": (
         "vision/test-0.parquet",
@@ -99,18 +99,18 @@ TABLES = {
 
 def check(name: str, protocol: str, folder: Path, prompt: str) -> list:
     """The questions, which get full credit for right answers alone."""
-    kind, split = benchmark(name)
+    kind, split = get_benchmark(name)
     kind.check(split, protocol)
     questions = list(kind.questions(folder, split, protocol))
     assert questions[0].text == prompt
     assert [Path(str(one)).read_bytes() for one in questions[0].images] == [png("red")]
-    full = [Answered(one, one.answer) for one in questions]
-    score = scored(kind, split, protocol, questions, full, Judge())
+    full = [Response(one, one.target) for one in questions]
+    score = score_responses(kind, split, protocol, questions, full, Judge())
     assert score.value == 100
     assert not score.complete
     assert score.judge == ("rules" if protocol in kind.judged else "")
-    junk = [Answered(one, "%") for one in questions]
-    assert scored(kind, split, protocol, questions, junk, Judge()).value == 0
+    junk = [Response(one, "%") for one in questions]
+    assert score_responses(kind, split, protocol, questions, junk, Judge()).value == 0
     return questions
 
 
@@ -138,8 +138,8 @@ def test_mmmu_pro_takes_the_letter_behind_the_mark(tmp_path):
     assert question.text.endswith("where LETTER is one of options.")
     expected = {"It is A. Answer: B": 1, "Answer: A or B": 1, "Answer: A": 0, "(B)": 1}
     for text, credit in expected.items():
-        assert kind.credit(Answered(question, text), "official", Judge()) == credit
-    drawn = [kind.credit(Answered(question, text), "official", Judge()) for text in ("hm", "?")]
+        assert kind.score_one(Response(question, text), "official", Judge()) == credit
+    drawn = [kind.score_one(Response(question, text), "official", Judge()) for text in ("hm", "?")]
     assert drawn[0] == drawn[1]
 
 
@@ -147,13 +147,15 @@ def test_parts():
     """Single questions of MMVP; perception and reasoning of MME-RealWorld."""
     mmvp, kinds = BENCHMARKS["mmvp"], BENCHMARKS["mme-realworld"]
     rows = [CHOICES | {"index": str(n)} for n in range(4)]
-    pairs = [mmvp.from_row(row, (), "vlmevalkit", n) for n, row in enumerate(rows, start=1)]
+    pairs = [mmvp.row_to_question(row, (), "vlmevalkit", n) for n, row in enumerate(rows, start=1)]
     assert mmvp.combine(pairs, [1, 1, 1, 0]) == 50
     assert mmvp.combine(pairs[:3], [1, 0, 1]) == 0  # half a pair does not count
     assert mmvp.parts(pairs, [1, 1, 1, 0]) == {"single questions": (75, 4)}
     row = HUB["mme-realworld:lite"][1][0]
     others = [row, row | {"category": "Reasoning/OCR"}]
-    questions = [kinds.from_row(dict(one), (Path("1.png"),), "lmms-eval", 1) for one in others]
+    questions = [
+        kinds.row_to_question(dict(one), (Path("1.png"),), "lmms-eval", 1) for one in others
+    ]
     assert kinds.parts(questions, [1, 0]) == {
         "Perception": (100, 1), "Reasoning": (0, 1), "Perception/OCR": (100, 1),
         "Reasoning/OCR": (0, 1),
@@ -164,21 +166,21 @@ def test_parts():
 def test_no_answer_raises(tmp_path, name):
     place, rows, _ = HUB[name]
     parquet(tmp_path / "hub" / place, rows)
-    kind, split = benchmark(name)
+    kind, split = get_benchmark(name)
     question = next(kind.questions(tmp_path, split, "lmms-eval"))
     for text in (*OTHERS, "B" * 100_000):
-        answered = kind.cleaned(Answered(question, text), "lmms-eval")
-        assert kind.credit(answered, "lmms-eval", Judge()) in (0, 1)
+        response = kind.filter_response(Response(question, text), "lmms-eval")
+        assert kind.score_one(response, "lmms-eval", Judge()) in (0, 1)
 
 
 def test_groups():
-    assert expanded(["paper"]) == ["textvqa", "mmbench", "mme", "mmvet", "mmmu", "mathvista"]
-    highres = expanded(["highres", "vstar", "mme"])
+    assert expand_groups(["paper"]) == ["textvqa", "mmbench", "mme", "mmvet", "mmmu", "mathvista"]
+    highres = expand_groups(["highres", "vstar", "mme"])
     assert len(highres) == len(set(highres))
     assert {"vstar", "hrbench", "hrbench:8k", "mme-realworld", "mme"} <= set(highres)
-    assert set(expanded(["all"])) - {"hrbench:8k"} == set(BENCHMARKS) - {"nano"}
-    for name in expanded(["all"]):
-        benchmark(name)
+    assert set(expand_groups(["all"])) - {"hrbench:8k"} == set(BENCHMARKS) - {"nano"}
+    for name in expand_groups(["all"]):
+        get_benchmark(name)
 
 
 def test_prepare_says_where_tables_are(tmp_path, caplog):

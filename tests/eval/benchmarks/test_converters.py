@@ -8,7 +8,7 @@ from mgm.eval.benchmarks.gqa import predictions
 from mgm.eval.benchmarks.scienceqa import predicted_index
 from mgm.eval.benchmarks.seed import is_right
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from tests.golden_files import golden_json
 
@@ -18,8 +18,8 @@ def records():
     return golden_json("eval/converters.json")
 
 
-def said(results: list[dict]) -> list[Answered]:
-    return [Answered(Question(str(one["question_id"]), ""), one["text"]) for one in results]
+def said(results: list[dict]) -> list[Response]:
+    return [Response(Question(str(one["question_id"]), ""), one["text"]) for one in results]
 
 
 def test_gqa(records):
@@ -38,15 +38,15 @@ def test_seed(records):
         Question(
             one["question_id"],
             "",
-            answer=one["answer"],
+            target=one["answer"],
             category=f"{one['data_type']}: {kinds[one['question_type_id']]}",
         )
         for one in record["annotation"]["questions"]
     ]
     texts = [one["text"] for one in record["results"]]
     seed = BENCHMARKS["seed"]
-    pairs = [Answered(question, text) for question, text in zip(questions, texts, strict=True)]
-    credits = [seed.credit(one, "paper", Judge()) for one in pairs]
+    pairs = [Response(question, text) for question, text in zip(questions, texts, strict=True)]
+    credits = [seed.score_one(one, "paper", Judge()) for one in pairs]
     parts = seed.parts(questions, credits)
     found = {"Total accuracy": seed.combine(questions, credits)}
     found |= {f"{kind} accuracy": parts[kind][0] for kind in ("image", "video")}

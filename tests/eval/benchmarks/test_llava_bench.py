@@ -1,22 +1,22 @@
 import pytest
 
-from mgm.eval.benchmarks.llava_bench import judge_prompt, marks
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.benchmarks.llava_bench import marks, review_prompt
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.scoring import score_responses
 from tests.eval.named_judge import Named
 
 BENCH = BENCHMARKS["llava-bench"]
 
 
 def score_of(*reviews: str):
-    facts = {"caption": ["A dog.", "A cat."], "prompt": "What is it?"}
-    answered = [
-        Answered(Question(str(n), "", answer="a dog", category="conv", facts=facts), "a cat")
+    metadata = {"caption": ["A dog.", "A cat."], "prompt": "What is it?"}
+    responses = [
+        Response(Question(str(n), "", target="a dog", category="conv", metadata=metadata), "a cat")
         for n in range(len(reviews))
     ]
-    questions = [one.question for one in answered]
-    return scored(BENCH, "test", "paper", questions, answered, _InOrder(*reviews))
+    questions = [one.question for one in responses]
+    return score_responses(BENCH, "test", "paper", questions, responses, _InOrder(*reviews))
 
 
 class _InOrder(Named):
@@ -26,7 +26,7 @@ class _InOrder(Named):
         super().__init__(*says)
         self.systems: list[str] = []
 
-    def ask(self, prompt, temperature=0.0, max_tokens=128, accepts=None, system=""):
+    def complete(self, prompt, temperature=0.0, max_tokens=128, accepts=None, system=""):
         self.systems.append(system)
         reply = self.says[0]
         if accepts(reply) or temperature > 0.7:
@@ -36,7 +36,7 @@ class _InOrder(Named):
 
 @pytest.fixture(autouse=True)
 def one_at_a_time(monkeypatch):
-    monkeypatch.setattr("mgm.eval.report.scoring.JUDGED_AT_ONCE", 1)
+    monkeypatch.setattr("mgm.eval.report.scoring.JUDGE_THREADS", 1)
 
 
 def test_the_score_is_the_ratio_of_mean_marks():
@@ -62,8 +62,8 @@ def test_marks(review, found):
 
 
 def test_the_judge_is_asked_as_llava_asks():
-    facts = {"caption": ["A dog.", "A cat."], "prompt": "What?"}
-    prompt = judge_prompt(Answered(Question("1", "", answer="x", facts=facts), ""))
+    metadata = {"caption": ["A dog.", "A cat."], "prompt": "What?"}
+    prompt = review_prompt(Response(Question("1", "", target="x", metadata=metadata), ""))
     assert prompt.startswith(
         "[Context]\nA dog.\nA cat.\n\n[Question]\nWhat?\n\n[Assistant 1]\nx\n\n"
     )

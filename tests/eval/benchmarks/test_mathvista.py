@@ -2,7 +2,7 @@ import pytest
 
 from mgm.eval.benchmarks.mathvista import MathVista, format_query, query
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.anls import edit_distance
 from mgm.eval.metrics.mathvista_extraction import (
     extraction_prompt,
@@ -11,7 +11,7 @@ from mgm.eval.metrics.mathvista_extraction import (
     normal_extraction,
     plain_extraction,
 )
-from mgm.eval.tasks.prompts import LETTER
+from mgm.eval.tasks.prompts import LETTER_PROMPT
 from tests.eval.named_judge import Named
 from tests.golden_files import golden_json
 
@@ -62,7 +62,7 @@ NUMBER = {"question_type": "free_form", "choices": [], "precision": 1}
 @pytest.mark.parametrize(
     ("problem", "expected"),
     [
-        (CHOICE | {"unit": ""}, f"Which?\nA. red\nB. blue\nC. 12\n{LETTER}"),
+        (CHOICE | {"unit": ""}, f"Which?\nA. red\nB. blue\nC. 12\n{LETTER_PROMPT}"),
         (
             NUMBER | {"answer_type": "integer", "unit": "$"},
             "Which? (Unit: $)\nAnswer the question using a single integer number.",
@@ -98,9 +98,9 @@ def test_what_lmms_eval_asks(problem, expected):
     ],
 )
 def test_what_vlmevalkit_counts(problem, answer, text, judge, credit):
-    facts = {"problem": problem | {"answer": answer, "answer_option": "B"}}
-    question = Question("1", "Which?", answer=answer, facts=facts)
-    assert MathVista().credit(Answered(question, text), "vlmevalkit", judge) == credit
+    metadata = {"problem": problem | {"answer": answer, "answer_option": "B"}}
+    question = Question("1", "Which?", target=answer, metadata=metadata)
+    assert MathVista().score_one(Response(question, text), "vlmevalkit", judge) == credit
     if isinstance(judge, Named):
         assert judge.says == []
         assert [temperature for _, temperature in judge.asked] == [

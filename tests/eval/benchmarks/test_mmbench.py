@@ -1,13 +1,13 @@
 import csv
 import io
 
-from mgm.eval.benchmarks.mmbench import options, upload_rows
+from mgm.eval.benchmarks.mmbench import paper_choices, upload_rows
 from tests.golden_files import golden_json
 
 
 def test_choices():
     for record in golden_json("eval/converters.json")["mmbench_helpers"]["get_options"]:
-        assert options(record["row"]) == record["output"]
+        assert paper_choices(record["row"]) == record["output"]
 
 
 def test_the_upload_is_that_of_the_published_converter():

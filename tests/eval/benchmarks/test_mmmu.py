@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.benchmarks.mmmu import SUBJECTS, prompt
+from mgm.eval.benchmarks.mmmu import SUBJECTS, mmmu_prompt
 from mgm.eval.metrics.mmmu_open import is_open_right, normal, numbers, parse_open
 from mgm.eval.metrics.multiple_choice import parse_choice
 from tests.golden_files import golden_json
@@ -38,5 +38,5 @@ def test_prompts_and_subjects(records):
         sample = record["sample"]
         choices = eval(sample["options"])
         expected = record["output"]["final_input_prompt"]
-        assert prompt(sample["question"], choices, sample["question_type"]) == expected
+        assert mmmu_prompt(sample["question"], choices, sample["question_type"]) == expected
     assert set(SUBJECTS) == set(records["CAT_SHORT2LONG"].values())

@@ -1,7 +1,7 @@
 import pytest
 
-from mgm.eval.benchmarks.mmvet import TRIES, judge_prompt, mark
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.benchmarks.mmvet import GRADING_ATTEMPTS, grading_prompt, mark
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from tests.eval.differential.case import read_fixture
 from tests.eval.differential.test_replay import CASES, replayed_question
@@ -24,13 +24,13 @@ def test_marks(reply, found):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_replies_without_a_mark_cost_the_question(protocol):
-    question = Question("1", "", answer="a cat", facts={"question": "What?"})
-    judge = Named(*["soon"] * TRIES[protocol])
-    credit = MMVET.credit(Answered(question, "a dog"), protocol, judge)
+    question = Question("1", "", target="a cat", metadata={"question": "What?"})
+    judge = Named(*["soon"] * GRADING_ATTEMPTS[protocol])
+    credit = MMVET.score_one(Response(question, "a dog"), protocol, judge)
     assert credit == 0
     assert "'soon'" in credit.note
     assert judge.says == []
-    assert MMVET.credit(Answered(question, "a dog"), protocol, Named("10", "0.4")) == 0.4
+    assert MMVET.score_one(Response(question, "a dog"), protocol, Named("10", "0.4")) == 0.4
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -41,6 +41,6 @@ def test_the_judge_is_asked_as_each_evaluator_asks(protocol):
     assert len(prompts) == 100
     for record in prompts:
         question = replayed_question(case, record)
-        text = MMVET.cleaned(Answered(question, record["answer"]), protocol).text
-        ours = judge_prompt(question.facts["question"], question.answer, text, protocol)
+        text = MMVET.filter_response(Response(question, record["answer"]), protocol).text
+        ours = grading_prompt(question.metadata["question"], question.target, text, protocol)
         assert ours == record["judge_prompt"]

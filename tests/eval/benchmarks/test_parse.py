@@ -3,7 +3,7 @@
 import pytest
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 
 CHOICES = {"A": "a red car", "B": "a blue car", "C": "no car", "D": "a tree"}
@@ -30,11 +30,11 @@ TEXTS = (
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_letter_that_is_read_decides_the_credit(name, protocol, text):
     kind = BENCHMARKS[name]
-    question = Question("0", "?", answer="B", group="0", category="x", facts=FACTS)
-    answered = Answered(question, text)
-    parsed = kind.parse(answered, protocol)
+    question = Question("0", "?", target="B", group="0", category="x", metadata=FACTS)
+    response = Response(question, text)
+    parsed = kind.parse(response, protocol)
     assert parsed is not None
-    right = kind.credit(answered, protocol, Judge())
+    right = kind.score_one(response, protocol, Judge())
     if parsed:
         assert right == float(parsed.upper() == "B"), parsed
     else:
@@ -48,12 +48,12 @@ def test_yes_and_no(name, text):
     for protocol in kind.protocols:
         for label in ("yes", "no"):
             question = Question(
-                "0", "?", answer=label, group="0", category="existence",
-                facts={"question_id": "0"},
+                "0", "?", target=label, group="0", category="existence",
+                metadata={"question_id": "0"},
             )  # fmt: skip
-            answered = Answered(question, text)
-            parsed = kind.parse(answered, protocol)
-            credit = float(kind.credit(answered, protocol, Judge()))
+            response = Response(question, text)
+            parsed = kind.parse(response, protocol)
+            credit = float(kind.score_one(response, protocol, Judge()))
             assert credit == float(parsed == label)
             assert parsed in ("yes", "no", "")
 
@@ -61,19 +61,19 @@ def test_yes_and_no(name, text):
 def test_a_text_that_is_scored_as_it_is_has_no_parse():
     for name in ("textvqa", "gqa", "docvqa", "nano"):
         kind = BENCHMARKS[name]
-        answered = Answered(Question("0", "?", answer="red"), "red")
-        assert kind.parse(answered, kind.protocols[0]) is None
+        response = Response(Question("0", "?", target="red"), "red")
+        assert kind.parse(response, kind.protocols[0]) is None
 
 
 def test_unparsed_answers_of_every_benchmark_are_empty_texts():
     """No parser raises on an empty answer, or reads something in it that cannot be."""
-    question = Question("0", "?", answer="B", group="0", category="existence", facts=FACTS | {
+    question = Question("0", "?", target="B", group="0", category="existence", metadata=FACTS | {
         "problem": {"query": "?", "choices": None, "question_type": "free_form",
                     "answer_type": "integer", "precision": None, "answer": "4"},
     })  # fmt: skip
     for kind in BENCHMARKS.values():
         for protocol in kind.protocols:
-            parsed = kind.parse(Answered(question, ""), protocol)
+            parsed = kind.parse(Response(question, ""), protocol)
             # Compat: an empty answer means yes to LLaVA's POPE, and A to MME-RealWorld.
             allowed = {"pope": "yes", "mme-realworld": "A"}.get(kind.name, "")
             assert parsed in (None, "", allowed), (kind.name, protocol)

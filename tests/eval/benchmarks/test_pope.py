@@ -2,7 +2,7 @@ import pytest
 
 from mgm.eval.benchmarks.pope import parse
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from tests.golden_files import golden_json
 
@@ -13,10 +13,10 @@ def test_every_record_of_the_published_script():
     for case in golden_json("eval/pope.json")["cases"]:
         assert [parse(text) for text in case["texts"]] == case["parsed"]
         pairs = list(zip(case["texts"], case["labels"], strict=False))
-        questions = [Question(str(n), "", answer=label, category="random")
+        questions = [Question(str(n), "", target=label, category="random")
                      for n, (_, label) in enumerate(pairs)]  # fmt: skip
         credits = [
-            POPE.credit(Answered(question, text), "paper", Judge())
+            POPE.score_one(Response(question, text), "paper", Judge())
             for question, (text, _) in zip(questions, pairs, strict=True)
         ]
         score, parts = POPE.combine(questions, credits), POPE.parts(questions, credits)
@@ -31,11 +31,11 @@ def test_every_record_of_the_published_script():
 
 def scores(protocol: str, *pairs: tuple[str, str], kinds: str = "random") -> tuple[float, dict]:
     questions = [
-        Question(str(n), "", answer=label, category=kinds, facts={"together": True})
+        Question(str(n), "", target=label, category=kinds, metadata={"together": True})
         for n, (label, _) in enumerate(pairs)
     ]
     credits = [
-        POPE.credit(Answered(question, text), protocol, Judge())
+        POPE.score_one(Response(question, text), protocol, Judge())
         for question, (_, text) in zip(questions, pairs, strict=True)
     ]
     return POPE.combine(questions, credits), POPE.parts(questions, credits)
@@ -57,6 +57,6 @@ def test_a_question_of_several_kinds_counts_in_each():
 
 
 def test_plain_credits_of_a_file_make_the_same_score():
-    questions = [Question(str(n), "", answer=label, category="random")
+    questions = [Question(str(n), "", target=label, category="random")
                  for n, label in enumerate(("yes", "no", "yes"))]  # fmt: skip
     assert POPE.combine(questions, [1.0, 0.0, 1.0]) == pytest.approx(100 * 4 / 5)

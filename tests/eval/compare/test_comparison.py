@@ -12,42 +12,42 @@ from mgm.eval.compare.comparison import compare_scores, images_needed
 from mgm.eval.compare.folders import compare_folders, folder_names, scored_by_one
 from mgm.eval.compare.table import line, write_comparison
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.score import credit_of, load_score, question_hash, question_of, save_score
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.score import credit_of, load_score, question_hash, restore_question, save_score
+from mgm.eval.report.scoring import score_responses
 from tests.eval.fixtures import make_all
 
 
 def mmbench(rounds):
     """Scores of a model that is right (1) or wrong (0) in the rounds of each question."""
-    answered = []
+    responses = []
     for number, own in enumerate(rounds):
         for turn, right in enumerate(own):
             question = Question(
-                f"{number}/{turn}", "?", answer="A", group=str(number),
-                facts={"question": "?", "choices": ["x1", "x2"]},
+                f"{number}/{turn}", "?", target="A", group=str(number),
+                metadata={"question": "?", "choices": ["x1", "x2"]},
             )  # fmt: skip
-            answered.append(Answered(question, "A" if right else "B"))
-    questions = [one.question for one in answered]
-    return scored(BENCHMARKS["mmbench"], "dev", "paper", questions, answered, Judge())
+            responses.append(Response(question, "A" if right else "B"))
+    questions = [one.question for one in responses]
+    return score_responses(BENCHMARKS["mmbench"], "dev", "paper", questions, responses, Judge())
 
 
 def yes_no(name, answers, labels=("yes", "no"), category="existence"):
     """Scores of a model with these answers, two about each image."""
-    answered = [
-        Answered(
+    responses = [
+        Response(
             Question(
-                str(number), "?", answer=labels[number % 2], group=f"image {number // 2}",
-                category=category, facts={"question_id": str(number)},
+                str(number), "?", target=labels[number % 2], group=f"image {number // 2}",
+                category=category, metadata={"question_id": str(number)},
             ),
             text,
         )
         for number, text in enumerate(answers)
     ]  # fmt: skip
     kind = BENCHMARKS[name]
-    questions = [one.question for one in answered]
-    return scored(kind, "test", "paper", questions, answered, Judge())
+    questions = [one.question for one in responses]
+    return score_responses(kind, "test", "paper", questions, responses, Judge())
 
 
 def compared(name, first, second):
@@ -98,9 +98,9 @@ def test_saved_scores_can_be_combined_anew(tmp_path):
             questions = list(kind.questions(data / kind.folder, split, protocol))
         except MGMError:  # the fixtures have no files of this protocol
             continue
-        texts = ["yes", "A", "no", "red", str(questions[0].answer)]
-        answered = [Answered(one, texts[n % len(texts)]) for n, one in enumerate(questions)]
-        score = scored(kind, split, protocol, questions, answered, Judge())
+        texts = ["yes", "A", "no", "red", str(questions[0].target)]
+        responses = [Response(one, texts[n % len(texts)]) for n, one in enumerate(questions)]
+        score = score_responses(kind, split, protocol, questions, responses, Judge())
         if score.value is None:
             continue
         save_score(score, tmp_path / "score.json")
@@ -108,7 +108,7 @@ def test_saved_scores_can_be_combined_anew(tmp_path):
         assert again == score
         if kind.is_mean():
             continue
-        restored = [question_of(again, name) for name in again.credits]
+        restored = [restore_question(again, name) for name in again.credits]
         credits = [credit_of(again, name) for name in again.credits]
         assert kind.combine(restored, credits) == score.value, kind.name
 
@@ -224,8 +224,8 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
 def letters(count, answers, text="?", right="A", groups=None):
     """A score of scienceqa, whose questions are each about an image of their own."""
     questions = [
-        Question(str(n), f"{text} {n}", answer=right, group=groups[n] if groups else f"{n}.png",
-                 facts={"choices": ["x", "y"]})
+        Question(str(n), f"{text} {n}", target=right, group=groups[n] if groups else f"{n}.png",
+                 metadata={"choices": ["x", "y"]})
         for n in range(count)
     ]  # fmt: skip
     credits = dict(zip((one.id for one in questions), answers, strict=True))

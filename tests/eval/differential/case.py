@@ -42,7 +42,7 @@ class Case:
             official repository.
         functions: their dotted names.
         record: makes answers up and has the harness score them.
-        question: makes the question of a row where that is not `Benchmark.from_row`.
+        question: makes the question of a row where that is not `Benchmark.row_to_question`.
         differs: the reason why a record differs from ours; None: it does not.
         suffix: of the fixture's name, where a protocol has several.
         rounding: how far the harness may round a metric over a set.

@@ -10,8 +10,8 @@ from tests.eval.differential.checkout import Checkout
 from tests.eval.differential.made_up import choice_answer, long_answers
 
 REASONING_TAGS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]  # default of its program
-LETTER = "Answer with the option's letter from the given choices directly."
-SHORT_PROMPT = {"pre_prompt": "", "post_prompt": f"\n{LETTER}"}  # of most tasks
+LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
+SHORT_PROMPT = {"pre_prompt": "", "post_prompt": f"\n{LETTER_PROMPT}"}  # of most tasks
 Doc = dict[str, Any]
 
 

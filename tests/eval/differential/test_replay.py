@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.registry import benchmark
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.registry import get_benchmark
 from tests.eval.differential.case import FIXTURES, Case, Record, all_cases, read_fixture
 from tests.eval.named_judge import Named
 
@@ -18,16 +18,16 @@ CASES = {case.name: case for case in all_cases()}
 def replayed_question(case: Case, record: Record) -> Question:
     if case.question is not None:
         return case.question(record)
-    kind, _ = benchmark(case.benchmark)
+    kind, _ = get_benchmark(case.benchmark)
     images = tuple(Path(f"{n + 1}.png") for n in range(record.get("images_in_row", 1)))
-    return kind.from_row(dict(record["row"]), images, case.protocol, record.get("number", 1))
+    return kind.row_to_question(dict(record["row"]), images, case.protocol, record.get("number", 1))
 
 
 def credit(case: Case, record: Record, question: Question) -> float:
-    kind, _ = benchmark(case.benchmark)
+    kind, _ = get_benchmark(case.benchmark)
     judge = Named(*record["replies"]) if "replies" in record else Judge()
-    answered = kind.cleaned(Answered(question, record["answer"]), case.protocol)
-    found = kind.credit(answered, case.protocol, judge)
+    response = kind.filter_response(Response(question, record["answer"]), case.protocol)
+    found = kind.score_one(response, case.protocol, judge)
     if isinstance(judge, Named):
         assert judge.says == [], "the judge was asked less often than by the harness"
     return found
@@ -35,7 +35,7 @@ def credit(case: Case, record: Record, question: Question) -> float:
 
 def differing(case: Case, records: list[Record]) -> list[int]:
     """The numbers of records that we score or ask otherwise than the harness."""
-    kind, _ = benchmark(case.benchmark)
+    kind, _ = get_benchmark(case.benchmark)
     questions: dict[int, Question] = {}
     credits: dict[int, float] = {}
     found = []

@@ -14,7 +14,7 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.download import archive
-from mgm.eval.download.archive import unpack
+from mgm.eval.download.archive import unpack_archive
 from tests.eval.full_disk import full_after
 
 
@@ -45,27 +45,27 @@ def test_what_is_wanted_goes_to_its_place(tmp_path):
         ("mm-vet/mm-vet.json", b"{}"), ("mm-vet/images/1.png", b"1"),
         ("mm-vet/images/more/2.png", b"2"), ("mm-vet/README", b"no"), ("__MACOSX/._x", b""),
     )  # fmt: skip
-    unpack(made, "mm-vet.zip", tmp_path / "to", ["mm-vet.json", "images", "other.jsonl"])
+    unpack_archive(made, "mm-vet.zip", tmp_path / "to", ["mm-vet.json", "images", "other.jsonl"])
     found = {str(file.relative_to(tmp_path / "to")) for file in (tmp_path / "to").rglob("*.*")}
     assert found == {"mm-vet.json", "images/1.png", "images/more/2.png"}
     made = zipped(tmp_path / "b.part", ("images/1.jpg", b"1"), ("x/questions.json", b"[]"))
-    unpack(made, "b.zip", tmp_path / "gqa", ["data/images"])
+    unpack_archive(made, "b.zip", tmp_path / "gqa", ["data/images"])
     assert (tmp_path / "gqa" / "data" / "images" / "1.jpg").read_bytes() == b"1"
-    unpack(made, "b.zip", tmp_path / "gqa", ["data/questions.json"])
+    unpack_archive(made, "b.zip", tmp_path / "gqa", ["data/questions.json"])
     assert (tmp_path / "gqa" / "data" / "questions.json").read_bytes() == b"[]"
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
 def test_tar(tmp_path, mode):
     made = tarred(tmp_path / "a.part", ("images/1.jpg", b"one"), ("./images/2.jpg", b""), mode=mode)
-    unpack(made, "images.tar", tmp_path / "to", ["images"])
+    unpack_archive(made, "images.tar", tmp_path / "to", ["images"])
     assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
     assert (tmp_path / "to" / "images" / "2.jpg").read_bytes() == b""
 
 
 def test_a_mac_s_notes_are_no_second_folder(tmp_path):
     made = zipped(tmp_path / "a.part", ("d/__MACOSX/images/._1", b"x"), ("d/images/1", b"one"))
-    unpack(made, "a.zip", tmp_path / "to", ["images"])
+    unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
     assert [file.name for file in (tmp_path / "to" / "images").iterdir()] == ["1"]
 
 
@@ -77,7 +77,7 @@ def test_a_zip_method_that_cannot_be_read_is_no_damage(tmp_path, method):
     content[8:10] = content[central + 10 : central + 12] = method.to_bytes(2, "little")
     made.write_bytes(content)
     with pytest.raises(MGMError, match=rf"\(zip method {method}\); unpack it by hand"):
-        unpack(made, "a.zip", tmp_path / "to", ["images"])
+        unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
@@ -92,7 +92,7 @@ def test_a_compressed_tar_with_a_damaged_middle(tmp_path, mode, share):
     content[start : start + 100] = bytes(100)
     made.write_bytes(content)
     with pytest.raises(MGMError, match="is a damaged archive"):
-        unpack(made, "a.tar", tmp_path / "to", ["images"])
+        unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     assert not (tmp_path / "to" / "images").exists()
 
 
@@ -105,10 +105,10 @@ def test_a_cut_tar(tmp_path, mode):
     for cut in range(0, 4 * 1536 + 1, 256):
         made.write_bytes(full[:cut] if mode == "w" else gzip.compress(full[:cut]))
         with pytest.raises(MGMError, match="is a damaged archive"):
-            unpack(made, "a.tar", tmp_path / "to", ["images"])
+            unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     made.write_bytes(full[:1536] + b"no header" * 100 + full[2436:])
     with pytest.raises(MGMError, match="is a damaged archive"):
-        unpack(made, "a.tar", tmp_path / "to", ["images"])
+        unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     assert not (tmp_path / "to" / "images").exists()
 
 
@@ -146,7 +146,7 @@ def test_strange_archives_are_one_line(tmp_path, files, says):
     made = zipped(tmp_path / "a.part", *files)
     to = tmp_path / "to"
     with pytest.raises(MGMError, match=rf"a\.part: .*{says}"):
-        unpack(made, "a.zip", to, ["images"])
+        unpack_archive(made, "a.zip", to, ["images"])
     assert list(to.iterdir()) == []
     assert not (tmp_path / "evil").exists()
 
@@ -157,14 +157,14 @@ def test_strange_archives_are_one_line(tmp_path, files, says):
 def test_strange_tars(tmp_path, kind):
     made = tarred(tmp_path / "a.part", ("images/1.jpg", b""), kind=kind)
     with pytest.raises(MGMError, match=r"holds images/1\.jpg, which is a link or a device"):
-        unpack(made, "a.tar", tmp_path / "to", ["images"])
+        unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     for name in ("../evil", "/evil"):
         made = tarred(tmp_path / "a.part", GOOD, (name, b"x"))
         with pytest.raises(MGMError, match="outside of its folder"):
-            unpack(made, "a.tar", tmp_path / "to", ["images"])
+            unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     made = tarred(tmp_path / "a.part", GOOD, GOOD)
     with pytest.raises(MGMError, match=r"holds images/1\.jpg twice"):
-        unpack(made, "a.tar", tmp_path / "to", ["images"])
+        unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
 
 
 def test_encrypted(tmp_path):
@@ -174,7 +174,7 @@ def test_encrypted(tmp_path):
         content[content.index(head) + flags] |= 1
     made.write_bytes(content)
     with pytest.raises(MGMError, match=r"a\.part: is encrypted; unpack it by hand"):
-        unpack(made, "a.zip", tmp_path / "to", ["images"])
+        unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
 
 
 @pytest.mark.parametrize("form", ["zip", "tar.gz"])
@@ -184,15 +184,15 @@ def test_bombs(tmp_path, monkeypatch, form):
     make = zipped if form == "zip" else lambda path, *files: tarred(path, *files, mode="w:gz")
     made = make(tmp_path / "a.part", ("images/1.jpg", b"\0" * 2**22))
     with pytest.raises(MGMError, match="unpack it by hand if you trust it"):
-        unpack(made, f"a.{form}", tmp_path / "to", ["images"])
+        unpack_archive(made, f"a.{form}", tmp_path / "to", ["images"])
     monkeypatch.setattr(archive, "MIN_BOUND", 2**30)
     with full_after(2**20), pytest.raises(MGMError, match="to: could not be written"):
-        unpack(made, f"a.{form}", tmp_path / "to", ["images"])
+        unpack_archive(made, f"a.{form}", tmp_path / "to", ["images"])
     assert list((tmp_path / "to").iterdir()) == []
     usage = archive.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(MGMError, match="there is no room to unpack it"):
-        unpack(made, f"a.{form}", tmp_path / "to", ["images"])
+        unpack_archive(made, f"a.{form}", tmp_path / "to", ["images"])
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.xz"])
@@ -211,7 +211,7 @@ def test_damaged_archives(tmp_path, form):
         for content in (whole[:place], whole[:place] + b"\xff\x00\xff" + whole[place + 3 :]):
             path.write_bytes(content)
             with suppress(MGMError):  # and nothing else
-                unpack(path, f"a.{form}", to, ["images"])
+                unpack_archive(path, f"a.{form}", to, ["images"])
             for file in to.iterdir():
                 assert file.name == "images"
                 assert (file / "1.jpg").stat().st_size == len(body)
@@ -221,9 +221,9 @@ def test_damaged_archives(tmp_path, form):
 def test_kinds_that_are_unpacked_by_hand(tmp_path):
     (tmp_path / "a.part").write_bytes(b"Rar!\x1a\x07")
     with pytest.raises(MGMError, match="of a kind that is unpacked by hand"):
-        unpack(tmp_path / "a.part", "a.rar", tmp_path, ["images"])
+        unpack_archive(tmp_path / "a.part", "a.rar", tmp_path, ["images"])
     with pytest.raises(MGMError, match="is a damaged archive"):
-        unpack(tmp_path / "a.part", "a.zip", tmp_path, ["images"])
+        unpack_archive(tmp_path / "a.part", "a.zip", tmp_path, ["images"])
 
 
 def test_what_a_kill_left_is_unpacked_anew(tmp_path):
@@ -232,7 +232,7 @@ def test_what_a_kill_left_is_unpacked_anew(tmp_path):
     left.mkdir(parents=True)
     (left / "1.jpg").write_bytes(b"o")
     (tmp_path / "to" / "list.json").write_bytes(b"before")  # was renamed already
-    unpack(made, "a.zip", tmp_path / "to", ["images", "list.json"])
+    unpack_archive(made, "a.zip", tmp_path / "to", ["images", "list.json"])
     assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
     assert (tmp_path / "to" / "list.json").read_bytes() == b"before"
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["images", "list.json"]

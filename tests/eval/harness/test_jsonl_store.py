@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.harness.jsonl_store import TextFile, read_texts
+from mgm.eval.harness.jsonl_store import JSONLStore, load_texts
 from tests.eval.full_disk import full_after
 
 ODD_LINES = [
@@ -21,24 +21,24 @@ def test_an_odd_line_costs_itself(tmp_path, line):
     file = tmp_path / "a.jsonl"
     good = [json.dumps({"key": name, "text": f"text {name}"}) for name in ("b", "c")]
     file.write_text("\n".join((good[0], line, good[1])) + "\n")
-    assert read_texts(file) == ({"b": "text b", "c": "text c"}, 1)
+    assert load_texts(file) == ({"b": "text b", "c": "text c"}, 1)
     file.write_text("\n".join((*good, line)))  # the last, not ended
-    known, _ = read_texts(file)
-    TextFile(file).add("d", "text d")
-    assert read_texts(file)[0] == known | {"d": "text d"}
+    known, _ = load_texts(file)
+    JSONLStore(file).add("d", "text d")
+    assert load_texts(file)[0] == known | {"d": "text d"}
 
 
 def test_bytes_that_are_no_text(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"key": "a", "text": "\xff"}\n{"key": "b", "text": "\\ud83d"}\n')
-    assert read_texts(file) == ({"b": "\ufffd"}, 1)
-    TextFile(file).add("c", "\ud83d \u2028 \n")
-    assert read_texts(file)[0]["c"] == "\ufffd \u2028 \n"
+    assert load_texts(file) == ({"b": "\ufffd"}, 1)
+    JSONLStore(file).add("c", "\ud83d \u2028 \n")
+    assert load_texts(file)[0]["c"] == "\ufffd \u2028 \n"
 
 
 def test_a_full_disk_names_the_file_and_loses_nothing_else(tmp_path):
     file = tmp_path / "answers-0.jsonl"
-    texts = TextFile(file)
+    texts = JSONLStore(file)
     texts.add("a", "first")
     with (
         full_after(200),
@@ -46,4 +46,4 @@ def test_a_full_disk_names_the_file_and_loses_nothing_else(tmp_path):
     ):
         texts.add("b", "x" * 1000)
     texts.add("c", "third")  # there is room again
-    assert read_texts(file)[0] == {"a": "first", "c": "third"}
+    assert load_texts(file)[0] == {"a": "first", "c": "third"}

@@ -8,9 +8,9 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.benchmarks.mmvet import MMVet
 from mgm.eval.harness.llm_judge import Judge, ModelJudge
-from mgm.eval.harness.openai_client import MAX_FAILED
-from mgm.eval.harness.question import Answered, Question
-from mgm.eval.report.scoring import scored
+from mgm.eval.harness.openai_client import MAX_CONSECUTIVE_FAILURES
+from mgm.eval.harness.question import Question, Response
+from mgm.eval.report.scoring import score_responses
 from tests.eval.harness.misbehaving_server import Reply, refused, said, server
 
 
@@ -25,7 +25,7 @@ def is_mark(text: str) -> bool:
 def test_only_what_can_be_parsed_is_kept(tmp_path):
     with server(said("well"), said(None), said("1"), said("0")) as (address, bodies):
         asked = judge(address, tmp_path)
-        replies = [asked.ask("x", accepts=is_mark) for _ in range(4)]
+        replies = [asked.complete("x", accepts=is_mark) for _ in range(4)]
         assert replies == ["well", "", "1", "1"]
         again = judge(address, tmp_path)
         assert again.ask("x", accepts=is_mark) == "1"
@@ -40,24 +40,24 @@ def test_only_what_can_be_parsed_is_kept(tmp_path):
 def test_what_another_version_kept_is_asked_for_again(tmp_path):
     """A reply that cannot be parsed, and lines that are none."""
     with server(said("well"), said("1")) as (address, bodies):
-        judge(address, tmp_path).ask("x")  # everything is kept
+        judge(address, tmp_path).complete("x")  # everything is kept
         file = tmp_path / "judge.jsonl"
         key = json.loads(file.read_text())["key"]
         odd = ["", "[" * 100_000, "7", "null", '{"key": 1, "text": "1"}', json.dumps({"key": key})]
         odd += [json.dumps({"key": key, "text": text}) for text in (None, 3, {"a": [1]}, ["1"])]
         file.write_text(file.read_text() + "\n".join(odd) + '\n{"key": "' + key)
-        assert judge(address, tmp_path).ask("x", accepts=is_mark) == "1"
-        assert judge(address, tmp_path).ask("x", accepts=is_mark) == "1"
+        assert judge(address, tmp_path).complete("x", accepts=is_mark) == "1"
+        assert judge(address, tmp_path).complete("x", accepts=is_mark) == "1"
         assert len(bodies) == 2
 
 
 def test_thoughts_are_no_part_of_a_reply(tmp_path):
     with server(said("<think>0, or perhaps</think>\n1")) as (address, _):
-        assert judge(address, tmp_path).ask("x", accepts=is_mark) == "1"
+        assert judge(address, tmp_path).complete("x", accepts=is_mark) == "1"
 
 
 def questions(count: int) -> list[Question]:
-    return [Question(str(n), f"What is {n}?", answer=f"{n}", facts={"question": f"What is {n}?"})
+    return [Question(str(n), f"What is {n}?", target=f"{n}", metadata={"question": f"What is {n}?"})
             for n in range(count)]  # fmt: skip
 
 
@@ -75,9 +75,11 @@ def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
     def answer(body):
         return fault if "What is 1?" in body["messages"][0]["content"] else said("1.0")
 
-    answered = [Answered(one, f"{one.answer}.") for one in questions(3)]
+    responses = [Response(one, f"{one.target}.") for one in questions(3)]
     with server(answer) as (address, _):
-        score = scored(MMVet(), "test", "paper", questions(3), answered, judge(address, tmp_path))
+        score = score_responses(
+            MMVet(), "test", "paper", questions(3), responses, judge(address, tmp_path)
+        )
     assert score.value == 100
     assert (score.questions, score.complete) == (2, False)
     assert [one.id for one in score.skipped] == ["1"]
@@ -85,21 +87,21 @@ def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
 
 
 def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
-    answered = [Answered(one, "x") for one in questions(3 * MAX_FAILED)]
+    responses = [Response(one, "x") for one in questions(3 * MAX_CONSECUTIVE_FAILURES)]
     with server(Reply(b"<html>")) as (address, bodies):
         asked = judge(address, tmp_path)
         with pytest.raises(MGMError, match="no answer can be scored"):
-            scored(MMVet(), "test", "paper", questions(60), answered, asked)
+            score_responses(MMVet(), "test", "paper", questions(60), responses, asked)
         assert "so it went with 20 requests in a row" in asked.unavailable
-        assert len(bodies) < 5 * (MAX_FAILED + 20)
+        assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 20)
 
 
 @pytest.mark.parametrize("fault", [refused("no money left", 402), Reply(b"<html>")])
 def test_marks_of_a_judge_that_fails_midway_are_scored(tmp_path, fault):
-    answered = [Answered(one, "x") for one in questions(60)]
+    responses = [Response(one, "x") for one in questions(60)]
     with server(said("1.0"), said("0.5"), fault) as (address, _):
         asked = judge(address, tmp_path)
-        score = scored(MMVet(), "test", "paper", questions(60), answered, asked)
+        score = score_responses(MMVet(), "test", "paper", questions(60), responses, asked)
     assert (score.value, score.questions, score.complete) == (75.0, 2, False)
     assert len(score.skipped) == 58
     assert all("the judge gpt" in one.reason for one in score.skipped)
@@ -111,18 +113,22 @@ def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
         time.sleep(0.05)
         return said("<think>well</think>1.0" if body["max_tokens"] > 100 else "<think>we")
 
-    answered = [Answered(one, one.answer) for one in questions(40)]
+    responses = [Response(one, one.target) for one in questions(40)]
     with server(answer) as (address, _):
-        score = scored(MMVet(), "test", "paper", questions(40), answered, judge(address, tmp_path))
+        score = score_responses(
+            MMVet(), "test", "paper", questions(40), responses, judge(address, tmp_path)
+        )
     assert (score.value, score.questions) == (100, 40)
 
 
 def test_a_judge_that_fails_at_all_is_an_error(tmp_path):
-    answered = [Answered(one, "x") for one in questions(3)]
+    responses = [Response(one, "x") for one in questions(3)]
     for reply in (refused("bad key", 401), refused("no model", 404)):
         with server(reply) as (address, bodies):
             with pytest.raises(MGMError, match=r"no answer can be scored \(the judge gpt refuses"):
-                scored(MMVet(), "test", "paper", questions(3), answered, judge(address, tmp_path))
+                score_responses(
+                    MMVet(), "test", "paper", questions(3), responses, judge(address, tmp_path)
+                )
             assert len(bodies) <= 16
     with pytest.raises(MGMError, match="there is no judge"):
-        Judge().ask("x")
+        Judge().complete("x")

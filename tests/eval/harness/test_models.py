@@ -8,7 +8,7 @@ from PIL import Image
 import mgm
 from mgm import MGMError, Request
 from mgm.engine.engine import Engine
-from mgm.eval.harness.models import answer_all
+from mgm.eval.harness.models import generate_all
 from tests.tiny_model import build
 
 
@@ -31,17 +31,17 @@ def requests(count: int) -> list[tuple[int, Request]]:
 def test_all_are_answered_as_if_alone(engine, batch_size, ahead):
     asked = requests(11)
     expected = {name: engine.answer([request])[0].text for name, request in asked}
-    found = list(answer_all(engine, asked, batch_size, ahead))
+    found = list(generate_all(engine, asked, batch_size, ahead))
     assert {name: answer.text for name, answer in found} == expected
     assert len(found) == len(asked)
-    assert list(answer_all(engine, [], batch_size)) == []
+    assert list(generate_all(engine, [], batch_size)) == []
 
 
 def test_nothing_is_kept_of_answers(engine):
     """Of prompts at most what is read of them; nobody goes on from there."""
     fresh = Engine(engine.model, engine.processor)
     asked = requests(6)
-    longest = max(answer.prompt_tokens for _, answer in answer_all(fresh, asked, 3))
+    longest = max(answer.prompt_tokens for _, answer in generate_all(fresh, asked, 3))
     cache = fresh.scheduler.prefixes
     assert 0 < cache.size <= 6 * longest * fresh.scheduler._position_bytes
     fresh.answer([request for _, request in asked])
@@ -62,7 +62,7 @@ def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
                 assert stepped.wait(60)
             yield name, request
 
-    assert len(list(answer_all(engine, asked(), 2, ahead=True))) == 6
+    assert len(list(generate_all(engine, asked(), 2, ahead=True))) == 6
 
 
 def test_a_fault_names_its_question(engine, tmp_path):
@@ -70,15 +70,15 @@ def test_a_fault_names_its_question(engine, tmp_path):
     asked.append(("last", Request("what?", images=[tmp_path / "none.png"])))
     found = []
     with pytest.raises(MGMError, match=r"^question last: image 1 of 1: .*none.png"):
-        found.extend(answer_all(engine, asked, 2))
+        found.extend(generate_all(engine, asked, 2))
     asked[-1] = ("long", Request("what?" * 500))
     with pytest.raises(MGMError, match=r"^question long: the prompt takes"):
-        list(answer_all(engine, asked, 2))
+        list(generate_all(engine, asked, 2))
 
 
 def test_who_stops_early_leaves_nothing_running(engine):
-    answers = answer_all(engine, requests(9), 2)
+    answers = generate_all(engine, requests(9), 2)
     next(answers)
     answers.close()
     assert "ahead" not in {thread.name.split("_")[0] for thread in threading.enumerate()}
-    assert len(list(answer_all(engine, requests(3), 2))) == 3
+    assert len(list(generate_all(engine, requests(3), 2))) == 3

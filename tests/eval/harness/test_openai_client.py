@@ -10,8 +10,8 @@ from mgm.errors import MGMError
 from mgm.eval.harness.chat_reply import Completion, without_reasoning
 from mgm.eval.harness.openai_client import (
     REASONING_TOKENS,
-    Endpoint,
     EndpointUnavailableError,
+    OpenAIClient,
 )
 from tests.eval.harness.misbehaving_server import Reply, refused, said, server
 
@@ -19,8 +19,8 @@ BODY = {"model": "m", "messages": [], "temperature": 0, "max_tokens": 16}
 GOOD = said("yes")
 
 
-def endpoint(address: str, timeout: float = 5.0) -> Endpoint:
-    return Endpoint(address, "the server", wait=0.001, timeout=timeout)
+def endpoint(address: str, timeout: float = 5.0) -> OpenAIClient:
+    return OpenAIClient(address, "the server", wait=0.001, timeout=timeout)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from PIL import Image
 from mgm.data.images.loading import open_image
 from mgm.eval.benchmarks.docvqa import DocVQA
 from mgm.eval.benchmarks.mme import MME
-from mgm.eval.harness.models import EndpointAnswerer
+from mgm.eval.harness.models import EndpointModel
 from mgm.eval.harness.openai_client import Completion
 from mgm.eval.harness.question import Question
-from mgm.eval.harness.response_cache import AnswerCache
+from mgm.eval.harness.response_cache import ResponseCache
 
 
 def photo(orientation: int) -> bytes:
@@ -27,7 +27,7 @@ def photo(orientation: int) -> bytes:
 
 
 def test_orientation_tells_questions_apart(tmp_path):
-    cache = AnswerCache(tmp_path, "model")
+    cache = ResponseCache(tmp_path, "model")
     stored = Question("1", "what?", (photo(6),))
     upright = replace(stored, orientation="upright")
     assert stored.orientation == "stored"
@@ -48,7 +48,7 @@ def test_protocols_turn_images_as_their_harness_does():
 
 
 def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
-    answerer = EndpointAnswerer("http://localhost:1/v1", "model", 1)
+    answerer = EndpointModel("http://localhost:1/v1", "model", 1)
     bodies = []
     monkeypatch.setattr(
         answerer._endpoint, "complete", lambda body: bodies.append(body) or Completion("yes")
@@ -77,10 +77,10 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
 )  # fmt: skip
 def test_details_that_cannot_be_are_passed_over(tmp_path, name, value):
     question = Question("1", "What?")
-    key = AnswerCache(tmp_path, "m").key(question)
+    key = ResponseCache(tmp_path, "m").key(question)
     record = {"key": key, "text": "a", "seconds": 1.5, "prompt_tokens": 3, name: value}
     (tmp_path / "answers-0.jsonl").write_text(json.dumps(record) + "\n")
-    found = AnswerCache(tmp_path, "m").answer(question)
+    found = ResponseCache(tmp_path, "m").response(question)
     assert found is not None
     assert found.details == {
         key: value for key, value in (("prompt_tokens", 3), ("seconds", 1.5)) if key != name

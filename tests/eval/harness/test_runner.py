@@ -7,11 +7,11 @@ from PIL import Image
 
 import mgm
 from mgm.errors import MGMError
-from mgm.eval.harness.models import EndpointAnswerer, EngineAnswerer
-from mgm.eval.harness.openai_client import MAX_FAILED
+from mgm.eval.harness.models import EndpointModel, EngineModel
+from mgm.eval.harness.openai_client import MAX_CONSECUTIVE_FAILURES
 from mgm.eval.harness.question import Question
-from mgm.eval.harness.response_cache import AnswerCache
-from mgm.eval.harness.runner import answered, run
+from mgm.eval.harness.response_cache import ResponseCache
+from mgm.eval.harness.runner import cached_responses, generate_responses
 from tests.eval.fixtures import png
 from tests.eval.harness.misbehaving_server import Reply, refused, said, server
 from tests.tiny_model import build
@@ -51,24 +51,26 @@ ODD = ["cut", "empty", "folder", "long", "marker", "missing", "second", "text", 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_odd_questions_are_skipped_and_the_rest_is_answered(engine, tmp_path, batch_size):
     questions = odd_questions(tmp_path)
-    cache = AnswerCache(tmp_path / "answers", "tiny")
-    skipped = run(questions, EngineAnswerer(engine, batch_size), cache)
+    cache = ResponseCache(tmp_path / "answers", "tiny")
+    skipped = generate_responses(questions, EngineModel(engine, batch_size), cache)
     assert sorted(one.id for one in skipped) == ODD
     reasons = {one.id: one.reason for one in skipped}
     assert "nowhere.jpg" in reasons["missing"]
     assert "image 2 of 2" in reasons["second"]
     assert reasons["twin"] == reasons["cut"]
-    found = answered(questions, cache)
+    found = cached_responses(questions, cache)
     assert [one.question.id for one in found] == [f"good {n}" for n in range(4)]
     good = [one for one in questions if one.id not in ODD]
-    alone = AnswerCache(tmp_path / "alone", "tiny")
-    assert run(good, EngineAnswerer(engine, batch_size), alone) == []
-    assert [one.text for one in answered(good, alone)] == [one.text for one in found]
+    alone = ResponseCache(tmp_path / "alone", "tiny")
+    assert generate_responses(good, EngineModel(engine, batch_size), alone) == []
+    assert [one.text for one in cached_responses(good, alone)] == [one.text for one in found]
 
 
 def test_all_may_be_odd(engine, tmp_path):
     odd = [one for one in odd_questions(tmp_path) if one.id in ODD]
-    skipped = run(odd, EngineAnswerer(engine, 2), AnswerCache(tmp_path / "answers", "tiny"))
+    skipped = generate_responses(
+        odd, EngineModel(engine, 2), ResponseCache(tmp_path / "answers", "tiny")
+    )
     assert sorted(one.id for one in skipped) == ODD
 
 
@@ -85,10 +87,10 @@ def test_a_fault_while_answering_is_of_its_question(engine, tmp_path, monkeypatc
         return streams
 
     monkeypatch.setattr(engine, "begin", faulty)
-    cache = AnswerCache(tmp_path / "answers", "tiny")
-    skipped = run(questions, EngineAnswerer(engine, 2), cache)
+    cache = ResponseCache(tmp_path / "answers", "tiny")
+    skipped = generate_responses(questions, EngineModel(engine, 2), cache)
     assert [(one.id, one.reason) for one in skipped] == [("3", "question 3: the sky fell")]
-    assert len(answered(questions, cache)) == 4
+    assert len(cached_responses(questions, cache)) == 4
 
 
 def test_a_server_that_refuses_an_image(tmp_path):
@@ -100,11 +102,11 @@ def test_a_server_that_refuses_an_image(tmp_path):
 
     questions = [one for one in odd_questions(tmp_path) if one.id not in ("long", "marker")]
     with server(answer) as (address, bodies):
-        cache = AnswerCache(tmp_path / "answers", "there")
-        skipped = run(questions, EndpointAnswerer(address, "m", 3, wait=0.001), cache)
+        cache = ResponseCache(tmp_path / "answers", "there")
+        skipped = generate_responses(questions, EndpointModel(address, "m", 3, wait=0.001), cache)
     assert {"good 2", "missing", "folder"} <= {one.id for one in skipped}
     assert any("unsupported image" in one.reason for one in skipped)
-    assert {one.text for one in answered(questions, cache)} == {"red"}
+    assert {one.text for one in cached_responses(questions, cache)} == {"red"}
     assert all(body["max_tokens"] == 2 for body in bodies if "what 1?" in str(body))
 
 
@@ -112,12 +114,14 @@ def test_a_server_that_refuses_an_image(tmp_path):
     "reply", [Reply({"error": "down"}, 500), refused("no images here"), Reply(close=True)]
 )
 def test_a_server_that_answers_nothing_is_not_asked_everything(reply, tmp_path):
-    questions = [Question(f"{n}", f"what {n}?") for n in range(3 * MAX_FAILED)]
+    questions = [Question(f"{n}", f"what {n}?") for n in range(3 * MAX_CONSECUTIVE_FAILURES)]
     with server(reply) as (address, bodies):
-        answerer = EndpointAnswerer(address, "m", 4, wait=0.0001)
-        with pytest.raises(MGMError, match=f"so it went with {MAX_FAILED} requests in a row"):
-            run(questions, answerer, AnswerCache(tmp_path, "there"))
-        assert len(bodies) < 5 * (MAX_FAILED + 10)
+        answerer = EndpointModel(address, "m", 4, wait=0.0001)
+        with pytest.raises(
+            MGMError, match=f"so it went with {MAX_CONSECUTIVE_FAILURES} requests in a row"
+        ):
+            generate_responses(questions, answerer, ResponseCache(tmp_path, "there"))
+        assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 10)
 
 
 def test_answers_of_a_server_that_nobody_expects(tmp_path):
@@ -129,8 +133,16 @@ def test_answers_of_a_server_that_nobody_expects(tmp_path):
 
     questions = [Question(name, name) for name in texts]
     with server(answer) as (address, _):
-        assert run(questions, EndpointAnswerer(address, "m", 2), AnswerCache(tmp_path, "t")) == []
-    found = {one.question.id: one.text for one in answered(questions, AnswerCache(tmp_path, "t"))}
+        assert (
+            generate_responses(
+                questions, EndpointModel(address, "m", 2), ResponseCache(tmp_path, "t")
+            )
+            == []
+        )
+    found = {
+        one.question.id: one.text
+        for one in cached_responses(questions, ResponseCache(tmp_path, "t"))
+    }
     kept = {"0": "", "1": "\ufffd", "2": "\0\x1b[2J", "3": "x" * 100_000, "4": "", "5": ""}
     assert found == kept
 
@@ -139,9 +151,9 @@ def test_a_broken_image_that_is_mended_is_asked_again(engine, tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(b"no")
     question = Question("1", "what?", (file,), max_new_tokens=2)
-    cache = AnswerCache(tmp_path / "answers", "tiny")
-    assert len(run([question], EngineAnswerer(engine, 2), cache)) == 1
+    cache = ResponseCache(tmp_path / "answers", "tiny")
+    assert len(generate_responses([question], EngineModel(engine, 2), cache)) == 1
     Image.new("RGB", (40, 30), "red").save(file)
-    again = AnswerCache(tmp_path / "answers", "tiny")
-    assert run([replace(question)], EngineAnswerer(engine, 2), again) == []
-    assert len(answered([question], again)) == 1
+    again = ResponseCache(tmp_path / "answers", "tiny")
+    assert generate_responses([replace(question)], EngineModel(engine, 2), again) == []
+    assert len(cached_responses([question], again)) == 1

@@ -1,7 +1,12 @@
 import pytest
 
-from mgm.eval.metrics.lmms_eval import exact_match, extracted_letter
-from mgm.eval.metrics.multiple_choice import chosen_letter, contained_choice, listed, parse_choice
+from mgm.eval.metrics.lmms_eval import exact_match, mcq_letter
+from mgm.eval.metrics.multiple_choice import (
+    chosen_letter,
+    contained_choice,
+    format_choices,
+    parse_choice,
+)
 from mgm.eval.metrics.vlmevalkit import _inferred, choices_of, inferred_letter
 
 
@@ -15,8 +20,12 @@ def test_the_letter_that_an_answer_begins_with(answer, letter):
 
 
 def test_choices_in_order_and_by_letters():
-    assert listed(["red", "blue"]) == listed({"A": "red", "B": "blue"}) == "A. red\nB. blue"
-    assert listed({"A": "red", "C": "blue"}) == "A. red\nC. blue"
+    assert (
+        format_choices(["red", "blue"])
+        == format_choices({"A": "red", "B": "blue"})
+        == "A. red\nB. blue"
+    )
+    assert format_choices({"A": "red", "C": "blue"}) == "A. red\nC. blue"
     assert contained_choice("It is BLUE", {"A": "red", "C": "blue"}) == "C"
     assert contained_choice("red or blue", ["red", "blue"]) is None
     assert parse_choice("(A) no, (B)", ["red", "blue"]) == "B"
@@ -44,8 +53,8 @@ def test_what_vlmevalkit_infers(answer, letter):
 
 
 def test_what_lmms_eval_extracts():
-    assert extracted_letter("First A. Then (B), so the answer is (C)", "ABCD") == "C"
-    assert extracted_letter("", "ABCD") == extracted_letter("red", "ABCD") == ""
+    assert mcq_letter("First A. Then (B), so the answer is (C)", "ABCD") == "C"
+    assert mcq_letter("", "ABCD") == mcq_letter("red", "ABCD") == ""
     assert exact_match("(b).", "B")
     assert not exact_match("B c", "B")
 

@@ -9,19 +9,19 @@ from PIL import Image
 
 import mgm.eval
 from mgm.eval.benchmarks.textvqa import TextVQA
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.report.examples import (
     MAX_TEXT,
-    SAMPLES,
+    SAMPLES_FILE,
     breakdowns,
-    chosen,
-    shortened,
+    choose_examples,
     thumbnail,
+    truncate,
     write_samples,
 )
 from mgm.eval.report.html_page import bar
-from mgm.eval.report.paper_results import published_table, verdict
-from mgm.eval.report.report import described, notes, table, write_report
+from mgm.eval.report.paper_results import compare_with_paper, paper_table
+from mgm.eval.report.report import format_notes, format_score, scores_table, write_report
 from mgm.eval.report.run_info import questions_digest, run_info
 from mgm.eval.report.score import Score, save_score
 
@@ -29,53 +29,53 @@ SCHEMA = Path(mgm.eval.__file__).parent / "texts" / "results.schema.json"
 
 
 @pytest.fixture
-def answered(tmp_path):
+def responses(tmp_path):
     found = []
     for number, side in enumerate((100, 400, 800, 2000)):
         file = tmp_path / f"{number}.png"
         Image.new("RGB", (side, side // 2), "red").save(file)
         question = Question(
-            str(number), "<b>what?</b>", (file,), answer="red", category="ab"[number % 2],
-            facts={"text_size": 4 + 3 * number},
+            str(number), "<b>what?</b>", (file,), target="red", category="ab"[number % 2],
+            metadata={"text_size": 4 + 3 * number},
         )  # fmt: skip
-        found.append(Answered(question, "word " * (3 * number + 1), "stop", 700, 5, 0.5))
+        found.append(Response(question, "word " * (3 * number + 1), "stop", 700, 5, 0.5))
     return found
 
 
-def score_of(answered, **changes) -> Score:
-    facts = {
+def score_of(responses, **changes) -> Score:
+    metadata = {
         "benchmark": "textvqa:val", "title": "TextVQA", "metric": "accuracy", "protocol": "paper",
         "judge": "", "value": 64.0, "low": 62.0, "high": 66.0, "questions": 5000, "expected": 5000,
         "parts": {"a": (50.0, 2)}, "counts": {"cut": 1, "empty": 0, "unparsed": 2},
-        "credits": {one.question.id: float(n % 2) for n, one in enumerate(answered)},
-        "groups": {one.question.id: one.question.id for one in answered},
-        "run": info_of(answered),
+        "credits": {one.question.id: float(n % 2) for n, one in enumerate(responses)},
+        "groups": {one.question.id: one.question.id for one in responses},
+        "run": info_of(responses),
     }  # fmt: skip
-    return Score(**facts | changes)
+    return Score(**metadata | changes)
 
 
-def info_of(answered, **model):
+def info_of(responses, **model):
     files = [{"path": "x", "digest": "0"}]
     data = {"files": files, "revision": None, "digest": "0", "questions": 4}
-    return run_info({"name": "m", "digest": "d"} | model, {"limit": None}, data, answered)
+    return run_info({"name": "m", "digest": "d"} | model, {"limit": None}, data, responses)
 
 
-def written(folder, score, answered):
+def written(folder, score, responses):
     """A score's folder, as a run leaves it."""
     place = folder / score.benchmark.replace(":", "/") / score.protocol
     place.mkdir(parents=True, exist_ok=True)
     save_score(score, place / "score.json")
-    write_samples(place, TextVQA(), score, answered)
+    write_samples(place, TextVQA(), score, responses)
     return place
 
 
 def samples_of(place):
-    return [json.loads(line) for line in (place / SAMPLES).read_text().splitlines()]
+    return [json.loads(line) for line in (place / SAMPLES_FILE).read_text().splitlines()]
 
 
-def test_credit_by_length_and_sizes(answered, tmp_path):
-    score = score_of(answered)
-    found = breakdowns(score, samples_of(written(tmp_path, score, answered)))
+def test_credit_by_length_and_sizes(responses, tmp_path):
+    score = score_of(responses)
+    found = breakdowns(score, samples_of(written(tmp_path, score, responses)))
     rows = {
         title: {row["name"]: (row["value"], row["questions"]) for row in rows}
         for title, rows in found.items()
@@ -96,54 +96,54 @@ def test_credit_by_length_and_sizes(answered, tmp_path):
     assert all(row["low"] is None for rows in found.values() for row in rows)  # of too few images
 
 
-def test_fewer_questions_are_never_the_score(answered):
-    assert described(score_of(answered)) == "64.0 (95 %: 62.0 to 66.0)"
-    some = score_of(answered, questions=4, low=None, high=None)
-    assert described(some) == (
+def test_fewer_questions_are_never_the_score(responses):
+    assert format_score(score_of(responses)) == "64.0 (95 %: 62.0 to 66.0)"
+    some = score_of(responses, questions=4, low=None, high=None)
+    assert format_score(some) == (
         "partial, 4 of 5,000 questions: 64.0 (too few images for an interval)"
     )
-    assert "65.2" not in table([some], "MGM-7B")
-    assert described(score_of(answered, value=None)) == "to be submitted"
+    assert "65.2" not in scores_table([some], "MGM-7B")
+    assert format_score(score_of(responses, value=None)) == "to be submitted"
 
 
-def test_mme_is_perception_and_cognition(answered):
+def test_mme_is_perception_and_cognition(responses):
     parts = {"perception": (1523.4, 2114), "cognition": (316.1, 260), "OCR": (100.0, 40)}
     score = score_of(
-        answered, benchmark="mme:test", title="MME", value=1839.5, low=1800.0, high=1880.0,
+        responses, benchmark="mme:test", title="MME", value=1839.5, low=1800.0, high=1880.0,
         parts=parts, headline=("perception", "cognition"), highest=2800.0,
     )  # fmt: skip
-    assert described(score) == "1523.4 / 316.1 (sum 1839.5; 95 %: 1800.0 to 1880.0)"
-    assert "1839.0 (+0.5, agrees)" in table([score], "MGM-7B")
-    rows = published_table("MGM-7B", {"mme:test": "1523.4 / 316.1"})
+    assert format_score(score) == "1523.4 / 316.1 (sum 1839.5; 95 %: 1800.0 to 1880.0)"
+    assert "1839.0 (+0.5, agrees)" in scores_table([score], "MGM-7B")
+    rows = paper_table("MGM-7B", {"mme:test": "1523.4 / 316.1"})
     assert [row[3] for row in rows] == ["MME", "1523/316", "1523.4 / 316.1"]
-    assert published_table("MGM-7B", {"gqa:testdev": "60.0"}) == []
-    assert len(published_table("another", {"mme:test": "1"})) == 2
+    assert paper_table("MGM-7B", {"gqa:testdev": "60.0"}) == []
+    assert len(paper_table("another", {"mme:test": "1"})) == 2
 
 
-def test_counts_stand_beside_the_score(answered):
+def test_counts_stand_beside_the_score(responses):
     skipped = (SkippedQuestion("7", "its image is broken"),)
-    score = score_of(answered, skipped=skipped)
-    assert notes(score) == "1 cut by the token limit, 2 unparsed, 1 skipped"
-    assert notes(score) in table([score], "m")
+    score = score_of(responses, skipped=skipped)
+    assert format_notes(score) == "1 cut by the token limit, 2 unparsed, 1 skipped"
+    assert format_notes(score) in scores_table([score], "m")
 
 
-def test_beside_the_published_table(answered):
-    assert "65.2 (+0.8, agrees)" in table([score_of(answered, value=66.0)], "MGM-7B")
-    assert "70.1 (-6.1, differs)" in table([score_of(answered)], "MGM-34B")
-    assert verdict("MGM-7B", "gqa:testdev", 60, 59, 61) is None
-    assert verdict("another", "textvqa:val", 60, 59, 61) is None
-    assert verdict("MGM-7B", "textvqa:val", 60, None, None).agrees is None
-    found = verdict("MGM-7B-HD", "mme:test", 1800, 1700, 1900)
+def test_beside_the_published_table(responses):
+    assert "65.2 (+0.8, agrees)" in scores_table([score_of(responses, value=66.0)], "MGM-7B")
+    assert "70.1 (-6.1, differs)" in scores_table([score_of(responses)], "MGM-34B")
+    assert compare_with_paper("MGM-7B", "gqa:testdev", 60, 59, 61) is None
+    assert compare_with_paper("another", "textvqa:val", 60, 59, 61) is None
+    assert compare_with_paper("MGM-7B", "textvqa:val", 60, None, None).agrees is None
+    found = compare_with_paper("MGM-7B-HD", "mme:test", 1800, 1700, 1900)
     assert (found.published, found.agrees) == (1865, True)
 
 
-def test_a_report_grows_with_every_run(answered, tmp_path):
+def test_a_report_grows_with_every_run(responses, tmp_path):
     """A second run of another benchmark adds to the report; the same one again replaces itself."""
-    written(tmp_path, score_of(answered), answered)
+    written(tmp_path, score_of(responses), responses)
     assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val"]
-    written(tmp_path, score_of(answered, benchmark="gqa:testdev", title="GQA"), answered)
-    written(tmp_path, score_of(answered, value=65.0, protocol="lmms-eval"), answered)
-    written(tmp_path, score_of(answered, value=65.0), answered)
+    written(tmp_path, score_of(responses, benchmark="gqa:testdev", title="GQA"), responses)
+    written(tmp_path, score_of(responses, value=65.0, protocol="lmms-eval"), responses)
+    written(tmp_path, score_of(responses, value=65.0), responses)
     scores = write_report(tmp_path, "m")
     assert [(one.benchmark, one.protocol, one.value) for one in scores] == [
         ("textvqa:val", "lmms-eval", 65), ("textvqa:val", "paper", 65),
@@ -157,14 +157,14 @@ def test_a_report_grows_with_every_run(answered, tmp_path):
     assert [one["benchmark"] for one in results["results"]] == [one.benchmark for one in scores]
 
 
-def test_a_report_is_of_one_model(answered, tmp_path, caplog):
+def test_a_report_is_of_one_model(responses, tmp_path, caplog):
     for benchmark, date, model in (
         ("gqa:testdev", "2026-01-01", {}),
         ("vqav2:val", "2026-01-02", {"digest": "trained on"}),
         ("textvqa:val", "2026-01-03", {}),
     ):
-        info = info_of(answered, **model) | {"date": date}
-        written(tmp_path, score_of(answered, benchmark=benchmark, run=info), answered)
+        info = info_of(responses, **model) | {"date": date}
+        written(tmp_path, score_of(responses, benchmark=benchmark, run=info), responses)
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c" / "score.json").write_text("{")
     assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val", "gqa:testdev"]
@@ -172,15 +172,15 @@ def test_a_report_is_of_one_model(answered, tmp_path, caplog):
     assert "score.json" in caplog.text
 
 
-def test_results_follow_their_schema(answered, tmp_path):
+def test_results_follow_their_schema(responses, tmp_path):
     schema = json.loads(SCHEMA.read_text())
     Draft202012Validator.check_schema(schema)
     skipped = (SkippedQuestion("7", "its image is broken"),)
     parts = {"a": (50.0, 2), "b": (60.0, 20)}
-    score = score_of(answered, skipped=skipped, parts=parts, intervals={"b": (50.0, 70.0)})
-    written(tmp_path, score, answered)
-    written(tmp_path, score_of(answered, benchmark="x:y", value=None, low=None, high=None), [])
-    written(tmp_path, score_of(answered, benchmark="old:y", run={}), [])
+    score = score_of(responses, skipped=skipped, parts=parts, intervals={"b": (50.0, 70.0)})
+    written(tmp_path, score, responses)
+    written(tmp_path, score_of(responses, benchmark="x:y", value=None, low=None, high=None), [])
+    written(tmp_path, score_of(responses, benchmark="old:y", run={}), [])
     write_report(tmp_path, "MGM-7B")
     results = json.loads((tmp_path / "results.json").read_text())
     Draft202012Validator(schema).validate(results)
@@ -193,8 +193,8 @@ def test_results_follow_their_schema(answered, tmp_path):
     assert {"mgm", "torch", "transformers", "python"} == first["run"]["versions"].keys()
 
 
-def test_the_page_shows_answers_with_their_images(answered, tmp_path):
-    written(tmp_path, score_of(answered), answered)
+def test_the_page_shows_answers_with_their_images(responses, tmp_path):
+    written(tmp_path, score_of(responses), responses)
     write_report(tmp_path, "m")
     text = (tmp_path / "report.html").read_text()
     assert text.count("data:image/jpeg;base64,") == 4
@@ -210,10 +210,10 @@ def test_the_page_shows_answers_with_their_images(answered, tmp_path):
 HOSTILE = "<script>alert(1)</script>' onload='x' \"</dd>|&lt;"
 
 
-def test_no_answer_can_break_the_page(answered, tmp_path):
+def test_no_answer_can_break_the_page(responses, tmp_path):
     """Tags in whatever a model, a data set or a server wrote are text; long answers are cut."""
-    one = answered[0]
-    question = replace(one.question, id=HOSTILE, category=HOSTILE, answer={"a": [HOSTILE]})
+    one = responses[0]
+    question = replace(one.question, id=HOSTILE, category=HOSTILE, target={"a": [HOSTILE]})
     bad = [replace(one, question=question, text=HOSTILE + "x" * 100_000)]
     score = score_of(
         bad, parts={HOSTILE: (1.0, 1)}, title=HOSTILE, judge=HOSTILE,
@@ -226,7 +226,7 @@ def test_no_answer_can_break_the_page(answered, tmp_path):
     assert "onload='x'" not in text
     assert "more characters in samples.jsonl" in text
     assert len(text) < 60_000
-    sample = json.loads((tmp_path / "textvqa" / "val" / "paper" / SAMPLES).read_text())
+    sample = json.loads((tmp_path / "textvqa" / "val" / "paper" / SAMPLES_FILE).read_text())
     assert len(sample["answer"]) > 100_000
 
 
@@ -236,15 +236,15 @@ def test_examples_are_of_all_categories():
         for n in range(1000)
     ]
     samples[999]["credit"] = 0.0
-    found = chosen(samples)
+    found = choose_examples(samples)
     assert len(found) == 60
     assert found[1]["id"] == "999"
     assert sum(one["credit"] for one in found) == 20
 
 
 def test_texts_and_images_are_bounded(tmp_path):
-    assert shortened("x" * MAX_TEXT) == "x" * MAX_TEXT
-    assert shortened({"a": 1}) == '{"a": 1}'
+    assert truncate("x" * MAX_TEXT) == "x" * MAX_TEXT
+    assert truncate({"a": 1}) == '{"a": 1}'
     Image.effect_noise((900, 600), 100).save(tmp_path / "noise.png")
     assert len(thumbnail(tmp_path / "noise.png")) < 80_000
     (tmp_path / "broken.png").write_bytes(b"no image")
@@ -258,36 +258,36 @@ def test_no_interval_is_drawn_where_there_is_none():
     assert "left:100.00%" in bar(150.0, (None, None), None)
 
 
-def test_the_digest_of_questions_is_of_their_content(answered, tmp_path):
-    questions = [one.question for one in answered]
+def test_the_digest_of_questions_is_of_their_content(responses, tmp_path):
+    questions = [one.question for one in responses]
     digest = questions_digest(questions)
     assert digest == questions_digest(list(questions))
     assert digest != questions_digest(questions[::-1])
-    assert digest != questions_digest([replace(questions[0], answer="blue"), *questions[1:]])
+    assert digest != questions_digest([replace(questions[0], target="blue"), *questions[1:]])
     assert questions_digest([replace(questions[0], images=(tmp_path / "gone.png",))])
 
 
-def test_questions_with_a_note_are_named(answered, tmp_path):
-    notes = {f"{n}": f"the judge gave no number, at last {n}" for n in range(30)}
-    written(tmp_path, score_of(answered, notes=notes), answered)
+def test_questions_with_a_note_are_named(responses, tmp_path):
+    format_notes = {f"{n}": f"the judge gave no number, at last {n}" for n in range(30)}
+    written(tmp_path, score_of(responses, notes=format_notes), responses)
     write_report(tmp_path, "m")
     (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
     assert result["counts"]["notes"] == 30
-    assert result["notes"][3] == {"id": "3", "reason": notes["3"]}
+    assert result["notes"][3] == {"id": "3", "reason": format_notes["3"]}
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate({
         "format": 2, "model": "m", "results": [result]
     })  # fmt: skip
     text = (tmp_path / "report.md").read_text()
-    assert f"- 3: {notes['3']}\n" in text
+    assert f"- 3: {format_notes['3']}\n" in text
     assert "- and 10 more; results.json has all\n" in text
 
 
-def test_the_models_own_run_decides_which_scores_are_of_it(answered, tmp_path, caplog):
+def test_the_models_own_run_decides_which_scores_are_of_it(responses, tmp_path, caplog):
     """Not the newest date, which another model's score may have."""
     own = {"date": "2026-01-01T00:00:00+00:00", "model": {"name": "a", "digest": None}}
     other = {"date": "2030-01-01T00:00:00+00:00", "model": {"name": "b", "digest": None}}
-    written(tmp_path, score_of(answered, run=own), answered)
-    written(tmp_path, score_of(answered, benchmark="gqa:testdev", run=other), answered)
+    written(tmp_path, score_of(responses, run=own), responses)
+    written(tmp_path, score_of(responses, benchmark="gqa:testdev", run=other), responses)
     assert [one.benchmark for one in write_report(tmp_path, "a", own)] == ["textvqa:val"]
     assert "is of another model or other weights (b, not a)" in caplog.text
     assert "--model for --answers of one model" in caplog.text
@@ -302,9 +302,9 @@ def test_the_models_own_run_decides_which_scores_are_of_it(answered, tmp_path, c
         {"questions": 1.5}, {"notes": {"1": 2}}, {"run": {"usage": {"seconds": float("nan")}}},
     ],
 )  # fmt: skip
-def test_scores_of_other_types_are_left_out(answered, tmp_path, odd, caplog):
-    written(tmp_path, score_of(answered), answered)
-    written(tmp_path, score_of(answered, benchmark="gqa:testdev"), answered)
+def test_scores_of_other_types_are_left_out(responses, tmp_path, odd, caplog):
+    written(tmp_path, score_of(responses), responses)
+    written(tmp_path, score_of(responses, benchmark="gqa:testdev"), responses)
     (file,) = tmp_path.glob("gqa/*/*/score.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | odd))
     assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val"]

@@ -14,14 +14,14 @@ import pytest
 from mgm.atomic import process_name
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.report.scoring import scored
+from mgm.eval.report.scoring import score_responses
 from tests.eval.fixtures import png
 from tests.eval.named_judge import Named
 
 SHORT = "Answer the question using a single word or phrase."
-LETTER = "Answer with the option's letter from the given choices directly."
+LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 PEOPLE = ["red"] * 6 + ["dark red"] * 4
 
 
@@ -71,7 +71,7 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
         [{"index": 3, "question": "Which?", "hint": "Look.", "A": "red", "B": "blue", "C": "nan",
           "D": "nan", "answer": "B", "category": "colour", "image": image(), "source": "s",
           "L2-category": "l", "comment": "nan", "split": "dev"}],
-        f"Look. Which? There are several options:\nA. red\nB. blue\n\n{LETTER}",
+        f"Look. Which? There are several options:\nA. red\nB. blue\n\n{LETTER_PROMPT}",
     ),
     "pope:test": (
         "data/test-00000-of-00001.parquet",
@@ -83,14 +83,14 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
         "ScienceQA-IMG/test-00000-of-00001.parquet",
         [{"image": image(), "question": "Which?", "choices": ["a", "b"], "answer": 1,
           "hint": "Think."}],
-        f"Context: Think.\nWhich?\nA. a\nB. b\n{LETTER}",
+        f"Context: Think.\nWhich?\nA. a\nB. b\n{LETTER_PROMPT}",
     ),
     "seed:test": (
         "data/test-00000-of-00001.parquet",
         [{"question_id": "v1", "question": "Which?", "choice_a": "a", "choice_b": "b",
           "choice_c": "c", "choice_d": "d", "answer": "C", "data_id": "x", "data_type": "video",
           "question_type_id": 11, "image": [image(), image("blue")]}],
-        f"Which?\nA. a\nB. b\nC. c\nD. d\n{LETTER}",
+        f"Which?\nA. a\nB. b\nC. c\nD. d\n{LETTER_PROMPT}",
     ),
     "vqav2:val": (
         "data/validation-00000-of-00001.parquet",
@@ -105,7 +105,7 @@ HUB: Mapping[str, tuple[str, list[dict], str]] = {
           "choices": ["red", "blue"], "unit": None, "precision": None, "answer": "blue",
           "question_type": "multi_choice", "answer_type": "text", "query": "Hint: x",
           "metadata": {"task": "textbook"}}],
-        f"Which?\nA. red\nB. blue\n{LETTER}",
+        f"Which?\nA. red\nB. blue\n{LETTER_PROMPT}",
     ),
     "docvqa:val": (
         "DocVQA/validation-00000-of-00001.parquet",
@@ -161,12 +161,12 @@ def check(name: str, protocol: str, folder: Path) -> list:
     kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
     kind.check(split, protocol)
     questions = list(kind.questions(folder, split, protocol))
-    full = [Answered(one, right(one.answer)) for one in questions]
-    score = scored(kind, split, protocol, questions, full, Judge())
+    full = [Response(one, right(one.target)) for one in questions]
+    score = score_responses(kind, split, protocol, questions, full, Judge())
     assert score.value == (200 if name == "mme:test" else 100)
     assert not score.complete
-    junk = [Answered(one, "%") for one in questions]
-    assert scored(kind, split, protocol, questions, junk, Judge()).value == 0
+    junk = [Response(one, "%") for one in questions]
+    assert score_responses(kind, split, protocol, questions, junk, Judge()).value == 0
     return questions
 
 
@@ -200,9 +200,9 @@ def test_mmmu_as_choices_with_images_in_their_places(tmp_path):
     assert choice.text.startswith("Question: Is <image> as <image>?\nOptions:\nA. <image>\nB. no")
     assert content(choice) == (png("blue"), png("red"), png("red"))
     assert opened.text == "Question: How many? <image>\n"
-    assert mmmu.credit(Answered(opened, "It is twelve."), "vlmevalkit", Judge()) == 1
-    assert mmmu.credit(Answered(opened, "It is ten."), "vlmevalkit", Judge()) == 0
-    assert mmmu.credit(Answered(opened, "ten"), "vlmevalkit", Named("B")) == 0
+    assert mmmu.score_one(Response(opened, "It is twelve."), "vlmevalkit", Judge()) == 1
+    assert mmmu.score_one(Response(opened, "It is ten."), "vlmevalkit", Judge()) == 0
+    assert mmmu.score_one(Response(opened, "ten"), "vlmevalkit", Named("B")) == 0
     assert mmmu.parts([choice, opened], [1.0, 0.0])["Art and Design"] == (50.0, 2)
     (question,) = check("mmmu:dev", "vlmevalkit", tmp_path)
     assert (question.id, len(question.images)) == ("dev_Art_1", 1)
@@ -221,13 +221,15 @@ def test_documents_by_the_challenges_formula(tmp_path):
     parquet(hub / "test-0.parquet", [row | {"answers": None}])
     (question,) = docvqa.questions(tmp_path, "val", "official")
     for protocol in ("official", "lmms-eval"):  # both count blanks in a row as one
-        assert docvqa.credit(Answered(question, "a b c"), protocol, Judge()) == 1
-        assert docvqa.credit(Answered(question, "a b x"), protocol, Judge()) == pytest.approx(5 / 6)
-    assert docvqa.credit(Answered(question, "x"), "lmms-eval", Judge()) == 0
+        assert docvqa.score_one(Response(question, "a b c"), protocol, Judge()) == 1
+        assert docvqa.score_one(Response(question, "a b x"), protocol, Judge()) == pytest.approx(
+            5 / 6
+        )
+    assert docvqa.score_one(Response(question, "x"), "lmms-eval", Judge()) == 0
     (question,) = docvqa.questions(tmp_path, "test", "official")
-    (file,) = docvqa.submission([Answered(question, "a b")], tmp_path, "test")
+    (file,) = docvqa.submission([Response(question, "a b")], tmp_path, "test")
     assert json.loads(file.read_text()) == [{"questionId": 9, "answer": "a b"}]
-    assert docvqa.needs_of("test", "official")[0].dataset == "lmms-lab-encoder/DocVQA"
+    assert docvqa.required_files("test", "official")[0].dataset == "lmms-lab-encoder/DocVQA"
 
 
 def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
@@ -240,7 +242,7 @@ def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
     )
     (question,) = check("gqa:testdev", "lmms-eval", tmp_path)
     assert (content(question), question.category) == ((png("red"),), "query")
-    assert BENCHMARKS["gqa"].credit(Answered(question, "Red!"), "lmms-eval", Judge()) == 1
+    assert BENCHMARKS["gqa"].score_one(Response(question, "Red!"), "lmms-eval", Judge()) == 1
     parquet(
         hub / "testdev_balanced_images" / "testdev-0.parquet", [{"id": "n2"} | {"image": image()}]
     )
@@ -393,13 +395,15 @@ def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
     parquet(tmp_path / "hub" / "en" / "dev-0.parquet", [row | {"index": 5, "image": image()}])
     (question,) = mmbench.questions(tmp_path, "dev", protocol)
     judge = Named("It is hard to say.", "B")
-    assert mmbench.credit(Answered(question, "the colour of the sky"), protocol, judge) == 1
+    assert mmbench.score_one(Response(question, "the colour of the sky"), protocol, judge) == 1
     assert [temperature for _, temperature in judge.asked] == [0, 0.5]
     assert all(part in judge.asked[0][0] for part in ("Which?", "A. red", "the colour of the sky"))
     # Nobody is asked where the rules find it, and no letter is drawn where the judge has none.
-    assert mmbench.credit(Answered(question, "B"), protocol, Named()) == 1
-    assert mmbench.credit(Answered(question, "hm"), protocol, Named("no", "no", "no")) == 0
-    score = scored(mmbench, "dev", protocol, [question], [Answered(question, "B")], Judge())
+    assert mmbench.score_one(Response(question, "B"), protocol, Named()) == 1
+    assert mmbench.score_one(Response(question, "hm"), protocol, Named("no", "no", "no")) == 0
+    score = score_responses(
+        mmbench, "dev", protocol, [question], [Response(question, "B")], Judge()
+    )
     assert score.judge == "rules"
 
 

@@ -13,7 +13,7 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.harness.question import Question
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.tasks.predictions_file import read_answers
+from mgm.eval.tasks.predictions_file import match_predictions
 from tests.eval.fixtures import lines, make_all, png
 from tests.eval.tasks.test_dataset_source import HUB, TABLES, parquet, table
 
@@ -29,9 +29,9 @@ def samples(questions: list[Question], texts: list[str], old: bool) -> Rows:
     found = []
     for number, (question, text) in enumerate(zip(questions, texts, strict=True)):
         inside = {"question_id": "another", "score": 1.0}
-        sample = {"doc_id": number, "target": str(question.answer), "input": question.text}
+        sample = {"doc_id": number, "target": str(question.target), "input": question.text}
         if old:
-            sample |= {"doc": {"question": question.facts.get("question", question.text)},
+            sample |= {"doc": {"question": question.metadata.get("question", question.text)},
                        "resps": [[text]], "filtered_resps": [text]}  # fmt: skip
         else:
             sample |= {"filtered_resps": text, "token_counts": [None]}
@@ -77,8 +77,8 @@ def test_samples_of_lmms_eval(tmp_path, name, old):
     texts = [f"answer {n}" for n in range(len(questions))]
     file = tmp_path / "20260101_samples_task.jsonl"
     lines(file, samples(questions, texts, old)[::-1])
-    found = read_answers(file, kind, questions)
-    assert [one.text for one in found.answered] == texts
+    found = match_predictions(file, kind, questions)
+    assert [one.text for one in found.responses] == texts
     assert [found.unknown, found.missing, found.mismatched, found.ambiguous] == [[]] * 4
 
 
@@ -88,8 +88,8 @@ def test_predictions_of_vlmevalkit(tmp_path, name, suffix):
     kind, questions = of_harness(tmp_path, name, "vlmevalkit")
     index: Any = 5 if suffix in (".xlsx", ".json") else "5"
     rows = [{"index": index} | TABLES[name][1] | {"prediction": "line 1\n\"B\"\t'2'"}]
-    found = read_answers(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
-    assert [one.text for one in found.answered] == ["line 1\n\"B\"\t'2'"]
+    found = match_predictions(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
+    assert [one.text for one in found.responses] == ["line 1\n\"B\"\t'2'"]
     assert found.unknown == []
 
 
@@ -111,8 +111,8 @@ def test_popes_answers_are_not_shifted(tmp_path, order, question):
     """Its indexes begin at 0."""
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     file = predictions(tmp_path / "m_POPE.xlsx", predicted(*order, question=question))
-    found = read_answers(file, kind, questions)
-    said = {one.question.text: one.text for one in found.answered}
+    found = match_predictions(file, kind, questions)
+    said = {one.question.text: one.text for one in found.responses}
     assert said == {f"Is there a {OBJECTS[n]} in the image?": f"a {OBJECTS[n]}" for n in order}
     assert len(found.missing) == 4 - len(order)
 
@@ -127,12 +127,12 @@ def test_answers_to_other_questions_are_refused(tmp_path, caplog):
         r"index 1 is 'Is there a dog in the image\?' there and 'Is there a cat in the image\?' here"
         r"; its indexes are of vlmevalkit's data: give --protocol vlmevalkit",
     ):
-        read_answers(shifted, kind, questions)
+        match_predictions(shifted, kind, questions)
     rows = [*predicted(0, 1, 2), predicted(3)[0] | {"question": "Is there a house?"}]
-    found = read_answers(predictions(tmp_path / "m.tsv", rows), kind, questions)
+    found = match_predictions(predictions(tmp_path / "m.tsv", rows), kind, questions)
     assert found.mismatched == ["index 3"]
-    assert [one.text for one in found.answered] == ["a dog", "a cat", "a tree"]
-    found.tell(tmp_path / "m.tsv")
+    assert [one.text for one in found.responses] == ["a dog", "a cat", "a tree"]
+    found.log_problems(tmp_path / "m.tsv")
     assert "1 answers are to other questions than their names say; they are left" in caplog.text
 
 
@@ -144,10 +144,10 @@ def test_indexes_of_other_data_are_refused(tmp_path):
     advice = "its indexes are of {}'s data: give --protocol {}"
     file = predictions(tmp_path / "m.xlsx", predicted(0, 1, 2, 3, question=False))
     with pytest.raises(MGMError, match=advice.format("vlmevalkit", "vlmevalkit")):
-        read_answers(file, kind, questions)
+        match_predictions(file, kind, questions)
     lines(tmp_path / "m.jsonl", [{"doc_id": n, "filtered_resps": "yes"} for n in range(6)])
     with pytest.raises(MGMError, match=advice.format("lmms-eval", "lmms-eval")):
-        read_answers(tmp_path / "m.jsonl", kind, questions)
+        match_predictions(tmp_path / "m.jsonl", kind, questions)
 
 
 def test_rows_of_lmms_eval_in_published_files(tmp_path):
@@ -160,18 +160,18 @@ def test_rows_of_lmms_eval_in_published_files(tmp_path):
         record["doc_id"] = 29 - record["doc_id"]
         record["mmmu_acc"] = {"id": question.id, "subdomain": question.category}
     lines(tmp_path / "m.jsonl", records)
-    found = read_answers(tmp_path / "m.jsonl", kind, questions)
-    assert [one.text for one in found.answered] == [f"answer {n}" for n in range(30)]
+    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in found.responses] == [f"answer {n}" for n in range(30)]
     kind = BENCHMARKS["textvqa"]
     questions = list(kind.questions(data / "textvqa", "val", "lmms-eval"))
     texts = ["0", "1", "2"]
     lines(tmp_path / "t.jsonl", samples(questions, texts, old=False))
-    found = read_answers(tmp_path / "t.jsonl", kind, questions)
-    assert [one.text for one in found.answered] == texts
+    found = match_predictions(tmp_path / "t.jsonl", kind, questions)
+    assert [one.text for one in found.responses] == texts
     moved = samples(questions[1:] + questions[:1], texts, old=False)
     lines(tmp_path / "t.jsonl", moved)
     with pytest.raises(MGMError, match="3 of its answers are to other questions"):
-        read_answers(tmp_path / "t.jsonl", kind, questions)
+        match_predictions(tmp_path / "t.jsonl", kind, questions)
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".json"])
@@ -181,15 +181,15 @@ def test_nulls_are_empty_answers(tmp_path, suffix, caplog):
     rows[1]["prediction"] = None
     rows[2]["prediction"] = None if suffix == ".xlsx" else float("nan")
     rows[3]["prediction"] = 7
-    found = read_answers(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
-    assert [one.text for one in found.answered] == ["a dog", "", "", "7"]
+    found = match_predictions(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
+    assert [one.text for one in found.responses] == ["a dog", "", "", "7"]
     assert found.empty == ["1", "2"]
-    found.tell(tmp_path)
+    found.log_problems(tmp_path)
     assert "2 questions have an empty answer, which is scored" in caplog.text
     kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
     for none in (None, [], [None], [[]], [[None]]):
         lines(tmp_path / "s.jsonl", [{"doc_id": 0, "filtered_resps": none, "target": "x"}])
-        (one,) = read_answers(tmp_path / "s.jsonl", kind, questions).answered
+        (one,) = match_predictions(tmp_path / "s.jsonl", kind, questions).responses
         assert one.text == ""
 
 
@@ -200,24 +200,24 @@ def test_records_that_are_none_cost_themselves(tmp_path, caplog):
     odd[1].pop("prediction")
     odd[1].pop("answer")
     (tmp_path / "m.json").write_text(json.dumps([good[0], 7, odd[0], None, odd[1], good[1]]))
-    found = read_answers(tmp_path / "m.json", kind, questions)
-    assert [one.text for one in found.answered] == ["a dog", "a cat"]
+    found = match_predictions(tmp_path / "m.json", kind, questions)
+    assert [one.text for one in found.responses] == ["a dog", "a cat"]
     assert len(found.unreadable) == 4
     assert "record 3: the answer is of type dict, no text" in found.unreadable
-    found.tell(tmp_path)
+    found.log_problems(tmp_path)
     assert "4 records cannot be read; they are left" in caplog.text
     text = "\n".join([json.dumps(good[0]), "{", "[" * 5000, "7", '{"index": "1", "pre', ""])
     (tmp_path / "m.jsonl").write_text(text)
-    found = read_answers(tmp_path / "m.jsonl", kind, questions)
-    assert [one.text for one in found.answered] == ["a dog"]
+    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in found.responses] == ["a dog"]
     assert len(found.unreadable) == 4
 
 
 def test_a_whole_number_that_a_table_has_made_a_fraction(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     rows = [one | {"index": float(one["index"])} for one in predicted(0, 1)]
-    found = read_answers(predictions(tmp_path / "m.xlsx", rows), kind, questions)
-    assert [one.text for one in found.answered] == ["a dog", "a cat"]
+    found = match_predictions(predictions(tmp_path / "m.xlsx", rows), kind, questions)
+    assert [one.text for one in found.responses] == ["a dog", "a cat"]
 
 
 def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
@@ -228,9 +228,9 @@ def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
     lines(
         tmp_path / "m.jsonl", [{"question_id": "a", "text": "1"}, {"question_id": "b", "text": "2"}]
     )
-    found = read_answers(tmp_path / "m.jsonl", kind, questions)
-    assert (found.ambiguous, [one.text for one in found.answered]) == (["a"], ["2"])
-    found.tell(tmp_path)
+    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert (found.ambiguous, [one.text for one in found.responses]) == (["a"], ["2"])
+    found.log_problems(tmp_path)
     assert "1 answers whose names several questions have; they are left ('a')" in caplog.text
 
 
@@ -238,16 +238,16 @@ def test_files_that_are_no_tables(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"0": "yes"}))
     with pytest.raises(MGMError, match="is a pickle, which can run any program"):
-        read_answers(tmp_path / "m.pkl", kind, questions)
+        match_predictions(tmp_path / "m.pkl", kind, questions)
     for content in (b"index\tprediction\n0\t\xff\xfe", b"PK\x03\x04", b"a\tb\n1\t2\t3\n", b""):
         (tmp_path / "m.tsv").write_bytes(content)
         with pytest.raises(MGMError, match=r"m\.tsv"):
-            read_answers(tmp_path / "m.tsv", kind, questions)
+            match_predictions(tmp_path / "m.tsv", kind, questions)
     for suffix in (".xlsx", ".json", ".jsonl"):
         for content in (b"", b"PK\x03\x04", b"\xff\xfe\x00", b"[" * 100_000, b"null"):
             (tmp_path / f"m{suffix}").write_bytes(content)
             with pytest.raises(MGMError, match="m" + suffix):
-                read_answers(tmp_path / f"m{suffix}", kind, questions)
+                match_predictions(tmp_path / f"m{suffix}", kind, questions)
 
 
 def numbered(name: str) -> Rows:
@@ -274,7 +274,7 @@ def test_a_bare_index_is_the_row_of_a_table(tmp_path, name, form):
         else:
             predictions(tmp_path / "a.tsv", records)
         (file,) = tmp_path.glob("a.*")
-        assert [one.text for one in read_answers(file, kind, questions).answered] == texts
+        assert [one.text for one in match_predictions(file, kind, questions).responses] == texts
         file.unlink()
 
 
@@ -285,7 +285,7 @@ def test_no_row_has_a_number_from_1_as_its_name(tmp_path, name):
     kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
     for number, question in enumerate(kind.questions(tmp_path, split, "lmms-eval")):
         ids = {str(value) for value in own[number].values() if isinstance(value, str | int)}
-        for one in kind.names_of(question):
+        for one in kind.prediction_ids(question):
             assert one == str(number) or any(one in i or i in one for i in ids)
 
 
@@ -299,13 +299,13 @@ def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
         asked = row.get("question") or row.get("Question")
         record["input"] = f"<image>{asked.strip().lower()}\nReply briefly, in English."
     lines(tmp_path / "s.jsonl", records)
-    found = read_answers(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
-    assert len(found.answered) == len(questions)
+    found = match_predictions(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
+    assert len(found.responses) == len(questions)
     for record in records:
         record["input"] = "Where on earth is that?"
     lines(tmp_path / "s.jsonl", records)
     with pytest.raises(MGMError, match="are to other questions") as caught:
-        read_answers(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
+        match_predictions(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
     assert "--protocol" not in str(caught.value)
 
 
@@ -314,12 +314,12 @@ def test_right_answers_are_no_predictions(tmp_path, name):
     """A table itself, and a harness's file whose column of predictions is missing."""
     kind, questions = of_harness(tmp_path, name, "vlmevalkit", numbered(name))
     with pytest.raises(MGMError, match="record 1: holds the right answers, no predictions"):
-        read_answers(tmp_path / TABLES[name][0], kind, questions)
+        match_predictions(tmp_path / TABLES[name][0], kind, questions)
     rows = [one | {"category": "x"} for one in numbered(name)]
     for suffix in (".xlsx", ".json", ".csv"):
         file = predictions(tmp_path / f"m{suffix}", rows)
         with pytest.raises(MGMError, match="holds the right answers, no predictions"):
-            read_answers(file, kind, questions)
+            match_predictions(file, kind, questions)
 
 
 def test_answers_with_their_questions_are_predictions(tmp_path):
@@ -327,8 +327,8 @@ def test_answers_with_their_questions_are_predictions(tmp_path):
     records = [{"question_id": n, "question": POPE[n]["question"], "answer": f"a {name}"}
                for n, name in enumerate(OBJECTS)]  # fmt: skip
     lines(tmp_path / "m.jsonl", records)
-    found = read_answers(tmp_path / "m.jsonl", kind, questions)
-    assert [one.text for one in found.answered] == [f"a {name}" for name in OBJECTS]
+    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in found.responses] == [f"a {name}" for name in OBJECTS]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_log_likelihoods_are_no_text(tmp_path, likelihoods):
     kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
     lines(tmp_path / "s.jsonl", [{"doc_id": 0, "filtered_resps": likelihoods, "target": "x"}])
     with pytest.raises(MGMError, match="record 1: has log-likelihoods, no text"):
-        read_answers(tmp_path / "s.jsonl", kind, questions)
+        match_predictions(tmp_path / "s.jsonl", kind, questions)
 
 
 def test_other_files_of_the_harnesses(tmp_path):
@@ -350,9 +350,9 @@ def test_other_files_of_the_harnesses(tmp_path):
     texts = [f"answer {n}" for n in range(len(questions))]
     logs = {"args": {}, "model_configs": {}, "logs": samples(questions, texts, old=True)}
     (tmp_path / "pope.json").write_text(json.dumps(logs))
-    found = read_answers(tmp_path / "pope.json", kind, questions)
-    assert [one.text for one in found.answered] == texts
+    found = match_predictions(tmp_path / "pope.json", kind, questions)
+    assert [one.text for one in found.responses] == texts
     results = {"results": {"pope": {"pope_f1_score,none": 0.8}}, "configs": {"pope": {}}}
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(MGMError, match="holds lmms-eval's results, no answers; give the samples"):
-        read_answers(tmp_path / "results.json", kind, questions)
+        match_predictions(tmp_path / "results.json", kind, questions)

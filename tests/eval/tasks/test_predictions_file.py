@@ -8,9 +8,9 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.__main__ import main
-from mgm.eval.harness.question import Answered
+from mgm.eval.harness.question import Response
 from mgm.eval.registry import BENCHMARKS
-from mgm.eval.tasks.predictions_file import read_answers
+from mgm.eval.tasks.predictions_file import match_predictions
 from tests.eval.fixtures import MAKERS, lines, make_all
 
 
@@ -28,15 +28,15 @@ def questions(data: Path, name: str):
 def test_what_a_benchmark_writes_can_be_read_back(data, name, tmp_path):
     """Published answers files, and what servers and other evaluators take."""
     kind, asked = questions(data, name)
-    said = [Answered(one, f"answer {n}") for n, one in enumerate(asked)]
+    said = [Response(one, f"answer {n}") for n, one in enumerate(asked)]
     files = kind.submission(said, tmp_path, kind.splits[0])
     read = 0
     for file in files:
         if file.suffix not in (".jsonl", ".xlsx") and file.name != "mm-vet.json":
             continue
-        found = read_answers(file, kind, asked)
-        assert [one.text for one in found.answered] == [one.text for one in said]
-        assert [found.unknown, found.twice, found.contradictory, found.missing] == [[]] * 4
+        found = match_predictions(file, kind, asked)
+        assert [one.text for one in found.responses] == [one.text for one in said]
+        assert [found.unknown, found.duplicate, found.conflicting, found.missing] == [[]] * 4
         read += 1
     assert read
 
@@ -53,7 +53,7 @@ def test_forms(data, tmp_path):
     (tmp_path / "b.json").write_text('{"20": {"response": " red "}}')
     (tmp_path / "c.json").write_text('[{"questionId": "20", "prediction": "red"}]')
     for file in sorted(tmp_path.iterdir()):
-        assert [one.text for one in read_answers(file, kind, asked).answered] == ["red"], file
+        assert [one.text for one in match_predictions(file, kind, asked).responses] == ["red"], file
 
 
 def test_faults_are_counted_and_named(data, tmp_path, caplog):
@@ -69,12 +69,12 @@ def test_faults_are_counted_and_named(data, tmp_path, caplog):
             {"question_id": "nobody", "text": "C"},
         ],
     )
-    found = read_answers(file, kind, asked)
-    assert [(one.question.id, one.text) for one in found.answered] == [("10", "A")]
+    found = match_predictions(file, kind, asked)
+    assert [(one.question.id, one.text) for one in found.responses] == [("10", "A")]
     assert found.unknown == ["nobody"]
-    assert found.twice == ["10"]
-    assert found.contradictory == ["v_11"]
-    found.tell(file)
+    assert found.duplicate == ["10"]
+    assert found.conflicting == ["v_11"]
+    found.log_problems(file)
     said = caplog.text
     assert "1 answers to questions that the benchmark does not have" in said
     assert "they are left ('nobody')" in said
@@ -85,19 +85,23 @@ def test_faults_are_counted_and_named(data, tmp_path, caplog):
 def test_one_name_of_several_questions(data, tmp_path):
     """By the prompt where it is told, and else in their order."""
     kind, asked = questions(data, "textvqa")
-    assert [one.facts["question_id"] for one in asked] == ["a", "a", "b"]
+    assert [one.metadata["question_id"] for one in asked] == ["a", "a", "b"]
     records = [
-        {"question_id": one.facts["question_id"], "prompt": one.facts["prompt"], "text": f"{n}"}
+        {
+            "question_id": one.metadata["question_id"],
+            "prompt": one.metadata["prompt"],
+            "text": f"{n}",
+        }
         for n, one in enumerate(asked)
     ]
     file = tmp_path / "merge.jsonl"
     lines(file, [records[1], records[2], records[0]])
-    assert [one.text for one in read_answers(file, kind, asked).answered] == ["0", "1", "2"]
+    assert [one.text for one in match_predictions(file, kind, asked).responses] == ["0", "1", "2"]
     lines(file, [{"question_id": one["question_id"], "text": one["text"]} for one in records])
-    assert [one.text for one in read_answers(file, kind, asked).answered] == ["0", "1", "2"]
+    assert [one.text for one in match_predictions(file, kind, asked).responses] == ["0", "1", "2"]
     lines(file, [records[1], records[1] | {"text": "other"}])
-    found = read_answers(file, kind, asked[:2])
-    assert (found.contradictory, found.missing) == (["1"], ["0"])
+    found = match_predictions(file, kind, asked[:2])
+    assert (found.conflicting, found.missing) == (["1"], ["0"])
 
 
 ASKED = {
@@ -122,10 +126,10 @@ ASKED = {
 def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
     kind, asked = questions(data, name)
     file = tmp_path / "theirs.jsonl"
-    names = kind.names_of(asked[0])
+    names = kind.prediction_ids(asked[0])
     lines(file, [{"question_id": min(names), "prompt": prompt, "text": "x"}])
-    found = read_answers(file, kind, asked)
-    assert (len(found.answered), found.mismatched) == (1, [])
+    found = match_predictions(file, kind, asked)
+    assert (len(found.responses), found.mismatched) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -142,17 +146,17 @@ def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
 def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, prompt, caplog):
     kind, asked = questions(data, name)
     file = tmp_path / "theirs.jsonl"
-    first, *others = ({"question_id": min(kind.names_of(one)), "text": "x",
-                       "prompt": one.facts["prompt"]} for one in asked)  # fmt: skip
+    first, *others = ({"question_id": min(kind.prediction_ids(one)), "text": "x",
+                       "prompt": one.metadata["prompt"]} for one in asked)  # fmt: skip
     lines(file, [first | {"prompt": prompt}, *others])
     if not others:
         with pytest.raises(MGMError, match="are to other questions than"):
-            read_answers(file, kind, asked)
+            match_predictions(file, kind, asked)
         return
-    found = read_answers(file, kind, asked)
-    assert len(found.answered) == len(others)
+    found = match_predictions(file, kind, asked)
+    assert len(found.responses) == len(others)
     assert found.mismatched == [first["question_id"]]
-    found.tell(file)
+    found.log_problems(file)
     assert "1 answers are to other questions than their names say; they are left" in caplog.text
 
 
@@ -173,9 +177,9 @@ def test_files_that_are_none(data, tmp_path, name, content, says):
     kind, asked = questions(data, "gqa")
     (tmp_path / name).write_text(content)
     with pytest.raises(MGMError, match=says):
-        read_answers(tmp_path / name, kind, asked)
+        match_predictions(tmp_path / name, kind, asked)
     with pytest.raises(MGMError, match="is missing"):
-        read_answers(tmp_path / "nowhere.jsonl", kind, asked)
+        match_predictions(tmp_path / "nowhere.jsonl", kind, asked)
 
 
 def test_on_the_command_line(data, tmp_path, capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.harness.question import Answered, Question
+from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.tasks.thinking import strip_thinking
 
@@ -22,7 +22,7 @@ def test_reasoning_is_taken_out(text, answer):
 
 
 def test_who_sees_an_answer_without_it():
-    seed, said = BENCHMARKS["seed"], Answered(Question("1", "?", answer="B"), "<think>A</think>B")
-    assert seed.cleaned(said, "lmms-eval").text == "B"
-    assert seed.cleaned(said, "paper") is said
-    assert seed.cleaned(said, "paper", without_thinking=True).text == "B"
+    seed, said = BENCHMARKS["seed"], Response(Question("1", "?", target="B"), "<think>A</think>B")
+    assert seed.filter_response(said, "lmms-eval").text == "B"
+    assert seed.filter_response(said, "paper") is said
+    assert seed.filter_response(said, "paper", without_thinking=True).text == "B"

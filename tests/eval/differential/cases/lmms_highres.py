@@ -6,7 +6,7 @@ from random import Random
 from tests.eval.differential.case import Case, Record
 from tests.eval.differential.checkout import Checkout
 from tests.eval.differential.lmms_eval import (
-    LETTER,
+    LETTER_PROMPT,
     SHORT_PROMPT,
     Doc,
     answers_to,
@@ -193,7 +193,7 @@ def mmstar(harness: Checkout, random: Random) -> Iterator[Record]:
         lambda doc, results: module.mmstar_process_results(doc, results)["average"],
         module.mmstar_aggregate_results,
     )
-    post = {"pre_prompt": "", "post_prompt": f"\n{LETTER.removesuffix('.')}"}
+    post = {"pre_prompt": "", "post_prompt": f"\n{LETTER_PROMPT.removesuffix('.')}"}
     for doc in docs:
         yield {"row": doc, "prompt": module.mmstar_doc_to_text(doc, post)}
 

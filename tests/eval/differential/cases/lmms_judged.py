@@ -11,7 +11,7 @@ from mgm.eval.harness.question import Question
 from tests.eval.differential.case import Case, Record
 from tests.eval.differential.checkout import Checkout, Replies
 from tests.eval.differential.lmms_eval import (
-    LETTER,
+    LETTER_PROMPT,
     SHORT_PROMPT,
     Doc,
     Draws,
@@ -201,11 +201,13 @@ def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
             yield record | {"score": module.evaluate_mmmu([result])[1]["acc"]}
     scored = [[number] for number, result in enumerate(results) if result is not None]
     yield from sets(
-        random, scored, lambda own: module.mmmu_aggregate_results([results[n] for n in own])
+        random,
+        scored,
+        lambda own: module.mmmu_aggregate_results([results[n] for n in own]),
     )
     forms = {
         "prompt_type": "format",
-        "multiple_choice_prompt": LETTER,
+        "multiple_choice_prompt": LETTER_PROMPT,
         "open_ended_prompt": "Answer the question using a single word or phrase.",
     }
     for doc in docs:

@@ -48,9 +48,9 @@ def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
         else:
             results.append(result)
             yield {"row": doc, "answer": answer, "score": module.evaluate([result])[1]["acc"]}
-    scored = [[number] for number, result in enumerate(results) if result is not None]
+    score_responses = [[number] for number, result in enumerate(results) if result is not None]
     yield from sets(
-        random, scored, lambda own: module.evaluate([results[n] for n in own])[1]["acc"]
+        random, score_responses, lambda own: module.evaluate([results[n] for n in own])[1]["acc"]
     )
 
 
@@ -73,8 +73,8 @@ def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
         else:
             rights.append(float(found["if_right"]))
             yield {"row": doc, "answer": answer, "score": rights[-1]}
-    scored = [[number] for number, right in enumerate(rights) if right is not None]
-    yield from sets(random, scored, lambda own: sum(rights[n] for n in own) / len(own))
+    score_responses = [[number] for number, right in enumerate(rights) if right is not None]
+    yield from sets(random, score_responses, lambda own: sum(rights[n] for n in own) / len(own))
 
 
 def seed(harness: Checkout, random: Random) -> Iterator[Record]:
@@ -113,7 +113,7 @@ def seed(harness: Checkout, random: Random) -> Iterator[Record]:
 
 def seed_question(record: Record) -> Question:
     """A question of SEED-Bench."""
-    return Question(record["row"]["question_id"], "?", answer=record["row"]["answer"])
+    return Question(record["row"]["question_id"], "?", target=record["row"]["answer"])
 
 
 def scienceqa(harness: Checkout, random: Random) -> Iterator[Record]:
@@ -167,8 +167,8 @@ def _run_scienceqa(
 def scienceqa_question(record: Record) -> Question:
     """A question of ScienceQA."""
     row = record["row"]
-    facts = {"choices": row["choices"]}
-    return Question(row["id"], "?", answer="ABCDE"[row["answer"]], facts=facts)
+    metadata = {"choices": row["choices"]}
+    return Question(row["id"], "?", target="ABCDE"[row["answer"]], metadata=metadata)
 
 
 EVAL = "mmmu.utils.eval_utils"

@@ -31,16 +31,16 @@ from tests.eval.differential.made_up_text import (
 Row = dict[str, Any]
 
 
-def question_of(record: Record) -> Question:
+def restore_question(record: Record) -> Question:
     """A question of the published files with what a scorer reads of it."""
     row = record["row"]
     return Question(
         row.get("id", "1"),
         "",
-        answer=row["answer"],
+        target=row["answer"],
         group=row.get("image", ""),
         category=row.get("category", ""),
-        facts=row.get("facts", {}),
+        metadata=row.get("facts", {}),
     )
 
 
@@ -357,7 +357,7 @@ def record_llava_bench(harness: Checkout, random: Random) -> Iterator[Record]:
     module = harness.module("llava.eval.eval_gpt_review_bench")
     script = harness.path / "llava" / "eval" / "summarize_gpt_review.py"
     source = script.read_text(encoding="utf-8")
-    facts = {"caption": "a caption", "prompt": "What is it?"}
+    metadata = {"caption": "a caption", "prompt": "What is it?"}
     tuples = []
     for number in range(common.COMPLETE):
         bad = random.choice((0, 0, 0, 0, 0, 1, 2, 3))
@@ -370,7 +370,7 @@ def record_llava_bench(harness: Checkout, random: Random) -> Iterator[Record]:
         row = {
             "answer": "a dog",
             "category": ("conv", "detail", "complex")[number % 3],
-            "facts": facts,
+            "facts": metadata,
         }
         yield {"row": row, "answer": f"a cat {number}", "replies": replies,
                "score": min(max(marks[1] / 10, 0), 1)}  # fmt: skip
@@ -389,7 +389,7 @@ def _case(
     benchmark: str, protocol: str, harness: str, functions: Sequence[str], record: Any, **more: Any
 ) -> Case:
     return Case(
-        benchmark, protocol, harness, tuple(functions), record, question=question_of, **more
+        benchmark, protocol, harness, tuple(functions), record, question=restore_question, **more
     )
 
 

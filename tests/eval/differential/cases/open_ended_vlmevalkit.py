@@ -94,9 +94,9 @@ def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
         "adversarial,popular,random",
     )
     rows = yes_no_rows(random, kinds)
-    answered = yes_no_answers(harness, random, rows)
+    extractions = yes_no_answers(harness, random, rows)
     table = []
-    for row, answer, extracted in answered:
+    for row, answer, extracted in extractions:
         score = row["answer"] == extracted
         table.append(row | {"extracted": extracted, "score": score})
         yield {"row": row, "answer": answer, "score": float(score)}
