@@ -1,6 +1,6 @@
-"""Evaluate: python -m mgm.eval --model-path FOLDER --benchmark textvqa mme.
+"""Evaluate a model on benchmarks: python -m mgm.eval --model-path FOLDER --benchmark textvqa mme.
 
-With torchrun, every process answers questions about other images, on a GPU of its own.
+Data parallel with torchrun: each rank runs the questions about its share of the images.
 """
 
 import argparse
@@ -22,7 +22,12 @@ from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.models import EndpointModel, EngineModel, Model
 from mgm.eval.harness.question import Response
 from mgm.eval.harness.response_cache import ResponseCache, model_digest, model_key
-from mgm.eval.harness.runner import BenchmarkResponses, cached_responses, gather, generate_responses
+from mgm.eval.harness.runner import (
+    BenchmarkResponses,
+    cached_responses,
+    gather,
+    generate_responses,
+)
 from mgm.eval.options import SCORE_SETTINGS, model_settings, parse_args
 from mgm.eval.plan import Task, load_tasks
 from mgm.eval.registry import BENCHMARKS
@@ -37,103 +42,91 @@ from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import checkpoint_folder
 
 logger = logging.getLogger("mgm.eval")
-EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
+EXIT_FAILED = 2  # a benchmark could not be run or scored; the others are in the report
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Ask and score; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate responses, score them, write the report; returns the exit status."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (
-        ("RANK", "0"), ("WORLD_SIZE", "1"),
-    ))  # fmt: skip
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     logging.getLogger("mgm").setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    options = parse_args(words)
+    options = parse_args(arguments)
     if options.compare:
         return compare(options)
-    tasks = load_tasks(options)  # faults of the data are found before the model loads
+    tasks = load_tasks(options)  # before the model: errors in the data come early
     ablations = AblationStudy(options.ablate, tasks, lambda: _config(options))
     if options.dry_run:
         write_output("".join(map(ablations.forecast, tasks)))
         return 0
-    title, deciding = model_settings(options)
-    output = options.output or Path("work_dirs/eval") / title
-    cache = ResponseCache(
-        output / "answers", model_key(options.model_path or title, deciding), rank
-    )
-    model = _model(options, title) | deciding
+    model_name, settings = model_settings(options)
+    output = options.output_dir or Path("work_dirs/eval") / model_name
+    key = model_key(options.model_path or model_name, settings)
+    cache = ResponseCache(output / "answers", key, rank)
+    model_info = _model_info(options, model_name) | settings
     failed: list[str] = []
-    if not options.score_only and options.answers is None:
-        answerer = _answerer(options, model)
-        failed += _ask(tasks, answerer, cache, rank, world_size)
+    if not options.score_only and options.predictions is None:
+        model = _load_model(options, model_info)
+        failed += _generate(tasks, model, cache, rank, world_size)
         if not failed:
-            failed += ablations.ask(answerer, cache, rank, world_size)
-    shared = {
-        name: BenchmarkResponses(task.asked, cache, task.skipped) for name, task in tasks.items()
+            failed += ablations.generate(model, cache, rank, world_size)
+    own = {
+        name: BenchmarkResponses(task.selected, cache, task.skipped) for name, task in tasks.items()
     }
-    gather(shared | ablations.shared(cache), failed, cache, rank, world_size)
+    gather(own | ablations.benchmark_responses(cache), failed, cache, rank, world_size)
     if rank:
-        return 0  # another status would have torchrun end the first, which reports
+        return 0  # with another status torchrun would kill rank 0, which reports
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")
-    scores = _score_all(tasks, cache, judge, model, output, options, failed)
+    scores = _score_all(tasks, cache, judge, model_info, output, options, failed)
     tables, errors = ablations.report(output, scores, cache, judge, options.strip_thinking)
     failed += errors
-    write_report(output, title, next(iter(scores.values())).run)
-    write_output(scores_table(list(scores.values()), title) + tables)
+    write_report(output, model_name, next(iter(scores.values())).run)
+    write_output(scores_table(list(scores.values()), model_name) + tables)
     logger.info("report: %s", output / "report.html")
     if isinstance(judge, ModelJudge):
-        usage = judge.usage
-        logger.info(
-            "the judge %s was asked %d times: %d tokens in prompts, %d in answers",
-            judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens,
-        )  # fmt: skip
-        if judge.unavailable:
-            failed.append(judge.unavailable)
+        _log_judge(judge, failed)
     for message in dict.fromkeys(failed):
         logger.error("error: %s", message)
     return EXIT_FAILED if failed else 0
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print how models differ, and write it where --output says; returns the exit status.
+    """Print how models differ, and write it to --output-file; returns the exit status.
 
     Raises:
-        MGMError: nothing was scored of two models.
+        MGMError: no benchmark was scored for two of the models.
     """
     comparisons, problems = compare_folders(options.compare, BENCHMARKS, options.margin)
-    for one in comparisons:
-        write_output(f"{comparison_line(one)}\n")
+    for comparison in comparisons:
+        write_output(f"{comparison_line(comparison)}\n")
     unshared = scored_by_one(options.compare)
     for text in unshared:
         logger.warning("%s", text)
-    if options.output is not None:
-        write_comparison(options.output, comparisons, problems, unshared)
-        logger.info("wrote %s", options.output)
+    if options.output_file is not None:
+        write_comparison(options.output_file, comparisons, problems, unshared)
+        logger.info("wrote %s", options.output_file)
     for problem in problems:
         logger.error("error: %s", problem)
     return EXIT_FAILED if problems else 0
 
 
-def _ask(
-    tasks: Mapping[str, Task],
-    answerer: Model,
-    cache: ResponseCache,
-    rank: int,
-    world_size: int,
+def _generate(
+    tasks: Mapping[str, Task], model: Model, cache: ResponseCache, rank: int, world_size: int
 ) -> list[str]:
-    """Have all questions answered; what cannot be is in each task's `skipped` afterwards.
+    """Generate the responses of all tasks; failed questions are added to `Task.skipped`.
 
     Returns:
-        The error that ended it; what was answered before is scored.
+        The error that stopped generation, if any; earlier responses are still scored.
 
     Raises:
-        MGMError: an answer cannot be written.
+        MGMError: a response cannot be written.
     """
     for name, task in tasks.items():
-        bar = name if rank == 0 else ""
+        title = name if rank == 0 else ""
         try:
-            task.skipped += generate_responses(task.asked, answerer, cache, rank, world_size, bar)
+            task.skipped += generate_responses(task.selected, model, cache, rank, world_size, title)
         except NotWrittenError:
             raise
         except MGMError as error:
@@ -145,21 +138,21 @@ def _score_all(
     tasks: Mapping[str, Task],
     cache: ResponseCache,
     judge: Judge,
-    model: Mapping[str, Any],
+    model_info: Mapping[str, Any],
     output: Path,
     options: argparse.Namespace,
     failed: list[str],
 ) -> dict[str, Score]:
-    """Score what can be; errors of the others are added to `failed`.
+    """Score all tasks; errors of single tasks are added to `failed`.
 
     Raises:
-        MGMError: nothing can be scored, or a file cannot be written.
+        MGMError: no task can be scored, or a file cannot be written.
     """
     scores: dict[str, Score] = {}
     for name, task in tasks.items():
         try:
-            answers = _answers(task, cache, options)
-            scores[name] = _score(task, answers, judge, model, output, options)
+            responses = _responses(task, cache, options)
+            scores[name] = _score(task, responses, judge, model_info, output, options)
         except NotWrittenError:
             raise
         except MGMError as error:
@@ -169,60 +162,73 @@ def _score_all(
     return scores
 
 
-def _answers(task: Task, cache: ResponseCache, options: argparse.Namespace) -> list[Response]:
-    """The answers to what is asked, from a file of another program or of this one's.
+def _responses(task: Task, cache: ResponseCache, options: argparse.Namespace) -> list[Response]:
+    """The responses to the selected questions, from --predictions or the cache.
 
     Raises:
-        MGMError: the file cannot be read, or is of other questions.
+        MGMError: the predictions cannot be read, or do not match the questions.
     """
-    if options.answers is None:
-        return cached_responses(task.asked, cache)
-    found = match_predictions(options.answers, task.kind, task.questions, task.protocol)
-    found.log_problems(options.answers)
-    asked = {question.id for question in task.asked}
-    return [answer for answer in found.responses if answer.question.id in asked]
+    if options.predictions is None:
+        return cached_responses(task.selected, cache)
+    match = match_predictions(options.predictions, task.benchmark, task.questions, task.protocol)
+    match.log_problems(options.predictions)
+    selected = {question.id for question in task.selected}
+    return [response for response in match.responses if response.question.id in selected]
 
 
 def _score(
     task: Task,
-    answers: Sequence[Response],
+    responses: Sequence[Response],
     judge: Judge,
-    model: Mapping[str, Any],
+    model_info: Mapping[str, Any],
     output: Path,
     options: argparse.Namespace,
 ) -> Score:
-    """Score a benchmark, and write what its folder has of it.
+    """Score one task and write the files of its folder.
 
     Raises:
-        MGMError: nothing can be scored, or a file cannot be written.
+        MGMError: no response can be scored, or a file cannot be written.
     """
-    kind, split, protocol = task.kind, task.split, task.protocol
+    benchmark, split, protocol = task.benchmark, task.split, task.protocol
     folder = task.folder(output)
     score = score_responses(
-        *(kind, split, protocol, task.questions, answers, judge),
+        *(benchmark, split, protocol, task.questions, responses, judge),
         skipped=task.skipped,
         without_thinking=options.strip_thinking,
     )
-    settings = {name: getattr(options, name) for name in SCORE_SETTINGS}
-    generate_responses = run_info(
-        merge_model_info(dict(model), folder / "score.json"),
-        settings
-        | {"answers": options.answers and str(options.answers)}
-        | ({"temperature": "the server's default"} if score.counts["sampled"] else {}),
-        data_info(kind, split, protocol, kind.folder_in(options.data), task.questions),
-        answers,
+    settings: dict[str, Any] = {name: getattr(options, name) for name in SCORE_SETTINGS}
+    settings["answers"] = options.predictions and str(options.predictions)
+    if score.counts["sampled"]:
+        settings["temperature"] = "the server's default"
+    data_folder = benchmark.folder_in(options.data_dir)
+    run = run_info(
+        merge_model_info(dict(model_info), folder / "score.json"),
+        settings,
+        data_info(benchmark, split, protocol, data_folder, task.questions),
+        responses,
     )
-    score = replace(score, run=generate_responses)
+    score = replace(score, run=run)
     warn_if_replaced(folder / "score.json", score)
-    written = write_score_files(kind, split, score, answers, folder)
-    write_samples(folder, kind, score, answers, options.strip_thinking)
+    written = write_score_files(benchmark, split, score, responses, folder)
+    write_samples(folder, benchmark, score, responses, options.strip_thinking)
     for path in written:
         logger.info("wrote %s", path)
     return score
 
 
+def _log_judge(judge: ModelJudge, failed: list[str]) -> None:
+    """Log the token usage of the judge; if it became unavailable, add the error to `failed`."""
+    usage = judge.usage
+    logger.info(
+        "judge %s: %d requests, %d prompt tokens, %d completion tokens",
+        *(judge.name, usage.requests, usage.prompt_tokens, usage.completion_tokens),
+    )
+    if judge.unavailable:
+        failed.append(judge.unavailable)
+
+
 def _config(options: argparse.Namespace) -> MGMConfig:
-    """The config of the model in --model-path, without its weights.
+    """The config of the model in --model-path, without loading weights.
 
     Raises:
         MGMError: there is no model, or it is damaged.
@@ -230,15 +236,15 @@ def _config(options: argparse.Namespace) -> MGMConfig:
     return checkpoint_config(checkpoint_folder(options.model_path), options.model_base)
 
 
-def _model(options: argparse.Namespace, title: str) -> dict[str, Any]:
-    """What is known of the model before it is loaded."""
+def _model_info(options: argparse.Namespace, model_name: str) -> dict[str, Any]:
+    """`model` of `run_info`, as far as it is known without loading the model."""
     folder = Path(options.model_path or "")
     digest = model_digest(folder) if options.model_path and folder.is_dir() else None
-    return {"name": title, "path": options.model_path, "digest": digest}
+    return {"name": model_name, "path": options.model_path, "digest": digest}
 
 
-def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Model:
-    """The back end; what is known of the model when it is loaded goes into `model`."""
+def _load_model(options: argparse.Namespace, model_info: dict[str, Any]) -> Model:
+    """Load the back end; device, dtype and template are added to `model_info`."""
     if options.endpoint is not None:
         return EndpointModel(options.endpoint, options.model, options.batch_size)
     device = options.device
@@ -256,9 +262,9 @@ def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Model:
     )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)
-    model["device"] = str(engine.model.device)
-    model["dtype"] = str(engine.model.dtype).removeprefix("torch.")
-    model["conv_mode"] = options.conv_mode or engine.processor.conversation
+    model_info["device"] = str(engine.model.device)
+    model_info["dtype"] = str(engine.model.dtype).removeprefix("torch.")
+    model_info["conv_mode"] = options.conv_mode or engine.processor.conversation
     return EngineModel(engine, options.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""What a run asks: benchmarks with their questions."""
+"""The tasks of a run: benchmarks with their questions, loaded from their files."""
 
 import argparse
 import logging
@@ -14,79 +14,81 @@ from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.files import MissingFileError
 
 logger = logging.getLogger("mgm.eval")
-DEFAULT_DATA_DIR = Path("data/MGM-Eval")  # folder of all benchmarks, unless --data names another
+DEFAULT_DATA_DIR = Path("data/MGM-Eval")  # default of --data-dir
 
 
 @dataclass
 class Task:
-    """What is asked of a benchmark.
+    """A benchmark to run, with its questions.
 
     Attributes:
-        kind: the benchmark.
-        split: of it.
-        protocol: by which is asked and scored.
-        questions: all there are.
-        asked: those that are asked.
-        skipped: records that are no questions, and questions that could not be asked.
+        benchmark: to run.
+        split: of the benchmark.
+        protocol: prompts and scoring rules: "paper", "lmms-eval", "vlmevalkit" or "official".
+        questions: all questions of the split.
+        selected: the questions to run, fewer than `questions` with --limit.
+        skipped: records that could not be read as questions, and questions without a response.
     """
 
-    kind: Benchmark
+    benchmark: Benchmark
     split: str
     protocol: str
     questions: list[Question]
-    asked: list[Question]
+    selected: list[Question]
     skipped: list[SkippedQuestion]
 
     def folder(self, output: Path) -> Path:
-        """Where its score and answers go, below the output of a run."""
-        return output / self.kind.name / self.split / self.protocol
+        """The folder of its score and responses, below the output folder of a run."""
+        return output / self.benchmark.name / self.split / self.protocol
 
 
 def load_tasks(options: argparse.Namespace) -> dict[str, Task]:
-    """Benchmarks with their questions, by the names with their splits.
+    """Load the questions of all --benchmark; keys are `NAME:SPLIT`.
 
     Raises:
-        MGMError: there is no such benchmark, or its data is missing or damaged. All whose files
-            are missing are named, with the command that prepares them.
+        MGMError: unknown benchmark, or its data is missing or damaged. Missing files of several
+            benchmarks are reported together, with the `mgm.eval.prepare` command to run.
     """
     tasks: dict[str, Task] = {}
     missing: dict[str, MissingFileError] = {}
     for name in expand_groups(options.benchmark):
         try:
-            task = _task(name, options)
+            task = _load_task(name, options)
         except MissingFileError as error:
             missing[name] = error
             continue
-        tasks[f"{task.kind.name}:{task.split}"] = task
+        tasks[f"{task.benchmark.name}:{task.split}"] = task
     if missing:
         raise MGMError(_prepare_advice(missing, options))
     return tasks
 
 
-def _task(name: str, options: argparse.Namespace) -> Task:
-    kind, split, protocol = resolve_benchmark(name, options.protocol)
+def _load_task(name: str, options: argparse.Namespace) -> Task:
+    benchmark, split, protocol = resolve_benchmark(name, options.protocol)
+    folder = benchmark.folder_in(options.data_dir)
     skipped: list[SkippedQuestion] = []
-    questions = list(kind.questions(kind.folder_in(options.data), split, protocol, skipped))
+    questions = list(benchmark.questions(folder, split, protocol, skipped))
     if not questions:
         reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else ""
-        raise MGMError(f"{kind.name}: its file has no questions{reason}")
-    for one in skipped:
-        logger.warning("%s:%s, %s is left out: %s", kind.name, split, one.id, one.reason)
-    if options.max_new_tokens is not None:
-        limit = options.max_new_tokens
-        questions = [replace(one, max_new_tokens=limit) for one in questions]
-    return Task(kind, split, protocol, questions, questions[: options.limit], skipped)
+        raise MGMError(f"{benchmark.name}: its file has no questions{reason}")
+    for record in skipped:
+        title = f"{benchmark.name}:{split}"
+        logger.warning("%s: skipping %s: %s", title, record.id, record.reason)
+    limit = options.max_new_tokens
+    if limit is not None:
+        questions = [replace(question, max_new_tokens=limit) for question in questions]
+    return Task(benchmark, split, protocol, questions, questions[: options.limit], skipped)
 
 
 def _prepare_advice(missing: Mapping[str, MissingFileError], options: argparse.Namespace) -> str:
-    words = ["python", "-m", "mgm.eval.prepare", *missing]
+    command = ["python", "-m", "mgm.eval.prepare", *missing]
     if options.protocol:
-        words += ["--protocol", options.protocol]
-    if options.data != DEFAULT_DATA_DIR:
-        words += ["--data", str(options.data)]
+        command += ["--protocol", options.protocol]
+    if options.data_dir != DEFAULT_DATA_DIR:
+        command += ["--data-dir", str(options.data_dir)]
     first, *others = missing.values()
     also = f", and files of {len(others)} more benchmarks" if others else ""
     return (
-        f"{first.description}{also}; {shlex.join(words)} fetches what it can and says what "
-        "belongs where"
+        f"{first.description}{also}; {shlex.join(command)} downloads what it can and lists the "
+        "files to add by hand"
     )

@@ -1,7 +1,7 @@
-"""Fetch the files of benchmarks: python -m mgm.eval.prepare textvqa.
+"""Download the files of benchmarks: python -m mgm.eval.prepare textvqa.
 
-What can be had by itself is fetched, checked and unpacked; for the rest it says what goes where.
-A run that was killed is run again, and goes on.
+Public files are downloaded, verified and unpacked; for all others the log says where to put them.
+An interrupted run resumes when it is started again.
 """
 
 import argparse
@@ -13,31 +13,30 @@ from pathlib import Path
 
 from mgm.errors import MGMError, Parser, one_line, run_command
 from mgm.eval.download.archive import is_archive, unpack_archive
-from mgm.eval.download.http_file import download, remove_partial
-from mgm.eval.download.hub import provide_from_hub
+from mgm.eval.download.http_file import download_file, remove_partial
+from mgm.eval.download.hub import download_from_hub
 from mgm.eval.plan import DEFAULT_DATA_DIR
 from mgm.eval.registry import BENCHMARK_GROUPS, BENCHMARKS, expand_groups, resolve_benchmark
 from mgm.eval.tasks.benchmark import PROTOCOLS
 from mgm.eval.tasks.dataset_source import HUB_FOLDER, RequiredFile
 
 logger = logging.getLogger("mgm.eval")
-CHUNK = 2**20  # bytes
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Prepare; returns 1 where something is still missing."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare benchmarks; returns 1 if files are still missing."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("mgm").setLevel(logging.INFO)
-    options = parse_args(words)
+    options = parse_args(arguments)
     missing = 0
     for name in expand_groups(options.benchmark):
-        kind, split, protocol = resolve_benchmark(name, options.protocol)
-        folder = kind.folder_in(options.data)
-        files_of_benchmark = kind.required_files(split, protocol)
-        for required in files_of_benchmark:
+        benchmark, split, protocol = resolve_benchmark(name, options.protocol)
+        folder = benchmark.folder_in(options.data_dir)
+        files = benchmark.required_files(split, protocol)
+        for file in files:
             try:
-                missing += not provide(required, folder, options.offline, files_of_benchmark)
-            except MGMError as error:  # the others can be had
+                missing += not provide(file, folder, options.offline, files)
+            except MGMError as error:  # go on with the other files
                 logger.error("error: %s", error)
                 missing += 1
     if missing:
@@ -45,11 +44,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(missing > 0)
 
 
-def parse_args(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line."""
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(
         prog="python -m mgm.eval.prepare",
-        description="Fetch the files that benchmarks read, and say what to put where by hand.",
+        description="Download the files of benchmarks, and list those to add by hand.",
     )
     parser.add_argument(
         "benchmark",
@@ -60,74 +59,78 @@ def parse_args(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        help="prepare what this protocol reads; default: the usual protocol of each benchmark, "
-        "also where a benchmark does not have this one",
+        help="prepare the files of this protocol; default: the default protocol of each benchmark, "
+        "which is also the fallback for benchmarks without the given one",
     )
     parser.add_argument(
-        "--data",
+        "--data-dir",
         type=Path,
         default=DEFAULT_DATA_DIR,
         metavar="FOLDER",
         help=f"folder that gets a folder for each benchmark; default: {DEFAULT_DATA_DIR}",
     )
-    parser.add_argument("--offline", action="store_true", help="only say what is missing")
-    return parser.parse_args(words)
+    parser.add_argument(
+        "--offline", action="store_true", help="download nothing, list what is missing"
+    )
+    return parser.parse_args(arguments)
 
 
 def provide(
-    required: RequiredFile, folder: Path, offline: bool = False, others: Sequence[RequiredFile] = ()
+    file: RequiredFile, folder: Path, offline: bool = False, others: Sequence[RequiredFile] = ()
 ) -> bool:
-    """Fetch a file or folder if it is missing, or log how to get it; returns whether it is there.
+    """Download a file or folder unless it exists; log instructions if that is impossible.
 
     Args:
-        required: what.
-        folder: the benchmark's.
-        offline: whether nothing is fetched.
-        others: that the benchmark needs, which may come with it in one archive.
+        file: to provide.
+        folder: of the benchmark.
+        offline: download nothing.
+        others: further files of the benchmark, unpacked too if the same archive contains them.
+
+    Returns:
+        Whether the file exists now.
 
     Raises:
-        MGMError: what was fetched is not what it should be.
+        MGMError: the downloaded file has the wrong content.
     """
-    if required.dataset is not None:
+    if file.dataset is not None:
         hub = folder / HUB_FOLDER
-        return provide_from_hub(required.dataset, required.path, hub, offline, required.revision)
-    path = folder / required.path
+        return download_from_hub(file.dataset, file.path, hub, offline, file.revision)
+    path = folder / file.path
     if path.exists():
-        check_hash(path, required.md5)
-        logger.info("there: %s", path)
+        check_md5(path, file.md5)
+        logger.info("exists: %s", path)
         return True
-    if required.url is not None and not offline:
+    if file.url is not None and not offline:
         try:
-            _fetch(required, folder, others)
-            logger.info("fetched: %s", path)
+            _download(file, folder, others)
+            logger.info("downloaded: %s", path)
             return True
         except OSError as error:
-            logger.info("%s: cannot be fetched (%s)", required.url, one_line(error))
-    where = f", from {required.url}" if required.url else ""
-    logger.info("missing: put %s here: %s%s", required.source, path, where)
+            logger.info("%s: download failed (%s)", file.url, one_line(error))
+    url = f", from {file.url}" if file.url else ""
+    logger.info("missing: put %s here: %s%s", file.source, path, url)
     return False
 
 
-def _fetch(required: RequiredFile, folder: Path, others: Sequence[RequiredFile]) -> None:
-    """Fetch a file into its folder; an archive is unpacked with what others need of it.
+def _download(file: RequiredFile, folder: Path, others: Sequence[RequiredFile]) -> None:
+    """Download a file; of an archive, unpack the file and the `others` that it contains.
 
     Raises:
         OSError: the network fails.
-        MGMError: it is another file than it should be, or an archive that cannot be unpacked.
+        MGMError: wrong content, or an archive that cannot be unpacked.
     """
-    path, url = folder / required.path, required.url or ""
+    path, url = folder / file.path, file.url or ""
     name = url.rsplit("/", 1)[-1]
-    packed = is_archive(name) and not is_archive(required.path)
+    packed = is_archive(name) and not is_archive(file.path)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{name}.part"
-    download(url, part, checked=required.md5 is not None or packed)
+    download_file(url, part, verified=file.md5 is not None or packed)
     if packed:
-        unpack_archive(
-            part, name, folder, [required.path, *(one.path for one in others if one != required)]
-        )
+        paths = [file.path, *(other.path for other in others if other != file)]
+        unpack_archive(part, name, folder, paths)
     else:
         try:
-            check_hash(part, required.md5)
+            check_md5(part, file.md5)
         except MGMError:
             remove_partial(part)
             raise
@@ -136,18 +139,16 @@ def _fetch(required: RequiredFile, folder: Path, others: Sequence[RequiredFile])
     remove_partial(part)
 
 
-def check_hash(path: Path, md5: str | None) -> None:
-    """Raise an MGMError if a file is another one."""
+def check_md5(path: Path, md5: str | None) -> None:
+    """Raise an MGMError if a file has another MD5; None and folders are not checked."""
     if md5 is None or path.is_dir():
         return
-    digest = hashlib.md5()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != md5:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    if digest != md5:
         raise MGMError(
-            f"{path}: has the md5 {digest.hexdigest()}, not {md5}; it is of another version, or "
-            "damaged: delete it, and run again"
+            f"{path}: has the md5 {digest}, expected {md5}; it is damaged or of another version: "
+            "delete it, and run again"
         )
 
 

@@ -1,7 +1,8 @@
-"""All benchmarks by their names."""
+"""Registry of benchmarks and benchmark groups by name."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from mgm.errors import MGMError
 from mgm.eval.benchmarks.ai2d import AI2D
@@ -36,7 +37,7 @@ from mgm.eval.benchmarks.vstar import VStar
 from mgm.eval.tasks.benchmark import PAPER, Benchmark
 
 logger = logging.getLogger("mgm.eval")
-# Table 1 of the paper; what else it was evaluated on; and where high resolution shows.
+# Table 1 of the paper; the other benchmarks of its evaluation; high-resolution benchmarks.
 _PAPER = (TextVQA, MMBench, MME, MMVet, MMMU, MathVista)
 _OTHERS = (VQAv2, GQA, VizWiz, ScienceQA, POPE, SEEDBench, LLaVABench, QBench)
 _HIGH_RESOLUTION = (
@@ -44,54 +45,57 @@ _HIGH_RESOLUTION = (
     *(TextVQAWithoutOCR, OCRBench, ChartQA, InfoVQA, CountBenchQA),
 )
 _ALL = (*_PAPER, *_OTHERS, *_HIGH_RESOLUTION, Nano)
-BENCHMARKS: Mapping[str, Benchmark] = {kind.name: kind() for kind in _ALL}
-# Names of several: each with its usual split, and HR-Bench with both.
+BENCHMARKS: Mapping[str, Benchmark] = {cls.name: cls() for cls in _ALL}
+# Members run with their default split; HR-Bench with both splits.
 BENCHMARK_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "paper": tuple(kind.name for kind in _PAPER),
-    "highres": (*(kind.name for kind in _HIGH_RESOLUTION), f"{HRBench.name}:8k"),
-    "all": (*(kind.name for kind in _ALL if kind is not Nano), f"{HRBench.name}:8k"),
+    "paper": tuple(cls.name for cls in _PAPER),
+    "highres": (*(cls.name for cls in _HIGH_RESOLUTION), f"{HRBench.name}:8k"),
+    "all": (*(cls.name for cls in _ALL if cls is not Nano), f"{HRBench.name}:8k"),
 }
 
 
 def expand_groups(names: Sequence[str]) -> list[str]:
-    """Names of benchmarks, in place of those of groups too; each once."""
-    return list(dict.fromkeys(one for name in names for one in BENCHMARK_GROUPS.get(name, (name,))))
+    """Replace names of groups by those of their benchmarks; drop duplicates."""
+    members = (BENCHMARK_GROUPS.get(name, (name,)) for name in names)
+    return list(dict.fromkeys(chain.from_iterable(members)))
 
 
 def get_benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str]:
-    """A benchmark and its split, of `NAME` or `NAME:SPLIT`.
+    """Look up a benchmark and its split by `NAME` or `NAME:SPLIT`.
 
     Args:
-        name: what is asked for.
-        protocol: without a split it is the first that has this protocol; None: the first.
+        name: of the benchmark.
+        protocol: a name without a split means the first split that supports this protocol; None:
+            the first split.
 
     Raises:
-        MGMError: there is none of that name.
+        MGMError: unknown benchmark.
     """
-    kind, _, split = name.partition(":")
-    if kind not in BENCHMARKS:
+    benchmark_name, _, split = name.partition(":")
+    if benchmark_name not in BENCHMARKS:
         names = ", ".join((*BENCHMARKS, *BENCHMARK_GROUPS))
-        raise MGMError(f"no benchmark is called {kind!r}; choose from {names}")
-    found = BENCHMARKS[kind]
-    having = [one for one in found.splits if protocol in found.protocols_of(one)]
-    return found, split or (having or found.splits)[0]
+        raise MGMError(f"unknown benchmark {benchmark_name!r}; choose from {names}")
+    benchmark = BENCHMARKS[benchmark_name]
+    supporting = [one for one in benchmark.splits if protocol in benchmark.protocols_of(one)]
+    return benchmark, split or (supporting or benchmark.splits)[0]
 
 
 def resolve_benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, str, str]:
-    """A benchmark, its split and its protocol, of `NAME` or `NAME:SPLIT`.
+    """Look up a benchmark, its split and its protocol by `NAME` or `NAME:SPLIT`.
 
     Args:
-        name: what is asked for.
-        protocol: that is wanted; a split without it has its usual one, with a warning. None: the
-            usual one.
+        name: of the benchmark.
+        protocol: to use; a split without it falls back to its default protocol, with a warning.
+            None: the default protocol.
 
     Raises:
-        MGMError: there is no such benchmark or split.
+        MGMError: unknown benchmark or split.
     """
-    kind, split = get_benchmark(name, protocol)
-    offered = kind.protocols_of(split) or [PAPER]
-    found = protocol if protocol in offered else offered[0]
-    kind.check(split, found)
-    if protocol and found != protocol:
-        logger.warning("%s:%s has no protocol %s; %s is used", kind.name, split, protocol, found)
-    return kind, split, found
+    benchmark, split = get_benchmark(name, protocol)
+    supported = benchmark.protocols_of(split) or [PAPER]
+    chosen = protocol if protocol in supported else supported[0]
+    benchmark.check(split, chosen)
+    if protocol and chosen != protocol:
+        title = f"{benchmark.name}:{split}"
+        logger.warning("%s has no protocol %s; falling back to %s", title, protocol, chosen)
+    return benchmark, split, chosen

@@ -27,8 +27,8 @@ def model(tmp_path_factory):
 
 
 def evaluate(data, model, output, *more: str) -> int:
-    words = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
-    return main([*words, "--output", str(output), *more])
+    words = ["--model-path", str(model), "--device", "cpu", "--data-dir", str(data)]
+    return main([*words, "--output-dir", str(output), *more])
 
 
 def results(output):
@@ -84,7 +84,7 @@ def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
     for name in ("one", "two"):
         assert evaluate(data, model, tmp_path / name, "--benchmark", "mme") == 0
     folders = ["--compare", str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one")]
-    assert main([*folders, "--output", str(tmp_path / "found.json")]) == 0
+    assert main([*folders, "--output-file", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())["comparisons"]
     assert [(one["first"], one["second"]) for one in found] == [("one", "two"), ("one", "one")]
     assert capfd.readouterr().out.count("mme:test, paper: ") == 2
@@ -93,9 +93,9 @@ def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("--compare .", "name two or more folders"),
-        ("--compare . nowhere", "nowhere is no folder"),
-        ("--compare . . --output x.pdf", "name a .md, .html or .json file"),
+        ("--compare .", "give two or more folders"),
+        ("--compare . nowhere", "nowhere is not a folder"),
+        ("--compare . . --output-file x.pdf", "give a .md, .html or .json file"),
         ("--compare . . --margin 0", "--margin 0.0"),
     ],
 )
@@ -116,6 +116,6 @@ def test_wrong_options(words, text):
     ],
 )
 def test_the_model_of_a_file_of_answers(tmp_path, file, benchmark, name):
-    words = ["--answers", str(tmp_path / file), "--benchmark", benchmark]
+    words = ["--predictions", str(tmp_path / file), "--benchmark", benchmark]
     assert model_settings(parse_args(words)) == (name, {})
     assert model_settings(parse_args([*words, "--model", "other"])) == ("other", {})

@@ -13,7 +13,7 @@ from tests.eval.fixtures import gqa
 
 def refusal(data, *words: str) -> str:
     with pytest.raises(MGMError) as error:
-        main(["--model-path", "nowhere", "--data", str(data), "--benchmark", *words])
+        main(["--model-path", "nowhere", "--data-dir", str(data), "--benchmark", *words])
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -32,7 +32,7 @@ def test_all_missing_benchmarks_are_named_with_what_prepares_them(tmp_path, grou
 def test_one_missing_benchmark_is_named(tmp_path) -> None:
     message = refusal(tmp_path, "textvqa")
     assert message.startswith(str(tmp_path / "textvqa"))
-    assert ": is missing; python -m mgm.eval.prepare textvqa --data " in message
+    assert ": is missing; python -m mgm.eval.prepare textvqa --data-dir " in message
 
 
 def test_what_is_there_is_not_named(tmp_path) -> None:

@@ -86,7 +86,7 @@ def test_archives_are_unpacked_to_their_place(tmp_path):
         assert not list(tmp_path.glob(".*.part"))
     with (
         served(archive(**{"..__evil": b"x"})) as (address, _),
-        pytest.raises(MGMError, match="outside of its folder"),
+        pytest.raises(MGMError, match="outside its folder"),
     ):
         provide(RequiredFile("evil", "", f"{address}/b.zip"), tmp_path)
     assert not (tmp_path.parent / "evil").exists()
@@ -96,13 +96,13 @@ def test_archives_are_unpacked_to_their_place(tmp_path):
 
 def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
     with caplog.at_level("INFO", logger="mgm"):
-        assert main(["textvqa", "mmmu", "--offline", "--data", str(tmp_path)]) == 1
+        assert main(["textvqa", "mmmu", "--offline", "--data-dir", str(tmp_path)]) == 1
     told = caplog.text
     for path in ("textvqa/TextVQA_0.5.1_val.json", "textvqa/train_images", "MMMU/Accounting"):
         assert str(Path(tmp_path) / path) in told
     assert "33 files are missing" in told
     make_all(tmp_path)
-    assert main(["textvqa", "mme", "gqa", "--offline", "--data", str(tmp_path)]) == 0
+    assert main(["textvqa", "mme", "gqa", "--offline", "--data-dir", str(tmp_path)]) == 0
 
 
 KILLED = """
@@ -169,7 +169,15 @@ def test_kills_while_it_is_fetched_and_unpacked(tmp_path):
 def test_one_fault_keeps_nothing_else_from_being_prepared(tmp_path, caplog):
     (tmp_path / "mmbench").mkdir()
     (tmp_path / "mmbench" / "MMBench_DEV_EN.tsv").write_bytes(b"other")
-    words = ["mmbench", "pope", "--protocol", "vlmevalkit", "--offline", "--data", str(tmp_path)]
+    words = [
+        "mmbench",
+        "pope",
+        "--protocol",
+        "vlmevalkit",
+        "--offline",
+        "--data-dir",
+        str(tmp_path),
+    ]
     with caplog.at_level("INFO", logger="mgm"):
         assert main(words) == 1
     assert "MMBench_DEV_EN.tsv: has the md5" in caplog.text
@@ -181,7 +189,7 @@ def test_a_file_that_is_another_is_not_put_in_place(tmp_path):
     with serving(file) as address:
         needed = RequiredFile("a.tsv", "", f"{address}/a.tsv", "0" * 32)
         for _ in range(2):
-            with pytest.raises(MGMError, match=r"has the md5 .* not 000"):
+            with pytest.raises(MGMError, match=r"has the md5 .* expected 000"):
                 provide(needed, tmp_path)
             assert list(tmp_path.iterdir()) == []  # it is fetched again
 
@@ -203,7 +211,7 @@ def test_data_sets_of_the_hub(tmp_path):
         (files / name).parent.mkdir(parents=True, exist_ok=True)
         (files / name).write_bytes(b"PAR1" + name.encode())
     data = tmp_path / "data"
-    words = ["-m", "mgm.eval.prepare", "pope", "--protocol", "lmms-eval", "--data", str(data)]
+    words = ["-m", "mgm.eval.prepare", "pope", "--protocol", "lmms-eval", "--data-dir", str(data)]
     with hub(tmp_path / "hub") as (address, _):
         more = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
         more |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -213,7 +221,7 @@ def test_data_sets_of_the_hub(tmp_path):
                 env=os.environ | more, capture_output=True, text=True, cwd=ROOT,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
-            assert f"there: {data / 'pope' / 'hub' / 'data' / 'test-0.parquet'}" in done.stderr
+            assert f"exists: {data / 'pope' / 'hub' / 'data' / 'test-0.parquet'}" in done.stderr
     found = list((data / "pope" / "hub").rglob("*.parquet"))
     assert [file.name for file in found] == ["test-0.parquet"]
     assert found[0].read_bytes() == b"PAR1data/test-0.parquet"
@@ -225,7 +233,7 @@ def test_data_sets_of_the_hub(tmp_path):
     }
     # Without a network it says what goes where, and counts what lies there.
     assert main([*words[2:], "--offline"]) == 0
-    assert main(["gqa", "--protocol", "lmms-eval", "--data", str(data), "--offline"]) == 1
+    assert main(["gqa", "--protocol", "lmms-eval", "--data-dir", str(data), "--offline"]) == 1
     found[0].unlink()  # one of what was to be fetched, as after a kill
     (found[0].parent / "test-1.parquet").write_bytes(b"PAR1")
     assert main([*words[2:], "--offline"]) == 1
@@ -235,12 +243,12 @@ def test_data_sets_of_the_hub(tmp_path):
 @pytest.mark.parametrize("group", BENCHMARK_GROUPS)
 def test_a_group_with_a_protocol(tmp_path, caplog, group, protocol):
     """Benchmarks without it are prepared for their usual one, as they are asked."""
-    words = [group, "--protocol", protocol, "--data", str(tmp_path), "--offline"]
+    words = [group, "--protocol", protocol, "--data-dir", str(tmp_path), "--offline"]
     assert main(words) == 1
     log = caplog.text
     for name in expand_groups([group]):
         kind, split, found = resolve_benchmark(name, protocol)
-        warned = f"{kind.name}:{split} has no protocol {protocol}; {found} is used" in log
+        warned = f"{kind.name}:{split} has no protocol {protocol}; falling back to {found}" in log
         assert warned == (found != protocol)
         assert found in kind.protocols_of(split)
 

@@ -32,8 +32,8 @@ def model(tmp_path_factory):
 
 
 def words(data: Path, model: Path, output: Path, *more: str) -> list[str]:
-    own = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
-    return [*own, "--output", str(output), *more]
+    own = ["--model-path", str(model), "--device", "cpu", "--data-dir", str(data)]
+    return [*own, "--output-dir", str(output), *more]
 
 
 def score_of(output: Path, benchmark: str, split: str, protocol: str = "paper") -> dict:
@@ -70,7 +70,7 @@ def test_broken_records_and_images_are_left_out_and_named(data, model, tmp_path,
     assert len(skipped) == 10
     assert "nowhere.jpg" in skipped["7"]
     assert score["complete"] is False
-    assert caplog.text.count("is left out: ") == 9  # which is known before the model loads
+    assert caplog.text.count(": skipping ") == 9  # which is known before the model loads
 
 
 def test_a_server_that_goes_away(data, tmp_path, capfd, caplog):
@@ -83,7 +83,7 @@ def test_a_server_that_goes_away(data, tmp_path, capfd, caplog):
     seen: list = []
     with server(answer) as (address, _):
         more = ["--endpoint", address, "--model", "m", "--batch-size", "1"]
-        options = [*more, "--data", str(data), "--output", str(tmp_path / "out")]
+        options = [*more, "--data-dir", str(data), "--output-dir", str(tmp_path / "out")]
         assert main([*options, "--benchmark", "mme", "gqa"]) == 2
     assert "partial, 3 of 2,374 questions" in capfd.readouterr().out
     assert "error: mme:test: http" in caplog.text
@@ -168,8 +168,8 @@ def test_answers_of_others_with_a_limit(data, tmp_path, capfd, caplog):
     """Those beyond it are known to the benchmark."""
     records = [{"question_id": "10", "text": "A"}, {"question_id": "v_11", "text": "B"}]
     lines(tmp_path / "theirs.jsonl", records)
-    options = ["--answers", str(tmp_path / "theirs.jsonl"), "--data", str(data)]
-    options += ["--output", str(tmp_path / "out"), "--benchmark", "seed"]
+    options = ["--predictions", str(tmp_path / "theirs.jsonl"), "--data-dir", str(data)]
+    options += ["--output-dir", str(tmp_path / "out"), "--benchmark", "seed"]
     assert main([*options, "--limit", "1"]) == 0
     assert "partial, 1 of 19,242 questions" in capfd.readouterr().out
     assert "does not have" not in caplog.text
@@ -198,8 +198,8 @@ def test_kills_while_a_judge_is_asked(data, tmp_path):
         return said("1.0")
 
     with server(answer) as (address, bodies):
-        options = ["--answers", str(tmp_path / "a.jsonl"), "--benchmark", "mmvet"]
-        options += ["--data", str(data), "--output", str(tmp_path / "out")]
+        options = ["--predictions", str(tmp_path / "a.jsonl"), "--benchmark", "mmvet"]
+        options += ["--data-dir", str(data), "--output-dir", str(tmp_path / "out")]
         options += ["--judge", "gpt", "--judge-url", address]
         for enough in (10, 40):
             process = subprocess.Popen(

@@ -141,8 +141,8 @@ def test_images_are_divided_among_processes(data, model, tmp_path):
 
 
 def command(data, model, output, *more: str) -> list[str]:
-    words = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
-    return [*words, "--output", str(output), *more]
+    words = ["--model-path", str(model), "--device", "cpu", "--data-dir", str(data)]
+    return [*words, "--output-dir", str(output), *more]
 
 
 def test_the_command_line(data, model, tmp_path, capfd):
@@ -174,9 +174,9 @@ def test_the_command_line(data, model, tmp_path, capfd):
         ("", "--benchmark: name some"),
         ("--benchmark textvqa", "give --model-path, or --endpoint"),
         ("--benchmark textvqa --endpoint http://x", "name the model"),
-        ("--benchmark imagenet --model-path x", "no benchmark is called 'imagenet'"),
+        ("--benchmark imagenet --model-path x", "unknown benchmark 'imagenet'"),
         ("--benchmark textvqa --model-path x --limit 0", "--limit 0"),
-        ("--benchmark textvqa --model-path x --data nowhere", "is missing"),
+        ("--benchmark textvqa --model-path x --data-dir nowhere", "is missing"),
     ],
 )
 def test_wrong_options(words, text):

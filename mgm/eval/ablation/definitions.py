@@ -1,7 +1,4 @@
-"""Ablations at test time: the same weights and questions, with one part of the vision side changed.
-
-Each is a `FusionConfig` that the engine's model reads while it answers.
-"""
+"""Ablations of the vision side at inference: the same weights with another `FusionConfig`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +11,13 @@ HR_OFF, GREY_VIT = "hr_off", "grey_vit"
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What an ablation changes.
+class _AblationKind:
+    """A kind of ablation.
 
     Attributes:
-        description: for tables; `{}` stands for the number behind the name.
-        change: makes fusion settings of a model's own and the number.
-        default: number where the name has none, of the model's config; None: it takes no number.
+        description: for tables; `{}` is replaced by the number.
+        change: returns the fusion settings, given those of the model and the number.
+        default: computes the default number from the model's config; None: takes no number.
     """
 
     description: str
@@ -28,23 +25,29 @@ class _Kind:
     default: Callable[[MGMConfig], int] | None = None
 
 
-ABLATION_KINDS: Mapping[str, _Kind] = {
-    HR_OFF: _Kind("high-resolution branch off (mined = 0)", lambda f, n: replace(f, mode=NONE)),
-    GREY_VIT: _Kind("ViT sees grey", lambda f, n: replace(f, grey_low_resolution=True)),
-    "hr_only": _Kind("ViT's tokens not added", lambda f, n: replace(f, high_resolution_only=True)),
-    "pool": _Kind("mean of the window instead of attention", lambda f, n: replace(f, mode=POOL)),
-    "one_query": _Kind(
+ABLATION_KINDS: Mapping[str, _AblationKind] = {
+    HR_OFF: _AblationKind(
+        "high-resolution branch off (mined = 0)", lambda f, n: replace(f, mode=NONE)
+    ),
+    GREY_VIT: _AblationKind("ViT sees grey", lambda f, n: replace(f, grey_low_resolution=True)),
+    "hr_only": _AblationKind(
+        "ViT's tokens not added", lambda f, n: replace(f, high_resolution_only=True)
+    ),
+    "pool": _AblationKind(
+        "mean of the window instead of attention", lambda f, n: replace(f, mode=POOL)
+    ),
+    "one_query": _AblationKind(
         "one fixed query for all tokens of all images", lambda f, n: replace(f, mode=ONE_QUERY)
     ),
-    "shift": _Kind(
+    "shift": _AblationKind(
         "maps shifted by {} whole window(s)", lambda f, n: replace(f, window_shift=n), lambda c: 1
     ),
-    "blur": _Kind(
+    "blur": _AblationKind(
         "high-resolution image blurred to {} pixels",
         lambda f, n: replace(f, blur_high_resolution=n),
-        lambda c: c.image_size * c.image_grid,  # what the low-resolution encoder sees
+        lambda c: c.image_size * c.image_grid,  # the resolution of the low-resolution encoder
     ),
-    "stage_mean": _Kind(
+    "stage_mean": _AblationKind(
         "map of stage {} (1 is the finest) replaced by its mean",
         lambda f, n: replace(f, averaged_stages=(n,)),
         lambda c: 4,
@@ -64,11 +67,11 @@ ABLATION_HELP = (
 
 @dataclass(frozen=True)
 class Ablation:
-    """One change of a model at test time.
+    """An ablation with its number.
 
     Attributes:
-        kind: what is changed, a name of `ABLATION_KINDS`.
-        number: how much, such as pixels; 0: the kind has no number.
+        kind: key of `ABLATION_KINDS`.
+        number: such as pixels; 0: the kind takes no number.
     """
 
     kind: str
@@ -76,19 +79,19 @@ class Ablation:
 
     @property
     def name(self) -> str:
-        """As `--ablate` takes it; two that differ have different names."""
+        """As in `--ablate`; unique."""
         return f"{self.kind}:{self.number}" if self.number else self.kind
 
     @property
     def description(self) -> str:
-        """What is changed, in words."""
+        """For tables: what the ablation changes."""
         return ABLATION_KINDS[self.kind].description.format(self.number)
 
     def fusion(self, config: MGMConfig) -> FusionConfig:
-        """The settings with which the model of a config is asked; a fixed query is still missing.
+        """The fusion settings of an ablated model; those of `one_query` still lack the query.
 
         Raises:
-            MGMError: the model cannot be run so, or is so already.
+            MGMError: the model does not support the ablation, or is configured so already.
         """
         try:
             fusion = ABLATION_KINDS[self.kind].change(config.fusion, self.number)
@@ -96,52 +99,52 @@ class Ablation:
         except MGMError as error:
             raise MGMError(f"--ablate {self.name}: {error}") from error
         if fusion == config.fusion:
-            raise MGMError(f"--ablate {self.name}: the model's config.json says so already")
+            raise MGMError(f"--ablate {self.name}: the model's config.json already has it")
         return fusion
 
 
 def check_ablation_names(names: Sequence[str]) -> None:
-    """Raise an MGMError, which lists the ablations, if a name of `--ablate` is none of them."""
-    for name in _expanded(names):
+    """Raise an MGMError that lists the ablations if a name of `--ablate` is unknown."""
+    for name in _expand_groups(names):
         _parse(name)
 
 
 def parse_ablations(names: Sequence[str], config: MGMConfig) -> list[Ablation]:
-    """The ablations of a model that `--ablate` names, in that order, each once.
+    """Parse the names of `--ablate`: in order, without duplicates.
 
     Args:
-        names: of ablations and of groups of them.
-        config: of the model; where a name has no number, it comes from here, so that `blur` and
-            `blur:336` are one ablation of a model that sees 336 pixels.
+        names: of ablations and groups of ablations.
+        config: of the model, for default numbers: `blur` and `blur:336` are the same ablation of a
+            model with 336 pixels.
 
     Raises:
-        MGMError: there is no such ablation, or the model cannot be run with it.
+        MGMError: unknown ablation, or the model does not support it.
     """
-    found: dict[Ablation, None] = {}
-    for name in _expanded(names):
+    ablations: dict[Ablation, None] = {}
+    for name in _expand_groups(names):
         kind, number = _parse(name)
         default = ABLATION_KINDS[kind].default
         if number is None:
             number = 0 if default is None else default(config)
-        one = Ablation(kind, number)
-        one.fusion(config)
-        found[one] = None
-    return list(found)
+        ablation = Ablation(kind, number)
+        ablation.fusion(config)
+        ablations[ablation] = None
+    return list(ablations)
 
 
-def _expanded(names: Sequence[str]) -> list[str]:
-    return [one for name in names for one in ABLATION_GROUPS.get(name, (name,))]
+def _expand_groups(names: Sequence[str]) -> list[str]:
+    return [member for name in names for member in ABLATION_GROUPS.get(name, (name,))]
 
 
 def _parse(name: str) -> tuple[str, int | None]:
-    """Kind and number of a name; None: it has none."""
+    """Split a name into kind and number; None: the name has no number."""
     kind, colon, text = name.partition(":")
     if kind not in ABLATION_KINDS:
-        raise MGMError(f"--ablate {name}: no such ablation; valid: {ABLATION_HELP}")
+        raise MGMError(f"--ablate {name}: unknown ablation; valid: {ABLATION_HELP}")
     if not colon:
         return kind, None
     if ABLATION_KINDS[kind].default is None:
         raise MGMError(f"--ablate {name}: takes no number; write --ablate {kind}")
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
-        raise MGMError(f"--ablate {name}: {text!r:.40} is no number from 1")
+        raise MGMError(f"--ablate {name}: {text!r:.40} is not a positive number")
     return kind, int(text)

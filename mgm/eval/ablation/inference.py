@@ -1,4 +1,4 @@
-"""Asks questions with an ablation; the answers have cache keys of their own."""
+"""Generates responses with an ablated model; their cache keys include the ablation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,22 +14,24 @@ from mgm.eval.harness.question import Question, SkippedQuestion
 from mgm.eval.harness.response_cache import ResponseCache
 from mgm.eval.harness.runner import generate_responses
 
-CALIBRATION_IMAGES = 32  # whose tokens' mean query stands for that of every token
+CALIBRATION_IMAGES = 32  # whose mean query replaces that of every token (one_query)
 
 
 def ablation_cache(
     cache: ResponseCache, ablation: Ablation, questions: Sequence[Question]
 ) -> ResponseCache:
-    """The answers that are given with an ablation, in the files of the others.
+    """The cache of responses with an ablation, in the files of the full model's cache.
 
     Args:
         cache: of the full model.
-        ablation: the change.
-        questions: of one benchmark; a fixed query comes from their images.
+        ablation: of the model.
+        questions: of one benchmark; the fixed query is computed from their images.
     """
     settings = ablation.name
     if ablation.kind == "one_query":
-        settings += "".join(cache.key(one) for one in _calibration_images(questions, cache))
+        settings += "".join(
+            cache.key(question) for question in _calibration_images(questions, cache)
+        )
     return cache.variant(settings)
 
 
@@ -45,42 +47,42 @@ def run_ablation(
     """`runner.generate_responses` with an ablated model; cached responses are not generated again.
 
     Args:
-        ablation: the change; the model is as before in the end.
+        ablation: applied to the model during the call.
         questions: of one benchmark.
-        model: the engine.
+        model: to ablate.
         cache: of the full model.
-        rank: the number of this one.
-        world_size: that share the work.
-        title: of the progress bar; empty: there is none.
+        rank: of this process.
+        world_size: number of processes.
+        title: of the progress bar; empty: no bar.
 
     Returns:
-        What this process could not ask.
+        The questions of this rank without a response.
 
     Raises:
-        MGMError: the model cannot be run so, or no question can be answered any more.
+        MGMError: the model does not support the ablation, or cannot respond to any question.
     """
     engine = model.engine
-    before = engine.fusion
+    original = engine.fusion
     fusion = ablation.fusion(engine.model.config)
     if ablation.kind == "one_query":
         fusion = replace(fusion, query=_fixed_query(engine, _calibration_images(questions, cache)))
-    own = ablation_cache(cache, ablation, questions)
+    ablated_cache = ablation_cache(cache, ablation, questions)
     engine.fusion = fusion
     try:
-        return generate_responses(questions, model, own, rank, world_size, title)
+        return generate_responses(questions, model, ablated_cache, rank, world_size, title)
     finally:
-        engine.fusion = before
+        engine.fusion = original
 
 
 def _calibration_images(questions: Sequence[Question], cache: ResponseCache) -> list[Question]:
-    """The first images of a benchmark, each with how it is seen: questions without a text."""
+    """The first distinct images of a benchmark, as questions without text."""
     images: dict[str, Question] = {}
     for question in questions:
         for image in question.images:
-            one = Question("", "", (image,), orientation=question.orientation)
+            image_question = Question("", "", (image,), orientation=question.orientation)
             try:
-                images.setdefault(cache.key(one), one)
-            except MGMError:  # its own questions are skipped, and named
+                images.setdefault(cache.key(image_question), image_question)
+            except MGMError:  # its questions are reported as skipped
                 continue
             if len(images) == CALIBRATION_IMAGES:
                 return list(images.values())
@@ -88,14 +90,14 @@ def _calibration_images(questions: Sequence[Question], cache: ResponseCache) -> 
 
 
 def _fixed_query(engine: Engine, images: Sequence[Question]) -> tuple[float, ...] | None:
-    """The mean query of all tokens of some images; None: none can be opened."""
+    """The mean query over all tokens of the images; None: none of them can be opened."""
     queries = []
-    for one in images:
+    for question in images:
         try:
-            opened = engine.open_image(one.images[0], orientation=one.orientation)
+            image = engine.open_image(question.images[0], orientation=question.orientation)
         except MGMError:
             continue
-        pixels = engine.processor.image_processor(opened, do_normalize=False)["pixel_values_aux"]
+        pixels = engine.processor.image_processor(image, do_normalize=False)["pixel_values_aux"]
         call = partial(engine.model.mean_query, pixels.to(engine.model.device))
         queries.append(engine.compute(call))
     return tuple(torch.stack(queries).mean(0).tolist()) if queries else None

@@ -1,4 +1,4 @@
-"""`--ablate`: a run's questions once more with each ablation, and what that does to its scores."""
+"""`--ablate`: runs all tasks with each ablation, and compares the scores with the full model."""
 
 import json
 import logging
@@ -12,8 +12,8 @@ from mgm.eval.ablation.definitions import GREY_VIT, HR_OFF, Ablation, parse_abla
 from mgm.eval.ablation.differences import (
     AblatedScore,
     Utilisation,
-    ablated,
     as_json,
+    compare_ablation,
     utilisation,
 )
 from mgm.eval.ablation.inference import ablation_cache, run_ablation
@@ -31,7 +31,7 @@ from mgm.eval.tasks.benchmark import Benchmark
 from mgm.model.configuration_mgm import MGMConfig
 
 logger = logging.getLogger("mgm.eval")
-# What is left out, and the encoder that the score then lacks.
+# Ablations that switch one encoder off, for its utilisation rate.
 ENCODERS = {HR_OFF: "high-resolution encoder", GREY_VIT: "low-resolution encoder"}
 
 
@@ -39,13 +39,13 @@ class AblationStudy:
     """The ablations of one run.
 
     Args:
-        names: as `--ablate` has them; without any, nothing is done.
-        tasks: what is asked, by the names of benchmarks with their splits.
-        read_config: returns the config of the model; called where there are names.
+        names: values of `--ablate`; empty: nothing is done.
+        tasks: by `NAME:SPLIT`.
+        read_config: returns the config of the model; called only if there are names.
 
     Raises:
-        MGMError: there is no such ablation, the model cannot be run with it, or the answers to a
-            benchmark are not known here.
+        MGMError: unknown ablation, the model does not support it, or the targets of a benchmark are
+            not public.
     """
 
     def __init__(
@@ -55,50 +55,52 @@ class AblationStudy:
         read_config: Callable[[], MGMConfig],
     ) -> None:
         for name, task in tasks.items() if names else ():
-            if task.split not in task.kind.scored_splits:
-                valid = ", ".join(f"{task.kind.name}:{one}" for one in task.kind.scored_splits)
+            if task.split not in task.benchmark.scored_splits:
+                valid = ", ".join(
+                    f"{task.benchmark.name}:{split}" for split in task.benchmark.scored_splits
+                )
                 raise MGMError(
-                    f"--ablate: only a server knows the answers of {name}"
-                    + (f"; valid: {valid}" if valid else "; leave it out")
+                    f"--ablate: the targets of {name} are not public"
+                    + (f"; valid: {valid}" if valid else "; remove it")
                 )
         self.ablations = parse_ablations(names, read_config()) if names else []
         self.tasks = tasks
         self._skipped: dict[tuple[str, str], list[SkippedQuestion]] = {}
 
     def forecast(self, name: str) -> str:
-        """A line that says how many questions of a benchmark will be asked."""
-        task, more = self.tasks[name], ""
+        """The line of --dry-run: the number of questions of a task, times ablations."""
+        task, suffix = self.tasks[name], ""
         if self.ablations:
-            total = len(task.asked) * (1 + len(self.ablations))
-            more = f", and again with {len(self.ablations)} ablations: {total} answers"
-        return f"{name}: {len(task.asked)} questions, protocol {task.protocol}{more}\n"
+            total = len(task.selected) * (1 + len(self.ablations))
+            suffix = f", repeated with {len(self.ablations)} ablations: {total} responses"
+        return f"{name}: {len(task.selected)} questions, protocol {task.protocol}{suffix}\n"
 
-    def ask(
+    def generate(
         self, model: Model, cache: ResponseCache, rank: int = 0, world_size: int = 1
     ) -> list[str]:
-        """Have all questions answered with each ablation; answers go into the cache.
+        """Generate the responses to all tasks with each ablation, into the cache.
 
         Args:
-            model: the engine.
+            model: a local model.
             cache: of the full model.
-            rank: the number of this one.
-            world_size: that share the work.
+            rank: of this process.
+            world_size: number of processes.
 
         Returns:
-            An error for each ablation and benchmark that could not be asked.
+            An error for each ablation and benchmark that could not be run.
 
         Raises:
-            MGMError: an answer cannot be written, or the model does not run in this process.
+            MGMError: a response cannot be written, or the model is not local.
         """
         errors = []
         for ablation in self.ablations:
             if not isinstance(model, EngineModel):
-                raise MGMError("--ablate changes the model in this process; give --model-path")
+                raise MGMError("--ablate needs a local model; give --model-path")
             for name, task in self.tasks.items():
                 title = "" if rank else f"{name}, {ablation.name}"
                 try:
                     self._skipped[ablation.name, name] = run_ablation(
-                        ablation, task.asked, model, cache, rank, world_size, title
+                        ablation, task.selected, model, cache, rank, world_size, title
                     )
                 except NotWrittenError:
                     raise
@@ -106,17 +108,17 @@ class AblationStudy:
                     errors.append(f"{name}, --ablate {ablation.name}: {error}")
         return errors
 
-    def shared(self, cache: ResponseCache) -> dict[str, BenchmarkResponses]:
-        """What processes exchange about each ablation, by names that no benchmark has.
+    def benchmark_responses(self, cache: ResponseCache) -> dict[str, BenchmarkResponses]:
+        """The responses to exchange between processes, by `NAME:SPLIT ABLATION`.
 
         Args:
             cache: of the full model.
         """
         return {
-            f"{name} {one.name}": BenchmarkResponses(
-                task.asked, ablation_cache(cache, one, task.asked)
+            f"{name} {ablation.name}": BenchmarkResponses(
+                task.selected, ablation_cache(cache, ablation, task.selected)
             )
-            for one in self.ablations
+            for ablation in self.ablations
             for name, task in self.tasks.items()
         }
 
@@ -128,9 +130,9 @@ class AblationStudy:
         judge: Judge,
         without_thinking: bool = False,
     ) -> tuple[str, list[str]]:
-        """Score the answers with each ablation, and write what the report shows of them.
+        """Score the responses with each ablation, and write ablations.json.
 
-        An ablation that was not asked yet is left out of the table, with a warning.
+        Ablations that were not run yet are missing in the table, with a warning.
 
         Args:
             output: of the run; ablations.json goes beside the score of the full model, and the
@@ -146,24 +148,24 @@ class AblationStudy:
         Raises:
             MGMError: a file cannot be written.
         """
-        text, errors = "", []
+        tables, errors = "", []
         for name, score in full.items() if self.ablations else ():
             task = self.tasks[name]
             scores = self._scores(name, cache, judge, without_thinking, errors)
             if not scores:
                 continue
-            folder, rows = task.folder(output), []
-            for one, own in scores.items():
-                save_ablated(own, one, folder)
+            folder, compared = task.folder(output), []
+            for ablation, ablated in scores.items():
+                save_ablated_score(ablated, ablation, folder)
                 try:
-                    rows += ablated(task.kind, score, {one.name: (one.description, own)})
+                    compared.append(compare_ablation(task.benchmark, score, ablation, ablated))
                 except MGMError as error:
-                    errors.append(f"{name}, --ablate {one.name}: {error}")
-            content = as_json(score, rows, _rates(task.kind, score, rows))
+                    errors.append(f"{name}, --ablate {ablation.name}: {error}")
+            content = as_json(score, compared, _rates(task.benchmark, score, compared))
             with atomic_file(folder / ABLATIONS_FILE) as part:
                 part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-            text += ablations_text(score, content)
-        return text, errors
+            tables += ablations_text(score, content)
+        return tables, errors
 
     def _scores(
         self,
@@ -173,31 +175,33 @@ class AblationStudy:
         without_thinking: bool,
         errors: list[str],
     ) -> dict[Ablation, Score]:
-        """Scores of a benchmark with each ablation that has answers; errors go into `errors`."""
+        """Scores of a task with each ablation that has responses; failures go into `errors`."""
         task, scores, missing = self.tasks[name], {}, []
         for ablation in self.ablations:
-            own = cached_responses(task.asked, ablation_cache(cache, ablation, task.asked))
-            if not own:
+            responses = cached_responses(
+                task.selected, ablation_cache(cache, ablation, task.selected)
+            )
+            if not responses:
                 missing.append(ablation.name)
                 continue
             skipped = self._skipped.get((ablation.name, name), ())
             try:
                 scores[ablation] = score_responses(
-                    *(task.kind, task.split, task.protocol, task.questions, own, judge, skipped),
-                    without_thinking=without_thinking,
+                    *(task.benchmark, task.split, task.protocol, task.questions, responses),
+                    *(judge, skipped, without_thinking),
                 )
             except MGMError as error:
                 errors.append(f"{name}, --ablate {ablation.name}: {error}")
         if missing:
-            text = f"{name}: not asked yet with --ablate {' '.join(missing)}"
+            message = f"{name}: not run yet with --ablate {' '.join(missing)}"
             if len(missing) == len(self.ablations):
-                errors.append(f"{text}; run again without --score-only")
+                errors.append(f"{message}; run again without --score-only")
             else:
-                logger.warning("%s; the table leaves that out", text)
+                logger.warning("%s; missing in the table", message)
         return scores
 
 
-def save_ablated(score: Score, ablation: Ablation, folder: Path) -> None:
+def save_ablated_score(score: Score, ablation: Ablation, folder: Path) -> None:
     """Write a score with an ablation below the folder of the full model's score.
 
     Raises:
@@ -208,10 +212,10 @@ def save_ablated(score: Score, ablation: Ablation, folder: Path) -> None:
     save_score(replace(score, run={"ablation": ablation.name}), path)
 
 
-def _rates(kind: Benchmark, full: Score, scores: Sequence[AblatedScore]) -> list[Utilisation]:
-    """How much of a score each encoder accounts for, if both were left out."""
-    by_name = {one.name: one.score for one in scores}
+def _rates(benchmark: Benchmark, full: Score, scores: Sequence[AblatedScore]) -> list[Utilisation]:
+    """Utilisation rates of both encoders, if both ablations of `ENCODERS` were run."""
+    by_name = {ablation.name: ablation.score for ablation in scores}
     if not ENCODERS.keys() <= by_name.keys():
         return []
-    rates = (utilisation(kind, full, by_name[name], text) for name, text in ENCODERS.items())
+    rates = (utilisation(benchmark, full, by_name[name], title) for name, title in ENCODERS.items())
     return [rate for rate in rates if rate is not None]

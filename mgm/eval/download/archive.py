@@ -1,4 +1,4 @@
-"""Archives, of which only what is wanted is unpacked, and nothing strange."""
+"""Safe unpacking of zip and tar archives: selected paths, size limits, no path traversal."""
 
 import gzip
 import lzma
@@ -20,8 +20,8 @@ from mgm.errors import MGMError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BY_HAND = (".rar", ".7z")
-MAX_RATIO = 100  # of what is unpacked to the archive
-MIN_BOUND = 2**30  # bytes that any archive may unpack to
+MAX_RATIO = 100  # of the unpacked size to that of the archive (zip bombs)
+MIN_BOUND = 2**30  # bytes that an archive of any size may unpack to
 MAX_MEMBERS = 5_000_000
 UNPACK_CHUNK = 2**20  # bytes
 DAMAGE_ERRORS = (
@@ -30,15 +30,15 @@ DAMAGE_ERRORS = (
 )
 
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-MAX_NAME_BYTES = 255  # bytes of one part of a path on the usual file systems
-MAX_DEPTH = 64  # folders within one another
+MAX_NAME_BYTES = 255  # bytes of one path component on common file systems
+MAX_DEPTH = 64  # path components
 
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A file in an archive, of a name that is safe."""
+    """A file in an archive, with a path that is safe to write."""
 
     parts: tuple[str, ...]
     size: int
@@ -46,37 +46,36 @@ class _Member:
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is an archive."""
+    """Whether a file name has the suffix of an archive."""
     return name.lower().endswith((*SUFFIXES, *BY_HAND))
 
 
-def unpack_archive(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> None:
-    """Unpack what is wanted into a folder.
-
-    It is unpacked beside them, and renamed when all is done: a kill leaves nothing half-done.
+def unpack_archive(archive: Path, name: str, folder: Path, paths: Sequence[str]) -> None:
+    """Unpack selected paths atomically: into a temporary folder first, then renamed.
 
     Args:
         archive: the file.
-        name: that it has where it comes from; errors call it so.
-        folder: that gets it.
-        wanted: paths below the folder; the archive may hold them below other folders. The first
-            has to be in it, others may.
+        name: of the archive at its source; its suffix decides the format.
+        folder: to unpack to.
+        paths: to unpack, relative to the folder; in the archive they may lie deeper. The first is
+            required, the others are optional.
 
     Raises:
-        MGMError: it is damaged, encrypted or strange, too large, or does not hold the first once.
+        MGMError: the archive is damaged, encrypted, unsafe or too large, or does not contain the
+            first path exactly once.
     """
     if name.lower().endswith(BY_HAND):
         raise MGMError(
-            f"{archive}: is an archive of a kind that is unpacked by hand, into {folder}"
+            f"{archive}: archives of this format have to be unpacked by hand, into {folder}"
         )
     part = folder / f".{name}.unpacking"
     with WriteErrors(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            with _members(archive) as members:
-                found = _unpack(archive, members, part, wanted)
-            for path in reversed(found):  # the first comes last: where it is, all are
+            with _open_members(archive) as members:
+                unpacked = _unpack(archive, members, part, paths)
+            for path in reversed(unpacked):  # the required path last: it marks completion
                 target = folder / path
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,31 +85,31 @@ def unpack_archive(archive: Path, name: str, folder: Path, wanted: Sequence[str]
 
 
 def _unpack(
-    archive: Path, members: Sequence[_Member], part: Path, wanted: Sequence[str]
+    archive: Path, members: Sequence[_Member], part: Path, paths: Sequence[str]
 ) -> list[str]:
-    """Unpack into a fresh folder; returns what was found.
+    """Unpack into an empty folder; returns the paths that the archive contains.
 
     Raises:
-        MGMError: it does not hold the first, or more than one of that name.
+        MGMError: the archive does not contain the first path, or contains it several times.
     """
-    found = []
-    for path in wanted:
+    unpacked = []
+    for path in paths:
         locations = _locations(PurePosixPath(path).parts, members)
         if len(locations) != 1:
-            if path == wanted[0]:
+            if path == paths[0]:
                 shown = ", ".join("/".join(one) for one in locations[:3])
-                what = f"several of the name {path} ({shown})" if locations else f"no {path}"
+                what = f"several {path} ({shown})" if locations else f"no {path}"
                 target = part.parent / path
-                raise MGMError(f"{archive}: holds {what}; put it to {target} by hand")
+                raise MGMError(f"{archive}: contains {what}; put it to {target} by hand")
             continue
-        (at,) = locations
-        found.append(path)
+        (location,) = locations
+        unpacked.append(path)
         for member in members:
-            if member.parts[: len(at)] == at:
-                target = part.joinpath(path, *member.parts[len(at) :])
+            if member.parts[: len(location)] == location:
+                target = part.joinpath(path, *member.parts[len(location) :])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(archive, member, target)
-    return found
+    return unpacked
 
 
 def _copy(archive: Path, member: _Member, target: Path) -> None:
@@ -119,15 +118,17 @@ def _copy(archive: Path, member: _Member, target: Path) -> None:
         while chunk := _readable(archive, lambda: source.read(UNPACK_CHUNK)):
             written += len(chunk)
             if written > member.size:
-                raise MGMError(f"{archive}: {'/'.join(member.parts)} is larger than it says")
+                raise MGMError(
+                    f"{archive}: {'/'.join(member.parts)} is larger than its header says"
+                )
             file.write(chunk)
     if written != member.size:
-        raise _damaged(archive, "it ends too early")
+        raise _damaged(archive, "truncated")
 
 
 def _locations(path: tuple[str, ...], members: Sequence[_Member]) -> list[tuple[str, ...]]:
-    """Where an archive may have a path: as it is, or else all that end like it, or in its name."""
-    found: list[tuple[str, ...]] = []
+    """Locations of a path in an archive: exact, else with the same ending, else the same name."""
+    ambiguous: list[tuple[str, ...]] = []
     for tail in (path, path[-1:]):
         candidates = {
             member.parts[: end + len(tail)]
@@ -139,126 +140,130 @@ def _locations(path: tuple[str, ...], members: Sequence[_Member]) -> list[tuple[
             return [tail]
         if len(candidates) == 1:
             return list(candidates)
-        found = found or sorted(candidates)
-    return found
+        ambiguous = ambiguous or sorted(candidates)
+    return ambiguous
 
 
 @contextmanager
-def _members(archive: Path) -> Generator[list[_Member]]:
-    """The files in an archive.
+def _open_members(archive: Path) -> Generator[list[_Member]]:
+    """Open an archive and list its files.
 
     Raises:
-        MGMError: it is damaged, or one of them is encrypted, strange or too large.
+        MGMError: the archive is damaged, or a file in it is encrypted, unsafe or too large.
     """
     with ExitStack() as stack:
-        read = _of_zip if zipfile.is_zipfile(archive) else _of_tar
+        read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
         bound = max(MIN_BOUND, MAX_RATIO * archive.stat().st_size)
         free = shutil.disk_usage(archive.parent).free
         members: list[_Member] = []
         names: set[tuple[str, ...]] = set()
         total = 0
-        for member in _all(archive, read(archive, stack)):
+        for member in _checked(archive, read(archive, stack)):
             total += member.size
             if total > bound or len(names) >= MAX_MEMBERS:
                 raise MGMError(
-                    f"{archive}: holds more than {bound >> 30} GiB or {MAX_MEMBERS} files, which "
-                    f"is no benchmark; unpack it by hand if you trust it"
+                    f"{archive}: contains more than {bound >> 30} GiB or {MAX_MEMBERS} files; "
+                    "unpack it by hand if you trust it"
                 )
             if total > free:
-                raise MGMError(f"{archive}: there is no room to unpack it; make some, run again")
+                raise MGMError(
+                    f"{archive}: not enough disk space to unpack it; free some and run again"
+                )
             if member.parts in names:
-                raise MGMError(f"{archive}: holds {'/'.join(member.parts)} twice")
+                raise MGMError(f"{archive}: contains {'/'.join(member.parts)} twice")
             names.add(member.parts)
             members.append(member)
         for parts in names:
             if any(parts[:end] in names for end in range(1, len(parts))):
-                raise MGMError(f"{archive}: holds {'/'.join(parts)} below a file")
+                raise MGMError(f"{archive}: contains {'/'.join(parts)} below a file")
         yield members
 
 
-def _all(archive: Path, members: Iterator[_Member]) -> Iterator[_Member]:
+def _checked(archive: Path, members: Iterator[_Member]) -> Iterator[_Member]:
     while (member := _readable(archive, lambda: next(members, None))) is not None:
         yield member
 
 
-def _of_zip(archive: Path, stack: ExitStack) -> Iterator[_Member]:
+def _zip_members(archive: Path, stack: ExitStack) -> Iterator[_Member]:
     content = stack.enter_context(zipfile.ZipFile(archive))
-    for one in content.infolist():
-        mode = one.external_attr >> 16
-        parts = _parts(archive, one.orig_filename)
+    for entry in content.infolist():
+        mode = entry.external_attr >> 16
+        parts = _parts(archive, entry.orig_filename)
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise MGMError(f"{archive}: holds {one.filename}, which is a link or a device")
-        if one.is_dir() or not parts or "__MACOSX" in parts:  # which holds no file's content
+            raise MGMError(f"{archive}: contains a link or device, {entry.filename}")
+        if entry.is_dir() or not parts or "__MACOSX" in parts:  # metadata of macOS
             continue
-        if one.flag_bits & 1:
-            raise MGMError(f"{archive}: is encrypted; unpack it by hand")
-        if one.compress_type not in _ZIP_METHODS:
+        if entry.flag_bits & 1:
+            raise MGMError(f"{archive}: encrypted; unpack it by hand")
+        if entry.compress_type not in _ZIP_METHODS:
             raise MGMError(
-                f"{archive}: is compressed in a way that Python cannot read (zip method "
-                f"{one.compress_type}); unpack it by hand"
+                f"{archive}: uses an unsupported compression (zip method {entry.compress_type}); "
+                "unpack it by hand"
             )
-        yield _Member(parts, one.file_size, lambda one=one: content.open(one))
+        yield _Member(parts, entry.file_size, lambda entry=entry: content.open(entry))
 
 
-def _of_tar(archive: Path, stack: ExitStack) -> Iterator[_Member]:
+def _tar_members(archive: Path, stack: ExitStack) -> Iterator[_Member]:
     content = stack.enter_context(tarfile.open(archive))  # noqa: SIM115
-    for one in content:
-        parts = _parts(archive, one.name)
-        if one.isdir() or not parts:
+    for entry in content:
+        parts = _parts(archive, entry.name)
+        if entry.isdir() or not parts:
             continue
-        if not one.isreg():
-            raise MGMError(f"{archive}: holds {one.name}, which is a link or a device")
-        yield _Member(parts, one.size, lambda one=one: _opened(content, one))
+        if not entry.isreg():
+            raise MGMError(f"{archive}: contains a link or device, {entry.name}")
+        yield _Member(parts, entry.size, lambda entry=entry: _open_entry(content, entry))
     _check_end(content)
 
 
 def _check_end(content: tarfile.TarFile) -> None:
-    """Read a tar archive to its end, where its compression keeps the check sum of all of it.
+    """Read a tar archive to its end, to verify the checksum of its compression.
 
-    `tarfile` stops at a damaged header, or at the end of a cut file, as at a good end.
+    `tarfile` treats a damaged header and the end of a truncated file as the regular end.
 
     Raises:
         tarfile.ReadError: no block of zeros ends it (POSIX.1, pax, "ustar Interchange Format").
     """
     file = content.fileobj
     if file is None:
-        raise tarfile.ReadError("it is closed")
-    file.seek(content.offset)  # of the block that `tarfile` took for no header
+        raise tarfile.ReadError("closed")
+    file.seek(content.offset)  # of the block after the last member
     block = file.read(tarfile.BLOCKSIZE)
     while file.read(UNPACK_CHUNK):
         pass
     if block != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it ends too early")
+        raise tarfile.ReadError("truncated")
 
 
-def _opened(content: tarfile.TarFile, one: tarfile.TarInfo) -> IO[bytes]:
-    file = content.extractfile(one)
+def _open_entry(content: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    file = content.extractfile(entry)
     if file is None:
-        raise tarfile.ReadError(f"{one.name} is no file")
+        raise tarfile.ReadError(f"{entry.name} is not a file")
     return file
 
 
 def _parts(archive: Path, name: str) -> tuple[str, ...]:
-    """The parts of a name.
+    """The components of a path in an archive.
 
     Raises:
-        MGMError: it would be outside of the folder, or is none everywhere.
+        MGMError: it leads outside the folder, or is not valid on every file system.
     """
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts:
-        raise MGMError(f"{archive}: would write {name!r}, outside of its folder")
+        raise MGMError(f"{archive}: would write {name!r}, outside its folder")
     if len(parts) > MAX_DEPTH or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
-        raise MGMError(f"{archive}: holds a name that is too long, {name!r:.60}; unpack it by hand")
+        raise MGMError(
+            f"{archive}: contains a path that is too long, {name!r:.60}; unpack it by hand"
+        )
     if any(character in name for character in "\\:\0"):
-        raise MGMError(f"{archive}: holds {name!r}, which is no name of a file everywhere")
+        raise MGMError(f"{archive}: contains {name!r}, which is not a portable file name")
     return parts
 
 
 def _readable(archive: Path, read: Callable[[], Read]) -> Read:
-    """What is read of an archive.
+    """Call `read`, with errors of damaged archives as an MGMError.
 
     Raises:
-        MGMError: it is damaged.
+        MGMError: the archive is damaged.
     """
     try:
         return read()
@@ -268,5 +273,5 @@ def _readable(archive: Path, read: Callable[[], Read]) -> Read:
         raise _damaged(archive, error) from error
 
 
-def _damaged(archive: Path, why: object) -> MGMError:
-    return MGMError(f"{archive}: is a damaged archive ({why}); delete it, and run again")
+def _damaged(archive: Path, reason: object) -> MGMError:
+    return MGMError(f"{archive}: damaged archive ({reason}); delete it and run again")

@@ -1,4 +1,4 @@
-"""A file of a web server, which goes on where an earlier try broke off."""
+"""Resumable HTTP downloads with range requests."""
 
 import http.client
 import json
@@ -15,19 +15,19 @@ from mgm.atomic import WriteErrors, atomic_file
 from mgm.errors import MGMError
 
 DOWNLOAD_CHUNK = 2**20  # bytes
-SOCKET_TIMEOUT = 30.0  # seconds without a byte
+SOCKET_TIMEOUT = 30.0  # seconds without data
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")  # RFC 9110, section 14.4
 
 
 @dataclass(frozen=True)
-class _State:
-    """What is known of the file that a part is of.
+class _DownloadState:
+    """State of a download, saved beside its partial file.
 
     Attributes:
-        url: of it.
-        validator: its strong ETag or date, by which a server says whether it is still the same;
-            empty: the server gave none.
-        length: of the whole, in bytes; None: the server did not say.
+        url: of the file.
+        validator: strong ETag or Last-Modified of the file, for If-Range; empty: the server sent
+            neither.
+        length: of the whole file in bytes; None: unknown.
     """
 
     url: str
@@ -35,24 +35,23 @@ class _State:
     length: int | None = None
 
 
-def download(url: str, part: Path, checked: bool = False) -> None:
-    """Fetch a file into `part`, which may hold the beginning of it.
+def download_file(url: str, part: Path, verified: bool = False) -> None:
+    """Download a file, or resume an interrupted download.
 
-    The beginning counts only where the server confirms, by ETag or date, that the file is still the
-    same. Beside `part` lies what is known of the file (`.json`).
+    Resumes only if the server confirms by ETag or date that the file has not changed. The state of
+    the download is saved beside `part`, with the suffix `.json`.
 
     Args:
         url: of the file.
-        part: where it goes.
-        checked: whether a hash of the whole is compared afterwards, so that a beginning counts
-            without a confirmation.
+        part: path of the partial file.
+        verified: the caller verifies a hash of the whole file, so resume without confirmation too.
 
     Raises:
-        OSError: the network fails, or the connection broke; call again to go on.
-        MGMError: there is no room for it.
+        OSError: the network fails, or the connection broke; call again to resume.
+        MGMError: the disk is too small.
     """
     state = _read_state(part, url)
-    start = part.stat().st_size if part.exists() and (state.validator or checked) else 0
+    start = part.stat().st_size if part.exists() and (state.validator or verified) else 0
     if start and start == state.length:
         return
     if state.length is not None and start > state.length:
@@ -60,18 +59,18 @@ def download(url: str, part: Path, checked: bool = False) -> None:
     try:
         _receive(url, part, start, state)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not start:  # what is there is not the beginning of anything
+        if error.code != 416 or not start:  # 416: the partial file does not belong to this file
             raise
-        _receive(url, part, 0, _State(url))
+        _receive(url, part, 0, _DownloadState(url))
 
 
 def remove_partial(part: Path) -> None:
-    """Remove a part with what is known of it."""
+    """Remove a partial file and its state."""
     part.unlink(missing_ok=True)
     _state_file(part).unlink(missing_ok=True)
 
 
-def _receive(url: str, part: Path, start: int, state: _State) -> None:
+def _receive(url: str, part: Path, start: int, state: _DownloadState) -> None:
     headers = {"Range": f"bytes={start}-"} if start else {}
     if start and state.validator:
         headers["If-Range"] = state.validator
@@ -85,10 +84,12 @@ def _receive(url: str, part: Path, start: int, state: _State) -> None:
         if length is not None and length - start > free:
             raise MGMError(
                 f"{part.parent}: {url} needs {(length - start) / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} GiB are free; make room and run again"
+                f"{free / 2**30:.1f} GiB are free; free disk space and run again"
             )
         with atomic_file(_state_file(part)) as new:
-            new.write_text(json.dumps(asdict(_State(url, validator, length))), encoding="utf-8")
+            new.write_text(
+                json.dumps(asdict(_DownloadState(url, validator, length))), encoding="utf-8"
+            )
         with tqdm(
             total=length, initial=start, desc=url.rsplit("/", 1)[-1], unit="B", unit_scale=True
         ) as bar:
@@ -109,24 +110,24 @@ def _receive(url: str, part: Path, start: int, state: _State) -> None:
 
 
 def _position(
-    part: Path, response: http.client.HTTPResponse, start: int, state: _State
+    part: Path, response: http.client.HTTPResponse, start: int, state: _DownloadState
 ) -> tuple[int, int | None]:
-    """Where in the file a response begins, and the length of the whole.
+    """The offset in the file at which a response begins, and the length of the whole file.
 
     Raises:
-        OSError: it is none of the file's rest; the part is removed, to begin again.
+        OSError: the server sends another range; the partial file is removed, to start over.
     """
-    content = response.headers.get("Content-Length") or ""
-    length = int(content) if content.isdecimal() else None
+    content_length = response.headers.get("Content-Length") or ""
+    length = int(content_length) if content_length.isdecimal() else None
     if response.status != 206:
         return 0, length
-    found = _RANGE.fullmatch(response.headers.get("Content-Range") or "")
-    if found is None:
+    match = _RANGE.fullmatch(response.headers.get("Content-Range") or "")
+    if match is None:
         return start, None if length is None else start + length
-    total = None if found[2] == "*" else int(found[2])
-    if int(found[1]) != start or (total and state.length and total != state.length):
+    total = None if match[2] == "*" else int(match[2])
+    if int(match[1]) != start or (total and state.length and total != state.length):
         remove_partial(part)
-        raise OSError(f"the server sends {found[0]}, not what follows byte {start}")
+        raise OSError(f"the server sends {match[0]}, requested from byte {start}")
     return start, total
 
 
@@ -141,9 +142,9 @@ def _state_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _read_state(part: Path, url: str) -> _State:
+def _read_state(part: Path, url: str) -> _DownloadState:
     try:
-        state = _State(**json.loads(_state_file(part).read_text(encoding="utf-8")))
+        state = _DownloadState(**json.loads(_state_file(part).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return _State(url)
-    return state if state.url == url else _State(url)
+        return _DownloadState(url)
+    return state if state.url == url else _DownloadState(url)

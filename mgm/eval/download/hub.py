@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, at a revision that is written down."""
+"""Downloads from data sets of the Hugging Face hub, pinned to a saved revision."""
 
 import json
 import logging
@@ -10,61 +10,63 @@ from mgm.atomic import atomic_file
 from mgm.errors import hub_errors, one_line
 
 logger = logging.getLogger("mgm.eval")
-REVISIONS = "revisions.json"  # in the folder of the files: what was fetched of which data set
+REVISIONS_FILE = "revisions.json"  # in the folder of the files: revision and files of each data set
 
 
-def provide_from_hub(
+def download_from_hub(
     dataset: str, pattern: str, folder: Path, offline: bool, revision: str | None = None
 ) -> bool:
-    """Have files of a data set in a folder; returns whether all are there.
-
-    The hub's own library goes on where it broke off, and checks sizes. The commit is written down
-    before, so that a later run fetches the rest of the same one.
+    """Download files of a data set; interrupted downloads resume at the same commit.
 
     Args:
-        dataset: its name.
-        pattern: of the files.
-        folder: where they go.
-        offline: whether nothing is fetched.
+        dataset: its name on the hub.
+        pattern: glob pattern of the files.
+        folder: to download to.
+        offline: download nothing.
         revision: of the data set; None: that of an earlier run, or else the newest.
+
+    Returns:
+        Whether all files exist now.
 
     Raises:
         MGMError: the folder cannot be written.
     """
-    known = _read(folder)
-    entry = known.get(dataset, {})
+    revisions = _read_revisions(folder)
+    entry = revisions.get(dataset, {})
     if not offline:
         try:
-            entry = _fetch(dataset, pattern, folder, revision or entry.get("revision"), known)
+            entry = _download(
+                dataset, pattern, folder, revision or entry.get("revision"), revisions
+            )
         except hub_errors() as error:
-            logger.info("%s: cannot be fetched (%s)", dataset, one_line(error)[:200])
-    found = sorted(folder.glob(pattern))
-    for path in found:
-        logger.info("there: %s", path)
+            logger.info("%s: download failed (%s)", dataset, one_line(error)[:200])
+    files = sorted(folder.glob(pattern))
+    for path in files:
+        logger.info("exists: %s", path)
     names = entry.get("files", {}).get(pattern, [])
     missing = [name for name in names if not (folder / name).is_file()]
-    if missing or not found:
-        some = f" ({len(missing)} are missing, such as {missing[0]})" if missing else ""
+    if missing or not files:
+        some = f" ({len(missing)} are missing, for example {missing[0]})" if missing else ""
         logger.info(
             "missing: put the files %s of the data set %s of the Hugging Face hub into %s%s",
             *(pattern, dataset, folder, some),
         )
-    return bool(found) and not missing
+    return bool(files) and not missing
 
 
-def _fetch(
-    dataset: str, pattern: str, folder: Path, revision: str | None, known: dict[str, Any]
+def _download(
+    dataset: str, pattern: str, folder: Path, revision: str | None, revisions: dict[str, Any]
 ) -> dict[str, Any]:
-    """Fetch the files; returns what is written down."""
+    """Download the files; returns the entry in `REVISIONS_FILE`, which is saved first."""
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi().dataset_info(dataset, revision=revision)
     names = [one.rfilename for one in info.siblings or () if fnmatch(one.rfilename, pattern)]
-    before = known.get(dataset, {})
+    before = revisions.get(dataset, {})
     files = before.get("files", {}) if before.get("revision") == info.sha else {}
     entry = {"revision": info.sha, "files": files | {pattern: sorted(names)}}
-    with atomic_file(folder / REVISIONS) as part:
-        part.write_text(json.dumps(known | {dataset: entry}, indent=2), encoding="utf-8")
+    with atomic_file(folder / REVISIONS_FILE) as part:
+        part.write_text(json.dumps(revisions | {dataset: entry}, indent=2), encoding="utf-8")
     snapshot_download(
         dataset,
         repo_type="dataset",
@@ -77,13 +79,13 @@ def _fetch(
 
 
 def fetched_revision(folder: Path, dataset: str) -> str | None:
-    """The commit of a data set that its files in a folder are of; None: nobody wrote it down."""
-    return _read(folder).get(dataset, {}).get("revision")
+    """The commit of a data set that its files in a folder belong to; None: unknown."""
+    return _read_revisions(folder).get(dataset, {}).get("revision")
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_revisions(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / REVISIONS).read_text(encoding="utf-8"))
+        content = json.loads((folder / REVISIONS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -57,14 +57,14 @@ def test_groups_and_repeated_names() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hr", "--ablate hr: no such ablation; valid: hr_off, grey_vit"),
-        ("", "no such ablation"),
+        ("hr", "--ablate hr: unknown ablation; valid: hr_off, grey_vit"),
+        ("", "unknown ablation"),
         ("pool:2", "takes no number; write --ablate pool"),
-        ("blur:", "'' is no number from 1"),
-        ("blur:0", "'0' is no number from 1"),
-        ("blur:-3", "'-3' is no number from 1"),
-        ("shift:1.5", "'1.5' is no number from 1"),
-        ("shift:" + "9" * 5000, "is no number from 1"),
+        ("blur:", "'' is not a positive number"),
+        ("blur:0", "'0' is not a positive number"),
+        ("blur:-3", "'-3' is not a positive number"),
+        ("shift:1.5", "'1.5' is not a positive number"),
+        ("shift:" + "9" * 5000, "is not a positive number"),
     ],
 )
 def test_wrong_names(name, message) -> None:
@@ -82,7 +82,7 @@ def test_wrong_names(name, message) -> None:
         ("stage_mean:5", {}, "numbers from 1 to 4"),
         ("pool", {"vision_aux_config": None}, "--ablate pool: .*no high-resolution encoder"),
         ("hr_off", {"vision_aux_config": None}, "--ablate hr_off: .*no high-resolution encoder"),
-        ("pool", {"fusion": {"mode": "pool"}}, "the model's config.json says so already"),
+        ("pool", {"fusion": {"mode": "pool"}}, "the model's config.json already has it"),
         ("hr_only", {"fusion": {"mode": "none"}}, "--ablate hr_only: config: fusion"),
     ],
 )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from mgm.errors import MGMError
+from mgm.eval.ablation.definitions import Ablation
 from mgm.eval.ablation.differences import (
-    ablated,
     as_json,
+    compare_ablation,
     utilisation,
 )
 from mgm.eval.benchmarks.mme import MME
@@ -43,7 +44,10 @@ def drawn(seed: int, share: float, lost: float) -> tuple[np.ndarray, np.ndarray]
 
 def test_lines_of_the_full_model_and_of_each_ablation() -> None:
     full, without = (score(one) for one in drawn(0, 0.9, 0.7))
-    rows = ablated(Nano(), full, {"hr_off": ("branch off", without), "pool": ("mean", full)})
+    rows = [
+        compare_ablation(Nano(), full, Ablation("hr_off"), without),
+        compare_ablation(Nano(), full, Ablation("pool"), full),
+    ]
     off, pool = (one.comparison for one in rows)
     assert off.difference == pytest.approx(without.value - full.value)
     assert off.interval.low < off.difference < off.interval.high < 0
@@ -57,7 +61,7 @@ def test_lines_of_the_full_model_and_of_each_ablation() -> None:
     lines = ablations_text(full, kept).splitlines()[3:]
     assert len(lines) == 5
     assert lines[2].startswith(f"| full model |  | {full.value:.1f} (")
-    assert f"| hr_off | branch off | {without.value:.1f} (" in lines[3]
+    assert f"| hr_off | high-resolution branch off (mined = 0) | {without.value:.1f} (" in lines[3]
     ends = f"({off.interval.low:+.1f} to {off.interval.high:+.1f})"
     assert lines[3].endswith(f"| {off.difference:+.1f} {ends} | 200 | full model is better |")
     assert ablations_text(full, {}) == ""
@@ -122,11 +126,11 @@ def test_a_score_that_is_no_mean() -> None:
     rate = utilisation(MME(), full, without, "x")
     assert rate.rate == pytest.approx(1 - without.value / full.value)
     assert rate.interval.low < rate.rate < rate.interval.high
-    (row,) = ablated(MME(), full, {"hr_off": ("off", without)})
+    row = compare_ablation(MME(), full, Ablation("hr_off"), without)
     assert row.comparison.difference == pytest.approx(without.value - full.value)
 
 
 def test_answers_that_only_a_server_knows() -> None:
     full = score(np.ones((8, 1), bool))
-    with pytest.raises(MGMError, match="only a server knows the answers"):
-        ablated(Nano(), Score(**vars(full) | {"value": None}), {})
+    with pytest.raises(MGMError, match="targets are not public"):
+        compare_ablation(Nano(), Score(**vars(full) | {"value": None}), Ablation("pool"), full)

@@ -49,8 +49,17 @@ def folder(tmp_path_factory) -> Path:
 
 
 def words(data: Path, model: Path, output: Path, *more: str) -> list[str]:
-    start = ["--model-path", str(model), "--device", "cpu", "--data", str(data)]
-    return [*start, "--benchmark", "nano", "--max-new-tokens", "4", "--output", str(output), *more]
+    start = ["--model-path", str(model), "--device", "cpu", "--data-dir", str(data)]
+    return [
+        *start,
+        "--benchmark",
+        "nano",
+        "--max-new-tokens",
+        "4",
+        "--output-dir",
+        str(output),
+        *more,
+    ]
 
 
 def test_the_command_line(data, folder, tmp_path, capfd) -> None:
@@ -106,7 +115,7 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--ablate", "hr"], "--ablate hr: no such ablation"),
+        (["--ablate", "hr"], "--ablate hr: unknown ablation"),
         (["--ablate", "blur:64"], "--ablate blur:64: config: fusion.blur_high_resolution is 64"),
         (["--ablate", "pool", "shift:2", "--score-only"], "--ablate shift:2: config: fusion."),
         (["--ablate", "shift:2"], "valid: below 2, the windows of a crop's side"),
@@ -122,10 +131,10 @@ def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["--endpoint http://127.0.0.1:9/v1 --model x", "--answers answers.jsonl"]
+    "where", ["--endpoint http://127.0.0.1:9/v1 --model x", "--predictions answers.jsonl"]
 )
 def test_the_model_has_to_run_here(data, where) -> None:
-    line = f"--benchmark nano --data {data} {where} --ablate pool"
+    line = f"--benchmark nano --data-dir {data} {where} --ablate pool"
     with pytest.raises(MGMError, match=r"--ablate has no effect with --.*, only with --model-path"):
         main(line.split())
 
@@ -142,7 +151,7 @@ def test_ablations_without_answers_are_named_and_the_others_shown(
     assert main(words(data, folder, tmp_path, "--ablate", "hr_off", "blur")) == 0
     more = ["hr_off", "pool", "blur:28", "blur", "shift"]
     assert main(words(data, folder, tmp_path, "--ablate", *more, "--score-only")) == 0
-    assert "nano:held_out: not asked yet with --ablate pool shift:1" in caplog.text
+    assert "nano:held_out: not run yet with --ablate pool shift:1" in caplog.text
     assert ablation_names(tmp_path) == ["hr_off", "blur:28"]
     before = (tmp_path / "report.md").read_text()
     assert main(words(data, folder, tmp_path, "--ablate", "pool", "--score-only")) == 2
@@ -150,7 +159,7 @@ def test_ablations_without_answers_are_named_and_the_others_shown(
     assert (tmp_path / "report.md").read_text() == before
     capfd.readouterr()
     assert main(words(data, folder, tmp_path, "--ablate", "hr_off", "blur", "--dry-run")) == 0
-    assert "12 questions, protocol paper, and again with 2 ablations: 36 answers" in (
+    assert "12 questions, protocol paper, repeated with 2 ablations: 36 responses" in (
         capfd.readouterr().out
     )
 
@@ -176,7 +185,7 @@ def test_an_ablation_that_cannot_be_asked_leaves_the_rest(
 def test_a_benchmark_that_fails_leaves_the_tables_of_others(
     data, folder, tmp_path, monkeypatch
 ) -> None:
-    original = study.scored_splits
+    original = study.score_responses
 
     def score_responses(kind, *others, **named):
         if kind.name == "nano":
@@ -184,7 +193,7 @@ def test_a_benchmark_that_fails_leaves_the_tables_of_others(
         return original(kind, *others, **named)
 
     gqa(data)
-    monkeypatch.setattr(study, "scored", score_responses)
+    monkeypatch.setattr(study, "score_responses", score_responses)
     line = words(data, folder, tmp_path, "--ablate", "pool")
     line.insert(line.index("nano") + 1, "gqa")
     assert main(line) == 2
@@ -199,8 +208,8 @@ def test_ablations_are_not_shown_beside_other_answers(data, folder, tmp_path) ->
     file = tmp_path / "other.jsonl"
     names = [f"{picture}/{n}" for picture in range(PICTURES) for n in range(2)]
     lines(file, [{"question_id": name, "text": "nothing"} for name in names])
-    line = ["--benchmark", "nano", "--data", str(data), "--output", str(tmp_path)]
-    assert main([*line, "--answers", str(file)]) == 0
+    line = ["--benchmark", "nano", "--data-dir", str(data), "--output-dir", str(tmp_path)]
+    assert main([*line, "--predictions", str(file)]) == 0
     assert load_score(tmp_path / "nano/held_out/paper/score.json").value == 0
     assert ablation_names(tmp_path) == []
     # Those of the model are still there when it is scored again.

@@ -185,7 +185,7 @@ def test_groups():
 
 def test_prepare_says_where_tables_are(tmp_path, caplog):
     caplog.set_level("INFO", "mgm.eval")
-    words = ["--protocol", "vlmevalkit", "--data", str(tmp_path), "--offline"]
+    words = ["--protocol", "vlmevalkit", "--data-dir", str(tmp_path), "--offline"]
     assert prepare(["hrbench:8k", "mme-realworld", "mmbench", *words]) == 1
     text = caplog.text
     assert "huggingface.co/datasets/DreamMr/HR-Bench/resolve/main/hr_bench_8k.tsv" in text

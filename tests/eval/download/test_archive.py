@@ -91,7 +91,7 @@ def test_a_compressed_tar_with_a_damaged_middle(tmp_path, mode, share):
     start = int(share * len(content))
     content[start : start + 100] = bytes(100)
     made.write_bytes(content)
-    with pytest.raises(MGMError, match="is a damaged archive"):
+    with pytest.raises(MGMError, match="damaged archive"):
         unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     assert not (tmp_path / "to" / "images").exists()
 
@@ -104,10 +104,10 @@ def test_a_cut_tar(tmp_path, mode):
     made = tmp_path / "a.part"
     for cut in range(0, 4 * 1536 + 1, 256):
         made.write_bytes(full[:cut] if mode == "w" else gzip.compress(full[:cut]))
-        with pytest.raises(MGMError, match="is a damaged archive"):
+        with pytest.raises(MGMError, match="damaged archive"):
             unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     made.write_bytes(full[:1536] + b"no header" * 100 + full[2436:])
-    with pytest.raises(MGMError, match="is a damaged archive"):
+    with pytest.raises(MGMError, match="damaged archive"):
         unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     assert not (tmp_path / "to" / "images").exists()
 
@@ -124,22 +124,22 @@ GOOD = ("images/1.jpg", b"one")
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ([GOOD, ("../evil", b"x")], "would write '../evil', outside of its folder"),
-        ([GOOD, ("images/../../evil", b"x")], "outside of its folder"),
-        ([GOOD, ("/etc/evil", b"x")], "would write '/etc/evil', outside of its folder"),
-        ([GOOD, ("C:\\evil", b"x")], "no name of a file everywhere"),
-        ([GOOD, ("images\\..\\evil", b"x")], "no name of a file everywhere"),
+        ([GOOD, ("../evil", b"x")], "would write '../evil', outside its folder"),
+        ([GOOD, ("images/../../evil", b"x")], "outside its folder"),
+        ([GOOD, ("/etc/evil", b"x")], "would write '/etc/evil', outside its folder"),
+        ([GOOD, ("C:\\evil", b"x")], "not a portable file name"),
+        ([GOOD, ("images\\..\\evil", b"x")], "not a portable file name"),
         ([GOOD, (link("images/2.jpg"), b"/etc/passwd")], "is a link or a device"),
-        ([GOOD, ("images/./1.jpg", b"two")], r"holds images/1\.jpg twice"),
-        ([GOOD, ("images", b"a file")], r"holds images/1\.jpg below a file"),
-        ([("other/1.jpg", b"one")], "holds no images; put it to .*images by hand"),
+        ([GOOD, ("images/./1.jpg", b"two")], r"contains images/1\.jpg twice"),
+        ([GOOD, ("images", b"a file")], r"contains images/1\.jpg below a file"),
+        ([("other/1.jpg", b"one")], "contains no images; put it to .*images by hand"),
         (
             [("a/images/1.jpg", b"one"), ("b/images/1.jpg", b"one")],
-            r"holds several of the name images \(a/images, b/images\); put it to .* by hand",
+            r"contains several images \(a/images, b/images\); put it to .* by hand",
         ),
-        ([GOOD, (f"images/{'a' * 256}", b"x")], "holds a name that is too long"),
-        ([GOOD, ("a/" * 3000 + "b", b"x")], "holds a name that is too long"),
-        ([], "holds no images"),
+        ([GOOD, (f"images/{'a' * 256}", b"x")], "contains a path that is too long"),
+        ([GOOD, ("a/" * 3000 + "b", b"x")], "contains a path that is too long"),
+        ([], "contains no images"),
     ],
 )
 def test_strange_archives_are_one_line(tmp_path, files, says):
@@ -156,14 +156,14 @@ def test_strange_archives_are_one_line(tmp_path, files, says):
 )
 def test_strange_tars(tmp_path, kind):
     made = tarred(tmp_path / "a.part", ("images/1.jpg", b""), kind=kind)
-    with pytest.raises(MGMError, match=r"holds images/1\.jpg, which is a link or a device"):
+    with pytest.raises(MGMError, match=r"contains a link or device, images/1\.jpg"):
         unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     for name in ("../evil", "/evil"):
         made = tarred(tmp_path / "a.part", GOOD, (name, b"x"))
-        with pytest.raises(MGMError, match="outside of its folder"):
+        with pytest.raises(MGMError, match="outside its folder"):
             unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
     made = tarred(tmp_path / "a.part", GOOD, GOOD)
-    with pytest.raises(MGMError, match=r"holds images/1\.jpg twice"):
+    with pytest.raises(MGMError, match=r"contains images/1\.jpg twice"):
         unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
 
 
@@ -173,7 +173,7 @@ def test_encrypted(tmp_path):
     for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(head) + flags] |= 1
     made.write_bytes(content)
-    with pytest.raises(MGMError, match=r"a\.part: is encrypted; unpack it by hand"):
+    with pytest.raises(MGMError, match=r"a\.part: encrypted; unpack it by hand"):
         unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
 
 
@@ -191,7 +191,7 @@ def test_bombs(tmp_path, monkeypatch, form):
     assert list((tmp_path / "to").iterdir()) == []
     usage = archive.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(MGMError, match="there is no room to unpack it"):
+    with pytest.raises(MGMError, match="not enough disk space to unpack it"):
         unpack_archive(made, f"a.{form}", tmp_path / "to", ["images"])
 
 
@@ -222,7 +222,7 @@ def test_kinds_that_are_unpacked_by_hand(tmp_path):
     (tmp_path / "a.part").write_bytes(b"Rar!\x1a\x07")
     with pytest.raises(MGMError, match="of a kind that is unpacked by hand"):
         unpack_archive(tmp_path / "a.part", "a.rar", tmp_path, ["images"])
-    with pytest.raises(MGMError, match="is a damaged archive"):
+    with pytest.raises(MGMError, match="damaged archive"):
         unpack_archive(tmp_path / "a.part", "a.zip", tmp_path, ["images"])
 
 

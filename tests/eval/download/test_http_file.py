@@ -7,7 +7,7 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.eval.download import http_file
-from mgm.eval.download.http_file import download
+from mgm.eval.download.http_file import download_file
 from tests.eval.download.file_server import File, serving
 from tests.eval.full_disk import full_after
 
@@ -16,7 +16,7 @@ CONTENT = bytes(range(256)) * 300
 
 def broken(part, url: str) -> None:
     with pytest.raises(OSError, match=r"the connection broke after \d+ of \d+ bytes"):
-        download(url, part)
+        download_file(url, part)
 
 
 def test_it_goes_on_where_it_broke_off(tmp_path):
@@ -24,11 +24,11 @@ def test_it_goes_on_where_it_broke_off(tmp_path):
     with serving(file) as address:
         for _ in range(2):
             broken(part, f"{address}/a")
-        download(f"{address}/a", part)
+        download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT
         asked = [(None, None), ("bytes=20000-", '"one"'), ("bytes=50000-", '"one"')]
         assert file.asked == asked
-        download(f"{address}/a", part)  # all is there
+        download_file(f"{address}/a", part)  # all is there
         assert file.asked == asked
 
 
@@ -38,10 +38,10 @@ def test_another_file_begins_again(tmp_path):
     with serving(file) as address:
         broken(part, f"{address}/a")
         file.content, file.tag = CONTENT[::-1], '"two"'
-        download(f"{address}/a", part)
+        download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT[::-1]
         part.write_bytes(b"x" * 100)
-        download(f"{address}/b", part)
+        download_file(f"{address}/b", part)
         assert part.read_bytes() == CONTENT[::-1]
         assert file.asked[-1] == (None, None)
 
@@ -53,12 +53,12 @@ def test_a_server_that_confirms_nothing(tmp_path, tag):
     with serving(file) as address:
         broken(part, f"{address}/a")
         file.content = CONTENT[::-1]
-        download(f"{address}/a", part)
+        download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT[::-1]
         part.unlink()
         file.content, file.breaks = CONTENT, [20_000]
         broken(part, f"{address}/a")
-        download(f"{address}/a", part, checked=True)
+        download_file(f"{address}/a", part, verified=True)
         assert part.read_bytes() == CONTENT
         assert file.asked[-1] == ("bytes=20000-", None)
 
@@ -67,7 +67,7 @@ def test_a_server_without_ranges(tmp_path):
     file, part = File(CONTENT, ranges=False, breaks=[20_000]), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
-        download(f"{address}/a", part)
+        download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT
 
 
@@ -79,7 +79,7 @@ def test_a_part_of_which_nothing_is_known(tmp_path, state):
         part.write_bytes(b"x" * 1000)
         if state is not None:
             part.with_name(".a.part.json").write_text(state)
-        download(f"{address}/a", part)
+        download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT
 
 
@@ -91,7 +91,7 @@ def test_a_part_that_is_longer_than_the_file(tmp_path):
         record = {"url": url, "validator": '"one"', "length": len(CONTENT)}
         for length in (len(CONTENT), None):  # the server says that nothing is left
             part.with_name(".a.part.json").write_text(json.dumps(record | {"length": length}))
-            download(url, part)
+            download_file(url, part)
             assert part.read_bytes() == CONTENT
 
 
@@ -101,22 +101,22 @@ def test_a_rest_that_does_not_follow(tmp_path):
         broken(part, f"{address}/a")
         file.content = CONTENT + b"more"  # under the same ETag
         with pytest.raises(OSError, match="not what follows byte 20000"):
-            download(f"{address}/a", part)
-        download(f"{address}/a", part)  # it begins again
+            download_file(f"{address}/a", part)
+        download_file(f"{address}/a", part)  # it begins again
         assert part.read_bytes() == file.content
         part.unlink()
     with pytest.raises(urllib.error.URLError):
-        download(f"{address}/a", part)
+        download_file(f"{address}/a", part)
 
 
 def test_no_room(tmp_path, monkeypatch):
     file, part = File(CONTENT), tmp_path / ".a.part"
     with serving(file) as address:
         with full_after(30_000), pytest.raises(MGMError, match=r"\.a\.part: could not be written"):
-            download(f"{address}/a", part)
-        download(f"{address}/a", part)
+            download_file(f"{address}/a", part)
+        download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT
         usage = http_file.shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(http_file.shutil, "disk_usage", lambda _: usage)
         with pytest.raises(MGMError, match=r"needs 0\.0 GiB, and 0\.0 GiB are free"):
-            download(f"{address}/b", tmp_path / ".b.part")
+            download_file(f"{address}/b", tmp_path / ".b.part")

@@ -290,7 +290,7 @@ def test_the_models_own_run_decides_which_scores_are_of_it(responses, tmp_path, 
     written(tmp_path, score_of(responses, benchmark="gqa:testdev", run=other), responses)
     assert [one.benchmark for one in write_report(tmp_path, "a", own)] == ["textvqa:val"]
     assert "is of another model or other weights (b, not a)" in caplog.text
-    assert "--model for --answers of one model" in caplog.text
+    assert "--model for --predictions of one model" in caplog.text
     assert [one.benchmark for one in write_report(tmp_path, "b")] == ["gqa:testdev"]
 
 

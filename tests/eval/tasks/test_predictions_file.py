@@ -186,7 +186,14 @@ def test_on_the_command_line(data, tmp_path, capsys):
     """No model is loaded; a score over a part of the questions is not the benchmark's."""
     file = tmp_path / "theirs.jsonl"
     lines(file, [{"question_id": "20", "text": "Red."}, {"question_id": "21", "text": "no"}])
-    words = ["--data", str(data), "--output", str(tmp_path / "out"), "--answers", str(file)]
+    words = [
+        "--data-dir",
+        str(data),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--predictions",
+        str(file),
+    ]
     assert main([*words, "--benchmark", "gqa"]) == 0
     assert "partial, 1 of 12,578 questions: 100.0" in capsys.readouterr().out
     score = json.loads((tmp_path / "out" / "gqa" / "testdev" / "paper" / "score.json").read_text())
