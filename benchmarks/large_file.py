@@ -81,7 +81,7 @@ def measure(data: Path, answers: int) -> dict[str, Any]:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "mgm.eval", "--model-path", str(NANO), "--benchmark", "gqa"),
-            *("--data", str(data), "--output", str(output)),
+            *("--data-dir", str(data), "--output-dir", str(output)),
         ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

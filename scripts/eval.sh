@@ -17,7 +17,7 @@ if [ "$gpus" -gt 1 ]; then
     program=(python -m torch.distributed.run --standalone "--nproc_per_node=$gpus" --module mgm.eval)
 fi
 "${program[@]}" --model-path "work_dirs/$checkpoint" --conv-mode "$template" \
-    --benchmark "$benchmark" --data "$data" --output "$output" "$@"
+    --benchmark "$benchmark" --data-dir "$data" --output-dir "$output" "$@"
 
 # Compat: the published places.
 put() {

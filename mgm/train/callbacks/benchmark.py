@@ -36,7 +36,7 @@ class BenchmarkRuns(TrainerCallback):
     """
 
     def __init__(self, benchmarks: Sequence[str], data: str, limit: int) -> None:
-        self._words = ["--benchmark", *benchmarks, "--data", data]
+        self._words = ["--benchmark", *benchmarks, "--data-dir", data]
         if limit:
             self._words += ["--limit", str(limit)]
         self._trainer: RunningTrainer | None = None
@@ -68,7 +68,7 @@ class BenchmarkRuns(TrainerCallback):
         output = Path(str(args.output_dir))
         name = f"checkpoint-{state.global_step}"
         place = output / BENCHMARKS / name
-        where = ["--output", str(place), "--device", str(args.device)]
+        where = ["--output-dir", str(place), "--device", str(args.device)]
         found = self._evaluate(["--model-path", str(output / name), *where])
         self._trainer.since += time.perf_counter() - begun  # it is no time of training
         if found.returncode:
