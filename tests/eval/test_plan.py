@@ -23,10 +23,10 @@ def test_all_missing_benchmarks_are_named_with_what_prepares_them(tmp_path, grou
     data = tmp_path / "the data"
     gqa(data)
     message = refusal(data, "gqa", group, "--protocol", "lmms-eval", "--dry-run")
-    command = message[message.index("python -m mgm.eval.prepare") : message.index(" fetches")]
+    command = message[message.index("python -m mgm.eval.prepare") : message.index(" downloads")]
     options = parse_prepare(shlex.split(command)[3:])
     assert set(expand_groups([group])) - {"gqa"} <= set(options.benchmark)
-    assert (options.protocol, options.data) == ("lmms-eval", data)
+    assert (options.protocol, options.data_dir) == ("lmms-eval", data)
 
 
 def test_one_missing_benchmark_is_named(tmp_path) -> None:

@@ -119,7 +119,7 @@ def test_what_a_kill_left_is_passed_over(tmp_path, caplog):
     file.write_text(file.read_text() + '{"key": "ab", "te')
     with caplog.at_level("INFO", logger="mgm"):
         cache = ResponseCache(tmp_path, "tiny")
-    assert "were not finished" in caplog.text
+    assert "damaged lines of the response cache" in caplog.text
     other = Question("2", "who?")
     cache.put(cache.key(other), "me")
     again = ResponseCache(tmp_path, "tiny")
@@ -274,7 +274,7 @@ def test_a_server_is_asked_as_well(data, model, tmp_path):
         with pytest.raises(MGMError, match=r"refuses \(404\): .*tiny"):
             generate_responses(questions, other, ResponseCache(tmp_path, "x"))
     nobody = EndpointModel("http://127.0.0.1:9/v1", "m", 2, wait=0.001)
-    with pytest.raises(MGMError, match="does not answer after 5 tries"):
+    with pytest.raises(MGMError, match="does not respond after 5 attempts"):
         generate_responses(questions, nobody, ResponseCache(tmp_path, "y"))
 
 

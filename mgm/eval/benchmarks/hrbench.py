@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Question, Response
+from mgm.eval.harness.question import Question, Response, macro_average
 from mgm.eval.metrics.lmms_eval import hrbench_letter
 from mgm.eval.metrics.multiple_choice import LETTERS, format_choices
 from mgm.eval.metrics.vlmevalkit import choice_question, judged_letter, score_multiple_choice
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, mean_of_means
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
 HRBENCH_URL = "https://huggingface.co/datasets/DreamMr/HR-Bench/resolve/main/{name}"
@@ -86,4 +86,4 @@ class HRBench(Benchmark):
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The mean of the rounds' accuracies, in per cent."""
-        return mean_of_means([one.metadata["round"] for one in questions], credits)
+        return macro_average([one.metadata["round"] for one in questions], credits)

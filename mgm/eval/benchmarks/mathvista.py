@@ -20,7 +20,7 @@ from mgm.eval.metrics.multiple_choice import LETTERS, choices_by_letter, format_
 from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
-from mgm.eval.tasks.files import field, load_json, require_file, write_jsonl
+from mgm.eval.tasks.files import load_json, require_field, require_file, write_jsonl
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 HINTS = {
@@ -129,7 +129,7 @@ def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
         id=name,
         text=query(problem),
         images=(folder / image,) if image else (),
-        target=field(problem, "answer", name),
+        target=require_field(problem, "answer", name),
         group=str(image or name),
         category=problem.get("metadata", {}).get("task", ""),
         max_new_tokens=1024,

@@ -11,7 +11,7 @@ from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no, judged_yes_or_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
-from mgm.eval.tasks.files import field, require_file
+from mgm.eval.tasks.files import require_field, require_file
 from mgm.eval.tasks.llava_format import line_questions, write_answers_file
 from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
@@ -59,8 +59,8 @@ class MME(Benchmark):
 
         def make(record: dict[str, Any], index: int) -> Question:
             where = f"{file}, line {index + 1}"
-            name, text = (str(field(record, key, where)) for key in ("question_id", "text"))
-            image = release / str(field(record, "image", where))
+            name, text = (str(require_field(record, key, where)) for key in ("question_id", "text"))
+            image = release / str(require_field(record, "image", where))
             official = text.replace(SINGLE, OFFICIAL_SUFFIX).strip()
             answers = _answers(image, known)
             answer = answers.get(_bare(official))

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Question, Response
+from mgm.eval.harness.question import Question, Response, macro_average
 from mgm.eval.metrics.lmms_eval import mcq_letter
 from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, mean_of_means
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 
@@ -64,5 +64,5 @@ class MMStar(Benchmark):
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
         """The mean in per cent: of all questions, or in lmms-eval of the kinds' means."""
         if questions and "kind" in questions[0].metadata:
-            return mean_of_means([one.metadata["kind"] for one in questions], credits)
+            return macro_average([one.metadata["kind"] for one in questions], credits)
         return super().combine(questions, credits)

@@ -10,7 +10,7 @@ from mgm.eval.harness.question import Question, Response, SkippedQuestion, quest
 from mgm.eval.metrics.multiple_choice import LETTERS, format_choices
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import RequiredFile
-from mgm.eval.tasks.files import field, load_json, require_file, write_jsonl
+from mgm.eval.tasks.files import load_json, require_field, require_file, write_jsonl
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 QUESTION_TYPES = ("yes-or-no", "what", "how")
@@ -41,13 +41,13 @@ class QBench(Benchmark):
 
         def make(record: dict[str, Any], number: int) -> Question:
             where = f"{file}, record {number}"
-            choices = field(record, "candidates", where)
+            choices = require_field(record, "candidates", where)
             right = record.get("correct_ans")
-            asked = f"{field(record, 'question', where)}\n{format_choices(choices)}\n"
+            asked = f"{require_field(record, 'question', where)}\n{format_choices(choices)}\n"
             return Question(
                 id=str(number),
                 text=f"{asked}{LETTER_PROMPT}",
-                images=(images / field(record, "img_path", where),),
+                images=(images / require_field(record, "img_path", where),),
                 target=LETTERS[choices.index(right)] if right in choices else None,
                 group=record["img_path"],
                 category=QUESTION_TYPES[record["type"]] if record.get("type") in (0, 1, 2) else "",

@@ -13,7 +13,7 @@ from mgm.eval.metrics.multiple_choice import format_choices
 from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
-from mgm.eval.tasks.files import field, load_json
+from mgm.eval.tasks.files import load_json, require_field
 from mgm.eval.tasks.llava_format import write_answers_file
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 
@@ -61,7 +61,7 @@ class ScienceQA(Benchmark):
         file = folder / "llava_test_CQM-A.json"
 
         def make(record: dict[str, Any]) -> Question:
-            name = str(field(record, "id", file))
+            name = str(require_field(record, "id", file))
             if name not in problems:
                 raise MGMError(f"{folder / 'problems.json'}: has no problem {name}")
             problem = problems[name]

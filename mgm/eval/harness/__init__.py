@@ -1,1 +1,1 @@
-"""Asks models: back ends, response cache, runner, and the judge."""
+"""Generates responses: model back ends, response cache, runner, LLM judge."""

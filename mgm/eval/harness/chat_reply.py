@@ -1,4 +1,4 @@
-"""What a server replies: a completion, or a refusal that may be about a field of the request."""
+"""Parsing of chat completion replies, and of errors about unsupported request fields."""
 
 import json
 import re
@@ -8,9 +8,12 @@ from typing import Any
 
 from mgm.eval.harness.question import is_count, valid_text
 
-# What is sent instead of a field; None: the field is left out.
-FALLBACKS: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
-# Source: refusals of OpenAI, Azure, vLLM, SGLang, Anthropic and of servers that use pydantic.
+# Replacement of an unsupported field; None: the field is dropped.
+FIELD_FALLBACKS: dict[str, str | None] = {
+    "max_tokens": "max_completion_tokens",
+    "temperature": None,
+}
+# Source: error messages of OpenAI, Azure, vLLM, SGLang, Anthropic and of servers that use pydantic.
 _UNSUPPORTED = re.compile(
     r"unsupported|not (be )?support|not permitted|not allowed|deprecated|extra_?(fields|forbidden)|"
     r"extra inputs|^extra$|unrecognized|unknown (parameter|field|argument)|unexpected keyword|"
@@ -22,14 +25,14 @@ _SENTENCES = re.compile(r"(?<=[.;!])\s+|\n")
 
 @dataclass(frozen=True)
 class Completion:
-    """A reply of a server.
+    """A chat completion.
 
     Attributes:
-        text: of the message; empty where the model only thought, or refused.
-        finish_reason: "stop", "length" or another; empty: the server does not say.
-        reasoning: what the model thought before, where the server sends that by itself.
-        usage: tokens that the server counted.
-        omitted: fields that the server does not support, and were left out of the request.
+        text: content of the message; empty if there is only reasoning, or a refusal.
+        finish_reason: "stop", "length" or another; empty: not sent.
+        reasoning: reasoning content, if the server sends it in a field of its own.
+        usage: token counts.
+        omitted: request fields that were dropped, since the server does not support them.
     """
 
     text: str
@@ -39,17 +42,17 @@ class Completion:
     omitted: tuple[str, ...] = ()
 
     @property
-    def only_thought(self) -> bool:
-        """Whether it has thoughts, and nothing after them."""
+    def only_reasoning(self) -> bool:
+        """Whether there is reasoning, and no text after it."""
         cut = self.finish_reason == "length"
         return not without_reasoning(self.text) and bool(self.text or self.reasoning or cut)
 
 
 def parse_completion(reply: Any) -> Completion:
-    """The completion in what a server sent.
+    """Parse the JSON of a reply.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a chat completion.
     """
     try:
         choice = reply["choices"][0]
@@ -57,8 +60,8 @@ def parse_completion(reply: Any) -> Completion:
         content = message.get("content")
         reasoning = message.get("reasoning_content") or message.get("reasoning")
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"its reply is no chat completion: {json.dumps(reply)[:60]}") from error
-    if isinstance(content, list):  # parts, of which some may be texts
+        raise ValueError(f"reply is not a chat completion: {json.dumps(reply)[:60]}") from error
+    if isinstance(content, list):  # content parts, some of them texts
         parts = [one.get("text") for one in content if isinstance(one, dict)]
         content = "".join(part for part in parts if isinstance(part, str))
     return Completion(
@@ -70,15 +73,15 @@ def parse_completion(reply: Any) -> Completion:
 
 
 def _usage(value: Any) -> dict[str, int]:
-    """The counts of tokens in a reply; what cannot be one is passed over."""
+    """The token counts in a reply; invalid ones are dropped."""
     items = value.items() if isinstance(value, dict) else ()
     return {name: count for name, count in items if is_count(count)}
 
 
 def without_reasoning(text: str) -> str:
-    """A reply without what was thought aloud before it; empty, where a thought has no end.
+    """Remove <think> blocks; empty if one is not closed.
 
-    Some chat templates open the thought in the prompt, so that only its end is seen.
+    Some chat templates open the block in the prompt, so that a reply may have the closing tag only.
     """
     for name in ("think", "thinking"):
         text = text.rpartition(f"</{name}>")[2].partition(f"<{name}>")[0]
@@ -86,20 +89,20 @@ def without_reasoning(text: str) -> str:
 
 
 def unsupported_field(body: str) -> str | None:
-    """The field of `FALLBACKS` that a refusal says is not supported; None: it is about others.
+    """The field of `FIELD_FALLBACKS` that an error calls unsupported; None: another error.
 
-    A refusal may quote the request, or name fields in passing, such as a context that is too short
-    for `max_tokens`: only what it says of the field itself counts, never the whole of its text.
+    Errors may quote the request, or mention fields in passing, such as a context that is too short
+    for `max_tokens`: only sentences about the field itself count.
 
     Args:
-        body: of the reply.
+        body: of the error response.
     """
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    for parameter, message in _complaints(content):
-        for name in FALLBACKS:
+    for parameter, message in _error_messages(content):
+        for name in FIELD_FALLBACKS:
             if parameter == name and _UNSUPPORTED.search(message):
                 return name
             if parameter is None and any(
@@ -115,8 +118,8 @@ def _names_field(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text) is not None
 
 
-def _complaints(content: Any) -> Iterator[tuple[str | None, str]]:
-    """Each field that a refusal complains of, None where it names none, and what it says."""
+def _error_messages(content: Any) -> Iterator[tuple[str | None, str]]:
+    """Pairs of field, None where it is not given, and message of an error response."""
     if not isinstance(content, dict):
         return
     error = content.get("error")
@@ -135,14 +138,14 @@ def _complaints(content: Any) -> Iterator[tuple[str | None, str]]:
             yield where[1], f"{one.get('type')}\n{one.get('msg')}"
 
 
-def with_fields(
-    body: Mapping[str, Any], fields: Mapping[str, str | None], more_tokens: int
+def request_body(
+    body: Mapping[str, Any], replacements: Mapping[str, str | None], extra_tokens: int
 ) -> dict[str, Any]:
-    """A body whose fields are sent otherwise, or left out, and with more tokens for the reply."""
-    sent = dict(body) | {"max_tokens": body["max_tokens"] + more_tokens}
-    for name, instead in fields.items():
-        if name in sent:
-            value = sent.pop(name)
-            if instead:
-                sent[instead] = value
-    return sent
+    """A request body with fields replaced or dropped, and a larger token limit."""
+    result = dict(body) | {"max_tokens": body["max_tokens"] + extra_tokens}
+    for name, replacement in replacements.items():
+        if name in result:
+            value = result.pop(name)
+            if replacement:
+                result[replacement] = value
+    return result

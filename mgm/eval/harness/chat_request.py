@@ -1,4 +1,4 @@
-"""A question as the body of a chat completion of the OpenAI API, its images within."""
+"""Chat completion requests of the OpenAI API, with images as data URLs."""
 
 import base64
 import io
@@ -11,11 +11,11 @@ from mgm.eval.harness.question import Question
 
 
 def chat_completion_body(question: Question, model: str) -> dict[str, Any]:
-    """The body of a request for a greedy answer.
+    """The body of a greedy chat completion request.
 
     Args:
-        question: images go before its text.
-        model: its name on the server.
+        question: its images precede its text.
+        model: name of the model on the server.
 
     Raises:
         MGMError: an image cannot be read.
@@ -38,7 +38,7 @@ def chat_completion_body(question: Question, model: str) -> dict[str, Any]:
 
 
 def _data_url(image: ImageSource, question: Question) -> str:
-    """An image as a URL that holds it: a file as it is, unless the server could turn it."""
+    """An image as data URL: the file unchanged, unless the server might apply EXIF orientation."""
     label = f"question {question.id}"
     if isinstance(image, bytes | str | Path):
         content, name = image_file(image, label)

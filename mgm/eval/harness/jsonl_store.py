@@ -1,6 +1,6 @@
-"""Texts by keys in a file that only grows: a line for each, written at once.
+"""Append-only JSONL key-value store that tolerates a torn last line.
 
-A line that is damaged, such as one that a killed program did not finish, is passed over.
+Damaged lines, such as one that a killed process did not finish, are skipped.
 """
 
 import json
@@ -12,14 +12,14 @@ from mgm.eval.harness.question import valid_text
 
 
 def load_texts(file: Path) -> tuple[dict[str, str], int]:
-    """The texts in a file, and how many lines are damaged."""
+    """Load the texts by key, and the number of damaged lines."""
     records, damaged = load_entries(file)
     return {key: record["text"] for key, record in records.items()}, damaged
 
 
 def load_entries(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """The records in a file by their keys, each with its `text`, and how many lines are damaged."""
-    known: dict[str, dict[str, Any]] = {}
+    """Load the records by key, each with a `text`, and the number of damaged lines."""
+    entries: dict[str, dict[str, Any]] = {}
     damaged = 0
     if file.is_file():
         with file.open("rb") as lines:
@@ -31,43 +31,48 @@ def load_entries(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
                     damaged += 1
                     continue
                 if isinstance(key, str) and isinstance(text, str):
-                    known[key] = record | {"text": valid_text(text)}
+                    entries[key] = record | {"text": valid_text(text)}
                 else:
                     damaged += 1
-    return known, damaged
+    return entries, damaged
 
 
 class JSONLStore:
-    """A file that texts are added to, by one process.
+    """A JSONL file that a single process appends to.
 
     Args:
-        path: of it; it and its folder appear with the first text.
+        path: of the file; created with the first record.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ends_with_line = False  # whether that is known
+        self._ends_with_newline = False  # False: unknown
 
-    def add(self, key: str, text: str, **details: float | str | None) -> None:
-        """Write a text, at once, with what else is known of it.
+    def append(self, key: str, text: str, **details: float | str | None) -> None:
+        """Append a record and flush it to disk.
+
+        Args:
+            key: of the record; the last record of a key wins.
+            text: the value.
+            **details: further fields.
 
         Raises:
-            MGMError: it cannot be written, such as on a full disk; names the file.
+            MGMError: the disk is full or not writable; names the file.
         """
         record = {"key": key, "text": valid_text(text), **details}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         with WriteErrors(self.path):
-            if not self._ends_with_line:  # what a killed program left of its last line ends here
+            if not self._ends_with_newline:  # terminate the torn line of a killed process
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                if self.path.is_file() and not _ends_with_a_line(self.path):
+                if self.path.is_file() and not _file_ends_with_newline(self.path):
                     line = "\n" + line
-            self._ends_with_line = False  # until all of it is written
+            self._ends_with_newline = False  # until the whole line is written
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
-            self._ends_with_line = True
+            self._ends_with_newline = True
 
 
-def _ends_with_a_line(file: Path) -> bool:
+def _file_ends_with_newline(file: Path) -> bool:
     with file.open("rb") as content:
         if content.seek(0, 2) == 0:
             return True

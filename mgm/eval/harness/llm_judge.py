@@ -1,4 +1,4 @@
-"""Who says whether a free answer is right: a language model, or rules."""
+"""LLM-as-a-judge: scores free-form responses, with a disk cache of replies."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from mgm.eval.harness.jsonl_store import JSONLStore, load_texts
 from mgm.eval.harness.openai_client import OpenAIClient
 
 JUDGE_TIMEOUT = 180.0  # seconds for one reply, which is short
-RULES = "rules"  # the name of no language model at all
+RULES = "rules"  # the judge's name where there is no language model
 
 
 class Judge:
-    """Rules alone; a language model is one that answers.
+    """The judge without a language model: benchmarks score by rules.
 
     Attributes:
-        name: printed with every score that it made.
+        name: shown with every score.
     """
 
     name = RULES
 
     @property
     def is_model(self) -> bool:
-        """Whether there is a language model to ask."""
+        """Whether there is a language model to prompt."""
         return False
 
     def complete(
@@ -38,31 +38,31 @@ class Judge:
         accepts: Callable[[str], bool] | None = None,
         system: str = "",
     ) -> str:
-        """What the language model replies, without what it thought aloud before.
+        """Prompt the language model; returns its reply without reasoning.
 
         Args:
-            prompt: the whole message.
-            temperature: of the sampling.
+            prompt: the user message.
+            temperature: of sampling.
             max_tokens: of the reply.
-            accepts: whether a reply can be parsed; only such a reply is kept for later runs.
-                None: every reply that is not empty is.
-            system: message that goes before it; empty: none.
+            accepts: whether a reply can be parsed; only such replies are cached. None: replies
+                that are not empty.
+            system: the system message; empty: none.
 
         Raises:
-            EndpointUnavailableError: it would answer no other prompt either.
-            MGMError: it does not reply to this one, or there is no language model.
+            EndpointUnavailableError: the endpoint is unavailable for all prompts.
+            MGMError: no reply to this prompt, or there is no language model.
         """
-        raise MGMError("there is no judge; name one with --judge")
+        raise MGMError("there is no judge; give one with --judge")
 
 
 @dataclass
 class TokenUsage:
-    """What a judge was asked, to know what it costs.
+    """Token usage of a judge, without cached replies.
 
     Attributes:
-        requests: that were answered by the server; the others were known.
-        prompt_tokens: of them.
-        completion_tokens: of their answers.
+        requests: sent to the server.
+        prompt_tokens: of these requests.
+        completion_tokens: of the replies.
     """
 
     requests: int = 0
@@ -71,20 +71,20 @@ class TokenUsage:
 
 
 class ModelJudge(Judge):
-    """A model behind an OpenAI-compatible endpoint. Threads may share it.
+    """A judge model behind an OpenAI-compatible endpoint. Thread-safe.
 
-    Replies that could be parsed are kept in a file, and not asked for again.
+    Replies that can be parsed are cached in a file, by request.
 
     Args:
         model: its name.
         url: of the endpoint, such as https://api.openai.com/v1.
-        cache: the file.
-        key: of the endpoint; None: that in OPENAI_API_KEY, if there is one.
-        wait: seconds before the second try; doubled before each further one.
+        cache: path of the cache file.
+        key: API key; None: OPENAI_API_KEY, if set.
+        wait: seconds before the second attempt; doubled before each further one.
         timeout: seconds for one reply.
 
     Raises:
-        MGMError: the address is none.
+        MGMError: invalid address.
     """
 
     def __init__(
@@ -98,20 +98,20 @@ class ModelJudge(Judge):
     ) -> None:
         self.name = model
         self.usage = TokenUsage()
-        self._endpoint = OpenAIClient(url, f"the judge {model}", key, wait, timeout)
+        self._client = OpenAIClient(url, f"the judge {model}", key, wait, timeout)
         self._cache = JSONLStore(cache)
         self._lock = threading.Lock()
-        self._known, _ = load_texts(cache)
+        self._replies, _ = load_texts(cache)
 
     @property
     def is_model(self) -> bool:
-        """It is."""
+        """True: there is a language model to prompt."""
         return True
 
     @property
     def unavailable(self) -> str:
-        """Why it is not asked any more; empty: it replies."""
-        return self._endpoint.unavailable
+        """The error after which no more requests are sent; empty: the endpoint works."""
+        return self._client.unavailable
 
     def complete(
         self,
@@ -121,7 +121,7 @@ class ModelJudge(Judge):
         accepts: Callable[[str], bool] | None = None,
         system: str = "",
     ) -> str:
-        """See `Judge`; after errors and when told to wait it is asked again."""
+        """Prompt the judge model, with retries and the cache; see `Judge.complete`."""
         accepts = accepts or bool
         messages = [{"role": "system", "content": system}] if system else []
         body = {
@@ -132,16 +132,16 @@ class ModelJudge(Judge):
         }
         key = hashlib.blake2b(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
         with self._lock:
-            known = self._known.get(key)
-        if known is not None and accepts(known):
-            return known
-        completion = self._endpoint.complete(body)
+            cached = self._replies.get(key)
+        if cached is not None and accepts(cached):
+            return cached
+        completion = self._client.complete(body)
         text = without_reasoning(completion.text)
         with self._lock:
             self.usage.requests += 1
             self.usage.prompt_tokens += completion.usage.get("prompt_tokens", 0)
             self.usage.completion_tokens += completion.usage.get("completion_tokens", 0)
             if accepts(text):
-                self._known[key] = text
-                self._cache.add(key, text)
+                self._replies[key] = text
+                self._cache.append(key, text)
         return text

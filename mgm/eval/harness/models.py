@@ -1,4 +1,4 @@
-"""Who answers: the engine in this process, or a server that speaks as OpenAI's."""
+"""Model back ends: the local engine, or an OpenAI-compatible endpoint."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -10,36 +10,41 @@ from mgm.engine.core.request import Answer, Request
 from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
 from mgm.eval.harness.chat_request import chat_completion_body
-from mgm.eval.harness.openai_client import REPLY_TIMEOUT, EndpointUnavailableError, OpenAIClient
+from mgm.eval.harness.openai_client import (
+    REPLY_TIMEOUT,
+    EndpointUnavailableError,
+    OpenAIClient,
+)
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
 
-PREFILL_CHUNK = 1024  # positions that are read at once: nobody waits for the next word
-RequestId = TypeVar("Name", bound=Hashable)
+PREFILL_CHUNK = 1024  # tokens; large, since no user waits for the next token
+RequestId = TypeVar("RequestId", bound=Hashable)
+OnError = Callable[[RequestId, MGMError], None]  # called for a request that failed
 
 
 class Model(ABC):
-    """Answers questions, greedily."""
+    """A model to evaluate; decodes greedily."""
 
     @abstractmethod
     def generate(self, questions: Iterable[Question]) -> Iterator[Response | SkippedQuestion]:
-        """Answers as they come, which may be in another order.
+        """Respond to questions, in order of completion.
 
-        A question that cannot be answered, such as one whose image is broken, is skipped.
+        A question without a response, such as one with a broken image, is skipped.
 
         Raises:
-            MGMError: no question can be answered any more.
+            MGMError: no question can get a response any more.
         """
 
 
 class EngineModel(Model):
-    """The engine: as many at once as fit, questions join as others are answered.
+    """The local engine, with continuous batching: questions join as others finish.
 
     Args:
-        engine: of a model.
-        batch_size: answers that are written at once.
+        engine: to run.
+        batch_size: maximum number of running sequences.
 
     Attributes:
-        engine: of a model.
+        engine: to run.
     """
 
     def __init__(self, engine: Engine, batch_size: int) -> None:
@@ -47,37 +52,38 @@ class EngineModel(Model):
         self._batch_size = batch_size
 
     def generate(self, questions: Iterable[Question]) -> Iterator[Response | SkippedQuestion]:
-        """See `Model`."""
+        """Respond to questions with continuous batching; see `Model.generate`."""
         waiting: dict[str, Question] = {}
-        faults: list[tuple[str, MGMError]] = []
+        failed: list[SkippedQuestion] = []
 
-        def asked() -> Iterator[tuple[str, Request]]:
-            for one in questions:
+        def skip(question_id: str, error: MGMError) -> None:
+            failed.append(SkippedQuestion(question_id, str(error)))
+
+        def requests() -> Iterator[tuple[str, Request]]:
+            for question in questions:
                 try:
-                    request = _request(one)
+                    request = _request(question)
                 except MGMError as error:
-                    faults.append((one.id, error))
+                    skip(question.id, error)
                 else:
-                    waiting[one.id] = one
-                    yield one.id, request
+                    waiting[question.id] = question
+                    yield question.id, request
 
-        answers = generate_all(
-            self.engine, asked(), self._batch_size, on_error=lambda *fault: faults.append(fault)
-        )
-        for name, answer in answers:
+        answers = generate_all(self.engine, requests(), self._batch_size, on_error=skip)
+        for question_id, answer in answers:
             counts = answer.prompt_tokens, len(answer.tokens)
             text = answer.text.strip()
-            yield Response(waiting.pop(name), text, answer.finish_reason, *counts)
-            while faults:
-                yield SkippedQuestion(faults[-1][0], str(faults.pop()[1]))
-        yield from (SkippedQuestion(name, str(error)) for name, error in faults)
+            yield Response(waiting.pop(question_id), text, answer.finish_reason, *counts)
+            while failed:
+                yield failed.pop()
+        yield from failed
 
 
 def _request(question: Question) -> Request:
-    """What the engine is asked.
+    """The request of the engine.
 
     Raises:
-        MGMError: it is no request, such as one that marks more images than it has.
+        MGMError: invalid, such as more image markers in the text than images.
     """
     return Request(
         question.text,
@@ -93,137 +99,132 @@ def generate_all(
     requests: Iterable[tuple[RequestId, Request]],
     batch_size: int,
     ahead: bool | None = None,
-    on_error: Callable[[RequestId, MGMError], None] | None = None,
+    on_error: OnError[RequestId] | None = None,
 ) -> Iterator[tuple[RequestId, Answer]]:
-    """Answers as they come; requests join as others are answered.
+    """Run requests with continuous batching; yields answers in order of completion.
 
     Args:
-        engine: of a model.
-        requests: each with a name of its own.
-        batch_size: answers that are written at once.
-        ahead: whether images are read and resized while others are answered; None: where a GPU
-            answers. A CPU that computes with all its cores does either faster alone.
-        on_error: called for a request that cannot be answered; the others are. None: it raises.
+        engine: to run.
+        requests: by unique ids.
+        batch_size: maximum number of running sequences.
+        ahead: preprocess images of the next requests in a thread while others decode; None: on a
+            GPU. A CPU, all cores of which compute, is faster with one after the other.
+        on_error: called for a request that failed, then the others go on; None: the first error
+            raises.
 
     Raises:
-        MGMError: one cannot be answered, and there is no `on_error`; names it.
+        MGMError: a request failed, and there is no `on_error`; names the request.
     """
     scheduler = engine.scheduler
-    scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = (
-        batch_size,
-        True,
-        PREFILL_CHUNK,
-    )
-    scheduler.keeps_answers = False  # no question goes on from another's answer
+    scheduler.rows, scheduler.prompts_first = batch_size, True
+    scheduler.reader.piece = PREFILL_CHUNK
+    scheduler.keeps_answers = False  # no question continues another's answer
     running: dict[RequestId, Stream] = {}
-    left = iter(requests)
-
+    remaining = iter(requests)
     ahead = engine.model.device.type != "cpu" if ahead is None else ahead
 
-    def prepared() -> _Group[RequestId]:
-        group = list(islice(left, batch_size))
-        return _prepare(engine, group, not ahead, on_error is not None)
+    def prepare_next() -> _Batch[RequestId]:
+        batch = list(islice(remaining, batch_size))
+        return _prepare(engine, batch, not ahead, skip_failed=on_error is not None)
 
-    # Requests begin in groups: encoders see several images at once, and no row waits for the next.
-    with ThreadPoolExecutor(1, "ahead") as pool:
-        coming = pool.submit(prepared) if ahead else None
+    # Requests start in batches: image encoders run batched, and all sequences prefill together.
+    with ThreadPoolExecutor(1, "preprocess") as pool:
+        upcoming = pool.submit(prepare_next) if ahead else None
         while True:
-            ended = False
+            exhausted = False
             if len(running) < batch_size:
-                group = coming.result() if coming else prepared()
-                running |= zip(group.names, engine.begin(group.requests), strict=True)
-                ended = not group.names and not group.faults
-                if coming and not ended:
-                    coming = pool.submit(prepared)
-                for name, error in group.faults:
-                    _report(name, error, on_error)
+                batch = upcoming.result() if upcoming else prepare_next()
+                running |= zip(batch.ids, engine.begin(batch.requests), strict=True)
+                exhausted = not batch.ids and not batch.failed
+                if upcoming and not exhausted:
+                    upcoming = pool.submit(prepare_next)
+                for request_id, error in batch.failed:
+                    _report(request_id, error, on_error)
             if not running:
-                if ended:
+                if exhausted:
                     return
                 continue
             with engine.turn:
                 engine.go_on()
-            yield from _finished(running, on_error)
+            yield from _pop_finished(running, on_error)
 
 
-def _finished(
-    running: dict[RequestId, Stream], on_error: Callable[[RequestId, MGMError], None] | None
+def _pop_finished(
+    running: dict[RequestId, Stream], on_error: OnError[RequestId] | None
 ) -> Iterator[tuple[RequestId, Answer]]:
-    """Take those answers out that are complete, or that a fault has ended."""
-    for name, stream in list(running.items()):
+    """Remove finished and failed requests; yields the answers of the finished ones."""
+    for request_id, stream in list(running.items()):
         try:
             if not stream.ended:
                 continue
         except MGMError as error:
-            del running[name]
-            _report(name, MGMError(f"question {name}: {error}"), on_error)
+            del running[request_id]
+            _report(request_id, MGMError(f"question {request_id}: {error}"), on_error)
         else:
-            yield name, running.pop(name).answer
+            yield request_id, running.pop(request_id).answer
 
 
-class _Group(NamedTuple, Generic[RequestId]):
-    """Requests that are prepared, and faults of those that cannot be."""
+class _Batch(NamedTuple, Generic[RequestId]):
+    """Preprocessed requests, and the errors of those that failed."""
 
-    names: list[RequestId]
+    ids: list[RequestId]
     requests: PreparedRequests
-    faults: list[tuple[RequestId, MGMError]]
+    failed: list[tuple[RequestId, MGMError]]
 
 
 def _prepare(
-    engine: Engine, group: Sequence[tuple[RequestId, Request]], alone: bool, each: bool
-) -> _Group[RequestId]:
-    """Prepare requests together.
+    engine: Engine, batch: Sequence[tuple[RequestId, Request]], alone: bool, skip_failed: bool
+) -> _Batch[RequestId]:
+    """Preprocess a batch of requests.
 
     Args:
-        engine: that will answer.
-        group: requests by their names.
+        engine: to run.
+        batch: requests by their ids.
         alone: see `Engine.prepare`.
-        each: whether those that cannot be prepared are left out.
+        skip_failed: find the requests that fail and leave them out.
 
     Raises:
-        MGMError: one cannot be prepared, and `each` is not set.
+        MGMError: a request failed, and `skip_failed` is not set.
     """
 
-    def together(some: Sequence[tuple[RequestId, Request]]) -> PreparedRequests:
-        labels = [f"question {name}: " for name, _ in some]
+    def prepare(some: Sequence[tuple[RequestId, Request]]) -> PreparedRequests:
+        labels = [f"question {request_id}: " for request_id, _ in some]
         return engine.prepare([request for _, request in some], labels, alone=alone)
 
     try:
-        return _Group([name for name, _ in group], together(group), [])
+        return _Batch([request_id for request_id, _ in batch], prepare(batch), [])
     except MGMError:
-        if not each:
+        if not skip_failed:
             raise
-    faults: dict[RequestId, MGMError] = {}
-    for name, request in group:
+    failed: dict[RequestId, MGMError] = {}
+    for request_id, request in batch:
         try:
-            together([(name, request)])
+            prepare([(request_id, request)])
         except MGMError as error:
-            faults[name] = error
-    good = [(name, request) for name, request in group if name not in faults]
-    return _Group([name for name, _ in good], together(good), list(faults.items()))
+            failed[request_id] = error
+    good = [pair for pair in batch if pair[0] not in failed]
+    return _Batch([request_id for request_id, _ in good], prepare(good), list(failed.items()))
 
 
-def _report(
-    name: RequestId, error: MGMError, on_error: Callable[[RequestId, MGMError], None] | None
-) -> None:
+def _report(request_id: RequestId, error: MGMError, on_error: OnError[RequestId] | None) -> None:
     if on_error is None:
         raise error
-    on_error(name, error)
+    on_error(request_id, error)
 
 
 class EndpointModel(Model):
-    """A server with the OpenAI API.
+    """A model behind an OpenAI-compatible endpoint.
 
     Args:
-        url: of it, such as http://localhost:10000/v1.
-        model: its name there.
-        concurrency: questions at once.
-        key: that it asks for; None: that in OPENAI_API_KEY, if there is one.
-        wait: seconds before the second try; doubled before each further one.
+        url: such as http://localhost:10000/v1.
+        model: name of the model in requests.
+        concurrency: maximum number of concurrent requests.
+        key: API key; None: OPENAI_API_KEY, if set.
+        wait: seconds before the second attempt; doubled before each further one.
         timeout: seconds for one reply.
 
     Raises:
-        MGMError: the address is none.
+        MGMError: invalid address.
     """
 
     def __init__(
@@ -235,45 +236,48 @@ class EndpointModel(Model):
         wait: float = 1.0,
         timeout: float = REPLY_TIMEOUT,
     ) -> None:
-        self._endpoint = OpenAIClient(url, url, key, wait, timeout)
+        self._client = OpenAIClient(url, url, key, wait, timeout)
         self._model, self._concurrency = model, concurrency
 
     def generate(self, questions: Iterable[Question]) -> Iterator[Response | SkippedQuestion]:
-        """See `Model`."""
+        """Respond to questions with concurrent requests; see `Model.generate`."""
         with ThreadPoolExecutor(self._concurrency) as pool:
-            waiting: set[Future[Response | SkippedQuestion]] = set()
+            pending: set[Future[Response | SkippedQuestion]] = set()
             try:
                 for question in questions:
-                    waiting.add(pool.submit(self._answer, question))
-                    if len(waiting) >= 2 * self._concurrency:
-                        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                        yield from (one.result() for one in done)
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (one.result() for one in done)
+                    pending.add(pool.submit(self._respond, question))
+                    if len(pending) >= 2 * self._concurrency:
+                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                        yield from (future.result() for future in done)
+                while pending:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
             finally:
-                self._endpoint.stop()
-                for one in waiting:
-                    one.cancel()
+                self._client.stop()
+                for future in pending:
+                    future.cancel()
 
-    def _answer(self, question: Question) -> Response | SkippedQuestion:
-        """The server's answer.
+    def _respond(self, question: Question) -> Response | SkippedQuestion:
+        """The server's response.
 
         Raises:
-            EndpointUnavailableError: the server answers no question.
+            EndpointUnavailableError: the server is unavailable for all requests.
         """
         try:
             body = chat_completion_body(question, self._model)
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
         try:
-            reply = self._endpoint.complete(body)
+            completion = self._client.complete(body)
         except EndpointUnavailableError:
             raise
         except MGMError as error:
             return SkippedQuestion(question.id, str(error))
-        counts = (reply.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
-        sampled = True if "temperature" in reply.omitted else None
+        counts = (completion.usage.get(f"{name}_tokens") for name in ("prompt", "completion"))
         return Response(
-            question, reply.text.strip(), reply.finish_reason or None, *counts, sampled=sampled
+            question,
+            completion.text.strip(),
+            completion.finish_reason or None,
+            *counts,
+            sampled=True if "temperature" in completion.omitted else None,
         )

@@ -1,4 +1,4 @@
-"""A server with the OpenAI API: retried when it is busy, asked in the fields that it accepts."""
+"""Client of OpenAI-compatible chat completions: retries, and fallbacks for unsupported fields."""
 
 import email.utils
 import http.client
@@ -19,48 +19,46 @@ from urllib.parse import urlsplit
 
 from mgm.errors import MGMError, one_line
 from mgm.eval.harness.chat_reply import (
-    FALLBACKS,
+    FIELD_FALLBACKS,
     Completion,
     parse_completion,
+    request_body,
     unsupported_field,
-    with_fields,
 )
 
 MAX_ATTEMPTS = 5
-MAX_CONSECUTIVE_FAILURES = (
-    20  # requests in a row that are not answered, before nothing more is asked
-)
+MAX_CONSECUTIVE_FAILURES = 20  # before the endpoint counts as unavailable
 REPLY_TIMEOUT = 600.0  # seconds for one reply
-RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500: what may go better a moment later
-FATAL_STATUSES = (401, 402, 403, 404, 405, 501)  # statuses that every other request would get, too
+RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500: errors that may pass
+FATAL_STATUSES = (401, 402, 403, 404, 405, 501)  # statuses that all requests would get
 UNREACHABLE_ERRORS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
-MAX_RETRY_DELAY = 300.0  # seconds between two tries, whatever Retry-After says
+MAX_RETRY_DELAY = 300.0  # seconds between two attempts, whatever Retry-After says
 MAX_REPLY_BYTES = 64 * 2**20  # of a reply
 REPLY_CHUNK = 2**16  # bytes
-REASONING_TOKENS = 8192  # for a model that thinks aloud, beside those of the reply
+REASONING_TOKENS = 8192  # added to max_tokens for reasoning models
 
 logger = logging.getLogger("mgm.eval")
 
 
 class EndpointUnavailableError(MGMError):
-    """The server answers no request at all: wrong address, key or model, or it is not there."""
+    """The endpoint fails for all requests: wrong address, key or model, or unreachable."""
 
 
 class OpenAIClient:
-    """Chat completions of a server. Threads may share it.
+    """Client of a chat completions endpoint. Thread-safe.
 
-    Some servers take `max_completion_tokens` instead of `max_tokens`, or no `temperature`. A field
-    that a refusal calls unsupported is sent otherwise, and from then on if that succeeds.
+    Some servers accept `max_completion_tokens` instead of `max_tokens`, or no `temperature`. A
+    field that an error calls unsupported is replaced or dropped, for good once that succeeds.
 
     Args:
         url: such as https://api.openai.com/v1.
-        title: what errors call it.
-        key: that it asks for; None: that in OPENAI_API_KEY, if there is one.
-        wait: seconds before the second try; doubled before each further one.
+        title: of the endpoint in error messages.
+        key: API key; None: OPENAI_API_KEY, if set.
+        wait: seconds before the second attempt; doubled before each further one.
         timeout: seconds for one reply, from the request to its last byte.
 
     Raises:
-        MGMError: the address is none of HTTP.
+        MGMError: not an HTTP address.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class OpenAIClient:
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise MGMError(
-                f"{url}: is no address of a server; give one such as http://host:8000/v1"
+                f"{url}: not the address of a server; give one such as http://host:8000/v1"
             )
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._title, self._wait, self._timeout = title, wait, timeout
@@ -82,52 +80,57 @@ class OpenAIClient:
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._fields: dict[str, str | None] = {}  # what is sent instead of unsupported fields
-        self._thinks = False  # whether replies need tokens to think, too
-        self._failed = 0  # requests in a row
-        self._unavailable = ""  # why nothing more is asked
+        self._replacements: dict[
+            str, str | None
+        ] = {}  # of unsupported fields; see `FIELD_FALLBACKS`
+        self._reasons = False  # whether the model needs `REASONING_TOKENS`
+        self._failed = 0  # consecutive requests
+        self._unavailable = ""  # error after which no more requests are sent
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     @property
     def unavailable(self) -> str:
-        """Why nothing more is asked; empty: it answers."""
+        """The error after which no more requests are sent; empty: the endpoint works."""
         return self._unavailable
 
     def stop(self) -> None:
-        """Try nothing again any more."""
+        """Stop retrying."""
         self._stopped.set()
 
     def complete(self, body: dict[str, Any]) -> Completion:
-        """The server's reply to a body that has `max_tokens`.
+        """Send a request; returns the completion.
 
-        Where a model's thoughts took all tokens, it is asked again with `REASONING_TOKENS` more,
-        and so are all later requests.
+        If reasoning used up all tokens, the request is repeated with `REASONING_TOKENS` more, and
+        so are all later requests.
+
+        Args:
+            body: of the request, with `max_tokens`.
 
         Raises:
-            EndpointUnavailableError: it would answer no other request either.
-            MGMError: it refuses this one, or does not answer it after several tries.
+            EndpointUnavailableError: the endpoint is unavailable for all requests.
+            MGMError: the request is refused, or failed after several attempts.
         """
-        thinks = self._thinks  # which another thread may find out meanwhile
-        completion = self._counted(body, thinks)
-        if thinks or not completion.only_thought:
+        reasoning = self._reasons  # once: other threads may change it
+        completion = self._complete_or_give_up(body, reasoning)
+        if reasoning or not completion.only_reasoning:
             return completion
-        self._thinks = True
+        self._reasons = True
         try:
-            again = self._request(body, thinks=True)
+            retry = self._request(body, reasoning=True)
         except EndpointUnavailableError:
             raise
-        except MGMError:  # its context takes no more
-            self._thinks = False
+        except MGMError:  # such as a context that is too short
+            self._reasons = False
             return completion
-        usage = {name: again.usage.get(name, 0) + n for name, n in completion.usage.items()}
-        return replace(again, usage=usage)
+        usage = {name: retry.usage.get(name, 0) + n for name, n in completion.usage.items()}
+        return replace(retry, usage=usage)
 
-    def _counted(self, body: dict[str, Any], thinks: bool) -> Completion:
-        """The server's reply; after too many that failed in a row nothing more is asked."""
+    def _complete_or_give_up(self, body: dict[str, Any], reasoning: bool) -> Completion:
+        """Send a request; after too many consecutive failures the endpoint is unavailable."""
         if self._unavailable:
             raise EndpointUnavailableError(self._unavailable)
         try:
-            completion = self._request(body, thinks)
+            completion = self._request(body, reasoning)
         except EndpointUnavailableError as error:
             self._unavailable = str(error)
             raise
@@ -135,62 +138,66 @@ class OpenAIClient:
             self._failed += 1
             if self._failed >= MAX_CONSECUTIVE_FAILURES:
                 self._unavailable = (
-                    f"{error}; so it went with {MAX_CONSECUTIVE_FAILURES} requests in a row"
+                    f"{error}; {MAX_CONSECUTIVE_FAILURES} consecutive requests failed"
                 )
                 raise EndpointUnavailableError(self._unavailable) from error
             raise
         self._failed = 0
         return completion
 
-    def _request(self, body: dict[str, Any], thinks: bool) -> Completion:
-        wait, fault, unreachable, tries = self._wait, "", False, 0
-        fields = dict(self._fields)
-        while tries < MAX_ATTEMPTS:
-            sent = with_fields(body, fields, REASONING_TOKENS if thinks else 0)
+    def _request(self, body: dict[str, Any], reasoning: bool) -> Completion:
+        wait, last_error, unreachable, attempts = self._wait, "", False, 0
+        replacements = dict(self._replacements)
+        while attempts < MAX_ATTEMPTS:
+            sent_body = request_body(body, replacements, REASONING_TOKENS if reasoning else 0)
             try:
-                completion = parse_completion(self._post(sent))
-                self._keep(fields)
-                omitted = [name for name in body if name in fields and fields[name] is None]
+                completion = parse_completion(self._post(sent_body))
+                self._keep_replacements(replacements)
+                omitted = [
+                    name for name in body if name in replacements and replacements[name] is None
+                ]
                 return replace(completion, omitted=tuple(omitted))
             except urllib.error.HTTPError as error:
                 content = _read_error(error)
-                refused = unsupported_field(content) if error.code in (400, 422) else None
-                if refused is not None and refused in sent:
-                    fields[refused] = FALLBACKS[refused]
-                    continue  # at once, and it is not counted
+                unsupported = unsupported_field(content) if error.code in (400, 422) else None
+                if unsupported is not None and unsupported in sent_body:
+                    replacements[unsupported] = FIELD_FALLBACKS[unsupported]
+                    continue  # at once, without counting an attempt
                 reason = one_line(content)[:200]
-                self._check(error, reason)
-                fault, unreachable = f"{error.code}: {reason}", False
+                self._raise_if_final(error, reason)
+                last_error, unreachable = f"{error.code}: {reason}", False
                 wait = max(wait, _retry_after(error.headers.get("Retry-After")))
             except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 unreachable = isinstance(cause, UNREACHABLE_ERRORS)
-                fault = one_line(cause) or type(error).__name__
-                tries += isinstance(cause, TimeoutError)  # who is so slow is asked less often
-            tries += 1
+                last_error = one_line(cause) or type(error).__name__
+                attempts += isinstance(cause, TimeoutError)  # fewer attempts for a slow server
+            attempts += 1
             if self._stopped.wait(min(wait, MAX_RETRY_DELAY) * (1 + 0.2 * random.random())):
                 break
             wait *= 2
         kind = EndpointUnavailableError if unreachable else MGMError
         raise kind(
-            f"{self._title} does not answer after {MAX_ATTEMPTS} tries ({fault}); run again to "
-            "resume"
+            f"{self._title} does not respond after {MAX_ATTEMPTS} attempts ({last_error}); run "
+            "again to resume"
         )
 
-    def _keep(self, fields: Mapping[str, str | None]) -> None:
-        """Send fields otherwise from now on, since a request succeeded with them so."""
+    def _keep_replacements(self, replacements: Mapping[str, str | None]) -> None:
+        """Use replacements for all later requests, since a request succeeded with them."""
         with self._lock:
-            new = {name: fields[name] for name in fields if name not in self._fields}
-            self._fields = self._fields | new
-        for name, instead in new.items():
+            new = {
+                name: replacements[name] for name in replacements if name not in self._replacements
+            }
+            self._replacements = self._replacements | new
+        for name, replacement in new.items():
             logger.warning(
                 "%s does not support %s; %s", self._title, name,
-                f"{instead} is sent instead" if instead else
-                "it is left out, and the server's own default decides the answers",
+                f"sending {replacement} instead" if replacement else
+                "leaving it out, so that the server's default applies",
             )  # fmt: skip
 
-    def _check(self, error: urllib.error.HTTPError, reason: str) -> None:
-        """Raise what no further try would change."""
+    def _raise_if_final(self, error: urllib.error.HTTPError, reason: str) -> None:
+        """Raise errors that a further attempt would not change."""
         code = error.code
         if 300 <= code < 400:
             raise EndpointUnavailableError(
@@ -203,31 +210,31 @@ class OpenAIClient:
         raise kind(f"{self._title} refuses ({code}): {reason}") from error
 
     def _post(self, body: dict[str, Any]) -> Any:
-        until = time.monotonic() + self._timeout
-        # Lone surrogates are written as escapes, which every server can read.
+        deadline = time.monotonic() + self._timeout
+        # ASCII JSON: lone surrogates become escapes.
         request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
         content = bytearray()
         with self._opener.open(request, timeout=self._timeout) as response:
             while chunk := response.read1(REPLY_CHUNK):
                 content += chunk
-                if time.monotonic() > until:
-                    raise TimeoutError(f"its reply takes more than {self._timeout:g} seconds")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no complete reply within {self._timeout:g} seconds")
                 if len(content) > MAX_REPLY_BYTES:
-                    raise ValueError(f"its reply has more than {MAX_REPLY_BYTES >> 20} MiB")
-            if response.length:  # http.client does not complain where `read1` is used
+                    raise ValueError(f"reply larger than {MAX_REPLY_BYTES >> 20} MiB")
+            if response.length:  # `read1` does not raise on a short reply
                 raise http.client.IncompleteRead(bytes(content[:0]), response.length)
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            shown = bytes(content[:60]).decode(errors="replace")
-            raise ValueError(f"its reply is no JSON: {shown!r}") from error
+            excerpt = bytes(content[:60]).decode(errors="replace")
+            raise ValueError(f"reply is not JSON: {excerpt!r}") from error
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET, and carries the key to another server: none is followed."""
+    """Follows no redirects: they would turn POST into GET, and send the key to another server."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Leave the redirect to be an error."""
+        """Return nothing, so that urllib raises an HTTPError."""
 
 
 def _read_error(error: urllib.error.HTTPError) -> str:

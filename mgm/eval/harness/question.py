@@ -1,6 +1,7 @@
-"""What is asked of a model, and what it says."""
+"""Questions, responses and credits of benchmarks."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -9,13 +10,13 @@ from mgm.data.images.loading import ImageSource
 from mgm.data.images.orientation import STORED
 from mgm.errors import MGMError, one_line
 
-# What is known of an answer besides its text, and its types.
+# Fields of a response besides its text, with their types.
 RESPONSE_DETAILS = {
     "finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "seconds": int | float,
     "sampled": bool,
 }  # fmt: skip
-MAX_COUNT = 2**53  # of tokens: what every reader of JSON takes exactly
-# What code raises that reads a record or an answer which is not as it expects.
+MAX_COUNT = 2**53  # of tokens: exact in every JSON reader
+# Raised by code that reads records and responses of an unexpected form.
 DATA_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -33,18 +34,18 @@ class Question:
     """One question of a benchmark.
 
     Attributes:
-        id: no other question of the benchmark has it.
-        text: that the model reads, after the images.
-        images: it is about.
+        id: unique within the benchmark.
+        text: the prompt, which follows the images.
+        images: of the prompt.
         target: the reference answer, in the form that the benchmark has it in; None: not public.
-        group: questions of one group are not independent, such as those about one image.
-        category: what kind of question it is; empty: there are no kinds.
-        max_new_tokens: of an answer.
-        system: text before the conversation; None: the template's own.
+        group: cluster of dependent questions, such as those about one image.
+        category: for scores by category; empty: none.
+        max_new_tokens: of the response.
+        system: system prompt; None: that of the template.
         orientation: of the images, "stored" or "upright" (see `open_image`).
-        metadata: what parser, scorer or submission need besides.
-        source_index: of its row in the file that a harness reads, as the harness writes it beside
-            an answer: "index 17" (VLMEvalKit) or "doc_id 17" (lmms-eval); None: it is from neither.
+        metadata: further fields for parser, scorer or submission.
+        source_index: of the row in the file of a harness, as it is written beside a prediction:
+            "index 17" (VLMEvalKit) or "doc_id 17" (lmms-eval); None: from neither.
     """
 
     id: str
@@ -62,18 +63,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Response:
-    """A question and what a model says to it, in characters that every file can hold.
+    """A model's response to a question, as valid Unicode.
 
     Attributes:
-        question: that was asked.
-        text: the answer.
-        finish_reason: "length" where the token limit cut the answer, else "stop"; None: unknown, as
-            of answers from a file.
+        question: the question.
+        text: of the response.
+        finish_reason: "length" at the token limit, else "stop"; None: unknown, as in files.
         prompt_tokens: of the question with its images; None: unknown.
-        completion_tokens: of the answer; None: unknown.
-        seconds: from the previous answer of the same process to this one (answers of a batch arrive
-            together: the first has nearly all of its time); None: unknown.
-        sampled: True where the server took no temperature, so that the answer may not be greedy.
+        completion_tokens: of the response; None: unknown.
+        seconds: since the previous response in the same process (those of a batch arrive together:
+            the first has nearly all of the batch's time); None: unknown.
+        sampled: True if the server supports no temperature, so that decoding may not be greedy.
     """
 
     question: Question
@@ -89,27 +89,28 @@ class Response:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What is known besides the text, by the names in `RESPONSE_DETAILS`."""
+        """The known fields of `RESPONSE_DETAILS`."""
         values = {name: getattr(self, name) for name in RESPONSE_DETAILS}
         return {name: value for name, value in values.items() if value is not None}
 
 
 class Credit(float):
-    """How right an answer is, with what it adds to a score that is a ratio of two sums.
+    """The score of one response from 0 to 1, with its terms in a score that is a ratio of sums.
 
-    F1 and relative marks are such scores; a plain float adds itself and 1.
+    F1 and relative scores are ratios of sums. A plain float has itself as numerator and 1 as
+    denominator.
 
     Attributes:
-        numerator: added to the sum above the line.
-        denominator: added to the sum below it; 0: the answer does not count.
-        note: what there is to know about how it came about, such as a judge without a mark.
+        numerator: term in the numerator.
+        denominator: term in the denominator; 0: the response does not count.
+        note: remark for the report, such as a judge whose reply had no score.
     """
 
     numerator: float
     denominator: float
     note: str
 
-    # The defaults let copies be made, which carry over the attributes afterwards.
+    # Defaults are needed by `copy`, which sets attributes after creation.
     def __new__(
         cls,
         value: float,
@@ -117,7 +118,7 @@ class Credit(float):
         denominator: float = 1.0,
         note: str = "",
     ) -> Self:
-        """A credit; without a numerator it adds itself."""
+        """Create a credit; the default numerator is the value."""
         credit = super().__new__(cls, value)
         credit.numerator = float(value if numerator is None else numerator)
         credit.denominator = float(denominator)
@@ -126,19 +127,36 @@ class Credit(float):
 
 
 def ratio_of_sums(credits: Sequence[float]) -> float:
-    """The sum of the credits' numerators over that of their denominators; 0 where none counts."""
+    """The sum of numerators over the sum of denominators; 0 if that is 0."""
     numerator = sum(getattr(one, "numerator", one) for one in credits)
     denominator = sum(getattr(one, "denominator", 1.0) for one in credits)
     return numerator / denominator if denominator > 0 else 0.0
 
 
+def macro_average(names: Sequence[str], credits: Sequence[float]) -> float:
+    """The macro average: the mean over names of each name's mean credit, in per cent.
+
+    Args:
+        names: group of each credit.
+        credits: from 0 to 1.
+    """
+    credits_by_name: dict[str, list[float]] = defaultdict(list)
+    for name, credit in zip(names, credits, strict=True):
+        credits_by_name[name].append(credit)
+    return (
+        100
+        * sum(sum(values) / len(values) for values in credits_by_name.values())
+        / len(credits_by_name)
+    )
+
+
 @dataclass(frozen=True)
 class SkippedQuestion:
-    """A question that is left out of a score.
+    """A question that is excluded from a score.
 
     Attributes:
-        id: of the question, or where its record is in the benchmark's files.
-        reason: why it could not be asked or scored, in one line.
+        id: of the question, or the location of its record in the benchmark's files.
+        reason: why there is no response or credit, in one line.
     """
 
     id: str
@@ -146,38 +164,38 @@ class SkippedQuestion:
 
 
 def question_or_skip(where: str, make: Callable[[], Question]) -> Question | SkippedQuestion:
-    """The question that is made of a record, or why it cannot be.
+    """Create a question from a record, with errors as `SkippedQuestion`.
 
     Args:
-        where: the record is in its file.
-        make: makes it; may raise an MGMError, or any of `DATA_ERRORS`.
+        where: location of the record in its file.
+        make: creates the question; may raise an MGMError, or any of `DATA_ERRORS`.
     """
     try:
         return make()
     except MGMError as error:
         return SkippedQuestion(where, str(error))
     except DATA_ERRORS as error:
-        reason = f"is no record of this benchmark ({type(error).__name__}: {error})"
+        reason = f"is not a record of this benchmark ({type(error).__name__}: {error})"
         return SkippedQuestion(where, one_line(reason)[:300])
 
 
 def is_count(value: object) -> bool:
-    """Whether a value that was read is a number of tokens."""
+    """Whether a value from a file is a valid number of tokens."""
     return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def is_detail(name: str, value: object) -> bool:
-    """Whether a value that was read can be the one of `RESPONSE_DETAILS` that has this name."""
+    """Whether a value from a file is valid for a field of `RESPONSE_DETAILS`."""
     kind = RESPONSE_DETAILS[name]
     if kind is int:
         return is_count(value)
     if kind is bool or kind is str:
         return isinstance(value, kind)
-    # JSON of Python may hold NaN and Infinity, which no other program reads.
+    # Python reads NaN and Infinity in JSON; other programs do not.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 <= value <= MAX_COUNT
 
 
 def valid_text(text: str) -> str:
-    """A text whose halves of surrogate pairs, which UTF-8 cannot hold, are replaced by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)

@@ -1,6 +1,6 @@
-"""Answers that were given, so that nothing is asked twice: in files that only grow.
+"""Response cache on disk: append-only JSONL files keyed by model, prompt, images and settings.
 
-Every process writes a file of its own; all read all files.
+Every rank appends to a file of its own and reads the files of all ranks.
 """
 
 import copy
@@ -18,50 +18,50 @@ from mgm.eval.harness.jsonl_store import JSONLStore, load_entries
 from mgm.eval.harness.question import RESPONSE_DETAILS, Question, Response, is_detail, valid_text
 
 logger = logging.getLogger("mgm.eval")
-# Of a model: weights, settings, vocabularies and templates.
+# Suffixes of checkpoint files that affect responses: weights, configs, vocabularies, templates.
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja")
 
 
 class ResponseCache:
-    """Answers by model, text, images and settings.
+    """Cache of responses.
 
     Args:
         folder: of the files.
-        model: what answers, with all that decides its answers: two models never share a name.
-        rank: the number of this process.
+        model: key of the model and its settings, see `model_key`.
+        rank: of this process.
     """
 
     def __init__(self, folder: Path, model: str, rank: int = 0) -> None:
         self._folder, self._model = folder, model
-        self._own = JSONLStore(folder / f"answers-{rank}.jsonl")
-        self._known: dict[str, dict[str, Any]] = {}  # records of the files
+        self._store = JSONLStore(folder / f"answers-{rank}.jsonl")
+        self._records: dict[str, dict[str, Any]] = {}  # records of the files
         self._hashes: dict[Path, str] = {}
         self.reload()
 
     def variant(self, settings: str) -> "ResponseCache":
-        """Answers of the same model with other settings, in the same files.
+        """A cache of the same model with other settings, in the same files.
 
         Args:
-            settings: what differs; answers with others are not seen.
+            settings: part of all keys.
         """
         other = copy.copy(self)
         other._model = json.dumps([self._model, settings])
         return other
 
     def reload(self) -> None:
-        """Read what other processes have written."""
+        """Read the files of all ranks again."""
         damaged = 0
         for file in sorted(self._folder.glob("answers-*.jsonl")):
-            known, count = load_entries(file)
-            self._known |= known
+            records, count = load_entries(file)
+            self._records |= records
             damaged += count
         if damaged:
             logger.info(
-                "%d answers in %s were not finished; they are asked anew", damaged, self._folder
+                "%s: ignoring %d damaged lines of the response cache", self._folder, damaged
             )
 
     def key(self, question: Question) -> str:
-        """What decides the answer to a question, in few letters.
+        """The cache key: a hash of model, prompt, images and settings.
 
         Raises:
             MGMError: an image is missing.
@@ -73,33 +73,35 @@ class ResponseCache:
             "max_new_tokens": question.max_new_tokens,
             "images": [self._hash(image) for image in question.images],
         }
-        if question.images and question.orientation != STORED:  # answers of before were all stored
+        if (
+            question.images and question.orientation != STORED
+        ):  # older caches have stored orientation alone
             content["orientation"] = question.orientation
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:40]
 
     def get(self, key: str) -> str | None:
-        """The answer of a key; None: it was not asked yet."""
-        record = self._known.get(key)
+        """The text of a cached response; None: not cached."""
+        record = self._records.get(key)
         return None if record is None else record["text"]
 
     def response(self, question: Question) -> Response | None:
-        """A question with its answer; None: it was not asked yet, or cannot be."""
+        """The cached response to a question; None: not cached, or an image is missing."""
         try:
-            record = self._known.get(self.key(question))
+            record = self._records.get(self.key(question))
         except MGMError:
             return None
         if record is None:
             return None
-        return Response(question, record["text"], **_details(record))
+        return Response(question, record["text"], **_read_details(record))
 
     def put(self, key: str, text: str, **details: float | str) -> None:
-        """Keep an answer, at once, with its `Response.details`.
+        """Append a response, with its `Response.details`.
 
         Raises:
-            MGMError: it cannot be written; what was answered before is kept.
+            MGMError: it cannot be written; earlier responses are not affected.
         """
-        self._own.add(key, text, **details)
-        self._known[key] = {"text": valid_text(text), **details}
+        self._store.append(key, text, **details)
+        self._records[key] = {"text": valid_text(text), **details}
 
     def _hash(self, image: ImageSource) -> str:
         if isinstance(image, bytes):
@@ -118,20 +120,20 @@ class ResponseCache:
         return hashlib.blake2b(open_image(image, "an image", STORED).tobytes()).hexdigest()[:32]
 
 
-def _details(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record tells of an answer besides its text; what cannot be is passed over."""
+def _read_details(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record in `RESPONSE_DETAILS`; invalid values are dropped."""
     return {name: record[name] for name in RESPONSE_DETAILS
             if name in record and is_detail(name, record[name])}  # fmt: skip
 
 
 def model_key(path: str, settings: dict[str, Any]) -> str:
-    """The name of a model with what decides its answers: the content of its files, and settings.
+    """The key of a model in the cache: its name and a hash of its files and settings.
 
-    A copy of a model in a folder of the same name has the same one, whenever it was made.
+    Copies of a model in folders of the same name have the same key.
 
     Args:
-        path: of its folder, or its name elsewhere.
-        settings: such as dtype and template; `model_base` may name another folder.
+        path: of the model's folder, or its name on a hub or server.
+        settings: such as dtype and template; `model_base` may be another folder.
 
     Raises:
         MGMError: a file cannot be read.
@@ -146,7 +148,7 @@ def model_key(path: str, settings: dict[str, Any]) -> str:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 of the files of a model, with their names.
+    """SHA-256 over names and content of a model's files.
 
     Raises:
         MGMError: a file cannot be read.
@@ -155,7 +157,7 @@ def model_digest(folder: Path) -> str:
 
 
 def _files_digest(folder: Path) -> list[list[str]]:
-    """Names and SHA-256 of the files of a model, those in folders below it, too."""
+    """Path and SHA-256 of each file of a model, in subfolders too."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES)
     return [
         [file.relative_to(folder).as_posix(), digest_of([file])] for file in files if file.is_file()

@@ -1,4 +1,4 @@
-"""Has questions answered: each image is seen once, nothing twice, and a kill loses nothing."""
+"""Runs questions through a model: grouped by image, sharded over ranks, resumed from the cache."""
 
 import datetime
 import time
@@ -23,31 +23,31 @@ def generate_responses(
     world_size: int = 1,
     title: str = "",
 ) -> list[SkippedQuestion]:
-    """Have every question answered that was not yet; answers go into the cache.
+    """Generate the responses that are not cached yet, into the cache.
 
     Args:
         questions: of a benchmark.
-        model: answers.
-        cache: of answers.
-        rank: the number of this one.
-        world_size: that share the work: each takes other images.
-        title: of the progress bar; empty: there is none.
+        model: to run.
+        cache: of responses.
+        rank: of this process.
+        world_size: number of processes; each runs the questions about its share of the images.
+        title: of the progress bar; empty: no bar.
 
     Returns:
-        What this process could not ask, such as a question whose image is broken. It is asked anew
-        by the next run.
+        The questions of this rank without a response, such as those with a broken image. The next
+        run tries them again.
 
     Raises:
-        MGMError: no question can be answered any more, or an answer cannot be written.
+        MGMError: no question can get a response any more, or the cache cannot be written.
     """
-    own = shard(questions, rank, world_size)
+    shard_questions = questions_of_rank(questions, rank, world_size)
     skipped: list[SkippedQuestion] = []
-    keys: dict[str, str] = {}  # of questions that are being answered
-    pending: set[str] = set()  # keys that were asked for
-    with tqdm(total=len(own), desc=title, unit=" questions", disable=not title) as bar:
+    keys: dict[str, str] = {}  # of running questions
+    pending: set[str] = set()  # keys of running and finished questions
+    with tqdm(total=len(shard_questions), desc=title, unit=" questions", disable=not title) as bar:
 
-        def open_questions() -> Iterator[Question]:
-            for question in own:
+        def missing_questions() -> Iterator[Question]:
+            for question in shard_questions:
                 try:
                     key = cache.key(question)
                 except MGMError as error:
@@ -61,26 +61,26 @@ def generate_responses(
                 keys[question.id] = key
                 yield question
 
-        since = time.perf_counter()
-        for one in model.generate(open_questions()):
-            if isinstance(one, SkippedQuestion):
-                skipped.append(one)
+        last_time = time.perf_counter()
+        for result in model.generate(missing_questions()):
+            if isinstance(result, SkippedQuestion):
+                skipped.append(result)
             else:
                 now = time.perf_counter()
-                timed = replace(one, seconds=round(now - since, 6))
-                cache.put(keys.pop(one.question.id), one.text, **timed.details)
-                since = now
+                timed = replace(result, seconds=round(now - last_time, 6))
+                cache.put(keys.pop(result.question.id), result.text, **timed.details)
+                last_time = now
             bar.update()
-    return skipped + _twins(own, skipped, keys, cache)
+    return skipped + _skipped_duplicates(shard_questions, skipped, keys, cache)
 
 
-def _twins(
+def _skipped_duplicates(
     questions: Sequence[Question],
     skipped: Sequence[SkippedQuestion],
     keys: Mapping[str, str],
     cache: ResponseCache,
 ) -> list[SkippedQuestion]:
-    """Questions equal to one that was asked, and could not be answered."""
+    """Questions with the same cache key as one that was skipped."""
     reasons = {keys[one.id]: one.reason for one in skipped if one.id in keys}
     known = {one.id for one in skipped}
     others = [one for one in questions if one.id not in known] if reasons else []
@@ -91,44 +91,48 @@ def _twins(
     ]
 
 
-def shard(questions: Sequence[Question], rank: int, world_size: int) -> list[Question]:
-    """The questions that one of several processes asks: those about the same images together."""
+def questions_of_rank(questions: Sequence[Question], rank: int, world_size: int) -> list[Question]:
+    """The questions of a rank: those about the same images stay together."""
     groups = group_by_image(questions)[rank::world_size]
     return [question for group in groups for question in group]
 
 
 def group_by_image(questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions about the same images together; the longest prompts first, to be of a length."""
+    """Group questions by their images; long prompts first, so that batches have similar lengths."""
     groups: dict[tuple[object, ...], list[Question]] = defaultdict(list)
     for question in questions:
-        groups[tuple(_name(image) for image in question.images)].append(question)
+        groups[tuple(_image_key(image) for image in question.images)].append(question)
     return sorted(
         groups.values(),
         key=lambda group: (-len(group[0].images), -max(len(one.text) for one in group)),
     )
 
 
-def _name(image: object) -> object:
+def _image_key(image: object) -> object:
     return hash(image) if isinstance(image, bytes) else str(image)
 
 
 def cached_responses(questions: Sequence[Question], cache: ResponseCache) -> list[Response]:
-    """The questions that have answers, with these."""
+    """The responses to those questions that are cached."""
     return [one for question in questions if (one := cache.response(question)) is not None]
+
+
+# Text and details of responses by question id, and skipped questions.
+_RankResponses = tuple[dict[str, tuple[str, dict[str, Any]]], list[SkippedQuestion]]
 
 
 @dataclass
 class BenchmarkResponses:
-    """What a benchmark's processes have to know of one another.
+    """The responses to a benchmark, for `gather`.
 
     Attributes:
-        questions: that are asked.
-        answers: their cache.
-        skipped: records and questions that could not be asked.
+        questions: of all ranks.
+        cache: of their responses.
+        skipped: records and questions without a response.
     """
 
     questions: Sequence[Question]
-    answers: ResponseCache
+    cache: ResponseCache
     skipped: list[SkippedQuestion] = field(default_factory=list)
 
 
@@ -139,45 +143,50 @@ def gather(
     rank: int,
     world_size: int,
 ) -> None:
-    """Have the first process know the answers and faults of all, which may be on other machines.
+    """Gather responses and errors of all ranks on rank 0; they may not share a disk.
 
-    It waits for every process; one that ends in an error ends all, by torchrun.
+    Waits for all ranks; if one ends with an error, torchrun stops all.
 
     Args:
-        benchmarks: by their names; what others skipped is added in the first process.
-        failed: errors that ended a benchmark; those of others are added in the first process.
-        cache: whose files the answers are in; those of others are added in the first process.
-        rank: the number of this one.
-        world_size: that share the work.
+        benchmarks: by name; rank 0 gets the skipped questions of all ranks.
+        failed: errors that stopped generation; rank 0 gets those of all ranks.
+        cache: of the run; rank 0 gets the responses of all ranks.
+        rank: of this process.
+        world_size: number of processes.
     """
     if world_size == 1:
         return
     import torch.distributed as dist
 
-    # By question: files of a model on another machine may differ.
-    own = {
-        name: (
-            {
-                answer.question.id: (answer.text, answer.details)
-                for answer in cached_responses(shard(one.questions, rank, world_size), one.answers)
-            },
-            one.skipped if rank else [],
-        )
-        for name, one in benchmarks.items()
-    }
-    parts: list[Any] | None = [None] * world_size if rank == 0 else None
+    # By question id, not by cache key: the model's files may differ between machines.
+    own: dict[str, _RankResponses] = {}
+    for name, benchmark in benchmarks.items():
+        questions = questions_of_rank(benchmark.questions, rank, world_size)
+        responses = cached_responses(questions, benchmark.cache)
+        texts = {one.question.id: (one.text, one.details) for one in responses}
+        own[name] = texts, benchmark.skipped if rank else []
+    gathered: list[Any] | None = [None] * world_size if rank == 0 else None
     dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    dist.gather_object((own, failed if rank else []), parts)
+    dist.gather_object((own, failed if rank else []), gathered)
     dist.destroy_process_group()
-    if parts is None:
+    if gathered is None:
         return
     cache.reload()
-    failed += dict.fromkeys(message for _, messages in parts for message in messages)
-    for name, one in benchmarks.items():
-        known = {skipped.id for skipped in one.skipped}
-        for answers, skipped in (part[name] for part, _ in parts):
-            one.skipped += [other for other in skipped if other.id not in known]
-            for question in one.questions:
-                if question.id in answers and one.answers.response(question) is None:
-                    text, details = answers[question.id]
-                    one.answers.put(one.answers.key(question), text, **details)
+    failed += dict.fromkeys(message for _, messages in gathered for message in messages)
+    for name, benchmark in benchmarks.items():
+        for by_name, _ in gathered:
+            _merge(benchmark, *by_name[name])
+
+
+def _merge(
+    benchmark: BenchmarkResponses,
+    texts: Mapping[str, tuple[str, dict[str, Any]]],
+    skipped: Sequence[SkippedQuestion],
+) -> None:
+    """Add the responses and skipped questions of another rank."""
+    known_ids = {one.id for one in benchmark.skipped}
+    benchmark.skipped += [one for one in skipped if one.id not in known_ids]
+    for question in benchmark.questions:
+        if question.id in texts and benchmark.cache.response(question) is None:
+            text, details = texts[question.id]
+            benchmark.cache.put(benchmark.cache.key(question), text, **details)

@@ -1,4 +1,4 @@
-"""What every benchmark has: questions, credit for answers, and a score made of it."""
+"""Base class of benchmarks: loads questions, scores responses, aggregates credits to a metric."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -26,24 +26,24 @@ PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlme
 
 
 class Benchmark(ABC):
-    """Questions with a scorer.
+    """A benchmark: its questions, prompts, scoring rules and metric.
 
     Attributes:
         name: on the command line.
-        title: for people.
+        title: in reports.
         folder: of its files, below the data folder.
-        splits: there are; the first is the usual one.
-        sizes: questions of each split, by which a score is known to be complete.
-        protocols: ways to ask and score that are offered; the first is the usual one.
-        metric: what the score is called.
-        scored_splits: splits whose answers are public; others make a file to submit.
-        judged: protocols in which a language model scores answers, where there is one.
-        sources: what others' protocols read instead of the published files, by split and protocol.
-        also_published: whether the published files do where a source is not there: they hold the
-            same questions.
-        published_splits: those of the published files; None: all.
-        other_folders: names that `folder` has elsewhere, such as in the published README.
-        headline: parts that stand for the score in tables, such as MME's perception and cognition.
+        splits: the first is the default.
+        sizes: number of questions of each split, to detect partial scores.
+        protocols: prompts and scoring rules; the first is the default.
+        metric: name of the score.
+        scored_splits: splits with public targets; the others produce a submission file.
+        judged: protocols in which an LLM judge scores responses, if there is one.
+        sources: data sources by split and protocol, in place of the published files.
+        also_published: whether the published files replace a missing source: they have the same
+            questions.
+        published_splits: splits of the published files; None: all.
+        other_folders: further names of `folder`, such as that in the published README.
+        headline: parts to show as the score in tables, such as MME's perception and cognition.
         combine_metadata: keys of `Question.metadata` that `combine` reads, besides `group`,
             `category` and `target`. They are saved in score.json, to combine subsets again.
     """
@@ -65,31 +65,31 @@ class Benchmark(ABC):
     combine_metadata: ClassVar[tuple[str, ...]] = ()
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """What has to lie in the benchmark's folder for the published protocol, if it has one."""
+        """The files of the published evaluation to prepare in the benchmark's folder."""
         return []
 
     def required_files(self, split: str, protocol: str) -> list[RequiredFile]:
-        """What has to lie in the benchmark's folder."""
+        """The files to prepare in the benchmark's folder for a split and protocol."""
         source = self.sources.get((split, protocol))
         return self.published_files(split) if source is None else source.required_files()
 
     def protocols_of(self, split: str) -> list[str]:
-        """The protocols that a split is offered in."""
-        elsewhere = set() if self.also_published else {protocol for _, protocol in self.sources}
-        here = self.published_splits is None or split in self.published_splits
+        """The protocols that a split supports."""
+        own_source = set() if self.also_published else {protocol for _, protocol in self.sources}
+        is_published = self.published_splits is None or split in self.published_splits
         return [
             protocol
             for protocol in self.protocols
-            if (split, protocol) in self.sources or (here and protocol not in elsewhere)
+            if (split, protocol) in self.sources or (is_published and protocol not in own_source)
         ]
 
     def expected(self, split: str, protocol: str) -> int | None:
-        """How many questions there are; None: nobody knows."""
+        """The number of questions; None: unknown."""
         source = self.sources.get((split, protocol))
         return self.sizes.get(split) if source is None else source.size
 
     def folder_in(self, data: Path) -> Path:
-        """The benchmark's folder below the data folder, which may have a published name."""
+        """The benchmark's folder below the data folder, by the first of its names that exists."""
         folders = [data / name for name in (self.folder, *self.other_folders)]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
 
@@ -100,14 +100,13 @@ class Benchmark(ABC):
         protocol: str,
         skipped: list[SkippedQuestion] | None = None,
     ) -> Iterator[Question]:
-        """All questions, in the order of the files.
+        """Load all questions, in the order of the files.
 
         Args:
-            folder: the benchmark's.
+            folder: of the benchmark.
             split: one of `splits`.
             protocol: one of `protocols_of(split)`.
-            skipped: takes the records that are no questions, and those whose id came before; None:
-                the first of them raises.
+            skipped: collects damaged records and duplicate ids; None: the first of them raises.
 
         Raises:
             MGMError: a file is missing or damaged.
@@ -117,7 +116,7 @@ class Benchmark(ABC):
         try:
             for question in self._questions(folder, split, protocol):
                 if isinstance(question, Question) and question.id in ids:
-                    question = SkippedQuestion(question.id, "another question before has this id")
+                    question = SkippedQuestion(question.id, "duplicate question id")
                 if isinstance(question, Question):
                     ids.add(question.id)
                     yield replace(question, orientation=orientation)
@@ -129,12 +128,12 @@ class Benchmark(ABC):
             if isinstance(error, MGMError):
                 raise
             reason = f"{type(error).__name__}: {error}"[:200]
-            raise MGMError(f"{folder}: a file is none of {self.title} ({reason})") from error
+            raise MGMError(f"{folder}: a file is not of {self.title} ({reason})") from error
 
     def orientation(self, split: str, protocol: str) -> str:
-        """How the protocol's harness shows images to a model.
+        """Whether the protocol's harness applies EXIF orientation to images.
 
-        lmms-eval has them from the library `datasets`, whose `Image.decode_example` turns them.
+        lmms-eval gets images from the library `datasets`, whose `Image.decode_example` applies it.
         VLMEvalKit (`decode_base64_to_image`) and the published evaluation do not.
         """
         hub = isinstance(self.sources.get((split, protocol)), HubFiles)
@@ -157,28 +156,28 @@ class Benchmark(ABC):
             make = partial(self.row_to_question, row, images, protocol, number)
             question = question_or_skip(where, make)
             if isinstance(question, Question):
-                asked = {"question": str(row["question"])} if row.get("question") else {}
+                metadata = {"question": str(row["question"])} if row.get("question") else {}
                 question = replace(
-                    question, source_index=index, metadata=asked | dict(question.metadata)
+                    question, source_index=index, metadata=metadata | dict(question.metadata)
                 )
             yield question
 
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """The questions of the published files, if there are any; see `questions`."""
+        """Load the questions of the published files; see `questions`. Here: none."""
         return iter(())
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """The question in a row of one of `sources`.
+        """Create a question from a row of one of `sources`.
 
         Args:
-            row: its fields.
-            images: that come with it.
-            protocol: by which is asked.
-            number: of the row.
+            row: fields of the row.
+            images: of the row.
+            protocol: decides prompt and target.
+            number: of the row, from 1.
 
         Raises:
             KeyError: a field is missing.
@@ -188,12 +187,12 @@ class Benchmark(ABC):
     def filter_response(
         self, response: Response, protocol: str, without_thinking: bool = False
     ) -> Response:
-        """An answer as `credit` takes it: lmms-eval scores it without its blocks of reasoning.
+        """Filter a response before `score_one` and `parse`: lmms-eval removes reasoning blocks.
 
         Args:
-            response: as the model wrote it.
-            protocol: by which is scored.
-            without_thinking: whether other protocols score it without them, too.
+            response: of the model.
+            protocol: of the scoring rules.
+            without_thinking: remove reasoning blocks in the other protocols too.
         """
         if protocol != LMMS_EVAL and not without_thinking:
             return response
@@ -201,20 +200,25 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """How right an answer is, from 0 to 1.
+        """Score one response, from 0 to 1.
+
+        Args:
+            response: filtered by `filter_response`.
+            protocol: of the scoring rules.
+            judge: for free-form responses.
 
         Raises:
-            MGMError: a judge was asked, and does not answer.
+            MGMError: the judge does not reply.
         """
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """What the scorer reads in an answer, such as a letter, yes or no, or a number.
+        """Extract the answer in a response, such as a letter, yes or no, or a number.
 
-        It is shown beside the answer and does not decide the credit.
+        For reports; it does not affect the score.
 
         Returns:
-            Empty where it finds nothing in the answer; None where the whole text is scored. Here:
-            the letter that VLMEvalKit's rules find where it lists choices.
+            Empty: nothing was extracted; None: the whole text is scored. Here: the letter by
+            VLMEvalKit's rules, if the question has choices.
         """
         choices = response.question.metadata.get("choices")
         if protocol != VLMEVALKIT or not isinstance(choices, Mapping):
@@ -222,79 +226,66 @@ class Benchmark(ABC):
         return inferred_letter(as_read_back(response.text), choices) or ""
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
-        """The largest value of the score of some questions, or of one of their `parts`.
+        """The maximum of the score of some questions, or of one of their `parts`; the minimum is 0.
 
-        Intervals keep to it. None: there is no bound. The smallest value is 0.
+        Intervals are clipped to it. None: no maximum.
         """
         return 100.0
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """The score of questions with their credits; here the mean in per cent."""
+        """Aggregate the credits of questions to the score; here the mean in per cent."""
         return 100 * sum(credits) / len(credits)
 
     def is_mean(self) -> bool:
-        """Whether the score is the mean of the credits, whose error has a formula."""
+        """Whether the score is the mean of the credits, which has a closed-form standard error."""
         return type(self).combine is Benchmark.combine
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
-        """The score of every category, and its number of questions."""
-        kinds: dict[str, list[int]] = defaultdict(list)
-        for place, question in enumerate(questions):
+        """The score and the number of questions of each part; here of each category."""
+        indices_by_category: dict[str, list[int]] = defaultdict(list)
+        for index, question in enumerate(questions):
             if question.category:
-                kinds[question.category].append(place)
+                indices_by_category[question.category].append(index)
         return {
-            kind: (
-                self.combine([questions[n] for n in places], [credits[n] for n in places]),
-                len(places),
+            category: (
+                self.combine([questions[n] for n in indices], [credits[n] for n in indices]),
+                len(indices),
             )
-            for kind, places in sorted(kinds.items())
+            for category, indices in sorted(indices_by_category.items())
         }
 
     def prediction_ids(self, question: Question) -> set[str]:
-        """What a question is called in files of answers, besides its `source_index`."""
+        """The ids of a question in predictions files, besides its `source_index`."""
         return {str(question.metadata.get("question_id", question.id))}
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """Write the files that the published scripts leave, or a server takes; returns them."""
+        """Write the files of the published scripts, or of an evaluation server; returns paths."""
         return []
 
     def check(self, split: str, protocol: str) -> None:
-        """Raise an MGMError if there is no such split or protocol."""
+        """Raise an MGMError for an unknown split or protocol."""
         if split not in self.splits:
             raise MGMError(
-                f"{self.name}: there is no split {split!r}; choose from {', '.join(self.splits)}"
+                f"{self.name}: unknown split {split!r}; choose from {', '.join(self.splits)}"
             )
         valid = self.protocols_of(split)
         if protocol not in valid:
             raise MGMError(
-                f"{self.name}:{split}: there is no protocol {protocol!r}; choose from "
+                f"{self.name}:{split}: unknown protocol {protocol!r}; choose from "
                 f"{', '.join(valid)}"
             )
 
 
 def row_id(row: Mapping[str, Any], number: int) -> str:
-    """What a row of a data set calls its question; without such a column its number from 0.
+    """The id of the question in a row of a data set; without an id column its index.
 
-    Both harnesses count rows from 0: a number from 1 would be the name of another question.
+    Both harnesses count rows from 0: the number from 1 would be the id of the next question.
 
     Args:
-        row: its fields.
+        row: fields of the row.
         number: of the row, from 1.
     """
     names = ("question_id", "index", "Index")
     return str(next((row[name] for name in names if name in row), number - 1))
-
-
-def mean_of_means(names: Sequence[str], credits: Sequence[float]) -> float:
-    """The mean of each name's mean credit, in per cent.
-
-    Args:
-        names: what each credit belongs to.
-        credits: from 0 to 1.
-    """
-    own: dict[str, list[float]] = defaultdict(list)
-    for name, credit in zip(names, credits, strict=True):
-        own[name].append(credit)
-    return 100 * sum(sum(some) / len(some) for some in own.values()) / len(own)

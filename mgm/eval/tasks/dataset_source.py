@@ -1,4 +1,4 @@
-"""Where others' harnesses have a benchmark from: one table with images within, or the hub."""
+"""Data sources of lmms-eval and VLMEvalKit: TSV tables and parquet files that contain images."""
 
 import ast
 import hashlib
@@ -19,21 +19,19 @@ from mgm.eval.harness.question import valid_text
 from mgm.eval.tasks.files import (
     MissingFileError,
     base64_image,
-    field,
     read_jsonl,
     read_parquet,
     read_table,
+    require_field,
 )
 
-# Fields and images, or what is wrong with these.
+# Fields of a row, and the paths of its images or why they cannot be read.
 UnpackedRow = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
-RowWithImages = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with the images themselves
-HUB_FOLDER = "hub"  # below the benchmark's
+RowWithImages = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with encoded images
+HUB_FOLDER = "hub"  # below the folder of the benchmark
 UNPACKED_FOLDER, ROWS_FILE, IMAGES_FOLDER, ERROR = "unpacked", "rows.jsonl", "images", "image fault"
 VLMEVALKIT_URL = "https://opencompass.openxlab.space/utils/VLMEval/{name}"
-MIN_IMAGE_CHARACTERS = (
-    64  # characters of an image in base64, at least; less names the row that has it
-)
+MIN_IMAGE_CHARACTERS = 64  # shorter cells of a table are the index of the row with the image
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,12 @@ class RequiredFile:
     """A file or folder that a benchmark reads.
 
     Attributes:
-        path: below the benchmark's folder; of a data set of the hub, a pattern of its files.
-        source: where it comes from, for people.
-        url: where it can be had; None: by hand alone.
-        md5: of the file; None: it is not known, or a folder.
-        dataset: on the Hugging Face hub; None: it is not from there.
-        revision: of the data set; None: the newest, which is written down when it is fetched.
+        path: relative to the benchmark's folder; of a data set of the hub, a glob pattern.
+        source: human-readable origin.
+        url: to download from; None: manual download.
+        md5: of the file; None: unknown, or a folder.
+        dataset: on the Hugging Face hub; None: from elsewhere.
+        revision: of the data set; None: the newest at the first download.
     """
 
     path: str
@@ -58,24 +56,24 @@ class RequiredFile:
 
 
 class Source(ABC):
-    """Rows of a benchmark, images within.
+    """Rows of a benchmark with their images.
 
-    They are unpacked once, so that a run starts at once and holds no image that it does not need;
-    an image that several rows have becomes one file.
+    Images are unpacked to files once, deduplicated by content: later runs start fast and keep only
+    the images in memory that they need.
 
     Attributes:
-        size: rows, if all are there.
+        size: number of rows.
     """
 
     size: int
 
     @abstractmethod
     def files(self, folder: Path) -> list[Path]:
-        """Its files in the benchmark's folder; empty: it is not there."""
+        """The existing files of the source in the benchmark's folder."""
 
     @abstractmethod
     def read(self, folder: Path) -> Iterator[RowWithImages]:
-        """All rows, from its files.
+        """Read all rows with encoded images.
 
         Raises:
             MGMError: a file is missing or damaged.
@@ -83,27 +81,27 @@ class Source(ABC):
 
     @abstractmethod
     def required_files(self) -> list[RequiredFile]:
-        """What has to lie in the benchmark's folder."""
+        """The files to prepare in the benchmark's folder."""
 
     def is_there(self, folder: Path) -> bool:
-        """Whether there are files of it."""
+        """Whether any file of the source exists."""
         return bool(self.files(folder))
 
     def rows(self, folder: Path) -> Iterator[UnpackedRow]:
-        """All rows.
+        """All rows, with their images unpacked to files.
 
         Args:
-            folder: the benchmark's.
+            folder: of the benchmark.
 
         Raises:
-            MGMError: a file is missing or damaged, or there is no room to unpack.
+            MGMError: a file is missing or damaged, or the disk is full.
         """
-        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
-                 for file in self.files(folder)]  # fmt: skip
+        stats = [(file, file.stat()) for file in self.files(folder)]
+        files = [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
         digest = hashlib.blake2b(repr((repr(self), files)).encode(), digest_size=8).hexdigest()
         unpacked = folder / UNPACKED_FOLDER / digest
         if not files:
-            next(self.read(folder))  # which says what is missing
+            next(self.read(folder))  # raises a MissingFileError
         if not unpacked.is_dir():
             remove_left_parts(unpacked.parent, digest)
             staging = unpacked.with_name(f"{digest}.{process_name()}")
@@ -114,41 +112,41 @@ class Source(ABC):
             except OSError:  # another process was faster
                 shutil.rmtree(staging)
         for record in read_jsonl(unpacked / ROWS_FILE):
-            names, fault = record.pop(IMAGES_FOLDER), record.pop(ERROR, None)
+            names, error = record.pop(IMAGES_FOLDER), record.pop(ERROR, None)
             images = tuple(unpacked / IMAGES_FOLDER / name for name in names)
-            yield record, images if fault is None else MGMError(fault)
+            yield record, images if error is None else MGMError(error)
 
-    def _unpack(self, folder: Path, folder_out: Path) -> None:
-        (folder_out / IMAGES_FOLDER).mkdir()
-        with (folder_out / ROWS_FILE).open("w", encoding="utf-8") as file:
+    def _unpack(self, folder: Path, target: Path) -> None:
+        (target / IMAGES_FOLDER).mkdir()
+        with (target / ROWS_FILE).open("w", encoding="utf-8") as file:
             for fields, images in tqdm(
                 self.read(folder), f"unpacking {folder.name}", self.size, delay=2
             ):
-                names, fault = [], {}
+                names, error = [], {}
                 if isinstance(images, MGMError):
-                    images, fault = (), {ERROR: str(images)}
+                    images, error = (), {ERROR: str(images)}
                 for image in images:
                     names.append(hashlib.blake2b(image, digest_size=16).hexdigest())
-                    if not (folder_out / IMAGES_FOLDER / names[-1]).exists():
-                        (folder_out / IMAGES_FOLDER / names[-1]).write_bytes(image)
-                record = fields | {IMAGES_FOLDER: names} | fault
+                    if not (target / IMAGES_FOLDER / names[-1]).exists():
+                        (target / IMAGES_FOLDER / names[-1]).write_bytes(image)
+                record = fields | {IMAGES_FOLDER: names} | error
                 line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
                 file.write(valid_text(line))
 
 
 @dataclass
 class Table(Source):
-    """A table of VLMEvalKit, separated by tabs, images in base64.
+    """A TSV table of VLMEvalKit with images in base64.
 
     Attributes:
         name: of the file.
-        size: rows.
+        size: number of rows.
         md5: of the file. Source: VLMEvalKit's DATASET_MD5.
-        split: of the rows that count, where it has several.
-        url: of the file, with {name} for its name; None: VLMEvalKit makes it.
+        split: to select by the column `split`; None: all rows.
+        url: of the file, with {name} for its name; None: VLMEvalKit generates the file.
     """
 
-    # Splits of a table are unpacked together: what tells them apart is not in `repr`.
+    # `repr` identifies the unpacked copy, which all splits of a table share.
     name: str
     size: int = dataclass_field(repr=False)
     md5: str | None = None
@@ -156,79 +154,83 @@ class Table(Source):
     url: str | None = dataclass_field(default=VLMEVALKIT_URL, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
-        """See `Source`."""
+        """The table, if it exists."""
         file = folder / self.name
         return [file] if file.is_file() else []
 
     def read(self, folder: Path) -> Iterator[RowWithImages]:
-        """See `Source`."""
+        """Read the rows of the table and decode their images."""
         yield from rows_with_images(folder / self.name)
 
     def rows(self, folder: Path) -> Iterator[UnpackedRow]:
-        """See `Source`."""
+        """The rows of the split."""
         for row, images in super().rows(folder):
             if self.split in (None, row.get("split")):
                 yield row, images
 
     def required_files(self) -> list[RequiredFile]:
-        """See `Source`."""
+        """The table, with its URL and MD5."""
         url = None if self.url is None else self.url.format(name=self.name)
         return [RequiredFile(self.name, "VLMEvalKit's table", url, self.md5)]
 
 
 def rows_with_images(file: Path) -> Iterator[RowWithImages]:
-    """The rows of a table, each with its images; some name an earlier row that has theirs.
+    """The rows of a table with their images; a row may refer to the images of an earlier one.
 
     Raises:
         MGMError: the file is missing.
     """
-    known: dict[str, tuple[bytes, ...]] = {}
-    faults: list[MGMError] = []  # of rows that are none
+    images_by_index: dict[str, tuple[bytes, ...]] = {}
+    errors: list[MGMError] = []  # of damaged rows
 
     def skip(where: str, why: str) -> None:
-        faults.append(MGMError(f"{file}, {where}: {why}"))
+        errors.append(MGMError(f"{file}, {where}: {why}"))
 
     for row in read_table(file, skipped=skip):
-        yield from (({}, faults.pop(0)) for _ in range(len(faults)))
+        yield from (({}, errors.pop(0)) for _ in range(len(errors)))
         images: tuple[bytes, ...] | MGMError
         try:
-            index = field(row, "index", file)
-            images = _images_in(field(row, "image", f"{file}, index {index}"), known,
-                                f"{file}, index {index}")  # fmt: skip
-            known[index] = images
+            index = require_field(row, "index", file)
+            location = f"{file}, index {index}"
+            images = _decode_images(
+                require_field(row, "image", location), images_by_index, location
+            )
+            images_by_index[index] = images
         except MGMError as error:
             images = error
         yield {name: value for name, value in row.items() if name != "image"}, images
-    yield from (({}, fault) for fault in faults)
+    yield from (({}, error) for error in errors)
 
 
-def _images_in(text: str, known: Mapping[str, tuple[bytes, ...]], where: str) -> tuple[bytes, ...]:
-    """The images in a cell, or those of the row that it names.
+def _decode_images(
+    text: str, images_by_index: Mapping[str, tuple[bytes, ...]], where: str
+) -> tuple[bytes, ...]:
+    """Decode the images in a cell, or look up those of the row that it refers to.
 
     Raises:
-        MGMError: there are none.
+        MGMError: invalid content.
     """
-    if text in known:
-        return known[text]
+    if text in images_by_index:
+        return images_by_index[text]
     if len(text) < MIN_IMAGE_CHARACTERS:
-        raise MGMError(f"{where}: its image is that of {text!r}, which did not come yet")
+        raise MGMError(f"{where}: refers to the image of {text!r}, not an earlier row")
     try:
         parts = ast.literal_eval(text) if text.startswith("[") else [text]
         return tuple(base64_image(part, where) for part in parts)
     except (SyntaxError, ValueError, TypeError) as error:
-        raise MGMError(f"{where}: its images are no list of texts ({error})"[:300]) from error
+        raise MGMError(f"{where}: invalid list of images ({error})"[:300]) from error
 
 
 @dataclass
 class HubFiles(Source):
-    """Parquet files of a data set of the Hugging Face hub, images within.
+    """Parquet files with images, of a data set of the Hugging Face hub.
 
     Attributes:
-        dataset: its name.
-        pattern: of the files.
-        size: rows.
-        image: the column of the images.
-        revision: commit or branch; None: the newest, which is written down when it is fetched.
+        dataset: name of the data set.
+        pattern: glob pattern of the files.
+        size: number of rows.
+        image: column of the images.
+        revision: commit or branch; None: the newest at the first download.
     """
 
     dataset: str
@@ -238,11 +240,11 @@ class HubFiles(Source):
     revision: str | None = dataclass_field(default=None, repr=False)
 
     def files(self, folder: Path) -> list[Path]:
-        """See `Source`."""
+        """The downloaded files."""
         return matching(folder, self.pattern)
 
     def read(self, folder: Path) -> Iterator[RowWithImages]:
-        """See `Source`."""
+        """Read the rows of all files."""
         for row in self.records(folder, self.pattern):
             try:
                 yield row, images_of(row.pop(self.image, None), self.dataset)
@@ -250,10 +252,10 @@ class HubFiles(Source):
                 yield row, error
 
     def records(self, folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
-        """The rows of some of its files.
+        """The rows of the files that match a pattern.
 
         Raises:
-            MGMError: there is no such file, or it is damaged.
+            MGMError: no such file, or a damaged one.
         """
         files = matching(folder, pattern)
         if not files:
@@ -262,25 +264,25 @@ class HubFiles(Source):
             yield from read_parquet(file)
 
     def required_files(self) -> list[RequiredFile]:
-        """See `Source`."""
+        """The pattern of the files, in the data set on the hub."""
         source = f"the data set {self.dataset} of the Hugging Face hub"
         return [RequiredFile(self.pattern, source, dataset=self.dataset, revision=self.revision)]
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
-    """Files of the hub in a benchmark's folder, in order."""
+    """Downloaded files of the hub that match a pattern, sorted."""
     return sorted((folder / HUB_FOLDER).glob(pattern))
 
 
 def images_of(value: Any, where: str) -> tuple[bytes, ...]:
-    """The images in a field of a parquet file, some in base64; none where it is empty.
+    """The encoded images in a field of a parquet file: bytes or base64, one or a list.
 
     Raises:
-        MGMError: there is something else.
+        MGMError: the field contains something else.
     """
     values = value if isinstance(value, list) else [value] if value is not None else []
     contents = [one.get("bytes") if isinstance(one, dict) else one for one in values]
     contents = [base64_image(one, where) if isinstance(one, str) else one for one in contents]
     if not all(isinstance(one, bytes) for one in contents):
-        raise MGMError(f"{where}: its image is not in the file")
+        raise MGMError(f"{where}: the file does not contain the image")
     return tuple(contents)

@@ -1,4 +1,4 @@
-"""Files of benchmarks: what is wrong with them is said in one line."""
+"""Reading and writing benchmark files (JSON, JSONL, TSV, parquet); errors are one line."""
 
 import ast
 import base64
@@ -17,28 +17,28 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-ROWS = 64  # of a parquet file that are read at once
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64 are long
+PARQUET_BATCH = 64  # rows of a parquet file that are read at once
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # for images in base64
 
 
 class MissingFileError(MGMError):
-    """A file or folder that a benchmark needs is not there.
+    """A required file or folder of a benchmark does not exist.
 
     Attributes:
-        description: of it in one clause, which begins with its path.
+        description: clause that starts with the path.
     """
 
     def __init__(self, path: Path, dataset: str = "") -> None:
         source = f" (data set {dataset})" if dataset else ""
         self.description = f"{path}: is missing{source}"
-        super().__init__(f"{self.description}; python -m mgm.eval.prepare says what belongs there")
+        super().__init__(f"{self.description}; python -m mgm.eval.prepare says where to get it")
 
 
 def require_file(path: Path) -> Path:
-    """The path of a file or folder, which has to be there.
+    """Return the path if it exists.
 
     Raises:
-        MissingFileError: it is not.
+        MissingFileError: it does not.
     """
     if not path.exists():
         raise MissingFileError(path)
@@ -46,24 +46,24 @@ def require_file(path: Path) -> Path:
 
 
 def load_json(path: Path) -> Any:
-    """The JSON in a file.
+    """Load a JSON file.
 
     Raises:
-        MGMError: it is missing, or no JSON.
+        MGMError: it is missing, or not JSON.
     """
     require_file(path)
     try:
         return _parsed(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise MGMError(f"{path}: is no JSON ({error})") from error
+        raise MGMError(f"{path}: not JSON ({error})") from error
 
 
 def _parsed(content: bytes) -> Any:
-    """The JSON in bytes, its texts in characters that every file can hold.
+    """Parse JSON; lone surrogates in strings are replaced, see `valid_text`.
 
     Raises:
-        ValueError: it is none.
-        RecursionError: it is nested too deep.
+        ValueError: not JSON.
+        RecursionError: nested too deep.
     """
     value = json.loads(content)
     return _valid(value) if _ESCAPED_SURROGATE.search(content) else value
@@ -82,64 +82,64 @@ def _valid(value: Any) -> Any:
 def read_jsonl(
     path: Path, skipped: Callable[[str, str], None] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The objects in a file of JSON lines.
+    """Read the objects of a JSONL file.
 
     Args:
         path: of the file.
-        skipped: called with where a line is, and why it is left out; None: that raises.
+        skipped: called with location and problem of each damaged line; None: a damaged line raises.
 
     Raises:
-        MGMError: it is missing, or a line is no object.
+        MGMError: the file is missing, or a line is not a JSON object.
     """
     with require_file(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where, fault = f"line {number}", ""
+            location, problem = f"line {number}", ""
             try:
                 record = _parsed(line)
             except (ValueError, RecursionError) as error:
-                fault = f"is no JSON ({error})"
+                problem = f"not JSON ({error})"
             else:
                 if isinstance(record, dict):
                     yield record
                     continue
-                fault = "is no JSON object"
+                problem = "not a JSON object"
             if skipped is None:
-                raise MGMError(f"{path}, {where}: {fault}")
-            skipped(where, fault)
+                raise MGMError(f"{path}, {location}: {problem}")
+            skipped(location, problem)
 
 
 def read_table(
-    path: Path, between: str = "\t", skipped: Callable[[str, str], None] | None = None
+    path: Path, separator: str = "\t", skipped: Callable[[str, str], None] | None = None
 ) -> Iterator[dict[str, str]]:
-    """The rows of a file whose columns are separated by tabs, or another character.
+    """Read the rows of a TSV file, or with another separator.
 
     Args:
         path: of the file.
-        between: the character.
-        skipped: called with where a row is, and why it is left out; None: that raises.
+        separator: of columns.
+        skipped: called with location and problem of each damaged row; None: a damaged row raises.
 
     Raises:
-        MGMError: it is missing, is no text, or a row has too many columns.
+        MGMError: the file is missing or not a table, or a row has too many columns.
     """
     number = 1
     try:
         with require_file(path).open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, delimiter=between), start=2):
+            for number, row in enumerate(csv.DictReader(file, delimiter=separator), start=2):
                 if None in row:
-                    where, fault = f"row {number}", "has more columns than the first"
+                    location, problem = f"row {number}", "more columns than the header"
                     if skipped is None:
-                        raise MGMError(f"{path}, {where}: {fault}")
-                    skipped(where, fault)
+                        raise MGMError(f"{path}, {location}: {problem}")
+                    skipped(location, problem)
                     continue
                 yield {key: value or "" for key, value in row.items()}
     except (csv.Error, UnicodeDecodeError) as error:
-        raise MGMError(f"{path}, after row {number}: is no table ({error})") from error
+        raise MGMError(f"{path}, after row {number}: not a table ({error})") from error
 
 
 def read_parquet(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, some at a time.
+    """Read the rows of a parquet file in batches.
 
     Raises:
         MGMError: it is damaged, or pyarrow is not installed.
@@ -148,52 +148,52 @@ def read_parquet(file: Path) -> Iterator[dict[str, Any]]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise _lacking("pyarrow", file) from error
+        raise _missing_package("pyarrow", file) from error
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(ROWS):
+        for batch in parquet.ParquetFile(file).iter_batches(PARQUET_BATCH):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise MGMError(f"{file}: cannot be read ({error}); fetch it again") from error
+        raise MGMError(f"{file}: cannot be read ({error}); download it again") from error
 
 
 def import_openpyxl(file: Path) -> Any:
-    """openpyxl, which reads and writes spreadsheets.
+    """Import openpyxl, which reads and writes spreadsheets.
 
     Raises:
-        MGMError: it is not installed.
+        MGMError: not installed.
     """
     try:
         import openpyxl
     except ImportError as error:
-        raise _lacking("openpyxl", file) from error
+        raise _missing_package("openpyxl", file) from error
     return openpyxl
 
 
-def _lacking(package: str, file: Path) -> MGMError:
+def _missing_package(package: str, file: Path) -> MGMError:
     return MGMError(f"{file}: needs {package}, which is not installed; pip install -e '.[eval]'")
 
 
 def base64_image(text: str, where: str) -> bytes:
-    """The bytes of an image in base64.
+    """Decode an image in base64.
 
     Raises:
-        MGMError: it is none.
+        MGMError: invalid base64.
     """
     try:
         return base64.b64decode(text, validate=False)
     except ValueError as error:
-        raise MGMError(f"{where}: the image is no base64") from error
+        raise MGMError(f"{where}: image is not base64") from error
 
 
-def field(record: dict[str, Any], name: str, where: object) -> Any:
-    """A field that has to be there."""
+def require_field(record: dict[str, Any], name: str, where: object) -> Any:
+    """The value of a field; raises an MGMError if it is missing."""
     if name not in record:
         raise MGMError(f"{where}: has no {name!r}")
     return record[name]
 
 
 def as_text_list(value: object) -> list[str]:
-    """The texts in a field: a list, or in a table one text, or a list as Python writes it.
+    """The list of texts in a field: a list, one text, or the Python literal of a list.
 
     Source: process_line of VLMEvalKit's vqa_eval.py.
     """
@@ -207,7 +207,7 @@ def as_text_list(value: object) -> list[str]:
 
 
 def write_jsonl(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Path:
-    """Write JSON lines; returns the path."""
+    """Write a JSONL file; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
     path.write_text(valid_text("".join(lines)), encoding="utf-8")
@@ -216,9 +216,9 @@ def write_jsonl(path: Path, records: Iterator[dict[str, Any]] | list[dict[str, A
 
 @contextmanager
 def staged_files(folder: Path) -> Generator[Path]:
-    """Give a fresh folder; when the block succeeds, its files go to their places in `folder`.
+    """Write files atomically: to a temporary folder, whose files are then moved to `folder`.
 
-    Others that are there stay. On a full disk no file is cut.
+    Other files in `folder` are kept. On a full disk no file is truncated.
 
     Raises:
         MGMError: a file cannot be written; names it or the folder.

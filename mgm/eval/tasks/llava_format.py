@@ -1,4 +1,4 @@
-"""Question files as LLaVA published them: JSON lines with question_id, image and text."""
+"""LLaVA's question and answer files: JSONL with question_id, image and text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -6,26 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
-from mgm.eval.tasks.files import field, read_jsonl, require_file, write_jsonl
+from mgm.eval.tasks.files import read_jsonl, require_field, require_file, write_jsonl
 
 
 def llava_questions(
     file: Path,
     images: Path,
     max_new_tokens: int = 128,
-    text: Callable[[str], str] = lambda text: text,
-    complete: Callable[[Question, int], Question] = lambda question, _: question,
+    prompt: Callable[[str], str] = lambda text: text,
+    add_target: Callable[[Question, int], Question] = lambda question, _: question,
     **more: Callable[[dict[str, Any]], Any],
 ) -> Iterator[Question | SkippedQuestion]:
-    """Questions, each about one image; a record that is none is skipped.
+    """Read a question file; damaged records are skipped.
 
     Args:
-        file: of the questions.
-        images: their folder.
-        max_new_tokens: of an answer.
-        text: what is asked instead of a text.
-        complete: adds what other files know, by the question and its record's index.
-        **more: further fields of `Question`, made of a record.
+        file: the question file.
+        images: folder of the images.
+        max_new_tokens: of a response.
+        prompt: changes the published prompt.
+        add_target: adds target and category from other files, given a question and the index of
+            its record.
+        **more: functions of a record for further fields of `Question`.
 
     Raises:
         MGMError: a file is missing.
@@ -35,17 +36,17 @@ def llava_questions(
     def make(record: dict[str, Any], index: int) -> Question:
         where = f"{file}, record {index + 1}"
         image = record.get("image")
-        fields: dict[str, Any] = {"metadata": {"prompt": field(record, "text", where)}}
+        fields: dict[str, Any] = {"metadata": {"prompt": require_field(record, "text", where)}}
         fields |= {name: make(record) for name, make in more.items()}
         question = Question(
-            id=str(field(record, "question_id", where)),
-            text=text(record["text"]),
+            id=str(require_field(record, "question_id", where)),
+            text=prompt(record["text"]),
             images=(images / image,) if image else (),
             max_new_tokens=max_new_tokens,
             group=str(image or record["question_id"]),
             **fields,
         )
-        return complete(question, index)
+        return add_target(question, index)
 
     yield from line_questions(file, make)
 
@@ -53,11 +54,11 @@ def llava_questions(
 def line_questions(
     file: Path, make: Callable[[dict[str, Any], int], Question]
 ) -> Iterator[Question | SkippedQuestion]:
-    """The questions that are made of the records in a file of JSON lines.
+    """Create questions from the records of a JSONL file.
 
     Args:
         file: of the records.
-        make: makes a question of a record and its index, which counts damaged lines, too.
+        make: creates a question from a record and its index, which counts damaged lines too.
 
     Raises:
         MGMError: the file is missing.
@@ -74,7 +75,7 @@ def line_questions(
 
 
 def write_answers_file(path: Path, responses: Sequence[Response], model: str = "mgm") -> Path:
-    """The answers file that published scripts leave; ids are those of the question file."""
+    """Write an answers file as LLaVA's scripts do, with the ids of the question file."""
     return write_jsonl(
         path,
         [
@@ -94,5 +95,5 @@ def write_answers_file(path: Path, responses: Sequence[Response], model: str = "
 
 
 def original_id(name: str) -> str | int:
-    """An id as question files have it: a number, if it is one."""
+    """The id as in the question file: an int if it is a number."""
     return int(name) if name.isdigit() and str(int(name)) == name else name

@@ -1,4 +1,4 @@
-"""Records of files of answers, in the forms of published scripts, VLMEvalKit and lmms-eval."""
+"""Parses predictions files of VLMEvalKit, lmms-eval and the published scripts."""
 
 import math
 import re
@@ -20,69 +20,69 @@ from mgm.eval.tasks.prompts import (
     strip_instructions,
 )
 
-OBJECT_KEY = "<key>"  # under which a record stands in a JSON object
-INDEX_COLUMN = "index"  # column of a question's number in VLMEvalKit's tables
+OBJECT_KEY = "<key>"  # field for the key of a record in a JSON object
+INDEX_COLUMN = "index"  # column of the row index in VLMEvalKit's tables
 ID_COLUMNS = (
     "question_id",
     "questionId",
     "id",
     "pid",
     INDEX_COLUMN,
-)  # of a question's name in a record
-TEXT_COLUMNS = ("text", "response", "prediction")  # of a model's answer
-ANSWER_COLUMN = "answer"  # of a model's answer in result files, of the right one in data sets
-# Columns of data sets: beside a question they show that `answer` is the right one.
+)  # of the question
+TEXT_COLUMNS = ("text", "response", "prediction")  # of the model's response
+ANSWER_COLUMN = "answer"  # the response in result files, the target in data sets
+# Columns of data sets: with one of them and a question, `answer` is the target.
 DATA_COLUMNS = frozenset((
     *("A", "choices", "options", "option_a", "choice_a", "multi-choice options"),
     *("image", "images", "image_path", "imageId", "imagename", "img_path"),
     *("category", "l2-category", "l2_category", "capability", "types", "question_type"),
 ))  # fmt: skip
-_INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")  # a number that a table has made of an integer
+_INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")  # an integer that a table stores as float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer, and what its file tells about its question.
+    """A prediction in a file, with what identifies its question.
 
     Attributes:
-        names: of the question, the surest first.
-        text: the answer; empty where there is null.
-        harness: that wrote it, a protocol's name; empty: unknown.
-        prompt: that was asked, of published files.
-        question: what the file has of the question's text; None: nothing.
-        row: of the question in lmms-eval's data, from 0.
+        ids: candidate ids of the question, the most reliable first.
+        text: of the response; empty for null.
+        harness: that wrote the file, as the name of its protocol; empty: unknown.
+        prompt: of published files.
+        question: text of the question in the file; None: not in the file.
+        doc_index: row of the question in lmms-eval's data, from 0.
     """
 
-    names: tuple[str, ...]
+    ids: tuple[str, ...]
     text: str
     harness: str = ""
     prompt: Any = None
     question: str | None = None
-    row: int | None = None
+    doc_index: int | None = None
 
     @property
-    def name(self) -> str:
-        """For people."""
-        return self.names[0]
+    def id(self) -> str:
+        """The most reliable id, for messages."""
+        return self.ids[0]
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], list[str]]:
-    """The records of a file, and what is wrong with those that cannot be read.
+    """Read a predictions file; returns predictions, and messages about damaged records.
 
     Raises:
-        MGMError: the file is missing, or none of answers.
+        MGMError: the file is missing, or not a predictions file.
     """
-    found, unreadable = [], []
+    predictions, unreadable = [], []
     for number, record in enumerate(_read_records(path, unreadable), start=1):
         try:
-            found.append(_prediction(record))
+            predictions.append(_prediction(record))
         except MGMError as error:
             unreadable.append(f"record {number}: {error}")
-    return found, unreadable
+    return predictions, unreadable
 
 
 def _prediction(record: Mapping[str, Any]) -> Prediction:
-    """Raises an MGMError where there is no name or no text."""
+    """Parse a record; raises an MGMError without an id or a response."""
     if "doc_id" in record and ("filtered_resps" in record or "resps" in record):
         return _lmms_eval_prediction(record)
     names, text = _question_ids(record), _model_text(record)
@@ -97,73 +97,73 @@ def _prediction(record: Mapping[str, Any]) -> Prediction:
 
 
 def _question_ids(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a question, the surest first.
+    """Candidate ids of the question, the most reliable first.
 
-    A number in the column `index` counts the rows of VLMEvalKit's table, whatever ids they have;
-    the key of a JSON object is an id first, and such a number where no question has that id.
+    The column `index` is the row of VLMEvalKit's table, whatever ids the questions have. The key
+    of a JSON object is first taken as an id, and as such an index if no question has the id.
     """
-    own = next((name for name in ID_COLUMNS if name in record), None)
-    names = []
-    if own is not None or OBJECT_KEY not in record:
+    id_column = next((name for name in ID_COLUMNS if name in record), None)
+    ids = []
+    if id_column is not None or OBJECT_KEY not in record:
         name = _as_id(_first_field(record, ID_COLUMNS))
-        names += [f"{INDEX_COLUMN} {name}", name] if own == INDEX_COLUMN else [name]
+        ids += [f"{INDEX_COLUMN} {name}", name] if id_column == INDEX_COLUMN else [name]
     if OBJECT_KEY in record:
         key = _as_id(record[OBJECT_KEY])
-        names += [key, f"{INDEX_COLUMN} {key}"]
-    return tuple(dict.fromkeys(names))
+        ids += [key, f"{INDEX_COLUMN} {key}"]
+    return tuple(dict.fromkeys(ids))
 
 
 def _model_text(record: Mapping[str, Any]) -> str:
-    """A model's answer in a record.
+    """The model's response in a record.
 
     Raises:
-        MGMError: there is none, or only the right answer of a data set.
+        MGMError: there is none, or only the target of a data set.
     """
     if any(name in record for name in TEXT_COLUMNS):
         return _text(_first_field(record, TEXT_COLUMNS))
     if "question" in record and ANSWER_COLUMN in record and not DATA_COLUMNS.isdisjoint(record):
         raise MGMError(
-            "holds the right answers, no predictions: it is a row of the data set; give the file "
-            f"with the model's answers, in a column {TEXT_COLUMNS[-1]!r}"
+            "contains targets, not predictions: it is a row of the data set; give the file with "
+            f"the model's responses, in a column {TEXT_COLUMNS[-1]!r}"
         )
     return _text(_first_field(record, (*TEXT_COLUMNS, ANSWER_COLUMN)))
 
 
 def _lmms_eval_prediction(record: Mapping[str, Any]) -> Prediction:
-    """A line of a file `*_samples_*.jsonl`.
+    """Parse a line of lmms-eval's `*_samples_*.jsonl`.
 
-    Source: `save_results_samples` of lmms-eval's evaluation_tracker.py. Answers stand in lists of
-    one in older versions, which also have the row itself as `doc`.
+    Source: `save_results_samples` of lmms-eval's evaluation_tracker.py. Older versions write
+    responses as lists of one, and the row itself as `doc`.
     """
     text = _response(record.get("filtered_resps", record.get("resps")))
     document = record.get("doc")
-    # Its metrics of many tasks are objects with the id of the question.
-    inside = [one for one in (document, *record.values()) if isinstance(one, dict)]
-    ids = [_as_id(one[name]) for one in inside for name in ID_COLUMNS if _is_id(one.get(name))]
+    # The metrics of many tasks are objects with the id of the question.
+    records = [one for one in (document, *record.values()) if isinstance(one, dict)]
+    ids = [_as_id(one[name]) for one in records for name in ID_COLUMNS if _is_id(one.get(name))]
     question = document.get("question") if isinstance(document, dict) else None
     question = question or record.get("input")
-    row = record["doc_id"]
+    doc_id = record["doc_id"]
     return Prediction(
-        tuple(dict.fromkeys((f"doc_id {_as_id(row)}", *ids))),
+        tuple(dict.fromkeys((f"doc_id {_as_id(doc_id)}", *ids))),
         _text(text),
         LMMS_EVAL,
         question=question if isinstance(question, str) else None,
-        row=row if isinstance(row, int) else None,
+        doc_index=doc_id if isinstance(doc_id, int) else None,
     )
 
 
 def _response(value: Any) -> Any:
-    """The first response in lists of lists.
+    """The first response in nested lists.
 
     Raises:
-        MGMError: it is the log-likelihood of a choice and whether it is the likeliest, no text.
+        MGMError: log-likelihoods of choices, not text.
     """
     while isinstance(value, list):
         if len(value) == 2 and str(value[1]) in ("True", "False") and _is_number(value[0]):
-            raise MGMError("has log-likelihoods, no text; the task has to generate answers")
+            raise MGMError("contains log-likelihoods, not text; use a task that generates")
         value = value[0] if value else None
     if isinstance(value, float) and not math.isnan(value):
-        raise MGMError("has log-likelihoods, no text; the task has to generate answers")
+        raise MGMError("contains log-likelihoods, not text; use a task that generates")
     return value
 
 
@@ -175,16 +175,16 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def is_same_question(one: Prediction, question: Question) -> bool:
-    """Whether what a file has of a question's text is of this question; so where it has none."""
+def is_same_question(prediction: Prediction, question: Question) -> bool:
+    """Whether question text and prompt in a file match a question; true without either."""
     problem = question.metadata.get("problem") or question.metadata.get("row") or {}
-    named = (question.metadata.get(name) for name in ("prompt", "question"))
-    texts = [strip_instructions(question.text), *named]
-    own = [text for text in (*texts, problem.get("question")) if isinstance(text, str)]
-    if alphanumeric(one.question or ""):
-        return any(one_contains_other(text, one.question or "") for text in own)
-    if isinstance(one.prompt, str) and alphanumeric(one.prompt):
-        return any(is_same_prompt(text, one.prompt) for text in own)
+    other_texts = (question.metadata.get(name) for name in ("prompt", "question"))
+    texts = [strip_instructions(question.text), *other_texts]
+    known_texts = [text for text in (*texts, problem.get("question")) if isinstance(text, str)]
+    if alphanumeric(prediction.question or ""):
+        return any(one_contains_other(text, prediction.question or "") for text in known_texts)
+    if isinstance(prediction.prompt, str) and alphanumeric(prediction.prompt):
+        return any(is_same_prompt(text, prediction.prompt) for text in known_texts)
     return True
 
 
@@ -199,11 +199,11 @@ def _as_id(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Raises an MGMError where it is no text."""
+    """The text of a cell; raises an MGMError for other types."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str | int | float):
-        raise MGMError(f"the answer is of type {type(value).__name__}, no text")
+        raise MGMError(f"the response is of type {type(value).__name__}, not text")
     return str(value).strip()
 
 
@@ -212,7 +212,7 @@ def _first_field(record: Mapping[str, Any], names: Sequence[str]) -> Any:
         if name in record:
             return record[name]
     own = [name for name in record if name != OBJECT_KEY]
-    raise MGMError(f"has none of {', '.join(names)}; it has {', '.join(own) or 'none'}")
+    raise MGMError(f"has no column of {', '.join(names)}, only {', '.join(own) or 'none'}")
 
 
 def _read_records(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -232,30 +232,30 @@ def _read_records(path: Path, unreadable: list[str]) -> Iterator[Mapping[str, An
         if isinstance(content, dict):
             content = _records_in_object(path, content)
         if not isinstance(content, list) or not any(isinstance(one, dict) for one in content):
-            raise MGMError(f"{path}: holds no records of answers")
+            raise MGMError(f"{path}: contains no predictions")
         yield from (one if isinstance(one, dict) else {} for one in content)
     elif kind == ".pkl":
         raise MGMError(
-            f"{path}: is a pickle, which can run any program when it is read; write it as JSON "
+            f"{path}: reading a pickle can run any code; convert it to JSON "
             "where it comes from: pandas.read_pickle(FILE).to_json('answers.json', "
             "orient='records') of a table, json.dump(pandas.read_pickle(FILE), "
             "open('answers.json', 'w')) of VLMEvalKit's *_PREV.pkl"
         )
     else:
-        raise MGMError(f"{path}: ends in {kind!r}; give .jsonl, .json, .tsv, .csv or .xlsx")
+        raise MGMError(f"{path}: unknown suffix {kind!r}; give .jsonl, .json, .tsv, .csv or .xlsx")
 
 
 def _records_in_object(path: Path, content: Mapping[str, Any]) -> list[Any]:
-    """The records in a JSON object: answers by their questions' names, or lmms-eval's old samples.
+    """The records in a JSON object: predictions by question id, or old samples of lmms-eval.
 
     Raises:
-        MGMError: it is lmms-eval's file of results.
+        MGMError: it is a results file of lmms-eval.
     """
     if isinstance(content.get("logs"), list):
         return content["logs"]
     if isinstance(content.get("results"), dict) and "configs" in content:
         raise MGMError(
-            f"{path}: holds lmms-eval's results, no answers; give the samples file, "
+            f"{path}: contains results of lmms-eval, not predictions; give the samples file, "
             "*_samples_*.jsonl, which --log_samples writes beside it"
         )
     return [
@@ -265,7 +265,7 @@ def _records_in_object(path: Path, content: Mapping[str, Any]) -> list[Any]:
 
 
 def _spreadsheet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a spreadsheet; an empty cell is an empty answer."""
+    """Read the rows of a spreadsheet; an empty cell is an empty response."""
     openpyxl = import_openpyxl(path)
     try:
         sheet = openpyxl.load_workbook(path, read_only=True).worksheets[0]

@@ -1,4 +1,4 @@
-"""Answers that another program has written: whose they are, and what is wrong with them."""
+"""Matches the predictions of another program to the questions of a benchmark (--predictions)."""
 
 import logging
 from collections import Counter, defaultdict
@@ -13,24 +13,25 @@ from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.prediction_records import Prediction, is_same_question, read_predictions
 
 logger = logging.getLogger("mgm.eval")
-MAX_LISTED_IDS = 3  # names that a message tells
+MAX_LISTED_IDS = 3  # ids in a message
 
 
 @dataclass
 class PredictionMatch:
-    """What a file holds.
+    """The result of matching a predictions file with the questions of a benchmark.
+
+    All but `responses` are ids or messages for the log.
 
     Attributes:
-        responses: questions with their answers, in the benchmark's order.
-        unknown: names that no question has.
-        duplicate: names of questions that the same was said to several times; it counts once.
-        conflicting: names of questions that different things were said to; none counts.
-        missing: questions that nothing was said to.
-        ambiguous: names that several questions have, where nothing tells which of them is meant.
-        mismatched: where the file has another question beside an answer than the benchmark has
-            under its name.
-        unreadable: records without a name or an answer.
-        empty: questions whose answer is null or empty; they are scored.
+        responses: matched predictions, in the benchmark's order.
+        unknown: predictions without a question of their id; ignored.
+        duplicate: questions with several equal predictions; counted once.
+        conflicting: questions with different predictions; ignored.
+        missing: questions without a prediction.
+        ambiguous: ids that several questions share, where prompt and order do not help; ignored.
+        mismatched: predictions whose file has another question text for their id; ignored.
+        unreadable: records without an id or a response; ignored.
+        empty: questions with a null or empty prediction; scored.
     """
 
     responses: list[Response] = field(default_factory=list)
@@ -44,149 +45,154 @@ class PredictionMatch:
     empty: list[str] = field(default_factory=list)
 
     def log_problems(self, path: Path) -> None:
-        """Log what is wrong."""
-        for names, what in (
-            (self.unreadable, "records cannot be read; they are left"),
-            (self.unknown, "answers to questions that the benchmark does not have; they are left"),
-            (
-                self.mismatched,
-                "answers are to other questions than their names say; they are left",
-            ),
-            (self.ambiguous, "answers whose names several questions have; they are left"),
-            (self.duplicate, "questions are answered twice, and the same; it counts once"),
-            (self.conflicting, "questions are answered twice, and differently; none counts"),
-            (self.empty, "questions have an empty answer, which is scored"),
-            (self.missing, "questions have no answer; the score is partial"),
+        """Log a warning for each kind of problem."""
+        for ids, problem in (
+            (self.unreadable, "unreadable records, ignored"),
+            (self.unknown, "predictions for unknown question ids, ignored"),
+            (self.mismatched, "predictions for another question than that of their id, ignored"),
+            (self.ambiguous, "predictions with ids of several questions, ignored"),
+            (self.duplicate, "questions with equal duplicate predictions, counted once"),
+            (self.conflicting, "questions with conflicting predictions, ignored"),
+            (self.empty, "questions with an empty prediction, scored"),
+            (self.missing, "questions without a prediction; the score is partial"),
         ):
-            if names:
-                more = ", …" if len(names) > MAX_LISTED_IDS else ""
-                shown = ", ".join(map(repr, names[:MAX_LISTED_IDS]))
-                logger.warning("%s: %d %s (%s%s)", path, len(names), what, shown, more)
+            if ids:
+                more = ", …" if len(ids) > MAX_LISTED_IDS else ""
+                shown = ", ".join(map(repr, ids[:MAX_LISTED_IDS]))
+                logger.warning("%s: %d %s (%s%s)", path, len(ids), problem, shown, more)
 
 
 def match_predictions(
     path: Path, benchmark: Benchmark, questions: Sequence[Question], protocol: str = ""
 ) -> PredictionMatch:
-    """Find the answers of questions in a file.
+    """Match the predictions in a file with the questions of a benchmark.
 
-    An answer of VLMEvalKit or lmms-eval belongs to the row of its index, where the questions are
-    from that harness's data, and else to the question of its name. What the file has of the
-    question's text has to agree. Where several questions have one name in published files, the
-    prompt tells them apart if it stands beside the answer, and else their order, if each has one.
+    A prediction of VLMEvalKit or lmms-eval belongs to the row of its index if the questions were
+    loaded from that harness's data, else to the question of its id. Question text in the file has
+    to match. If several questions share an id, as in published files, the prompt in the file
+    decides, else the order, if every one of them has a prediction.
 
     Args:
-        path: JSON lines, JSON, a spreadsheet, or a table separated by tabs or commas.
-        benchmark: that was asked.
-        questions: all of it.
-        protocol: by which they are asked; no message advises the one that is given.
+        path: JSONL, JSON, spreadsheet, TSV or CSV.
+        benchmark: of the predictions.
+        questions: all questions of the benchmark.
+        protocol: with which the questions were loaded.
 
     Raises:
-        MGMError: the file is missing or no such file, no answer in it is to a question, or most are
-            to other questions.
+        MGMError: the file is missing or unreadable, matches no question, or mostly matches other
+            questions.
     """
     predictions, unreadable = read_predictions(path)
-    found = PredictionMatch(unreadable=unreadable)
-    known = _by_name(benchmark, questions)
-    said: dict[int, list[str]] = defaultdict(list)
-    shared: dict[tuple[int, ...], list[Prediction]] = defaultdict(list)
-    wrong: list[tuple[Prediction, Question]] = []
-    for one in predictions:
-        own = _questions_of(one, known, questions)
-        fitting = [n for n in own if is_same_question(one, questions[n])]
-        prompted = [n for n in fitting if _is_prompt(one.prompt, questions[n])]
-        if not own:
-            found.unknown.append(one.name)
-        elif not fitting:
-            found.mismatched.append(one.name)
-            wrong.append((one, questions[own[0]]))
+    match = PredictionMatch(unreadable=unreadable)
+    indices_by_id = _indices_by_id(benchmark, questions)
+    texts_by_index: dict[int, list[str]] = defaultdict(list)
+    by_candidates: dict[tuple[int, ...], list[Prediction]] = defaultdict(list)
+    mismatched: list[tuple[Prediction, Question]] = []
+    for prediction in predictions:
+        candidates = _candidates(prediction, indices_by_id, questions)
+        consistent = [n for n in candidates if is_same_question(prediction, questions[n])]
+        with_prompt = [n for n in consistent if _is_prompt(prediction.prompt, questions[n])]
+        if not candidates:
+            match.unknown.append(prediction.id)
+        elif not consistent:
+            match.mismatched.append(prediction.id)
+            mismatched.append((prediction, questions[candidates[0]]))
         else:
-            shared[tuple(prompted or fitting)].append(one)
-    for own, answers in shared.items():
-        if len(own) > 1 and len(answers) % len(own):
-            found.ambiguous += [one.name for one in answers]
+            by_candidates[tuple(with_prompt or consistent)].append(prediction)
+    for candidates, answers in by_candidates.items():
+        if len(candidates) > 1 and len(answers) % len(candidates):
+            match.ambiguous += [prediction.id for prediction in answers]
             continue
-        for number, one in enumerate(answers):  # as often as the file goes through them
-            said[own[number % len(own)]].append(one.text)
-    harness = Counter(one.harness for one in predictions).most_common(1)
+        for number, prediction in enumerate(answers):  # the file may repeat them in order
+            texts_by_index[candidates[number % len(candidates)]].append(prediction.text)
+    harness = Counter(prediction.harness for prediction in predictions).most_common(1)
     advice = _advice(benchmark, harness[0][0] if harness else "", protocol)
-    _check(path, benchmark, found, len(said), wrong, list(known), advice)
+    _raise_if_useless(
+        path, benchmark, match, len(texts_by_index), mismatched, list(indices_by_id), advice
+    )
     for index, question in enumerate(questions):
-        texts = said.get(index, [])
+        texts = texts_by_index.get(index, [])
         if len(set(texts)) == 1:
-            found.responses.append(Response(question, texts[0]))
-            found.duplicate += [question.id] * (len(texts) > 1)
-            found.empty += [question.id] * (not texts[0])
+            match.responses.append(Response(question, texts[0]))
+            match.duplicate += [question.id] * (len(texts) > 1)
+            match.empty += [question.id] * (not texts[0])
         elif texts:
-            found.conflicting.append(question.id)
+            match.conflicting.append(question.id)
         else:
-            found.missing.append(question.id)
-    return found
+            match.missing.append(question.id)
+    return match
 
 
-def _by_name(benchmark: Benchmark, questions: Sequence[Question]) -> dict[str, list[int]]:
-    """The indexes of questions, by all that files of answers call them."""
-    known: dict[str, list[int]] = defaultdict(list)
+def _indices_by_id(benchmark: Benchmark, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """Indices of questions by all ids that predictions files use."""
+    indices_by_id: dict[str, list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
-        for name in benchmark.prediction_ids(question):
-            known[name].append(index)
+        for prediction_id in benchmark.prediction_ids(question):
+            indices_by_id[prediction_id].append(index)
         if question.source_index is not None:
-            known[question.source_index].append(index)
-    return known
+            indices_by_id[question.source_index].append(index)
+    return indices_by_id
 
 
-def _questions_of(
-    one: Prediction, known: Mapping[str, list[int]], questions: Sequence[Question]
+def _candidates(
+    prediction: Prediction, indices_by_id: Mapping[str, list[int]], questions: Sequence[Question]
 ) -> list[int]:
-    """The questions that an answer may be to, by the surest of its names that there is."""
-    for name in one.names:
-        if name in known:
-            return known[name]
-    # A harness's own row, where the question can be compared: published files may have its order.
-    row = one.row
-    return [row] if row is not None and one.question and row < len(questions) else []
+    """Indices of the questions of a prediction, by its most reliable id that any question has."""
+    for prediction_id in prediction.ids:
+        if prediction_id in indices_by_id:
+            return indices_by_id[prediction_id]
+    # The row index alone, if the text can be verified: published files may have the same order.
+    doc_index = prediction.doc_index
+    if doc_index is not None and prediction.question and doc_index < len(questions):
+        return [doc_index]
+    return []
 
 
 def _is_prompt(prompt: Any, question: Question) -> bool:
     return prompt is not None and prompt in (question.metadata.get("prompt"), question.text)
 
 
-def _check(
+def _raise_if_useless(
     path: Path,
     benchmark: Benchmark,
-    found: PredictionMatch,
+    match: PredictionMatch,
     usable: int,
-    wrong: Sequence[tuple[Prediction, Question]],
-    known: Sequence[str],
+    mismatched: Sequence[tuple[Prediction, Question]],
+    known_ids: Sequence[str],
     advice: str,
 ) -> None:
-    """Raise what makes a file useless."""
-    if len(wrong) > usable:
-        one, question = wrong[0]
+    """Raise an MGMError if predictions match other questions, or none."""
+    if len(mismatched) > usable:
+        prediction, question = mismatched[0]
         raise MGMError(
-            f"{path}: {len(wrong)} of its answers are to other questions than {benchmark.name} has "
-            f"under their names: {one.name} is {one.question or one.prompt!r:.80} there and "
-            f"{question.text!r:.80} here{advice}"
+            f"{path}: {len(mismatched)} predictions do not match the questions of {benchmark.name} "
+            f"with their ids: {prediction.id} is {prediction.question or prediction.prompt!r:.80} "
+            f"there and {question.text!r:.80} here{advice}"
         )
     if usable:
         return
-    if found.unreadable and not found.unknown + found.ambiguous:
-        raise MGMError(f"{path}, {found.unreadable[0]}")
-    if found.ambiguous:
+    if match.unreadable and not match.unknown + match.ambiguous:
+        raise MGMError(f"{path}, {match.unreadable[0]}")
+    if match.ambiguous:
         raise MGMError(
-            f"{path}: {found.ambiguous[0]!r} is the name of several questions of {benchmark.name}, "
-            f"and nothing in the file tells which{advice}"
+            f"{path}: {match.ambiguous[0]!r} is the id of several questions of {benchmark.name}, "
+            f"and the file does not distinguish them{advice}"
         )
     raise MGMError(
-        f"{path}: none of its {len(found.unknown)} answers is to a question of {benchmark.name} "
-        f"(its ids are like {', '.join(map(repr, found.unknown[:MAX_LISTED_IDS])) or 'none'}, the "
-        f"benchmark's like {', '.join(map(repr, known[:MAX_LISTED_IDS]))}){advice}"
+        f"{path}: none of its {len(match.unknown)} predictions matches a question of "
+        f"{benchmark.name} (its ids are like {_shown(match.unknown)}, the benchmark's like "
+        f"{_shown(known_ids)}){advice}"
     )
 
 
+def _shown(ids: Sequence[str]) -> str:
+    return ", ".join(map(repr, ids[:MAX_LISTED_IDS])) or "none"
+
+
 def _advice(benchmark: Benchmark, harness: str, protocol: str) -> str:
-    """Which protocol reads the data that a harness's indexes are of."""
+    """Advice to use the protocol of the harness that wrote the file."""
     if harness == protocol:
         return ""
     if harness in (LMMS_EVAL, VLMEVALKIT) and harness in benchmark.protocols:
-        return f"; its indexes are of {harness}'s data: give --protocol {harness}"
+        return f"; its indices belong to the data of {harness}: give --protocol {harness}"
     return ""

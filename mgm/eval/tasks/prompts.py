@@ -1,4 +1,4 @@
-"""Sentences by which published protocols ask for short answers; which prompts ask the same."""
+"""Instruction suffixes of published prompts, and comparison of prompts without them."""
 
 import re
 
@@ -6,22 +6,22 @@ SHORT_ANSWER_PROMPT = "Answer the question using a single word or phrase."
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 UNANSWERABLE_PROMPT = "When the provided information is insufficient, respond with 'Unanswerable'."
 _OCR_TOKENS = re.compile(r"\n\s*reference ocr tokens?:", re.IGNORECASE)
-# Behind questions in published files.
+# Suffixes of questions in published files.
 INSTRUCTIONS = (SHORT_ANSWER_PROMPT, LETTER_PROMPT, UNANSWERABLE_PROMPT, "Please answer yes or no.")
 _MARKER = re.compile(r"<image[^>]{0,8}>")
 
 
 def one_contains_other(text: str, other: str) -> bool:
-    """Whether one of two texts is a part of the other, by their letters; an empty one is none."""
+    """Whether one of two texts contains the other, by letters and digits; false for empty texts."""
     first, second = alphanumeric(text), alphanumeric(other)
     return bool(first and second) and (first in second or second in first)
 
 
 def is_same_prompt(text: str, other: str) -> bool:
-    """Whether two prompts are of one question.
+    """Whether two prompts are of the same question.
 
-    Published prompts of a question differ in the instruction behind it, in OCR tokens, and in where
-    hints and choices stand: so one may contain the other's question, or all of its words.
+    Published prompts of a question differ in instructions, OCR tokens, and the order of hints and
+    choices: one has to contain the other's question, or all of its words.
     """
     first, second = strip_instructions(text), strip_instructions(other)
     if one_contains_other(text, second) or one_contains_other(first, other):
@@ -31,7 +31,7 @@ def is_same_prompt(text: str, other: str) -> bool:
 
 
 def strip_instructions(prompt: str) -> str:
-    """A prompt without OCR tokens and instructions, where something is left."""
+    """Remove OCR tokens and instructions, unless nothing would remain."""
     bare = _OCR_TOKENS.split(prompt, maxsplit=1)[0]
     for instruction in INSTRUCTIONS:
         bare = bare.replace(instruction, "")
@@ -43,5 +43,5 @@ def _words(text: str) -> list[str]:
 
 
 def alphanumeric(text: str) -> str:
-    """Letters and digits alone: harnesses add hints, markers and line breaks."""
+    """Letters and digits of a text, without image markers: harnesses differ in the rest."""
     return "".join(filter(str.isalnum, _MARKER.sub("", text).casefold()))

@@ -1,14 +1,14 @@
-"""Answers without the reasoning that a model writes before them."""
+"""Removes <think> blocks from responses."""
 
 # Source: the default of lmms-eval's --reasoning_tags.
 THINKING_TAGS = (("<think>", "</think>"), ("<analysis>", "</analysis>"))
 
 
 def strip_thinking(text: str) -> str:
-    """An answer without its blocks of reasoning and without blanks around it.
+    """Remove reasoning blocks and surrounding whitespace.
 
-    Of a text with a closing tag alone, since the prompt ended with the opening one, what follows
-    the last closing tag is the answer; a block that is not closed stays.
+    If there are closing tags only, since the prompt ended with the opening one, the text after the
+    last of them remains. A block that is not closed remains.
     Source: lmms-eval's `strip_reasoning_tags`.
     """
     for opening, closing in THINKING_TAGS:

@@ -85,13 +85,13 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
     engine = mgm.load(folder, device="cpu")
     answerer, cache = EngineModel(engine, 4), ResponseCache(tmp_path, "tiny")
     used = []
-    original = EngineModel.answers
+    original = EngineModel.generate
 
     def noted(self, asked):
         used.append(self.engine.fusion)
         return original(self, asked)
 
-    monkeypatch.setattr(EngineModel, "answers", noted)
+    monkeypatch.setattr(EngineModel, "generate", noted)
     (ablation,) = parse_ablations(["one_query"], tiny_config())
     run_ablation(ablation, questions, answerer, cache)
     pixels = engine.processor.image_processor(
@@ -120,7 +120,7 @@ def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions, monkeyp
     def broken(self, asked):
         raise MGMError("nobody answers")
 
-    monkeypatch.setattr(EngineModel, "answers", broken)
+    monkeypatch.setattr(EngineModel, "generate", broken)
     with pytest.raises(MGMError, match="nobody answers"):
         run_ablation(query, questions, answerer, cache)
     assert engine.fusion == FusionConfig()

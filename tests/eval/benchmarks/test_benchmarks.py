@@ -122,12 +122,12 @@ def test_missing_and_damaged_files_are_named(data, tmp_path):
     make = tmp_path / "damaged"
     MAKERS["gqa"](make)
     (make / "gqa" / "llava_gqa_testdev_balanced.jsonl").write_text('{"question_id": "20"')
-    with pytest.raises(MGMError, match="line 1: is no JSON"):
+    with pytest.raises(MGMError, match="line 1: not JSON"):
         asked(make, "gqa")
     MAKERS["textvqa"](make)
     truth = make / "textvqa" / "TextVQA_0.5.1_val.json"
     truth.write_text(json.dumps({"data": []}))
-    with pytest.raises(MGMError, match=r"both files have to be of version 0\.5\.1"):
+    with pytest.raises(MGMError, match=r"use version 0\.5\.1 of both files"):
         asked(make, "textvqa")
 
 

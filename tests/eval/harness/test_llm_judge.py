@@ -92,7 +92,7 @@ def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
         asked = judge(address, tmp_path)
         with pytest.raises(MGMError, match="no answer can be scored"):
             score_responses(MMVet(), "test", "paper", questions(60), responses, asked)
-        assert "so it went with 20 requests in a row" in asked.unavailable
+        assert "20 consecutive requests failed" in asked.unavailable
         assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 20)
 
 

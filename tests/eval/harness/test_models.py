@@ -80,5 +80,5 @@ def test_who_stops_early_leaves_nothing_running(engine):
     answers = generate_all(engine, requests(9), 2)
     next(answers)
     answers.close()
-    assert "ahead" not in {thread.name.split("_")[0] for thread in threading.enumerate()}
+    assert "preprocess" not in {thread.name.split("_")[0] for thread in threading.enumerate()}
     assert len(list(generate_all(engine, requests(3), 2))) == 3

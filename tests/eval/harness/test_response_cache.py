@@ -51,7 +51,7 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
     answerer = EndpointModel("http://localhost:1/v1", "model", 1)
     bodies = []
     monkeypatch.setattr(
-        answerer._endpoint, "complete", lambda body: bodies.append(body) or Completion("yes")
+        answerer._client, "complete", lambda body: bodies.append(body) or Completion("yes")
     )
 
     def sent(content, orientation):

@@ -118,7 +118,7 @@ def test_a_server_that_answers_nothing_is_not_asked_everything(reply, tmp_path):
     with server(reply) as (address, bodies):
         answerer = EndpointModel(address, "m", 4, wait=0.0001)
         with pytest.raises(
-            MGMError, match=f"so it went with {MAX_CONSECUTIVE_FAILURES} requests in a row"
+            MGMError, match=f"{MAX_CONSECUTIVE_FAILURES} consecutive requests failed"
         ):
             generate_responses(questions, answerer, ResponseCache(tmp_path, "there"))
         assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 10)

@@ -123,9 +123,9 @@ def test_answers_to_other_questions_are_refused(tmp_path, caplog):
     shifted = predictions(tmp_path / "m.tsv", predicted(0, 1, 2, shift=1))
     with pytest.raises(
         MGMError,
-        match=r"m\.tsv: 3 of its answers are to other questions than pope has under their names: "
+        match=r"m\.tsv: 3 predictions do not match the questions of pope with their ids: "
         r"index 1 is 'Is there a dog in the image\?' there and 'Is there a cat in the image\?' here"
-        r"; its indexes are of vlmevalkit's data: give --protocol vlmevalkit",
+        r"; its indices belong to the data of vlmevalkit: give --protocol vlmevalkit",
     ):
         match_predictions(shifted, kind, questions)
     rows = [*predicted(0, 1, 2), predicted(3)[0] | {"question": "Is there a house?"}]
@@ -133,7 +133,7 @@ def test_answers_to_other_questions_are_refused(tmp_path, caplog):
     assert found.mismatched == ["index 3"]
     assert [one.text for one in found.responses] == ["a dog", "a cat", "a tree"]
     found.log_problems(tmp_path / "m.tsv")
-    assert "1 answers are to other questions than their names say; they are left" in caplog.text
+    assert "1 predictions for another question than that of their id, ignored" in caplog.text
 
 
 def test_indexes_of_other_data_are_refused(tmp_path):
@@ -141,7 +141,7 @@ def test_indexes_of_other_data_are_refused(tmp_path):
     data = make_all(tmp_path / "data")
     kind = BENCHMARKS["pope"]
     questions = list(kind.questions(data / "pope", "test", "paper"))
-    advice = "its indexes are of {}'s data: give --protocol {}"
+    advice = "its indices belong to the data of {}: give --protocol {}"
     file = predictions(tmp_path / "m.xlsx", predicted(0, 1, 2, 3, question=False))
     with pytest.raises(MGMError, match=advice.format("vlmevalkit", "vlmevalkit")):
         match_predictions(file, kind, questions)
@@ -170,7 +170,7 @@ def test_rows_of_lmms_eval_in_published_files(tmp_path):
     assert [one.text for one in found.responses] == texts
     moved = samples(questions[1:] + questions[:1], texts, old=False)
     lines(tmp_path / "t.jsonl", moved)
-    with pytest.raises(MGMError, match="3 of its answers are to other questions"):
+    with pytest.raises(MGMError, match="3 predictions do not match the questions"):
         match_predictions(tmp_path / "t.jsonl", kind, questions)
 
 
@@ -185,7 +185,7 @@ def test_nulls_are_empty_answers(tmp_path, suffix, caplog):
     assert [one.text for one in found.responses] == ["a dog", "", "", "7"]
     assert found.empty == ["1", "2"]
     found.log_problems(tmp_path)
-    assert "2 questions have an empty answer, which is scored" in caplog.text
+    assert "2 questions with an empty prediction, scored" in caplog.text
     kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
     for none in (None, [], [None], [[]], [[None]]):
         lines(tmp_path / "s.jsonl", [{"doc_id": 0, "filtered_resps": none, "target": "x"}])
@@ -203,9 +203,9 @@ def test_records_that_are_none_cost_themselves(tmp_path, caplog):
     found = match_predictions(tmp_path / "m.json", kind, questions)
     assert [one.text for one in found.responses] == ["a dog", "a cat"]
     assert len(found.unreadable) == 4
-    assert "record 3: the answer is of type dict, no text" in found.unreadable
+    assert "record 3: the response is of type dict, not text" in found.unreadable
     found.log_problems(tmp_path)
-    assert "4 records cannot be read; they are left" in caplog.text
+    assert "4 unreadable records, ignored" in caplog.text
     text = "\n".join([json.dumps(good[0]), "{", "[" * 5000, "7", '{"index": "1", "pre', ""])
     (tmp_path / "m.jsonl").write_text(text)
     found = match_predictions(tmp_path / "m.jsonl", kind, questions)
@@ -231,13 +231,13 @@ def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
     found = match_predictions(tmp_path / "m.jsonl", kind, questions)
     assert (found.ambiguous, [one.text for one in found.responses]) == (["a"], ["2"])
     found.log_problems(tmp_path)
-    assert "1 answers whose names several questions have; they are left ('a')" in caplog.text
+    assert "1 predictions with ids of several questions, ignored ('a')" in caplog.text
 
 
 def test_files_that_are_no_tables(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"0": "yes"}))
-    with pytest.raises(MGMError, match="is a pickle, which can run any program"):
+    with pytest.raises(MGMError, match="reading a pickle can run any code"):
         match_predictions(tmp_path / "m.pkl", kind, questions)
     for content in (b"index\tprediction\n0\t\xff\xfe", b"PK\x03\x04", b"a\tb\n1\t2\t3\n", b""):
         (tmp_path / "m.tsv").write_bytes(content)
@@ -304,7 +304,7 @@ def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
     for record in records:
         record["input"] = "Where on earth is that?"
     lines(tmp_path / "s.jsonl", records)
-    with pytest.raises(MGMError, match="are to other questions") as caught:
+    with pytest.raises(MGMError, match="do not match the questions") as caught:
         match_predictions(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
     assert "--protocol" not in str(caught.value)
 
@@ -313,12 +313,12 @@ def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
 def test_right_answers_are_no_predictions(tmp_path, name):
     """A table itself, and a harness's file whose column of predictions is missing."""
     kind, questions = of_harness(tmp_path, name, "vlmevalkit", numbered(name))
-    with pytest.raises(MGMError, match="record 1: holds the right answers, no predictions"):
+    with pytest.raises(MGMError, match="record 1: contains targets, not predictions"):
         match_predictions(tmp_path / TABLES[name][0], kind, questions)
     rows = [one | {"category": "x"} for one in numbered(name)]
     for suffix in (".xlsx", ".json", ".csv"):
         file = predictions(tmp_path / f"m{suffix}", rows)
-        with pytest.raises(MGMError, match="holds the right answers, no predictions"):
+        with pytest.raises(MGMError, match="contains targets, not predictions"):
             match_predictions(file, kind, questions)
 
 
@@ -341,7 +341,7 @@ def test_answers_with_their_questions_are_predictions(tmp_path):
 def test_log_likelihoods_are_no_text(tmp_path, likelihoods):
     kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
     lines(tmp_path / "s.jsonl", [{"doc_id": 0, "filtered_resps": likelihoods, "target": "x"}])
-    with pytest.raises(MGMError, match="record 1: has log-likelihoods, no text"):
+    with pytest.raises(MGMError, match="record 1: contains log-likelihoods, not text"):
         match_predictions(tmp_path / "s.jsonl", kind, questions)
 
 

@@ -76,10 +76,10 @@ def test_faults_are_counted_and_named(data, tmp_path, caplog):
     assert found.conflicting == ["v_11"]
     found.log_problems(file)
     said = caplog.text
-    assert "1 answers to questions that the benchmark does not have" in said
-    assert "they are left ('nobody')" in said
-    assert "1 questions are answered twice, and the same; it counts once ('10')" in said
-    assert "1 questions are answered twice, and differently; none counts ('v_11')" in said
+    assert "1 predictions for unknown question ids" in said
+    assert "unknown question ids, ignored ('nobody')" in said
+    assert "1 questions with equal duplicate predictions, counted once ('10')" in said
+    assert "1 questions with conflicting predictions, ignored ('v_11')" in said
 
 
 def test_one_name_of_several_questions(data, tmp_path):
@@ -150,27 +150,31 @@ def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, p
                        "prompt": one.metadata["prompt"]} for one in asked)  # fmt: skip
     lines(file, [first | {"prompt": prompt}, *others])
     if not others:
-        with pytest.raises(MGMError, match="are to other questions than"):
+        with pytest.raises(MGMError, match="do not match the questions of"):
             match_predictions(file, kind, asked)
         return
     found = match_predictions(file, kind, asked)
     assert len(found.responses) == len(others)
     assert found.mismatched == [first["question_id"]]
     found.log_problems(file)
-    assert "1 answers are to other questions than their names say; they are left" in caplog.text
+    assert "1 predictions for another question than that of their id, ignored" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", '{"question_id": "x", "text": "a"}', "none of its 1 answers is to a question"),
-        ("a.jsonl", '{"text": "a"}', "record 1: has none of question_id, .*; it has text"),
-        ("a.jsonl", '{"question_id": "20"}', "has none of text, response, prediction, answer"),
-        ("a.jsonl", '{"question_id": "20", "text": ["a"]}', "is of type list, no text"),
-        ("a.jsonl", "{", "line 1: is no JSON"),
-        ("a.json", "[1]", "holds no records of answers"),
+        (
+            "a.jsonl",
+            '{"question_id": "x", "text": "a"}',
+            "none of its 1 predictions matches a question",
+        ),
+        ("a.jsonl", '{"text": "a"}', "record 1: has no column of question_id, .*, only text"),
+        ("a.jsonl", '{"question_id": "20"}', "has no column of text, response, prediction, answer"),
+        ("a.jsonl", '{"question_id": "20", "text": ["a"]}', "is of type list, not text"),
+        ("a.jsonl", "{", "line 1: not JSON"),
+        ("a.json", "[1]", "contains no predictions"),
         ("a.xlsx", "no", "cannot be read as a spreadsheet"),
-        ("a.txt", "red", "ends in '.txt'; give .jsonl"),
+        ("a.txt", "red", "unknown suffix '.txt'; give .jsonl"),
     ],
 )
 def test_files_that_are_none(data, tmp_path, name, content, says):
