@@ -75,12 +75,12 @@ def test_mathvista():
     record = golden_json("eval/mathvista.json")["calculate_score_script"]
     right = 0
     for name, problem in record["input"].items():
-        found = extraction.normal_extraction(
+        found = extraction.normalize_extraction(
             *(problem[field] for field in ("extraction", "choices", "question_type")),
             problem["answer_type"],
             problem["precision"],
         )
-        equal = extraction.is_equal(found, problem["answer"])
+        equal = extraction.values_equal(found, problem["answer"])
         assert (found, equal) == (
             record["output"][name]["prediction"],
             record["output"][name]["true_false"],

@@ -45,10 +45,10 @@ def test_one_benchmark_that_cannot_be_scored(data, model, tmp_path, capfd, caplo
     out = tmp_path / "out"
     assert main(words(data, model, out, "--benchmark", "gqa", "mme")) == 2
     assert "MME (mme:test)" in capfd.readouterr().out
-    assert "error: gqa:testdev: gqa: nothing was answered (20: question 20: image 1" in caplog.text
+    assert "error: gqa:testdev: gqa: no responses (20: question 20: image 1" in caplog.text
     assert score_of(out, "mme", "test")["questions"] == 8
     assert "MME" in (out / "report.html").read_text()
-    with pytest.raises(MGMError, match="gqa: nothing was answered"):  # nothing else was to report
+    with pytest.raises(MGMError, match="gqa: no responses"):  # nothing else was to report
         main(words(data, model, out, "--benchmark", "gqa"))
 
 

@@ -1,1 +1,1 @@
-"""One file for each benchmark."""
+"""The benchmarks, one file each; `mgm.eval.registry` lists them."""

@@ -1,4 +1,4 @@
-"""AI2D: diagrams of school science, with choices."""
+"""AI2D: multiple choice about diagrams of grade school science."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 
 class AI2D(Benchmark):
-    """Letters; in `test-no-mask` the labels of a diagram are not covered by letters.
+    """Accuracy; in `test-no-mask` the labels of diagrams are not masked by letters.
 
     Source: Kembhavi et al., "A Diagram Is Worth A Dozen Images" (2016),
     https://arxiv.org/abs/1603.07396.
@@ -42,7 +42,7 @@ class AI2D(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """Choices as lines with letters; in VLMEvalKit's protocol its own prompt."""
         if protocol == VLMEVALKIT:
             return choice_question(row, images)
         return Question(
@@ -57,16 +57,16 @@ class AI2D(Benchmark):
     def filter_response(
         self, response: Response, protocol: str, without_thinking: bool = False
     ) -> Response:
-        """See `Benchmark`; lmms-eval takes the letter before it takes reasoning out.
+        """Also extract the letter, which lmms-eval does before it removes reasoning.
 
         Source: `MultiChoiceRegexFilter` of lmms-eval's ai2d, utils.py.
         """
-        found = re.match(r"\s*([A-Z])\.", response.text) if protocol == LMMS_EVAL else None
-        response = replace(response, text=found[1]) if found else response
+        match = re.match(r"\s*([A-Z])\.", response.text) if protocol == LMMS_EVAL else None
+        response = replace(response, text=match[1]) if match else response
         return super().filter_response(response, protocol, without_thinking)
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
+        """Whether the letter of the response is the target."""
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
         return float(exact_match(response.text, response.question.target))

@@ -1,4 +1,4 @@
-"""ChartQA: questions about charts, by people and made from captions."""
+"""ChartQA: questions about charts, written by people or generated from captions."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from mgm.eval.tasks.dataset_source import HubFiles, Table
 from mgm.eval.tasks.files import as_text_list
 from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
-TOLERANCE = 0.05  # of a number, relative to the right one
+TOLERANCE = 0.05  # relative error of a number
 
 
 class ChartQA(Benchmark):
-    """Relaxed accuracy of all questions; human and augmented ones are parts of it."""
+    """Relaxed accuracy, with parts for human and augmented questions."""
 
     name, title, folder, metric = "chartqa", "ChartQA", "chartqa", "relaxed accuracy"
     splits = scored_splits = ("test",)
@@ -29,7 +29,7 @@ class ChartQA(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The question with each harness's instruction to answer with one word."""
         by_lmms_eval = protocol == LMMS_EVAL
         suffix = "Answer the question with a single word." if by_lmms_eval else SHORT_ANSWER_PROMPT
         return Question(
@@ -44,16 +44,16 @@ class ChartQA(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether a number is near enough, or another answer the right one."""
+        """Relaxed correctness: a number within 5 %, or an equal text."""
         text = response.text.strip()
         return float(any(is_near(text, answer) for answer in response.question.target))
 
 
 def is_near(text: str, answer: str) -> bool:
-    """Whether a number differs by at most 5 %; other answers have to be equal but for case.
+    """Whether a number has a relative error of at most 5 %; other texts have to be equal but case.
 
-    Source: Masry et al., "ChartQA" (2022), section 5.1; relaxed_correctness of both harnesses. A
-    right answer of 0 has no relative difference: it is compared as a text.
+    A target of 0 is compared as text. Source: Masry et al., "ChartQA" (2022), section 5.1;
+    relaxed_correctness of both harnesses.
     """
     number, right = _number(text), _number(answer)
     if number is None or not right:

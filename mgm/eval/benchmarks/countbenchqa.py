@@ -1,4 +1,4 @@
-"""CountBenchQA: how many objects a photograph shows, from two to ten."""
+"""CountBenchQA: counting two to ten objects in photographs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from mgm.eval.tasks.dataset_source import HubFiles, Table
 
 
 class CountBenchQA(Benchmark):
-    """Exact numbers; VLMEvalKit takes an answer that contains the right number's digits."""
+    """Accuracy; for VLMEvalKit a response is right if it contains the target's digits."""
 
     name, title, folder = "countbenchqa", "CountBenchQA", "countbenchqa"
     splits = scored_splits = ("test",)
@@ -25,7 +25,7 @@ class CountBenchQA(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The prompt of each harness; lmms-eval's includes the caption of the image."""
         by_lmms_eval = protocol == LMMS_EVAL
         return Question(
             id=str(number - 1),
@@ -38,13 +38,13 @@ class CountBenchQA(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the number is right."""
+        """Exact match in lmms-eval; VLMEvalKit looks for the target in the response."""
         text, answer = response.text, response.question.target
         return float(text.strip() == answer if protocol == LMMS_EVAL else answer in text)
 
 
 def _lmms_eval_prompt(row: dict[str, Any]) -> str:
-    """The image's caption, which names the number in words, goes first.
+    """Caption, which contains the number in words, question and instruction.
 
     Source: countbenchqa_doc_to_text of lmms-eval's tasks/countbenchqa.
     """
@@ -53,6 +53,6 @@ def _lmms_eval_prompt(row: dict[str, Any]) -> str:
 
 
 def _vlmevalkit_prompt(row: dict[str, Any]) -> str:
-    """Source: CountBenchQA.build_prompt of VLMEvalKit's image_vqa.py."""
+    """Question and instruction. Source: CountBenchQA.build_prompt of VLMEvalKit's image_vqa.py."""
     note = "answer with a number directly e.g. 3. Do not include any additional text."
     return f"{row['question']} Note that: {note}"

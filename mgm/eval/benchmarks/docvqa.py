@@ -1,4 +1,4 @@
-"""DocVQA: questions about scanned pages, answered with texts that stand there."""
+"""DocVQA: questions about scanned documents, scored by ANLS."""
 
 import json
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ DATASET = "lmms-lab-encoder/DocVQA"
 def document_sources(
     name: str, val: int, test: int, table: str, md5: str
 ) -> dict[tuple[str, str], HubFiles | Table]:
-    """The files of one of the data set's benchmarks.
+    """The data sources of DocVQA or InfoVQA, by split and protocol.
 
     Args:
-        name: its folder in the data set of the hub.
-        val: questions of the split val.
-        test: questions of the split test.
-        table: VLMEvalKit's, of the split val.
+        name: folder in the data set on the hub.
+        val: number of questions of the split val.
+        test: number of questions of the split test.
+        table: name of VLMEvalKit's table of the split val.
         md5: of the table.
     """
     on_hub = {
@@ -37,7 +37,7 @@ def document_sources(
 
 
 class DocVQA(Benchmark):
-    """Similarity of texts; the official protocol asks as lmms-eval does."""
+    """ANLS; the official protocol has the prompts of lmms-eval."""
 
     name, title, folder = "docvqa", "DocVQA", "docvqa"
     splits = ("val", "test")
@@ -53,7 +53,7 @@ class DocVQA(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The question with the instruction to answer with one word or phrase."""
         answers = row["answer"] if protocol == VLMEVALKIT else row.get("answers")
         return Question(
             id=str(row["index"] if protocol == VLMEVALKIT else row["questionId"]),
@@ -65,12 +65,12 @@ class DocVQA(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """How near the answer is to the nearest right one."""
+        """The maximum ANLS over the targets."""
         text = response.text.strip() if protocol == LMMS_EVAL else response.text
         return max((anls(text, one) for one in response.question.target), default=0.0)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """What the challenge's server takes: https://rrc.cvc.uab.es/?ch=17."""
+        """The upload for the challenge's server, https://rrc.cvc.uab.es/?ch=17."""
         if split in self.scored_splits:
             return []
         path = folder / f"{self.name}_{split}.json"

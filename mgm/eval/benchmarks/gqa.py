@@ -1,4 +1,4 @@
-"""GQA: questions about scenes, with one right word or phrase."""
+"""GQA: compositional questions about scenes, with a word or phrase as answer."""
 
 import json
 import string
@@ -19,49 +19,49 @@ from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class _HubScenes(HubFiles):
-    """Questions and images lie in files of their own."""
+class _SceneFiles(HubFiles):
+    """Parquet files of questions, and separate ones of images."""
 
     @property
-    def pictures(self) -> str:
-        """The pattern of the files with images."""
+    def image_pattern(self) -> str:
+        """The glob pattern of the files with images."""
         return self.pattern.replace("instructions", "images")
 
     def files(self, folder: Path) -> list[Path]:
-        """See `Source`."""
-        return [*super().files(folder), *matching(folder, self.pictures)]
+        """The downloaded files of questions and of images."""
+        return [*super().files(folder), *matching(folder, self.image_pattern)]
 
     def read(self, folder: Path) -> Iterator[RowWithImages]:
-        """See `Source`."""
+        """Read all questions, joined with their images."""
         images = {
             row["id"]: images_of(row["image"], f"{self.dataset}, image {row['id']}")
-            for row in self.records(folder, self.pictures)
+            for row in self.records(folder, self.image_pattern)
         }
         for row in self.records(folder, self.pattern):
-            fault = MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
-            yield row, images.get(row["imageId"], fault)
+            missing = MGMError(f"{folder}: question {row['id']} has no image {row['imageId']}")
+            yield row, images.get(row["imageId"], missing)
 
     def required_files(self) -> list[RequiredFile]:
-        """See `Source`."""
+        """The patterns of the files of questions and of images."""
         (questions,) = super().required_files()
-        return [questions, replace(questions, path=self.pictures)]
+        return [questions, replace(questions, path=self.image_pattern)]
 
 
 class GQA(Benchmark):
-    """Exact answers."""
+    """Exact-match accuracy on testdev (balanced)."""
 
     name, title, folder = "gqa", "GQA", "gqa"
     splits = scored_splits = ("testdev",)
     sizes = {"testdev": 12578}  # noqa: RUF012
     protocols = (PAPER, LMMS_EVAL)
     sources = {  # noqa: RUF012
-        ("testdev", LMMS_EVAL): _HubScenes(
+        ("testdev", LMMS_EVAL): _SceneFiles(
             "lmms-lab-encoder/GQA", "testdev_balanced_instructions/testdev-*.parquet", 12578
         )
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, answers and images."""
+        """LLaVA's question file, targets and images."""
         site = "https://downloads.cs.stanford.edu/nlp/data/gqa"
         return [
             RequiredFile(
@@ -74,24 +74,24 @@ class GQA(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file; targets of GQA's own."""
         file = folder / "data" / "testdev_balanced_questions.json"
         truths = load_json(file)
         questions = folder / "llava_gqa_testdev_balanced.jsonl"
 
-        def complete(question: Question, index: int) -> Question:
+        def add_target(question: Question, index: int) -> Question:
             truth = truths.get(question.id)
             if truth is None:
                 raise MGMError(f"{file}: has no question {question.id}")
-            kind = truth.get("types", {}).get("structural", "")
-            return replace(question, target=truth["answer"], category=kind)
+            question_type = truth.get("types", {}).get("structural", "")
+            return replace(question, target=truth["answer"], category=question_type)
 
-        yield from llava_questions(questions, folder / "data" / "images", complete=complete)
+        yield from llava_questions(questions, folder / "data" / "images", transform=add_target)
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """lmms-eval's prompt, with the structural type as category."""
         return Question(
             id=str(row["id"]),
             text=f"{row['question']}\n{SHORT_ANSWER_PROMPT}",
@@ -103,30 +103,33 @@ class GQA(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the answer is the right one; lmms-eval looks at no case and no punctuation."""
+        """Exact match; lmms-eval ignores case and punctuation."""
         text, answer = response.text, response.question.target
         if protocol == LMMS_EVAL:
-            return float(_bare(text.strip()) == _bare(answer))
-        return float(submitted(text) == answer)
+            return float(_normalize(text.strip()) == _normalize(answer))
+        return float(official_answer(text) == answer)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """Answers, and what GQA's evaluator reads."""
+        """LLaVA's answers file, and the predictions file of GQA's evaluator."""
         path = folder / "testdev_balanced_predictions.json"
         answers = write_answers_file(folder / "merge.jsonl", responses)
-        path.write_text(json.dumps(predictions(responses)), encoding="utf-8")
+        path.write_text(json.dumps(official_predictions(responses)), encoding="utf-8")
         return [answers, path]
 
 
-def _bare(text: str) -> str:
-    # lmms-eval compares numpy's texts: lower case does not lengthen them, and no NUL ends them.
+def _normalize(text: str) -> str:
+    # Compat: lmms-eval compares numpy strings: lower case is truncated, trailing NULs are dropped.
     return text.lower()[: len(text)].translate(NO_PUNCTUATION).rstrip("\0")
 
 
-def submitted(text: str) -> str:
-    """Without full stops at its end, in small letters. Source: convert_gqa_for_eval.py."""
+def official_answer(text: str) -> str:
+    """Lower case, without trailing periods. Source: convert_gqa_for_eval.py."""
     return text.rstrip(".").lower()
 
 
-def predictions(responses: Sequence[Response]) -> list[dict[str, str]]:
-    """What GQA's evaluator reads."""
-    return [{"questionId": one.question.id, "prediction": submitted(one.text)} for one in responses]
+def official_predictions(responses: Sequence[Response]) -> list[dict[str, str]]:
+    """The records of the predictions file of GQA's evaluator."""
+    return [
+        {"questionId": one.question.id, "prediction": official_answer(one.text)}
+        for one in responses
+    ]

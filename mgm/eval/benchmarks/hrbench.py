@@ -1,4 +1,4 @@
-"""HR-Bench: questions about photographs of 4K and 8K, each with its choices in four orders."""
+"""HR-Bench: multiple choice about 4K and 8K photographs, in four rounds of permuted choices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, macro_average
 from mgm.eval.metrics.lmms_eval import hrbench_letter
 from mgm.eval.metrics.multiple_choice import LETTERS, format_choices
-from mgm.eval.metrics.vlmevalkit import choice_question, judged_letter, score_multiple_choice
+from mgm.eval.metrics.vlmevalkit import choice_question, letter_of_judge, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
@@ -20,7 +20,7 @@ HRBENCH_TABLES = {
 
 
 class HRBench(Benchmark):
-    """The mean of the accuracies in the four rounds; of single things and of several, too.
+    """Mean accuracy of the four rounds, with parts for single and cross-instance questions.
 
     Source: Wang et al., "Divide, Conquer and Combine" (2024), https://arxiv.org/abs/2408.15556.
     """
@@ -47,7 +47,7 @@ class HRBench(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """lmms-eval's or VLMEvalKit's prompt, with the round of the order of choices."""
         metadata: Mapping[str, Any]
         if protocol == VLMEVALKIT:
             question = choice_question(row, images)
@@ -69,21 +69,21 @@ class HRBench(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
+        """Whether the letter of the response is the target."""
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
         question = response.question
         letter = hrbench_letter(response.text, question.metadata["choices"])
         if letter is None and judge.is_model:
-            letter = judged_letter(question, response.text, judge, hrbench_letter)
+            letter = letter_of_judge(question, response.text, judge, hrbench_letter)
         return float(letter is not None and letter.lower() == question.target.lower())
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The letter by the rules of the harness."""
         if protocol == VLMEVALKIT:
             return super().parse(response, protocol)
         return hrbench_letter(response.text, response.question.metadata["choices"]) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """The mean of the rounds' accuracies, in per cent."""
+        """The mean over rounds of their accuracies, in per cent."""
         return macro_average([one.metadata["round"] for one in questions], credits)

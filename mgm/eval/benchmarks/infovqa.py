@@ -1,10 +1,10 @@
-"""InfoVQA: questions about infographics, asked and scored as DocVQA's are."""
+"""InfoVQA: questions about infographics, with DocVQA's prompts and metric."""
 
 from mgm.eval.benchmarks.docvqa import DocVQA, document_sources
 
 
 class InfoVQA(DocVQA):
-    """Similarity of texts (ANLS), https://arxiv.org/abs/2104.12756."""
+    """ANLS. Source: Mathew et al., "InfographicVQA" (2021), https://arxiv.org/abs/2104.12756."""
 
     name, title, folder = "infovqa", "InfoVQA", "infovqa"
     sizes = {"val": 2801, "test": 3288}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""LLaVA-Bench in the wild: free answers, compared with those of a language model that saw texts."""
+"""LLaVA-Bench in the wild: an LLM judge rates free-form responses relative to GPT-4's."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,20 +15,20 @@ from mgm.eval.tasks.dataset_source import RequiredFile
 from mgm.eval.tasks.files import read_jsonl
 from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
 
-REVIEW_ATTEMPTS = 3  # of a judge whose reply has no two marks
-REVIEW_TEMPERATURE, REVIEW_TEMPERATURE_STEP = (
-    0.2,
-    0.3,
-)  # of the first try, and what each further one adds
-SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
-HIGHEST_MARK = 10
-NO_MARKS = (-1.0, -1.0)  # what LLaVA's review takes for a reply without marks
+REVIEW_ATTEMPTS = 3  # of a judge with replies without two scores
+# Temperature of the first attempt, and its increase with each further one.
+REVIEW_TEMPERATURE, REVIEW_TEMPERATURE_STEP = 0.2, 0.3
+REVIEW_SYSTEM_PROMPT = (
+    "You are a helpful and precise assistant for checking the quality of the answer."
+)
+MAX_SCORE = 10
+FAILED_SCORES = (-1.0, -1.0)  # of a reply without scores, as in LLaVA's review
 
 
 class LLaVABench(Benchmark):
-    """The mean of the judge's marks for answers, in per cent of that for the reference's.
+    """Relative score: the judge's scores in per cent of those of the reference answers.
 
-    Source: summarize_gpt_review.py of LLaVA: a ratio of means, no mean of ratios.
+    A ratio of means, not a mean of ratios. Source: summarize_gpt_review.py of LLaVA.
     """
 
     name, title, folder = "llava-bench", "LLaVA-Bench (wild)", "llava-bench-in-the-wild"
@@ -38,7 +38,7 @@ class LLaVABench(Benchmark):
     judged = (PAPER,)
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, images, captions and reference answers."""
+        """LLaVA's question file, images, captions and reference answers."""
         hub = "the data set liuhaotian/llava-bench-in-the-wild of the Hugging Face hub"
         names = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl", "images")
         return [RequiredFile(name, hub) for name in names]
@@ -46,14 +46,14 @@ class LLaVABench(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Questions with GPT-4's reference answers and the captions of images."""
         captions = {one["image"]: one["caption"] for one in read_jsonl(folder / "context.jsonl")}
         references = {
             str(one["question_id"]): one["text"]
             for one in read_jsonl(folder / "answers_gpt4.jsonl")
         }
 
-        def complete(question: Question, index: int) -> Question:
+        def add_target(question: Question, index: int) -> Question:
             if question.id not in references:
                 raise MGMError(f"{folder / 'answers_gpt4.jsonl'}: has no question {question.id}")
             return replace(
@@ -66,56 +66,57 @@ class LLaVABench(Benchmark):
             folder / "questions.jsonl",
             folder / "images",
             1024,
-            complete=complete,
+            transform=add_target,
             category=lambda record: str(record.get("category", "")),
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """The answer's mark with the reference's; by rules, the words they share.
+        """The judge's scores of response and reference; without a judge, the F1 of their words.
 
         Raises:
             MGMError: the judge does not reply.
         """
         if not judge.is_model:
-            return shared_words(response.text, response.question.target)
+            return word_f1(response.text, response.question.target)
         prompt, reply = review_prompt(response), ""
         for attempt in range(REVIEW_ATTEMPTS):
             reply = judge.complete(
                 prompt,
                 temperature=REVIEW_TEMPERATURE + REVIEW_TEMPERATURE_STEP * attempt,
                 max_tokens=1024,
-                accepts=lambda text: marks(text) is not None,
-                system=SYSTEM,
+                accepts=lambda text: parse_scores(text) is not None,
+                system=REVIEW_SYSTEM_PROMPT,
             )
-            found = marks(reply)
-            if found is not None:
-                return _credit(*found)
-        return _credit(
-            *NO_MARKS, note=f"the judge gave no two marks in {REVIEW_ATTEMPTS} tries: {reply!r:.60}"
+            scores = parse_scores(reply)
+            if scores is not None:
+                return _to_credit(*scores)
+        return _to_credit(
+            *FAILED_SCORES,
+            note=f"no two scores in {REVIEW_ATTEMPTS} replies of the judge: {reply!r:.60}",
         )
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """The sum of the answers' marks in per cent of the sum of the reference's."""
+        """The sum of scores in per cent of that of the references."""
         return 100 * ratio_of_sums(credits)
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
-        """There is no bound: answers may be better than the reference."""
+        """None: responses may be better than the reference."""
         return None
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """The published answers."""
+        """The answers file of the published scripts."""
         return [write_answers_file(folder / "answers.jsonl", responses)]
 
 
 @cache
 def _instructions() -> str:
-    """Source: rule.json of LLaVA, whose three kinds of questions have the same."""
+    """The judge's instructions, the same for all categories. Source: rule.json of LLaVA."""
     file = Path(__file__).parents[1] / "texts" / "llava_bench_judge.txt"
     return file.read_text(encoding="utf-8")
 
 
 def review_prompt(response: Response) -> str:
-    """What the judge is asked. Source: eval_gpt_review_bench.py of LLaVA."""
+    """The judge's prompt. Source: eval_gpt_review_bench.py of LLaVA."""
     question = response.question
     caption = question.metadata["caption"]
     context = "\n".join(caption) if isinstance(caption, list) else caption
@@ -127,11 +128,11 @@ def review_prompt(response: Response) -> str:
     )
 
 
-def marks(review: str) -> tuple[float, float] | None:
-    """The marks of the reference and of the answer in a review; None: it has none.
+def parse_scores(review: str) -> tuple[float, float] | None:
+    """Parse the scores of reference and response in a review; None: it has none.
 
-    Two numbers in the first line, with one blank or comma between them and nothing else. Source:
-    parse_score of LLaVA's eval_gpt_review_bench.py.
+    They are the first line: two numbers, separated by one space or comma. Source: parse_score of
+    LLaVA's eval_gpt_review_bench.py.
     """
     words = review.split("\n")[0].replace(",", " ").split(" ")
     try:
@@ -141,13 +142,13 @@ def marks(review: str) -> tuple[float, float] | None:
     return (reference, own) if isfinite(reference) and isfinite(own) else None
 
 
-def _credit(reference: float, own: float, note: str = "") -> Credit:
-    share = min(max(own / HIGHEST_MARK, 0.0), 1.0)
+def _to_credit(reference: float, own: float, note: str = "") -> Credit:
+    share = min(max(own / MAX_SCORE, 0.0), 1.0)
     return Credit(share, numerator=own, denominator=reference, note=note)
 
 
-def shared_words(text: str, reference: str) -> float:
-    """F1 of the words of two texts."""
+def word_f1(text: str, reference: str) -> float:
+    """The F1 score of the words of two texts."""
     own, other = (re.findall(r"\w+", one.lower()) for one in (text, reference))
     if not own or not other:
         return float(own == other)

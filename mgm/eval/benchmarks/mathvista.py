@@ -1,4 +1,4 @@
-"""MathVista: mathematics in pictures; what an answer says is extracted before it is compared."""
+"""MathVista: visual mathematics; answers are extracted from responses before comparison."""
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +10,14 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
 from mgm.eval.metrics.mathvista_extraction import (
     MULTI_CHOICE,
-    extract,
+    extract_answer,
     extraction_prompt,
-    is_equal,
-    normal_extraction,
-    ruled_extraction,
+    normalize_extraction,
+    rule_extraction,
+    values_equal,
 )
 from mgm.eval.metrics.multiple_choice import LETTERS, choices_by_letter, format_choices
-from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
+from mgm.eval.metrics.vlmevalkit import as_stored, infer_letter
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
 from mgm.eval.tasks.files import load_json, require_field, require_file, write_jsonl
@@ -35,11 +35,11 @@ DECIMALS = {
     1: ("one decimal place", "1.2, 1.3, 1.4"),
     2: ("two decimal places", "1.23, 1.34, 1.45"),
 }
-EXTRACTION_ATTEMPTS = 5  # as often both harnesses ask a judge that says nothing
+EXTRACTION_ATTEMPTS = 5  # of a judge with empty replies, in both harnesses
 
 
 class MathVista(Benchmark):
-    """The judge extracts what an answer says; without one, rules do."""
+    """Accuracy of answers that an LLM judge extracts; without a judge, rules do."""
 
     name, title, folder = "mathvista", "MathVista", "MathVista"
     splits = scored_splits = ("testmini",)
@@ -55,7 +55,7 @@ class MathVista(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions and images."""
+        """Question file and images."""
         site = "https://huggingface.co/datasets/AI4Math/MathVista/resolve/main"
         return [
             RequiredFile("testmini.json", "MathVista's repository, data/testmini.json"),
@@ -65,56 +65,56 @@ class MathVista(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Problems of MathVista's own file."""
         file = require_file(folder / f"{split}.json")
         for name, problem in load_json(file).items():
-            yield question_or_skip(str(name), partial(_published, folder, str(name), problem))
+            yield question_or_skip(str(name), partial(_paper_question, folder, str(name), problem))
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The prompt of lmms-eval or VLMEvalKit."""
         listed_choices = row.get("choices") or []
         if isinstance(listed_choices, str):
             listed_choices = ast.literal_eval(listed_choices)
         problem = row | {"choices": [str(one) for one in listed_choices]}
-        harness = protocol == VLMEVALKIT
+        by_vlmevalkit = protocol == VLMEVALKIT
         if (
-            harness
+            by_vlmevalkit
             and problem["question_type"] == MULTI_CHOICE
             and not problem.get("answer_option")
         ):
             problem["answer_option"] = LETTERS[problem["choices"].index(str(row["answer"]))]
         return Question(
-            id=str(row["index"] if harness else row["pid"]),
-            text=row["question"] if harness else format_query(problem),
+            id=str(row["index"] if by_vlmevalkit else row["pid"]),
+            text=row["question"] if by_vlmevalkit else lmms_eval_prompt(problem),
             images=images,
             target=str(row["answer"]),
             group=images[0].name,
-            category=str(row["task"] if harness else row["metadata"]["task"]),
-            max_new_tokens=1024 if harness else 16384,
+            category=str(row["task"] if by_vlmevalkit else row["metadata"]["task"]),
+            max_new_tokens=1024 if by_vlmevalkit else 16384,
             metadata={"problem": problem},
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether what was extracted, in the form that the problem asks for, is the answer."""
+        """Whether the extracted answer, converted to the answer type, is the target."""
         problem = response.question.metadata["problem"]
         if protocol == VLMEVALKIT:
-            return float(is_right_in_vlmevalkit(response, problem, judge))
+            return float(is_vlmevalkit_match(response, problem, judge))
         normal = _extraction(response, protocol, judge)
         if protocol == LMMS_EVAL:
             return float(str(normal).strip() == response.question.target.strip())
-        return float(is_equal(normal, response.question.target))
+        return float(values_equal(normal, response.question.target))
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`; what rules extract, without a judge."""
+        """The answer that rules extract, without a judge."""
         if protocol == VLMEVALKIT:
-            return ruled_extraction(response.text, response.question.metadata["problem"])
-        found = _extraction(response, protocol, Judge())
-        return "" if found is None else str(found)
+            return rule_extraction(response.text, response.question.metadata["problem"])
+        extraction = _extraction(response, protocol, Judge())
+        return "" if extraction is None else str(extraction)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """What the published scripts leave."""
+        """The records of the published scripts."""
         records = [
             dict(one.question.metadata["problem"])
             | {"pid": one.question.id, "query": one.question.text, "response": one.text}
@@ -123,11 +123,11 @@ class MathVista(Benchmark):
         return [write_jsonl(folder / "merge.jsonl", records)]
 
 
-def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
+def _paper_question(folder: Path, name: str, problem: dict[str, Any]) -> Question:
     image = problem.get("image")
     return Question(
         id=name,
-        text=query(problem),
+        text=paper_prompt(problem),
         images=(folder / image,) if image else (),
         target=require_field(problem, "answer", name),
         group=str(image or name),
@@ -137,10 +137,11 @@ def _published(folder: Path, name: str, problem: dict[str, Any]) -> Question:
     )
 
 
-def query(problem: Mapping[str, Any]) -> str:
-    """What is asked. Source: model_math_vista.py.
+def paper_prompt(problem: Mapping[str, Any]) -> str:
+    """The published prompt. Source: model_math_vista.py.
 
-    Compat: where the published code has no hint (three decimal places) it fails; ours gives none.
+    The published code fails for answers with three decimals, which have no hint; here there is
+    none in the prompt.
     """
     kind = problem["answer_type"]
     if problem["question_type"] == MULTI_CHOICE:
@@ -165,10 +166,10 @@ def query(problem: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def format_query(problem: Mapping[str, Any]) -> str:
-    """What lmms-eval asks, in its task mathvista_testmini_format.
+def lmms_eval_prompt(problem: Mapping[str, Any]) -> str:
+    """The prompt of lmms-eval's task mathvista_testmini_format. Source: mathvista_evals.py.
 
-    Source: mathvista_evals.py. Where it has no hint (three decimal places) it fails; ours has none.
+    As in `paper_prompt`, answers with three decimals have no hint.
     """
     kind = problem["answer_type"]
     if problem["question_type"] == MULTI_CHOICE:
@@ -188,13 +189,13 @@ def format_query(problem: Mapping[str, Any]) -> str:
 
 
 def _extraction(response: Response, protocol: str, judge: Judge) -> Any:
-    """What an answer says, in the form that the problem asks for; None: nothing."""
+    """The extracted answer, converted to the answer type; None: impossible."""
     problem = response.question.metadata["problem"]
     if protocol == PAPER:
         problem = problem | {"query": response.question.text}
     attempts = EXTRACTION_ATTEMPTS if protocol == LMMS_EVAL else 1
-    return normal_extraction(
-        extract(response.text, problem, judge, attempts),
+    return normalize_extraction(
+        extract_answer(response.text, problem, judge, attempts),
         problem["choices"],
         problem["question_type"],
         problem["answer_type"],
@@ -202,39 +203,39 @@ def _extraction(response: Response, protocol: str, judge: Judge) -> Any:
     )
 
 
-def is_right_in_vlmevalkit(response: Response, problem: Mapping[str, Any], judge: Judge) -> bool:
-    """Whether VLMEvalKit counts it: as it stands, or what a judge finds in it.
+def is_vlmevalkit_match(response: Response, problem: Mapping[str, Any], judge: Judge) -> bool:
+    """Whether VLMEvalKit scores a response as right: literally, or as extracted by a judge.
 
-    Source: its mathvista.py. A list is never right there.
+    Lists are never right. Source: mathvista.py of VLMEvalKit.
 
     Raises:
-        MGMError: a judge was asked, and does not answer.
+        MGMError: the judge does not reply.
     """
-    text = as_read_back(response.text)
-    meant = _meant(text, problem)
-    is_zero = problem["question_type"] != MULTI_CHOICE and meant is not None and not float(meant)
-    if meant is None or is_zero:  # Compat: 0 counts as nothing found, and the judge is asked
+    text = as_stored(response.text)
+    answer = _literal_answer(text, problem)
+    is_zero = problem["question_type"] != MULTI_CHOICE and answer is not None and not float(answer)
+    if answer is None or is_zero:  # Compat: 0 is falsy, so that the judge extracts
         if judge.is_model:
             prompt = extraction_prompt(response.question.text, text)
-            asked = (
+            replies = (
                 judge.complete(prompt, temperature=0.5 * number)
                 for number in range(EXTRACTION_ATTEMPTS)
             )
-            text = as_read_back(next(filter(None, asked), ""))
+            text = as_stored(next(filter(None, replies), ""))
         else:
-            text = ruled_extraction(text, problem)
-        meant = _meant(text, problem)
-    right = "answer_option" if problem["question_type"] == MULTI_CHOICE else "answer"
-    return meant is not None and meant == problem[right]
+            text = rule_extraction(text, problem)
+        answer = _literal_answer(text, problem)
+    target_field = "answer_option" if problem["question_type"] == MULTI_CHOICE else "answer"
+    return answer is not None and answer == problem[target_field]
 
 
-def _meant(text: str, problem: Mapping[str, Any]) -> str | None:
-    """The letter that a text names; of a number the answer, if it is that and nothing else."""
+def _literal_answer(text: str, problem: Mapping[str, Any]) -> str | None:
+    """The letter in a text; of a number the target, if the text is equal to it."""
     if problem["question_type"] == MULTI_CHOICE:
-        return inferred_letter(text, choices_by_letter(problem["choices"]))
+        return infer_letter(text, choices_by_letter(problem["choices"]))
     number = {"integer": int, "float": float}.get(problem["answer_type"])
     try:
-        same = number is not None and number(text) == number(problem["answer"])
+        equal = number is not None and number(text) == number(problem["answer"])
     except ValueError:
         return None
-    return problem["answer"] if same else None
+    return problem["answer"] if equal else None

@@ -1,4 +1,4 @@
-"""MMBench: choices, each question asked as often as it has some, once round."""
+"""MMBench: multiple choice with circular evaluation (CircularEval)."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from mgm.eval.metrics.multiple_choice import (
 from mgm.eval.metrics.vlmevalkit import (
     choice_prompt,
     choices_of,
-    judged_letter,
+    letter_of_judge,
     score_multiple_choice,
 )
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
@@ -38,7 +38,7 @@ MMBENCH_FILES = {
     "dev-cn": "mmbench_dev_cn_20231003",
     "test-cn": "mmbench_test_cn_20231003",
 }
-# A spreadsheet holds none of them.
+# Not allowed in spreadsheets.
 REMOVE_CONTROL_CHARACTERS = dict.fromkeys({*range(32)} - {9, 10, 13})
 MMBENCH_URL = "https://opencompass.openxlab.space/utils/benchmarks/MMBench/{name}"
 MMBENCH_TABLES = {
@@ -51,17 +51,17 @@ MMBENCH_TABLES = {
         "MMBench_TEST_CN.tsv", 6666, "7e1239baf0ee4c8b513e19705a0f317e", url=MMBENCH_URL
     ),
 }
-LMMS_EVAL_SCORED = "ABCD"  # the choices that lmms-eval scores with; it shows E, too
-NOTHING = ("nan", "none", "")  # what stands for no hint and no choice in the published script
-ROUND_OFFSET = 10**6  # index of a question's next round is larger by this
+LMMS_EVAL_SCORED = "ABCD"  # the choices in lmms-eval's scoring; its prompt has E too
+EMPTY_VALUES = ("nan", "none", "")  # of hints and choices in the published script
+ROUND_OFFSET = 10**6  # between the indices of rounds of a question
 
 
 class MMBench(Benchmark):
-    """A question counts as right where it is in every one of its rounds.
+    """Circular accuracy: a question is right if it is right in every round of rotated choices.
 
-    The published answers were scored by MMBench's server, whose rules are not public: in the paper
-    protocol a letter is looked for by rules of ours. The protocol lmms-eval is its task
-    mmbench_en_dev with a judge, and mmbench_en_dev_static without one.
+    The published predictions were scored by MMBench's server, whose rules are not public: the paper
+    protocol extracts letters by rules of ours. The protocol lmms-eval is the task mmbench_en_dev
+    with a judge, and mmbench_en_dev_static without one.
     """
 
     name, title, folder, metric = "mmbench", "MMBench", "mmbench", "circular accuracy"
@@ -77,7 +77,7 @@ class MMBench(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """One table, images within."""
+        """One table with images."""
         name = f"{MMBENCH_FILES[split]}.tsv"
         site = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
         return [RequiredFile(name, "OpenMMLab", f"{site}/{name}")]
@@ -85,7 +85,7 @@ class MMBench(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`. Rows without an image have that of the row they name."""
+        """The rows of the published table, which may refer to the image of an earlier row."""
         language = "cn" if split.endswith("cn") else "en"
         file = folder / f"{MMBENCH_FILES[split]}.tsv"
         for number, (row, images) in enumerate(rows_with_images(file), start=1):
@@ -94,44 +94,44 @@ class MMBench(Benchmark):
                 yield SkippedQuestion(where, str(images))
             else:
                 yield question_or_skip(
-                    where, partial(_published, row, images, LETTER_PROMPTS[language])
+                    where, partial(_paper_question, row, images, LETTER_PROMPTS[language])
                 )
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The prompt of lmms-eval or VLMEvalKit; both score with four choices or fewer."""
         if protocol == LMMS_EVAL:
-            # It scores with "nan" as a choice that it does not show.
+            # Compat: scoring includes "nan" as a choice, the prompt does not.
             choices = {one: str(row[one]) for one in LMMS_EVAL_SCORED if row.get(one) is not None}
-            text = _lmms_eval(row)
+            text = _lmms_eval_prompt(row)
         else:
             choices = choices_of(row)
             text = choice_prompt(row, choices)
         return _question(row, images, choices, text, text)
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right; an answer that names none may mean a choice by its text."""
+        """Whether the letter, or the letter of the choice in the response, is the target."""
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
         letter = _letter(response, protocol, judge)
         return float(letter is not None and letter == response.question.target)
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The letter by the rules of the protocol, without a judge."""
         if protocol == VLMEVALKIT:
             return super().parse(response, protocol)
         return _letter(response, protocol, Judge()) or ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """Share of questions that are right in all their rounds, in per cent."""
+        """The share of questions that are right in all their rounds, in per cent."""
         rounds: dict[str, list[float]] = defaultdict(list)
         for question, credit in zip(questions, credits, strict=True):
             rounds[question.group].append(credit)
         return 100 * sum(min(own) for own in rounds.values()) / len(rounds)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """The published answers, and a spreadsheet for MMBench's server where openpyxl is there."""
+        """The answers file of the published scripts, and a spreadsheet for MMBench's server."""
         records = [
             {
                 "question_id": original_id(one.question.id),
@@ -155,15 +155,15 @@ class MMBench(Benchmark):
 
 
 def paper_choices(row: dict[str, Any]) -> list[str]:
-    """The choices of a row, up to the first that is none.
+    """The choices of a row, up to the first that is empty.
 
-    Compat: "nan" and "none" are none. Source: model_vqa_mmbench.py.
+    Compat: "nan" and "none" count as empty. Source: model_vqa_mmbench.py.
     """
     values = (str(row.get(letter) or "") for letter in "ABCD")
-    return list(takewhile(lambda value: value.lower() not in NOTHING, values))
+    return list(takewhile(lambda value: value.lower() not in EMPTY_VALUES, values))
 
 
-# Compat: the upload has the table's columns without these, answers in the place of the sixth.
+# Compat: columns that the upload drops, and the index of the inserted column with predictions.
 # Source: convert_mmbench_for_submission.py.
 DROPPED_COLUMNS = ("hint", "category", "source", "image", "comment", "l2-category")
 PREDICTION_COLUMN = 6
@@ -174,7 +174,7 @@ def upload_rows(rows: Sequence[dict[str, Any]], texts: dict[str, str]) -> list[l
 
     Args:
         rows: of the table.
-        texts: answers by the index of their questions.
+        texts: responses by the index of their question.
     """
     if not rows:
         return []
@@ -207,34 +207,36 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
 
 def _cell(value: Any) -> Any:
-    """A number as one; of a text what a spreadsheet can hold."""
+    """The value of a cell: numbers as such, text without control characters."""
     if value is None or isinstance(value, int | float):
         return value
     value = str(value)
-    # A spreadsheet keeps 15 digits of a number.
+    # Spreadsheets store numbers with 15 digits.
     is_number = value.isdecimal() and len(value) <= 15
     return int(value) if is_number else value.translate(REMOVE_CONTROL_CHARACTERS)
 
 
-def _published(row: dict[str, Any], images: tuple[ImageSource, ...], request: str) -> Question:
+def _paper_question(
+    row: dict[str, Any], images: tuple[ImageSource, ...], instruction: str
+) -> Question:
     choices = paper_choices(row)
-    text = _paper(row, choices)
-    return _question(row, images, choices, text, f"{text}\n{request}")
+    text = _paper_prompt(row, choices)
+    return _question(row, images, choices, text, f"{text}\n{instruction}")
 
 
-def _paper(row: dict[str, str], choices: Sequence[str]) -> str:
+def _paper_prompt(row: dict[str, str], choices: Sequence[str]) -> str:
     hint = row.get("hint", "")
-    asked = row["question"] if hint.lower() in NOTHING else f"{hint}\n{row['question']}"
-    return f"{asked}\n{format_choices(choices)}"
+    question = row["question"] if hint.lower() in EMPTY_VALUES else f"{hint}\n{row['question']}"
+    return f"{question}\n{format_choices(choices)}"
 
 
-def _lmms_eval(row: dict[str, Any]) -> str:
-    """Source: `mmbench_doc_to_text` of lmms-eval's mmbench, en_utils.py."""
+def _lmms_eval_prompt(row: dict[str, Any]) -> str:
+    """The prompt. Source: `mmbench_doc_to_text` of lmms-eval's mmbench, en_utils.py."""
     shown = {one: row[one] for one in "ABCDE" if row.get(one) and row[one] != "nan"}
-    paper_choices = f"There are several options:\n{format_choices(shown)}".rstrip("\n")
+    options = f"There are several options:\n{format_choices(shown)}".rstrip("\n")
     hint = row.get("hint")
     begin = "" if hint is None or hint == "nan" else f"{hint} "
-    return f"{begin}{row['question']} {paper_choices}\n\n{LETTER_PROMPT}"
+    return f"{begin}{row['question']} {options}\n\n{LETTER_PROMPT}"
 
 
 def _letter(response: Response, protocol: str, judge: Judge) -> str | None:
@@ -245,8 +247,7 @@ def _letter(response: Response, protocol: str, judge: Judge) -> str | None:
 
 
 def _lmms_eval_letter(response: Response, choices: Mapping[str, str], judge: Judge) -> str | None:
-    """The letter that lmms-eval sees; where it draws one, because its judge names none, there is
-    none.
+    """The letter by lmms-eval's rules; None where it guesses at random.
 
     Source: `eval_sub_data` of lmms-eval's mmbench, mmbench_evals.py.
     """
@@ -255,7 +256,7 @@ def _lmms_eval_letter(response: Response, choices: Mapping[str, str], judge: Jud
         return letter
     if not judge.is_model:
         return mcq_letter(response.text, sorted(choices))
-    return judged_letter(response.question, response.text, judge, mmbench_letter)
+    return letter_of_judge(response.question, response.text, judge, mmbench_letter)
 
 
 def _question(

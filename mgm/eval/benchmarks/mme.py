@@ -1,4 +1,4 @@
-"""MME: two yes-or-no questions about every image, in fourteen kinds."""
+"""MME: pairs of yes-or-no questions about images, in fourteen categories."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,12 +8,12 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
-from mgm.eval.metrics.yes_no import NO, OTHER, YES, extracted_yes_or_no, judged_yes_or_no
+from mgm.eval.metrics.yes_no import NO, OTHER, YES, extract_yes_no, judge_yes_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
 from mgm.eval.tasks.files import require_field, require_file
 from mgm.eval.tasks.llava_format import line_questions, write_answers_file
-from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
+from mgm.eval.tasks.prompts import SHORT_ANSWER_SUFFIX
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -23,12 +23,11 @@ COGNITION = (
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
 OFFICIAL_SUFFIX = " Please answer yes or no."
-HIGHEST_OF_KIND = 200.0  # 100 for right answers and 100 for images with both right
-SINGLE = f"\n{SHORT_ANSWER_PROMPT}"
+MAX_OF_CATEGORY = 200.0  # accuracy plus accuracy+, both in per cent
 
 
 class MME(Benchmark):
-    """The sum over kinds of the share of right answers and of images with both answers right."""
+    """The sum over categories of accuracy and accuracy+ (both questions of an image right)."""
 
     name, title, folder, metric = "mme", "MME", "MME", "perception + cognition"
     splits = scored_splits = ("test",)
@@ -43,7 +42,7 @@ class MME(Benchmark):
     headline = ("perception", "cognition")
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, and images with their answers."""
+        """LLaVA's question file, and images with targets."""
         return [
             RequiredFile("llava_mme.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
             RequiredFile("MME_Benchmark_release_version", "MME's authors, on request"),
@@ -52,25 +51,25 @@ class MME(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`. Answers stand in text files beside the images."""
+        """Prompts of LLaVA's question file; targets of the text files beside the images."""
         release = require_file(folder / "MME_Benchmark_release_version")
-        known: dict[Path, dict[str, str]] = {}
+        answers_by_file: dict[Path, dict[str, str]] = {}
         file = folder / "llava_mme.jsonl"
 
         def make(record: dict[str, Any], index: int) -> Question:
             where = f"{file}, line {index + 1}"
             name, text = (str(require_field(record, key, where)) for key in ("question_id", "text"))
             image = release / str(require_field(record, "image", where))
-            official = text.replace(SINGLE, OFFICIAL_SUFFIX).strip()
-            answers = _answers(image, known)
-            answer = answers.get(_bare(official))
+            official = text.replace(SHORT_ANSWER_SUFFIX, OFFICIAL_SUFFIX).strip()
+            answers = _answers(image, answers_by_file)
+            answer = answers.get(_strip_suffix(official))
             if answer is None:
-                raise MGMError(f"{image}: there is no answer beside it to {official!r:.100}")
+                raise MGMError(f"{image}: no target beside it for {official!r:.100}")
             bare = official.removesuffix(OFFICIAL_SUFFIX)
-            prompt = official if protocol == VLMEVALKIT else bare + SINGLE
+            prompt = official if protocol == VLMEVALKIT else bare + SHORT_ANSWER_SUFFIX
             kind = name.split("/")[0]
             if kind not in PERCEPTION + COGNITION:
-                raise MGMError(f"{where}: {kind!r} is no kind of question of MME")
+                raise MGMError(f"{where}: {kind!r} is not a category of MME")
             return Question(
                 id=f"{name}: {bare}",
                 text=text if protocol == PAPER else prompt,
@@ -87,18 +86,18 @@ class MME(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The prompt of lmms-eval or VLMEvalKit; images pair questions by category and name."""
         official = row["question"] if protocol == VLMEVALKIT else row["question"].strip()
         bare = official.replace(OFFICIAL_SUFFIX, "")
         kind = row["category"]
         if kind not in PERCEPTION + COGNITION:
-            raise ValueError(f"{kind!r} is no kind of question of MME")
-        # Answers are paired by what each harness pairs them by.
+            raise ValueError(f"{kind!r} is not a category of MME")
+        # The key by which each harness pairs the questions of an image.
         keys = ("image_path", "question_id") if protocol == VLMEVALKIT else ("question_id",)
         name = next((str(row[key]) for key in keys if row.get(key)), images[0].name)
         return Question(
             id=f"{kind}/{name}: {bare}",
-            text=official if protocol == VLMEVALKIT else bare + SINGLE,
+            text=official if protocol == VLMEVALKIT else bare + SHORT_ANSWER_SUFFIX,
             images=images,
             target=row["answer"].strip().lower(),
             group=f"{kind}/{name}",
@@ -113,36 +112,36 @@ class MME(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether yes or no is right.
+        """Whether the extracted yes or no is the target.
 
         Raises:
             MGMError: the judge does not reply.
         """
         if protocol == VLMEVALKIT:
-            parsed = judged_yes_or_no(response, judge)
+            parsed = judge_yes_no(response, judge)
         else:
             parsed = MME_PARSERS[protocol](response.text)
         return float(parsed == response.question.target)
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """Yes or no; see `Benchmark`."""
+        """The extracted yes or no."""
         parsed = MME_PARSERS[protocol](response.text)
         return parsed if parsed in (YES, NO) else ""
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
-        """200 of every kind of question: 2800 of all, 2000 of perception, 800 of cognition."""
+        """200 per category: 2800 in total, 2000 of perception, 800 of cognition."""
         kinds = {question.category for question in questions}
         groups = {"": PERCEPTION + COGNITION, "perception": PERCEPTION, "cognition": COGNITION}
-        return HIGHEST_OF_KIND * len(kinds.intersection(groups.get(part, (part,))))
+        return MAX_OF_CATEGORY * len(kinds.intersection(groups.get(part, (part,))))
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """The sum over kinds; see `highest`."""
+        """The sum over categories of accuracy and accuracy+, in per cent."""
         return sum(value for value, _ in self._kinds(questions, credits).values())
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
-        """Perception, cognition, and every kind."""
+        """The sums of perception and cognition, and the score of each category."""
         kinds = self._kinds(questions, credits)
         sums = {
             title: (
@@ -161,16 +160,16 @@ class MME(Benchmark):
             images[question.category][question.group].append(credit)
         result = {}
         for kind in (*PERCEPTION, *COGNITION):
-            own = list(images[kind].values())
-            count = sum(map(len, own))
+            credits_by_image = list(images[kind].values())
+            count = sum(map(len, credits_by_image))
             if count:
-                right = sum(map(sum, own)) / count
-                both = sum(min(credits) for credits in own) / len(own)
+                right = sum(map(sum, credits_by_image)) / count
+                both = sum(min(credits) for credits in credits_by_image) / len(credits_by_image)
                 result[kind] = (100 * (right + both), count)
         return result
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """Answers, and a file for each kind as MME's calculation reads them."""
+        """LLaVA's answers file, and a file per category for MME's calculation.py."""
         written = [write_answers_file(folder / "answers.jsonl", responses)]
         rows: dict[str, list[str]] = defaultdict(list)
         for one in responses:
@@ -187,42 +186,44 @@ class MME(Benchmark):
         return written
 
 
-def parse(text: str) -> str:
-    """Yes or no, by the first four letters; else "other". Source: MME's calculation.py."""
+def parse_mme_answer(text: str) -> str:
+    """Parse yes or no in the first four characters, else "other". Source: MME's calculation.py."""
     begin = text.lower()[:4]
     return YES if YES in begin else NO if NO in begin else OTHER
 
 
-def lmms_eval_parse(text: str) -> str:
-    """The same without full stops; the letters y and n count, too.
+def parse_mme_as_lmms_eval(text: str) -> str:
+    """Parse as lmms-eval does: ignores periods, and accepts y and n.
 
     Source: parse_pred_ans of lmms-eval's tasks/mme/utils.py.
     """
     text = text.lower().strip().replace(".", "")
-    return {"y": YES, "n": NO}.get(text) or parse(text)
+    return {"y": YES, "n": NO}.get(text) or parse_mme_answer(text)
 
 
 MME_PARSERS: Mapping[str, Callable[[str], str]] = {
-    PAPER: parse,
-    LMMS_EVAL: lmms_eval_parse,
-    VLMEVALKIT: extracted_yes_or_no,
+    PAPER: parse_mme_answer,
+    LMMS_EVAL: parse_mme_as_lmms_eval,
+    VLMEVALKIT: extract_yes_no,
 }
 
 
-def _answers(image: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
-    """Questions and answers about an image: beside it, or in its kind's folder of texts."""
-    beside = image.with_suffix(".txt")
-    path = beside if beside.is_file() else None
+def _answers(image: Path, answers_by_file: dict[Path, dict[str, str]]) -> dict[str, str]:
+    """Targets by question of an image, in the text file beside it or in its category's folder."""
+    default = image.with_suffix(".txt")
+    path = default if default.is_file() else None
     if path is None and image.parent.name == "images":
         path = image.parent.parent / "questions_answers_YN" / f"{image.stem}.txt"
-    path = require_file(path or beside)
-    if path not in known:
-        known.clear()  # questions about an image stand together
+    path = require_file(path or default)
+    if path not in answers_by_file:
+        answers_by_file.clear()  # questions about an image are consecutive
         lines = path.read_text(encoding="utf-8").splitlines()
         pairs = [line.rstrip().rsplit("\t", 1) for line in lines if "\t" in line]
-        known[path] = {_bare(question): answer.strip().lower() for question, answer in pairs}
-    return known[path]
+        answers_by_file[path] = {
+            _strip_suffix(question): answer.strip().lower() for question, answer in pairs
+        }
+    return answers_by_file[path]
 
 
-def _bare(question: str) -> str:
+def _strip_suffix(question: str) -> str:
     return " ".join(question.strip().removesuffix(OFFICIAL_SUFFIX.strip()).split())

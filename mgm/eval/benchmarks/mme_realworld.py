@@ -1,4 +1,4 @@
-"""MME-RealWorld: hard questions about large photographs, charts and satellite images."""
+"""MME-RealWorld: multiple choice about high-resolution photographs, charts, satellite images."""
 
 import ast
 import re
@@ -22,19 +22,19 @@ SELECT_PROMPT = (
     "Select the best answer to the above multiple-choice question based on the image. Respond with "
     "only the letter (A, B, C, D, or E) of the correct option."
 )
-# What stands before a letter. Source: `extract_characters_regex` of both harnesses.
+# Phrases to remove. Source: `extract_characters_regex` of both harnesses.
 PREFIXES = (
     *("The best answer is", "The correct answer is", "The answer is", "The answer"),
     *("The best option is", "The correct option is", "Best answer:", "Best option:"),
 )
-LONG_ANSWER = 10  # words; a longer answer has to name a letter
+MAX_SHORT_WORDS = 10  # words; a longer response needs a capital letter
 
 
 class MMERealWorld(Benchmark):
-    """Accuracy of all questions; perception, reasoning and their subtasks are parts of it.
+    """Accuracy, with parts for perception, reasoning and their subtasks.
 
-    VLMEvalKit makes the table of the complete benchmark from its data set; it is read where it was
-    put. Source: Zhang et al., "MME-RealWorld" (2024), https://arxiv.org/abs/2408.13257.
+    VLMEvalKit generates the table of the complete benchmark; it has to be added by hand.
+    Source: Zhang et al., "MME-RealWorld" (2024), https://arxiv.org/abs/2408.13257.
     """
 
     name, title, folder = "mme-realworld", "MME-RealWorld", "mme_realworld"
@@ -60,7 +60,7 @@ class MMERealWorld(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The choices in the harnesses' wording, which differs in blanks alone."""
         choices = row["multi-choice options"]
         if isinstance(choices, str) and choices.startswith("["):
             choices = ast.literal_eval(choices)
@@ -78,21 +78,21 @@ class MMERealWorld(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
+        """Whether the letter of the response is the target."""
         if protocol == VLMEVALKIT and is_missing(response.text):
-            return 0.0  # it ends with an error there
+            return 0.0  # Compat: an error in VLMEvalKit
         return float(
             mme_realworld_letter(_tagged(response.text, protocol)) == response.question.target
         )
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The letter by the rules of both harnesses."""
         return mme_realworld_letter(_tagged(response.text, protocol))
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
-        """Of perception and reasoning, and of every subtask."""
+        """The accuracies of perception and reasoning, and of each subtask."""
         tasks: dict[str, list[float]] = defaultdict(list)
         for question, credit in zip(questions, credits, strict=True):
             tasks[question.category.partition("/")[0]].append(credit)
@@ -101,23 +101,23 @@ class MMERealWorld(Benchmark):
 
 
 def _tagged(text: str, protocol: str) -> str:
-    """An answer; VLMEvalKit looks at what stands between tags, if there are some."""
+    """The text to parse: for VLMEvalKit that in <answer> tags, if there are any."""
     tagged = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
     return tagged[1].strip().upper() if tagged and protocol == VLMEVALKIT else text
 
 
 def mme_realworld_letter(text: str) -> str:
-    """The first letter from A to E in an answer; empty: there is none.
+    """The first letter from A to E in a response; empty: none.
 
-    Compat: an answer without any that is part of "(a)", as the empty one is, means A.
+    Compat: a response that is a substring of "(a)", such as the empty one, means A.
     Source: `extract_characters_regex` of both harnesses.
     """
     text = text.strip()
     for prefix in PREFIXES:
         text = text.replace(prefix, "")
-    found = re.search("[ABCDE]", text)
-    if found:
-        return found[0]
-    if len(text.split()) > LONG_ANSWER:
+    match = re.search("[ABCDE]", text)
+    if match:
+        return match[0]
+    if len(text.split()) > MAX_SHORT_WORDS:
         return ""
     return next((letter for letter in "ABCDE" if text.lower() in f"({letter.lower()})"), "")

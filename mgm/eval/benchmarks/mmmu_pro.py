@@ -1,7 +1,6 @@
-"""MMMU-Pro (vision): MMMU's questions with ten choices, in screenshots and photographs of them."""
+"""MMMU-Pro (vision): MMMU with ten choices, as screenshots and photographs of the questions."""
 
 import ast
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.lmms_eval import lmms_eval_choice
-from mgm.eval.metrics.multiple_choice import choices_by_letter
-from mgm.eval.metrics.vlmevalkit import as_two_choices, choice_question, score_multiple_choice
+from mgm.eval.metrics.multiple_choice import choices_by_letter, random_letter
+from mgm.eval.metrics.vlmevalkit import as_multiple_choice, choice_question, score_multiple_choice
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, Table
 
@@ -22,14 +21,13 @@ PROMPTS = {
     VLMEVALKIT: "Answer the following multiple-choice question in the image. Answer directly with "
     "the option letter from the given choices. ",
 }
-PLACEHOLDER = "placeholder"  # what VLMEvalKit shows its judge for the question
-ANSWER_MARK = "Answer:"  # behind which the official parser looks for a letter first
-SEED = 42  # by which a letter is drawn where an answer names none
+PLACEHOLDER = "placeholder"  # for the question in the prompt of VLMEvalKit's judge
+ANSWER_MARK = "Answer:"  # after which the official parser expects the letter
 _HUB = HubFiles("MMMU/MMMU_Pro", "vision/test-*.parquet", 1730)
 
 
 class MMMUPro(Benchmark):
-    """With the authors' parser, or as others' harnesses score: lmms-eval wants the bare letter.
+    """Accuracy with the authors' parser, or those of the harnesses: lmms-eval has exact match.
 
     Source: Yue et al., "MMMU-Pro" (2024), https://arxiv.org/abs/2409.02813.
     """
@@ -49,10 +47,10 @@ class MMMUPro(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The instruction alone: question and choices are in the image."""
         if protocol == VLMEVALKIT:
             question = choice_question(row | {"question": PLACEHOLDER}, images)
-            return as_two_choices(replace(question, text=PROMPTS[protocol]))
+            return as_multiple_choice(replace(question, text=PROMPTS[protocol]))
         return Question(
             id=str(row["id"]),
             text=PROMPTS[protocol],
@@ -67,24 +65,24 @@ class MMMUPro(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
+        """Whether the letter of the response is the target."""
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
         question = response.question
         if protocol == LMMS_EVAL:
             return float(response.text == question.target)
-        names = question.metadata["choices"]
-        letter = _behind_mark(response.text, names) or lmms_eval_choice(response.text, names)
-        # Compat: a letter is drawn; by the question, so that the order of others is no matter.
-        letter = letter or random.Random(f"{SEED} {question.id}").choice(list(names))
-        return float(letter == question.target)
+        choices = question.metadata["choices"]
+        letter = _letter_after_mark(response.text, choices) or lmms_eval_choice(
+            response.text, choices
+        )
+        return float((letter or random_letter(question.id, choices)) == question.target)
 
 
-def _behind_mark(text: str, letters: Any) -> str | None:
-    """The only letter behind the last mark.
+def _letter_after_mark(text: str, letters: Any) -> str | None:
+    """The letter after the last mark, if there is exactly one.
 
     Source: `parse_multi_choice_response` of MMMU-Pro's evaluate.py.
     """
     _, mark, tail = text.rpartition(ANSWER_MARK)
-    named = [letter for letter in letters if letter in tail] if mark else []
-    return named[0] if len(named) == 1 else None
+    stated = [letter for letter in letters if letter in tail] if mark else []
+    return stated[0] if len(stated) == 1 else None

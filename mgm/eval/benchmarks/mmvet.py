@@ -1,4 +1,4 @@
-"""MM-Vet: questions that take several abilities at once, answered freely."""
+"""MM-Vet: free-form questions that need several capabilities, graded by an LLM judge."""
 
 import json
 from collections import defaultdict
@@ -20,14 +20,14 @@ REASONING_PROMPT = (
     "First please perform reasoning, and think step by step to provide best answer to the "
     "following question: \n\n"
 )
-# How often a judge is asked whose reply is no mark. Compat: lmms-eval gives up one try earlier.
+# Attempts of a judge with replies without a grade. Compat: one less in lmms-eval.
 GRADING_ATTEMPTS = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
-GRADING_TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
-RETRY_PROMPT = "\nPredict the correctness of the answer (digit): "  # of MM-Vet's evaluator
+GRADING_TEMPERATURE_STEP = 0.5  # of the judge, per attempt
+RETRY_PROMPT = "\nPredict the correctness of the answer (digit): "  # appended by MM-Vet's evaluator
 
 
 class MMVet(Benchmark):
-    """A judge gives 0.0 to 1.0 to every answer; rules count how much of the truth is in it."""
+    """The mean grade by an LLM judge; without a judge, the contained share of the target."""
 
     name, title, folder, metric = "mmvet", "MM-Vet", "mm-vet", "mean credit"
     splits = scored_splits = ("test",)
@@ -41,7 +41,7 @@ class MMVet(Benchmark):
     also_published = True
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, images, and what is right."""
+        """LLaVA's question file, images and targets."""
         return [
             RequiredFile("llava-mm-vet.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
             RequiredFile(
@@ -55,14 +55,14 @@ class MMVet(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file; targets and capabilities of MM-Vet's own."""
         truths = load_json(folder / "mm-vet.json")
         file = folder / "llava-mm-vet.jsonl"
 
-        def text(asked: str) -> str:
-            return REASONING_PROMPT + asked if protocol == LMMS_EVAL else asked
+        def text(question: str) -> str:
+            return REASONING_PROMPT + question if protocol == LMMS_EVAL else question
 
-        def complete(question: Question, index: int) -> Question:
+        def add_target(question: Question, index: int) -> Question:
             truth = truths.get(f"v1_{question.id}")
             if truth is None:
                 raise MGMError(f"{folder / 'mm-vet.json'}: has no v1_{question.id}")
@@ -73,14 +73,14 @@ class MMVet(Benchmark):
                 metadata={**question.metadata, "question": truth["question"]},
             )
 
-        yield from llava_questions(file, folder / "images", 1024, text, complete)
+        yield from llava_questions(file, folder / "images", 1024, text, add_target)
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The bare question; lmms-eval prepends an instruction to reason."""
         name = str(row.get("question_id", row.get("index"))).removeprefix("v1_")
-        # VLMEvalKit's table calls abilities a category.
+        # Compat: VLMEvalKit has capabilities in the column of categories.
         names = str(row.get("capability") or row.get("category") or "")
         abilities = names.replace(" ", "").split(",")
         return Question(
@@ -95,35 +95,37 @@ class MMVet(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """The judge's mark; 0 where none of its replies is one, as in all three evaluators.
+        """The judge's grade; 0 without one in any reply, as in all three evaluators.
 
         Raises:
             MGMError: the judge does not reply.
         """
         question = response.question
         if not judge.is_model:
-            return contained(response.text, question.target)
+            return contained_share(response.text, question.target)
         prompt = grading_prompt(
             question.metadata["question"], question.target, response.text, protocol
         )
         reply = ""
         for attempt in range(GRADING_ATTEMPTS[protocol]):
-            again = RETRY_PROMPT if attempt and protocol == PAPER else ""
+            suffix = RETRY_PROMPT if attempt and protocol == PAPER else ""
             reply = judge.complete(
-                prompt + again,
+                prompt + suffix,
                 temperature=GRADING_TEMPERATURE_STEP * attempt,
                 max_tokens=16,
-                accepts=lambda text: mark(text, protocol) is not None,
+                accepts=lambda text: parse_grade(text, protocol) is not None,
             )
-            found = mark(reply, protocol)
-            if found is not None:
-                return found
-        return Credit(0.0, note=f"the judge gave no number from 0 to 1, at last {reply!r:.60}")
+            grade = parse_grade(reply, protocol)
+            if grade is not None:
+                return grade
+        return Credit(
+            0.0, note=f"no grade from 0 to 1 in the judge's replies, the last is {reply!r:.60}"
+        )
 
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
-        """Of every ability; a question counts for each that it takes."""
+        """The mean grade of each capability that questions need."""
         own: dict[str, list[float]] = defaultdict(list)
         for question, credit in zip(questions, credits, strict=True):
             for ability in question.category.split("_"):
@@ -131,11 +133,11 @@ class MMVet(Benchmark):
         return {name: (100 * sum(c) / len(c), len(c)) for name, c in sorted(own.items()) if name}
 
     def prediction_ids(self, question: Question) -> set[str]:
-        """Published answers and those of MM-Vet's evaluator."""
+        """The ids of LLaVA's answers file and of MM-Vet's evaluator."""
         return {question.id, f"v1_{question.id}"}
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """Answers, and what MM-Vet's evaluator reads."""
+        """LLaVA's answers file, and the results file of MM-Vet's evaluator."""
         path = folder / "mm-vet.json"
         answers = write_answers_file(folder / "merge.jsonl", responses)
         texts = {f"v1_{one.question.id}": one.text for one in responses}
@@ -147,12 +149,12 @@ class MMVet(Benchmark):
 def _instructions(protocol: str) -> str:
     name = "mmvet_judge_vlmevalkit.txt" if protocol == VLMEVALKIT else "mmvet_judge.txt"
     text = (Path(__file__).parents[1] / "texts" / name).read_text(encoding="utf-8")
-    # Compat: lmms-eval renamed a variable, and the table's first column with it.
+    # Compat: lmms-eval renamed the first column of the table.
     return text.replace("\n\nQuestion", "\ngpt_query_prompt") if protocol == LMMS_EVAL else text
 
 
 def grading_prompt(question: str, truth: str, answer: str, protocol: str = PAPER) -> str:
-    """What the judge is asked.
+    """The judge's prompt: few-shot examples, and a row to complete.
 
     Source: MM-Vet's mm-vet_evaluator.py, and the utils of both harnesses.
     """
@@ -161,10 +163,10 @@ def grading_prompt(question: str, truth: str, answer: str, protocol: str = PAPER
     return f"{_instructions(protocol)}\n{row.rstrip(' ') if protocol == LMMS_EVAL else row}"
 
 
-def mark(reply: str, protocol: str = PAPER) -> float | None:
-    """The mark in a judge's reply, a number from 0 to 1; None: it has none.
+def parse_grade(reply: str, protocol: str = PAPER) -> float | None:
+    """Parse the grade in a judge's reply, a number from 0 to 1; None: it has none.
 
-    VLMEvalKit takes the whole reply for the number, the others what stands before the first blank.
+    For VLMEvalKit it is the whole reply, for the others the text before the first space.
     """
     if protocol == LMMS_EVAL:
         reply = reply.strip()
@@ -176,8 +178,8 @@ def mark(reply: str, protocol: str = PAPER) -> float | None:
     return number if 0 <= number <= 1 else None
 
 
-def contained(text: str, truth: str) -> float:
-    """Share of what has to be said that an answer says, of the best alternative."""
+def contained_share(text: str, truth: str) -> float:
+    """The share of a target's <AND> elements in a response, of the best <OR> alternative."""
     low = " ".join(text.lower().split())
     shares = []
     for alternative in truth.lower().split("<or>"):

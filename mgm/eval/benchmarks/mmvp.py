@@ -1,4 +1,4 @@
-"""MMVP: pairs of images that CLIP takes for the same, and one question about both."""
+"""MMVP: pairs of images with similar CLIP embeddings, and one question about both."""
 
 import re
 from collections import defaultdict
@@ -6,26 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Question, Response
+from mgm.eval.harness.question import Question
+from mgm.eval.metrics.lmms_eval import mmvp_letter
 from mgm.eval.metrics.multiple_choice import format_choices
-from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark, row_id
+from mgm.eval.metrics.vlmevalkit import choice_question
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, Table
+from mgm.eval.tasks.letter_benchmark import LetterBenchmark
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 
-# The letter of an answer, by the first form that is found.
-_FORMS = (
-    r"^\s*\(?([AB])\)?\.?\s*$",
-    r"^\s*\(?([AB])\)?[\.\s]",
-    r"answer\s+is\s+\(?([AB])\)?",
-    r"option\s+\(?([AB])\)?",
-    r"\(?([AB])\)?(?:\s|$)",
-)
 
-
-class MMVP(Benchmark):
-    """A pair counts as right where both of its answers are.
+class MMVP(LetterBenchmark):
+    """Pair accuracy: a pair is right if both of its questions are.
 
     Source: Tong et al., "Eyes Wide Shut?" (2024), https://arxiv.org/abs/2401.06209.
     """
@@ -44,17 +36,17 @@ class MMVP(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`; rows of a pair follow one another."""
+        """Question and choices; the rows of a pair are consecutive."""
         pair = str((number - 1) // 2)
         if protocol == VLMEVALKIT:
             question = choice_question(row, images)
             text, answer, metadata = question.text, question.target, question.metadata
         else:
-            asked, choices = _first(row, "Question"), _first(row, "Options")
+            question_text, choices = _first(row, "Question"), _first(row, "Options")
             if isinstance(choices, str):
                 choices = parsed_options(choices)
-            text = f"{asked}\n{format_choices(choices)}\n{LETTER_PROMPT}"
-            answer, metadata = right_letter(_first(row, "Correct Answer", "answer")), {}
+            text = f"{question_text}\n{format_choices(choices)}\n{LETTER_PROMPT}"
+            answer, metadata = target_letter(_first(row, "Correct Answer", "answer")), {}
         return Question(
             id=str(number - 1),
             text=text,
@@ -65,20 +57,12 @@ class MMVP(Benchmark):
             metadata={**metadata, "question_id": row_id(row, number)},
         )
 
-    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
-        if protocol == VLMEVALKIT:
-            return score_multiple_choice(response, judge)
-        return float(mmvp_letter(response.text) == response.question.target)
-
-    def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
-        if protocol == VLMEVALKIT:
-            return super().parse(response, protocol)
-        return mmvp_letter(response.text) or ""
+    def letter(self, text: str) -> str:
+        """The letter by lmms-eval's rules."""
+        return mmvp_letter(text)
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """Share of pairs with both answers right, in per cent; half a pair does not count."""
+        """The share of pairs with both questions right, in per cent, without incomplete pairs."""
         pairs: dict[str, list[float]] = defaultdict(list)
         for question, credit in zip(questions, credits, strict=True):
             pairs[question.group].append(credit)
@@ -93,31 +77,21 @@ class MMVP(Benchmark):
 
 
 def parsed_options(text: str) -> list[str]:
-    """The choices in "(a) open (b) closed". Source: `_parse_options` of lmms-eval's mmvp."""
-    found = re.findall(r"\([a-z]\)\s*([^(]+?)(?=\s*\([a-z]\)|$)", text, re.IGNORECASE)
-    return [one.strip() for one in found]
+    """Parse choices such as "(a) open (b) closed". Source: `_parse_options` of lmms-eval's mmvp."""
+    options = re.findall(r"\([a-z]\)\s*([^(]+?)(?=\s*\([a-z]\)|$)", text, re.IGNORECASE)
+    return [one.strip() for one in options]
 
 
-def right_letter(text: str) -> str:
-    """The letter of "(a)" or "a". Source: `_normalize_answer` of lmms-eval's mmvp, utils.py."""
+def target_letter(text: str) -> str:
+    """The capital letter of a target such as "(a)" or "a".
+
+    Source: `_normalize_answer` of lmms-eval's mmvp, utils.py.
+    """
     text = text.strip().lower()
     for letter in "ab":
         if f"({letter})" in text or text == letter:
             return letter.upper()
     return text.upper()
-
-
-def mmvp_letter(text: str) -> str:
-    """The letter that an answer names; empty: none.
-
-    Source: `_extract_answer_letter` of lmms-eval's mmvp, utils.py.
-    """
-    text = text.strip()
-    for form in _FORMS:
-        found = re.search(form, text, re.IGNORECASE)
-        if found:
-            return found[1].upper()
-    return text[:1].upper() if text[:1].upper() in ("A", "B") else ""
 
 
 def _first(row: dict[str, Any], *names: str) -> Any:

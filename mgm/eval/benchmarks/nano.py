@@ -1,4 +1,4 @@
-"""The playground's own pictures: questions whose answers are known, drawn on this machine."""
+"""Nano: synthetic images of the playground, with generated questions and targets."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,62 +12,61 @@ from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import RequiredFile
 from mgm.eval.tasks.files import load_json
 from mgm.eval.tasks.llava_format import write_answers_file
-from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
+from mgm.eval.tasks.prompts import SHORT_ANSWER_SUFFIX
 
 CONVERSATIONS_FILE = "conversations.json"
-SHORT_ANSWER_SUFFIX = f"\n{SHORT_ANSWER_PROMPT}"
 
 
 class Nano(Benchmark):
-    """Every question of a conversation by itself, exact answers."""
+    """Exact-match accuracy; each question of a conversation is asked on its own."""
 
     name, title, folder = "nano", "nano pictures", "nano"
     splits = scored_splits = ("held_out",)
-    sizes = {}  # noqa: RUF012  as many as were drawn
+    sizes = {}  # noqa: RUF012  as many as were generated
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """A data set of the playground."""
+        """The conversations, which playground.generate writes."""
         how = "python -m playground.generate --out data/MGM-Eval/nano --split held_out --seed 2"
         return [RequiredFile(CONVERSATIONS_FILE, how)]
 
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Each turn of a conversation as a question of its own."""
         for number, record in enumerate(load_json(folder / CONVERSATIONS_FILE), start=1):
             try:
-                yield from list(self._of_record(folder, record))
+                yield from list(self._questions_of_record(folder, record))
             except DATA_ERRORS as error:
                 yield SkippedQuestion(f"{CONVERSATIONS_FILE}, record {number}", one_line(error))
 
-    def _of_record(self, folder: Path, record: dict[str, Any]) -> Iterator[Question]:
+    def _questions_of_record(self, folder: Path, record: dict[str, Any]) -> Iterator[Question]:
         turns = record.get("conversations")
         kinds = record.get("kinds")
         if not isinstance(turns, list) or not isinstance(kinds, list):
-            raise MGMError(f"{folder / CONVERSATIONS_FILE}: is not written by playground.generate")
+            raise MGMError(f"{folder / CONVERSATIONS_FILE}: was not written by playground.generate")
         heights = record.get("text_heights") or [None] * len(kinds)
         images = record.get("image") or []
         names = [images] if isinstance(images, str) else images
-        # A conversation asks for bare answers once; each question on its own has to.
+        # The instruction is in the first turn only, but every question needs it.
         suffix = SHORT_ANSWER_SUFFIX if turns[0]["value"].endswith(SHORT_ANSWER_SUFFIX) else ""
-        for place, kind in enumerate(kinds):
-            asked, right = (one["value"] for one in turns[2 * place : 2 * place + 2])
-            asked = asked.replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
+        for index, kind in enumerate(kinds):
+            prompt, target = (one["value"] for one in turns[2 * index : 2 * index + 2])
+            prompt = prompt.replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
             yield Question(
-                id=f"{record['id']}/{place}",
-                text=asked,
+                id=f"{record['id']}/{index}",
+                text=prompt,
                 images=tuple(folder / "images" / name for name in names),
-                target=right,
+                target=target,
                 group=str(record["id"]),
                 category=kind,
                 max_new_tokens=64,
-                metadata={"prompt": asked, "text_size": heights[place]},
+                metadata={"prompt": prompt, "text_size": heights[index]},
             )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the answer is the right one, letter by letter."""
+        """Exact match."""
         return float(response.text.strip() == response.question.target.strip())
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """The answers."""
+        """An answers file in LLaVA's format."""
         return [write_answers_file(folder / "answers.jsonl", responses)]

@@ -1,4 +1,4 @@
-"""OCRBench (version 1): texts, scenes, documents and formulas to read."""
+"""OCRBench (version 1): recognition of text, documents and formulas."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from mgm.eval.tasks.dataset_source import HubFiles, Table
 from mgm.eval.tasks.files import as_text_list
 
 FORMULAS = "Handwritten Mathematical Expression Recognition"
-FORMULA_DATA = "HME100k"  # by whose name lmms-eval knows formulas
+FORMULA_DATA = "HME100k"  # data set of the formulas, by which lmms-eval recognises them
 # Full-width forms of ASCII, and the ideographic space.
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: ord(" ")}
 
 
 class OCRBench(Benchmark):
-    """Answers that contain a right one, in per cent: the published points of 1000 are ten times it.
+    """Share of responses that contain a target, in per cent; the published score is ten times it.
 
     Source: https://arxiv.org/abs/2305.07895.
     """
@@ -34,7 +34,7 @@ class OCRBench(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The bare question; the task decides how the response is compared."""
         by_lmms_eval = protocol == LMMS_EVAL
         kind = row["question_type" if by_lmms_eval else "category"]
         is_formula = row["dataset"] == FORMULA_DATA if by_lmms_eval else kind == FORMULAS
@@ -49,7 +49,7 @@ class OCRBench(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the answer contains a right one."""
+        """Whether the response contains a target."""
         question = response.question
         if question.metadata["formula"]:
             form = _without_blanks
@@ -68,5 +68,5 @@ def _low(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """With ASCII for its full-width forms. Source: utils.py of lmms-eval's tasks/ocrbench."""
+    """ASCII for full-width characters. Source: utils.py of lmms-eval's tasks/ocrbench."""
     return _low(text.translate(FULL_WIDTH))

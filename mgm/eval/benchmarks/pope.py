@@ -1,4 +1,4 @@
-"""POPE: is this object in the image, yes or no; half of the questions ask for what is not there."""
+"""POPE: object hallucination; yes-or-no questions about objects, half of which are absent."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Credit, Question, Response, SkippedQuestion, ratio_of_sums
-from mgm.eval.metrics.yes_no import NO, YES, extracted_yes_or_no, f1_credit, judged_yes_or_no
+from mgm.eval.metrics.yes_no import NO, YES, extract_yes_no, f1_credit, judge_yes_no
 from mgm.eval.tasks.benchmark import LMMS_EVAL, OFFICIAL, PAPER, VLMEVALKIT, Benchmark, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
 from mgm.eval.tasks.files import read_jsonl
@@ -19,7 +19,7 @@ POPE_SUBSETS = ("adversarial", "popular", "random")
 
 
 class POPE(Benchmark):
-    """The mean of the kinds' F1; in the harnesses' protocols F1 of all questions together.
+    """The mean of the F1 scores of three subsets; in the harnesses' protocols the overall F1.
 
     The paper's protocol and the official one have the same scorer (POPE's `evaluate.py`, which is
     LLaVA's `eval_pope.py`); the official prompt is the bare question.
@@ -37,7 +37,7 @@ class POPE(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, labels of each kind, and COCO's images."""
+        """LLaVA's question file, labels of each subset, and COCO's images."""
         site = "https://github.com/AoiDragon/POPE/raw/e3e39262c85a6a83f26cf5094022a782cb0df58d"
         labels = [
             RequiredFile(
@@ -56,22 +56,22 @@ class POPE(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`. Labels belong to questions by their order within a kind."""
+        """Prompts of LLaVA's question file; labels in the same order within a subset."""
         labels = {
             kind: [one["label"] for one in read_jsonl(folder / f"coco/coco_pope_{kind}.json")]
             for kind in POPE_SUBSETS
         }
-        seen = dict.fromkeys(POPE_SUBSETS, 0)
+        counts = dict.fromkeys(POPE_SUBSETS, 0)
 
-        def complete(question: Question, index: int) -> Question:
+        def add_target(question: Question, index: int) -> Question:
             kind = question.category
-            if kind not in labels or seen[kind] >= len(labels[kind]):
+            if kind not in labels or counts[kind] >= len(labels[kind]):
                 raise MGMError(
-                    f"{folder}: question {question.id} of kind {kind!r} has no label; the files "
-                    "do not belong together"
+                    f"{folder}: question {question.id} of subset {kind!r} has no label; the "
+                    "files do not match"
                 )
-            label = labels[kind][seen[kind]]
-            seen[kind] += 1
+            label = labels[kind][counts[kind]]
+            counts[kind] += 1
             text = question.text
             return replace(
                 question,
@@ -86,14 +86,14 @@ class POPE(Benchmark):
         yield from llava_questions(
             folder / "llava_pope_test.jsonl",
             folder / "val2014",
-            complete=complete,
+            transform=add_target,
             category=lambda record: str(record.get("category", "")),
         )
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """lmms-eval appends an instruction, VLMEvalKit does not."""
         question = row["question"]
         return Question(
             id=str(number - 1),
@@ -108,28 +108,28 @@ class POPE(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether yes or no is right, with what the answer adds to F1.
+        """Whether yes or no is the target, with the terms of F1.
 
         Raises:
             MGMError: the judge does not reply.
         """
         if protocol == VLMEVALKIT:
-            parsed = judged_yes_or_no(response, judge)
+            parsed = judge_yes_no(response, judge)
         else:
             parsed = POPE_PARSERS[protocol](response.text)
-        # lmms-eval's recall counts no answer but a plain "no" as a miss.
+        # Compat: in lmms-eval only "no" is a false negative.
         return f1_credit(parsed, response.question.target, other_is_missed=protocol != LMMS_EVAL)
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """Yes or no; see `Benchmark`."""
+        """The extracted yes or no."""
         parsed = POPE_PARSERS[protocol](response.text)
         return parsed if parsed in (YES, NO) else ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """F1 of yes, in per cent. Without a true positive it is 0."""
+        """F1 of yes in per cent; 0 without a true positive."""
         kinds = _by_kind(questions, credits)
         if questions and questions[0].metadata.get("together"):
-            # VLMEvalKit's table has a question of several kinds once, and its F1 counts it in each.
+            # Compat: VLMEvalKit's F1 counts a question of several subsets once for each.
             return 100 * ratio_of_sums([credit for own in kinds.values() for _, credit in own])
         scores = [ratio_of_sums([credit for _, credit in own]) for own in kinds.values()]
         return 100 * sum(scores) / len(scores) if scores else 0.0
@@ -137,7 +137,7 @@ class POPE(Benchmark):
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
-        """F1, accuracy and share of yes of each kind."""
+        """F1, accuracy and share of yes of each subset."""
         result = {}
         for kind, own in _by_kind(questions, credits).items():
             yes = sum(_is_yes(label, credit) for label, credit in own)
@@ -148,12 +148,12 @@ class POPE(Benchmark):
         return result
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """What the published evaluator reads."""
+        """The answers file of the published evaluator."""
         return [write_answers_file(folder / "answers.jsonl", responses)]
 
 
-def parse(text: str) -> str:
-    """Yes, unless a word before the first full stop is No, no or not.
+def parse_pope_answer(text: str) -> str:
+    """Parse as POPE does: yes, unless a word of the first sentence is No, no or not.
 
     Compat: "NO", "nope", "cannot" and "No\\nYes" are yes. Source: eval_pope.py.
     """
@@ -161,27 +161,29 @@ def parse(text: str) -> str:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def parse_as_lmms_eval(text: str) -> str:
-    """lmms-eval's parse: a full stop behind yes makes it neither yes nor no."""
+def parse_pope_as_lmms_eval(text: str) -> str:
+    """Parse as lmms-eval does: the whole text, so that "yes." is neither yes nor no."""
     return text.lower().strip()
 
 
 POPE_PARSERS: Mapping[str, Callable[[str], str]] = {
-    PAPER: parse,
-    OFFICIAL: parse,
-    LMMS_EVAL: parse_as_lmms_eval,
-    VLMEVALKIT: extracted_yes_or_no,
+    PAPER: parse_pope_answer,
+    OFFICIAL: parse_pope_answer,
+    LMMS_EVAL: parse_pope_as_lmms_eval,
+    VLMEVALKIT: extract_yes_no,
 }
 
 
 def _by_kind(
     questions: Sequence[Question], credits: Sequence[float]
 ) -> dict[str, list[tuple[str, Credit]]]:
-    """Labels and credits of each kind; a question of several kinds belongs to each of them."""
+    """Labels and credits of each subset; a question may belong to several."""
     result: dict[str, list[tuple[str, Credit]]] = {kind: [] for kind in POPE_SUBSETS}
     for question, credit in zip(questions, credits, strict=True):
         label = question.target
-        if not isinstance(credit, Credit):  # read from a file: what is not right is the opposite
+        if not isinstance(
+            credit, Credit
+        ):  # from a saved score: a wrong answer is the opposite of the label
             credit = f1_credit(label if credit else NO if label == YES else YES, label)
         for kind in question.category.split(","):
             result.setdefault(kind, []).append((label, credit))
@@ -189,5 +191,5 @@ def _by_kind(
 
 
 def _is_yes(label: str, credit: Credit) -> bool:
-    """Whether the answer was parsed as yes: a true or a false positive."""
+    """Whether the response was parsed as yes: a true or false positive."""
     return bool(credit) if label == YES else bool(credit.denominator)

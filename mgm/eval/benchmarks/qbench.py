@@ -1,4 +1,4 @@
-"""Q-Bench: choices about how good an image is."""
+"""Q-Bench: multiple choice about image quality."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ QUESTION_TYPES = ("yes-or-no", "what", "how")
 
 
 class QBench(Benchmark):
-    """Letters; the answers of the test are known to its server alone."""
+    """Accuracy; the targets of the test are not public."""
 
     name, title, folder = "qbench", "Q-Bench", "qbench"
     splits = ("dev", "test")
@@ -25,7 +25,7 @@ class QBench(Benchmark):
     sizes = {"dev": 1495, "test": 1495}  # noqa: RUF012
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions and images."""
+        """Question file and images."""
         site = "https://huggingface.co/datasets/nanyangtu/LLVisionQA-QBench/resolve/main"
         return [
             RequiredFile(f"llvisionqa_{split}.json", "Q-Bench", f"{site}/llvisionqa_{split}.json"),
@@ -35,20 +35,20 @@ class QBench(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`. Source: model_vqa_qbench.py."""
+        """The published prompts. Source: model_vqa_qbench.py."""
         file = folder / f"llvisionqa_{split}.json"
         images = require_file(folder / "images_llvisionqa")
 
         def make(record: dict[str, Any], number: int) -> Question:
             where = f"{file}, record {number}"
             choices = require_field(record, "candidates", where)
-            right = record.get("correct_ans")
-            asked = f"{require_field(record, 'question', where)}\n{format_choices(choices)}\n"
+            answer = record.get("correct_ans")
+            question = f"{require_field(record, 'question', where)}\n{format_choices(choices)}\n"
             return Question(
                 id=str(number),
-                text=f"{asked}{LETTER_PROMPT}",
+                text=f"{question}{LETTER_PROMPT}",
                 images=(images / require_field(record, "img_path", where),),
-                target=LETTERS[choices.index(right)] if right in choices else None,
+                target=LETTERS[choices.index(answer)] if answer in choices else None,
                 group=record["img_path"],
                 category=QUESTION_TYPES[record["type"]] if record.get("type") in (0, 1, 2) else "",
                 max_new_tokens=1024,
@@ -60,15 +60,15 @@ class QBench(Benchmark):
             yield question_or_skip(where, partial(make, record, number))
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether it begins with the right letter."""
+        """Whether the first character is the target."""
         return float(response.text.strip()[:1] == response.question.target)
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The first character, if it is a letter."""
         letter = response.text.strip()[:1]
         return letter if letter in LETTERS else ""
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """The published answers: the records, with what was said."""
+        """The answers file of the published scripts: records with responses."""
         records = [{**one.question.metadata["record"], "response": one.text} for one in responses]
         return [write_jsonl(folder / f"llvisionqa_{split}_answers.jsonl", records)]

@@ -1,4 +1,4 @@
-"""RealWorldQA: spatial questions about photographs, many of them from cars."""
+"""RealWorldQA: spatial questions about photographs, many of them taken from vehicles."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ ABCD = "ABCD"
 
 
 class RealWorldQA(Benchmark):
-    """Letters, and in lmms-eval's protocol short answers, too.
+    """Accuracy of letters, and in lmms-eval's protocol of short answers too.
 
     Source: https://x.ai/news/grok-1.5v.
     """
@@ -33,7 +33,7 @@ class RealWorldQA(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The question, which contains choices and instruction; VLMEvalKit lists choices."""
         if protocol == VLMEVALKIT:
             return choice_question(row, images)
         return Question(
@@ -46,19 +46,19 @@ class RealWorldQA(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right, or the short answer but for case and a full stop.
+        """Whether the letter is the target, or the short answer, ignoring case and a final period.
 
         Source: `realworldqa_process_results` of lmms-eval's realworldqa, utils.py.
         """
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
-        right = response.question.target
-        if right.upper() in tuple(ABCD):
-            return float(mcq_letter(response.text, ABCD) == right.upper())
-        return float(response.text.lower().strip().rstrip(".") == right.lower())
+        target = response.question.target
+        if target.upper() in tuple(ABCD):
+            return float(mcq_letter(response.text, ABCD) == target.upper())
+        return float(response.text.lower().strip().rstrip(".") == target.lower())
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The letter; None for questions with short answers."""
         if protocol == VLMEVALKIT:
             return super().parse(response, protocol)
         if response.question.target.upper() in tuple(ABCD):

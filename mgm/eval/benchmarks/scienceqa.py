@@ -1,4 +1,4 @@
-"""ScienceQA: school questions with choices, about half of them with an image."""
+"""ScienceQA: multiple choice of school science, about half of it with an image."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ SCIENCEQA_URL = "https://opencompass.openxlab.space/utils/benchmarks/ScienceQA/{
 
 
 class ScienceQA(Benchmark):
-    """Letters; questions with an image are counted for themselves, too."""
+    """Accuracy, with parts for questions with and without an image."""
 
     name, title, folder = "scienceqa", "ScienceQA", "scienceqa"
     splits = scored_splits = ("test", "test-img")
@@ -44,7 +44,7 @@ class ScienceQA(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, answers and images."""
+        """LLaVA's question file, targets and images."""
         hub = "ScienceQA's repository, data/scienceqa"
         return [
             RequiredFile("llava_test_CQM-A.json", "eval.zip of LLaVA's docs/Evaluation.md"),
@@ -56,7 +56,7 @@ class ScienceQA(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file; targets of ScienceQA's problems."""
         problems = load_json(folder / "problems.json")
         file = folder / "llava_test_CQM-A.json"
 
@@ -65,17 +65,17 @@ class ScienceQA(Benchmark):
             if name not in problems:
                 raise MGMError(f"{folder / 'problems.json'}: has no problem {name}")
             problem = problems[name]
-            asked = record["conversations"][0]["value"].replace("<image>", "").strip()
+            question = record["conversations"][0]["value"].replace("<image>", "").strip()
             image = record.get("image")
             return Question(
                 id=name,
-                text=f"{asked}\n{LETTER_PROMPT}",
+                text=f"{question}\n{LETTER_PROMPT}",
                 images=(folder / "images" / "test" / image,) if image else (),
                 target=ABCDE[problem["answer"]],
                 group=name,
                 category="image" if image else "text",
                 max_new_tokens=1024,
-                metadata={"prompt": asked, "choices": problem["choices"]},
+                metadata={"prompt": question, "choices": problem["choices"]},
             )
 
         for number, record in enumerate(load_json(file), start=1):
@@ -84,34 +84,34 @@ class ScienceQA(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """Context, question and choices; in VLMEvalKit's protocol its own prompt."""
         if protocol == VLMEVALKIT:
             return choice_question(row, images)
         hint = f"Context: {row['hint']}\n" if row["hint"] else ""
-        asked = f"{hint}{row['question']}\n{format_choices(row['choices'])}"
+        question = f"{hint}{row['question']}\n{format_choices(row['choices'])}"
         return Question(
             id=str(number - 1),
-            text=f"{asked}\n{LETTER_PROMPT}",
+            text=f"{question}\n{LETTER_PROMPT}",
             images=images,
             target=ABCDE[row["answer"]],
             group=str(number - 1),
             category="image" if images else "text",
             max_new_tokens=16,
-            metadata={"prompt": asked, "choices": row["choices"]},
+            metadata={"prompt": question, "choices": row["choices"]},
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
+        """Whether the letter of the response is the target."""
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
         if protocol == LMMS_EVAL:
             return float(is_lmms_eval_match(response.text, response.question.target))
-        said = parse_scienceqa_letter(response.text)
-        index = predicted_index(said, response.question.metadata["choices"])
+        letter = parse_scienceqa_letter(response.text)
+        index = predicted_index(letter, response.question.metadata["choices"])
         return float(index >= 0 and ABCDE[index] == response.question.target)
 
     def parse_scienceqa_letter(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The letter by LLaVA's parser; None in lmms-eval, which matches the whole text."""
         if protocol == VLMEVALKIT:
             return super().parse_scienceqa_letter(response, protocol)
         if protocol == LMMS_EVAL:
@@ -120,12 +120,12 @@ class ScienceQA(Benchmark):
         return letter if letter in ABCDE else ""
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """The published answers."""
+        """The answers file of the published scripts."""
         return [write_answers_file(folder / "answers.jsonl", responses)]
 
 
 def parse_scienceqa_letter(text: str) -> str:
-    """The letter that an answer is, begins with, or names; else "FAILED".
+    """Parse the letter of a response as LLaVA does; "FAILED" without one.
 
     Source: eval_science_qa.py.
     """
@@ -133,12 +133,12 @@ def parse_scienceqa_letter(text: str) -> str:
         return text
     if len(text) >= 3 and text[0] in ABCDE and text[1:3] == ". ":
         return text[0]
-    found = re.findall(r"The answer is ([A-Z]).", text)
-    return found[0] if len(found) == 1 else "FAILED"
+    letters = re.findall(r"The answer is ([A-Z]).", text)
+    return letters[0] if len(letters) == 1 else "FAILED"
 
 
 def is_lmms_eval_match(text: str, answer: str) -> bool:
-    """Whether an answer is the right letter, or a capital one with a full stop behind it.
+    """Whether a response is the target, or starts with it as a capital letter and a period.
 
     Source: `sqa_process_results` of lmms-eval's scienceqa, utils.py.
     """
@@ -148,5 +148,5 @@ def is_lmms_eval_match(text: str, answer: str) -> bool:
 
 
 def predicted_index(letter: str, choices: Sequence[str]) -> int:
-    """The number of the choice that a letter means; -1: there is none."""
+    """The index of the choice of a letter; -1: none."""
     return ABCDE.index(letter) if letter and letter in ABCDE[: len(choices)] else -1

@@ -1,4 +1,4 @@
-"""SEED-Bench: choices about images and about the middle frames of videos."""
+"""SEED-Bench: multiple choice about images and video frames."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ SEED_URL = "https://opencompass.openxlab.space/utils/benchmarks/SEEDBench/{name}
 
 
 class SEEDBench(Benchmark):
-    """Letters."""
+    """Accuracy, with parts for images, videos and question types."""
 
     name, title, folder = "seed", "SEED-Bench", "seed_bench"
     splits = scored_splits = ("test", "test-img")
@@ -29,7 +29,7 @@ class SEEDBench(Benchmark):
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
     sources = {  # noqa: RUF012
-        # Eight frames of every video come with it.
+        # Includes eight frames of every video.
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/SEED-Bench", "**/test-*.parquet", 17990),
         ("test-img", VLMEVALKIT): Table(
             "SEEDBench_IMG.tsv", 14233, "68017231464752261a2526d6ca3a10c0", url=SEED_URL
@@ -37,7 +37,7 @@ class SEEDBench(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, answers, images and frames."""
+        """LLaVA's question file, targets, images and video frames."""
         hub = "the data set AILab-CVC/SEED-Bench of the Hugging Face hub"
         return [
             RequiredFile("llava-seed-bench.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
@@ -49,13 +49,13 @@ class SEEDBench(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file; targets and question types of SEED-Bench's own."""
         file = folder / "SEED-Bench.json"
-        known = load_json(file)
-        kinds = {number: name for name, number in known["question_type"].items()}
-        truths = {one["question_id"]: one for one in known["questions"]}
+        content = load_json(file)
+        kinds = {number: name for name, number in content["question_type"].items()}
+        truths = {one["question_id"]: one for one in content["questions"]}
 
-        def complete(question: Question, index: int) -> Question:
+        def add_target(question: Question, index: int) -> Question:
             truth = truths.get(question.id)
             if truth is None:
                 raise MGMError(f"{file}: has no question {question.id}")
@@ -65,12 +65,12 @@ class SEEDBench(Benchmark):
                 category=f"{truth['data_type']}: {kinds[truth['question_type_id']]}",
             )
 
-        yield from llava_questions(folder / "llava-seed-bench.jsonl", folder, complete=complete)
+        yield from llava_questions(folder / "llava-seed-bench.jsonl", folder, transform=add_target)
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """Question and choices; several images are frames of a video."""
         if protocol == VLMEVALKIT:
             return choice_question(row, images)
         choices = [row[f"choice_{letter}"] for letter in "abcd"]
@@ -85,13 +85,13 @@ class SEEDBench(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
+        """Whether the letter of the response is the target."""
         if protocol == VLMEVALKIT:
             return score_multiple_choice(response, judge)
-        return float(is_right(response.text, response.question.target, protocol))
+        return float(is_seed_match(response.text, response.question.target, protocol))
 
     def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
+        """The first letter; None in the paper's protocol, which matches the whole text."""
         if protocol == VLMEVALKIT:
             return super().parse(response, protocol)
         if protocol == PAPER:
@@ -102,7 +102,7 @@ class SEEDBench(Benchmark):
     def parts(
         self, questions: Sequence[Question], credits: Sequence[float]
     ) -> dict[str, tuple[float, int]]:
-        """Images, videos, and every kind."""
+        """The accuracies of images, of videos, and of each question type."""
         parts = super().parts(questions, credits)
         for data in ("image", "video"):
             own = [
@@ -115,15 +115,15 @@ class SEEDBench(Benchmark):
         return parts
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """The published answers."""
+        """The answers file of the published scripts."""
         return [write_answers_file(folder / "merge.jsonl", responses)]
 
 
-def is_right(text: str, answer: str, protocol: str) -> bool:
-    """Whether an answer is the right letter.
+def is_seed_match(text: str, answer: str, protocol: str) -> bool:
+    """Whether a response is the target.
 
-    Compat: as published nothing may come with it, so that "A." is wrong where A is right; in
-    lmms-eval the first letter counts, a small one, too. Sources: convert_seed_for_submission.py,
+    Compat: exact match as published, so that "A." is wrong; lmms-eval compares the first character,
+    ignoring case. Sources: convert_seed_for_submission.py,
     and `seed_process_result` and `seed_aggregation_result` of lmms-eval's seedbench, utils.py.
     """
     if protocol == PAPER:

@@ -1,4 +1,4 @@
-"""TextVQA: texts in photographs, answers as ten people gave them."""
+"""TextVQA: reading text in photographs, scored by VQA accuracy."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
-from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vlmevalkit_answer
+from mgm.eval.metrics.vqa_accuracy import evalai_answer, vlmevalkit_answer, vqa_accuracy
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, VLMEVALKIT, Benchmark, row_id
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Table
 from mgm.eval.tasks.files import as_text_list, load_json
@@ -22,7 +22,7 @@ QUESTIONS_FILE, ANSWERS_FILE = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.
 
 
 class TextVQA(Benchmark):
-    """Asked with OCR tokens in the published protocol, without them in others'."""
+    """VQA accuracy; the published prompts contain OCR tokens, those of the harnesses do not."""
 
     name, title, folder = "textvqa", "TextVQA", "textvqa"
     splits = scored_splits = ("val",)
@@ -35,7 +35,7 @@ class TextVQA(Benchmark):
     also_published = True
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions, answers and images."""
+        """LLaVA's question file, targets and images."""
         site = "https://dl.fbaipublicfiles.com/textvqa"
         return [
             RequiredFile(QUESTIONS_FILE, "eval.zip of LLaVA's docs/Evaluation.md"),
@@ -48,7 +48,7 @@ class TextVQA(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file, with OCR tokens; ten human answers of TextVQA."""
         answers = {
             (one["image_id"], one["question"].lower()): one["answers"]
             for one in load_json(folder / ANSWERS_FILE)["data"]
@@ -58,7 +58,7 @@ class TextVQA(Benchmark):
             key = (record["question_id"], question_of_prompt(record["text"]).lower())
             if key not in answers:
                 raise MGMError(
-                    f"{folder / ANSWERS_FILE}: has no answers to {key[1]!r:.100} about {key[0]}; "
+                    f"{folder / ANSWERS_FILE}: no answers to {key[1]!r:.100} about {key[0]}; "
                     "use version 0.5.1 of both files"
                 )
             return answers[key]
@@ -66,23 +66,27 @@ class TextVQA(Benchmark):
         yield from llava_questions(
             folder / QUESTIONS_FILE,
             folder / "train_images",
-            text=partial(self.prompt, protocol),
-            complete=_numbered,
+            prompt=partial(self.prompt, protocol),
+            transform=_with_unique_id,
             target=answer,
         )
 
     def prompt(self, protocol: str, published: str) -> str:
-        """What is asked instead of a published prompt."""
-        return published if protocol == PAPER else _wording(protocol, question_of_prompt(published))
+        """The prompt of a protocol, given the published prompt."""
+        return (
+            published
+            if protocol == PAPER
+            else _harness_prompt(protocol, question_of_prompt(published))
+        )
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """The bare question of the harnesses, without OCR tokens."""
         answers = row["answer" if protocol == VLMEVALKIT else "answers"]
         return Question(
             id=str(number - 1),
-            text=_wording(protocol, row["question"]),
+            text=_harness_prompt(protocol, row["question"]),
             images=images,
             target=as_text_list(answers),
             group=images[0].name,
@@ -90,42 +94,42 @@ class TextVQA(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Agreement with ten people; VLMEvalKit brings answers into another form than EvalAI."""
-        normal = vlmevalkit_answer if protocol == VLMEVALKIT else normal_answer
-        return agreement(response.text, response.question.target, normal)
+        """VQA accuracy; VLMEvalKit normalises answers in its own way."""
+        normal = vlmevalkit_answer if protocol == VLMEVALKIT else evalai_answer
+        return vqa_accuracy(response.text, response.question.target, normal)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """What the published evaluator reads."""
+        """The answers file of the published evaluator."""
         return [write_answers_file(folder / "merge.jsonl", responses)]
 
 
 def question_of_prompt(prompt: str) -> str:
-    """The question in a prompt of the published file.
+    """Extract the question from a prompt of the published file.
 
     Raises:
-        MGMError: there is none.
+        MGMError: unknown format.
     """
     lines = prompt.split("\n")
     if prompt.startswith("OCR tokens: "):
-        found = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
-        if found:
-            return found[1]
+        match = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
+        if match:
+            return match[1]
     elif f"{OCR_PREFIX} " in prompt and len(lines) == 3:
         return lines[1] if prompt.startswith(OCR_PREFIX) else lines[0]
     elif len(lines) == 2:
         return lines[0]
-    raise MGMError(f"there is no question in the prompt {prompt!r:.100}")
+    raise MGMError(f"no question in the prompt {prompt!r:.100}")
 
 
-def _numbered(question: Question, index: int) -> Question:
-    """An image may have several questions: the id of the file alone is not one."""
+def _with_unique_id(question: Question, index: int) -> Question:
+    """Use the index as id: in the file, the questions about an image share their id."""
     return replace(
         question, id=f"{index}", metadata={**question.metadata, "question_id": question.id}
     )
 
 
-def _wording(protocol: str, question: str) -> str:
-    # lmms-eval makes all letters but the first small.
+def _harness_prompt(protocol: str, question: str) -> str:
+    # Compat: `str.capitalize` of lmms-eval lowers all letters but the first.
     return (
         question.capitalize() if protocol == LMMS_EVAL else question
     ) + f"\n{SHORT_ANSWER_PROMPT}"

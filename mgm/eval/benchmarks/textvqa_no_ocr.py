@@ -1,4 +1,4 @@
-"""TextVQA without OCR tokens in the published prompt: the model has to read the image itself."""
+"""TextVQA with the published prompts, but without OCR tokens."""
 
 from mgm.eval.benchmarks.textvqa import TextVQA, question_of_prompt
 from mgm.eval.tasks.benchmark import PAPER
@@ -6,10 +6,9 @@ from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
 
 class TextVQAWithoutOCR(TextVQA):
-    """The paper's data, suffix and scorer, without the line of OCR tokens.
+    """TextVQA as in the paper, without the line of OCR tokens in prompts.
 
-    A row of its own beside TextVQA's, whose published score has the tokens; the harnesses'
-    protocols of TextVQA have none either.
+    A benchmark of its own, since the paper's scores of TextVQA are with the tokens.
     """
 
     name, title = "textvqa-no-ocr", "TextVQA (no OCR tokens)"
@@ -17,5 +16,5 @@ class TextVQAWithoutOCR(TextVQA):
     sources = {}  # noqa: RUF012
 
     def prompt(self, protocol: str, published: str) -> str:
-        """See `TextVQA`."""
+        """The published prompt without its OCR tokens."""
         return f"{question_of_prompt(published)}\n{SHORT_ANSWER_PROMPT}"

@@ -1,4 +1,4 @@
-"""VizWiz: questions of blind people about their photographs; known to its server alone."""
+"""VizWiz: questions of blind people about their photographs, scored by VQA accuracy."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
-from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer
+from mgm.eval.metrics.vqa_accuracy import evalai_answer, vqa_accuracy
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile
 from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
@@ -16,7 +16,7 @@ from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT, UNANSWERABLE_PROMPT
 
 
 class VizWiz(Benchmark):
-    """A file for the server."""
+    """VQA accuracy of val; for test a submission to the evaluation server."""
 
     name, title, folder = "vizwiz", "VizWiz", "vizwiz"
     splits = ("test", "val")
@@ -29,7 +29,7 @@ class VizWiz(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions and images."""
+        """Question file and images."""
         site = "https://vizwiz.cs.colorado.edu/VizWiz_final/images"
         return [
             RequiredFile("llava_test.jsonl", "eval.zip of LLaVA's docs/Evaluation.md"),
@@ -39,19 +39,21 @@ class VizWiz(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file; the targets of the test are not public."""
 
-        def complete(question: Question, index: int) -> Question:
+        def add_metadata(question: Question, index: int) -> Question:
             image = question.group
             metadata = {**question.metadata, "image": image, "question_id": question.id}
             return replace(question, id=f"{index}", metadata=metadata)
 
-        yield from llava_questions(folder / "llava_test.jsonl", folder / "test", complete=complete)
+        yield from llava_questions(
+            folder / "llava_test.jsonl", folder / "test", transform=add_metadata
+        )
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """lmms-eval's prompt, with the instruction for unanswerable questions."""
         name = str(row["question_id"])
         return Question(
             id=name,
@@ -64,15 +66,15 @@ class VizWiz(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Agreement with ten people, where they are known."""
-        return agreement(response.text, response.question.target or [])
+        """VQA accuracy against ten human answers; 0 without them."""
+        return vqa_accuracy(response.text, response.question.target or [])
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """Answers, and what the server takes."""
+        """LLaVA's answers file, and the upload for the evaluation server."""
         path = folder / "vizwiz_test.json"
         answers = write_answers_file(folder / "answers.jsonl", responses)
         records = [
-            {"image": one.question.metadata["image"], "answer": normal_answer(one.text)}
+            {"image": one.question.metadata["image"], "answer": evalai_answer(one.text)}
             for one in responses
         ]
         path.write_text(json.dumps(records), encoding="utf-8")

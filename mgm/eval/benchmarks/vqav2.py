@@ -1,4 +1,4 @@
-"""VQAv2: questions about photographs; the answers of the test are known to its server alone."""
+"""VQAv2: questions about photographs, scored by VQA accuracy."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
-from mgm.eval.metrics.vqa_accuracy import agreement, normal_answer, vqav2_answer
+from mgm.eval.metrics.vqa_accuracy import evalai_answer, vqa_accuracy, vqav2_answer
 from mgm.eval.tasks.benchmark import LMMS_EVAL, PAPER, Benchmark
 from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile
 from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
@@ -15,7 +15,7 @@ from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
 
 
 class VQAv2(Benchmark):
-    """A file for the server."""
+    """VQA accuracy of val; for test-dev a submission to the evaluation server."""
 
     name, title, folder = "vqav2", "VQAv2", "vqav2"
     splits = ("test-dev", "val")
@@ -28,7 +28,7 @@ class VQAv2(Benchmark):
     }
 
     def published_files(self, split: str) -> list[RequiredFile]:
-        """Questions and images."""
+        """Question file and images."""
         return [
             RequiredFile(
                 "llava_vqav2_mscoco_test-dev2015.jsonl", "eval.zip of LLaVA's Evaluation.md"
@@ -41,14 +41,14 @@ class VQAv2(Benchmark):
     def published_questions(
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
-        """See `Benchmark`."""
+        """Prompts of LLaVA's question file; the targets of test-dev are not public."""
         file = folder / "llava_vqav2_mscoco_test-dev2015.jsonl"
         yield from llava_questions(file, folder / "test2015")
 
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """lmms-eval's prompt, with the answer type as category."""
         return Question(
             id=str(row["question_id"]),
             text=f"{row['question']}\n{SHORT_ANSWER_PROMPT}",
@@ -60,16 +60,16 @@ class VQAv2(Benchmark):
         )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Agreement with ten people, where they are known."""
-        normal = vqav2_answer if protocol == LMMS_EVAL else normal_answer
-        return agreement(response.text, response.question.target or [], normal)
+        """VQA accuracy against ten human answers; 0 without them."""
+        normal = vqav2_answer if protocol == LMMS_EVAL else evalai_answer
+        return vqa_accuracy(response.text, response.question.target or [], normal)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
-        """Answers, and what the server takes."""
+        """LLaVA's answers file, and the upload for the evaluation server."""
         path = folder / "vqav2_test-dev.json"
         answers = write_answers_file(folder / "merge.jsonl", responses)
         records = [
-            {"question_id": int(one.question.id), "answer": normal_answer(one.text)}
+            {"question_id": int(one.question.id), "answer": evalai_answer(one.text)}
             for one in responses
         ]
         path.write_text(json.dumps(records), encoding="utf-8")

@@ -1,30 +1,23 @@
-"""V*: small things in large photographs, with choices."""
+"""V*: multiple choice about small details in high-resolution photographs."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from mgm.eval.harness.llm_judge import Judge
-from mgm.eval.harness.question import Question, Response
+from mgm.eval.harness.question import Question
+from mgm.eval.metrics.lmms_eval import vstar_letter
 from mgm.eval.metrics.multiple_choice import format_choices
-from mgm.eval.metrics.vlmevalkit import choice_question, score_multiple_choice
-from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
+from mgm.eval.metrics.vlmevalkit import choice_question
+from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
 from mgm.eval.tasks.dataset_source import HubFiles, Table
+from mgm.eval.tasks.letter_benchmark import LetterBenchmark
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 
 VSTAR_URL = "https://huggingface.co/datasets/xjtupanda/VStar_Bench/resolve/main/VStarBench.tsv"
-# The letter of an answer in capitals, by the first form that is found.
-_FORMS = (
-    r"^([A-D])",
-    r"(?:ANSWER|CHOICE|OPTION)(?:\s+IS)?[\s:]+([A-D])",
-    r"\(([A-D])\)",
-    r"([A-D])\s*[.)\]]",
-    r"(?:^|\s)([A-D])(?:\s|$)",
-)
 
 
-class VStar(Benchmark):
-    """Accuracy of all questions; attributes and relative positions are parts of it.
+class VStar(LetterBenchmark):
+    """Accuracy, with parts for attribute recognition and spatial relations.
 
     Source: Wu and Xie, "V*: Guided Visual Search" (2023), https://arxiv.org/abs/2312.14135.
     """
@@ -45,12 +38,12 @@ class VStar(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """See `Benchmark`."""
+        """Choices on a line each; in VLMEvalKit's protocol its own prompt."""
         if protocol == VLMEVALKIT:
             return choice_question(row, images)
         return Question(
             id=str(row["question_id"]),
-            text=f"{lettered(row['text'])}\n{LETTER_PROMPT}",
+            text=f"{list_choices(row['text'])}\n{LETTER_PROMPT}",
             images=images,
             target=row["label"].strip().upper(),
             group=str(row["question_id"]),
@@ -58,21 +51,13 @@ class VStar(Benchmark):
             max_new_tokens=16,
         )
 
-    def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Whether the letter is right."""
-        if protocol == VLMEVALKIT:
-            return score_multiple_choice(response, judge)
-        return float(vstar_letter(response.text) == response.question.target)
-
-    def parse(self, response: Response, protocol: str) -> str | None:
-        """See `Benchmark`."""
-        if protocol == VLMEVALKIT:
-            return super().parse(response, protocol)
-        return vstar_letter(response.text) or ""
+    def letter(self, text: str) -> str | None:
+        """The letter by lmms-eval's rules."""
+        return vstar_letter(text)
 
 
-def lettered(text: str) -> str:
-    """A question whose choices, "(A) one (B) two", get a line each.
+def list_choices(text: str) -> str:
+    """Put the choices of a question, such as "(A) one (B) two", on a line each.
 
     Source: `vstar_doc_to_text` of lmms-eval's vstar_bench, utils.py.
     """
@@ -81,18 +66,3 @@ def lettered(text: str) -> str:
         return text
     question = text.partition("(A)")[0].strip()
     return f"{question}\n{format_choices([choice.strip() for choice in choices[:4]])}"
-
-
-def vstar_letter(text: str) -> str | None:
-    """The letter that an answer names; None: none, or several.
-
-    Compat: an answer that begins with one of the letters names it, be it in a word.
-    Source: `extract_answer_letter` of lmms-eval's vstar_bench, utils.py.
-    """
-    text = text.strip().upper()
-    for form in _FORMS:
-        found = re.search(form, text)
-        if found:
-            return found[1]
-    letters = re.findall(r"[A-D]", text)
-    return letters[0] if len(letters) == 1 else None

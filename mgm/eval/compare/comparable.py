@@ -1,11 +1,11 @@
-"""Whether two scores may be compared: the same questions, right answers and judge."""
+"""Checks that two scores are comparable: same questions, targets and judge."""
 
 from collections.abc import Sequence
 
 from mgm.errors import MGMError
 from mgm.eval.report.score import Score
 
-# Settings of the command line that change answers or credits.
+# Options that affect responses or credits.
 DECIDING = ("max_new_tokens", "strip_thinking")
 
 
@@ -14,25 +14,25 @@ def check_comparable(one: Score, other: Score, shared: Sequence[str]) -> tuple[s
 
     Args:
         one: score of the baseline.
-        other: of another model.
-        shared: ids of the questions that both have.
+        other: score of another model.
+        shared: ids of the questions in both scores.
 
     Returns:
-        What a reader should know: settings that differ, and what could not be checked.
+        Remarks: settings that differ, and what could not be checked.
 
     Raises:
-        MGMError: there are no shared questions, or they, their right answers or the judges differ.
+        MGMError: no shared questions, or different questions, targets or judges.
     """
     title = f"{one.benchmark}, {one.protocol}"
     if not shared:
-        raise MGMError(f"{title}: the models have no scored question in common")
+        raise MGMError(f"{title}: the models share no scored question")
     if one.judge != other.judge:
         raise MGMError(f"{title}: judged by {one.judge!r} and by {other.judge!r}; use one judge")
     differs = next((name for name in shared if _differs(one, other, name)), None)
     if differs is not None:
         raise MGMError(
-            f"{title}: question {differs} or its right answer differs between the models; "
-            "ask both of the same data"
+            f"{title}: question {differs} or its target differs between the models; "
+            "run both on the same data"
         )
     remarks = []
     if not (one.question_hashes and other.question_hashes):
@@ -46,7 +46,7 @@ def check_comparable(one: Score, other: Score, shared: Sequence[str]) -> tuple[s
 
 
 def _differs(one: Score, other: Score, name: str) -> bool:
-    """Whether a question of both scores is another in each, as far as both files tell."""
+    """Whether a shared question differs, as far as both files allow to check."""
     hashes = [score.question_hashes.get(name) for score in (one, other)]
     if None not in hashes and hashes[0] != hashes[1]:
         return True
@@ -57,11 +57,11 @@ def _differs(one: Score, other: Score, name: str) -> bool:
 
 
 def _unchecked(one: Score, other: Score) -> list[str]:
-    """Remarks where a score of an older version has no hashes of its questions."""
+    """Remarks if a score of an older version has no hashes of questions."""
     digests = [score.run.get("data", {}).get("digest") for score in (one, other)]
     if None not in digests and digests[0] == digests[1]:
         return []
     return [
-        "whether the questions are the same could not be checked: a score.json was written by an "
-        "older version; run again with --score-only"
+        "could not check that the questions are the same: a score.json was written by an older "
+        "version; run again with --score-only"
     ]

@@ -1,4 +1,4 @@
-"""Models compared on the questions that they share, by the score that is printed of each."""
+"""Paired comparison of two models on their shared questions, with clustered statistics."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,36 +26,36 @@ from mgm.eval.statistics.intervals import (
 from mgm.eval.statistics.paired import paired_interval, sign_flip_test
 from mgm.eval.tasks.benchmark import Benchmark
 
-MARGIN = 2.0  # points of 100 within which two models count as the same
-POWER = NormalDist().inv_cdf(0.8)  # a difference is detected in four of five cases
-MIN_CHANGED = 6  # images that must change for a sign-flip test to reject at 5 %
+MARGIN = 2.0  # equivalence margin in per cent of the maximum score
+POWER = NormalDist().inv_cdf(0.8)  # quantile for a power of 80 %
+MIN_CHANGED = 6  # minimum number of changed images for a sign-flip test to reject at 5 %
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the questions of a benchmark that both have answered.
+    """Two models compared on the questions of a benchmark that both responded to.
 
     Attributes:
-        benchmark: its name and split.
+        benchmark: name and split.
         scorer: protocol and judge.
         first: name of the baseline.
         second: name of the other model.
         first_value: score of the baseline on the shared questions.
-        second_value: score of the other model on them.
-        difference: of the second score from the first.
+        second_value: score of the other model on the shared questions.
+        difference: second score minus first.
         interval: 95 % interval of the difference; None: too few images.
-        p_value: of no difference, by flipping the models' answers image by image.
-        questions: that both have answered.
-        changed: clusters of questions in which credits differ.
-        margin: largest difference that counts as none, in points of the score.
+        p_value: of the sign-flip test for no difference, clustered by image.
+        questions: number of shared questions.
+        changed: number of clusters in which credits differ.
+        margin: equivalence margin, in points of the score.
         equivalent: whether the difference is within the margin (two one-sided tests at 5 %).
-        images: clusters of these questions.
-        needed: images with as many questions each that would detect the difference; None: no number
-            above `images` would.
-        highest: the largest score; None: it has no bound.
-        partial: numbers of scored questions of models that did not answer all, in words.
-        remarks: what to know of the comparison, such as settings that differ.
+        images: number of clusters.
+        needed: number of images that would detect the difference with a power of 80 %; None: not
+            more than `images`.
+        highest: the maximum score; None: unbounded.
+        partial: note on scores that are partial; empty: both are complete.
+        remarks: such as settings that differ.
     """
 
     benchmark: str
@@ -79,12 +79,12 @@ class Comparison:
 
     @property
     def differ(self) -> bool:
-        """Whether the two scores can be told apart."""
+        """Whether the difference is significant: its interval excludes 0."""
         return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
 
     @property
     def verdict(self) -> str:
-        """What follows, in words."""
+        """The conclusion, for tables."""
         margin = f"{self.margin:g} points"
         if self.differ:
             better = self.second if self.difference > 0 else self.first
@@ -92,9 +92,9 @@ class Comparison:
         if self.equivalent:
             return f"the same within {margin}"
         if self.interval is None:
-            return "not told apart: too few images"
-        more = f"; it would take some {self.needed:,} images" if self.needed else ""
-        return f"not told apart{more}"
+            return "no significant difference: too few images"
+        more = f"; about {self.needed:,} images would be needed" if self.needed else ""
+        return f"no significant difference{more}"
 
 
 def compare_scores(
@@ -103,17 +103,17 @@ def compare_scores(
     names: tuple[str, str],
     margin: float = MARGIN,
 ) -> Comparison:
-    """Compare two models question by question, clustered, by the benchmark's own score.
+    """Compare two models by the benchmark's metric, paired by question and clustered by image.
 
     Args:
-        benchmark: that combines credits to a score.
+        benchmark: defines the metric.
         scores: of the baseline and of another model.
-        names: of both.
-        margin: see `Comparison`, in per cent of the largest score.
+        names: of both models.
+        margin: equivalence margin, in per cent of the maximum score.
 
     Raises:
-        MGMError: the scores have no question in common, or were made by other judges or of other
-            data, or by an older version.
+        MGMError: the scores share no question, have different judges or data, or were saved by a
+            version that is too old.
     """
     one, other = scores
     both = [name for name in one.credits if name in other.credits]
@@ -145,16 +145,16 @@ def compare_scores(
 
 
 def images_needed(difference: float, error: float, images: int, changed: int) -> int | None:
-    """How many images would detect a difference like this one in four of five cases.
+    """The number of images that would detect this difference with a power of 80 %.
 
     Args:
         difference: of two scores.
         error: its standard error.
-        images: that it was measured on.
-        changed: of them, those in which credits differ.
+        images: number of images in the comparison.
+        changed: number of images in which credits differ.
 
     Returns:
-        None where it is no more than there are: what keeps the models apart is not their number.
+        None if it is not more than `images`.
     """
     if not changed or not difference or not math.isfinite(error):
         return None
@@ -164,14 +164,14 @@ def images_needed(difference: float, error: float, images: int, changed: int) ->
 
 
 def partial_note(scores: Sequence[Score], names: Sequence[str]) -> str:
-    """Which of some scores are partial, in words; empty: none is."""
-    found = [f"{name} {one.questions:,} of {one.expected or 0:,}"
+    """A note on partial scores; empty: all are complete."""
+    parts = [f"{name} {one.questions:,} of {one.expected or 0:,}"
              for one, name in zip(scores, names, strict=True) if not one.complete]  # fmt: skip
-    return f"partial: {', '.join(found)} questions" if found else ""
+    return f"partial: {', '.join(parts)} questions" if parts else ""
 
 
 class _Pair:
-    """Two models' credits for the same questions, and what a benchmark makes of them."""
+    """Paired credits of two models, with the statistics of the difference of their scores."""
 
     def __init__(
         self,
@@ -181,21 +181,21 @@ class _Pair:
         credits: Sequence[Sequence[float]],
     ) -> None:
         self.benchmark, self.questions, self.groups = benchmark, questions, groups
-        # As objects: a `Credit` is more than its value.
+        # Object arrays keep the attributes of `Credit`.
         self._credits = np.empty((2, len(groups)), dtype=object)
         self._credits[:] = credits
         self._cluster = np.unique(np.asarray(groups), return_inverse=True)[1]
         pairs = zip(*credits, strict=True)
-        differs = np.unique(self._cluster[[_facts(one) != _facts(other) for one, other in pairs]])
+        differs = np.unique(self._cluster[[_terms(one) != _terms(other) for one, other in pairs]])
         self.changed = len(differs)
-        # The fold that each question is exchanged with between the models; -1: nothing changed.
+        # The fold of each question for exchanging credits between models; -1: unchanged cluster.
         fold = np.full(int(self._cluster.max()) + 1, -1)
         order = np.random.default_rng(RESAMPLING_SEED).permutation(differs)
         fold[order] = np.arange(len(order)) % MAX_FOLDS
         self._fold = fold[self._cluster]
 
     def values(self) -> tuple[float, float]:
-        """Both scores."""
+        """The scores of both models."""
         return self._combine(self._credits[0]), self._combine(self._credits[1])
 
     def error(self) -> float:
@@ -213,36 +213,36 @@ class _Pair:
         return jackknife(scores, self.groups)[WHOLE].error
 
     def sample(self) -> EffectiveSample:
-        """The effective sizes of the sample, by how differences hang together."""
+        """The effective sample sizes, by the intra-cluster correlation of differences."""
         return sample_of((self._credits[1] - self._credits[0]).astype(float), self.groups)
 
     def changes(self) -> np.ndarray:
-        """What each changed cluster adds to the difference of the scores.
+        """The contribution of each changed cluster to the difference of the scores.
 
-        Its credits are exchanged between the models, and the scores combined anew; beyond
-        `MAX_FOLDS` changed clusters are taken in random groups.
+        Credits of a cluster are exchanged between the models and the metric is recomputed; more
+        than `MAX_FOLDS` clusters are exchanged in random groups.
         """
         first, second = self._credits
         if self.benchmark.is_mean():
             sums = 100 * cluster_sums(second - first, self.groups) / len(first)
             return sums[np.abs(sums) > ROUNDING]
         values = self.values()
-        found = []
+        changes = []
         for number in range(int(self._fold.max()) + 1):
             chosen = self._fold == number
             swapped = [np.where(chosen, other, own) for own, other in
                        ((first, second), (second, first))]  # fmt: skip
             gain = self._combine(swapped[0]) - values[0]
             loss = values[1] - self._combine(swapped[1])
-            found.append((gain + loss) / 2)
-        return np.array(found)
+            changes.append((gain + loss) / 2)
+        return np.array(changes)
 
     def _combine(self, credits: np.ndarray) -> float:
         return self.benchmark.combine(self.questions, credits.tolist())
 
 
-def _facts(credit: float) -> tuple[float, ...]:
-    """A credit with its numerator and denominator, where it has them."""
+def _terms(credit: float) -> tuple[float, ...]:
+    """A credit with its numerator and denominator, if it has them."""
     if isinstance(credit, Credit):
         return float(credit), credit.numerator, credit.denominator
     return (credit,)

@@ -1,4 +1,4 @@
-"""Outputs of several models compared with that of the first."""
+"""Compares the output folders of several models with that of the first."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,48 +12,47 @@ from mgm.eval.tasks.benchmark import Benchmark
 def compare_folders(
     folders: Sequence[Path], benchmarks: Mapping[str, Benchmark], margin: float = MARGIN
 ) -> tuple[list[Comparison], list[str]]:
-    """Compare outputs of several models with that of the first.
+    """Compare the scores in several output folders with those in the first.
 
     Args:
-        folders: of outputs, the baseline first.
-        benchmarks: by their names.
+        folders: output folders, the baseline first.
+        benchmarks: by name.
         margin: see `compare_scores`.
 
     Returns:
-        Comparisons, and for each score that could not be compared a line that says why.
+        Comparisons, and an error message for each score that could not be compared.
 
     Raises:
-        MGMError: no benchmark was scored of two models by one protocol.
+        MGMError: no benchmark was scored for two models with the same protocol.
     """
     names = folder_names(folders)
     files = [{path.relative_to(one): path for path in score_files(one)}
              for one in folders]  # fmt: skip
-    found, problems = [], []
+    comparisons, problems = [], []
     for name, others in zip(names[1:], files[1:], strict=True):
         for name_in_folder in sorted(files[0].keys() & others.keys()):
             try:
                 scores = load_score(files[0][name_in_folder]), load_score(others[name_in_folder])
-                kind = benchmarks.get(scores[0].benchmark.partition(":")[0])
-                if kind is None:
+                benchmark = benchmarks.get(scores[0].benchmark.partition(":")[0])
+                if benchmark is None:
                     raise MGMError(
-                        f"{files[0][name_in_folder]}: no benchmark is called "
-                        f"{scores[0].benchmark!r}"
+                        f"{files[0][name_in_folder]}: unknown benchmark {scores[0].benchmark!r}"
                     )
                 if all(score.value is not None for score in scores):
-                    found.append(compare_scores(kind, scores, (names[0], name), margin))
+                    comparisons.append(compare_scores(benchmark, scores, (names[0], name), margin))
             except MGMError as error:
                 problems.append(f"{name}: {error}")
-    if not found and not problems:
+    if not comparisons and not problems:
         listed = ", ".join(map(str, folders))
-        raise MGMError(f"{listed}: no benchmark was scored of two models by one protocol")
-    return found, problems
+        raise MGMError(f"{listed}: no benchmark was scored for two models with one protocol")
+    return comparisons, problems
 
 
 def scored_by_one(folders: Sequence[Path]) -> list[str]:
-    """Lines that name the scores which a model has and the baseline has not, or the other way.
+    """Lines about scores that only the baseline or only the other model has.
 
     Args:
-        folders: of outputs, the baseline first.
+        folders: output folders, the baseline first.
     """
     names = folder_names(folders)
     scored = [
@@ -72,7 +71,7 @@ def scored_by_one(folders: Sequence[Path]) -> list[str]:
 
 
 def folder_names(folders: Sequence[Path]) -> list[str]:
-    """A name of each folder: its last part, and as many before it as tell folders apart."""
+    """A name for each folder: as many of its last path components as make names unique."""
     parts = [folder.resolve().parts for folder in folders]
     different = len(set(parts))
     for count in range(1, max(map(len, parts)) + 1):

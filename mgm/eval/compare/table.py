@@ -1,4 +1,4 @@
-"""Comparisons for people and programs: a line each, and tables in Markdown, HTML and JSON."""
+"""Formats comparisons as lines, and as tables in Markdown, HTML and JSON."""
 
 import json
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ COMPARISON_COLUMNS = (
     *("benchmark", "baseline", "model", "difference", "95 % interval", "p", "questions", "verdict"),
 )
 LEGEND = (
-    "Differences from the baseline on the questions that both models have answered, in points of "
-    "each benchmark's own score. Intervals and p-values are paired, and clustered by image; they "
-    "are not corrected for the number of comparisons. “The same” needs the whole 90 % interval "
-    "within the margin."
+    "Differences from the baseline on the questions that both models responded to, in points of "
+    "each benchmark's score. Intervals and p-values are paired and clustered by image, without "
+    "correction for multiple comparisons. “The same” means that the 90 % interval is within the "
+    "margin."
 )
 
 
 def comparison_line(one: Comparison) -> str:
-    """A comparison in a line."""
+    """Format a comparison as one line."""
     partial = f"{one.partial}; " if one.partial else ""
     return (
         f"{one.benchmark}, {one.scorer}: {one.second} {one.second_value:.2f}, {one.first} "
@@ -45,13 +45,13 @@ def write_comparison(
     problems: Sequence[str] = (),
     unshared: Sequence[str] = (),
 ) -> None:
-    """Write comparisons to a file; its ending says in which format.
+    """Write comparisons to a file, in the format of its suffix.
 
     Args:
-        path: ends in .md, .html or .json.
+        path: with the suffix .md, .html or .json.
         comparisons: of several models with one baseline.
-        problems: lines that say what could not be compared.
-        unshared: lines that say which scores only one model has.
+        problems: errors of scores that could not be compared.
+        unshared: lines about scores that only one model has.
 
     Raises:
         MGMError: it cannot be written.
@@ -112,12 +112,12 @@ def _as_html(
 
 
 def _share(one: Comparison) -> float:
-    """What turns points of a score into per cent of its highest, so that one scale fits all."""
+    """The factor from points of a score to per cent of its maximum, for a common scale."""
     return 100 / (one.highest or 100.0)
 
 
 def _reach(one: Comparison) -> float:
-    """The largest difference that a bar has to show, in per cent of the highest score."""
+    """The largest difference that a bar has to show, in per cent of the maximum score."""
     ends = () if one.interval is None else (one.interval.low, one.interval.high)
     return max(abs(end) for end in (*ends, 2 * one.margin)) * _share(one)
 
@@ -128,8 +128,8 @@ def _as_json(
     records: list[dict[str, Any]] = []
     for one in comparisons:
         interval = one.interval and [one.interval.low, one.interval.high]
-        found = {"interval": interval, "differ": one.differ, "verdict": one.verdict}
-        records.append(asdict(one) | found)
+        derived = {"interval": interval, "differ": one.differ, "verdict": one.verdict}
+        records.append(asdict(one) | derived)
     content = {
         "format": 1,
         "comparisons": records,

@@ -1,1 +1,1 @@
-"""Our checkpoints in lmms-eval; imported by lmms-eval alone."""
+"""Adapter for lmms-eval: `--model mgm`; imported by lmms-eval only."""

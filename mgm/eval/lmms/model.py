@@ -1,4 +1,4 @@
-"""Our engine under lmms-eval's tasks: lmms_eval --model mgm --model_args pretrained=FOLDER."""
+"""Model adapter for lmms-eval: lmms_eval --model mgm --model_args pretrained=FOLDER."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,24 +17,24 @@ from mgm.engine.loading import load
 from mgm.errors import MGMError
 from mgm.eval.harness.models import generate_all
 
-LONGEST = 1024  # tokens of an answer where a task says nothing
+DEFAULT_MAX_NEW_TOKENS = 1024  # if a task does not set it
 
 
 class LMMSMiniGemini(lmms):
-    """A checkpoint of ours or a published one.
+    """A native or published checkpoint as a model of lmms-eval.
 
     Args:
-        pretrained: its folder or name on the hub.
-        device: as for `mgm.load`; lmms-eval's own option comes here, too.
+        pretrained: folder, or name on the hub.
+        device: as for `mgm.load`; lmms-eval passes its own option too.
         dtype: as for `mgm.load`.
         quantize: as for `mgm.load`.
         base: as for `mgm.load`.
         conv_mode: conversation template; None: the model's own.
-        batch_size: answers at once.
-        max_batch_size: lmms-eval gives it; nothing here depends on it.
+        batch_size: maximum number of running sequences.
+        max_batch_size: unused; lmms-eval passes it.
 
     Raises:
-        MGMError: it cannot be loaded so.
+        MGMError: the checkpoint cannot be loaded.
     """
 
     is_simple = True
@@ -63,37 +63,37 @@ class LMMSMiniGemini(lmms):
 
     @property
     def rank(self) -> int:
-        """The number of this process."""
+        """The rank of this process."""
         return self._rank
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         return self._world_size
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """The answer to every request, in order."""
-        found: dict[int, GenerationResult] = {}
+        """Generate the response to each request, in order."""
+        results: dict[int, GenerationResult] = {}
         with tqdm(total=len(requests), disable=self._rank > 0, desc="mgm") as bar:
             for number, answer in generate_all(
-                self.engine, self._asked(requests), self._batch_size
+                self.engine, self._requests(requests), self._batch_size
             ):
                 counts = TokenCounts(answer.prompt_tokens, len(answer.tokens))
-                found[number] = GenerationResult(answer.text.strip(), counts)
+                results[number] = GenerationResult(answer.text.strip(), counts)
                 self.cache_hook.add_partial(
-                    "generate_until", requests[number].args, found[number].text
+                    "generate_until", requests[number].args, results[number].text
                 )
                 bar.update()
-        return [found[number] for number in range(len(requests))]
+        return [results[number] for number in range(len(requests))]
 
-    def _asked(self, requests: Iterable[Instance]) -> Iterator[tuple[int, Request]]:
+    def _requests(self, requests: Iterable[Instance]) -> Iterator[tuple[int, Request]]:
         for number, one in enumerate(requests):
             context, settings, to_visual, doc_id, task, split = one.args
             images = self._images(to_visual, doc_id, task, split)
             yield number, _request(context, images, settings)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """How likely every continuation is, and whether it is the greedy one."""
+        """The log-likelihood of each continuation, and whether it is the greedy one."""
         return [self._likelihood(one) for one in tqdm(requests, disable=self._rank > 0)]
 
     @torch.inference_mode()
@@ -104,73 +104,72 @@ class LMMSMiniGemini(lmms):
         request = _request(context, self._images(to_visual, doc_id, task, split), {})
         processor, model = self.engine.processor, self.engine.model
         prompt = processor.encode(self.engine.prompt(request))
-        written = processor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
+        target_ids = processor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
         features = self.engine.encode_images(request.images, STORED)
         logits = model(
-            input_ids=torch.tensor([[*prompt, *written]], device=model.device),
+            input_ids=torch.tensor([[*prompt, *target_ids]], device=model.device),
             image_features=torch.stack(features) if features else None,
-            logits_to_keep=len(written) + 1,
+            logits_to_keep=len(target_ids) + 1,
         ).logits[0, :-1]
-        right = torch.tensor(written, device=logits.device)
-        chances = logits.float().log_softmax(-1).gather(-1, right[:, None])
-        return float(chances.sum()), bool((logits.argmax(-1) == right).all())
+        expected = torch.tensor(target_ids, device=logits.device)
+        log_probs = logits.float().log_softmax(-1).gather(-1, expected[:, None])
+        return float(log_probs.sum()), bool((logits.argmax(-1) == expected).all())
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[GenerationResult]:
-        """The answers to every request, one of each round, in order.
+        """Generate the responses to multi-round requests, a list of rounds for each, in order.
 
-        What a task asks next follows from what was answered: all requests go through a round
-        together, as far as they have one.
+        The prompt of a round depends on the responses before: all requests run a round together.
         """
-        said: list[list[str | None]] = [[] for _ in requests]
+        outputs: list[list[str | None]] = [[] for _ in requests]
         counts = [TokenCounts(0, 0) for _ in requests]
-        told: list[Any] = [None] * len(requests)  # what a task keeps from one round to the next
-        asked: dict[int, Request] = {}
+        round_info: list[Any] = [None] * len(requests)  # state of the task between rounds
+        pending: dict[int, Request] = {}
         for number, one in enumerate(requests):
             context, settings, to_visual, _, doc_id, task, split = one.args
             images = self._images(to_visual, doc_id, task, split)
-            asked[number] = _request(context, images, settings)
-        turn = 0
-        while asked:
-            turn += 1
-            bar = tqdm(total=len(asked), disable=self._rank > 0, desc=f"mgm, round {turn}")
+            pending[number] = _request(context, images, settings)
+        round_index = 0
+        while pending:
+            round_index += 1
+            bar = tqdm(total=len(pending), disable=self._rank > 0, desc=f"mgm, round {round_index}")
             with bar:
-                for number, answer in generate_all(self.engine, asked.items(), self._batch_size):
-                    said[number].append(answer.text.strip())
+                for number, answer in generate_all(self.engine, pending.items(), self._batch_size):
+                    outputs[number].append(answer.text.strip())
                     counts[number].input_tokens += answer.prompt_tokens
                     counts[number].output_tokens += len(answer.tokens)
                     bar.update()
-            numbers, asked = sorted(asked), {}
+            numbers, pending = sorted(pending), {}
             for number in numbers:
                 _, settings, _, to_text, doc_id, task, split = requests[number].args
-                visuals, context, ended, before, told[number] = to_text(
+                visuals, context, ended, before, round_info[number] = to_text(
                     self.task_dict[task][split][doc_id],
-                    previous_output=said[number],
-                    round_idx=turn,
-                    previous_round_info=told[number],
+                    previous_output=outputs[number],
+                    round_idx=round_index,
+                    previous_round_info=round_info[number],
                 )
-                said[number] = list(before)  # as the task sees it, which may differ
+                outputs[number] = list(before)  # the task may change them
                 if not ended:
                     images = _flat(visuals, task, doc_id)
-                    asked[number] = _request(context, images, settings)
-        return [GenerationResult(*pair) for pair in zip(said, counts, strict=True)]
+                    pending[number] = _request(context, images, settings)
+        return [GenerationResult(*pair) for pair in zip(outputs, counts, strict=True)]
 
     def _images(self, to_visual: Any, doc_id: int, task: str, split: str) -> list[Image.Image]:
-        """The images of a document; videos are refused."""
+        """The images of a document; videos raise an MGMError."""
         visuals = to_visual(self.task_dict[task][split][doc_id]) if to_visual else []
         return _flat(visuals, task, doc_id)
 
 
 def _flat(visuals: Any, task: str, doc_id: int) -> list[Image.Image]:
-    """Images from what a task gives; videos are refused."""
+    """Flatten a task's visuals to images; videos raise an MGMError."""
     flat = [one for part in visuals or [] for one in (part if isinstance(part, list) else [part])]
     for one in flat:
         if not isinstance(one, Image.Image):
-            raise MGMError(f"{task}, document {doc_id}: {type(one).__name__} is no image")
+            raise MGMError(f"{task}, document {doc_id}: {type(one).__name__} is not an image")
     return [one.convert("RGB") for one in flat]
 
 
 def _request(context: str, images: list[Image.Image], settings: dict[str, Any]) -> Request:
-    """A task's question as ours: images first, unless it marks the place of each."""
+    """Convert to a request of the engine: images first, unless the text has a marker for each."""
     if context.count(IMAGE_MARKER) != len(images):
         context = context.replace(IMAGE_MARKER, "").strip()
     until = settings.get("until") or []
@@ -178,10 +177,10 @@ def _request(context: str, images: list[Image.Image], settings: dict[str, Any]) 
     return Request(
         context,
         images=images,
-        max_new_tokens=int(settings.get("max_new_tokens") or LONGEST),
+        max_new_tokens=int(settings.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS),
         temperature=float(settings.get("temperature") or 0) if sampled else 0.0,
         top_p=float(settings.get("top_p") or 1.0) if sampled else 1.0,
         num_beams=int(settings.get("num_beams") or 1),
         stop=[until] if isinstance(until, str) else [text for text in until if text],
-        orientation=STORED,  # the library `datasets` has turned them, or else the harness does not
+        orientation=STORED,  # `datasets` has applied EXIF orientation already
     )

@@ -1,4 +1,4 @@
-"""The entry point by which lmms-eval learns of our model (group `lmms_eval.models`)."""
+"""Entry point of the group `lmms_eval.models`, which registers `--model mgm`."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def manifest() -> "ModelManifest":
-    """What `--model mgm` stands for."""
+    """The manifest of `--model mgm`."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest("mgm", simple_class_path="mgm.eval.lmms.model.LMMSMiniGemini")

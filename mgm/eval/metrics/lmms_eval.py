@@ -1,5 +1,6 @@
-"""The letter that an answer names, as lmms-eval's tasks find it."""
+"""Letter extraction of lmms-eval's multiple-choice tasks."""
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -7,15 +8,15 @@ from itertools import product
 from mgm.eval.metrics.multiple_choice import LETTERS, Choices, contained_choice, parse_choice
 from mgm.eval.metrics.vlmevalkit import PUNCTUATION_TO_BLANKS, REFUSAL_LETTER, REFUSALS
 
-# What MMBench's task takes away around a letter, in this order. Source: mmbench_evals.py.
-_AROUND = (
+# Characters around a letter in MMBench's task, in this order. Source: mmbench_evals.py.
+_SURROUNDINGS = (
     *product(("",), (".", ",", ":", ")", ").")),
     ("(", ")"),
     ("(", ")."),
     *product((":",), ("", ",", ".", ")", ").")),
 )
 _FAILED = "Failed to obtain answer via API"
-# After which a letter is looked for. Source: _task_utils/mcq_extract.py.
+# Phrases before a letter. Source: _task_utils/mcq_extract.py.
 _PHRASES = (
     *("the answer is", "answer is", "the correct answer is", "correct answer is"),
     *("the best answer is", "best answer is", "the correct option is", "correct option is"),
@@ -24,33 +25,49 @@ _PHRASES = (
     *("my answer is", "my choice is", "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选"),
     "答えは",
 )
-# How much the forms of a letter weigh, and those that the start, the end and a phrase do.
-_FORMS = (("({})", 6), ("{}.", 5), ("{}:", 4), ("{})", 3), ("{} ", 2))
-_START, _END, _PHRASE = 10, 9, 7
+# Weights of the forms of a letter, and of a letter at the start, at the end and after a phrase.
+_LETTER_FORMS = (("({})", 6), ("{}.", 5), ("{}:", 4), ("{})", 3), ("{} ", 2))
+_START_WEIGHT, _END_WEIGHT, _PHRASE_WEIGHT = 10, 9, 7
+# Forms of a letter in V*, in capitals; the first that matches counts.
+_VSTAR_FORMS = (
+    r"^([A-D])",
+    r"(?:ANSWER|CHOICE|OPTION)(?:\s+IS)?[\s:]+([A-D])",
+    r"\(([A-D])\)",
+    r"([A-D])\s*[.)\]]",
+    r"(?:^|\s)([A-D])(?:\s|$)",
+)
+# Forms of a letter in MMVP; the first that matches counts.
+_MMVP_FORMS = (
+    r"^\s*\(?([AB])\)?\.?\s*$",
+    r"^\s*\(?([AB])\)?[\.\s]",
+    r"answer\s+is\s+\(?([AB])\)?",
+    r"option\s+\(?([AB])\)?",
+    r"\(?([AB])\)?(?:\s|$)",
+)
 
 
 def mmbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
-    """The letter that an answer names, or whose choice it contains; None: neither.
+    """MMBench: the letter in a response, or of the choice that it contains; None: neither.
 
-    As there, five letters count, however many choices there are; "A" in more than three words is
-    taken for an article. Source: `can_infer` of mmbench_evals.py.
+    Compat: five letters are valid, however many choices there are; "A" in more than three words is
+    an article. Source: `can_infer` of mmbench_evals.py.
     """
     if _FAILED in answer:
         return contained_choice(answer, choices)
     words = answer.split()
     letters = LETTERS[:5]
-    named = [letter for letter in letters if letter in words]
-    if len(named) == 1 and not ("A" in words and len(words) > 3):
-        return named[0]
-    for before, after in _AROUND:
-        named = [letter for letter in letters if f"{before}{letter}{after}" in words]
-        if len(named) == 1:
-            return named[0]
+    stated = [letter for letter in letters if letter in words]
+    if len(stated) == 1 and not ("A" in words and len(words) > 3):
+        return stated[0]
+    for before, after in _SURROUNDINGS:
+        stated = [letter for letter in letters if f"{before}{letter}{after}" in words]
+        if len(stated) == 1:
+            return stated[0]
     return contained_choice(answer, choices)
 
 
 def hrbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
-    """The letter that an answer names, "Z" if it refuses, or whose choice it contains.
+    """HR-Bench: the letter in a response, "Z" for a refusal, or of the choice that it contains.
 
     Source: `can_infer` of lmms-eval's hrbench, hrbench_evals.py.
     """
@@ -58,25 +75,57 @@ def hrbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
         if any(refusal in answer for refusal in REFUSALS):
             return REFUSAL_LETTER
         words = answer.translate(PUNCTUATION_TO_BLANKS).split()
-        named = [letter for letter in choices if letter in words]
-        if len(named) == 1:
-            return named[0]
-        if not named and REFUSAL_LETTER in words:
+        stated = [letter for letter in choices if letter in words]
+        if len(stated) == 1:
+            return stated[0]
+        if not stated and REFUSAL_LETTER in words:
             return REFUSAL_LETTER
     return contained_choice(answer, choices)
 
 
-def lmms_eval_choice(text: str, choices: Choices) -> str | None:
-    """The letter that an answer means; None: it means none.
+def vstar_letter(text: str) -> str | None:
+    """V*: the letter in a response; None: none, or several.
 
-    Compat: letters count at the end of words. Source: `parse_mmmu_multi_choice_response` of
+    Compat: a response that starts with A, B, C or D means that letter, even if it starts a word.
+    Source: `extract_answer_letter` of lmms-eval's vstar_bench, utils.py.
+    """
+    text = text.strip().upper()
+    letter = _first_match(_VSTAR_FORMS, text)
+    if letter is not None:
+        return letter
+    letters = re.findall(r"[A-D]", text)
+    return letters[0] if len(letters) == 1 else None
+
+
+def mmvp_letter(text: str) -> str:
+    """MMVP: the letter in a response, A or B; empty: none.
+
+    Source: `_extract_answer_letter` of lmms-eval's mmvp, utils.py.
+    """
+    text = text.strip()
+    letter = _first_match(_MMVP_FORMS, text, re.IGNORECASE)
+    if letter is not None:
+        return letter.upper()
+    return text[:1].upper() if text[:1].upper() in ("A", "B") else ""
+
+
+def _first_match(patterns: Sequence[str], text: str, flags: int = 0) -> str | None:
+    """The first group of the first pattern that matches."""
+    matches = (re.search(pattern, text, flags) for pattern in patterns)
+    return next((match[1] for match in matches if match), None)
+
+
+def lmms_eval_choice(text: str, choices: Choices) -> str | None:
+    """MMMU: the letter in a response; None: none.
+
+    Compat: a letter at the end of a word counts. Source: `parse_mmmu_multi_choice_response` of
     _task_utils/mmmu_mcq_utils.py.
     """
     return parse_choice(text, choices, (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")))
 
 
 def mcq_letter(answer: str, letters: Sequence[str]) -> str:
-    """The letter in the form that weighs most, the last of several; empty: there is none.
+    """The letter in the form of the highest weight, the last of several; empty: none.
 
     Source: `extract_mcq_answer` of _task_utils/mcq_extract.py.
     """
@@ -87,30 +136,34 @@ def mcq_letter(answer: str, letters: Sequence[str]) -> str:
         text = text.strip(mark)
     text = f" {text} "
     bare, low = text.strip(), text.lower()
-    found = [
+    candidates = [
         (weight, text.rfind(form.format(letter)), letter)
-        for form, weight in _FORMS
+        for form, weight in _LETTER_FORMS
         for letter in letters
         if form.format(letter) in text
     ]
     for phrase in _PHRASES:
-        begin = low.find(phrase)
-        places = [(text.find(one, begin + len(phrase)), one) for one in letters if begin >= 0]
-        found += [(_PHRASE, place, letter) for place, letter in places if place >= 0]
+        start = low.find(phrase)
+        positions = [(text.find(one, start + len(phrase)), one) for one in letters if start >= 0]
+        candidates += [
+            (_PHRASE_WEIGHT, position, letter) for position, letter in positions if position >= 0
+        ]
     for letter in letters:
         if bare.startswith(letter) and not bare[1:2].isalpha():
-            found.append((_START, 0, letter))
+            candidates.append((_START_WEIGHT, 0, letter))
         if bare.endswith(letter) and not bare[-2:-1].isalpha():
-            found.append((_END, len(text) - 1, letter))
-    found = found or [(0, text.rfind(letter), letter) for letter in letters if letter in text]
-    return max(found, key=lambda one: one[:2])[2] if found else ""
+            candidates.append((_END_WEIGHT, len(text) - 1, letter))
+    candidates = candidates or [
+        (0, text.rfind(letter), letter) for letter in letters if letter in text
+    ]
+    return max(candidates, key=lambda one: one[:2])[2] if candidates else ""
 
 
-def exact_match(answer: str, right: str) -> bool:
-    """Whether two texts are equal but for case and ASCII punctuation.
+def exact_match(answer: str, target: str) -> bool:
+    """Whether two texts are equal, ignoring case and ASCII punctuation.
 
     Source: `exact_match_hf_evaluate` of api/metrics.py.
     """
     marks = str.maketrans("", "", string.punctuation)
-    first, second = (one.lower().translate(marks) for one in (answer, right))
+    first, second = (one.lower().translate(marks) for one in (answer, target))
     return first == second

@@ -1,4 +1,4 @@
-"""What an answer to a MathVista problem says, extracted before it is compared."""
+"""MathVista's answer extraction, by an LLM judge or by rules, and normalisation."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,45 +12,45 @@ from mgm.eval.metrics.anls import edit_distance
 MULTI_CHOICE = "multi_choice"
 
 
-def extract(text: str, problem: Mapping[str, Any], judge: Judge, attempts: int = 1) -> str:
-    """What an answer says, in few letters. Source: extract_answer.py.
+def extract_answer(text: str, problem: Mapping[str, Any], judge: Judge, attempts: int = 1) -> str:
+    """Extract the answer from a response. Source: extract_answer.py.
 
     Args:
-        text: the answer.
-        problem: that it is to.
-        judge: asked where the answer says more than that.
-        attempts: as often a judge is asked that replies nothing.
+        text: the response.
+        problem: of the question.
+        judge: extracts from responses that contain more than the answer.
+        attempts: maximum number of prompts to a judge with empty replies.
 
     Raises:
-        MGMError: a judge was asked, and does not answer.
+        MGMError: the judge does not reply.
     """
-    plain = plain_extraction(text, problem)
+    plain = literal_extraction(text, problem)
     if plain is not None:
         return plain
     if judge.is_model:
         prompt = extraction_prompt(problem["query"], text)
         replies = (judge.complete(prompt, temperature=number / 2) for number in range(attempts))
         return next(filter(str.strip, replies), "")
-    return ruled_extraction(text, problem)
+    return rule_extraction(text, problem)
 
 
-def plain_extraction(text: str, problem: Mapping[str, Any]) -> str | None:
-    """An answer that says nothing else; None: it does."""
+def literal_extraction(text: str, problem: Mapping[str, Any]) -> str | None:
+    """The answer, if the response contains nothing else; None: it does."""
     if text == "":
         return ""
     if problem["question_type"] == MULTI_CHOICE and text in problem["choices"]:
         return text
-    for kind, number in (("integer", int), ("float", float)):
+    for kind, convert in (("integer", int), ("float", float)):
         if problem["answer_type"] == kind:
             try:
-                return str(number(text))
+                return str(convert(text))
             except ValueError:
                 pass
     return None
 
 
-def ruled_extraction(text: str, problem: Mapping[str, Any]) -> str:
-    """By rules of our own: a letter, the last number or list, or what stands in quotes."""
+def rule_extraction(text: str, problem: Mapping[str, Any]) -> str:
+    """Extract by rules of our own: a letter, the last number or list, or a quoted text."""
     quoted = re.search(r'The answer is "(.*)"\.', text)
     if quoted:
         return quoted[1]
@@ -62,8 +62,8 @@ def ruled_extraction(text: str, problem: Mapping[str, Any]) -> str:
     if problem["answer_type"] == "list":
         lists = re.findall(r"\[[^\[\]]*\]", text)
         return lists[-1] if lists else text.strip()
-    found = re.findall(r"-?\d[\d,]*\.?\d*", text)
-    return found[-1].replace(",", "").rstrip(".") if found else text.strip()
+    numbers = re.findall(r"-?\d[\d,]*\.?\d*", text)
+    return numbers[-1].replace(",", "").rstrip(".") if numbers else text.strip()
 
 
 @cache
@@ -73,32 +73,32 @@ def _examples() -> str:
 
 
 def extraction_prompt(query: str, text: str) -> str:
-    """What the judge is asked. Source: prompts/ext_ans.py."""
+    """The judge's prompt. Source: prompts/ext_ans.py."""
     return f"{_examples()}\n\n{query}\n\n{text}\n\nExtracted answer: "
 
 
-def normal_extraction(
+def normalize_extraction(
     extraction: object,
     choices: Sequence[str] | None,
     question_type: str,
     answer_type: str,
     precision: float | None,
 ) -> str | None:
-    """What was extracted, in the form that the problem asks for; None: it has no such form.
+    """Convert an extracted answer to the answer type of the problem; None: impossible.
 
-    Compat: a letter beyond the choices, as any other text, means the choice that is nearest to it.
-    Source: calculate_score.py.
+    Compat: any text that is not a valid letter, be it a letter beyond the choices, means the choice
+    with the lowest edit distance. Source: calculate_score.py.
     """
     if question_type == MULTI_CHOICE:
-        text = extraction.strip() if isinstance(extraction, str) else _written(extraction)
+        text = extraction.strip() if isinstance(extraction, str) else _to_text(extraction)
         if text is None:
             text = ""
-        found = re.findall(r"\(([a-zA-Z])\)", text)
-        letter = found[0].upper() if found else text
+        letters = re.findall(r"\(([a-zA-Z])\)", text)
+        letter = letters[0].upper() if letters else text
         names = [chr(ord("A") + n) for n in range(len(choices or ()))]
         if letter in names:
             return (choices or ())[names.index(letter)]
-        return nearest(text if not found else letter, choices or ())
+        return nearest_choice(text if not letters else letter, choices or ())
     try:
         if answer_type == "integer":
             return str(int(float(extraction)))  # ty: ignore[invalid-argument-type]
@@ -106,21 +106,21 @@ def normal_extraction(
             return str(round(float(extraction), precision))  # ty: ignore
     except (ValueError, TypeError, OverflowError):
         return None
-    return _written(extraction)
+    return _to_text(extraction)
 
 
-def _written(value: object) -> str | None:
+def _to_text(value: object) -> str | None:
     try:
         return str(value)
     except ValueError:
         return None
 
 
-def nearest(text: str, choices: Sequence[str]) -> str:
-    """The choice at the least distance; the first of several."""
+def nearest_choice(text: str, choices: Sequence[str]) -> str:
+    """The choice with the lowest edit distance to a text; the first of several."""
     return min(choices, key=lambda choice: edit_distance(text, choice))
 
 
-def is_equal(first: object, second: object) -> bool:
-    """Whether an answer is right: as values, not as what they mean."""
+def values_equal(first: object, second: object) -> bool:
+    """Whether two values are equal. Source: `safe_equal` of calculate_score.py."""
     return first == second

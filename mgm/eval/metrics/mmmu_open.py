@@ -1,11 +1,11 @@
-"""What an answer to an open question may mean. Source: MMMU's eval_utils.py."""
+"""MMMU's parser and scorer of open questions. Source: MMMU's eval_utils.py."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
-# No digit stands before the first: many of them would be looked through from each of them.
+# Numbers start where no digit precedes, which keeps matching linear in their length.
 _NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",
     r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+",
@@ -13,8 +13,8 @@ _NUMBERS = (
 )
 
 
-def normal(text: str) -> list[str | float]:
-    """A number rounded to two places, or a text in small letters; a lone letter with a blank."""
+def normalize_open(text: str) -> list[str | float]:
+    """Normalise: a number rounded to two decimals, or lower case; a lone letter gets a space."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]
@@ -24,23 +24,24 @@ def normal(text: str) -> list[str | float]:
 
 
 def numbers(text: str) -> list[str]:
-    """All numbers in a text: with commas, scientific, and plain ones."""
-    return [found for pattern in _NUMBERS for found in re.findall(pattern, text)]
+    """All numbers in a text: with commas, scientific, and plain."""
+    return [number for pattern in _NUMBERS for number in re.findall(pattern, text)]
 
 
 def parse_open(text: str) -> list[str | float]:
-    """What an answer to an open question may mean. Source: MMMU's eval_utils.py.
+    """Candidate answers in a response to an open question, normalised.
 
-    Compat: only line breaks part sentences, since letters are made small before.
+    Compat: only line breaks end a sentence, since the published pattern needs capitals and the text
+    is in lower case. Source: `parse_open_response` of MMMU's eval_utils.py.
     """
     keys = []
     whole = text.strip().strip(".").lower()
-    pieces = whole.split("\n")
-    for place, piece in enumerate(pieces):
-        last = place == len(pieces) - 1
+    lines = whole.split("\n")
+    for index, line in enumerate(lines):
+        last = index == len(lines) - 1
         marks = (*INDICATORS, "=") if last else INDICATORS
-        tails = [piece.split(mark)[-1].strip() for mark in marks if mark in piece]
-        # An empty tail is passed over as long as nothing else was found.
+        tails = [line.split(mark)[-1].strip() for mark in marks if mark in line]
+        # Compat: an empty tail does not count as the shortest.
         shortest = ""
         for tail in tails:
             if not shortest or len(tail) < len(shortest):
@@ -48,22 +49,22 @@ def parse_open(text: str) -> list[str | float]:
         if shortest and shortest not in (":", ",", ".", "!", "?", ";", "'"):
             keys.append(shortest)
     keys = keys or [whole]
-    found = [*keys, *(number for key in keys for number in numbers(key))]
-    return list(dict.fromkeys(one for part in found for one in normal(part)))
+    candidates = [*keys, *(number for key in keys for number in numbers(key))]
+    return list(dict.fromkeys(one for part in candidates for one in normalize_open(part)))
 
 
-def is_open_right(answer: object, meant: Sequence[str | float]) -> bool:
-    """Whether one of the things that were meant is right."""
-    right = [one for part in as_list(answer) for one in normal(str(part))]
-    for one in meant:
-        if isinstance(one, str):
-            if any(isinstance(part, str) and part in one for part in right):
+def is_open_right(answer: object, predictions: Sequence[str | float]) -> bool:
+    """Whether a candidate answer is a target, or contains it. Source: `eval_open`."""
+    targets = [one for part in as_list(answer) for one in normalize_open(str(part))]
+    for prediction in predictions:
+        if isinstance(prediction, str):
+            if any(isinstance(one, str) and one in prediction for one in targets):
                 return True
-        elif one in right:
+        elif prediction in targets:
             return True
     return False
 
 
 def as_list(answer: object) -> list[Any]:
-    """The answers of a question that may have several."""
+    """The targets of a question, which may be a single one."""
     return list(answer) if isinstance(answer, list | tuple) else [answer]

@@ -1,75 +1,87 @@
-"""Which of some choices an answer means."""
+"""Multiple choice: formatting of choices, and extraction of the chosen letter."""
 
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-Choices = Sequence[str] | Mapping[str, str]  # in order, or by their letters
-LONG_ANSWER = 5  # words; a longer answer may hold a choice written out
-# How an answer may name a letter in MMMU's parser, and where the last of several is looked for.
+Choices = Sequence[str] | Mapping[str, str]  # in order, or by letter
+GUESS_SEED = 42  # of random guesses, as published
+LONG_ANSWER = 5  # words; a longer response may contain the text of a choice
+# Forms of a letter in MMMU's parser, each with the form by which the last of several is found.
 OFFICIAL_FORMS = (("({})", "({})"), (" {} ", " {} "))
 
 
 def choices_by_letter(choices: Choices) -> Mapping[str, str]:
-    """Choices by their letters."""
+    """Map letters to choices."""
     if isinstance(choices, Mapping):
         return choices
     return dict(zip(LETTERS, choices, strict=False))
 
 
 def format_choices(choices: Choices, form: str = "{letter}. {text}") -> str:
-    """Choices with their letters, a line each."""
+    """Format choices with their letters, one per line."""
     pairs = choices_by_letter(choices).items()
     return "\n".join(form.format(letter=letter, text=text) for letter, text in pairs)
 
 
 def chosen_letter(answer: str, count: int) -> str | None:
-    """The letter that an answer begins with or consists of; None: it names none.
+    """The letter that a response starts with, or the only one in it; None: neither.
 
     Args:
-        answer: the model's, such as "B", "(B)", "B. a dog" or "The answer is B."
-        count: of choices.
+        answer: the response, such as "B", "(B)", "B. a dog" or "The answer is B."
+        count: number of choices.
     """
     valid = LETTERS[:count]
     text = answer.strip()
     if text and text[0] in valid and not text[1:2].isalnum():
         return text[0]
-    found = re.findall(rf"\(([{valid}])\)|\b([{valid}])\b(?![’'])", text)
-    letters = {first or second for first, second in found}
+    matches = re.findall(rf"\(([{valid}])\)|\b([{valid}])\b(?![’'])", text)
+    letters = {first or second for first, second in matches}
     return letters.pop() if len(letters) == 1 else None
 
 
 def contained_choice(answer: str, choices: Choices) -> str | None:
-    """The letter of the only choice that an answer contains."""
+    """The letter of the only choice whose text a response contains; None: none or several."""
     low = answer.lower()
-    meant = [letter for letter, one in choices_by_letter(choices).items() if one.lower() in low]
-    return meant[0] if len(meant) == 1 else None
+    letters = [
+        letter for letter, choice in choices_by_letter(choices).items() if choice.lower() in low
+    ]
+    return letters[0] if len(letters) == 1 else None
 
 
 def parse_choice(
     text: str, choices: Choices, forms: Sequence[tuple[str, str]] = OFFICIAL_FORMS
 ) -> str | None:
-    """The letter that an answer means; None: it means none.
+    """The letter in a response by MMMU's rules; None: none.
 
     Args:
-        text: the answer.
-        choices: there are.
-        forms: how a letter may be named, the first that is found; each with the form by which the
-            last of several is chosen.
+        text: the response.
+        choices: of the question.
+        forms: of a letter, the first that occurs counts; each with the form by which the last of
+            several letters is found.
 
     Source: `parse_multi_choice_response` of MMMU's eval_utils.py.
     """
-    names = choices_by_letter(choices)
+    by_letter = choices_by_letter(choices)
     for mark in ",.!?;:'":
         text = text.strip(mark)
     text = f" {text} "
     for form, order in forms:
-        named = [letter for letter in names if form.format(letter) in text]
-        if named:
-            return max(named, key=lambda letter: text.rfind(order.format(letter)))
+        stated = [letter for letter in by_letter if form.format(letter) in text]
+        if stated:
+            return max(stated, key=lambda letter: text.rfind(order.format(letter)))
     if len(text.split()) > LONG_ANSWER:
         low = text.lower()
-        named = [letter for letter, name in names.items() if name.lower() in low]
-        if named:
-            return max(named, key=lambda letter: low.rfind(names[letter].lower()))
+        stated = [letter for letter, name in by_letter.items() if name.lower() in low]
+        if stated:
+            return max(stated, key=lambda letter: low.rfind(by_letter[letter].lower()))
     return None
+
+
+def random_letter(question_id: str, letters: Iterable[str]) -> str:
+    """A random guess for a response without a letter, as MMMU's evaluators make it.
+
+    Seeded by the question, so that it does not depend on other questions.
+    """
+    return random.Random(f"{GUESS_SEED} {question_id}").choice(list(letters))

@@ -1,4 +1,4 @@
-"""Questions with choices as VLMEvalKit asks and scores them, with or without a judge."""
+"""VLMEvalKit's multiple choice: prompts, letter extraction, LLM judge."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,38 +10,38 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.multiple_choice import LETTERS, contained_choice, format_choices
 
-# What pandas.read_csv, through which VLMEvalKit reads its tables, takes for a missing value.
+# Missing values of pandas.read_csv, with which VLMEvalKit reads its tables.
 MISSING = frozenset({
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 })  # fmt: skip
-REFUSAL_LETTER = "Z"  # the letter of an answer that refuses
+REFUSAL_LETTER = "Z"  # of responses that refuse
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
-OTHER_ANSWERS = "Other Answers"  # beside the right answer of an open question
+OTHER_ANSWERS = "Other Answers"  # the wrong choice of an open question
 FAILED = "Failed to obtain answer via API"
-NEAR_THE_END = 5  # words from the end among which a letter has to be
+NEAR_THE_END = 5  # words from the end; a lone letter counts only there
 JUDGE_ATTEMPTS, JUDGE_TOKENS = 3, 256
 PUNCTUATION_TO_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
 
 
 def is_missing(value: object) -> bool:
-    """Whether VLMEvalKit has no value where a table holds this."""
+    """Whether VLMEvalKit reads a cell of a table as missing."""
     return value is None or str(value) in MISSING
 
 
-def as_read_back(text: str) -> str:
-    """An answer as it comes back from the table in which VLMEvalKit keeps it."""
+def as_stored(text: str) -> str:
+    """A response after VLMEvalKit has stored it in a table and read it again."""
     return "nan" if text in MISSING else text
 
 
 def choices_of(row: Mapping[str, Any], letters: str = LETTERS) -> dict[str, str]:
-    """The choices of a row by their letters; letters may be missing between others.
+    """The choices of a row by letter; there may be gaps between letters.
 
     Source: `build_choices` of multiple_choice.py.
     """
@@ -49,17 +49,17 @@ def choices_of(row: Mapping[str, Any], letters: str = LETTERS) -> dict[str, str]
 
 
 def choice_prompt(row: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-    """What is asked. Source: `ImageMCQDataset.build_prompt` of image_mcq.py."""
-    begin = "" if is_missing(row.get("hint")) else f"Hint: {row['hint']}\n"
-    asked = f"{begin}Question: {row['question']}\n"
+    """The prompt. Source: `ImageMCQDataset.build_prompt` of image_mcq.py."""
+    hint = "" if is_missing(row.get("hint")) else f"Hint: {row['hint']}\n"
+    prompt = f"{hint}Question: {row['question']}\n"
     if not choices:
-        return asked
+        return prompt
     options = f"Options:\n{format_choices(choices)}\n"
-    return f"{asked}{options}Please select the correct answer from the options above. \n"
+    return f"{prompt}{options}Please select the correct answer from the options above. \n"
 
 
 def choice_question(row: Mapping[str, Any], images: tuple[Path, ...]) -> Question:
-    """The question in a row of one of its tables.
+    """Create a question from a row of one of VLMEvalKit's tables.
 
     Raises:
         KeyError: a field is missing.
@@ -77,10 +77,10 @@ def choice_question(row: Mapping[str, Any], images: tuple[Path, ...]) -> Questio
     )
 
 
-def as_two_choices(question: Question) -> Question:
-    """A question of MMMU; an open one, which has no choice A, has the right answer and another.
+def as_multiple_choice(question: Question) -> Question:
+    """Turn an open question of MMMU, which has no choice A, into one with the target and another.
 
-    Compat: choices from C on stay. Source: `MMMU_preproc` and `mcq_vanilla_eval` of
+    Compat: choices from C on remain. Source: `MMMU_preproc` and `mcq_vanilla_eval` of
     multiple_choice.py.
     """
     choices, answer = question.metadata["choices"], question.target
@@ -92,47 +92,49 @@ def as_two_choices(question: Question) -> Question:
 
 
 def score_multiple_choice(response: Response, judge: Judge) -> float:
-    """Whether the letter is right. Source: `eval_vanilla` of multiple_choice.py."""
-    return float(meant_letter(response, judge) == response.question.target)
+    """Whether the letter is the target. Source: `eval_vanilla` of multiple_choice.py."""
+    return float(response_letter(response, judge) == response.question.target)
 
 
-def meant_letter(response: Response, judge: Judge) -> str | None:
-    """The letter that an answer means, by rules or, where these find none, by a judge.
+def response_letter(response: Response, judge: Judge) -> str | None:
+    """The letter of a response, by rules, else by a judge model.
 
-    Where VLMEvalKit draws a letter, because the judge names none, there is none here.
+    If the judge finds none, VLMEvalKit guesses at random; here there is none.
     Source: `extract_answer_from_item` of multiple_choice.py.
 
     Args:
-        response: whose question has `question` and `choices`, by letters, in its metadata.
-        judge: asked where it is a model.
+        response: to a question with `question` and `choices`, by letter, in its metadata.
+        judge: used if it is a model.
 
     Raises:
-        MGMError: the judge does not answer.
+        MGMError: the judge does not reply.
     """
     choices = dict(response.question.metadata["choices"])
-    text = as_read_back(response.text)
-    letter = _inferred(text, choices)
+    text = as_stored(response.text)
+    letter = _infer_letter(text, choices)
     if letter is not None or not judge.is_model:
         return letter
-    return judged_letter(response.question, text, judge, lambda reply, _: _inferred(reply, choices))
+    return letter_of_judge(
+        response.question, text, judge, lambda reply, _: _infer_letter(reply, choices)
+    )
 
 
-def judged_letter(
+def letter_of_judge(
     question: Question,
     text: str,
     judge: Judge,
     rule: Callable[[str, Mapping[str, str]], str | None],
 ) -> str | None:
-    """The letter that a judge's reply names; None: none of its replies does.
+    """Let a judge model find the letter of a response; None: none after all attempts.
 
     Args:
-        question: has `question` and `choices`, by letters, in its metadata.
-        text: the answer.
+        question: with `question` and `choices`, by letter, in its metadata.
+        text: the response.
         judge: a model.
-        rule: finds the letter in a reply.
+        rule: extracts the letter from a reply.
 
     Raises:
-        MGMError: the judge does not answer.
+        MGMError: the judge does not reply.
     """
     choices = question.metadata["choices"]
     prompt = choice_judge_prompt(question.metadata["question"], choices, text)
@@ -149,19 +151,19 @@ def judged_letter(
     return None
 
 
-def inferred_letter(answer: str, choices: Mapping[str, str]) -> str | None:
-    """The letter that an answer names, or whose choice it contains; None: neither.
+def infer_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+    """The letter in a response, or of the choice that it contains; None: neither.
 
     Source: `can_infer` of matching_util.py.
     """
-    return _inferred(answer, dict(choices))
+    return _infer_letter(answer, dict(choices))
 
 
-def _inferred(answer: str, choices: dict[str, str]) -> str | None:
-    """See `inferred_letter`.
+def _infer_letter(answer: str, choices: dict[str, str]) -> str | None:
+    """Like `infer_letter`; may change `choices` to lower case.
 
-    Compat: choices become small letters where their texts are sought, so that the tries that follow
-    compare their lengths as such, which differ from those of letters like İ (`can_infer_text`).
+    Compat: matching by text changes `choices` in place, so that later attempts compare lengths in
+    lower case, which differ for letters like İ (`can_infer_text`).
     """
     letter = _stated_letter(answer, choices)
     if letter is not None:
@@ -173,24 +175,24 @@ def _inferred(answer: str, choices: dict[str, str]) -> str | None:
 
 
 def _stated_letter(answer: str, choices: Mapping[str, str]) -> str | None:
-    """Source: `can_infer_option` of matching_util.py."""
+    """The letter in a response. Source: `can_infer_option` of matching_util.py."""
     if FAILED in answer:
         return None
     if any(refusal in answer for refusal in REFUSALS):
         return REFUSAL_LETTER
     words = answer.translate(PUNCTUATION_TO_BLANKS).split()
-    named = [letter for letter in choices if letter in words]
-    if len(named) == 1 and words.index(named[0]) > len(words) - NEAR_THE_END:
-        return named[0]
-    if not named and REFUSAL_LETTER in words:
+    stated = [letter for letter in choices if letter in words]
+    if len(stated) == 1 and words.index(stated[0]) > len(words) - NEAR_THE_END:
+        return stated[0]
+    if not stated and REFUSAL_LETTER in words:
         return REFUSAL_LETTER
-    # Compat: it takes the article in "the answer is a cat" for the letter A.
-    found = _ANSWER_IS.search(answer)
-    return found[1].upper() if found and found[1].upper() in choices else None
+    # Compat: the article in "the answer is a cat" counts as the letter A.
+    match = _ANSWER_IS.search(answer)
+    return match[1].upper() if match and match[1].upper() in choices else None
 
 
 def choice_judge_prompt(question: str, choices: Mapping[str, str], answer: str) -> str:
-    """What a judge is asked: the task is that of both harnesses, the words are ours."""
+    """The judge's prompt: the task is that of both harnesses, the wording is ours."""
     return (
         "A question has several choices, and somebody has answered it in their own words. Say "
         "which choice the answer means.\n"

@@ -1,7 +1,7 @@
-"""Short answers in one form, so that they can be compared: as EvalAI and published scorers do.
+"""VQA accuracy, and the answer normalisation of EvalAI, VLMEvalKit and lmms-eval.
 
-Compat: its oddities decide scores (reference E1): a comma and a question mark go before anything
-else, a full stop stays only before a digit, `'s` is set off, "none" is a number.
+Compat: details affect scores: commas and question marks are removed first, a period is kept only
+before a digit, `'s` becomes a word, "none" is a number.
 """
 
 import json
@@ -13,42 +13,42 @@ from pathlib import Path
 
 ARTICLES = ("a", "an", "the")
 PUNCTUATION = (*';/[]"{}()=+\\_-><@`,?!',)
-_COUNT = 32  # re.UNICODE, passed in the place of a count: so many full stops go, at most
+_COUNT = 32  # Compat: re.UNICODE passed as `count`, so that at most 32 periods are removed
 
 
 @dataclass(frozen=True)
 class Marks:
-    """How a scorer treats the marks within numbers.
+    """Punctuation in numbers, by scorer.
 
     Attributes:
-        comma: a comma within a number; an answer that has one loses its marks without a blank.
-        stop: a full stop that goes.
+        comma: within a number; if it matches, punctuation is removed, not replaced by spaces.
+        stop: period to remove.
     """
 
     comma: re.Pattern[str]
     stop: re.Pattern[str]
 
 
-# EvalAI's look-behind is misspelt: it reads "not <= and a digit", which never stands before a stop.
+# Compat: EvalAI's lookbehind is misspelt, "not <= and a digit", so that it always holds.
 EVAL_AI_MARKS = Marks(re.compile(r"(?<=\d),+(?=\d)"), re.compile(r"\.(?!\d)"))
-# Source: process_punctuation of VLMEvalKit's smp/misc.py, which keeps a stop behind a digit.
+# Source: process_punctuation of VLMEvalKit's smp/misc.py, which keeps a period after a digit.
 VLMEVALKIT_MARKS = Marks(re.compile(r"\d,\d"), re.compile(r"(?<!\d)\.(?!\d)"))
 
 
 @cache
 def _words() -> dict[str, dict[str, str]]:
-    """Contractions with their apostrophes, and numbers with their digits."""
+    """Maps of contractions to their form with apostrophe, and of number words to digits."""
     file = Path(__file__).parents[1] / "texts" / "vqa_words.json"
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def tokenized(text: str) -> str:
-    """In lower case, without commas and question marks, `'s` set off."""
+def lower_without_marks(text: str) -> str:
+    """Lower case, without commas and question marks, `'s` as a word."""
     return text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
 
 
-def without_punctuation(text: str, marks: Marks = EVAL_AI_MARKS) -> str:
-    """Marks go where a blank is beside one, or where a number has commas; else they part words."""
+def remove_punctuation(text: str, marks: Marks = EVAL_AI_MARKS) -> str:
+    """Remove punctuation next to a space, or if a number has commas; else replace it by a space."""
     result = text
     has_comma = marks.comma.search(text) is not None
     for mark in PUNCTUATION:
@@ -57,49 +57,49 @@ def without_punctuation(text: str, marks: Marks = EVAL_AI_MARKS) -> str:
     return marks.stop.sub("", result, count=_COUNT)
 
 
-def without_articles(text: str) -> str:
-    """Numbers as digits, no articles, contractions with their apostrophes."""
+def normalize_words(text: str) -> str:
+    """Remove articles; number words become digits, contractions get apostrophes."""
     words = _words()
     kept = (words["numbers"].get(word, word) for word in text.lower().split())
     return " ".join(words["contractions"].get(word, word) for word in kept if word not in ARTICLES)
 
 
-def normal_answer(text: str) -> str:
-    """An answer as EvalAI compares it. Source: EvalAIAnswerProcessor of m4c_evaluator.py."""
-    return without_articles(without_punctuation(_on_one_line(tokenized(text))))
+def evalai_answer(text: str) -> str:
+    """Normalise as EvalAI does. Source: EvalAIAnswerProcessor of m4c_evaluator.py."""
+    return normalize_words(remove_punctuation(_on_one_line(lower_without_marks(text))))
 
 
 def vlmevalkit_answer(text: str) -> str:
-    """An answer as VLMEvalKit compares it. Source: process_answer of its vqa_eval.py."""
-    return without_articles(without_punctuation(_on_one_line(text), VLMEVALKIT_MARKS))
+    """Normalise as VLMEvalKit does. Source: process_answer of its vqa_eval.py."""
+    return normalize_words(remove_punctuation(_on_one_line(text), VLMEVALKIT_MARKS))
 
 
 def vqav2_answer(text: str) -> str:
-    """An answer as lmms-eval's VQAv2 compares it: EvalAI's form without its first step.
+    """Normalise as lmms-eval's VQAv2 does: as EvalAI without its first step.
 
     Source: vqav2_process_results of lmms-eval's tasks/vqav2/utils.py.
     """
-    return without_articles(without_punctuation(_on_one_line(text)))
+    return normalize_words(remove_punctuation(_on_one_line(text)))
 
 
 def _on_one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def agreement(
-    text: str, answers: Sequence[str], normal: Callable[[str], str] = normal_answer
+def vqa_accuracy(
+    text: str, answers: Sequence[str], normal: Callable[[str], str] = evalai_answer
 ) -> float:
-    """Share of credit for an answer that people gave, too: leave-one-out, as VQA counts it.
+    """VQA accuracy: min(matches / 3, 1), averaged over leaving out each human answer.
 
     Args:
-        text: the model's.
-        answers: those of ten people.
-        normal: the form in which answers are compared.
+        text: the response.
+        answers: of ten people.
+        normal: normalises answers before comparison.
     """
     own = normal(text)
     equal = [normal(answer) == own for answer in answers]
     matches = sum(equal)
     if not matches:
         return 0.0
-    # Each person is left out once; three of the others are enough.
+    # Leave-one-out: three matches among the others score 1.
     return sum(min(1.0, (matches - one) / 3) for one in equal) / len(answers)

@@ -1,33 +1,33 @@
-"""Answers that are yes or no: VLMEvalKit's parser, and the F1 of yes."""
+"""Yes-or-no questions: VLMEvalKit's parser, with an LLM judge, and the F1 score of yes."""
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Credit, Response
-from mgm.eval.metrics.vqa_accuracy import VLMEVALKIT_MARKS, without_punctuation
+from mgm.eval.metrics.vqa_accuracy import VLMEVALKIT_MARKS, remove_punctuation
 
 YES, NO, OTHER = "yes", "no", "other"
-YES_NO_ATTEMPTS = 5  # of a judge whose reply is neither yes nor no
-YES_NO_TEMPERATURE_STEP = 0.5  # of the judge, from one try to the next
+YES_NO_ATTEMPTS = 5  # of a judge with unparsable replies
+YES_NO_TEMPERATURE_STEP = 0.5  # of the judge, per attempt
 
 
-def extracted_yes_or_no(text: str) -> str:
-    """The one of both words that stands in an answer; "other": neither, or both.
+def extract_yes_no(text: str) -> str:
+    """Extract yes or no from a response; "other": neither, or both.
 
     Source: YOrN_Extraction of VLMEvalKit's yorn.py.
     """
-    words = without_punctuation(text.lower(), VLMEVALKIT_MARKS).split()
-    found = {YES, NO}.intersection(words)
-    return found.pop() if len(found) == 1 else OTHER
+    words = remove_punctuation(text.lower(), VLMEVALKIT_MARKS).split()
+    stated = {YES, NO}.intersection(words)
+    return stated.pop() if len(stated) == 1 else OTHER
 
 
-def judged_yes_or_no(response: Response, judge: Judge) -> str:
-    """The word that an answer has, or that a language model takes it to mean.
+def judge_yes_no(response: Response, judge: Judge) -> str:
+    """Extract yes or no from a response, else let a judge model decide.
 
-    Source: YOrN_auxeval of VLMEvalKit's yorn.py; the words of the prompt are ours.
+    Source: YOrN_auxeval of VLMEvalKit's yorn.py; the wording of the prompt is ours.
 
     Raises:
         MGMError: the judge does not reply.
     """
-    parsed = extracted_yes_or_no(response.text)
+    parsed = extract_yes_no(response.text)
     if parsed != OTHER or not judge.is_model:
         return parsed
     prompt = (
@@ -40,24 +40,22 @@ def judged_yes_or_no(response: Response, judge: Judge) -> str:
             prompt,
             temperature=YES_NO_TEMPERATURE_STEP * attempt,
             max_tokens=16,
-            accepts=lambda text: extracted_yes_or_no(text) != OTHER,
+            accepts=lambda text: extract_yes_no(text) != OTHER,
         )
-        parsed = extracted_yes_or_no(reply)
+        parsed = extract_yes_no(reply)
         if parsed != OTHER:
             break
     return parsed
 
 
 def f1_credit(parsed: str, label: str, other_is_missed: bool = True) -> Credit:
-    """The credit of one answer, with what it adds to the F1 of yes.
-
-    2 TP / (2 TP + FP + FN) is the harmonic mean of precision and recall.
+    """The credit of a response, with its terms of F1 = 2 TP / (2 TP + FP + FN) of yes.
 
     Args:
-        parsed: "yes", "no", or "other" for an answer that is neither.
-        label: "yes" or "no".
-        other_is_missed: whether "other" to a question whose answer is yes is a false negative.
-            To one whose answer is no it is no false positive in any case.
+        parsed: "yes", "no", or "other".
+        label: target, "yes" or "no".
+        other_is_missed: whether "other" is a false negative if the label is yes. If the label is
+            no, "other" is never a false positive.
     """
     if parsed == label == YES:
         return Credit(1.0, numerator=2, denominator=2)

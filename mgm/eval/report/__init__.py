@@ -1,1 +1,1 @@
-"""Scores with intervals, tables, and the results of the paper."""
+"""Scores with confidence intervals, the report of a model, comparison with the paper."""

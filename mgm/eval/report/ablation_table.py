@@ -1,6 +1,6 @@
-"""Ablations of a score, as the report shows them: ablations.json, beside score.json.
+"""Tables of ablations in the report, from ablations.json beside score.json.
 
-`mgm.eval.ablation` measures and writes them.
+`mgm.eval.ablation` writes the file.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from mgm.eval.tasks.files import load_json
 
 ABLATIONS_FILE = "ablations.json"
 FULL_MODEL = "full model"
-# What decides answers and their scores, of a score's `run` (see `run_info`).
+# Fields of `Score.run` that affect responses and scores (see `run_info`).
 MODEL_FIELDS = ("name", "digest", "dtype", "quantize", "model_base", "conv_mode", "endpoint")
 DECIDING_SETTINGS = ("max_new_tokens", "strip_thinking", "answers")
 ABLATION_COLUMNS = (
@@ -25,27 +25,25 @@ ABLATION_COLUMNS = (
     "questions",
     "verdict",
 )
-Content = Mapping[str, Any]
 
 
 def read_ablations(folder: Path, score: Score) -> dict[str, Any]:
-    """What stands in a score's folder; empty: nothing, or it was measured of other answers.
+    """Read ablations.json of a score; empty: there is none, or it belongs to other responses.
 
     Raises:
         MGMError: the file is damaged.
     """
     path = folder / ABLATIONS_FILE
-    found = load_json(path) if path.is_file() else {}
-    same = isinstance(found, dict) and found.get("full_model") == full_model(score)
-    return found if same else {}
+    content = load_json(path) if path.is_file() else {}
+    is_current = isinstance(content, dict) and content.get("full_model") == full_model(score)
+    return content if is_current else {}
 
 
 def full_model(score: Score) -> dict[str, Any]:
-    """The score that ablations are compared with, in JSON.
+    """The entry for the full model in ablations.json.
 
-    Its digest is of each question's credit and of what they depend on: weights, precision,
-    template, data, judge and settings. Scores of other models or answers have other digests,
-    though their values may be equal.
+    The digest covers the credit of each question and what credits depend on: weights, precision,
+    template, data, judge and settings. It detects other models or responses with equal scores.
     """
     run = score.run
     content = [
@@ -59,12 +57,12 @@ def full_model(score: Score) -> dict[str, Any]:
 
 
 def _of(values: object, names: Sequence[str]) -> list[Any]:
-    known = values if isinstance(values, Mapping) else {}
-    return [known.get(name) for name in names]
+    mapping = values if isinstance(values, Mapping) else {}
+    return [mapping.get(name) for name in names]
 
 
-def ablation_rows(score: Score, content: Content) -> list[Sequence[str]]:
-    """A table of the full model and of each ablation, heads first; empty: there are none."""
+def ablation_rows(score: Score, content: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Rows of the table of ablations, header first; empty: no ablations."""
     if not content:
         return []
     value = "" if score.value is None else f"{score.value:.1f}"
@@ -72,26 +70,28 @@ def ablation_rows(score: Score, content: Content) -> list[Sequence[str]]:
         FULL_MODEL, "", value + _within(score.low, score.high), "",
         _questions(score, score.questions), "",
     )  # fmt: skip
-    return [ABLATION_COLUMNS, first, *(_row(score, one) for one in content["ablations"])]
+    return [ABLATION_COLUMNS, first, *(_row(score, ablation) for ablation in content["ablations"])]
 
 
 def _questions(score: Score, count: int) -> str:
-    """A number of questions, with that of the benchmark where some are missing."""
+    """The number of questions, with that of the benchmark if some are missing."""
     if score.expected is None or count == score.expected:
         return f"{count:,}"
     return f"{count:,} of {score.expected:,} (partial)"
 
 
-def _row(score: Score, one: Content) -> Sequence[str]:
-    ends = one["difference_interval"]
-    text = " (too few images)" if ends is None else f" ({ends[0]:+.1f} to {ends[1]:+.1f})"
+def _row(score: Score, ablation: Mapping[str, Any]) -> Sequence[str]:
+    interval = ablation["difference_interval"]
+    text = (
+        " (too few images)" if interval is None else f" ({interval[0]:+.1f} to {interval[1]:+.1f})"
+    )
     return (
-        one["name"],
-        one["description"],
-        f"{one['value']:.1f}{_within(*(one['interval'] or (None, None)))}",
-        f"{one['difference']:+.1f}{text}",
-        _questions(score, one["questions"]),
-        one["verdict"],
+        ablation["name"],
+        ablation["description"],
+        f"{ablation['value']:.1f}{_within(*(ablation['interval'] or (None, None)))}",
+        f"{ablation['difference']:+.1f}{text}",
+        _questions(score, ablation["questions"]),
+        ablation["verdict"],
     )
 
 
@@ -99,12 +99,14 @@ def _within(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" ({low:.1f} to {high:.1f})"
 
 
-def utilisation_lines(score: Score, content: Content) -> list[str]:
-    """How much of the score each encoder accounts for, in words."""
+def utilisation_lines(score: Score, content: Mapping[str, Any]) -> list[str]:
+    """A line for the utilisation rate of each encoder."""
+    partial = f"; {score.coverage}" if score.coverage else ""
     lines = []
-    for one in content.get("utilisation", ()):
-        ends = one["interval"]
-        text = "too few images" if ends is None else f"95 %: {ends[0]:.2f} to {ends[1]:.2f}"
-        partial = f"; {score.coverage}" if score.coverage else ""
-        lines.append(f"utilisation of the {one['encoder']}: {one['rate']:.2f} ({text}{partial})")
+    for utilisation in content.get("utilisation", ()):
+        ends, encoder = utilisation["interval"], utilisation["encoder"]
+        interval = "too few images" if ends is None else f"95 %: {ends[0]:.2f} to {ends[1]:.2f}"
+        lines.append(
+            f"utilisation of the {encoder}: {utilisation['rate']:.2f} ({interval}{partial})"
+        )
     return lines

@@ -1,4 +1,4 @@
-"""What the report shows of single answers: breakdowns of the credit, and examples with images."""
+"""samples.jsonl with all responses, and examples and breakdowns for the report page."""
 
 import base64
 import io
@@ -19,15 +19,15 @@ from mgm.eval.statistics.intervals import mean_interval
 from mgm.eval.tasks.benchmark import Benchmark
 
 SAMPLES_FILE, DETAILS_FILE = "samples.jsonl", "details.json"
-MAX_WRONG, MAX_RIGHT = 40, 20  # examples of a benchmark that the page shows
-RIGHT_CREDIT = 0.999  # credit from which an answer is right
-MAX_THUMBNAILS, THUMBNAIL_SIDE = 4, 240  # thumbnails of an example, and their longer side in pixels
-MAX_TEXT = 2000  # characters of a question or answer on the page
-LENGTH_BINS = (2, 5, 20)  # ends of bins of answers by length
-IMAGE_SIZE_BINS = (336, 768, 1536)  # pixels, of images by their longer side
-TEXT_SIZE_BINS = (6, 8, 12, 20)  # pixels, of texts by the height of their capitals
+MAX_WRONG, MAX_RIGHT = 40, 20  # maximum numbers of examples on the page
+RIGHT_CREDIT = 0.999  # minimum credit of a right response
+MAX_THUMBNAILS, THUMBNAIL_SIDE = 4, 240  # thumbnails of an example; longer side in pixels
+MAX_TEXT = 2000  # characters of a question or response on the page
+LENGTH_BINS = (2, 5, 20)  # bin edges of response lengths
+IMAGE_SIZE_BINS = (336, 768, 1536)  # bin edges of images by their longer side, in pixels
+TEXT_SIZE_BINS = (6, 8, 12, 20)  # bin edges of texts by the height of capitals, in pixels
 
-Sample = dict[str, Any]
+SampleRecord = dict[str, Any]
 
 
 def write_samples(
@@ -41,15 +41,15 @@ def write_samples(
 
     Args:
         folder: of the score.
-        benchmark: that was asked.
-        score: of the answers.
-        responses: all of them.
-        without_thinking: as for `scored_splits`.
+        benchmark: of the responses.
+        score: of the responses.
+        responses: all responses.
+        without_thinking: as for `score_responses`.
 
     Raises:
         MGMError: a file cannot be written.
     """
-    sides: dict[str, int | None] = {}  # several questions may be about one image
+    sides: dict[str, int | None] = {}  # cache: questions share images
     samples = []
     for one in responses:
         filtered = benchmark.filter_response(one, score.protocol, without_thinking)
@@ -71,7 +71,7 @@ def write_samples(
         path.write_text(json.dumps(details, ensure_ascii=False, default=str), encoding="utf-8")
 
 
-def _sample(score: Score, one: Response, parsed: str | None, side: int | None) -> Sample:
+def _sample(score: Score, one: Response, parsed: str | None, side: int | None) -> SampleRecord:
     """A line of `SAMPLES_FILE`."""
     question = one.question
     size = question.metadata.get("text_size")
@@ -93,37 +93,36 @@ def _sample(score: Score, one: Response, parsed: str | None, side: int | None) -
     }
 
 
-def _side(question: Question, known: dict[str, int | None]) -> int | None:
-    """The longer side of the first image in pixels; None: there is none, or it is damaged."""
+def _side(question: Question, sides: dict[str, int | None]) -> int | None:
+    """The longer side of the first image in pixels; None: no image, or a damaged one."""
     if not question.images:
         return None
     image = question.images[0]
     if not isinstance(image, str | Path):
         return _longer_side(image)
-    if str(image) not in known:
-        known[str(image)] = _longer_side(image)
-    return known[str(image)]
+    if str(image) not in sides:
+        sides[str(image)] = _longer_side(image)
+    return sides[str(image)]
 
 
-def breakdowns(score: Score, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """Mean credit in per cent by length of the answer, by size of the image and of its text.
+def breakdowns(score: Score, samples: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]]:
+    """Mean credit in per cent, by response length, image size and text size.
 
-    Rows have `name`, `value`, `low`, `high` and `questions`; the interval is None where the row is
-    too small.
+    Rows have `name`, `value`, `low`, `high` and `questions`; low and high are None for small rows.
     """
-    bins: dict[str, Callable[[Sample], tuple[int, str] | None]] = {
+    bins: dict[str, Callable[[SampleRecord], tuple[int, str] | None]] = {
         "length of the answer": lambda one: _bin(len(one["answer"].split()), LENGTH_BINS, "words"),
         "size of the image": lambda one: _bin(one["image_side"], IMAGE_SIZE_BINS, "pixels"),
         "size of the text": lambda one: text_size_bin(one["text_size"]),
     }
-    if score.highest is None:  # credits are no shares
+    if score.highest is None:  # credits are not shares
         return {}
-    found = {title: _grouped(score, samples, group) for title, group in bins.items()}
-    return {title: rows for title, rows in found.items() if rows}
+    rows_by_title = {title: _grouped(score, samples, group) for title, group in bins.items()}
+    return {title: rows for title, rows in rows_by_title.items() if rows}
 
 
 def text_size_bin(size: float | None) -> tuple[int, str] | None:
-    """The bin of a text's height in pixels: its number and its name."""
+    """The bin of a text's height in pixels: index and label."""
     return _bin(size, TEXT_SIZE_BINS, "pixels")
 
 
@@ -139,15 +138,17 @@ def _bin(value: float | None, ends: Sequence[int], unit: str) -> tuple[int, str]
 
 
 def _grouped(
-    score: Score, samples: Sequence[Sample], group: Callable[[Sample], tuple[int, str] | None]
-) -> list[Sample]:
-    found: dict[tuple[int, str], list[str]] = defaultdict(list)
+    score: Score,
+    samples: Sequence[SampleRecord],
+    group: Callable[[SampleRecord], tuple[int, str] | None],
+) -> list[SampleRecord]:
+    ids_by_bin: dict[tuple[int, str], list[str]] = defaultdict(list)
     for one in samples:
         name = group(one) if one["credit"] is not None else None
         if name is not None:
-            found[name].append(one["id"])
+            ids_by_bin[name].append(one["id"])
     rows = []
-    for (_, name), ids in sorted(found.items()):
+    for (_, name), ids in sorted(ids_by_bin.items()):
         credits = [score.credits[one] for one in ids]
         interval = mean_interval(credits, [score.groups[one] for one in ids], scale=100)
         rows.append(
@@ -162,21 +163,21 @@ def _grouped(
     return rows
 
 
-def choose_examples(samples: Sequence[Sample]) -> list[Sample]:
-    """Examples for the page: wrong answers first, then right ones, of all categories in turn."""
+def choose_examples(samples: Sequence[SampleRecord]) -> list[SampleRecord]:
+    """Examples for the page: wrong responses first, then right ones, interleaving categories."""
     score_responses = [one for one in samples if one["credit"] is not None]
-    wrong = _in_turn(one for one in score_responses if one["credit"] < RIGHT_CREDIT)
-    right = _in_turn(one for one in score_responses if one["credit"] >= RIGHT_CREDIT)
-    others = _in_turn(one for one in samples if one["credit"] is None)
+    wrong = _interleave(one for one in score_responses if one["credit"] < RIGHT_CREDIT)
+    right = _interleave(one for one in score_responses if one["credit"] >= RIGHT_CREDIT)
+    others = _interleave(one for one in samples if one["credit"] is None)
     return wrong[:MAX_WRONG] + right[:MAX_RIGHT] + others[:MAX_RIGHT]
 
 
-def _in_turn(samples: Iterable[Sample]) -> list[Sample]:
-    """Samples so that the categories take turns."""
-    queues: dict[str, deque[Sample]] = defaultdict(deque)
+def _interleave(samples: Iterable[SampleRecord]) -> list[SampleRecord]:
+    """Reorder samples round-robin over categories."""
+    queues: dict[str, deque[SampleRecord]] = defaultdict(deque)
     for one in samples:
         queues[one["category"]].append(one)
-    result: list[Sample] = []
+    result: list[SampleRecord] = []
     while queues:
         for name in sorted(queues):
             result.append(queues[name].popleft())
@@ -185,17 +186,17 @@ def _in_turn(samples: Iterable[Sample]) -> list[Sample]:
     return result
 
 
-def _cut(sample: Sample) -> Sample:
-    """A sample whose texts are short enough for a page."""
+def _cut(sample: SampleRecord) -> SampleRecord:
+    """A sample with texts truncated for the page."""
     texts = {name: truncate(sample[name]) for name in ("question", "target", "answer", "parsed")
              if sample[name] is not None}  # fmt: skip
     return sample | texts
 
 
 def truncate(value: object) -> str:
-    """A text of at most `MAX_TEXT` characters, which says how many were left out.
+    """Format a value in at most `MAX_TEXT` characters, with a note on truncation.
 
-    Of a list of right answers each is named once, with how often it was given.
+    A list of texts is shown without duplicates, with the count of each.
     """
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         counts = Counter(value)
@@ -207,7 +208,7 @@ def truncate(value: object) -> str:
 
 
 def _longer_side(source: ImageSource) -> int | None:
-    """In pixels, from the head of the file alone where there is one; None: it is damaged."""
+    """The longer side in pixels, from the file header if possible; None: damaged."""
     try:
         return max(image_size(source, "an image"))
     except MGMError:
@@ -215,7 +216,7 @@ def _longer_side(source: ImageSource) -> int | None:
 
 
 def thumbnail(source: ImageSource) -> str:
-    """A small copy of an image as a data URL; empty: it cannot be read."""
+    """A thumbnail as data URL; empty: the image cannot be read."""
     try:
         image = open_image(source, "an image")
     except MGMError:

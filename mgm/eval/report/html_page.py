@@ -1,4 +1,4 @@
-"""The HTML page of a report: one file without links, in which every text of a model is escaped."""
+"""The HTML report: a self-contained page; all text of models and data is escaped."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,16 +11,16 @@ from mgm.eval.report.examples import MAX_TEXT, RIGHT_CREDIT, text_size_bin, trun
 from mgm.eval.report.score import Score
 
 TEXTS_FOLDER = Path(__file__).parents[1] / "texts"
-MAX_LISTED = 50  # skipped questions, and notes, that the page lists
+MAX_LISTED = 50  # maximum number of skipped questions, and of notes
 PAGE_COLUMNS = ("benchmark", "score", "", "95 %", "questions", "protocol", "published", "notes")
 Record = Mapping[str, Any]
 
 
 def page(title: str, body: str) -> str:
-    """A whole page with the style and the script of the report."""
+    """A page with the style and script of the report."""
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        # Nothing may be loaded or run but what is in the page itself.
+        # Load and run nothing from outside the page.
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
         "<meta name=viewport content='width=device-width'>"
@@ -40,13 +40,13 @@ def report_page(
     rows: Sequence[Record],
     sections: Sequence[tuple[Score, Record]],
 ) -> str:
-    """The report of a model.
+    """The report page of a model.
 
     Args:
-        model: its name.
-        paper: rows like those of the paper's table, heads first; empty: there are none.
-        rows: texts of the table of all scores, by `PAGE_COLUMNS` but benchmark and interval.
-        sections: scores, each with its breakdowns and examples (see `examples`).
+        model: name of the model.
+        paper: rows of the paper's table, header first; empty: no table.
+        rows: cells of the table of all scores, by `PAGE_COLUMNS` without benchmark and interval.
+        sections: scores with their breakdowns and examples (see `examples`).
     """
     body = f"<h1>{text(model)}</h1><p class=meta>{_about(sections)}</p>"
     if paper:
@@ -75,7 +75,7 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _about(sections: Sequence[tuple[Score, Record]]) -> str:
-    """Date and versions of the newest run."""
+    """Date and package versions of the newest run."""
     run = max((score.run for score, _ in sections), key=lambda one: one.get("date", ""), default={})
     parts = [run.get("date", "")[:10]]
     parts += [f"{name} {version}" for name, version in run.get("versions", {}).items()]
@@ -83,13 +83,13 @@ def _about(sections: Sequence[tuple[Score, Record]]) -> str:
 
 
 class Markup(str):
-    """HTML that is not escaped again."""
+    """HTML that is already escaped."""
 
 
 def html_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[str] = ()
 ) -> Markup:
-    """A table; cells are escaped unless they are `Markup`."""
+    """An HTML table; cells are escaped unless they are `Markup`."""
     lines = []
     for index, row in enumerate(rows):
         kind = f" class='{classes[index]}'" if classes and classes[index] else ""
@@ -107,10 +107,7 @@ def bar(
     highest: float | None,
     lowest: float = 0.0,
 ) -> Markup:
-    """A value with its interval on a line from the lowest to the highest value.
-
-    Nothing is drawn of an interval that there is not, or where there is no value.
-    """
+    """A bar with value and interval, from lowest to highest; empty without a value."""
     if value is None:
         return Markup("")
     low, high = interval
@@ -131,7 +128,7 @@ def bar(
 
 
 def _section(score: Score, details: Record) -> str:
-    """Everything about one score."""
+    """The section of a score: tables, skipped questions, run settings, examples."""
     parts = [
         {
             "name": name, "value": value, "questions": count,
@@ -155,7 +152,7 @@ def _section(score: Score, details: Record) -> str:
 
 
 def _ablations(details: Record) -> str:
-    """What is lost with a part of the vision side changed; nothing where that was not measured."""
+    """The table of ablations; empty without ablations."""
     rows = details.get("ablations")
     if not rows:
         return ""
@@ -164,21 +161,21 @@ def _ablations(details: Record) -> str:
 
 
 def _rows(title: str, rows: Sequence[Record]) -> str:
-    """Named values with their intervals; nothing where there are none."""
+    """A table of values with intervals; empty without rows."""
     if not rows:
         return ""
     lines = []
     for one in rows:
-        ends = one.get("low"), one.get("high")
-        drawn = bar(one["value"], ends, one.get("highest", 100.0))
+        interval = one.get("low"), one.get("high")
+        drawn = bar(one["value"], interval, one.get("highest", 100.0))
         value, count = f"{one['value']:.1f}", f"{one['questions']:,}"
-        lines.append((one["name"], value, drawn, _interval(*ends), count))
+        lines.append((one["name"], value, drawn, _interval(*interval), count))
     heads = ("", "score", "", "95 %", "questions")
     return f"<div><h3>{text(title)}</h3>{html_table(heads, lines)}</div>"
 
 
 def _listed(title: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Questions with what there is to say of each, folded; nothing where there are none."""
+    """A collapsed list of questions with reasons; empty without questions."""
     if not pairs:
         return ""
     more = len(pairs) - MAX_LISTED
@@ -190,7 +187,7 @@ def _listed(title: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _run(run: Record) -> str:
-    """How a score came about, as a list."""
+    """A collapsed list of the settings and versions of a run."""
     if not run:
         return ""
     lines = "".join(f"<dt>{text(name)}<dd>{text(value)}" for name, value in _flat(run))
@@ -211,12 +208,12 @@ def _flat(value: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 
 def _examples(examples: Sequence[Record]) -> str:
-    """Answers with their images, below filters."""
+    """Examples with images, and filters for them."""
     if not examples:
         return ""
     categories = sorted({one["category"] for one in examples if one["category"]})
-    bins = sorted({found for one in examples
-                   if (found := text_size_bin(one.get("text_size"))) is not None})  # fmt: skip
+    bins = sorted({size_bin for one in examples
+                   if (size_bin := text_size_bin(one.get("text_size"))) is not None})  # fmt: skip
     filters = _select("result", ["right", "wrong", "unscored", "unparsed", "cut"])
     filters += _select("category", categories) if len(categories) > 1 else ""
     filters += _select("size", [name for name, _ in groupby(name for _, name in bins)])
@@ -276,11 +273,11 @@ def _markup(cell: str) -> str:
 
 
 def _value(one: str) -> str:
-    """A text as the value of an attribute; the sign that separates values is taken out."""
+    """Escape the value of an attribute; the separator of values is replaced."""
     return html.escape(one.replace("|", "/"), quote=True)
 
 
 def text(value: str) -> str:
-    """A text for a page: escaped, and not longer than a reader can bear."""
+    """Escape and truncate a text."""
     shown = value if len(value) <= 2 * MAX_TEXT else truncate(value)
     return html.escape(shown, quote=True)

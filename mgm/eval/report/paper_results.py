@@ -1,4 +1,4 @@
-"""The published table, to compare with."""
+"""Table 1 of the paper, and comparison of scores with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ PAPER_RESULTS: dict[str, dict[str, float | tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class PaperComparison:
-    """A score beside the published one.
+    """A score compared with the published one.
 
     Attributes:
-        published: what was published; parts are added.
-        difference: of ours from it.
-        agrees: whether the published one lies in our 95 % interval; None: there is no interval.
+        published: the published score, the sum of its parts.
+        difference: of our score from it.
+        agrees: whether it lies in our 95 % interval; None: no interval.
     """
 
     published: float
@@ -48,32 +48,32 @@ class PaperComparison:
 def compare_with_paper(
     model: str, benchmark: str, value: float, low: float | None, high: float | None
 ) -> PaperComparison | None:
-    """What a score is beside the published one; None: nothing was published.
+    """Compare a score with the published one; None: there is none.
 
     Args:
-        model: its published name.
+        model: published name of the model.
         benchmark: with its split, such as "textvqa:val".
         value: our score.
-        low: lower end of its interval, if it has one.
-        high: upper end of it.
+        low: lower end of its interval; None: no interval.
+        high: upper end of its interval.
     """
-    found = PAPER_RESULTS.get(model, {}).get(benchmark)
-    if found is None:
+    result = PAPER_RESULTS.get(model, {}).get(benchmark)
+    if result is None:
         return None
-    total = sum(found) if isinstance(found, tuple) else found
+    total = sum(result) if isinstance(result, tuple) else result
     agrees = None if low is None or high is None else low <= total <= high
     return PaperComparison(total, value - total, agrees)
 
 
 def paper_table(model: str, values: Mapping[str, str]) -> list[list[str]]:
-    """Rows like those of the paper's table: heads, the published model's, and these.
+    """Rows like those of the paper's table: header, published scores, our scores.
 
     Args:
-        model: its name; the published row is there where the paper has the model.
-        values: scores in words, by benchmark with its split.
+        model: name of the model; published scores are shown if the paper has it.
+        values: formatted scores, by benchmark with its split.
 
     Returns:
-        Nothing where the paper has none of the benchmarks.
+        Empty if the paper has none of the benchmarks.
     """
     if not any(name in values for name in PAPER_COLUMNS):
         return []

@@ -1,6 +1,6 @@
-"""The report of a model: report.md, report.html and results.json, of all scores in a folder.
+"""The report of a model: report.md, report.html and results.json of all scores in a folder.
 
-It grows with every run: each score lies in a folder of its own, and the report is made of all.
+Scores of earlier runs are in folders of their own and stay part of the report.
 """
 
 import json
@@ -21,12 +21,12 @@ from mgm.eval.tasks.files import load_json
 
 logger = logging.getLogger("mgm.eval")
 REPORT_COLUMNS = ("benchmark", "score", "questions", "protocol", "published", "notes")
-MAX_NOTED = 20  # questions that report.md names, of each score
+MAX_NOTED = 20  # questions of a score in report.md
 RESULTS_FORMAT = 2  # of results.json; see texts/results.schema.json
 
 
 def format_score(score: Score) -> str:
-    """The value with its interval; where questions are missing, how many there are instead."""
+    """Format a score with its interval, and with the number of questions if it is partial."""
     text = "to be submitted"
     if score.value is not None:
         interval = "too few images for an interval"
@@ -40,7 +40,7 @@ def format_score(score: Score) -> str:
 
 
 def headline(score: Score) -> str:
-    """The value alone, as the paper's table has it: MME as perception/cognition."""
+    """Format a score as in the paper's table: MME as perception / cognition."""
     if score.value is None:
         return "–"
     if score.headline:
@@ -50,7 +50,7 @@ def headline(score: Score) -> str:
 
 
 def format_notes(score: Score) -> str:
-    """Counts of answers that a reader should know of, and of skipped questions."""
+    """Format the counts of truncated, unparsed, empty and sampled responses, skips and notes."""
     counts = {
         "cut by the token limit": score.counts.get("cut", 0),
         "unparsed": score.counts.get("unparsed", 0),
@@ -63,30 +63,30 @@ def format_notes(score: Score) -> str:
 
 
 def scores_table(scores: Sequence[Score], model: str) -> str:
-    """All scores in Markdown.
+    """The table of all scores in Markdown.
 
     Args:
         scores: of one model.
-        model: its name; a published one's scores stand beside.
+        model: name of the model; compared with the paper if it is published.
     """
     return markdown([REPORT_COLUMNS, *(score_cells(score, model) for score in scores)])
 
 
 def score_cells(score: Score, model: str) -> tuple[str, ...]:
-    """The row of a score, below `REPORT_COLUMNS`."""
-    beside = ""
+    """The cells of a score by `REPORT_COLUMNS`."""
+    published = ""
     if score.value is not None and score.complete:
-        found = compare_with_paper(model, score.benchmark, score.value, score.low, score.high)
-        if found is not None:
-            words = {True: ", agrees", False: ", differs", None: ""}[found.agrees]
-            beside = f"{found.published:.1f} ({found.difference:+.1f}{words})"
+        comparison = compare_with_paper(model, score.benchmark, score.value, score.low, score.high)
+        if comparison is not None:
+            words = {True: ", agrees", False: ", differs", None: ""}[comparison.agrees]
+            published = f"{comparison.published:.1f} ({comparison.difference:+.1f}{words})"
     name = f"{score.title} ({score.benchmark})"
     questions = f"{score.questions:,}"
-    return name, format_score(score), questions, score.scorer, beside, format_notes(score)
+    return name, format_score(score), questions, score.scorer, published, format_notes(score)
 
 
 def _page_row(score: Score, model: str) -> dict[str, str]:
-    """The row of a score on the page, which has columns of its own for interval and questions."""
+    """The row of a score on the page, where the interval has a column of its own."""
     row = dict(zip(REPORT_COLUMNS, score_cells(score, model), strict=True))
     row["score"] = headline(score) if score.value is not None else format_score(score)
     if not score.complete:
@@ -95,7 +95,7 @@ def _page_row(score: Score, model: str) -> dict[str, str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its heads first."""
+    """A table in Markdown, header first."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in lines)
 
@@ -109,7 +109,7 @@ def _heading(score: Score) -> str:
 
 
 def parts_table(score: Score) -> str:
-    """The score of every category in Markdown; empty: there are no categories."""
+    """The table of parts in Markdown; empty without parts."""
     if not score.parts:
         return ""
     rows = [("", score.metric, "95 % interval", "questions")]
@@ -121,7 +121,7 @@ def parts_table(score: Score) -> str:
 
 
 def noted_questions(score: Score) -> str:
-    """Questions that were skipped, or whose credit has a note, in Markdown; empty: none."""
+    """Skipped questions and notes on credits in Markdown; empty without any."""
     lines = [f"{one.id}: skipped, {one.reason}" for one in score.skipped]
     lines += [f"{name}: {note}" for name, note in score.notes.items()]
     if not lines:
@@ -136,7 +136,7 @@ def noted_questions(score: Score) -> str:
 
 
 def ablations_text(score: Score, content: Mapping[str, Any]) -> str:
-    """Ablations of a score in Markdown (see `ablations`); empty: there are none."""
+    """The table of ablations in Markdown; empty without ablations."""
     rows = ablation_rows(score, content)
     if not rows:
         return ""
@@ -148,9 +148,10 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
     """Write the report of all scores below a folder.
 
     Args:
-        folder: of the output.
-        model: its name; scores of another model, or of other weights, are left out.
-        current: `Score.run` of a score of it; None: that of the newest score.
+        folder: output folder.
+        model: name of the model.
+        current: `Score.run` of a score of the model, to exclude scores of other weights; None:
+            that of the newest score.
 
     Returns:
         The scores in the report.
@@ -158,21 +159,21 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
     Raises:
         MGMError: a file cannot be written.
     """
-    found = [(path.parent, score) for path, score in _scores(folder)]
+    all_scores = [(path.parent, score) for path, score in _scores(folder)]
     if current is None:
-        runs = [score.run for _, score in found]
+        runs = [score.run for _, score in all_scores]
         current = max(runs, key=lambda run: run.get("date", ""), default={})
-    kept = []
-    for path, score in found:
+    scores_of_model = []
+    for path, score in all_scores:
         if _same_model(score.run, current):
-            kept.append((path, score))
+            scores_of_model.append((path, score))
         else:
             logger.warning(
-                "%s: is of another model or other weights (%s, not %s); the report leaves it out; "
-                "give another --output, or the one --model for --answers of one model",
+                "%s: another model or other weights (%s, not %s); excluded from the report; give "
+                "another --output-dir, or the same --model for --predictions of one model",
                 path, score.run.get("model", {}).get("name"), model,
             )  # fmt: skip
-    scores = [score for _, score in kept]
+    scores = [score for _, score in scores_of_model]
     paper = paper_table(
         model,
         {
@@ -183,7 +184,7 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
     )
     text = f"# {model}\n\n"
     text += f"{markdown(paper)}\n" if paper else ""
-    ablations = [_ablations(path, score) for path, score in kept]
+    ablations = [_ablations(path, score) for path, score in scores_of_model]
     text += scores_table(scores, model) + "".join(map(parts_table, scores))
     text += "".join(map(noted_questions, scores))
     text += "".join(map(ablations_text, scores, ablations))
@@ -191,7 +192,7 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
     sections = [
         (score, _details(path) | {"ablations": ablation_rows(score, content),
                                    "utilisation": utilisation_lines(score, content)})
-        for (path, score), content in zip(kept, ablations, strict=True)
+        for (path, score), content in zip(scores_of_model, ablations, strict=True)
     ]  # fmt: skip
     page = report_page(model, paper, rows, sections)
     for name, content in (
@@ -211,49 +212,49 @@ def write_report(folder: Path, model: str, current: Mapping[str, Any] | None = N
 
 
 def _scores(folder: Path) -> Iterator[tuple[Path, Score]]:
-    """Scores below a folder, the paper's benchmarks first."""
-    found = []
+    """Load the scores below a folder, the paper's benchmarks first."""
+    scores = []
     for path in score_files(folder):
         try:
-            found.append((path, load_score(path)))
+            scores.append((path, load_score(path)))
         except MGMError as error:
-            logger.warning("%s; the report leaves it out", error)
+            logger.warning("%s; excluded from the report", error)
     order = {name: index for index, name in enumerate(PAPER_COLUMNS)}
-    yield from sorted(found, key=lambda one: (order.get(one[1].benchmark, len(order)), one[0]))
+    yield from sorted(scores, key=lambda one: (order.get(one[1].benchmark, len(order)), one[0]))
 
 
 def _same_model(run: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
-    """Whether two runs were of the same weights, as far as is known of both."""
+    """Whether two runs have the same model name and weights, as far as both are known."""
     own, other = run.get("model", {}), current.get("model", {})
     return all(own.get(name) in (other.get(name), None) or other.get(name) is None
                for name in ("name", "digest"))  # fmt: skip
 
 
 def _details(folder: Path) -> dict[str, Any]:
-    """Breakdowns and examples of a score; empty: there are none."""
+    """Load breakdowns and examples of a score; empty without any."""
     try:
-        found = load_json(folder / DETAILS_FILE) if (folder / DETAILS_FILE).is_file() else {}
+        details = load_json(folder / DETAILS_FILE) if (folder / DETAILS_FILE).is_file() else {}
     except MGMError as error:
-        logger.warning("%s; the report shows no examples of it", error)
-        found = {}
-    return found if isinstance(found, dict) else {}
+        logger.warning("%s; the report shows no examples", error)
+        details = {}
+    return details if isinstance(details, dict) else {}
 
 
 def _ablations(folder: Path, score: Score) -> dict[str, Any]:
-    """Ablations of a score; empty: there are none."""
+    """Load the ablations of a score; empty without any."""
     try:
         content = read_ablations(folder, score)
         json.dumps(content, allow_nan=False)
         return content
     except (MGMError, ValueError) as error:
-        logger.warning("%s, ablations: %s; the report leaves them out", folder, error)
+        logger.warning("%s, ablations: %s; excluded from the report", folder, error)
         return {}
 
 
 def results(
     model: str, scores: Sequence[Score], ablations: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What results.json holds: see texts/results.schema.json."""
+    """The content of results.json, see texts/results.schema.json."""
     return {
         "format": RESULTS_FORMAT,
         "model": model,
@@ -266,9 +267,9 @@ def results(
 
 
 def _result(score: Score, model: str) -> dict[str, Any]:
-    found = None
+    comparison = None
     if score.value is not None and score.complete:
-        found = compare_with_paper(model, score.benchmark, score.value, score.low, score.high)
+        comparison = compare_with_paper(model, score.benchmark, score.value, score.low, score.high)
     return {
         "benchmark": score.benchmark,
         "title": score.title,
@@ -281,7 +282,7 @@ def _result(score: Score, model: str) -> dict[str, Any]:
         "questions": score.questions,
         "expected": score.expected,
         "complete": score.complete,
-        "published": found and found.published,
+        "published": comparison and comparison.published,
         "parts": [
             {
                 "name": name,

@@ -1,4 +1,4 @@
-"""How a score came about: date, versions, model, data, settings, and what it cost."""
+"""Provenance of a score: date, versions, commit, model, data, settings, token usage."""
 
 import datetime
 import hashlib
@@ -15,7 +15,7 @@ from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
 from mgm.eval.download.hub import fetched_revision
 from mgm.eval.harness.question import Question, Response
-from mgm.eval.report.score import load_score
+from mgm.eval.report.score import image_fingerprint, load_score
 from mgm.eval.tasks.benchmark import Benchmark
 from mgm.eval.tasks.dataset_source import HUB_FOLDER, HubFiles
 
@@ -26,13 +26,13 @@ def run_info(
     model: dict[str, Any], settings: dict[str, Any], data: dict[str, Any],
     responses: Sequence[Response],
 ) -> dict[str, Any]:  # fmt: skip
-    """What results.json has as a result's `run`.
+    """The field `run` of a result in results.json.
 
     Args:
-        model: name, path, digest, dtype and so on, as far as they are known.
-        settings: of the command line that decide the score.
+        model: name, path, digest, dtype and so on; None: unknown.
+        settings: options that affect the score.
         data: see `data_info`.
-        responses: what was scored.
+        responses: that were scored.
     """
     now = datetime.datetime.now(datetime.UTC)
     return {
@@ -46,46 +46,46 @@ def run_info(
     }
 
 
-def merge_model_info(model: dict[str, Any], earlier: Path) -> dict[str, Any]:
-    """A model with what an earlier score knew of the same weights, such as the device.
+def merge_model_info(model: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Fill unknown fields, such as the device, from an earlier score of the same weights.
 
     Args:
-        model: what this run knows; None: unknown.
-        earlier: file of the score, which need not be there.
+        model: fields of this run; None: unknown.
+        path: of the earlier score, which may be missing.
     """
     try:
-        found = load_score(earlier).run.get("model", {}) if earlier.is_file() else {}
+        earlier_info = load_score(path).run.get("model", {}) if path.is_file() else {}
     except MGMError:
         return model
-    if any(found.get(name) != model.get(name) for name in ("name", "digest")):
+    if any(earlier_info.get(name) != model.get(name) for name in ("name", "digest")):
         return model
-    return found | {name: value for name, value in model.items() if value is not None}
+    return earlier_info | {name: value for name, value in model.items() if value is not None}
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of what decides answers below it."""
-    found = {"mgm": mgm.__version__, "python": platform.python_version()}
+    """Versions of mgm, Python, torch and transformers."""
+    result = {"mgm": mgm.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def commit() -> str | None:
-    """The git commit of the package's sources, "-dirty" where files differ; None: no repository."""
+    """The git commit of the sources, with "-dirty" for local changes; None: not a repository."""
     root = Path(mgm.__file__).parents[1]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        found = subprocess.run(
+        process = subprocess.run(
             [*command, "--exclude=*"], capture_output=True, text=True, timeout=30, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def data_info(
@@ -95,14 +95,14 @@ def data_info(
     folder: Path,
     questions: Sequence[Question],
 ) -> dict[str, Any]:
-    """Which files questions were read from, and a digest of them.
+    """The files that questions were loaded from, and digests of files and questions.
 
     Args:
-        benchmark: that is asked.
-        split: of it.
-        protocol: by which is asked.
-        folder: the benchmark's.
-        questions: all there are.
+        benchmark: of the questions.
+        split: of the benchmark.
+        protocol: of the questions.
+        folder: of the benchmark.
+        questions: all questions of the split.
     """
     source = benchmark.sources.get((split, protocol))
     revision = None
@@ -120,7 +120,7 @@ def data_info(
 
 
 def files_read(benchmark: Benchmark, split: str, protocol: str, folder: Path) -> list[Path]:
-    """The files that questions were read from; folders of images beside them are left out."""
+    """The files that questions were loaded from, without folders of images."""
     source = benchmark.sources.get((split, protocol))
     if source is not None and source.is_there(folder):
         return source.files(folder)
@@ -129,38 +129,28 @@ def files_read(benchmark: Benchmark, split: str, protocol: str, folder: Path) ->
 
 
 def questions_digest(questions: Iterable[Question]) -> str:
-    """SHA-256 of the texts and answers of questions, in their order.
+    """SHA-256 over prompts and targets of questions, in order.
 
-    Of images that are files the sizes count, not the content: there may be many.
+    Of image files only the sizes are included, since there may be many.
     """
     digest = hashlib.sha256()
     for one in questions:
-        images = [_image_mark(image) for image in one.images]
+        images = [image_fingerprint(image) for image in one.images]
         fields = [one.id, one.text, one.target, one.category, one.group, images]
         digest.update(json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace"))
     return digest.hexdigest()
 
 
-def _image_mark(image: object) -> int | str:
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
-    try:
-        return Path(str(image)).stat().st_size
-    except OSError:
-        return "missing"
-
-
 def total_usage(responses: Sequence[Response]) -> dict[str, float | int | None]:
-    """Seconds between answers and tokens of these answers, whichever run gave them; None: unknown.
+    """Total generation time and tokens of responses, cached ones included; None: unknown.
 
-    The seconds of an answer go from the one before it, in its own process, to it: their sum leaves
-    out loading, scoring, and what a run that was killed asked without an answer. An answer that
-    equal questions share is counted with each of them.
+    The time of a response starts at the previous one of its process: the sum excludes loading,
+    scoring, and interrupted requests. A response that several questions share counts for each.
     """
 
     def total(name: str) -> float | int | None:
-        known = [value for one in responses if (value := getattr(one, name)) is not None]
-        return sum(known) if known else None
+        values = [value for one in responses if (value := getattr(one, name)) is not None]
+        return sum(values) if values else None
 
     seconds = total("seconds")
     return {

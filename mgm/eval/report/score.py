@@ -1,4 +1,4 @@
-"""A score with all that it takes to compare it: protocol, judge, interval, and what is missing."""
+"""Scores, and score.json: metric, interval, credits of each question, and provenance."""
 
 import hashlib
 import json
@@ -22,36 +22,35 @@ SCORE_FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
 
 @dataclass(frozen=True)
 class Score:
-    """What a model reached in a benchmark.
+    """The score of a model on a benchmark.
 
     Attributes:
-        benchmark: its name and split, such as "textvqa:val".
-        title: for people.
-        metric: what `value` is.
-        protocol: by which was asked and scored.
-        judge: who scored free answers; empty: nobody had to.
-        value: the score; None: the answers are known to a server alone.
-        low: lower end of its 95 % interval; None: too few images, or no value.
-        high: upper end of its 95 % interval.
-        questions: that were scored.
-        expected: that the benchmark has; None: nobody knows.
-        parts: score and number of questions of each category.
-        credits: of every question, by its id.
-        groups: of every question, by its id.
-        skipped: questions that were left out because they could not be asked or scored.
-        intervals: 95 % intervals of parts, by their names; small ones have none.
-        inputs: what `Benchmark.combine` reads of every question besides, by its id; empty where the
-            score is the mean of credits.
-        question_hashes: of every question with its right answer and images, by its id; empty where
-            the file was written by an older version (see `question_hash`).
-        counts: of answers that were "cut" by the token limit, "empty", or "unparsed".
-        notes: what there is to know about single credits (see `Credit`), by the questions' ids.
-        fractions: numerator and denominator of credits that are a `Credit`, by the questions' ids.
-        highest: the largest value that there can be; None: no bound.
-        part_highest: the same of parts, where it is another.
-        headline: parts that stand for the score in tables.
-        run: how it came about (see `run_info`).
-        format: of the file; it grows when the meaning of a field changes.
+        benchmark: name and split, such as "textvqa:val".
+        title: of the benchmark in reports.
+        metric: name of `value`.
+        protocol: of prompts and scoring rules.
+        judge: of free-form responses; empty: not needed.
+        value: the score; None: targets are not public.
+        low: lower end of the 95 % interval; None: too few images, or no value.
+        high: upper end of the 95 % interval.
+        questions: number of scored questions.
+        expected: number of questions of the benchmark; None: unknown.
+        parts: score and number of questions of each part.
+        credits: by question id.
+        groups: clusters of questions, by question id.
+        skipped: questions without response or credit.
+        intervals: 95 % intervals of parts; small ones have none.
+        inputs: further fields of questions that `Benchmark.combine` reads, by question id; empty if
+            the score is the mean of credits.
+        question_hashes: by question id (see `question_hash`); empty in files of older versions.
+        counts: of responses that were "cut" at the token limit, "empty", "unparsed" or "sampled".
+        notes: of credits (see `Credit`), by question id.
+        fractions: numerator and denominator of credits that are a `Credit`, by question id.
+        highest: the maximum of the metric; None: unbounded.
+        part_highest: the maximum of parts, where it differs.
+        headline: parts to show as the score in tables.
+        run: provenance (see `run_info`).
+        format: of the file; incremented when the meaning of a field changes.
     """
 
     benchmark: str
@@ -87,39 +86,40 @@ class Score:
 
     @property
     def coverage(self) -> str:
-        """How many of the questions were scored, in words; empty: all."""
+        """The number of scored questions, for tables; empty: all."""
         if self.complete:
             return ""
         return f"partial, {self.questions:,} of {self.expected or 0:,} questions"
 
     @property
     def scorer(self) -> str:
-        """Protocol and judge in words."""
+        """Protocol and judge, for tables."""
         return self.protocol + (f", judged by {self.judge}" if self.judge else "")
 
 
 def parsed_answer(benchmark: Benchmark, response: Response, protocol: str) -> str | None:
-    """What the scorer reads in an answer (see `Benchmark.parse`); empty where it cannot be read."""
+    """The extracted answer (see `Benchmark.parse`); empty if parsing fails."""
     try:
         return benchmark.parse(response, protocol)
-    except DATA_ERRORS:  # a record or an answer that its parser did not expect
+    except DATA_ERRORS:  # a record or response of an unexpected form
         return ""
 
 
 def question_hash(question: Question) -> str:
-    """16 hexadecimal digits of a SHA-256 of a question: text, right answer, and what it is about.
+    """16 hexadecimal digits of the SHA-256 of a question: prompt, target, category and images.
 
-    Of images that are files the sizes count, not the content: there may be many.
+    Of image files only the sizes are included, since there may be many.
     """
     parts = [
         *(question.id, question.text, question.target, question.category, question.group),
-        [_image_mark(image) for image in question.images],
+        [image_fingerprint(image) for image in question.images],
     ]
     text = json.dumps(parts, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
-def _image_mark(image: object) -> int | str:
+def image_fingerprint(image: object) -> int | str:
+    """The SHA-256 of an encoded image, or the size of a file."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     try:
@@ -129,7 +129,7 @@ def _image_mark(image: object) -> int | str:
 
 
 def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
-    """What `combine` reads of a question, so that `restore_question` can make one like it."""
+    """The fields of a question that `Benchmark.combine` reads, for `restore_question`."""
     target = question.target if isinstance(question.target, str | int | float) else None
     names = [name for name in benchmark.combine_metadata if name in question.metadata]
     metadata = {name: question.metadata[name] for name in names}
@@ -137,16 +137,16 @@ def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
 
 
 def restore_question(score: Score, name: str) -> Question:
-    """A question of a saved score, with what `Benchmark.combine` reads of it.
+    """Restore a question of a saved score, with the fields that `Benchmark.combine` reads.
 
     Raises:
-        MGMError: the score was saved without that.
+        MGMError: the score was saved without these fields.
     """
     inputs = score.inputs.get(name)
     if inputs is None:
         raise MGMError(
             f"{score.benchmark}, {score.protocol}: score.json was written by an older version, "
-            "without what this score is combined of; run again with --score-only"
+            "without the inputs of its metric; run again with --score-only"
         )
     return Question(
         *(name, ""),
@@ -158,32 +158,32 @@ def restore_question(score: Score, name: str) -> Question:
 
 
 def restore_questions(benchmark: Benchmark, score: Score, names: Sequence[str]) -> list[Question]:
-    """Questions of a saved score, with what `Benchmark.combine` reads of them.
+    """Restore questions of a saved score, with the fields that `Benchmark.combine` reads.
 
     Args:
-        benchmark: that combines credits.
-        score: of it.
+        benchmark: of the score.
+        score: that was saved.
         names: ids of questions.
 
     Raises:
-        MGMError: the score was saved without what is read of questions.
+        MGMError: the score was saved without these fields.
     """
-    if benchmark.is_mean():  # of credits alone
+    if benchmark.is_mean():  # needs credits only
         return [Question(name, "", group=score.groups[name]) for name in names]
     return [restore_question(score, name) for name in names]
 
 
 def credit_of(score: Score, name: str) -> float:
-    """A credit of a saved score, with its numerator and denominator where it has them."""
+    """A credit of a saved score, as `Credit` if it has a numerator and denominator."""
     credit, fraction = score.credits[name], score.fractions.get(name)
     return credit if fraction is None else Credit(credit, *fraction)
 
 
 def save_score(score: Score, path: Path) -> None:
-    """Write a score for machines.
+    """Write score.json atomically.
 
     Raises:
-        MGMError: it cannot be written; nothing half-done stays.
+        MGMError: it cannot be written.
     """
     content = asdict(score) | {"complete": score.complete}
     with atomic_file(path) as part:
@@ -194,13 +194,13 @@ def save_score(score: Score, path: Path) -> None:
 def write_score_files(
     benchmark: Benchmark, split: str, score: Score, responses: Sequence[Response], folder: Path
 ) -> list[Path]:
-    """Write a score, and the files of answers that published scripts leave or a server takes.
+    """Write score.json, and the answers and submission files of `Benchmark.submission`.
 
     Returns:
-        The files of answers.
+        The answers and submission files.
 
     Raises:
-        MGMError: they cannot be written; on a full disk none is cut.
+        MGMError: a file cannot be written; on a full disk none is truncated.
     """
     with staged_files(folder) as part:
         save_score(score, part / "score.json")
@@ -211,62 +211,66 @@ def write_score_files(
             if isinstance(error, MGMError):
                 raise
             reason = one_line(f"{type(error).__name__}: {error}")[:300]
-            raise MGMError(
-                f"{folder}: no files of answers, since one cannot be in them ({reason})"
-            ) from error
+            raise MGMError(f"{folder}: answers files were not written ({reason})") from error
         return [folder / path.relative_to(part) for path in written]
 
 
 def warn_if_replaced(path: Path, score: Score) -> None:
-    """Warn where a partial score is about to replace a complete one.
+    """Warn if a partial score is about to replace a complete one.
 
     Args:
-        path: of the score that is there, if there is one.
-        score: that comes in its place.
+        path: of the existing score, which may be missing.
+        score: to write.
     """
     try:
         complete = path.is_file() and load_score(path).complete
     except MGMError:
         return
     if complete and not score.complete:
-        logger.warning("%s: was complete; this score replaces it (%s)", path, score.coverage)
+        logger.warning("%s: replacing a complete score by a partial one (%s)", path, score.coverage)
 
 
 def score_files(folder: Path) -> list[Path]:
-    """Scores in the output of evaluations, in order: BENCHMARK/SPLIT/PROTOCOL/score.json."""
+    """The files BENCHMARK/SPLIT/PROTOCOL/score.json in an output folder, sorted."""
     return sorted(folder.glob("*/*/*/score.json"))
 
 
 def load_score(path: Path) -> Score:
-    """Read what `save_score` wrote.
+    """Load score.json, of older versions too.
 
     Raises:
-        MGMError: it did not write that.
+        MGMError: not a score.
     """
     content = load_json(path)
     try:
-        json.dumps(content, allow_nan=False)  # NaN and Infinity are no JSON
+        json.dumps(content, allow_nan=False)  # NaN and Infinity are not valid JSON
         _check_types(content)
         names = {one.name for one in fields(Score)}
-        known: dict[str, Any] = {"format": 1}
-        known |= {name: value for name, value in content.items() if name in names}
-        known["parts"] = {
+        fields_of_score: dict[str, Any] = {"format": 1}
+        fields_of_score |= {name: value for name, value in content.items() if name in names}
+        fields_of_score["parts"] = {
             name: (float(value), int(count)) for name, (value, count) in content["parts"].items()
         }
         for name in ("intervals", "fractions"):
             pairs = content.get(name, {}).items()
-            known[name] = {key: (float(first), float(second)) for key, (first, second) in pairs}
-        known["credits"] = {name: float(one) for name, one in content["credits"].items()}
-        known["groups"] = {name: str(content["groups"][name]) for name in content["credits"]}
-        known["skipped"] = tuple(SkippedQuestion(**one) for one in content.get("skipped", ()))
-        known["headline"] = tuple(content.get("headline", ()))
-        return Score(**known)
+            fields_of_score[name] = {
+                key: (float(first), float(second)) for key, (first, second) in pairs
+            }
+        fields_of_score["credits"] = {name: float(one) for name, one in content["credits"].items()}
+        fields_of_score["groups"] = {
+            name: str(content["groups"][name]) for name in content["credits"]
+        }
+        fields_of_score["skipped"] = tuple(
+            SkippedQuestion(**one) for one in content.get("skipped", ())
+        )
+        fields_of_score["headline"] = tuple(content.get("headline", ()))
+        return Score(**fields_of_score)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise MGMError(f"{path}: is no score of ours ({error})") from error
+        raise MGMError(f"{path}: not a score.json of mgm ({error})") from error
 
 
 def _check_types(content: Mapping[str, Any]) -> None:
-    """Raise a TypeError where a field that the report reads has another type."""
+    """Raise a TypeError if a field that the report reads has a wrong type."""
     run, number, count = content.get("run", {}), (int, float, NoneType), (int, NoneType)
     own: dict[str, Any] = {name: (content[name], str) for name in _TEXTS}
     own |= {name: (content[name], number) for name in ("value", "low", "high")}

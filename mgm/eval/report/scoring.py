@@ -1,4 +1,4 @@
-"""Scores answers: credits, the score made of them, its parts and their intervals."""
+"""Scores responses: credits of questions, the metric, its parts, and confidence intervals."""
 
 import logging
 import math
@@ -41,32 +41,32 @@ def score_responses(
     skipped: Sequence[SkippedQuestion] = (),
     without_thinking: bool = False,
 ) -> Score:
-    """Score what was answered; an answer that cannot be scored is left out, and named.
+    """Score the responses to a benchmark; those that cannot be scored are skipped.
 
     Args:
-        benchmark: that was asked.
-        split: of it.
-        protocol: by which is scored.
-        questions: all there are, asked or not.
-        responses: those that have answers.
-        judge: of free answers.
-        skipped: records and questions that could not be asked.
-        without_thinking: whether blocks of reasoning are taken out of answers in every protocol.
+        benchmark: of the responses.
+        split: of the benchmark.
+        protocol: of the scoring rules.
+        questions: all questions of the split.
+        responses: to score.
+        judge: of free-form responses.
+        skipped: records and questions without a response.
+        without_thinking: remove reasoning blocks in all protocols.
 
     Raises:
-        MGMError: nothing was answered, or no answer can be scored.
+        MGMError: there are no responses, or none can be scored.
     """
     if not responses:
         reason = f" ({skipped[0].id}: {skipped[0].reason})" if skipped else " yet"
-        raise MGMError(f"{benchmark.name}: nothing was answered{reason}")
+        raise MGMError(f"{benchmark.name}: no responses{reason}")
     ids = {question.id for question in questions}
     records = len(questions) + sum(one.id not in ids for one in skipped)
     filtered = [benchmark.filter_response(one, protocol, without_thinking) for one in responses]
     counts = _counts(benchmark, protocol, filtered)
     if counts["unparsed"] == len(filtered) and all(_has_thinking(one.text) for one in filtered):
         logger.warning(
-            "%s: every answer has a block of reasoning, and nothing can be read in any; score them "
-            "without with --strip-thinking", benchmark.name,
+            "%s: every response has a reasoning block, and none can be parsed; remove the blocks "
+            "with --strip-thinking", benchmark.name,
         )  # fmt: skip
     common: dict[str, Any] = {
         "benchmark": f"{benchmark.name}:{split}",
@@ -89,7 +89,7 @@ def score_responses(
     ]
     faults = [credit for credit in credits if isinstance(credit, SkippedQuestion)]
     if not pairs:
-        raise MGMError(f"{benchmark.name}: no answer can be scored ({faults[0].reason})")
+        raise MGMError(f"{benchmark.name}: no response can be scored ({faults[0].reason})")
     return Score(
         questions=len(pairs),
         skipped=(*skipped, *faults),
@@ -101,7 +101,7 @@ def score_responses(
 def _combined(
     benchmark: Benchmark, questions: Sequence[Question], credits: Sequence[float]
 ) -> dict[str, Any]:
-    """The fields of a score that follow from credits."""
+    """The fields of a score that are computed from credits."""
     intervals = {
         name: (one.low, one.high)
         for name, one in score_intervals(benchmark, questions, credits).items()
@@ -154,16 +154,16 @@ def _counts(benchmark: Benchmark, protocol: str, responses: Sequence[Response]) 
 def _credits(
     benchmark: Benchmark, protocol: str, responses: Sequence[Response], judge: Judge
 ) -> list[float | SkippedQuestion]:
-    """Of every answer; a judge is asked about several at a time."""
+    """The credit of each response; a judge model is prompted in parallel."""
 
     def credit(one: Response) -> float | SkippedQuestion:
         try:
-            found = benchmark.score_one(one, protocol, judge)
-            return found if isinstance(found, Credit) else float(found)
-        except MGMError as error:  # so after a judge that replies to nobody any more
+            credit = benchmark.score_one(one, protocol, judge)
+            return credit if isinstance(credit, Credit) else float(credit)
+        except MGMError as error:  # such as an unavailable judge
             return SkippedQuestion(one.question.id, str(error))
-        except DATA_ERRORS as error:  # a record or an answer that its scorer did not expect
-            reason = f"its answer cannot be scored ({type(error).__name__}: {error})"
+        except DATA_ERRORS as error:  # a record or response of an unexpected form
+            reason = f"response cannot be scored ({type(error).__name__}: {error})"
             return SkippedQuestion(one.question.id, one_line(reason)[:300])
 
     if not (protocol in benchmark.judged and judge.is_model):
@@ -179,13 +179,13 @@ def _credits(
 def score_intervals(
     benchmark: Benchmark, questions: Sequence[Question], credits: Sequence[float]
 ) -> dict[str, Interval]:
-    """95 % intervals of a score (under `WHOLE`) and of its parts; small samples have none.
+    """95 % intervals of a score (key `WHOLE`) and of its parts; small samples have none.
 
-    A mean of credits has the clustered error of a mean. Everything else (F1, a sum over kinds,
-    questions right in all rounds, a ratio) has the error of the jackknife over clusters.
+    A mean of credits has a clustered standard error. All other metrics (F1, sums over categories,
+    circular accuracy, ratios) have the standard error of the jackknife over clusters.
 
     Args:
-        benchmark: that combines.
+        benchmark: defines the metric.
         questions: that were scored.
         credits: of each question.
     """
@@ -200,13 +200,13 @@ def score_intervals(
     clipped = np.clip(np.array(credits, dtype=float), 0, 1)
     correlation, spread = intra_cluster_correlation(clipped, groups), spread_of(clipped.tolist())
     jackknifed = jackknife(scores, groups) if scores(range(len(questions))) else {}
-    found = {
+    intervals = {
         name: score_interval(one, benchmark.highest(questions, name), correlation, spread)
         for name, one in jackknifed.items()
     }
     if mean:
-        found[WHOLE] = mean_interval(credits, groups, scale=100)
-    return {name: interval for name, interval in found.items() if interval is not None}
+        intervals[WHOLE] = mean_interval(credits, groups, scale=100)
+    return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
 def score_interval(
@@ -216,11 +216,11 @@ def score_interval(
     spread: float,
     level: float = LEVEL,
 ) -> Interval | None:
-    """The interval of a score by its error and its largest value; None: a small sample.
+    """The interval of a score from its standard error and maximum; None: a small sample.
 
     Args:
-        score: with its error.
-        highest: the largest value; None: it has no bound.
+        score: with its standard error.
+        highest: the maximum; None: unbounded.
         correlation: of credits within a cluster.
         spread: see `bounded_interval`.
         level: of confidence.
@@ -230,8 +230,8 @@ def score_interval(
     sample = score.sample(correlation)
     if highest is None:
         return ratio_interval(score.value, score.error, sample, level)
-    found = bounded_interval(score.value / highest, score.error / highest, sample, spread, level)
-    return found and Interval(found.low * highest, found.high * highest)
+    interval = bounded_interval(score.value / highest, score.error / highest, sample, spread, level)
+    return interval and Interval(interval.low * highest, interval.high * highest)
 
 
 def clusters_of(questions: Sequence[Question]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Confidence intervals of scores whose questions come in clusters.
+"""Confidence intervals of scores with clustered questions: clustered errors, jackknife, Wilson.
 
-A cluster is what shares an image, or a question asked in several rounds. Intervals hold their level
-from `MIN_CLUSTERS` effective clusters on (tests/eval/statistics/test_intervals.py simulates it);
-smaller samples have none.
+A cluster is a group of questions about one image, or a question in several rounds. Intervals have
+their nominal coverage from `MIN_CLUSTERS` effective clusters on (simulated in
+tests/eval/statistics/test_intervals.py); smaller samples have none.
 """
 
 import math
@@ -17,8 +17,8 @@ LEVEL = 0.95
 MIN_CLUSTERS = 5
 MAX_FOLDS = 200  # of the jackknife: more clusters are left out in random groups
 RESAMPLING_SEED = 0
-ROUNDING = 1e-9  # share of the largest difference below which one is none
-WHOLE = ""  # the name of a score itself among its parts
+ROUNDING = 1e-9  # relative threshold below which a difference is 0
+WHOLE = ""  # key of the score itself among its parts
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def cluster_sizes(groups: Sequence[str]) -> np.ndarray:
 def clustered_error(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> float:
     """The standard error of a mean whose values are dependent within a cluster.
 
-    It is that of the jackknife over clusters (CR3), which large clusters do not make too small.
+    It is that of the jackknife over clusters (CR3), which is not too small with large clusters.
 
     Source: Miller, "Adding Error Bars to Evals" (2024), section 2.2, for the clusters; Bell and
     McCaffrey, "Bias reduction in standard errors for linear regression with multi-stage samples"
@@ -79,13 +79,13 @@ def clustered_error(values: Sequence[float] | np.ndarray, groups: Sequence[str])
 
 @dataclass(frozen=True)
 class EffectiveSample:
-    """What a sample of clusters of unequal sizes is worth.
+    """Effective sizes of a sample of clusters of unequal sizes.
 
     Attributes:
-        clusters: number of clusters of equal size that a mean would be as sure by, if the questions
-            of a cluster had the same answer (Kish): (sum of sizes)**2 / sum of squared sizes.
+        clusters: number of clusters of equal size with the same variance of the mean, if questions
+            of a cluster were perfectly correlated (Kish): (sum of sizes)**2 / sum of squared sizes.
         freedom: degrees of freedom of the variance (Satterthwaite).
-        questions: number of independent questions that a mean would be as sure by.
+        questions: number of independent questions with the same variance of the mean.
     """
 
     clusters: float
@@ -112,11 +112,10 @@ def effective_sample(sizes: np.ndarray, correlation: float) -> EffectiveSample:
 
 
 def intra_cluster_correlation(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> float:
-    """The correlation of values within a cluster, from 0 to 1.
+    """The intra-cluster correlation of values, from 0 to 1.
 
-    It is 1 - variance within clusters / variance, where the variance is estimated as if the
-    questions of a cluster had the same answer: with few clusters the correlation is rather too
-    large than too small.
+    It is 1 - variance within clusters / variance, with a variance estimated for perfect
+    correlation: with few clusters the result is rather too large than too small.
     """
     values, sizes = np.asarray(values, dtype=float), cluster_sizes(groups)
     if len(sizes) == len(values):
@@ -130,7 +129,7 @@ def intra_cluster_correlation(values: Sequence[float] | np.ndarray, groups: Sequ
 
 
 def sample_of(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> EffectiveSample:
-    """The effective sizes of a sample, by the correlation that its values show."""
+    """The effective sizes of a sample, by the intra-cluster correlation of its values."""
     return effective_sample(cluster_sizes(groups), intra_cluster_correlation(values, groups))
 
 
@@ -145,8 +144,8 @@ def bounded_interval(
 
     Wilson's interval, corrected for continuity, with the effective sample size that the error
     implies, but no larger one than the correlation within clusters does, and Student's t with the
-    degrees of freedom of unequal clusters. Where all are right or all wrong, an error cannot be
-    estimated: Clopper and Pearson's exact interval of as many clusters.
+    degrees of freedom of unequal clusters. If all are right or all are wrong, the error cannot be
+    estimated: Clopper and Pearson's exact interval for the number of clusters.
 
     Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data" (1998), for the effective size; Newcombe,
@@ -156,12 +155,12 @@ def bounded_interval(
         value: from 0 to 1.
         error: its standard error, clustered.
         sample: that was scored.
-        spread: variance of single credits as a share of that of a coin with the same mean; 1 where
-            answers are right or wrong.
+        spread: variance of credits relative to a Bernoulli variable of the same mean; 1 if all
+            credits are 0 or 1.
         level: of confidence.
 
     Returns:
-        None where there are fewer than `MIN_CLUSTERS` effective clusters.
+        None with fewer than `MIN_CLUSTERS` effective clusters.
     """
     if sample.clusters < MIN_CLUSTERS or not math.isfinite(error):
         return None
@@ -194,10 +193,10 @@ def ratio_interval(
 
 
 def spread_of(credits: Sequence[float]) -> float:
-    """The variance of credits from 0 to 1 as a share of that of a coin with the same mean."""
+    """The variance of credits from 0 to 1 relative to a Bernoulli variable of the same mean."""
     mean = float(np.mean(credits))
-    coin = mean * (1 - mean)
-    share = float(np.var(credits)) / coin if coin > 0 else 1.0
+    bernoulli = mean * (1 - mean)
+    share = float(np.var(credits)) / bernoulli if bernoulli > 0 else 1.0
     return min(share, 1.0) or 1.0
 
 
@@ -205,25 +204,25 @@ def mean_interval(
     values: Sequence[float], groups: Sequence[str], scale: float = 1.0
 ) -> Interval | None:
     """The interval of the mean of values from 0 to 1, times a scale; None: too few clusters."""
-    found = bounded_interval(
+    interval = bounded_interval(
         float(np.mean(values)),
         clustered_error(values, groups),
         sample_of(values, groups),
         spread_of(values),
     )
-    return found and Interval(found.low * scale, found.high * scale)
+    return interval and Interval(interval.low * scale, interval.high * scale)
 
 
 @dataclass(frozen=True)
 class Jackknifed:
-    """A score with its standard error.
+    """A score with its jackknife standard error.
 
     Attributes:
         value: of all questions.
-        error: standard error, by leaving clusters out.
-        fold_sizes: numbers of its questions in each fold that has some (folds,). Folds are the
+        error: standard error.
+        fold_sizes: number of questions in each non-empty fold (folds,). Folds are the
             clusters, or random groups of them where there are more than `MAX_FOLDS`.
-        shared: of the pairs of questions in a fold, the share that is in one cluster.
+        shared: share of pairs of questions in a fold that are in one cluster.
     """
 
     value: float
@@ -243,7 +242,7 @@ class Jackknifed:
 def jackknife(
     scores: Callable[[Sequence[int]], Mapping[str, tuple[float, int]]], groups: Sequence[str]
 ) -> dict[str, Jackknifed]:
-    """Standard errors of any smooth scores, by leaving one cluster after the other out.
+    """Leave-one-cluster-out (jackknife) standard errors of any smooth scores.
 
     Args:
         scores: values and numbers of questions by name, of the questions with these indexes.

@@ -1,4 +1,4 @@
-"""Paired tests and intervals of the difference between two models on the same questions."""
+"""Paired sign-flip test and interval of the difference between two models."""
 
 import math
 from fractions import Fraction
@@ -15,24 +15,23 @@ from mgm.eval.statistics.intervals import (
     t_quantile,
 )
 
-MAX_SIGNS = 16  # changed clusters up to which all 2**n signs are tried
-MAX_STEPS = 2 * 10**6  # largest sum of steps whose distribution is computed exactly
-MAX_DENOMINATOR = 1000  # of a difference in multiples of the smallest one
-PRECISION = 1e-12  # of p-values; smaller ones are given as it
-DRAWS, DRAWN_AT_ONCE = 10_000, 500  # random signs where there is no common step
+MAX_SIGNS = 16  # maximum number of changed clusters for enumerating all 2**n signs
+MAX_STEPS = 2 * 10**6  # maximum sum of steps for the exact distribution
+MAX_DENOMINATOR = 1000  # of differences as fractions of the smallest one
+PRECISION = 1e-12  # minimum p-value
+DRAWS, DRAWN_AT_ONCE = 10_000, 500  # of random signs without a common step
 
 
 def sign_flip_test(differences: np.ndarray) -> float:
-    """The p-value of no difference between two models, from their difference in each cluster.
+    """The p-value of no difference between two models (sign-flip permutation test).
 
-    Under the hypothesis each cluster's difference could as well have the other sign. The share of
-    all signs that give as large a sum is exact, to `PRECISION`, where differences are multiples of
-    one step, as those of answers that are right or wrong are (with single questions this is
-    McNemar's exact test), and for up to `MAX_SIGNS` changed clusters. Otherwise it is estimated
-    from `DRAWS` random signs.
+    Under the null hypothesis the difference in each cluster has either sign. The share of signs
+    with a sum at least as large is exact, to `PRECISION`, if differences are multiples of a common
+    step, as for credits of 0 and 1 (for single questions this is McNemar's exact test), and for up
+    to `MAX_SIGNS` changed clusters. Otherwise it is estimated from `DRAWS` random signs.
 
     Args:
-        differences: (clusters,); zeros, where nothing changed, do not count.
+        differences: of clusters (clusters,); zeros are ignored.
     """
     changed = np.abs(differences)
     changed = changed[changed > ROUNDING * changed.max(initial=0)]
@@ -56,9 +55,9 @@ def sign_flip_test(differences: np.ndarray) -> float:
 
 
 def common_steps(sizes: np.ndarray) -> np.ndarray | None:
-    """Positive sizes in multiples of the largest step that divides all; None: there is no such.
+    """Positive sizes as multiples of their largest common step; None: no such step.
 
-    A sum beyond `MAX_STEPS` counts as none.
+    None too if the sum of multiples exceeds `MAX_STEPS`.
     """
     ratios = sizes / sizes.min()
     if ratios.sum() > MAX_STEPS:
@@ -73,7 +72,7 @@ def common_steps(sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _exact_share(steps: np.ndarray, total: int) -> float:
-    """The share of all signs of steps by which their sum is as large as a total, or larger.
+    """The share of signs of steps with an absolute sum of at least a total.
 
     The distribution of the sum is the Fourier transform of its characteristic function, which is a
     product of cosines.
@@ -99,9 +98,8 @@ def paired_interval(
 ) -> Interval | None:
     """The interval of a difference between two models on the same questions.
 
-    One more changed cluster, of the usual size and of neither sign, is added to the variance, so
-    that few changes (or none) do not look certain; and 0 belongs to the interval where
-    `sign_flip_test` does not reject it.
+    A pseudo-cluster of typical size is added to the variance, so that the interval is not too
+    narrow with few changes or none. It includes 0 if `sign_flip_test` does not reject it.
 
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
     proportions" (2005), for the added changes.
@@ -109,21 +107,20 @@ def paired_interval(
     Args:
         difference: of the scores.
         error: its standard error, clustered.
-        changes: what each changed cluster adds to the difference (changed clusters,).
-        sample: that both models have answered.
-        bounds: the smallest and the largest difference that there can be; may be infinite.
+        changes: contribution of each changed cluster to the difference (changed clusters,).
+        sample: of the shared questions.
+        bounds: minimum and maximum of the difference; may be infinite.
         level: of confidence.
 
     Returns:
-        None where there are fewer than `MIN_CLUSTERS` effective clusters, or nothing changed and
-        differences have no bound.
+        None with fewer than `MIN_CLUSTERS` effective clusters, or without changes and bounds.
     """
     if sample.clusters < MIN_CLUSTERS or not math.isfinite(error):
         return None
     changes = changes[changes != 0]
     if not len(changes) and not math.isfinite(bounds[1]):
         return None
-    # A large cluster is the likelier to change: the mean of squares, weighted by size.
+    # Large clusters change more likely: mean of squares, weighted by size.
     sizes = np.abs(changes) if len(changes) else np.array([bounds[1] / sample.clusters])
     usual = float(np.average(sizes**2, weights=sizes))
     half = t_quantile((1 + level) / 2, sample.freedom) * math.sqrt(error**2 + usual)

@@ -18,8 +18,8 @@ from mgm.eval.harness.question import (
     SkippedQuestion,
     question_or_skip,
 )
-from mgm.eval.metrics.vlmevalkit import as_read_back, inferred_letter
-from mgm.eval.tasks.dataset_source import HubFiles, RequiredFile, Source
+from mgm.eval.metrics.vlmevalkit import as_stored, infer_letter
+from mgm.eval.tasks.dataset_source import DataSource, HubFiles, RequiredFile
 from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
@@ -57,7 +57,7 @@ class Benchmark(ABC):
     metric: ClassVar[str] = "accuracy"
     scored_splits: ClassVar[tuple[str, ...]]
     judged: ClassVar[tuple[str, ...]] = ()
-    sources: ClassVar[Mapping[tuple[str, str], Source]] = {}
+    sources: ClassVar[Mapping[tuple[str, str], DataSource]] = {}
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
     other_folders: ClassVar[tuple[str, ...]] = ()
@@ -223,7 +223,7 @@ class Benchmark(ABC):
         choices = response.question.metadata.get("choices")
         if protocol != VLMEVALKIT or not isinstance(choices, Mapping):
             return None
-        return inferred_letter(as_read_back(response.text), choices) or ""
+        return infer_letter(as_stored(response.text), choices) or ""
 
     def highest(self, questions: Sequence[Question], part: str = "") -> float | None:
         """The maximum of the score of some questions, or of one of their `parts`; the minimum is 0.

@@ -55,7 +55,7 @@ class RequiredFile:
     revision: str | None = None
 
 
-class Source(ABC):
+class DataSource(ABC):
     """Rows of a benchmark with their images.
 
     Images are unpacked to files once, deduplicated by content: later runs start fast and keep only
@@ -135,7 +135,7 @@ class Source(ABC):
 
 
 @dataclass
-class Table(Source):
+class Table(DataSource):
     """A TSV table of VLMEvalKit with images in base64.
 
     Attributes:
@@ -222,7 +222,7 @@ def _decode_images(
 
 
 @dataclass
-class HubFiles(Source):
+class HubFiles(DataSource):
     """Parquet files with images, of a data set of the Hugging Face hub.
 
     Attributes:

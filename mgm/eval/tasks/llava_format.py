@@ -14,7 +14,7 @@ def llava_questions(
     images: Path,
     max_new_tokens: int = 128,
     prompt: Callable[[str], str] = lambda text: text,
-    add_target: Callable[[Question, int], Question] = lambda question, _: question,
+    transform: Callable[[Question, int], Question] = lambda question, _: question,
     **more: Callable[[dict[str, Any]], Any],
 ) -> Iterator[Question | SkippedQuestion]:
     """Read a question file; damaged records are skipped.
@@ -24,8 +24,7 @@ def llava_questions(
         images: folder of the images.
         max_new_tokens: of a response.
         prompt: changes the published prompt.
-        add_target: adds target and category from other files, given a question and the index of
-            its record.
+        transform: changes a question, such as to add its target; gets the index of its record too.
         **more: functions of a record for further fields of `Question`.
 
     Raises:
@@ -46,7 +45,7 @@ def llava_questions(
             group=str(image or record["question_id"]),
             **fields,
         )
-        return add_target(question, index)
+        return transform(question, index)
 
     yield from line_questions(file, make)
 

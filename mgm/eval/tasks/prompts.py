@@ -3,6 +3,7 @@
 import re
 
 SHORT_ANSWER_PROMPT = "Answer the question using a single word or phrase."
+SHORT_ANSWER_SUFFIX = f"\n{SHORT_ANSWER_PROMPT}"
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 UNANSWERABLE_PROMPT = "When the provided information is insufficient, respond with 'Unanswerable'."
 _OCR_TOKENS = re.compile(r"\n\s*reference ocr tokens?:", re.IGNORECASE)

@@ -119,7 +119,7 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
         (["--ablate", "blur:64"], "--ablate blur:64: config: fusion.blur_high_resolution is 64"),
         (["--ablate", "pool", "shift:2", "--score-only"], "--ablate shift:2: config: fusion."),
         (["--ablate", "shift:2"], "valid: below 2, the windows of a crop's side"),
-        (["--ablate", "pool", "--score-only"], "nothing was answered yet"),
+        (["--ablate", "pool", "--score-only"], "no responses yet"),
     ],
 )
 def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:

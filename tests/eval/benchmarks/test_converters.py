@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mgm.eval.benchmarks.gqa import predictions
+from mgm.eval.benchmarks.gqa import official_predictions
 from mgm.eval.benchmarks.scienceqa import predicted_index
-from mgm.eval.benchmarks.seed import is_right
+from mgm.eval.benchmarks.seed import is_seed_match
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
@@ -23,7 +23,10 @@ def said(results: list[dict]) -> list[Response]:
 
 
 def test_gqa(records):
-    assert json.dumps(predictions(said(records["gqa"]["results"]))) == records["gqa"]["output_text"]
+    assert (
+        json.dumps(official_predictions(said(records["gqa"]["results"])))
+        == records["gqa"]["output_text"]
+    )
 
 
 def test_mmvet(records, tmp_path):
@@ -55,7 +58,7 @@ def test_seed(records):
         found[name] = 100 * sum(own) / len(own)
     printed = dict(line.split(": ") for line in record["stdout"].splitlines())
     assert {name: f"{value:.2f}%" for name, value in found.items()} == printed
-    assert is_right("A. ", "A", "official")
+    assert is_seed_match("A. ", "A", "official")
 
 
 def test_scienceqa(records):

@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.benchmarks.llava_bench import marks, review_prompt
+from mgm.eval.benchmarks.llava_bench import parse_scores, review_prompt
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.scoring import score_responses
@@ -58,7 +58,7 @@ def test_a_review_without_marks_counts_as_llavas_own_does_and_is_listed():
      ("", None), ("8/10 9/10", None), ("nan 5", None), ("inf 5", None), ("8\n9", None)],
 )  # fmt: skip
 def test_marks(review, found):
-    assert marks(review) == found
+    assert parse_scores(review) == found
 
 
 def test_the_judge_is_asked_as_llava_asks():

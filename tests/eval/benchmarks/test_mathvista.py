@@ -1,15 +1,15 @@
 import pytest
 
-from mgm.eval.benchmarks.mathvista import MathVista, format_query, query
+from mgm.eval.benchmarks.mathvista import MathVista, lmms_eval_prompt, paper_prompt
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.metrics.anls import edit_distance
 from mgm.eval.metrics.mathvista_extraction import (
     extraction_prompt,
-    is_equal,
-    nearest,
-    normal_extraction,
-    plain_extraction,
+    literal_extraction,
+    nearest_choice,
+    normalize_extraction,
+    values_equal,
 )
 from mgm.eval.tasks.prompts import LETTER_PROMPT
 from tests.eval.named_judge import Named
@@ -24,16 +24,16 @@ def records():
 def test_queries(records):
     for record in records["create_one_query"]:
         if "error" in record:
-            assert query(record["problem"]) == "Question: Ratio? (Unit: $)"
+            assert paper_prompt(record["problem"]) == "Question: Ratio? (Unit: $)"
         else:
-            assert query(record["problem"]) == record["output"]
+            assert paper_prompt(record["problem"]) == record["output"]
 
 
 def test_extraction(records):
     asked = records["create_test_prompt"]
     assert extraction_prompt(asked["query"], asked["response"]) == asked["output"]
     for record in records["extract_answer"]:
-        said = plain_extraction(record["response"], record)
+        said = literal_extraction(record["response"], record)
         if record["output"] == "<<LLM>>":
             assert said is None, record
         elif not record["quick_extract"]:
@@ -43,16 +43,16 @@ def test_extraction(records):
 def test_normal_forms(records):
     for record in records["normalize_extracted_answer"]:
         own = {name: value for name, value in record.items() if name != "output"}
-        assert normal_extraction(**own) == record["output"], record
+        assert normalize_extraction(**own) == record["output"], record
 
 
 def test_distances(records):
     for record in records["levenshtein"]:
         assert edit_distance(record["a"], record["b"]) == record["d"]
     for record in records["get_most_similar"]:
-        assert nearest(record["prediction"], record["choices"]) == record["output"]
+        assert nearest_choice(record["prediction"], record["choices"]) == record["output"]
     for record in records["safe_equal"]:
-        assert is_equal(record["a"], record["b"]) == record["output"]
+        assert values_equal(record["a"], record["b"]) == record["output"]
 
 
 CHOICE = {"question_type": "multi_choice", "answer_type": "text", "choices": ["red", "blue", "12"]}
@@ -77,7 +77,7 @@ NUMBER = {"question_type": "free_form", "choices": [], "precision": 1}
     ],
 )
 def test_what_lmms_eval_asks(problem, expected):
-    assert format_query(problem | {"question": "Which?"}) == expected
+    assert lmms_eval_prompt(problem | {"question": "Which?"}) == expected
 
 
 @pytest.mark.parametrize(

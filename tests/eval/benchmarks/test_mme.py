@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.benchmarks.mme import lmms_eval_parse, parse
+from mgm.eval.benchmarks.mme import parse_mme_answer, parse_mme_as_lmms_eval
 from mgm.eval.harness.question import Question
 from mgm.eval.registry import BENCHMARKS
 
@@ -14,8 +14,8 @@ MME = BENCHMARKS["mme"]
      ("", "other", "other")],
 )  # fmt: skip
 def test_parsers(text, by_paper, by_lmms_eval):
-    assert parse(text) == by_paper
-    assert lmms_eval_parse(text) == by_lmms_eval
+    assert parse_mme_answer(text) == by_paper
+    assert parse_mme_as_lmms_eval(text) == by_lmms_eval
 
 
 def test_perception_and_cognition_with_the_most_there_can_be():

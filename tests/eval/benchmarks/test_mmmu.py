@@ -1,7 +1,7 @@
 import pytest
 
 from mgm.eval.benchmarks.mmmu import SUBJECTS, mmmu_prompt
-from mgm.eval.metrics.mmmu_open import is_open_right, normal, numbers, parse_open
+from mgm.eval.metrics.mmmu_open import is_open_right, normalize_open, numbers, parse_open
 from mgm.eval.metrics.multiple_choice import parse_choice
 from tests.golden_files import golden_json
 
@@ -23,7 +23,9 @@ def test_choices(records):
 
 def test_open_answers(records):
     for record in records["normalize_str"]:
-        assert [str(one) for one in normal(record["input"])] == [str(o) for o in record["output"]]
+        assert [str(one) for one in normalize_open(record["input"])] == [
+            str(o) for o in record["output"]
+        ]
     for record in records["extract_numbers"]:
         assert numbers(record["input"]) == record["output"]
     for record in records["parse_open_response"]:

@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.benchmarks.mmvet import GRADING_ATTEMPTS, grading_prompt, mark
+from mgm.eval.benchmarks.mmvet import GRADING_ATTEMPTS, grading_prompt, parse_grade
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from tests.eval.differential.case import read_fixture
@@ -11,7 +11,7 @@ MMVET = BENCHMARKS["mmvet"]
 PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
 
 
-@pytest.mark.parametrize(
+@pytest.parse_grade.parametrize(
     ("reply", "found"),
     [("0.7", 0.7), ("1", 1), ("1.0 since", 1.0), ("100%", None), ("10", None), ("0,7", None),
      ("-0.1", None), ("nan", None), ("Score: 1", None), ("", None), ("½", None)],
@@ -19,10 +19,10 @@ PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
 def test_marks(reply, found):
     for protocol in PROTOCOLS:
         whole = protocol == "vlmevalkit" and " " in reply
-        assert mark(reply, protocol) == (None if whole else found), protocol
+        assert parse_grade(reply, protocol) == (None if whole else found), protocol
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.parse_grade.parametrize("protocol", PROTOCOLS)
 def test_replies_without_a_mark_cost_the_question(protocol):
     question = Question("1", "", target="a cat", metadata={"question": "What?"})
     judge = Named(*["soon"] * GRADING_ATTEMPTS[protocol])
@@ -33,7 +33,7 @@ def test_replies_without_a_mark_cost_the_question(protocol):
     assert MMVET.score_one(Response(question, "a dog"), protocol, Named("10", "0.4")) == 0.4
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.parse_grade.parametrize("protocol", PROTOCOLS)
 def test_the_judge_is_asked_as_each_evaluator_asks(protocol):
     case = CASES[f"mmvet-test_{protocol}"]
     _, records = read_fixture(case)

@@ -1,6 +1,6 @@
 import pytest
 
-from mgm.eval.benchmarks.pope import parse
+from mgm.eval.benchmarks.pope import parse_pope_answer
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
@@ -11,7 +11,7 @@ POPE = BENCHMARKS["pope"]
 
 def test_every_record_of_the_published_script():
     for case in golden_json("eval/pope.json")["cases"]:
-        assert [parse(text) for text in case["texts"]] == case["parsed"]
+        assert [parse_pope_answer(text) for text in case["texts"]] == case["parsed"]
         pairs = list(zip(case["texts"], case["labels"], strict=False))
         questions = [Question(str(n), "", target=label, category="random")
                      for n, (_, label) in enumerate(pairs)]  # fmt: skip

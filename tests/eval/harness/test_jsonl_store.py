@@ -24,7 +24,7 @@ def test_an_odd_line_costs_itself(tmp_path, line):
     assert load_texts(file) == ({"b": "text b", "c": "text c"}, 1)
     file.write_text("\n".join((*good, line)))  # the last, not ended
     known, _ = load_texts(file)
-    JSONLStore(file).add("d", "text d")
+    JSONLStore(file).append("d", "text d")
     assert load_texts(file)[0] == known | {"d": "text d"}
 
 
@@ -32,18 +32,18 @@ def test_bytes_that_are_no_text(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"key": "a", "text": "\xff"}\n{"key": "b", "text": "\\ud83d"}\n')
     assert load_texts(file) == ({"b": "\ufffd"}, 1)
-    JSONLStore(file).add("c", "\ud83d \u2028 \n")
+    JSONLStore(file).append("c", "\ud83d \u2028 \n")
     assert load_texts(file)[0]["c"] == "\ufffd \u2028 \n"
 
 
 def test_a_full_disk_names_the_file_and_loses_nothing_else(tmp_path):
     file = tmp_path / "answers-0.jsonl"
     texts = JSONLStore(file)
-    texts.add("a", "first")
+    texts.append("a", "first")
     with (
         full_after(200),
         pytest.raises(MGMError, match=r"answers-0\.jsonl: could not be written \(File too large\)"),
     ):
-        texts.add("b", "x" * 1000)
-    texts.add("c", "third")  # there is room again
+        texts.append("b", "x" * 1000)
+    texts.append("c", "third")  # there is room again
     assert load_texts(file)[0] == {"a": "first", "c": "third"}

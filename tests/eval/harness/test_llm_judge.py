@@ -90,7 +90,7 @@ def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
     responses = [Response(one, "x") for one in questions(3 * MAX_CONSECUTIVE_FAILURES)]
     with server(Reply(b"<html>")) as (address, bodies):
         asked = judge(address, tmp_path)
-        with pytest.raises(MGMError, match="no answer can be scored"):
+        with pytest.raises(MGMError, match="no response can be scored"):
             score_responses(MMVet(), "test", "paper", questions(60), responses, asked)
         assert "20 consecutive requests failed" in asked.unavailable
         assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 20)
@@ -125,7 +125,9 @@ def test_a_judge_that_fails_at_all_is_an_error(tmp_path):
     responses = [Response(one, "x") for one in questions(3)]
     for reply in (refused("bad key", 401), refused("no model", 404)):
         with server(reply) as (address, bodies):
-            with pytest.raises(MGMError, match=r"no answer can be scored \(the judge gpt refuses"):
+            with pytest.raises(
+                MGMError, match=r"no response can be scored \(the judge gpt refuses"
+            ):
                 score_responses(
                     MMVet(), "test", "paper", questions(3), responses, judge(address, tmp_path)
                 )

@@ -7,7 +7,7 @@ from mgm.eval.metrics.multiple_choice import (
     format_choices,
     parse_choice,
 )
-from mgm.eval.metrics.vlmevalkit import _inferred, choices_of, inferred_letter
+from mgm.eval.metrics.vlmevalkit import _infer_letter, choices_of, infer_letter
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_choices_that_tables_take_for_missing():
     ],
 )
 def test_what_vlmevalkit_infers(answer, letter):
-    assert inferred_letter(answer, {"A": "red car", "B": "blue", "C": "three dogs"}) == letter
+    assert infer_letter(answer, {"A": "red car", "B": "blue", "C": "three dogs"}) == letter
 
 
 def test_what_lmms_eval_extracts():
@@ -62,9 +62,9 @@ def test_what_lmms_eval_extracts():
 def test_lengths_of_choices_as_vlmevalkit_measures_them():
     """Small letters of the answer; of the choices only in the tries that follow."""
     choices = {"A": "\u0130", "B": "x"}
-    assert inferred_letter("\u0130\u0130", choices) == "A"
-    assert inferred_letter("\u0130\u0130\u0130", choices) is None  # six small letters
+    assert infer_letter("\u0130\u0130", choices) == "A"
+    assert infer_letter("\u0130\u0130\u0130", choices) is None  # six small letters
     own = dict(choices)
-    assert _inferred("?", own) is None
+    assert _infer_letter("?", own) is None
     assert own == {"A": "i\u0307", "B": "x"}
-    assert _inferred("\u0130\u0130\u0130", own) == "A"
+    assert _infer_letter("\u0130\u0130\u0130", own) == "A"

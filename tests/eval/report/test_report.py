@@ -289,7 +289,7 @@ def test_the_models_own_run_decides_which_scores_are_of_it(responses, tmp_path, 
     written(tmp_path, score_of(responses, run=own), responses)
     written(tmp_path, score_of(responses, benchmark="gqa:testdev", run=other), responses)
     assert [one.benchmark for one in write_report(tmp_path, "a", own)] == ["textvqa:val"]
-    assert "is of another model or other weights (b, not a)" in caplog.text
+    assert "another model or other weights (b, not a)" in caplog.text
     assert "--model for --predictions of one model" in caplog.text
     assert [one.benchmark for one in write_report(tmp_path, "b")] == ["gqa:testdev"]
 
@@ -308,4 +308,4 @@ def test_scores_of_other_types_are_left_out(responses, tmp_path, odd, caplog):
     (file,) = tmp_path.glob("gqa/*/*/score.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | odd))
     assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val"]
-    assert "is no score of ours" in caplog.text
+    assert "not a score.json of mgm" in caplog.text
