@@ -67,7 +67,7 @@ IN_PROSE = re.compile(
     re.IGNORECASE,
 )
 # What every module may have under the same name.
-OF_ANY_MODULE = {"logger", "main", "register"}
+OF_ANY_MODULE = {"logger", "main", "parse_args", "register"}  # `parse_args` of each program
 EMPTY = re.compile(r"(See|As|Like) [\w`.'()]+\.?$")
 
 

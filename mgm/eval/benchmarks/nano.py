@@ -64,7 +64,7 @@ class Nano(Benchmark):
             )
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
-        """Exact match."""
+        """Exact match with the target."""
         return float(response.text.strip() == response.question.target.strip())
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:

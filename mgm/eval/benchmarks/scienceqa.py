@@ -110,10 +110,10 @@ class ScienceQA(Benchmark):
         index = predicted_index(letter, response.question.metadata["choices"])
         return float(index >= 0 and ABCDE[index] == response.question.target)
 
-    def parse_scienceqa_letter(self, response: Response, protocol: str) -> str | None:
+    def parse(self, response: Response, protocol: str) -> str | None:
         """The letter by LLaVA's parser; None in lmms-eval, which matches the whole text."""
         if protocol == VLMEVALKIT:
-            return super().parse_scienceqa_letter(response, protocol)
+            return super().parse(response, protocol)
         if protocol == LMMS_EVAL:
             return None
         letter = parse_scienceqa_letter(response.text)

@@ -108,7 +108,7 @@ def _as_html(
     listed = "".join(f"<li>{html_page.text(line)}" for line in _footnotes(problems, unshared))
     title = "Comparison with " + (comparisons[0].first if comparisons else "the baseline")
     body = f"<h1>{html_page.text(title)}</h1><p class=meta>{html_page.text(LEGEND)}</p>"
-    return html_page.page(title, f"{body}{html_page.table(heads, rows)}<ul>{listed}</ul>")
+    return html_page.page(title, f"{body}{html_page.html_table(heads, rows)}<ul>{listed}</ul>")
 
 
 def _share(one: Comparison) -> float:

@@ -94,7 +94,7 @@ class OpenAIClient:
         return self._unavailable
 
     def stop(self) -> None:
-        """Stop retrying."""
+        """Stop retrying failed requests."""
         self._stopped.set()
 
     def complete(self, body: dict[str, Any]) -> Completion:

@@ -11,7 +11,7 @@ MMVET = BENCHMARKS["mmvet"]
 PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
 
 
-@pytest.parse_grade.parametrize(
+@pytest.mark.parametrize(
     ("reply", "found"),
     [("0.7", 0.7), ("1", 1), ("1.0 since", 1.0), ("100%", None), ("10", None), ("0,7", None),
      ("-0.1", None), ("nan", None), ("Score: 1", None), ("", None), ("½", None)],
@@ -22,7 +22,7 @@ def test_marks(reply, found):
         assert parse_grade(reply, protocol) == (None if whole else found), protocol
 
 
-@pytest.parse_grade.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_replies_without_a_mark_cost_the_question(protocol):
     question = Question("1", "", target="a cat", metadata={"question": "What?"})
     judge = Named(*["soon"] * GRADING_ATTEMPTS[protocol])
@@ -33,7 +33,7 @@ def test_replies_without_a_mark_cost_the_question(protocol):
     assert MMVET.score_one(Response(question, "a dog"), protocol, Named("10", "0.4")) == 0.4
 
 
-@pytest.parse_grade.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_judge_is_asked_as_each_evaluator_asks(protocol):
     case = CASES[f"mmvet-test_{protocol}"]
     _, records = read_fixture(case)

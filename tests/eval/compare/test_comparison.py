@@ -10,7 +10,7 @@ import pytest
 from mgm.errors import MGMError
 from mgm.eval.compare.comparison import compare_scores, images_needed
 from mgm.eval.compare.folders import compare_folders, folder_names, scored_by_one
-from mgm.eval.compare.table import line, write_comparison
+from mgm.eval.compare.table import comparison_line, write_comparison
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
@@ -192,7 +192,7 @@ def test_many_models_into_a_file(outputs, tmp_path):
     assert [(one.benchmark, one.second, one.difference) for one in found] == [
         ("mmbench:dev", "better", 50), ("mme:test", "better", 0), ("mmbench:dev", "<b>third", -50),
     ]  # fmt: skip
-    assert "better 100.00, base 50.00, difference +50.00 (95 %: " in line(found[0])
+    assert "better 100.00, base 50.00, difference +50.00 (95 %: " in comparison_line(found[0])
     for name in ("c.md", "c.html", "c.json"):
         write_comparison(tmp_path / name, found, ["a line"])
     assert (
@@ -247,7 +247,7 @@ def test_other_questions_with_the_same_ids_are_not_compared():
     some = replace(letters(10, [0.0] * 10), expected=30)
     found = compare_scores(kind, (one, some), ("a", "b"))
     assert found.partial == "partial: b 10 of 30 questions"
-    assert "partial: b 10 of 30 questions" in line(found)
+    assert "partial: b 10 of 30 questions" in comparison_line(found)
     assert found.remarks == ()
 
 
@@ -257,7 +257,7 @@ def test_scores_of_older_versions_are_compared_with_a_remark():
     kind = BENCHMARKS["scienceqa"]
     found = compare_scores(kind, (one, old), ("a", "b"))
     assert "could not be checked" in found.remarks[0]
-    assert "could not be checked" in line(found)
+    assert "could not be checked" in comparison_line(found)
     same = replace(one, question_hashes={})
     assert compare_scores(kind, (one, same), ("a", "b")).remarks == ()
 
