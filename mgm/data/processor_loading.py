@@ -9,7 +9,7 @@ from mgm.data.text.jinja import check_syntax
 from mgm.data.text.templates import TEMPLATES
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError, faults_of
-from mgm.model.checkpoint.base_models import base_folders, needs_base
+from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
 from mgm.model.checkpoint.checkpoint import checkpoint_config
 from mgm.model.families import family_of
 from mgm.model.files.hub import WHERE, checkpoint_folder
@@ -85,7 +85,7 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
 
 def _tokenizer_folder(folder: Path, base: str | None) -> Path:
     """Compat: published LoRA folders hold no tokenizer: it is the base model's."""
-    if not needs_base(folder) or any(folder.glob("tokenizer*")):
+    if not is_adapter_checkpoint(folder) or any(folder.glob("tokenizer*")):
         return folder
     below = base_folders(folder, base)
     return next((place for place in below if any(place.glob("tokenizer*"))), below[-1])

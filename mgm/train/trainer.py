@@ -77,7 +77,7 @@ class MGMTrainer(CheckpointingTrainer):
         # What transformers says of models that it sharded itself: they are not to be wrapped.
         self.is_distributed_loading_by_transformers = args.sharded
         self.model._is_fsdp_managed_module = args.sharded
-        self.model.texts_see_black = self.is_deepspeed_enabled or args.sharded
+        self.model.dummy_image_for_text_batches = self.is_deepspeed_enabled or args.sharded
         self.stage1 = stage1
         self.adapter = adapter
         self.fingerprint = fingerprint

@@ -30,7 +30,7 @@ from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import TARS
 from mgm.data.text.templates import Template, get_template
 from mgm.errors import MGMError
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
@@ -189,7 +189,9 @@ def sample_tensors(
         MGMError: an image is missing or damaged.
     """
     ids, labels = encoded or processor.encode_segments(sample.segments(template))
-    if not any(label != IGNORED for label in labels[1:]):  # nothing predicts the first position
+    if not any(
+        label != IGNORE_INDEX for label in labels[1:]
+    ):  # nothing predicts the first position
         raise SampleError(
             f"{where}: its answers are empty, so that nothing is learned; take it out",
             "no answer",

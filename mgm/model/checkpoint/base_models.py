@@ -21,7 +21,7 @@ from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_fields import shown
 from mgm.model.files.json_file import check_readable, is_present, named_faults, read_json
 from mgm.model.files.weight_files import has_weights
-from mgm.model.published_layout.config_fields import named_folder
+from mgm.model.published_layout.config_fields import find_referenced_folder
 
 # In the metadata of adapter_model.safetensors: the base, where it is no whole model.
 BASE_ADAPTER = "base_adapter"
@@ -41,7 +41,7 @@ class MissingBaseError(MGMError):
         self.fault = fault
 
 
-def needs_base(folder: Path) -> bool:
+def is_adapter_checkpoint(folder: Path) -> bool:
     """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
     stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
     return stage1 or is_present(folder / ADAPTER_CONFIG)
@@ -61,7 +61,7 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
     """
     given = None if base is None else checkpoint_folder(base)
     chain, replaced = [folder], False
-    while needs_base(chain[-1]):
+    while is_adapter_checkpoint(chain[-1]):
         found = named_base(chain[-1])
         if found is None and given is not None and not replaced:
             _check_whole_adapter(chain[-1], given)
@@ -81,7 +81,7 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
     below = chain[1:]
     if given is None or replaced or given.resolve() in {place.resolve() for place in below}:
         return below
-    if needs_base(below[0]) and not needs_base(given):
+    if is_adapter_checkpoint(below[0]) and not is_adapter_checkpoint(given):
         raise MGMError(
             f"{folder}: was trained on {below[0]}, which goes on top of a base model itself, and "
             f"{given} is neither of them; leave out the base model"
@@ -107,7 +107,7 @@ def named_base(folder: Path) -> Path | None:
     """The folder that is named, if it is there."""
     name, file = _named(folder)
     with named_faults(file):
-        place = named_folder(name, folder, CONFIG_FILE)
+        place = find_referenced_folder(name, folder, CONFIG_FILE)
     own = place is not None and place.resolve() == folder.resolve()
     return None if own else place
 
@@ -115,7 +115,7 @@ def named_base(folder: Path) -> Path | None:
 def _check_whole_adapter(folder: Path, base: Path) -> None:
     """Refuse a whole model as the base of an adapter that was trained on an adapter."""
     named = base_name(folder)
-    if needs_base(base) or stored_metadata(folder).get(BASE_ADAPTER) != named:
+    if is_adapter_checkpoint(base) or stored_metadata(folder).get(BASE_ADAPTER) != named:
         return
     raise MGMError(
         f"{folder}: was trained on the adapter {shown(named)}, which is not there, and {base} is a "

@@ -17,7 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
 from mgm.model.checkpoint.base_digest import check_base_weights
-from mgm.model.checkpoint.base_models import base_folders, needs_base
+from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
 from mgm.model.checkpoint.lora import Adapter, merged, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
     ADAPTER_CONFIG,
@@ -35,8 +35,8 @@ from mgm.model.files.json_file import is_present, named_faults, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.files.weight_files import has_weights, read_folder
 from mgm.model.published_layout.config_fields import (
+    find_referenced_folder,
     is_published_config,
-    named_folder,
     published_field_names,
     translate_config,
 )
@@ -101,7 +101,7 @@ def read_checkpoint(
             its base or its towers are missing, or its base has other weights than before.
     """
     values = _read_config(folder)
-    if base is not None and not needs_base(folder):
+    if base is not None and not is_adapter_checkpoint(folder):
         raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
     layers = [folder, *base_folders(folder, base)]
     check_base_weights(layers, given=base is not None)
@@ -190,7 +190,7 @@ def _check_precision(path: Path, values: dict[str, Any]) -> None:
     kind = how.get("quant_method") if isinstance(how, dict) else how
     folder = path.parent
     # Compat: a LoRA trained on a base in 8 or 4 bits says so, and its base lies there unrounded.
-    if kind != "bitsandbytes" or not needs_base(folder):
+    if kind != "bitsandbytes" or not is_adapter_checkpoint(folder):
         raise MGMError(
             f"{path}: quantization_config is of {shown(kind)}, rounded weights cannot be read; "
             "give the model as it was before, and round it while loading (quantize=...)"
@@ -207,7 +207,7 @@ def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTens
 
 def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
     """The config of the model in a folder, as `read_checkpoint` finds it; weights may be absent."""
-    if needs_base(folder):
+    if is_adapter_checkpoint(folder):
         return read_checkpoint(folder, base).config
     return MGMConfig.from_pretrained(folder)
 
@@ -236,7 +236,7 @@ def _with_towers(
         if not wanted or any(name.startswith(part) for name in tensors):
             continue
         with named_faults(folder / CONFIG_FILE):
-            place = named_folder(wanted, folder, file)
+            place = find_referenced_folder(wanted, folder, file)
         if place is None:
             raise MGMError(
                 f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
@@ -275,7 +275,9 @@ def compare_convnext(checkpoint: Checkpoint) -> None:
     """
     values = read_json(checkpoint.folder / CONFIG_FILE)
     with named_faults(checkpoint.folder / CONFIG_FILE):
-        place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG)
+        place = find_referenced_folder(
+            values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG
+        )
     if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
         return
     for ours, other in convnext_names(read_folder(place)).items():

@@ -34,7 +34,7 @@ from mgm.model.files.weight_files import (
     source_of,
 )
 from mgm.model.ops.attention import attention_of
-from mgm.model.published_layout.weight_names import native_tensors, to_native, to_published
+from mgm.model.published_layout.weight_names import native_tensors, to_native_key, to_published
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower
 
@@ -43,7 +43,7 @@ STAGE1_PARTS = (*FRESH_PARTS, "vision_tower.", "vision_tower_aux.")
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def assemble(
+def from_components(
     model_class: type[Model],
     language_model_path: str | os.PathLike[str],
     vision_tower_path: str | os.PathLike[str],
@@ -172,7 +172,7 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
     if not path.exists():
         raise MGMError(f"{path}: not found; give the {STAGE1_FILE} or the folder of stage 1")
     weights = read_weights(path) if path.is_dir() else read_file(path)
-    found = {to_native(name): tensor for name, tensor in weights.items()}
+    found = {to_native_key(name): tensor for name, tensor in weights.items()}
     if path.is_dir():
         found = {name: found[name] for name in found if name.startswith(STAGE1_PARTS)}
     state = model.state_dict()

@@ -18,7 +18,7 @@ from mgm.model.files.lazy_tensor import LazyTensor
 from mgm.model.files.safetensors_writer import write_shards
 from mgm.model.published_layout.config_fields import (
     FIELDS,
-    NOT_TEXT,
+    NON_TEXT_FIELDS,
     is_published_config,
     translate_config,
 )
@@ -178,7 +178,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     scaled = rope.pop("rope_type", "default")
     flat["rope_scaling"] = None if scaled == "default" else {"type": scaled, **rope}
     model_type = PUBLISHED_OF_TEXT_TYPE[config.text_config.model_type]
-    flat |= {name: value for name, value in kept.items() if name in NOT_TEXT}
+    flat |= {name: value for name, value in kept.items() if name in NON_TEXT_FIELDS}
     flat |= {published: getattr(config, ours) for ours, (published, _) in FIELDS.items()}
     flat |= {
         "architectures": [f"MGM{config.text_config.model_type.capitalize()}ForCausalLM"],

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint.base_models import needs_base
+from mgm.model.checkpoint.base_models import is_adapter_checkpoint
 from mgm.model.checkpoint.checkpoint import (
     Checkpoint,
     compare_convnext,
@@ -33,7 +33,7 @@ from mgm.model.vision.vit import tower_kind
 HEAD = "language_model.lm_head.weight"
 
 
-def open_checkpoint(
+def resolve_checkpoint(
     path: str | os.PathLike[str],
     config: MGMConfig | None,
     base: str | os.PathLike[str] | None,
@@ -51,7 +51,7 @@ def open_checkpoint(
     folder = folder / subfolder
     if config is not None and config.name_or_path == str(path):
         # AutoConfig made it without the weights, which tell what the towers are.
-        config = None if subfolder or needs_base(folder) else config
+        config = None if subfolder or is_adapter_checkpoint(folder) else config
     checkpoint = read_checkpoint(folder, base, merge_lora, config)
     if checkpoint.adapter is not None and options.get("int8"):
         raise MGMError(
@@ -61,7 +61,7 @@ def open_checkpoint(
     return checkpoint
 
 
-def state_for(
+def build_state_dict(
     model_class: type[PreTrainedModel], checkpoint: Checkpoint, options: dict[str, Any]
 ) -> dict[str, LazyTensor]:
     """The weights as the model of `options` names them, none of them read yet.

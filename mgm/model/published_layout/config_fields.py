@@ -35,7 +35,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
 }
 
 # Fields that say nothing about the language model, nor about ours.
-NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
+NON_TEXT_FIELDS = frozenset(name for name, _ in FIELDS.values()) | {
     "_name_or_path",
     "architectures",
     "drop_path",
@@ -104,7 +104,7 @@ def translate_config(
     check_fields(values, TOWER_RULES, "config")
     if tensors is None:
         tensors = _tensors(folder)
-    text = {name: value for name, value in values.items() if name not in NOT_TEXT}
+    text = {name: value for name, value in values.items() if name not in NON_TEXT_FIELDS}
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
     check_rope_scaling(text.get("rope_scaling"))
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
@@ -154,7 +154,9 @@ def _tensors(folder: str | os.PathLike[str] | None) -> dict[str, LazyTensor]:
     return native_tensors(read_folder(folder))
 
 
-def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: str) -> Path | None:
+def find_referenced_folder(
+    name: str | None, folder: str | os.PathLike[str] | None, file: str
+) -> Path | None:
     """The folder that a published config names, if it holds `file`, wherever the path may start.
 
     Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are
@@ -181,7 +183,7 @@ def _clip_config(
             f"config: mm_hidden_size is {shown(width)}; expected {of_weights['hidden_size']}, the "
             "width of the CLIP in the weights, copy both from one model"
         )
-    place = named_folder(values.get("mm_vision_tower"), folder, "config.json")
+    place = find_referenced_folder(values.get("mm_vision_tower"), folder, "config.json")
     of_folder = None if place is None else _tower_config(place)
     if not of_weights and tensors:
         raise _no_tower("mm_vision_tower", values, "model.vision_tower.vision_tower", tensors)

@@ -26,7 +26,7 @@ class SourceLosses:
         self.sums: Tensor | None = None  # (sources, 2)
 
     def add(self, group_losses: Tensor | None) -> None:
-        """Add what `SupervisedOutput.group_losses` of a batch says."""
+        """Add what `CausalLMLossOutput.group_losses` of a batch says."""
         if group_losses is None or not self.names:
             return
         if self.sums is None:

@@ -22,7 +22,7 @@ from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 from mgm.train.callbacks.dataset_losses import summed_over_processes
 from mgm.train.callbacks.trainer_protocol import RunningTrainer
 
@@ -175,7 +175,7 @@ def _counted(
 ) -> tuple[dict[str, Tensor], int, int]:
     """A batch, of how many samples that can be used it is, and how many of them have a label."""
     batch = collator(samples)
-    labelled = int((batch["labels"][:, 1:] != IGNORED).any(dim=1).sum())
+    labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=1).sum())
     return batch, sum(map(is_usable, samples)), labelled
 
 

@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mgm.data.datasets.collator import Collator, count_tokens
 from mgm.data.datasets.packing import PackedCollator
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 from mgm.train.callbacks.trainer_protocol import RunningTrainer
 from mgm.train.estimate.flops import RunWork
 from mgm.train.optim.freezing import count_parameters
@@ -80,7 +80,7 @@ class Trial(TrainerCallback):
             if trainer.args.dataloader_num_workers:  # then others prepare batches meanwhile
                 begun = time.perf_counter()
             places = batch.pop("index")
-            count = (batch["labels"][:, 1:] != IGNORED).sum()
+            count = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
             batch = trainer.prepare_inputs(batch)
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, batch, num_items_in_batch=count)

@@ -20,8 +20,8 @@ from mgm.model.checkpoint.base_digest import BASE_DIGEST, check_base_weights, we
 from mgm.model.checkpoint.base_models import (
     BASE_ADAPTER,
     base_folders,
+    is_adapter_checkpoint,
     named_base,
-    needs_base,
 )
 from mgm.model.checkpoint.lora import PREFIX, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
@@ -112,7 +112,7 @@ def _metadata(base: str) -> dict[str, str]:
     """What an adapter's file says of its base, as it is when the training begins."""
     folder = checkpoint_folder(base)
     digest = weights_digest([folder, *base_folders(folder)])
-    return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if needs_base(folder) else {})
+    return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if is_adapter_checkpoint(folder) else {})
 
 
 def _targets(language_model: PreTrainedModel) -> list[str]:
