@@ -23,7 +23,7 @@ from mgm.model.files.json_fields import (
     one_of,
     optional,
 )
-from mgm.model.files.json_file import is_present, named_faults, read_optional_json, read_text
+from mgm.model.files.json_file import config_errors, is_present, read_optional_json, read_text
 
 _ARGUMENTS = (
     "image_processor",
@@ -121,7 +121,7 @@ def _image_processor(
     ):
         if found and found.get("image_processor_type") == "MGMImageProcessor":
             values = {n: value for n, value in found.items() if n != "image_processor_type"}
-            with named_faults(file), faults_of(file):
+            with config_errors(file), faults_of(file):
                 return MGMImageProcessor(**values)
     config = checkpoint_config(folder, base)
     with faults_of(folder / "config.json"):

@@ -250,6 +250,6 @@ class ImageFeaturesMixin:
 
 def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:
     if pixels is None or tuple(pixels.shape) != expected:
-        found = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
-        raise MGMError(f"{name} is {found}; expected {expected}")
+        given = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
+        raise MGMError(f"{name} is {given}; expected {expected}")
     return pixels

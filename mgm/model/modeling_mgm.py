@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mgm.errors import MGMError
 from mgm.model.checkpoint.components import from_components
-from mgm.model.checkpoint.from_pretrained import build_state_dict, complete, resolve_checkpoint
+from mgm.model.checkpoint.from_pretrained import build_state_dict, finalize, resolve_checkpoint
 from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.generation import ImageGenerationMixin
@@ -108,7 +108,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
     ) -> Self:
         """Load a folder or a repository of the hub, in any layout, as transformers loads any model.
 
-        Weights go one by one from their files to their places.
+        Weights are read one at a time, each to its device.
 
         Args:
             pretrained_model_name_or_path: native, published, stage-1 or LoRA layout.
@@ -117,8 +117,8 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
             base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
             merge_lora: whether a LoRA becomes part of the weights; False needs the extra `train`.
             **kwargs: as for transformers' method, such as dtype, device_map, quantization_config,
-                revision and token; `int8=True` rounds the language model's weights to 8 bits,
-                `text_only=True` leaves out all that sees images.
+                revision and token; `int8=True` quantises the language model's weights to 8 bits,
+                `text_only=True` leaves out the vision side.
 
         Raises:
             MGMError: weights are missing, left over or of another shape, where transformers would
@@ -139,7 +139,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
             **kwargs,
         )
         model, report = loaded
-        complete(model, checkpoint, report, str(path))
+        finalize(model, checkpoint, report, str(path))
         return loaded if report_wanted else model
 
     @classmethod
@@ -184,12 +184,12 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
         Weights of whatever kind that are in the folder already are removed in the same step.
 
         Raises:
-            MGMError: the model was loaded without some of its weights, with rounded ones, or with a
-                LoRA beside them; or the folder cannot be written.
+            MGMError: the model was loaded text-only, with quantised weights, or with a LoRA that is
+                not merged; or the folder cannot be written.
         """
         for holds, how in (
-            (self.text_only, "without what sees images"),
-            (self.rounded, "with rounded weights"),
+            (self.text_only, "without its vision side"),
+            (self.is_quantized, "with quantised weights"),
             (getattr(self, "_hf_peft_config_loaded", False), "with a LoRA that is not merged"),
         ):
             if holds:
@@ -207,7 +207,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
             super().save_pretrained(part, *args, **kwargs)
 
     @property
-    def rounded(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether the language model's weights are in fewer bits than they were saved in."""
         return self._int8 or getattr(self, "hf_quantizer", None) is not None
 
@@ -221,13 +221,13 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
         """Nothing: every part was initialised when it was constructed."""
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; frozen towers stay as in evaluation unless drop-path is asked for."""
+        """Set training mode; frozen towers stay in evaluation mode unless they have drop path."""
         super().train(mode)
         self.vision_tower.train(mode and self.config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
             drop_path = self.vision_tower_aux.config.drop_path_rate > 0
-            asked = drop_path or self.config.optimize_vision_tower_aux
-            self.vision_tower_aux.train(mode and asked)
+            trainable = drop_path or self.config.optimize_vision_tower_aux
+            self.vision_tower_aux.train(mode and trainable)
         return self
 
     def get_input_embeddings(self) -> nn.Module:

@@ -1,5 +1,5 @@
-"""What `from_pretrained` does around transformers': weights are found and checked before a model
-takes memory, and nothing is missing in it afterwards."""
+"""What `from_pretrained` adds to transformers': checks the weights before a model takes memory, and
+that none are missing afterwards."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from mgm.model.checkpoint.saved_files import CONFIG_FILE
 from mgm.model.config_checks.weights import check_text_sizes, check_vision_sizes
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import WHERE, checkpoint_folder
-from mgm.model.files.json_file import named_faults
+from mgm.model.files.json_file import config_errors
 from mgm.model.files.lazy_tensor import LazyTensor
 from mgm.model.files.weight_files import check_fit, check_names, source_of
 from mgm.model.quantization.bitsandbytes import only_linear_layers
@@ -40,7 +40,7 @@ def resolve_checkpoint(
     merge_lora: bool,
     options: dict[str, Any],
 ) -> Checkpoint:
-    """The checkpoint that the arguments of `from_pretrained` mean; takes the place from `options`.
+    """Resolve the arguments of `from_pretrained` to a checkpoint; pops the hub's from `options`.
 
     Raises:
         MGMError: it is not there, or cannot be loaded in the way that `options` ask for.
@@ -55,7 +55,7 @@ def resolve_checkpoint(
     checkpoint = read_checkpoint(folder, base, merge_lora, config)
     if checkpoint.adapter is not None and options.get("int8"):
         raise MGMError(
-            f"{folder}: a LoRA does not stay beside weights rounded to int8; merge it, or "
+            f"{folder}: a LoRA does not stay beside int8 weights; merge it, or "
             "take another quantisation"
         )
     return checkpoint
@@ -75,7 +75,7 @@ def build_state_dict(
         MGMError: weights are missing or do not fit the config.
     """
     _check_sizes(checkpoint)
-    with named_faults(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
+    with config_errors(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
         whole = model_class(checkpoint.config, linear_experts=True)
     check_fit(whole, expert_names(checkpoint.tensors), checkpoint.stored_name)
     tensors = dict(checkpoint.tensors)
@@ -148,16 +148,16 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         check_convnext_sizes(config.vision_aux_config, shapes, file)
 
 
-def complete(
+def finalize(
     model: PreTrainedModel, checkpoint: Checkpoint, report: Mapping[str, Any], name: str
 ) -> None:
-    """Give a filled model what belongs to it besides weights.
+    """Set name, generation config and adapter of a model whose weights were loaded.
 
     Args:
         model: what transformers made.
         checkpoint: what it was made of.
         report: transformers' `loading_info`.
-        name: under which it was asked for.
+        name: path or repository id that the user gave.
 
     Raises:
         MGMError: weights were missing, left over or of another shape.

@@ -125,8 +125,8 @@ def read_adapter(folder: Path) -> Adapter:
         halves.setdefault(weight, {})[match["side"]] = tensor
     for weight, sides in halves.items():
         if len(sides) != 2:
-            (found,) = sides.values()
-            raise MGMError(f"{file}: {found.name} has no other half ({weight}); copy it again")
+            (half,) = sides.values()
+            raise MGMError(f"{file}: {half.name} has no counterpart ({weight}); copy it again")
     if config.get("use_dora") and magnitudes.keys() != halves.keys():
         weight = min(magnitudes.keys() ^ halves.keys())
         raise MGMError(f"{file}: {weight} lacks a part of its DoRA; copy it again")

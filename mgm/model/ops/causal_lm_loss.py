@@ -1,4 +1,4 @@
-"""Training looks only at positions that are supervised: no logits are made of the others."""
+"""Causal-LM loss computed at labelled positions only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class CausalLMLoss:
         head = language_model.get_output_embeddings()
         if isinstance(head, nn.Linear) and self._plain is not False and _holds_weights(head):
             output, entered, left = _with_head_watched(language_model, head, inputs)
-            if self._plain is None and left.any():  # nothing is told by zeros
+            if self._plain is None and left.any():  # zeros would show nothing
                 logits = cast(Tensor, output.logits)
                 kept = entered.shape[1] == len(columns)
                 self._plain = kept and torch.equal(left.to(logits), logits)
@@ -157,7 +157,7 @@ def _with_groups(output: CausalLMOutputWithPast, by_group: Tensor) -> CausalLMLo
 
 
 def _holds_weights(head: nn.Linear) -> bool:
-    """Whether the head's weights are there outside of its call, in one piece."""
+    """Whether the head's weights are whole outside of its call, not sharded."""
     if type(head) is not nn.Linear or head.weight.is_meta or torch.compiler.is_compiling():
         return False
     # DeepSpeed's ZeRO-3 marks parameters that it gathers for a call.

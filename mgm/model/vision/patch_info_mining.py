@@ -241,7 +241,7 @@ def downscaled(stages: Sequence[Tensor], factor: int) -> list[Tensor]:
     """Stages of the concatenated map made `factor` times smaller, as the global view sees it.
 
     The whole map is downscaled bilinearly (corners not aligned), after its coarser stages were
-    upsampled. A stage coarse enough that this reads only straight pieces of its interpolation is
+    upsampled. A stage coarse enough that this reads only linear segments of its interpolation is
     itself the answer; any other one becomes a map of the new size.
     """
     side = stages[0].shape[-1]

@@ -135,10 +135,10 @@ class LinearInterpolation:
 
     def __init__(self, cells: int, positions: int, like: Tensor) -> None:
         steps = torch.arange(positions, dtype=_exact(like), device=like.device) + 0.5
-        place = (steps * (cells / positions) - 0.5).clamp(min=0)
-        self.first = place.long().clamp(max=cells - 1)
+        coordinate = (steps * (cells / positions) - 0.5).clamp(min=0)
+        self.first = coordinate.long().clamp(max=cells - 1)
         self.second = (self.first + 1).clamp(max=cells - 1)
-        self.far = torch.where(self.first == self.second, 0, place - self.first)
+        self.far = torch.where(self.first == self.second, 0, coordinate - self.first)
         self.near = 1 - self.far
 
 

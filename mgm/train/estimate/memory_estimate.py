@@ -17,7 +17,7 @@ from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.json_file import read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.model.vision.convnext import read_facts
+from mgm.model.vision.convnext import read_architecture
 from mgm.model.vision.vit import read_vision_config
 from mgm.train.args.validation import Arguments, parse_flags
 from mgm.train.distributed.batch_plan import Batches
@@ -214,7 +214,7 @@ def _vision_aux(folder: str | None) -> dict[str, Any] | None:
     """Of a tower's folder; an empty one, ConvNeXt-L, where it is not there."""
     if folder is None or folder.lower() in ("none", ""):
         return None
-    return read_facts(folder) if Path(folder).is_dir() else {}
+    return read_architecture(folder) if Path(folder).is_dir() else {}
 
 
 def _samples(file: str | None) -> int | None:

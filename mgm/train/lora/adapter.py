@@ -21,7 +21,7 @@ from mgm.model.checkpoint.base_models import (
     BASE_ADAPTER,
     base_folders,
     is_adapter_checkpoint,
-    named_base,
+    referenced_base,
 )
 from mgm.model.checkpoint.lora import PREFIX, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
@@ -187,7 +187,7 @@ def check_base(
                 "and the run would overwrite it; choose another folder"
             )
     if checkpoint is not None:
-        trained_on = named_base(checkpoint)
+        trained_on = referenced_base(checkpoint)
         if trained_on is not None and trained_on.resolve() != base.resolve():
             raise MGMError(
                 f"--model_name_or_path {base}: {checkpoint} was trained on {trained_on}; give that"

@@ -74,7 +74,7 @@ def assert_same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize("count", [None, 20])
 @pytest.mark.parametrize("kind", HEADS)
 def test_loss_and_gradients_are_those_of_all_logits(monkeypatch, kind, count, rows) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 4 * 50 * rows)
+    monkeypatch.setattr(pieces, "LOGITS_BYTES", 4 * 50 * rows)
     model = language_model(kind)
     whole = copy.deepcopy(model)
     batch = samples()
@@ -187,7 +187,7 @@ def test_a_head_that_gives_zeros_tells_nothing_yet() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_are_those_of_finite_differences(monkeypatch, bias) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 4 * 7 * 2)
+    monkeypatch.setattr(pieces, "LOGITS_BYTES", 4 * 7 * 2)
     torch.manual_seed(0)
     made = {"dtype": torch.float64, "requires_grad": True}
     hidden, weight = torch.randn(5, 3, **made), torch.randn(7, 3, **made)
