@@ -168,7 +168,7 @@ def changed_config(tmp_path: Path, **changes) -> Path:
         ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling is {'factor': 2.0}; valid: null, or an"),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            r"config.json: quantization_config is of 'gptq', quantised weights cannot be read; give",
+            r"quantization_config is of 'gptq', quantised weights cannot be read; give the",
         ),
     ],
 )
