@@ -41,7 +41,7 @@ from mgm.model.quantization.moe_experts import (
     stored_expert_name,
 )
 from mgm.train.args.arguments import FULL, TrainingArguments
-from mgm.train.lora.qlora import round_language_model
+from mgm.train.lora.qlora import quantize_language_model
 
 BIASES = ("none", "all", "lora_only")
 # Fields of adapter_config.json that change what an adapter's weights mean, and the flag of each.
@@ -49,7 +49,7 @@ MEANING = {"r": "lora_r", "lora_alpha": "lora_alpha", "bias": "lora_bias", "use_
 
 
 @dataclass(frozen=True)
-class AddedAdapter:
+class TrainedAdapter:
     """An adapter that is trained.
 
     Attributes:
@@ -61,9 +61,9 @@ class AddedAdapter:
     metadata: dict[str, str]
 
 
-def add_adapter(
+def inject_adapter(
     model: MGMForConditionalGeneration, arguments: TrainingArguments, base: str
-) -> AddedAdapter:
+) -> TrainedAdapter:
     """Put a fresh adapter beside every linear layer of the language model but its head.
 
     Args:
@@ -88,7 +88,7 @@ def add_adapter(
         )
     fill_linear_experts(model.language_model)
     if arguments.bits != FULL:
-        round_language_model(model, arguments)
+        quantize_language_model(model, arguments)
     settings = LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
@@ -105,7 +105,7 @@ def add_adapter(
     for name, child in model.language_model.named_children():
         bare.add_module(name, child)
     inject_adapter_in_model(settings, bare)
-    return AddedAdapter(settings, _metadata(base))
+    return TrainedAdapter(settings, _metadata(base))
 
 
 def _metadata(base: str) -> dict[str, str]:
@@ -129,7 +129,7 @@ def _targets(language_model: PreTrainedModel) -> list[str]:
 
 
 def save_adapter(
-    added: AddedAdapter,
+    added: TrainedAdapter,
     model: MGMForConditionalGeneration,
     folder: Path,
     state: Mapping[str, Tensor] | None = None,
@@ -137,7 +137,7 @@ def save_adapter(
     """Write an adapter's folder, but for the processor.
 
     Args:
-        added: what `add_adapter` returned.
+        added: what `inject_adapter` returned.
         model: the whole model.
         folder: is there already.
         state: the model's weights, where the model itself holds parts of them; None: its own.
@@ -164,7 +164,7 @@ def save_adapter(
         model.generation_config.save_pretrained(folder)
 
 
-def check_base(
+def check_base_model(
     base: Path, output: Path, checkpoint: Path | None = None, adapter: Path | None = None
 ) -> None:
     """Refuse a run that would overwrite what its adapter goes on top of, or take another for it.
@@ -215,7 +215,7 @@ def load_adapter(
     """Fill an adapter that was just added, and what is trained beside it, from its folder.
 
     Args:
-        model: with the adapter of `add_adapter`.
+        model: with the adapter of `inject_adapter`.
         folder: of the weights.
         arguments: the flags that the adapter was added with.
 
