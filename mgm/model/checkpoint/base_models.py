@@ -115,7 +115,8 @@ def named_base(folder: Path) -> Path | None:
 def _check_whole_adapter(folder: Path, base: Path) -> None:
     """Refuse a whole model as the base of an adapter that was trained on an adapter."""
     named = base_name(folder)
-    if needs_base(base) or stored_metadata(folder).get(BASE_ADAPTER) != named:
+    adapter = stored_metadata(folder).get(BASE_ADAPTER)
+    if needs_base(base) or adapter is None or adapter != named:
         return
     raise MGMError(
         f"{folder}: was trained on the adapter {shown(named)}, which is not there, and {base} is a "
