@@ -24,7 +24,7 @@ from mgm.data.sources.bad_samples import (
     bad_sample,
     nothing_usable,
 )
-from mgm.data.sources.hf_table import TableFile, is_table
+from mgm.data.sources.hf_table import TableFile, is_table, refuse_parts
 from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import TARS
@@ -157,7 +157,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile:
     if needs_streaming(path):
         raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
-    return TableFile(path, config, split) if is_table(path) else SampleFile(Path(path))
+    if is_table(path):
+        return TableFile(path, config, split)
+    refuse_parts(path, config, split)
+    return SampleFile(Path(path))
 
 
 def needs_streaming(path: str) -> bool:

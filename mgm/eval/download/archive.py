@@ -29,6 +29,7 @@ DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
 
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # a file in it, or the end where there is none
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 MAX_NAME = 255  # bytes of one part of a path on the usual file systems
 MAX_DEPTH = 64  # folders within one another
@@ -74,7 +75,7 @@ def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> Non
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            with _members(archive) as members:
+            with _members(archive, name) as members:
                 found = _unpack(archive, members, part, wanted)
             for path in reversed(found):  # the first comes last: where it is, all are
                 target = folder / path
@@ -144,14 +145,15 @@ def _locations(path: tuple[str, ...], members: Sequence[_Member]) -> list[tuple[
 
 
 @contextmanager
-def _members(archive: Path) -> Generator[list[_Member]]:
+def _members(archive: Path, name: str) -> Generator[list[_Member]]:
     """The files in an archive.
 
     Raises:
         MGMError: it is damaged, or one of them is encrypted, strange or too large.
     """
     with ExitStack() as stack:
-        read = _of_zip if zipfile.is_zipfile(archive) else _of_tar
+        is_zip = _readable(archive, lambda: _is_zip(archive, name))
+        read = _of_zip if is_zip else _of_tar
         bound = max(MIN_BOUND, MAX_RATIO * archive.stat().st_size)
         free = shutil.disk_usage(archive.parent).free
         members: list[_Member] = []
@@ -174,6 +176,18 @@ def _members(archive: Path) -> Generator[list[_Member]]:
             if any(parts[:end] in names for end in range(1, len(parts))):
                 raise MGMError(f"{archive}: holds {'/'.join(parts)} below a file")
         yield members
+
+
+def _is_zip(archive: Path, name: str) -> bool:
+    """Whether it is read as a zip archive: by its first bytes, or else by its name.
+
+    `zipfile.is_zipfile` also finds one in a tar archive whose last file is a zip archive.
+    """
+    with archive.open("rb") as file:
+        start = file.read(len(ZIP_STARTS[0]))
+    return start in ZIP_STARTS or (
+        name.lower().endswith(".zip") and not tarfile.is_tarfile(archive)
+    )
 
 
 def _all(archive: Path, members: Iterator[_Member]) -> Iterator[_Member]:

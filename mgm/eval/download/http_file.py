@@ -78,9 +78,7 @@ def _receive(url: str, part: Path, start: int, state: _State) -> None:
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         start, length = _position(part, response, start, state)
-        tag = response.headers.get("ETag") or ""
-        validator = response.headers.get("Last-Modified") or ""
-        validator = tag if tag and not tag.startswith("W/") else validator
+        validator = _validator(response)
         free = shutil.disk_usage(part.parent).free
         if length is not None and length - start > free:
             raise MGMError(
@@ -114,20 +112,33 @@ def _position(
     """Where in the file a response begins, and the length of the whole.
 
     Raises:
-        OSError: it is none of the file's rest; the part is removed, to begin again.
+        OSError: it is none of the file's rest, or that of another version, from a server that does
+            not heed If-Range; the part is removed, to begin again.
     """
     content = response.headers.get("Content-Length") or ""
     length = int(content) if content.isdecimal() else None
     if response.status != 206:
         return 0, length
+    validator = _validator(response)
+    same_kind = validator.startswith('"') == state.validator.startswith('"')
+    if validator and state.validator and same_kind and validator != state.validator:
+        remove(part)
+        raise OSError(f"the file has changed since its first {start} bytes were fetched; run again")
     found = _RANGE.fullmatch(response.headers.get("Content-Range") or "")
+    ends = state.length if length is None else start + length
     if found is None:
-        return start, None if length is None else start + length
-    total = None if found[2] == "*" else int(found[2])
+        return start, ends
+    total = ends if found[2] == "*" else int(found[2])
     if int(found[1]) != start or (total and state.length and total != state.length):
         remove(part)
         raise OSError(f"the server sends {found[0]}, not what follows byte {start}")
     return start, total
+
+
+def _validator(response: http.client.HTTPResponse) -> str:
+    """The strong ETag of a response, or else its date; empty: it has none."""
+    tag = response.headers.get("ETag") or ""
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified") or ""
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

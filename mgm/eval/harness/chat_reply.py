@@ -12,11 +12,18 @@ from mgm.eval.harness.question import is_count, valid_text
 FALLBACKS: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
 # Source: refusals of OpenAI, Azure, vLLM, SGLang, Anthropic and of servers that use pydantic.
 _UNSUPPORTED = re.compile(
-    r"unsupported|not (be )?support|not permitted|not allowed|deprecated|extra_?(fields|forbidden)|"
-    r"extra inputs|^extra$|unrecognized|unknown (parameter|field|argument)|unexpected keyword|"
-    r"use ['\"`]?max_completion_tokens",
+    r"unsupported|(not|n['’]t) (be )?support|not permitted|not allowed|deprecated|"
+    r"extra_?(fields|forbidden)|extra inputs|^extra$|unrecognized|"
+    r"unknown (parameter|field|argument)|unexpected keyword|use ['\"`]?max_completion_tokens",
     re.IGNORECASE | re.MULTILINE,
 )
+# Servers that take some temperatures, but not 0. Source: refusals of Moonshot, Anthropic and TGI.
+_REFUSED_VALUE = re.compile(
+    r"\binvalid (value for )?['\"`]?temperature\b|"
+    r"\btemperature\b['\"`]? (must|should|has to|may only|can only) be\b",
+    re.IGNORECASE,
+)
+MAX_NESTED = 4  # refusals of other servers within one another
 _SENTENCES = re.compile(r"(?<=[.;!])\s+|\n")
 
 
@@ -99,6 +106,8 @@ def unsupported_field(body: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     for parameter, message in _complaints(content):
+        if parameter == "temperature" or (parameter is None and _REFUSED_VALUE.search(message)):
+            return "temperature"
         for name in FALLBACKS:
             if parameter == name and _UNSUPPORTED.search(message):
                 return name
@@ -115,9 +124,11 @@ def _names_field(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text) is not None
 
 
-def _complaints(content: Any) -> Iterator[tuple[str | None, str]]:
+def _complaints(content: Any, nested: int = MAX_NESTED) -> Iterator[tuple[str | None, str]]:
     """Each field that a refusal complains of, None where it names none, and what it says."""
-    if not isinstance(content, dict):
+    if isinstance(content, list) and content:  # of Gemini
+        content = content[0]
+    if not isinstance(content, dict) or not nested:
         return
     error = content.get("error")
     for one in (content, error if isinstance(error, dict) else {"message": error}):
@@ -126,6 +137,9 @@ def _complaints(content: Any) -> Iterator[tuple[str | None, str]]:
             code = one.get("code")
             text = f"{message}\n{code}" if isinstance(code, str) else message
             yield parameter if isinstance(parameter, str) and parameter else None, text
+        elif isinstance(message, dict):  # of Mistral
+            yield from _complaints(message, nested - 1)
+        yield from _complaints(_passed_on(one), nested - 1)
     detail = content.get("detail")
     if isinstance(detail, str):
         yield None, detail
@@ -133,6 +147,16 @@ def _complaints(content: Any) -> Iterator[tuple[str | None, str]]:
         where = one.get("loc") if isinstance(one, dict) else None
         if isinstance(where, list) and len(where) == 2 and isinstance(where[1], str):
             yield where[1], f"{one.get('type')}\n{one.get('msg')}"
+
+
+def _passed_on(error: dict[str, Any]) -> Any:
+    """The refusal of the server behind OpenRouter, which stands in its own as text; None: none."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    try:
+        return json.loads(raw) if isinstance(raw, str) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def with_fields(

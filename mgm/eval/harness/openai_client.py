@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +43,10 @@ logger = logging.getLogger("mgm.eval")
 
 class EndpointUnavailableError(MGMError):
     """The server answers no request at all: wrong address, key or model, or it is not there."""
+
+
+class RequestRefusedError(MGMError):
+    """The server refuses one request, whatever it makes of others."""
 
 
 class Endpoint:
@@ -99,7 +104,7 @@ class Endpoint:
         """The server's reply to a body that has `max_tokens`.
 
         Where a model's thoughts took all tokens, it is asked again with `REASONING_TOKENS` more,
-        and so are all later requests.
+        and so are all later requests, as far as its context takes them.
 
         Raises:
             EndpointUnavailableError: it would answer no other request either.
@@ -109,14 +114,13 @@ class Endpoint:
         completion = self._counted(body, thinks)
         if thinks or not completion.only_thought:
             return completion
-        self._thinks = True
         try:
             again = self._request(body, thinks=True)
         except EndpointUnavailableError:
             raise
         except MGMError:  # its context takes no more
-            self._thinks = False
             return completion
+        self._thinks = True  # other threads do so only now, when it is known to work
         usage = {name: again.usage.get(name, 0) + n for name, n in completion.usage.items()}
         return replace(again, usage=usage)
 
@@ -125,7 +129,7 @@ class Endpoint:
         if self._unavailable:
             raise EndpointUnavailableError(self._unavailable)
         try:
-            completion = self._request(body, thinks)
+            completion = self._fitting(body, thinks)
         except EndpointUnavailableError as error:
             self._unavailable = str(error)
             raise
@@ -137,6 +141,13 @@ class Endpoint:
             raise
         self._failed = 0
         return completion
+
+    def _fitting(self, body: dict[str, Any], thinks: bool) -> Completion:
+        """The server's reply, without tokens to think where its context does not take them."""
+        if thinks:
+            with suppress(RequestRefusedError):
+                return self._request(body, thinks=True)
+        return self._request(body, thinks=False)
 
     def _request(self, body: dict[str, Any], thinks: bool) -> Completion:
         wait, fault, unreachable, tries = self._wait, "", False, 0
@@ -195,7 +206,7 @@ class Endpoint:
             ) from error
         if code in BUSY or (code >= 500 and code not in REFUSES_ALL):
             return
-        kind = EndpointUnavailableError if code in REFUSES_ALL else MGMError
+        kind = EndpointUnavailableError if code in REFUSES_ALL else RequestRefusedError
         raise kind(f"{self._title} refuses ({code}): {reason}") from error
 
     def _post(self, body: dict[str, Any]) -> Any:

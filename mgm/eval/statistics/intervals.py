@@ -194,11 +194,15 @@ def ratio_interval(
 
 
 def spread_of(credits: Sequence[float]) -> float:
-    """The variance of credits from 0 to 1 as a share of that of a coin with the same mean."""
+    """The variance of credits from 0 to 1 as a share of that of a coin with the same mean.
+
+    It is 1 where all are equal: nothing is known of how they vary.
+    """
     mean = float(np.mean(credits))
     coin = mean * (1 - mean)
-    share = float(np.var(credits)) / coin if coin > 0 else 1.0
-    return min(share, 1.0) or 1.0
+    if np.ptp(credits) == 0 or coin <= 0:  # the variance of equal credits is not exactly 0
+        return 1.0
+    return min(float(np.var(credits)) / coin, 1.0)
 
 
 def mean_interval(

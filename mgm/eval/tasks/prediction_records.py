@@ -18,7 +18,8 @@ from mgm.eval.tasks.prompts import bare_question, is_same_prompt, letters_of, on
 KEY = "<key>"  # under which a record stands in a JSON object
 INDEX = "index"  # column of a question's number in VLMEvalKit's tables
 NAMES = ("question_id", "questionId", "id", "pid", INDEX)  # of a question's name in a record
-TEXTS = ("text", "response", "prediction")  # of a model's answer
+# Of a model's answer, the surest first: questions of published scripts are called `text`, too.
+TEXTS = ("response", "prediction", "text")
 ANSWER = "answer"  # of a model's answer in result files, of the right one in data sets
 # Columns of data sets: beside a question they show that `answer` is the right one.
 DATA_COLUMNS = frozenset((
@@ -113,7 +114,7 @@ def _model_text(record: Mapping[str, Any]) -> str:
     if "question" in record and ANSWER in record and not DATA_COLUMNS.isdisjoint(record):
         raise MGMError(
             "holds the right answers, no predictions: it is a row of the data set; give the file "
-            f"with the model's answers, in a column {TEXTS[-1]!r}"
+            f"with the model's answers, in a column {TEXTS[1]!r}"
         )
     return _text(_first(record, (*TEXTS, ANSWER)))
 
@@ -271,4 +272,5 @@ def _sheet(path: Path) -> Iterator[Mapping[str, Any]]:
         raise MGMError(f"{path}: cannot be read as a spreadsheet ({error})") from error
     columns = [str(name) for name in rows[0]] if rows else []
     for row in rows[1:]:
-        yield dict(zip(columns, row, strict=False))
+        if any(cell is not None for cell in row):  # programs keep empty rows at the end
+            yield dict(zip(columns, row, strict=False))

@@ -11,6 +11,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import Answered, Question
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.prediction_records import Prediction, read_predictions, same_wording
+from mgm.eval.tasks.prompts import bare_question, letters_of
 
 logger = logging.getLogger("mgm.eval")
 SHOWN = 3  # names that a message tells
@@ -110,6 +111,7 @@ def read_answers(
     harness = Counter(one.harness for one in predictions).most_common(1)
     advice = _advice(benchmark, harness[0][0] if harness else "", protocol)
     _check(path, benchmark, found, len(said), wrong, list(known), advice)
+    _check_echoes(path, said, questions)
     for index, question in enumerate(questions):
         texts = said.get(index, [])
         if len(set(texts)) == 1:
@@ -181,6 +183,26 @@ def _check(
         f"(its names are such as {', '.join(map(repr, found.unknown[:SHOWN])) or 'none'}, the "
         f"benchmark's such as {', '.join(map(repr, known[:SHOWN]))}){advice}"
     )
+
+
+def _check_echoes(
+    path: Path, said: Mapping[int, Sequence[str]], questions: Sequence[Question]
+) -> None:
+    """Raise an MGMError if most answers are the questions themselves, as in a file of questions."""
+    echoes = sum(
+        any(_same_letters(text, questions[index].text) for text in texts)
+        for index, texts in said.items()
+    )
+    if 2 * echoes > len(said):
+        raise MGMError(
+            f"{path}: {echoes} of its {len(said)} answers are the questions themselves; give the "
+            "file with the model's answers"
+        )
+
+
+def _same_letters(one: str, other: str) -> bool:
+    letters = letters_of(bare_question(one))
+    return bool(letters) and letters == letters_of(bare_question(other))
 
 
 def _advice(benchmark: Benchmark, harness: str, protocol: str) -> str:

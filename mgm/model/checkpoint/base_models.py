@@ -115,7 +115,8 @@ def referenced_base(folder: Path) -> Path | None:
 def _check_whole_adapter(folder: Path, base: Path) -> None:
     """Refuse a whole model as the base of an adapter that was trained on an adapter."""
     name = base_name(folder)
-    if is_adapter_checkpoint(base) or stored_metadata(folder).get(BASE_ADAPTER) != name:
+    adapter = stored_metadata(folder).get(BASE_ADAPTER)
+    if is_adapter_checkpoint(base) or adapter is None or adapter != name:
         return
     raise MGMError(
         f"{folder}: was trained on the adapter {shown(name)}, which is not there, and {base} is a "

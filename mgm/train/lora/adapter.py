@@ -224,7 +224,8 @@ def load_adapter(
             are missing or damaged.
     """
     check_one_model(folder)
-    file = folder / ADAPTER_FILES[0]
+    there = (folder / name for name in ADAPTER_FILES if (folder / name).is_file())
+    file = next(there, folder / ADAPTER_FILES[0])
     for needed in (file, folder / ADAPTER_CONFIG):
         if not needed.is_file():
             raise MGMError(f"{needed}: is not there; give the folder of an adapter")

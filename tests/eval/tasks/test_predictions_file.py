@@ -56,6 +56,31 @@ def test_forms(data, tmp_path):
         assert [one.text for one in read_answers(file, kind, asked).answered] == ["red"], file
 
 
+def test_a_file_of_questions_is_none_of_answers(data, tmp_path):
+    """Those of published scripts have the question under the name of their answers."""
+    kind, asked = questions(data, "pope")
+    file = data / "pope" / "llava_pope_test.jsonl"
+    with pytest.raises(MGMError, match=r"6 of its 6 answers are the questions themselves; give"):
+        read_answers(file, kind, asked)
+    records = [json.loads(text) for text in file.read_text().splitlines()]
+    for name in ("response", "prediction"):
+        lines(tmp_path / "a.jsonl", [record | {name: "Yes"} for record in records])
+        found = read_answers(tmp_path / "a.jsonl", kind, asked)
+        assert [one.text for one in found.answered] == ["Yes"] * 6
+
+
+def test_empty_rows_of_a_spreadsheet(data, tmp_path):
+    kind, asked = questions(data, "gqa")
+    book = openpyxl.Workbook()
+    for row in (["index", "prediction"], [20, "red"], [None, None]):
+        book.active.append(row)
+    book.active.cell(9, 2).value = ""
+    book.active.cell(9, 2).number_format = "0.0"
+    book.save(tmp_path / "a.xlsx")
+    found = read_answers(tmp_path / "a.xlsx", kind, asked)
+    assert (len(found.answered), found.unknown, found.unreadable) == (1, [], [])
+
+
 def test_faults_are_counted_and_named(data, tmp_path, caplog):
     kind, asked = questions(data, "seed")
     file = tmp_path / "merge.jsonl"
@@ -161,7 +186,7 @@ def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, p
     [
         ("a.jsonl", '{"question_id": "x", "text": "a"}', "none of its 1 answers is to a question"),
         ("a.jsonl", '{"text": "a"}', "record 1: has none of question_id, .*; it has text"),
-        ("a.jsonl", '{"question_id": "20"}', "has none of text, response, prediction, answer"),
+        ("a.jsonl", '{"question_id": "20"}', "has none of response, prediction, text, answer"),
         ("a.jsonl", '{"question_id": "20", "text": ["a"]}', "is of type list, no text"),
         ("a.jsonl", "{", "line 1: is no JSON"),
         ("a.json", "[1]", "holds no records of answers"),
