@@ -29,7 +29,7 @@ from mgm.eval.harness.question import Question
 from mgm.eval.harness.response_cache import ResponseCache
 from mgm.eval.harness.runner import cached_responses, generate_responses
 from mgm.eval.registry import BENCHMARKS
-from mgm.model.vision.image_views import Views
+from mgm.model.vision.image_views import ImageViews
 from playground.generate import generate
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def loop(questions: list[Question], device: str | None) -> tuple[list[tuple[str,
     engine = eager_engine(NANO, device)
     model: Any = engine.model
     processor = engine.processor
-    clip, views = eager_clip(model.vision_tower), Views.of(model.config)
+    clip, views = eager_clip(model.vision_tower), ImageViews.of(model.config)
 
     def ask(question: Question) -> tuple[str, float]:
         opened = [open_image(one, "image") for one in question.images]

@@ -25,7 +25,8 @@ from benchmarks.harness import (
     settings,
     wanted,
 )
-from mgm.model.ops.causal_lm_loss import IGNORED, SupervisedLoss
+from mgm.model.labels import IGNORE_INDEX
+from mgm.model.ops.causal_lm_loss import CausalLMLoss
 
 SUPERVISED = 0.22  # of the positions, as in the published second stage
 # vocabulary, width, positions: LLaMA 7B and Gemma 2B
@@ -63,9 +64,11 @@ def case(name: str, vocabulary: int, width: int, length: int, chosen: Settings) 
     hidden = torch.randn(chosen.images, length, width, device=chosen.device).to(chosen.dtype)
     hidden.requires_grad_()
     labels = torch.randint(vocabulary, hidden.shape[:2], device=chosen.device)
-    labels[:, : int(length * (1 - SUPERVISED))] = IGNORED  # an image and a question, then answers
-    count = (labels[:, 1:] != IGNORED).sum()
-    supervised = SupervisedLoss()
+    labels[:, : int(length * (1 - SUPERVISED))] = (
+        IGNORE_INDEX  # an image and a question, then answers
+    )
+    count = (labels[:, 1:] != IGNORE_INDEX).sum()
+    supervised = CausalLMLoss()
 
     def gradients(loss: Tensor) -> list[Tensor]:
         inputs = [hidden, model.lm_head.weight]
@@ -84,7 +87,9 @@ def case(name: str, vocabulary: int, width: int, length: int, chosen: Settings) 
         logits = model.lm_head(hidden).float()
         shifted, targets = logits[:, :-1].contiguous(), labels[:, 1:].contiguous()
         return gradients(
-            F.cross_entropy(shifted.view(-1, vocabulary), targets.view(-1), ignore_index=IGNORED)
+            F.cross_entropy(
+                shifted.view(-1, vocabulary), targets.view(-1), ignore_index=IGNORE_INDEX
+            )
         )
 
     difference = relative_difference(ours(), published())

@@ -21,7 +21,7 @@ from transformers import TextIteratorStreamer
 import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
-from mgm.model.vision.image_views import Views
+from mgm.model.vision.image_views import ImageViews
 from mgm.serve.http.wire import encode_frame
 from mgm.serve.worker.image_fetcher import ImageFetcher
 
@@ -42,7 +42,7 @@ def application(engine: mgm.Engine) -> FastAPI:
     """The one endpoint that is compared."""
     app = FastAPI()
     places = asyncio.Semaphore(CONCURRENCY)
-    clip, views = eager_clip(engine.model.vision_tower), Views.of(engine.model.config)
+    clip, views = eager_clip(engine.model.vision_tower), ImageViews.of(engine.model.config)
     images = ImageFetcher()
 
     @app.get("/health")
@@ -68,7 +68,7 @@ def application(engine: mgm.Engine) -> FastAPI:
 
 @torch.inference_mode()
 def answer(
-    engine: mgm.Engine, clip: Any, views: Views, images: ImageFetcher, body: dict[str, Any]
+    engine: mgm.Engine, clip: Any, views: ImageViews, images: ImageFetcher, body: dict[str, Any]
 ) -> Iterator[str]:
     """The answer, piece by piece, from a thread that generates."""
     model, processor = engine.model, engine.processor

@@ -24,11 +24,11 @@ from benchmarks.published import eager_clip, image_features
 from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.packing import PackedCollator, pack
 from mgm.model.configuration_mgm import MGMConfig
+from mgm.model.labels import IGNORE_INDEX
 from mgm.model.loading import load_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.multimodal_embeddings import merge_image_features
-from mgm.model.ops.causal_lm_loss import IGNORED
-from mgm.model.vision.image_views import Views
+from mgm.model.vision.image_views import ImageViews
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"
@@ -59,9 +59,9 @@ def case(name: str, chosen: Settings) -> Case:
     samples = drawn(model, SMALL_SAMPLES if chosen.small else SAMPLES)
     tokens = sum(len(sample["input_ids"]) for sample in samples)
     padded, packed = padded_batches(model, samples), packed_batches(model, samples)
-    learned = sum(int((sample["labels"][1:] != IGNORED).sum()) for sample in samples)
+    learned = sum(int((sample["labels"][1:] != IGNORE_INDEX).sum()) for sample in samples)
     clip = eager_clip(model.vision_tower)
-    views = Views.of(model.config)
+    views = ImageViews.of(model.config)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
 
@@ -86,7 +86,9 @@ def case(name: str, chosen: Settings) -> Case:
         output: Any = model.language_model(inputs_embeds=embedded, attention_mask=mask)
         logits, labels = output.logits.float()[:, :-1], batch["labels"][:, 1:]
         flat = logits.reshape(-1, logits.shape[-1])
-        total = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
+        total = F.cross_entropy(
+            flat, labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
         return total / learned
 
     def steps(loss_of: Any, batches: list[dict[str, Tensor]]) -> None:
@@ -120,16 +122,16 @@ def drawn(model: MGMForConditionalGeneration, count: int) -> list[Sample]:
     for number, length in enumerate(words.tolist()):
         ids = torch.randint(5, config.text_config.vocab_size - 5, (length,), generator=draw)
         labels = ids.clone()
-        labels[: int(length * (1 - LEARNED))] = IGNORED
+        labels[: int(length * (1 - LEARNED))] = IGNORE_INDEX
         sample = {}
         if number >= count * TEXTS:
             span = torch.full((config.image_tokens_per_image,), config.image_token_id)
             ids = torch.cat([span, ids])
-            labels = torch.cat([torch.full_like(span, IGNORED), labels])
+            labels = torch.cat([torch.full_like(span, IGNORE_INDEX), labels])
             side = config.image_size_aux
             pixels = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, generator=draw)
             sample["pixel_values_aux"] = pixels
-        labels[0] = IGNORED
+        labels[0] = IGNORE_INDEX
         samples.append(sample | {"input_ids": ids, "labels": labels})
     order = torch.randperm(count, generator=draw).tolist()
     return [samples[index] for index in order]

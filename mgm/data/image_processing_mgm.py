@@ -18,7 +18,7 @@ from mgm.data.images.orientation import UPRIGHT, check_orientation
 from mgm.errors import MGMError
 from mgm.model.config_checks.rules import IMAGE_MEAN, IMAGE_STD, MAX_IMAGE_GRID, MAX_IMAGE_SIZE
 from mgm.model.files.json_fields import shown
-from mgm.model.vision.image_views import Views
+from mgm.model.vision.image_views import ImageViews
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -163,7 +163,7 @@ class MGMImageProcessor(BaseImageProcessor):
             pixels[index].numpy()[:] = self.high_resolution(image)
         data = {"pixel_values_aux": pixels.permute(0, 3, 1, 2)}
         if self.do_normalize if do_normalize is None else do_normalize:
-            views = Views.of(self, exact=self.mode == "exact")
+            views = ImageViews.of(self, exact=self.mode == "exact")
             high = views.normalise(data["pixel_values_aux"])
             data = {"pixel_values": views.low_resolution(high), "pixel_values_aux": high}
         if return_tensors == "np":

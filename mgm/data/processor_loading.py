@@ -9,7 +9,7 @@ from mgm.data.text.jinja import check_syntax
 from mgm.data.text.templates import TEMPLATES
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError, faults_of
-from mgm.model.checkpoint.base_models import base_folders, needs_base
+from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
 from mgm.model.checkpoint.checkpoint import checkpoint_config
 from mgm.model.families import family_of
 from mgm.model.files.hub import WHERE, checkpoint_folder
@@ -23,7 +23,7 @@ from mgm.model.files.json_fields import (
     one_of,
     optional,
 )
-from mgm.model.files.json_file import is_present, named_faults, read_optional_json, read_text
+from mgm.model.files.json_file import config_errors, is_present, read_optional_json, read_text
 
 _ARGUMENTS = (
     "image_processor",
@@ -85,7 +85,7 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
 
 def _tokenizer_folder(folder: Path, base: str | None) -> Path:
     """Compat: published LoRA folders hold no tokenizer: it is the base model's."""
-    if not needs_base(folder) or any(folder.glob("tokenizer*")):
+    if not is_adapter_checkpoint(folder) or any(folder.glob("tokenizer*")):
         return folder
     below = base_folders(folder, base)
     return next((place for place in below if any(place.glob("tokenizer*"))), below[-1])
@@ -121,7 +121,7 @@ def _image_processor(
     ):
         if found and found.get("image_processor_type") == "MGMImageProcessor":
             values = {n: value for n, value in found.items() if n != "image_processor_type"}
-            with named_faults(file), faults_of(file):
+            with config_errors(file), faults_of(file):
                 return MGMImageProcessor(**values)
     config = checkpoint_config(folder, base)
     with faults_of(folder / "config.json"):

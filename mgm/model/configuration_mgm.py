@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from mgm.errors import MGMError
 from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_names
 from mgm.model.files.json_fields import check_fields, shown
-from mgm.model.files.json_file import is_present, named_faults, read_json
+from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.published_layout.config_fields import (
     is_published_config,
     published_field_names,
@@ -246,7 +246,7 @@ class MGMConfig(PretrainedConfig):
             MGMError: it describes no Mini-Gemini; names the config.json that it was read from.
         """
         folder = kwargs.get("name_or_path")
-        with named_faults(Path(folder or "") / "config.json"):
+        with config_errors(Path(folder or "") / "config.json"):
             check_fields(config_dict, COMMON_RULES, "config")
             check_names(config_dict)
             if is_published_config(config_dict):
@@ -281,6 +281,6 @@ class MGMConfig(PretrainedConfig):
         return cls.from_dict(config_dict, **kwargs)
 
 
-def _demand(holds: bool, field: str, found: object, valid: str) -> None:
+def _demand(holds: bool, field: str, value: object, valid: str) -> None:
     if not holds:
-        raise MGMError(f"config: {field} is {shown(found)}; valid: {valid}")
+        raise MGMError(f"config: {field} is {shown(value)}; valid: {valid}")

@@ -1,4 +1,4 @@
-"""One row of facts for each family of language models.
+"""The families of language models: conversation template and published checkpoints of each.
 
 A family decides how a conversation is written, and which published checkpoints are its own. Any
 other causal language model that transformers can load works too; training names its template.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Facts about a family.
+    """A family of language models.
 
     Attributes:
         name: how scripts and messages call it.

@@ -11,13 +11,13 @@ from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.ops.compile import check_compiler
 from mgm.model.vision.convnext import ConvNextTower
 from mgm.model.vision.fusion.fusion_config import FusionConfig
-from mgm.model.vision.image_views import Views, blurred
+from mgm.model.vision.image_views import ImageViews, blurred
 from mgm.model.vision.patch_info_mining import PatchInfoMining, downscaled
 from mgm.model.vision.projector import build_projector
 from mgm.model.vision.vit import VisionTower, build_vision_tower
 
 
-class SeesImages:
+class ImageFeaturesMixin:
     """Both encoders, mining and projector, for a module that also has a language model.
 
     Attributes:
@@ -221,7 +221,7 @@ class SeesImages:
             return None, pixels
         side = self.config.image_size_aux
         _check_shape("pixel_values_aux", pixels, (len(pixels), 3, side, side))
-        views = Views.of(self.config)
+        views = ImageViews.of(self.config)
         high = views.normalise(pixels)
         return views.low_resolution(high), high
 
@@ -250,6 +250,6 @@ class SeesImages:
 
 def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:
     if pixels is None or tuple(pixels.shape) != expected:
-        found = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
-        raise MGMError(f"{name} is {found}; expected {expected}")
+        given = "missing" if pixels is None else f"of shape {tuple(pixels.shape)}"
+        raise MGMError(f"{name} is {given}; expected {expected}")
     return pixels

@@ -38,21 +38,21 @@ def load_model(
             as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
         merge_lora: whether a LoRA becomes part of the weights.
-        text_only: whether all that sees images is left out.
+        text_only: whether the vision side is left out.
         **where: as for the hub: revision, token, cache_dir and so on.
 
     Raises:
         MGMError: the folder is missing, incomplete, damaged or holds another kind of model.
     """
     folder = checkpoint_folder(path, **where)
-    place = None if device is None or torch.device(device).type == "cpu" else {"": device}
+    device_map = None if device is None or torch.device(device).type == "cpu" else {"": device}
     bits = quantization_options(quantize, dtype or torch.bfloat16)
     with _quiet_transformers():
         try:
             return MGMForConditionalGeneration.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
-                device_map=place,
+                device_map=device_map,
                 **bits,
                 base=base,
                 merge_lora=merge_lora,
@@ -68,7 +68,7 @@ def load_model(
 def save_model(
     model: MGMForConditionalGeneration, path: str | os.PathLike[str], max_shard_size: str = "5GB"
 ) -> None:
-    """Save in the native layout, in place of whatever model the folder holds.
+    """Save in the native layout, replacing whatever model the folder holds.
 
     Raises:
         MGMError: it could not be written.

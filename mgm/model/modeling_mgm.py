@@ -11,14 +11,15 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint.components import assemble
-from mgm.model.checkpoint.from_pretrained import complete, open_checkpoint, state_for
+from mgm.model.checkpoint.components import from_components
+from mgm.model.checkpoint.from_pretrained import build_state_dict, finalize, resolve_checkpoint
 from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.generation import ImageGenerationMixin
-from mgm.model.image_features import SeesImages
+from mgm.model.image_features import ImageFeaturesMixin
+from mgm.model.labels import IGNORE_INDEX
 from mgm.model.multimodal_embeddings import merge_image_features
-from mgm.model.ops.causal_lm_loss import IGNORED, SupervisedLoss
+from mgm.model.ops.causal_lm_loss import CausalLMLoss
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
 from mgm.model.ops.liger import apply_liger_kernel, liger_linear_cross_entropy
 from mgm.model.quantization.bitsandbytes import FULL_PRECISION
@@ -28,7 +29,7 @@ from mgm.model.vision.convnext import ConvNextTower
 from mgm.model.vision.vit import KINDS, VisionTower
 
 
-class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMixin):
+class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGenerationMixin):
     """Mini-Gemini: `vision_tower`, `vision_tower_aux`, `mining`, `projector`, `language_model`.
 
     Args:
@@ -41,10 +42,10 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         text_only: whether all that sees images is left out; such a model takes texts alone.
 
     Attributes:
-        texts_see_black: whether training batches of texts alone go through all that sees images
-            too, with a black image that counts nothing. Where DeepSpeed or FSDP divide weights or
-            gradients among processes, each has to do the same as the others, in the same order, or
-            they wait for ever.
+        dummy_image_for_text_batches: whether training batches of texts alone run the vision side
+            on a black image whose gradients are zero. Where DeepSpeed or FSDP shards weights or
+            gradients, every process has to run the same modules in the same order, or the others
+            wait for it.
     """
 
     config_class = MGMConfig
@@ -78,8 +79,8 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         super().__init__(config)
         self.text_only = text_only
         self._int8 = int8
-        self._supervised_loss = SupervisedLoss()
-        self.texts_see_black = False
+        self._causal_lm_loss = CausalLMLoss()
+        self.dummy_image_for_text_batches = False
         if text_only:
             self.vision_tower, self.projector = cast(VisionTower, nn.Module()), nn.Module()
             self.vision_tower_aux = self.mining = None
@@ -107,7 +108,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
     ) -> Self:
         """Load a folder or a repository of the hub, in any layout, as transformers loads any model.
 
-        Weights go one by one from their files to their places.
+        Weights are read one at a time, each to its device.
 
         Args:
             pretrained_model_name_or_path: native, published, stage-1 or LoRA layout.
@@ -116,8 +117,8 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
             merge_lora: whether a LoRA becomes part of the weights; False needs the extra `train`.
             **kwargs: as for transformers' method, such as dtype, device_map, quantization_config,
-                revision and token; `int8=True` rounds the language model's weights to 8 bits,
-                `text_only=True` leaves out all that sees images.
+                revision and token; `int8=True` quantises the language model's weights to 8 bits,
+                `text_only=True` leaves out the vision side.
 
         Raises:
             MGMError: weights are missing, left over or of another shape, where transformers would
@@ -127,8 +128,8 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         if path is None:
             return super().from_pretrained(None, *args, config=config, **kwargs)
         report_wanted = kwargs.pop("output_loading_info", False)
-        checkpoint = open_checkpoint(path, config, base, merge_lora, kwargs)
-        tensors = state_for(cls, checkpoint, kwargs)
+        checkpoint = resolve_checkpoint(path, config, base, merge_lora, kwargs)
+        tensors = build_state_dict(cls, checkpoint, kwargs)
         loaded: Any = super().from_pretrained(
             None,
             *args,
@@ -138,7 +139,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             **kwargs,
         )
         model, report = loaded
-        complete(model, checkpoint, report, str(path))
+        finalize(model, checkpoint, report, str(path))
         return loaded if report_wanted else model
 
     @classmethod
@@ -165,7 +166,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         Raises:
             MGMError: a folder is not what it should be.
         """
-        return assemble(
+        return from_components(
             cls,
             language_model_path,
             vision_tower_path,
@@ -183,12 +184,12 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         Weights of whatever kind that are in the folder already are removed in the same step.
 
         Raises:
-            MGMError: the model was loaded without some of its weights, with rounded ones, or with a
-                LoRA beside them; or the folder cannot be written.
+            MGMError: the model was loaded text-only, with quantised weights, or with a LoRA that is
+                not merged; or the folder cannot be written.
         """
         for holds, how in (
-            (self.text_only, "without what sees images"),
-            (self.rounded, "with rounded weights"),
+            (self.text_only, "without its vision side"),
+            (self.is_quantized, "with quantised weights"),
             (getattr(self, "_hf_peft_config_loaded", False), "with a LoRA that is not merged"),
         ):
             if holds:
@@ -206,7 +207,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             super().save_pretrained(part, *args, **kwargs)
 
     @property
-    def rounded(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether the language model's weights are in fewer bits than they were saved in."""
         return self._int8 or getattr(self, "hf_quantizer", None) is not None
 
@@ -220,13 +221,13 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         """Nothing: every part was initialised when it was constructed."""
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; frozen towers stay as in evaluation unless drop-path is asked for."""
+        """Set training mode; frozen towers stay in evaluation mode unless they have drop path."""
         super().train(mode)
         self.vision_tower.train(mode and self.config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
             drop_path = self.vision_tower_aux.config.drop_path_rate > 0
-            asked = drop_path or self.config.optimize_vision_tower_aux
-            self.vision_tower_aux.train(mode and asked)
+            trainable = drop_path or self.config.optimize_vision_tower_aux
+            self.vision_tower_aux.train(mode and trainable)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -261,7 +262,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
         """
         apply_liger_kernel(self.language_model, options)
         if fused_linear_cross_entropy:
-            self._supervised_loss.linear_cross_entropy = liger_linear_cross_entropy
+            self._causal_lm_loss.linear_cross_entropy = liger_linear_cross_entropy
 
     def forward(
         self,
@@ -298,7 +299,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             logits_to_keep: how many of the last positions get logits; 0: all.
             loss_group_ids: (batch, length), the group of each label, such as the number of its data
                 source; without logits, the output has the loss of each group
-                (`mgm.model.ops.causal_lm_loss.SupervisedOutput`).
+                (`mgm.model.ops.causal_lm_loss.CausalLMLossOutput`).
             skip_logits: whether the loss comes without logits; None: in training mode.
             **kwargs: for the language model, such as `num_items_in_batch` for its loss.
 
@@ -317,7 +318,7 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
                 image_features = self.get_image_features(pixel_values, pixel_values_aux)
             nothing = None
             if image_features is None and labels is not None and loss_only:
-                nothing = self._nothing_seen()  # before the embedding, as with images
+                nothing = self._zero_image_term()  # before the embedding, as with images
             inputs_embeds = merge_image_features(
                 self.get_input_embeddings(), input_ids, image_features, self.config, attention_mask
             )
@@ -331,25 +332,25 @@ class MGMForConditionalGeneration(SeesImages, PreTrainedModel, ImageGenerationMi
             "use_cache": use_cache,
         }
         if labels is not None:
-            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORED)
+            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE_INDEX)
         routed = getattr(self.config.text_config, "output_router_logits", False)
         if routed and not self.training:
             inputs["output_router_logits"] = False  # only training has a use for their loss
         if labels is not None and loss_only and not (routed and self.training):
             inputs["use_cache"] = False  # nothing continues a training step; a cache copies keys
             inputs["loss_group_ids"] = loss_group_ids
-            return self._supervised_loss(self.language_model, labels, **inputs)
+            return self._causal_lm_loss(self.language_model, labels, **inputs)
         return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **inputs)
 
-    def _nothing_seen(self) -> Tensor:
+    def _zero_image_term(self) -> Tensor:
         """Zero, from which all that is trained and sees images gets a gradient, of zero.
 
         Optimizers pass over a parameter without a gradient, and with one of zero go on by their
         momentum. Compat: the published code computes features for texts too, and uses none of them.
 
-        With `texts_see_black` it comes through all that sees images.
+        With `dummy_image_for_text_batches` it comes through all that sees images.
         """
-        if self.texts_see_black:
+        if self.dummy_image_for_text_batches:
             side = self.config.image_size_aux
             black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device)
             return self.get_image_features(pixel_values_aux=black).flatten()[:0].sum()

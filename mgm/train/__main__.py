@@ -21,16 +21,17 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
 from mgm.train.args.arguments import DataArguments, ModelArguments, TrainingArguments
 from mgm.train.args.validation import Arguments, parse
-from mgm.train.callbacks.benchmark import BenchmarkRuns
-from mgm.train.callbacks.loss_plot import draw_curves
-from mgm.train.callbacks.warmup_profile import Trial
+from mgm.train.callbacks.benchmark import BenchmarkCallback
+from mgm.train.callbacks.loss_plot import plot_losses
+from mgm.train.callbacks.warmup_profile import WarmupProfileCallback
 from mgm.train.checkpointing.checkpoints import (
     checkpoint_to_resume,
-    prepare_output,
-    set_others_aside,
+    prepare_output_dir,
+    set_aside_earlier_runs,
 )
-from mgm.train.checkpointing.finished import may_be_finished, save_finished
-from mgm.train.checkpointing.resume_files import check_files
+from mgm.train.checkpointing.finished import has_all_steps, save_from_checkpoint
+from mgm.train.checkpointing.initial_weights import check_initial_weights
+from mgm.train.checkpointing.resume_files import check_resume_files
 from mgm.train.checkpointing.run_fingerprint import (
     Fingerprint,
     check_fingerprint,
@@ -38,21 +39,20 @@ from mgm.train.checkpointing.run_fingerprint import (
     fingerprint_of,
     fingerprint_of_flags,
 )
-from mgm.train.checkpointing.start_weights import check_starts
-from mgm.train.data_setup import RunData
+from mgm.train.data_setup import DataModule
 from mgm.train.distributed.first_process import (
-    ReportedByFirstError,
-    checked_everywhere,
-    computed_once,
+    ReportedByRank0Error,
+    broadcast_from_rank0,
+    check_on_all_ranks,
 )
 from mgm.train.distributed.process_errors import (
     LostProcessError,
     data_loader_errors,
     end_process,
-    lost_process,
+    lost_process_errors,
 )
-from mgm.train.lora.adapter import AddedAdapter, add_adapter, check_base, load_adapter
-from mgm.train.model_setup import own_remedy, starting_point
+from mgm.train.lora.adapter import TrainedAdapter, check_base_model, inject_adapter, load_adapter
+from mgm.train.model_setup import base_model_errors, build_model_and_processor
 from mgm.train.optim.freezing import describe_trainable, set_trainable
 from mgm.train.trainer import MGMTrainer
 
@@ -86,9 +86,9 @@ def main() -> None:
     quiet_deepspeed()
     transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
     try:
-        with lost_process():
+        with lost_process_errors():
             run()
-    except ReportedByFirstError as error:
+    except ReportedByRank0Error as error:
         time.sleep(SECONDS_FOR_LAUNCHER)
         raise SystemExit(1) from error
     except LostProcessError:
@@ -118,24 +118,26 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
     """
     arguments = parse(words)
     model_flags, data_flags, training = arguments
-    check_starts(arguments)
+    check_initial_weights(arguments)
     with training.main_process_first(local=False, desc="output folder"):
-        output = prepare_output(str(training.output_dir))
-    checkpoint = checked_everywhere(lambda: _checked_checkpoint(arguments, output))
+        output = prepare_output_dir(str(training.output_dir))
+    checkpoint = check_on_all_ranks(lambda: _checked_checkpoint(arguments, output))
     if training.lora_enable:
-        _check_base(model_flags, training, checkpoint)
-    model, processor = starting_point(arguments, None if training.lora_enable else checkpoint)
+        _check_adapter_base(model_flags, training, checkpoint)
+    model, processor = build_model_and_processor(
+        arguments, None if training.lora_enable else checkpoint
+    )
     bad_samples = None
     if data_flags.on_bad_sample == SKIP:
         bad_samples = BadSamples(output / FILE, training.process_index == 0, deferred=True)
-    data = RunData.open(arguments, model, processor, bad_samples)
+    data = DataModule.open(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, training.lora_enable)
     adapter = _adapter(model, model_flags, training, checkpoint)
     data.check_images(model)
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
     logger.info("%s: %s, template %s", stage, data.size, processor.conversation)
     logger.info("%s", describe_trainable(model))
-    fingerprint = computed_once(
+    fingerprint = broadcast_from_rank0(
         lambda: _checked_fingerprint(arguments, model, processor, data, checkpoint)
     )
     if checkpoint is not None:
@@ -148,11 +150,11 @@ def run(words: Sequence[str] | None = None) -> MGMTrainer:
         model=model,
         train_dataset=data.items,
         data_collator=data.collate,
-        hold_out=data.hold_out,
+        validation_set=data.validation_set,
         processing_class=processor,
     )
     if not data_flags.streaming:
-        trainer.add_callback(Trial(trainer))
+        trainer.add_callback(WarmupProfileCallback(trainer))
     if data_flags.eval_benchmarks:
         _benchmark_runs(data_flags, training).report_to(trainer)
     trained = _train(trainer, checkpoint, bad_samples)
@@ -170,7 +172,7 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples
     output = Path(str(trainer.args.output_dir))
 
     def begin() -> None:
-        set_others_aside(output, checkpoint, (FILE,))
+        set_aside_earlier_runs(output, checkpoint, (FILE,))
         if bad_samples is not None:
             bad_samples.open_file()
 
@@ -186,31 +188,31 @@ def _adapter(
     flags: ModelArguments,
     training: TrainingArguments,
     resumed: Path | None,
-) -> AddedAdapter | None:
+) -> TrainedAdapter | None:
     """A new LoRA around the model, with the weights that the run begins with, if it trains one."""
     if not training.lora_enable:
         return None
-    adapter = add_adapter(model, training, str(flags.model_name_or_path))
+    adapter = inject_adapter(model, training, str(flags.model_name_or_path))
     if resumed is not None or training.lora_weight_path:
         load_adapter(model, resumed or Path(training.lora_weight_path), training)
     return adapter
 
 
-def _resume_stream(data: RunData, training: TrainingArguments, checkpoint: Path) -> None:
+def _resume_stream(data: DataModule, training: TrainingArguments, checkpoint: Path) -> None:
     """Have a stream go on behind the last sample that the checkpoint was trained on."""
     if isinstance(data.items, StreamedDataset):
         data.items.go_on_from(read_json(stream_file(checkpoint, training.process_index)))
         training.ignore_data_skip = True  # the stream goes on by itself
 
 
-def _benchmark_runs(flags: DataArguments, training: TrainingArguments) -> BenchmarkRuns:
+def _benchmark_runs(flags: DataArguments, training: TrainingArguments) -> BenchmarkCallback:
     """The benchmarks that every checkpoint is asked.
 
     Raises:
         MGMError: there is no such benchmark, or its data is missing; in the first process alone.
     """
     names = str(flags.eval_benchmarks).split(",")
-    benchmarks = BenchmarkRuns(names, flags.eval_benchmark_dir, flags.eval_benchmark_limit)
+    benchmarks = BenchmarkCallback(names, flags.eval_benchmark_dir, flags.eval_benchmark_limit)
     if training.process_index == 0:
         benchmarks.check()
     return benchmarks
@@ -222,43 +224,47 @@ def _checked_checkpoint(arguments: Arguments, output: Path) -> Path | None:
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
     if checkpoint is not None:
         check_flags(fingerprint_of_flags(arguments), checkpoint)
-        finished = may_be_finished(checkpoint, training)
-        check_files(checkpoint, training, data_flags.streaming, finished)
+        finished = has_all_steps(checkpoint, training)
+        check_resume_files(checkpoint, training, data_flags.streaming, finished)
     return checkpoint
 
 
 def _checked_fingerprint(
-    arguments: Arguments, model: Any, processor: Any, data: RunData, checkpoint: Path | None
+    arguments: Arguments, model: Any, processor: Any, data: DataModule, checkpoint: Path | None
 ) -> Fingerprint:
     """The fingerprint of this run, which fits the checkpoint that it resumes from, if any."""
-    eval_items = None if data.hold_out is None else data.hold_out.samples
+    eval_items = None if data.validation_set is None else data.validation_set.samples
     fingerprint = fingerprint_of(arguments, model, processor, data.items, eval_items)
     if checkpoint is not None:
         check_fingerprint(fingerprint, checkpoint)
     return fingerprint
 
 
-def _check_base(flags: ModelArguments, training: TrainingArguments, resumed: Path | None) -> None:
+def _check_adapter_base(
+    flags: ModelArguments, training: TrainingArguments, resumed: Path | None
+) -> None:
     """Refuse an adapter that the run would part from its base."""
     going_on = Path(training.lora_weight_path) if training.lora_weight_path else None
     base = checkpoint_folder(flags.model_name_or_path)
-    with own_remedy():
-        check_base(base, Path(str(training.output_dir)), resumed, going_on)
+    with base_model_errors():
+        check_base_model(base, Path(str(training.output_dir)), resumed, going_on)
 
 
-def _report(trainer: MGMTrainer, data: RunData, bad_samples: BadSamples | None) -> None:
+def _report(trainer: MGMTrainer, data: DataModule, bad_samples: BadSamples | None) -> None:
     """Log what was cut, skipped and not learned from.
 
     Raises:
         MGMError: no step learned anything.
     """
     bad = [] if bad_samples is None else bad_samples.entries()
-    if bad and trainer.empty_steps and not trainer.learned_steps:
+    if bad and trainer.steps_without_loss and not trainer.steps_with_loss:
         raise nothing_usable(data.samples.path, bad)
     data.collator.report()
-    if trainer.empty_steps:
-        steps = trainer.empty_steps + trainer.learned_steps
-        logger.warning("%d of %d steps had nothing to learn from", trainer.empty_steps, steps)
+    if trainer.steps_without_loss:
+        steps = trainer.steps_without_loss + trainer.steps_with_loss
+        logger.warning(
+            "%d of %d steps had nothing to learn from", trainer.steps_without_loss, steps
+        )
     if bad_samples is not None and bad:
         logger.warning(
             "%d samples could not be used and were skipped (%s); %s lists them",
@@ -279,9 +285,9 @@ def _save(trainer: MGMTrainer, finished: Path | None) -> None:
         logger.info("saved %s", output)
     elif trainer.args.should_save:
         adapter = trainer.adapter and trainer.adapter.settings
-        save_finished(finished, output, trainer.processing_class, adapter)
+        save_from_checkpoint(finished, output, trainer.processing_class, adapter)
     if trainer.args.process_index == 0:
-        draw_curves(trainer.state.log_history, output)
+        plot_losses(trainer.state.log_history, output)
 
 
 def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:

@@ -22,29 +22,29 @@ from mgm.model.checkpoint.components import save_stage1
 from mgm.model.checkpoint.saved_files import STAGE1_FILE, replace_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
-from mgm.train.callbacks.warmup_profile import undisturbed
+from mgm.train.callbacks.warmup_profile import preserve_rng_state
 from mgm.train.checkpointing.checkpoints import (
     STATE_FILE,
-    checkpoints,
-    shared_folder,
-    step_of,
+    atomic_folder_of_ranks,
+    checkpoint_step,
+    list_checkpoints,
 )
 from mgm.train.checkpointing.file_digests import DIGESTS, file_digests
 from mgm.train.checkpointing.resume_files import (
-    UNREADABLE,
-    check_files,
-    damaged,
+    TORCH_LOAD_ERRORS,
+    check_resume_files,
+    damaged_file_error,
+    read_trainer_state,
     rng_file,
-    trainer_state,
 )
 from mgm.train.checkpointing.run_fingerprint import Fingerprint, write_fingerprint
 from mgm.train.checkpointing.schedule import (
-    check_optimizer,
-    describe_change,
+    check_optimizer_state,
+    describe_schedule_change,
     set_learning_rates,
 )
-from mgm.train.distributed.fsdp import load_optimizer, save_optimizer, whole_state
-from mgm.train.lora.adapter import AddedAdapter, save_adapter
+from mgm.train.distributed.fsdp import gather_state_dict, load_optimizer_shard, save_optimizer_shard
+from mgm.train.lora.adapter import TrainedAdapter, save_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class CheckpointingTrainer(Trainer):
     model: MGMForConditionalGeneration
     processing_class: MGMProcessor
     stage1: bool = False
-    adapter: AddedAdapter | None = None
+    adapter: TrainedAdapter | None = None
     fingerprint: Fingerprint | None = None
     unfinished: Path | None = None
 
@@ -98,7 +98,7 @@ class CheckpointingTrainer(Trainer):
         if checkpoint is None:
             self._take_steps(on_begin)
             return True
-        state, steps = trainer_state(checkpoint), self.planned_steps()
+        state, steps = read_trainer_state(checkpoint), self.planned_steps()
         if steps < state.global_step:
             flag = "max_steps" if self.args.max_steps > 0 else "num_train_epochs"
             raise MGMError(
@@ -106,13 +106,13 @@ class CheckpointingTrainer(Trainer):
                 f"steps, and this run would have {steps}; give more, or another --output_dir"
             )
         if steps != state.max_steps:
-            logger.warning("%s", describe_change(self.args, state, steps))
+            logger.warning("%s", describe_schedule_change(self.args, state, steps))
         if steps == state.global_step:  # transformers would do one more of them
             logger.info("all %d steps were done; nothing is left but saving", steps)
             self.state = state
             on_begin()
             return False
-        check_files(checkpoint, self.args, isinstance(self.train_dataset, StreamedDataset))
+        check_resume_files(checkpoint, self.args, isinstance(self.train_dataset, StreamedDataset))
         try:
             self._take_steps(on_begin, str(checkpoint))
         except ValueError as error:
@@ -136,7 +136,7 @@ class CheckpointingTrainer(Trainer):
         """Optimizer steps of the whole run, those before it was resumed included."""
         if self.args.max_steps > 0:
             return self.args.max_steps
-        with undisturbed():
+        with preserve_rng_state():
             batches = len(self.get_train_dataloader())
         steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
         return math.ceil(self.args.num_train_epochs * steps_per_epoch)
@@ -145,10 +145,10 @@ class CheckpointingTrainer(Trainer):
         """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.args.sharded:
+        if not self.args.use_fsdp:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        save_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(output_dir))
+        save_optimizer_shard(cast(torch.optim.Optimizer, self.optimizer), Path(output_dir))
         if self.args.should_save:
             state = cast(LRScheduler, self.lr_scheduler).state_dict()
             torch.save(state, Path(output_dir) / SCHEDULER_NAME)
@@ -156,14 +156,14 @@ class CheckpointingTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        if self.args.sharded:
-            load_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+        if self.args.use_fsdp:
+            load_optimizer_shard(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
             state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
             cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
         if not self.is_deepspeed_enabled:
-            check_optimizer(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
+            check_optimizer_state(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
         set_learning_rates(cast(LRScheduler, self.lr_scheduler))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -171,8 +171,8 @@ class CheckpointingTrainer(Trainer):
             return
         try:
             super()._load_rng_state(checkpoint)
-        except UNREADABLE as error:
-            raise damaged(rng_file(Path(checkpoint), self.args)) from error
+        except TORCH_LOAD_ERRORS as error:
+            raise damaged_file_error(rng_file(Path(checkpoint), self.args)) from error
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.unfinished or super()._get_output_dir(trial))
@@ -181,7 +181,9 @@ class CheckpointingTrainer(Trainer):
         """Write a checkpoint beside its final name, where it appears when it is complete."""
         output = Path(str(self.args.output_dir))
         final = output / f"checkpoint-{self.state.global_step}"
-        with shared_folder(final, partial(self._finish_checkpoint, final.name)) as self.unfinished:
+        with atomic_folder_of_ranks(
+            final, partial(self._finish_checkpoint, final.name)
+        ) as self.unfinished:
             # Others may write there before the first process, which makes it, comes to it.
             (self.unfinished / final.name).mkdir(exist_ok=True)
             try:
@@ -193,7 +195,11 @@ class CheckpointingTrainer(Trainer):
                 self.unfinished = None
         limit = self.args.save_total_limit or 0
         if limit > 0 and self.args.process_index == 0:
-            own = [old for old in checkpoints(output) if step_of(old) <= self.state.global_step]
+            own = [
+                old
+                for old in list_checkpoints(output)
+                if checkpoint_step(old) <= self.state.global_step
+            ]
             for old in own[:-limit]:
                 shutil.rmtree(old)
 
@@ -211,8 +217,8 @@ class CheckpointingTrainer(Trainer):
     ) -> None:
         """Write a complete model: weights, configs, processor, tokenizer."""
         folder = Path(str(output_dir or self.args.output_dir))
-        if self.args.sharded:  # all of them have to ask
-            state_dict = whole_state(self.model)
+        if self.args.use_fsdp:  # all of them have to ask
+            state_dict = gather_state_dict(self.model)
         if not self.args.should_save:
             return
         if self.unfinished is not None:

@@ -18,13 +18,13 @@ from mgm.data.sources.mixture_config import Source, read_mixture
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
-from mgm.train.callbacks.validation import HoldOut
+from mgm.train.callbacks.validation import ValidationSet
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunData:
+class DataModule:
     """What a run learns from.
 
     Attributes:
@@ -39,7 +39,7 @@ class RunData:
     items: TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
     collator: Collator
     collate: Callable[..., dict[str, Any]]
-    hold_out: HoldOut | None = None
+    validation_set: ValidationSet | None = None
 
     @classmethod
     def open(
@@ -48,7 +48,7 @@ class RunData:
         model: MGMForConditionalGeneration,
         processor: MGMProcessor,
         bad_samples: BadSamples | None = None,
-    ) -> "RunData":
+    ) -> "DataModule":
         """The data that the flags name.
 
         Args:
@@ -64,16 +64,16 @@ class RunData:
         packing, limit = arguments[2].packing, model.config.model_max_length
         if packing and limit is None:
             raise MGMError("--packing needs --model_max_length, the positions of a row")
-        samples = _opened(arguments, processor, bad_samples, limit)
+        samples = _open_dataset(arguments, processor, bad_samples, limit)
         collator = replace(Collator.of(processor, limit), label=samples.label)
         collate = PackedCollator(collator) if packing else collator
-        hold_out = _hold_out(arguments, processor, bad_samples, limit)
+        validation_set = _validation_set(arguments, processor, bad_samples, limit)
         if isinstance(samples, StreamedDataset):
-            return cls(samples, samples, collator, StreamCollator(collate), hold_out)
+            return cls(samples, samples, collator, StreamCollator(collate), validation_set)
         items = samples
         if packing and limit is not None:
             items = PackedDataset(samples, limit, arguments[2].order_seed)
-        return cls(samples, items, collator, collate, hold_out)
+        return cls(samples, items, collator, collate, validation_set)
 
     @property
     def size(self) -> str:
@@ -110,7 +110,7 @@ class RunData:
         )
 
 
-def _opened(
+def _open_dataset(
     arguments: Arguments, processor: MGMProcessor, bad_samples: BadSamples | None, limit: int | None
 ) -> TrainingDataset | MixedDataset | StreamedDataset:
     """One data file, those that a mixture names, or a stream of either."""
@@ -140,9 +140,9 @@ def _opened(
     )
 
 
-def _hold_out(
+def _validation_set(
     arguments: Arguments, processor: MGMProcessor, bad_samples: BadSamples | None, limit: int | None
-) -> HoldOut | None:
+) -> ValidationSet | None:
     data = arguments[1]
     if data.eval_data_path is None:
         return None
@@ -163,4 +163,4 @@ def _hold_out(
         samples = MixedDataset(
             *(path, sources, processor, folder, bad_samples), orientation=data.image_orientation
         )
-    return HoldOut(samples, Collator.of(processor, limit), data.eval_num_generations)
+    return ValidationSet(samples, Collator.of(processor, limit), data.eval_num_generations)

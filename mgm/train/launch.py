@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.train.args.validation import check_names
-from mgm.train.distributed.batch_plan import Batches, divide
+from mgm.train.args.validation import check_flag_names
+from mgm.train.distributed.batch_plan import BatchPlan, divide
 from mgm.train.distributed.hostfile import Host, read_hostfile
-from mgm.train.estimate.memory_estimate import forecast
+from mgm.train.estimate.memory_estimate import estimate_run
 
 HOSTFILE = "hostfile"  # is used where it lies in the current folder
 MODULE = "mgm.train"
@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     options, given = parse(words)
     flags = merged(given)
-    check_names(flags)
+    check_flag_names(flags)
     hosts = hosts_of(options, flags)
     batches = batches_of(options, flags, sum(host.slots for host in hosts))
     flags["per_device_train_batch_size"] = [str(batches.per_device)]
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
     command = command_of(options, flags, hosts)
     lines = (f"batch: {batches}", *notes, f"command: {shlex.join(command)}")
     if options.dry_run:
-        expected = forecast(flags, batches, options.language_model_config)
+        expected = estimate_run(flags, batches, options.language_model_config)
         write_output("".join(f"{line}\n" for line in (*lines, expected)))
         return
     sys.stderr.write("".join(f"{line}\n" for line in lines))
@@ -166,12 +166,12 @@ def on_cpu(flags: dict[str, list[str]]) -> bool:
     return "use_cpu" in flags and flags["use_cpu"] not in (["False"], ["false"])
 
 
-def batches_of(options: argparse.Namespace, flags: dict[str, list[str]], devices: int) -> Batches:
+def batches_of(options: argparse.Namespace, flags: dict[str, list[str]], devices: int) -> BatchPlan:
     """How many samples go where, so that a step has as many as were asked for."""
     per_device = number(flags, "per_device_train_batch_size", 8)
     if options.global_batch_size is None:
         accumulated = number(flags, "gradient_accumulation_steps", 1)
-        return Batches(devices, per_device, accumulated)
+        return BatchPlan(devices, per_device, accumulated)
     if "gradient_accumulation_steps" in flags:
         raise MGMError(
             "--gradient_accumulation_steps follows from --global_batch_size "

@@ -40,7 +40,7 @@ from mgm.train.args.validation import Arguments
 logger = logging.getLogger(__name__)
 
 # Compat: what the published flags default to when a model is put together from its parts.
-PUBLISHED = {
+PUBLISHED_DEFAULTS = {
     "projector_type": "linear",
     "vision_feature_layer": -1,
     "vision_feature_select": "patch",
@@ -59,7 +59,7 @@ GEOMETRY = {
 IMAGE_SETTINGS = ("image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
 
 
-def starting_point(
+def build_model_and_processor(
     arguments: Arguments, resume_from: Path | None = None
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
     """Model, in float32, and processor, agreeing in geometry, template and special tokens.
@@ -86,10 +86,10 @@ def starting_point(
         arguments = (model_flags, *arguments[1:])
     folder = checkpoint_folder(model_flags.model_name_or_path)
     set_seed(training.seed)  # fresh parts are the same in every run
-    start = _continued if _is_mini_gemini(folder) else _assembled
-    with _whole_weights(training):
+    start = _from_checkpoint if _is_mini_gemini(folder) else _from_components
+    with _without_zero3_init(training):
         model, processor = start(folder, arguments)
-        place = _place(training)
+        place = _init_device(training)
         if place is not None:
             model.to(place)  # encoders of their own folders
         elif model_flags.pretrain_mm_mlp_adapter is not None:
@@ -101,12 +101,12 @@ def starting_point(
         setattr(processor.image_processor, name, getattr(model.config, name))
     if model_flags.version is not None:
         _check_vocabulary(processor, folder)
-    _align_tokens(model, processor)
+    _sync_special_tokens(model, processor)
     return model, processor
 
 
 @contextmanager
-def own_remedy() -> Generator[None]:
+def base_model_errors() -> Generator[None]:
     """Say what can be done where training finds no base model: it has no flag for that.
 
     Raises:
@@ -122,7 +122,7 @@ def own_remedy() -> Generator[None]:
 
 
 @contextmanager
-def _whole_weights(training: TrainingArguments) -> Generator[None]:
+def _without_zero3_init(training: TrainingArguments) -> Generator[None]:
     """Load whole weights under ZeRO-3 too: `mgm.train.distributed.zero3` divides them.
 
     transformers would divide those of each part by itself, before our names are known.
@@ -143,23 +143,23 @@ def _whole_weights(training: TrainingArguments) -> Generator[None]:
         set_hf_deepspeed_config(settings)
 
 
-def _assembled(
+def _from_components(
     folder: Path, arguments: Arguments
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
     """A language model and encoders of their own folders; mining and projector are fresh."""
     flags = arguments[0]
-    if _absent(flags.vision_tower):
+    if _is_none(flags.vision_tower):
         raise MGMError(f"--vision_tower is missing: {folder} is a language model without encoders")
     tokenizer = load_tokenizer(folder)
     image_token_id = image_token_id_of(tokenizer)
     model = MGMForConditionalGeneration.from_parts(
         folder,
         str(flags.vision_tower),
-        None if _absent(flags.vision_tower_aux) else flags.vision_tower_aux,
+        None if _is_none(flags.vision_tower_aux) else flags.vision_tower_aux,
         dtype=torch.float32,
-        device=_place(arguments[2]),
+        device=_init_device(arguments[2]),
         image_token_id=image_token_id,
-        **(PUBLISHED | _given(arguments)),
+        **(PUBLISHED_DEFAULTS | _given_values(arguments)),
     )
     rows = model.config.text_config.vocab_size
     highest = vocabulary_size(tokenizer) - 1
@@ -189,17 +189,17 @@ def _assembled(
     return model, processor
 
 
-def _continued(
+def _from_checkpoint(
     folder: Path, arguments: Arguments
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
     """A Mini-Gemini, native or published; flags that are given replace its own settings."""
     flags = arguments[0]
     template = None if flags.version is None else version_template(flags.version)
-    with own_remedy():
-        model = load_model(folder, dtype=torch.float32, device=_place(arguments[2]))
+    with base_model_errors():
+        model = load_model(folder, dtype=torch.float32, device=_init_device(arguments[2]))
         processor = MGMProcessor.from_pretrained(folder, conversation=template)
     _check_processor(model, processor, folder)
-    given = _given(arguments)
+    given = _given_values(arguments)
     for name, flag in GEOMETRY.items():
         own = getattr(model.config, name)
         if given.get(name, own) != own:
@@ -235,7 +235,7 @@ def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments:
         model.vision_tower, model.config.vision_config = tower, tower.config
     if aux is None:
         return
-    if _absent(aux):
+    if _is_none(aux):
         model.vision_tower_aux = model.mining = model.config.vision_aux_config = None
     elif model.vision_tower_aux is None:
         raise MGMError(
@@ -247,7 +247,7 @@ def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments:
         model.vision_tower_aux, model.config.vision_aux_config = tower_aux, tower_aux.config
 
 
-def _given(arguments: Arguments) -> dict[str, Any]:
+def _given_values(arguments: Arguments) -> dict[str, Any]:
     """Fields of the model's config that flags give a value."""
     model, data, training = arguments
     values = {name: getattr(model, flag) for name, flag in GEOMETRY.items()}
@@ -256,12 +256,12 @@ def _given(arguments: Arguments) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _place(training: TrainingArguments) -> str | None:
+def _init_device(training: TrainingArguments) -> str | None:
     """Where this process's weights go; None: the CPU."""
-    return "meta" if training.reads_once and training.process_index else None
+    return "meta" if training.loads_on_rank0 and training.process_index else None
 
 
-def _absent(path: str | None) -> bool:
+def _is_none(path: str | None) -> bool:
     return path is None or path.lower() in ("none", "")
 
 
@@ -289,7 +289,7 @@ def _check_vocabulary(processor: MGMProcessor, folder: Path) -> None:
             )
 
 
-def _align_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
+def _sync_special_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
     """Tell the model what pads, begins and ends, so that `generate` alone stops where it should."""
     tokenizer, generation = processor.tokenizer, model.generation_config
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -20,13 +20,13 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
-from mgm.train.callbacks.dataset_losses import SourceLosses
-from mgm.train.callbacks.loss_plot import LossPlot
+from mgm.train.callbacks.dataset_losses import DatasetLosses
+from mgm.train.callbacks.loss_plot import LossPlotCallback
 from mgm.train.callbacks.progress import Progress
-from mgm.train.callbacks.validation import HoldOut
-from mgm.train.callbacks.warmup_profile import undisturbed
+from mgm.train.callbacks.validation import ValidationSet
+from mgm.train.callbacks.warmup_profile import preserve_rng_state
 from mgm.train.checkpointing.checkpoints import (
-    checkpoints,
+    list_checkpoints,
 )
 from mgm.train.checkpointing.run_fingerprint import Fingerprint
 from mgm.train.checkpointing_trainer import CheckpointingTrainer
@@ -36,9 +36,9 @@ from mgm.train.distributed.fsdp import (
     shard,
 )
 from mgm.train.distributed.zero3 import divide
-from mgm.train.estimate.flops import RunWork, known_peak
-from mgm.train.lora.adapter import AddedAdapter
-from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
+from mgm.train.estimate.flops import FlopsCounter, device_peak_flops
+from mgm.train.lora.adapter import TrainedAdapter
+from mgm.train.optim.activation_checkpointing import enable, selective_checkpoint_kwargs
 from mgm.train.optim.param_groups import parameter_groups
 
 logger = logging.getLogger(__name__)
@@ -62,37 +62,39 @@ class MGMTrainer(CheckpointingTrainer):
     def __init__(
         self,
         stage1: bool = False,
-        adapter: AddedAdapter | None = None,
-        hold_out: HoldOut | None = None,
+        adapter: TrainedAdapter | None = None,
+        validation_set: ValidationSet | None = None,
         fingerprint: Fingerprint | None = None,
         **kwargs: Any,
     ) -> None:
         model, args = kwargs["model"], kwargs["args"]
         if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
             model.use_liger_kernel(**(args.liger_kernel_config or {}))
-        if args.sharded:
+        if args.use_fsdp:
             shard(model, args.device, args.bf16)
-        super().__init__(**kwargs, eval_dataset=None if hold_out is None else hold_out.samples)
-        self.hold_out = hold_out
+        super().__init__(
+            **kwargs, eval_dataset=None if validation_set is None else validation_set.samples
+        )
+        self.validation_set = validation_set
         # What transformers says of models that it sharded itself: they are not to be wrapped.
-        self.is_distributed_loading_by_transformers = args.sharded
-        self.model._is_fsdp_managed_module = args.sharded
-        self.model.texts_see_black = self.is_deepspeed_enabled or args.sharded
+        self.is_distributed_loading_by_transformers = args.use_fsdp
+        self.model._is_fsdp_managed_module = args.use_fsdp
+        self.model.dummy_image_for_text_batches = self.is_deepspeed_enabled or args.use_fsdp
         self.stage1 = stage1
         self.adapter = adapter
         self.fingerprint = fingerprint
         self.tokens: Tensor | int = 0  # of all samples since `self.since`
         self.samples, self.images, self.since = 0, 0, time.perf_counter()
-        self.peak = known_peak()
-        self.work = None if self.peak is None else RunWork(self.model)
-        self.source_losses = SourceLosses(getattr(self.train_dataset, "source_names", ()))
-        self.learned_steps, self.empty_steps = 0, 0  # with labels, and without any
+        self.peak = device_peak_flops()
+        self.work = None if self.peak is None else FlopsCounter(self.model)
+        self.dataset_losses = DatasetLosses(getattr(self.train_dataset, "source_names", ()))
+        self.steps_with_loss, self.steps_without_loss = 0, 0  # with labels, and without any
         self.places: list[int] = []  # in the data file, of the samples of this step
         self.progress = Progress()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
-        self.add_callback(LossPlot())
+        self.add_callback(LossPlotCallback())
         # The Trainer notes there that training needs no cache, which is no fact about the model.
         vars(self.model.config).pop("use_cache", None)
 
@@ -142,7 +144,7 @@ class MGMTrainer(CheckpointingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers'; under ZeRO-3 the weights are divided first."""
-        if self.args.zero3 and self.args.reads_once and self.args.world_size > 1:
+        if self.args.is_zero3 and self.args.loads_on_rank0 and self.args.world_size > 1:
             settings: Any = self.args.hf_deepspeed_config
             divide(self.model, settings.config, self.args.device, settings.dtype())
         return super().train(*args, **kwargs)
@@ -187,7 +189,7 @@ class MGMTrainer(CheckpointingTrainer):
         self.images += len(inputs.get("pixel_values_aux", ()))
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            last = checkpoints(Path(str(self.args.output_dir)))[-1:]
+            last = list_checkpoints(Path(str(self.args.output_dir)))[-1:]
             good = (
                 f"{last[0]} is the last good checkpoint" if last else "there is no checkpoint yet"
             )
@@ -210,16 +212,16 @@ class MGMTrainer(CheckpointingTrainer):
             MGMError: all samples turned out to be bad.
         """
         if labels is None or int(labels):
-            self.learned_steps += 1
+            self.steps_with_loss += 1
             return
-        self.empty_steps += 1
+        self.steps_without_loss += 1
         cast(TrainingDataset, self.train_dataset).check_usable()
         # DeepSpeed has made its step, and a scaler of gradients wants some. Where the count is not
         # that of all processes, others may have gradients.
         counted = self.args.world_size == 1 or self.args.average_tokens_across_devices
         if counted and not self.is_deepspeed_enabled and self.accelerator.scaler is None:
             self.model.zero_grad()  # to None: optimizers pass over such parameters
-        if self.empty_steps == 1:
+        if self.steps_without_loss == 1:
             logger.warning(
                 "step %d: none of its samples could be used, nothing is learned from it; more of "
                 "these are only counted",
@@ -236,7 +238,7 @@ class MGMTrainer(CheckpointingTrainer):
         """As transformers'; what each data source has of it is counted."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            self.source_losses.add(outputs.get("group_losses"))
+            self.dataset_losses.add(outputs.get("group_losses"))
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(
@@ -246,12 +248,12 @@ class MGMTrainer(CheckpointingTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measure the hold-out; the run goes on as if it had not been."""
-        if self.hold_out is None:
+        if self.validation_set is None:
             raise MGMError("there is no hold-out to measure; give --eval_data_path")
         begun = time.perf_counter()
         self.model.eval()
-        with undisturbed(), self.compute_loss_context_manager():
-            metrics = self.hold_out.measure(self)
+        with preserve_rng_state(), self.compute_loss_context_manager():
+            metrics = self.validation_set.measure(self)
         self.model.train()
         self.since += time.perf_counter() - begun  # it is no time of training
         self.log(metrics)
@@ -263,7 +265,7 @@ class MGMTrainer(CheckpointingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As transformers', with the speed since the last report and the loss of each source."""
         if "loss" in logs:
-            logs |= self.source_losses.take(self.args.device)
+            logs |= self.dataset_losses.take(self.args.device)
             seconds, tokens = time.perf_counter() - self.since, int(self.tokens)
             for name, count in (("tokens", tokens), ("samples", self.samples)):
                 logs[f"{name}_per_second"] = count * self.args.world_size / seconds
@@ -276,7 +278,7 @@ class MGMTrainer(CheckpointingTrainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.selective_checkpointing:
-            enable(self.model, checkpoint_options())
+            enable(self.model, selective_checkpoint_kwargs())
         with deepspeed_errors(self.is_deepspeed_enabled):
             return super()._prepare_for_training(*args, **kwargs)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.text.conversation import IGNORED, encode, training_segments
+from mgm.data.text.conversation import encode, training_segments
 from mgm.data.text.padding import pad_rows
 from mgm.data.text.templates import IMAGE_MARKER, get_template
+from mgm.model.labels import IGNORE_INDEX
 from playground.corpus import text_sample
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.guides import Guides, collate_guides
@@ -130,5 +131,5 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
         name: torch.from_numpy(np.stack([i[name] for i in [*images, empty]])[:-1]) for name in empty
     }
     batch["ids"] = pad_rows([sample["ids"] for sample in samples], 0)
-    batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORED)
+    batch["labels"] = pad_rows([sample["labels"] for sample in samples], IGNORE_INDEX)
     return batch | collate_guides([sample["guides"] for sample in samples])

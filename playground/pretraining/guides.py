@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.text.conversation import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 from playground.colors import COLORS
 from playground.emoji import plural
 from playground.pretraining.places import words_on
@@ -80,7 +80,7 @@ class Guides:
             colored = last in COLORS
             named = words.get(word.text)
             thing = things.get(f"{last} {word.text}" if colored else word.text)
-            if labels[word.places[0]] == IGNORED:
+            if labels[word.places[0]] == IGNORE_INDEX:
                 if named:
                     keys = tuple(dict.fromkeys(named))
                     guides.append(Guide(FIND_WORD, word.places[-1], keys))
@@ -94,7 +94,7 @@ class Guides:
                 for before in (1, 2) if colored else (1,):
                     guides.append(Guide(READ, word.places[0] - before, thing))
             last = word.text
-        answers = [i for i in range(1, len(labels)) if labels[i - 1] == IGNORED != labels[i]]
+        answers = [i for i in range(1, len(labels)) if labels[i - 1] == IGNORE_INDEX != labels[i]]
         looks = _looks(guides, answers, len(ids))
         guides += _to_answers(guides, looks)
         for start, clue in zip(answers, clues, strict=False):

@@ -24,9 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from mgm.atomic import atomic_folder
-from mgm.data.text.conversation import IGNORED
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
+from mgm.model.labels import IGNORE_INDEX
 from playground.arguments import count, fraction
 from playground.colors import COLORS
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
@@ -79,8 +79,8 @@ def losses_of(
     embeds = embeds.masked_scatter(at_cell.unsqueeze(-1), code(batch).to(embeds.dtype))
     with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
         hidden, attention = decode(model.model, embeds)
-        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-        logits = model.lm_head(hidden[targets != IGNORED]).float()
+        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+        logits = model.lm_head(hidden[targets != IGNORE_INDEX]).float()
     guided = guide_loss(attention, batch["guides"], batch["guide_keys"])
     return *of_answers(logits, targets), guided
 
@@ -114,9 +114,9 @@ def of_answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: (supervised tokens, vocabulary).
-        targets: (batch, tokens), `IGNORED` between answers.
+        targets: (batch, tokens), `IGNORE_INDEX` between answers.
     """
-    is_target = targets != IGNORED
+    is_target = targets != IGNORE_INDEX
     starts = is_target & ~F.pad(is_target[:, :-1], (1, 0))
     answer = starts.flatten().cumsum(0).view_as(targets)[is_target] - 1
     token_losses = F.cross_entropy(logits, targets[is_target], reduction="none")

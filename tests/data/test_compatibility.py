@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import (
-    IGNORED,
+    IGNORE_INDEX,
     Segment,
     encode,
     introduce_image,
@@ -78,7 +78,7 @@ def check(messages: list[Message]) -> Sample:
 
 
 def published_labels(record):
-    labels = [IGNORED] * len(record["input_ids"])
+    labels = [IGNORE_INDEX] * len(record["input_ids"])
     for start, end in record["label_spans"]:
         labels[start:end] = record["input_ids"][start:end]
     return labels

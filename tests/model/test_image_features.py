@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.reference_mining import concatenated_map, published_mining
 from mgm.errors import MGMError
-from mgm.model.image_features import SeesImages
+from mgm.model.image_features import ImageFeaturesMixin
 from mgm.model.loading import load_model, save_model
 from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.image_views import blurred
@@ -69,7 +69,9 @@ def test_every_setting_changes_the_tokens_and_the_default_restores_them(model) -
 @torch.no_grad()
 def test_without_detail_mined_is_zero(model, monkeypatch) -> None:
     tokens, _ = parts(model)
-    monkeypatch.setattr(SeesImages, "high_resolution_stages", None)  # the encoder does not run
+    monkeypatch.setattr(
+        ImageFeaturesMixin, "high_resolution_stages", None
+    )  # the encoder does not run
     assert torch.equal(features(model, mode="none"), projected(model, tokens))
 
 

@@ -282,13 +282,15 @@ def test_texts_alone_load_no_tower(tmp_path) -> None:
         assert torch.equal(texts(**inputs).logits, model(**inputs).logits)
         with pytest.raises(MGMError, match="was loaded for texts alone; load it without text_only"):
             texts(**batch_of(model.config, ["aIb"]), **random_images(model.config, 1))
-    with pytest.raises(MGMError, match="was loaded without what sees images; load it whole"):
+    with pytest.raises(MGMError, match="was loaded without its vision side; load it whole"):
         save_model(texts, tmp_path / "again")
 
 
 def test_rounded_weights_are_not_saved(tmp_path) -> None:
     save_model(tiny_model(), tmp_path / "saved")
-    with pytest.raises(MGMError, match="was loaded with rounded weights; load it whole to save it"):
+    with pytest.raises(
+        MGMError, match="was loaded with quantised weights; load it whole to save it"
+    ):
         save_model(load_model(tmp_path / "saved", quantize="int8"), tmp_path / "again")
     assert not (tmp_path / "again").exists()
 

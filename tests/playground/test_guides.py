@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mgm.data.text.conversation import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.conversations import Conversations
 from playground.pretraining.guides import (
@@ -38,7 +38,7 @@ def guided(tokenizer, sample, turns, clues=()):
     found = Guides(tokenizer).find(sample, ids, labels, clues)
     for guide in found:
         answers = guide.head not in (FIND_WORD, FIND_THING)
-        assert (labels[guide.query + 1] != IGNORED) == answers
+        assert (labels[guide.query + 1] != IGNORE_INDEX) == answers
     return {
         head: [
             (tokenizer.convert_ids_to_tokens(ids[guide.query]), [key - begin for key in guide.keys])

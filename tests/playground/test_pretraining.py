@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
-from mgm.data.text.conversation import IGNORED
 from mgm.errors import MGMError
+from mgm.model.labels import IGNORE_INDEX
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower
 from playground.canvas import Canvas
@@ -194,7 +194,9 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
 
 
 def test_an_answer_is_right_when_every_token_is():
-    targets = torch.tensor([[IGNORED, 1, 2, IGNORED, 3], [2, IGNORED, 1, 1, IGNORED]])
+    targets = torch.tensor(
+        [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 3], [2, IGNORE_INDEX, 1, 1, IGNORE_INDEX]]
+    )
     logits = torch.eye(4)[[1, 2, 3, 2, 1, 0]]  # the last token of the last answer is wrong
     loss, right = of_answers(logits, targets)
     assert right.item() == pytest.approx(3 / 4)

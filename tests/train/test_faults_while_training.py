@@ -9,7 +9,7 @@ import pytest
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.checkpointing.checkpoints import checkpoints
+from mgm.train.checkpointing.checkpoints import list_checkpoints
 from tests.train.conftest import words
 
 
@@ -23,7 +23,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data
         run(words(flags | {"learning_rate": 1e30, "max_grad_norm": 0, "warmup_steps": 0}))
     text = str(caught.value)
     assert "the loss is nan" in text or "the loss is inf" in text
-    last = checkpoints(tmp_path)[-1]
+    last = list_checkpoints(tmp_path)[-1]
     assert f"{last} is the last good checkpoint" in text
     step = int(text.split(":")[0].removeprefix("step "))
     assert last.name == f"checkpoint-{step - 1}"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mgm.errors import MGMError
 from mgm.train import launch
-from mgm.train.distributed.batch_plan import Batches, divide
+from mgm.train.distributed.batch_plan import BatchPlan, divide
 from mgm.train.distributed.hostfile import Host, read_hostfile
 from tests.preloaded import PYTHON, environment
 from tests.train.conftest import words
@@ -53,12 +53,12 @@ def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("samples", "devices", "at_most", "expected"),
     [
-        (256, 16, 16, Batches(16, 16, 1)),
-        (256, 8, 16, Batches(8, 16, 2)),
-        (256, 1, 16, Batches(1, 16, 16)),
-        (128, 32, 4, Batches(32, 4, 1)),
-        (128, 64, 4, Batches(64, 2, 1)),
-        (96, 8, 8, Batches(8, 6, 2)),
+        (256, 16, 16, BatchPlan(16, 16, 1)),
+        (256, 8, 16, BatchPlan(8, 16, 2)),
+        (256, 1, 16, BatchPlan(1, 16, 16)),
+        (128, 32, 4, BatchPlan(32, 4, 1)),
+        (128, 64, 4, BatchPlan(64, 2, 1)),
+        (96, 8, 8, BatchPlan(8, 6, 2)),
     ],
 )
 def test_samples_of_a_step_stay_the_same_on_other_devices(samples, devices, at_most, expected):

@@ -114,3 +114,15 @@ def test_wrong_mixtures(tmp_path, content, fault):
     path.write_text(json.dumps(content))
     with pytest.raises(MGMError, match=fault):
         read_mixture(path)
+
+
+def test_weights_below_one_sample(flags, mixture, caplog):
+    """A file that gives no sample is named; where none gives one, nothing can be trained."""
+    content = json.loads(mixture.read_text())
+    content["datasets"][1]["weight"] = 0.1
+    mixture.write_text(json.dumps(content))
+    assert len(run(words(flags | {"max_steps": 1})).train_dataset) == 8 * 2.5
+    assert "text teaches nothing, for its weight 0.1 is less than one of its 3 " in caplog.text
+    mixture.write_text(json.dumps({"datasets": content["datasets"][1:]}))
+    with pytest.raises(MGMError, match=r"mixture\.json: no dataset gives a sample; give larger"):
+        run(words(flags))

@@ -29,7 +29,7 @@ import mgm
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
 from mgm.train.args.validation import parse
-from mgm.train.model_setup import starting_point
+from mgm.train.model_setup import build_model_and_processor
 from tests.model.inputs import difference
 from tests.model.tiny import VISION
 from tests.train.conftest import words
@@ -110,7 +110,7 @@ def flags(parts, data, tmp_path) -> dict[str, object]:
 
 
 def start_of(flags):
-    model, processor = starting_point(parse(words(flags)))
+    model, processor = build_model_and_processor(parse(words(flags)))
     return model.eval(), processor
 
 

@@ -95,7 +95,7 @@ def test_skipped(order, flags, data, tmp_path, caplog):
         expected = streamed_kind if KINDS[name] == "missing image" else KINDS[name]
         assert found.pop(index)["kind"] == expected, name
     assert not found
-    assert trainer.learned_steps > 0
+    assert trainer.steps_with_loss > 0
     assert f"{len(BAD)} samples could not be used and were skipped" in caplog.text
     assert "no label" not in caplog.text
 
@@ -166,8 +166,8 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
     trainer = run(words(flags | more))
     states.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     changes = sum(not torch.equal(a, b) for a, b in pairwise(states))
-    assert trainer.empty_steps == 3
-    assert trainer.learned_steps == 1
+    assert trainer.steps_without_loss == 3
+    assert trainer.steps_with_loss == 1
     assert changes == 1
     assert caplog.text.count("nothing is learned from it") == 1
     assert "3 of 4 steps had nothing to learn from" in caplog.text

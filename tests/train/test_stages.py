@@ -23,7 +23,7 @@ from mgm.model.checkpoint.components import STAGE1_FILE
 from mgm.model.loading import load_model
 from mgm.train import checkpointing_trainer as trainer_module
 from mgm.train.__main__ import run
-from mgm.train.checkpointing.checkpoints import checkpoints
+from mgm.train.checkpointing.checkpoints import list_checkpoints
 from tests.model.tiny import VISION
 from tests.train.conftest import words
 
@@ -46,9 +46,9 @@ def moved(before, after) -> set[str]:
 def start_of(flags):
     """The weights that a run starts from."""
     from mgm.train.args.validation import parse
-    from mgm.train.model_setup import starting_point
+    from mgm.train.model_setup import build_model_and_processor
 
-    return starting_point(parse(words(flags | {"output_dir": "unused"})))[0].state_dict()
+    return build_model_and_processor(parse(words(flags | {"output_dir": "unused"})))[0].state_dict()
 
 
 def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None:
@@ -61,10 +61,10 @@ def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None
 
 def test_attention_is_chosen_by_a_flag(stage1_flags) -> None:
     from mgm.train.args.validation import parse
-    from mgm.train.model_setup import starting_point
+    from mgm.train.model_setup import build_model_and_processor
 
     flags = stage1_flags | {"attn_implementation": "eager", "output_dir": "unused"}
-    model = starting_point(parse(words(flags)))[0]
+    model = build_model_and_processor(parse(words(flags)))[0]
     for part in (model, model.vision_tower, model.language_model):
         assert part.config._attn_implementation == "eager"
 
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not left.exists()
     assert resumed.state.global_step == 6
-    assert [folder.name for folder in checkpoints(tmp_path)] == [
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == [
         "checkpoint-2",
         "checkpoint-4",
         "checkpoint-6",
@@ -169,7 +169,7 @@ def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_pat
 
 def test_only_the_latest_checkpoints_are_kept(stage2_flags, tmp_path) -> None:
     run(words(stage2_flags | {"output_dir": tmp_path, "save_total_limit": 1}))
-    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-6"]
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-6"]
     model = load_model(tmp_path / "checkpoint-6")
     assert model.config.conversation == "nano"
 

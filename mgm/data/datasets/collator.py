@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.conversation import IGNORED
 from mgm.data.text.padding import attention_mask, pad_rows
 from mgm.errors import MGMError
+from mgm.model.labels import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +95,13 @@ class Collator:
             # Any word but the padding: where that is embedded as zeros all logits are zero, and the
             # loss runs the model twice to find out what its head is, while other processes do not.
             word = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
-            samples = [{"input_ids": word, "labels": torch.tensor([IGNORED]), **source}]
+            samples = [{"input_ids": word, "labels": torch.tensor([IGNORE_INDEX]), **source}]
             places = [torch.zeros(0, dtype=torch.long)]
         rows = [sample["input_ids"] for sample in samples]
         labels = [sample["labels"] for sample in samples]
         batch = {
             "input_ids": pad_rows(rows, self.pad_token_id, self.padding_side),
-            "labels": pad_rows(labels, IGNORED, self.padding_side),
+            "labels": pad_rows(labels, IGNORE_INDEX, self.padding_side),
             "attention_mask": attention_mask([len(row) for row in rows], self.padding_side),
         }
         if places:
@@ -138,7 +138,9 @@ class Collator:
     def _check_labels(self, samples: Sequence[dict[str, Tensor]]) -> None:
         self.counts[SEEN] += len(samples)
         for sample in samples:
-            if not (sample["labels"][1:] != IGNORED).any():  # nothing predicts the first position
+            if not (
+                sample["labels"][1:] != IGNORE_INDEX
+            ).any():  # nothing predicts the first position
                 self._count(UNLEARNED, sample, "has no label left and teaches nothing")
         if self.counts[UNLEARNED] >= HOPELESS:
             self._check_hope()

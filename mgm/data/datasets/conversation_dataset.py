@@ -24,13 +24,13 @@ from mgm.data.sources.bad_samples import (
     bad_sample,
     nothing_usable,
 )
-from mgm.data.sources.hf_table import TableFile, is_table
+from mgm.data.sources.hf_table import TableFile, is_table, refuse_parts
 from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import TARS
 from mgm.data.text.templates import Template, get_template
 from mgm.errors import MGMError
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
@@ -157,7 +157,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile:
     if needs_streaming(path):
         raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
-    return TableFile(path, config, split) if is_table(path) else SampleFile(Path(path))
+    if is_table(path):
+        return TableFile(path, config, split)
+    refuse_parts(path, config, split)
+    return SampleFile(Path(path))
 
 
 def needs_streaming(path: str) -> bool:
@@ -189,7 +192,9 @@ def sample_tensors(
         MGMError: an image is missing or damaged.
     """
     ids, labels = encoded or processor.encode_segments(sample.segments(template))
-    if not any(label != IGNORED for label in labels[1:]):  # nothing predicts the first position
+    if not any(
+        label != IGNORE_INDEX for label in labels[1:]
+    ):  # nothing predicts the first position
         raise SampleError(
             f"{where}: its answers are empty, so that nothing is learned; take it out",
             "no answer",

@@ -16,6 +16,7 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSample, BadSamples, nothing_usable
 from mgm.data.sources.mixture_config import Source
 from mgm.data.sources.sample import Sample
+from mgm.errors import MGMError
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,13 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
             self.parts.append(part)
             of_part.append(np.full(len(rows), number))
             of_row.append(rows)
+            if len(part) and not len(rows):
+                logger.warning(
+                    "%s: %s teaches nothing, for its weight %g is less than one of its %d samples",
+                    *(path, source.name, source.weight, len(part)),
+                )
+        if not any(map(len, of_row)):
+            raise MGMError(f"{path}: no dataset gives a sample; give larger weights")
         self.part_of, self.row_of = np.concatenate(of_part), np.concatenate(of_row)
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from mgm.data.datasets.collator import Collator, is_usable
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.text.padding import pad_rows
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,16 @@ class PackedCollator:
             return [torch.cat([batches[index][name][0] for index in span]) for span in spans]
 
         for batch in batches:
-            batch["labels"][:, 0] = IGNORED  # nothing predicts it, least of all the sample before
+            batch["labels"][:, 0] = (
+                IGNORE_INDEX  # nothing predicts it, least of all the sample before
+            )
         positions = [
             torch.cat([torch.arange(batches[index]["input_ids"].shape[1]) for index in span])
             for span in spans
         ]
         made = {
             "input_ids": pad_rows(joined("input_ids"), self.collator.pad_token_id),
-            "labels": pad_rows(joined("labels"), IGNORED),
+            "labels": pad_rows(joined("labels"), IGNORE_INDEX),
             "position_ids": pad_rows(positions, 0),
         }
         for name in ("index", "pixel_values", "pixel_values_aux"):

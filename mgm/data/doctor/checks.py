@@ -16,7 +16,7 @@ from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 
 ImageReader = Callable[[int, int], bytes]  # by sample and number of the image in it, from 0
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # as tqdm: gives what it is given
@@ -139,7 +139,7 @@ def examine(
         if processor is not None and template is not None and place not in unusable:
             ids, labels = processor.encode_segments(sample.segments(template))
             result.lengths.append(len(ids))
-            result.supervised.append(sum(label != IGNORED for label in labels))
+            result.supervised.append(sum(label != IGNORE_INDEX for label in labels))
             _check_length(place, ids, processor, result)
     order = list(KINDS)
     result.findings.sort(key=lambda found: (found.sample, order.index(found.kind)))

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from threading import Lock
 from typing import Any, BinaryIO, Protocol, cast
 
-from mgm.data.sources.hf_table import TableRows, is_table
+from mgm.data.sources.hf_table import TableRows, is_table, refuse_parts
 from mgm.data.sources.json.json_file import JSON_ENDINGS, LINE_ENDINGS, read_records
 from mgm.data.sources.mixture_config import Source, read_mixture
 from mgm.data.sources.shards import (
@@ -72,9 +72,11 @@ def open_rows(source: Source) -> Rows:
     if "://" in source.path:
         raise MGMError(f"{source.path}: is a URL; download the file, and examine that")
     if source.path.endswith(TARS):
+        refuse_parts(source.path, source.config, source.split)
         return TarRows(source.path)
     if is_table(source.path):
         return TableRows(source.path, source.config, source.split)
+    refuse_parts(source.path, source.config, source.split)
     return JSONRows(Path(source.path))
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.sample import Sample
 from mgm.data.text.templates import Template
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 
 NEIGHBOURS = 8  # tokens before one that decide how it is written
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -38,7 +38,7 @@ def sample_page(
         title: of the page.
     """
     ids, labels = processor.encode_segments(sample.segments(template))
-    learned = sum(label != IGNORED for label in labels)
+    learned = sum(label != IGNORE_INDEX for label in labels)
     pieces = []
     for is_image, group in groupby(
         zip(ids, labels, strict=True), key=lambda pair: pair[0] == processor.image_token_id
@@ -49,7 +49,7 @@ def sample_page(
             continue
         texts = _texts(processor, [token for token, _ in pairs])
         for (token, label), text in zip(pairs, texts, strict=True):
-            kind = "token" if label == IGNORED else "token learned"
+            kind = "token" if label == IGNORE_INDEX else "token learned"
             shown = html.escape(text.replace("\n", "⏎\n"))
             pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
     images = "".join(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # of the datasets library, by ending
 _PARQUET = b"PAR1"
 _MAGIC = {".parquet": (_PARQUET, b"PARE"), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
+WHOLE = "train"  # the split where none is named; files have no other
 BATCH = 1000  # rows that are looked at together
 _SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk leaves
 _HERE = b"\0"  # stands for an image's bytes where they are not read
@@ -143,12 +144,13 @@ def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
     place = Path(path)
     try:
         if is_saved(place):
-            return load_saved(datasets, path, split)
+            return load_saved(datasets, path, config, split)
         files = (
             table_files(place) if place.is_dir() else [path] if place.suffix in BUILDERS else None
         )
         if files is None:
             return datasets.load_dataset(path, config, split=split)
+        refuse_parts(path, config, split)
         for file in files:
             check_table(Path(file))
         builder = BUILDERS[Path(files[0]).suffix]
@@ -168,14 +170,31 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SAVED)
 
 
-def load_saved(datasets: Any, path: str, split: str) -> "datasets.Dataset":
+def refuse_parts(path: str, config: str | None, split: str = WHOLE) -> None:
+    """Refuse the name of a part of data that is read whole, where it would be ignored.
+
+    Raises:
+        MGMError: names the part.
+    """
+    for name, value, default in (("config", config, None), ("split", split, WHOLE)):
+        if value not in (default, ""):
+            raise MGMError(
+                f"{path}: has no {name} {value!r}, for it is read whole; leave out {name}"
+            )
+
+
+def load_saved(
+    datasets: Any, path: str, config: str | None, split: str = WHOLE
+) -> "datasets.Dataset":
     """The rows of a folder that `is_saved`.
 
     Raises:
-        MGMError: it has splits, and not this one.
+        MGMError: it has splits, and not this one; or it has none, or no configs, and one is named.
     """
     found = datasets.load_from_disk(path)
-    if not isinstance(found, Mapping):
+    has_splits = isinstance(found, Mapping)
+    refuse_parts(path, config, WHOLE if has_splits else split)
+    if not has_splits:
         return found
     if split not in found:
         raise MGMError(f"{path}: has no split {split!r}; choose from {', '.join(found)}")

@@ -85,7 +85,9 @@ def _source(entry: Any, where: str, folder: Path) -> Source:
         raise MGMError(f"{where}: {min(unknown)!r} is not known; choose from {', '.join(KEYS)}")
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
-        raise MGMError(f"{where}: weight is {weight!r}; give a number above 0")
+        raise MGMError(
+            f"{where}: weight is {weight!r:.40}; give a number above 0 and below a million"
+        )
     for key in ("path", "image_folder", "config", "split", "name"):
         value = entry.get(key, "")
         if not isinstance(value, str):

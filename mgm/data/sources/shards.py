@@ -22,6 +22,7 @@ from mgm.data.sources.hf_table import (
     is_saved,
     load_saved,
     reading_errors,
+    refuse_parts,
     table_files,
 )
 from mgm.data.sources.json.json_file import JSON_ENDINGS, elements
@@ -130,8 +131,10 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
     """
     names = expanded_names(path)
     if all(name.endswith(TARS) for name in names):
+        refuse_parts(path, config, split)
         return [TarShard(name) for name in names]
     if all(name.endswith(JSON_ENDINGS) or _is_other_file(name) for name in names):
+        refuse_parts(path, config, split)
         return [JSONShard(name) for name in names]
     if any(name.endswith((*TARS, *JSON_ENDINGS)) for name in names):
         raise MGMError(
@@ -185,12 +188,14 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
     builder = next(
         (kind for ending, kind in BUILDERS.items() if all(n.endswith(ending) for n in names)), None
     )
+    if builder is not None:
+        refuse_parts(path, config, split)
     try:
         for name in names if builder is not None else ():
             if not _is_url(name):
                 check_table(Path(name))
         if is_saved(folder):
-            saved = load_saved(datasets, path, split)
+            saved = load_saved(datasets, path, config, split)
             parts = max(1, min(len(saved), len(saved.cache_files)))
             found = saved.to_iterable_dataset(num_shards=parts)
         elif builder is None:

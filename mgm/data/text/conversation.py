@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from mgm.data.text.templates import IMAGE_MARKER, Layout, Template
 from mgm.data.text.tokenizer import encode_chunk, leading_ids
 from mgm.errors import MGMError
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 
 Turn = tuple[str, str | None]  # a question and its answer; None where there is none (yet)
 
@@ -277,17 +277,17 @@ def encode(
     for segment in segments:
         supervised += bytes([segment.supervised]) * len(segment.text)
     ids = leading_ids(tokenizer) if add_leading_ids else []
-    labels = [IGNORED] * len(ids)
+    labels = [IGNORE_INDEX] * len(ids)
     place = 0
     for index, chunk in enumerate("".join(s.text for s in segments).split(IMAGE_MARKER)):
         if index:
             ids += [image_token_id] * tokens_per_image
-            labels += [IGNORED] * tokens_per_image
+            labels += [IGNORE_INDEX] * tokens_per_image
             place += len(IMAGE_MARKER)
         chunk_ids, starts = encode_chunk(tokenizer, chunk)
         ids += chunk_ids
         labels += [
-            token if supervised[place + start] else IGNORED
+            token if supervised[place + start] else IGNORE_INDEX
             for token, start in zip(chunk_ids, starts, strict=True)
         ]
         place += len(chunk)

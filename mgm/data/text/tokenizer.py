@@ -17,7 +17,7 @@ from mgm.model.files.json_fields import shown
 from mgm.model.files.json_file import is_present
 from mgm.model.files.rust_panics import panics_as_errors
 from mgm.model.files.tokenizer_files import (
-    PIECES_FILE,
+    SENTENCEPIECE_FILE,
     SETTINGS_FILE,
     WHOLE_FILE,
     check_tokenizer_files,
@@ -48,11 +48,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     folder = Path(path)
     if folder.is_dir():
         check_tokenizer_files(folder)
-    file = next((n for n in (WHOLE_FILE, PIECES_FILE) if is_present(folder / n)), "")
+    file = next((n for n in (WHOLE_FILE, SENTENCEPIECE_FILE) if is_present(folder / n)), "")
     try:
         with panics_as_errors():
             if _is_llama_sentencepiece(folder):
-                file = PIECES_FILE
+                file = SENTENCEPIECE_FILE
                 tokenizer = _from_sentencepiece(folder)
             else:
                 tokenizer = _read(path, file)
@@ -83,7 +83,7 @@ def _read(path: str | os.PathLike[str], file: str) -> Any:
         kind = read_settings(folder).get("tokenizer_class")
         raise MGMError(
             f"{folder / SETTINGS_FILE}: tokenizer_class is {shown(kind)}; valid beside a "
-            f"{PIECES_FILE}: {_LLAMA}; correct it, or add a {WHOLE_FILE}"
+            f"{SENTENCEPIECE_FILE}: {_LLAMA}; correct it, or add a {WHOLE_FILE}"
         )
     return AutoTokenizer.from_pretrained(path)
 
@@ -184,7 +184,7 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
 def _is_llama_sentencepiece(folder: Path) -> bool:
     # Compat: where both files are there, the published code reads tokenizer.model.
     kind = read_settings(folder).get("tokenizer_class") or _LLAMA
-    return is_present(folder / PIECES_FILE) and kind == _LLAMA
+    return is_present(folder / SENTENCEPIECE_FILE) and kind == _LLAMA
 
 
 def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
@@ -194,7 +194,7 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
     """
     from sentencepiece import SentencePieceProcessor
 
-    pieces = SentencePieceProcessor(model_file=str(folder / PIECES_FILE))
+    pieces = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE_FILE))
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
     settings = read_settings(folder)
     backend = Tokenizer(

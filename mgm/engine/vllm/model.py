@@ -36,7 +36,7 @@ from vllm.sequence import IntermediateTensors
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.model.configuration_mgm import MGMConfig
-from mgm.model.image_features import SeesImages
+from mgm.model.image_features import ImageFeaturesMixin
 
 PIXELS = "pixel_values_aux"  # in uint8: both views are made of it on the model's device
 
@@ -108,7 +108,7 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputs)
-class VLLMMiniGemini(SeesImages, nn.Module, SupportsMultiModal, SupportsPP):
+class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, SupportsPP):
     """Mini-Gemini as vLLM wants its models.
 
     Args:

@@ -129,6 +129,8 @@ def compare_scores(
     highest = benchmark.highest(pair.questions)
     limit, bound = margin * (highest or 100.0) / 100, math.inf if highest is None else highest
     difference, sample = second - first, pair.sample()
+    if abs(difference) < ROUNDING * (highest or 100.0):
+        difference = 0.0  # rounding of sums in another order
 
     def interval(level: float) -> Interval | None:
         return paired_interval(difference, error, changes, sample, (-bound, bound), level)

@@ -29,6 +29,7 @@ DAMAGE_ERRORS = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
 
+ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first file, and of an empty archive
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 MAX_NAME_BYTES = 255  # bytes of one path component on common file systems
 MAX_DEPTH = 64  # path components
@@ -73,7 +74,7 @@ def unpack_archive(archive: Path, name: str, folder: Path, paths: Sequence[str])
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            with _open_members(archive) as members:
+            with _open_members(archive, name) as members:
                 unpacked = _unpack(archive, members, part, paths)
             for path in reversed(unpacked):  # the required path last: it marks completion
                 target = folder / path
@@ -145,14 +146,15 @@ def _locations(path: tuple[str, ...], members: Sequence[_Member]) -> list[tuple[
 
 
 @contextmanager
-def _open_members(archive: Path) -> Generator[list[_Member]]:
+def _open_members(archive: Path, name: str) -> Generator[list[_Member]]:
     """Open an archive and list its files.
 
     Raises:
         MGMError: the archive is damaged, or a file in it is encrypted, unsafe or too large.
     """
     with ExitStack() as stack:
-        read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+        is_zip = _readable(archive, lambda: _is_zip(archive, name))
+        read = _zip_members if is_zip else _tar_members
         bound = max(MIN_BOUND, MAX_RATIO * archive.stat().st_size)
         free = shutil.disk_usage(archive.parent).free
         members: list[_Member] = []
@@ -177,6 +179,18 @@ def _open_members(archive: Path) -> Generator[list[_Member]]:
             if any(parts[:end] in names for end in range(1, len(parts))):
                 raise MGMError(f"{archive}: contains {'/'.join(parts)} below a file")
         yield members
+
+
+def _is_zip(archive: Path, name: str) -> bool:
+    """Whether an archive is a zip file, by its signature or else by its name.
+
+    `zipfile.is_zipfile` is also true for a tar archive whose last file is a zip archive.
+    """
+    with archive.open("rb") as file:
+        signature = file.read(len(ZIP_SIGNATURES[0]))
+    return signature in ZIP_SIGNATURES or (
+        name.lower().endswith(".zip") and not tarfile.is_tarfile(archive)
+    )
 
 
 def _checked(archive: Path, members: Iterator[_Member]) -> Iterator[_Member]:

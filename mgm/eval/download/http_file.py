@@ -77,9 +77,7 @@ def _receive(url: str, part: Path, start: int, state: _DownloadState) -> None:
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT) as response:
         start, length = _position(part, response, start, state)
-        tag = response.headers.get("ETag") or ""
-        validator = response.headers.get("Last-Modified") or ""
-        validator = tag if tag and not tag.startswith("W/") else validator
+        validator = _validator(response)
         free = shutil.disk_usage(part.parent).free
         if length is not None and length - start > free:
             raise MGMError(
@@ -115,20 +113,33 @@ def _position(
     """The offset in the file at which a response begins, and the length of the whole file.
 
     Raises:
-        OSError: the server sends another range; the partial file is removed, to start over.
+        OSError: the server sends another range, or ignores If-Range and sends another version; the
+            partial file is removed, to start over.
     """
     content_length = response.headers.get("Content-Length") or ""
     length = int(content_length) if content_length.isdecimal() else None
     if response.status != 206:
         return 0, length
+    validator = _validator(response)
+    same_kind = validator.startswith('"') == state.validator.startswith('"')
+    if validator and state.validator and same_kind and validator != state.validator:
+        remove_partial(part)
+        raise OSError(f"the file has changed since its first {start} bytes were fetched; run again")
     match = _RANGE.fullmatch(response.headers.get("Content-Range") or "")
+    end = state.length if length is None else start + length
     if match is None:
-        return start, None if length is None else start + length
-    total = None if match[2] == "*" else int(match[2])
+        return start, end
+    total = end if match[2] == "*" else int(match[2])
     if int(match[1]) != start or (total and state.length and total != state.length):
         remove_partial(part)
         raise OSError(f"the server sends {match[0]}, requested from byte {start}")
     return start, total
+
+
+def _validator(response: http.client.HTTPResponse) -> str:
+    """The strong ETag of a response, else its Last-Modified; empty: neither."""
+    tag = response.headers.get("ETag") or ""
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified") or ""
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

@@ -15,11 +15,18 @@ FIELD_FALLBACKS: dict[str, str | None] = {
 }
 # Source: error messages of OpenAI, Azure, vLLM, SGLang, Anthropic and of servers that use pydantic.
 _UNSUPPORTED = re.compile(
-    r"unsupported|not (be )?support|not permitted|not allowed|deprecated|extra_?(fields|forbidden)|"
-    r"extra inputs|^extra$|unrecognized|unknown (parameter|field|argument)|unexpected keyword|"
-    r"use ['\"`]?max_completion_tokens",
+    r"unsupported|(not|n['’]t) (be )?support|not permitted|not allowed|deprecated|"
+    r"extra_?(fields|forbidden)|extra inputs|^extra$|unrecognized|"
+    r"unknown (parameter|field|argument)|unexpected keyword|use ['\"`]?max_completion_tokens",
     re.IGNORECASE | re.MULTILINE,
 )
+# Servers that accept temperatures, but not 0. Source: errors of Moonshot, Anthropic and TGI.
+_INVALID_TEMPERATURE = re.compile(
+    r"\binvalid (value for )?['\"`]?temperature\b|"
+    r"\btemperature\b['\"`]? (must|should|has to|may only|can only) be\b",
+    re.IGNORECASE,
+)
+MAX_NESTED_ERRORS = 4  # errors of upstream servers within one another
 _SENTENCES = re.compile(r"(?<=[.;!])\s+|\n")
 
 
@@ -102,6 +109,10 @@ def unsupported_field(body: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     for parameter, message in _error_messages(content):
+        if parameter == "temperature" or (
+            parameter is None and _INVALID_TEMPERATURE.search(message)
+        ):
+            return "temperature"
         for name in FIELD_FALLBACKS:
             if parameter == name and _UNSUPPORTED.search(message):
                 return name
@@ -118,9 +129,13 @@ def _names_field(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text) is not None
 
 
-def _error_messages(content: Any) -> Iterator[tuple[str | None, str]]:
+def _error_messages(
+    content: Any, nested: int = MAX_NESTED_ERRORS
+) -> Iterator[tuple[str | None, str]]:
     """Pairs of field, None where it is not given, and message of an error response."""
-    if not isinstance(content, dict):
+    if isinstance(content, list) and content:  # Gemini
+        content = content[0]
+    if not isinstance(content, dict) or not nested:
         return
     error = content.get("error")
     for one in (content, error if isinstance(error, dict) else {"message": error}):
@@ -129,6 +144,9 @@ def _error_messages(content: Any) -> Iterator[tuple[str | None, str]]:
             code = one.get("code")
             text = f"{message}\n{code}" if isinstance(code, str) else message
             yield parameter if isinstance(parameter, str) and parameter else None, text
+        elif isinstance(message, dict):  # Mistral
+            yield from _error_messages(message, nested - 1)
+        yield from _error_messages(_upstream_error(one), nested - 1)
     detail = content.get("detail")
     if isinstance(detail, str):
         yield None, detail
@@ -136,6 +154,16 @@ def _error_messages(content: Any) -> Iterator[tuple[str | None, str]]:
         where = one.get("loc") if isinstance(one, dict) else None
         if isinstance(where, list) and len(where) == 2 and isinstance(where[1], str):
             yield where[1], f"{one.get('type')}\n{one.get('msg')}"
+
+
+def _upstream_error(error: dict[str, Any]) -> Any:
+    """The upstream server's error in one of OpenRouter, as JSON in a text; None: none."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    try:
+        return json.loads(raw) if isinstance(raw, str) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def request_body(

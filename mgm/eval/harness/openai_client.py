@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +43,10 @@ logger = logging.getLogger("mgm.eval")
 
 class EndpointUnavailableError(MGMError):
     """The endpoint fails for all requests: wrong address, key or model, or unreachable."""
+
+
+class RequestRefusedError(MGMError):
+    """The server refuses one request; others may succeed."""
 
 
 class OpenAIClient:
@@ -101,7 +106,7 @@ class OpenAIClient:
         """Send a request; returns the completion.
 
         If reasoning used up all tokens, the request is repeated with `REASONING_TOKENS` more, and
-        so are all later requests.
+        so are all later requests, unless the context is too short.
 
         Args:
             body: of the request, with `max_tokens`.
@@ -114,14 +119,13 @@ class OpenAIClient:
         completion = self._complete_or_give_up(body, reasoning)
         if reasoning or not completion.only_reasoning:
             return completion
-        self._reasons = True
         try:
             retry = self._request(body, reasoning=True)
         except EndpointUnavailableError:
             raise
         except MGMError:  # such as a context that is too short
-            self._reasons = False
             return completion
+        self._reasons = True  # only now, since other threads read it
         usage = {name: retry.usage.get(name, 0) + n for name, n in completion.usage.items()}
         return replace(retry, usage=usage)
 
@@ -130,7 +134,7 @@ class OpenAIClient:
         if self._unavailable:
             raise EndpointUnavailableError(self._unavailable)
         try:
-            completion = self._request(body, reasoning)
+            completion = self._request_that_fits(body, reasoning)
         except EndpointUnavailableError as error:
             self._unavailable = str(error)
             raise
@@ -144,6 +148,13 @@ class OpenAIClient:
             raise
         self._failed = 0
         return completion
+
+    def _request_that_fits(self, body: dict[str, Any], reasoning: bool) -> Completion:
+        """Send a request, without tokens for reasoning if the server refuses it with them."""
+        if reasoning:
+            with suppress(RequestRefusedError):
+                return self._request(body, reasoning=True)
+        return self._request(body, reasoning=False)
 
     def _request(self, body: dict[str, Any], reasoning: bool) -> Completion:
         wait, last_error, unreachable, attempts = self._wait, "", False, 0
@@ -206,7 +217,7 @@ class OpenAIClient:
             ) from error
         if code in RETRY_STATUSES or (code >= 500 and code not in FATAL_STATUSES):
             return
-        kind = EndpointUnavailableError if code in FATAL_STATUSES else MGMError
+        kind = EndpointUnavailableError if code in FATAL_STATUSES else RequestRefusedError
         raise kind(f"{self._title} refuses ({code}): {reason}") from error
 
     def _post(self, body: dict[str, Any]) -> Any:

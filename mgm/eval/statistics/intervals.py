@@ -193,11 +193,15 @@ def ratio_interval(
 
 
 def spread_of(credits: Sequence[float]) -> float:
-    """The variance of credits from 0 to 1 relative to a Bernoulli variable of the same mean."""
+    """The variance of credits from 0 to 1 relative to a Bernoulli variable of the same mean.
+
+    1 if all credits are equal, which does not show how they vary.
+    """
     mean = float(np.mean(credits))
     bernoulli = mean * (1 - mean)
-    share = float(np.var(credits)) / bernoulli if bernoulli > 0 else 1.0
-    return min(share, 1.0) or 1.0
+    if np.ptp(credits) == 0 or bernoulli <= 0:  # np.var of equal credits is not exactly 0
+        return 1.0
+    return min(float(np.var(credits)) / bernoulli, 1.0)
 
 
 def mean_interval(

@@ -29,7 +29,8 @@ ID_COLUMNS = (
     "pid",
     INDEX_COLUMN,
 )  # of the question
-TEXT_COLUMNS = ("text", "response", "prediction")  # of the model's response
+# The model's response, the most reliable first: in question files, `text` is the question.
+TEXT_COLUMNS = ("response", "prediction", "text")
 ANSWER_COLUMN = "answer"  # the response in result files, the target in data sets
 # Columns of data sets: with one of them and a question, `answer` is the target.
 DATA_COLUMNS = frozenset((
@@ -124,7 +125,7 @@ def _model_text(record: Mapping[str, Any]) -> str:
     if "question" in record and ANSWER_COLUMN in record and not DATA_COLUMNS.isdisjoint(record):
         raise MGMError(
             "contains targets, not predictions: it is a row of the data set; give the file with "
-            f"the model's responses, in a column {TEXT_COLUMNS[-1]!r}"
+            f"the model's responses, in a column {TEXT_COLUMNS[1]!r}"
         )
     return _text(_first_field(record, (*TEXT_COLUMNS, ANSWER_COLUMN)))
 
@@ -282,4 +283,5 @@ def _spreadsheet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise MGMError(f"{path}: cannot be read as a spreadsheet ({error})") from error
     columns = [str(name) for name in rows[0]] if rows else []
     for row in rows[1:]:
-        yield dict(zip(columns, row, strict=False))
+        if any(cell is not None for cell in row):  # spreadsheets may end with empty rows
+            yield dict(zip(columns, row, strict=False))

@@ -11,6 +11,7 @@ from mgm.errors import MGMError
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT, Benchmark
 from mgm.eval.tasks.prediction_records import Prediction, is_same_question, read_predictions
+from mgm.eval.tasks.prompts import alphanumeric, strip_instructions
 
 logger = logging.getLogger("mgm.eval")
 MAX_LISTED_IDS = 3  # ids in a message
@@ -110,6 +111,7 @@ def match_predictions(
     _raise_if_useless(
         path, benchmark, match, len(texts_by_index), mismatched, list(indices_by_id), advice
     )
+    _raise_if_echoes(path, texts_by_index, questions)
     for index, question in enumerate(questions):
         texts = texts_by_index.get(index, [])
         if len(set(texts)) == 1:
@@ -183,6 +185,26 @@ def _raise_if_useless(
         f"{benchmark.name} (its ids are like {_shown(match.unknown)}, the benchmark's like "
         f"{_shown(known_ids)}){advice}"
     )
+
+
+def _raise_if_echoes(
+    path: Path, texts_by_index: Mapping[int, Sequence[str]], questions: Sequence[Question]
+) -> None:
+    """Raise an MGMError if most predictions equal their question, as in a question file."""
+    echoes = sum(
+        any(_equal_letters(text, questions[index].text) for text in texts)
+        for index, texts in texts_by_index.items()
+    )
+    if 2 * echoes > len(texts_by_index):
+        raise MGMError(
+            f"{path}: {echoes} of {len(texts_by_index)} predictions are the questions themselves; "
+            "give the file with the model's responses"
+        )
+
+
+def _equal_letters(text: str, other: str) -> bool:
+    letters = alphanumeric(strip_instructions(text))
+    return bool(letters) and letters == alphanumeric(strip_instructions(other))
 
 
 def _shown(ids: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from mgm.errors import MGMError, one_line
 from mgm.file_digest import file_digest
 from mgm.model.checkpoint.base_models import (
     MissingBaseError,
-    needs_base,
+    is_adapter_checkpoint,
     stored_metadata,
 )
 from mgm.model.checkpoint.saved_files import ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE
@@ -74,7 +74,7 @@ def check_base_weights(layers: Sequence[Path], given: bool) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    if not needs_base(folder):
+    if not is_adapter_checkpoint(folder):
         return weight_files(folder)[1]
     names = (*ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE)
     return [folder / name for name in names if is_present(folder / name)]

@@ -19,9 +19,9 @@ from mgm.model.checkpoint.saved_files import (
 )
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_fields import shown
-from mgm.model.files.json_file import check_readable, is_present, named_faults, read_json
+from mgm.model.files.json_file import check_readable, config_errors, is_present, read_json
 from mgm.model.files.weight_files import has_weights
-from mgm.model.published_layout.config_fields import named_folder
+from mgm.model.published_layout.config_fields import find_referenced_folder
 
 # In the metadata of adapter_model.safetensors: the base, where it is no whole model.
 BASE_ADAPTER = "base_adapter"
@@ -41,7 +41,7 @@ class MissingBaseError(MGMError):
         self.fault = fault
 
 
-def needs_base(folder: Path) -> bool:
+def is_adapter_checkpoint(folder: Path) -> bool:
     """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
     stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
     return stage1 or is_present(folder / ADAPTER_CONFIG)
@@ -52,8 +52,8 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
 
     Args:
         folder: of an adapter, of stage 1, or of a whole model.
-        base: takes the place of the first base that is not where its adapter says; where all are
-            there, that of the first, unless it is one of them. An adapter takes an adapter's place.
+        base: replaces the first base that is not where its adapter says; where all are there, the
+            first, unless it is one of them. Only an adapter replaces an adapter.
 
     Raises:
         MissingBaseError: one is not there; says whose.
@@ -61,27 +61,27 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
     """
     given = None if base is None else checkpoint_folder(base)
     chain, replaced = [folder], False
-    while needs_base(chain[-1]):
-        found = named_base(chain[-1])
-        if found is None and given is not None and not replaced:
+    while is_adapter_checkpoint(chain[-1]):
+        next_base = referenced_base(chain[-1])
+        if next_base is None and given is not None and not replaced:
             _check_whole_adapter(chain[-1], given)
-            found, replaced = given, True
-        if found is None:
+            next_base, replaced = given, True
+        if next_base is None:
             raise MissingBaseError(
                 f"{chain[-1]}: goes on top of a base model ({shown(base_name(chain[-1]))} by its "
                 "config), which is not there"
             )
-        chain.append(found)
-        if found.resolve() in {place.resolve() for place in chain[:-1]}:
+        chain.append(next_base)
+        if next_base.resolve() in {path.resolve() for path in chain[:-1]}:
             loop = " on ".join(map(str, chain))
             raise MGMError(
                 f"{folder}: its base models form a loop ({loop}); correct "
                 f"base_model_name_or_path in {chain[-2] / ADAPTER_CONFIG}"
             )
     below = chain[1:]
-    if given is None or replaced or given.resolve() in {place.resolve() for place in below}:
+    if given is None or replaced or given.resolve() in {path.resolve() for path in below}:
         return below
-    if needs_base(below[0]) and not needs_base(given):
+    if is_adapter_checkpoint(below[0]) and not is_adapter_checkpoint(given):
         raise MGMError(
             f"{folder}: was trained on {below[0]}, which goes on top of a base model itself, and "
             f"{given} is neither of them; leave out the base model"
@@ -90,11 +90,11 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
 
 
 def base_name(folder: Path) -> object:
-    """What the config of a folder calls its base model."""
-    return _named(folder)[0]
+    """The name of the base model in the config of an adapter's folder."""
+    return _base_entry(folder)[0]
 
 
-def _named(folder: Path) -> tuple[Any, Path]:
+def _base_entry(folder: Path) -> tuple[Any, Path]:
     """The name of the base model, and the file that has it."""
     if is_present(folder / ADAPTER_CONFIG):
         name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
@@ -103,22 +103,23 @@ def _named(folder: Path) -> tuple[Any, Path]:
     return read_json(folder / CONFIG_FILE).get("_name_or_path"), folder / CONFIG_FILE
 
 
-def named_base(folder: Path) -> Path | None:
-    """The folder that is named, if it is there."""
-    name, file = _named(folder)
-    with named_faults(file):
-        place = named_folder(name, folder, CONFIG_FILE)
-    own = place is not None and place.resolve() == folder.resolve()
-    return None if own else place
+def referenced_base(folder: Path) -> Path | None:
+    """The folder that an adapter names as its base, if it is there."""
+    name, file = _base_entry(folder)
+    with config_errors(file):
+        base = find_referenced_folder(name, folder, CONFIG_FILE)
+    own = base is not None and base.resolve() == folder.resolve()
+    return None if own else base
 
 
 def _check_whole_adapter(folder: Path, base: Path) -> None:
     """Refuse a whole model as the base of an adapter that was trained on an adapter."""
-    named = base_name(folder)
-    if needs_base(base) or stored_metadata(folder).get(BASE_ADAPTER) != named:
+    name = base_name(folder)
+    adapter = stored_metadata(folder).get(BASE_ADAPTER)
+    if is_adapter_checkpoint(base) or adapter is None or adapter != name:
         return
     raise MGMError(
-        f"{folder}: was trained on the adapter {shown(named)}, which is not there, and {base} is a "
+        f"{folder}: was trained on the adapter {shown(name)}, which is not there, and {base} is a "
         f"whole model; give the adapter's folder, or, if {base} is both merged, name it in "
         f"base_model_name_or_path of {folder / ADAPTER_CONFIG} too"
     )

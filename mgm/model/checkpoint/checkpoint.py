@@ -17,7 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from mgm.errors import MGMError
 from mgm.model.checkpoint.base_digest import check_base_weights
-from mgm.model.checkpoint.base_models import base_folders, needs_base
+from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
 from mgm.model.checkpoint.lora import Adapter, merged, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
     ADAPTER_CONFIG,
@@ -31,12 +31,12 @@ from mgm.model.config_checks.rules import GENERATION_RULES
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.json_fields import check_fields, shortened, shown
-from mgm.model.files.json_file import is_present, named_faults, read_json
+from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 from mgm.model.files.weight_files import has_weights, read_folder
 from mgm.model.published_layout.config_fields import (
+    find_referenced_folder,
     is_published_config,
-    named_folder,
     published_field_names,
     translate_config,
 )
@@ -101,7 +101,7 @@ def read_checkpoint(
             its base or its towers are missing, or its base has other weights than before.
     """
     values = _read_config(folder)
-    if base is not None and not needs_base(folder):
+    if base is not None and not is_adapter_checkpoint(folder):
         raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
     layers = [folder, *base_folders(folder, base)]
     check_base_weights(layers, given=base is not None)
@@ -154,7 +154,7 @@ def stored_generation(folder: Path) -> GenerationConfig | None:
         return None
     values = read_json(file)
     check_fields(values, GENERATION_RULES, file)
-    with named_faults(file):
+    with config_errors(file):
         return GenerationConfig.from_dict(values)
 
 
@@ -171,10 +171,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not is_present(path):
         raise MGMError(f"{folder}: holds no {CONFIG_FILE}; give a checkpoint folder")
     values = read_json(path)
-    found = values.get("model_type")
-    if found not in list(TEXT_TYPE_OF_PUBLISHED):
+    model_type = values.get("model_type")
+    if model_type not in list(TEXT_TYPE_OF_PUBLISHED):
         raise MGMError(
-            f"{path}: model_type is {shown(found)}; give a folder with one of "
+            f"{path}: model_type is {shown(model_type)}; give a folder with one of "
             f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
     for part in (values, values.get("text_config")):
@@ -183,23 +183,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_precision(path: Path, values: dict[str, Any]) -> None:
-    """Refuse weights that another program rounded; forget that a training had rounded its base."""
+    """Refuse quantised weights; drop the quantization_config of a QLoRA's base."""
     how = values.get("quantization_config")
     if how is None:
         return
     kind = how.get("quant_method") if isinstance(how, dict) else how
     folder = path.parent
-    # Compat: a LoRA trained on a base in 8 or 4 bits says so, and its base lies there unrounded.
-    if kind != "bitsandbytes" or not needs_base(folder):
+    # Compat: a QLoRA says so in its config, though its base is saved unquantised.
+    if kind != "bitsandbytes" or not is_adapter_checkpoint(folder):
         raise MGMError(
-            f"{path}: quantization_config is of {shown(kind)}, rounded weights cannot be read; "
-            "give the model as it was before, and round it while loading (quantize=...)"
+            f"{path}: quantization_config is of {shown(kind)}, quantised weights cannot be read; "
+            "give the unquantised model, and quantise it while loading (quantize=...)"
         )
 
 
 def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> MGMConfig:
     if is_published_config(values):
-        with named_faults(folder / CONFIG_FILE), published_field_names():
+        with config_errors(folder / CONFIG_FILE), published_field_names():
             values = translate_config(values, folder, tensors)
             return MGMConfig.from_dict(values, name_or_path=str(folder))
     return MGMConfig.from_pretrained(folder)
@@ -207,7 +207,7 @@ def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTens
 
 def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
     """The config of the model in a folder, as `read_checkpoint` finds it; weights may be absent."""
-    if needs_base(folder):
+    if is_adapter_checkpoint(folder):
         return read_checkpoint(folder, base).config
     return MGMConfig.from_pretrained(folder)
 
@@ -232,17 +232,17 @@ def _with_towers(
         ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_names),
         ("vision_tower_aux.", "mm_vision_tower_aux", OPENCLIP_CONFIG, convnext_names),
     ):
-        wanted = values.get(field)
-        if not wanted or any(name.startswith(part) for name in tensors):
+        reference = values.get(field)
+        if not reference or any(name.startswith(part) for name in tensors):
             continue
-        with named_faults(folder / CONFIG_FILE):
-            place = named_folder(wanted, folder, file)
-        if place is None:
+        with config_errors(folder / CONFIG_FILE):
+            tower = find_referenced_folder(reference, folder, file)
+        if tower is None:
             raise MGMError(
                 f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
-                f"there is no {shortened(wanted)}/{file} here or above it; put the tower there"
+                f"there is no {shortened(reference)}/{file} here or above it; put the tower there"
             )
-        tensors = tensors | names(read_folder(place))
+        tensors = tensors | names(read_folder(tower))
     return tensors
 
 
@@ -274,11 +274,13 @@ def compare_convnext(checkpoint: Checkpoint) -> None:
     complete in itself here.
     """
     values = read_json(checkpoint.folder / CONFIG_FILE)
-    with named_faults(checkpoint.folder / CONFIG_FILE):
-        place = named_folder(values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG)
-    if values.get("optimize_vision_tower_aux") or place is None or not has_weights(place):
+    with config_errors(checkpoint.folder / CONFIG_FILE):
+        tower = find_referenced_folder(
+            values.get("mm_vision_tower_aux"), checkpoint.folder, OPENCLIP_CONFIG
+        )
+    if values.get("optimize_vision_tower_aux") or tower is None or not has_weights(tower):
         return
-    for ours, other in convnext_names(read_folder(place)).items():
+    for ours, other in convnext_names(read_folder(tower)).items():
         own = checkpoint.tensors.get(ours)
         if own is None or own.file == other.file:
             continue

@@ -23,7 +23,7 @@ from mgm.model.config_checks.rules import check_text_config
 from mgm.model.config_checks.weights import check_text_sizes
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import part_folder
-from mgm.model.files.json_file import named_faults, read_json
+from mgm.model.files.json_file import config_errors, read_json
 from mgm.model.files.weight_files import (
     check_fit,
     check_names,
@@ -34,7 +34,7 @@ from mgm.model.files.weight_files import (
     source_of,
 )
 from mgm.model.ops.attention import attention_of
-from mgm.model.published_layout.weight_names import native_tensors, to_native, to_published
+from mgm.model.published_layout.weight_names import native_tensors, to_native_key, to_published
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower
 
@@ -43,7 +43,7 @@ STAGE1_PARTS = (*FRESH_PARTS, "vision_tower.", "vision_tower_aux.")
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def assemble(
+def from_components(
     model_class: type[Model],
     language_model_path: str | os.PathLike[str],
     vision_tower_path: str | os.PathLike[str],
@@ -102,7 +102,7 @@ def load_language_model(
     check_no_adapter(folder)  # or transformers would load the adapter's base, and put it on that
     tensors = read_folder(folder)
     stored_generation(folder)  # transformers leaves out a broken one
-    with named_faults(config_path):
+    with config_errors(config_path):
         check_text_config(values)
         config = AutoConfig.from_pretrained(folder)
         check_text_sizes(config, tensors, config_path)
@@ -172,19 +172,19 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
     if not path.exists():
         raise MGMError(f"{path}: not found; give the {STAGE1_FILE} or the folder of stage 1")
     weights = read_weights(path) if path.is_dir() else read_file(path)
-    found = {to_native(name): tensor for name, tensor in weights.items()}
+    tensors = {to_native_key(name): tensor for name, tensor in weights.items()}
     if path.is_dir():
-        found = {name: found[name] for name in found if name.startswith(STAGE1_PARTS)}
+        tensors = {name: tensors[name] for name in tensors if name.startswith(STAGE1_PARTS)}
     state = model.state_dict()
     needed = {name for name in state if name.startswith(FRESH_PARTS)}
-    offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in found}
-    check_names(needed | offered, found, str(path))
-    for name, tensor in found.items():
+    offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in tensors}
+    check_names(needed | offered, tensors, str(path))
+    for name, tensor in tensors.items():
         expected = tuple(state[name].shape)
         if tuple(tensor.shape) != expected:
-            found_name = f"{to_published(name)} of shape {tuple(tensor.shape)}"
+            description = f"{to_published(name)} of shape {tuple(tensor.shape)}"
             raise MGMError(
-                f"{path}: holds {found_name}, and the model has {expected}; give the stage-1 file "
+                f"{path}: holds {description}, and the model has {expected}; give the stage-1 file "
                 "of the same encoders and language model"
             )
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(tensors, strict=False)

@@ -18,7 +18,7 @@ from mgm.model.files.lazy_tensor import LazyTensor
 from mgm.model.files.safetensors_writer import write_shards
 from mgm.model.published_layout.config_fields import (
     FIELDS,
-    NOT_TEXT,
+    NON_TEXT_FIELDS,
     is_published_config,
     translate_config,
 )
@@ -143,7 +143,7 @@ def generation_config(folder: Path, config: MGMConfig) -> GenerationConfig:
 
 
 def write_weights(conversion: Conversion, folder: Path, progress: Callable[[int], object]) -> None:
-    """Write the weights, in shards of at most `MAX_SHARD_BYTES`; `progress` is told the bytes."""
+    """Write the weights in shards; `progress` is called with the bytes of each tensor."""
     write_shards(folder, conversion.tensors, MAX_SHARD_BYTES, progress)
 
 
@@ -178,7 +178,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     scaled = rope.pop("rope_type", "default")
     flat["rope_scaling"] = None if scaled == "default" else {"type": scaled, **rope}
     model_type = PUBLISHED_OF_TEXT_TYPE[config.text_config.model_type]
-    flat |= {name: value for name, value in kept.items() if name in NOT_TEXT}
+    flat |= {name: value for name, value in kept.items() if name in NON_TEXT_FIELDS}
     flat |= {published: getattr(config, ours) for ours, (published, _) in FIELDS.items()}
     flat |= {
         "architectures": [f"MGM{config.text_config.model_type.capitalize()}ForCausalLM"],
@@ -219,7 +219,7 @@ def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
     originals = checkpoint.folder / ORIGINALS
     folder = originals if originals.is_dir() else checkpoint.folder
     read = MGMConfig.from_dict(translate_config(flat, folder, checkpoint.tensors))
-    ours, theirs = _facts(checkpoint.config), _facts(read)
+    ours, theirs = _network_settings(checkpoint.config), _network_settings(read)
     return [
         f"{name} {ours.get(name)!r} (would be {theirs.get(name)!r})"
         for name in sorted(ours.keys() | theirs.keys())
@@ -227,15 +227,15 @@ def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _facts(config: MGMConfig) -> dict[str, Any]:
-    """What makes the network and its inputs, by dotted names."""
-    facts = {name: getattr(config, name) for name in (*FIELDS, "image_token_id", "fusion")}
+def _network_settings(config: MGMConfig) -> dict[str, Any]:
+    """The settings that define the network and its inputs, by dotted names."""
+    settings = {name: getattr(config, name) for name in (*FIELDS, "image_token_id", "fusion")}
     text = config.text_config.to_dict()
-    facts["text_config.model_type"] = text["model_type"]
-    facts |= {f"text_config.{n}": value for n, value in text.items() if n not in _TEXT_NOISE}
+    settings["text_config.model_type"] = text["model_type"]
+    settings |= {f"text_config.{n}": value for n, value in text.items() if n not in _TEXT_NOISE}
     for name in _CLIP_FIELDS:
-        facts[f"vision_config.{name}"] = getattr(config.vision_config, name)
+        settings[f"vision_config.{name}"] = getattr(config.vision_config, name)
     aux = config.vision_aux_config
     for name in _CONVNEXT_FIELDS:
-        facts[f"vision_aux_config.{name}"] = None if aux is None else getattr(aux, name)
-    return facts
+        settings[f"vision_aux_config.{name}"] = None if aux is None else getattr(aux, name)
+    return settings

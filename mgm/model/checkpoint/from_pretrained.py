@@ -1,5 +1,5 @@
-"""What `from_pretrained` does around transformers': weights are found and checked before a model
-takes memory, and nothing is missing in it afterwards."""
+"""What `from_pretrained` adds to transformers': checks the weights before a model takes memory, and
+that none are missing afterwards."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
-from mgm.model.checkpoint.base_models import needs_base
+from mgm.model.checkpoint.base_models import is_adapter_checkpoint
 from mgm.model.checkpoint.checkpoint import (
     Checkpoint,
     compare_convnext,
@@ -21,7 +21,7 @@ from mgm.model.checkpoint.saved_files import CONFIG_FILE
 from mgm.model.config_checks.weights import check_text_sizes, check_vision_sizes
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import WHERE, checkpoint_folder
-from mgm.model.files.json_file import named_faults
+from mgm.model.files.json_file import config_errors
 from mgm.model.files.lazy_tensor import LazyTensor
 from mgm.model.files.weight_files import check_fit, check_names, source_of
 from mgm.model.quantization.bitsandbytes import only_linear_layers
@@ -33,14 +33,14 @@ from mgm.model.vision.vit import tower_kind
 HEAD = "language_model.lm_head.weight"
 
 
-def open_checkpoint(
+def resolve_checkpoint(
     path: str | os.PathLike[str],
     config: MGMConfig | None,
     base: str | os.PathLike[str] | None,
     merge_lora: bool,
     options: dict[str, Any],
 ) -> Checkpoint:
-    """The checkpoint that the arguments of `from_pretrained` mean; takes the place from `options`.
+    """Resolve the arguments of `from_pretrained` to a checkpoint; pops the hub's from `options`.
 
     Raises:
         MGMError: it is not there, or cannot be loaded in the way that `options` ask for.
@@ -51,17 +51,17 @@ def open_checkpoint(
     folder = folder / subfolder
     if config is not None and config.name_or_path == str(path):
         # AutoConfig made it without the weights, which tell what the towers are.
-        config = None if subfolder or needs_base(folder) else config
+        config = None if subfolder or is_adapter_checkpoint(folder) else config
     checkpoint = read_checkpoint(folder, base, merge_lora, config)
     if checkpoint.adapter is not None and options.get("int8"):
         raise MGMError(
-            f"{folder}: a LoRA does not stay beside weights rounded to int8; merge it, or "
+            f"{folder}: a LoRA does not stay beside int8 weights; merge it, or "
             "take another quantisation"
         )
     return checkpoint
 
 
-def state_for(
+def build_state_dict(
     model_class: type[PreTrainedModel], checkpoint: Checkpoint, options: dict[str, Any]
 ) -> dict[str, LazyTensor]:
     """The weights as the model of `options` names them, none of them read yet.
@@ -75,7 +75,7 @@ def state_for(
         MGMError: weights are missing or do not fit the config.
     """
     _check_sizes(checkpoint)
-    with named_faults(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
+    with config_errors(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
         whole = model_class(checkpoint.config, linear_experts=True)
     check_fit(whole, expert_names(checkpoint.tensors), checkpoint.stored_name)
     tensors = dict(checkpoint.tensors)
@@ -148,16 +148,16 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         check_convnext_sizes(config.vision_aux_config, shapes, file)
 
 
-def complete(
+def finalize(
     model: PreTrainedModel, checkpoint: Checkpoint, report: Mapping[str, Any], name: str
 ) -> None:
-    """Give a filled model what belongs to it besides weights.
+    """Set name, generation config and adapter of a model whose weights were loaded.
 
     Args:
         model: what transformers made.
         checkpoint: what it was made of.
         report: transformers' `loading_info`.
-        name: under which it was asked for.
+        name: path or repository id that the user gave.
 
     Raises:
         MGMError: weights were missing, left over or of another shape.

@@ -34,7 +34,7 @@ from mgm.model.files.json_fields import (
 )
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
-from mgm.model.published_layout.weight_names import to_native
+from mgm.model.published_layout.weight_names import to_native_key
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ def read_adapter(folder: Path) -> Adapter:
         halves.setdefault(weight, {})[match["side"]] = tensor
     for weight, sides in halves.items():
         if len(sides) != 2:
-            (found,) = sides.values()
-            raise MGMError(f"{file}: {found.name} has no other half ({weight}); copy it again")
+            (half,) = sides.values()
+            raise MGMError(f"{file}: {half.name} has no counterpart ({weight}); copy it again")
     if config.get("use_dora") and magnitudes.keys() != halves.keys():
         weight = min(magnitudes.keys() ^ halves.keys())
         raise MGMError(f"{file}: {weight} lacks a part of its DoRA; copy it again")
@@ -197,7 +197,7 @@ def native_name(name: str) -> str:
     name = name.removeprefix("base_model.")
     if name.startswith(("model.model.", "model.lm_head.")):
         name = name.removeprefix("model.")
-    return to_native(name)
+    return to_native_key(name)
 
 
 def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:

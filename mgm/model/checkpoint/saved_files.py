@@ -102,8 +102,8 @@ def finish_replacement(folder: Path) -> None:
         MGMError: the files could not be moved.
     """
     with WriteErrors(folder):
-        for found in [file for file in folder.iterdir() if _COMPLETE.fullmatch(file.name)]:
-            _move_in(found)
+        for complete in [file for file in folder.iterdir() if _COMPLETE.fullmatch(file.name)]:
+            _move_in(complete)
             logger.warning("%s: moved in the model that a killed process had left there", folder)
 
 
@@ -264,11 +264,11 @@ def _present(folder: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def _whole_files(folder: Path) -> list[str]:
-    """What holds all weights; beside another such file, an index without its files is none."""
-    found = _present(folder, _WHOLE)
-    if len(found) < 2:
-        return found
-    return [name for name in found if not name.endswith(".json") or _has_shard(folder / name)]
+    """Files that hold all weights, or list them; an index without its files does not count."""
+    files = _present(folder, _WHOLE)
+    if len(files) < 2:
+        return files
+    return [name for name in files if not name.endswith(".json") or _has_shard(folder / name)]
 
 
 def _has_shard(index: Path) -> bool:

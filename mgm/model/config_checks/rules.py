@@ -187,7 +187,7 @@ def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
         prefix: of the fields' names in the message.
 
     Raises:
-        MGMError: names the field; `named_faults` adds the file.
+        MGMError: names the field; `config_errors` adds the file.
     """
     check_fields(values, TEXT_RULES, "config", prefix)
     for name in ("rope_parameters", "rope_scaling"):
@@ -215,7 +215,7 @@ def check_rope_scaling(scaling: object) -> None:
     """Refuse a published rope_scaling of no kind that transformers knows.
 
     Raises:
-        MGMError: names the field; `named_faults` adds the file.
+        MGMError: names the field; `config_errors` adds the file.
     """
     kind = None
     if isinstance(scaling, Mapping):
@@ -248,7 +248,7 @@ def check_names(values: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse fields that would take the place of what transformers' configs do.
 
     Raises:
-        MGMError: names the field; `named_faults` adds the file.
+        MGMError: names the field; `config_errors` adds the file.
     """
     for name in values:
         if name in _OF_CLASSES or callable(getattr(PretrainedConfig, name, None)):

@@ -104,18 +104,18 @@ class _Sizes:
             self._refuse(field, value, f"{tensor.name} in {tensor.file} has shape {tensor.shape}")
 
     def compare_count(
-        self, field: str, found: set[str], tensors: Mapping[str, LazyTensor], exactly: bool
+        self, field: str, stored: set[str], tensors: Mapping[str, LazyTensor], exactly: bool
     ) -> None:
         """Refuse a field that says more than there are in the weights, or `exactly` another."""
         value = getattr(self._config, field, None)
-        if not found or not isinstance(value, int):
+        if not stored or not isinstance(value, int):
             return
-        if value > len(found) or (exactly and value != len(found)):
+        if value > len(stored) or (exactly and value != len(stored)):
             folder = next(iter(tensors.values())).file.parent
-            self._refuse(field, value, f"the weights in {folder} have {len(found)}")
+            self._refuse(field, value, f"the weights in {folder} have {len(stored)}")
 
-    def _refuse(self, field: str, value: int, found: str) -> None:
+    def _refuse(self, field: str, value: int, contradiction: str) -> None:
         raise MGMError(
-            f"{self._file}: {self._section}{field} is {shown(value)}, and {found}; copy both from "
-            "one model"
+            f"{self._file}: {self._section}{field} is {shown(value)}, and {contradiction}; "
+            "copy both from one model"
         )

@@ -41,10 +41,10 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
 
     try:
         small = [*SMALL_FILES]
-        found = Path(snapshot_download(str(path), allow_patterns=small, **where))
+        snapshot = Path(snapshot_download(str(path), allow_patterns=small, **where))
         for kind in WEIGHTS if weights else ():
-            found = Path(snapshot_download(str(path), allow_patterns=[*small, kind], **where))
-            if any(found.glob(kind)):
+            snapshot = Path(snapshot_download(str(path), allow_patterns=[*small, kind], **where))
+            if any(snapshot.glob(kind)):
                 break
     except hub_errors() as error:
         at = f" (revision {where['revision']})" if "revision" in where else ""
@@ -53,7 +53,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
             f"{one_line(error)[:200]}); check name, revision, token and connection, or give a "
             "local folder"
         ) from error
-    return found
+    return snapshot
 
 
 def part_folder(path: str | os.PathLike[str]) -> Path:
@@ -87,11 +87,11 @@ def _openclip_repository(name: str) -> str:
             "pip install 'mgm[openclip]', or give the folder or hub id of the model"
         ) from error
     model, _, tag = name.partition(":")
-    found = open_clip.get_pretrained_cfg(model, tag).get("hf_hub")
-    if not found:
+    repository = open_clip.get_pretrained_cfg(model, tag).get("hf_hub")
+    if not repository:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no weights"
         raise MGMError(f"{name}: OpenCLIP has no such weights; of {model} it has {tags}")
-    return found.rstrip("/")
+    return repository.rstrip("/")
 
 
 def is_repository_id(path: str) -> bool:

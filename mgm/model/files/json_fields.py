@@ -124,7 +124,7 @@ def check_fields(
     Args:
         values: a JSON object.
         rules: by name of the field.
-        where: begins the message: the file, or "config" where `named_faults` knows it.
+        where: begins the message: the file, or "config" where `config_errors` knows it.
         prefix: of the fields' names in the message, for an object inside the file's.
 
     Raises:
@@ -132,5 +132,5 @@ def check_fields(
     """
     for name, rule in rules.items():
         if name in values and not rule.accepts(values[name]):
-            found = shown(values[name])
-            raise MGMError(f"{where}: {prefix}{name} is {found}; valid: {rule.valid}")
+            value = shown(values[name])
+            raise MGMError(f"{where}: {prefix}{name} is {value}; valid: {rule.valid}")

@@ -109,8 +109,8 @@ def _parse_int(digits: str) -> int:
 
 
 @contextmanager
-def named_faults(file: Path) -> Generator[None]:
-    """Turn every fault of a config, or of what is built from it, into an error that names `file`.
+def config_errors(file: Path) -> Generator[None]:
+    """Turn every error of a config, or of what is built from it, into one that names `file`.
 
     Raises:
         MGMError: the block failed on the values in the file.

@@ -81,12 +81,12 @@ def _stored(
     def read() -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
         if tensor.numel():
-            place = memoryview(tensor.flatten().view(torch.uint8).numpy())
+            buffer = memoryview(tensor.flatten().view(torch.uint8).numpy())
             with file.open("rb", buffering=0) as stream:
                 stream.seek(offset)
                 done = 0
-                while done < len(place):  # the system may give less than was asked for
-                    count = stream.readinto(place[done:])
+                while done < len(buffer):  # the system may give less than was asked for
+                    count = stream.readinto(buffer[done:])
                     if not count:
                         raise MGMError(f"{file}: cut short while it was read; copy it again")
                     done += count
@@ -99,10 +99,10 @@ def _of_torch(file: Path) -> dict[str, LazyTensor]:
     records = _records(file)
     # Fake tensors know where in the file their bytes are, and take no memory.
     with FakeTensorMode():
-        found = _load(file, mmap=False)
+        fake_tensors = _load(file, mmap=False)
     tensors = {}
     in_memory: dict[str, Tensor] | None = None
-    for name, tensor in found.items():
+    for name, tensor in fake_tensors.items():
         shape = tuple(tensor.shape)
         storage = tensor.untyped_storage()
         offset = getattr(storage, "_checkpoint_offset", None)

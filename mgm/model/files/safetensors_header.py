@@ -59,16 +59,16 @@ def read_header(file: Path) -> list[StoredTensor]:
     """
     size = check_readable(file)
     entries, data = _parse(file, size)
-    found, ranges = [], []
+    tensors, ranges = [], []
     for name, entry in entries.items():
         try:
             dtype, shape, begin, end = _check_entry(name, entry)
         except (TypeError, ValueError) as error:
             raise MGMError(f"{file}: {error}; copy the file again") from error
-        found.append(StoredTensor(name, dtype, shape, data + begin))
+        tensors.append(StoredTensor(name, dtype, shape, data + begin))
         ranges.append((begin, end, name))
     _check_layout(file, ranges, size, data)
-    return found
+    return tensors
 
 
 def _parse(file: Path, size: int) -> tuple[dict[str, Any], int]:

@@ -25,19 +25,19 @@ def write_shards(
         folder: where to.
         tensors: by the names that they get.
         max_shard_bytes: of a file, unless a single tensor is larger.
-        progress: is told how many bytes were written, after every tensor.
+        progress: called after every tensor with the bytes written.
     """
     shards = list(_shards(tensors, max_shard_bytes))
-    places = {}
+    weight_map = {}
     for number, names in enumerate(shards, start=1):
         file = SINGLE_FILE
         if len(shards) > 1:
             file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         write_file(folder / file, {name: tensors[name] for name in names}, progress=progress)
-        places |= dict.fromkeys(names, file)
+        weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -65,7 +65,7 @@ def write_file(
         file: where to.
         tensors: by the names that they get.
         metadata: of the file, beside its format.
-        progress: is told how many bytes were written, after every tensor.
+        progress: called after every tensor with the bytes written.
     """
     # Wide types first, as the format's own library does it: every tensor lies aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)

@@ -26,10 +26,10 @@ from mgm.model.files.json_file import check_readable, is_present, read_json, rea
 SETTINGS_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
 WHOLE_FILE = "tokenizer.json"
-PIECES_FILE = "tokenizer.model"
+SENTENCEPIECE_FILE = "tokenizer.model"
 _MAP_FILE = "special_tokens_map.json"
 # Read by libraries, which would wait for ever at a pipe.
-_OTHER_FILES = (WHOLE_FILE, PIECES_FILE, "vocab.json", "vocab.txt", "merges.txt")
+_OTHER_FILES = (WHOLE_FILE, SENTENCEPIECE_FILE, "vocab.json", "vocab.txt", "merges.txt")
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
@@ -124,7 +124,7 @@ def highest_id(folder: Path) -> int:
         tokens[token["content"]] = int(index)
     file = folder / WHOLE_FILE
     if not is_present(file):
-        size = _piece_count(folder / PIECES_FILE)
+        size = _sentencepiece_size(folder / SENTENCEPIECE_FILE)
     else:
         whole = read_json(file)
         try:
@@ -145,7 +145,7 @@ def _checked_id(index: object) -> int:
     return index
 
 
-def _piece_count(file: Path) -> int:
+def _sentencepiece_size(file: Path) -> int:
     if not is_present(file):
         return 0
     check_readable(file)

@@ -54,24 +54,24 @@ def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[P
 
 
 def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise MGMError(
-            f"{index}: not an index of weights (weight_map is {shown(places)}); copy it again"
+            f"{index}: not an index of weights (weight_map is {shown(weight_map)}); copy it again"
         )
-    for name, file in places.items():
+    for name, file in weight_map.items():
         if not is_name(name) or not _is_shard_name(file):
             raise MGMError(
                 f"{index}: says that {shown(name)} is in {shown(file)}; expected the name of a "
                 "file of weights beside it, copy it again"
             )
-    files = [index.parent / name for name in sorted(set(places.values()))]
+    files = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [file.name for file in files if not is_present(file)]
     if missing:
         raise MGMError(
             f"{index}: {len(missing)} of {len(files)} are missing, first {missing[0]}; copy them"
         )
-    return places, files
+    return weight_map, files
 
 
 def _is_shard_name(name: object) -> TypeGuard[str]:
@@ -140,16 +140,16 @@ def load_into(
     """
     expected = module.state_dict()
     ignore = (*ignore, "embeddings.position_ids")
-    found = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(ignore))}
-    check_names(expected, found, source)
+    taken = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(ignore))}
+    check_names(expected, taken, source)
     for name, tensor in expected.items():
-        if tensor.shape != found[name].shape:
-            shape = tuple(found[name].shape)
+        if tensor.shape != taken[name].shape:
+            shape = tuple(taken[name].shape)
             raise MGMError(
                 f"{source}: {name} has shape {shape}, not {tuple(tensor.shape)}; "
                 "give weights and settings of one model"
             )
-    module.load_state_dict(found)
+    module.load_state_dict(taken)
 
 
 def check_fit(
@@ -198,15 +198,15 @@ def source_of(tensors: Mapping[str, LazyTensor]) -> str:
 
 def check_names(
     expected: Iterable[str],
-    found: Iterable[str],
+    given: Iterable[str],
     source: str,
     stored_name: Callable[[str], str] = str,
 ) -> None:
     """Raise an MGMError that lists the first missing and the first unexpected names, if any."""
-    expected, found = set(map(stored_name, expected)), set(map(stored_name, found))
+    expected, given = set(map(stored_name, expected)), set(map(stored_name, given))
     faults = [
         f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
-        for kind, names in (("missing", expected - found), ("unexpected", found - expected))
+        for kind, names in (("missing", expected - given), ("unexpected", given - expected))
         if names
     ]
     if faults:

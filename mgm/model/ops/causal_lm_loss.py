@@ -1,4 +1,4 @@
-"""Training looks only at positions that are supervised: no logits are made of the others."""
+"""Causal-LM loss computed at labelled positions only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,12 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from mgm.model.labels import IGNORE_INDEX
 from mgm.model.ops.fused_linear_cross_entropy import linear_cross_entropy
-
-IGNORED = -100
 
 
 @dataclass
-class SupervisedOutput(CausalLMOutputWithPast):
+class CausalLMLossOutput(CausalLMOutputWithPast):
     """What a training step gives.
 
     Attributes:
@@ -28,7 +27,7 @@ class SupervisedOutput(CausalLMOutputWithPast):
     group_losses: Tensor | None = None
 
 
-class SupervisedLoss:
+class CausalLMLoss:
     """The loss of a causal language model, from the positions that have a label.
 
     Image and prompt positions are most of a sample and have no labels; the head over a large
@@ -65,10 +64,12 @@ class SupervisedLoss:
 
         Returns:
             Its output with `loss`, and with `logits` only where the head is no plain linear layer;
-            with `loss_group_ids` a `SupervisedOutput`.
+            with `loss_group_ids` a `CausalLMLossOutput`.
         """
-        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # what each position has to predict
-        columns = (targets != IGNORED).any(0).nonzero().squeeze(-1)
+        targets = F.pad(
+            labels[:, 1:], (0, 1), value=IGNORE_INDEX
+        )  # what each position has to predict
+        columns = (targets != IGNORE_INDEX).any(0).nonzero().squeeze(-1)
         if len(columns) == 0:
             columns = columns.new_zeros(1)
             num_items_in_batch = 1  # a batch without labels teaches nothing: 0, and not 0 / 0
@@ -80,13 +81,13 @@ class SupervisedLoss:
         head = language_model.get_output_embeddings()
         if isinstance(head, nn.Linear) and self._plain is not False and _holds_weights(head):
             output, entered, left = _with_head_watched(language_model, head, inputs)
-            if self._plain is None and left.any():  # nothing is told by zeros
+            if self._plain is None and left.any():  # zeros would show nothing
                 logits = cast(Tensor, output.logits)
                 kept = entered.shape[1] == len(columns)
                 self._plain = kept and torch.equal(left.to(logits), logits)
             if self._plain:
                 output = _without_logits(output)
-                seen = targets != IGNORED
+                seen = targets != IGNORE_INDEX
                 total, by_group = self._total(head, entered[seen], targets[seen], groups, seen)
                 count = torch.as_tensor(
                     seen.sum() if num_items_in_batch is None else num_items_in_batch
@@ -107,9 +108,9 @@ class SupervisedLoss:
             cast(Tensor, output.logits).detach().float().flatten(0, 1),
             targets.flatten(),
             reduction="none",
-            ignore_index=IGNORED,
+            ignore_index=IGNORE_INDEX,
         ).view_as(targets)
-        seen = targets != IGNORED
+        seen = targets != IGNORE_INDEX
         rows = [
             torch.stack(
                 [group, losses[(groups == group) & seen].sum(), (groups == group)[seen].sum()]
@@ -151,12 +152,12 @@ def _without_logits(output: CausalLMOutputWithPast) -> CausalLMOutputWithPast:
     return type(output)(**{name: value for name, value in output.items() if name != "logits"})
 
 
-def _with_groups(output: CausalLMOutputWithPast, by_group: Tensor) -> SupervisedOutput:
-    return SupervisedOutput(**output, group_losses=by_group)
+def _with_groups(output: CausalLMOutputWithPast, by_group: Tensor) -> CausalLMLossOutput:
+    return CausalLMLossOutput(**output, group_losses=by_group)
 
 
 def _holds_weights(head: nn.Linear) -> bool:
-    """Whether the head's weights are there outside of its call, in one piece."""
+    """Whether the head's weights are whole outside of its call, not sharded."""
     if type(head) is not nn.Linear or head.weight.is_meta or torch.compiler.is_compiling():
         return False
     # DeepSpeed's ZeRO-3 marks parameters that it gathers for a call.

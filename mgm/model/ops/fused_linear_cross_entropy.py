@@ -1,4 +1,4 @@
-"""Head and cross-entropy in one, never holding the logits of more than a few rows."""
+"""Fused linear layer and cross-entropy, in chunks of rows; never holds all logits."""
 
 from typing import Any
 
@@ -7,36 +7,36 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-PIECE = 256 * 2**20  # bytes of float32 logits that are held at once
+LOGITS_BYTES = 256 * 2**20  # bytes of float32 logits in memory at a time
 
 
 class LinearCrossEntropy(torch.autograd.Function):
     """The summed cross-entropy of `hidden @ weight.T + bias`, and its gradients.
 
-    The gradients are made together with the loss, piece by piece of the rows, while the piece's
-    logits are there: a backward pass would have to make them again. It only scales them.
+    The gradients are made together with the loss, chunk by chunk, while the chunk's logits are in
+    memory, so that the backward pass only scales them instead of recomputing the logits.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
     ) -> Tensor:
-        """See `linear_cross_entropy`."""
+        """Sum the cross-entropy over chunks of rows, and the gradients with it."""
         wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
         dtype = hidden.dtype
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
-        matrix, rows = weight.to(dtype), max(1, PIECE // (4 * len(weight)))
+        matrix, rows = weight.to(dtype), max(1, LOGITS_BYTES // (4 * len(weight)))
         shift = None if bias is None else bias.to(dtype)
         of_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # float32, since rounding would add up over the pieces.
+        # float32, since rounding would add up over the chunks.
         sums = torch.float64 if dtype == torch.float64 else torch.float32
         of_weight = None
         of_bias = torch.zeros_like(bias, dtype=sums) if bias is not None and wants_bias else None
         total = hidden.new_zeros((), dtype=sums)
         for start in range(0, max(len(hidden), 1), rows):  # without a row, gradients of zero
-            piece = slice(start, start + rows)
-            inputs, wanted = hidden[piece].to(dtype), targets[piece].unsqueeze(-1)
+            chunk = slice(start, start + rows)
+            inputs, wanted = hidden[chunk].to(dtype), targets[chunk].unsqueeze(-1)
             logits = F.linear(inputs, matrix, shift).to(sums)
             chosen = logits.gather(-1, wanted)
             norm = logits.logsumexp(-1, keepdim=True)
@@ -48,7 +48,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                 of_bias += slope.sum(0)
             slope = slope.to(dtype)
             if of_hidden is not None:
-                of_hidden[piece] = slope @ matrix
+                of_hidden[chunk] = slope @ matrix
             if wants_weight:
                 of_weight = _with_product(of_weight, slope, inputs, sums)
         ctx.save_for_backward(
@@ -75,7 +75,7 @@ def linear_cross_entropy(
     """The cross-entropy of a linear head, summed over rows, in float32.
 
     Equal to that of the whole logits, which for 2,048 positions and a vocabulary of 256,000 would
-    take 2 GB and the same again for their gradient; here `PIECE` bytes do.
+    take 2 GB and the same again for their gradient; here at most `LOGITS_BYTES`.
 
     Args:
         hidden: (rows, width).

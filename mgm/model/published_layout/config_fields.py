@@ -11,7 +11,7 @@ from mgm.errors import MGMError
 from mgm.model.config_checks.rules import TOWER_RULES, check_rope_scaling, check_vision_config
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.json_fields import check_fields, is_text, shown
-from mgm.model.files.json_file import is_present, named_faults, read_json
+from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor
 from mgm.model.files.tokenizer_files import highest_id
 from mgm.model.files.weight_files import has_weights, read_folder
@@ -35,7 +35,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
 }
 
 # Fields that say nothing about the language model, nor about ours.
-NOT_TEXT = frozenset(name for name, _ in FIELDS.values()) | {
+NON_TEXT_FIELDS = frozenset(name for name, _ in FIELDS.values()) | {
     "_name_or_path",
     "architectures",
     "drop_path",
@@ -104,17 +104,18 @@ def translate_config(
     check_fields(values, TOWER_RULES, "config")
     if tensors is None:
         tensors = _tensors(folder)
-    text = {name: value for name, value in values.items() if name not in NOT_TEXT}
+    text = {name: value for name, value in values.items() if name not in NON_TEXT_FIELDS}
     text["model_type"] = TEXT_TYPE_OF_PUBLISHED[values["model_type"]]
     check_rope_scaling(text.get("rope_scaling"))
     embeddings = tensors.get("language_model.model.embed_tokens.weight")
     if embeddings is not None:
-        rows, said = _sizes(embeddings, 2)[0], values.get("vocab_size")
+        rows, configured = _sizes(embeddings, 2)[0], values.get("vocab_size")
         _check_head(embeddings, tensors.get("language_model.lm_head.weight"))
-        if said not in (None, rows):
+        if configured not in (None, rows):
             raise MGMError(
-                f"config: vocab_size is {shown(said)}, and {embeddings.name} in {embeddings.file} "
-                f"has {rows} rows; expected the same, correct config.json or copy the weights"
+                f"config: vocab_size is {shown(configured)}, and {embeddings.name} in "
+                f"{embeddings.file} has {rows} rows; expected the same, correct config.json or "
+                "copy the weights"
             )
         text["vocab_size"] = rows
     native = {
@@ -154,7 +155,9 @@ def _tensors(folder: str | os.PathLike[str] | None) -> dict[str, LazyTensor]:
     return native_tensors(read_folder(folder))
 
 
-def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: str) -> Path | None:
+def find_referenced_folder(
+    name: str | None, folder: str | os.PathLike[str] | None, file: str
+) -> Path | None:
     """The folder that a published config names, if it holds `file`, wherever the path may start.
 
     Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are
@@ -165,8 +168,8 @@ def named_folder(name: str | None, folder: str | os.PathLike[str] | None, file: 
     if not is_text(name):
         raise MGMError(f"config: names the folder {shown(name)}; expected a path")
     starts = [Path(), *(Path(folder).resolve().parents if folder else ())]
-    found = (start / name for start in starts)
-    return next((place for place in found if is_present(place / file)), None)
+    candidates = (start / name for start in starts)
+    return next((path for path in candidates if is_present(path / file)), None)
 
 
 def _clip_config(
@@ -181,12 +184,12 @@ def _clip_config(
             f"config: mm_hidden_size is {shown(width)}; expected {of_weights['hidden_size']}, the "
             "width of the CLIP in the weights, copy both from one model"
         )
-    place = named_folder(values.get("mm_vision_tower"), folder, "config.json")
-    of_folder = None if place is None else _tower_config(place)
+    tower = find_referenced_folder(values.get("mm_vision_tower"), folder, "config.json")
+    of_folder = None if tower is None else _tower_config(tower)
     if not of_weights and tensors:
         raise _no_tower("mm_vision_tower", values, "model.vision_tower.vision_tower", tensors)
     if not of_weights:
-        logger.info("CLIP's geometry: %s", f"as {place} says" if place else "the published one")
+        logger.info("CLIP's geometry: %s", f"as {tower} says" if tower else "the published one")
         return of_folder
     differing = [
         f"{name} {shown(of_folder.get(name))} (weights: {value})"
@@ -196,11 +199,11 @@ def _clip_config(
     if differing:
         logger.warning(
             "%s/config.json is not that of this checkpoint's CLIP: %s; it is left out",
-            place,
+            tower,
             ", ".join(differing),
         )
     elif of_folder:
-        logger.info("CLIP's geometry: as %s says", place)
+        logger.info("CLIP's geometry: as %s says", tower)
         return of_folder
     width = of_weights["hidden_size"]
     # CLIP's heads are 64 wide at every published size; below that only toy models exist.
@@ -247,13 +250,13 @@ def _sizes(tensor: LazyTensor, count: int) -> tuple[int, ...]:
     return tensor.shape
 
 
-def _tower_config(place: Path) -> dict[str, Any]:
-    file = place / "config.json"
+def _tower_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
     values = read_json(file)
     values = values.get("vision_config", values)
     if not isinstance(values, dict):
         raise MGMError(f"{file}: vision_config is {shown(values)}; valid: an object")
-    with named_faults(file):
+    with config_errors(file):
         check_vision_config(values)
     return {
         name: value
@@ -287,8 +290,8 @@ def _aux_config(
 def _no_tower(
     field: str, values: Mapping[str, Any], names: str, tensors: Mapping[str, LazyTensor]
 ) -> MGMError:
-    place = next(iter(tensors.values())).file.parent
+    folder = next(iter(tensors.values())).file.parent
     return MGMError(
-        f"config: {field} is {shown(values.get(field))}, and the weights in {place} hold no such "
+        f"config: {field} is {shown(values.get(field))}, and the weights in {folder} hold no such "
         f"tower (expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
     )

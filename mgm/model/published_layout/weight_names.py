@@ -23,7 +23,7 @@ NAMES = (
 )
 
 
-def to_native(name: str) -> str:
+def to_native_key(name: str) -> str:
     """A published weight name as ours; any other name as it is."""
     return _renamed(name, NAMES)
 
@@ -45,5 +45,7 @@ def native_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     # Compat: earlier transformers saved these two with the weights.
     computed = ("rotary_emb.inv_freq", "embeddings.position_ids")
     return {
-        to_native(name): tensor for name, tensor in tensors.items() if not name.endswith(computed)
+        to_native_key(name): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(computed)
     }

@@ -13,7 +13,7 @@ class Int8Linear(nn.Module):
     """y = (x W^T) * scale + bias, W whole numbers from -127 to 127; x keeps its precision.
 
     Args:
-        like: the layer in whose place it stands; its weights are not taken over.
+        like: the layer that it replaces; its weights are not copied.
     """
 
     weight: Tensor
@@ -35,7 +35,7 @@ class Int8Linear(nn.Module):
 
 
 def use_int8(module: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
-    """Put `Int8Linear` in place of every linear layer below `module`, but for those names."""
+    """Replace every linear layer below `module` by `Int8Linear`, but for those names."""
     for name, child in list(module.named_children()):
         if name in left_alone:
             continue
@@ -46,7 +46,7 @@ def use_int8(module: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
 
 
 def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Weights as a model with `Int8Linear` takes them; they are rounded when they are read.
+    """Weights as a model with `Int8Linear` takes them; they are quantised when they are read.
 
     Args:
         model: that takes them.

@@ -52,15 +52,15 @@ class LinearExperts(nn.ModuleList):
             (tokens, width).
         """
         mixed = torch.zeros_like(hidden_states)
-        for number in top_k_index.unique().tolist():
-            tokens, place = torch.where(top_k_index == number)
-            said = self[number](hidden_states[tokens]) * top_k_weights[tokens, place, None]
-            mixed.index_add_(0, tokens, said.to(mixed.dtype))
+        for expert in top_k_index.unique().tolist():
+            tokens, slot = torch.where(top_k_index == expert)
+            output = self[expert](hidden_states[tokens]) * top_k_weights[tokens, slot, None]
+            mixed.index_add_(0, tokens, output.to(mixed.dtype))
         return mixed
 
 
 def use_linear_experts(model: nn.Module) -> None:
-    """Put `LinearExperts` in place of every `MixtralExperts`; their weights are fresh ones."""
+    """Replace every `MixtralExperts` by `LinearExperts` with fresh weights."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, MixtralExperts):
@@ -68,7 +68,7 @@ def use_linear_experts(model: nn.Module) -> None:
 
 
 def fill_linear_experts(model: nn.Module) -> None:
-    """Put `LinearExperts` with the same weights in place of every `MixtralExperts`."""
+    """Replace every `MixtralExperts` by `LinearExperts` with the same weights."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, MixtralExperts):

@@ -34,9 +34,9 @@ def _neighbours(
     """Indices of the two values that each result lies between, and their weights."""
     scale = torch.tensor(size, dtype=torch.float32) / side
     centres = torch.arange(side, dtype=torch.float64) + 0.5
-    place = (scale.double() * centres - 0.5).float().clamp(min=0)
-    first = place.long().clamp(max=size - 1)
-    weight = (place - first).clamp(max=1)
+    position = (scale.double() * centres - 0.5).float().clamp(min=0)
+    first = position.long().clamp(max=size - 1)
+    weight = (position - first).clamp(max=1)
     second = (first + 1).clamp(max=size - 1)
     return first.to(device), second.to(device), (1 - weight).to(device), weight.to(device)
 

@@ -17,7 +17,7 @@ from mgm.errors import MGMError
 from mgm.model.config_checks.rules import check_convnext_config
 from mgm.model.files.hub import part_folder
 from mgm.model.files.json_fields import shown
-from mgm.model.files.json_file import named_faults, read_json
+from mgm.model.files.json_file import config_errors, read_json
 from mgm.model.files.weight_files import load_into, read_folder, read_weights, source_of
 from mgm.model.vision.convnext_config import ConvNextTowerConfig
 from mgm.model.vision.convnext_shapes import convnext_geometry
@@ -90,10 +90,10 @@ def load_convnext_tower(
         MGMError: the folder or its weights are not a ConvNeXt.
     """
     folder = part_folder(folder)
-    facts = read_facts(folder)
+    settings = read_architecture(folder)
     trunk = read_trunk(folder)
     shapes = {name: tuple(tensor.shape) for name, tensor in trunk.items()}
-    config = ConvNextTowerConfig(**(convnext_geometry(shapes, str(folder)) | facts))
+    config = ConvNextTowerConfig(**(convnext_geometry(shapes, str(folder)) | settings))
     tower = ConvNextTower(config)
     load_into(tower, trunk, source=source_of(read_folder(folder)), ignore=("norm_pre.", "head."))
     return tower.to(dtype or torch.float32)
@@ -114,7 +114,7 @@ def openclip_trunk(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     }
 
 
-def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_architecture(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Fields of `ConvNextTowerConfig` that weights do not tell, from a folder's config.
 
     Raises:
@@ -124,29 +124,29 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = openclip if openclip.is_file() or not of_timm.is_file() else of_timm
     if not path.is_file():
         raise MGMError(
-            f"{path}: not found, nor timm's config.json; "
+            f"{path}: not known, nor timm's config.json; "
             "give a folder with a ConvNeXt in OpenCLIP's or timm's layout"
         )
     settings = read_json(path)
-    with named_faults(path):
+    with config_errors(path):
         if path == of_timm:
             check_convnext_config(settings.get("model_args", {}), "model_args.")
             images = settings.get("pretrained_cfg", {})
-            facts = _facts_of_architecture(settings, path)
+            fields = _timm_architecture(settings, path)
         else:
             name = settings.get("model_cfg", {}).get("vision_cfg", {}).get("timm_model_name")
             if "convnext" not in str(name):
                 raise MGMError(
                     f"{path}: timm_model_name is {shown(name)}; give a folder with a ConvNeXt"
                 )
-            images, facts = settings.get("preprocess_cfg", {}), {}
+            images, fields = settings.get("preprocess_cfg", {}), {}
         normalisation = {"image_mean": images.get("mean"), "image_std": images.get("std")}
-        found = {name: value for name, value in normalisation.items() if value is not None}
-        check_convnext_config(found)
-        return facts | found
+        known = {name: value for name, value in normalisation.items() if value is not None}
+        check_convnext_config(known)
+        return fields | known
 
 
-def _facts_of_architecture(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+def _timm_architecture(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """What timm's own network of that name is made of, built without weights."""
     name, known = settings.get("architecture"), timm.list_models("*convnext*", module="convnext")
     if name not in known:

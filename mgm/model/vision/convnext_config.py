@@ -67,9 +67,9 @@ class ConvNextTowerConfig(PretrainedConfig):
         self.image_std = list(image_std or OPENAI_CLIP_STD)
         super().__init__(**kwargs)
         for name in ("depths", "dims", "kernel_sizes"):
-            found = getattr(self, name)
-            if len(found) != 4:
-                raise MGMError(f"config: {name} is {found}; valid: one number for each stage, 4")
+            values = getattr(self, name)
+            if len(values) != 4:
+                raise MGMError(f"config: {name} is {values}; valid: one number for each stage, 4")
 
 
 def convnext_config_from(

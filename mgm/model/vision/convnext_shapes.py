@@ -40,12 +40,12 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
             f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
             "give a folder of OpenCLIP or timm that does"
         )
-    depths = [len(found) for found in blocks]
-    for stage, found in enumerate(blocks):
-        if found != {str(index) for index in range(len(found))}:
+    depths = [len(indices) for indices in blocks]
+    for stage, indices in enumerate(blocks):
+        if indices != {str(index) for index in range(len(indices))}:
             raise MGMError(
-                f"{source}: holds {len(found)} blocks of stages.{stage}, and their numbers are not "
-                f"0 to {len(found) - 1}; copy it again"
+                f"{source}: holds {len(indices)} blocks of stages.{stage}, and their numbers are "
+                f"not 0 to {len(indices) - 1}; copy it again"
             )
     block = "stages.0.blocks.0."
     return {

@@ -31,7 +31,7 @@ def blurred(pixels: Tensor, side: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Views:
+class ImageViews:
     """How views are made; the fields are those of `MGMConfig`.
 
     Attributes:
@@ -55,7 +55,7 @@ class Views:
     exact: bool = True
 
     @classmethod
-    def of(cls, config: Any, exact: bool = True) -> "Views":
+    def of(cls, config: Any, exact: bool = True) -> "ImageViews":
         """Those of a config, or of anything else with these fields."""
         names = [name for name in cls.__annotations__ if name != "exact"]
         return cls(**{name: getattr(config, name) for name in names}, exact=exact)

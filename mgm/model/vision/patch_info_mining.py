@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgm.model.vision.fusion.fusion_config import ONE_QUERY, POOL, FusionConfig
-from mgm.model.vision.windowed_map import Windows, resize
+from mgm.model.vision.windowed_map import WindowedMap, resize
 
-BAND = 4 << 20  # numbers of all stages that are worked on at once on a CPU: a few MiB
+TILE_ELEMENTS = 4 << 20  # numbers of all stages that are worked on at once on a CPU: a few MiB
 
 
 class _NormAndLinear(nn.Module):
@@ -136,7 +136,7 @@ class PatchInfoMining(nn.Module):
         Raises:
             ValueError: there are tokens or windows without a map of their own.
         """
-        mixture = self._over_windows(tokens, stages, Windows.mix)
+        mixture = self._over_windows(tokens, stages, WindowedMap.mix)
         return self.value(mixture.to(tokens.dtype)).to(tokens.dtype)
 
     def attention(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
@@ -152,7 +152,7 @@ class PatchInfoMining(nn.Module):
         self,
         tokens: Tensor,
         stages: Sequence[Tensor],
-        result: Callable[[Windows, Tensor], Tensor],
+        result: Callable[[WindowedMap, Tensor], Tensor],
     ) -> Tensor:
         """What `result` makes of windows and the weights of their positions, (B, N, ...)."""
         if len(tokens) != len(stages[0]):
@@ -166,8 +166,8 @@ class PatchInfoMining(nn.Module):
         knows = torch.amp.is_autocast_available(kind)  # not where operations are only counted
         with torch.autocast(kind, enabled=False) if knows else nullcontext():
             parts = []
-            for images, own, band in bands(stages, grid):
-                windows = Windows(band, grid, eps)
+            for images, own, band in tiles(stages, grid):
+                windows = WindowedMap(band, grid, eps)
                 weights = self._weights(windows, moved[images, own], shared[images, own])
                 parts.append(result(windows, weights))
             return _rolled(torch.cat(parts, dim=1).view(*tokens.shape[:2], -1), grid, shift)
@@ -181,7 +181,7 @@ class PatchInfoMining(nn.Module):
             return queries.mean(1, keepdim=True).expand_as(queries)
         return queries.new_tensor(self.fusion.query).expand_as(queries)
 
-    def _weights(self, windows: Windows, moved: Tensor, shared: Tensor) -> Tensor:
+    def _weights(self, windows: WindowedMap, moved: Tensor, shared: Tensor) -> Tensor:
         """Weights of the positions of windows, (B, N, P), which add up to one."""
         if self.fusion.mode == POOL:
             return torch.full_like(windows.rstd, 1 / windows.rstd.shape[-1])
@@ -196,7 +196,7 @@ def _rolled(rows: Tensor, grid: int, columns: int) -> Tensor:
     return rows.unflatten(1, (grid, grid)).roll(columns, 2).flatten(1, 2)
 
 
-def bands(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
+def tiles(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
     """The work in parts: which images, which of their windows, and the stages there.
 
     On a CPU a part fits its cache: fresh memory for whole maps would cost more than the arithmetic.
@@ -225,7 +225,7 @@ def bands(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, l
         return
     steps = [window // factor for factor in factors]  # cells of a window, per stage
     numbers = sum(s[0, :step].numel() for s, step in zip(whole, steps, strict=True))
-    rows = max(1, BAND // numbers)
+    rows = max(1, TILE_ELEMENTS // numbers)
     for image in range(len(whole[0])):
         for top in range(0, grid, rows):
             end = min(top + rows, grid)
@@ -241,7 +241,7 @@ def downscaled(stages: Sequence[Tensor], factor: int) -> list[Tensor]:
     """Stages of the concatenated map made `factor` times smaller, as the global view sees it.
 
     The whole map is downscaled bilinearly (corners not aligned), after its coarser stages were
-    upsampled. A stage coarse enough that this reads only straight pieces of its interpolation is
+    upsampled. A stage coarse enough that this reads only linear segments of its interpolation is
     itself the answer; any other one becomes a map of the new size.
     """
     side = stages[0].shape[-1]

@@ -28,7 +28,7 @@ from mgm.model.config_checks.rules import check_vision_config
 from mgm.model.config_checks.weights import check_vision_sizes
 from mgm.model.files.hub import part_folder
 from mgm.model.files.json_fields import shown
-from mgm.model.files.json_file import named_faults, read_json, read_optional_json
+from mgm.model.files.json_file import config_errors, read_json, read_optional_json
 from mgm.model.files.weight_files import load_into, read_folder, source_of
 
 
@@ -86,7 +86,7 @@ class SiglipTower(VisionTower, SiglipVisionModel):
 
 @dataclass(frozen=True, slots=True)
 class TowerKind:
-    """Facts about one kind of vision transformer.
+    """A kind of vision transformer, and how its checkpoints are read.
 
     Attributes:
         model_type: of its config in transformers.
@@ -187,9 +187,9 @@ def read_vision_config(folder: str | os.PathLike[str]) -> PretrainedConfig:
     values = read_json(path)
     images = Path(folder) / "preprocessor_config.json"
     settings = read_optional_json(images)
-    with named_faults(images):
+    with config_errors(images):
         check_vision_config({name: settings.get(name) for name in ("image_mean", "image_std")})
-    with named_faults(path):
+    with config_errors(path):
         part = dict(values.get("vision_config", values))
         part.setdefault("model_type", values.get("model_type"))
         check_vision_config(part)
@@ -224,7 +224,7 @@ def load_vision_tower(
     }
     kind = tower_kind(config.model_type)
     check_vision_sizes(config, stored, file, class_tokens=kind.tower.class_tokens)
-    with named_faults(file):
+    with config_errors(file):
         tower = build_vision_tower(config, feature_layer)
     weights = {
         name: tensor.read() for name, tensor in stored.items() if not name.startswith(kind.ignored)

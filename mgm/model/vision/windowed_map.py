@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Windows:
+class WindowedMap:
     """The normalised high-resolution map, cut in windows, without the map itself.
 
     Args:
@@ -38,7 +38,8 @@ class Windows:
             own = slice(beside, beside + height)
             means.append(resize(mean.unsqueeze(1), (tall, side)).squeeze(1)[:, own])
             vertical, across = (
-                Taps(*sizes, mean) for sizes in ((mean.shape[1], tall), (mean.shape[2], side))
+                LinearInterpolation(*sizes, mean)
+                for sizes in ((mean.shape[1], tall), (mean.shape[2], side))
             )
             energies.append(_upsampled_energy(centred, vertical, across)[:, own])
             self._cut(centred, side, grid, beside > 0)
@@ -57,7 +58,7 @@ class Windows:
         """Cut one stage (B, rows, s, channels) in windows, with the neighbours they need."""
         factor = side // centred.shape[2]
         if factor > 1 and (side % centred.shape[2] or self.window % factor):
-            # Windows end inside cells here: upsample this stage as it is.
+            # WindowedMap end inside cells here: upsample this stage as it is.
             full = resize(centred.permute(0, 3, 1, 2), (side, side))
             centred, factor = full.permute(0, 2, 3, 1), 1
         if factor == 1:
@@ -119,7 +120,7 @@ def _interpolation(cells: int, positions: int, like: Tensor) -> Tensor:
     return F.interpolate(identity, size=positions, mode="linear", align_corners=False)[0].T
 
 
-class Taps:
+class LinearInterpolation:
     """The two cells next to each position of one side, and the weight of each.
 
     The same as the matrix of `_interpolation`, without its zeros: a NaN or an infinity stays where
@@ -134,14 +135,16 @@ class Taps:
 
     def __init__(self, cells: int, positions: int, like: Tensor) -> None:
         steps = torch.arange(positions, dtype=_exact(like), device=like.device) + 0.5
-        place = (steps * (cells / positions) - 0.5).clamp(min=0)
-        self.first = place.long().clamp(max=cells - 1)
+        coordinate = (steps * (cells / positions) - 0.5).clamp(min=0)
+        self.first = coordinate.long().clamp(max=cells - 1)
         self.second = (self.first + 1).clamp(max=cells - 1)
-        self.far = torch.where(self.first == self.second, 0, place - self.first)
+        self.far = torch.where(self.first == self.second, 0, coordinate - self.first)
         self.near = 1 - self.far
 
 
-def _upsampled_energy(cells: Tensor, vertical: Taps, across: Taps) -> Tensor:
+def _upsampled_energy(
+    cells: Tensor, vertical: LinearInterpolation, across: LinearInterpolation
+) -> Tensor:
     """Squared norms (B, S, S) of an upsampled map, from its cells (B, s, s, C).
 
     A position lies between two cells a side, so its squared norm is made of the cells' own squared
@@ -162,7 +165,7 @@ def _upsampled_energy(cells: Tensor, vertical: Taps, across: Taps) -> Tensor:
     return _squared_line(columns, neighbours, across, 2)
 
 
-def _squared_line(own: Tensor, pairs: Tensor, taps: Taps, dim: int) -> Tensor:
+def _squared_line(own: Tensor, pairs: Tensor, taps: LinearInterpolation, dim: int) -> Tensor:
     """Squares of interpolated cells: of the cells' squares and of each one's product with the next.
 
     Args:

@@ -13,9 +13,9 @@ from mgm.data.images.orientation import STORED
 from mgm.data.sources.bad_samples import FILE, RAISE
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
-from mgm.train.distributed.deepspeed_settings import check_settings, name_of, read_settings
-from mgm.train.distributed.deepspeed_start import join_alone, spare_compilation
-from mgm.train.distributed.fsdp import wants_sharding
+from mgm.train.distributed.deepspeed_settings import check_settings, read_settings, settings_label
+from mgm.train.distributed.deepspeed_start import disable_shm_comm, set_single_process_env
+from mgm.train.distributed.fsdp import parse_fsdp
 
 logger = logging.getLogger(__name__)
 
@@ -226,9 +226,9 @@ class TrainingArguments(transformers.TrainingArguments):
     use_dora: bool = _flag(False, "DoRA: also train the length of each row of the weights.")
 
     def __post_init__(self) -> None:
-        self.sharded = wants_sharding(self.fsdp)
+        self.use_fsdp = parse_fsdp(self.fsdp)
         self.fsdp = None  # transformers' own would be DDP on a CPU, without a word
-        if self.sharded and self.deepspeed:
+        if self.use_fsdp and self.deepspeed:
             raise MGMError("--fsdp beside --deepspeed: both divide the model; choose one")
         if self.evaluation_strategy is not None:
             self.eval_strategy = self.evaluation_strategy
@@ -244,17 +244,17 @@ class TrainingArguments(transformers.TrainingArguments):
             # afterwards: whoever asks looks there, in every transformers.
             self.activation_checkpointing = True
             self.gradient_checkpointing = None
-        name = name_of(self.deepspeed or "")
+        name = settings_label(self.deepspeed or "")
         if self.deepspeed is not None and self.deepspeed != "":
             if find_spec("deepspeed") is None:
                 raise MGMError(
                     "--deepspeed: the package is not installed; pip install -e '.[train]'"
                 )
             self.deepspeed = read_settings(self.deepspeed)
-            join_alone()
+            set_single_process_env()
         if not torch.accelerator.is_available():
             if self.deepspeed:
-                spare_compilation()
+                disable_shm_comm()
             # Or bf16 is refused, and memory pinned for a device that is not there.
             self.use_cpu = True
         if self.bf16 and self.use_cpu and not cpu_has_bfloat16():
@@ -281,15 +281,15 @@ class TrainingArguments(transformers.TrainingArguments):
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
-    def zero3(self) -> bool:
+    def is_zero3(self) -> bool:
         """Whether DeepSpeed divides the weights too."""
         settings = getattr(self, "hf_deepspeed_config", None)  # there is none without --deepspeed
         return settings is not None and settings.is_zero3()
 
     @property
-    def reads_once(self) -> bool:
+    def loads_on_rank0(self) -> bool:
         """Whether the first process alone reads the weights, of which the others get parts."""
-        return self.sharded or (self.zero3 and self.bits == FULL)
+        return self.use_fsdp or (self.is_zero3 and self.bits == FULL)
 
     @property
     def n_gpu(self) -> int:

@@ -22,7 +22,7 @@ from mgm.train.args.arguments import (
     ModelArguments,
     TrainingArguments,
 )
-from mgm.train.distributed.fsdp import check_transformers
+from mgm.train.distributed.fsdp import check_fsdp_support
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
 
@@ -40,7 +40,7 @@ stage 2: python -m mgm.train --model_name_or_path work_dirs/stage1 --version v1 
 _LATER = "is not supported yet; leave it out"
 
 # Flags that may only have their default, and why.
-REFUSED = {
+UNSUPPORTED = {
     "mm_use_im_start_end": "is not supported yet, and no published model uses it; leave it out",
     "mm_use_im_patch_token": "would add a token that nothing uses; leave it out",
     "image_processor": "does nothing: images are prepared in one way; leave it out",
@@ -136,7 +136,7 @@ def parse_flags(words: Sequence[str]) -> Arguments:
     return cast(Arguments, parsed)
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_flag_names(names: Iterable[str]) -> None:
     """Raise an MGMError unless these are flags of the training, without their two dashes."""
     _check_known(_parser(), [f"--{name}" for name in names])
 
@@ -163,8 +163,8 @@ def _check_known(parser: HfArgumentParser, words: Sequence[str]) -> None:
 def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
     for entry in fields(part):
         value = getattr(part, entry.name)
-        if entry.name in REFUSED and value not in (entry.default, None):
-            raise MGMError(f"--{entry.name} {value}: {REFUSED[entry.name]}")
+        if entry.name in UNSUPPORTED and value not in (entry.default, None):
+            raise MGMError(f"--{entry.name} {value}: {UNSUPPORTED[entry.name]}")
 
 
 def _check_path(name: str, value: str | None) -> None:
@@ -206,7 +206,7 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
         )
     if data.eval_num_generations < 0:
         raise MGMError(f"--eval_num_generations {data.eval_num_generations}: give a number from 0")
-    if data.eval_num_generations and (training.sharded or training.zero3):
+    if data.eval_num_generations and (training.use_fsdp or training.is_zero3):
         raise MGMError(
             "--eval_num_generations: no process has the whole model under ZeRO-3 or --fsdp; leave "
             "it out, or take ZeRO-2"
@@ -250,9 +250,9 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
         raise MGMError(
             "--selective_checkpointing does nothing without --gradient_checkpointing True"
         )
-    if training.sharded:
-        check_transformers()
-    if training.bits != FULL and training.sharded:
+    if training.use_fsdp:
+        check_fsdp_support()
+    if training.bits != FULL and training.use_fsdp:
         raise MGMError(f"--bits {training.bits} beside --fsdp: rounded weights are not divided")
     for name in ("lora_weight_path", "use_dora"):
         if getattr(training, name) and not training.lora_enable:

@@ -17,7 +17,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mgm.errors import MGMError
-from mgm.train.callbacks.trainer_protocol import RunningTrainer
+from mgm.train.callbacks.trainer_protocol import TrainerProtocol
 from mgm.train.checkpointing.checkpoints import BENCHMARKS
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _OF_THIS_RUN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
 
-class BenchmarkRuns(TrainerCallback):
+class BenchmarkCallback(TrainerCallback):
     """Has every checkpoint answer benchmarks, and reports the scores.
 
     Args:
@@ -39,7 +39,7 @@ class BenchmarkRuns(TrainerCallback):
         self._words = ["--benchmark", *benchmarks, "--data-dir", data]
         if limit:
             self._words += ["--limit", str(limit)]
-        self._trainer: RunningTrainer | None = None
+        self._trainer: TrainerProtocol | None = None
 
     def check(self) -> None:
         """Look whether the questions are there, before the first step.
@@ -51,7 +51,7 @@ class BenchmarkRuns(TrainerCallback):
         if found.returncode:
             raise MGMError(f"--eval_benchmarks: {_last_line(found.stderr)}")
 
-    def report_to(self, trainer: RunningTrainer) -> None:
+    def report_to(self, trainer: TrainerProtocol) -> None:
         """Scores go into this trainer's log."""
         self._trainer = trainer
         trainer.add_callback(self)

@@ -7,14 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def summed_over_processes(numbers: Tensor) -> Tensor:
+def all_reduce_sum(numbers: Tensor) -> Tensor:
     """The sum of all processes' numbers, in place; all of them have to ask."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(numbers)
     return numbers
 
 
-class SourceLosses:
+class DatasetLosses:
     """Sums of losses and labels by source.
 
     Args:
@@ -26,7 +26,7 @@ class SourceLosses:
         self.sums: Tensor | None = None  # (sources, 2)
 
     def add(self, group_losses: Tensor | None) -> None:
-        """Add what `SupervisedOutput.group_losses` of a batch says."""
+        """Add what `CausalLMLossOutput.group_losses` of a batch says."""
         if group_losses is None or not self.names:
             return
         if self.sums is None:
@@ -42,7 +42,7 @@ class SourceLosses:
             return {}
         sums = torch.zeros(len(self.names), 2, device=device) if self.sums is None else self.sums
         self.sums = None
-        summed_over_processes(sums)
+        all_reduce_sum(sums)
         return {
             f"loss/{name}": total / count
             for name, (total, count) in zip(self.names, sums.tolist(), strict=True)

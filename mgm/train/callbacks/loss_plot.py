@@ -21,7 +21,7 @@ NAMES = {"loss": "all that is learned", "eval_loss": "hold-out"}  # in the legen
 SHOWN = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
 
 
-class LossPlot(TrainerCallback):
+class LossPlotCallback(TrainerCallback):
     """Draws the curves at every save."""
 
     def on_save(
@@ -33,10 +33,10 @@ class LossPlot(TrainerCallback):
     ) -> None:
         """Draw them, in the first process of a run."""
         if args.process_index == 0:
-            draw_curves(state.log_history, Path(str(args.output_dir)))
+            plot_losses(state.log_history, Path(str(args.output_dir)))
 
 
-def draw_curves(history: Sequence[dict[str, Any]], folder: Path) -> None:
+def plot_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
     """Draw what was logged so far into `curves.png`, if matplotlib is installed.
 
     A picture that cannot be drawn or written is a warning: it is no reason to end a run.

@@ -9,10 +9,10 @@ from transformers import TrainerCallback
 
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
-from mgm.train.callbacks.dataset_losses import SourceLosses
+from mgm.train.callbacks.dataset_losses import DatasetLosses
 
 
-class RunningTrainer(Protocol):
+class TrainerProtocol(Protocol):
     """The part of `mgm.train.trainer.MGMTrainer` that callbacks use.
 
     Attributes:
@@ -33,7 +33,7 @@ class RunningTrainer(Protocol):
     since: float
     data_collator: Any
     train_dataset: Any
-    source_losses: SourceLosses
+    dataset_losses: DatasetLosses
 
     def train_sampler(self) -> Iterable[int]:
         """The order of the training samples."""

@@ -22,9 +22,9 @@ from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
-from mgm.model.ops.causal_lm_loss import IGNORED
-from mgm.train.callbacks.dataset_losses import summed_over_processes
-from mgm.train.callbacks.trainer_protocol import RunningTrainer
+from mgm.model.labels import IGNORE_INDEX
+from mgm.train.callbacks.dataset_losses import all_reduce_sum
+from mgm.train.callbacks.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ ANSWER_TOKENS = 64  # of an answer that is compared, at most
 
 
 @dataclass(frozen=True)
-class HoldOut:
+class ValidationSet:
     """Data that a run is measured on.
 
     A sample that is on the list of bad samples is not measured, then or later, so that the losses
@@ -50,7 +50,7 @@ class HoldOut:
     answers: int = 0
 
     @torch.no_grad()
-    def measure(self, trainer: RunningTrainer) -> dict[str, float]:
+    def measure(self, trainer: TrainerProtocol) -> dict[str, float]:
         """The loss by token, of all and of each source, and the share of answers that are right.
 
         All processes have to ask, with the model in evaluation mode.
@@ -94,7 +94,7 @@ class HoldOut:
         return {(entry.file, entry.sample): entry for entry in entries}
 
     def _sums(
-        self, trainer: RunningTrainer, bad: Collection[tuple[str, int]]
+        self, trainer: TrainerProtocol, bad: Collection[tuple[str, int]]
     ) -> tuple[Tensor, int, int]:
         """Summed losses and labels of each source, and counts of samples, over all processes.
 
@@ -118,7 +118,7 @@ class HoldOut:
             num_workers=args.dataloader_num_workers,
             generator=torch.Generator(),  # or it would draw from the random numbers of the run
         )
-        divided = trainer.is_deepspeed_enabled or args.sharded
+        divided = trainer.is_deepspeed_enabled or args.use_fsdp
         model = trainer.model_wrapped if divided else trainer.model
         counts = torch.zeros(2, dtype=torch.long, device=args.device)
         for batch, usable, labelled in loader:
@@ -128,10 +128,10 @@ class HoldOut:
             inputs = trainer.prepare_inputs(batch)
             found = cast(nn.Module, model)(**inputs, skip_logits=True).group_losses.to(sums)
             sums.index_add_(0, found[:, 0].long(), found[:, 1:])
-        usable, measured = summed_over_processes(counts).tolist()
-        return summed_over_processes(sums), usable, measured
+        usable, measured = all_reduce_sum(counts).tolist()
+        return all_reduce_sum(sums), usable, measured
 
-    def _answered(self, trainer: RunningTrainer, bad: Collection[tuple[str, int]]) -> Tensor:
+    def _answered(self, trainer: TrainerProtocol, bad: Collection[tuple[str, int]]) -> Tensor:
         """How many first questions were answered exactly, and how many were asked."""
         args = trainer.args
         good = (row for row in range(len(self.samples)) if self.samples.location(row) not in bad)
@@ -146,7 +146,7 @@ class HoldOut:
                 _, answer = self.samples.sample(row)[0].turns[0]
                 right += text.strip() == (answer or "").strip()
         counts = torch.tensor([right, asked], dtype=torch.float32, device=args.device)
-        return summed_over_processes(counts)
+        return all_reduce_sum(counts)
 
     def _ask(self, engine: Engine, rows: Sequence[int]) -> dict[int, str]:
         """The model's answers to the first questions of some samples, by their rows.
@@ -175,7 +175,7 @@ def _counted(
 ) -> tuple[dict[str, Tensor], int, int]:
     """A batch, of how many samples that can be used it is, and how many of them have a label."""
     batch = collator(samples)
-    labelled = int((batch["labels"][:, 1:] != IGNORED).any(dim=1).sum())
+    labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=1).sum())
     return batch, sum(map(is_usable, samples)), labelled
 
 

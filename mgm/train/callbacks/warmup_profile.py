@@ -21,9 +21,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mgm.data.datasets.collator import Collator, count_tokens
 from mgm.data.datasets.packing import PackedCollator
-from mgm.model.ops.causal_lm_loss import IGNORED
-from mgm.train.callbacks.trainer_protocol import RunningTrainer
-from mgm.train.estimate.flops import RunWork
+from mgm.model.labels import IGNORE_INDEX
+from mgm.train.callbacks.trainer_protocol import TrainerProtocol
+from mgm.train.estimate.flops import FlopsCounter
 from mgm.train.optim.freezing import count_parameters
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ BATCHES = 4  # that are timed; one more goes before them
 WORTHWHILE = 30  # times as many batches as are timed, or the trial takes longer than it tells
 
 
-class Trial(TrainerCallback):
+class WarmupProfileCallback(TrainerCallback):
     """Logs parameters, memory, tokens and time of a run before its first step.
 
     In one process alone, where a trial changes nothing; others have the launcher's forecast.
@@ -41,7 +41,7 @@ class Trial(TrainerCallback):
         trainer: of the run.
     """
 
-    def __init__(self, trainer: RunningTrainer) -> None:
+    def __init__(self, trainer: TrainerProtocol) -> None:
         self.trainer = trainer
 
     def on_train_begin(
@@ -51,11 +51,11 @@ class Trial(TrainerCallback):
         left = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
         if args.world_size > 1 or args.deepspeed or left < WORTHWHILE * BATCHES:
             return
-        with undisturbed():
+        with preserve_rng_state():
             seconds, tokens, samples, images = self._measure()
-        self.trainer.source_losses.take(args.device)  # the run has not begun
+        self.trainer.dataset_losses.take(args.device)  # the run has not begun
         total, trained = count_parameters(self.trainer.model)
-        flop = RunWork(self.trainer.model).operations(samples, images, tokens)
+        flop = FlopsCounter(self.trainer.model).operations(samples, images, tokens)
         logger.info(
             "forecast: %.1f M parameters, %.1f M trained; %s; %d steps of %d samples, about "
             "%.1f M tokens, %.3g TFLOP; %s at %s tokens/s, %.1f samples/s",
@@ -80,7 +80,7 @@ class Trial(TrainerCallback):
             if trainer.args.dataloader_num_workers:  # then others prepare batches meanwhile
                 begun = time.perf_counter()
             places = batch.pop("index")
-            count = (batch["labels"][:, 1:] != IGNORED).sum()
+            count = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
             batch = trainer.prepare_inputs(batch)
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, batch, num_items_in_batch=count)
@@ -104,7 +104,7 @@ def _uncounted(collator: Collator | PackedCollator) -> Collator | PackedCollator
 
 
 @contextmanager
-def undisturbed() -> Generator[None]:
+def preserve_rng_state() -> Generator[None]:
     """Have random numbers go on afterwards as before."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():

@@ -16,7 +16,7 @@ from mgm.atomic import WriteErrors, atomic_folder
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
-from mgm.train.distributed.first_process import computed_once, is_alone
+from mgm.train.distributed.first_process import broadcast_from_rank0, is_single_process
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
 
 
 @contextmanager
-def shared_folder(path: Path, finish: Callable[[Path], None]) -> Generator[Path]:
+def atomic_folder_of_ranks(path: Path, finish: Callable[[Path], None]) -> Generator[Path]:
     """As `atomic_folder`, but all processes of the run write into it together.
 
     In the block they must not wait for one another after one of them may have failed.
@@ -39,7 +39,7 @@ def shared_folder(path: Path, finish: Callable[[Path], None]) -> Generator[Path]
     Raises:
         MGMError: one of them could not; none of them leaves anything behind.
     """
-    if is_alone():
+    if is_single_process():
         with atomic_folder(path) as part:
             yield part
             finish(part)
@@ -83,7 +83,7 @@ def _agreed(value: object, fault: Exception | None, path: Path) -> object:
     return shared[0]
 
 
-def prepare_output(path: str | os.PathLike[str]) -> Path:
+def prepare_output_dir(path: str | os.PathLike[str]) -> Path:
     """Make the output folder, and clear what a killed run left half-written in it.
 
     A model that was complete when the run was killed gets its place.
@@ -145,7 +145,7 @@ def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
     return folder
 
 
-def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = ()) -> None:
+def set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[str] = ()) -> None:
     """Move what earlier runs left in the output folder into a folder of its own, and say so.
 
     Of this run are the checkpoint that it goes on from, if that lies in `output`, and those before
@@ -161,17 +161,17 @@ def set_others_aside(output: Path, resumed: Path | None, files: Sequence[str] = 
     Raises:
         MGMError: they could not be moved.
     """
-    if not is_alone():
+    if not is_single_process():
         dist.barrier()
-    computed_once(lambda: _set_others_aside(output, resumed, files))
+    broadcast_from_rank0(lambda: _set_aside_earlier_runs(output, resumed, files))
 
 
-def _set_others_aside(output: Path, resumed: Path | None, files: Sequence[str]) -> None:
+def _set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[str]) -> None:
     last = -1
     if resumed is not None and resumed.resolve().parent == output.resolve():
         last = int(read_json(resumed / STATE_FILE).get("global_step", -1))
-    found = [*checkpoints(output), *checkpoints(output / BENCHMARKS)]
-    names = [str(at.relative_to(output)) for at in found if step_of(at) > last]
+    found = [*list_checkpoints(output), *list_checkpoints(output / BENCHMARKS)]
+    names = [str(at.relative_to(output)) for at in found if checkpoint_step(at) > last]
     names += [name for name in files if last < 0 and is_present(output / name)]
     if not names:
         return
@@ -186,16 +186,16 @@ def _set_others_aside(output: Path, resumed: Path | None, files: Sequence[str]) 
 
 def last_checkpoint(output: Path) -> Path | None:
     """The complete checkpoint of the latest step in a folder, or None."""
-    found = [folder for folder in checkpoints(output) if (folder / STATE_FILE).is_file()]
+    found = [folder for folder in list_checkpoints(output) if (folder / STATE_FILE).is_file()]
     return found[-1] if found else None
 
 
-def checkpoints(output: Path) -> list[Path]:
+def list_checkpoints(output: Path) -> list[Path]:
     """All folders `checkpoint-<step>`, by step; none if there is no such folder."""
     if not output.is_dir():
         return []
     found = (folder for folder in output.iterdir() if is_checkpoint_name(folder.name))
-    return sorted((folder for folder in found if folder.is_dir()), key=step_of)
+    return sorted((folder for folder in found if folder.is_dir()), key=checkpoint_step)
 
 
 def is_checkpoint_name(name: str) -> bool:
@@ -203,6 +203,6 @@ def is_checkpoint_name(name: str) -> bool:
     return bool(_CHECKPOINT.fullmatch(name))
 
 
-def step_of(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
     """The step in the name of a folder `checkpoint-<step>`."""
     return int(checkpoint.name.rpartition("-")[2])

@@ -13,23 +13,23 @@ from mgm.model.checkpoint.saved_files import model_files, processor_files, repla
 from mgm.model.files.json_file import read_json
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.checkpoints import STATE_FILE
-from mgm.train.checkpointing.resume_files import trainer_state
+from mgm.train.checkpointing.resume_files import read_trainer_state
 
 logger = logging.getLogger(__name__)
 
 
-def may_be_finished(checkpoint: Path, training: TrainingArguments) -> bool:
+def has_all_steps(checkpoint: Path, training: TrainingArguments) -> bool:
     """Whether a checkpoint has all steps of the run, as far as flags and the checkpoint say.
 
     Another `--num_train_epochs` than before is not seen here: only the data says how many steps
     that makes.
     """
-    state = trainer_state(checkpoint)
+    state = read_trainer_state(checkpoint)
     steps = training.max_steps if training.max_steps > 0 else state.max_steps
     return state.global_step >= steps
 
 
-def save_finished(
+def save_from_checkpoint(
     checkpoint: Path, output: Path, processor: MGMProcessor, adapter: Any = None
 ) -> None:
     """Give the output folder the model of the run's last checkpoint, unless it has it already.
@@ -69,6 +69,6 @@ def _holds_result(output: Path, checkpoint: Path) -> bool:
         step = read_json(output / STATE_FILE).get("global_step")
     except MGMError:
         return False
-    if step != trainer_state(checkpoint).global_step:
+    if step != read_trainer_state(checkpoint).global_step:
         return False
     return all(filecmp.cmp(checkpoint / name, output / name, shallow=False) for name in names)

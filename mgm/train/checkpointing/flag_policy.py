@@ -7,7 +7,7 @@ what is saved and measured, may, and is logged; what has no part in the run is n
 
 from enum import Enum
 
-from mgm.train.args.validation import REFUSED
+from mgm.train.args.validation import UNSUPPORTED
 
 
 class Policy(Enum):
@@ -81,7 +81,7 @@ _IGNORE = """
 """
 
 POLICIES = {
-    **dict.fromkeys(REFUSED, Policy.IGNORE),  # they have their default in every run
+    **dict.fromkeys(UNSUPPORTED, Policy.IGNORE),  # they have their default in every run
     **dict.fromkeys(CONFIG_FIELDS, Policy.CONFIG),
     **dict.fromkeys(_REFUSE.split(), Policy.REFUSE),
     **dict.fromkeys(_CONTENT.split(), Policy.CONTENT),

@@ -42,7 +42,15 @@ STREAM_KEYS = {"workers", "next", "cursors"}
 MODEL_STATES_KEY, OPTIM_STATES_KEY = b"global_steps", b"optimizer_state_dict"
 # What curves are drawn of.
 _DRAWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
-UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError, TypeError)
+TORCH_LOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    UnpicklingError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+)
 
 
 def _is_number(value: object) -> bool:
@@ -75,7 +83,7 @@ _STATE_RULES = {
 }
 
 
-def check_files(
+def check_resume_files(
     checkpoint: Path, training: TrainingArguments, streaming: bool, finished: bool = False
 ) -> None:
     """See whether this process can resume from a checkpoint.
@@ -89,7 +97,7 @@ def check_files(
     Raises:
         MGMError: a file is missing, damaged, or of another kind; names it.
     """
-    state = trainer_state(checkpoint)
+    state = read_trainer_state(checkpoint)
     if training.lora_enable:
         _check_adapter(checkpoint)
     rank, digests = training.process_index, _digests(checkpoint)
@@ -102,19 +110,19 @@ def check_files(
     if training.deepspeed:
         _check_deepspeed(checkpoint, training)
     else:
-        name = f"optimizer-{rank}.pt" if training.sharded else OPTIMIZER_NAME
+        name = f"optimizer-{rank}.pt" if training.use_fsdp else OPTIMIZER_NAME
         optimizer = _torch_file(checkpoint / name, KEYS[OPTIMIZER_NAME])
     if not (isinstance(training.deepspeed, dict) and "scheduler" in training.deepspeed):
         schedule = _torch_file(checkpoint / SCHEDULER_NAME, KEYS[SCHEDULER_NAME])
     random_state = rng_file(checkpoint, training)
     _check_present(random_state)
     if not zipfile.is_zipfile(random_state):
-        raise damaged(random_state)
+        raise damaged_file_error(random_state)
     if streaming:
         file = stream_file(checkpoint, rank)
         _check_present(file)
         if not read_json(file).keys() >= STREAM_KEYS:
-            raise damaged(file)
+            raise damaged_file_error(file)
     if digests is None:
         _compare_steps(checkpoint, state.global_step, schedule, optimizer, training.fp16)
 
@@ -124,7 +132,7 @@ def _digests(checkpoint: Path) -> dict[str, Any] | None:
     file = checkpoint / RUN_FILE
     digests = read_optional_json(file).get(DIGESTS)
     if digests is not None and not isinstance(digests, dict):
-        raise damaged(file)
+        raise damaged_file_error(file)
     return digests
 
 
@@ -187,7 +195,7 @@ def rng_file(checkpoint: Path, training: TrainingArguments) -> Path:
     return checkpoint / f"rng_state{number}.pth"
 
 
-def trainer_state(checkpoint: Path) -> TrainerState:
+def read_trainer_state(checkpoint: Path) -> TrainerState:
     """What the Trainer knew when it wrote a checkpoint.
 
     Raises:
@@ -201,16 +209,16 @@ def trainer_state(checkpoint: Path) -> TrainerState:
     except MGMError as error:
         raise MGMError(f"{error}; {_remedy(checkpoint)}") from error
     except (TypeError, ValueError) as error:
-        raise damaged(file) from error
+        raise damaged_file_error(file) from error
     if not content.keys() >= {"global_step", "max_steps", "num_train_epochs"}:
-        raise damaged(file)
+        raise damaged_file_error(file)
     name, _, step = checkpoint.resolve().name.rpartition("-")
     if name == "checkpoint" and step.isdecimal() and int(step) != state.global_step:
         raise _of_another_step(file, state.global_step, int(step))
     return state
 
 
-def damaged(file: Path, checkpoint: Path | None = None) -> MGMError:
+def damaged_file_error(file: Path, checkpoint: Path | None = None) -> MGMError:
     """What to say of a file that a checkpoint has, and that cannot be used.
 
     Args:
@@ -237,10 +245,10 @@ def _torch_file(file: Path, keys: set[str]) -> dict[str, Any]:
     _check_present(file)
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except UNREADABLE as error:
-        raise damaged(file) from error
+    except TORCH_LOAD_ERRORS as error:
+        raise damaged_file_error(file) from error
     if not isinstance(content, dict) or not content.keys() >= keys:
-        raise damaged(file)
+        raise damaged_file_error(file)
     return content
 
 
@@ -251,7 +259,7 @@ def _check_adapter(checkpoint: Path) -> None:
     try:
         read_header(file)
     except MGMError as error:
-        raise damaged(file) from error
+        raise damaged_file_error(file) from error
 
 
 def _check_deepspeed(checkpoint: Path, training: TrainingArguments) -> None:
@@ -261,9 +269,9 @@ def _check_deepspeed(checkpoint: Path, training: TrainingArguments) -> None:
         folder = checkpoint / latest.read_text(encoding="utf-8").strip()
         inside = folder.parent == checkpoint and folder.is_dir()
     except (OSError, ValueError) as error:
-        raise damaged(latest) from error
+        raise damaged_file_error(latest) from error
     if not inside:
-        raise damaged(latest)
+        raise damaged_file_error(latest)
     settings = training.deepspeed if isinstance(training.deepspeed, dict) else {}
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     part = f"zero_pp_rank_{training.process_index}_mp_rank_00"
@@ -283,6 +291,6 @@ def _check_pickle(file: Path, key: bytes, checkpoint: Path) -> None:
             (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             found = key in archive.read(pickled)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise damaged(file, checkpoint) from error
+        raise damaged_file_error(file, checkpoint) from error
     if not found:
-        raise damaged(file, checkpoint)
+        raise damaged_file_error(file, checkpoint)

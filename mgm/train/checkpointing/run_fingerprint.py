@@ -16,7 +16,7 @@ from mgm.model.files.json_file import is_present, read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
 from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
-from mgm.train.checkpointing.start_weights import start_weights
+from mgm.train.checkpointing.initial_weights import initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
     settings = training.deepspeed if isinstance(training.deepspeed, dict) else {}
     rest = {name: value for name, value in settings.items() if name not in _OF_DEEPSPEED}
     zero = dict(settings.get("zero_optimization", {}))
-    found |= {"--fsdp": training.sharded, "--deepspeed": bool(training.deepspeed)}
+    found |= {"--fsdp": training.use_fsdp, "--deepspeed": bool(training.deepspeed)}
     found["zero_optimization.stage of --deepspeed"] = zero.pop("stage", 0) if settings else None
     for name in ("optimizer", "scheduler"):
         found[f"{name} of --deepspeed"] = settings.get(name)
@@ -105,7 +105,7 @@ def fingerprint_of(
     for flag, field in CONFIG_FIELDS.items():
         owner = processor if field == "conversation" else model.config
         found[f"--{flag}"] = _plain(getattr(owner, field))
-    found |= start_weights(arguments)
+    found |= initial_weights(arguments)
     found["items"] = len(items.names if isinstance(items, StreamedDataset) else items)
     found |= data_fingerprint(items, "--data_path")
     return found | ({} if eval_items is None else data_fingerprint(eval_items, EVAL))

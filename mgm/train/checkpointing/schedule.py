@@ -9,12 +9,12 @@ from transformers import TrainerState, get_scheduler
 from transformers.trainer import OPTIMIZER_NAME
 
 from mgm.train.args.arguments import TrainingArguments
-from mgm.train.checkpointing.resume_files import damaged
+from mgm.train.checkpointing.resume_files import damaged_file_error
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # of a parameter's own shape
 
 
-def describe_change(arguments: TrainingArguments, state: TrainerState, steps: int) -> str:
+def describe_schedule_change(arguments: TrainingArguments, state: TrainerState, steps: int) -> str:
     """What another number of steps does to the learning rate of the steps that are left.
 
     Args:
@@ -69,7 +69,7 @@ def set_learning_rates(schedule: LRScheduler) -> None:
     schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # which is logged
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+def check_optimizer_state(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
     """See whether moments that were loaded are those of the parameters.
 
     Raises:
@@ -79,4 +79,4 @@ def check_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
     for parameter, state in optimizer.state.items():
         for name in MOMENTS:
             if name in state and state[name].shape != parameter.shape:
-                raise damaged(checkpoint / OPTIMIZER_NAME)
+                raise damaged_file_error(checkpoint / OPTIMIZER_NAME)

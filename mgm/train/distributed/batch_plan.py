@@ -6,7 +6,7 @@ from mgm.errors import MGMError
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchPlan:
     """How many samples go where.
 
     Attributes:
@@ -31,7 +31,7 @@ class Batches:
         )
 
 
-def divide(samples: int, devices: int, at_most: int) -> Batches:
+def divide(samples: int, devices: int, at_most: int) -> BatchPlan:
     """Keep the samples of a step when the number of devices is another one.
 
     Args:
@@ -50,4 +50,4 @@ def divide(samples: int, devices: int, at_most: int) -> Batches:
             f"{fitting[-1]} of them, or another size"
         )
     per_device = max(count for count in range(1, min(at_most, each) + 1) if each % count == 0)
-    return Batches(devices, per_device, each // per_device)
+    return BatchPlan(devices, per_device, each // per_device)

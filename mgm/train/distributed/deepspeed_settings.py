@@ -58,7 +58,7 @@ READ_ELSEWHERE = {
 }
 
 
-def name_of(given: str | Settings) -> str:
+def settings_label(given: str | Settings) -> str:
     """What errors about settings begin with."""
     file = isinstance(given, str) and not given.lstrip().startswith("{")
     return f"--deepspeed {given}" if file else "--deepspeed"
@@ -73,7 +73,7 @@ def read_settings(given: str | Settings) -> Settings:
     Raises:
         MGMError: there is no such file, or it does not hold settings.
     """
-    with faults_of(name_of(given)):
+    with faults_of(settings_label(given)):
         settings = json.loads(json.dumps(given)) if isinstance(given, dict) else _parsed(given)
         if not isinstance(settings, dict):
             raise MGMError(f"holds a {type(settings).__name__}, not an object; {EXAMPLE}")

@@ -13,7 +13,7 @@ from mgm.errors import MGMError, one_line
 logger = logging.getLogger(__name__)
 
 
-def join_alone() -> None:
+def set_single_process_env() -> None:
     """Describe this process as the only one of a run, where no launcher did.
 
     DeepSpeed looks for MPI otherwise.
@@ -44,7 +44,7 @@ def deepspeed_errors(enabled: bool) -> Generator[None]:
         ) from error
 
 
-def spare_compilation() -> None:
+def disable_shm_comm() -> None:
     """Keep DeepSpeed from compiling its shared-memory collectives, which takes minutes on a CPU."""
     from deepspeed import ops
 

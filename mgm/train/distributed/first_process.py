@@ -10,23 +10,23 @@ from mgm.errors import MGMError
 Result = TypeVar("Result")
 
 
-class ReportedByFirstError(MGMError):
+class ReportedByRank0Error(MGMError):
     """A fault that all processes have learned of; the first one reports it for the others."""
 
 
-def is_alone() -> bool:
+def is_single_process() -> bool:
     """Whether the run has one process, and nobody to wait for."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
-def computed_once(compute: Callable[[], Result]) -> Result:
+def broadcast_from_rank0(compute: Callable[[], Result]) -> Result:
     """The result of a function that the first process calls; all processes have to ask.
 
     Raises:
         MGMError: the function did, in the first process; it is raised in all, in the others as
-            `ReportedByFirstError`.
+            `ReportedByRank0Error`.
     """
-    if is_alone():
+    if is_single_process():
         return compute()
     shared: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -40,14 +40,14 @@ def computed_once(compute: Callable[[], Result]) -> Result:
     return shared[0]
 
 
-def checked_everywhere(check: Callable[[], Result]) -> Result:
+def check_on_all_ranks(check: Callable[[], Result]) -> Result:
     """The result of a check that every process makes; all of them have to ask.
 
     Raises:
         MGMError: the check did in one of them; the first such fault is raised in all, so that none
-            waits for one that has ended; in all but the first process as `ReportedByFirstError`.
+            waits for one that has ended; in all but the first process as `ReportedByRank0Error`.
     """
-    if is_alone():
+    if is_single_process():
         return check()
     result, fault = None, None
     try:
@@ -64,4 +64,4 @@ def checked_everywhere(check: Callable[[], Result]) -> Result:
 
 def _shared_fault(message: str) -> MGMError:
     """What is raised here of a fault that all processes have learned of."""
-    return MGMError(message) if dist.get_rank() == 0 else ReportedByFirstError(message)
+    return MGMError(message) if dist.get_rank() == 0 else ReportedByRank0Error(message)

@@ -29,7 +29,7 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 HOOK = "_defer_fsdp_gradient_reduction"
 
 
-def wants_sharding(fsdp: str | bool | list[str] | None) -> bool:
+def parse_fsdp(fsdp: str | bool | list[str] | None) -> bool:
     """Whether `--fsdp` asks for FSDP2; other programs' words for it are understood."""
     text = " ".join(fsdp) if isinstance(fsdp, list) else str(fsdp or "")
     words = set(text.lower().split())
@@ -43,7 +43,7 @@ def wants_sharding(fsdp: str | bool | list[str] | None) -> bool:
     return True
 
 
-def check_transformers() -> None:
+def check_fsdp_support() -> None:
     """See whether transformers' Trainer can train a model that is divided.
 
     Raises:
@@ -104,13 +104,13 @@ def delay_reduction(model: nn.Module, delay: bool) -> None:
     cast(FSDPModule, model).set_requires_gradient_sync(not delay)
 
 
-def whole_state(model: nn.Module) -> dict[str, Any]:
+def gather_state_dict(model: nn.Module) -> dict[str, Any]:
     """All weights, on the CPU of the first process; the others, which have to ask too, get none."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(model, options=options)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def save_optimizer_shard(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write this process's part of the moments into a checkpoint."""
     state = optimizer.state_dict()
     state["state"] = {
@@ -120,7 +120,7 @@ def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     torch.save(state, _optimizer_file(folder))
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def load_optimizer_shard(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Read it back.
 
     Raises:

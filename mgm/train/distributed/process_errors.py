@@ -20,7 +20,7 @@ class LostProcessError(MGMError):
 
 
 @contextmanager
-def lost_process() -> Generator[None]:
+def lost_process_errors() -> Generator[None]:
     """Make one line of what is raised in a process that waits for one that has ended.
 
     Raises:

@@ -10,7 +10,7 @@ from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 # Dense bfloat16 operations a second, by what torch calls the device; vendors' data sheets.
-PEAKS = {
+PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H800": 989e12,
@@ -22,7 +22,7 @@ PEAKS = {
 
 
 @dataclass(frozen=True)
-class Work:
+class SampleFlops:
     """Operations of one sample, in FLOP.
 
     Attributes:
@@ -41,23 +41,23 @@ class Work:
         return self.images + self.language + self.backward
 
 
-def known_peak() -> tuple[str, float] | None:
+def device_peak_flops() -> tuple[str, float] | None:
     """The device that is here and its operations a second; None: there is none that is known."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        for known, peak in PEAKS.items():
+        for known, peak in PEAK_FLOPS.items():
             if name.startswith(known):
                 return name, peak
     return None
 
 
-def skeleton_of(config: MGMConfig) -> MGMForConditionalGeneration:
+def meta_model(config: MGMConfig) -> MGMForConditionalGeneration:
     """A model without weights."""
     with torch.device("meta"):
         return MGMForConditionalGeneration(config)
 
 
-def work_of_sample(model: MGMForConditionalGeneration, tokens: int, again: bool) -> Work:
+def flops_per_sample(model: MGMForConditionalGeneration, tokens: int, again: bool) -> SampleFlops:
     """Operations of a sample with one image; counted for what sees it, derived for the rest.
 
     Args:
@@ -79,7 +79,7 @@ def work_of_sample(model: MGMForConditionalGeneration, tokens: int, again: bool)
     trains = any(parameter.requires_grad for parameter in model.language_model.parameters())
     # Gradients of inputs take as much as the forward pass, those of weights as much again.
     backward = weights * (1 + trains + again) + attention * (2 + again)
-    return Work(images, language, backward)
+    return SampleFlops(images, language, backward)
 
 
 def forward_flops(
@@ -98,7 +98,7 @@ def forward_flops(
     return 2 * met * tokens, attention
 
 
-class RunWork:
+class FlopsCounter:
     """Operations of what a run does, without what is computed again for the backward pass.
 
     Those of a second by the device's peak are the MFU of the PaLM paper.
@@ -108,18 +108,18 @@ class RunWork:
     """
 
     def __init__(self, model: MGMForConditionalGeneration) -> None:
-        self.skeleton = skeleton_of(model.config)
+        self.model_on_meta = meta_model(model.config)
         self.trains = any(
             parameter.requires_grad and ".lora_" not in name
             for name, parameter in model.language_model.named_parameters()
         )
-        self.of_image = work_of_sample(self.skeleton, 1, again=False).images
+        self.of_image = flops_per_sample(self.model_on_meta, 1, again=False).images
 
     def operations(self, samples: float, images: float, tokens: float) -> float:
         """FLOP of samples with so many images and tokens, forward and backward."""
         length = tokens / max(samples, 1)
-        text = self.skeleton.config.text_config
-        weights, attention = forward_flops(self.skeleton, text, length)
+        text = self.model_on_meta.config.text_config
+        weights, attention = forward_flops(self.model_on_meta, text, length)
         # Gradients of inputs take as much as the forward pass, those of weights as much again.
         language = weights * (2 + self.trains) + attention * 3
         return images * self.of_image + samples * language

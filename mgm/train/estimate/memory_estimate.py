@@ -17,11 +17,11 @@ from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.json_file import read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.model.vision.convnext import read_facts
+from mgm.model.vision.convnext import read_architecture
 from mgm.model.vision.vit import read_vision_config
 from mgm.train.args.validation import Arguments, parse_flags
-from mgm.train.distributed.batch_plan import Batches
-from mgm.train.estimate.flops import PEAKS, known_peak, skeleton_of, work_of_sample
+from mgm.train.distributed.batch_plan import BatchPlan
+from mgm.train.estimate.flops import PEAK_FLOPS, device_peak_flops, flops_per_sample, meta_model
 from mgm.train.optim.freezing import count_parameters, set_trainable
 
 GB, TERA = 1e9, 1e12
@@ -34,7 +34,9 @@ LOGITS = (
 )  # bytes; pieces of logits and their gradients, see fused_linear_cross_entropy.py
 
 
-def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path | None) -> str:
+def estimate_run(
+    flags: Mapping[str, Sequence[str]], batches: BatchPlan, config: Path | None
+) -> str:
     """A table of what the run will take.
 
     Args:
@@ -46,17 +48,17 @@ def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path 
     arguments = parse_flags([word for name, of in here.items() for word in (f"--{name}", *of)])
     model_flags, data_flags, training = arguments
     try:
-        model = skeleton(arguments, config)
+        model = model_on_meta(arguments, config)
     except MGMError as error:
         return f"forecast: none, for {error}"
     set_trainable(model, model_flags)
     total, trained = count_parameters(model)
     tokens = model.config.image_tokens_per_image + TEXT_TOKENS
     again = bool(training.gradient_checkpointing)
-    work = work_of_sample(model, tokens, again)
-    zero = _zero(flags.get("deepspeed"), training.sharded)
+    work = flops_per_sample(model, tokens, again)
+    zero = _zero(flags.get("deepspeed"), training.use_fsdp)
     held = memory(model, trained, batches, tokens, zero, again)
-    name, peak = known_peak() or (PUBLISHED_DEVICE, PEAKS[PUBLISHED_DEVICE])
+    name, peak = device_peak_flops() or (PUBLISHED_DEVICE, PEAK_FLOPS[PUBLISHED_DEVICE])
     rate = batches.devices * peak * UTILISATION / work.total
     rows = [
         ("parameters", f"{total / GB:.2f} G, {trained / GB:.3f} G trained ({trained / total:.1%})"),
@@ -92,7 +94,7 @@ def forecast(flags: Mapping[str, Sequence[str]], batches: Batches, config: Path 
     return "\n".join(["forecast:", *(f"  {title:<{width}}  {text}" for title, text in rows)])
 
 
-def skeleton(arguments: Arguments, config: Path | None) -> MGMForConditionalGeneration:
+def model_on_meta(arguments: Arguments, config: Path | None) -> MGMForConditionalGeneration:
     """The model that the flags describe, without weights.
 
     Raises:
@@ -119,7 +121,7 @@ def skeleton(arguments: Arguments, config: Path | None) -> MGMForConditionalGene
         if getattr(data_flags, name) is not None:
             setattr(whole, name, getattr(data_flags, name))
     whole.check()
-    return skeleton_of(whole)
+    return meta_model(whole)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Zero:
 def memory(
     model: MGMForConditionalGeneration,
     trained: int,
-    batches: Batches,
+    batches: BatchPlan,
     tokens: int,
     zero: Zero,
     again: bool,
@@ -194,9 +196,9 @@ def _map_numbers(config: MGMConfig) -> list[int]:
     ]
 
 
-def _zero(deepspeed: Sequence[str] | None, sharded: bool) -> Zero:
+def _zero(deepspeed: Sequence[str] | None, use_fsdp: bool) -> Zero:
     if not deepspeed:
-        return Zero(3 if sharded else 0, False, False, fsdp=sharded)
+        return Zero(3 if use_fsdp else 0, False, False, fsdp=use_fsdp)
     settings = read_json(Path(deepspeed[0]))
     chosen = settings.get("zero_optimization", {})
     places = (chosen.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param"))
@@ -214,7 +216,7 @@ def _vision_aux(folder: str | None) -> dict[str, Any] | None:
     """Of a tower's folder; an empty one, ConvNeXt-L, where it is not there."""
     if folder is None or folder.lower() in ("none", ""):
         return None
-    return read_facts(folder) if Path(folder).is_dir() else {}
+    return read_architecture(folder) if Path(folder).is_dir() else {}
 
 
 def _samples(file: str | None) -> int | None:

@@ -20,8 +20,8 @@ from mgm.model.checkpoint.base_digest import BASE_DIGEST, check_base_weights, we
 from mgm.model.checkpoint.base_models import (
     BASE_ADAPTER,
     base_folders,
-    named_base,
-    needs_base,
+    is_adapter_checkpoint,
+    referenced_base,
 )
 from mgm.model.checkpoint.lora import PREFIX, read_adapter, read_others
 from mgm.model.checkpoint.saved_files import (
@@ -41,7 +41,7 @@ from mgm.model.quantization.moe_experts import (
     stored_expert_name,
 )
 from mgm.train.args.arguments import FULL, TrainingArguments
-from mgm.train.lora.qlora import round_language_model
+from mgm.train.lora.qlora import quantize_language_model
 
 BIASES = ("none", "all", "lora_only")
 # Fields of adapter_config.json that change what an adapter's weights mean, and the flag of each.
@@ -49,7 +49,7 @@ MEANING = {"r": "lora_r", "lora_alpha": "lora_alpha", "bias": "lora_bias", "use_
 
 
 @dataclass(frozen=True)
-class AddedAdapter:
+class TrainedAdapter:
     """An adapter that is trained.
 
     Attributes:
@@ -61,9 +61,9 @@ class AddedAdapter:
     metadata: dict[str, str]
 
 
-def add_adapter(
+def inject_adapter(
     model: MGMForConditionalGeneration, arguments: TrainingArguments, base: str
-) -> AddedAdapter:
+) -> TrainedAdapter:
     """Put a fresh adapter beside every linear layer of the language model but its head.
 
     Args:
@@ -88,7 +88,7 @@ def add_adapter(
         )
     fill_linear_experts(model.language_model)
     if arguments.bits != FULL:
-        round_language_model(model, arguments)
+        quantize_language_model(model, arguments)
     settings = LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
@@ -105,14 +105,14 @@ def add_adapter(
     for name, child in model.language_model.named_children():
         bare.add_module(name, child)
     inject_adapter_in_model(settings, bare)
-    return AddedAdapter(settings, _metadata(base))
+    return TrainedAdapter(settings, _metadata(base))
 
 
 def _metadata(base: str) -> dict[str, str]:
     """What an adapter's file says of its base, as it is when the training begins."""
     folder = checkpoint_folder(base)
     digest = weights_digest([folder, *base_folders(folder)])
-    return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if needs_base(folder) else {})
+    return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if is_adapter_checkpoint(folder) else {})
 
 
 def _targets(language_model: PreTrainedModel) -> list[str]:
@@ -129,7 +129,7 @@ def _targets(language_model: PreTrainedModel) -> list[str]:
 
 
 def save_adapter(
-    added: AddedAdapter,
+    added: TrainedAdapter,
     model: MGMForConditionalGeneration,
     folder: Path,
     state: Mapping[str, Tensor] | None = None,
@@ -137,7 +137,7 @@ def save_adapter(
     """Write an adapter's folder, but for the processor.
 
     Args:
-        added: what `add_adapter` returned.
+        added: what `inject_adapter` returned.
         model: the whole model.
         folder: is there already.
         state: the model's weights, where the model itself holds parts of them; None: its own.
@@ -164,7 +164,7 @@ def save_adapter(
         model.generation_config.save_pretrained(folder)
 
 
-def check_base(
+def check_base_model(
     base: Path, output: Path, checkpoint: Path | None = None, adapter: Path | None = None
 ) -> None:
     """Refuse a run that would overwrite what its adapter goes on top of, or take another for it.
@@ -187,7 +187,7 @@ def check_base(
                 "and the run would overwrite it; choose another folder"
             )
     if checkpoint is not None:
-        trained_on = named_base(checkpoint)
+        trained_on = referenced_base(checkpoint)
         if trained_on is not None and trained_on.resolve() != base.resolve():
             raise MGMError(
                 f"--model_name_or_path {base}: {checkpoint} was trained on {trained_on}; give that"
@@ -215,7 +215,7 @@ def load_adapter(
     """Fill an adapter that was just added, and what is trained beside it, from its folder.
 
     Args:
-        model: with the adapter of `add_adapter`.
+        model: with the adapter of `inject_adapter`.
         folder: of the weights.
         arguments: the flags that the adapter was added with.
 
@@ -224,7 +224,8 @@ def load_adapter(
             are missing or damaged.
     """
     check_one_model(folder)
-    file = folder / ADAPTER_FILES[0]
+    there = (folder / name for name in ADAPTER_FILES if (folder / name).is_file())
+    file = next(there, folder / ADAPTER_FILES[0])
     for needed in (file, folder / ADAPTER_CONFIG):
         if not needed.is_file():
             raise MGMError(f"{needed}: is not there; give the folder of an adapter")

@@ -11,7 +11,9 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
 
 
-def round_language_model(model: MGMForConditionalGeneration, arguments: TrainingArguments) -> None:
+def quantize_language_model(
+    model: MGMForConditionalGeneration, arguments: TrainingArguments
+) -> None:
     """Round the weights of the language model's linear layers, but for its head, in place.
 
     Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314) for 4 bits, 2022
@@ -30,10 +32,10 @@ def round_language_model(model: MGMForConditionalGeneration, arguments: Training
     for parent in list(model.language_model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and child is not head:
-                setattr(parent, name, _rounded(child, arguments))
+                setattr(parent, name, _quantized_linear(child, arguments))
 
 
-def _rounded(linear: nn.Linear, arguments: TrainingArguments) -> nn.Module:
+def _quantized_linear(linear: nn.Linear, arguments: TrainingArguments) -> nn.Module:
     from bitsandbytes import nn as rounded
 
     shape = (linear.in_features, linear.out_features, linear.bias is not None)

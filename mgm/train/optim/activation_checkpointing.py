@@ -14,7 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import PreTrainedModel
 
 aten = torch.ops.aten
-_KEPT = {
+_SAVED_OPS = {
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
@@ -26,16 +26,16 @@ _KEPT = {
 }
 
 
-def kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def checkpoint_policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Whether the output of an operation stays; asked by `torch.utils.checkpoint`."""
-    if operation in _KEPT:
+    if operation in _SAVED_OPS:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def checkpoint_options() -> dict[str, Any]:
+def selective_checkpoint_kwargs() -> dict[str, Any]:
     """Options of `torch.utils.checkpoint.checkpoint`."""
-    contexts = partial(create_selective_checkpoint_contexts, kept)
+    contexts = partial(create_selective_checkpoint_contexts, checkpoint_policy)
     return {"use_reentrant": False, "context_fn": contexts}
 
 

@@ -4,10 +4,11 @@ import torch
 
 from mgm.data.datasets.collator import HOPELESS, Collator
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.text.conversation import IGNORED, encode
+from mgm.data.text.conversation import encode
 from mgm.data.text.templates import get_template
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError
+from mgm.model.labels import IGNORE_INDEX
 from tests.golden_files import golden, golden_json
 
 IMAGE = 99
@@ -15,7 +16,7 @@ IMAGE = 99
 
 def sample(ids, images=0, mark=0.0):
     ids = torch.tensor(ids)
-    tensors = {"input_ids": ids, "labels": torch.where(ids == IMAGE, IGNORED, ids)}
+    tensors = {"input_ids": ids, "labels": torch.where(ids == IMAGE, IGNORE_INDEX, ids)}
     if images:
         tensors["pixel_values"] = torch.full((images, 1, 3, 2, 2), mark)
         tensors["pixel_values_aux"] = torch.full((images, 3, 4, 4), mark)
@@ -25,7 +26,7 @@ def sample(ids, images=0, mark=0.0):
 def test_padding_is_masked_by_length():
     batch = Collator(0, IMAGE, 2)([sample([5, 0, 6]), sample([7])])
     assert batch["input_ids"].tolist() == [[5, 0, 6], [7, 0, 0]]
-    assert batch["labels"].tolist() == [[5, 0, 6], [7, IGNORED, IGNORED]]
+    assert batch["labels"].tolist() == [[5, 0, 6], [7, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert set(batch) == {"input_ids", "labels", "attention_mask"}
     left = Collator(0, IMAGE, 2, padding_side="left")([sample([5, 0, 6]), sample([7])])
@@ -94,19 +95,19 @@ def test_labels_of_a_cut_batch_equal_published_labels():
     assert length < 4096
     assert (batch["input_ids"][2] == 760).sum() == 2880
     assert np.array_equal(batch["labels"].numpy(), expected[:, :length])
-    assert (expected[:, length:] == IGNORED).all()
+    assert (expected[:, length:] == IGNORE_INDEX).all()
 
 
 def labelled(labels, index, images=0):
     """A sample of one image position for each image, then text with these labels."""
     ids = [IMAGE] * images + [7] * len(labels)
     made = sample(ids, images) | {"index": torch.tensor(index)}
-    return made | {"labels": torch.tensor([IGNORED] * images + labels)}
+    return made | {"labels": torch.tensor([IGNORE_INDEX] * images + labels)}
 
 
 def test_what_is_cut_is_logged_once_and_counted(caplog):
     collator = Collator(0, IMAGE, 1, max_length=3)
-    long, short = [IGNORED, IGNORED, 5, 6], [IGNORED, 5]
+    long, short = [IGNORE_INDEX, IGNORE_INDEX, 5, 6], [IGNORE_INDEX, 5]
     batch = collator([labelled(short, 0), labelled(long, 1), labelled(long, 2, images=1)])
     assert set(batch) == {
         *("input_ids", "labels", "attention_mask", "index"),
@@ -131,7 +132,7 @@ def test_what_is_cut_is_logged_once_and_counted(caplog):
 
 def test_nothing_is_reported_where_all_is_learned(caplog):
     collator = Collator(0, IMAGE, 1, max_length=3)
-    collator([labelled([IGNORED, 5], 0)])
+    collator([labelled([IGNORE_INDEX, 5], 0)])
     collator.report()
     Collator(0, IMAGE, 1).report()
     assert caplog.messages == []
@@ -139,12 +140,12 @@ def test_nothing_is_reported_where_all_is_learned(caplog):
 
 def test_a_run_without_any_label_is_stopped():
     collator = Collator(0, IMAGE, 1, max_length=3)
-    nothing = labelled([IGNORED] * 4, 0)
+    nothing = labelled([IGNORE_INDEX] * 4, 0)
     collator([nothing] * (HOPELESS - 1))
     with pytest.raises(MGMError, match="none of 64 samples has a label within model_max_length 3"):
         collator([nothing])
     hopeful = Collator(0, IMAGE, 1, max_length=3)
-    hopeful([labelled([IGNORED, 5], 0)])
+    hopeful([labelled([IGNORE_INDEX, 5], 0)])
     hopeful([nothing] * HOPELESS)
     short = Collator(0, IMAGE, 1, max_length=3)
     short([nothing])

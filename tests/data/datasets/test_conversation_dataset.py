@@ -5,9 +5,9 @@ from PIL import Image
 from mgm.data.datasets.conversation_dataset import ConversationDataset
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.conversation import IGNORED
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError
+from mgm.model.labels import IGNORE_INDEX
 from tests.golden_files import golden, golden_json
 
 TEXT = [{"from": "human", "value": "what is this?"}, {"from": "gpt", "value": "a cat."}]
@@ -26,7 +26,7 @@ def dataset(write_samples, processor):
 
 
 def learned(sample, processor):
-    return processor.decode([label for label in sample["labels"].tolist() if label != IGNORED])
+    return processor.decode([label for label in sample["labels"].tolist() if label != IGNORE_INDEX])
 
 
 def test_samples(dataset, processor, tiny):
@@ -123,4 +123,4 @@ def test_published_training_data():
         own = dataset.encode(index)
         assert own[0] == ids[: len(own[0])]
         assert own[1] == labels[: len(own[1])]
-        assert set(labels[len(own[1]) :]) <= {IGNORED}
+        assert set(labels[len(own[1]) :]) <= {IGNORE_INDEX}

@@ -8,7 +8,7 @@ import torch
 
 from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.packing import PackedCollator, pack
-from mgm.model.ops.causal_lm_loss import IGNORED
+from mgm.model.labels import IGNORE_INDEX
 from tests.model.tiny import ids_of, tiny_model
 
 
@@ -60,7 +60,7 @@ def samples(model):
     for place, layout in enumerate(["abIcd", "efg", "hIiIj", "kl"]):
         ids = torch.tensor(ids_of(model.config, layout))
         labels = ids.clone()
-        labels[: 1 + len(ids) // 2] = IGNORED
+        labels[: 1 + len(ids) // 2] = IGNORE_INDEX
         sample = {"input_ids": ids, "labels": labels, "index": torch.tensor(place)}
         if count := layout.count("I"):
             pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
@@ -86,8 +86,8 @@ def test_packed_samples_teach_what_they_teach_alone(model, samples, rows):
     packed = PackedCollator(collator)([[samples[index] for index in row] for row in rows])
     assert packed["input_ids"].shape == packed["position_ids"].shape == packed["labels"].shape
     alone = [collator([sample]) for sample in samples]
-    count = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in alone)
-    assert int((packed["labels"][:, 1:] != IGNORED).sum()) == count
+    count = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in alone)
+    assert int((packed["labels"][:, 1:] != IGNORE_INDEX).sum()) == count
     ours, of_ours = gradients(model, [packed], count)
     theirs, of_theirs = gradients(model, alone, count)
     assert ours == pytest.approx(theirs, rel=1e-5)

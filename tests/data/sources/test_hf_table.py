@@ -115,6 +115,21 @@ def test_splits(rows, tmp_path):
         TableFile(str(tmp_path / "both"), split="test")
 
 
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [({"config": "a"}, "no config 'a'"), ({"split": "validation"}, "no split 'validation'")],
+)
+def test_a_part_of_what_is_read_whole(rows, tmp_path, part, fault):
+    """It would be ignored; the default, and an empty name, say nothing."""
+    rows.save_to_disk(tmp_path / "saved")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for name in ("saved", "rows.parquet"):
+        path = str(tmp_path / name)
+        assert len(TableFile(path, "", "train")) == len(TableFile(path))
+        with pytest.raises(MGMError, match=f"{name}: has {fault}, for it is read whole; leave out"):
+            TableFile(path, **part)
+
+
 def test_what_is_a_table(tmp_path):
     assert is_table("owner/name")
     assert is_table("a/b/c.parquet")

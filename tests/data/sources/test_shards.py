@@ -236,6 +236,16 @@ def test_a_folder_of_tables(tmp_path):
     assert [row["txt"] for shard in shards for row in rows_of(shard, 0)] == ["0", "1"]
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.jsonl", "a.json"])
+def test_a_part_of_a_file(tmp_path, name):
+    (tmp_path / name).touch()
+    path = str(tmp_path / name)
+    assert len(shards_of(path, None, "train")) == 1
+    for part in ({"config": "c"}, {"split": "test"}):
+        with pytest.raises(MGMError, match=f"{name}: has no .*, for it is read whole; leave out"):
+            shards_of(path, **part)
+
+
 def test_it_is_said_once_how_a_file_is_read(tmp_path, caplog):
     file = tmp_path / "lines.json"
     file.write_text('{"conversations": 1}\n{"conversations": 2}')

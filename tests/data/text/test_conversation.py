@@ -1,7 +1,7 @@
 import pytest
 
 from mgm.data.text.conversation import (
-    IGNORED,
+    IGNORE_INDEX,
     Segment,
     encode,
     move_image_first,
@@ -29,7 +29,7 @@ def test_image_positions_are_never_learned(nano_tokenizer):
     ids, labels = encode(segments, nano_tokenizer, 999, 3)
     words = nano_tokenizer.convert_tokens_to_ids(["what", "cat", "<|end|>", "dog"])
     assert ids == [words[0], 999, 999, 999, *words[1:]]
-    assert labels == [IGNORED] * 4 + [*words[1:3], IGNORED]
+    assert labels == [IGNORE_INDEX] * 4 + [*words[1:3], IGNORE_INDEX]
 
 
 def test_caption_template_learns_every_caption():

@@ -15,9 +15,10 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample
 from mgm.data.text import conversation
-from mgm.data.text.conversation import IGNORED, encode, prompt
+from mgm.data.text.conversation import encode, prompt
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.data.text.tokenizer import leading_ids, load_tokenizer
+from mgm.model.labels import IGNORE_INDEX
 from tests.data.published_masks import PUBLISHED_IMAGE, Message, is_caption, is_signalled
 from tests.golden_files import golden, golden_json
 
@@ -137,7 +138,7 @@ def expected_labels(
     learned = [of_part for text, of_part in parts for _ in text.encode()]
     first = leading_ids(tokenizer)
     assert ids[: len(first)] == first
-    labels, place = [IGNORED] * len(first), 0
+    labels, place = [IGNORE_INDEX] * len(first), 0
     for token in ids[len(first) :]:
         spelling = b"<image>" if token == PUBLISHED_IMAGE else spelled(tokenizer, token)
         if not text.startswith(spelling, place):  # sentencepiece puts a space before a stretch
@@ -145,7 +146,7 @@ def expected_labels(
             spelling = spelling[1:]
             assert text.startswith(spelling, place), (text[place : place + 20], spelling)
         at = min(place, len(text) - 1)
-        labels.append(token if learned[at] and token != PUBLISHED_IMAGE else IGNORED)
+        labels.append(token if learned[at] and token != PUBLISHED_IMAGE else IGNORE_INDEX)
         place += len(spelling)
     assert place == len(text)
     return labels

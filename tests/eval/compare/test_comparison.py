@@ -287,6 +287,21 @@ def test_no_number_of_images_that_there_are_is_called_needed():
     assert found.needed is None or found.needed > 20
 
 
+def test_sums_in_another_order_are_no_difference():
+    """0.1 + 0.2 + … is not exactly what its reverse is."""
+    kind = BENCHMARKS["textvqa"]
+    draw = np.random.default_rng(0)
+    rounded = 0
+    for _ in range(10):
+        one, other = ([float(n) for n in draw.permutation([0.3, 0.6, 0.9, 1.0, 0.0] * 6)]
+                      for _ in range(2))  # fmt: skip
+        rounded += sum(one) != sum(other)
+        found = compare_scores(kind, (letters(30, one), letters(30, other)), ("a", "b"))
+        assert (found.difference, found.needed) == (0.0, None)
+        assert found.verdict == "no significant difference"
+    assert rounded
+
+
 def test_bars_of_a_page_have_one_scale(tmp_path):
     """A difference of 50 points reaches farther than one of 10."""
     kind = BENCHMARKS["scienceqa"]

@@ -16,6 +16,8 @@ class File:
         content: of the file; it may be changed between requests.
         tag: its ETag; empty: there is none.
         ranges: whether parts of it are sent.
+        heeds: whether it begins again where If-Range names another version.
+        total: length of the whole in Content-Range; empty: the true one.
         breaks: at which bytes of the file connections end, one after the other.
         chunk: bytes that are sent at once, a hundredth of a second apart; None: all.
         asked: headers of requests, as they came: Range and If-Range.
@@ -24,6 +26,8 @@ class File:
     content: bytes
     tag: str = '"one"'
     ranges: bool = True
+    heeds: bool = True
+    total: str = ""
     breaks: list[int] = field(default_factory=list)
     chunk: int | None = None
     asked: list[tuple[str | None, str | None]] = field(default_factory=list)
@@ -38,7 +42,7 @@ def serving(file: File) -> Iterator[str]:
             wanted, same = self.headers["Range"], self.headers["If-Range"]
             file.asked.append((wanted, same))
             start, content = 0, file.content
-            if wanted and file.ranges and same in (None, file.tag):
+            if wanted and file.ranges and (same in (None, file.tag) or not file.heeds):
                 start = int(wanted[6:-1])
                 if start >= len(content):
                     self.send_response(416)
@@ -46,7 +50,7 @@ def serving(file: File) -> Iterator[str]:
                     self.end_headers()
                     return
                 self.send_response(206)
-                span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                span = f"bytes {start}-{len(content) - 1}/{file.total or len(content)}"
                 self.send_header("Content-Range", span)
             else:
                 self.send_response(200)

@@ -195,6 +195,27 @@ def test_bombs(tmp_path, monkeypatch, form):
         unpack_archive(made, f"a.{form}", tmp_path / "to", ["images"])
 
 
+def test_a_zip_archive_within_a_tar_archive(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", ("a.txt", b"a")).read_bytes()
+    made = tarred(tmp_path / "a.part", ("images/1.jpg", b"one"), ("images/more.zip", inner))
+    unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
+    assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
+    assert (tmp_path / "to" / "images" / "more.zip").read_bytes() == inner
+
+
+def test_kinds_are_told_by_content_and_errors_are_of_one_kind(tmp_path):
+    made = tarred(tmp_path / "a.part", ("images/1.jpg", b"one"), mode="w:gz")
+    unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
+    assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
+    made = zipped(tmp_path / "b.part", ("images/1.jpg", b"one"))
+    unpack_archive(made, "b.tar", tmp_path / "too", ["images"])
+    assert (tmp_path / "too" / "images" / "1.jpg").read_bytes() == b"one"
+    for content in (made.read_bytes()[:-10], b"<html>", b""):
+        made.write_bytes(content)
+        with pytest.raises(MGMError, match=r"damaged archive \(File is not a zip file\)"):
+            unpack_archive(made, "b.zip", tmp_path / "to", ["images"])
+
+
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.xz"])
 def test_damaged_archives(tmp_path, form):
     """Cut anywhere, or with other bytes anywhere: an error of one line, or all is as it was."""

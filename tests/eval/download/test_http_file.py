@@ -109,6 +109,28 @@ def test_a_rest_that_does_not_follow(tmp_path):
         download_file(f"{address}/a", part)
 
 
+def test_a_server_that_does_not_heed_if_range(tmp_path):
+    """It sends the rest of another version, of the same length."""
+    file, part = File(CONTENT, breaks=[20_000], heeds=False), tmp_path / ".a.part"
+    with serving(file) as address:
+        broken(part, f"{address}/a")
+        file.content, file.tag = CONTENT[::-1], '"two"'
+        with pytest.raises(OSError, match="the file has changed since its first 20000 bytes"):
+            download_file(f"{address}/a", part)
+        download_file(f"{address}/a", part)  # it begins again
+        assert part.read_bytes() == CONTENT[::-1]
+
+
+def test_a_rest_of_a_file_of_unknown_length(tmp_path):
+    """The length of the rest is known, so that it is missed where the connection breaks."""
+    file, part = File(CONTENT, breaks=[20_000, 50_000], total="*"), tmp_path / ".a.part"
+    with serving(file) as address:
+        for _ in range(2):
+            broken(part, f"{address}/a")
+        download_file(f"{address}/a", part)
+        assert part.read_bytes() == CONTENT
+
+
 def test_no_room(tmp_path, monkeypatch):
     file, part = File(CONTENT), tmp_path / ".a.part"
     with serving(file) as address:

@@ -1,13 +1,15 @@
 """Real servers that misbehave, each in its way."""
 
 import email.utils
+import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mgm.errors import MGMError
-from mgm.eval.harness.chat_reply import Completion, without_reasoning
+from mgm.eval.harness.chat_reply import Completion, unsupported_field, without_reasoning
 from mgm.eval.harness.openai_client import (
     REASONING_TOKENS,
     EndpointUnavailableError,
@@ -135,6 +137,40 @@ def test_fields_that_a_server_refuses_are_sent_otherwise_from_then_on():
         assert len(bodies) == 2
 
 
+PASSED_ON = {"error": {"message": "max_tokens isn't supported with this model"}}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "name"),
+    [
+        ({"error": {"message": "This model doesn't support temperature"}}, "temperature"),
+        ({"error": {"message": "This model doesn’t support temperature."}}, "temperature"),
+        ({"error": {"message": "invalid temperature: only 1 is allowed for this model"}},
+         "temperature"),
+        ({"error": {"message": "`temperature` may only be set to 1 when thinking is enabled."}},
+         "temperature"),
+        ({"error": "Input validation error: `temperature` must be strictly positive"},
+         "temperature"),
+        ({"error": {"message": "Invalid value", "param": "temperature"}}, "temperature"),
+        ({"detail": [{"type": "greater_than", "loc": ["body", "temperature"], "msg": "0"}]},
+         "temperature"),
+        (PASSED_ON, "max_tokens"),
+        ([PASSED_ON], "max_tokens"),
+        ({"error": {"message": "Provider returned error",
+                    "metadata": {"raw": json.dumps(PASSED_ON)}}}, "max_tokens"),
+        ({"object": "error", "message": {"detail": [
+            {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra"}]}},
+         "max_tokens"),
+        ({"error": {"message": "no", "metadata": {"raw": "[" * 100_000}}}, None),
+        ({"error": {"message": "`temperature` and `top_p` are fine; no images"}}, None),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_refusals_in_other_words(refusal, name):
+    """Of Moonshot, Anthropic, text-generation-inference, Gemini, OpenRouter and Mistral."""
+    assert unsupported_field(json.dumps(refusal)) == name
+
+
 ECHO = {"detail": [{"type": "value_error", "loc": ["body", "messages", 0], "msg": "image refused",
                     "input": BODY}]}  # fmt: skip
 TOO_LARGE = (
@@ -226,6 +262,30 @@ def test_a_context_that_takes_no_more_thoughts():
 
     with server(answer) as (address, _):
         assert endpoint(address).complete(BODY) == Completion("", "", "hm")
+
+
+def test_thoughts_that_a_context_has_no_room_for_cost_no_other_question():
+    """While one thread finds that out, and where only some questions leave room."""
+
+    def answer(body):
+        text, more = json.dumps(body["messages"]), body["max_tokens"] > 16
+        if more and "long" in text:
+            return Reply({"error": {"message": "maximum context length"}}, 400, delay=0.2)
+        return said("<think>hm" if "think" in text and not more else "yes")
+
+    def asked(there, text):
+        return there.complete(BODY | {"messages": [{"role": "user", "content": text}]}).text
+
+    with server(answer) as (address, _):
+        there = endpoint(address)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(asked, there, "think long")
+            time.sleep(0.1)
+            assert pool.submit(asked, there, "long").result() == "yes"
+            assert first.result() == "<think>hm"
+        assert asked(there, "think") == "yes"
+        assert asked(there, "long") == "yes"
+        assert asked(there, "think") == "yes"
 
 
 def test_contents_of_other_types():

@@ -121,6 +121,16 @@ def test_partial_credits_hold_their_level():
     assert held / TRIALS > 0.925
 
 
+@pytest.mark.parametrize("credit", [0.1, 0.3, 1 / 3, 0.6, 0.9])
+@pytest.mark.parametrize("size", [1, 3])
+def test_equal_partial_credits_are_not_certain(credit, size):
+    """Whatever rounding makes of their variance: as if so many questions were right or wrong."""
+    for count in (5, 7, 10, 30, 100):
+        found = mean_interval([credit] * (count * size), np.repeat(np.arange(count), size))
+        assert found.low < credit < found.high
+        assert found.high - found.low > (credit * (1 - credit) / count) ** 0.5
+
+
 @pytest.mark.parametrize("count", [5, 10, 100])
 def test_all_right_and_all_wrong_are_exact(count):
     """Clopper and Pearson: the rate at which so many right in a row are as rare as 2.5 %."""

@@ -56,6 +56,31 @@ def test_forms(data, tmp_path):
         assert [one.text for one in match_predictions(file, kind, asked).responses] == ["red"], file
 
 
+def test_a_file_of_questions_is_none_of_answers(data, tmp_path):
+    """Those of published scripts have the question under the name of their answers."""
+    kind, asked = questions(data, "pope")
+    file = data / "pope" / "llava_pope_test.jsonl"
+    with pytest.raises(MGMError, match=r"6 of 6 predictions are the questions themselves; give"):
+        match_predictions(file, kind, asked)
+    records = [json.loads(text) for text in file.read_text().splitlines()]
+    for name in ("response", "prediction"):
+        lines(tmp_path / "a.jsonl", [record | {name: "Yes"} for record in records])
+        found = match_predictions(tmp_path / "a.jsonl", kind, asked)
+        assert [one.text for one in found.responses] == ["Yes"] * 6
+
+
+def test_empty_rows_of_a_spreadsheet(data, tmp_path):
+    kind, asked = questions(data, "gqa")
+    book = openpyxl.Workbook()
+    for row in (["index", "prediction"], [20, "red"], [None, None]):
+        book.active.append(row)
+    book.active.cell(9, 2).value = ""
+    book.active.cell(9, 2).number_format = "0.0"
+    book.save(tmp_path / "a.xlsx")
+    found = match_predictions(tmp_path / "a.xlsx", kind, asked)
+    assert (len(found.responses), found.unknown, found.unreadable) == (1, [], [])
+
+
 def test_faults_are_counted_and_named(data, tmp_path, caplog):
     kind, asked = questions(data, "seed")
     file = tmp_path / "merge.jsonl"
@@ -169,7 +194,7 @@ def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, p
             "none of its 1 predictions matches a question",
         ),
         ("a.jsonl", '{"text": "a"}', "record 1: has no column of question_id, .*, only text"),
-        ("a.jsonl", '{"question_id": "20"}', "has no column of text, response, prediction, answer"),
+        ("a.jsonl", '{"question_id": "20"}', "has no column of response, prediction, text, answer"),
         ("a.jsonl", '{"question_id": "20", "text": ["a"]}', "is of type list, not text"),
         ("a.jsonl", "{", "line 1: not JSON"),
         ("a.json", "[1]", "contains no predictions"),

@@ -17,7 +17,7 @@ from mgm.errors import MGMError
 from mgm.model.checkpoint.checkpoint import read_checkpoint
 from mgm.model.checkpoint.components import save_stage1
 from mgm.model.loading import load_model
-from mgm.model.published_layout.weight_names import to_native
+from mgm.model.published_layout.weight_names import to_native_key
 from tests.golden_files import golden
 from tests.model.tiny import TEXT, save_towers
 
@@ -59,7 +59,7 @@ def cut(weights: dict[str, torch.Tensor], pieces: int, seed: int) -> list[dict[s
 
 
 def assert_golden_weights(model) -> None:
-    expected = {to_native(name): value for name, value in weights_of(golden(NAME)).items()}
+    expected = {to_native_key(name): value for name, value in weights_of(golden(NAME)).items()}
     found = model.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
@@ -168,7 +168,7 @@ def changed_config(tmp_path: Path, **changes) -> Path:
         ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling is {'factor': 2.0}; valid: null, or an"),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            r"config.json: quantization_config is of 'gptq', rounded weights cannot be read; give",
+            r"quantization_config is of 'gptq', quantised weights cannot be read; give the",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mgm.model.ops import fused_linear_cross_entropy as pieces
-from mgm.model.ops.causal_lm_loss import SupervisedLoss
+from mgm.model.ops.causal_lm_loss import CausalLMLoss
 from mgm.model.ops.fused_linear_cross_entropy import linear_cross_entropy
 from tests.model.inputs import difference
 
@@ -74,11 +74,11 @@ def assert_same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize("count", [None, 20])
 @pytest.mark.parametrize("kind", HEADS)
 def test_loss_and_gradients_are_those_of_all_logits(monkeypatch, kind, count, rows) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 4 * 50 * rows)
+    monkeypatch.setattr(pieces, "LOGITS_BYTES", 4 * 50 * rows)
     model = language_model(kind)
     whole = copy.deepcopy(model)
     batch = samples()
-    supervised = SupervisedLoss()
+    supervised = CausalLMLoss()
     for _ in range(2):  # the first call finds out what the head is
         output = supervised(model, num_items_in_batch=count, **batch)
         (output.loss * 3).backward()
@@ -93,9 +93,9 @@ def test_steps_of_a_batch_add_up_to_it() -> None:
     """As gradient accumulation and several devices do it: all share one count."""
     model, parts = language_model("linear"), language_model("linear")
     batch = samples()
-    SupervisedLoss()(model, **batch).loss.backward()
+    CausalLMLoss()(model, **batch).loss.backward()
     count = (batch["labels"][:, 1:] != -100).sum()
-    supervised = SupervisedLoss()
+    supervised = CausalLMLoss()
     for row in range(3):  # the last one has no label
         part = {name: value[row : row + 1] for name, value in batch.items()}
         supervised(parts, num_items_in_batch=count, **part).loss.backward()
@@ -109,7 +109,7 @@ def test_losses_of_groups(kind) -> None:
     batch = samples()
     groups = torch.tensor([[5], [2], [7]]).repeat(1, batch["labels"].shape[1])
     groups[0, 4:] = 2  # a packed row has several
-    supervised = SupervisedLoss()
+    supervised = CausalLMLoss()
     for _ in range(2):  # the first call finds out what the head is
         output = supervised(model, loss_group_ids=groups, **batch)
         output.loss.backward()
@@ -130,7 +130,7 @@ def test_losses_of_groups(kind) -> None:
 
 
 def test_a_batch_without_labels_teaches_nothing() -> None:
-    model, supervised = language_model("linear"), SupervisedLoss()
+    model, supervised = language_model("linear"), CausalLMLoss()
     batch = samples()
     batch["labels"][:] = -100
     output = supervised(model, loss_group_ids=batch["labels"].abs(), **batch)
@@ -146,7 +146,7 @@ def test_autocast_rounds_as_the_head_would() -> None:
     whole = copy.deepcopy(model)
     batch = samples()
     with torch.autocast("cpu", torch.bfloat16):
-        output = SupervisedLoss()(model, **batch)
+        output = CausalLMLoss()(model, **batch)
         expected = full_loss(whole(batch["input_ids"]).logits, batch["labels"], None)
     assert output.logits is None
     assert output.loss.dtype == torch.float32
@@ -164,7 +164,7 @@ def test_a_lora_in_the_head_is_called() -> None:
     )
     whole = copy.deepcopy(model)
     batch = samples()
-    loss = SupervisedLoss()(model.base_model.model, **batch).loss
+    loss = CausalLMLoss()(model.base_model.model, **batch).loss
     expected = full_loss(whole(batch["input_ids"]).logits, batch["labels"], None)
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -174,7 +174,7 @@ def test_a_lora_in_the_head_is_called() -> None:
 
 def test_a_head_that_gives_zeros_tells_nothing_yet() -> None:
     model, batch = language_model("capped"), samples()
-    supervised = SupervisedLoss()
+    supervised = CausalLMLoss()
     head = model.lm_head.weight.detach().clone()
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -187,7 +187,7 @@ def test_a_head_that_gives_zeros_tells_nothing_yet() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_are_those_of_finite_differences(monkeypatch, bias) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 4 * 7 * 2)
+    monkeypatch.setattr(pieces, "LOGITS_BYTES", 4 * 7 * 2)
     torch.manual_seed(0)
     made = {"dtype": torch.float64, "requires_grad": True}
     hidden, weight = torch.randn(5, 3, **made), torch.randn(7, 3, **made)

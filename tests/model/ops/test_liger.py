@@ -39,7 +39,7 @@ for name, gradient in gradients.items():
     if not name.startswith(("mining.key.bias", "mining.key.norm.bias")):
         assert difference(liger_gradients[name], gradient) < 1e-4, name
 assert modeling_llama.apply_rotary_pos_emb.__module__.startswith("liger_kernel")
-assert model._supervised_loss.linear_cross_entropy.__name__ == "liger_linear_cross_entropy"
+assert model._causal_lm_loss.linear_cross_entropy.__name__ == "liger_linear_cross_entropy"
 """
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from mgm.data.text.templates import get_template
 from mgm.model.families import FAMILIES, family_of
-from mgm.model.published_layout.weight_names import to_native, to_published
+from mgm.model.published_layout.weight_names import to_native_key, to_published
 from tests.golden_files import golden_json
 from tests.model.tiny import tiny_model
 
@@ -12,7 +12,7 @@ from tests.model.tiny import tiny_model
 @pytest.mark.parametrize("name", ["mgm_llama", "mgm_gemma", "mgm_mixtral"])
 def test_names_go_both_ways(name: str) -> None:
     for published in golden_json(f"models/{name}_state_dict.json"):
-        native = to_native(published)
+        native = to_native_key(published)
         assert not native.startswith(("model.", "lm_head."))
         assert to_published(native) == published
 
@@ -28,7 +28,7 @@ def test_every_weight_of_ours_has_a_published_name() -> None:
 
 
 def test_other_names_are_left_alone() -> None:
-    assert to_native("language_model.model.norm.weight") == "language_model.model.norm.weight"
+    assert to_native_key("language_model.model.norm.weight") == "language_model.model.norm.weight"
     assert to_published("something.else") == "something.else"
 
 
@@ -56,5 +56,5 @@ def test_family_is_known_by_type_and_tokens() -> None:
 def test_names_of_the_released_models(size: str) -> None:
     keys = json.dumps(list(golden_json("released_layout.json")[size]["keys"]))
     for published in json.loads(keys):
-        assert to_published(to_native(published)) == published
-        assert to_native(published) != published
+        assert to_published(to_native_key(published)) == published
+        assert to_native_key(published) != published

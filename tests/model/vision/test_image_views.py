@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mgm.model.vision.bilinear import resize_bilinear
-from mgm.model.vision.image_views import Views, blurred
+from mgm.model.vision.image_views import ImageViews, blurred
 
 MEANS = [0.48, 0.45, 0.40], [0.26, 0.27, 0.28]
 SAME = dict(zip(("image_mean", "image_std"), MEANS, strict=True))
@@ -35,7 +35,7 @@ def test_bytes_are_normalised_as_published(layout):
     mean, std = (np.array(values, dtype=np.float32) for values in MEANS)
     channels_last = pixels.permute(0, 2, 3, 1).numpy()
     expected = ((channels_last * (1 / 255)).astype(np.float32) - mean) / std
-    found = Views(28, 1, False, **SAME).normalise(pixels)
+    found = ImageViews(28, 1, False, **SAME).normalise(pixels)
     assert found.dtype == torch.float32
     assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), expected)
 
@@ -43,7 +43,7 @@ def test_bytes_are_normalised_as_published(layout):
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(("grid", "whole"), [(1, False), (2, False), (2, True), (3, True)])
 def test_crops_of_several_images(grid, whole, exact):
-    views = Views(14, grid, whole, **SAME, exact=exact)
+    views = ImageViews(14, grid, whole, **SAME, exact=exact)
     high = views.normalise(some_bytes(2, 61))
     crops = views.low_resolution(high)
     view = F.interpolate(high, (14 * grid, 14 * grid), mode="bilinear")
@@ -60,7 +60,7 @@ def test_crops_of_several_images(grid, whole, exact):
 
 def test_another_normalisation_for_the_low_resolution():
     other = SAME | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    views = Views(14, 2, True, **other)
+    views = ImageViews(14, 2, True, **other)
     pixels = some_bytes(1, 28)
     same_size = views.low_resolution(views.normalise(pixels))[0, :4]
     expected = (pixels[0].float() / 255 - 0.5) / 0.5

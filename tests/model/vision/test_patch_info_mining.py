@@ -12,7 +12,7 @@ from benchmarks.reference_mining import (
     published_mining,
 )
 from mgm.model.vision.fusion.fusion_config import FusionConfig
-from mgm.model.vision.patch_info_mining import BAND, PatchInfoMining, bands, downscaled
+from mgm.model.vision.patch_info_mining import TILE_ELEMENTS, PatchInfoMining, downscaled, tiles
 from tests.model.inputs import difference
 
 DIMS = (4, 8, 12, 16)
@@ -93,9 +93,9 @@ def test_in_bands_of_window_rows_too(layout: str, rows: int, monkeypatch) -> Non
     frozen = [stage.detach() for stage in stages]
     tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64, requires_grad=True)
     numbers = sum(stage[0].numel() for stage in frozen) // grid
-    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", rows * numbers)
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", rows * numbers)
     if layout in ("nano", "one window"):
-        assert len(list(bands(frozen, grid))) == 2 * math.ceil(grid / rows)
+        assert len(list(tiles(frozen, grid))) == 2 * math.ceil(grid / rows)
     ours = mining(tokens, frozen)
     theirs = published_mining(mining, tokens, concatenated_map(stages))
     assert difference(ours, theirs) < 1e-9
@@ -122,10 +122,10 @@ def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("band", [1, BAND])
+@pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
 @torch.no_grad()
 def test_what_is_no_number_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
-    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", band)
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining = stirred(16, torch.float32)
@@ -257,11 +257,11 @@ def test_window_must_divide_the_map() -> None:
         stirred(16, torch.float32)(torch.randn(2, 9, 16), stages_of(64, POWERS, torch.float32))
 
 
-@pytest.mark.parametrize("band", [1, BAND])
+@pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
 def test_a_pool_is_the_mean_of_the_windows_projected_positions(layout, band, monkeypatch) -> None:
-    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", band)
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
@@ -274,11 +274,11 @@ def test_a_pool_is_the_mean_of_the_windows_projected_positions(layout, band, mon
     torch.testing.assert_close(weights, torch.full_like(weights, (grid / side) ** 2))
 
 
-@pytest.mark.parametrize("band", [1, BAND])
+@pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
 def test_a_shift_equals_the_published_form_on_rolled_maps(layout, band, monkeypatch) -> None:
-    monkeypatch.setattr("mgm.model.vision.patch_info_mining.BAND", band)
+    monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)

@@ -110,7 +110,7 @@ def test_an_older_trainer_divides_no_model(monkeypatch) -> None:
     found = "^--fsdp: transformers 5.22.2 is installed, and 5.23 or later is needed; pip install"
     with pytest.raises(MGMError, match=found):
         parsed("--fsdp", "full_shard")
-    assert parsed()[2].sharded is False
+    assert parsed()[2].use_fsdp is False
 
 
 def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:

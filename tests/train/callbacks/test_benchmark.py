@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.callbacks.benchmark import BenchmarkRuns
+from mgm.train.callbacks.benchmark import BenchmarkCallback
 from tests.eval.fixtures import make_all
 from tests.preloaded import PYTHON
 from tests.train.conftest import words
@@ -80,7 +80,7 @@ def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
 ):
     """Its questions are gone when the first one is written, and here again for the second."""
     make_all(tmp_path)
-    kept = BenchmarkRuns.on_save
+    kept = BenchmarkCallback.on_save
 
     def on_save(self, args, state, control, **kwargs):
         folder = tmp_path / "gqa"
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
         if state.global_step == 2:
             shutil.move(tmp_path / "away", folder)
 
-    monkeypatch.setattr(BenchmarkRuns, "on_save", on_save)
+    monkeypatch.setattr(BenchmarkCallback, "on_save", on_save)
     run(words(flags | {"eval_benchmark_dir": tmp_path}))
     assert list(measured(tmp_path / "run")) == [4]
     assert "checkpoint-2 was not measured: " in caplog.text

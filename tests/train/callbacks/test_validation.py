@@ -12,13 +12,13 @@ from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
 from mgm.train.__main__ import run
-from mgm.train.callbacks.loss_plot import draw_curves
+from mgm.train.callbacks.loss_plot import plot_losses
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, losses, train_in_processes
 
 
 @pytest.fixture(scope="module")
-def hold_out(data, tmp_path_factory):
+def validation_set(data, tmp_path_factory):
     """Five samples, of one image, of two, and of none: no number of processes divides them."""
     samples = json.loads(data.read_text())
     path = tmp_path_factory.mktemp("hold_out") / "held.json"
@@ -27,25 +27,25 @@ def hold_out(data, tmp_path_factory):
 
 
 @pytest.fixture
-def flags(stage2_flags, data, hold_out, tmp_path):
+def flags(stage2_flags, data, validation_set, tmp_path):
     return stage2_flags | {
         "output_dir": tmp_path / "run",
         "save_strategy": "no",
         "eval_strategy": "steps",
         "eval_steps": 2,
-        "eval_data_path": hold_out,
+        "eval_data_path": validation_set,
         "eval_image_folder": data.parent,
         "per_device_eval_batch_size": 2,
     }
 
 
-def test_the_loss_is_that_of_all_tokens(flags, hold_out, data):
+def test_the_loss_is_that_of_all_tokens(flags, validation_set, data):
     trainer = run(words(flags))
     logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [entry["step"] for entry in logged] == [2, 4, 6]
     model = load_model(flags["output_dir"], dtype=torch.float32).eval()
     total, count = 0.0, 0
-    samples = TrainingDataset(hold_out, trainer.processing_class, data.parent)
+    samples = TrainingDataset(validation_set, trainer.processing_class, data.parent)
     for place in range(len(samples)):
         sample = samples[place]
         pixels = sample.get("pixel_values_aux")
@@ -68,12 +68,12 @@ def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
 
 
 @pytest.mark.heavy
-def test_answers(flags, hold_out, data, tmp_path):
+def test_answers(flags, validation_set, data, tmp_path):
     """Of a model that knows some: those that the engine gives of the saved model."""
-    samples = json.loads(hold_out.read_text())
+    samples = json.loads(validation_set.read_text())
     questions = [sample["conversations"][0]["value"] for sample in samples]
     learned = flags | {"num_train_epochs": 80, "eval_num_generations": 9, "eval_steps": 240}
-    trainer = run(words(learned | {"data_path": hold_out, "image_folder": data.parent}))
+    trainer = run(words(learned | {"data_path": validation_set, "image_folder": data.parent}))
     told = [e["eval_right_answers"] for e in trainer.state.log_history if "eval_loss" in e]
     engine = mgm.load(flags["output_dir"])
     right = 0
@@ -88,18 +88,21 @@ def test_answers(flags, hold_out, data, tmp_path):
     assert right > 0
 
 
-def test_sources_and_curves(flags, hold_out, data, tmp_path, capsys):
+def test_sources_and_curves(flags, validation_set, data, tmp_path, capsys):
     mixture = tmp_path / "mixture.json"
     texts = [sample for sample in json.loads(data.read_text()) if "image" not in sample]
     (tmp_path / "texts.json").write_text(json.dumps(texts))
-    sources = [{"path": str(hold_out), "image_folder": str(data.parent)}, {"path": "texts.json"}]
+    sources = [
+        {"path": str(validation_set), "image_folder": str(data.parent)},
+        {"path": "texts.json"},
+    ]
     mixture.write_text(json.dumps({"datasets": sources}))
     trainer = run(words(flags | {"eval_data_path": mixture}))
     (last,) = [e for e in trainer.state.log_history if "eval_loss" in e and e["step"] == 6]
     low, high = sorted((last["eval_loss/held"], last["eval_loss/texts"]))
     assert low <= last["eval_loss"] <= high
     assert "step 6: hold-out loss" in capsys.readouterr().err
-    draw_curves(trainer.state.log_history, tmp_path)
+    plot_losses(trainer.state.log_history, tmp_path)
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 

@@ -7,8 +7,8 @@ import pytest
 from mgm.errors import MGMError
 from mgm.train.checkpointing.checkpoints import (
     checkpoint_to_resume,
-    prepare_output,
-    set_others_aside,
+    prepare_output_dir,
+    set_aside_earlier_runs,
 )
 
 
@@ -59,7 +59,7 @@ def test_checkpoints_of_other_runs_are_set_aside(output, resumed, moved, caplog)
         (checkpoint / "trainer_state.json").write_text('{"global_step": 50}')
         moved = moved | {"quarantine.jsonl"}
     moved = moved | ({"eval/checkpoint-100", "eval/checkpoint-15"} if moved else set())
-    set_others_aside(output, checkpoint, ("quarantine.jsonl",))
+    set_aside_earlier_runs(output, checkpoint, ("quarantine.jsonl",))
     aside = {f"earlier_run_1/{name}" for name in moved}
     also = {"earlier_run_1", "earlier_run_1/eval"} if moved else set()
     assert files(output) == (before - moved) | aside | also
@@ -67,9 +67,9 @@ def test_checkpoints_of_other_runs_are_set_aside(output, resumed, moved, caplog)
 
 
 def test_every_run_has_a_folder_of_its_own_there(output) -> None:
-    set_others_aside(output, None)
+    set_aside_earlier_runs(output, None)
     (output / "checkpoint-7").mkdir()
-    set_others_aside(output, None)
+    set_aside_earlier_runs(output, None)
     assert (output / "earlier_run_1/checkpoint-100/trainer_state.json").is_file()
     assert (output / "earlier_run_2/checkpoint-7").is_dir()
 
@@ -77,7 +77,7 @@ def test_every_run_has_a_folder_of_its_own_there(output) -> None:
 def test_a_checkpoint_is_no_output_folder(tmp_path) -> None:
     (tmp_path / "rng_state_0.pth").touch()
     with pytest.raises(MGMError, match=r"is a checkpoint of a run, with its rng_state_0.pth"):
-        prepare_output(tmp_path)
+        prepare_output_dir(tmp_path)
 
 
 @pytest.mark.parametrize("state", ["part", "complete", "moving"])
@@ -87,7 +87,7 @@ def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state)
     for name in ("config.json", "model.safetensors"):
         (left / name).write_text("new")
     (tmp_path / "adapter_config.json").write_text("old")
-    prepare_output(tmp_path)
+    prepare_output_dir(tmp_path)
     found = {file.name for file in tmp_path.iterdir()}
     expected = {
         "part": {"adapter_config.json"},
@@ -100,5 +100,5 @@ def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state)
 def test_a_folder_in_place_of_a_file_is_named(tmp_path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(MGMError, match=r"config\.json: is a folder, where the model's config"):
-        prepare_output(tmp_path)
+        prepare_output_dir(tmp_path)
     assert (tmp_path / "config.json").is_dir()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from mgm.errors import MGMError
 from mgm.train.checkpointing.file_digests import file_digests
-from mgm.train.checkpointing.resume_files import check_files, trainer_state
+from mgm.train.checkpointing.resume_files import check_resume_files, read_trainer_state
 from mgm.train.checkpointing.run_fingerprint import check_flags
 
 STATE = {"global_step": 4, "max_steps": 8, "num_train_epochs": 1, "log_history": []}
@@ -51,7 +51,7 @@ def training(**changes: object) -> SimpleNamespace:
         "process_index": 0,
         "world_size": 1,
         "deepspeed": None,
-        "sharded": False,
+        "use_fsdp": False,
         "fp16": False,
     }
     alone["lora_enable"] = False
@@ -65,7 +65,7 @@ ROLES = {
     "scheduler.pt": training(),
     "rng_state.pth": training(),
     "stream-0.json": training(),
-    "optimizer-0.pt": training(sharded=True),
+    "optimizer-0.pt": training(use_fsdp=True),
     "adapter_model.safetensors": training(lora_enable=True),
     "non_lora_trainables.bin": training(lora_enable=True),
     "latest": training(deepspeed=DEEPSPEED),
@@ -91,10 +91,10 @@ def spoil(file: Path, how: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_spoiled_file_is_named(checkpoint, role, how):
     flags = ROLES[role]
-    check_files(checkpoint, flags, streaming=True)
+    check_resume_files(checkpoint, flags, streaming=True)
     spoil(checkpoint / role, how)
     with pytest.raises(MGMError) as caught:
-        check_files(checkpoint, flags, streaming=True)
+        check_resume_files(checkpoint, flags, streaming=True)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{checkpoint / role}: ")
     assert (
@@ -109,7 +109,7 @@ def test_a_file_that_was_replaced_is_named(checkpoint, role):
     """By one of the same kind, which nothing but the digests tells from the checkpoint's."""
     digests = file_digests(checkpoint)
     (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
-    check_files(checkpoint, ROLES[role], streaming=True)
+    check_resume_files(checkpoint, ROLES[role], streaming=True)
     file = checkpoint / role
     if file.suffix in (".pt", ".pth", ".bin"):
         torch.save(torch.load(file, weights_only=True) | {"more": 1}, file)
@@ -118,7 +118,7 @@ def test_a_file_that_was_replaced_is_named(checkpoint, role):
     else:
         file.write_text(file.read_text() + "\n")
     with pytest.raises(MGMError) as caught:
-        check_files(checkpoint, ROLES[role], streaming=True)
+        check_resume_files(checkpoint, ROLES[role], streaming=True)
     assert str(caught.value).startswith(f"{file}: changed since the checkpoint was made")
 
 
@@ -127,10 +127,10 @@ def test_all_replaced_files_are_in_one_line(checkpoint):
     digests = dict.fromkeys((file.name for file in files), "0" * 64)
     (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
     with pytest.raises(MGMError, match=f"^{files[0]}, {files[1]}: changed since"):
-        check_files(checkpoint, training(), streaming=False)
+        check_resume_files(checkpoint, training(), streaming=False)
     (checkpoint / "run.json").write_text('{"processes": 1, "files": []}')
     with pytest.raises(MGMError, match=r"run.json: is damaged"):
-        check_files(checkpoint, training(), streaming=False)
+        check_resume_files(checkpoint, training(), streaming=False)
 
 
 OF_RESULT = ("model.safetensors", "mm_projector.bin", "config.json", "generation_config.json")
@@ -158,12 +158,12 @@ def test_a_listed_file_that_lacks_is_named(checkpoint, adapter, finished, needed
         file = checkpoint / name
         file.rename(checkpoint.parent / "away")
         try:
-            check_files(checkpoint, training(lora_enable=adapter), True, finished)
+            check_resume_files(checkpoint, training(lora_enable=adapter), True, finished)
         except MGMError as error:
             refused.add(name if str(error).startswith(f"{file}: ") else str(error))
         (checkpoint.parent / "away").rename(file)
     assert refused == needed
-    check_files(checkpoint, training(lora_enable=adapter), True, finished)
+    check_resume_files(checkpoint, training(lora_enable=adapter), True, finished)
 
 
 @pytest.mark.parametrize("how", ["folder", "link"])
@@ -175,7 +175,7 @@ def test_the_list_of_files_is_a_file(checkpoint, how):
         file.symlink_to("gone")
     kind = "is a folder, not a file" if how == "folder" else "is a broken link"
     for check in (
-        lambda: check_files(checkpoint, training(), False),
+        lambda: check_resume_files(checkpoint, training(), False),
         lambda: check_flags({}, file.parent),
     ):
         with pytest.raises(MGMError, match=f"^{file}: {kind}; copy it again"):
@@ -192,9 +192,9 @@ def test_without_digests_the_schedule_is_of_the_step(checkpoint, step):
     file = checkpoint / "scheduler.pt"
     torch.save(torch.load(file, weights_only=True) | {"last_epoch": step}, file)
     with pytest.raises(MGMError, match=f"scheduler.pt: is of step {step}, in a .* of step 4"):
-        check_files(checkpoint, training(), streaming=False)
+        check_resume_files(checkpoint, training(), streaming=False)
     if step < 4:  # the scaler skips steps
-        check_files(checkpoint, training(fp16=True), streaming=False)
+        check_resume_files(checkpoint, training(fp16=True), streaming=False)
 
 
 def test_without_digests_the_moments_are_of_no_later_step(checkpoint, caplog):
@@ -202,31 +202,31 @@ def test_without_digests_the_moments_are_of_no_later_step(checkpoint, caplog):
         state = {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": []}
         torch.save(state, checkpoint / "optimizer.pt")
         if step < 5:
-            check_files(checkpoint, training(), streaming=False)
+            check_resume_files(checkpoint, training(), streaming=False)
             assert ("has learned in 3 of 4 steps" in caplog.text) == (step == 3)
     with pytest.raises(MGMError, match=r"optimizer.pt: is of step 5, in a .* of step 4"):
-        check_files(checkpoint, training(), streaming=False)
+        check_resume_files(checkpoint, training(), streaming=False)
 
 
 def test_the_files_of_deepspeed_go_by_stage_and_process(checkpoint):
     inside = checkpoint / "global_step4"
     without_zero = training(deepspeed={"zero_optimization": {"stage": 0}})
     (checkpoint / OPTIM_STATES).rename(inside / f"bf16_{Path(OPTIM_STATES).name}")
-    check_files(checkpoint, training(deepspeed=DEEPSPEED), streaming=False)
+    check_resume_files(checkpoint, training(deepspeed=DEEPSPEED), streaming=False)
     shutil.rmtree(inside)
     inside.mkdir()
     torch.save({"global_steps": 4}, checkpoint / MODEL_STATES)
-    check_files(checkpoint, without_zero, streaming=False)
+    check_resume_files(checkpoint, without_zero, streaming=False)
     second = training(deepspeed={"zero_optimization": {"stage": 3}}, process_index=1)
     with pytest.raises(MGMError, match=r"zero_pp_rank_1_mp_rank_00_model_states.pt: is not there"):
-        check_files(checkpoint, second, streaming=False)
+        check_resume_files(checkpoint, second, streaming=False)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "{}"])
 def test_a_state_without_its_numbers_is_named(checkpoint, content):
     (checkpoint / "trainer_state.json").write_text(content)
     with pytest.raises(MGMError, match=r"trainer_state.json: .*copy it again"):
-        check_files(checkpoint, training(), streaming=False)
+        check_resume_files(checkpoint, training(), streaming=False)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_state_without_its_numbers_is_named(checkpoint, content):
 def test_a_state_of_other_types_is_named(checkpoint, changed):
     (checkpoint / "trainer_state.json").write_text(json.dumps(STATE | changed))
     with pytest.raises(MGMError) as caught:
-        trainer_state(checkpoint)
+        read_trainer_state(checkpoint)
     assert str(caught.value).startswith(f"{checkpoint / 'trainer_state.json'}: ")
     assert f"copy it again, or delete {checkpoint} to resume" in str(caught.value)
 
@@ -260,19 +260,19 @@ def test_a_log_may_hold_what_is_no_number(checkpoint):
     entry = '{"step": 1, "loss": 2, "grad_norm": NaN, "eval_loss": Infinity, "note": "x"}'
     content = json.dumps(STATE)[:-2] + f"{entry}]}}"
     (checkpoint / "trainer_state.json").write_text(content)
-    assert trainer_state(checkpoint).log_history[0]["loss"] == 2
+    assert read_trainer_state(checkpoint).log_history[0]["loss"] == 2
 
 
 def test_a_state_of_another_step_is_named(checkpoint):
     (checkpoint / "trainer_state.json").write_text(json.dumps(STATE | {"global_step": 2}))
     with pytest.raises(MGMError, match="is of step 2, in a checkpoint of step 4"):
-        check_files(checkpoint, training(), streaming=False)
+        check_resume_files(checkpoint, training(), streaming=False)
     renamed = checkpoint.rename(checkpoint.with_name("best"))
     schedule = torch.load(renamed / "scheduler.pt", weights_only=True)
     torch.save(schedule | {"last_epoch": 2}, renamed / "scheduler.pt")
-    check_files(renamed, training(), streaming=False)
+    check_resume_files(renamed, training(), streaming=False)
 
 
 def test_random_numbers_of_another_process_are_not_taken(checkpoint):
     with pytest.raises(MGMError, match=r"rng_state_0.pth: is not there.*--save_only_model"):
-        check_files(checkpoint, training(world_size=2), streaming=False)
+        check_resume_files(checkpoint, training(world_size=2), streaming=False)

@@ -6,14 +6,18 @@ from transformers import TrainerState, get_scheduler
 
 from mgm.errors import MGMError
 from mgm.train.args.arguments import TrainingArguments
-from mgm.train.checkpointing.schedule import check_optimizer, describe_change, set_learning_rates
+from mgm.train.checkpointing.schedule import (
+    check_optimizer_state,
+    describe_schedule_change,
+    set_learning_rates,
+)
 
 
 def described(tmp_path, schedule: str, **more: object) -> str:
     arguments = TrainingArguments(
         str(tmp_path), learning_rate=1.0, lr_scheduler_type=schedule, report_to="none", **more
     )
-    return describe_change(arguments, TrainerState(global_step=4, max_steps=4), 8)
+    return describe_schedule_change(arguments, TrainerState(global_step=4, max_steps=4), 8)
 
 
 def test_a_falling_schedule_is_computed_anew_and_says_so(tmp_path):
@@ -63,7 +67,7 @@ def test_moments_of_other_parameters_are_named(tmp_path):
 
     ours = trained(3)
     ours.load_state_dict(trained(3).state_dict())
-    check_optimizer(ours, tmp_path)
+    check_optimizer_state(ours, tmp_path)
     ours.load_state_dict(trained(4).state_dict())
     with pytest.raises(MGMError, match=r"optimizer\.pt: is damaged, or of another kind"):
-        check_optimizer(ours, tmp_path)
+        check_optimizer_state(ours, tmp_path)

@@ -10,7 +10,7 @@ import torch
 
 from mgm.errors import MGMError
 from mgm.train.args.validation import parse
-from mgm.train.distributed.deepspeed_start import deepspeed_errors, join_alone
+from mgm.train.distributed.deepspeed_start import deepspeed_errors, set_single_process_env
 
 pytest.importorskip("deepspeed")
 ROOT = Path(__file__).parents[3]
@@ -24,7 +24,7 @@ def alone(monkeypatch, tmp_path):
     """One process on a CPU that bf16 runs on, whose environment is its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mgm.train.args.arguments.cpu_has_bfloat16", lambda: True)
-    monkeypatch.setattr("mgm.train.args.arguments.join_alone", lambda: None)
+    monkeypatch.setattr("mgm.train.args.arguments.set_single_process_env", lambda: None)
 
 
 def parsed(settings: object, *words: str) -> dict:
@@ -197,12 +197,12 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch, caplog):
         monkeypatch.delenv(name, raising=False)
     environment = {}
     monkeypatch.setattr("mgm.train.distributed.deepspeed_start.os.environ", environment)
-    join_alone()
+    set_single_process_env()
     assert environment.keys() == set(VARIABLES)
     assert environment["WORLD_SIZE"] == "1"
     assert "it trains alone" in caplog.text
     environment["MASTER_PORT"] = "of the launcher"
-    join_alone()
+    set_single_process_env()
     assert environment["MASTER_PORT"] == "of the launcher"
     assert os.environ is environment
 

@@ -8,9 +8,9 @@ import torch.multiprocessing as multiprocessing
 
 from mgm.errors import MGMError
 from mgm.train.distributed.first_process import (
-    ReportedByFirstError,
-    checked_everywhere,
-    computed_once,
+    ReportedByRank0Error,
+    broadcast_from_rank0,
+    check_on_all_ranks,
 )
 
 
@@ -19,25 +19,25 @@ def fail() -> None:
 
 
 def test_one_process_checks_alone():
-    assert checked_everywhere(lambda: 3) == 3
+    assert check_on_all_ranks(lambda: 3) == 3
     with pytest.raises(MGMError, match="nothing there"):
-        checked_everywhere(fail)
+        check_on_all_ranks(fail)
 
 
 def raised_in(rank: int, store: str) -> None:
     """In one of three processes: who raises what."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
-    wanted = MGMError if rank == 0 else ReportedByFirstError
+    wanted = MGMError if rank == 0 else ReportedByRank0Error
     faults = (
-        partial(checked_everywhere, fail),
-        partial(checked_everywhere, fail if rank == 2 else lambda: 3),
-        partial(computed_once, fail if rank == 0 else lambda: 3),
+        partial(check_on_all_ranks, fail),
+        partial(check_on_all_ranks, fail if rank == 2 else lambda: 3),
+        partial(broadcast_from_rank0, fail if rank == 0 else lambda: 3),
     )
     for fault in faults:
         with pytest.raises(MGMError, match="nothing there") as caught:
             fault()
         assert type(caught.value) is wanted
-    assert computed_once(lambda: 3) == checked_everywhere(lambda: 3) == 3
+    assert broadcast_from_rank0(lambda: 3) == check_on_all_ranks(lambda: 3) == 3
     dist.barrier()
 
 

@@ -3,16 +3,16 @@
 import pytest
 
 from mgm.errors import MGMError
-from mgm.train.distributed.process_errors import data_loader_errors, lost_process
+from mgm.train.distributed.process_errors import data_loader_errors, lost_process_errors
 
 
 def test_a_process_that_is_gone_is_one_line():
     lost = "[gloo/pair.cc:534] Connection closed by peer\n[127.0.0.1]:5"
     ended = r"^another process of this run has ended.*by peer"
-    with pytest.raises(MGMError, match=ended) as caught, lost_process():
+    with pytest.raises(MGMError, match=ended) as caught, lost_process_errors():
         raise RuntimeError(lost)
     assert "\n" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="out of memory"), lost_process():
+    with pytest.raises(RuntimeError, match="out of memory"), lost_process_errors():
         raise RuntimeError("out of memory")
 
 

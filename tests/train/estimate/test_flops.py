@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.train import trainer as module
 from mgm.train.__main__ import run
-from mgm.train.estimate.flops import RunWork
+from mgm.train.estimate.flops import FlopsCounter
 from tests.model.tiny import ids_of, random_images, tiny_model
 from tests.train.conftest import words
 
@@ -23,7 +23,7 @@ def test_operations_are_those_counted(trains):
         output = model(input_ids=ids, labels=ids, **images)
         output.loss.backward()
     tokens = ids.shape[1]
-    ours = RunWork(model).operations(1, 1, tokens)
+    ours = FlopsCounter(model).operations(1, 1, tokens)
     text = model.config.text_config
     # torch counts all pairs of positions, twice as many as are needed, and the scores once more in
     # the backward pass, which we leave out as computed again: 2 + 5 halves, ours are 3.
@@ -33,7 +33,7 @@ def test_operations_are_those_counted(trains):
 
 def test_mfu_is_shown_where_the_peak_is_known(stage2_flags, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "mgm")
-    monkeypatch.setattr(module, "known_peak", lambda: ("some device", 1e12))
+    monkeypatch.setattr(module, "device_peak_flops", lambda: ("some device", 1e12))
     trainer = run(words(stage2_flags | {"output_dir": tmp_path, "save_strategy": "no"}))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry in steps:

@@ -8,9 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.train.args.validation import parse_flags
-from mgm.train.distributed.batch_plan import Batches
+from mgm.train.distributed.batch_plan import BatchPlan
 from mgm.train.estimate.flops import forward_flops
-from mgm.train.estimate.memory_estimate import Zero, forecast, memory, skeleton
+from mgm.train.estimate.memory_estimate import Zero, estimate_run, memory, model_on_meta
 from tests.golden_files import golden_json
 from tests.model.tiny import tiny_model
 
@@ -36,7 +36,7 @@ FLAGS = {
 
 def model_of(name: str):
     words = [word for flag, values in FLAGS.items() for word in (f"--{flag}", *values)]
-    return skeleton(parse_flags(words), SCRIPTS / RELEASED[name])
+    return model_on_meta(parse_flags(words), SCRIPTS / RELEASED[name])
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -63,7 +63,7 @@ def test_operations_of_a_language_model_are_those_counted():
 def test_memory_by_what_zero_divides():
     model = model_of("MGM-7B")
     total = sum(parameter.numel() for parameter in model.parameters())
-    batches = Batches(8, 1, 1)
+    batches = BatchPlan(8, 1, 1)
 
     def held(stage: int, optimizer_on_cpu: bool = False) -> float:
         return memory(model, total, batches, 800, Zero(stage, optimizer_on_cpu, False), True)
@@ -76,11 +76,11 @@ def test_memory_by_what_zero_divides():
 
 def test_what_people_read():
     config = SCRIPTS / RELEASED["MGM-7B"]
-    text = forecast(FLAGS, Batches(8, 16, 2), config)
+    text = estimate_run(FLAGS, BatchPlan(8, 16, 2), config)
     assert "7.27 G" in text
     assert "576 of an image" in text
     assert "nowhere.json is not here" in text
-    without = forecast(FLAGS, Batches(8, 16, 2), None)
+    without = estimate_run(FLAGS, BatchPlan(8, 16, 2), None)
     assert without == "forecast: none, for nowhere is not here"
 
 
@@ -91,13 +91,13 @@ def test_samples_of_a_mixture_count_by_their_weights(tmp_path):
     (tmp_path / "mixture.json").write_text(json.dumps(mixture))
     for file, samples in (("a.json", 40), ("mixture.json", 140)):
         flags = FLAGS | {"data_path": [str(tmp_path / file)]}
-        text = forecast(flags, Batches(1, 4, 5), SCRIPTS / RELEASED["MGM-2B"])
+        text = estimate_run(flags, BatchPlan(1, 4, 5), SCRIPTS / RELEASED["MGM-2B"])
         assert f"{samples // 20 * 3} steps for {samples} samples" in text
 
 
 def test_a_stream_takes_as_long_as_its_steps():
     flags = FLAGS | {"data_path": ["s3://a/{0..9}.tar"], "streaming": ["True"]}
     flags |= {"max_steps": ["1000"], "fsdp": ["full_shard"]}
-    text = forecast(flags, Batches(8, 16, 2), SCRIPTS / RELEASED["MGM-7B"])
+    text = estimate_run(flags, BatchPlan(8, 16, 2), SCRIPTS / RELEASED["MGM-7B"])
     assert " h, 1,000 steps" in text
     assert "FSDP2" in text

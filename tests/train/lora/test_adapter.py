@@ -246,6 +246,18 @@ def test_a_damaged_file_of_an_adapter_is_named(flags, adapter, name, how):
     assert refused(flags, adapter).startswith(f"{file}: ")
 
 
+def test_weights_in_the_older_format_go_on(flags, adapter):
+    """As peft wrote them before safetensors, and as published adapters have them."""
+    weights = load_file(adapter / "adapter_model.safetensors")
+    torch.save(weights, adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+    output, still = adapter.parent / "out", {"learning_rate": 0.0, "max_steps": 1}
+    run(words(flags | still | {"lora_weight_path": adapter, "output_dir": output}))
+    after = load_file(output / "adapter_model.safetensors")
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items())
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [

@@ -147,6 +147,20 @@ def test_a_base_that_moved(chain, copied, tmp_path, monkeypatch, gone) -> None:
     assert_is(chain[1], load_model(tmp_path / "merged"))
 
 
+@pytest.mark.parametrize("name", [None, ""])
+def test_an_adapter_that_names_no_base(tmp_path, name) -> None:
+    """Plain peft may name none; the base that is given is taken."""
+    adapter, base = tmp_path / "adapter", tmp_path / "base"
+    for folder in (adapter, base):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    settings = {"base_model_name_or_path": name}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    assert base_folders(adapter, base) == [base]
+    with pytest.raises(MGMError, match=r"goes on top of a base model .* which is not there"):
+        base_folders(adapter)
+
+
 def test_a_base_that_would_leave_out_an_adapter(copied, tmp_path) -> None:
     shutil.copytree(copied[0], tmp_path / "copy")
     with pytest.raises(MGMError, match="is neither of them; leave out the base model"):

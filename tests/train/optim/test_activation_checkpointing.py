@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.optim.activation_checkpointing import checkpoint_options, enable
+from mgm.train.optim.activation_checkpointing import enable, selective_checkpoint_kwargs
 from tests.model.tiny import batch_of, random_images, tiny_model
 from tests.train.conftest import words
 
@@ -26,7 +26,7 @@ def gradients(options) -> tuple[list[torch.Tensor], int]:
 def test_gradients_are_the_same_and_products_are_not_computed_again():
     plain, once = gradients(None)
     whole, twice = gradients({"use_reentrant": False})
-    selective, again = gradients(checkpoint_options())
+    selective, again = gradients(selective_checkpoint_kwargs())
     for first, second, third in zip(plain, whole, selective, strict=True):
         assert torch.equal(first, second)
         assert torch.equal(first, third)

@@ -178,12 +178,24 @@ def _check_kind(head: bytes, name: str) -> None:
     """
     if not head:
         raise MGMError(f"{name}: cannot be read (it is empty); get a whole copy")
+    if any(head.startswith(magic) for magic, _ in _PACKED) or _begins_tar(head):
+        return
     kind = foreign_kind(head)
-    packed = any(head.startswith(magic) for magic, _ in _PACKED) or head[257:262] == b"ustar"
-    if not packed and kind is not None and head.strip(b"\0"):
+    if kind is not None and head.strip(b"\0"):
         raise MGMError(f"{name}: is no tar; it is {kind}")
     if head[:1] in (b"{", b"["):
         raise MGMError(f"{name}: is no tar; it is JSON, whose name ends in .json or .jsonl")
+
+
+def _begins_tar(head: bytes) -> bool:
+    """Whether a file begins with a member of a tar; those of before POSIX have no mark."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head[:BLOCK], "utf-8", "replace")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 class _Blocks:

@@ -57,6 +57,23 @@ def test_a_tar_that_is_cut_off(content, tmp_path, capsys, packed, cut):
     assert "can be used" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["0", "{0}", "[0]"])
+@pytest.mark.parametrize("mark", [True, False])
+def test_any_member_may_be_the_first(tmp_path, name, mark):
+    """Tars of before POSIX have no mark in their headers; a name may begin as JSON does."""
+    file = write_tar(tmp_path / "a.tar", [(f"{name}.json", "[]"), (f"{name}.png", b"a")])
+    content = bytearray(file.read_bytes())
+    if not mark:
+        for start in (0, 2 * BLOCK):
+            header = content[start : start + BLOCK]
+            header[257:345] = bytes(88)  # magic, version, and names of user and group
+            header[148:156] = b" " * 8
+            header[148:156] = b"%06o\0 " % sum(header)
+            content[start : start + BLOCK] = header
+    file.write_bytes(content)
+    assert rows(file) == [{"conversations": [], "png": b"a"}]
+
+
 def test_no_partial_sample_comes_of_one(content, tmp_path):
     (tmp_path / "a.tar").write_bytes(content[:11264])  # the sixth JSON without its image
     found = rows_of(TarShard(str(tmp_path / "a.tar")), 0)

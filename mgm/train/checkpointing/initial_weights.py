@@ -29,7 +29,7 @@ _OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)
 READ_WHOLE = 2**28  # bytes
 
 
-def start_weights(arguments: Arguments) -> dict[str, Digest | None]:
+def initial_weights(arguments: Arguments) -> dict[str, Digest | None]:
     """What a run starts from, by flag; None: the flag was left out.
 
     `--vision_tower_aux` lacks where it was left out and the start is gone, which says what that is.
@@ -38,7 +38,9 @@ def start_weights(arguments: Arguments) -> dict[str, Digest | None]:
         MGMError: a file cannot be read.
     """
     output = Path(str(arguments[2].output_dir))
-    found = {f"--{flag}": weights_digest(path, output) for flag, path in _given(arguments)}
+    found = {
+        f"--{flag}": initial_weights_digest(path, output) for flag, path in _given_values(arguments)
+    }
     found = {f"--{flag}": None for flag in FLAGS} | found
     aux = arguments[0].vision_tower_aux
     none: Digest = {"path": "none", "sha256": None}
@@ -53,7 +55,7 @@ def start_weights(arguments: Arguments) -> dict[str, Digest | None]:
     return found
 
 
-def weights_digest(path: str, output: Path) -> Digest:
+def initial_weights_digest(path: str, output: Path) -> Digest:
     """Content of a folder of weights, or of one file; of what is not on the disk the name alone.
 
     Args:
@@ -71,14 +73,14 @@ def weights_digest(path: str, output: Path) -> Digest:
     return {"path": path, "sha256": digest_of(files, READ_WHOLE) if files else None}
 
 
-def check_starts(arguments: Arguments) -> None:
+def check_initial_weights(arguments: Arguments) -> None:
     """Refuse a start from a checkpoint in the output folder, which the run moves away or deletes.
 
     Raises:
         MGMError: names the flag.
     """
     output = Path(str(arguments[2].output_dir))
-    for flag, path in _given(arguments):
+    for flag, path in _given_values(arguments):
         here = Path(path).resolve()
         for folder in (here, *here.parents):
             if folder.parent == output.resolve() and is_checkpoint_name(folder.name):
@@ -89,7 +91,7 @@ def check_starts(arguments: Arguments) -> None:
                 )
 
 
-def _given(arguments: Arguments) -> Iterator[tuple[str, str]]:
+def _given_values(arguments: Arguments) -> Iterator[tuple[str, str]]:
     """Flags that name weights, and the path of each."""
     for flag in FLAGS:
         path = getattr(arguments[0], flag, None) or getattr(arguments[2], flag, None)

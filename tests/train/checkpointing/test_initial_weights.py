@@ -7,13 +7,17 @@ import pytest
 
 from mgm.errors import MGMError
 from mgm.train.args.validation import parse
-from mgm.train.checkpointing.start_weights import check_starts, start_weights, weights_digest
+from mgm.train.checkpointing.initial_weights import (
+    check_initial_weights,
+    initial_weights,
+    initial_weights_digest,
+)
 
 ELSEWHERE = Path("elsewhere")
 
 
 def digest(folder: Path) -> str | None:
-    return weights_digest(str(folder), ELSEWHERE)["sha256"]
+    return initial_weights_digest(str(folder), ELSEWHERE)["sha256"]
 
 
 @pytest.fixture
@@ -53,11 +57,11 @@ def test_what_a_training_and_its_user_leave_does_not_count(folder, name):
 
 
 def test_folders_on_the_hub_and_the_output_itself_are_no_content(folder, tmp_path, monkeypatch):
-    assert weights_digest("owner/name", ELSEWHERE) == {"path": "owner/name", "sha256": None}
+    assert initial_weights_digest("owner/name", ELSEWHERE) == {"path": "owner/name", "sha256": None}
     own = {"path": "--output_dir", "sha256": None}
     monkeypatch.chdir(tmp_path)
     for path in (folder, folder / "mm_projector.bin", "model", "./model/../model/"):
-        assert weights_digest(str(path), folder) == own
+        assert initial_weights_digest(str(path), folder) == own
 
 
 def arguments(base: Path, output: Path, *more: str):
@@ -71,7 +75,7 @@ def test_a_high_resolution_tower_that_is_taken_out_is_a_value(folder, kind, valu
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     base = folder.parent / "gone" if kind == "gone" else folder
     flags = () if value is None else ("--vision_tower_aux", value)
-    found = start_weights(arguments(base, ELSEWHERE, *flags))
+    found = initial_weights(arguments(base, ELSEWHERE, *flags))
     name = "--vision_tower_aux"
     if value == "tower":
         assert found[name] == {"path": "tower", "sha256": None}
@@ -97,11 +101,11 @@ def test_a_start_from_a_checkpoint_of_the_output_is_refused(folder, tmp_path, fl
     output = tmp_path / "out"
     more = ("--lora_enable", "True") if flag == "lora_weight_path" else ()
     with pytest.raises(MGMError, match=rf"--{flag} .*: lies in a checkpoint of --output_dir"):
-        check_starts(
+        check_initial_weights(
             arguments(folder, output, f"--{flag}", str(output / "checkpoint-2" / inner), *more)
         )
     other = tmp_path / "other" / "checkpoint-2" / inner
-    check_starts(arguments(folder, output, f"--{flag}", str(other), *more))
+    check_initial_weights(arguments(folder, output, f"--{flag}", str(other), *more))
     with pytest.raises(MGMError, match=r"--model_name_or_path .*: lies in a checkpoint"):
-        check_starts(arguments(output / "checkpoint-2", output))
-    check_starts(arguments(output, output))
+        check_initial_weights(arguments(output / "checkpoint-2", output))
+    check_initial_weights(arguments(output, output))
