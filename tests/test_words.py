@@ -18,7 +18,6 @@ NOT_YET = {
     "",
     "data",
     "engine",
-    "eval",
     "model",
     "serve",
     "train",

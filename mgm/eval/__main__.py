@@ -32,7 +32,8 @@ from mgm.eval.options import SCORE_SETTINGS, model_settings, parse_args
 from mgm.eval.plan import Task, load_tasks
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.examples import write_samples
-from mgm.eval.report.report import scores_table, write_report
+from mgm.eval.report.markdown_tables import scores_table
+from mgm.eval.report.report import write_report
 from mgm.eval.report.run_info import data_info, merge_model_info, run_info
 from mgm.eval.report.score import Score, warn_if_replaced, write_score_files
 from mgm.eval.report.scoring import score_responses

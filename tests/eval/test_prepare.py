@@ -109,10 +109,10 @@ KILLED = """
 import sys
 from pathlib import Path
 from mgm.eval.prepare import provide
-from mgm.eval.tasks.dataset_source import Needed
+from mgm.eval.tasks.dataset_source import RequiredFile
 address, folder = sys.argv[1], Path(sys.argv[2])
-needs = [Needed("list.json", "", f"{address}/all.zip"), Needed("images", "")]
-print(all([provide(one, folder, others=needs) for one in needs]))
+files = [RequiredFile("list.json", "", f"{address}/all.zip"), RequiredFile("images", "")]
+print(all([provide(one, folder, others=files) for one in files]))
 """
 
 

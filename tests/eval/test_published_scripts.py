@@ -40,10 +40,10 @@ def test_textvqa(tmp_path):
 def test_textvqa_questions_in_prompts():
     for record in golden_json("eval/textvqa.json")["prompt_processor"]:
         if "error" in record:
-            with pytest.raises(MGMError, match="there is no question in the prompt"):
-                textvqa.bare_question(record["prompt"])
+            with pytest.raises(MGMError, match="no question in the prompt"):
+                textvqa.question_of_prompt(record["prompt"])
         else:
-            assert textvqa.bare_question(record["prompt"]).lower() == record["output"]
+            assert textvqa.question_of_prompt(record["prompt"]).lower() == record["output"]
 
 
 def test_pope(tmp_path):
@@ -143,7 +143,7 @@ def test_mmmu_upload():
     for given in record["eval.py"]["input"]:
         meant = given["parsed_pred"]
         text = meant if isinstance(meant, str) else str(meant[0])
-        found = mmmu.uploaded([Response(question(given), text)])
+        found = mmmu.server_answers([Response(question(given), text)])
         assert found == {given["id"]: expected[given["id"]]}
     named = golden_json("eval/mmmu.json")["DOMAIN_CAT2SUB_CAT"]
     assert {name: set(own) for name, own in mmmu.DISCIPLINES.items()} == {

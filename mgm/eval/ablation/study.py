@@ -24,7 +24,7 @@ from mgm.eval.harness.response_cache import ResponseCache
 from mgm.eval.harness.runner import BenchmarkResponses, cached_responses
 from mgm.eval.plan import Task
 from mgm.eval.report.ablation_table import ABLATIONS_FILE
-from mgm.eval.report.report import ablations_text
+from mgm.eval.report.markdown_tables import ablations_text
 from mgm.eval.report.score import Score, save_score
 from mgm.eval.report.scoring import score_responses
 from mgm.eval.tasks.benchmark import Benchmark

@@ -9,7 +9,7 @@ from typing import Any
 from mgm.atomic import atomic_file
 from mgm.eval.compare.comparison import Comparison
 from mgm.eval.report import html_page
-from mgm.eval.report.report import markdown
+from mgm.eval.report.markdown_tables import markdown
 
 COMPARISON_COLUMNS = (
     *("benchmark", "baseline", "model", "difference", "95 % interval", "p", "questions", "verdict"),

@@ -15,7 +15,7 @@ from mgm.eval.benchmarks.nano import Nano
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.report.ablation_table import utilisation_lines
-from mgm.eval.report.report import ablations_text
+from mgm.eval.report.markdown_tables import ablations_text
 from mgm.eval.report.score import Score
 from mgm.eval.report.scoring import score_responses
 

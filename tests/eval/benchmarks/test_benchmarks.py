@@ -137,5 +137,5 @@ def test_names():
         get_benchmark("imagenet")
     with pytest.raises(MGMError, match="choose from val, test, dev"):
         BENCHMARKS["mmmu"].check("train", "paper")
-    with pytest.raises(MGMError, match="no protocol 'official'"):
+    with pytest.raises(MGMError, match="unknown protocol 'official'"):
         BENCHMARKS["textvqa"].check("val", "official")

@@ -28,7 +28,7 @@ def test_only_what_can_be_parsed_is_kept(tmp_path):
         replies = [asked.complete("x", accepts=is_mark) for _ in range(4)]
         assert replies == ["well", "", "1", "1"]
         again = judge(address, tmp_path)
-        assert again.ask("x", accepts=is_mark) == "1"
+        assert again.complete("x", accepts=is_mark) == "1"
         assert again.usage.requests == 0
         assert len(bodies) == 3
     kept = [

@@ -55,7 +55,7 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
     )
 
     def sent(content, orientation):
-        answerer._answer(Question("1", "what?", (content,), orientation=orientation))
+        answerer._respond(Question("1", "what?", (content,), orientation=orientation))
         url = bodies[-1]["messages"][0]["content"][0]["image_url"]["url"]
         return base64.b64decode(url.partition(",")[2])
 

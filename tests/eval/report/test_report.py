@@ -20,8 +20,9 @@ from mgm.eval.report.examples import (
     write_samples,
 )
 from mgm.eval.report.html_page import bar
+from mgm.eval.report.markdown_tables import format_notes, format_score, scores_table
 from mgm.eval.report.paper_results import compare_with_paper, paper_table
-from mgm.eval.report.report import format_notes, format_score, scores_table, write_report
+from mgm.eval.report.report import write_report
 from mgm.eval.report.run_info import questions_digest, run_info
 from mgm.eval.report.score import Score, save_score
 

@@ -209,7 +209,7 @@ def test_mmmu_as_choices_with_images_in_their_places(tmp_path):
     assert len(list((tmp_path / "unpacked").iterdir())) == 1
     assert mmmu.expected("val", "vlmevalkit") == 900
     table(file, [rows[2] | {"question": "Is it <image 3>?"}])
-    with pytest.raises(MGMError, match="it has 1 images, and names <image 3>"):
+    with pytest.raises(MGMError, match="refers to <image 3> of 1 images"):
         list(mmmu.questions(tmp_path, "val", "vlmevalkit"))
 
 

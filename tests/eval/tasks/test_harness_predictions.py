@@ -354,5 +354,7 @@ def test_other_files_of_the_harnesses(tmp_path):
     assert [one.text for one in found.responses] == texts
     results = {"results": {"pope": {"pope_f1_score,none": 0.8}}, "configs": {"pope": {}}}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    with pytest.raises(MGMError, match="holds lmms-eval's results, no answers; give the samples"):
+    with pytest.raises(
+        MGMError, match="contains results of lmms-eval, not predictions; give the samples"
+    ):
         match_predictions(tmp_path / "results.json", kind, questions)

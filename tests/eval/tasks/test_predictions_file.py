@@ -227,7 +227,7 @@ def test_on_the_command_line(data, tmp_path, capsys):
     assert "partial, 1 of 12,578 questions: 100.0" in capsys.readouterr().out
     score = json.loads((tmp_path / "out" / "gqa" / "testdev" / "paper" / "score.json").read_text())
     assert score["credits"] == {"20": 1.0}
-    with pytest.raises(MGMError, match="name the one --benchmark"):
+    with pytest.raises(MGMError, match="give the one --benchmark"):
         main([*words, "--benchmark", "gqa", "pope"])
     with pytest.raises(MGMError, match="give --model-path, or --endpoint"):
         main([*words, "--benchmark", "gqa", "--model-path", "x"])
