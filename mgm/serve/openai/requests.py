@@ -77,15 +77,15 @@ class ParsedRequest:
 
 @dataclass(frozen=True)
 class ImageGenerationRequest:
-    """An image that is to be generated.
+    """A request to generate images.
 
     Attributes:
-        text: that describes it.
-        seeds: one for each image; None: another one every time.
-        size: width and height in pixels; None: the pipeline's own.
+        prompt: describes the image.
+        seeds: one per image; None: random.
+        size: width and height in pixels; None: the pipeline's default.
     """
 
-    text: str
+    prompt: str
     seeds: tuple[int | None, ...]
     size: tuple[int, int] | None
 

@@ -108,7 +108,7 @@ class PageClient:
         """
         body = {"model": model, "messages": conversation.messages()}
         try:
-            return decode_attribution(await self._json(f"{self.address}/v1/mined", body))
+            return decode_attribution(await self._json(f"{self.address}/v1/attribution", body))
         except _OldServerError as error:
             raise MGMError("this server cannot tell what was mined; it is too old") from error
 

@@ -270,7 +270,7 @@ def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
 def test_controllers_above_controllers(endless):
     import mgm
 
-    worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(concurrency=2))
+    worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(max_concurrency=2))
     top = Controller(WorkerRegistry())
     with (
         running(build_worker_app(worker)) as below,

@@ -175,7 +175,7 @@ def test_faults():
     async def list_models() -> PlainTextResponse:
         return PlainTextResponse("<html>")
 
-    @app.post("/v1/mined")
+    @app.post("/v1/attribution")
     async def mined() -> dict:
         return {"images": [{"view": "no"}]}
 

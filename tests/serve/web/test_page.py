@@ -33,7 +33,7 @@ TOTAL = "The total is $18.50."
 def workers(tmp_path_factory):
     """A model that answers well, and one that never ends."""
     endless = build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
-    limits = Limits(concurrency=2, queue=1, tokens=4000)
+    limits = Limits(max_concurrency=2, max_queue=1, max_tokens=4000)
     found = [
         Worker(mgm.load(NANO, device="cpu"), ("nano",), limits),
         Worker(mgm.load(endless, device="cpu"), ("endless",), limits),
@@ -222,10 +222,10 @@ def test_streaming_and_stop(open_page, workers):
     page.wait_for_function(
         f"document.querySelector('#chat_left .bot.message').innerText.length > {first + 10}"
     )
-    assert workers[1].admission.length == 1
+    assert workers[1].limiter.length == 1
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button")
-    wait_for(lambda: workers[1].admission.length == 0, 20)  # nobody writes on
+    wait_for(lambda: workers[1].limiter.length == 0, 20)  # nobody writes on
     shown = answers(page)[0]
     assert "▌" not in shown
     time.sleep(0.5)
@@ -333,22 +333,22 @@ def test_a_full_server_says_so(open_page, workers):
     pages = [open_page("?model=endless") for _ in range(4)]
     for number, page in enumerate(pages[:3], start=1):
         put(page, f"go on {number}")
-        wait_for(lambda number=number: workers[1].admission.length == number, 20)
+        wait_for(lambda number=number: workers[1].limiter.length == number, 20)
     put(pages[3], "me too")
     answered(pages[3], "⚠️")
     assert re.search("full|busy|wait|later", answers(pages[3])[0])
     for page in pages[:3]:
         page.click("#box .stop-button")
-    wait_for(lambda: workers[1].admission.length == 0, 20)
+    wait_for(lambda: workers[1].limiter.length == 0, 20)
 
 
 @pytest.mark.slow
 def test_a_page_that_is_left_leaves_no_answer_behind(open_page, workers):
     page = open_page("?model=endless")
     put(page, "go on")
-    wait_for(lambda: workers[1].admission.length == 1, 20)
+    wait_for(lambda: workers[1].limiter.length == 1, 20)
     page.close()
-    wait_for(lambda: workers[1].admission.length == 0, 30)
+    wait_for(lambda: workers[1].limiter.length == 0, 30)
 
 
 @pytest.mark.slow

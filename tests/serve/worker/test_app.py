@@ -47,7 +47,7 @@ def endless(tmp_path_factory):
 @pytest.fixture(scope="module")
 def worker(folder):
     engine = mgm.load(folder, device="cpu", num_speculative_tokens=8)
-    return Worker(engine, ("tiny",), Limits(concurrency=4, tokens=40))
+    return Worker(engine, ("tiny",), Limits(max_concurrency=4, max_tokens=40))
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +402,7 @@ def test_large_bodies_keys_and_origins(worker):
 
 
 def test_a_full_queue(endless):
-    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=1, queue=1))
+    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(max_concurrency=1, max_queue=1))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 300, "temperature": 0}
     with running(build_worker_app(worker)) as address:
         url = f"{address}/v1/chat/completions"
@@ -412,7 +412,7 @@ def test_a_full_queue(endless):
         ]
         for number, thread in enumerate(threads):
             thread.start()
-            wait_for(lambda count=number + 1: worker.admission.length == count)
+            wait_for(lambda count=number + 1: worker.limiter.length == count)
         status, answer = ask(url, body)
         assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
         (frame,) = frames(f"{address}/worker_generate_stream", {"prompt": "a", "model": "e"})
@@ -423,7 +423,7 @@ def test_a_full_queue(endless):
 
 
 def test_who_leaves_is_not_answered_further(endless):
-    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=2))
+    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(max_concurrency=2))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 4000, "stream": True}
     with running(build_worker_app(worker)) as address:
         request = urllib.request.Request(
@@ -431,8 +431,8 @@ def test_who_leaves_is_not_answered_further(endless):
         )
         with urllib.request.urlopen(request) as response:
             response.readline()
-            assert worker.admission.running == 1
-        wait_for(lambda: worker.admission.length == 0, 20)
+            assert worker.limiter.running == 1
+        wait_for(lambda: worker.limiter.length == 0, 20)
         assert not worker.engine.scheduler.busy
         wait_for(
             lambda: not worker.engine.scheduler.writing or not worker.engine.scheduler.busy, 20
@@ -453,30 +453,32 @@ def test_metrics(address):
         return float(lines[0].split()[-1]) if lines else 0.0
 
     for name, change in (
-        ("mgm_answer_tokens_total", answer["usage"]["completion_tokens"]),
+        ("mgm_generation_tokens_total", answer["usage"]["completion_tokens"]),
         ("mgm_prompt_tokens_total", answer["usage"]["prompt_tokens"]),
         ('mgm_requests_total{endpoint="chat",outcome="ok"}', 1),
         ("mgm_time_to_first_token_seconds_count", 1),
-        ("mgm_request_seconds_count", 1),
+        ("mgm_e2e_request_latency_seconds_count", 1),
     ):
         assert value(after, name) - value(before, name) == change, name
-    seconds = value(after, "mgm_request_seconds_sum") - value(before, "mgm_request_seconds_sum")
+    seconds = value(after, "mgm_e2e_request_latency_seconds_sum") - value(
+        before, "mgm_e2e_request_latency_seconds_sum"
+    )
     assert 0 < seconds < time.perf_counter() - begun
-    # The same once more is guessed, and stays the same.
+    # The same request again has draft tokens, and the same answer.
     again = [ask(f"{address}/v1/chat/completions", body | {"max_tokens": 30}) for _ in range(2)]
     assert again[0][1]["choices"] == again[1][1]["choices"]
     last = urllib.request.urlopen(f"{address}/metrics").read().decode()
-    guessed, right = value(last, "mgm_draft_tokens"), value(last, "mgm_accepted_draft_tokens")
-    assert 10 < right <= guessed
+    drafted = value(last, "mgm_spec_decode_num_draft_tokens")
+    assert 10 < value(last, "mgm_spec_decode_num_accepted_tokens") <= drafted
 
 
-def test_drawing(folder, pipeline):
-    """The images endpoint of the official client; the same by the drawer itself."""
+def test_image_generation(folder, pipeline):
+    """The images endpoint of the official client; the same by the pipeline itself."""
     from mgm.serve.tools.image_generation import ImageGenerator
 
-    drawer = ImageGenerator(str(pipeline), "cpu", steps=2)
-    companions = WorkerTools("some/sdxl", lambda path: drawer)
-    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), companions=companions)
+    generator = ImageGenerator(str(pipeline), "cpu", steps=2)
+    tools = WorkerTools("some/sdxl", lambda path: generator)
+    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), tools=tools)
     with running(build_worker_app(worker)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
@@ -487,7 +489,7 @@ def test_drawing(folder, pipeline):
             Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in found.data or []
         ]
         for number, image in enumerate(images):
-            expected = drawer.draw("a cat", 3 + number, (32, 48))
+            expected = generator.generate("a cat", 3 + number, (32, 48))
             assert image.tobytes() == expected.tobytes()
         assert len(images) == 2
         for change, field in (
@@ -508,7 +510,7 @@ def test_drawing(folder, pipeline):
         assert status in (400, 404)
 
 
-def test_nobody_draws(address):
+def test_no_image_model(address):
     status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
     assert status == 404
     assert "generates no images" in answer["error"]["message"]
@@ -519,7 +521,7 @@ class Scripted(Worker):
 
     says = "Here: <h>a red cat</h> as you wished"
 
-    async def pieces(self, requests, started, slot):
+    async def stream(self, requests, start_time, slot):
         (request,) = requests
         self.asked = request.prompt
         for word in (self.says[:9], self.says[9:]):
@@ -535,7 +537,7 @@ def png(content: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2] or content)))
 
 
-def test_drawing_what_the_model_asks_for(folder, pipeline):
+def test_image_prompt_of_an_answer(folder, pipeline):
     from mgm.serve.tools.image_generation import ImageGenerator
 
     loaded = []
@@ -545,7 +547,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         return ImageGenerator(str(pipeline), "cpu", steps=1)
 
     worker = Scripted(
-        mgm.load(folder, device="cpu"), ("tiny",), companions=WorkerTools("some/sdxl", load)
+        mgm.load(folder, device="cpu"), ("tiny",), tools=WorkerTools("some/sdxl", load)
     )
     message = text_message("a cat please") | {"gen_image": True, "seed": 5}
     with running(build_worker_app(worker)) as address:
@@ -556,7 +558,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         assert worker.asked.endswith(f"a cat please{GEN_SUFFIX}<|end|><|assistant|>")
         assert body["choices"][0]["message"]["content"] == worker.says
         (image,) = body["choices"][0]["message"]["images"]
-        drawn = worker.companions.draw("a red cat", 5)
+        drawn = worker.tools.generate_image("a red cat", 5)
         assert (
             png(image["image_url"]["url"]).tobytes()
             == png(base64.b64encode(drawn).decode()).tobytes()
@@ -585,7 +587,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         assert "images" not in ask(url, message)[1]["choices"][0]["message"]
 
 
-def test_nothing_draws(address):
+def test_gen_image_without_an_image_model(address):
     status, body = ask(f"{address}/v1/chat/completions", text_message("x") | {"gen_image": True})
     assert (status, body["error"]["param"]) == (400, "gen_image")
     asked = {"model": "tiny", "prompt": "x", "gen_image": True}
@@ -626,7 +628,7 @@ def test_what_was_mined(address, alone, pictures):
         {"role": "user", "content": parts("compare", *pictures)},
         {"role": "assistant", "content": "not the same"},
     ]
-    status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": messages})
+    status, body = ask(f"{address}/v1/attribution", {"model": "tiny", "messages": messages})
     assert status == 200
     found = decode_attribution(body)
     request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
@@ -641,8 +643,8 @@ def test_what_was_mined(address, alone, pictures):
         "text",
         [{"role": "assistant", "content": 7}],
     ):
-        status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": wrong})
+        status, body = ask(f"{address}/v1/attribution", {"model": "tiny", "messages": wrong})
         assert status == 400
         assert body["error"]["message"]
-    status, _ = ask(f"{address}/v1/mined", {"model": "other", "messages": messages})
+    status, _ = ask(f"{address}/v1/attribution", {"model": "other", "messages": messages})
     assert status == 404

@@ -27,6 +27,6 @@ def test_the_engine_and_the_tools_of_a_worker_have_its_limits(tmp_path):
     try:
         assert worker.engine.image_limits is NETWORK_LIMITS
         with pytest.raises(MGMError, match="is not an image of these formats"):
-            worker.companions.read([b"P5 1 1 255\n\0"])
+            worker.tools.recognize_text([b"P5 1 1 255\n\0"])
     finally:
         worker.engine.stop()
