@@ -100,4 +100,4 @@ class BenchmarkCallback(TrainerCallback):
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it ended without a word"])[-1]
+    return (text.strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
