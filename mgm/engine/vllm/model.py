@@ -5,7 +5,7 @@ the language model is vLLM's own and is divided by tensor and pipeline paralleli
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import BatchFeature
@@ -116,7 +116,7 @@ class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, Supports
         prefix: of the names of weights.
     """
 
-    packed_modules_mapping = {  # noqa: RUF012
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
@@ -33,10 +33,10 @@ class MMVP(Benchmark):
     name, title, folder, metric = "mmvp", "MMVP", "mmvp", "pair accuracy"
     splits = scored = ("test",)
     published_splits = ()
-    sizes = {"test": 300}  # noqa: RUF012
+    sizes: ClassVar = {"test": 300}
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-eval/MMVP", "**/train-*.parquet", 300),
         ("test", VLMEVALKIT): Table("MMVP.tsv", 300, "8cb732b141a0cba5b42159df2839e557"),
     }

@@ -1,5 +1,7 @@
 """TextVQA without OCR tokens in the published prompt: the model has to read the image itself."""
 
+from typing import ClassVar
+
 from mgm.eval.benchmarks.textvqa import TextVQA, bare_question
 from mgm.eval.tasks.benchmark import PAPER
 from mgm.eval.tasks.prompts import SINGLE_WORD
@@ -14,7 +16,7 @@ class TextVQAWithoutOCR(TextVQA):
 
     name, title = "textvqa-no-ocr", "TextVQA (no OCR tokens)"
     protocols = (PAPER,)
-    sources = {}  # noqa: RUF012
+    sources: ClassVar = {}
 
     def prompt(self, protocol: str, published: str) -> str:
         """See `TextVQA`."""

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Answered, Question
@@ -32,10 +32,10 @@ class VStar(Benchmark):
     name, title, folder = "vstar", "V*", "vstar"
     splits = scored = ("test",)
     published_splits = ()
-    sizes = {"test": 191}  # noqa: RUF012
+    sizes: ClassVar = {"test": 191}
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/vstar-bench", "**/test-*.parquet", 191),
         ("test", VLMEVALKIT): Table(
             "VStarBench.tsv", 191, "b18854d7075574be06b631cd5f7d2d6a", url=SITE
