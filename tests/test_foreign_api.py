@@ -49,6 +49,12 @@ class Foreign:
 
 TABLE = (
     # transformers
+    *(
+        Foreign(
+            "mgm/auto.py", f"transformers.models.auto.{registry}", "_extra_content", in_source=True
+        )
+        for registry in ("configuration_auto._LazyConfigMapping", "auto_factory._LazyAutoMapping")
+    ),
     Foreign(
         "mgm/train/trainer.py",
         "transformers.Trainer",
