@@ -1,7 +1,6 @@
 """Which pixels of an image the visual tokens drew on, and which tokens an answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -10,30 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from mgm.engine.attribution.attention_probe import answer_attention
+from mgm.engine.attribution.mined_detail import MinedDetail
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.model.multimodal_embeddings import merge_image_features
-
-
-@dataclass(frozen=True)
-class MinedDetail:
-    """Where the visual tokens of one image looked, and who looked at them.
-
-    Attributes:
-        view: the high-resolution view of the image, a square, as the model sees it.
-        grid: crops of it per side; a global view, if there is one, comes after them.
-        mining: (crops, tokens, positions), the share of each position in what its token mined;
-            tokens of a crop and positions of a token's window go row by row.
-        answer: (crops, tokens), the share of each token in the attention of the answer, a mean over
-            the language model's layers and heads and over the answer's tokens; None where there was
-            no answer.
-    """
-
-    view: Image.Image
-    grid: int
-    mining: np.ndarray
-    answer: np.ndarray | None
 
 
 def mined_details(engine: Engine, request: Request, answer: str = "") -> list[MinedDetail]:

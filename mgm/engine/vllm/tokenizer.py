@@ -7,7 +7,8 @@ from typing import Any
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from vllm.tokenizers.hf import CachedHfTokenizer, HfTokenizer
 
-from mgm.data.text.conversation import Segment, encode
+from mgm.data.text.conversation import Segment
+from mgm.data.text.encoding import encode
 from mgm.data.text.tokenizer import add_image_token, image_token_id_of, leading_ids
 
 LEFT = "left"

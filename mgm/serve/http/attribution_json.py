@@ -9,7 +9,7 @@ import numpy as np
 
 from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.data.images.loading import open_image
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mined_detail import MinedDetail
 from mgm.errors import MGMError
 
 DTYPE = "<f2"  # of the numbers: little-endian half precision

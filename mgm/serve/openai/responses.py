@@ -6,10 +6,12 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mgm.engine.core.request import Answer
-from mgm.engine.core.sampling import Choice
+if TYPE_CHECKING:  # a controller imports this file without the engine
+    from mgm.engine.core.request import Answer
+    from mgm.engine.core.sampling import Choice
+
 
 DONE = b"data: [DONE]\n\n"
 # Without the second one nginx buffers the stream.
@@ -60,7 +62,7 @@ class ResponseWriter:
         return "chat" if self.chat else "completions"
 
     def completion(
-        self, answers: Sequence[Answer], images: Mapping[int, bytes] | None = None
+        self, answers: "Sequence[Answer]", images: Mapping[int, bytes] | None = None
     ) -> dict[str, Any]:
         """The body of a response that is not streamed.
 
@@ -86,7 +88,7 @@ class ResponseWriter:
         return self._envelope("", choices) | {"usage": token_usage(answers)}
 
     def delta_events(
-        self, index: int, text: str, tokens: Sequence[Choice], is_first: bool
+        self, index: int, text: str, tokens: "Sequence[Choice]", is_first: bool
     ) -> bytes:
         """The events of a choice's next text and tokens; empty: there are none.
 
@@ -107,11 +109,11 @@ class ResponseWriter:
         """The event with the image generated for a choice, a PNG file."""
         return self._event(index, _images(content))
 
-    def finish_event(self, index: int, answer: Answer) -> bytes:
+    def finish_event(self, index: int, answer: "Answer") -> bytes:
         """The last event of a choice, with its finish reason."""
         return self._event(index, {}, _finish_reason(answer))
 
-    def usage_event(self, answers: Sequence[Answer]) -> bytes:
+    def usage_event(self, answers: "Sequence[Answer]") -> bytes:
         """The event with the token usage of all choices."""
         return sse_event(self._envelope(".chunk", []) | {"usage": token_usage(answers)})
 
@@ -136,7 +138,7 @@ class ResponseWriter:
             "choices": choices,
         }
 
-    def _logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
+    def _logprobs(self, choices: "Sequence[Choice]") -> dict[str, Any] | None:
         """Logprobs of tokens, in the format of chat or text completions; None: not requested."""
         tokens = [choice for choice in choices if choice.logprob is not None]
         if not tokens:
@@ -151,11 +153,11 @@ class ResponseWriter:
         }
 
 
-def _finish_reason(answer: Answer) -> str:
+def _finish_reason(answer: "Answer") -> str:
     return _FINISH_REASONS.get(answer.finish_reason, answer.finish_reason)
 
 
-def _chat_entry(choice: Choice) -> dict[str, Any]:
+def _chat_entry(choice: "Choice") -> dict[str, Any]:
     top = [_entry(one.text, one.logprob, one.utf8) for one in choice.likeliest]
     return _entry(choice.text, choice.logprob, choice.utf8) | {"top_logprobs": top}
 
@@ -164,7 +166,7 @@ def _entry(text: str, logprob: float | None, utf8: bytes) -> dict[str, Any]:
     return {"token": text, "logprob": _finite(logprob), "bytes": list(utf8)}
 
 
-def _by_text(choice: Choice) -> dict[str, float | None]:
+def _by_text(choice: "Choice") -> dict[str, float | None]:
     """Top logprobs by token text, the sampled token included.
 
     Of several tokens with the same text, all but the first have the key `token_id:N`.
@@ -190,7 +192,7 @@ def _images(content: bytes) -> dict[str, Any]:
     return {"images": [{"type": "image_url", "image_url": {"url": url}}]}
 
 
-def token_usage(answers: Sequence[Answer]) -> dict[str, Any]:
+def token_usage(answers: "Sequence[Answer]") -> dict[str, Any]:
     """Token usage of all choices together."""
     prompt = sum(answer.prompt_tokens for answer in answers)
     generated = sum(len(answer.tokens) for answer in answers)

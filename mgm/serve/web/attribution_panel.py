@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mined_detail import MinedDetail
 from mgm.errors import MGMError
 from mgm.serve.web.attribution_plots import (
     description,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mined_detail import MinedDetail
 
 # From nothing to the most: dark violet, red, orange, light yellow.
 COLOURS = np.array([[20, 6, 54], [140, 30, 80], [240, 110, 40], [252, 250, 170]], dtype=np.float32)

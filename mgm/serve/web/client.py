@@ -11,7 +11,7 @@ import aiohttp
 
 from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import IMAGE_MARKER, get_template
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mined_detail import MinedDetail
 from mgm.errors import MGMError
 from mgm.serve.http.attribution_json import decode_attribution
 from mgm.serve.web.state import ChatHistory, data_url

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mined_detail import MinedDetail
 from mgm.serve.web.attribution_plots import (
     description,
     grid_side,
