@@ -10,10 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgm.atomic import NotWrittenError
-from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.ablation.study import AblationStudy
 from mgm.eval.compare.folders import compare_folders, scored_by_one
@@ -32,9 +31,10 @@ from mgm.eval.report.run_info import data_info, known_model, run_info
 from mgm.eval.report.score import Score, warn_replaced, write_files
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.predictions_file import read_answers
-from mgm.model.checkpoint.checkpoint import checkpoint_config
-from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import checkpoint_folder
+
+if TYPE_CHECKING:
+    from mgm.model.configuration_mgm import MGMConfig
 
 logger = logging.getLogger("mgm.eval")
 EXIT_FAILED = 2  # a benchmark could not be asked or scored; the others are reported
@@ -219,12 +219,14 @@ def _score(
     return score
 
 
-def _config(options: argparse.Namespace) -> MGMConfig:
+def _config(options: argparse.Namespace) -> "MGMConfig":
     """The config of the model in --model-path, without its weights.
 
     Raises:
         MGMError: there is no model, or it is damaged.
     """
+    from mgm.model.checkpoint.checkpoint import checkpoint_config
+
     return checkpoint_config(checkpoint_folder(options.model_path), options.model_base)
 
 
@@ -239,10 +241,12 @@ def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
     """The back end; what is known of the model when it is loaded goes into `model`."""
     if options.endpoint is not None:
         return EndpointAnswerer(options.endpoint, options.model, options.batch_size)
+    import torch
+
+    from mgm.engine.loading import load
+
     device = options.device
     if device is None and "LOCAL_RANK" in os.environ:
-        import torch
-
         if torch.cuda.is_available():
             device = f"cuda:{os.environ['LOCAL_RANK']}"
     engine = load(

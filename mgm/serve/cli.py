@@ -15,20 +15,21 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 from mgm.data.images.loading import open_image
 from mgm.data.text.templates import get_template
 from mgm.engine.core.request import Request
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 from mgm.serve.common.model_args import add_model_options, check_model_options, load_from_options
 from mgm.serve.terminal.session import Session
 from mgm.serve.tools.image_generation import SDXL, ImageGenerator
 from mgm.serve.tools.ocr import load_ocr
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 USER, ASSISTANT = "USER", "ASSISTANT"
 HISTORY_FILE = Path("~/.cache/mgm/history")  # of readline
@@ -183,8 +184,10 @@ def path_exists(path: str) -> bool:
         return False
 
 
-def load_quietly(options: argparse.Namespace) -> Engine:
+def load_quietly(options: argparse.Namespace) -> "Engine":
     """Load the model without warnings and progress bars of libraries."""
+    from transformers.utils import logging as transformers_logging
+
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     transformers_logging.set_verbosity_error()

@@ -15,13 +15,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from mgm.errors import MGMError, Parser, run_command, write_output
-from mgm.train.args.validation import check_flag_names
 from mgm.train.distributed.batch_plan import BatchPlan, divide
 from mgm.train.distributed.hostfile import Host, read_hostfile
-from mgm.train.estimate.memory_estimate import estimate_run
 
 HOSTFILE = "hostfile"  # is used where it lies in the current folder
 MODULE = "mgm.train"
@@ -34,6 +30,8 @@ def main(words: Sequence[str] | None = None) -> None:
         MGMError: an option is wrong, or there is nothing here to train on.
     """
     options, given = parse(words)
+    from mgm.train.args.validation import check_flag_names
+
     flags = merged(given)
     check_flag_names(flags)
     hosts = hosts_of(options, flags)
@@ -44,6 +42,8 @@ def main(words: Sequence[str] | None = None) -> None:
     command = command_of(options, flags, hosts)
     lines = (f"batch: {batches}", *notes, f"command: {shlex.join(command)}")
     if options.dry_run:
+        from mgm.train.estimate.memory_estimate import estimate_run
+
         expected = estimate_run(flags, batches, options.language_model_config)
         write_output("".join(f"{line}\n" for line in (*lines, expected)))
         return
@@ -140,6 +140,8 @@ def hosts_of(options: argparse.Namespace, flags: dict[str, list[str]]) -> list[H
         if not options.dry_run and find_spec("deepspeed") is None:
             raise MGMError("a hostfile needs DeepSpeed's launcher; pip install -e '.[train]'")
         return hosts
+    import torch
+
     devices = options.devices
     found = 0 if on_cpu(flags) else torch.cuda.device_count()
     if not on_cpu(flags) and not options.dry_run:

@@ -3,12 +3,15 @@
 Each is a `FusionConfig` that the engine's model reads while it answers.
 """
 
+from typing import TYPE_CHECKING
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mgm.errors import MGMError
-from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.vision.fusion.fusion_config import NONE, ONE_QUERY, POOL, FusionConfig
+
+if TYPE_CHECKING:
+    from mgm.model.configuration_mgm import MGMConfig
 
 HR_OFF, GREY_VIT = "hr_off", "grey_vit"
 
@@ -25,7 +28,7 @@ class _Kind:
 
     description: str
     change: Callable[[FusionConfig, int], FusionConfig]
-    default: Callable[[MGMConfig], int] | None = None
+    default: "Callable[[MGMConfig], int] | None" = None
 
 
 KINDS: Mapping[str, _Kind] = {
@@ -81,7 +84,7 @@ class Ablation:
         """What is changed, in words."""
         return KINDS[self.kind].description.format(self.number)
 
-    def fusion(self, config: MGMConfig) -> FusionConfig:
+    def fusion(self, config: "MGMConfig") -> FusionConfig:
         """The settings with which the model of a config is asked; a fixed query is still missing.
 
         Raises:
@@ -103,7 +106,7 @@ def check_names(names: Sequence[str]) -> None:
         _parse(name)
 
 
-def parse_ablations(names: Sequence[str], config: MGMConfig) -> list[Ablation]:
+def parse_ablations(names: Sequence[str], config: "MGMConfig") -> list[Ablation]:
     """The ablations of a model that `--ablate` names, in that order, each once.
 
     Args:

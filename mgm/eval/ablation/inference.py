@@ -1,18 +1,19 @@
 """Asks questions with an ablation; the answers have cache keys of their own."""
 
+from typing import TYPE_CHECKING
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
-
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.eval.ablation.definitions import Ablation
 from mgm.eval.harness.models import EngineAnswerer
 from mgm.eval.harness.question import Question, SkippedQuestion
 from mgm.eval.harness.response_cache import AnswerCache
 from mgm.eval.harness.runner import run
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 CALIBRATION_IMAGES = 32  # whose tokens' mean query stands for that of every token
 
@@ -87,8 +88,10 @@ def _calibration_images(questions: Sequence[Question], cache: AnswerCache) -> li
     return list(images.values())
 
 
-def _fixed_query(engine: Engine, images: Sequence[Question]) -> tuple[float, ...] | None:
+def _fixed_query(engine: "Engine", images: Sequence[Question]) -> tuple[float, ...] | None:
     """The mean query of all tokens of some images; None: none can be opened."""
+    import torch
+
     queries = []
     for one in images:
         try:

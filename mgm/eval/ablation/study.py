@@ -1,5 +1,6 @@
 """`--ablate`: a run's questions once more with each ablation, and what that does to its scores."""
 
+from typing import TYPE_CHECKING
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,9 @@ from mgm.eval.report.report import ablations_text
 from mgm.eval.report.score import Score, save_score
 from mgm.eval.report.scoring import scored
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.model.configuration_mgm import MGMConfig
+
+if TYPE_CHECKING:
+    from mgm.model.configuration_mgm import MGMConfig
 
 logger = logging.getLogger("mgm.eval")
 # What is left out, and the encoder that the score then lacks.
@@ -52,7 +55,7 @@ class AblationStudy:
         self,
         names: Sequence[str],
         tasks: Mapping[str, Task],
-        read_config: Callable[[], MGMConfig],
+        read_config: "Callable[[], MGMConfig]",
     ) -> None:
         for name, task in tasks.items() if names else ():
             if task.split not in task.kind.scored:

@@ -4,14 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from mgm.engine.core.request import Answer, Request
-from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
 from mgm.eval.harness.chat_request import chat_request
 from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailableError
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import PreparedRequests
+    from mgm.engine.engine import Stream
+    from mgm.engine.engine import Engine
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
 Name = TypeVar("Name", bound=Hashable)
@@ -42,7 +46,7 @@ class EngineAnswerer(Answerer):
         engine: of a model.
     """
 
-    def __init__(self, engine: Engine, batch_size: int) -> None:
+    def __init__(self, engine: "Engine", batch_size: int) -> None:
         self.engine = engine
         self._batch_size = batch_size
 
@@ -89,7 +93,7 @@ def _request(question: Question) -> Request:
 
 
 def answer_all(
-    engine: Engine,
+    engine: "Engine",
     requests: Iterable[tuple[Name, Request]],
     batch_size: int,
     ahead: bool | None = None,
@@ -111,7 +115,7 @@ def answer_all(
     scheduler = engine.scheduler
     scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
     scheduler.keeps_answers = False  # no question goes on from another's answer
-    running: dict[Name, Stream] = {}
+    running: "dict[Name, Stream]" = {}
     left = iter(requests)
 
     ahead = engine.model.device.type != "cpu" if ahead is None else ahead
@@ -143,7 +147,7 @@ def answer_all(
 
 
 def _ended(
-    running: dict[Name, Stream], on_fault: Callable[[Name, MGMError], None] | None
+    running: "dict[Name, Stream]", on_fault: Callable[[Name, MGMError], None] | None
 ) -> Iterator[tuple[Name, Answer]]:
     """Take those answers out that are complete, or that a fault has ended."""
     for name, stream in list(running.items()):
@@ -161,12 +165,12 @@ class _Group(NamedTuple, Generic[Name]):
     """Requests that are prepared, and faults of those that cannot be."""
 
     names: list[Name]
-    requests: PreparedRequests
+    requests: "PreparedRequests"
     faults: list[tuple[Name, MGMError]]
 
 
 def _prepare(
-    engine: Engine, group: Sequence[tuple[Name, Request]], alone: bool, each: bool
+    engine: "Engine", group: Sequence[tuple[Name, Request]], alone: bool, each: bool
 ) -> _Group[Name]:
     """Prepare requests together.
 
@@ -180,7 +184,7 @@ def _prepare(
         MGMError: one cannot be prepared, and `each` is not set.
     """
 
-    def together(some: Sequence[tuple[Name, Request]]) -> PreparedRequests:
+    def together(some: Sequence[tuple[Name, Request]]) -> "PreparedRequests":
         labels = [f"question {name}: " for name, _ in some]
         return engine.prepare([request for _, request in some], labels, alone=alone)
 

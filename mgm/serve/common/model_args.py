@@ -1,12 +1,13 @@
 """Command-line options that choose a model and how it is loaded."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mgm.engine.engine import Engine
-from mgm.engine.loading import load
 from mgm.engine.scheduler.ngram_drafter import check_num_speculative_tokens
 from mgm.errors import MGMError
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def check_model_options(options: argparse.Namespace) -> None:
     check_num_speculative_tokens(options.num_speculative_tokens, "--num-speculative-tokens")
 
 
-def load_from_options(options: argparse.Namespace, **more: Any) -> Engine:
+def load_from_options(options: argparse.Namespace, **more: Any) -> "Engine":
     """Load the model that the options choose.
 
     Args:
@@ -49,6 +50,8 @@ def load_from_options(options: argparse.Namespace, **more: Any) -> Engine:
     Raises:
         MGMError: it cannot be loaded with these options, or `--conv-mode` is unknown.
     """
+    from mgm.engine.loading import load
+
     quantize = "llm-int8" if options.load_8bit else "int4" if options.load_4bit else None
     engine = load(
         options.model_path,

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 # A model may have learned to write escape sequences, which a terminal would execute.
 TERMINAL_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
@@ -33,7 +36,7 @@ class Chat:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: "Engine",
         images: Sequence[Image.Image],
         settings: Request,
         report: Callable[[str], None],

@@ -4,17 +4,20 @@ import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mgm.atomic import atomic_file
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.serve.terminal.chat import Chat
 from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator, image_prompt, save_image
 from mgm.serve.tools.ocr import OCR, ocr_prompt
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 COMMANDS = """\
 /image FILES   start a new conversation about other images
@@ -40,7 +43,7 @@ class Session:
         seed: of generated images.
     """
 
-    engine: Engine
+    engine: "Engine"
     settings: Request
     report: Callable[[str], None]
     open_images: Callable[[str], list[Image.Image]]

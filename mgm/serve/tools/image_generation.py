@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from mgm.errors import MGMError, one_line
@@ -45,6 +44,8 @@ class ImageGenerator:
     def __init__(
         self, path: str = SDXL, device: str | None = None, steps: int | None = None
     ) -> None:
+        import torch
+
         try:
             from diffusers import AutoPipelineForText2Image
         except ImportError as error:
@@ -73,6 +74,8 @@ class ImageGenerator:
             seed: for reproducible images; None: random.
             size: width and height in pixels, multiples of 8; None: the pipeline's default.
         """
+        import torch
+
         generator = torch.Generator()  # on the CPU: a seed gives the same noise on every device
         if seed is None:
             generator.seed()
