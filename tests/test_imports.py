@@ -39,7 +39,7 @@ LAYERS = {
         ("image_processing_mgm", "sources"),
         ("processor_loading",),
         ("processing_mgm",),
-        ("datasets", "doctor", "model_card", "processor_match"),
+        ("datasets", "doctor", "layout_conversion", "model_card", "processor_match"),
     ),
     "engine": (
         ("core", "device", "kv_cache", "vllm"),

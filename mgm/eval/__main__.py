@@ -246,9 +246,8 @@ def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
     from mgm.engine.loading import load
 
     device = options.device
-    if device is None and "LOCAL_RANK" in os.environ:
-        if torch.cuda.is_available():
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     engine = load(
         options.model_path,
         device=device,

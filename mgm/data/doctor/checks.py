@@ -184,7 +184,9 @@ def _look_at(
     return "", hashlib.sha256(content).hexdigest(), size
 
 
-def _check_length(place: int, ids: list[int], processor: "MGMProcessor", result: Examination) -> None:
+def _check_length(
+    place: int, ids: list[int], processor: "MGMProcessor", result: Examination
+) -> None:
     """Find out what a sample loses to the limit, as `Collator` cuts it."""
     limit = result.max_length
     if limit is None or len(ids) <= limit:

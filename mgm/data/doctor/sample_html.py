@@ -1,9 +1,9 @@
 """A sample as the model reads it, on a page: what is learned of it in colour, token by token."""
 
-from typing import TYPE_CHECKING
 import html
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from mgm.data.sources.sample import Sample
 from mgm.data.text.templates import Template

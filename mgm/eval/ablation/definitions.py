@@ -3,9 +3,9 @@
 Each is a `FusionConfig` that the engine's model reads while it answers.
 """
 
-from typing import TYPE_CHECKING
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mgm.errors import MGMError
 from mgm.model.vision.fusion.fusion_config import NONE, ONE_QUERY, POOL, FusionConfig

@@ -1,9 +1,9 @@
 """Asks questions with an ablation; the answers have cache keys of their own."""
 
-from typing import TYPE_CHECKING
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mgm.errors import MGMError
 from mgm.eval.ablation.definitions import Ablation

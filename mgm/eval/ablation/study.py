@@ -1,11 +1,11 @@
 """`--ablate`: a run's questions once more with each ablation, and what that does to its scores."""
 
-from typing import TYPE_CHECKING
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mgm.atomic import NotWrittenError, atomic_file
 from mgm.errors import MGMError

@@ -13,9 +13,7 @@ from mgm.eval.harness.openai_client import TIMEOUT, Endpoint, EndpointUnavailabl
 from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 
 if TYPE_CHECKING:
-    from mgm.engine.engine import PreparedRequests
-    from mgm.engine.engine import Stream
-    from mgm.engine.engine import Engine
+    from mgm.engine.engine import Engine, PreparedRequests, Stream
 
 PIECE = 1024  # positions that are read at once: nobody waits for the next word
 Name = TypeVar("Name", bound=Hashable)
@@ -115,7 +113,7 @@ def answer_all(
     scheduler = engine.scheduler
     scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
     scheduler.keeps_answers = False  # no question goes on from another's answer
-    running: "dict[Name, Stream]" = {}
+    running: dict[Name, Stream] = {}
     left = iter(requests)
 
     ahead = engine.model.device.type != "cpu" if ahead is None else ahead

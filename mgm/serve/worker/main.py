@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mgm.errors import MGMError, Parser
 from mgm.serve.common.model_args import add_model_options, check_model_options, load_from_options
@@ -19,10 +20,10 @@ from mgm.serve.http.server import (
 )
 from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
 from mgm.serve.tools.tools import WorkerTools
-from mgm.serve.worker.app import build_worker_app
 from mgm.serve.worker.image_download import TIMEOUT, ImageDownloader
-from mgm.serve.worker.image_fetcher import ImageFetcher
-from mgm.serve.worker.worker import Limits, Worker
+
+if TYPE_CHECKING:
+    from mgm.serve.worker.worker import Worker
 
 logger = logging.getLogger("mgm.serve")
 
@@ -32,6 +33,11 @@ MAX_INTERVAL = 86400.0  # seconds between two heartbeats
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the model and serve it; returns the exit status."""
     options = parse_worker_options(arguments)
+    # After parsing: these load torch, which --help does without.
+    from mgm.serve.worker.app import build_worker_app
+    from mgm.serve.worker.image_fetcher import ImageFetcher
+    from mgm.serve.worker.worker import Limits, Worker
+
     keys, key = api_keys(options), worker_key(options)
     if keys and key is None and not options.no_register:
         logger.warning(
@@ -69,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _heartbeat(
-    worker: Worker, options: argparse.Namespace, key: str | None
+    worker: "Worker", options: argparse.Namespace, key: str | None
 ) -> HeartbeatClient | None:
     """Heartbeats to the controller; None with `--no-register`."""
     if options.no_register:
