@@ -25,7 +25,7 @@ ROOMS = (
 # The same for the packages and files of each room.
 LAYERS = {
     "model": (
-        ("families", "files", "ops"),
+        ("families", "files", "labels", "ops"),
         ("config_checks",),
         ("quantization", "vision"),
         ("published_layout", "text_config"),
@@ -75,6 +75,7 @@ LAYERS = {
         ("callbacks",),
         ("checkpointing_trainer", "data_setup", "launch", "merge", "model_setup"),
         ("trainer",),
+        ("run",),
         ("__main__",),
         ("train_mem",),
     ),

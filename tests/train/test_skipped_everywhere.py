@@ -162,7 +162,7 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
             super()._count_step(labels)
             states.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
 
-    monkeypatch.setattr("mgm.train.__main__.MGMTrainer", Watched)
+    monkeypatch.setattr("mgm.train.run.MGMTrainer", Watched)
     trainer = run(words(flags | more))
     states.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     changes = sum(not torch.equal(a, b) for a, b in pairwise(states))

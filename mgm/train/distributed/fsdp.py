@@ -6,7 +6,7 @@ keeps what each process holds. transformers' own `fsdp` would run as DDP on a CP
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mgm.errors import MGMError
-from mgm.model.modeling_mgm import MGMForConditionalGeneration
+
+if TYPE_CHECKING:
+    from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 # What transformers' Trainer has since it leaves a model that is divided as it is, and asks when
 # gradients are to be reduced: before 5.19 it puts DDP around it, before 5.23 it never asks.
@@ -57,7 +59,7 @@ def check_fsdp_support() -> None:
         )
 
 
-def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool = False) -> None:
+def shard(model: "MGMForConditionalGeneration", device: torch.device, bf16: bool = False) -> None:
     """Divide a model among all processes: layer by layer, and what is left as a whole.
 
     Args:
@@ -90,7 +92,7 @@ def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool =
         dist.broadcast(buffer, 0)
 
 
-def _layers(model: MGMForConditionalGeneration) -> Iterator[nn.Module]:
+def _layers(model: "MGMForConditionalGeneration") -> Iterator[nn.Module]:
     """What is gathered for its turn: layers of language model and ViT, blocks of the ConvNeXt."""
     yield from model.text_layers
     yield from model.vision_tower.layers
