@@ -25,7 +25,8 @@ ROOMS = (
 # The same for the packages and files of each room.
 LAYERS = {
     "model": (
-        ("families", "files", "labels", "ops"),
+        ("labels",),
+        ("families", "files", "ops"),
         ("config_checks",),
         ("quantization", "vision"),
         ("published_layout", "text_config"),
@@ -39,7 +40,8 @@ LAYERS = {
         ("image_processing_mgm", "sources"),
         ("processor_loading",),
         ("processing_mgm",),
-        ("datasets", "doctor", "layout_conversion", "model_card", "processor_match"),
+        ("datasets", "doctor", "model_card", "processor_match"),
+        ("layout_conversion",),
     ),
     "engine": (
         ("core", "device", "kv_cache", "vllm"),

@@ -22,10 +22,11 @@ from PIL import Image
 from mgm.data.images.loading import open_image
 from mgm.data.text.templates import get_template
 from mgm.engine.core.request import Request
-from mgm.errors import MGMError, Parser, one_line, run_command, write_output
-from mgm.serve.common.model_args import add_model_options, check_model_options, load_from_options
+from mgm.errors import MGMError, one_line, run_command, write_output
+from mgm.serve.common.model_args import load_from_options
+from mgm.serve.terminal.options import parse_cli_options
 from mgm.serve.terminal.session import Session
-from mgm.serve.tools.image_generation import SDXL, ImageGenerator
+from mgm.serve.tools.image_generation import ImageGenerator
 from mgm.serve.tools.ocr import load_ocr
 
 if TYPE_CHECKING:
@@ -72,67 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_chat(new_session(), options.debug)
         return 0
     return answer_lines(new_session, lines, options.debug)
-
-
-def parse_cli_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of the chat.
-
-    Raises:
-        MGMError: an option is invalid.
-    """
-    parser = Parser(
-        prog="python -m mgm.serve.cli",
-        description="Chat with a Mini-Gemini model. An empty line or Ctrl-D ends the chat, Ctrl-C "
-        "stops an answer, /help lists commands. When standard input is not a terminal, each line "
-        "is a separate question, answered in one line.",
-    )
-    add_model_options(parser)
-    add = parser.add_argument
-    add(
-        "--image-file",
-        metavar="IMAGES",
-        help="files or http(s) URLs, separated by commas; default: a text-only chat",
-    )
-    add("--device", choices=("cuda", "cpu", "mps"), help="default: the fastest that is available")
-    add(
-        "--temperature",
-        type=float,
-        default=0.2,
-        help="sampling temperature; 0: greedy; default 0.2",
-    )
-    add(
-        "--max-new-tokens",
-        type=int,
-        default=512,
-        metavar="N",
-        help="maximum tokens per response, default 512",
-    )
-    add(
-        "--debug",
-        action="store_true",
-        help="print prompt, token counts and timings",
-    )
-    add("--seed", type=int, metavar="N", help="seed of sampling and image generation")
-    add("--ocr", action="store_true", help="add the texts in the images to the prompt (OCR)")
-    add("--gen", action="store_true", help="generate the images that the model asks for")
-    add(
-        "--gen-model",
-        default=SDXL,
-        metavar="FOLDER",
-        help=f"text-to-image pipeline of diffusers, default {SDXL}",
-    )
-    add(
-        "--output-file",
-        type=Path,
-        default=Path("generate.png"),
-        metavar="FILE",
-        help="file of generated images, default generate.png",
-    )
-    options = parser.parse_args(arguments)
-    check_model_options(options)
-    if options.ocr and options.image_file is None:
-        raise MGMError("--ocr needs images; give --image-file")
-    return options
 
 
 def open_images(sources_text: str | None) -> list[Image.Image]:
