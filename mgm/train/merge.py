@@ -1,4 +1,4 @@
-"""`python -m mgm.train.merge`: an adapter and the model below it as one model.
+"""`python -m mgm.train.merge`: merge a LoRA adapter into its base model.
 
 python -m mgm.train.merge ADAPTER MODEL [--base BASE_MODEL]
 """
@@ -9,15 +9,17 @@ from mgm.errors import Parser, run_command, write_output
 
 
 def main() -> None:
-    """Read the command line and merge.
+    """Merge the adapter of the command line into its base and save the model.
 
     Raises:
-        MGMError: the folder holds no adapter, or its base is not there.
+        MGMError: the folder holds no adapter, or its base is missing.
     """
     parser = Parser(prog="python -m mgm.train.merge", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("adapter", help="the folder that training left", metavar="ADAPTER")
-    parser.add_argument("model", type=Path, help="the folder to write", metavar="MODEL")
-    parser.add_argument("--base", help="the model below it; default: the one it names")
+    parser.add_argument("adapter", help="folder of the adapter", metavar="ADAPTER")
+    parser.add_argument(
+        "model", type=Path, help="folder to write, which must not exist", metavar="MODEL"
+    )
+    parser.add_argument("--base", help="its base model; default: the one in its config")
     options = parser.parse_args()
     # Behind the parser: this loads torch, which --help does without.
     from mgm.train.lora.merging import merge

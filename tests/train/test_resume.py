@@ -47,7 +47,7 @@ def fault(flags: dict[str, object]) -> str:
 
 def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
     run(words(finished))
-    assert "all 2 steps were done" in caplog.text
+    assert "all 2 steps are done" in caplog.text
     assert "--learning_rate was 0.01, is 0.5" in fault(finished | {"learning_rate": 0.5})
     assert "--model_max_length was 64, is 65" in fault(finished | {"model_max_length": 65})
     found = fault(finished | {"image_aspect_ratio": "square"})
@@ -63,7 +63,7 @@ def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
 def test_a_moved_data_folder_is_the_same_data(finished, data, tmp_path, caplog):
     moved = shutil.copytree(data.parent, tmp_path / "moved")
     run(words(finished | {"data_path": moved / "data.json"}))
-    assert "all 2 steps were done" in caplog.text
+    assert "all 2 steps are done" in caplog.text
     assert f"--data_path {data} is at {moved}/data.json now" in caplog.text
 
 

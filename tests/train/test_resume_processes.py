@@ -117,7 +117,7 @@ def test_deepspeed_without_a_launcher_trains_alone(flags, tmp_path, config):
     flags = flags | {"deepspeed": zero_settings(config, tmp_path)}
     done = train(flags, 1, launcher=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "no launcher started this process; it trains alone" in done.stderr
+    assert "no launcher started this process; training in a single process" in done.stderr
     assert "step 2 of 2" in done.stderr
     again = train(flags, 1, launcher=False)
-    assert "all 2 steps were done" in again.stderr
+    assert "all 2 steps are done" in again.stderr

@@ -163,7 +163,7 @@ def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_pat
     again = run(words(flags))
     assert again.state.global_step == 4
     assert not moved(before, load_model(tmp_path).state_dict())
-    assert "all 4 steps were done" in caplog.text
+    assert "all 4 steps are done" in caplog.text
     assert run(words(flags | {"max_steps": 5})).state.global_step == 5
 
 

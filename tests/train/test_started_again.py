@@ -55,7 +55,7 @@ def test_stage_2_resumes_when_stage_1_was_started_again(
     run(words(second))
     before = contents(tmp_path / "one")
     run(words(first))
-    assert "all 1 steps were done" in caplog.text
+    assert "all 1 steps are done" in caplog.text
     assert contents(tmp_path / "one") == before
     (tmp_path / "one/config.json").unlink()  # as a run that was killed leaves it
     run(words(first))

@@ -21,7 +21,7 @@ from mgm.train.distributed.first_process import broadcast_from_rank0, is_single_
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
-BENCHMARKS = "eval"  # of what checkpoints answered, in the output folder
+BENCHMARK_DIR = "eval"  # benchmark results of the checkpoints, in the output folder
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
 
@@ -170,7 +170,7 @@ def _set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[
     last = -1
     if resumed is not None and resumed.resolve().parent == output.resolve():
         last = int(read_json(resumed / STATE_FILE).get("global_step", -1))
-    found = [*list_checkpoints(output), *list_checkpoints(output / BENCHMARKS)]
+    found = [*list_checkpoints(output), *list_checkpoints(output / BENCHMARK_DIR)]
     names = [str(at.relative_to(output)) for at in found if checkpoint_step(at) > last]
     names += [name for name in files if last < 0 and is_present(output / name)]
     if not names:

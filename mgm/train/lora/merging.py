@@ -14,18 +14,18 @@ from mgm.model.loading import load_model
 
 
 def merge(adapter: str, target: Path, base: str | None = None) -> int:
-    """Write an adapter and its base model as one model.
+    """Merge an adapter into its base model and save the result.
 
     Args:
         adapter: the adapter's folder.
-        target: the folder to write, a new one.
+        target: the folder to write; must not exist.
         base: folder or hub name of the base model; None: the one that the adapter names.
 
     Returns:
         The number of parameters.
 
     Raises:
-        MGMError: the folder holds no adapter, its base is not there, or the target exists.
+        MGMError: the folder holds no adapter, its base is missing, or the target exists.
     """
     folder = _adapter_folder(adapter, base)
     if target.exists():
@@ -36,10 +36,10 @@ def merge(adapter: str, target: Path, base: str | None = None) -> int:
 
 
 def _adapter_folder(adapter: str, base: str | None) -> Path:
-    """The folder of an adapter whose base is there; what is wrong is said by the program's words.
+    """The folder of an adapter, checked together with its base; errors name the arguments.
 
     Raises:
-        MGMError: it is none, or its base is not there or not as it was.
+        MGMError: it is no adapter, or its base is missing or has changed.
     """
     with faults_of("ADAPTER"):
         if not adapter:
