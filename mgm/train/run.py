@@ -98,7 +98,7 @@ def train(arguments: Arguments) -> MGMTrainer:
     if not data_flags.streaming:
         trainer.add_callback(WarmupProfileCallback(trainer))
     if data_flags.eval_benchmarks:
-        _benchmark_runs(data_flags, training).report_to(trainer)
+        _benchmark_runs(data_flags, training).attach(trainer)
     trained = _train(trainer, checkpoint, bad_samples)
     _report(trainer, data, bad_samples)
     _save(trainer, None if trained else checkpoint)
@@ -226,7 +226,7 @@ def _save(trainer: MGMTrainer, finished: Path | None) -> None:
         trainer.save_model()
         logger.info("saved %s", output)
     elif trainer.args.should_save:
-        adapter = trainer.adapter and trainer.adapter.settings
+        adapter = trainer.adapter and trainer.adapter.config
         save_from_checkpoint(finished, output, trainer.processing_class, adapter)
     if trainer.args.process_index == 0:
         plot_losses(trainer.state.log_history, output)
