@@ -46,7 +46,9 @@ LAYERS = {
     "engine": (
         ("core", "device", "kv_cache", "vllm"),
         ("grammar", "inputs", "scheduler"),
-        ("engine_thread",),
+        ("engine_thread", "request_preparer", "saving"),
+        ("engine_core",),
+        ("stream",),
         ("engine",),
         ("attribution", "loading"),
     ),

@@ -10,8 +10,6 @@ MAX_FUNCTION_LINES = 60
 TOO_LONG = {
     "data/datasets/conversation_dataset.py",
     "data/processing_mgm.py",
-    "engine/engine.py",
-    "engine/scheduler/scheduler.py",
     "model/modeling_mgm.py",
     "serve/web/handlers.py",
 }

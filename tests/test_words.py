@@ -17,7 +17,6 @@ ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the fil
 NOT_YET = {
     "",
     "data",
-    "engine",
     "eval",
     "model",
     "serve",

@@ -244,6 +244,7 @@ def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
     import torch
 
     from mgm.engine.loading import load
+    from mgm.engine.scheduler.config import SchedulerConfig
 
     device = options.device
     if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
@@ -254,6 +255,7 @@ def _answerer(options: argparse.Namespace, model: dict[str, Any]) -> Answerer:
         dtype=options.dtype,
         quantize=options.quantize,
         base=options.model_base,
+        scheduler_config=SchedulerConfig.offline(options.batch_size),
     )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)

@@ -95,10 +95,10 @@ def _fixed_query(engine: "Engine", images: Sequence[Question]) -> tuple[float, .
     queries = []
     for one in images:
         try:
-            opened = engine.open_image(one.images[0], orientation=one.orientation)
+            opened = engine.images.open(one.images[0], orientation=one.orientation)
         except MGMError:
             continue
         pixels = engine.processor.image_processor(opened, do_normalize=False)["pixel_values_aux"]
         call = partial(engine.model.mean_query, pixels.to(engine.model.device))
-        queries.append(engine.compute(call))
+        queries.append(engine.run_in_engine(call))
     return tuple(torch.stack(queries).mean(0).tolist()) if queries else None

@@ -15,7 +15,6 @@ from mgm.eval.harness.question import Answered, Question, SkippedQuestion
 if TYPE_CHECKING:
     from mgm.engine.engine import Engine, PreparedRequests, Stream
 
-PIECE = 1024  # positions that are read at once: nobody waits for the next word
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -102,7 +101,7 @@ def answer_all(
     Args:
         engine: of a model.
         requests: each with a name of its own.
-        batch_size: answers that are written at once.
+        batch_size: sequences at once; the engine's scheduler config should allow as many.
         ahead: whether images are read and resized while others are answered; None: where a GPU
             answers. A CPU that computes with all its cores does either faster alone.
         on_fault: called for a request that cannot be answered; the others are. None: it raises.
@@ -110,9 +109,6 @@ def answer_all(
     Raises:
         MGMError: one cannot be answered, and there is no `on_fault`; names it.
     """
-    scheduler = engine.scheduler
-    scheduler.rows, scheduler.prompts_first, scheduler.reader.piece = batch_size, True, PIECE
-    scheduler.keeps_answers = False  # no question goes on from another's answer
     running: dict[Name, Stream] = {}
     left = iter(requests)
 
@@ -129,7 +125,7 @@ def answer_all(
             ended = False
             if len(running) < batch_size:
                 group = coming.result() if coming else prepared()
-                running |= zip(group.names, engine.begin(group.requests), strict=True)
+                running |= zip(group.names, engine.start_generation(group.requests), strict=True)
                 ended = not group.names and not group.faults
                 if coming and not ended:
                     coming = pool.submit(prepared)
@@ -139,8 +135,7 @@ def answer_all(
                 if ended:
                     return
                 continue
-            with engine.turn:
-                engine.go_on()
+            engine.step()
             yield from _ended(running, on_fault)
 
 
@@ -168,14 +163,14 @@ class _Group(NamedTuple, Generic[Name]):
 
 
 def _prepare(
-    engine: "Engine", group: Sequence[tuple[Name, Request]], alone: bool, each: bool
+    engine: "Engine", group: Sequence[tuple[Name, Request]], use_all_cores: bool, each: bool
 ) -> _Group[Name]:
     """Prepare requests together.
 
     Args:
         engine: that will answer.
         group: requests by their names.
-        alone: see `Engine.prepare`.
+        use_all_cores: see `Engine.prepare`.
         each: whether those that cannot be prepared are left out.
 
     Raises:
@@ -184,7 +179,7 @@ def _prepare(
 
     def together(some: Sequence[tuple[Name, Request]]) -> "PreparedRequests":
         labels = [f"question {name}: " for name, _ in some]
-        return engine.prepare([request for _, request in some], labels, alone=alone)
+        return engine.prepare([request for _, request in some], labels, use_all_cores)
 
     try:
         return _Group([name for name, _ in group], together(group), [])

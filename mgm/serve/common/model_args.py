@@ -58,7 +58,7 @@ def load_from_options(options: argparse.Namespace, **more: Any) -> "Engine":
         device=options.device,
         quantize=quantize,
         base=options.model_base,
-        compile_decoding=options.compile_decode,
+        compile_decode=options.compile_decode,
         num_speculative_tokens=options.num_speculative_tokens,
         **more,
     )

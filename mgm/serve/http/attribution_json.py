@@ -9,18 +9,18 @@ import numpy as np
 
 from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.data.images.loading import open_image
-from mgm.engine.attribution.mined_detail import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.errors import MGMError
 
 DTYPE = "<f2"  # of the numbers: little-endian half precision
 
 
-def encode_attribution(details: Sequence[MinedDetail]) -> dict[str, Any]:
-    """Details of every image, see `MinedDetail`; arrays with their shapes, in base64."""
+def encode_attribution(details: Sequence[MiningAttribution]) -> dict[str, Any]:
+    """Details of every image, see `MiningAttribution`; arrays with their shapes, in base64."""
     return {"images": [_encode_image(detail) for detail in details]}
 
 
-def decode_attribution(body: Any) -> list[MinedDetail]:
+def decode_attribution(body: Any) -> list[MiningAttribution]:
     """The details that `encode_attribution` wrote.
 
     Raises:
@@ -28,7 +28,7 @@ def decode_attribution(body: Any) -> list[MinedDetail]:
     """
     try:
         return [
-            MinedDetail(
+            MiningAttribution(
                 open_image(base64.b64decode(one["view"]), "the view", limits=NETWORK_LIMITS),
                 int(one["grid"]),
                 _decode_array(one["mining"]),
@@ -40,7 +40,7 @@ def decode_attribution(body: Any) -> list[MinedDetail]:
         raise MGMError("the server told nothing of what was mined") from error
 
 
-def _encode_image(detail: MinedDetail) -> dict[str, Any]:
+def _encode_image(detail: MiningAttribution) -> dict[str, Any]:
     view = io.BytesIO()
     detail.view.save(view, "JPEG", quality=92)
     return {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a controller imports this file without the engine
     from mgm.engine.core.request import Answer
-    from mgm.engine.core.sampling import Choice
+    from mgm.engine.core.sampling_params import SampledToken
 
 
 DONE = b"data: [DONE]\n\n"
@@ -80,7 +80,7 @@ class ResponseWriter:
                 choice["message"] = message
             else:
                 choice["text"] = answer.text
-            choice["logprobs"] = self._logprobs(answer.choices)
+            choice["logprobs"] = self._logprobs(answer.sampled_tokens)
             choice["finish_reason"] = _FINISH_REASONS.get(
                 answer.finish_reason, answer.finish_reason
             )
@@ -88,7 +88,7 @@ class ResponseWriter:
         return self._envelope("", choices) | {"usage": token_usage(answers)}
 
     def delta_events(
-        self, index: int, text: str, tokens: "Sequence[Choice]", is_first: bool
+        self, index: int, text: str, tokens: "Sequence[SampledToken]", is_first: bool
     ) -> bytes:
         """The events of a choice's next text and tokens; empty: there are none.
 
@@ -138,18 +138,18 @@ class ResponseWriter:
             "choices": choices,
         }
 
-    def _logprobs(self, choices: "Sequence[Choice]") -> dict[str, Any] | None:
+    def _logprobs(self, sampled: "Sequence[SampledToken]") -> dict[str, Any] | None:
         """Logprobs of tokens, in the format of chat or text completions; None: not requested."""
-        tokens = [choice for choice in choices if choice.logprob is not None]
+        tokens = [one for one in sampled if one.logprob is not None]
         if not tokens:
             return None
         if self.chat:
-            return {"content": [_chat_entry(choice) for choice in tokens], "refusal": None}
+            return {"content": [_chat_entry(token) for token in tokens], "refusal": None}
         return {
-            "tokens": [choice.text for choice in tokens],
-            "token_logprobs": [_finite(choice.logprob) for choice in tokens],
-            "top_logprobs": [_by_text(choice) for choice in tokens],
-            "text_offset": [choice.offset for choice in tokens],
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [_finite(token.logprob) for token in tokens],
+            "top_logprobs": [_by_text(token) for token in tokens],
+            "text_offset": [token.offset for token in tokens],
         }
 
 
@@ -157,27 +157,27 @@ def _finish_reason(answer: "Answer") -> str:
     return _FINISH_REASONS.get(answer.finish_reason, answer.finish_reason)
 
 
-def _chat_entry(choice: "Choice") -> dict[str, Any]:
-    top = [_entry(one.text, one.logprob, one.utf8) for one in choice.likeliest]
-    return _entry(choice.text, choice.logprob, choice.utf8) | {"top_logprobs": top}
+def _chat_entry(token: "SampledToken") -> dict[str, Any]:
+    top = [_entry(one.text, one.logprob, one.utf8) for one in token.top_logprobs]
+    return _entry(token.text, token.logprob, token.utf8) | {"top_logprobs": top}
 
 
 def _entry(text: str, logprob: float | None, utf8: bytes) -> dict[str, Any]:
     return {"token": text, "logprob": _finite(logprob), "bytes": list(utf8)}
 
 
-def _by_text(choice: "Choice") -> dict[str, float | None]:
+def _by_text(token: "SampledToken") -> dict[str, float | None]:
     """Top logprobs by token text, the sampled token included.
 
     Of several tokens with the same text, all but the first have the key `token_id:N`.
     """
-    first_with_text = {choice.text: choice.token}
+    first_with_text = {token.text: token.token}
     logprobs: dict[str, float | None] = {}
-    for top in choice.likeliest:
-        text = choice.text if top.token == choice.token else top.text
+    for top in token.top_logprobs:
+        text = token.text if top.token == token.token else top.text
         is_first = first_with_text.setdefault(text, top.token) == top.token
         logprobs[text if is_first else f"token_id:{top.token}"] = _finite(top.logprob)
-    logprobs.setdefault(choice.text, _finite(choice.logprob))
+    logprobs.setdefault(token.text, _finite(token.logprob))
     return logprobs
 
 

@@ -68,12 +68,12 @@ class Chat:
         self._check_markers(question)
         question += self._suffix
         request = self._request(question, self._history)
-        required = min(request.max_new_tokens, self._engine.context // RESPONSE_SHARE)
-        while request.history and self._engine.room(request) < required:
+        required = min(request.max_new_tokens, self._engine.context_length // RESPONSE_SHARE)
+        while request.history and self._engine.remaining_tokens(request) < required:
             first, *rest = request.history
             request = self._request(question, [first, *rest[1:]] if rest else [])
         dropped = len(self._history) - len(request.history)
-        if dropped and self._engine.room(request):
+        if dropped and self._engine.remaining_tokens(request):
             turns = "1 earlier turn" if dropped == 1 else f"{dropped} earlier turns"
             self._report(f"the conversation exceeds the model's context; dropped {turns}")
         return self._stream(request)

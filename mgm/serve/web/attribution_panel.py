@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from mgm.engine.attribution.mined_detail import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.errors import MGMError
 from mgm.serve.web.attribution_plots import (
     description,
@@ -26,7 +26,7 @@ HELP = (
     "that each token gave to the pixels of its window. Click a place, or move the sliders, to see "
     "the window of one token."
 )
-Details = list[MinedDetail]
+Details = list[MiningAttribution]
 
 
 class AttributionPanel:

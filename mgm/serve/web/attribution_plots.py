@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mgm.engine.attribution.mined_detail import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 
 # From nothing to the most: dark violet, red, orange, light yellow.
 COLOURS = np.array([[20, 6, 54], [140, 30, 80], [240, 110, 40], [252, 250, 170]], dtype=np.float32)
@@ -33,18 +33,18 @@ class Token:
     box: tuple[int, int, int, int]
 
 
-def grid_side(detail: MinedDetail, of_global: bool = False) -> int:
+def grid_side(detail: MiningAttribution, of_global: bool = False) -> int:
     """Tokens from left to right: of all crops together, or of the global view."""
     side = round(detail.mining.shape[1] ** 0.5)
     return side if of_global else side * detail.grid
 
 
-def has_global(detail: MinedDetail) -> bool:
+def has_global(detail: MiningAttribution) -> bool:
     """Whether a view of the whole image follows the crops."""
     return len(detail.mining) > detail.grid**2
 
 
-def token_at(detail: MinedDetail, row: int, column: int, of_global: bool = False) -> Token:
+def token_at(detail: MiningAttribution, row: int, column: int, of_global: bool = False) -> Token:
     """The token of a row and column of the grid; those outside count as the nearest."""
     count = grid_side(detail, of_global)
     row, column = (min(max(number, 0), count - 1) for number in (row, column))
@@ -58,13 +58,15 @@ def token_at(detail: MinedDetail, row: int, column: int, of_global: bool = False
     return Token(crop, (row % side) * side + column % side, box)
 
 
-def place_of(detail: MinedDetail, x: float, y: float, of_global: bool = False) -> tuple[int, int]:
+def place_of(
+    detail: MiningAttribution, x: float, y: float, of_global: bool = False
+) -> tuple[int, int]:
     """Row and column of the token that covers a pixel."""
     size = detail.view.width / grid_side(detail, of_global)
     return int(y / size), int(x / size)
 
 
-def heat(detail: MinedDetail, spread: bool = False) -> np.ndarray:
+def heat(detail: MiningAttribution, spread: bool = False) -> np.ndarray:
     """How much each pixel gave: (side, side), the answer's attention or, without one, all mining.
 
     Args:
@@ -89,7 +91,7 @@ def heat(detail: MinedDetail, spread: bool = False) -> np.ndarray:
     return total
 
 
-def overview(detail: MinedDetail, token: Token | None = None) -> Image.Image:
+def overview(detail: MiningAttribution, token: Token | None = None) -> Image.Image:
     """The view, bright where it gave most, and the box of a token.
 
     Tokens that got attention are tinted as a whole, and what they mined of it is bright.
@@ -102,7 +104,7 @@ def overview(detail: MinedDetail, token: Token | None = None) -> Image.Image:
     return picture
 
 
-def window(detail: MinedDetail, token: Token) -> Image.Image:
+def window(detail: MiningAttribution, token: Token) -> Image.Image:
     """What a token covers, enlarged, bright where the token looked."""
     piece = detail.view.crop(token.box).resize((ZOOM, ZOOM), Image.Resampling.NEAREST)
     weights = detail.mining[token.crop, token.place]
@@ -110,7 +112,7 @@ def window(detail: MinedDetail, token: Token) -> Image.Image:
     return _shaded(np.asarray(piece), _level(_enlarged(weights.reshape(side, side), ZOOM)))
 
 
-def description(detail: MinedDetail, token: Token) -> str:
+def description(detail: MiningAttribution, token: Token) -> str:
     """In words, where a token looked and who looked at it."""
     weights = detail.mining[token.crop, token.place]
     left, top, right, bottom = token.box

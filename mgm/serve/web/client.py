@@ -11,7 +11,7 @@ import aiohttp
 
 from mgm.data.text.conversation import prompt
 from mgm.data.text.templates import IMAGE_MARKER, get_template
-from mgm.engine.attribution.mined_detail import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.errors import MGMError
 from mgm.serve.http.attribution_json import decode_attribution
 from mgm.serve.web.state import ChatHistory, data_url
@@ -100,7 +100,7 @@ class PageClient:
             async for heard in self._published(conversation, model, settings):
                 yield heard
 
-    async def mined(self, conversation: ChatHistory, model: str) -> list[MinedDetail]:
+    async def mined(self, conversation: ChatHistory, model: str) -> list[MiningAttribution]:
         """What was mined of each image for the last answer.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from mgm.engine.attribution.mining import mined_details
+from mgm.engine.attribution.mining import attribute_mining
 from mgm.engine.core import request as engine_request
 from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
@@ -136,7 +136,7 @@ def _add_image_endpoints(app: FastAPI, worker: Worker) -> None:
 
         def attribute(images: Sequence[bytes]) -> dict[str, Any]:
             (engine_input,) = parsed.requests(images)
-            return encode_attribution(mined_details(worker.engine, engine_input, answer))
+            return encode_attribution(attribute_mining(worker.engine, engine_input, answer))
 
         async def respond() -> dict[str, Any]:
             async with worker.request_slot("attribution") as slot:
@@ -190,7 +190,7 @@ async def _stream_completion(
         async with aclosing(worker.stream(requests, start_time, slot)) as chunks:
             async for index, chunk in chunks:
                 events = writer.delta_events(
-                    index, chunk.text, chunk.choices, is_first=index not in opened
+                    index, chunk.text, chunk.tokens, is_first=index not in opened
                 )
                 opened.add(index)
                 if chunk.answer is not None:

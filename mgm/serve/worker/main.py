@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mgm.engine.scheduler.config import SchedulerConfig
 from mgm.errors import MGMError, Parser
 from mgm.serve.common.model_args import add_model_options, check_model_options, load_from_options
 from mgm.serve.http.heartbeat import HeartbeatClient, split_controller_url
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     attention = "flash_attention_2" if options.use_flash_attn else None
     tools = WorkerTools(options.gen_model)
-    engine = load_from_options(options, attention=attention)
+    config = SchedulerConfig(max_num_seqs=options.limit_model_concurrency)
+    engine = load_from_options(options, attention=attention, scheduler_config=config)
     name = options.model_name or _model_name(options.model_path)
     # Downloads can fill the queue, but the slots stay free for requests without URLs.
     downloader = ImageDownloader(

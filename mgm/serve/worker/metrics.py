@@ -50,23 +50,31 @@ class WorkerMetrics:
         for name, text, value in (
             ("num_requests_running", "Requests that are running", lambda: limiter.running),
             ("num_requests_waiting", "Requests that are waiting", lambda: limiter.waiting),
-            ("encoder_cache_hits", "Images in the encoder cache", lambda: engine.features.hits),
-            ("encoder_cache_misses", "Images that were encoded", lambda: engine.features.misses),
-            ("encoder_cache_bytes", "Size of the encoder cache", lambda: engine.features.size),
+            ("encoder_cache_hits", "Images in the encoder cache", lambda: engine.images.cache.hits),
+            (
+                "encoder_cache_misses",
+                "Images that were encoded",
+                lambda: engine.images.cache.misses,
+            ),
+            (
+                "encoder_cache_bytes",
+                "Size of the encoder cache",
+                lambda: engine.images.cache.nbytes,
+            ),
             (
                 "spec_decode_num_draft_tokens",
                 "Draft tokens of speculative decoding",
-                lambda: engine.scheduler.drafts.guessed,
+                lambda: engine.scheduler.drafter.num_draft_tokens,
             ),
             (
                 "spec_decode_num_accepted_tokens",
                 "Draft tokens that were accepted",
-                lambda: engine.scheduler.drafts.right,
+                lambda: engine.scheduler.drafter.num_accepted_tokens,
             ),
             (
                 "prefix_cache_bytes",
                 "Size of the prefix cache (KV)",
-                lambda: engine.scheduler.prefixes.size,
+                lambda: engine.scheduler.prefix_cache.nbytes,
             ),
         ):
             Gauge(f"mgm_{name}", text, registry=registry).set_function(value)

@@ -14,7 +14,7 @@ from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.engine.core import request as engine_request
 from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
-from mgm.engine.core.sequence import Piece
+from mgm.engine.core.sequence import Chunk
 from mgm.engine.engine import Engine, Stream
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter, QueueFullError, Slot
@@ -64,9 +64,8 @@ class Worker:
     tools: WorkerTools = field(default_factory=WorkerTools)
 
     def __post_init__(self) -> None:
-        self.engine.scheduler.rows = self.limits.max_concurrency
-        self.engine.image_limits = NETWORK_LIMITS
-        self.tools.open_image = self.engine.open_image
+        self.engine.images.limits = NETWORK_LIMITS
+        self.tools.open_image = self.engine.images.open
         self.engine.start()
         self.limiter = ConcurrencyLimiter(self.limits.max_concurrency, self.limits.max_queue)
         # Images take minutes: they are generated one at a time, with a queue of their own.
@@ -144,7 +143,7 @@ class Worker:
 
     async def stream(
         self, requests: Sequence[engine_request.Request], start_time: float, slot: Slot
-    ) -> AsyncGenerator[tuple[int, Piece]]:
+    ) -> AsyncGenerator[tuple[int, Chunk]]:
         """Chunks of all sequences as they are generated, each with the index of its request.
 
         Closing the generator cancels the unfinished sequences; so does an error of one of them,
@@ -160,14 +159,14 @@ class Worker:
             MGMError: an image or a prompt is invalid, or generation fails.
         """
         loop = asyncio.get_running_loop()
-        queue = asyncio.Queue[tuple[int, Piece]]()
+        queue = asyncio.Queue[tuple[int, Chunk]]()
 
-        def receive(index: int, chunk: Piece) -> None:
+        def receive(index: int, chunk: Chunk) -> None:
             if _is_last(chunk):
                 slot.sequence_finished()
             queue.put_nowait((index, chunk))
 
-        def listener(index: int, chunk: Piece) -> None:
+        def listener(index: int, chunk: Chunk) -> None:
             # Called by the engine thread between two decode steps: it must not raise.
             with suppress(RuntimeError):  # the event loop is closed: the server has stopped
                 loop.call_soon_threadsafe(receive, index, chunk)
@@ -204,16 +203,16 @@ class Worker:
     def _listen(
         self,
         requests: Sequence[engine_request.Request],
-        listener: Callable[[int, Piece], None],
+        listener: Callable[[int, Chunk], None],
     ) -> list[Stream]:
         timeout = self.limits.request_timeout
         limited = [replace(request, max_seconds=timeout) for request in requests]
-        return self.engine.listen_all(limited, listener)
+        return self.engine.subscribe(limited, listener)
 
-    def _check_finished(self, chunk: Piece) -> None:
+    def _check_finished(self, chunk: Chunk) -> None:
         """Count the tokens of a finished sequence; raise the error of a failed one."""
-        if chunk.fault is not None:
-            raise chunk.fault
+        if chunk.error is not None:
+            raise chunk.error
         if chunk.answer is not None:
             self.metrics.count_tokens(chunk.answer)
 
@@ -259,7 +258,7 @@ async def _run(threads: Executor, call: Callable[..., Any], *arguments: Any) -> 
     return await asyncio.wrap_future(threads.submit(call, *arguments))
 
 
-async def _drain(queue: asyncio.Queue[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+async def _drain(queue: asyncio.Queue[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
     """Everything in a queue, at least one entry."""
     entries = [await queue.get()]
     while not queue.empty():
@@ -267,16 +266,16 @@ async def _drain(queue: asyncio.Queue[tuple[int, Piece]]) -> list[tuple[int, Pie
     return entries
 
 
-def _merge_by_sequence(chunks: Sequence[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+def _merge_by_sequence(chunks: Sequence[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
     """One chunk per sequence: a client that reads slowly gets fewer and larger ones."""
-    merged: dict[int, Piece] = {}
+    merged: dict[int, Chunk] = {}
     for index, chunk in chunks:
         merged[index] = merged[index] + chunk if index in merged else chunk
     return list(merged.items())
 
 
-def _is_last(chunk: Piece) -> bool:
-    return chunk.answer is not None or chunk.fault is not None
+def _is_last(chunk: Chunk) -> bool:
+    return chunk.answer is not None or chunk.error is not None
 
 
 def _close(streams: Sequence[Stream]) -> None:

@@ -42,7 +42,7 @@ def test_a_conversation_that_becomes_too_long(chat, engine):
     for number in range(12):
         answer = ask(chat, f"{number} {QUESTION}")
         assert engine.asked[-1].prompt == f"{number} {QUESTION}"
-        assert engine.room(engine.asked[-1]) >= 20
+        assert engine.remaining_tokens(engine.asked[-1]) >= 20
         assert answer
     kept = [question.split()[0] for question, _ in engine.asked[-1].history]
     assert kept[0] == "0"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgm.engine.attribution.mined_detail import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.serve.web.attribution_plots import (
     description,
     grid_side,
@@ -17,14 +17,14 @@ from mgm.serve.web.attribution_plots import (
 SIDE, TOKENS, WINDOW = 64, 2, 4  # pixels, tokens a side of a crop, positions a side of a window
 
 
-def detail(grid: int = 2, of_global: bool = True, answer: bool = True) -> MinedDetail:
+def detail(grid: int = 2, of_global: bool = True, answer: bool = True) -> MiningAttribution:
     draw = np.random.default_rng(0)
     crops = grid**2 + of_global
     mining = draw.random((crops, TOKENS**2, WINDOW**2), dtype=np.float32)
     mining /= mining.sum(-1, keepdims=True)
     shares = draw.random((crops, TOKENS**2), dtype=np.float32)
     pixels = draw.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-    return MinedDetail(Image.fromarray(pixels), grid, mining, shares / 50 if answer else None)
+    return MiningAttribution(Image.fromarray(pixels), grid, mining, shares / 50 if answer else None)
 
 
 def test_every_pixel_belongs_to_the_token_that_covers_it():
@@ -75,7 +75,7 @@ def test_pictures_are_bright_where_it_gave_most():
     view = Image.new("RGB", (SIDE, SIDE), "grey")
     one.mining[:] = 0
     one.mining[0, 3, 5] = 1  # the lower right token looks at its second row, second column
-    one = MinedDetail(view, 1, one.mining, one.answer)
+    one = MiningAttribution(view, 1, one.mining, one.answer)
     token = token_at(one, 1, 1)
     picture = np.asarray(window(one, token)).sum(-1)
     y, x = np.unravel_index(picture.argmax(), picture.shape)
@@ -98,5 +98,5 @@ def test_words():
     assert "Half of it came from 2 places, most (40.0%) from the pixels around (4, 4)" in said
     assert "10.00% of its attention: number 2 of 4 tokens; all of them together got 35.0%" in said
     assert "attention" not in description(
-        MinedDetail(one.view, 1, one.mining, None), token_at(one, 0, 0)
+        MiningAttribution(one.view, 1, one.mining, None), token_at(one, 0, 0)
     )

@@ -13,9 +13,9 @@ from PIL import Image
 
 import mgm
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.attribution.mining import mined_details
+from mgm.engine.attribution.mining import attribute_mining
 from mgm.engine.core.request import Answer
-from mgm.engine.core.sequence import Piece
+from mgm.engine.core.sequence import Chunk
 from mgm.serve.http.attribution_json import decode_attribution
 from mgm.serve.tools.image_generation import GEN_SUFFIX
 from mgm.serve.tools.tools import WorkerTools
@@ -170,7 +170,7 @@ def test_logprobs(client, alone):
     content = client.chat.completions.create(**settings).choices[0].logprobs.content
     (expected,) = alone.answer([mgm.Request("hi", max_new_tokens=6, logprobs=3)])
     assert [one.logprob for one in content] == pytest.approx(
-        [choice.logprob for choice in expected.choices], abs=1e-4
+        [choice.logprob for choice in expected.sampled_tokens], abs=1e-4
     )
     assert all(one.top_logprobs[0].logprob == one.logprob for one in content)
     assert all(len(one.top_logprobs) == 3 for one in content)
@@ -286,7 +286,7 @@ ANSWER = {"role": "assistant", "content": "x"}
         ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "'none' or 'auto'"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias", "Keys are token ids"),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "Miss"),
-        ({"structured_outputs": {}}, 400, "structured_outputs", "found none"),
+        ({"structured_outputs": {}}, 400, "structured_outputs", "got none"),
         (
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
             400,
@@ -435,7 +435,7 @@ def test_who_leaves_is_not_answered_further(endless):
         wait_for(lambda: worker.limiter.length == 0, 20)
         assert not worker.engine.scheduler.busy
         wait_for(
-            lambda: not worker.engine.scheduler.writing or not worker.engine.scheduler.busy, 20
+            lambda: not worker.engine.scheduler.running or not worker.engine.scheduler.busy, 20
         )
         text = urllib.request.urlopen(f"{address}/metrics").read().decode()
         assert 'mgm_requests_total{endpoint="chat",outcome="cancelled"} 1.0' in text
@@ -525,8 +525,8 @@ class Scripted(Worker):
         (request,) = requests
         self.asked = request.prompt
         for word in (self.says[:9], self.says[9:]):
-            yield 0, Piece(word)
-        yield 0, Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
+            yield 0, Chunk(word)
+        yield 0, Chunk("", answer=Answer(self.says, (1, 2), "stop", 3))
 
 
 def text_message(text: str) -> dict:
@@ -632,7 +632,7 @@ def test_what_was_mined(address, alone, pictures):
     assert status == 200
     found = decode_attribution(body)
     request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
-    for ours, theirs in zip(found, mined_details(alone, request, "not the same"), strict=True):
+    for ours, theirs in zip(found, attribute_mining(alone, request, "not the same"), strict=True):
         assert ours.mining == pytest.approx(theirs.mining, rel=1e-3, abs=1e-4)
         assert ours.answer == pytest.approx(theirs.answer, rel=1e-3, abs=1e-4)
         assert ours.view.size == theirs.view.size

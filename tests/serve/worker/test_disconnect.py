@@ -60,7 +60,7 @@ def test_eight_whole_answers(endless_worker, endless_address, leave):
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_every_endpoint(endless_worker, endless_address, endpoint):
     connection = send(endless_address, *ENDPOINTS[endpoint])
-    wait_for(lambda: endless_worker.engine.scheduler.writing)
+    wait_for(lambda: endless_worker.engine.scheduler.running)
     with within(2, lambda: idle(endless_worker)):
         connection.close()
 
@@ -131,7 +131,7 @@ def test_while_its_prompt_is_prepared(endless_folder):
     """The thread goes on, nobody waits for it, and what it starts is cancelled at once."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
-    listen = worker.engine.listen_all
+    listen = worker.engine.subscribe
 
     def slowly(*arguments):
         entered.set()
@@ -140,7 +140,7 @@ def test_while_its_prompt_is_prepared(endless_folder):
         left.set()
         return stream
 
-    worker.engine.listen_all = slowly
+    worker.engine.subscribe = slowly
     with running(build_worker_app(worker)) as address:
         connection = send(address, CHAT[0], CHAT[1] | {"max_tokens": 4000})
         assert entered.wait(20)

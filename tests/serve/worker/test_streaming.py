@@ -89,8 +89,8 @@ def fail_after(engine: mgm.Engine, tokens: int, error: Exception, monkeypatch) -
     step = engine.scheduler.step
 
     def failing() -> None:
-        if any(len(one.choices) >= tokens for one in engine.scheduler.writing):
-            engine.scheduler.end(GenerationError(f"the model failed: {error}"))
+        if any(len(one.output) >= tokens for one in engine.scheduler.running):
+            engine.scheduler.fail_all(GenerationError(f"the model failed: {error}"))
             raise error
         step()
 
