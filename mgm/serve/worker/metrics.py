@@ -47,19 +47,20 @@ class WorkerMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        encoder_cache = engine.images.cache
         for name, text, value in (
             ("num_requests_running", "Requests that are running", lambda: limiter.running),
             ("num_requests_waiting", "Requests that are waiting", lambda: limiter.waiting),
-            ("encoder_cache_hits", "Images in the encoder cache", lambda: engine.images.cache.hits),
+            ("encoder_cache_hits", "Images in the encoder cache", lambda: encoder_cache.hits),
             (
                 "encoder_cache_misses",
                 "Images that were encoded",
-                lambda: engine.images.cache.misses,
+                lambda: encoder_cache.misses,
             ),
             (
                 "encoder_cache_bytes",
                 "Size of the encoder cache",
-                lambda: engine.images.cache.nbytes,
+                lambda: encoder_cache.nbytes,
             ),
             (
                 "spec_decode_num_draft_tokens",
