@@ -5,7 +5,7 @@ import torch
 from mgm.errors import MGMError
 
 DEVICES = ("cuda", "mps", "cpu")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES_BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:
@@ -42,7 +42,7 @@ def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.
     """The dtype `name`; None: float32 on a CPU, otherwise bfloat16, or float16 if that is emulated.
 
     Raises:
-        MGMError: it is none of `DTYPES`; the message lists them.
+        MGMError: it is none of `DTYPES_BY_NAME`; the message lists them.
     """
     if isinstance(name, torch.dtype):
         name = str(name).removeprefix("torch.")
@@ -51,9 +51,9 @@ def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.
             return torch.float32
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float16
-    if name not in DTYPES:
-        raise MGMError(f"dtype is {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name not in DTYPES_BY_NAME:
+        raise MGMError(f"dtype is {name!r}; choose one of {', '.join(DTYPES_BY_NAME)}")
+    return DTYPES_BY_NAME[name]
 
 
 def cpu_has_bfloat16() -> bool:

@@ -66,7 +66,7 @@ class RequestPreparer:
         labels: abc.Sequence[str] | None = None,
         use_all_cores: bool = False,
     ) -> PreparedRequests:
-        """See `Engine.prepare`."""
+        """Tokenize prompts, preprocess images and compile grammars; see `Engine.prepare`."""
         labels = [""] * len(requests) if labels is None else labels
         prompts: list[list[int]] = []
         ids_by_text: dict[str, list[int]] = {}  # several samples of a prompt are tokenized once
@@ -111,7 +111,7 @@ class RequestPreparer:
             raise RequestError(f"{label}{error}", error.field) from error
 
     def compile_grammar(self, constraint: StructuredOutput) -> TokenMask:
-        """See `Engine.compile_grammar`."""
+        """The grammar of a constraint at its start, compiled or from the grammar cache."""
         return self._grammars.compile(constraint, self.prompts.stops.ids)
 
     def sequences(self, prepared: PreparedRequests) -> list[Sequence]:

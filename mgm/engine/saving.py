@@ -18,7 +18,7 @@ def save_pretrained(
     path: str | os.PathLike[str],
     name: str | None = None,
 ) -> None:
-    """See `Engine.save_pretrained`, which calls this with its own model and processor."""
+    """Save model, processor and model card; arguments as for `Engine.save_pretrained`."""
     with replace_model(Path(path)) as temporary:
         save_model(model, temporary)
         processor.save_pretrained(temporary)
@@ -35,7 +35,7 @@ def push_to_hub(
     revision: str | None = None,
     commit_message: str = "Upload a Mini-Gemini",
 ) -> str:
-    """See `Engine.push_to_hub`, which calls this with its own model and processor."""
+    """Upload model, processor and model card; arguments as for `Engine.push_to_hub`."""
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as temporary:

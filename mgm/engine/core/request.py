@@ -11,9 +11,9 @@ from mgm.engine.core.sampling_params import BAN, FORCE, SampledToken, SamplingPa
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 
-MAX_STOPS = 32
+MAX_STOP_STRINGS = 32
 MAX_STOP_LENGTH = 1000  # characters: the detokenizer searches for all of them at every token
-MAX_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 MAX_BEAMS = 32
 
 
@@ -34,7 +34,7 @@ class Request:
         top_p: nucleus sampling: the smallest set of tokens whose probabilities reach this sum.
         seed: makes sampling repeatable; None: another one every time.
         stop: strings that end the answer, besides the model's own stop tokens and strings; they
-            are not part of it. At most `MAX_STOPS`, of `MAX_STOP_LENGTH` characters each.
+            are not part of it. At most `MAX_STOP_STRINGS`, of `MAX_STOP_LENGTH` characters each.
         top_k: sample from the k most probable tokens; 0: from all.
         min_p: sample from tokens at least this times as probable as the most probable one.
         repetition_penalty: above 1: tokens of prompt and answer are less likely.
@@ -118,8 +118,8 @@ class Request:
         _check(_is_number(penalty, 0.01, 100), "repetition_penalty", penalty, "from 0.01 to 100")
 
     def _check_limits(self) -> None:
-        logprobs = self.logprobs is None or _is_int(self.logprobs, 0, MAX_LOGPROBS)
-        valid = f"a whole number from 0 to {MAX_LOGPROBS}, or None"
+        logprobs = self.logprobs is None or _is_int(self.logprobs, 0, MAX_TOP_LOGPROBS)
+        valid = f"a whole number from 0 to {MAX_TOP_LOGPROBS}, or None"
         _check(logprobs, "logprobs", self.logprobs, valid)
         beams = self.num_beams
         _check(_is_int(beams, 1, MAX_BEAMS), "num_beams", beams, f"from 1 to {MAX_BEAMS}")
@@ -145,9 +145,9 @@ class Request:
             list(self.stop),
             "a list of texts that are not empty",
         )
-        if len(self.stop) > MAX_STOPS:
+        if len(self.stop) > MAX_STOP_STRINGS:
             raise RequestError(
-                f"stop has {len(self.stop)} texts; give {MAX_STOPS} or fewer", "stop"
+                f"stop has {len(self.stop)} texts; give {MAX_STOP_STRINGS} or fewer", "stop"
             )
         longest = max(map(len, self.stop), default=0)
         if longest > MAX_STOP_LENGTH:

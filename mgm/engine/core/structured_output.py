@@ -10,7 +10,7 @@ from mgm.errors import one_line
 
 MAX_LENGTH = 2**16  # characters of a schema, a regular expression, a grammar, or all choices
 MAX_WHITESPACE = 32  # characters in a row in JSON: models can get stuck writing whitespace
-KINDS = ("json", "json_object", "regex", "choice", "grammar")
+CONSTRAINT_KINDS = ("json", "json_object", "regex", "choice", "grammar")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class StructuredOutput:
     whitespace_pattern: str | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in KINDS if getattr(self, name) not in (None, False)]
+        given = [name for name in CONSTRAINT_KINDS if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise _error(f": give one of {', '.join(KINDS)}; got {got}")
+            raise _error(f": give one of {', '.join(CONSTRAINT_KINDS)}; got {got}")
         if self.json is not None:
             object.__setattr__(self, "json", _schema_text(self.json))
         if self.choice is not None:
@@ -84,7 +84,7 @@ class StructuredOutput:
     @property
     def kind(self) -> str:
         """Which of the five fields is set."""
-        return next(name for name in KINDS if getattr(self, name) not in (None, False))
+        return next(name for name in CONSTRAINT_KINDS if getattr(self, name) not in (None, False))
 
     @property
     def is_cheap(self) -> bool:

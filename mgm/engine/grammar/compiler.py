@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MAX_COMPILED = 16  # grammars in the cache, each with up to 15 MB of states
 MAX_COMPILED_LENGTH = 2**18  # characters of all of their definitions
-MAX_SECONDS = 20  # wall-clock time to compile one, of which check.CPU_SECONDS of CPU time
-MAX_WAIT = 30  # seconds, while others are compiled
+MAX_COMPILE_SECONDS = 20  # wall-clock time to compile one, of which check.CPU_SECONDS of CPU time
+MAX_COMPILE_WAIT = 30  # seconds, while others are compiled
 # Limits of llguidance for one grammar, at any step. The cost of a step grows with the square of its
 # Earley items where the grammar is ambiguous. Schemas are not, and each optional property takes
 # four items.
@@ -119,10 +119,10 @@ class GrammarCompiler:
             matcher = self._compile(constraint, stop_ids)
             self._keep(key, matcher)
         elif matcher is None:
-            if not self._compiling.acquire(timeout=MAX_WAIT):
+            if not self._compiling.acquire(timeout=MAX_COMPILE_WAIT):
                 raise EngineBusyError(
                     f"structured_output.{constraint.kind}: others were still being compiled after "
-                    f"{MAX_WAIT} seconds; try again later"
+                    f"{MAX_COMPILE_WAIT} seconds; try again later"
                 )
             try:
                 matcher = self._cached(key)  # another thread may have compiled it
@@ -236,11 +236,11 @@ def _check(definition: str, limits: Mapping[str, Any]) -> None:
             [sys.executable, "-I", check.__file__],
             input=json.dumps([definition, limits]).encode(),
             capture_output=True,
-            timeout=MAX_SECONDS,
+            timeout=MAX_COMPILE_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"it takes more than {MAX_SECONDS} seconds to compile") from error
+        raise ValueError(f"it takes more than {MAX_COMPILE_SECONDS} seconds to compile") from error
     if checked.returncode == -getattr(signal, "SIGXCPU", 0):
         raise ValueError(f"it takes more than {check.CPU_SECONDS} seconds to compile")
     if checked.returncode:

@@ -88,7 +88,7 @@ class NGramDrafter:
             counts = self._counts_after(context)
             if counts is None:
                 break
-            token, share = counts.most_frequent()
+            token, share = counts.top_token()
             probability *= share
             if token in stop_ids or probability < MIN_PROBABILITY:
                 break
@@ -160,7 +160,7 @@ class _NextTokenCounts:
         self.counts[token] = self.counts.get(token, 0) + 1
         self.total += 1
 
-    def most_frequent(self) -> tuple[int, float]:
+    def top_token(self) -> tuple[int, float]:
         """The most frequent token and its probability, smoothed: 1/2 if it was seen once."""
         token = max(self.counts, key=self.counts.__getitem__)
         return token, self.counts[token] / (self.total + 1)

@@ -216,7 +216,7 @@ def test_long_chains_of_rules_do_not_end_the_process(engine):
 
 
 def test_compiling_takes_a_limited_time(engine, monkeypatch):
-    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_SECONDS", 0.2)
     schema = {"type": "integer", "multipleOf": 1000003}  # some 20 s
     with pytest.raises(MGMError, match=r"takes more than 0\.2 seconds to compile"):
         engine.stream(request(StructuredOutput(json=schema)))
@@ -342,7 +342,7 @@ def test_a_choice_may_begin_another(compiler):
 
 
 def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
-    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_WAIT", 0.05)
+    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_WAIT", 0.05)
     compiler.compile(StructuredOutput(regex="ab"), STOPS)
     with compiler._compiling:
         compiler.compile(StructuredOutput(regex="ab"), STOPS)  # which is known

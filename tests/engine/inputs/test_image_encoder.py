@@ -189,7 +189,7 @@ def test_settings_of_fusion_share_no_encoded_image(engine):
     assert torch.equal(alone.images.encode([plain("red")])[0], ablated)
     # Neither is a prefix read again that holds the image of before.
     assert engine.answer([request])[0].text == alone.answer([request])[0].text
-    with pytest.raises(MGMError, match="prepare them anew"):
+    with pytest.raises(MGMError, match="prepare them again"):
         engine.start_generation(prepared)
     engine.fusion = FusionConfig()
     misses = engine.images.cache.misses
@@ -201,7 +201,7 @@ def test_settings_of_fusion_share_no_encoded_image(engine):
 def test_fusion_does_not_change_under_an_answer(engine):
     stream = engine.stream(mgm.Request("what?", images=[plain("red")], max_new_tokens=8))
     next(stream)
-    with pytest.raises(MGMError, match="answers are being written"):
+    with pytest.raises(MGMError, match="requests are running"):
         engine.fusion = FusionConfig(mode="none")
     assert engine.fusion == FusionConfig()
     stream.close()

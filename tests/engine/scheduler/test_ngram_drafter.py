@@ -108,7 +108,7 @@ def test_memory_is_bounded(monkeypatch):
         many.update([1, 2, number], 1)
     (counts,) = many._ngrams.values()
     assert len(counts.counts) == ngram_drafter.MAX_CONTINUATIONS
-    assert counts.most_frequent() == (1000, 150 / 251)  # of all that came
+    assert counts.top_token() == (1000, 150 / 251)  # of all that came
 
 
 def test_none_or_too_few():

@@ -249,6 +249,12 @@ def test_rows_are_filled_before_a_token_is_written(engine, pictures, chunk_size)
     assert ["".join(stream) for stream in streams] == [one.text for one in expected]
 
 
+@pytest.mark.parametrize("name", ["max_num_seqs", "max_prefill_tokens"])
+def test_sizes_are_positive(name):
+    with pytest.raises(MGMError, match=f"{name} is 0; give a number from 1"):
+        SchedulerConfig(**{name: 0})
+
+
 @pytest.mark.parametrize("enough", [True, False])
 def test_memory_of_rows_is_used_again_unless_it_is_much(engine, pictures, enough):
     asked = questions(pictures)
