@@ -23,16 +23,16 @@ from mgm.train.distributed.process_errors import (
 if TYPE_CHECKING:
     from mgm.train.trainer import MGMTrainer
 
-SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
-# In which the launcher ends a process after another one has failed, on a busy machine too.
-SECONDS_FOR_LAUNCHER = 60.0
+RANK0_REPORT_SECONDS = 5.0  # in which rank 0 reports an error that all ranks have
+# In which the launcher terminates a rank after another one has failed, on a busy machine too.
+LAUNCHER_SECONDS = 60.0
 
 
 def program() -> None:
-    """Run `main` as a command-line program does; one process of several ends at once on an error.
+    """Run `main` as a command-line program; in a distributed run, exit at once on an error.
 
-    Taking the interpreter down takes seconds, in which the other processes would report what they
-    make of it.
+    Interpreter shutdown takes seconds, in which other ranks would report errors that follow from
+    this one.
     """
     try:
         run_command(main)
@@ -44,7 +44,7 @@ def program() -> None:
 
 
 def main() -> None:
-    """Train as the command line says."""
+    """Set up logging, train, and make each error reported by one rank only."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     first = os.environ.get("RANK", "0") == "0"
     logging.getLogger("mgm").setLevel(logging.INFO if first else logging.WARNING)
@@ -54,26 +54,26 @@ def main() -> None:
         with lost_process_errors():
             run()
     except ReportedByRank0Error as error:
-        time.sleep(SECONDS_FOR_LAUNCHER)
+        time.sleep(LAUNCHER_SECONDS)
         raise SystemExit(1) from error
     except LostProcessError:
-        time.sleep(SECONDS_FOR_LAUNCHER)
+        time.sleep(LAUNCHER_SECONDS)
         raise
     except MGMError:
         if not first:
-            # The first process most often reports the same, and its launcher ends this one then.
-            time.sleep(SECONDS_FOR_FIRST)
+            # Rank 0 most often reports the same error, and the launcher then terminates this rank.
+            time.sleep(RANK0_REPORT_SECONDS)
         raise
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         end_process()
 
 
-def run(words: Sequence[str] | None = None) -> "MGMTrainer":
-    """Train, and save the model.
+def run(argv: Sequence[str] | None = None) -> "MGMTrainer":
+    """Parse the flags, train, and save the model.
 
     Args:
-        words: the command line's flags and values; None: those of this program.
+        argv: flags and values; None: those of the command line.
 
     Returns:
         The trainer, with the trained `model` and its `state`.
@@ -81,8 +81,8 @@ def run(words: Sequence[str] | None = None) -> "MGMTrainer":
     Raises:
         MGMError: a user error in the flags, the data or a folder, or a full disk.
     """
-    arguments = parse(words)
-    # Behind the parser, so that --help and wrong flags need not wait for the network's imports.
+    arguments = parse(argv)
+    # Imported after parsing, so that --help and wrong flags need not wait for it.
     from mgm.train.run import train
 
     return train(arguments)

@@ -48,7 +48,7 @@ logger = logging.getLogger("mgm.train")
 
 
 def train(arguments: Arguments) -> MGMTrainer:
-    """Train, and save the model.
+    """Build model, data and trainer, train, and save the model.
 
     Args:
         arguments: of the model, of the data and of training.
@@ -72,33 +72,33 @@ def train(arguments: Arguments) -> MGMTrainer:
     bad_samples = None
     if data_flags.on_bad_sample == SKIP:
         bad_samples = BadSamples(output / FILE, training.process_index == 0, deferred=True)
-    data = DataModule.open(arguments, model, processor, bad_samples)
+    data = DataModule.from_arguments(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, training.lora_enable)
-    adapter = _adapter(model, model_flags, training, checkpoint)
+    adapter = _build_adapter(model, model_flags, training, checkpoint)
     data.check_images(model)
     stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
-    logger.info("%s: %s, template %s", stage, data.size, processor.conversation)
+    logger.info("%s: %s, template %s", stage, data.description, processor.conversation)
     logger.info("%s", describe_trainable(model))
     fingerprint = broadcast_from_rank0(
         lambda: _checked_fingerprint(arguments, model, processor, data, checkpoint)
     )
     if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
+        logger.info("resuming from %s", checkpoint)
         _resume_stream(data, training, checkpoint)
-    trainer = _trainer(
+    trainer = _build_trainer(
         arguments,
         adapter=adapter,
         fingerprint=fingerprint,
         model=model,
-        train_dataset=data.items,
-        data_collator=data.collate,
+        train_dataset=data.train_dataset,
+        data_collator=data.collate_fn,
         validation_set=data.validation_set,
         processing_class=processor,
     )
     if not data_flags.streaming:
         trainer.add_callback(WarmupProfileCallback(trainer))
     if data_flags.eval_benchmarks:
-        _benchmark_runs(data_flags, training).attach(trainer)
+        _benchmark_callback(data_flags, training).attach(trainer)
     trained = _train(trainer, checkpoint, bad_samples)
     _report(trainer, data, bad_samples)
     _save(trainer, None if trained else checkpoint)
@@ -106,10 +106,10 @@ def train(arguments: Arguments) -> MGMTrainer:
 
 
 def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples | None) -> bool:
-    """Take the steps that are left; before the first, set aside what earlier runs left.
+    """Train the remaining steps; before the first, move files of earlier runs aside.
 
     Returns:
-        Whether there was any.
+        Whether any step was left.
     """
     output = Path(str(trainer.args.output_dir))
 
@@ -119,49 +119,49 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples
             bad_samples.open_file()
 
     try:
-        with WriteErrors(output), data_loader_errors():  # by whoever writes there: curves, reports
+        with WriteErrors(output), data_loader_errors():  # callbacks write there too
             return trainer.train_from(checkpoint, begin)
     finally:
         trainer.progress.close()
 
 
-def _adapter(
+def _build_adapter(
     model: MGMForConditionalGeneration,
     flags: ModelArguments,
     training: TrainingArguments,
-    resumed: Path | None,
+    checkpoint: Path | None,
 ) -> TrainedAdapter | None:
-    """A new LoRA around the model, with the weights that the run begins with, if it trains one."""
+    """Inject the LoRA, if one is trained, and load weights of a checkpoint or another adapter."""
     if not training.lora_enable:
         return None
     adapter = inject_adapter(model, training, str(flags.model_name_or_path))
-    if resumed is not None or training.lora_weight_path:
-        load_adapter(model, resumed or Path(training.lora_weight_path), training)
+    if checkpoint is not None or training.lora_weight_path:
+        load_adapter(model, checkpoint or Path(training.lora_weight_path), training)
     return adapter
 
 
 def _resume_stream(data: DataModule, training: TrainingArguments, checkpoint: Path) -> None:
-    """Have a stream go on behind the last sample that the checkpoint was trained on."""
-    if isinstance(data.items, StreamedDataset):
-        data.items.go_on_from(read_json(stream_file(checkpoint, training.process_index)))
-        training.ignore_data_skip = True  # the stream goes on by itself
+    """Resume a stream after the last sample that the checkpoint was trained on."""
+    if isinstance(data.train_dataset, StreamedDataset):
+        data.train_dataset.go_on_from(read_json(stream_file(checkpoint, training.process_index)))
+        training.ignore_data_skip = True  # the stream skips samples itself
 
 
-def _benchmark_runs(flags: DataArguments, training: TrainingArguments) -> BenchmarkCallback:
-    """The benchmarks that every checkpoint is asked.
+def _benchmark_callback(flags: DataArguments, training: TrainingArguments) -> BenchmarkCallback:
+    """The callback that evaluates checkpoints on the benchmarks of `--eval_benchmarks`.
 
     Raises:
-        MGMError: there is no such benchmark, or its data is missing; in the first process alone.
+        MGMError: there is no such benchmark, or its data is missing; on rank 0 only.
     """
     names = str(flags.eval_benchmarks).split(",")
-    benchmarks = BenchmarkCallback(names, flags.eval_benchmark_dir, flags.eval_benchmark_limit)
+    callback = BenchmarkCallback(names, flags.eval_benchmark_dir, flags.eval_benchmark_limit)
     if training.process_index == 0:
-        benchmarks.check()
-    return benchmarks
+        callback.check()
+    return callback
 
 
 def _checked_checkpoint(arguments: Arguments, output: Path) -> Path | None:
-    """The checkpoint to resume from, if any, whose flags and files fit this process."""
+    """The checkpoint to resume from, if any, after a check of its flags and files."""
     _, data_flags, training = arguments
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
     if checkpoint is not None:
@@ -174,29 +174,29 @@ def _checked_checkpoint(arguments: Arguments, output: Path) -> Path | None:
 def _checked_fingerprint(
     arguments: Arguments, model: Any, processor: Any, data: DataModule, checkpoint: Path | None
 ) -> Fingerprint:
-    """The fingerprint of this run, which fits the checkpoint that it resumes from, if any."""
+    """The fingerprint of this run, checked against the checkpoint that it resumes from, if any."""
     eval_items = None if data.validation_set is None else data.validation_set.samples
-    fingerprint = fingerprint_of(arguments, model, processor, data.items, eval_items)
+    fingerprint = fingerprint_of(arguments, model, processor, data.train_dataset, eval_items)
     if checkpoint is not None:
         check_fingerprint(fingerprint, checkpoint)
     return fingerprint
 
 
 def _check_adapter_base(
-    flags: ModelArguments, training: TrainingArguments, resumed: Path | None
+    flags: ModelArguments, training: TrainingArguments, checkpoint: Path | None
 ) -> None:
-    """Refuse an adapter that the run would part from its base."""
-    going_on = Path(training.lora_weight_path) if training.lora_weight_path else None
+    """Refuse a run that would overwrite its adapter's base model, or that has another base."""
+    adapter = Path(training.lora_weight_path) if training.lora_weight_path else None
     base = checkpoint_folder(flags.model_name_or_path)
     with base_model_errors():
-        check_base_model(base, Path(str(training.output_dir)), resumed, going_on)
+        check_base_model(base, Path(str(training.output_dir)), checkpoint, adapter)
 
 
 def _report(trainer: MGMTrainer, data: DataModule, bad_samples: BadSamples | None) -> None:
-    """Log what was cut, skipped and not learned from.
+    """Log counts of truncated and skipped samples, and of steps without a label.
 
     Raises:
-        MGMError: no step learned anything.
+        MGMError: no step had a usable sample.
     """
     bad = [] if bad_samples is None else bad_samples.entries()
     if bad and trainer.steps_without_loss and not trainer.steps_with_loss:
@@ -204,22 +204,20 @@ def _report(trainer: MGMTrainer, data: DataModule, bad_samples: BadSamples | Non
     data.collator.report()
     if trainer.steps_without_loss:
         steps = trainer.steps_without_loss + trainer.steps_with_loss
-        logger.warning(
-            "%d of %d steps had nothing to learn from", trainer.steps_without_loss, steps
-        )
+        logger.warning("%d of %d steps had no usable sample", trainer.steps_without_loss, steps)
     if bad_samples is not None and bad:
         logger.warning(
-            "%d samples could not be used and were skipped (%s); %s lists them",
+            "%d bad samples were skipped (%s); %s lists them",
             *(len(bad), described(bad), bad_samples.file),
         )
 
 
 def _save(trainer: MGMTrainer, finished: Path | None) -> None:
-    """Write the run's result into its folder.
+    """Write the trained model into the output folder.
 
     Args:
         trainer: of the run.
-        finished: the checkpoint that had done all steps; None: some were taken now.
+        finished: the checkpoint that already had all steps; None: this process trained some.
     """
     output = Path(str(trainer.args.output_dir))
     if finished is None:
@@ -232,8 +230,8 @@ def _save(trainer: MGMTrainer, finished: Path | None) -> None:
         plot_losses(trainer.state.log_history, output)
 
 
-def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
-    """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
+def _build_trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
+    """The trainer; errors of transformers (a missing package, a device) are user errors."""
     model_flags, _, training = arguments
     try:
         return MGMTrainer(stage1=model_flags.tune_mm_mlp_adapter, args=training, **parts)

@@ -80,7 +80,7 @@ def test_other_weights_to_start_from_are_refused(finished, tmp_path):
 def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
     output = Path(str(finished["output_dir"]))
     longer = run(words(finished | {"max_steps": 4}))
-    assert "had 2 when it began: the schedule 'linear' is computed anew for 4 steps" in caplog.text
+    assert "had 2 before: the schedule 'linear' is recomputed for 4 steps" in caplog.text
     rates = [entry["learning_rate"] for entry in longer.state.log_history if "loss" in entry]
     assert rates[2:] == [0.005, 0.0025]
     assert "--max_steps 3: " in fault(finished | {"max_steps": 3})
@@ -119,7 +119,7 @@ def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
     (checkpoint / "run.json").unlink()
     run(words(finished))
     (line,) = (line for line in caplog.messages if "cannot be compared" in line)
-    assert "holds no run.json" in line
+    assert "has no run.json" in line
 
 
 @pytest.fixture

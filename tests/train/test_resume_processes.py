@@ -71,7 +71,7 @@ def test_another_number_of_processes_is_refused_by_name(flags, tmp_path, form):
     assert "rng_state_1.pth: changed since the checkpoint was made" in error
     damaged.unlink()
     (error,) = errors(train(flags | {"max_steps": 3}, 2))
-    assert "rng_state_1.pth: is not there" in error
+    assert "rng_state_1.pth: is missing" in error
 
 
 def other_data(flags: dict[str, object], folder: Path) -> Path:

@@ -40,7 +40,7 @@ from mgm.model.quantization.moe_experts import (
     fill_linear_experts,
     stored_expert_name,
 )
-from mgm.train.args.arguments import FULL, TrainingArguments
+from mgm.train.args.arguments import NO_QUANTIZATION, TrainingArguments
 from mgm.train.lora.qlora import quantize_language_model
 
 BIASES = ("none", "all", "lora_only")
@@ -92,7 +92,7 @@ def inject_adapter(
             "from 1, and a probability from 0 to below 1"
         )
     fill_linear_experts(model.language_model)
-    if arguments.bits != FULL:
+    if arguments.bits != NO_QUANTIZATION:
         quantize_language_model(model, arguments)
     config = LoraConfig(
         r=arguments.lora_r,

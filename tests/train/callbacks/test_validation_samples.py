@@ -1,4 +1,4 @@
-"""Which samples of a hold-out are measured, and with which images a question is asked."""
+"""Which samples of a validation set are evaluated, and which images a question gets."""
 
 import json
 from itertools import takewhile
@@ -246,10 +246,12 @@ def test_no_label_within_the_limit(flags, good, tmp_path):
 
 @pytest.mark.parametrize("path", ["a.tar", "https://example.org/a.json"])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_hold_out_is_no_stream(flags, tmp_path, path, mixed):
+def test_a_validation_set_is_no_stream(flags, tmp_path, path, mixed):
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"datasets": [{"path": path}]}))
-    with pytest.raises(MGMError, match="is read as a stream alone, and a hold-out is no stream"):
+    with pytest.raises(
+        MGMError, match="can only be streamed, and a validation set cannot be a stream"
+    ):
         run(words(flags | {"eval_data_path": mixture if mixed else path}))
 
 
