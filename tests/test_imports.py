@@ -100,7 +100,7 @@ SERVERS = (
     *(f"serve/router/{name}.py" for name in ("app", "health_check", "main", "registration")),
     *(f"serve/router/{name}.py" for name in ("relay", "relay_response")),
     *(f"serve/router/{name}.py" for name in ("worker_client", "worker_registry")),
-    *(f"serve/web/{name}.py" for name in ("main", "page", "handlers", "client")),
+    *(f"serve/web/{name}.py" for name in ("main", "page", "handlers", "client", "state")),
     *(f"serve/web/{name}.py" for name in ("attribution_panel", "moderation")),
 )
 OF_SERVERS = {

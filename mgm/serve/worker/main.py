@@ -21,7 +21,7 @@ from mgm.serve.http.server import (
 )
 from mgm.serve.http.wire import HEARTBEAT_INTERVAL, parse_worker_address
 from mgm.serve.tools.tools import WorkerTools
-from mgm.serve.worker.image_download import TIMEOUT, ImageDownloader
+from mgm.serve.worker.image_download import DOWNLOAD_TIMEOUT, ImageDownloader
 
 if TYPE_CHECKING:
     from mgm.serve.worker.worker import Worker
@@ -177,7 +177,7 @@ def _add_limit_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--image-timeout",
         type=float,
-        default=TIMEOUT,
+        default=DOWNLOAD_TIMEOUT,
         metavar="S",
         help="seconds to download all images of a request, default %(default)g",
     )

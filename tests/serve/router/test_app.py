@@ -337,7 +337,7 @@ def test_a_port_in_use(programs):
         programs.append(process)
         _, told = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert f"--port {port}: cannot be listened at (Address already in use" in told
+        assert f"--port {port}: cannot listen there (Address already in use" in told
         assert len(told.strip().splitlines()) == 1
 
 

@@ -207,7 +207,7 @@ def test_no_words_of_pydantic_are_shown():
         assert "alue error" not in message
         assert message.startswith("Invalid 'worker_")
     assert (
-        "{reason}' is no address of a worker"
+        "{reason}' is not the address of a worker"
         in client.post("/register_worker", json={"worker_name": "{reason}"}).json()["error"][
             "message"
         ]

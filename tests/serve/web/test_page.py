@@ -269,7 +269,7 @@ def test_votes_are_logged_and_nothing_else(open_page, log_folder):
     answered(page, TOTAL)
     assert len(logged(log_folder)) == before
     page.click("#chat_left button[title=Like]")
-    told(page, "noted")
+    told(page, "vote was saved")
     page.click("#chat_left button[title=Dislike]")
     wait_for(lambda: len(logged(log_folder)) == before + 2, 10)
     page.click("#chat_left button[title=Feedback]")
@@ -295,7 +295,7 @@ def test_two_models_side_by_side(open_page, log_folder):
     page.wait_for_selector("#box .submit-button")
     assert answers(page) == [TOTAL]
     page.click("#outcome >> text=Left is better")
-    told(page, "noted")
+    told(page, "vote was saved")
     entry = logged(log_folder)[-1]
     assert (entry["type"], entry["model"]) == ("compare: left", "nano, endless")
     assert len(entry["state"]["messages"]) == 4
@@ -361,18 +361,18 @@ def test_what_was_mined(open_page):
     answered(page, TOTAL)
     page.click("#mined_show")
     page.wait_for_selector("#mined_window img")
-    page.wait_for_selector("#mined_told >> text=/covers 32 × 32 pixels/")
+    page.wait_for_selector("#mined_description >> text=/covers 32 × 32 pixels/")
     number = "#mined_row input[type=number]", "#mined_column input[type=number]"
     # The answer is the total, in the lower part of the receipt.
     assert int(page.input_value(number[0])) >= 8
-    said = page.inner_text("#mined_told")
+    said = page.inner_text("#mined_description")
     box = page.query_selector("#mined_overview img").bounding_box()
     side = min(box["width"], box["height"])
     corner = (box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2)
     page.mouse.click(corner[0] + side * 3.5 / 12, corner[1] + side * 2.5 / 12)
     page.wait_for_function("document.querySelector('#mined_row input[type=number]').value == 2")
     assert page.input_value(number[1]) == "3"
-    wait_for(lambda: page.inner_text("#mined_told") != said, 10)
+    wait_for(lambda: page.inner_text("#mined_description") != said, 10)
     before = page.get_attribute("#mined_window img", "src")
     page.focus("#mined_column input[type=range]")
     page.keyboard.press("ArrowRight")
@@ -393,7 +393,7 @@ def test_on_a_phone_with_the_keyboard(open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.focus("#chat_left button[title=Like]")
     page.keyboard.press("Enter")
-    told(page, "noted")
+    told(page, "vote was saved")
 
 
 @pytest.mark.slow

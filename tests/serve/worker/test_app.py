@@ -325,9 +325,9 @@ def image_message(url: object) -> dict:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("file:///etc/passwd", "file URLs are not opened"),
+        ("file:///etc/passwd", "file URLs are not supported"),
         ("/etc/passwd", "not an image"),
-        ("ftp://example.com/a.png", "ftp URLs are not opened"),
+        ("ftp://example.com/a.png", "ftp URLs are not supported"),
         ("http://127.0.0.1/a.png", "no public address"),
         ("https://127.0.0.1/a.png", "no public address"),
         ("http://localhost:22/a.png", "no public address"),
@@ -605,7 +605,7 @@ def test_texts_in_images_help(address, alone):
         {"model": "tiny", "temperature": 0, "use_ocr": True, "max_tokens": 9}
         | {"messages": [{"role": "user", "content": parts("what?", sign)}]},
     )[1]["choices"][0]["message"]["content"]
-    texts = WorkerTools().read([sign])
+    texts = WorkerTools().recognize_text([sign])
     assert texts.startswith("\nReference OCR Token: ")
     question = f"{IMAGE_MARKER}\nwhat?{texts}"
     request = mgm.Request(question, images=[sign], max_new_tokens=9)
@@ -620,7 +620,7 @@ def test_texts_in_images_help(address, alone):
     }
     *_, last = frames(f"{address}/worker_generate_stream", body)
     assert last["text"] == body["prompt"] + worker_says
-    assert WorkerTools().read([Image.new("RGB", (64, 64))]) == ""
+    assert WorkerTools().recognize_text([Image.new("RGB", (64, 64))]) == ""
 
 
 def test_what_was_mined(address, alone, pictures):

@@ -79,7 +79,7 @@ def test_while_other_grammars_are_compiled(endless_worker, endless_address):
             connection.close()
     blocked.set()
     waiting.result()
-    assert endless_worker._grammar._work_queue.empty()
+    assert endless_worker._grammar_thread._work_queue.empty()
 
 
 def test_while_images_are_downloaded(endless_worker, endless_address, dripping_site):
