@@ -11,15 +11,9 @@ TOO_LONG = {
     "data/datasets/conversation_dataset.py",
     "data/processing_mgm.py",
     "model/modeling_mgm.py",
-    "serve/web/handlers.py",
 }
 TOO_LONG_FUNCTIONS = {
     "model/configuration_mgm.py check",
-    "serve/http/middleware.py build_app",
-    "serve/web/main.py parse",
-    "serve/web/page.py _fill",
-    "serve/worker/app.py build_worker_app",
-    "serve/worker/main.py parse",
 }
 
 

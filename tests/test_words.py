@@ -19,7 +19,6 @@ NOT_YET = {
     "data",
     "eval",
     "model",
-    "serve",
     "train",
 }  # which still have to be renamed
 
@@ -51,6 +50,7 @@ OF_LIBRARIES = {
     "SentencePieceProcessor",
     "get_piece_size",
     "id_to_piece",
+    "model_not_found",  # OpenAI's code of the error
     "most_common",
     "named_buffers",
     "named_children",

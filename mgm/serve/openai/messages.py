@@ -61,7 +61,7 @@ class ImagePart(BaseModel):
 
     @property
     def source(self) -> str:
-        """The URL."""
+        """An http(s) or data URL, or base64 of an image file."""
         return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 

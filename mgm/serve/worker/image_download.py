@@ -88,6 +88,21 @@ class ImageDownloader:
                 f"{self.running} requests are downloading images; try again soon, or send the "
                 "images as data URLs"
             )
+        self.running += 1
+        try:
+            contents = await self._download_all(urls)
+        finally:
+            self.running -= 1
+        for label, url in urls.items():
+            if label not in contents:
+                raise bad_image(
+                    f"{_name(label, url)}: did not arrive within {self.timeout:g} s, the time "
+                    "limit for all images of a request; send it as a data URL"
+                )
+        return contents
+
+    async def _download_all(self, urls: Mapping[str, str]) -> dict[str, bytes]:
+        """Contents by label, of the images that arrive in time; raises the first error."""
         contents: dict[str, bytes] = {}
         errors: list[MGMError] = []
         connections = anyio.Semaphore(MAX_CONNECTIONS_PER_REQUEST)
@@ -100,24 +115,14 @@ class ImageDownloader:
                     errors.append(error)
                     group.cancel_scope.cancel()  # the others are not needed any more
 
-        self.running += 1
-        try:
-            async with _session() as session:
-                images = _RequestDownload(session, self.addresses)
-                with anyio.move_on_after(self.timeout):
-                    async with anyio.create_task_group() as group:
-                        for label in urls:
-                            group.start_soon(fetch, label)
-        finally:
-            self.running -= 1
+        async with _session() as session:
+            images = _RequestDownload(session, self.addresses)
+            with anyio.move_on_after(self.timeout):
+                async with anyio.create_task_group() as group:
+                    for label in urls:
+                        group.start_soon(fetch, label)
         if errors:
             raise errors[0]
-        for label, url in urls.items():
-            if label not in contents:
-                raise bad_image(
-                    f"{_name(label, url)}: did not arrive within {self.timeout:g} s, the time "
-                    "limit for all images of a request; send it as a data URL"
-                )
         return contents
 
     async def addresses(self, url: URL, name: str) -> list[str]:

@@ -48,10 +48,9 @@ async def _write_frames(worker: Worker, content: bytes, start_time: float, write
             async for _, chunk in chunks:
                 text += chunk.text
                 answer = chunk.answer
-                if answer is not None:
-                    await write(encode_frame(text, finish_reason=answer.finish_reason))
-                elif chunk.text:
-                    await write(encode_frame(text))
+                end = {} if answer is None else {"finish_reason": answer.finish_reason}
+                if chunk.text or end:
+                    await write(encode_frame(text, **end))
         if answer is not None and parsed.gen_image:
             await _write_image(worker, body.prompt, answer, write)
 
