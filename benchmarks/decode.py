@@ -24,7 +24,7 @@ from PIL import Image
 import mgm
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import Stops
-from mgm.engine.core.sequence import Generation
+from mgm.engine.core.sequence import Sequence
 from mgm.engine.engine import Engine
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -56,7 +56,7 @@ def main() -> None:
     for name in ("ours", "compiled"):
         if name == "compiled":
             begun = time.perf_counter()
-            engine.compile_decoding()
+            engine.compile_decode()
             found["compile_seconds"] = time.perf_counter() - begun
         found[name] = {
             "alone": rate(lambda: written(engine, 1, options.tokens), options.tokens),
@@ -113,7 +113,7 @@ def limit(model: MGMForConditionalGeneration) -> float:
     return bandwidth / read
 
 
-def generations(engine: Engine, count: int, tokens: int) -> list[Generation]:
+def sequences(engine: Engine, count: int, tokens: int) -> list[Sequence]:
     """Answers after prompts of one image and some words; none of them ends early."""
     config, draw = engine.model.config, np.random.default_rng(0)
     width = config.text_config.hidden_size
@@ -129,20 +129,20 @@ def generations(engine: Engine, count: int, tokens: int) -> list[Generation]:
         request = mgm.Request("x", max_new_tokens=tokens)
         stops = Stops(frozenset(), ())
         made.append(
-            Generation(request, ids, names, [features], engine.processor.tokenizer, stops, tokens)
+            Sequence(request, ids, names, [features], engine.processor.tokenizer, stops, tokens)
         )
     return made
 
 
 def written(engine: Engine, count: int, tokens: int) -> float:
     """Seconds that the tokens of answers take; their prompts are read before."""
-    answers = generations(engine, count, tokens)
-    engine.scheduler.prefixes.capacity = 0
+    answers = sequences(engine, count, tokens)
+    engine.scheduler.prefix_cache.capacity = 0
     for answer in answers:
         engine.scheduler.add(answer)
-    while engine.scheduler.waiting or engine.scheduler.reader.reading:
+    while engine.scheduler.waiting or engine.scheduler.prefiller.prefilling:
         engine.scheduler.step()
-    before = sum(len(answer.tokens) for answer in answers)
+    before = sum(len(answer.output_ids) for answer in answers)
     wait(engine)
     begun = time.perf_counter()
     while engine.scheduler.busy:
@@ -155,11 +155,11 @@ def written(engine: Engine, count: int, tokens: int) -> float:
 @torch.inference_mode()
 def loop(engine: Engine, tokens: int) -> float:
     """Seconds that transformers' own loop takes for as many, attention written out."""
-    (answer,) = generations(engine, 1, tokens)
+    (answer,) = sequences(engine, 1, tokens)
     model: Any = engine.model
     settings: dict[str, Any] = {
         "input_ids": torch.tensor([answer.prompt_ids], device=model.device),
-        "image_features": torch.stack(answer.features),
+        "image_features": torch.stack(answer.image_features),
         "do_sample": False, "eos_token_id": None,
     }  # fmt: skip
     times = []
@@ -180,11 +180,11 @@ def first_token(engine: Engine) -> float:
     Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
     wait(engine)
     begun = time.perf_counter()
-    features = engine.encode_images([file.getvalue()])
-    (answer,) = generations(engine, 1, 4)
-    answer.features = tuple(features)
+    features = engine.images.encode([file.getvalue()])
+    (answer,) = sequences(engine, 1, 4)
+    answer.image_features = tuple(features)
     engine.scheduler.add(answer)
-    while not answer.tokens:
+    while not answer.output_ids:
         engine.scheduler.step()
     seconds = time.perf_counter() - begun
     engine.scheduler.cancel(answer)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import mgm
 from benchmarks.published import eager_clip, eager_engine, image_features
 from mgm.data.images.loading import open_image
+from mgm.engine.scheduler.config import SchedulerConfig
 from mgm.eval.harness.models import EngineModel
 from mgm.eval.harness.question import Question
 from mgm.eval.harness.response_cache import ResponseCache
@@ -61,6 +62,7 @@ def main() -> None:
             NANO,
             device=options.device,
             num_speculative_tokens=options.num_speculative_tokens,
+            scheduler_config=SchedulerConfig.offline(options.batch_size),
         )
         warm(engine, questions)
         begun = time.perf_counter()

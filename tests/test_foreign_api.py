@@ -49,34 +49,27 @@ class Foreign:
 
 TABLE = (
     # transformers
+    *(
+        Foreign(
+            "mgm/auto.py", f"transformers.models.auto.{registry}", "_extra_content", in_source=True
+        )
+        for registry in ("configuration_auto._LazyConfigMapping", "auto_factory._LazyAutoMapping")
+    ),
     Foreign(
         "mgm/train/trainer.py",
         "transformers.Trainer",
-        "_get_train_sampler _prepare_for_training _prepare_inputs",
+        "_get_train_sampler _prepare_inputs",
     ),
     Foreign(
         "mgm/train/checkpointing_trainer.py",
         "transformers.Trainer",
-        "_get_output_dir _load_from_checkpoint _load_optimizer_and_scheduler _load_rng_state _save "
-        "_save_checkpoint _save_optimizer_and_scheduler",
-    ),
-    Foreign(
-        "mgm/train/trainer.py",
-        "transformers.Trainer",
-        "_defer_fsdp_gradient_reduction",
-        since="5.23",
+        "_load_from_checkpoint _load_rng_state _save_checkpoint _save_optimizer_and_scheduler",
     ),
     Foreign(
         "mgm/train/trainer.py",
         "transformers.Trainer",
         "is_distributed_loading_by_transformers",
         since="5.19",
-        in_source=True,
-    ),
-    Foreign(
-        "mgm/train/trainer.py",
-        "transformers.distributed.fsdp",
-        "_is_fsdp_managed_module",
         in_source=True,
     ),
     Foreign(

@@ -17,9 +17,7 @@ ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the fil
 NOT_YET = {
     "",
     "data",
-    "engine",
     "model",
-    "serve",
     "train",
 }  # which still have to be renamed
 
@@ -51,6 +49,7 @@ OF_LIBRARIES = {
     "SentencePieceProcessor",
     "get_piece_size",
     "id_to_piece",
+    "model_not_found",  # OpenAI's code of the error
     "most_common",
     "named_buffers",
     "named_children",

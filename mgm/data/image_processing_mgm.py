@@ -3,7 +3,7 @@
 Shape legend: S low-resolution side, A high-resolution side, both in pixels.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class MGMImageProcessor(BaseImageProcessor):
         orientation: "upright" turns images as their EXIF data says; "stored" does not.
     """
 
-    model_input_names = ["pixel_values", "pixel_values_aux"]  # noqa: RUF012
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_values_aux"]  # ty: ignore[incompatible-attribute-override]
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from mgm.data.image_processing_mgm import MGMImageProcessor, check_tensor_kind
 from mgm.data.images.loading import ImageSource, image_list
 from mgm.data.processor_loading import read_processor
-from mgm.data.text.conversation import Segment, Turn, encode, number_images, prompt
+from mgm.data.text.conversation import Segment, Turn, number_images, prompt
+from mgm.data.text.encoding import encode
 from mgm.data.text.jinja import chat_template as jinja_source
 from mgm.data.text.padding import attention_mask, check_side, pad_rows
 from mgm.data.text.templates import IMAGE_MARKER, get_template

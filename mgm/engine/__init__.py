@@ -1,1 +1,1 @@
-"""Inference: requests in, answers out, whole or piece by piece."""
+"""Inference engine: continuous batching, KV and prefix caches, streaming."""

@@ -1,7 +1,7 @@
-"""One thread that does all of an engine's computing, for servers that many ask at once.
+"""Engine thread: runs scheduler steps and executes submitted calls between them.
 
-torch keeps a team of threads for every thread that computes: several of them fight for the same
-cores. Here one computes, and others wait for what they asked for.
+torch keeps a pool of OpenMP threads for every thread that computes, and several pools fight for the
+same cores. So one thread computes, and others submit calls to it.
 """
 
 import logging
@@ -15,87 +15,87 @@ from typing import Any, TypeVar
 from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError
 
-PATIENCE = 0.05  # seconds of other work after which the next step comes first
+MAX_CALL_SECONDS = 0.05  # of submitted calls in a row, before the next step
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class Loop:
-    """Steps a scheduler while there is anything to write, and does other work between two steps.
+class EngineThread:
+    """Steps a scheduler while it has sequences, and runs submitted calls between two steps.
 
     Args:
-        scheduler: writes answers; from now on only this thread may use it.
-        turn: held during a step; its waiters are told of every step.
+        scheduler: from now on used by this thread alone.
+        step_lock: held during a step; notified after each.
     """
 
-    def __init__(self, scheduler: Scheduler, turn: Condition) -> None:
+    def __init__(self, scheduler: Scheduler, step_lock: Condition) -> None:
         self._scheduler = scheduler
-        self._turn = turn
-        # Not `turn`: whoever asks for something would wait for a step to end.
-        self._asked = Condition()
+        self._step_lock = step_lock
+        # Not `step_lock`: whoever submits a call would wait for a step to end.
+        self._submitted = Condition()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._stopped = False
-        self._thread = Thread(target=self._work, daemon=True, name="engine")
+        self._thread = Thread(target=self._run, daemon=True, name="engine")
         self._thread.start()
 
     def submit(self, call: Callable[[], Result]) -> Future[Result]:
-        """Have the thread make a call between two steps; nobody waits.
+        """Run a call between two steps; returns at once.
 
         Raises:
-            MGMError: the loop was stopped.
+            MGMError: the thread was stopped.
         """
-        done: Future[Result] = Future()
-        with self._asked:
+        future: Future[Result] = Future()
+        with self._submitted:
             if self._stopped:
                 raise MGMError("the engine was stopped")
-            self._calls.append((done, call))
-            self._asked.notify()
-        return done
+            self._calls.append((future, call))
+            self._submitted.notify()
+        return future
 
     def stop(self) -> None:
-        """Do no more; what is not done yet fails."""
-        with self._asked:
+        """End the thread; calls and sequences that are not finished fail."""
+        with self._submitted:
             self._stopped = True
-            self._asked.notify()
+            self._submitted.notify()
         self._thread.join()
 
-    def _work(self) -> None:
-        while self._has_work():
-            begun = time.monotonic()
+    def _run(self) -> None:
+        while self._wait_for_work():
+            start_time = time.monotonic()
             while self._calls:
-                self._make(*self._calls.popleft())
-                if time.monotonic() - begun > PATIENCE:
+                self._execute(*self._calls.popleft())
+                if time.monotonic() - start_time > MAX_CALL_SECONDS:
                     break
-            with self._turn:
+            with self._step_lock:
                 self._step()
-                self._turn.notify_all()
-        fault = MGMError("the engine was stopped")
-        for done, _ in self._calls:
-            done.set_exception(fault)
-        with self._turn:
-            self._scheduler.end(fault)
-            self._turn.notify_all()
+                self._step_lock.notify_all()
+        error = MGMError("the engine was stopped")
+        for future, _ in self._calls:
+            future.set_exception(error)
+        with self._step_lock:
+            self._scheduler.fail_all(error)
+            self._step_lock.notify_all()
 
-    def _has_work(self) -> bool:
-        """Wait for something to do; nothing comes once the loop was stopped."""
-        with self._asked:
+    def _wait_for_work(self) -> bool:
+        """Wait for a call or a sequence; False: the thread was stopped."""
+        with self._submitted:
             while not (self._calls or self._scheduler.busy or self._stopped):
-                self._asked.wait()
+                self._submitted.wait()
             return not self._stopped
 
-    def _make(self, done: Future[Any], call: Callable[[], Any]) -> None:
+    def _execute(self, future: Future[Any], call: Callable[[], Any]) -> None:
         try:
-            done.set_result(call())
-        except BaseException as error:  # noqa: BLE001  whoever asked gets it
-            done.set_exception(error)
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  raised where the result is awaited
+            future.set_exception(error)
 
     def _step(self) -> None:
         if not self._scheduler.busy:
             return
         try:
             self._scheduler.step()
-        except MGMError as error:  # the answers have ended with it
+        except MGMError as error:  # the sequences have failed with it
             logger.warning("%s", error)
         except Exception:
-            logger.exception("a step failed; its answers have ended")
+            logger.exception("a step failed; its sequences have ended")

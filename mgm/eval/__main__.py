@@ -10,10 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgm.atomic import NotWrittenError
-from mgm.engine.loading import load
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.ablation.study import AblationStudy
 from mgm.eval.compare.folders import compare_folders, scored_by_one
@@ -38,9 +37,10 @@ from mgm.eval.report.run_info import data_info, merge_model_info, run_info
 from mgm.eval.report.score import Score, warn_if_replaced, write_score_files
 from mgm.eval.report.scoring import score_responses
 from mgm.eval.tasks.predictions_file import match_predictions
-from mgm.model.checkpoint.checkpoint import checkpoint_config
-from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.files.hub import checkpoint_folder
+
+if TYPE_CHECKING:
+    from mgm.model.configuration_mgm import MGMConfig
 
 logger = logging.getLogger("mgm.eval")
 EXIT_FAILED = 2  # a benchmark could not be run or scored; the others are in the report
@@ -228,12 +228,14 @@ def _log_judge(judge: ModelJudge, failed: list[str]) -> None:
         failed.append(judge.unavailable)
 
 
-def _config(options: argparse.Namespace) -> MGMConfig:
+def _config(options: argparse.Namespace) -> "MGMConfig":
     """The config of the model in --model-path, without loading weights.
 
     Raises:
         MGMError: there is no model, or it is damaged.
     """
+    from mgm.model.checkpoint.checkpoint import checkpoint_config
+
     return checkpoint_config(checkpoint_folder(options.model_path), options.model_base)
 
 
@@ -248,18 +250,21 @@ def _load_model(options: argparse.Namespace, model_info: dict[str, Any]) -> Mode
     """Load the back end; device, dtype and template are added to `model_info`."""
     if options.endpoint is not None:
         return EndpointModel(options.endpoint, options.model, options.batch_size)
-    device = options.device
-    if device is None and "LOCAL_RANK" in os.environ:
-        import torch
+    import torch
 
-        if torch.cuda.is_available():
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
+    from mgm.engine.loading import load
+    from mgm.engine.scheduler.config import SchedulerConfig
+
+    device = options.device
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     engine = load(
         options.model_path,
         device=device,
         dtype=options.dtype,
         quantize=options.quantize,
         base=options.model_base,
+        scheduler_config=SchedulerConfig.offline(options.batch_size),
     )
     if options.conv_mode is not None:
         engine.use_template(options.conv_mode)

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from transformers import PretrainedConfig
 
@@ -65,8 +65,8 @@ class MGMConfig(PretrainedConfig):
     """
 
     model_type = "mgm"
-    keys_to_ignore_at_inference = ["past_key_values", "group_losses"]  # noqa: RUF012
-    sub_configs = {  # noqa: RUF012
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "group_losses"]
+    sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {
         "text_config": PretrainedConfig,
         "vision_config": PretrainedConfig,
         "vision_aux_config": ConvNextTowerConfig,

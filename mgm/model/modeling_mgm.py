@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,14 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, PreTrainedModel, ImageGene
     config: MGMConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ["image", "text"]  # noqa: RUF012
+    input_modalities: ClassVar[list[str]] = ["image", "text"]  # ty: ignore[incompatible-attribute-override]
     supports_gradient_checkpointing = True
-    _no_split_modules = [  # noqa: RUF012
+    _no_split_modules: ClassVar[list[str]] = [  # ty: ignore[incompatible-attribute-override]
         *(kind.tower.__name__ for kind in KINDS),
         "ConvNextTower",
         "PatchInfoMining",
     ]
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]  # ty: ignore[incompatible-attribute-override]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -1,1 +1,1 @@
-"""Programs that people talk to."""
+"""Serving and chat: terminal CLI, model worker, controller, Gradio page."""

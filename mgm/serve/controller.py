@@ -1,4 +1,4 @@
-"""Share requests among workers: published pages, OpenAI clients and other controllers ask here.
+"""Controller: registers workers and balances requests among them.
 
 python -m mgm.serve.controller --host 0.0.0.0 --port 10000
 """

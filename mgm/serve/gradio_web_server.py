@@ -1,4 +1,4 @@
-"""A web page to chat with models about images, and to see what they mined.
+"""Gradio page: chat with models about images, and see the attribution of answers.
 
 python -m mgm.serve.gradio_web_server --controller http://localhost:10000
 """

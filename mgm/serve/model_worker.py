@@ -1,4 +1,4 @@
-"""Serve a model: to a controller and its page, and by the OpenAI API.
+"""Model worker: serves a model with the OpenAI API and the published worker's endpoints.
 
 python -m mgm.serve.model_worker --model-path playground/mgm-nano --port 40000
 """

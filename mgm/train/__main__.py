@@ -5,69 +5,34 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from transformers.utils import logging as transformers_logging
 
-from mgm.atomic import WriteErrors
-from mgm.data.datasets.streaming import StreamedDataset, stream_file
-from mgm.data.sources.bad_samples import FILE, SKIP, BadSamples, described, nothing_usable
-from mgm.errors import MGMError, one_line, run_command
-from mgm.model.files.hub import checkpoint_folder
-from mgm.model.files.json_file import read_json
-from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.errors import MGMError, run_command
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
-from mgm.train.args.arguments import DataArguments, ModelArguments, TrainingArguments
-from mgm.train.args.validation import Arguments, parse
-from mgm.train.callbacks.benchmark import BenchmarkCallback
-from mgm.train.callbacks.loss_plot import plot_losses
-from mgm.train.callbacks.warmup_profile import WarmupProfileCallback
-from mgm.train.checkpointing.checkpoints import (
-    checkpoint_to_resume,
-    prepare_output_dir,
-    set_aside_earlier_runs,
-)
-from mgm.train.checkpointing.finished import has_all_steps, save_from_checkpoint
-from mgm.train.checkpointing.initial_weights import check_initial_weights
-from mgm.train.checkpointing.resume_files import check_resume_files
-from mgm.train.checkpointing.run_fingerprint import (
-    Fingerprint,
-    check_fingerprint,
-    check_flags,
-    fingerprint_of,
-    fingerprint_of_flags,
-)
-from mgm.train.data_setup import DataModule
-from mgm.train.distributed.first_process import (
-    ReportedByRank0Error,
-    broadcast_from_rank0,
-    check_on_all_ranks,
-)
+from mgm.train.args.validation import parse
+from mgm.train.distributed.first_process import ReportedByRank0Error
 from mgm.train.distributed.process_errors import (
     LostProcessError,
-    data_loader_errors,
     end_process,
     lost_process_errors,
 )
-from mgm.train.lora.adapter import TrainedAdapter, check_base_model, inject_adapter, load_adapter
-from mgm.train.model_setup import base_model_errors, build_model_and_processor
-from mgm.train.optim.freezing import describe_trainable, set_trainable
-from mgm.train.trainer import MGMTrainer
 
-logger = logging.getLogger("mgm.train")
+if TYPE_CHECKING:
+    from mgm.train.trainer import MGMTrainer
 
-SECONDS_FOR_FIRST = 5.0  # in which the first process reports an error that all of them have
-# In which the launcher ends a process after another one has failed, on a busy machine too.
-SECONDS_FOR_LAUNCHER = 60.0
+RANK0_REPORT_SECONDS = 5.0  # in which rank 0 reports an error that all ranks have
+# In which the launcher terminates a rank after another one has failed, on a busy machine too.
+LAUNCHER_SECONDS = 60.0
 
 
 def program() -> None:
-    """Run `main` as a command-line program does; one process of several ends at once on an error.
+    """Run `main` as a command-line program; in a distributed run, exit at once on an error.
 
-    Taking the interpreter down takes seconds, in which the other processes would report what they
-    make of it.
+    Interpreter shutdown takes seconds, in which other ranks would report errors that follow from
+    this one.
     """
     try:
         run_command(main)
@@ -79,7 +44,7 @@ def program() -> None:
 
 
 def main() -> None:
-    """Train as the command line says."""
+    """Set up logging, train, and make each error reported by one rank only."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     first = os.environ.get("RANK", "0") == "0"
     logging.getLogger("mgm").setLevel(logging.INFO if first else logging.WARNING)
@@ -89,216 +54,38 @@ def main() -> None:
         with lost_process_errors():
             run()
     except ReportedByRank0Error as error:
-        time.sleep(SECONDS_FOR_LAUNCHER)
+        time.sleep(LAUNCHER_SECONDS)
         raise SystemExit(1) from error
     except LostProcessError:
-        time.sleep(SECONDS_FOR_LAUNCHER)
+        time.sleep(LAUNCHER_SECONDS)
         raise
     except MGMError:
         if not first:
-            # The first process most often reports the same, and its launcher ends this one then.
-            time.sleep(SECONDS_FOR_FIRST)
+            # Rank 0 most often reports the same error, and the launcher then terminates this rank.
+            time.sleep(RANK0_REPORT_SECONDS)
         raise
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         end_process()
 
 
-def run(words: Sequence[str] | None = None) -> MGMTrainer:
-    """Train, and save the model.
+def run(argv: Sequence[str] | None = None) -> "MGMTrainer":
+    """Parse the flags, train, and save the model.
 
     Args:
-        words: the command line's flags and values; None: those of this program.
+        argv: flags and values; None: those of the command line.
 
     Returns:
-        The trainer, whose `model` and `state` tell what came of it.
+        The trainer, with the trained `model` and its `state`.
 
     Raises:
-        MGMError: a fault in the flags, the data or a folder, or a full disk.
+        MGMError: a user error in the flags, the data or a folder, or a full disk.
     """
-    arguments = parse(words)
-    model_flags, data_flags, training = arguments
-    check_initial_weights(arguments)
-    with training.main_process_first(local=False, desc="output folder"):
-        output = prepare_output_dir(str(training.output_dir))
-    checkpoint = check_on_all_ranks(lambda: _checked_checkpoint(arguments, output))
-    if training.lora_enable:
-        _check_adapter_base(model_flags, training, checkpoint)
-    model, processor = build_model_and_processor(
-        arguments, None if training.lora_enable else checkpoint
-    )
-    bad_samples = None
-    if data_flags.on_bad_sample == SKIP:
-        bad_samples = BadSamples(output / FILE, training.process_index == 0, deferred=True)
-    data = DataModule.open(arguments, model, processor, bad_samples)
-    set_trainable(model, model_flags, training.lora_enable)
-    adapter = _adapter(model, model_flags, training, checkpoint)
-    data.check_images(model)
-    stage = "stage 1" if model_flags.tune_mm_mlp_adapter else "stage 2"
-    logger.info("%s: %s, template %s", stage, data.size, processor.conversation)
-    logger.info("%s", describe_trainable(model))
-    fingerprint = broadcast_from_rank0(
-        lambda: _checked_fingerprint(arguments, model, processor, data, checkpoint)
-    )
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-        _resume_stream(data, training, checkpoint)
-    trainer = _trainer(
-        arguments,
-        adapter=adapter,
-        fingerprint=fingerprint,
-        model=model,
-        train_dataset=data.items,
-        data_collator=data.collate,
-        validation_set=data.validation_set,
-        processing_class=processor,
-    )
-    if not data_flags.streaming:
-        trainer.add_callback(WarmupProfileCallback(trainer))
-    if data_flags.eval_benchmarks:
-        _benchmark_runs(data_flags, training).report_to(trainer)
-    trained = _train(trainer, checkpoint, bad_samples)
-    _report(trainer, data, bad_samples)
-    _save(trainer, None if trained else checkpoint)
-    return trainer
+    arguments = parse(argv)
+    # Imported after parsing, so that --help and wrong flags need not wait for it.
+    from mgm.train.run import train
 
-
-def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples | None) -> bool:
-    """Take the steps that are left; before the first, set aside what earlier runs left.
-
-    Returns:
-        Whether there was any.
-    """
-    output = Path(str(trainer.args.output_dir))
-
-    def begin() -> None:
-        set_aside_earlier_runs(output, checkpoint, (FILE,))
-        if bad_samples is not None:
-            bad_samples.open_file()
-
-    try:
-        with WriteErrors(output), data_loader_errors():  # by whoever writes there: curves, reports
-            return trainer.train_from(checkpoint, begin)
-    finally:
-        trainer.progress.close()
-
-
-def _adapter(
-    model: MGMForConditionalGeneration,
-    flags: ModelArguments,
-    training: TrainingArguments,
-    resumed: Path | None,
-) -> TrainedAdapter | None:
-    """A new LoRA around the model, with the weights that the run begins with, if it trains one."""
-    if not training.lora_enable:
-        return None
-    adapter = inject_adapter(model, training, str(flags.model_name_or_path))
-    if resumed is not None or training.lora_weight_path:
-        load_adapter(model, resumed or Path(training.lora_weight_path), training)
-    return adapter
-
-
-def _resume_stream(data: DataModule, training: TrainingArguments, checkpoint: Path) -> None:
-    """Have a stream go on behind the last sample that the checkpoint was trained on."""
-    if isinstance(data.items, StreamedDataset):
-        data.items.go_on_from(read_json(stream_file(checkpoint, training.process_index)))
-        training.ignore_data_skip = True  # the stream goes on by itself
-
-
-def _benchmark_runs(flags: DataArguments, training: TrainingArguments) -> BenchmarkCallback:
-    """The benchmarks that every checkpoint is asked.
-
-    Raises:
-        MGMError: there is no such benchmark, or its data is missing; in the first process alone.
-    """
-    names = str(flags.eval_benchmarks).split(",")
-    benchmarks = BenchmarkCallback(names, flags.eval_benchmark_dir, flags.eval_benchmark_limit)
-    if training.process_index == 0:
-        benchmarks.check()
-    return benchmarks
-
-
-def _checked_checkpoint(arguments: Arguments, output: Path) -> Path | None:
-    """The checkpoint to resume from, if any, whose flags and files fit this process."""
-    _, data_flags, training = arguments
-    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output)
-    if checkpoint is not None:
-        check_flags(fingerprint_of_flags(arguments), checkpoint)
-        finished = has_all_steps(checkpoint, training)
-        check_resume_files(checkpoint, training, data_flags.streaming, finished)
-    return checkpoint
-
-
-def _checked_fingerprint(
-    arguments: Arguments, model: Any, processor: Any, data: DataModule, checkpoint: Path | None
-) -> Fingerprint:
-    """The fingerprint of this run, which fits the checkpoint that it resumes from, if any."""
-    eval_items = None if data.validation_set is None else data.validation_set.samples
-    fingerprint = fingerprint_of(arguments, model, processor, data.items, eval_items)
-    if checkpoint is not None:
-        check_fingerprint(fingerprint, checkpoint)
-    return fingerprint
-
-
-def _check_adapter_base(
-    flags: ModelArguments, training: TrainingArguments, resumed: Path | None
-) -> None:
-    """Refuse an adapter that the run would part from its base."""
-    going_on = Path(training.lora_weight_path) if training.lora_weight_path else None
-    base = checkpoint_folder(flags.model_name_or_path)
-    with base_model_errors():
-        check_base_model(base, Path(str(training.output_dir)), resumed, going_on)
-
-
-def _report(trainer: MGMTrainer, data: DataModule, bad_samples: BadSamples | None) -> None:
-    """Log what was cut, skipped and not learned from.
-
-    Raises:
-        MGMError: no step learned anything.
-    """
-    bad = [] if bad_samples is None else bad_samples.entries()
-    if bad and trainer.steps_without_loss and not trainer.steps_with_loss:
-        raise nothing_usable(data.samples.path, bad)
-    data.collator.report()
-    if trainer.steps_without_loss:
-        steps = trainer.steps_without_loss + trainer.steps_with_loss
-        logger.warning(
-            "%d of %d steps had nothing to learn from", trainer.steps_without_loss, steps
-        )
-    if bad_samples is not None and bad:
-        logger.warning(
-            "%d samples could not be used and were skipped (%s); %s lists them",
-            *(len(bad), described(bad), bad_samples.file),
-        )
-
-
-def _save(trainer: MGMTrainer, finished: Path | None) -> None:
-    """Write the run's result into its folder.
-
-    Args:
-        trainer: of the run.
-        finished: the checkpoint that had done all steps; None: some were taken now.
-    """
-    output = Path(str(trainer.args.output_dir))
-    if finished is None:
-        trainer.save_model()
-        logger.info("saved %s", output)
-    elif trainer.args.should_save:
-        adapter = trainer.adapter and trainer.adapter.settings
-        save_from_checkpoint(finished, output, trainer.processing_class, adapter)
-    if trainer.args.process_index == 0:
-        plot_losses(trainer.state.log_history, output)
-
-
-def _trainer(arguments: Arguments, **parts: Any) -> MGMTrainer:
-    """The trainer; what transformers refuses (a missing package, a device) is the user's fault."""
-    model_flags, _, training = arguments
-    try:
-        return MGMTrainer(stage1=model_flags.tune_mm_mlp_adapter, args=training, **parts)
-    except (ValueError, ImportError, RuntimeError) as error:
-        if isinstance(error, MGMError):
-            raise
-        raise MGMError(one_line(error)) from error
+    return train(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The part of our Trainer that writes and reads checkpoints, and the trained model."""
+"""Trainer that writes checkpoints atomically, resumes from them, and saves the trained model."""
 
 import json
 import logging
@@ -43,6 +43,7 @@ from mgm.train.checkpointing.schedule import (
     describe_schedule_change,
     set_learning_rates,
 )
+from mgm.train.distributed.deepspeed_start import deepspeed_errors
 from mgm.train.distributed.fsdp import gather_state_dict, load_optimizer_shard, save_optimizer_shard
 from mgm.train.lora.adapter import TrainedAdapter, save_adapter
 
@@ -50,24 +51,31 @@ logger = logging.getLogger(__name__)
 
 
 class _OnTrainBegin(TrainerCallback):
-    """Calls a function when the Trainer is about to take the first step of this run."""
+    """Calls a function once, before the first step of this process.
+
+    Model, optimizer and schedule are built by then, and a checkpoint is loaded.
+    """
 
     def __init__(self, function: Callable[[], None]) -> None:
         self.function = function
+        self.called = False
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Call it: optimizer and schedule of a checkpoint are loaded by now."""
+        """Call it."""
+        self.called = True
         self.function()
 
 
 class CheckpointingTrainer(Trainer):
-    """transformers' Trainer, but checkpoints appear under their names when they are complete.
+    """transformers' Trainer with atomic checkpoints and checked resumes.
+
+    A checkpoint is written into a staging directory, which gets its name when it is complete.
 
     Attributes:
         stage1: whether saving also writes the published stage-1 file.
-        adapter: is saved instead of the whole model.
-        fingerprint: of the run, which goes into every checkpoint.
-        unfinished: where a checkpoint is being written.
+        adapter: the LoRA that is saved in place of the whole model, if one is trained.
+        fingerprint: of the run; written into every checkpoint.
+        staging_dir: of the checkpoint that is being written, if any.
     """
 
     args: TrainingArguments
@@ -76,12 +84,12 @@ class CheckpointingTrainer(Trainer):
     stage1: bool = False
     adapter: TrainedAdapter | None = None
     fingerprint: Fingerprint | None = None
-    unfinished: Path | None = None
+    staging_dir: Path | None = None
 
     def train_from(
         self, checkpoint: Path | None, on_begin: Callable[[], None] = lambda: None
     ) -> bool:
-        """Train from the beginning, or take the steps that a checkpoint lacks.
+        """Train from step 0, or from the step of a checkpoint.
 
         Args:
             checkpoint: to resume from; None: the run starts at step 0.
@@ -89,14 +97,14 @@ class CheckpointingTrainer(Trainer):
                 reads a sample or writes a file: a run that is refused leaves others' files alone.
 
         Returns:
-            Whether there was any step left.
+            Whether any step was left to train.
 
         Raises:
-            MGMError: the checkpoint has done more steps than the run is to have, or it trained
-                other parameters; or a package that a flag asks for is not installed.
+            MGMError: the checkpoint has more steps than the run is to have, or it trained other
+                parameters; or a package that a flag needs is not installed.
         """
         if checkpoint is None:
-            self._take_steps(on_begin)
+            self._train_steps(on_begin)
             return True
         state, steps = read_trainer_state(checkpoint), self.planned_steps()
         if steps < state.global_step:
@@ -107,14 +115,15 @@ class CheckpointingTrainer(Trainer):
             )
         if steps != state.max_steps:
             logger.warning("%s", describe_schedule_change(self.args, state, steps))
-        if steps == state.global_step:  # transformers would do one more of them
-            logger.info("all %d steps were done; nothing is left but saving", steps)
+        if steps == state.global_step:  # transformers would train one more
+            logger.info("all %d steps are done; only the model is left to save", steps)
             self.state = state
             on_begin()
             return False
-        check_resume_files(checkpoint, self.args, isinstance(self.train_dataset, StreamedDataset))
+        streaming = isinstance(self.train_dataset, StreamedDataset)
+        check_resume_files(checkpoint, self.args, streaming)
         try:
-            self._take_steps(on_begin, str(checkpoint))
+            self._train_steps(on_begin, checkpoint)
         except ValueError as error:
             if "parameter group" not in str(error):
                 raise
@@ -124,11 +133,18 @@ class CheckpointingTrainer(Trainer):
             ) from error
         return True
 
-    def _take_steps(self, on_begin: Callable[[], None], checkpoint: str | None = None) -> None:
-        callbacks = self.callback_handler.callbacks
-        callbacks.insert(0, _OnTrainBegin(on_begin))  # before those that write files of this run
+    def _train_steps(self, on_begin: Callable[[], None], checkpoint: Path | None = None) -> None:
+        def begin() -> None:
+            if checkpoint is not None:
+                self._restore_optimizer(checkpoint)
+            on_begin()
+
+        started = _OnTrainBegin(begin)
+        # First, before callbacks that write files of this run.
+        self.callback_handler.callbacks.insert(0, started)
         try:
-            self.train(resume_from_checkpoint=checkpoint)
+            with deepspeed_errors(lambda: self.is_deepspeed_enabled and not started.called):
+                self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except ImportError as error:  # of an optimizer or a kernel that a flag asks for
             raise MGMError(f"{one_line(error)}; or pip install -e '.[train]'") from error
 
@@ -141,9 +157,22 @@ class CheckpointingTrainer(Trainer):
         steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
         return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: the starting point of a resumed run has the checkpoint's weights already."""
+    def _restore_optimizer(self, checkpoint: Path) -> None:
+        """Load FSDP2's shards, which transformers does not know; check what is loaded."""
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
+        schedule = cast(LRScheduler, self.lr_scheduler)
+        if self.args.use_fsdp:
+            load_optimizer_shard(optimizer, checkpoint)
+            schedule.load_state_dict(torch.load(checkpoint / SCHEDULER_NAME, weights_only=True))
+        if not self.is_deepspeed_enabled:
+            check_optimizer_state(optimizer, checkpoint)
+        set_learning_rates(schedule)
 
+    # Private: no flag or hook keeps transformers from reading the checkpoint's weights again.
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: `build_model_and_processor` has loaded the checkpoint's weights already."""
+
+    # Private: transformers would write all of FSDP2's moments from the first process alone.
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.use_fsdp:
             super()._save_optimizer_and_scheduler(output_dir)
@@ -153,19 +182,7 @@ class CheckpointingTrainer(Trainer):
             state = cast(LRScheduler, self.lr_scheduler).state_dict()
             torch.save(state, Path(output_dir) / SCHEDULER_NAME)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        if self.args.use_fsdp:
-            load_optimizer_shard(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
-            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-            cast(LRScheduler, self.lr_scheduler).load_state_dict(state)
-        else:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        if not self.is_deepspeed_enabled:
-            check_optimizer_state(cast(torch.optim.Optimizer, self.optimizer), Path(checkpoint))
-        set_learning_rates(cast(LRScheduler, self.lr_scheduler))
-
+    # Private: the errors of a damaged file do not name it, and no hook is called around this.
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
@@ -174,37 +191,33 @@ class CheckpointingTrainer(Trainer):
         except TORCH_LOAD_ERRORS as error:
             raise damaged_file_error(rng_file(Path(checkpoint), self.args)) from error
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.unfinished or super()._get_output_dir(trial))
-
+    # Private: `on_save` is called after it, when a checkpoint already has its name.
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside its final name, where it appears when it is complete."""
-        output = Path(str(self.args.output_dir))
-        final = output / f"checkpoint-{self.state.global_step}"
-        with atomic_folder_of_ranks(
-            final, partial(self._finish_checkpoint, final.name)
-        ) as self.unfinished:
-            # Others may write there before the first process, which makes it, comes to it.
-            (self.unfinished / final.name).mkdir(exist_ok=True)
+        """Write a checkpoint into a staging directory, which is renamed when it is complete."""
+        output_dir = self.args.output_dir
+        output = Path(str(output_dir))
+        name = f"checkpoint-{self.state.global_step}"
+        finish = partial(self._finish_checkpoint, name)
+        with atomic_folder_of_ranks(output / name, finish) as self.staging_dir:
+            # Other ranks may write there before rank 0 creates it.
+            (self.staging_dir / name).mkdir(exist_ok=True)
+            self.args.output_dir = str(self.staging_dir)
             try:
                 super()._save_checkpoint(model, trial)
                 if isinstance(self.train_dataset, StreamedDataset):
-                    file = stream_file(self.unfinished, self.args.process_index)
+                    file = stream_file(self.staging_dir, self.args.process_index)
                     file.write_text(json.dumps(self.train_dataset.state), encoding="utf-8")
             finally:
-                self.unfinished = None
+                self.args.output_dir, self.staging_dir = output_dir, None
         limit = self.args.save_total_limit or 0
         if limit > 0 and self.args.process_index == 0:
-            own = [
-                old
-                for old in list_checkpoints(output)
-                if checkpoint_step(old) <= self.state.global_step
-            ]
+            step = self.state.global_step
+            own = [old for old in list_checkpoints(output) if checkpoint_step(old) <= step]
             for old in own[:-limit]:
                 shutil.rmtree(old)
 
     def _finish_checkpoint(self, name: str, folder: Path) -> None:
-        """Bring what transformers wrote to its place, and what a resumed run is compared with."""
+        """Move what transformers wrote one level up, and add the fingerprint of the run."""
         inner = folder / name
         for file in inner.iterdir():
             file.rename(folder / file.name)
@@ -212,17 +225,25 @@ class CheckpointingTrainer(Trainer):
         if self.fingerprint is not None:
             write_fingerprint(self.fingerprint | {DIGESTS: file_digests(folder)}, folder)
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        """Write a complete model: weights, configs, processor, tokenizer."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a complete model: weights, configs, processor, tokenizer.
+
+        All processes have to call it.
+
+        Args:
+            output_dir: the folder; None: that of the run.
+            _internal_call: transformers', for its hub; has no effect.
+        """
         folder = Path(str(output_dir or self.args.output_dir))
-        if self.args.use_fsdp:  # all of them have to ask
+        state_dict = None
+        if self.args.use_fsdp:
             state_dict = gather_state_dict(self.model)
+        elif self.is_deepspeed_enabled:
+            state_dict = self.accelerator.get_state_dict(self.deepspeed)
         if not self.args.should_save:
             return
-        if self.unfinished is not None:
-            folder.mkdir(parents=True, exist_ok=True)  # other processes write their states there
+        if self.staging_dir is not None:
+            folder.mkdir(parents=True, exist_ok=True)
             self._write_model(folder, state_dict)
             return
         with replace_model(folder) as part:
@@ -231,7 +252,7 @@ class CheckpointingTrainer(Trainer):
 
     def _write_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
         self.processing_class.save_pretrained(folder)
-        if state_dict is not None:  # DeepSpeed's or FSDP's, in which what is shared comes twice
+        if state_dict is not None:  # DeepSpeed's or FSDP's, which has tied weights twice
             owners: dict[int, str] = {}
             for name, tensor in self.model.state_dict(keep_vars=True).items():
                 if owners.setdefault(id(tensor), name) != name:

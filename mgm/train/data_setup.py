@@ -1,4 +1,4 @@
-"""The data of a run: from its flags to items and the collator that makes batches of them."""
+"""Builds training and validation datasets and the collator from the training arguments."""
 
 import logging
 from collections.abc import Callable
@@ -25,75 +25,74 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataModule:
-    """What a run learns from.
+    """Datasets and collator of a run.
 
     Attributes:
-        samples: of a file or a mixture, or the stream.
-        items: what the data loader takes: the samples, packed rows, or the stream.
-        collator: counts what is lost to the limit.
-        collate: makes a batch of items.
-        hold_out: what the run is measured on, if anything.
+        samples: the samples of a file or a mixture, or the stream.
+        train_dataset: for the DataLoader: the samples, packed rows of them, or the stream.
+        collator: pads a batch of samples; counts what it truncates.
+        collate_fn: for the DataLoader: the collator, or that of packed rows or of a stream.
+        validation_set: of `--eval_data_path`, if given.
     """
 
     samples: TrainingDataset | MixedDataset | StreamedDataset
-    items: TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
+    train_dataset: TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
     collator: Collator
-    collate: Callable[..., dict[str, Any]]
+    collate_fn: Callable[..., dict[str, Any]]
     validation_set: ValidationSet | None = None
 
     @classmethod
-    def open(
+    def from_arguments(
         cls,
         arguments: Arguments,
         model: MGMForConditionalGeneration,
         processor: MGMProcessor,
         bad_samples: BadSamples | None = None,
     ) -> "DataModule":
-        """The data that the flags name.
+        """Open the datasets of `--data_path` and `--eval_data_path`.
 
         Args:
             arguments: the flags.
-            model: tells the limit of positions.
+            model: its config has `model_max_length`.
             processor: the model's.
-            bad_samples: lists samples that cannot be used, which are skipped; None: one is an
-                error.
+            bad_samples: list of bad samples, which are then skipped; None: one raises.
 
         Raises:
-            MGMError: it is not there, or malformed.
+            MGMError: the data is missing or malformed.
         """
         packing, limit = arguments[2].packing, model.config.model_max_length
         if packing and limit is None:
-            raise MGMError("--packing needs --model_max_length, the positions of a row")
+            raise MGMError("--packing needs --model_max_length, the length of a row")
         samples = _open_dataset(arguments, processor, bad_samples, limit)
         collator = replace(Collator.of(processor, limit), label=samples.label)
         collate = PackedCollator(collator) if packing else collator
         validation_set = _validation_set(arguments, processor, bad_samples, limit)
         if isinstance(samples, StreamedDataset):
             return cls(samples, samples, collator, StreamCollator(collate), validation_set)
-        items = samples
+        train_dataset = samples
         if packing and limit is not None:
-            items = PackedDataset(samples, limit, arguments[2].order_seed)
-        return cls(samples, items, collator, collate, validation_set)
+            train_dataset = PackedDataset(samples, limit, arguments[2].order_seed)
+        return cls(samples, train_dataset, collator, collate, validation_set)
 
     @property
-    def size(self) -> str:
-        """How much there is, in words."""
+    def description(self) -> str:
+        """The number of samples or shards, for the log."""
         if isinstance(self.samples, StreamedDataset):
             return f"a stream of {len(self.samples.names)} shards"
         return f"{len(self.samples)} samples"
 
     def check_images(self, model: MGMForConditionalGeneration) -> None:
-        """Find out before the first step whether samples with and without images can be learned.
+        """Check, before the first step, that images fit and that samples without image can train.
 
         Raises:
-            MGMError: they cannot.
+            MGMError: an image exceeds `model_max_length`, or no sample has an image in stage 1.
         """
         samples = self.samples
         counts = None if isinstance(samples, StreamedDataset) else samples.image_counts
         limit, length = model.config.model_max_length, samples.processor.image_tokens_per_image
         if (counts is None or counts.any()) and limit is not None and limit <= length:
             raise MGMError(
-                f"model_max_length is {limit}, but one image takes {length} positions; allow more"
+                f"model_max_length is {limit}, but one image takes {length} positions; raise it"
             )
         trained = any(part.requires_grad for part in model.language_model.parameters())
         if counts is None or trained or counts.all():
@@ -104,8 +103,8 @@ class DataModule:
                 "keep samples without image for stage 2"
             )
         logger.warning(
-            "%d of %d samples have no image and teach nothing, for the language model is not "
-            "trained",
+            "%d of %d samples have no image and train nothing, because the language model is "
+            "frozen",
             *(int((counts == 0).sum()), len(counts)),
         )
 
@@ -113,11 +112,11 @@ class DataModule:
 def _open_dataset(
     arguments: Arguments, processor: MGMProcessor, bad_samples: BadSamples | None, limit: int | None
 ) -> TrainingDataset | MixedDataset | StreamedDataset:
-    """One data file, those that a mixture names, or a stream of either."""
+    """The dataset of one data file, a mixture of several, or a stream."""
     _, data, training = arguments
     sources = read_mixture(Path(data.data_path))
     if data.streaming:
-        alone = Source(data.data_path, config=data.data_config, split=data.data_split)
+        single = Source(data.data_path, config=data.data_config, split=data.data_split)
         order = Order(
             arguments[2].order_seed,
             training.train_batch_size,
@@ -126,7 +125,7 @@ def _open_dataset(
         )
         reader = (training.process_index, training.world_size)
         return StreamedDataset(
-            *(data.data_path, sources or [alone], processor, order),
+            *(data.data_path, sources or [single], processor, order),
             *(data.image_folder, bad_samples, reader, data.image_orientation),
         )
     if sources is None:
@@ -143,6 +142,7 @@ def _open_dataset(
 def _validation_set(
     arguments: Arguments, processor: MGMProcessor, bad_samples: BadSamples | None, limit: int | None
 ) -> ValidationSet | None:
+    """The validation set of `--eval_data_path`, if given."""
     data = arguments[1]
     if data.eval_data_path is None:
         return None
@@ -151,8 +151,8 @@ def _validation_set(
     for name in [data.eval_data_path] if sources is None else [source.path for source in sources]:
         if needs_streaming(name):
             raise MGMError(
-                f"--eval_data_path: {name} is read as a stream alone, and a hold-out is no stream; "
-                "give its samples as JSON or parquet"
+                f"--eval_data_path: {name} can only be streamed, and a validation set cannot "
+                "be a stream; give its samples as JSON or parquet"
             )
     if sources is None:
         samples = TrainingDataset(

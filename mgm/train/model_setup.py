@@ -1,4 +1,4 @@
-"""The model and the processor that a run starts from, put together as the flags say."""
+"""Builds model and processor from the training arguments."""
 
 import logging
 from collections.abc import Generator
@@ -39,7 +39,7 @@ from mgm.train.args.validation import Arguments
 
 logger = logging.getLogger(__name__)
 
-# Compat: what the published flags default to when a model is put together from its parts.
+# Compat: defaults of the published flags for a model that is built from its components.
 PUBLISHED_DEFAULTS = {
     "projector_type": "linear",
     "vision_feature_layer": -1,
@@ -50,8 +50,8 @@ PUBLISHED_DEFAULTS = {
     "image_global": False,
     "model_max_length": 512,
 }
-# What is fixed when a model is put together, and may not differ later.
-GEOMETRY = {
+# Fields that are fixed when a model is built, and the flag of each.
+FIXED_FIELDS = {
     "projector_type": "mm_projector_type",
     "vision_feature_layer": "mm_vision_select_layer",
     "vision_feature_select": "mm_vision_select_feature",
@@ -62,17 +62,17 @@ IMAGE_SETTINGS = ("image_size_aux", "image_grid", "image_global", "image_aspect_
 def build_model_and_processor(
     arguments: Arguments, resume_from: Path | None = None
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
-    """Model, in float32, and processor, agreeing in geometry, template and special tokens.
+    """Model (float32) and processor, with consistent image settings, template and special tokens.
 
-    Where weights are divided, the first process alone reads them: the others' model has shapes, on
-    the meta device, until `shard` or `divide` of `mgm.train.distributed` fills it.
+    With FSDP2 and ZeRO-3 rank 0 alone reads the weights; on other ranks the model is on the meta
+    device until `apply_fsdp` or `partition_parameters` fills it.
 
     Args:
         arguments: the flags.
-        resume_from: a checkpoint folder that replaces the flags' weights.
+        resume_from: a checkpoint whose weights replace those of the flags.
 
     Raises:
-        MGMError: a folder is missing or unfit, or flags contradict each other or the folder.
+        MGMError: a folder is missing or unusable, or flags contradict each other or the folder.
     """
     model_flags, _, training = arguments
     if resume_from is not None:
@@ -85,13 +85,13 @@ def build_model_and_processor(
         )
         arguments = (model_flags, *arguments[1:])
     folder = checkpoint_folder(model_flags.model_name_or_path)
-    set_seed(training.seed)  # fresh parts are the same in every run
-    start = _from_checkpoint if _is_mini_gemini(folder) else _from_components
+    set_seed(training.seed)  # for new parameters
+    build = _from_checkpoint if _is_mini_gemini(folder) else _from_components
     with _without_zero3_init(training):
-        model, processor = start(folder, arguments)
-        place = _init_device(training)
-        if place is not None:
-            model.to(place)  # encoders of their own folders
+        model, processor = build(folder, arguments)
+        device = _init_device(training)
+        if device is not None:
+            model.to(device)  # encoders that were loaded from their own folders
         elif model_flags.pretrain_mm_mlp_adapter is not None:
             load_stage1(model, model_flags.pretrain_mm_mlp_adapter)
     if training.attn_implementation is not None:
@@ -107,7 +107,7 @@ def build_model_and_processor(
 
 @contextmanager
 def base_model_errors() -> Generator[None]:
-    """Say what can be done where training finds no base model: it has no flag for that.
+    """Add a remedy to the error of an adapter without its base model: training has no --base.
 
     Raises:
         MGMError: the block raised a MissingBaseError.
@@ -123,9 +123,9 @@ def base_model_errors() -> Generator[None]:
 
 @contextmanager
 def _without_zero3_init(training: TrainingArguments) -> Generator[None]:
-    """Load whole weights under ZeRO-3 too: `mgm.train.distributed.zero3` divides them.
+    """Load full weights under ZeRO-3 too: `partition_parameters` partitions them later.
 
-    transformers would divide those of each part by itself, before our names are known.
+    transformers would partition each component while it loads, before they form our model.
     """
     settings = getattr(training, "hf_deepspeed_config", None)
     if settings is None:
@@ -146,7 +146,7 @@ def _without_zero3_init(training: TrainingArguments) -> Generator[None]:
 def _from_components(
     folder: Path, arguments: Arguments
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
-    """A language model and encoders of their own folders; mining and projector are fresh."""
+    """A model from a language model and encoders; mining and projector are initialised."""
     flags = arguments[0]
     if _is_none(flags.vision_tower):
         raise MGMError(f"--vision_tower is missing: {folder} is a language model without encoders")
@@ -162,19 +162,19 @@ def _from_components(
         **(PUBLISHED_DEFAULTS | _given_values(arguments)),
     )
     rows = model.config.text_config.vocab_size
-    highest = vocabulary_size(tokenizer) - 1
-    if highest >= rows:
+    max_id = vocabulary_size(tokenizer) - 1
+    if max_id >= rows:
         raise MGMError(
-            f"{folder}: its tokenizer has id {highest}, its model {rows} embeddings; "
+            f"{folder}: its tokenizer has id {max_id}, its model {rows} embeddings; "
             "copy both from one model"
         )
     family = family_of(model.config.text_config.model_type, set(tokenizer.get_vocab()))
-    # Compat: published training writes what it does not know as for Vicuna (version v0).
+    # Compat: published training uses Vicuna's template (version v0) for unknown models.
     default = family.conversation if family else version_template("v0")
     if family is None and flags.version is None:
         logger.warning(
-            "%s: no family of language models is known for %s; conversations are written as "
-            "%s, name another template with --version",
+            "%s: unknown language model family %s; using the conversation template %s, choose "
+            "another with --version",
             folder,
             model.config.text_config.model_type,
             default,
@@ -192,7 +192,7 @@ def _from_components(
 def _from_checkpoint(
     folder: Path, arguments: Arguments
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
-    """A Mini-Gemini, native or published; flags that are given replace its own settings."""
+    """A Mini-Gemini, native or published; flags override fields of its config."""
     flags = arguments[0]
     template = None if flags.version is None else version_template(flags.version)
     with base_model_errors():
@@ -200,7 +200,7 @@ def _from_checkpoint(
         processor = MGMProcessor.from_pretrained(folder, conversation=template)
     _check_processor(model, processor, folder)
     given = _given_values(arguments)
-    for name, flag in GEOMETRY.items():
+    for name, flag in FIXED_FIELDS.items():
         own = getattr(model.config, name)
         if given.get(name, own) != own:
             raise MGMError(f"--{flag} {given[name]}: {folder} was made with {own}; leave it out")
@@ -214,7 +214,7 @@ def _from_checkpoint(
 def _check_processor(
     model: MGMForConditionalGeneration, processor: MGMProcessor, folder: Path
 ) -> None:
-    """Refuse a tokenizer or a processor of another model than the weights beside them.
+    """Refuse a tokenizer or a processor that does not belong to the model.
 
     Raises:
         MGMError: names the file.
@@ -227,7 +227,7 @@ def _check_processor(
 
 
 def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments: Arguments) -> None:
-    """Take encoders from folders that are given; 'none' takes the high-resolution one out."""
+    """Replace encoders by those of the flags; 'none' removes the high-resolution one."""
     vision, aux = arguments[0].vision_tower, arguments[0].vision_tower_aux
     if vision is not None:
         tower = load_vision_tower(vision, model.config.vision_feature_layer)
@@ -248,16 +248,16 @@ def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments:
 
 
 def _given_values(arguments: Arguments) -> dict[str, Any]:
-    """Fields of the model's config that flags give a value."""
+    """Fields of the model's config that are set by flags."""
     model, data, training = arguments
-    values = {name: getattr(model, flag) for name, flag in GEOMETRY.items()}
+    values = {name: getattr(model, flag) for name, flag in FIXED_FIELDS.items()}
     values |= {name: getattr(data, name) for name in IMAGE_SETTINGS}
     values["model_max_length"] = training.model_max_length
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _init_device(training: TrainingArguments) -> str | None:
-    """Where this process's weights go; None: the CPU."""
+    """The device that weights are loaded to; None: the CPU."""
     return "meta" if training.loads_on_rank0 and training.process_index else None
 
 
@@ -271,29 +271,29 @@ def _is_mini_gemini(folder: Path) -> bool:
         raise MGMError(
             f"{folder}: holds no config.json; give the folder of a language model or a Mini-Gemini"
         )
-    found = read_json(path).get("model_type")
-    if not isinstance(found, str):
-        raise MGMError(f"{path}: model_type is {found!r}; expected a name, restore the file")
-    return found in TEXT_TYPE_OF_PUBLISHED
+    model_type = read_json(path).get("model_type")
+    if not isinstance(model_type, str):
+        raise MGMError(f"{path}: model_type is {model_type!r}; expected a name, restore the file")
+    return model_type in TEXT_TYPE_OF_PUBLISHED
 
 
 def _check_vocabulary(processor: MGMProcessor, folder: Path) -> None:
-    """Raise an MGMError if the template's marks are no tokens, but would be learned in pieces."""
-    known = processor.tokenizer.get_vocab()
+    """Raise an MGMError if the template's markers are not special tokens of the tokenizer."""
+    vocabulary = processor.tokenizer.get_vocab()
     for token in processor.template.tokens:
-        if token not in known:
+        if token not in vocabulary:
             raise MGMError(
-                f"--version {processor.conversation}: it writes {token}, which is no token of "
+                f"--version {processor.conversation}: it contains {token}, which is no token of "
                 f"{folder}; choose the template that the language model was trained with, or add "
                 "the token to its tokenizer and its embeddings"
             )
 
 
 def _sync_special_tokens(model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
-    """Tell the model what pads, begins and ends, so that `generate` alone stops where it should."""
+    """Set special token ids of the model, so that plain `generate` stops at the end of a turn."""
     tokenizer, generation = processor.tokenizer, model.generation_config
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             setattr(model.config.text_config, name, getattr(tokenizer, name))
-    generation.eos_token_id = None  # what is trained ends its answers as the template says
+    generation.eos_token_id = None  # set below: the template decides what ends an answer
     align_generation(generation, tokenizer, processor.template)

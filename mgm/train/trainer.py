@@ -1,9 +1,7 @@
-"""transformers' Trainer with our order of samples, groups of parameters, losses and figures."""
+"""Mini-Gemini's Trainer: samplers, parameter groups, losses by data set, throughput and MFU."""
 
 import logging
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +20,7 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.callbacks.dataset_losses import DatasetLosses
 from mgm.train.callbacks.loss_plot import LossPlotCallback
-from mgm.train.callbacks.progress import Progress
+from mgm.train.callbacks.progress import ProgressBarCallback
 from mgm.train.callbacks.validation import ValidationSet
 from mgm.train.callbacks.warmup_profile import preserve_rng_state
 from mgm.train.checkpointing.checkpoints import (
@@ -30,15 +28,14 @@ from mgm.train.checkpointing.checkpoints import (
 )
 from mgm.train.checkpointing.run_fingerprint import Fingerprint
 from mgm.train.checkpointing_trainer import CheckpointingTrainer
-from mgm.train.distributed.deepspeed_start import deepspeed_errors
 from mgm.train.distributed.fsdp import (
-    delay_reduction,
-    shard,
+    apply_fsdp,
+    set_gradient_sync,
 )
-from mgm.train.distributed.zero3 import divide
+from mgm.train.distributed.zero3 import partition_parameters
 from mgm.train.estimate.flops import FlopsCounter, device_peak_flops
 from mgm.train.lora.adapter import TrainedAdapter
-from mgm.train.optim.activation_checkpointing import enable, selective_checkpoint_kwargs
+from mgm.train.optim.activation_checkpointing import SelectiveCheckpointing
 from mgm.train.optim.param_groups import parameter_groups
 
 logger = logging.getLogger(__name__)
@@ -49,9 +46,9 @@ class MGMTrainer(CheckpointingTrainer):
 
     Args:
         stage1: whether saving also writes the published stage-1 file.
-        adapter: is saved instead of the whole model.
-        hold_out: what the run is measured on when `eval_strategy` says so.
-        fingerprint: of the run, which goes into every checkpoint.
+        adapter: the LoRA that is saved in place of the whole model, if one is trained.
+        validation_set: is evaluated when `eval_strategy` says so.
+        fingerprint: of the run; written into every checkpoint.
         **kwargs: as for `transformers.Trainer`.
     """
 
@@ -68,36 +65,39 @@ class MGMTrainer(CheckpointingTrainer):
         **kwargs: Any,
     ) -> None:
         model, args = kwargs["model"], kwargs["args"]
-        if args.use_liger_kernel:  # of which transformers' own call knows no model of our type
+        if args.use_liger_kernel:  # transformers' own call knows no model of our type
             model.use_liger_kernel(**(args.liger_kernel_config or {}))
         if args.use_fsdp:
-            shard(model, args.device, args.bf16)
+            apply_fsdp(model, args.device, args.bf16)
         super().__init__(
             **kwargs, eval_dataset=None if validation_set is None else validation_set.samples
         )
         self.validation_set = validation_set
-        # What transformers says of models that it sharded itself: they are not to be wrapped.
+        # As for models that transformers sharded when it loaded them: not to be wrapped in DDP.
         self.is_distributed_loading_by_transformers = args.use_fsdp
-        self.model._is_fsdp_managed_module = args.use_fsdp
         self.model.dummy_image_for_text_batches = self.is_deepspeed_enabled or args.use_fsdp
         self.stage1 = stage1
         self.adapter = adapter
         self.fingerprint = fingerprint
-        self.tokens: Tensor | int = 0  # of all samples since `self.since`
-        self.samples, self.images, self.since = 0, 0, time.perf_counter()
-        self.peak = device_peak_flops()
-        self.work = None if self.peak is None else FlopsCounter(self.model)
+        self.throughput_start = time.perf_counter()
+        self.tokens: Tensor | int = 0  # since then, as samples and images
+        self.samples, self.images = 0, 0
+        self.device_peak = device_peak_flops()
+        self.flops = None if self.device_peak is None else FlopsCounter(self.model)
         self.dataset_losses = DatasetLosses(getattr(self.train_dataset, "source_names", ()))
-        self.steps_with_loss, self.steps_without_loss = 0, 0  # with labels, and without any
-        self.places: list[int] = []  # in the data file, of the samples of this step
-        self.progress = Progress()
+        self.steps_with_loss, self.steps_without_loss = 0, 0  # without: no sample has a label
+        self.step_indices: list[int] = []  # of this step's samples in the data file
+        self.progress = ProgressBarCallback()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
         self.add_callback(LossPlotCallback())
-        # The Trainer notes there that training needs no cache, which is no fact about the model.
+        if args.selective_checkpointing:
+            self.add_callback(SelectiveCheckpointing())
+        # Trainer sets it to False; it would be saved, and disable the KV cache of generation.
         vars(self.model.config).pop("use_cache", None)
 
+    # Private: `get_train_dataloader` would have to repeat all else that transformers does there.
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = cast(TrainingDataset, train_dataset or self.train_dataset)
         seed = self.args.order_seed
@@ -118,15 +118,15 @@ class MGMTrainer(CheckpointingTrainer):
         )
 
     def train_sampler(self) -> Sampler:
-        """The order of the training samples."""
+        """Yields the indices of the training samples in their order."""
         return cast(Sampler, self._get_train_sampler())
 
     def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A batch on the device of the run."""
-        return self._prepare_inputs(inputs)
+        """Move a batch to the device of the run."""
+        return self._prepare_inputs(inputs)  # private: also casts to the dtype of DeepSpeed
 
     def get_train_dataloader(self) -> DataLoader:
-        """As transformers', but of a stream every process reads its own part."""
+        """As transformers', except that each process reads its own shards of a stream."""
         args = self.args
         if not isinstance(self.train_dataset, StreamedDataset):
             return super().get_train_dataloader()
@@ -138,22 +138,23 @@ class MGMTrainer(CheckpointingTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             pin_memory=args.dataloader_pin_memory,
             multiprocessing_context=args.dataloader_multiprocessing_context,
-            # Or it would draw from the random numbers of the run, and a resumed one once more.
+            # Without it the loader would consume random numbers of the training, and again when it
+            # is resumed.
             generator=torch.Generator().manual_seed(args.seed),
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers'; under ZeRO-3 the weights are divided first."""
+        """As transformers'; under ZeRO-3 the weights of rank 0 are partitioned first."""
         if self.args.is_zero3 and self.args.loads_on_rank0 and self.args.world_size > 1:
             settings: Any = self.args.hf_deepspeed_config
-            divide(self.model, settings.config, self.args.device, settings.dtype())
+            partition_parameters(self.model, settings.config, self.args.device, settings.dtype())
         return super().train(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """An optimizer over our groups of parameters.
+        """The optimizer, with the groups of `parameter_groups`.
 
         Raises:
-            MGMError: the optimizer that a flag asks for makes other groups, or refuses a number.
+            MGMError: the optimizer of `--optim` makes its own groups, or rejects a value.
         """
         if self.optimizer is None:
             model = self.model if model is None else model
@@ -167,46 +168,51 @@ class MGMTrainer(CheckpointingTrainer):
             groups = parameter_groups(model, decayed, self.args)
             try:
                 self.optimizer = kind(groups, **options)
-            except ValueError as error:  # of a number that it does not take
+            except ValueError as error:  # of a value that it does not take
                 raise MGMError(f"--optim {self.args.optim}: {one_line(error)}") from error
         return self.optimizer
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """As transformers', but a loss that is no number ends the run before it is learned from.
+        """As transformers'; counts tokens, and stops the run at a loss of NaN or infinity.
 
         Raises:
-            MGMError: says which samples were in the step.
+            MGMError: the loss is not finite; names the samples of the step.
         """
-        places = inputs.pop("index").tolist()
+        indices = inputs.pop("index").tolist()
         cursor = inputs.pop("cursor", None)
         if cursor is not None:
             cast(StreamedDataset, self.train_dataset).note(cursor)
-        self.places += places
-        self.samples += len(places)
+        self.step_indices += indices
+        self.samples += len(indices)
         self.tokens += count_tokens(inputs)
         self.images += len(inputs.get("pixel_values_aux", ()))
+        if self.args.use_fsdp:
+            set_gradient_sync(self.model, self.accelerator.sync_gradients)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            last = list_checkpoints(Path(str(self.args.output_dir)))[-1:]
-            good = (
-                f"{last[0]} is the last good checkpoint" if last else "there is no checkpoint yet"
-            )
-            label = cast(TrainingDataset, self.train_dataset).label
-            named = ", ".join(map(label, self.places))
-            raise MGMError(
-                f"step {self.state.global_step + 1}: the loss is {loss.item()}; samples of the "
-                f"step: {named}; {good}; look at these samples with python -m mgm.data.doctor, or "
-                "train with a smaller --learning_rate"
-            )
+            raise self._not_finite(loss)
         if self.accelerator.sync_gradients:
-            self.places = []
+            self.step_indices = []
             self._count_step(num_items_in_batch)
         return loss
 
+    def _not_finite(self, loss: Tensor) -> MGMError:
+        last = list_checkpoints(Path(str(self.args.output_dir)))[-1:]
+        good = f"{last[0]} is the last good checkpoint" if last else "there is no checkpoint yet"
+        label = cast(TrainingDataset, self.train_dataset).label
+        return MGMError(
+            f"step {self.state.global_step + 1}: the loss is {loss.item()}; samples of the step: "
+            f"{', '.join(map(label, self.step_indices))}; {good}; check these samples with "
+            "python -m mgm.data.doctor, or train with a smaller --learning_rate"
+        )
+
     def _count_step(self, labels: Any) -> None:
-        """Have a step that no process has a label for leave the weights as they are, and say so.
+        """Count the step; one without any label on any process leaves the weights unchanged.
+
+        Args:
+            labels: number of labels in the step.
 
         Raises:
             MGMError: all samples turned out to be bad.
@@ -216,15 +222,15 @@ class MGMTrainer(CheckpointingTrainer):
             return
         self.steps_without_loss += 1
         cast(TrainingDataset, self.train_dataset).check_usable()
-        # DeepSpeed has made its step, and a scaler of gradients wants some. Where the count is not
-        # that of all processes, others may have gradients.
+        # DeepSpeed has stepped already, and a gradient scaler needs gradients. Where labels are not
+        # counted over all processes, others may have gradients.
         counted = self.args.world_size == 1 or self.args.average_tokens_across_devices
         if counted and not self.is_deepspeed_enabled and self.accelerator.scaler is None:
-            self.model.zero_grad()  # to None: optimizers pass over such parameters
+            self.model.zero_grad()  # to None: optimizers skip such parameters
         if self.steps_without_loss == 1:
             logger.warning(
-                "step %d: none of its samples could be used, nothing is learned from it; more of "
-                "these are only counted",
+                "step %d: none of its samples is usable, so it changes no weights; later ones are "
+                "only counted",
                 self.state.global_step + 1,
             )
 
@@ -235,7 +241,7 @@ class MGMTrainer(CheckpointingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As transformers'; what each data source has of it is counted."""
+        """As transformers'; also accumulates the loss of each data set."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             self.dataset_losses.add(outputs.get("group_losses"))
@@ -247,15 +253,15 @@ class MGMTrainer(CheckpointingTrainer):
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measure the hold-out; the run goes on as if it had not been."""
+        """Evaluate the validation set, without an effect on the random state of training."""
         if self.validation_set is None:
-            raise MGMError("there is no hold-out to measure; give --eval_data_path")
-        begun = time.perf_counter()
+            raise MGMError("there is no validation set; give --eval_data_path")
+        start_time = time.perf_counter()
         self.model.eval()
         with preserve_rng_state(), self.compute_loss_context_manager():
-            metrics = self.validation_set.measure(self)
+            metrics = self.validation_set.evaluate(self)
         self.model.train()
-        self.since += time.perf_counter() - begun  # it is no time of training
+        self.throughput_start += time.perf_counter() - start_time  # not training time
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -263,29 +269,15 @@ class MGMTrainer(CheckpointingTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As transformers', with the speed since the last report and the loss of each source."""
+        """As transformers', with throughput, MFU and losses by data set since the last log."""
         if "loss" in logs:
             logs |= self.dataset_losses.take(self.args.device)
-            seconds, tokens = time.perf_counter() - self.since, int(self.tokens)
+            seconds, tokens = time.perf_counter() - self.throughput_start, int(self.tokens)
             for name, count in (("tokens", tokens), ("samples", self.samples)):
                 logs[f"{name}_per_second"] = count * self.args.world_size / seconds
-            if self.peak is not None and self.work is not None:
-                done = self.work.operations(self.samples, self.images, tokens)
-                logs["mfu"] = done / (seconds * self.peak[1])
+            if self.device_peak is not None and self.flops is not None:
+                flops = self.flops.training_flops(self.samples, self.images, tokens)
+                logs["mfu"] = flops / (seconds * self.device_peak[1])
             self.tokens, self.samples, self.images = 0, 0, 0
-            self.since = time.perf_counter()
+            self.throughput_start = time.perf_counter()
         super().log(logs, start_time)
-
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        if self.args.selective_checkpointing:
-            enable(self.model, selective_checkpoint_kwargs())
-        with deepspeed_errors(self.is_deepspeed_enabled):
-            return super()._prepare_for_training(*args, **kwargs)
-
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Generator[None]:
-        delay_reduction(self.model, True)
-        try:
-            yield
-        finally:
-            delay_reduction(self.model, False)

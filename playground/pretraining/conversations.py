@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from mgm.data.text.conversation import encode, training_segments
+from mgm.data.text.conversation import training_segments
+from mgm.data.text.encoding import encode
 from mgm.data.text.padding import pad_rows
 from mgm.data.text.templates import IMAGE_MARKER, get_template
 from mgm.model.labels import IGNORE_INDEX

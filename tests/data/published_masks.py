@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mgm.data.text.conversation import Segment, encode
+from mgm.data.text.conversation import Segment
+from mgm.data.text.encoding import encode
 from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.data.text.tokenizer import leading_ids
 

@@ -15,11 +15,11 @@ from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import (
     IGNORE_INDEX,
     Segment,
-    encode,
     introduce_image,
     move_image_first,
     prompt,
 )
+from mgm.data.text.encoding import encode
 from mgm.data.text.templates import get_template
 from mgm.data.text.tokenizer import load_tokenizer
 from tests.data.published_masks import (

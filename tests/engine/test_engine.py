@@ -77,11 +77,11 @@ def test_every_image_is_encoded_once(engine, pictures, monkeypatch):
     engine.answer([Request("hi", max_new_tokens=1)])
     engine.answer([Request("compare", images=[ring, red, ring], max_new_tokens=1)])
     assert seen == [1, 1]
-    assert (engine.features.hits, engine.features.misses) == (2, 2)
+    assert (engine.images.cache.hits, engine.images.cache.misses) == (2, 2)
     engine.model.to(torch.bfloat16)
-    assert engine.encode_images([red])[0].dtype == torch.bfloat16
+    assert engine.images.encode([red])[0].dtype == torch.bfloat16
     engine.processor.image_processor.image_aspect_ratio = "square"
-    engine.encode_images([red, ring])
+    engine.images.encode([red, ring])
     assert seen == [1, 1, 1, 2]
 
 
@@ -95,7 +95,7 @@ def test_images_come_from_anywhere(engine, pictures, tmp_path):
     answers = engine.answer([Request("what?", [source], max_new_tokens=9) for source in sources])
     assert len({answer.text for answer in answers}) == 1
     assert engine.answer([Request("what?", images=ring, max_new_tokens=9)])[0] == answers[0]
-    assert len(engine.features) == 1
+    assert len(engine.images.cache) == 1
 
 
 def test_markers_are_placed_and_numbered(engine, pictures):
@@ -156,7 +156,7 @@ def test_a_stream_can_be_closed(engine):
 
 
 def test_the_context_limits_prompt_and_answer(engine, pictures):
-    assert engine.context == 512
+    assert engine.context_length == 512
     engine.model.config.text_config.max_position_embeddings = 500
     with pytest.raises(MGMError, match=r"^the prompt takes 504 tokens.* context has 500") as caught:
         engine.answer([Request("x" * 500)])
@@ -167,14 +167,14 @@ def test_the_context_limits_prompt_and_answer(engine, pictures):
     answer = engine.answer([long])[0]
     assert answer.prompt_tokens == 489
     assert answer.finish_reason == "stop" or len(answer.tokens) == 11
-    assert (engine.room(long), engine.room(Request("x" * 500))) == (11, 0)
+    assert (engine.remaining_tokens(long), engine.remaining_tokens(Request("x" * 500))) == (11, 0)
 
 
 def test_a_language_model_without_a_limit(engine):
     engine.model.config.text_config = BloomConfig()
-    assert engine.context > 10**6
+    assert engine.context_length > 10**6
     engine.model.config.model_max_length = 300
-    assert engine.context == 300
+    assert engine.context_length == 300
 
 
 def test_errors_name_request_and_image(engine, pictures, tmp_path):

@@ -1,4 +1,4 @@
-"""The thread that computes: nobody who asks it for something waits for a step."""
+"""The engine thread: whoever submits something to it does not wait for a step."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -6,36 +6,36 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mgm import MGMError, Request
-from mgm.engine import engine_thread as loop
+from mgm.engine import engine_thread
 
 
 def hold_steps(engine, monkeypatch) -> tuple[threading.Event, threading.Event]:
     """Steps wait for the second event; the first is set when one does."""
-    begun, go = threading.Event(), threading.Event()
+    started, go = threading.Event(), threading.Event()
     original = engine.scheduler.step
 
     def step() -> None:
-        begun.set()
+        started.set()
         assert go.wait(60)
         original()
 
     monkeypatch.setattr(engine.scheduler, "step", step)
-    return begun, go
+    return started, go
 
 
-def hold(begun: threading.Event, go: threading.Event) -> None:
-    begun.set()
+def hold(started: threading.Event, go: threading.Event) -> None:
+    started.set()
     assert go.wait(60)
 
 
 def test_an_answer_is_asked_for_while_a_step_runs(engine, monkeypatch):
     expected = [engine.answer([Request(text, max_new_tokens=5)])[0] for text in ("hi", "you")]
-    begun, go = hold_steps(engine, monkeypatch)
+    started, go = hold_steps(engine, monkeypatch)
     engine.start()
     try:
         first = engine.stream(Request("hi", max_new_tokens=5))
-        assert begun.wait(60)
-        # A step holds `turn` now: this would never come back if it waited for it.
+        assert started.wait(60)
+        # A step holds `step_lock` now: this would never come back if it waited for it.
         with ThreadPoolExecutor(1) as pool:
             call = pool.submit(engine.stream, Request("you", max_new_tokens=5))
             second = call.result(30)
@@ -48,11 +48,11 @@ def test_an_answer_is_asked_for_while_a_step_runs(engine, monkeypatch):
 
 
 def test_a_dropped_stream_does_not_wait_either(engine, monkeypatch):
-    begun, go = hold_steps(engine, monkeypatch)
+    started, go = hold_steps(engine, monkeypatch)
     engine.start()
     try:
-        stream = engine.listen(Request("hi", max_new_tokens=50), lambda _: None)
-        assert begun.wait(60)
+        stream = engine.subscribe([Request("hi", max_new_tokens=50)], lambda *_: None)[0]
+        assert started.wait(60)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(stream.__del__).result(30)
         go.set()
@@ -64,20 +64,20 @@ def test_a_dropped_stream_does_not_wait_either(engine, monkeypatch):
         engine.stop()
 
 
-@pytest.mark.parametrize(("patience", "together"), [(60.0, 3), (0.0, 1)])
-def test_other_work_comes_between_two_steps(engine, monkeypatch, patience, together):
-    monkeypatch.setattr(loop, "PATIENCE", patience)
+@pytest.mark.parametrize(("max_seconds", "together"), [(60.0, 3), (0.0, 1)])
+def test_other_work_comes_between_two_steps(engine, monkeypatch, max_seconds, together):
+    monkeypatch.setattr(engine_thread, "MAX_CALL_SECONDS", max_seconds)
     done: list[str] = []
     original = engine.scheduler.step
     monkeypatch.setattr(engine.scheduler, "step", lambda: (done.append("step"), original()))
-    begun, go = threading.Event(), threading.Event()
+    started, go = threading.Event(), threading.Event()
     engine.start()
     try:
-        engine.submit(lambda: hold(begun, go))
-        assert begun.wait(60)
+        engine._core.run_soon(lambda: hold(started, go))
+        assert started.wait(60)
         stream = engine.stream(Request("hi", max_new_tokens=8))
         for _ in range(3):
-            engine.submit(lambda: done.append("work"))
+            engine._core.run_soon(lambda: done.append("work"))
         go.set()
         assert "".join(stream)
     finally:
@@ -96,11 +96,11 @@ def test_faults_of_calls_reach_who_asked(engine):
 
     try:
         with pytest.raises(MGMError, match=r"^no$"):
-            engine.compute(fails)
-        assert engine.compute(lambda: threading.current_thread().name) == "engine"
-        running = engine._loop
+            engine.run_in_engine(fails)
+        assert engine.run_in_engine(lambda: threading.current_thread().name) == "engine"
+        running = engine._core._thread
     finally:
         engine.stop()
     with pytest.raises(MGMError, match="stopped"):
         running.submit(fails)
-    assert engine.compute(lambda: threading.current_thread().name) == "MainThread"
+    assert engine.run_in_engine(lambda: threading.current_thread().name) == "MainThread"

@@ -259,3 +259,9 @@ def test_the_split_that_has_a_protocol():
     assert get_benchmark("seed:test", "vlmevalkit")[1] == "test"
     assert get_benchmark("vqav2", "lmms-eval")[1] == "val"
     assert get_benchmark("gqa", "official")[1] == "testdev"
+
+
+@pytest.mark.parametrize("entry", [None, [], 1, {"files": []}, {"files": {"*": 1}}])
+def test_revisions_of_strange_types_are_no_revisions(tmp_path, entry):
+    (tmp_path / "revisions.json").write_text(json.dumps({"owner/name": entry}))
+    assert fetched_revision(tmp_path, "owner/name") is None

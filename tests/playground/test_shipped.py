@@ -60,5 +60,5 @@ def test_its_parts_make_a_model_of_both_layouts(grid, tmp_path):
     model.save_pretrained(tmp_path)
     for file in (ZOO / "llama-nano").glob("tokenizer*"):
         shutil.copyfile(file, tmp_path / file.name)
-    features = mgm.load(tmp_path).encode_images([open_image(IMAGES / "sign.png")])
+    features = mgm.load(tmp_path).images.encode([open_image(IMAGES / "sign.png")])
     assert [tuple(each.shape) for each in features] == [(144 * (grid**2 + hd), 256)]

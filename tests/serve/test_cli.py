@@ -9,7 +9,7 @@ from PIL import Image
 
 from mgm.errors import run_command
 from mgm.serve import cli
-from mgm.serve.terminal.chat import CONTROL_CHARACTERS
+from mgm.serve.terminal.chat import TERMINAL_CONTROLS
 
 
 @pytest.fixture
@@ -180,10 +180,10 @@ def test_missing_and_foreign_checkpoints(run, tmp_path):
         (["--load-8bit", "--load-4bit"], ["--load-4bit", "choose one"]),
         (["--num-speculative-tokens", "-1"], ["--num-speculative-tokens is -1", "give 0"]),
         (["--ocr"], ["--ocr", "--image-file"]),
-        (["--gen", "--gen-model", "playground"], ["playground", "is no pipeline"]),
+        (["--gen", "--gen-model", "playground"], ["playground", "is not a text-to-image pipeline"]),
         pytest.param(  # which asks the hub, and waits for it
             ["--gen", "--gen-model", "nowhere"],
-            ["nowhere", "is no pipeline"],
+            ["nowhere", "is not a text-to-image pipeline"],
             marks=pytest.mark.slow,
         ),
         (["--colour"], ["--colour"]),
@@ -206,26 +206,26 @@ def test_a_prompt_that_is_too_long(run, tiny_folder):
 def test_commas_in_names(tmp_path):
     odd = tmp_path / "a,b.png"
     odd.touch()
-    assert cli.image_sources(str(odd)) == [str(odd)]
-    assert cli.image_sources("a.png, b.png,") == ["a.png", "b.png"]
+    assert cli.split_sources(str(odd)) == [str(odd)]
+    assert cli.split_sources("a.png, b.png,") == ["a.png", "b.png"]
     url = "https://example.org/w_20,h_30/cat.png"
-    assert cli.image_sources(url) == [url]
-    assert cli.image_sources(f"a.png,{url},{url}") == ["a.png", url, url]
-    assert cli.image_sources(f"{url},{tmp_path}") == [url, str(tmp_path)]
-    assert cli.image_sources("") == []
+    assert cli.split_sources(url) == [url]
+    assert cli.split_sources(f"a.png,{url},{url}") == ["a.png", url, url]
+    assert cli.split_sources(f"{url},{tmp_path}") == [url, str(tmp_path)]
+    assert cli.split_sources("") == []
 
 
 def test_commas_in_data_urls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "iVBO").touch()  # as what follows the comma
     url = "data:image/png;base64,iVBO"
-    assert cli.image_sources(url) == [url]
-    assert cli.image_sources(f"a.png,{url},b.png") == ["a.png", url, "b.png"]
-    assert cli.image_sources(f"{url},{url}") == [url, url]
+    assert cli.split_sources(url) == [url]
+    assert cli.split_sources(f"a.png,{url},b.png") == ["a.png", url, "b.png"]
+    assert cli.split_sources(f"{url},{url}") == [url, url]
     long = url + "R" * 100_000
-    assert cli.image_sources(long) == [long]
-    assert cli.image_sources("x" * 100_000 + ",b.png") == ["x" * 100_000, "b.png"]
+    assert cli.split_sources(long) == [long]
+    assert cli.split_sources("x" * 100_000 + ",b.png") == ["x" * 100_000, "b.png"]
 
 
 def test_control_characters_do_not_reach_the_terminal():
-    assert "a\x1b[31m\x9b\n\tb\u200d图".translate(CONTROL_CHARACTERS) == "a[31m\n\tb\u200d图"
+    assert "a\x1b[31m\x9b\n\tb\u200d图".translate(TERMINAL_CONTROLS) == "a[31m\n\tb\u200d图"

@@ -23,7 +23,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "tempe
 
 @pytest.fixture(scope="module")
 def worker(tiny_folder):
-    worker = Worker(mgm.load(tiny_folder, device="cpu"), ("tiny",), Limits(tokens=8))
+    worker = Worker(mgm.load(tiny_folder, device="cpu"), ("tiny",), Limits(max_tokens=8))
     with running(build_worker_app(worker)) as address:
         yield address
 

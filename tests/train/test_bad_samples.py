@@ -66,7 +66,7 @@ def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
     assert "roles alternate" in listed[6]
     assert "broken.png" in listed[9]
     assert trainer.state.global_step > 0
-    assert f"{len(bad)} samples could not be used" in caplog.text
+    assert f"{len(bad)} bad samples were skipped" in caplog.text
 
 
 def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):

@@ -117,7 +117,7 @@ def test_samples_of_which_no_label_is_left(stage2_flags, data, tmp_path, workers
         ({"image_grid": 3}, "image_size_aux is 128; valid: a multiple of 48"),
         ({"model_max_length": 16}, "model_max_length is 16, but one image takes 16"),
         ({"pretrain_mm_mlp_adapter": "nowhere.bin"}, "nowhere.bin: not found"),
-        ({"lr_multi": "model.mm_projector:2,mm:3"}, "both mean model.mm_projector"),
+        ({"lr_multi": "model.mm_projector:2,mm:3"}, "both match model.mm_projector"),
         ({"use_liger_kernel": True}, "liger"),
         ({"report_to": "nothing"}, "nothing is not supported"),
         ({"resume_from_checkpoint": "nowhere"}, "nowhere: no complete checkpoint"),

@@ -59,5 +59,5 @@ def test_a_process_that_prepares_samples_dies(flags, monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(TrainingDataset, "__getitem__", dies)
-    with pytest.raises(MGMError, match="a process that prepares samples died"):
+    with pytest.raises(MGMError, match="a DataLoader worker died"):
         run(words(flags | {"dataloader_num_workers": 1}))

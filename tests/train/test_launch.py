@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mgm.errors import MGMError
 from mgm.train import launch
-from mgm.train.distributed.batch_plan import BatchPlan, divide
+from mgm.train.distributed.batch_plan import BatchPlan, plan_batches
 from mgm.train.distributed.hostfile import Host, read_hostfile
 from tests.preloaded import PYTHON, environment
 from tests.train.conftest import words
@@ -62,17 +62,17 @@ def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_samples_of_a_step_stay_the_same_on_other_devices(samples, devices, at_most, expected):
-    found = divide(samples, devices, at_most)
+    found = plan_batches(samples, devices, at_most)
     assert found == expected
-    assert found.samples == samples
+    assert found.global_batch_size == samples
     assert found.per_device <= at_most
 
 
 def test_devices_that_cannot_share_a_batch_are_refused_with_those_that_can():
-    with pytest.raises(MGMError, match="256 does not divide among 6 devices; use 4 of them"):
-        divide(256, 6, 16)
+    with pytest.raises(MGMError, match="256 is not divisible by 6 devices; use 4 of them"):
+        plan_batches(256, 6, 16)
     with pytest.raises(MGMError, match="use 4 of them"):
-        divide(4, 8, 16)
+        plan_batches(4, 8, 16)
 
 
 def test_hostfile(tmp_path):
@@ -86,8 +86,8 @@ def test_hostfile(tmp_path):
     [
         ("first slot=8\n", "line 1: 'first slot=8'; write 'HOST slots=GPUS'"),
         ("first slots=0\n", "line 1"),
-        ("a slots=8\na slots=8\n", "line 2: a comes twice"),
-        ("# nothing\n", "names no machine"),
+        ("a slots=8\na slots=8\n", "line 2: duplicate host a"),
+        ("# nothing\n", "no hosts"),
         (b"\xff\xfe", "cannot be read"),
     ],
 )
@@ -102,9 +102,9 @@ def test_a_wrong_hostfile_is_refused_by_line(tmp_path, content, fault):
 
 def test_of_flags_that_come_twice_the_last_counts():
     words = ["--a", "1", "--b", "--c=x", "--a", "2", "-2", "--c", "y"]
-    assert launch.merged(words) == {"a": ["2", "-2"], "b": [], "c": ["y"]}
+    assert launch.merge_flags(words) == {"a": ["2", "-2"], "b": [], "c": ["y"]}
     with pytest.raises(MGMError, match="'1' belongs to no flag"):
-        launch.merged(["1"])
+        launch.merge_flags(["1"])
 
 
 def test_one_process_on_a_cpu(tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_machines_that_torchrun_joins(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--output_dir", "o"], "no CUDA device is here.*--use_cpu True"),
+        (["--output_dir", "o"], "no CUDA device is available.*--use_cpu True"),
         (["--use_cpu", "--learning_rat", "1"], "--learning_rat is not a flag.*--learning_rate"),
         (["--hostfile", "missing"], "missing: cannot be read"),
         (["--use_cpu", "--per_device_train_batch_size", "0"], "give a whole number from 1"),
@@ -237,7 +237,7 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
     for stage, command in zip(stages, commands, strict=True):
         words = command.split()
         assert f"--hostfile {hostfile.name} " in command
-        flags = launch.merged(words[words.index("mgm.train") + 1 :])
+        flags = launch.merge_flags(words[words.index("mgm.train") + 1 :])
         assert (
             int(flags["per_device_train_batch_size"][0])
             * int(flags["gradient_accumulation_steps"][0])
@@ -282,8 +282,8 @@ def test_a_recipe_trains_both_stages_for_real(parts, data, tmp_path):
     of_stages = ("--stage1", *words(stage1), "--stage2", *words(stage2))
     done = ended("bash", recipe, *words(both), *of_stages, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "4 samples a step = 1 devices x 4 samples x 1 accumulated" in done.stderr
-    assert "--deepspeed is left out" in done.stderr
+    assert "4 samples per step = 1 devices x 4 samples x 1 accumulated" in done.stderr
+    assert "--deepspeed is dropped" in done.stderr
     for folder, samples in ((first, 8), (second, 12)):
         state = json.loads((folder / "trainer_state.json").read_text())
         assert state["global_step"] == samples / 4

@@ -10,7 +10,7 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 
-from mgm.convert import convert
+from mgm.data.layout_conversion import convert
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError

@@ -241,7 +241,7 @@ def test_unknown_language_model_names_its_template(flags, tmp_path, caplog) -> N
     folder = language_folder(tmp_path / "language", config, ["<|pad|>", "<|endoftext|>"])
     flags |= {"model_name_or_path": folder}
     assert start_of(flags)[1].conversation == "vicuna_v1"
-    assert "for olmo2; conversations are written as vicuna_v1" in caplog.text
+    assert "for olmo2; using the conversation template vicuna_v1" in caplog.text
     caplog.clear()
     assert start_of(flags | {"version": "phi_2"})[1].conversation == "phi_2"
     assert not caplog.text

@@ -258,7 +258,7 @@ def check_goes_on(flags: dict[str, object], folder: Path) -> None:
             shutil.rmtree(found)
     done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     resumed = load_file(file)
     assert resumed.keys() == straight.keys()
     for name, tensor in resumed.items():

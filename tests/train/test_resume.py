@@ -47,7 +47,7 @@ def fault(flags: dict[str, object]) -> str:
 
 def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
     run(words(finished))
-    assert "all 2 steps were done" in caplog.text
+    assert "all 2 steps are done" in caplog.text
     assert "--learning_rate was 0.01, is 0.5" in fault(finished | {"learning_rate": 0.5})
     assert "--model_max_length was 64, is 65" in fault(finished | {"model_max_length": 65})
     found = fault(finished | {"image_aspect_ratio": "square"})
@@ -63,7 +63,7 @@ def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
 def test_a_moved_data_folder_is_the_same_data(finished, data, tmp_path, caplog):
     moved = shutil.copytree(data.parent, tmp_path / "moved")
     run(words(finished | {"data_path": moved / "data.json"}))
-    assert "all 2 steps were done" in caplog.text
+    assert "all 2 steps are done" in caplog.text
     assert f"--data_path {data} is at {moved}/data.json now" in caplog.text
 
 
@@ -80,7 +80,7 @@ def test_other_weights_to_start_from_are_refused(finished, tmp_path):
 def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
     output = Path(str(finished["output_dir"]))
     longer = run(words(finished | {"max_steps": 4}))
-    assert "had 2 when it began: the schedule 'linear' is computed anew for 4 steps" in caplog.text
+    assert "had 2 before: the schedule 'linear' is recomputed for 4 steps" in caplog.text
     rates = [entry["learning_rate"] for entry in longer.state.log_history if "loss" in entry]
     assert rates[2:] == [0.005, 0.0025]
     assert "--max_steps 3: " in fault(finished | {"max_steps": 3})
@@ -119,7 +119,7 @@ def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
     (checkpoint / "run.json").unlink()
     run(words(finished))
     (line,) = (line for line in caplog.messages if "cannot be compared" in line)
-    assert "holds no run.json" in line
+    assert "has no run.json" in line
 
 
 @pytest.fixture

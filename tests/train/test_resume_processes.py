@@ -71,7 +71,7 @@ def test_another_number_of_processes_is_refused_by_name(flags, tmp_path, form):
     assert "rng_state_1.pth: changed since the checkpoint was made" in error
     damaged.unlink()
     (error,) = errors(train(flags | {"max_steps": 3}, 2))
-    assert "rng_state_1.pth: is not there" in error
+    assert "rng_state_1.pth: is missing" in error
 
 
 def other_data(flags: dict[str, object], folder: Path) -> Path:
@@ -117,7 +117,7 @@ def test_deepspeed_without_a_launcher_trains_alone(flags, tmp_path, config):
     flags = flags | {"deepspeed": zero_settings(config, tmp_path)}
     done = train(flags, 1, launcher=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "no launcher started this process; it trains alone" in done.stderr
+    assert "no launcher started this process; training in a single process" in done.stderr
     assert "step 2 of 2" in done.stderr
     again = train(flags, 1, launcher=False)
-    assert "all 2 steps were done" in again.stderr
+    assert "all 2 steps are done" in again.stderr

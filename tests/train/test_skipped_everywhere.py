@@ -96,7 +96,7 @@ def test_skipped(order, flags, data, tmp_path, caplog):
         assert found.pop(index)["kind"] == expected, name
     assert not found
     assert trainer.steps_with_loss > 0
-    assert f"{len(BAD)} samples could not be used and were skipped" in caplog.text
+    assert f"{len(BAD)} bad samples were skipped" in caplog.text
     assert "no label" not in caplog.text
 
 
@@ -162,15 +162,15 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
             super()._count_step(labels)
             states.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
 
-    monkeypatch.setattr("mgm.train.__main__.MGMTrainer", Watched)
+    monkeypatch.setattr("mgm.train.run.MGMTrainer", Watched)
     trainer = run(words(flags | more))
     states.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     changes = sum(not torch.equal(a, b) for a, b in pairwise(states))
     assert trainer.steps_without_loss == 3
     assert trainer.steps_with_loss == 1
     assert changes == 1
-    assert caplog.text.count("nothing is learned from it") == 1
-    assert "3 of 4 steps had nothing to learn from" in caplog.text
+    assert caplog.text.count("so it changes no weights") == 1
+    assert "3 of 4 steps had no usable sample" in caplog.text
 
 
 def test_a_resumed_run_lists_none_twice(flags, data, tmp_path):

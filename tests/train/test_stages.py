@@ -163,7 +163,7 @@ def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_pat
     again = run(words(flags))
     assert again.state.global_step == 4
     assert not moved(before, load_model(tmp_path).state_dict())
-    assert "all 4 steps were done" in caplog.text
+    assert "all 4 steps are done" in caplog.text
     assert run(words(flags | {"max_steps": 5})).state.global_step == 5
 
 
@@ -263,7 +263,7 @@ def test_published_flags_in_bf16_with_checkpointed_activations(
 def test_stage_1_passes_over_samples_without_image(stage1_flags, data, tmp_path, caplog) -> None:
     with caplog.at_level("WARNING"):
         trainer = run(words(stage1_flags | {"data_path": data, "output_dir": tmp_path / "out"}))
-    assert "3 of 12 samples have no image and teach nothing" in caplog.text
+    assert "3 of 12 samples have no image and train nothing" in caplog.text
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 6
     assert (tmp_path / "out" / "mm_projector.bin").is_file()

@@ -55,7 +55,7 @@ def test_stage_2_resumes_when_stage_1_was_started_again(
     run(words(second))
     before = contents(tmp_path / "one")
     run(words(first))
-    assert "all 1 steps were done" in caplog.text
+    assert "all 1 steps are done" in caplog.text
     assert contents(tmp_path / "one") == before
     (tmp_path / "one/config.json").unlink()  # as a run that was killed leaves it
     run(words(first))
@@ -73,9 +73,9 @@ def test_a_finished_run_that_saved_models_only_is_taken(stage2_flags, tmp_path, 
     run(words(flags))
     before = contents(tmp_path / "run")
     run(words(flags))
-    assert "holds the result already" in caplog.text
+    assert "already has the trained model" in caplog.text
     assert contents(tmp_path / "run") == before
-    assert "optimizer.pt: is not there" in fault(flags | {"max_steps": 2})
+    assert "optimizer.pt: is missing" in fault(flags | {"max_steps": 2})
 
 
 def test_more_epochs_need_more_than_the_model(stage2_flags, tmp_path):
@@ -83,7 +83,7 @@ def test_more_epochs_need_more_than_the_model(stage2_flags, tmp_path):
     epochs["output_dir"] = tmp_path
     run(words(epochs))
     run(words(epochs))
-    assert "optimizer.pt: is not there" in fault(epochs | {"num_train_epochs": 2})
+    assert "optimizer.pt: is missing" in fault(epochs | {"num_train_epochs": 2})
 
 
 def test_another_model_in_the_output_is_replaced_by_the_result(stage2_flags, tmp_path):
@@ -193,7 +193,7 @@ def test_several_processes_started_again(stage2_flags, tmp_path, processes, sett
     before = contents(tmp_path / "run")
     again = train(flags, processes, launcher=processes > 1)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert again.stderr.count("holds the result already") == 1
+    assert again.stderr.count("already has the trained model") == 1
     assert contents(tmp_path / "run") == before
     for name in ("config.json", "trainer_state.json"):  # as a run that was killed leaves it
         (tmp_path / "run" / name).unlink()

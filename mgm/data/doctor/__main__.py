@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -25,12 +25,14 @@ from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, exa
 from mgm.data.doctor.rows import Rows, open_rows, sources_of
 from mgm.data.doctor.sample_html import sample_page
 from mgm.data.images.loading import file_fault, image_file
-from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.mixture_config import Source
 from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
+
+if TYPE_CHECKING:
+    from mgm.data.processing_mgm import MGMProcessor
 
 SHOWN = 3  # findings of a kind; the report has all of them
 
@@ -44,9 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         raise MGMError(
             f"--{single[0]}: {options.file} names {len(sources)} data files; name one of them"
         )
-    processor = None if options.model is None else MGMProcessor.from_pretrained(options.model)
-    if processor is not None and options.version is not None:
-        processor.conversation = version_template(options.version)
+    processor = None if options.model is None else _load_processor(options)
     found = [_examined(source, options, processor) for source in sources]
     if options.report is not None:
         reports = [report(examination) for examination in found]
@@ -55,8 +55,18 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(any(examination.unusable for examination in found))
 
 
+def _load_processor(options: argparse.Namespace) -> "MGMProcessor":
+    """The processor of --model, with the conversation template of --version."""
+    from mgm.data.processing_mgm import MGMProcessor
+
+    processor = MGMProcessor.from_pretrained(options.model)
+    if options.version is not None:
+        processor.conversation = version_template(options.version)
+    return processor
+
+
 def _examined(
-    source: Source, options: argparse.Namespace, processor: MGMProcessor | None
+    source: Source, options: argparse.Namespace, processor: "MGMProcessor | None"
 ) -> Examination:
     """Examine one data file, and write what was asked for of it, but for the report."""
     rows = open_rows(source)
@@ -219,7 +229,7 @@ def _write_page(
     rows: Rows,
     count: int,
     folder: Path,
-    processor: MGMProcessor,
+    processor: "MGMProcessor",
 ) -> None:
     if not 0 <= options.show < count:
         raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {count - 1}")

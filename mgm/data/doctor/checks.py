@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgm.data.images.loading import open_image
 from mgm.data.images.orientation import STORED
-from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 from mgm.model.labels import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from mgm.data.processing_mgm import MGMProcessor
 
 ImageReader = Callable[[int, int], bytes]  # by sample and number of the image in it, from 0
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # as tqdm: gives what it is given
@@ -94,7 +96,7 @@ def examine(
     file: Path,
     records: Iterable[Any],
     read: ImageReader,
-    processor: MGMProcessor | None = None,
+    processor: "MGMProcessor | None" = None,
     max_length: int | None = None,
     workers: int = 8,
     progress: Progress = iter,
@@ -182,7 +184,9 @@ def _look_at(
     return "", hashlib.sha256(content).hexdigest(), size
 
 
-def _check_length(place: int, ids: list[int], processor: MGMProcessor, result: Examination) -> None:
+def _check_length(
+    place: int, ids: list[int], processor: "MGMProcessor", result: Examination
+) -> None:
     """Find out what a sample loses to the limit, as `Collator` cuts it."""
     limit = result.max_length
     if limit is None or len(ids) <= limit:

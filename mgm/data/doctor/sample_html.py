@@ -3,11 +3,14 @@
 import html
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.sample import Sample
 from mgm.data.text.templates import Template
 from mgm.model.labels import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from mgm.data.processing_mgm import MGMProcessor
 
 NEIGHBOURS = 8  # tokens before one that decide how it is written
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -24,7 +27,7 @@ img { height: 12rem; margin: 0 1rem 1rem 0 }
 def sample_page(
     sample: Sample,
     template: Template,
-    processor: MGMProcessor,
+    processor: "MGMProcessor",
     addresses: Sequence[str],
     title: str,
 ) -> str:
@@ -64,7 +67,7 @@ def sample_page(
     )
 
 
-def _texts(processor: MGMProcessor, ids: Sequence[int]) -> list[str]:
+def _texts(processor: "MGMProcessor", ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character in several tokens is written with the last."""
     decode = processor.tokenizer.decode
     texts = []

@@ -83,6 +83,7 @@ def _source(entry: Any, where: str, folder: Path) -> Source:
         raise MGMError(f"{where}: has no path; give an object with {', '.join(map(repr, KEYS))}")
     if unknown := entry.keys() - set(KEYS):
         raise MGMError(f"{where}: {min(unknown)!r} is not known; choose from {', '.join(KEYS)}")
+    entry = {key: value for key, value in entry.items() if value is not None}
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
         raise MGMError(

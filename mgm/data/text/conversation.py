@@ -1,18 +1,10 @@
-"""Conversations as text segments, and segments as token ids with labels.
-
-Every segment says whether the model learns it. Ids and labels come from the same segments, so
-there is nothing to align afterwards.
-"""
+"""Conversations as text: prompts, and segments of training text, supervised or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from mgm.data.text.templates import IMAGE_MARKER, Layout, Template
-from mgm.data.text.tokenizer import encode_chunk, leading_ids
 from mgm.errors import MGMError
-from mgm.model.labels import IGNORE_INDEX
 
 Turn = tuple[str, str | None]  # a question and its answer; None where there is none (yet)
 
@@ -249,46 +241,3 @@ def number_images(text: str) -> str:
         return text
     numbered = [f"{piece}Image {k}:{IMAGE_MARKER}" for k, piece in enumerate(pieces[:-1], start=1)]
     return "".join(numbered) + pieces[-1]
-
-
-def encode(
-    segments: Sequence[Segment],
-    tokenizer: PreTrainedTokenizerBase,
-    image_token_id: int,
-    tokens_per_image: int,
-    add_leading_ids: bool = True,
-) -> tuple[list[int], list[int]]:
-    """Token ids and labels of `segments`.
-
-    The text between image markers is tokenised piece by piece, without regard to segments: a token
-    is learned when it begins in a supervised segment.
-
-    Args:
-        segments: the text.
-        tokenizer: a tokenizer that knows where in the text its tokens begin.
-        image_token_id: the id at image positions.
-        tokens_per_image: image positions that one image marker becomes.
-        add_leading_ids: whether the tokenizer's beginning-of-text token comes first.
-
-    Returns:
-        Ids and labels, equally long; labels are the ids where they are learned, else -100.
-    """
-    supervised = bytearray()
-    for segment in segments:
-        supervised += bytes([segment.supervised]) * len(segment.text)
-    ids = leading_ids(tokenizer) if add_leading_ids else []
-    labels = [IGNORE_INDEX] * len(ids)
-    place = 0
-    for index, chunk in enumerate("".join(s.text for s in segments).split(IMAGE_MARKER)):
-        if index:
-            ids += [image_token_id] * tokens_per_image
-            labels += [IGNORE_INDEX] * tokens_per_image
-            place += len(IMAGE_MARKER)
-        chunk_ids, starts = encode_chunk(tokenizer, chunk)
-        ids += chunk_ids
-        labels += [
-            token if supervised[place + start] else IGNORE_INDEX
-            for token, start in zip(chunk_ids, starts, strict=True)
-        ]
-        place += len(chunk)
-    return ids, labels

@@ -1,1 +1,1 @@
-"""Which image tokens an answer looked at, and what those mined."""
+"""Attribution: which image tokens an answer attended to, and which pixels these mined."""

@@ -1,4 +1,4 @@
-"""How much of its attention an answer gave to every position that it could see."""
+"""Attention probe: the mean attention of an answer's tokens to all positions."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,30 +15,30 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mgm.errors import MGMError
 from mgm.model.ops.attention import attention_of
 
-WATCHED = "mgm_watched"  # its name among transformers' implementations
-_watch: ContextVar["_Watch | None"] = ContextVar("watch", default=None)
+PROBED_ATTENTION = "mgm_probed"  # its name among transformers' attention implementations
+_probe: ContextVar["_Probe | None"] = ContextVar("probe", default=None)
 
 
-class _Watch:
-    """Sums attention over the layers of a language model.
+class _Probe:
+    """Sums attention weights over the layers of a language model.
 
     Args:
-        rows: how many of the last positions are watched.
+        num_queries: how many of the last positions are probed.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, num_queries: int) -> None:
+        self.num_queries = num_queries
         self.layers = 0
         self.total: Tensor | None = None
 
     def add(self, weights: Tensor) -> None:
-        """The weights (1, heads, rows, length) of one layer."""
+        """Add the weights (1, heads, queries, length) of one layer."""
         mean = weights[0].mean((0, 1))
         self.total = mean if self.total is None else self.total + mean
         self.layers += 1
 
 
-def _watched_attention(
+def _probed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -48,69 +48,73 @@ def _watched_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """torch's own attention, and the weights of the rows that are watched; no others are made."""
-    watch = _watch.get()
-    if watch is None:
-        raise RuntimeError(f"{WATCHED} is used outside of a watch")
+    """sdpa attention, which also computes the weights of the probed queries for the probe."""
+    probe = _probe.get()
+    if probe is None:
+        raise RuntimeError(f"{PROBED_ATTENTION} is used outside of a probe")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]
-    # torch's own knows no cap: there the weights of all rows are needed.
-    rows = watch.rows if softcap is None else query.shape[2]
-    scores = query[:, :, -rows:].float() @ repeat_kv(key, groups).float().transpose(-1, -2) * scale
+    # sdpa has no soft cap: there the weights of all queries are needed.
+    num_queries = probe.num_queries if softcap is None else query.shape[2]
+    scores = (
+        query[:, :, -num_queries:].float()
+        @ repeat_kv(key, groups).float().transpose(-1, -2)
+        * scale
+    )
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     weights = _masked(scores, attention_mask).softmax(-1)
-    watch.add(weights[:, :, -watch.rows :])
+    probe.add(weights[:, :, -probe.num_queries :])
     if softcap is not None:
-        mixed = weights.to(value.dtype) @ repeat_kv(value, groups)
-        return mixed.transpose(1, 2).contiguous(), None
+        output = weights.to(value.dtype) @ repeat_kv(value, groups)
+        return output.transpose(1, 2).contiguous(), None
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
     )
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores (1, heads, rows, length) of the last rows, without what these may not see."""
-    rows, length = scores.shape[-2:]
+    """Scores (1, heads, queries, length) of the last queries, masked."""
+    queries, length = scores.shape[-2:]
     if mask is None:
-        places = torch.arange(length, device=scores.device)
-        return scores.masked_fill(places > places[-rows:, None], -torch.inf)
-    mask = mask[:, :, -rows:, :length]
+        positions = torch.arange(length, device=scores.device)
+        return scores.masked_fill(positions > positions[-queries:, None], -torch.inf)
+    mask = mask[:, :, -queries:, :length]
     return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
 @contextmanager
-def _watching(model: PreTrainedModel, watch: _Watch) -> Generator[None]:
-    """Have a language model attend under a watch meanwhile."""
-    ALL_ATTENTION_FUNCTIONS.register(WATCHED, _watched_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(WATCHED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    before, token = attention_of(model.config), _watch.set(watch)
-    model.set_attn_implementation(WATCHED)
+def _probing(model: PreTrainedModel, probe: _Probe) -> Generator[None]:
+    """Switch a language model to the probed attention for a while."""
+    ALL_ATTENTION_FUNCTIONS.register(PROBED_ATTENTION, _probed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(PROBED_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    before, token = attention_of(model.config), _probe.set(probe)
+    model.set_attn_implementation(PROBED_ATTENTION)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
-        _watch.reset(token)
+        _probe.reset(token)
 
 
 @torch.inference_mode()
-def answer_attention(model: PreTrainedModel, embeddings: Tensor, rows: int) -> Tensor:
+def probe_attention(model: PreTrainedModel, embeddings: Tensor, num_queries: int) -> Tensor:
     """The mean attention of the last positions, over layers, heads and these positions.
 
     Args:
         model: a causal language model.
-        embeddings: (1, length, width), of prompt and answer.
-        rows: positions that are watched: those that wrote the answer.
+        embeddings: (1, length, width) of prompt and answer.
+        num_queries: positions that are probed: those that predict the answer's tokens.
 
     Returns:
-        (length), float32; the numbers add up to one.
+        (length) float32, which sum to 1.
 
     Raises:
-        MGMError: the model does not attend by transformers' interface.
+        MGMError: the model does not use transformers' attention interface.
     """
-    watch = _Watch(rows)
-    with _watching(model, watch):
+    probe = _Probe(num_queries)
+    with _probing(model, probe):
         model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=1)
-    if watch.total is None:
-        raise MGMError(f"{type(model).__name__} does not attend in a way that can be watched")
-    return watch.total / watch.layers
+    if probe.total is None:
+        raise MGMError(f"{type(model).__name__} does not use transformers' attention interface")
+    return probe.total / probe.layers

@@ -1,7 +1,6 @@
-"""Which pixels of an image the visual tokens drew on, and which tokens an answer."""
+"""Mining attribution: the pixels that each image token mined, and the tokens an answer used."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,40 +8,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.engine.attribution.attention_probe import answer_attention
+from mgm.engine.attribution.attention_probe import probe_attention
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.model.multimodal_embeddings import merge_image_features
 
 
-@dataclass(frozen=True)
-class MinedDetail:
-    """Where the visual tokens of one image looked, and who looked at them.
-
-    Attributes:
-        view: the high-resolution view of the image, a square, as the model sees it.
-        grid: crops of it per side; a global view, if there is one, comes after them.
-        mining: (crops, tokens, positions), the share of each position in what its token mined;
-            tokens of a crop and positions of a token's window go row by row.
-        answer: (crops, tokens), the share of each token in the attention of the answer, a mean over
-            the language model's layers and heads and over the answer's tokens; None where there was
-            no answer.
-    """
-
-    view: Image.Image
-    grid: int
-    mining: np.ndarray
-    answer: np.ndarray | None
-
-
-def mined_details(engine: Engine, request: Request, answer: str = "") -> list[MinedDetail]:
-    """What was mined of every image of a request.
+def attribute_mining(engine: Engine, request: Request, answer: str = "") -> list[MiningAttribution]:
+    """The mining attribution of every image of a request.
 
     Args:
-        engine: whose model it is.
-        request: what was asked.
-        answer: what was answered; empty: only mining is shown.
+        engine: with the model.
+        request: the request.
+        answer: text of its answer; empty: mining alone is computed.
 
     Raises:
         MGMError: there is no image, the model mines nothing, or the prompt is too long.
@@ -52,53 +32,59 @@ def mined_details(engine: Engine, request: Request, answer: str = "") -> list[Mi
     if engine.model.mining is None:
         raise MGMError("this model mines no details; it has no high-resolution encoder")
     images = [
-        engine.open_image(source, f"image {number} of {len(request.images)}", request.orientation)
+        engine.images.open(source, f"image {number} of {len(request.images)}", request.orientation)
         for number, source in enumerate(request.images, start=1)
     ]
     processor = engine.processor.image_processor
     pixels = processor(images, do_normalize=False)["pixel_values_aux"]
     mining = [
-        engine.compute(partial(engine.model.mining_attention, one[None].to(engine.model.device)))
+        engine.run_in_engine(
+            partial(engine.model.mining_attention, one[None].to(engine.model.device))
+        )
         for one in pixels
     ]
-    shares = _answer_shares(engine, request, answer) if answer else [None] * len(images)
+    attention: Sequence[np.ndarray | None] = [None] * len(images)
+    if answer:
+        attention = _answer_attention(engine, request, answer)
     return [
-        MinedDetail(
+        MiningAttribution(
             Image.fromarray(np.ascontiguousarray(one.permute(1, 2, 0).numpy())),
             engine.model.config.image_grid,
             weights[0].cpu().numpy(),
-            share,
+            of_image,
         )
-        for one, weights, share in zip(pixels, mining, shares, strict=True)
+        for one, weights, of_image in zip(pixels, mining, attention, strict=True)
     ]
 
 
-def _answer_shares(engine: Engine, request: Request, answer: str) -> Sequence[np.ndarray | None]:
-    """The attention of an answer to the tokens of each image: (crops, tokens), cells first."""
+def _answer_attention(engine: Engine, request: Request, answer: str) -> Sequence[np.ndarray | None]:
+    """The attention of an answer to the tokens of each image: (crops, tokens), global view last."""
     processor, model = engine.processor, engine.model
-    prompt = processor.encode(engine.prompt(request))
-    written = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    room = engine.context - len(prompt)
-    if room < 1:
-        raise MGMError(f"the prompt takes {len(prompt)} tokens, all that the model's context has")
-    if not written:
+    prompt_ids = processor.encode(engine.prompt(request))
+    answer_ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    remaining = engine.context_length - len(prompt_ids)
+    if remaining < 1:
+        raise MGMError(
+            f"the prompt takes {len(prompt_ids)} tokens, all that the model's context has"
+        )
+    if not answer_ids:
         return [None] * len(request.images)
-    ids = torch.tensor([[*prompt, *written[:room]]], device=model.device)
-    encoded = engine.encode_images(request.images, request.orientation)
+    ids = torch.tensor([[*prompt_ids, *answer_ids[:remaining]]], device=model.device)
+    encoded = engine.images.encode(request.images, request.orientation)
     features = torch.stack([one.to(model.device) for one in encoded])
 
-    def look() -> Tensor:
+    def probe() -> Tensor:
         embedding = model.get_input_embeddings()
         merged = merge_image_features(embedding, ids, features, model.config, None)
-        # A token is written at the position before its own.
-        watched = ids.shape[1] - len(prompt)
-        return answer_attention(model.language_model, merged[:, :-1], watched)
+        # A token is predicted at the position before its own.
+        num_queries = ids.shape[1] - len(prompt_ids)
+        return probe_attention(model.language_model, merged[:, :-1], num_queries)
 
-    attention = engine.compute(torch.inference_mode()(look))
+    attention = engine.run_in_engine(torch.inference_mode()(probe))
     at_image = ids[0, :-1] == model.config.image_token_id
     per_image = attention[at_image].view(len(features), model.config.crops, -1)
-    cells = model.config.image_grid**2
-    # In the text the global view comes first.
-    of_global = per_image.shape[1] - cells
-    ordered = torch.cat([per_image[:, of_global:], per_image[:, :of_global]], dim=1)
+    grid_crops = model.config.image_grid**2
+    # In the prompt the global view comes first.
+    global_views = per_image.shape[1] - grid_crops
+    ordered = torch.cat([per_image[:, global_views:], per_image[:, :global_views]], dim=1)
     return list(ordered.float().cpu().numpy())

@@ -1,1 +1,1 @@
-"""A request on its way to an answer: sequence, sampler, detokenizer."""
+"""Request, sequence, sampling parameters, sampler and detokenizer."""

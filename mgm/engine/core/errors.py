@@ -1,13 +1,13 @@
-"""Why a request gets no answer."""
+"""Errors that a request can end with."""
 
 from mgm.errors import MGMError
 
 
 class RequestError(MGMError):
-    """A field of a request has a value that cannot be used.
+    """A field of a request has an invalid value.
 
     Attributes:
-        field: its name, as `Request` has it.
+        field: its name in `Request`.
     """
 
     def __init__(self, message: object, field: str) -> None:
@@ -16,12 +16,12 @@ class RequestError(MGMError):
 
 
 class ContextLengthError(MGMError):
-    """A prompt has more tokens than the model's context."""
+    """A prompt is longer than the model's context length."""
 
 
 class EngineBusyError(MGMError):
-    """Other requests keep this one from being answered: a server's error 503, try again later."""
+    """Other requests keep the engine busy; servers answer HTTP 503, and clients may retry."""
 
 
 class GenerationError(MGMError):
-    """An answer could not be written, and the request is not to blame: a server's error 500."""
+    """Generation failed, and not because of the request; servers answer HTTP 500."""

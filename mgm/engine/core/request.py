@@ -1,4 +1,4 @@
-"""What is asked, and what comes back."""
+"""Requests to the engine and its answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,52 +7,54 @@ from mgm.data.images.loading import ImageSource, image_list
 from mgm.data.images.orientation import check_orientation
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.errors import RequestError
-from mgm.engine.core.sampling import BAN, FORCE, Choice, Sampling
+from mgm.engine.core.sampling_params import BAN, FORCE, SampledToken, SamplingParams
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 
-MAX_STOPS = 32
-MAX_STOP_LENGTH = 1000  # characters: all of them are looked for at every token
-Exchange = tuple[str, str]  # a question and its answer
+MAX_STOP_STRINGS = 32
+MAX_STOP_LENGTH = 1000  # characters: the detokenizer searches for all of them at every token
+MAX_TOP_LOGPROBS = 20
+MAX_BEAMS = 32
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question, with its images and the exchanges before it.
+    """A user message, with its images and the turns before it.
 
     Attributes:
-        prompt: the question.
+        prompt: the user message.
         images: whatever `mgm.data.images.loading.open_image` opens: paths, URLs, base64, bytes,
             Pillow images, arrays; one alone needs no list. Without image markers
-            (`<image>`) in the text they come before the first question; with markers, there is
+            (`<image>`) in the text they come before the first message; with markers, there is
             one marker for each image, in reading order.
-        history: earlier questions and answers, the oldest first.
-        max_new_tokens: the longest answer, in tokens. The room that is left in the model's context
+        history: earlier turns, (user message, answer) each, the oldest first.
+        max_new_tokens: maximum length of the answer, in tokens; the rest of the context length
             limits it too.
-        temperature: 0 always takes the likeliest token; larger values draw more freely.
-        top_p: when drawing, only from the likeliest tokens that together reach this probability.
-        seed: makes drawing repeatable; None: drawn anew every time.
-        stop: texts that end the answer, besides those of the model; they are not part of it. At
-            most `MAX_STOPS`, of `MAX_STOP_LENGTH` characters each.
-        top_k: when drawing, only from so many of the likeliest tokens; 0: from all.
-        min_p: when drawing, only from tokens at least this times as probable as the likeliest.
-        repetition_penalty: above 1: tokens that were there already are less likely.
-        logprobs: tell the logarithm of every token's probability, and so many likeliest tokens
-            with theirs; None: tell none.
-        num_beams: above 1: the likeliest answer by beam search; nothing is drawn, and others wait.
-        max_seconds: after which the answer ends as if it were full; None: there is no limit.
-        system: replaces the template's system text.
-        raw: whether the prompt is the text that the model reads, with its markers, and no question.
-        structured_output: what form the answer has, such as JSON of a schema; None: any.
-        presence_penalty: from -2 to 2, taken off the logits of tokens that are in the answer.
-        frequency_penalty: from -2 to 2, the same, times how often they are.
-        logit_bias: from -100 to 100, added to the logits of tokens, by their ids. -100 bans a
-            token; if any has 100, only those that have it are chosen.
-        orientation: of the images, "upright" (as EXIF data says) or "stored"; None: as the
-            processor has it.
-        continues_text: whether the answer goes on with the prompt's text, so that both joined are
-            what the model wrote; else it begins anew, and tokenizers that leave out the blank
-            before a text leave out the answer's.
+        temperature: softmax temperature; 0: greedy decoding.
+        top_p: nucleus sampling: the smallest set of tokens whose probabilities reach this sum.
+        seed: makes sampling repeatable; None: another one every time.
+        stop: strings that end the answer, besides the model's own stop tokens and strings; they
+            are not part of it. At most `MAX_STOP_STRINGS`, of `MAX_STOP_LENGTH` characters each.
+        top_k: sample from the k most probable tokens; 0: from all.
+        min_p: sample from tokens at least this times as probable as the most probable one.
+        repetition_penalty: above 1: tokens of prompt and answer are less likely.
+        logprobs: return each token's log-probability, and this many most probable tokens with
+            theirs; None: none.
+        num_beams: above 1: beam search, without sampling; other requests wait meanwhile.
+        max_seconds: time limit after which the answer ends with "length"; None: no limit.
+        system: replaces the template's system prompt.
+        raw: whether `prompt` is the whole text that the model gets, markers included, to which no
+            template is applied.
+        structured_output: constrains the answer, such as to JSON of a schema; None: any text.
+        presence_penalty: from -2 to 2, subtracted from the logits of tokens of the answer.
+        frequency_penalty: from -2 to 2, the same, times the number of their occurrences.
+        logit_bias: from -100 to 100, added to the logits of token ids. -100 bans a token; where
+            tokens have 100, only those can be sampled.
+        orientation: of the images, "upright" (EXIF orientation applied) or "stored"; None: the
+            processor's setting.
+        continues_text: whether the answer continues the prompt's text, so that both joined are
+            what the model wrote; otherwise it starts a new text, for which tokenizers that drop
+            the leading blank of a text drop the answer's.
 
     Raises:
         MGMError: a value is out of range, or images and markers do not match.
@@ -60,7 +62,7 @@ class Request:
 
     prompt: str
     images: Sequence[ImageSource] = ()
-    history: Sequence[Exchange] = ()
+    history: Sequence[tuple[str, str]] = ()
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
@@ -85,67 +87,67 @@ class Request:
         object.__setattr__(self, "images", tuple(image_list(self.images)))
         for name in ("history", "stop"):
             value = getattr(self, name)
-            _demand(isinstance(value, list | tuple), name, value, "a list")
+            _check(isinstance(value, list | tuple), name, value, "a list")
             object.__setattr__(self, name, tuple(value))
-        _demand(isinstance(self.prompt, str), "prompt", self.prompt, "a text")
-        _demand(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "1 or more")
-        _demand(_within(self.temperature, 0, 100), "temperature", self.temperature, "from 0 to 100")
-        _demand(
-            _within(self.top_p, 0, 1) and self.top_p > 0, "top_p", self.top_p, "above 0 and up to 1"
-        )
-        _demand(
-            self.seed is None or (_whole(self.seed, 0) and self.seed < 2**63),
-            "seed",
-            self.seed,
-            "a whole number from 0 to 2**63 - 1, or None",
-        )
+        _check(isinstance(self.prompt, str), "prompt", self.prompt, "a text")
+        self._check_sampling()
         self._check_stop()
-        _demand(_whole(self.top_k, 0), "top_k", self.top_k, "a whole number from 0")
-        _demand(_within(self.min_p, 0, 1), "min_p", self.min_p, "from 0 to 1")
-        penalty = self.repetition_penalty
-        _demand(_within(penalty, 0.01, 100), "repetition_penalty", penalty, "from 0.01 to 100")
-        _demand(
-            self.logprobs is None or (_whole(self.logprobs, 0) and self.logprobs <= 20),
-            "logprobs",
-            self.logprobs,
-            "a whole number from 0 to 20, or None",
-        )
-        beams = self.num_beams
-        _demand(_whole(beams, 1) and beams <= 32, "num_beams", beams, "from 1 to 32")
-        _demand(
-            self.max_seconds is None or _within(self.max_seconds, 0, 1e9),
-            "max_seconds",
-            self.max_seconds,
-            "a number of seconds, or None",
-        )
-        self._check_adjustments()
-        text = self.system is None or isinstance(self.system, str)
-        _demand(text, "system", self.system, "a text, or None")
+        self._check_limits()
+        self._check_penalties()
+        self._check_beams()
+        _check(_is_text(self.system), "system", self.system, "a text, or None")
         if self.orientation is not None:
             check_orientation(self.orientation)
-        goes_on = self.continues_text
-        _demand(isinstance(goes_on, bool), "continues_text", goes_on, "True or False")
-        if self.raw and (self.history or self.system is not None):
-            raise MGMError("a raw prompt is all that the model reads; leave history and system out")
-        for index, exchange in enumerate(self.history, start=1):
-            pair = isinstance(exchange, tuple | list) and len(exchange) == 2
-            if not pair or not all(isinstance(text, str) for text in exchange):
-                raise MGMError(
-                    f"history, exchange {index}: {exchange!r:.80}; give a pair (question, answer)"
-                )
+        continues = self.continues_text
+        _check(isinstance(continues, bool), "continues_text", continues, "True or False")
+        self._check_history()
         self._check_texts()
         self._check_markers()
 
+    def _check_sampling(self) -> None:
+        _check(_is_int(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "1 or more")
+        temperature = self.temperature
+        _check(_is_number(temperature, 0, 100), "temperature", temperature, "from 0 to 100")
+        top_p = _is_number(self.top_p, 0, 1) and self.top_p > 0
+        _check(top_p, "top_p", self.top_p, "above 0 and up to 1")
+        seed = self.seed is None or _is_int(self.seed, 0, 2**63 - 1)
+        _check(seed, "seed", self.seed, "a whole number from 0 to 2**63 - 1, or None")
+        _check(_is_int(self.top_k, 0), "top_k", self.top_k, "a whole number from 0")
+        _check(_is_number(self.min_p, 0, 1), "min_p", self.min_p, "from 0 to 1")
+        penalty = self.repetition_penalty
+        _check(_is_number(penalty, 0.01, 100), "repetition_penalty", penalty, "from 0.01 to 100")
+
+    def _check_limits(self) -> None:
+        logprobs = self.logprobs is None or _is_int(self.logprobs, 0, MAX_TOP_LOGPROBS)
+        valid = f"a whole number from 0 to {MAX_TOP_LOGPROBS}, or None"
+        _check(logprobs, "logprobs", self.logprobs, valid)
+        beams = self.num_beams
+        _check(_is_int(beams, 1, MAX_BEAMS), "num_beams", beams, f"from 1 to {MAX_BEAMS}")
+        seconds = self.max_seconds is None or _is_number(self.max_seconds, 0, 1e9)
+        _check(seconds, "max_seconds", self.max_seconds, "a number of seconds, or None")
+
+    def _check_history(self) -> None:
+        if self.raw and (self.history or self.system is not None):
+            raise MGMError(
+                "a raw prompt is the whole text that the model gets; leave history and system out"
+            )
+        for number, turn in enumerate(self.history, start=1):
+            pair = isinstance(turn, tuple | list) and len(turn) == 2
+            if not pair or not all(isinstance(text, str) for text in turn):
+                raise MGMError(
+                    f"history, turn {number}: {turn!r:.80}; give a pair (question, answer)"
+                )
+
     def _check_stop(self) -> None:
-        _demand(
+        _check(
             all(isinstance(text, str) and text for text in self.stop),
             "stop",
             list(self.stop),
             "a list of texts that are not empty",
         )
-        if len(self.stop) > MAX_STOPS:
+        if len(self.stop) > MAX_STOP_STRINGS:
             raise RequestError(
-                f"stop has {len(self.stop)} texts; give {MAX_STOPS} or fewer", "stop"
+                f"stop has {len(self.stop)} texts; give {MAX_STOP_STRINGS} or fewer", "stop"
             )
         longest = max(map(len, self.stop), default=0)
         if longest > MAX_STOP_LENGTH:
@@ -153,39 +155,42 @@ class Request:
                 f"stop has a text of {longest} characters; give {MAX_STOP_LENGTH} or fewer", "stop"
             )
 
-    def _check_adjustments(self) -> None:
+    def _check_penalties(self) -> None:
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
-            _demand(_within(value, -2, 2), name, value, "from -2 to 2")
-        bias = self.logit_bias
-        _demand(isinstance(bias, Mapping), "logit_bias", bias, "biases by token id")
-        for token, value in bias.items():
-            valid = f"ids of tokens, and biases from {BAN:.0f} to {FORCE:.0f}"
-            holds = _whole(token, 0) and _within(value, BAN, FORCE)
-            _demand(holds, "logit_bias", {token: value}, valid)
-        object.__setattr__(self, "logit_bias", {k: float(v) for k, v in bias.items()})
-        form = self.structured_output
-        _demand(
-            form is None or isinstance(form, StructuredOutput),
+            _check(_is_number(value, -2, 2), name, value, "from -2 to 2")
+        biases = self.logit_bias
+        _check(isinstance(biases, Mapping), "logit_bias", biases, "biases by token id")
+        for token, value in biases.items():
+            valid = f"token ids, and biases from {BAN:.0f} to {FORCE:.0f}"
+            holds = _is_int(token, 0) and _is_number(value, BAN, FORCE)
+            _check(holds, "logit_bias", {token: value}, valid)
+        object.__setattr__(self, "logit_bias", {k: float(v) for k, v in biases.items()})
+        _check(
+            self.structured_output is None or isinstance(self.structured_output, StructuredOutput),
             "structured_output",
-            form,
+            self.structured_output,
             "a StructuredOutput, or None",
         )
-        if self.num_beams > 1:
-            sampling = ("temperature", "logprobs", "presence_penalty", "frequency_penalty")
-            changed = [name for name in sampling if getattr(self, name) not in (0, None)]
-            changed += [name for name in ("logit_bias", "structured_output") if getattr(self, name)]
-            changed += ["logprobs"] if self.logprobs == 0 else []
-            changed += ["repetition_penalty"] if self.repetition_penalty != 1 else []
-            if changed:
-                raise MGMError(
-                    "num_beams looks for the likeliest answer as a whole; leave "
-                    f"{' and '.join(changed)} out"
-                )
+
+    def _check_beams(self) -> None:
+        """Beam search takes none of the parameters that change the logits."""
+        if self.num_beams == 1:
+            return
+        sampling = ("temperature", "logprobs", "presence_penalty", "frequency_penalty")
+        changed = [name for name in sampling if getattr(self, name) not in (0, None)]
+        changed += [name for name in ("logit_bias", "structured_output") if getattr(self, name)]
+        changed += ["logprobs"] if self.logprobs == 0 else []
+        changed += ["repetition_penalty"] if self.repetition_penalty != 1 else []
+        if changed:
+            raise MGMError(
+                "num_beams above 1 is beam search, which does not sample; leave "
+                f"{' and '.join(changed)} out"
+            )
 
     def _check_texts(self) -> None:
-        exchanges = [text for exchange in self.history for text in exchange]
-        texts = {"prompt": [self.prompt], "system": [self.system or ""], "history": exchanges}
+        turns = [text for turn in self.history for text in turn]
+        texts = {"prompt": [self.prompt], "system": [self.system or ""], "history": turns}
         for name, values in (texts | {"stop": self.stop}).items():
             for text in values:
                 try:
@@ -193,7 +198,7 @@ class Request:
                 except UnicodeEncodeError as error:
                     raise RequestError(
                         f"{name} holds half a surrogate pair ({text[error.start]!r} at character "
-                        f"{error.start}), which is no character; leave it out",
+                        f"{error.start}), which is not a character; leave it out",
                         name,
                     ) from error
 
@@ -208,14 +213,14 @@ class Request:
         for index, (_, answer) in enumerate(self.history, start=1):
             if IMAGE_MARKER in answer:
                 raise MGMError(
-                    f"history, exchange {index}: the answer holds {IMAGE_MARKER}, which stands for "
+                    f"history, turn {index}: the answer holds {IMAGE_MARKER}, which stands for "
                     "an image of the user; put it into the question"
                 )
 
     @property
-    def sampling(self) -> Sampling:
-        """How tokens are chosen."""
-        return Sampling(
+    def sampling_params(self) -> SamplingParams:
+        """The fields that the sampler reads."""
+        return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
@@ -230,23 +235,23 @@ class Request:
 
     @property
     def questions(self) -> list[str]:
-        """All questions, the new one last."""
+        """All user messages, the new one last."""
         return [question for question, _ in self.history] + [self.prompt]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a request.
+    """The output of the model for a request.
 
     Attributes:
         text: the answer.
-        tokens: the token ids that the model wrote, the one that ended the answer not included.
-        finish_reason: "stop" (the model or a stop text ended it), "length" (the limit did) or
-            "cancelled" (the reader did).
-        prompt_tokens: positions that the prompt took, those of images included.
-        cached_tokens: how many of them were known from earlier requests.
-        choices: the tokens with their texts, which joined are `text`, and their probabilities,
-            where `logprobs` asked for these. Those of a stop text are left out.
+        tokens: its token ids, the stop token left out.
+        finish_reason: "stop" (a stop token or stop string), "length" (the token or time limit) or
+            "cancelled" (by the client).
+        prompt_tokens: tokens of the prompt, image positions included.
+        cached_tokens: how many of them the prefix cache held.
+        sampled_tokens: the tokens with their texts, which joined are `text`, and with their
+            log-probabilities, where `logprobs` is set. Those of a stop string are left out.
     """
 
     text: str
@@ -254,18 +259,24 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
-    choices: tuple[Choice, ...] = field(default=(), repr=False, compare=False)
+    sampled_tokens: tuple[SampledToken, ...] = field(default=(), repr=False, compare=False)
 
 
-def _demand(holds: bool, name: str, found: object, valid: str) -> None:
-    if not holds:
-        raise RequestError(f"{name} is {found!r:.80}; give {valid}", name)
+def _check(valid: bool, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise RequestError(f"{name} is {value!r:.80}; give {expected}", name)
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
 
 
-def _within(value: object, low: float, high: float) -> bool:
-    # Not a number compares as false with everything.
+def _is_int(value: object, minimum: int, maximum: int | None = None) -> bool:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return minimum <= value and (maximum is None or value <= maximum)
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    # NaN compares as false with everything.
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mgm.engine.core.device_errors import is_device_error
 from mgm.engine.core.errors import GenerationError, RequestError
-from mgm.engine.core.faults import is_device_fault
-from mgm.engine.core.sampling import BAN, FORCE, Candidate, Choice, Sampling
+from mgm.engine.core.sampling_params import BAN, FORCE, SampledToken, SamplingParams, TopLogprob
 
-_FORCED = 1e4  # added to the logits of forced tokens: more than logits differ by
-NOT_FINITE, NOTHING_ALLOWED = -1, -2  # in place of a token
+_FORCED = 1e4  # added to the logits of forced tokens: more than any two logits differ by
+NOT_FINITE, NOTHING_ALLOWED = -1, -2  # error codes in place of a token id
 MESSAGES = {
     NOT_FINITE: "the model produced non-finite logits (NaN or infinity): its weights are damaged, "
     "or its dtype is too narrow; try bfloat16 or float32",
@@ -24,89 +24,89 @@ MESSAGES = {
 
 
 class TokenMask(Protocol):
-    """What says which tokens may come next, such as a grammar."""
+    """Constrains the next token of a sequence, such as the state of a grammar."""
 
     @property
     def complete(self) -> bool:
-        """Whether nothing but the end may come."""
+        """Whether the output is complete, so that only a stop token may follow."""
 
-    def allowed(self) -> bytes:
-        """A bit for each token of the vocabulary, the first lowest: whether it may come next."""
+    def bitmask(self) -> bytes:
+        """One bit per token of the vocabulary, lowest bit first: whether it is allowed next."""
 
     def accept(self, token: int) -> None:
-        """Go on behind a token."""
+        """Advance by a token."""
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is decided about the next token of a row before its logits are looked at.
+class _StepParams:
+    """What a row's next token depends on besides its logits.
 
     Attributes:
-        point: where in the chances, from 0 to 1, it is drawn.
+        uniform: random number in [0, 1) that selects a token from the distribution.
         biases: added to logits, by token.
-        allowed: a bit for each token.
+        bitmask: one bit per token; None: all are allowed.
     """
 
-    point: float = 0.0
+    uniform: float = 0.0
     biases: Mapping[int, float] = field(default_factory=dict)
-    allowed: bytes | None = None
+    bitmask: bytes | None = None
 
 
-_PLAIN = _Plan()
+_GREEDY = _StepParams()
 
 
 class Sampler:
-    """Chooses the tokens of one answer; its draws depend on nothing but the seed.
+    """Sampling state of one sequence; its draws depend on nothing but the seed.
 
     Args:
-        sampling: how.
+        params: sampling parameters.
         prompt_ids: tokens of the prompt, for the repetition penalty.
-        mask: says which tokens may come next; None: all.
+        mask: constrains the next token; None: all are allowed.
     """
 
     def __init__(
-        self, sampling: Sampling, prompt_ids: Sequence[int] = (), mask: TokenMask | None = None
+        self, params: SamplingParams, prompt_ids: Sequence[int] = (), mask: TokenMask | None = None
     ) -> None:
-        self.sampling = sampling
+        self.params = params
         self.mask = mask
-        self.seen = set(prompt_ids) if sampling.repetition_penalty != 1 else None
-        self._counts = Counter[int]()  # of the answer's tokens
-        self._penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
-        self._bias = _effective_bias(sampling.logit_bias)
+        self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
+        self._counts = Counter[int]()  # of output tokens
+        self._penalised = bool(params.presence_penalty or params.frequency_penalty)
+        self._bias = _effective_bias(params.logit_bias)
         # On the CPU whatever the device, so that a seed means the same everywhere.
         self._generator = torch.Generator()
-        if sampling.seed is None:
+        if params.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(sampling.seed)
+            self._generator.manual_seed(params.seed)
 
-    def point(self) -> float:
-        """Where in the chances, from 0 to 1, the next token is drawn."""
+    def draw_uniform(self) -> float:
+        """The next random number in [0, 1)."""
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
-    def plan(self) -> _Plan:
-        """Decide what does not depend on the logits; once for each token.
+    def step_params(self) -> _StepParams:
+        """Parameters of the next token; called once per token, since it advances the generator.
 
         Raises:
-            MGMError: the grammar of structured output cannot go on.
+            MGMError: the grammar of structured output cannot continue.
         """
-        allowed = None if self.mask is None else self.mask.allowed()
-        point = 0.0 if self.sampling.greedy else self.point()
-        if allowed is None and not point and not self._bias and not self._counts:
-            return _PLAIN
+        bitmask = None if self.mask is None else self.mask.bitmask()
+        uniform = 0.0 if self.params.greedy else self.draw_uniform()
+        if bitmask is None and not uniform and not self._bias and not self._counts:
+            return _GREEDY
         biases = self._bias
         if self._counts:
             biases = dict(biases)
-            once, each = self.sampling.presence_penalty, self.sampling.frequency_penalty
+            presence, frequency = self.params.presence_penalty, self.params.frequency_penalty
             for token, count in self._counts.items():
-                biases[token] = biases.get(token, 0.0) - once - each * count
-        return _Plan(point, biases, allowed)
+                biases[token] = biases.get(token, 0.0) - presence - frequency * count
+        return _StepParams(uniform, biases, bitmask)
 
     def accept(self, token: int) -> None:
-        """Take notice of the token that was chosen.
+        """Record the sampled token.
 
         Raises:
-            MGMError: the grammar of structured output cannot go on.
+            MGMError: the grammar of structured output cannot continue.
         """
         if self.seen is not None:
             self.seen.add(token)
@@ -116,161 +116,169 @@ class Sampler:
             self.mask.accept(token)
 
 
-def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | Exception]:
-    """The next token of every row, or what was raised while it was chosen.
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[SampledToken | Exception]:
+    """The next token of every row, or the error that was raised for it.
 
-    A row's error is its own: other rows get the tokens that they would get without it.
+    An error concerns its own row: other rows get the same tokens as without it.
 
     Args:
         logits: (batch, vocabulary), of any dtype and on any device.
         samplers: one for each row.
 
     Raises:
-        torch.OutOfMemoryError, torch.AcceleratorError: a fault of the device.
+        torch.OutOfMemoryError, torch.AcceleratorError: the device is out of memory, or has failed.
     """
-    plans, errors = [], {}
+    params, errors = [], {}
     for row, sampler in enumerate(samplers):
         try:
-            plans.append(sampler.plan())
-        except Exception as error:  # noqa: BLE001  it is this row's
-            plans.append(_PLAIN)
+            params.append(sampler.step_params())
+        except Exception as error:  # noqa: BLE001  it concerns this row alone
+            params.append(_GREEDY)
             errors[row] = error
-    found = _choose_or_fail(logits, samplers, plans)
+    results = _sample_or_split(logits, samplers, params)
     for row, sampler in enumerate(samplers):
-        choice: Choice | Exception = errors.get(row, found[row])
+        result: SampledToken | Exception = errors.get(row, results[row])
         try:
-            if isinstance(choice, Choice):
-                sampler.accept(choice.token)
-        except Exception as error:  # noqa: BLE001  it is this row's
-            choice = error
-        found[row] = choice
-    return found
+            if isinstance(result, SampledToken):
+                sampler.accept(result.token)
+        except Exception as error:  # noqa: BLE001  it concerns this row alone
+            result = error
+        results[row] = result
+    return results
 
 
-def _choose_or_fail(
-    logits: Tensor, samplers: Sequence[Sampler], plans: Sequence[_Plan]
-) -> list[Choice | Exception]:
+def _sample_or_split(
+    logits: Tensor, samplers: Sequence[Sampler], params: Sequence[_StepParams]
+) -> list[SampledToken | Exception]:
+    """Sample the batch; if that raises, sample row by row to know whose error it is."""
     try:
-        return _choose(logits, samplers, plans)
+        return _sample_batch(logits, samplers, params)
     except Exception as error:
-        if is_device_fault(error):
+        if is_device_error(error):
             raise
         if len(samplers) == 1:
             return [error]
-        rows = range(len(samplers))
-        return [
-            _choose_or_fail(logits[row : row + 1], samplers[row : row + 1], plans[row : row + 1])[0]
-            for row in rows
-        ]
+        rows = [slice(row, row + 1) for row in range(len(samplers))]
+        return [_sample_or_split(logits[row], samplers[row], params[row])[0] for row in rows]
 
 
-def _choose(
-    logits: Tensor, samplers: Sequence[Sampler], plans: Sequence[_Plan]
-) -> list[Choice | Exception]:
-    given = logits
-    logits = _adjusted(logits, samplers, plans)
+def _sample_batch(
+    logits: Tensor, samplers: Sequence[Sampler], params: Sequence[_StepParams]
+) -> list[SampledToken | Exception]:
+    raw = logits
+    logits = _process_logits(logits, samplers, params)
     tokens = logits.argmax(-1)  # NaN counts as the largest
     largest = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     results = torch.where(largest.isfinite(), tokens, NOT_FINITE)
-    if logits is not given:
-        finite = given.amax(-1).isfinite()
+    if logits is not raw:
+        finite = raw.amax(-1).isfinite()
         results = torch.where(finite & (results == NOT_FINITE), NOTHING_ALLOWED, results)
         results = torch.where(finite, results, NOT_FINITE)
-    drawn = [row for row, sampler in enumerate(samplers) if not sampler.sampling.greedy]
-    if drawn:
-        rows = torch.tensor(drawn, device=logits.device)
-        draws = _draw(
+    random_rows = [row for row, sampler in enumerate(samplers) if not sampler.params.greedy]
+    if random_rows:
+        rows = torch.tensor(random_rows, device=logits.device)
+        draws = _sample_from_distribution(
             logits[rows].float(),
-            [samplers[row].sampling for row in drawn],
-            [plans[row].point for row in drawn],
+            [samplers[row].params for row in random_rows],
+            [params[row].uniform for row in random_rows],
         )
         results[rows] = torch.where(results[rows] < 0, results[rows], draws)
-    if all(sampler.sampling.logprobs is None for sampler in samplers):
-        # Here the device is waited for.
-        return [_choice(Choice(result)) for result in results.tolist()]
-    return [_choice(one) for one in _with_logprobs(given, results, samplers)]
+    if all(sampler.params.logprobs is None for sampler in samplers):
+        # The one synchronisation with the device.
+        return [_token_or_error(SampledToken(result)) for result in results.tolist()]
+    return [_token_or_error(one) for one in _with_logprobs(raw, results, samplers)]
 
 
-def _choice(choice: Choice) -> Choice | Exception:
-    """The choice, or the error that its token stands for."""
-    if choice.token >= 0:
-        return choice
-    if choice.token == NOTHING_ALLOWED:
+def _token_or_error(result: SampledToken) -> SampledToken | Exception:
+    """The token, or the error whose code stands in its stead."""
+    if result.token >= 0:
+        return result
+    if result.token == NOTHING_ALLOWED:
         return RequestError(MESSAGES[NOTHING_ALLOWED], "logit_bias")
-    return GenerationError(MESSAGES[choice.token])
+    return GenerationError(MESSAGES[result.token])
 
 
 def _effective_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
-    """What is added to logits: -inf bans, and enough to outweigh all others forces."""
+    """Biases as they are added to logits: -inf bans, a large value outweighs all other tokens."""
     special = {BAN: -torch.inf, FORCE: _FORCED}
     return {token: special.get(value, value) for token, value in logit_bias.items()}
 
 
-def _adjusted(logits: Tensor, samplers: Sequence[Sampler], plans: Sequence[_Plan]) -> Tensor:
-    """Logits (batch, vocabulary) with penalties, biases and masks; the same if there are none."""
+def _process_logits(
+    logits: Tensor, samplers: Sequence[Sampler], params: Sequence[_StepParams]
+) -> Tensor:
+    """Apply penalties, biases and grammar masks to logits (batch, vocabulary).
+
+    Returns:
+        The same tensor if there are none.
+    """
     penalised = [row for row, sampler in enumerate(samplers) if sampler.seen]
-    biased = [row for row, plan in enumerate(plans) if plan.biases]
-    masked = [row for row, plan in enumerate(plans) if plan.allowed is not None]
+    biased = [row for row, one in enumerate(params) if one.biases]
+    masked = [row for row, one in enumerate(params) if one.bitmask is not None]
     if not (penalised or biased or masked):
         return logits
-    device, width = logits.device, logits.shape[-1]
+    device, vocabulary = logits.device, logits.shape[-1]
     changed = logits.float().clone()
     for row in penalised:
-        ids = [token for token in samplers[row].seen or () if 0 <= token < width]
+        ids = [token for token in samplers[row].seen or () if 0 <= token < vocabulary]
         seen = torch.tensor(ids, device=device, dtype=torch.long)
-        of_row, penalty = changed[row, seen], samplers[row].sampling.repetition_penalty
-        changed[row, seen] = torch.where(of_row > 0, of_row / penalty, of_row * penalty)
+        of_seen, penalty = changed[row, seen], samplers[row].params.repetition_penalty
+        changed[row, seen] = torch.where(of_seen > 0, of_seen / penalty, of_seen * penalty)
     if biased:
-        cells = [(row, token) for row in biased for token in plans[row].biases]
-        values = [value for row in biased for value in plans[row].biases.values()]
+        cells = [(row, token) for row in biased for token in params[row].biases]
+        values = [value for row in biased for value in params[row].biases.values()]
         indices = torch.tensor(cells, device=device).unbind(-1)
         changed.index_put_(indices, torch.tensor(values, device=device), accumulate=True)
     if masked:
-        bits = np.stack([np.frombuffer(plans[row].allowed or b"", np.uint8) for row in masked])
-        allowed = np.unpackbits(bits, axis=-1, count=width, bitorder="little").astype(bool)
+        bits = np.stack([np.frombuffer(params[row].bitmask or b"", np.uint8) for row in masked])
+        allowed = np.unpackbits(bits, axis=-1, count=vocabulary, bitorder="little").astype(bool)
         forbidden = ~torch.from_numpy(allowed).to(device)
         rows = torch.tensor(masked, device=device)
         changed[rows] = changed[rows].masked_fill(forbidden, -torch.inf)
     return changed
 
 
-def _draw(logits: Tensor, settings: Sequence[Sampling], points: Sequence[float]) -> Tensor:
-    """Tokens (batch) drawn from logits (batch, vocabulary) at these points of the chances."""
+def _sample_from_distribution(
+    logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+) -> Tensor:
+    """Tokens (batch) of logits (batch, vocabulary), by inverse transform sampling."""
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=logits.device, dtype=torch.float32).unsqueeze(-1)
 
     # The largest becomes 0 first: a low temperature must not make infinities.
     logits = logits - logits.amax(-1, keepdim=True)
-    chances = (logits / column([one.temperature for one in settings])).softmax(-1)
-    chances, order = chances.sort(dim=-1, descending=True, stable=True)
-    before = chances.cumsum(-1) - chances  # of the likelier ones; the first always stays
-    kept = before < column([one.top_p for one in settings])
-    ranks = torch.arange(chances.shape[-1], device=logits.device)
-    kept &= ranks < column([one.top_k or chances.shape[-1] for one in settings])
-    kept &= chances >= column([one.min_p for one in settings]) * chances[:, :1]
-    kept &= chances > 0  # what is masked is not drawn, wherever rounding puts the point
+    probabilities = (logits / column([one.temperature for one in params])).softmax(-1)
+    probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = probabilities.cumsum(-1) - probabilities  # of more probable tokens
+    kept = before < column([one.top_p for one in params])
+    ranks = torch.arange(probabilities.shape[-1], device=logits.device)
+    kept &= ranks < column([one.top_k or probabilities.shape[-1] for one in params])
+    kept &= probabilities >= column([one.min_p for one in params]) * probabilities[:, :1]
+    kept &= probabilities > 0  # masked tokens, whatever rounding does to the sums
     kept[:, 0] = True
-    sums = (chances * kept).cumsum(-1)
-    index = (sums <= column(points) * sums[:, -1:]).sum(-1, keepdim=True)
-    # Rounding may bring the point to the very end, where nothing is left.
+    sums = (probabilities * kept).cumsum(-1)
+    index = (sums <= column(uniforms) * sums[:, -1:]).sum(-1, keepdim=True)
+    # Rounding may bring the index past the last token that is kept.
     last = kept.sum(-1, keepdim=True) - 1
     return order.gather(-1, torch.minimum(index, last)).squeeze(-1)
 
 
-def _with_logprobs(logits: Tensor, results: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
-    """Tokens with the logarithms of probabilities that are asked for."""
-    count = max(sampler.sampling.logprobs or 0 for sampler in samplers)
+def _with_logprobs(
+    logits: Tensor, results: Tensor, samplers: Sequence[Sampler]
+) -> list[SampledToken]:
+    """Tokens with the log-probabilities that their requests want."""
+    count = max(sampler.params.logprobs or 0 for sampler in samplers)
     logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(-1, results.clamp(min=0).unsqueeze(-1)).squeeze(-1).tolist()
     values, ids = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
     values, ids = values.tolist(), ids.tolist()
-    choices = []
+    tokens = []
     for row, (token, sampler) in enumerate(zip(results.tolist(), samplers, strict=True)):
-        asked = sampler.sampling.logprobs
-        if asked is None:
-            choices.append(Choice(token))
+        wanted = sampler.params.logprobs
+        if wanted is None:
+            tokens.append(SampledToken(token))
             continue
-        likeliest = tuple(map(Candidate, ids[row][:asked], values[row][:asked]))
-        choices.append(Choice(token, own[row], likeliest))
-    return choices
+        top_logprobs = tuple(map(TopLogprob, ids[row][:wanted], values[row][:wanted]))
+        tokens.append(SampledToken(token, own[row], top_logprobs))
+    return tokens

@@ -1,7 +1,8 @@
-"""One answer while it is being written."""
+"""A sequence: one prompt and the output that is generated for it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,207 +10,217 @@ from torch import Tensor
 
 from mgm.data.text.stop_criteria import Stops
 from mgm.engine.core.detokenizer import IncrementalDetokenizer, TokenSpan
-from mgm.engine.core.faults import as_fault, is_device_fault
+from mgm.engine.core.device_errors import as_request_error, is_device_error
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.core.sampler import Sampler, TokenMask
-from mgm.engine.core.sampling import Choice
+from mgm.engine.core.sampling_params import SampledToken
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.errors import MGMError
 
-_CONTEXT = 16  # ids of a prompt that its continuation is decoded with
+_CONTEXT_TOKENS = 16  # last tokens of the prompt that a continuation is detokenized with
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of an answer, as a listener gets it.
+class Chunk:
+    """New output of a sequence, as its listener gets it.
 
     Attributes:
-        text: that became certain.
-        choices: its tokens, whose texts joined are `text`.
-        answer: all of it, with the last piece.
-        fault: why there is no answer, with the last piece.
+        text: that later tokens cannot change.
+        tokens: its tokens, whose texts joined are `text`.
+        answer: the whole output, in the last chunk.
+        error: why there is no answer, in the last chunk.
     """
 
     text: str
-    choices: tuple[Choice, ...] = ()
+    tokens: tuple[SampledToken, ...] = ()
     answer: Answer | None = None
-    fault: MGMError | None = None
+    error: MGMError | None = None
 
-    def __add__(self, later: "Piece") -> "Piece":
-        """Both as one."""
-        choices = (*self.choices, *later.choices)
-        return Piece(self.text + later.text, choices, later.answer, later.fault)
+    def __add__(self, later: "Chunk") -> "Chunk":
+        """Both chunks as one."""
+        tokens = (*self.tokens, *later.tokens)
+        return Chunk(self.text + later.text, tokens, later.answer, later.error)
 
 
-class Generation:
-    """One answer in the making.
+class Sequence:
+    """One prompt and its output, from the waiting queue to the last token.
 
     Args:
-        request: what is asked.
-        prompt_ids: the prompt, image positions expanded.
-        names: of the prompt's positions, as its ids, but those of an image are that image's own.
-        features: (image tokens, width) of each image of the prompt, in order.
-        vocabulary: turns the answer's ids into text.
-        stops: what ends the answer.
-        room: tokens that the model's context still has after the prompt.
+        request: whose output this is.
+        prompt_ids: token ids of the prompt, image positions expanded.
+        token_keys: of the prompt's positions, for the prefix cache: the token id, and at images a
+            hash of the image.
+        image_features: (image tokens, width) of each image of the prompt, in order.
+        vocabulary: for detokenization.
+        stops: stop tokens and stop strings.
+        context_budget: tokens that the model's context length leaves after the prompt.
         mask: the grammar of structured output; None: any token may come.
 
     Attributes:
-        prefill_alone: whether the prompt is prefilled without others beside it: one of those it
-            was prefilled with before raised an error.
-        rank: in the queue; the lowest is prefilled first.
-        limit: tokens of the answer, at most.
-        seconds: after which it ends; None: whenever it does.
-        stop_ids: tokens that end it.
-        listener: gets every piece from the thread that writes, and must not wait.
+        output: sampled tokens so far, the stop token left out.
+        finish_reason: "stop", "length", "cancelled" or "error"; None: it is not finished.
+        error: what the finish reason "error" stands for.
+        num_cached_tokens: positions of the prompt that the prefix cache held.
+        prefill_alone: whether the prompt is prefilled in a step of its own, since a batch that it
+            was part of raised an error.
+        queue_rank: in the waiting queue; the lowest is prefilled first.
+        max_new_tokens: maximum length of the output.
+        timeout: seconds after which it finishes with "length"; None: no limit.
+        stop_ids: tokens that finish it.
+        listener: called with every chunk in the engine's thread, and must not block.
     """
 
     def __init__(
         self,
         request: Request,
         prompt_ids: list[int],
-        names: np.ndarray,
-        features: Sequence[Tensor],
+        token_keys: np.ndarray,
+        image_features: abc.Sequence[Tensor],
         vocabulary: TokenBytes,
         stops: Stops,
-        room: int,
+        context_budget: int,
         mask: TokenMask | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
-        self.names = names
-        self.features = tuple(features)
-        self.choices: list[Choice] = []
+        self.token_keys = token_keys
+        self.image_features = tuple(image_features)
+        self.output: list[SampledToken] = []
         self.finish_reason: str | None = None
-        self.fault: MGMError | None = None  # why it could not go on
-        self.cached = 0  # positions of the prompt that were known already
-        self.listener: Callable[[Piece], None] | None = None
+        self.error: MGMError | None = None
+        self.num_cached_tokens = 0
+        self.listener: Callable[[Chunk], None] | None = None
         self.prefill_alone = False
-        self.rank = 0
-        self.sampler = Sampler(request.sampling, prompt_ids, mask)
-        self.limit = min(request.max_new_tokens, room)
-        self.seconds = request.max_seconds
-        self._begun = time.monotonic()
+        self.queue_rank = 0
+        self.sampler = Sampler(request.sampling_params, prompt_ids, mask)
+        self.max_new_tokens = min(request.max_new_tokens, context_budget)
+        self.timeout = request.max_seconds
+        self._start_time = time.monotonic()
         self.stop_ids = stops.ids
-        context = prompt_ids[-_CONTEXT:] if request.continues_text else ()
-        self._text = IncrementalDetokenizer(
+        context = prompt_ids[-_CONTEXT_TOKENS:] if request.continues_text else ()
+        self._detokenizer = IncrementalDetokenizer(
             vocabulary, stops.texts, by_bytes=mask is not None, context=context
         )
 
     @property
-    def tokens(self) -> list[int]:
-        """The answer's token ids."""
-        return [choice.token for choice in self.choices]
+    def output_ids(self) -> list[int]:
+        """Token ids of the output."""
+        return [one.token for one in self.output]
 
-    def last(self, count: int) -> list[int]:
-        """The last ids of the prompt and the answer."""
-        tokens = [choice.token for choice in self.choices[-count:]]
-        return [*self.prompt_ids[-count:], *tokens][-count:]
+    @property
+    def max_length(self) -> int:
+        """Maximum length of prompt and output together."""
+        return len(self.prompt_ids) + self.max_new_tokens
 
-    def push(self, choice: Choice) -> None:
-        """Add the next token. What is raised ends this answer."""
+    def last_ids(self, count: int) -> list[int]:
+        """The last token ids of prompt and output."""
+        output = [one.token for one in self.output[-count:]]
+        return [*self.prompt_ids[-count:], *output][-count:]
+
+    def append_token(self, token: SampledToken) -> None:
+        """Add the next token. An error in it finishes this sequence."""
         try:
-            self._push(choice)
+            self._append_token(token)
         except Exception as error:
-            if is_device_fault(error):
+            if is_device_error(error):
                 raise
-            self.fail(as_fault(error, "turning tokens into text"))
+            self.fail(as_request_error(error, "detokenizing"))
 
-    def _push(self, choice: Choice) -> None:
-        if choice.token in self.stop_ids:
+    def _append_token(self, token: SampledToken) -> None:
+        if token.token in self.stop_ids:
             self.finish("stop")
             return
-        if choice.likeliest:
-            texts = [self._text.candidate(one.token) for one in choice.likeliest]
-            likeliest = [
+        if token.top_logprobs:
+            texts = [self._detokenizer.candidate(one.token) for one in token.top_logprobs]
+            top_logprobs = [
                 one._replace(text=part.text, utf8=part.utf8)
-                for one, part in zip(choice.likeliest, texts, strict=True)
+                for one, part in zip(token.top_logprobs, texts, strict=True)
             ]
-            choice = replace(choice, likeliest=tuple(likeliest))
-        self.choices.append(choice)
-        self._text.push(choice.token)
+            token = replace(token, top_logprobs=tuple(top_logprobs))
+        self.output.append(token)
+        self._detokenizer.append(token.token)
         mask = self.sampler.mask
-        if self._text.stopped or (mask is not None and mask.complete):
+        if self._detokenizer.stopped or (mask is not None and mask.complete):
             self.finish("stop")
-        elif len(self.choices) >= self.limit or self.late:
+        elif len(self.output) >= self.max_new_tokens or self.timed_out:
             self.finish("length")
 
     @property
-    def late(self) -> bool:
-        """Whether its time is over."""
-        return self.seconds is not None and time.monotonic() - self._begun > self.seconds
+    def timed_out(self) -> bool:
+        """Whether its time limit has passed."""
+        return self.timeout is not None and time.monotonic() - self._start_time > self.timeout
 
     def finish(self, reason: str) -> None:
-        """End the answer, unless it has ended. What is raised ends it with an error."""
+        """Finish the sequence, unless it is finished. An error in it becomes its error."""
         if self.finish_reason is not None:
             return
         self.finish_reason = reason
         try:
-            self._text.finish()
-        except Exception as error:  # noqa: BLE001  it is this answer's
-            self.fault = self.fault or as_fault(error, "turning tokens into text")
-        if self.fault is not None:
+            self._detokenizer.finish()
+        except Exception as error:  # noqa: BLE001  it concerns this sequence alone
+            self.error = self.error or as_request_error(error, "detokenizing")
+        if self.error is not None:
             self.finish_reason = "error"
-        elif self._text.stopped:
+        elif self._detokenizer.stopped:
             self.finish_reason = "stop"
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
-        """Give the listener, if there is one, what is new; if it raises, the answer ends."""
+    def notify(self) -> None:
+        """Pass new output to the listener, if there is one; if that raises, the sequence fails."""
         listener = self.listener
         if listener is None:
             return
-        ended = self.finish_reason is not None
-        if ended:
-            self.listener = None  # this is the last piece
+        finished = self.finish_reason is not None
+        if finished:
+            self.listener = None  # it gets the last chunk now
         try:
-            first = self._text.taken_tokens
-            text = self.take()
-            chosen = tuple(self._described(first, self._text.taken_tokens))
-            answer = self.answer() if ended and self.fault is None else None
-            listener(Piece(text, chosen, answer, self.fault if ended else None))
-        except Exception as error:  # noqa: BLE001  it is this answer's
+            first = self._detokenizer.num_popped_tokens
+            text = self.pop_text()
+            tokens = tuple(self._tokens_with_text(first, self._detokenizer.num_popped_tokens))
+            answer = self.answer() if finished and self.error is None else None
+            listener(Chunk(text, tokens, answer, self.error if finished else None))
+        except Exception as error:  # noqa: BLE001  it concerns this sequence alone
             self.listener = None
-            if not ended:
-                self.fail(as_fault(error, "passing an answer on"))
+            if not finished:
+                self.fail(as_request_error(error, "streaming its output"))
 
-    def fail(self, fault: MGMError) -> None:
-        """End the answer with a fault, unless it has ended."""
+    def fail(self, error: MGMError) -> None:
+        """Finish the sequence with an error, unless it is finished."""
         if self.finish_reason is None:
-            self.fault = fault
+            self.error = error
             self.finish("error")
 
-    def take(self) -> str:
-        """The text that became certain since the last call."""
-        return self._text.take()
+    def pop_text(self) -> str:
+        """Text since the last call that later tokens cannot change."""
+        return self._detokenizer.pop_text()
 
-    def _described(self, first: int, end: int) -> list[Choice]:
-        """Tokens, with what they are of the text; those of a stop text and behind it left out."""
-        spans = self._text.spans(first, end)
-        return list(map(_with_text, self.choices[first:end][: len(spans)], spans))
+    def _tokens_with_text(self, first: int, end: int) -> list[SampledToken]:
+        """Output tokens with their texts; those of a stop string, and after it, are left out."""
+        spans = self._detokenizer.spans(first, end)
+        return list(map(_with_text, self.output[first:end][: len(spans)], spans))
 
     def answer(self) -> Answer:
-        """The answer as far as it is written.
+        """The output so far.
 
         Raises:
-            MGMError: it could not be written.
+            MGMError: the sequence has failed.
         """
-        if self.fault is not None:
-            raise self.fault
+        if self.error is not None:
+            raise self.error
         return Answer(
-            text=self._text.text,
-            tokens=tuple(self.tokens),
+            text=self._detokenizer.text,
+            tokens=tuple(self.output_ids),
             finish_reason=self.finish_reason or "cancelled",
             prompt_tokens=len(self.prompt_ids),
-            cached_tokens=self.cached,
-            choices=tuple(self._described(0, len(self.choices))),
+            cached_tokens=self.num_cached_tokens,
+            sampled_tokens=tuple(self._tokens_with_text(0, len(self.output))),
         )
 
 
-def _with_text(choice: Choice, span: TokenSpan) -> Choice:
-    """A token with what it is of the text, among its likeliest too."""
-    likeliest = tuple(
-        one._replace(text=span.part.text, utf8=span.part.utf8) if one.token == choice.token else one
-        for one in choice.likeliest
-    )
+def _with_text(token: SampledToken, span: TokenSpan) -> SampledToken:
+    """A token with its part of the text, in its top log-probabilities too."""
     text, utf8 = span.part
-    return replace(choice, likeliest=likeliest, text=text, utf8=utf8, offset=span.start)
+    top_logprobs = tuple(
+        one._replace(text=text, utf8=utf8) if one.token == token.token else one
+        for one in token.top_logprobs
+    )
+    return replace(token, top_logprobs=top_logprobs, text=text, utf8=utf8, offset=span.start)

@@ -1,4 +1,4 @@
-"""The form that an answer has."""
+"""Structured output: constrains answers to a JSON schema, regex, choice or grammar."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,29 @@ from mgm.engine.core.errors import RequestError
 from mgm.errors import one_line
 
 MAX_LENGTH = 2**16  # characters of a schema, a regular expression, a grammar, or all choices
-MAX_WHITESPACE = 32  # characters in a row in JSON, or a model may write nothing else for ever
-KINDS = ("json", "json_object", "regex", "choice", "grammar")
+MAX_WHITESPACE = 32  # characters in a row in JSON: models can get stuck writing whitespace
+CONSTRAINT_KINDS = ("json", "json_object", "regex", "choice", "grammar")
 
 
 @dataclass(frozen=True)
 class StructuredOutput:
-    """The form that an answer has; exactly one of the first five. vLLM's `StructuredOutputsParams`.
+    """A constraint on an answer, as vLLM's `StructuredOutputsParams`; one of the first five fields.
 
     Attributes:
         json: a JSON schema, as an object or as text. `uniqueItems` and formats that are not in
-            `mgm.engine.grammar.json_schema.FORMATS` are left to the model; other keywords that no
-            grammar can hold, as `not` and `if`, are refused.
-        regex: a regular expression that the whole answer matches (Rust's syntax, see
+            `mgm.engine.grammar.json_schema.FORMATS` are ignored; other keywords that a grammar
+            cannot express, such as `not` and `if`, are rejected.
+        regex: a regular expression for the whole answer (Rust's syntax, see
             https://docs.rs/regex/latest/regex/#syntax, without look-around and back references).
-        choice: texts, of which the answer is one.
+        choice: the texts that the answer can be.
         grammar: a context-free grammar, in Lark's syntax or GBNF
             (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
         json_object: whether the answer is any JSON object.
-        disable_any_whitespace: whether JSON has no blanks and line breaks between its tokens; else
-            it may have `MAX_WHITESPACE` in a row.
-        disable_additional_properties: whether objects of a schema have only the properties that it
-            names, where it says nothing else.
-        whitespace_pattern: a regular expression of what may be between the tokens of JSON.
+        disable_any_whitespace: whether JSON has no whitespace between its tokens; otherwise up to
+            `MAX_WHITESPACE` characters at a time are allowed.
+        disable_additional_properties: whether `additionalProperties` of a schema defaults to
+            false.
+        whitespace_pattern: a regular expression for whitespace between the tokens of JSON.
 
     Raises:
         RequestError: none or several are given, or one has the wrong type or is too long.
@@ -47,10 +47,10 @@ class StructuredOutput:
     whitespace_pattern: str | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in KINDS if getattr(self, name) not in (None, False)]
+        given = [name for name in CONSTRAINT_KINDS if getattr(self, name) not in (None, False)]
         if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise _error(f": give one of {', '.join(KINDS)}; found {found}")
+            got = " and ".join(given) or "none"
+            raise _error(f": give one of {', '.join(CONSTRAINT_KINDS)}; got {got}")
         if self.json is not None:
             object.__setattr__(self, "json", _schema_text(self.json))
         if self.choice is not None:
@@ -73,22 +73,22 @@ class StructuredOutput:
             self.key.encode()
         except UnicodeEncodeError as error:
             raise _error(
-                f".{given[0]} holds half a surrogate pair, which is no character"
+                f".{given[0]} holds half a surrogate pair, which is not a character"
             ) from error
 
     @property
     def key(self) -> str:
-        """The same for what is equal."""
+        """Cache key: equal for equal constraints."""
         return json.dumps([*vars(self).values()], ensure_ascii=False)
 
     @property
     def kind(self) -> str:
-        """The name of the one that is given."""
-        return next(name for name in KINDS if getattr(self, name) not in (None, False))
+        """Which of the five fields is set."""
+        return next(name for name in CONSTRAINT_KINDS if getattr(self, name) not in (None, False))
 
     @property
     def is_cheap(self) -> bool:
-        """Whether it compiles in next to no time, whatever it holds: texts have no recursion."""
+        """Whether it always compiles quickly: choices have no recursion."""
         return self.choice is not None
 
 
@@ -100,13 +100,13 @@ def _schema_text(schema: object) -> str:
             return json.dumps(parsed, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
         raise _error(
-            f".json is no JSON schema ({one_line(error)[:200]}); give an object"
+            f".json is not a JSON schema ({one_line(error)[:200]}); give an object"
         ) from error
     return _refuse("json", schema, "a JSON schema, as an object or as text")
 
 
-def _refuse(name: str, found: object, valid: str) -> Any:
-    raise _error(f".{name} is {found!r:.80}; give {valid}")
+def _refuse(name: str, value: object, valid: str) -> Any:
+    raise _error(f".{name} is {value!r:.80}; give {valid}")
 
 
 def _error(message: str) -> RequestError:

@@ -1,4 +1,4 @@
-"""The bytes of each token of a vocabulary."""
+"""Vocabulary bytes: the bytes of text that each token id stands for."""
 
 from functools import lru_cache
 from typing import cast
@@ -12,15 +12,15 @@ _BYTE_LEVEL_SPACE = "Ġ"  # what byte-level BPE writes for it
 class TokenBytes:
     """Token ids to the bytes that they add to a text.
 
-    They are those of the token itself: some tokenizers leave out the blank that a text begins with,
-    which is the decoder's work and depends on what stands before a token.
+    These are context-free: that some tokenizers drop the leading blank of a text is up to the
+    detokenizer.
 
     Args:
         tokenizer: byte-level BPE, or a sentencepiece model with or without tokens for bytes
             (`<0x0A>`).
 
     Attributes:
-        tokenizer: the same.
+        tokenizer: the tokenizer of this vocabulary.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -30,32 +30,31 @@ class TokenBytes:
         self._special = frozenset(token for token, one in added.items() if one.special)
         self._bytes_of_tokens = _byte_fallback_tokens(tokenizer)
         self._letters = _byte_level_alphabet() if _is_byte_level(tokenizer) else None
-        self._known: dict[int, bytes] = {}
+        self._bytes: dict[int, bytes] = {}  # computed so far
 
     def of(self, token: int) -> bytes:
-        """The bytes of a token; none if it is special, or no token of the tokenizer."""
-        found = self._known.get(token)
-        if found is None:
-            found = self._known[token] = self._find(token)
-        return found
+        """The bytes of a token; none of a special token, or of an id beyond the vocabulary."""
+        if token not in self._bytes:
+            self._bytes[token] = self._compute(token)
+        return self._bytes[token]
 
     def single_byte(self, token: int) -> int | None:
-        """The byte that a token like `<0x0A>` stands for; None: it is another kind of token."""
+        """The byte of a byte-fallback token such as `<0x0A>`; None for other tokens."""
         return self._bytes_of_tokens.get(token)
 
     def is_special(self, token: int) -> bool:
-        """Whether a token is no text, such as the one that ends an answer."""
+        """Whether a token is special: no text, such as a stop token."""
         return token in self._special
 
     def is_token(self, token: int) -> bool:
-        """Whether an id is a token of the tokenizer."""
+        """Whether an id is in the vocabulary."""
         return 0 <= token < len(self.tokenizer)
 
     def name(self, token: int) -> str:
         """The token as its vocabulary spells it."""
         return cast(str | None, self.tokenizer.convert_ids_to_tokens(token)) or f"token_id:{token}"
 
-    def _find(self, token: int) -> bytes:
+    def _compute(self, token: int) -> bytes:
         if token in self._special:
             return b""
         if token in self._bytes_of_tokens:
@@ -67,12 +66,12 @@ class TokenBytes:
             if all(letter in self._letters for letter in text):
                 return bytes(self._letters[letter] for letter in text)
             return text.encode()
-        # A token that was added to the vocabulary stands for exactly its own text.
+        # Added tokens stand for exactly their own text.
         return (text if token in self._added else text.replace(_SPACE, " ")).encode()
 
 
 def _byte_fallback_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
-    """Tokens that stand for one byte each, with that byte; none in most tokenizers."""
+    """Byte-fallback tokens, which stand for one byte each; most tokenizers have none."""
     names = [f"<0x{byte:02X}>" for byte in range(256)]
     ids = cast(list[int | None], tokenizer.convert_tokens_to_ids(names))
     if None in ids or len(set(ids)) < 256:
@@ -89,9 +88,9 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 @lru_cache(maxsize=1)
 def _byte_level_alphabet() -> dict[str, int]:
-    """Byte-level BPE's letters with their bytes: GPT-2's `bytes_to_unicode`, the other way round.
+    """The inverse of GPT-2's `bytes_to_unicode`: letters of byte-level BPE to bytes.
 
-    Printable bytes of Latin-1 are themselves, the others are letters from 256 on, in order.
+    Printable bytes of Latin-1 stand for themselves, the others for letters from 256 on, in order.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]

@@ -1,1 +1,1 @@
-"""Grammars of structured output."""
+"""Structured output: JSON schemas, regular expressions and grammars, compiled to token masks."""

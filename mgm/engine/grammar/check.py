@@ -1,9 +1,9 @@
-"""A program that compiles a grammar where it can do no harm: in a process with a small stack.
+"""Subprocess that compiles a grammar first, with a small stack and limited memory and time.
 
 llguidance follows rules and references by recursion: a long chain of them overflows the stack,
-which ends the process, as does too much memory or time. What passes here passes in a thread with
-the usual, larger stack. Run by its path, it imports nothing of this package: the definition and
-its limits come on standard input, what is wrong with it leaves on standard output.
+which kills the process, as does too much memory or time. What compiles here compiles in a thread
+with the usual, larger stack. Run by its path, it imports nothing of this package: the definition
+and its limits are read from standard input, an error message is written to standard output.
 """
 
 import json
@@ -13,14 +13,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
-STACK = 2**21  # bytes: a quarter of what a thread usually has
-MEMORY = 2**30  # bytes of addresses, those of the interpreter included
+STACK = 2**21  # bytes: a quarter of a thread's usual stack
+MEMORY = 2**30  # bytes of address space, the interpreter's included
 CPU_SECONDS = 2
-MAX_GROWTH = 2**24  # bytes that a compiled grammar may take: several are kept
+MAX_GROWTH = 2**24  # bytes of one compiled grammar: the cache keeps several
 
 
 class _Bytes:
-    """A vocabulary of all bytes, as llguidance takes it."""
+    """A vocabulary of single bytes, as llguidance takes it."""
 
     is_tokenizer_wrapper = True
     tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
@@ -45,26 +45,26 @@ def _check() -> None:
 
 
 def _memory() -> int:
-    """Bytes of memory that this process has; 0 where the system does not say."""
+    """Resident memory of this process in bytes; 0 where the system does not tell."""
     try:
-        # Not getrusage: its peak is that of the process that started this one, where it was larger.
+        # Not getrusage: its peak includes that of the parent process.
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * mmap.PAGESIZE
-    except OSError:  # it is no Linux
+    except OSError:  # not Linux
         return 0
 
 
 def _limit_resources() -> None:
-    """Limit memory and processor time, where the system can."""
+    """Limit memory and CPU time, where the system can."""
     try:
         import resource
     except ImportError:  # on Windows
         return
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_SECONDS)):
         try:
-            # A second more, or the process would be killed without saying that it was for its time.
+            # The hard limit is a second later: at the soft one the exit status is SIGXCPU.
             resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
-        except (ValueError, OSError):  # it is lower already, or macOS has none
+        except (ValueError, OSError):  # it is lower already, or macOS does not support it
             continue
 
 

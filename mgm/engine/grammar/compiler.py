@@ -1,4 +1,4 @@
-"""Structured output: grammars that say which tokens may come next, by llguidance."""
+"""Grammar compiler: constraints of structured output to token bitmasks, by llguidance."""
 
 import json
 import signal
@@ -20,27 +20,27 @@ from mgm.errors import MGMError, one_line
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MAX_COMPILED = 16  # grammars that are kept, each with up to 15 MB of states
+MAX_COMPILED = 16  # grammars in the cache, each with up to 15 MB of states
 MAX_COMPILED_LENGTH = 2**18  # characters of all of their definitions
-MAX_SECONDS = 20  # that compiling one may take, of which check.CPU_SECONDS on a processor
-MAX_WAIT = 30  # seconds, for others that are being compiled
-# Of llguidance: what one grammar may cost, at any step of an answer. The cost of a step grows with
-# the square of its items where they are ambiguous. A schema's are not, and each optional property
-# takes four.
+MAX_COMPILE_SECONDS = 20  # wall-clock time to compile one, of which check.CPU_SECONDS of CPU time
+MAX_COMPILE_WAIT = 30  # seconds, while others are compiled
+# Limits of llguidance for one grammar, at any step. The cost of a step grows with the square of its
+# Earley items where the grammar is ambiguous. Schemas are not, and each optional property takes
+# four items.
 _LIMITS = {"max_lexer_states": 20_000, "max_grammar_size": 100_000, "verbose_errors": False}
 _JSON_LIMITS = _LIMITS | {"max_items_in_row": 8000}
 _GRAMMAR_LIMITS = _LIMITS | {"max_items_in_row": 600, "step_max_items": 10_000}
-_Key = tuple[str, frozenset[int]]  # a form's key, and the tokens that end an answer
-_COMPLETE = ("NoExtension", "NoExtensionBias", "EndOfSentence")  # reasons of llguidance
+_Key = tuple[str, frozenset[int]]  # key of the constraint, stop tokens
+_COMPLETE = ("NoExtension", "NoExtensionBias", "EndOfSentence")  # llguidance's stop reasons
 
 
 class Grammar:
-    """Where in a grammar an answer is.
+    """Grammar state of one sequence.
 
     Args:
-        matcher: of llguidance, at the answer's beginning.
-        stop_ids: tokens that end an answer; they are allowed where the grammar may end.
-        on_error: called when the grammar cannot go on.
+        matcher: of llguidance, at the start.
+        stop_ids: stop tokens, which are allowed where the grammar may end.
+        on_error: called when the grammar cannot continue.
     """
 
     def __init__(
@@ -52,24 +52,24 @@ class Grammar:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing but the end may come."""
+        """Whether the output is complete, so that only a stop token may follow."""
         return self._matcher.is_stopped()
 
-    def allowed(self) -> bytes:
-        """A bit for each token of the vocabulary, the first lowest: whether it may come next.
+    def bitmask(self) -> bytes:
+        """One bit per token of the vocabulary, lowest bit first: whether it is allowed next.
 
         Raises:
-            MGMError: the grammar cannot go on.
+            MGMError: the grammar cannot continue.
         """
         mask = self._matcher.compute_bitmask()
         self._check()
         return mask
 
     def accept(self, token: int) -> None:
-        """Go on behind a token.
+        """Advance by a token.
 
         Raises:
-            MGMError: the grammar cannot go on.
+            MGMError: the grammar cannot continue.
         """
         if token not in self._stop_ids:
             self._matcher.consume_token(token)
@@ -81,57 +81,57 @@ class Grammar:
             self._on_error()
             reason = _reason(matcher.get_error())[:200] or matcher.stop_reason()
             raise RequestError(
-                f"structured_output: the grammar cannot go on ({reason})", "structured_output"
+                f"structured_output: the grammar cannot continue ({reason})", "structured_output"
             )
 
 
 class GrammarCompiler:
-    """Compiles grammars for a vocabulary; an LRU cache keeps them. Threads may share it.
+    """Compiles grammars for a vocabulary, with an LRU cache; thread-safe.
 
     Args:
         vocabulary: the bytes of its tokens.
-        size: ids of it that may be chosen.
+        size: only token ids below it can be sampled.
     """
 
     def __init__(self, vocabulary: TokenBytes, size: int) -> None:
         self._vocabulary = vocabulary
         self._size = size
         self._lock = Lock()
-        self._compiling = Lock()  # held by the one that compiles: it may take all of a core
+        self._compiling = Lock()  # one at a time: compiling may keep a core busy
         self._tokenizers: dict[frozenset[int], LLTokenizer] = {}
         self._compiled: OrderedDict[_Key, LLMatcher] = OrderedDict()
 
-    def compile(self, form: StructuredOutput, stop_ids: frozenset[int]) -> Grammar:
-        """The grammar of a form, at its beginning.
+    def compile(self, constraint: StructuredOutput, stop_ids: frozenset[int]) -> Grammar:
+        """The grammar of a constraint, at its start.
 
         Args:
-            form: of the answer.
-            stop_ids: tokens that end it.
+            constraint: on the answer.
+            stop_ids: stop tokens.
 
         Raises:
-            MGMError: it is no schema, regular expression or grammar, it is too complex, nothing can
-                match it, or llguidance is not installed.
-            EngineBusyError: others take too long.
+            MGMError: it is no valid schema, regular expression or grammar, it is too complex,
+                nothing can match it, or llguidance is not installed.
+            EngineBusyError: compiling others takes too long.
         """
-        key = form.key, stop_ids
+        key = constraint.key, stop_ids
         matcher = self._cached(key)
-        if matcher is None and form.is_cheap:
-            matcher = self._compile(form, stop_ids)
+        if matcher is None and constraint.is_cheap:
+            matcher = self._compile(constraint, stop_ids)
             self._keep(key, matcher)
         elif matcher is None:
-            if not self._compiling.acquire(timeout=MAX_WAIT):
+            if not self._compiling.acquire(timeout=MAX_COMPILE_WAIT):
                 raise EngineBusyError(
-                    f"structured_output.{form.kind}: others were still being compiled after "
-                    f"{MAX_WAIT} seconds; try again later"
+                    f"structured_output.{constraint.kind}: others were still being compiled after "
+                    f"{MAX_COMPILE_WAIT} seconds; try again later"
                 )
             try:
-                matcher = self._cached(key)  # another may have had the same form
+                matcher = self._cached(key)  # another thread may have compiled it
                 if matcher is None:
-                    matcher = self._compile(form, stop_ids)
+                    matcher = self._compile(constraint, stop_ids)
                     self._keep(key, matcher)
             finally:
                 self._compiling.release()
-        # Copies share the lexer's states: when these are too many, all need a new one.
+        # Copies share the lexer's states: when these are too many, the grammar is compiled again.
         return Grammar(matcher.deep_copy(), stop_ids, partial(self._forget, key, matcher))
 
     def _cached(self, key: _Key) -> "LLMatcher | None":
@@ -143,17 +143,17 @@ class GrammarCompiler:
     def _keep(self, key: _Key, matcher: "LLMatcher") -> None:
         with self._lock:
             self._compiled[key] = matcher
-            length = sum(len(form) for form, _ in self._compiled)
+            length = sum(len(definition) for definition, _ in self._compiled)
             while len(self._compiled) > MAX_COMPILED or length > MAX_COMPILED_LENGTH:
-                (form, _), _ = self._compiled.popitem(last=False)
-                length -= len(form)
+                (definition, _), _ = self._compiled.popitem(last=False)
+                length -= len(definition)
 
     def _forget(self, key: _Key, matcher: "LLMatcher") -> None:
         with self._lock:
             if self._compiled.get(key) is matcher:
                 del self._compiled[key]
 
-    def _compile(self, form: StructuredOutput, stop_ids: frozenset[int]) -> "LLMatcher":
+    def _compile(self, constraint: StructuredOutput, stop_ids: frozenset[int]) -> "LLMatcher":
         try:
             from llguidance import LLMatcher, LLParserLimits
         except ImportError as error:
@@ -162,9 +162,11 @@ class GrammarCompiler:
                 "pip install 'mgm[structured]'"
             ) from error
         try:
-            definition = definition_of(form)
-            limits: dict[str, Any] = _GRAMMAR_LIMITS if form.kind == "grammar" else _JSON_LIMITS
-            if not form.is_cheap:
+            definition = definition_of(constraint)
+            limits: dict[str, Any] = _JSON_LIMITS
+            if constraint.kind == "grammar":
+                limits = _GRAMMAR_LIMITS
+            if not constraint.is_cheap:
                 _check(definition, limits)
             matcher = LLMatcher(
                 self._tokenizer(stop_ids),
@@ -172,17 +174,17 @@ class GrammarCompiler:
                 log_level=0,
                 limits=LLParserLimits(**limits),
             )
-            # The first mask is made here, in the requester's time.
+            # The first bitmask is computed here, not in the engine thread.
             mask = b"" if matcher.is_error() else matcher.compute_bitmask()
-            fault = matcher.get_error() if matcher.is_error() else ""
+            message = matcher.get_error() if matcher.is_error() else ""
         except (ValueError, RecursionError) as error:
-            mask, fault = b"", str(error) or type(error).__name__
-        if fault or not any(mask):
-            reason = _reason(fault)[:300]
+            mask, message = b"", str(error) or type(error).__name__
+        if message or not any(mask):
+            reason = _reason(message)[:300]
             if not reason or reason.startswith("NoExtension"):
                 reason = "nothing matches it"
             raise RequestError(
-                f"structured_output.{form.kind} cannot be used ({reason}); correct it",
+                f"structured_output.{constraint.kind} cannot be used ({reason}); correct it",
                 "structured_output",
             )
         return matcher
@@ -201,8 +203,8 @@ class GrammarCompiler:
 class _Tokens:
     """A vocabulary as llguidance takes it: see its `TokenizerWrapper`.
 
-    It cannot be called, for no definition lets text be turned into tokens: the model may write a
-    text in any tokens but special ones.
+    It cannot be called, for definitions never have text tokenized: the model may write a text with
+    any tokens but special ones.
     """
 
     is_tokenizer_wrapper = True
@@ -219,26 +221,26 @@ class _Tokens:
 
 
 def _reason(error: str) -> str:
-    """What llguidance says, in one line."""
+    """An error message of llguidance in one line."""
     return "it is too large" if error.startswith("panic:") else one_line(error)
 
 
 def _check(definition: str, limits: Mapping[str, Any]) -> None:
-    """Compile a definition in a process of its own, which it may crash or keep busy.
+    """Compile a definition in a subprocess first, which it may crash or keep busy.
 
     Raises:
-        ValueError: it does, or it is wrong.
+        ValueError: it does, or it is invalid.
     """
     try:
         checked = subprocess.run(
             [sys.executable, "-I", check.__file__],
             input=json.dumps([definition, limits]).encode(),
             capture_output=True,
-            timeout=MAX_SECONDS,
+            timeout=MAX_COMPILE_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"it takes more than {MAX_SECONDS} seconds to compile") from error
+        raise ValueError(f"it takes more than {MAX_COMPILE_SECONDS} seconds to compile") from error
     if checked.returncode == -getattr(signal, "SIGXCPU", 0):
         raise ValueError(f"it takes more than {check.CPU_SECONDS} seconds to compile")
     if checked.returncode:

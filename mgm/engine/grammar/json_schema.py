@@ -1,10 +1,10 @@
-"""JSON schemas as llguidance takes them."""
+"""Normalizes JSON schemas to what llguidance supports."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MAX_OPTIONAL = 1000  # properties of one object: each may come next, at every step
-FORMATS = frozenset(  # of strings, that llguidance knows
+MAX_OPTIONAL = 1000  # properties of one object: each is a branch at every step
+FORMATS = frozenset(  # of strings, that llguidance supports
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 )
 _SCHEMAS_BY_NAME = (
@@ -31,16 +31,14 @@ _SCHEMAS = (
 
 
 def normalize_schema(schema: Any, close_objects: bool = False) -> Any:
-    """A schema without what llguidance refuses although it may be left out.
+    """A schema without keywords that llguidance rejects and that can be dropped.
 
-    Formats of strings that are not in `FORMATS` are annotations, `propertyNames` that only says
-    that names are strings says nothing, and `uniqueItems` is left to the model: no grammar can
-    compare items.
+    String formats that are not in `FORMATS` are mere annotations, `propertyNames` that only
+    requires strings is always true, and `uniqueItems` cannot be expressed by a grammar.
 
     Args:
-        schema: as JSON was parsed; it is not changed.
-        close_objects: whether objects have no properties but those that the schema names, where it
-            says nothing else.
+        schema: parsed JSON; it is not changed.
+        close_objects: whether `additionalProperties` defaults to false.
 
     Raises:
         ValueError: a pattern ends in a lone backslash, or an object has too many optional
@@ -70,10 +68,10 @@ def normalize_schema(schema: Any, close_objects: bool = False) -> Any:
 
 
 def check_pattern(pattern: object) -> None:
-    """Check what llguidance does not say of a regular expression.
+    """Check what llguidance accepts although it is not a valid regular expression.
 
     Raises:
-        ValueError: it ends in a lone backslash, which llguidance would leave out.
+        ValueError: it ends in a lone backslash, which llguidance would drop.
     """
     if isinstance(pattern, str) and (len(pattern) - len(pattern.rstrip("\\"))) % 2:
         raise ValueError(f"{pattern[-80:]!r} ends in a lone backslash")

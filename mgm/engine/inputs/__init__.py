@@ -1,1 +1,1 @@
-"""From prompts and images to embeddings: prompt builder, image encoder and its cache."""
+"""Model inputs: prompt builder, image encoder and encoder cache."""

@@ -1,4 +1,4 @@
-"""Encoded images that may be asked about again."""
+"""LRU cache of encoded images, keyed by content."""
 
 import hashlib
 from collections import OrderedDict
@@ -8,20 +8,24 @@ from PIL import Image
 from torch import Tensor
 
 CAPACITY = 512 * 2**20  # bytes: about 100 images of a 7B model, 20 in HD
+HASHED_PIXELS = 2**20  # at a time
 
-BAND = 2**20  # pixels that are hashed at a time
 
-
-class FeatureCache:
-    """Image features by image; those unused for longest leave first. Threads may share it.
+class EncoderCache:
+    """LRU cache of image features; thread-safe.
 
     Args:
-        capacity: bytes that the features may take together.
+        capacity: maximum size in bytes.
+
+    Attributes:
+        nbytes: current size.
+        hits: lookups that found features.
+        misses: lookups that did not.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
-        self.size = 0  # bytes
+        self.nbytes = 0
         self.hits = 0
         self.misses = 0
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -30,10 +34,17 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._features)
 
-    def get(self, key: bytes) -> Tensor | None:
-        """The features of the image with this key, if they are here."""
+    def get(self, key: bytes, count: bool = True) -> Tensor | None:
+        """The features of the image with this key, if they are cached.
+
+        Args:
+            key: of the image, see `image_key`.
+            count: whether this is a lookup for the hits and misses, and for the LRU order.
+        """
         with self._lock:
             features = self._features.get(key)
+            if not count:
+                return features
             if features is None:
                 self.misses += 1
                 return None
@@ -41,38 +52,33 @@ class FeatureCache:
             self._features.move_to_end(key)
             return features
 
-    def peek(self, key: bytes) -> Tensor | None:
-        """The same, for who has asked before: nothing is counted."""
-        with self._lock:
-            return self._features.get(key)
-
     def put(self, key: bytes, features: Tensor) -> None:
-        """Keep the features of the image with this key, unless they alone are too large."""
+        """Cache the features of the image with this key, unless they exceed the capacity."""
         with self._lock:
             self._drop(key)
             if features.nbytes > self.capacity:
                 return
             self._features[key] = features
-            self.size += features.nbytes
-            while self.size > self.capacity:
+            self.nbytes += features.nbytes
+            while self.nbytes > self.capacity:
                 self._drop(next(iter(self._features)))
 
     def _drop(self, key: bytes) -> None:
         features = self._features.pop(key, None)
         if features is not None:
-            self.size -= features.nbytes
+            self.nbytes -= features.nbytes
 
 
 def image_key(image: Image.Image, settings: str = "") -> bytes:
-    """A key that two images share only if they are equal in every pixel, and seen in the same way.
+    """Hash of an image's pixels, mode and size, and of the settings that it is encoded with.
 
     Args:
-        image: its mode and size count too.
-        settings: whatever else the features depend on.
+        image: the image.
+        settings: everything else that the features depend on.
     """
     digest = hashlib.blake2b(f"{image.mode} {image.size} {settings}".encode(), digest_size=16)
-    rows = max(BAND // max(image.width, 1), 1)
-    for top in range(0, image.height, rows):  # the bytes of all would take twice what it takes
+    rows = max(HASHED_PIXELS // max(image.width, 1), 1)
+    for top in range(0, image.height, rows):  # all bytes at once would double the memory
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         digest.update(band.tobytes())
     return digest.digest()

@@ -1,4 +1,4 @@
-"""Requests to what the language model reads: text, token ids, and names of positions."""
+"""Prompt builder: chat template, tokenization, and cache keys of token positions."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
-class PromptWriter:
-    """Writes prompts by a conversation template.
+class PromptBuilder:
+    """Renders requests with a conversation template, and tokenizes them.
 
     Args:
-        model: that reads them.
-        processor: its processor, which names the first template.
+        model: the model.
+        processor: its processor, with the initial template.
 
     Attributes:
-        template: how prompts are written.
-        stops: what ends the answers to them.
+        template: the conversation template.
+        stops: stop tokens and stop strings of the model and the template.
     """
 
     def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
@@ -33,7 +33,7 @@ class PromptWriter:
         self.use_template(processor.conversation)
 
     def use_template(self, name: str) -> None:
-        """Write prompts with the conversation template `name` from now on.
+        """Render prompts with the conversation template `name` from now on.
 
         Raises:
             MGMError: there is no such template; the message lists the names.
@@ -50,11 +50,11 @@ class PromptWriter:
         )
 
     def stops_of(self, request: Request) -> Stops:
-        """What ends the answer to a request: its own texts, too."""
+        """Stop tokens and stop strings of a request, its own included."""
         return Stops(self.stops.ids, (*self.stops.texts, *request.stop))
 
     def text(self, request: Request) -> str:
-        """The text that the model reads, image markers not expanded."""
+        """The text of a request's prompt, image markers not expanded."""
         if request.raw:
             return request.prompt
         return self._processor.prompt(
@@ -70,17 +70,17 @@ class PromptWriter:
 
         Args:
             text: of the prompt, see `text`.
-            images: whose markers are in it.
-            label: what errors begin with.
+            images: number of image markers in it, for error messages.
+            label: prefix of error messages.
 
         Raises:
-            ContextLengthError: there are more than the model's context has.
+            ContextLengthError: there are more than the context length.
             MGMError: there are none, or the model has no embedding for one of them.
         """
-        if len(text) > self.context * self._longest_token:  # tokenising it could take minutes
+        if len(text) > self.context_length * self._longest_token:  # too long, and slow to tokenize
             raise ContextLengthError(
                 f"{label}the prompt has {len(text)} characters, and the model's context has "
-                f"{self.context} tokens; shorten the question or the history"
+                f"{self.context_length} tokens; shorten the question or the history"
             )
         ids = self._processor.encode(text)
         if not ids:
@@ -88,32 +88,37 @@ class PromptWriter:
         rows = self._model.config.text_config.vocab_size
         for token in set(ids) - {self._processor.image_token_id}:
             if token >= rows:
-                text = self._processor.tokenizer.convert_ids_to_tokens(token)
+                name = self._processor.tokenizer.convert_ids_to_tokens(token)
                 raise MGMError(
-                    f"{label}the prompt holds {text!r}, token {token}, and the model has {rows} "
+                    f"{label}the prompt holds {name!r}, token {token}, and the model has {rows} "
                     "embeddings; its tokenizer is that of another model, or leave that text out"
                 )
-        if len(ids) >= self.context:
+        if len(ids) >= self.context_length:
             per_image = self._model.config.image_tokens_per_image
             share = f" ({per_image} for each of its {images} images)" if images else ""
             raise ContextLengthError(
                 f"{label}the prompt takes {len(ids)} tokens{share}, and the model's context has "
-                f"{self.context}; shorten the question or the history, or give fewer images"
+                f"{self.context_length}; shorten the question or the history, or give fewer images"
             )
         return ids
 
-    def names(self, ids: Sequence[int], keys: Sequence[bytes]) -> np.ndarray:
-        """Names of a prompt's positions: its ids, but every image has one of its own."""
-        names = np.array(ids, dtype=np.int64)
-        if keys:
-            own = [-1 - int.from_bytes(key[:7]) for key in keys]
-            at_image = names == self._processor.image_token_id
-            names[at_image] = np.repeat(own, self._processor.image_tokens_per_image)
-        return names
+    def cache_keys(self, ids: Sequence[int], image_keys: Sequence[bytes]) -> np.ndarray:
+        """Keys of a prompt's positions in the prefix cache.
+
+        Args:
+            ids: of the prompt: these are the keys, but at images.
+            image_keys: of its images; the keys at an image are a negative hash of it.
+        """
+        token_keys = np.array(ids, dtype=np.int64)
+        if image_keys:
+            hashes = [-1 - int.from_bytes(key[:7]) for key in image_keys]
+            at_image = token_keys == self._processor.image_token_id
+            token_keys[at_image] = np.repeat(hashes, self._processor.image_tokens_per_image)
+        return token_keys
 
     @property
-    def context(self) -> int:
-        """Positions that a prompt and its answer can take together."""
+    def context_length(self) -> int:
+        """Maximum length of a prompt and its output together."""
         config = self._model.config
         return (
             getattr(config.text_config, "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""What the tokens see of rows whose keys and values end at different columns."""
+"""Attention masks for a batch whose rows have KV caches of different lengths."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,30 +13,30 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.attention import attending_by, attention_of
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-MASKED = ("sdpa", "eager")  # attention that takes a mask of any kind
+MASKED_IMPLEMENTATIONS = ("sdpa", "eager")  # which take any mask
 
 
 @dataclass(frozen=True)
 class Branches:
-    """Tokens of several prompts in one row, whose beginning they share.
+    """Tokens of prompts that share a prefix within one row, as in tree attention.
 
     Attributes:
-        numbers: (rows, tokens) of the prompt that a token is of; 0: of all.
-        positions: (rows, tokens) in that prompt.
+        indices: (rows, tokens) of the prompt that a token belongs to, from 1; 0: the prefix.
+        positions: (rows, tokens) position of a token in its prompt.
     """
 
-    numbers: Tensor
+    indices: Tensor
     positions: Tensor
 
 
 class AttentionMasks:
-    """Makes masks for the kinds of attention that a language model has.
+    """Builds the masks of a language model: causal, sliding window, or both.
 
     Args:
         model: with the language model.
 
     Raises:
-        MGMError: the language model keeps more of what it read than keys and values.
+        MGMError: the language model has other state than a KV cache.
     """
 
     def __init__(self, model: MGMForConditionalGeneration) -> None:
@@ -53,47 +53,48 @@ class AttentionMasks:
         self._window = window if getattr(text, "use_sliding_window", True) else None
         self._mixed = getattr(text, "layer_types", None) is not None and SLIDING in kinds
 
-    def of(self, places: Tensor, width: int, branches: Branches | None = None) -> Any:
-        """What each token sees: (rows, 1, tokens, width), by kind of layer if there are two.
+    def build(self, columns: Tensor, width: int, branches: Branches | None = None) -> Any:
+        """The mask (rows, 1, tokens, width) of a step, by layer type if there are two.
 
         Args:
-            places: (rows, tokens) columns that the tokens are written to.
-            width: columns that are looked at.
-            branches: of the tokens; None: each row is of one prompt.
+            columns: (rows, tokens) that the tokens are written to.
+            width: columns that the step attends to.
+            branches: of the tokens; None: each row has one prompt.
         """
-        columns = torch.arange(width, device=places.device)
-        behind = places.unsqueeze(-1) - columns  # how far each column is back
-        seen = behind >= 0
+        all_columns = torch.arange(width, device=columns.device)
+        distance = columns.unsqueeze(-1) - all_columns
+        visible = distance >= 0
         if branches is not None:
-            numbers = _at_columns(torch.zeros_like(columns), places, branches.numbers)
-            seen &= (numbers == 0) | (numbers == branches.numbers.unsqueeze(-1))
-            positions = _at_columns(columns, places, branches.positions)
-            behind = branches.positions.unsqueeze(-1) - positions
-        full = self._mask(seen)
+            indices = _at_columns(torch.zeros_like(all_columns), columns, branches.indices)
+            visible &= (indices == 0) | (indices == branches.indices.unsqueeze(-1))
+            positions = _at_columns(all_columns, columns, branches.positions)
+            distance = branches.positions.unsqueeze(-1) - positions
+        full = self._as_mask(visible)
         if self._window is None:
             return full
-        sliding = self._mask(seen & (behind < self._window))
+        sliding = self._as_mask(visible & (distance < self._window))
         return {FULL: full, SLIDING: sliding} if self._mixed else sliding
 
-    def _mask(self, seen: Tensor) -> Tensor:
-        seen = seen[:, None]
+    def _as_mask(self, visible: Tensor) -> Tensor:
+        """As the attention implementation takes it: boolean, or added to the scores."""
+        visible = visible[:, None]
         if attention_of(self._language_model.config) != "eager":
-            return seen
+            return visible
         dtype = self._language_model.dtype
-        zero = torch.zeros((), dtype=dtype, device=seen.device)
-        return torch.where(seen, zero, torch.finfo(dtype).min)
+        zero = torch.zeros((), dtype=dtype, device=visible.device)
+        return torch.where(visible, zero, torch.finfo(dtype).min)
 
     @contextmanager
-    def in_use(self) -> Generator[None]:
-        """Attention that takes a mask for each row, which flash attention does not."""
+    def masked_attention(self) -> Generator[None]:
+        """Use sdpa instead of implementations without arbitrary masks, such as flash attention."""
         config = self._language_model.config
-        if attention_of(config) in MASKED:
+        if attention_of(config) in MASKED_IMPLEMENTATIONS:
             yield
             return
         with attending_by(config, "sdpa"):
             yield
 
 
-def _at_columns(before: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """(rows, 1, width) what columns hold after the step, of (width) that they held before."""
-    return before.repeat(len(places), 1).scatter(1, places, values).unsqueeze(1)
+def _at_columns(before: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """(rows, 1, width) values of all columns after a step, of (width) values before it."""
+    return before.repeat(len(columns), 1).scatter(1, columns, values).unsqueeze(1)

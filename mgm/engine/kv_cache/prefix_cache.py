@@ -1,4 +1,4 @@
-"""Keys and values of prompts and answers, so that what begins in the same way is not read again."""
+"""Radix tree of cached KV prefixes with LRU eviction."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -7,161 +7,157 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mgm.engine.kv_cache.kv_cache import Layers, between
+from mgm.engine.kv_cache.layer_kv import LayerKV, copy_kv, slice_kv
 
 
 @dataclass(eq=False)
 class _Node:
-    """What follows on the same beginning; its children go on from there in different ways."""
+    """An edge of the radix tree: consecutive positions that all sequences below it share."""
 
-    names: np.ndarray
-    layers: Layers
+    token_keys: np.ndarray
+    layers: LayerKV
     parent: "_Node | None"
-    children: dict[int, "_Node"] = field(default_factory=dict)  # by their first names
+    children: dict[int, "_Node"] = field(default_factory=dict)  # by their first token keys
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
 
 class PrefixCache:
-    """A tree of keys and values: a common beginning is kept once. Those unused for longest leave.
+    """Prefix cache: keys and values of prompts and outputs, each common prefix stored once.
 
     Args:
-        capacity: bytes that they may take together.
+        capacity: maximum size in bytes; the least recently used leaves are evicted beyond it.
 
     Attributes:
-        size: bytes that they take.
-        hits: positions that were found here.
-        misses: positions that were looked for, and had to be computed.
+        nbytes: current size.
+        hits: positions of prompts that were in the cache.
+        misses: positions of prompts that were not.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.size = 0
+        self.nbytes = 0
         self.hits = 0
         self.misses = 0
         self._roots: dict[torch.dtype, _Node] = {}
-        # The last used is the last, and a parent comes after its children: the first has none.
+        # Least recently used first; children come before their parents, so the first is a leaf.
         self._nodes: OrderedDict[_Node, None] = OrderedDict()
 
-    def find(self, names: np.ndarray, dtype: torch.dtype) -> list[Layers]:
-        """The longest known beginning of a prompt, but not all of it: the last token is read.
+    def match_prefix(self, token_keys: np.ndarray, dtype: torch.dtype) -> list[LayerKV]:
+        """The longest cached prefix of a prompt, without its last token: logits need that one.
 
         Args:
-            names: of the positions: two are the same if all before them are, too.
-            dtype: of the keys that the model makes now.
+            token_keys: of the prompt's positions; equal keys after equal prefixes have equal keys
+                and values.
+            dtype: of the model's keys and values.
 
         Returns:
-            Keys and values, part by part. They are lent: copy them before the cache changes.
+            Keys and values, part by part. These are views: copy them before the cache changes.
         """
-        path, length = self._longest(names[:-1], dtype)
+        path, length = self._match(token_keys[:-1], dtype)
         self.hits += length
-        self.misses += len(names) - length
-        self._use(path)
+        self.misses += len(token_keys) - length
+        self._mark_used(path)
         parts = [node.layers for node in path]
         if path:
-            surplus = sum(len(node.names) for node in path) - length
-            parts[-1] = between(parts[-1], 0, len(path[-1].names) - surplus)
+            surplus = sum(len(node.token_keys) for node in path) - length
+            parts[-1] = slice_kv(parts[-1], 0, len(path[-1].token_keys) - surplus)
         return parts
 
-    def known(self, names: np.ndarray, dtype: torch.dtype) -> int:
-        """How many positions `find` would find."""
-        return self._longest(names[:-1], dtype)[1]
+    def match_length(self, token_keys: np.ndarray, dtype: torch.dtype) -> int:
+        """Length of the prefix that `match_prefix` returns; counts and marks nothing."""
+        return self._match(token_keys[:-1], dtype)[1]
 
-    def put(
-        self, names: np.ndarray, dtype: torch.dtype, copy_from: Callable[[int], Layers]
+    def insert(
+        self, token_keys: np.ndarray, dtype: torch.dtype, copy_from: Callable[[int], LayerKV]
     ) -> None:
-        """Keep the keys and values of these positions, unless they alone are too large.
+        """Cache the keys and values of a sequence, unless they exceed the capacity.
 
         Args:
-            names: of the positions.
+            token_keys: of its positions.
             dtype: of keys and values.
-            copy_from: a copy of the keys and values from a position on.
+            copy_from: returns a copy of the keys and values from a position on.
         """
-        path, length = self._longest(names, dtype)
-        if length < len(names):
-            added = _Node(names[length:].copy(), copy_from(length), None)
-            if added.size * len(names) > self.capacity * len(added.names):
+        path, length = self._match(token_keys, dtype)
+        if length < len(token_keys):
+            added = _Node(token_keys[length:].copy(), copy_from(length), None)
+            if added.nbytes * len(token_keys) > self.capacity * len(added.token_keys):
                 return
             if path:
-                path[-1] = self._cut(path[-1], length - sum(len(one.names) for one in path[:-1]))
-            self._join(path[-1] if path else self._root(dtype), added)
+                before = sum(len(one.token_keys) for one in path[:-1])
+                path[-1] = self._split(path[-1], length - before)
+            self._attach(path[-1] if path else self._root(dtype), added)
             path.append(added)
-        self._use(path)
-        while self.size > self.capacity:
-            self._drop_oldest()
+        self._mark_used(path)
+        while self.nbytes > self.capacity:
+            self._detach(next(iter(self._nodes)))
 
     def _root(self, dtype: torch.dtype) -> _Node:
         return self._roots.setdefault(dtype, _Node(np.empty(0, np.int64), [], None))
 
-    def _longest(self, names: np.ndarray, dtype: torch.dtype) -> tuple[list[_Node], int]:
-        """The nodes that `names` begins with, of the last one maybe a part, and their positions."""
+    def _match(self, token_keys: np.ndarray, dtype: torch.dtype) -> tuple[list[_Node], int]:
+        """Nodes from the root down that match, the last one maybe in part, and matched length."""
         node, path, length = self._root(dtype), [], 0
-        while length < len(names):
-            child = node.children.get(int(names[length]))
+        while length < len(token_keys):
+            child = node.children.get(int(token_keys[length]))
             if child is None:
                 break
-            shared = common(child.names, names[length:])
+            common = common_prefix_length(child.token_keys, token_keys[length:])
             path.append(child)
-            length += shared
-            if shared < len(child.names):
+            length += common
+            if common < len(child.token_keys):
                 break
             node = child
         return path, length
 
-    def _use(self, path: list[_Node]) -> None:
+    def _mark_used(self, path: list[_Node]) -> None:
         for node in reversed(path):
             self._nodes.move_to_end(node)
 
-    def _cut(self, node: _Node, length: int) -> _Node:
-        """The first positions of a node as one of its own; the others become its child."""
-        if length == len(node.names):
+    def _split(self, node: _Node, length: int) -> _Node:
+        """Split a node after `length` positions; returns the upper part."""
+        if length == len(node.token_keys):
             return node
-        # Copies, or a part that has left would still take memory.
-        first, rest = (
-            _Node(node.names[part], copied(between(node.layers, part.start, part.stop)), None)
-            for part in (slice(0, length), slice(length, len(node.names)))
+        # Copies: a view would keep the memory of an evicted part.
+        upper, lower = (
+            _Node(
+                node.token_keys[part], copy_kv(slice_kv(node.layers, part.start, part.stop)), None
+            )
+            for part in (slice(0, length), slice(length, len(node.token_keys)))
         )
         parent = node.parent
         assert parent is not None
-        self._leave(node)
-        self._join(parent, first)
-        rest.children = node.children
-        for child in rest.children.values():
-            child.parent = rest
-        self._join(first, rest)
-        # Its children have to come before it, and it before what is above it.
-        self._nodes.move_to_end(first)
-        above: _Node | None = parent
-        while above is not None and above.parent is not None:
-            self._nodes.move_to_end(above)
-            above = above.parent
-        return first
+        self._detach(node)
+        self._attach(parent, upper)
+        lower.children = node.children
+        for child in lower.children.values():
+            child.parent = lower
+        self._attach(upper, lower)
+        # In LRU order the new nodes come after their children and before their ancestors.
+        self._nodes.move_to_end(upper)
+        ancestor: _Node | None = parent
+        while ancestor is not None and ancestor.parent is not None:
+            self._nodes.move_to_end(ancestor)
+            ancestor = ancestor.parent
+        return upper
 
-    def _join(self, parent: _Node, node: _Node) -> None:
+    def _attach(self, parent: _Node, node: _Node) -> None:
         node.parent = parent
-        parent.children[int(node.names[0])] = node
+        parent.children[int(node.token_keys[0])] = node
         self._nodes[node] = None
-        self.size += node.size
+        self.nbytes += node.nbytes
 
-    def _leave(self, node: _Node) -> None:
+    def _detach(self, node: _Node) -> None:
         assert node.parent is not None
-        del node.parent.children[int(node.names[0])]
+        del node.parent.children[int(node.token_keys[0])]
         del self._nodes[node]
-        self.size -= node.size
-
-    def _drop_oldest(self) -> None:
-        self._leave(next(iter(self._nodes)))
+        self.nbytes -= node.nbytes
 
 
-def copied(layers: Layers) -> Layers:
-    """Copies, which share memory with nothing."""
-    return [(keys.clone(), values.clone()) for keys, values in layers]
-
-
-def common(first: np.ndarray, second: np.ndarray) -> int:
-    """How many names two rows begin with in common."""
+def common_prefix_length(first: np.ndarray, second: np.ndarray) -> int:
+    """Length of the longest common prefix of two arrays of token keys."""
     length = min(len(first), len(second))
-    differ = np.flatnonzero(first[:length] != second[:length])
-    return int(differ[0]) if len(differ) else length
+    differences = np.flatnonzero(first[:length] != second[:length])
+    return int(differences[0]) if len(differences) else length

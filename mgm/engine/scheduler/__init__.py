@@ -1,1 +1,1 @@
-"""Continuous batching: prefill, decode, n-gram drafts, beam search."""
+"""Continuous batching: scheduler, prefill, decode, n-gram speculative decoding, beam search."""

@@ -1,4 +1,4 @@
-"""The likeliest answer as a whole, by transformers' beam search."""
+"""Beam search by transformers' `generate`, one sequence at a time."""
 
 from typing import Any
 
@@ -6,70 +6,74 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from mgm.engine.core.device_errors import as_request_error, is_device_failure
 from mgm.engine.core.errors import GenerationError
-from mgm.engine.core.faults import as_fault, is_device_failure
 from mgm.engine.core.sampler import MESSAGES, NOT_FINITE
-from mgm.engine.core.sampling import Choice
-from mgm.engine.core.sequence import Generation
+from mgm.engine.core.sampling_params import SampledToken
+from mgm.engine.core.sequence import Sequence
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
 @torch.inference_mode()
-def search(
+def beam_search(
     model: MGMForConditionalGeneration,
-    generation: Generation,
-    beams: int,
-    vocabulary: int | None = None,
+    sequence: Sequence,
+    num_beams: int,
+    vocabulary_size: int | None = None,
 ) -> None:
-    """Write an answer at once. What is raised ends it, and no other.
+    """Generate a sequence's whole output. An error in it fails this sequence alone.
 
     Args:
-        model: what answers.
-        generation: the answer, not begun.
-        beams: answers that are looked at side by side.
-        vocabulary: only ids below it are chosen; None: any that the model has.
+        model: the model.
+        sequence: without output.
+        num_beams: the beam width.
+        vocabulary_size: only token ids below it are chosen; None: all that the model has.
 
     Raises:
         torch.AcceleratorError: the device failed.
     """
     try:
-        _search(model, generation, beams, vocabulary)
+        _beam_search(model, sequence, num_beams, vocabulary_size)
     except Exception as error:
-        generation.fail(as_fault(error, "searching for the likeliest answer"))
+        sequence.fail(as_request_error(error, "running beam search"))
         if is_device_failure(error):
             raise
 
 
 class _FiniteLogits(LogitsProcessor):
-    """Ends a search whose logits are no numbers."""
+    """Raises an error at logits that are not finite."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """See transformers."""
+        """The scores unchanged."""
         if not scores.amax(-1).isfinite().all():
             raise GenerationError(MESSAGES[NOT_FINITE])
         return scores
 
 
-def _search(
-    model: MGMForConditionalGeneration, generation: Generation, beams: int, vocabulary: int | None
+def _beam_search(
+    model: MGMForConditionalGeneration,
+    sequence: Sequence,
+    num_beams: int,
+    vocabulary_size: int | None,
 ) -> None:
-    rows = model.config.text_config.vocab_size
-    features = torch.stack(generation.features) if generation.features else None
-    writer: Any = model  # whose mixin transformers types as its own kind alone
-    written = writer.generate(
-        input_ids=torch.tensor([generation.prompt_ids], device=model.device),
+    model_vocabulary = model.config.text_config.vocab_size
+    suppressed = list(range(vocabulary_size or model_vocabulary, model_vocabulary))
+    features = torch.stack(sequence.image_features) if sequence.image_features else None
+    generator: Any = model  # transformers types the mixin's `self` as its own classes
+    ids = generator.generate(
+        input_ids=torch.tensor([sequence.prompt_ids], device=model.device),
         image_features=features,
-        num_beams=beams,
+        num_beams=num_beams,
         do_sample=False,
-        max_new_tokens=generation.limit,
-        eos_token_id=sorted(generation.stop_ids) or None,
-        suppress_tokens=list(range(vocabulary, rows)) if vocabulary and vocabulary < rows else None,
-        max_time=generation.seconds,
+        max_new_tokens=sequence.max_new_tokens,
+        eos_token_id=sorted(sequence.stop_ids) or None,
+        suppress_tokens=suppressed or None,
+        max_time=sequence.timeout,
         logits_processor=[_FiniteLogits()],
     )
-    late = generation.late
-    generation.seconds = None  # what is found is all written
-    for token in written[0, len(generation.prompt_ids) :].tolist():
-        if generation.finish_reason is None:
-            generation.push(Choice(token))
-    generation.finish("length" if late else "stop")
+    timed_out = sequence.timed_out
+    sequence.timeout = None  # the output is complete and is appended as a whole
+    for token in ids[0, len(sequence.prompt_ids) :].tolist():
+        if sequence.finish_reason is None:
+            sequence.append_token(SampledToken(token))
+    sequence.finish("length" if timed_out else "stop")

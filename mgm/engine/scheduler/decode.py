@@ -1,4 +1,4 @@
-"""Reads the last token of every answer that is being written, and tells what may come next."""
+"""One decode step: the language model on the last token(s) of every running sequence."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,140 +6,140 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgm.engine.core.faults import is_device_fault
+from mgm.engine.core.device_errors import is_device_error
 from mgm.engine.kv_cache.attention_masks import AttentionMasks
-from mgm.engine.kv_cache.kv_cache import SMALLEST, Rows, StepSize
+from mgm.engine.kv_cache.kv_cache import UNPADDED, BatchKVCache, MinStepSize
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.compile import check_compiler
 
-NARROWEST = 256  # columns of a compiled step, at least
-# Rows and columns that steps are traced with: like no other size of a model, or both would be taken
-# to be the same for ever.
-TRACED = (7, 690)
+MIN_WIDTH = 256  # columns that a compiled step attends to
+# Rows and columns that steps are traced with: unlike any size of a model, or torch.compile would
+# take both for the same symbol.
+TRACE_ROWS, TRACE_COLUMNS = 7, 690
 
 
-class Decoder:
-    """One call of the language model for all rows.
+class DecodeRunner:
+    """Runs the language model on the decode batch.
 
-    Compiled, it runs with rows and columns filled up to powers of two: sizes, and with them what a
-    GPU records of a step, are few. Weights, and keys and values, are those of the model.
+    Compiled, rows and width are padded to powers of two, so that few sizes, and few CUDA graphs,
+    occur. Weights and KV cache are shared with the eager model.
 
     Args:
-        model: what answers.
+        model: the model.
         masks: of its language model.
-        longest: tokens of a row that a step reads, at most.
+        max_tokens_per_row: draft tokens and the last sampled token of a sequence.
     """
 
     def __init__(
-        self, model: MGMForConditionalGeneration, masks: AttentionMasks, longest: int
+        self, model: MGMForConditionalGeneration, masks: AttentionMasks, max_tokens_per_row: int
     ) -> None:
         self._model = model
         self._masks = masks
-        self._longest = longest
-        self._compiled: Callable[..., Tensor] | None = None  # `_logits`
+        self._max_tokens_per_row = max_tokens_per_row
+        self._compiled: Callable[..., Tensor] | None = None  # `_forward`
 
     @torch.inference_mode()
     def compile(self, **options: Any) -> None:
-        """Compile steps, for one row and for several.
+        """Compile the decode step, for one row and for several.
 
         Args:
-            **options: of `torch.compile`; left out: CUDA graphs on a GPU.
+            **options: of `torch.compile`; by default CUDA graphs on a GPU.
 
         Raises:
-            MGMError: nothing can be compiled here.
+            MGMError: torch.compile does not work here.
         """
         device = self._model.device
         if not options and device.type == "cuda":
             options = {"mode": "reduce-overhead"}
         check_compiler(device, **options)
-        compiled = torch.compile(self._logits, dynamic=True, **options)
-        for longest in sorted({1, self._longest}):
-            rows = Rows(self._model.config.text_config.num_hidden_layers)
-            for _ in range(TRACED[0]):
-                rows.add([])
-            self._run(self._logits, [[0] * longest] * TRACED[0], rows)
-            rows.columns = [TRACED[1]] * TRACED[0]
-            rows.reserve(2 * TRACED[0], 2 * TRACED[1])
-            self._run(compiled, [[0] * longest] * TRACED[0], rows)
-            rows.columns = [TRACED[1]]
-            self._run(compiled, [[0] * longest], rows)
+        compiled = torch.compile(self._forward, dynamic=True, **options)
+        for tokens_per_row in sorted({1, self._max_tokens_per_row}):
+            kv_cache = BatchKVCache(self._model.config.text_config.num_hidden_layers)
+            for _ in range(TRACE_ROWS):
+                kv_cache.add([])
+            tokens = [[0] * tokens_per_row] * TRACE_ROWS
+            self._run(self._forward, tokens, kv_cache)
+            kv_cache.lengths = [TRACE_COLUMNS] * TRACE_ROWS
+            kv_cache.reserve(2 * TRACE_ROWS, 2 * TRACE_COLUMNS)
+            self._run(compiled, tokens, kv_cache)
+            kv_cache.lengths = [TRACE_COLUMNS]
+            self._run(compiled, tokens[:1], kv_cache)
         self._compiled = compiled
 
-    def step(self, tokens: Sequence[Sequence[int]], rows: Rows) -> Tensor:
-        """Read the last tokens of every row.
+    def step(self, tokens: Sequence[Sequence[int]], kv_cache: BatchKVCache) -> Tensor:
+        """Run the model on the last tokens of every row.
 
         Args:
-            tokens: of each row, one at least.
-            rows: keys and values, which grow by so many columns.
+            tokens: of each row: the last sampled one, and a draft.
+            kv_cache: with a row for each; it grows by these tokens.
 
         Returns:
-            (rows, most tokens, vocabulary) logits of what comes after each; rows end together.
+            (rows, tokens, vocabulary) logits after each token; shorter rows are left-padded.
         """
         if self._compiled is None:
-            return self._run(self._logits, tokens, rows)
+            return self._run(self._forward, tokens, kv_cache)
         torch.compiler.cudagraph_mark_step_begin()
-        longest = 1 if all(len(row) == 1 for row in tokens) else self._longest
-        least = StepSize(_power(len(tokens)), longest, NARROWEST)
-        logits = self._run(self._compiled, tokens, rows, least)
-        return logits[: len(tokens)].clone()  # the next step writes where it stands
+        per_row = 1 if all(len(row) == 1 for row in tokens) else self._max_tokens_per_row
+        min_size = MinStepSize(_next_power_of_two(len(tokens)), per_row, MIN_WIDTH)
+        logits = self._run(self._compiled, tokens, kv_cache, min_size)
+        return logits[: len(tokens)].clone()  # CUDA graphs reuse the memory in the next step
 
-    def step_each_alone(
-        self, tokens: Sequence[int], rows: Rows
+    def step_row_by_row(
+        self, tokens: Sequence[int], kv_cache: BatchKVCache
     ) -> tuple[Tensor, dict[int, Exception]]:
-        """Read the last token of each row as if there were no other, not compiled.
+        """Run the eager model on the last token of each row by itself, to isolate errors.
 
         Returns:
-            (rows, 1, vocabulary) logits of what comes after each, zero where an error was raised;
-            the errors, by row.
+            (rows, 1, vocabulary) logits, zero in rows that raised an error; the errors, by row.
 
         Raises:
-            torch.OutOfMemoryError, torch.AcceleratorError: a fault of the device.
+            torch.OutOfMemoryError, torch.AcceleratorError: the device is out of memory or failed.
         """
         text = self._model.config.text_config
         logits = torch.zeros(len(tokens), 1, text.vocab_size, device=self._model.device)
         errors: dict[int, Exception] = {}
         for row, token in enumerate(tokens):
             try:
-                alone = Rows(text.num_hidden_layers)
-                alone.add([rows.copy(row)])
-                logits[row] = self._run(self._logits, [[token]], alone)[0, -1:]
-                rows.extend(row, alone.copy(0, rows.columns[row]))
+                single = BatchKVCache(text.num_hidden_layers)
+                single.add([kv_cache.copy(row)])
+                logits[row] = self._run(self._forward, [[token]], single)[0, -1:]
+                kv_cache.extend(row, single.copy(0, kv_cache.lengths[row]))
             except Exception as error:
-                if is_device_fault(error):
+                if is_device_error(error):
                     raise
                 errors[row] = error
         return logits, errors
 
     def _run(
         self,
-        call: Callable[..., Tensor],
+        forward: Callable[..., Tensor],
         tokens: Sequence[Sequence[int]],
-        rows: Rows,
-        least: StepSize = SMALLEST,
+        kv_cache: BatchKVCache,
+        min_size: MinStepSize = UNPADDED,
     ) -> Tensor:
         device = self._model.device
         counts = [len(row) for row in tokens]
-        places, positions = rows.begin_step(device, counts, least=least)
-        longest = places.shape[1]
-        filled = [[0] * (longest - len(row)) + list(row) for row in tokens]
-        ids = torch.zeros_like(places)
-        ids[: len(tokens)] = torch.tensor(filled, device=device)
+        columns, positions = kv_cache.prepare_step(device, counts, min_size=min_size)
+        longest = columns.shape[1]
+        padded = [[0] * (longest - len(row)) + list(row) for row in tokens]
+        ids = torch.zeros_like(columns)
+        ids[: len(tokens)] = torch.tensor(padded, device=device)
         if self._compiled is not None and device.type == "cuda":
-            rows.keep_in_place()  # or what a GPU records would copy them
-        with self._masks.in_use():
-            return call(ids, self._masks.of(places, rows.step_width), positions, rows)
+            kv_cache.mark_static()  # or CUDA graphs would copy it
+        with self._masks.masked_attention():
+            mask = self._masks.build(columns, kv_cache.step_width)
+            return forward(ids, mask, positions, kv_cache)
 
-    def _logits(self, ids: Tensor, mask: Any, positions: Tensor, rows: Rows) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Any, positions: Tensor, kv_cache: BatchKVCache) -> Tensor:
         output = self._model.language_model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=rows,
+            past_key_values=kv_cache,
             use_cache=True,
         )
         return output.logits
 
 
-def _power(count: int) -> int:
-    """The next power of two."""
+def _next_power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()

@@ -1,10 +1,10 @@
-"""Guesses at how answers go on, from how those before went on.
+"""N-gram speculative decoding: drafts tokens seen in earlier outputs, verified in one forward pass.
 
-A step waits for weights, keys and values to come from memory, and takes hardly longer for a few
-tokens than for one. So the model reads a guess along with an answer's last token, and tells after
-each of them what comes next; from the first token on that it would not have written itself, the
-guess is dropped. Answers stay what they are (https://arxiv.org/abs/2211.17192). What was written
-before, for whomever, is the source of guesses (https://arxiv.org/abs/2411.04975).
+A decode step is bound by memory bandwidth and takes hardly longer for a few tokens per sequence
+than for one. So the model runs on the last sampled token and a draft, and the draft is accepted up
+to the first token that would not have been sampled: outputs are the same as without drafts
+(https://arxiv.org/abs/2211.17192). Drafts come from n-grams of all earlier outputs, as in prompt
+lookup decoding (https://arxiv.org/abs/2411.04975).
 """
 
 from collections import OrderedDict
@@ -13,27 +13,32 @@ from dataclasses import dataclass
 
 from mgm.errors import MGMError
 
-SHORTEST, LONGEST = 2, 4  # tokens that have to be the same for the next to be the same
-LIKELY = 0.1  # that a guess is right up to a token, at least
-RUNS = 2**16  # of tokens that are remembered, in some 30 MB
-FOLLOWERS = 8  # of each run
-# Time that a row, and each of its tokens, adds to a step, in parts of what a step takes anyway: of
-# the nano model on two CPU cores. A GPU's are smaller.
-ROW, TOKEN = 0.06, 0.03
-# How fast experience with guesses fades with each step, and what it is weighed against.
-FADING, DOUBT = 0.99, 5.0
+MIN_NGRAM, MAX_NGRAM = 2, 4  # tokens of context that select the next draft token
+MIN_PROBABILITY = 0.1  # that a draft is accepted up to a token
+MAX_NGRAMS = 2**16  # that are remembered, in some 30 MB
+MAX_CONTINUATIONS = 8  # of each n-gram
+# Cost model: what each row, and each draft token of a row, adds to the time of a decode step,
+# relative to a step's fixed time. Fitted to the nano model on two CPU cores; a GPU's are smaller.
+ROW_COST, TOKEN_COST = 0.06, 0.03
+# Decay of the running acceptance rate per step, and the pseudo-count of its prior.
+ACCEPTANCE_DECAY, PRIOR_COUNT = 0.99, 5.0
 
 
 @dataclass(frozen=True)
-class Guess:
-    """Tokens that may come next, and the chance of each that it and those before are right."""
+class Draft:
+    """Draft tokens of one sequence.
+
+    Attributes:
+        tokens: token ids.
+        probabilities: of each, that it and those before it are accepted.
+    """
 
     tokens: tuple[int, ...] = ()
-    chances: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
 
-    def cut(self, length: int) -> "Guess":
-        """So many of the first tokens."""
-        return Guess(self.tokens[:length], self.chances[:length])
+    def truncate(self, length: int) -> "Draft":
+        """The first tokens of the draft."""
+        return Draft(self.tokens[:length], self.probabilities[:length])
 
 
 def check_num_speculative_tokens(count: int, name: str = "num_speculative_tokens") -> None:
@@ -42,100 +47,106 @@ def check_num_speculative_tokens(count: int, name: str = "num_speculative_tokens
         raise MGMError(f"{name} is {count}; give 0 for no speculative decoding, or more")
 
 
-class Drafts:
-    """Remembers which tokens followed on which, and guesses which will.
+class NGramDrafter:
+    """Proposes drafts from n-gram counts of earlier outputs.
 
     Args:
-        most: tokens of a guess; 0: none is made.
+        num_speculative_tokens: maximum length of a draft; 0: none are made.
 
     Attributes:
-        guessed: tokens so far.
-        right: those of them that were.
+        num_speculative_tokens: the same.
+        num_draft_tokens: proposed so far.
+        num_accepted_tokens: of these, accepted ones.
 
     Raises:
-        MGMError: `most` is negative.
+        MGMError: `num_speculative_tokens` is negative.
     """
 
-    def __init__(self, most: int) -> None:
-        check_num_speculative_tokens(most)
-        self.most = most
-        self.guessed = 0
-        self.right = 0
-        self._expected = self._found = 0.0  # right tokens lately
-        self._followers: OrderedDict[tuple[int, ...], _Followers] = OrderedDict()
+    def __init__(self, num_speculative_tokens: int) -> None:
+        check_num_speculative_tokens(num_speculative_tokens)
+        self.num_speculative_tokens = num_speculative_tokens
+        self.num_draft_tokens = 0
+        self.num_accepted_tokens = 0
+        self._recent_expected = self._recent_accepted = 0.0  # decayed sums
+        self._ngrams: OrderedDict[tuple[int, ...], _NextTokenCounts] = OrderedDict()
 
-    def guess(self, tokens: Sequence[int], most: int, ends: Collection[int] = ()) -> Guess:
-        """What comes after the last tokens of a prompt and its answer, as far as that is likely.
+    def propose(
+        self, context: Sequence[int], max_tokens: int, stop_ids: Collection[int] = ()
+    ) -> Draft:
+        """The likely continuation of a sequence.
 
         Args:
-            tokens: `LONGEST` of them, or fewer if there are no more.
-            most: tokens of the guess, if that is fewer than usual.
-            ends: tokens that are not guessed, nor is what comes after them.
+            context: the last `MAX_NGRAM` tokens of prompt and output, or fewer if there are none.
+            max_tokens: maximum length, if that is less than `num_speculative_tokens`.
+            stop_ids: tokens at which the draft ends.
         """
-        last = list(tokens)
-        guess: list[int] = []
-        chances: list[float] = []
-        chance = (self._found + DOUBT) / (self._expected + DOUBT)
-        while len(guess) < min(most, self.most):
-            followers = self._after(last)
-            if followers is None:
+        context = list(context)
+        tokens: list[int] = []
+        probabilities: list[float] = []
+        probability = (self._recent_accepted + PRIOR_COUNT) / (self._recent_expected + PRIOR_COUNT)
+        while len(tokens) < min(max_tokens, self.num_speculative_tokens):
+            counts = self._counts_after(context)
+            if counts is None:
                 break
-            token, share = followers.likeliest()
-            chance *= share
-            if token in ends or chance < LIKELY:
+            token, share = counts.top_token()
+            probability *= share
+            if token in stop_ids or probability < MIN_PROBABILITY:
                 break
-            guess.append(token)
-            chances.append(chance)
-            last = [*last, token][-LONGEST:]
-        return Guess(tuple(guess), tuple(chances))
+            tokens.append(token)
+            probabilities.append(probability)
+            context = [*context, token][-MAX_NGRAM:]
+        return Draft(tuple(tokens), tuple(probabilities))
 
-    def worthwhile(self, guesses: Sequence[Guess]) -> list[Guess]:
-        """Guesses for the rows of a step, cut to the length that gives most tokens a second.
+    def truncate_to_throughput(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """The drafts of a batch, truncated to the length with the best expected throughput.
 
-        All rows of a step are as long as its longest.
+        Every row of a step is as long as its longest draft.
         """
-        rows = len(guesses)
-        tokens, time = float(rows), 1 + ROW * rows
-        best, rate = 0, tokens / time
-        for length in range(1, max(len(guess.tokens) for guess in guesses) + 1):
+        rows = len(drafts)
+        tokens, time = float(rows), 1 + ROW_COST * rows
+        best_length, best_rate = 0, tokens / time
+        for length in range(1, max(len(draft.tokens) for draft in drafts) + 1):
             tokens += sum(
-                guess.chances[length - 1] for guess in guesses if len(guess.chances) >= length
+                draft.probabilities[length - 1]
+                for draft in drafts
+                if len(draft.probabilities) >= length
             )
-            time += TOKEN * rows
-            if tokens / time > rate:
-                best, rate = length, tokens / time
-        return [guess.cut(best) for guess in guesses]
+            time += TOKEN_COST * rows
+            if tokens / time > best_rate:
+                best_length, best_rate = length, tokens / time
+        return [draft.truncate(best_length) for draft in drafts]
 
-    def count(self, guesses: Sequence[Guess], right: int) -> None:
-        """Note what was guessed in a step, and how many tokens of all that were right."""
-        self.guessed += sum(len(guess.tokens) for guess in guesses)
-        self.right += right
-        self._expected = FADING * self._expected + sum(sum(guess.chances) for guess in guesses)
-        self._found = FADING * self._found + right
+    def record_acceptance(self, drafts: Sequence[Draft], accepted: int) -> None:
+        """Update the acceptance rate with the drafts of a step and the tokens accepted of them."""
+        self.num_draft_tokens += sum(len(draft.tokens) for draft in drafts)
+        self.num_accepted_tokens += accepted
+        expected = sum(sum(draft.probabilities) for draft in drafts)
+        self._recent_expected = ACCEPTANCE_DECAY * self._recent_expected + expected
+        self._recent_accepted = ACCEPTANCE_DECAY * self._recent_accepted + accepted
 
-    def learn(self, tokens: Sequence[int], new: int) -> None:
-        """Remember what the last `new` tokens of these followed on."""
-        if not self.most:
+    def update(self, tokens: Sequence[int], new: int) -> None:
+        """Count the last `new` of some tokens as continuations of the n-grams before them."""
+        if not self.num_speculative_tokens:
             return
-        for place in range(max(len(tokens) - new, 0), len(tokens)):
-            for run in _runs(tokens[max(place - LONGEST, 0) : place]):
-                if run not in self._followers:
-                    self._followers[run] = _Followers()
-                self._followers[run].add(tokens[place])
-                self._followers.move_to_end(run)
-        while len(self._followers) > RUNS:
-            self._followers.popitem(last=False)
+        for index in range(max(len(tokens) - new, 0), len(tokens)):
+            for ngram in _ngrams_at_end(tokens[max(index - MAX_NGRAM, 0) : index]):
+                if ngram not in self._ngrams:
+                    self._ngrams[ngram] = _NextTokenCounts()
+                self._ngrams[ngram].add(tokens[index])
+                self._ngrams.move_to_end(ngram)
+        while len(self._ngrams) > MAX_NGRAMS:
+            self._ngrams.popitem(last=False)
 
-    def _after(self, tokens: Sequence[int]) -> "_Followers | None":
-        """What came after as many of the last of these as were seen together."""
-        for run in _runs(tokens):
-            if run in self._followers:
-                return self._followers[run]
+    def _counts_after(self, context: Sequence[int]) -> "_NextTokenCounts | None":
+        """Counts after the longest n-gram that the context ends with; None: all are new."""
+        for ngram in _ngrams_at_end(context):
+            if ngram in self._ngrams:
+                return self._ngrams[ngram]
         return None
 
 
-class _Followers:
-    """Tokens that came next, the frequent ones at least."""
+class _NextTokenCounts:
+    """How often tokens followed an n-gram; rare ones may be dropped."""
 
     __slots__ = ("counts", "total")
 
@@ -144,18 +155,18 @@ class _Followers:
         self.total = 0
 
     def add(self, token: int) -> None:
-        if token not in self.counts and len(self.counts) == FOLLOWERS:
+        if token not in self.counts and len(self.counts) == MAX_CONTINUATIONS:
             del self.counts[min(self.counts, key=self.counts.__getitem__)]
         self.counts[token] = self.counts.get(token, 0) + 1
         self.total += 1
 
-    def likeliest(self) -> tuple[int, float]:
-        """A token and its chance; what was seen once is as likely as not to come again."""
+    def top_token(self) -> tuple[int, float]:
+        """The most frequent token and its probability, smoothed: 1/2 if it was seen once."""
         token = max(self.counts, key=self.counts.__getitem__)
         return token, self.counts[token] / (self.total + 1)
 
 
-def _runs(tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The last of these tokens, the longest run first."""
-    for length in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
+def _ngrams_at_end(tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The n-grams that end with the last of these tokens, the longest first."""
+    for length in range(min(MAX_NGRAM, len(tokens)), MIN_NGRAM - 1, -1):
         yield tuple(tokens[-length:])

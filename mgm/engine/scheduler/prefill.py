@@ -1,11 +1,11 @@
-"""Reads prompts: a long one in pieces, short ones together, and of each only what is new.
+"""Prefill: long prompts in chunks, short prompts as a batch, cached prefixes skipped.
 
-What several begin with is read once. Questions about an image are one row: the image, and behind it
-what follows in each, which sees the image and itself.
+Prompts of a batch that share a prefix, such as questions about one image, share a row: see
+`shared_prefix.py`.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import abc, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,244 +16,262 @@ from transformers import DynamicCache
 
 from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.sampler import MESSAGES, NOT_FINITE
-from mgm.engine.core.sequence import Generation
+from mgm.engine.core.sequence import Sequence
 from mgm.engine.kv_cache.attention_masks import AttentionMasks, Branches
-from mgm.engine.kv_cache.kv_cache import Layers, Rows, as_cache, between, layers_of
-from mgm.engine.kv_cache.prefix_cache import PrefixCache, copied
-from mgm.engine.scheduler.shared_prefix import PromptTree
+from mgm.engine.kv_cache.kv_cache import BatchKVCache
+from mgm.engine.kv_cache.layer_kv import (
+    LayerKV,
+    copy_kv,
+    slice_kv,
+    to_dynamic_cache,
+    to_layers,
+)
+from mgm.engine.kv_cache.prefix_cache import PrefixCache
+from mgm.engine.scheduler.shared_prefix import PrefixGroup
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.multimodal_embeddings import merge_image_features
 
-WASTE = 1.5  # positions that rows take side by side, at most, to those that are theirs
-HasRoom = Callable[[Sequence[Generation], int], bool]
+MAX_PADDING = 1.5  # maximum ratio of a batch's positions, padding included, to its tokens
+Fits = Callable[[abc.Sequence[Sequence], int], bool]
 
 
 @dataclass
-class _Prompt:
-    """A prompt that is being read."""
+class _ChunkedPrompt:
+    """A prompt that is prefilled in several steps."""
 
-    generation: Generation
-    embeddings: Tensor  # (1, positions, width), of what is not known yet
-    known: int  # positions
+    sequence: Sequence
+    embeddings: Tensor  # (1, positions, width) that are left
+    num_computed_tokens: int  # cached ones included
 
 
-class PromptReader:
-    """Reads prompts, the first that waits before all others.
+class Prefiller:
+    """Prefills prompts in the order of the waiting queue.
 
     Args:
-        model: what answers.
+        model: the model.
         masks: of its language model.
-        prefixes: what is known of prompts' beginnings; `keep` puts there what was read.
-        piece: positions that are read in one step, at most.
+        prefix_cache: of cached prefixes; `update_prefix_cache` adds to it.
+        max_prefill_tokens: per step, see `SchedulerConfig`.
+
+    Attributes:
+        prefilling: sequences whose prompts are being prefilled.
     """
 
     def __init__(
         self,
         model: MGMForConditionalGeneration,
         masks: AttentionMasks,
-        prefixes: PrefixCache,
-        piece: int,
+        prefix_cache: PrefixCache,
+        max_prefill_tokens: int,
     ) -> None:
-        self.model = model
-        self.masks = masks
-        self.prefixes = prefixes
-        self.piece = piece
-        self.reading: list[Generation] = []
-        self._prompt: _Prompt | None = None  # one that takes several steps
-        self._cache = DynamicCache()
-        self._to_keep: dict[Generation, Callable[[int], Layers]] = {}
+        self._model = model
+        self._masks = masks
+        self._prefix_cache = prefix_cache
+        self._max_tokens = max_prefill_tokens
+        self.prefilling: list[Sequence] = []
+        self._chunked: _ChunkedPrompt | None = None
+        self._cache = DynamicCache()  # of the chunked prompt
+        self._prefilled: dict[Sequence, Callable[[int], LayerKV]] = {}  # not in the cache yet
 
-    def keep(self) -> None:
-        """Put what the last step read into the cache, but for prompts that ended with an error.
+    def update_prefix_cache(self) -> None:
+        """Add the last step's prompts to the prefix cache, but those that failed.
 
-        Called before rows move: they hold it.
+        To be called before rows of the KV cache move: the keys and values are copied from there.
         """
-        for generation, copy_from in self._to_keep.items():
-            if generation.fault is None:
-                self.prefixes.put(generation.names, self._dtype, copy_from)
-        self._to_keep.clear()
+        for sequence, copy_from in self._prefilled.items():
+            if sequence.error is None:
+                self._prefix_cache.insert(sequence.token_keys, self._dtype, copy_from)
+        self._prefilled.clear()
 
-    def drop(self, generation: Generation) -> None:
-        """Read no more of this prompt."""
-        if generation in self.reading:
+    def abort(self, sequence: Sequence) -> None:
+        """Stop the prefill of a sequence's prompt, if it is under way."""
+        if sequence in self.prefilling:
             self.clear()
 
     def clear(self) -> None:
-        """Read no more of anything."""
-        self.reading = []
-        self._prompt = None
+        """Stop all prefill."""
+        self.prefilling = []
+        self._chunked = None
         self._cache = DynamicCache()
-        self._to_keep.clear()
+        self._prefilled.clear()
 
     def step(
         self,
-        waiting: deque[Generation],
-        rows: Rows,
-        has_room: HasRoom,
-    ) -> tuple[list[Generation], Tensor] | None:
-        """Read a piece of a prompt, or several short prompts.
+        waiting: deque[Sequence],
+        kv_cache: BatchKVCache,
+        fits: Fits,
+    ) -> tuple[list[Sequence], Tensor] | None:
+        """Prefill one chunk of a long prompt, or a batch of short ones.
 
         Args:
-            waiting: whose prompts are to be read; those that are begun leave it.
-            rows: get a row for every prompt that is read to its end, in that order.
-            has_room: whether these may be written beside those that are, if a row of so many
-                columns is needed.
+            waiting: the queue; sequences leave it when their prefill starts.
+            kv_cache: gets a row for each prompt that is complete, in the order of the result.
+            fits: whether some sequences fit into the decode batch, with rows of a minimum width.
 
         Returns:
-            The answers whose prompts are read, and (answers, vocabulary) logits of their first
-            tokens; None: there is none yet.
+            The sequences whose prompts are complete, and (sequences, vocabulary) logits of their
+            first output tokens; None: no prompt is complete.
         """
-        if self._prompt is not None:
-            return self._read_piece(rows)
-        trees = self._choose(waiting, has_room)
-        if not trees:
+        if self._chunked is not None:
+            return self._prefill_chunk(kv_cache)
+        groups = self._select_batch(waiting, fits)
+        if not groups:
             return None
-        # Whoever ends everything after a fault finds them here.
-        self.reading = [generation for tree in trees for generation in tree.generations]
-        for generation in self.reading:
-            waiting.remove(generation)
-        if len(self.reading) > 1:
-            return self._read_together(trees, rows)
-        (generation,) = self.reading
-        self._cache = as_cache(self._find(trees[0]))
-        self._prompt = _Prompt(generation, self._embed(generation), generation.cached)
-        return self._read_piece(rows)
+        # If a later call raises, the scheduler finds these sequences here.
+        self.prefilling = [sequence for group in groups for sequence in group.sequences]
+        for sequence in self.prefilling:
+            waiting.remove(sequence)
+        if len(self.prefilling) > 1:
+            return self._prefill_batch(groups, kv_cache)
+        (sequence,) = self.prefilling
+        self._cache = to_dynamic_cache(self._match_prefix(groups[0]))
+        embeddings = self._embed(sequence)
+        self._chunked = _ChunkedPrompt(sequence, embeddings, sequence.num_cached_tokens)
+        return self._prefill_chunk(kv_cache)
 
-    def _choose(self, waiting: Sequence[Generation], has_room: HasRoom) -> list[PromptTree]:
-        """The first that waits, and others that are read in the same step."""
-        trees: list[PromptTree] = []
-        for generation in waiting:
-            if generation.prefill_alone and trees:
+    def _select_batch(self, waiting: abc.Sequence[Sequence], fits: Fits) -> list[PrefixGroup]:
+        """The first waiting sequence, and others whose prompts fit into the same step."""
+        groups: list[PrefixGroup] = []
+        for sequence in waiting:
+            if sequence.prefill_alone and groups:
                 continue
-            grown = self._with(trees, generation)
-            lengths = [tree.length for tree in grown]
-            area = len(lengths) * max(lengths)
-            if trees and area > self.piece:
-                joins = len(grown) == len(trees)
-                if joins or len(grown) * max(lengths[:-1]) > self.piece:
-                    break  # nor would what waits behind it fit, unless it is a few tokens
+            extended = self._with_sequence(groups, sequence)
+            lengths = [group.num_tokens for group in extended]
+            padded_size = len(lengths) * max(lengths)
+            if groups and padded_size > self._max_tokens:
+                shares_row = len(extended) == len(groups)
+                if shares_row or len(extended) * max(lengths[:-1]) > self._max_tokens:
+                    break  # the batch is full, but for a few tokens at most
                 continue
-            if area > WASTE * sum(lengths):
+            if padded_size > MAX_PADDING * sum(lengths):
                 continue
-            chosen = [one for tree in grown for one in tree.generations]
-            if not has_room(chosen, max(tree.width for tree in grown)):
+            selected = [one for group in extended for one in group.sequences]
+            if not fits(selected, max(group.width for group in extended)):
                 break
-            trees = grown
-            if generation.prefill_alone:
+            groups = extended
+            if sequence.prefill_alone:
                 break
-        return trees
+        return groups
 
-    def _with(self, trees: Sequence[PromptTree], generation: Generation) -> list[PromptTree]:
-        """One more prompt, in the tree that it belongs to or in one of its own."""
-        known = self.prefixes.known(generation.names, self._dtype)
-        for place, tree in enumerate(trees):
-            joined = tree.joined_by(generation, known)
-            if joined is not None:
-                return [*trees[:place], joined, *trees[place + 1 :]]
-        return [*trees, PromptTree.of(generation, known)]
+    def _with_sequence(
+        self, groups: abc.Sequence[PrefixGroup], sequence: Sequence
+    ) -> list[PrefixGroup]:
+        """The groups with one more sequence, in the first that it shares a prefix with."""
+        cached_length = self._prefix_cache.match_length(sequence.token_keys, self._dtype)
+        for index, group in enumerate(groups):
+            extended = group.try_add(sequence, cached_length)
+            if extended is not None:
+                return [*groups[:index], extended, *groups[index + 1 :]]
+        return [*groups, PrefixGroup.of_one(sequence, cached_length)]
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.model.language_model.dtype
+        return self._model.language_model.dtype
 
-    def _find(self, tree: PromptTree) -> list[Layers]:
-        """Keys and values of what is known of a tree."""
-        first, *others = tree.generations
-        parts = self.prefixes.find(first.names, self._dtype)
-        first.cached = tree.known
-        for generation in others:
-            generation.cached = tree.shared
-            self.prefixes.hits += tree.shared
-            self.prefixes.misses += len(generation.names) - tree.shared
+    def _match_prefix(self, group: PrefixGroup) -> list[LayerKV]:
+        """Keys and values of a group's cached prefix; counts cached tokens."""
+        first, *others = group.sequences
+        parts = self._prefix_cache.match_prefix(first.token_keys, self._dtype)
+        first.num_cached_tokens = group.cached_length
+        for sequence in others:
+            sequence.num_cached_tokens = group.prefix_length
+            self._prefix_cache.hits += group.prefix_length
+            self._prefix_cache.misses += len(sequence.token_keys) - group.prefix_length
         return parts
 
-    def _embed(self, generation: Generation) -> Tensor:
-        """(1, positions, width) of what is not known of a prompt, images merged."""
-        config, ids, known = self.model.config, generation.prompt_ids, generation.cached
-        image_positions = ids[:known].count(config.image_token_id)
-        seen, within = divmod(image_positions, config.image_tokens_per_image)
-        start = known - within  # where an image begins, if what is known ends within it
-        features = generation.features[seen:]
+    def _embed(self, sequence: Sequence) -> Tensor:
+        """(1, positions, width) input embeddings of what is not cached, image features merged."""
+        config, ids, cached = self._model.config, sequence.prompt_ids, sequence.num_cached_tokens
+        image_positions = ids[:cached].count(config.image_token_id)
+        cached_images, within = divmod(image_positions, config.image_tokens_per_image)
+        start = cached - within  # the start of the image that the cached prefix ends within
+        features = sequence.image_features[cached_images:]
         embeddings = merge_image_features(
-            self.model.get_input_embeddings(),
-            torch.tensor([ids[start:]], device=self.model.device),
+            self._model.get_input_embeddings(),
+            torch.tensor([ids[start:]], device=self._model.device),
             torch.stack(features) if features else None,
             config,
         )
         return embeddings[:, within:]
 
-    def _read_piece(self, rows: Rows) -> tuple[list[Generation], Tensor] | None:
-        prompt = self._prompt
+    def _prefill_chunk(self, kv_cache: BatchKVCache) -> tuple[list[Sequence], Tensor] | None:
+        prompt = self._chunked
         assert prompt is not None
-        piece, rest = prompt.embeddings[:, : self.piece], prompt.embeddings[:, self.piece :]
-        places = torch.arange(prompt.known, prompt.known + piece.shape[1], device=piece.device)
-        output = self.model.language_model(
-            inputs_embeds=piece,
-            position_ids=places.unsqueeze(0),
+        chunk, rest = prompt.embeddings.split(
+            [
+                min(self._max_tokens, prompt.embeddings.shape[1]),
+                max(prompt.embeddings.shape[1] - self._max_tokens, 0),
+            ],
+            dim=1,
+        )
+        start, end = prompt.num_computed_tokens, prompt.num_computed_tokens + chunk.shape[1]
+        output = self._model.language_model(
+            inputs_embeds=chunk,
+            position_ids=torch.arange(start, end, device=chunk.device).unsqueeze(0),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        prompt.known += piece.shape[1]
-        prompt.embeddings = rest
+        prompt.num_computed_tokens, prompt.embeddings = end, rest
         if rest.shape[1]:
             return None
-        layers, logits = layers_of(self._cache), output.logits[:, -1]
-        rows.add([layers])
-        self.clear()  # from here on nothing raises: whose fault it is would not be known
-        self._to_keep[prompt.generation] = lambda start: copied(between(layers, start, None))
-        return [prompt.generation], logits
+        layers, logits = to_layers(self._cache), output.logits[:, -1]
+        kv_cache.add([layers])
+        self.clear()  # nothing below may raise: `prefilling` no longer tells whose error it is
+        self._prefilled[prompt.sequence] = lambda start: copy_kv(slice_kv(layers, start, None))
+        return [prompt.sequence], logits
 
-    def _read_together(
-        self, trees: Sequence[PromptTree], rows: Rows
-    ) -> tuple[list[Generation], Tensor]:
-        """Read prompts side by side, a tree in a row; they end together, and begin where they may.
-
-        What fills a shorter one up stands before it, and is written behind its end.
-        """
-        first = len(rows.columns)
-        for tree in trees:
-            rows.add(self._find(tree))
+    def _prefill_batch(
+        self, groups: abc.Sequence[PrefixGroup], kv_cache: BatchKVCache
+    ) -> tuple[list[Sequence], Tensor]:
+        """Prefill a left-padded batch with a row for each group, then fork a row per sequence."""
+        first_row = len(kv_cache.lengths)
+        for group in groups:
+            kv_cache.add(self._match_prefix(group))
         embeddings = pad_sequence(
-            [self._embed_tree(tree) for tree in trees], batch_first=True, padding_side="left"
+            [self._embed_group(group) for group in groups], batch_first=True, padding_side="left"
         )
         device, longest = embeddings.device, embeddings.shape[1]
-        places, _ = rows.begin_step(device, [tree.length for tree in trees], first)
-        tokens = [[(0, 0)] * (longest - tree.length) + list(tree.tokens()) for tree in trees]
+        counts = [group.num_tokens for group in groups]
+        columns, _ = kv_cache.prepare_step(device, counts, first_row)
+        tokens = [
+            [(0, 0)] * (longest - group.num_tokens) + list(group.tokens()) for group in groups
+        ]
         branches = Branches(*torch.tensor(tokens, device=device).unbind(-1))
-        # The first prompt of a tree stays where it is, others get rows behind those of all trees.
-        kept = [(row, tree.generations[0], tree.branches[0]) for row, tree in enumerate(trees)]
+        # A group's first sequence keeps its row, the others get rows behind those of all groups.
+        kept = [(row, group.sequences[0], group.suffixes[0]) for row, group in enumerate(groups)]
         forked = [
             (row, *branch)
-            for row, tree in enumerate(trees)
-            for branch in zip(tree.generations[1:], tree.branches[1:], strict=True)
+            for row, group in enumerate(groups)
+            for branch in zip(group.sequences[1:], group.suffixes[1:], strict=True)
         ]
-        ends = [longest - trees[row].width + columns.stop - 1 for row, _, columns in kept + forked]
+        rows = [row for row, *_ in kept + forked]
+        ends = [longest - groups[row].width + suffix.stop - 1 for row, _, suffix in kept + forked]
         # The LM head runs on the union of the rows' last positions: few, for rows end together.
-        last_positions, columns_of_ends = torch.tensor(ends).unique(return_inverse=True)
-        with self.masks.in_use():
-            output = self.model.language_model(
+        last_positions, logit_indices = torch.tensor(ends).unique(return_inverse=True)
+        with self._masks.masked_attention():
+            output = self._model.language_model(
                 inputs_embeds=embeddings,
-                attention_mask=self.masks.of(places, rows.step_width, branches),
+                attention_mask=self._masks.build(columns, kv_cache.step_width, branches),
                 position_ids=branches.positions,
-                past_key_values=rows,
+                past_key_values=kv_cache,
                 use_cache=True,
                 logits_to_keep=last_positions.to(device),
             )
-        logits = output.logits[[row for row, *_ in kept + forked], columns_of_ends]
+        logits = output.logits[rows, logit_indices]
         if forked and not logits.amax(-1).isfinite().all():
-            # Masks hide the prompts of a row from one another, but NaN times nothing is NaN.
+            # Masks separate the prompts of a row, but 0 times NaN is NaN.
             raise GenerationError(MESSAGES[NOT_FINITE])
-        for row, _, columns in kept:
-            rows.columns[first + row] = columns.stop
-        for row, tree in enumerate(trees):
-            rows.fork(first + row, tree.shared, tree.branches[1:])
+        for row, _, suffix in kept:
+            kv_cache.lengths[first_row + row] = suffix.stop
+        for row, group in enumerate(groups):
+            kv_cache.fork(first_row + row, group.prefix_length, group.suffixes[1:])
         self.clear()
-        for row, generation, _ in kept:
-            # What follows in the others is known when they end.
-            self._to_keep[generation] = partial(rows.copy, first + row)
-        return [generation for _, generation, _ in kept + forked], logits
+        for row, sequence, _ in kept:
+            # Suffixes of the others are cached when they finish.
+            self._prefilled[sequence] = partial(kv_cache.copy, first_row + row)
+        return [sequence for _, sequence, _ in kept + forked], logits
 
-    def _embed_tree(self, tree: PromptTree) -> Tensor:
-        """(positions, width) of what is to be read."""
-        return torch.cat([self._embed(one)[0] for one in tree.generations])
+    def _embed_group(self, group: PrefixGroup) -> Tensor:
+        """(positions, width) input embeddings of a group's row."""
+        return torch.cat([self._embed(one)[0] for one in group.sequences])

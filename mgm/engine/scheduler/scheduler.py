@@ -1,314 +1,259 @@
-"""Many answers at a time: they join and leave between two steps, and none waits long for another.
-
-A step reads a piece of the first prompt that waits, or several short prompts, and gives every
-answer that is being written its next token, or several if it was guessed how the answer goes on.
+"""Continuous batching: sequences join and leave between decode steps; long prompts are prefilled
+in chunks.
 """
 
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Sequence
+from collections import abc, deque
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mgm.engine.core.device_errors import as_request_error, is_device_failure
 from mgm.engine.core.errors import GenerationError
-from mgm.engine.core.faults import as_fault, is_device_failure
-from mgm.engine.core.sampler import choose
-from mgm.engine.core.sampling import Choice
-from mgm.engine.core.sequence import Generation
+from mgm.engine.core.sequence import Sequence
 from mgm.engine.kv_cache.attention_masks import AttentionMasks
-from mgm.engine.kv_cache.kv_cache import Rows
+from mgm.engine.kv_cache.kv_cache import BatchKVCache
+from mgm.engine.kv_cache.memory import cache_bytes, kv_bytes_per_token
 from mgm.engine.kv_cache.prefix_cache import PrefixCache
-from mgm.engine.scheduler.decode import Decoder
-from mgm.engine.scheduler.ngram_drafter import LONGEST, Drafts, Guess
-from mgm.engine.scheduler.prefill import PromptReader
+from mgm.engine.scheduler.config import SchedulerConfig
+from mgm.engine.scheduler.decode import DecodeRunner
+from mgm.engine.scheduler.ngram_drafter import MAX_NGRAM, Draft, NGramDrafter
+from mgm.engine.scheduler.prefill import Prefiller
+from mgm.engine.scheduler.verification import sample_and_verify
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
 class Scheduler:
-    """Writes answers together; one thread at a time may use it.
+    """Runs prefill and decode steps for all sequences; not thread-safe.
 
     Args:
-        model: what answers.
-        vocabulary: only ids below it are chosen; None: any that the model has.
-        rows: answers that are written at once, at most.
-        piece: positions of prompts that are read in one step, at most.
-        prefix_bytes: of keys and values that are kept for prompts that begin in the same way.
-        row_bytes: of keys and values of all answers that are written together; one alone may take
-            more.
-        num_speculative_tokens: that are guessed and read with an answer's last token, at most.
+        model: the model.
+        config: batch sizes, prefill policy and memory.
+        vocabulary_size: only token ids below it are sampled; None: all that the model has.
+        num_speculative_tokens: maximum length of n-gram drafts; 0: no speculative decoding.
 
     Attributes:
-        prefixes: those keys and values.
-        drafts: guesses.
-        reader: reads prompts.
-        decoder: reads what was written.
-        waiting: answers that are not begun.
-        writing: answers that are, by row.
-        prompts_first: whether rows are filled before a token is written, to an eighth, and not
-            before half of them are free: more answers a second, but a token may wait long for the
-            next.
-        keeps_answers: whether what was read of a prompt that ends, and of its answer, is kept for
-            prompts that go on from there.
+        config: of this scheduler.
+        prefix_cache: keys and values of earlier prompts and outputs.
+        drafter: proposes draft tokens.
+        prefiller: prefills prompts.
+        decode_runner: runs decode steps.
+        waiting: sequences whose prefill has not started.
+        running: the decode batch: sequences by their rows of the KV cache.
 
     Raises:
-        MGMError: the language model keeps more of what it read than keys and values, or
-            `num_speculative_tokens` is negative.
+        MGMError: the language model has other state than a KV cache, or `num_speculative_tokens`
+            is negative.
     """
 
     def __init__(
         self,
         model: MGMForConditionalGeneration,
-        vocabulary: int | None = None,
-        rows: int = 32,
-        piece: int = 512,
-        prefix_bytes: int = 2**29,
-        row_bytes: int = 2**32,
+        config: SchedulerConfig,
+        vocabulary_size: int | None = None,
         num_speculative_tokens: int = 0,
     ) -> None:
-        self.model = model
-        self.vocabulary = vocabulary
-        self.rows = rows
-        self.row_bytes = row_bytes
-        self.prefixes = PrefixCache(prefix_bytes)
-        self.waiting: deque[Generation] = deque()
-        self._prefilled = 0  # sequences, since the beginning
-        self.writing: list[Generation] = []
-        self.prompts_first = False
-        self.keeps_answers = True
+        self.config = config
+        self._model = model
+        self._vocabulary_size = vocabulary_size
+        self._max_kv_bytes = config.kv_cache_bytes or cache_bytes(model, 3, 2**32)
+        self.prefix_cache = PrefixCache(config.prefix_cache_bytes or cache_bytes(model, 16, 2**29))
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._num_prefilled = 0  # sequences so far
         masks = AttentionMasks(model)
-        self.drafts = Drafts(num_speculative_tokens)
-        self.reader = PromptReader(model, masks, self.prefixes, piece)
-        self.decoder = Decoder(model, masks, longest=1 + self.drafts.most)
-        self._keys = self._rows_of_none()
+        self.drafter = NGramDrafter(num_speculative_tokens)
+        self.prefiller = Prefiller(model, masks, self.prefix_cache, config.max_prefill_tokens)
+        self.decode_runner = DecodeRunner(model, masks, 1 + num_speculative_tokens)
+        self._kv_cache = self._empty_kv_cache()
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self.waiting or self.writing or self.reader.reading)
+        """Whether any sequence is waiting or running."""
+        return bool(self.waiting or self.running or self.prefiller.prefilling)
 
-    def add(self, generation: Generation, number: int = 0) -> None:
-        """Put a sequence into the queue.
+    def add(self, sequence: Sequence, index: int = 0) -> None:
+        """Put a sequence into the waiting queue.
 
-        One client's request for many sequences does not keep others waiting for all of them: behind
-        each, as many that came later may be prefilled as are decoded at once.
+        A request for many sequences does not make others wait for all of them: after each of its
+        sequences, up to `max_num_seqs` that came later are prefilled.
 
         Args:
-            generation: the sequence.
-            number: of its request's sequences that come before it.
+            sequence: to run.
+            index: among the sequences of its request.
         """
-        generation.rank = self._prefilled + number * self.rows
-        index = bisect_right(self.waiting, generation.rank, key=lambda other: other.rank)
-        self.waiting.insert(index, generation)
+        sequence.queue_rank = self._num_prefilled + index * self.config.max_num_seqs
+        position = bisect_right(self.waiting, sequence.queue_rank, key=lambda one: one.queue_rank)
+        self.waiting.insert(position, sequence)
 
     @torch.inference_mode()
-    def cancel(self, generation: Generation) -> None:
-        """End an answer as far as it is."""
-        generation.finish("cancelled")
-        if generation in self.waiting:
-            self.waiting.remove(generation)
-        self.reader.drop(generation)
-        self._leave()
+    def cancel(self, sequence: Sequence) -> None:
+        """Finish a sequence with the output that it has."""
+        sequence.finish("cancelled")
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self.prefiller.abort(sequence)
+        self._remove_finished()
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Read a piece of a prompt, and write the next tokens of every answer.
+        """Prefill a chunk or a batch of prompts, and decode the next token of running sequences.
 
         Raises:
-            MGMError: the device has too little memory; all answers end with that.
+            MGMError: the device ran out of memory; all sequences fail with it.
         """
         try:
-            if not self.prompts_first:
-                self._read()
-            elif len(self.writing) <= self.rows // 2:
-                # The last few rows would be read for alone, and take nearly as long as many.
-                while self.rows - len(self.writing) > self.rows // 8 and self._read():
+            if not self.config.prefill_first:
+                self._prefill()
+            elif len(self.running) <= self.config.max_num_seqs // 2:
+                # Up to an eighth: prefilling for the last few rows takes as long as for many.
+                free = self.config.max_num_seqs // 8
+                while self.config.max_num_seqs - len(self.running) > free and self._prefill():
                     pass
-            self._write()
+            self._decode()
         except torch.OutOfMemoryError as error:
-            together = len(self.writing) + len(self.reader.reading)
-            fault = GenerationError(
-                f"the device has too little memory for {together} answers at once "
-                f"({one_line(error)[:200]}); ask for fewer, or shorter ones"
+            count = len(self.running) + len(self.prefiller.prefilling)
+            failure = GenerationError(
+                f"the device ran out of memory with {count} running sequences "
+                f"({one_line(error)[:200]}); send fewer requests at once, or shorter ones"
             )
-            self.end(fault)
-            raise fault from error
+            self.fail_all(failure)
+            raise failure from error
         except BaseException as error:
-            self.end(GenerationError(f"the model failed: {one_line(error)[:300]}"))
+            self.fail_all(GenerationError(f"the model failed: {one_line(error)[:300]}"))
             raise
 
-    def end(self, fault: MGMError) -> None:
-        """End all answers with a fault."""
-        for generation in (*self.waiting, *self.writing, *self.reader.reading):
-            generation.fail(fault)
+    def fail_all(self, error: MGMError) -> None:
+        """Finish all sequences with an error."""
+        for sequence in (*self.waiting, *self.running, *self.prefiller.prefilling):
+            sequence.fail(error)
         self.waiting.clear()
-        self.writing.clear()
-        self.reader.clear()
-        self._keys = self._rows_of_none()
+        self.running.clear()
+        self.prefiller.clear()
+        self._kv_cache = self._empty_kv_cache()
 
-    def _rows_of_none(self) -> Rows:
-        return Rows(self.model.config.text_config.num_hidden_layers)
+    def _empty_kv_cache(self) -> BatchKVCache:
+        return BatchKVCache(self._model.config.text_config.num_hidden_layers)
 
-    def _read(self) -> bool:
-        """Read a step's worth of prompts; whether there was anything to read that had room."""
-        self._leave()
+    def _prefill(self) -> bool:
+        """Run a prefill step; returns whether there was a prompt that fits."""
+        self._remove_finished()
         try:
-            read = self.reader.step(self.waiting, self._keys, self._has_room)
+            prefilled = self.prefiller.step(self.waiting, self._kv_cache, self._fits)
         except Exception as error:
             if is_device_failure(error):
                 raise
-            self._prefill_failed(error)
+            self._handle_prefill_error(error)
             return True
-        if read is not None:
-            generations, logits = read
-            self.writing += generations
-            self._prefilled += len(generations)
-            self._push(logits.unsqueeze(1), generations, [Guess()] * len(generations))
-            self.reader.keep()
-        return read is not None or bool(self.reader.reading)
+        if prefilled is not None:
+            sequences, logits = prefilled
+            self.running += sequences
+            self._num_prefilled += len(sequences)
+            self._sample(logits.unsqueeze(1), sequences, [Draft()] * len(sequences))
+            self.prefiller.update_prefix_cache()
+        return prefilled is not None or bool(self.prefiller.prefilling)
 
-    def _prefill_failed(self, error: Exception) -> None:
-        """Fail the prompt that an error was raised for; of several, prefill each alone to know.
+    def _handle_prefill_error(self, error: Exception) -> None:
+        """Fail the sequence whose prefill raised an error; of a batch, prefill each alone to know.
 
-        Too little memory is an error like others: several prompts took it, or one that is too long.
+        Out of memory is no exception: the batch was too large, or one prompt too long.
         """
-        suspects = self.reader.reading
-        self.reader.clear()
-        self._keys.truncate(len(self.writing))
-        if not suspects:  # it was raised while prompts that wait were looked at
+        suspects = self.prefiller.prefilling
+        self.prefiller.clear()
+        self._kv_cache.truncate(len(self.running))
+        if not suspects:  # it was raised while a batch was selected
             suspects = list(self.waiting)
             self.waiting.clear()
         if not suspects:
             raise error
         if len(suspects) == 1 or suspects[0].prefill_alone:
-            suspects.pop(0).fail(as_fault(error, "reading a prompt"))
-        for generation in reversed(suspects):
-            generation.prefill_alone = True
-            self.waiting.appendleft(generation)
+            suspects.pop(0).fail(as_request_error(error, "prefilling a prompt"))
+        for sequence in reversed(suspects):
+            sequence.prefill_alone = True
+            self.waiting.appendleft(sequence)
 
-    def _has_room(self, more: Sequence[Generation], width: int) -> bool:
-        """Whether these may join those that are written: every row is as wide as any.
+    def _fits(self, sequences: abc.Sequence[Sequence], min_width: int) -> bool:
+        """Whether sequences may join the decode batch, whose rows all have the largest width.
 
         Args:
-            more: answers.
-            width: columns that one row takes at least.
+            sequences: to join.
+            min_width: columns that one row takes at least.
         """
-        together = [*self.writing, *more]
-        if len(together) == 1:
+        batch = [*self.running, *sequences]
+        if len(batch) == 1:
             return True
-        widest = max(width, *(len(one.prompt_ids) + one.limit for one in together))
-        bytes_needed = len(together) * widest * self._position_bytes
-        return len(together) <= self.rows and bytes_needed <= self.row_bytes
+        width = max(min_width, *(sequence.max_length for sequence in batch))
+        kv_bytes = len(batch) * width * kv_bytes_per_token(self._model)
+        return len(batch) <= self.config.max_num_seqs and kv_bytes <= self._max_kv_bytes
 
-    @property
-    def _position_bytes(self) -> int:
-        """Of one position's keys and values in all layers."""
-        text = self.model.config.text_config
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return 2 * text.num_hidden_layers * heads * width * self.model.language_model.dtype.itemsize
-
-    def _write(self) -> None:
-        self._leave()
-        if not self.writing:
+    def _decode(self) -> None:
+        """Run a decode step for all running sequences."""
+        self._remove_finished()
+        if not self.running:
             return
-        guesses = self.drafts.worthwhile([self._guess(one) for one in self.writing])
+        drafts = self.drafter.truncate_to_throughput([self._propose(one) for one in self.running])
         tokens = [
-            [generation.choices[-1].token, *guess.tokens]
-            for generation, guess in zip(self.writing, guesses, strict=True)
+            [sequence.output[-1].token, *draft.tokens]
+            for sequence, draft in zip(self.running, drafts, strict=True)
         ]
-        columns = list(self._keys.columns)
+        lengths = list(self._kv_cache.lengths)
         try:
-            logits = self.decoder.step(tokens, self._keys)
+            logits = self.decode_runner.step(tokens, self._kv_cache)
         except Exception as error:
             if is_device_failure(error):
                 raise
-            self._keys.columns[:] = columns  # masks hide what the step wrote behind them
-            guesses = [Guess()] * len(self.writing)
-            logits = self._step_each_alone()
-        right = self._push(logits, self.writing, guesses)
-        for row, guess in enumerate(guesses):
-            self._keys.columns[row] -= len(guess.tokens) - right[row]
-        self.drafts.count(guesses, sum(right))
-        self._leave()
+            self._kv_cache.lengths[:] = lengths  # what the step wrote beyond them is masked
+            drafts = [Draft()] * len(self.running)
+            logits = self._decode_row_by_row()
+        accepted = self._sample(logits, self.running, drafts)
+        for row, draft in enumerate(drafts):
+            self._kv_cache.lengths[row] -= len(draft.tokens) - accepted[row]
+        self.drafter.record_acceptance(drafts, sum(accepted))
+        self._remove_finished()
 
-    def _step_each_alone(self) -> Tensor:
-        """(answers, 1, vocabulary) logits of each row read alone; those that raise again fail."""
-        tokens = [generation.choices[-1].token for generation in self.writing]
-        logits, errors = self.decoder.step_each_alone(tokens, self._keys)
+    def _decode_row_by_row(self) -> Tensor:
+        """(sequences, 1, vocabulary) logits of each row by itself; those that raise again fail."""
+        tokens = [sequence.output[-1].token for sequence in self.running]
+        logits, errors = self.decode_runner.step_row_by_row(tokens, self._kv_cache)
         for row, error in errors.items():
-            self.writing[row].fail(as_fault(error, "writing a token"))
+            self.running[row].fail(as_request_error(error, "decoding a token"))
         return logits
 
-    def _guess(self, generation: Generation) -> Guess:
-        room = generation.limit - len(generation.choices) - 1
-        return self.drafts.guess(generation.last(LONGEST), room, generation.stop_ids)
+    def _propose(self, sequence: Sequence) -> Draft:
+        remaining = sequence.max_new_tokens - len(sequence.output) - 1
+        return self.drafter.propose(sequence.last_ids(MAX_NGRAM), remaining, sequence.stop_ids)
 
-    def _push(
-        self, logits: Tensor, generations: list[Generation], guesses: Sequence[Guess]
+    def _sample(
+        self, logits: Tensor, sequences: list[Sequence], drafts: abc.Sequence[Draft]
     ) -> list[int]:
-        """Give answers what comes next, and go on as long as that is what was guessed.
+        logits = logits[..., : self._vocabulary_size]
+        return sample_and_verify(logits, sequences, drafts, self.drafter)
 
-        Args:
-            logits: (answers, most tokens, vocabulary) after each token that was read.
-            generations: the answers.
-            guesses: the end of what was read of each.
-
-        Returns:
-            How many tokens of each guess were right.
-        """
-        guessed = [guess.tokens for guess in guesses]
-        chosen = [generation.last(LONGEST) for generation in generations]  # at last
-        right = [0] * len(generations)
-        going = list(range(len(generations)))
-        while going:
-            places = [right[row] - len(guessed[row]) - 1 for row in going]
-            samplers = [generations[row].sampler for row in going]
-            choices = choose(logits[going, places, : self.vocabulary], samplers)
-            rows, going = going, []
-            for row, choice in zip(rows, choices, strict=True):
-                if not isinstance(choice, Choice):
-                    generations[row].fail(as_fault(choice, "choosing a token"))
-                    continue
-                chosen[row].append(choice.token)
-                if generations[row].finish_reason is None:
-                    generations[row].push(choice)
-                if generations[row].finish_reason is not None or right[row] == len(guessed[row]):
-                    continue
-                if guessed[row][right[row]] == choice.token:
-                    right[row] += 1
-                    going.append(row)
-        for row, generation in enumerate(generations):
-            if generation.fault is None:
-                self.drafts.learn(chosen[row], right[row] + 1)
-                generation.tell()
-        return right
-
-    def _leave(self) -> None:
-        """Give the rows of answers that have ended to others; what they hold may come again."""
-        for row in reversed(range(len(self.writing))):
-            generation = self.writing[row]
-            if generation.finish_reason is None:
+    def _remove_finished(self) -> None:
+        """Free the rows of finished sequences; the prefix cache may keep what they hold."""
+        for row in reversed(range(len(self.running))):
+            sequence = self.running[row]
+            if sequence.finish_reason is None:
                 continue
-            if generation.fault is not None:
-                self._keys.erase(row)
-            elif self.keeps_answers:
-                self._keep_answer(row)
-            self._keys.remove(row)
-            self.writing[row] = self.writing[-1]
-            self.writing.pop()
-            if not self.writing:  # or rows would stay as wide as the longest ever was
-                self._keys.clear(self.row_bytes // 8)
+            if sequence.error is not None:
+                self._kv_cache.zero(row)
+            elif self.config.cache_completions:
+                self._cache_completion(row)
+            self._kv_cache.remove(row)
+            self.running[row] = self.running[-1]
+            self.running.pop()
+            if not self.running:  # or rows would stay as wide as the longest ever was
+                self._kv_cache.release(self._max_kv_bytes // 8)
 
-    def _keep_answer(self, row: int) -> None:
-        """Put the keys and values of a row into the cache of prefixes."""
-        generation = self.writing[row]
-        read = self._keys.columns[row] - len(generation.names)
-        written = np.array(generation.tokens[:read], dtype=np.int64)
-        names = np.concatenate([generation.names, written])
-        if len(names) == self._keys.columns[row]:
-            dtype = self.model.language_model.dtype
-            self.prefixes.put(names, dtype, partial(self._keys.copy, row))
+    def _cache_completion(self, row: int) -> None:
+        """Put the keys and values of a row, prompt and output, into the prefix cache."""
+        sequence = self.running[row]
+        num_output = self._kv_cache.lengths[row] - len(sequence.token_keys)
+        output_ids = np.array(sequence.output_ids[:num_output], dtype=np.int64)
+        token_keys = np.concatenate([sequence.token_keys, output_ids])
+        if len(token_keys) == self._kv_cache.lengths[row]:
+            dtype = self._model.language_model.dtype
+            self.prefix_cache.insert(token_keys, dtype, partial(self._kv_cache.copy, row))

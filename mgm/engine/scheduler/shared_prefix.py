@@ -1,64 +1,68 @@
-"""Prompts that begin alike, in one row: their beginning once, and behind it the rest of each."""
+"""A prefill row for prompts with a common prefix: the prefix once, then each prompt's suffix.
+
+Each suffix attends to the prefix and to itself, as in cascade attention (Hydragen, FlashInfer).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from mgm.engine.core.sequence import Generation
-from mgm.engine.kv_cache.prefix_cache import common
+from mgm.engine.core.sequence import Sequence
+from mgm.engine.kv_cache.prefix_cache import common_prefix_length
 
 
 @dataclass(frozen=True)
-class PromptTree:
-    """Prompts that are read together; often questions about the same image.
+class PrefixGroup:
+    """Prompts that are prefilled in one row; often questions about the same image.
 
     Attributes:
-        generations: the answers; one at least.
-        known: positions that all begin with and that need not be read.
-        shared: positions that all begin with, those that are known among them.
+        sequences: with these prompts; one at least.
+        cached_length: positions of the prefix that the prefix cache holds.
+        prefix_length: positions of the common prefix, cached ones included.
     """
 
-    generations: tuple[Generation, ...]
-    known: int
-    shared: int
+    sequences: tuple[Sequence, ...]
+    cached_length: int
+    prefix_length: int
 
     @classmethod
-    def of(cls, generation: Generation, known: int) -> "PromptTree":
-        """One prompt; its last token is a branch of its own, as it is of every other."""
-        return cls((generation,), known, len(generation.names) - 1)
+    def of_one(cls, sequence: Sequence, cached_length: int) -> "PrefixGroup":
+        """A group of one prompt, whose suffix is its last token."""
+        return cls((sequence,), cached_length, len(sequence.token_keys) - 1)
 
-    def joined_by(self, generation: Generation, known: int) -> "PromptTree | None":
-        """With one more prompt; None: that would not save most of what is to be read of it."""
-        names = generation.names
-        shared = min(common(names, self.generations[0].names), self.shared, len(names) - 1)
-        if known != self.known or shared <= known:
+    def try_add(self, sequence: Sequence, cached_length: int) -> "PrefixGroup | None":
+        """The group with one more prompt; None: the common prefix would save less than half."""
+        keys = sequence.token_keys
+        common = common_prefix_length(keys, self.sequences[0].token_keys)
+        prefix_length = min(common, self.prefix_length, len(keys) - 1)
+        if cached_length != self.cached_length or prefix_length <= cached_length:
             return None
-        joined = PromptTree((*self.generations, generation), known, shared)
-        alone = len(names) - known
-        return joined if self.length + alone - joined.length > alone // 2 else None
+        group = PrefixGroup((*self.sequences, sequence), cached_length, prefix_length)
+        alone = len(keys) - cached_length
+        return group if self.num_tokens + alone - group.num_tokens > alone // 2 else None
 
     @property
-    def length(self) -> int:
-        """Positions to read."""
-        return self.shared - self.known + sum(self._lengths)
+    def num_tokens(self) -> int:
+        """Tokens to prefill."""
+        return self.prefix_length - self.cached_length + sum(self._suffix_lengths)
 
     @property
     def width(self) -> int:
-        """Columns that this takes while it is read."""
-        return self.known + self.length
+        """Columns of the KV cache that the row takes during prefill."""
+        return self.cached_length + self.num_tokens
 
     @property
-    def branches(self) -> list[range]:
-        """Columns of what follows in each prompt on what is shared."""
-        ends = list(accumulate(self._lengths, initial=self.shared))
+    def suffixes(self) -> list[range]:
+        """Columns of each prompt's suffix."""
+        ends = list(accumulate(self._suffix_lengths, initial=self.prefix_length))
         return [range(*pair) for pair in pairwise(ends)]
 
     def tokens(self) -> Iterator[tuple[int, int]]:
-        """Of each that is read: its branch, from 1 on, 0 if it is shared; and its position."""
-        yield from ((0, position) for position in range(self.known, self.shared))
-        for branch, length in enumerate(self._lengths, start=1):
-            yield from ((branch, self.shared + step) for step in range(length))
+        """Branch index (0 in the prefix, then from 1 on) and position of each token to prefill."""
+        yield from ((0, position) for position in range(self.cached_length, self.prefix_length))
+        for branch, length in enumerate(self._suffix_lengths, start=1):
+            yield from ((branch, self.prefix_length + offset) for offset in range(length))
 
     @property
-    def _lengths(self) -> list[int]:
-        return [len(generation.names) - self.shared for generation in self.generations]
+    def _suffix_lengths(self) -> list[int]:
+        return [len(sequence.token_keys) - self.prefix_length for sequence in self.sequences]

@@ -1,1 +1,1 @@
-"""Mini-Gemini in vLLM; imported by vLLM alone."""
+"""Plug-in for vLLM, which alone imports it: model, processor and tokenizer."""

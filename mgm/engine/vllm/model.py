@@ -1,11 +1,11 @@
-"""Mini-Gemini in vLLM: our half that sees, vLLM's language model.
+"""Mini-Gemini as a multimodal model of vLLM: our vision encoders, vLLM's language model.
 
-The towers, mining and projector are those of every other use of the model, whole in each process;
-the language model is vLLM's own and is divided by tensor and pipeline parallelism as it is there.
+Vision encoders, mining and projector are the same modules as elsewhere, replicated in each process;
+the language model is vLLM's own, with its tensor and pipeline parallelism.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import BatchFeature
@@ -38,11 +38,11 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.image_features import ImageFeaturesMixin
 
-PIXELS = "pixel_values_aux"  # in uint8: both views are made of it on the model's device
+PIXELS = "pixel_values_aux"  # in uint8: both views are computed from it on the device
 
 
 class ProcessingInfo(BaseProcessingInfo):
-    """What vLLM asks about a model's images."""
+    """Properties of the model's images for vLLM."""
 
     def get_hf_config(self) -> MGMConfig:
         """The model's config."""
@@ -53,21 +53,21 @@ class ProcessingInfo(BaseProcessingInfo):
         return self.ctx.get_hf_processor(MGMProcessor, **kwargs)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        """As many images as fit."""
+        """No limit on the number of images."""
         return {"image": None}
 
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
     ) -> Mapping[str, int]:
-        """Every image takes the same number of positions."""
+        """Every image has the same number of tokens."""
         return {"image": self.get_hf_config().image_tokens_per_image}
 
 
 class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
-    """The largest inputs, by which vLLM measures memory."""
+    """The largest inputs, with which vLLM profiles memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """Markers of so many images."""
+        """One image marker for each image."""
         return IMAGE_MARKER * mm_counts.get("image", 0)
 
     def get_dummy_mm_data(
@@ -76,7 +76,7 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
         mm_counts: Mapping[str, int],
         mm_options: Mapping[str, MultiModalDummyOptions],
     ) -> dict[str, Any]:
-        """So many images."""
+        """Dummy images of the model's input size."""
         side = self.info.get_hf_config().image_size_aux
         count = mm_counts.get("image", 0)
         images = self._get_dummy_images(
@@ -86,7 +86,7 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
 
 
 class Processor(BaseMultiModalProcessor[ProcessingInfo]):
-    """Prepares images as everywhere, and expands their markers."""
+    """Preprocesses images with our processor, and expands their markers."""
 
     def _call_hf_processor(
         self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
@@ -109,28 +109,28 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputs)
 class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, SupportsPP):
-    """Mini-Gemini as vLLM wants its models.
+    """Mini-Gemini with vLLM's model interface.
 
     Args:
-        vllm_config: of the whole server.
-        prefix: of the names of weights.
+        vllm_config: vLLM's configuration.
+        prefix: of weight names.
     """
 
-    packed_modules_mapping = {  # noqa: RUF012
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
-        """What stands for an image in a text."""
+        """The image marker in prompts."""
         return IMAGE_MARKER if modality == "image" else None
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
         self.config = config
-        # vLLM takes the whole model's word for what the language model ties; here each has its own.
+        # vLLM reads it from the top-level config; ours has it in `text_config`.
         config.tie_word_embeddings = config.text_config.tie_word_embeddings
         self.configure_mm_token_handling(
             vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id]
@@ -146,7 +146,7 @@ class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, Supports
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
-        """What the language model reads in place of images."""
+        """Image features, in place of the embeddings of image tokens."""
         pixels = kwargs.get(PIXELS)
         return (
             self.get_image_features(pixel_values_aux=pixels) if isinstance(pixels, Tensor) else []
@@ -160,7 +160,7 @@ class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, Supports
         inputs_embeds: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor | IntermediateTensors:
-        """The language model's hidden states."""
+        """Hidden states of the language model."""
         if intermediate_tensors is not None:
             inputs_embeds = None
         return self.language_model.model(
@@ -168,15 +168,15 @@ class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, Supports
         )
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """The language model's logits."""
+        """Logits of the language model."""
         return self.language_model.compute_logits(hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Fill in the weights of the native format, whose names are the same here."""
+        """Load weights of the native layout, whose names are the same here."""
         return AutoWeightsLoader(self).load_weights(weights)
 
     def get_mm_mapping(self) -> MultiModelKeys:
-        """Which part is what."""
+        """Prefixes of language model, connector and vision encoders."""
         return MultiModelKeys.from_string_field(
             language_model="language_model",
             connector=["mining", "projector"],

@@ -1,15 +1,15 @@
-"""The entry point by which vLLM learns of our models (group `vllm.general_plugins`)."""
+"""Entry point of the vLLM plug-in (group `vllm.general_plugins`)."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
-MODE = "mgm"  # of tokenizers
+TOKENIZER_MODE = "mgm"
 
 
 def register() -> None:
-    """Make vLLM, and transformers below it, know Mini-Gemini; vLLM calls it in every process."""
+    """Register Mini-Gemini in vLLM and transformers; vLLM calls it in every process."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     from vllm.renderers.registry import RENDERER_REGISTRY
@@ -18,16 +18,16 @@ def register() -> None:
     import mgm
 
     class Settings(VerifyAndUpdateConfig):
-        """What our models ask of vLLM where the user says nothing."""
+        """Defaults of vLLM's model config for our models."""
 
         @staticmethod
         def verify_and_update_model_config(model_config: "ModelConfig") -> None:
             if model_config.tokenizer_mode == "auto":
-                model_config.tokenizer_mode = MODE
+                model_config.tokenizer_mode = TOKENIZER_MODE
 
     name = mgm.MGMForConditionalGeneration.__name__
     ModelRegistry.register_model(name, "mgm.engine.vllm.model:VLLMMiniGemini")
     MODELS_CONFIG_MAP[name] = Settings
-    if MODE not in TokenizerRegistry.tokenizers:
-        TokenizerRegistry.register(MODE, "mgm.engine.vllm.tokenizer", "VLLMTokenizer")
-        RENDERER_REGISTRY.register(MODE, "vllm.renderers.hf", "HfRenderer")
+    if TOKENIZER_MODE not in TokenizerRegistry.tokenizers:
+        TokenizerRegistry.register(TOKENIZER_MODE, "mgm.engine.vllm.tokenizer", "VLLMTokenizer")
+        RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")

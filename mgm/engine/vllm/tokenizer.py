@@ -1,4 +1,4 @@
-"""Texts to ids in vLLM, as everywhere else: chunk by chunk around image markers."""
+"""Tokenizer for vLLM that splits texts at image markers, as our processor does."""
 
 import copy
 from collections.abc import Sequence
@@ -7,32 +7,33 @@ from typing import Any
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from vllm.tokenizers.hf import CachedHfTokenizer, HfTokenizer
 
-from mgm.data.text.conversation import Segment, encode
+from mgm.data.text.conversation import Segment
+from mgm.data.text.encoding import encode
 from mgm.data.text.tokenizer import add_image_token, image_token_id_of, leading_ids
 
 LEFT = "left"
 
 
 class VLLMTokenizer(CachedHfTokenizer):
-    """Tokenizers whose texts begin as our processor's do, and are split at image markers."""
+    """A tokenizer with our processor's leading tokens and its splits at image markers."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> HfTokenizer:
-        """The tokenizer of a folder; arguments are vLLM's."""
+        """Load a tokenizer; arguments are vLLM's."""
         return with_our_ids(super().from_pretrained(*args, **kwargs))
 
 
 def with_our_ids(tokenizer: HfTokenizer) -> HfTokenizer:
-    """A tokenizer like this one, that gives a marker one id, and adds what a text begins with.
+    """A copy of a tokenizer that maps image markers to one id and adds leading tokens.
 
-    Compat: a chunk of text after a marker is tokenised as a text of its own, as published. vLLM
-    tells tokenizers to add nothing to chats, whose templates bring no beginning-of-text token here.
+    Compat: the text after a marker is tokenized as a text of its own, as published. vLLM has
+    tokenizers add no special tokens to chats, but our templates have no beginning-of-text token.
     """
     add_image_token(tokenizer)
 
     class Ours(type(tokenizer)):
         def encode(self, text: str, **options: Any) -> list[int]:
-            return _cut(_ids(tokenizer, text), options, self.truncation_side)
+            return _truncate(_ids(tokenizer, text), options, self.truncation_side)
 
         def __call__(self, text: str | Sequence[str], **options: Any) -> BatchEncoding:
             if isinstance(text, str):
@@ -58,9 +59,9 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids if ids[: len(begin)] == begin else [*begin, *ids]
 
 
-def _cut(ids: list[int], options: dict[str, Any], side: str) -> list[int]:
-    """What tokenizers leave of ids that are too long, if they are told to cut."""
-    most = options.get("max_length")
-    if not options.get("truncation") or most is None or len(ids) <= most:
+def _truncate(ids: list[int], options: dict[str, Any], side: str) -> list[int]:
+    """Truncate ids, if the options say so."""
+    max_length = options.get("max_length")
+    if not options.get("truncation") or max_length is None or len(ids) <= max_length:
         return ids
-    return ids[-most:] if side == LEFT else ids[:most]
+    return ids[-max_length:] if side == LEFT else ids[:max_length]

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mgm.errors import MGMError
-from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.vision.fusion.fusion_config import NONE, ONE_QUERY, POOL, FusionConfig
+
+if TYPE_CHECKING:
+    from mgm.model.configuration_mgm import MGMConfig
 
 HR_OFF, GREY_VIT = "hr_off", "grey_vit"
 
@@ -22,7 +25,7 @@ class _AblationKind:
 
     description: str
     change: Callable[[FusionConfig, int], FusionConfig]
-    default: Callable[[MGMConfig], int] | None = None
+    default: "Callable[[MGMConfig], int] | None" = None
 
 
 ABLATION_KINDS: Mapping[str, _AblationKind] = {
@@ -87,7 +90,7 @@ class Ablation:
         """For tables: what the ablation changes."""
         return ABLATION_KINDS[self.kind].description.format(self.number)
 
-    def fusion(self, config: MGMConfig) -> FusionConfig:
+    def fusion(self, config: "MGMConfig") -> FusionConfig:
         """The fusion settings of an ablated model; those of `one_query` still lack the query.
 
         Raises:
@@ -109,7 +112,7 @@ def check_ablation_names(names: Sequence[str]) -> None:
         _parse(name)
 
 
-def parse_ablations(names: Sequence[str], config: MGMConfig) -> list[Ablation]:
+def parse_ablations(names: Sequence[str], config: "MGMConfig") -> list[Ablation]:
     """Parse the names of `--ablate`: in order, without duplicates.
 
     Args:

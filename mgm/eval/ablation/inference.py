@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.eval.ablation.definitions import Ablation
 from mgm.eval.harness.models import EngineModel
 from mgm.eval.harness.question import Question, SkippedQuestion
 from mgm.eval.harness.response_cache import ResponseCache
 from mgm.eval.harness.runner import generate_responses
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 CALIBRATION_IMAGES = 32  # whose mean query replaces that of every token (one_query)
 
@@ -89,15 +90,17 @@ def _calibration_images(questions: Sequence[Question], cache: ResponseCache) -> 
     return list(images.values())
 
 
-def _fixed_query(engine: Engine, images: Sequence[Question]) -> tuple[float, ...] | None:
+def _fixed_query(engine: "Engine", images: Sequence[Question]) -> tuple[float, ...] | None:
     """The mean query over all tokens of the images; None: none of them can be opened."""
+    import torch
+
     queries = []
     for question in images:
         try:
-            image = engine.open_image(question.images[0], orientation=question.orientation)
+            image = engine.images.open(question.images[0], orientation=question.orientation)
         except MGMError:
             continue
         pixels = engine.processor.image_processor(image, do_normalize=False)["pixel_values_aux"]
         call = partial(engine.model.mean_query, pixels.to(engine.model.device))
-        queries.append(engine.compute(call))
+        queries.append(engine.run_in_engine(call))
     return tuple(torch.stack(queries).mean(0).tolist()) if queries else None

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mgm.atomic import NotWrittenError, atomic_file
 from mgm.errors import MGMError
@@ -28,7 +29,9 @@ from mgm.eval.report.markdown_tables import ablations_text
 from mgm.eval.report.score import Score, save_score
 from mgm.eval.report.scoring import score_responses
 from mgm.eval.tasks.benchmark import Benchmark
-from mgm.model.configuration_mgm import MGMConfig
+
+if TYPE_CHECKING:
+    from mgm.model.configuration_mgm import MGMConfig
 
 logger = logging.getLogger("mgm.eval")
 # Ablations that switch one encoder off, for its utilisation rate.
@@ -52,7 +55,7 @@ class AblationStudy:
         self,
         names: Sequence[str],
         tasks: Mapping[str, Task],
-        read_config: Callable[[], MGMConfig],
+        read_config: "Callable[[], MGMConfig]",
     ) -> None:
         for name, task in tasks.items() if names else ():
             if task.split not in task.benchmark.scored_splits:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -25,10 +25,10 @@ class AI2D(Benchmark):
     name, title, folder = "ai2d", "AI2D", "ai2d"
     splits = scored_splits = ("test", "test-no-mask")
     published_splits = ()
-    sizes = {"test": 3088, "test-no-mask": 3088}  # noqa: RUF012
+    sizes: ClassVar = {"test": 3088, "test-no-mask": 3088}
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/ai2d", "**/test-*.parquet", 3088),
         ("test-no-mask", LMMS_EVAL): HubFiles(
             "Efficient-Large-Model/ai2d-no-mask", "**/test-*.parquet", 3088

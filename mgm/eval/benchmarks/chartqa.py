@@ -1,7 +1,7 @@
 """ChartQA: questions about charts, written by people or generated from captions."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -19,9 +19,9 @@ class ChartQA(Benchmark):
     name, title, folder, metric = "chartqa", "ChartQA", "chartqa", "relaxed accuracy"
     splits = scored_splits = ("test",)
     published_splits = ()
-    sizes = {"test": 2500}  # noqa: RUF012
+    sizes: ClassVar = {"test": 2500}
     protocols = (LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/ChartQA", "**/test-*.parquet", 2500),
         ("test", VLMEVALKIT): Table("ChartQA_TEST.tsv", 2500, "c902e0aa9be5582a7aad6dcf52734b42"),
     }

@@ -1,7 +1,7 @@
 """CountBenchQA: counting two to ten objects in photographs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -15,9 +15,9 @@ class CountBenchQA(Benchmark):
     name, title, folder = "countbenchqa", "CountBenchQA", "countbenchqa"
     splits = scored_splits = ("test",)
     published_splits = ()
-    sizes = {"test": 491}  # noqa: RUF012
+    sizes: ClassVar = {"test": 491}
     protocols = (LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("vikhyatk/CountBenchQA", "**/test-*.parquet", 491),
         ("test", VLMEVALKIT): Table("CountBenchQA.tsv", 491, "fc73c8d4ffa665431448753f094d56ff"),
     }

@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -52,9 +52,9 @@ class GQA(Benchmark):
 
     name, title, folder = "gqa", "GQA", "gqa"
     splits = scored_splits = ("testdev",)
-    sizes = {"testdev": 12578}  # noqa: RUF012
+    sizes: ClassVar = {"testdev": 12578}
     protocols = (PAPER, LMMS_EVAL)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("testdev", LMMS_EVAL): _SceneFiles(
             "lmms-lab-encoder/GQA", "testdev_balanced_instructions/testdev-*.parquet", 12578
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, macro_average
@@ -29,11 +29,11 @@ class HRBench(Benchmark):
     metric = "mean accuracy of rounds"
     splits = scored_splits = ("4k", "8k")
     published_splits = ()
-    sizes = {"4k": 800, "8k": 800}  # noqa: RUF012
+    sizes: ClassVar = {"4k": 800, "8k": 800}
     combine_metadata = ("round",)
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         **{
             (split, LMMS_EVAL): HubFiles("DreamMr/HR-Bench", f"**/hrbench_{split}-*.parquet", 800)
             for split in ("4k", "8k")

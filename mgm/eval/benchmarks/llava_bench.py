@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from math import isfinite
 from pathlib import Path
+from typing import ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -34,7 +35,7 @@ class LLaVABench(Benchmark):
     name, title, folder = "llava-bench", "LLaVA-Bench (wild)", "llava-bench-in-the-wild"
     metric = "relative marks"
     splits = scored_splits = ("test",)
-    sizes = {"test": 60}  # noqa: RUF012
+    sizes: ClassVar = {"test": 60}
     judged = (PAPER,)
 
     def published_files(self, split: str) -> list[RequiredFile]:

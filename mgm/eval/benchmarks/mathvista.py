@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
@@ -43,9 +43,9 @@ class MathVista(Benchmark):
 
     name, title, folder = "mathvista", "MathVista", "MathVista"
     splits = scored_splits = ("testmini",)
-    sizes = {"testmini": 1000}  # noqa: RUF012
+    sizes: ClassVar = {"testmini": 1000}
     protocols = judged = (PAPER, LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("testmini", LMMS_EVAL): HubFiles(
             "AI4Math/MathVista", "**/testmini-*.parquet", 1000, "decoded_image"
         ),

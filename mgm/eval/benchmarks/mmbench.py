@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.data.images.loading import ImageSource
 from mgm.errors import MGMError
@@ -68,10 +68,10 @@ class MMBench(Benchmark):
     other_folders = ("MMB",)
     splits = tuple(MMBENCH_FILES)
     scored_splits = ("dev", "dev-cn")
-    sizes = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}  # noqa: RUF012
+    sizes: ClassVar = {"dev": 4377, "test": 6666, "dev-cn": 4329, "test-cn": 6666}
     protocols = (PAPER, VLMEVALKIT, LMMS_EVAL)
     judged = (VLMEVALKIT, LMMS_EVAL)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         **{(split, VLMEVALKIT): table for split, table in MMBENCH_TABLES.items()},
         ("dev", LMMS_EVAL): HubFiles("lmms-lab-encoder/MMBench", "en/dev-*.parquet", 4329),
     }

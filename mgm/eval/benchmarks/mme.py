@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -31,9 +31,9 @@ class MME(Benchmark):
 
     name, title, folder, metric = "mme", "MME", "MME", "perception + cognition"
     splits = scored_splits = ("test",)
-    sizes = {"test": 2374}  # noqa: RUF012
+    sizes: ClassVar = {"test": 2374}
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/MME", "**/test-*.parquet", 2374),
         ("test", VLMEVALKIT): Table("MME.tsv", 2374, "b36b43c3f09801f5d368627fb92187c3"),
     }

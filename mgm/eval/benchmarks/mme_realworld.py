@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -40,9 +40,9 @@ class MMERealWorld(Benchmark):
     name, title, folder = "mme-realworld", "MME-RealWorld", "mme_realworld"
     splits = scored_splits = ("test", "lite")
     published_splits = ()
-    sizes = {"test": 23609, "lite": 1919}  # noqa: RUF012
+    sizes: ClassVar = {"test": 23609, "lite": 1919}
     protocols = (LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles(
             "yifanzhang114/MME-RealWorld-Lmms-eval", "**/train-*.parquet", 23609, "bytes"
         ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError
@@ -58,10 +58,10 @@ class MMMU(Benchmark):
     name, title, folder = "mmmu", "MMMU", "MMMU"
     splits = tuple(SPLITS)
     scored_splits = ("val", "dev")
-    sizes = {"val": 900, "test": 10500, "dev": 150}  # noqa: RUF012
+    sizes: ClassVar = {"val": 900, "test": 10500, "dev": 150}
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("val", VLMEVALKIT): Table(_TABLE, 900, _MD5, "validation"),
         ("dev", VLMEVALKIT): Table(_TABLE, 150, _MD5, "dev"),
     }

@@ -3,7 +3,7 @@
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -35,10 +35,10 @@ class MMMUPro(Benchmark):
     name, title, folder = "mmmu-pro", "MMMU-Pro (vision)", "mmmu_pro"
     splits = scored_splits = ("vision",)
     published_splits = ()
-    sizes = {"vision": 1730}  # noqa: RUF012
+    sizes: ClassVar = {"vision": 1730}
     protocols = (OFFICIAL, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("vision", OFFICIAL): _HUB,
         ("vision", LMMS_EVAL): _HUB,
         ("vision", VLMEVALKIT): Table("MMMU_Pro_V.tsv", 1730, "d01441a87b3dbe721b5a04652ae38009"),

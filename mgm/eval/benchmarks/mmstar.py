@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.question import Question, macro_average
 from mgm.eval.metrics.lmms_eval import mcq_letter
@@ -22,11 +22,11 @@ class MMStar(LetterBenchmark):
     name, title, folder = "mmstar", "MMStar", "mmstar"
     splits = scored_splits = ("val",)
     published_splits = ()
-    sizes = {"val": 1500}  # noqa: RUF012
+    sizes: ClassVar = {"val": 1500}
     combine_metadata = ("kind",)
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("val", LMMS_EVAL): HubFiles("Lin-Chen/MMStar", "mmstar.parquet", 1500),
         ("val", VLMEVALKIT): Table("MMStar.tsv", 1500, "e1ecd2140806c1b1bbf54b43372efb9e"),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -31,10 +31,10 @@ class MMVet(Benchmark):
 
     name, title, folder, metric = "mmvet", "MM-Vet", "mm-vet", "mean credit"
     splits = scored_splits = ("test",)
-    sizes = {"test": 218}  # noqa: RUF012
+    sizes: ClassVar = {"test": 218}
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     judged = protocols
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/MMVet", "**/test-*.parquet", 218),
         ("test", VLMEVALKIT): Table("MMVet.tsv", 218, "748aa6d4aa9d4de798306a63718455e3"),
     }

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.question import Question
 from mgm.eval.metrics.lmms_eval import mmvp_letter
@@ -25,10 +25,10 @@ class MMVP(LetterBenchmark):
     name, title, folder, metric = "mmvp", "MMVP", "mmvp", "pair accuracy"
     splits = scored_splits = ("test",)
     published_splits = ()
-    sizes = {"test": 300}  # noqa: RUF012
+    sizes: ClassVar = {"test": 300}
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-eval/MMVP", "**/train-*.parquet", 300),
         ("test", VLMEVALKIT): Table("MMVP.tsv", 300, "8cb732b141a0cba5b42159df2839e557"),
     }

@@ -1,7 +1,7 @@
 """OCRBench (version 1): recognition of text, documents and formulas."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -24,9 +24,9 @@ class OCRBench(Benchmark):
     name, title, folder, metric = "ocrbench", "OCRBench", "ocrbench", "contained answers"
     splits = scored_splits = ("test",)
     published_splits = ()
-    sizes = {"test": 1000}  # noqa: RUF012
+    sizes: ClassVar = {"test": 1000}
     protocols = (LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("echo840/OCRBench", "**/test-*.parquet", 1000),
         ("test", VLMEVALKIT): Table("OCRBench.tsv", 1000, "e953d98a987cc6e26ef717b61260b778"),
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -27,11 +27,11 @@ class POPE(Benchmark):
 
     name, title, folder, metric = "pope", "POPE", "pope", "mean F1"
     splits = scored_splits = ("test",)
-    sizes = {"test": 8910}  # noqa: RUF012
+    sizes: ClassVar = {"test": 8910}
     protocols = (PAPER, OFFICIAL, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
     combine_metadata = ("together",)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/POPE", "data/test-*.parquet", 9000),
         ("test", VLMEVALKIT): Table("POPE.tsv", 5127, "c12f5acb142f2ef1f85a26ba2fbe41d5"),
     }

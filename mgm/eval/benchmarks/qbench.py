@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion, question_or_skip
@@ -22,7 +22,7 @@ class QBench(Benchmark):
     name, title, folder = "qbench", "Q-Bench", "qbench"
     splits = ("dev", "test")
     scored_splits = ("dev",)
-    sizes = {"dev": 1495, "test": 1495}  # noqa: RUF012
+    sizes: ClassVar = {"dev": 1495, "test": 1495}
 
     def published_files(self, split: str) -> list[RequiredFile]:
         """Question file and images."""

@@ -1,7 +1,7 @@
 """RealWorldQA: spatial questions about photographs, many of them taken from vehicles."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
@@ -22,10 +22,10 @@ class RealWorldQA(Benchmark):
     name, title, folder = "realworldqa", "RealWorldQA", "realworldqa"
     splits = scored_splits = ("test",)
     published_splits = ()
-    sizes = {"test": 765}  # noqa: RUF012
+    sizes: ClassVar = {"test": 765}
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/RealWorldQA", "**/test-*.parquet", 765),
         ("test", VLMEVALKIT): Table("RealWorldQA.tsv", 765, "4de008f55dc4fd008ca9e15321dc44b7"),
     }

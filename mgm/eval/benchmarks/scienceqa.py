@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -28,10 +28,10 @@ class ScienceQA(Benchmark):
     name, title, folder = "scienceqa", "ScienceQA", "scienceqa"
     splits = scored_splits = ("test", "test-img")
     published_splits = ("test",)
-    sizes = {"test": 4241}  # noqa: RUF012
+    sizes: ClassVar = {"test": 4241}
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles(
             "lmms-lab-encoder/ScienceQA", "ScienceQA-FULL/test-*.parquet", 4241
         ),

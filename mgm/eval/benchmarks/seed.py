@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -25,10 +25,10 @@ class SEEDBench(Benchmark):
     name, title, folder = "seed", "SEED-Bench", "seed_bench"
     splits = scored_splits = ("test", "test-img")
     published_splits = ("test",)
-    sizes = {"test": 19242}  # noqa: RUF012
+    sizes: ClassVar = {"test": 19242}
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         # Includes eight frames of every video.
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/SEED-Bench", "**/test-*.parquet", 17990),
         ("test-img", VLMEVALKIT): Table(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
@@ -26,9 +26,9 @@ class TextVQA(Benchmark):
 
     name, title, folder = "textvqa", "TextVQA", "textvqa"
     splits = scored_splits = ("val",)
-    sizes = {"val": 5000}  # noqa: RUF012
+    sizes: ClassVar = {"val": 5000}
     protocols = (PAPER, LMMS_EVAL, VLMEVALKIT)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/textvqa", "**/validation-*.parquet", 5000),
         ("val", VLMEVALKIT): Table("TextVQA_VAL.tsv", 5000, "b233b31f551bbf4056f2f955da3a92cd"),
     }

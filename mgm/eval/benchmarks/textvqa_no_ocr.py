@@ -1,5 +1,7 @@
 """TextVQA with the published prompts, but without OCR tokens."""
 
+from typing import ClassVar
+
 from mgm.eval.benchmarks.textvqa import TextVQA, question_of_prompt
 from mgm.eval.tasks.benchmark import PAPER
 from mgm.eval.tasks.prompts import SHORT_ANSWER_PROMPT
@@ -13,7 +15,7 @@ class TextVQAWithoutOCR(TextVQA):
 
     name, title = "textvqa-no-ocr", "TextVQA (no OCR tokens)"
     protocols = (PAPER,)
-    sources = {}  # noqa: RUF012
+    sources: ClassVar = {}
 
     def prompt(self, protocol: str, published: str) -> str:
         """The published prompt without its OCR tokens."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
@@ -22,9 +22,9 @@ class VizWiz(Benchmark):
     splits = ("test", "val")
     published_splits = ("test",)
     scored_splits = ("val",)
-    sizes = {"test": 8000}  # noqa: RUF012
+    sizes: ClassVar = {"test": 8000}
     protocols = (PAPER, LMMS_EVAL)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/VizWiz-VQA", "**/val-*.parquet", 4319)
     }
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
@@ -21,9 +21,9 @@ class VQAv2(Benchmark):
     splits = ("test-dev", "val")
     published_splits = ("test-dev",)
     scored_splits = ("val",)
-    sizes = {"test-dev": 107394}  # noqa: RUF012
+    sizes: ClassVar = {"test-dev": 107394}
     protocols = (PAPER, LMMS_EVAL)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("val", LMMS_EVAL): HubFiles("lmms-lab-encoder/VQAv2", "**/validation-*.parquet", 214354)
     }
 

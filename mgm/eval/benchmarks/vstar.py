@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mgm.eval.harness.question import Question
 from mgm.eval.metrics.lmms_eval import vstar_letter
@@ -25,10 +25,10 @@ class VStar(LetterBenchmark):
     name, title, folder = "vstar", "V*", "vstar"
     splits = scored_splits = ("test",)
     published_splits = ()
-    sizes = {"test": 191}  # noqa: RUF012
+    sizes: ClassVar = {"test": 191}
     protocols = (LMMS_EVAL, VLMEVALKIT)
     judged = (VLMEVALKIT,)
-    sources = {  # noqa: RUF012
+    sources: ClassVar = {
         ("test", LMMS_EVAL): HubFiles("lmms-lab-encoder/vstar-bench", "**/test-*.parquet", 191),
         ("test", VLMEVALKIT): Table(
             "VStarBench.tsv", 191, "b18854d7075574be06b631cd5f7d2d6a", url=VSTAR_URL

@@ -88,4 +88,14 @@ def _read_revisions(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / REVISIONS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: entry for name, entry in entries if _is_entry(entry)}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry is valid: the revision of a data set, and its files by pattern."""
+    files = entry.get("files", {}) if isinstance(entry, dict) else None
+    return isinstance(files, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in files.values()
+    )

@@ -4,10 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from mgm.engine.core.request import Answer, Request
-from mgm.engine.engine import Engine, PreparedRequests, Stream
 from mgm.errors import MGMError
 from mgm.eval.harness.chat_request import chat_completion_body
 from mgm.eval.harness.openai_client import (
@@ -17,7 +16,9 @@ from mgm.eval.harness.openai_client import (
 )
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
 
-PREFILL_CHUNK = 1024  # tokens; large, since no user waits for the next token
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine, PreparedRequests, Stream
+
 RequestId = TypeVar("RequestId", bound=Hashable)
 OnError = Callable[[RequestId, MGMError], None]  # called for a request that failed
 
@@ -47,7 +48,7 @@ class EngineModel(Model):
         engine: to run.
     """
 
-    def __init__(self, engine: Engine, batch_size: int) -> None:
+    def __init__(self, engine: "Engine", batch_size: int) -> None:
         self.engine = engine
         self._batch_size = batch_size
 
@@ -95,7 +96,7 @@ def _request(question: Question) -> Request:
 
 
 def generate_all(
-    engine: Engine,
+    engine: "Engine",
     requests: Iterable[tuple[RequestId, Request]],
     batch_size: int,
     ahead: bool | None = None,
@@ -106,7 +107,7 @@ def generate_all(
     Args:
         engine: to run.
         requests: by unique ids.
-        batch_size: maximum number of running sequences.
+        batch_size: maximum number of running sequences, if the engine's scheduler config allows it.
         ahead: preprocess images of the next requests in a thread while others decode; None: on a
             GPU. A CPU, all cores of which compute, is faster with one after the other.
         on_error: called for a request that failed, then the others go on; None: the first error
@@ -115,10 +116,6 @@ def generate_all(
     Raises:
         MGMError: a request failed, and there is no `on_error`; names the request.
     """
-    scheduler = engine.scheduler
-    scheduler.rows, scheduler.prompts_first = batch_size, True
-    scheduler.reader.piece = PREFILL_CHUNK
-    scheduler.keeps_answers = False  # no question continues another's answer
     running: dict[RequestId, Stream] = {}
     remaining = iter(requests)
     ahead = engine.model.device.type != "cpu" if ahead is None else ahead
@@ -134,7 +131,7 @@ def generate_all(
             exhausted = False
             if len(running) < batch_size:
                 batch = upcoming.result() if upcoming else prepare_next()
-                running |= zip(batch.ids, engine.begin(batch.requests), strict=True)
+                running |= zip(batch.ids, engine.start_generation(batch.requests), strict=True)
                 exhausted = not batch.ids and not batch.failed
                 if upcoming and not exhausted:
                     upcoming = pool.submit(prepare_next)
@@ -144,13 +141,12 @@ def generate_all(
                 if exhausted:
                     return
                 continue
-            with engine.turn:
-                engine.go_on()
+            engine.step()
             yield from _pop_finished(running, on_error)
 
 
 def _pop_finished(
-    running: dict[RequestId, Stream], on_error: OnError[RequestId] | None
+    running: "dict[RequestId, Stream]", on_error: OnError[RequestId] | None
 ) -> Iterator[tuple[RequestId, Answer]]:
     """Remove finished and failed requests; yields the answers of the finished ones."""
     for request_id, stream in list(running.items()):
@@ -168,28 +164,31 @@ class _Batch(NamedTuple, Generic[RequestId]):
     """Preprocessed requests, and the errors of those that failed."""
 
     ids: list[RequestId]
-    requests: PreparedRequests
+    requests: "PreparedRequests"
     failed: list[tuple[RequestId, MGMError]]
 
 
 def _prepare(
-    engine: Engine, batch: Sequence[tuple[RequestId, Request]], alone: bool, skip_failed: bool
+    engine: "Engine",
+    batch: Sequence[tuple[RequestId, Request]],
+    use_all_cores: bool,
+    skip_failed: bool,
 ) -> _Batch[RequestId]:
     """Preprocess a batch of requests.
 
     Args:
         engine: to run.
         batch: requests by their ids.
-        alone: see `Engine.prepare`.
+        use_all_cores: see `Engine.prepare`.
         skip_failed: find the requests that fail and leave them out.
 
     Raises:
         MGMError: a request failed, and `skip_failed` is not set.
     """
 
-    def prepare(some: Sequence[tuple[RequestId, Request]]) -> PreparedRequests:
+    def prepare(some: Sequence[tuple[RequestId, Request]]) -> "PreparedRequests":
         labels = [f"question {request_id}: " for request_id, _ in some]
-        return engine.prepare([request for _, request in some], labels, alone=alone)
+        return engine.prepare([request for _, request in some], labels, use_all_cores)
 
     try:
         return _Batch([request_id for request_id, _ in batch], prepare(batch), [])

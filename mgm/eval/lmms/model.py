@@ -14,6 +14,7 @@ from mgm.data.images.orientation import STORED
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
 from mgm.engine.loading import load
+from mgm.engine.scheduler.config import SchedulerConfig
 from mgm.errors import MGMError
 from mgm.eval.harness.models import generate_all
 
@@ -55,11 +56,12 @@ class LMMSMiniGemini(lmms):
         self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self._world_size > 1 and torch.cuda.is_available():
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        self.engine = load(pretrained, device, dtype, quantize, base)
-        if conv_mode is not None:
-            self.engine.use_template(conv_mode)
         # lmms-eval's own default is 1, which would throw the engine's batches away.
         self._batch_size = max(int(batch_size), 1) if str(batch_size).isdigit() else 16
+        config = SchedulerConfig.offline(self._batch_size)
+        self.engine = load(pretrained, device, dtype, quantize, base, scheduler_config=config)
+        if conv_mode is not None:
+            self.engine.use_template(conv_mode)
 
     @property
     def rank(self) -> int:
@@ -105,7 +107,7 @@ class LMMSMiniGemini(lmms):
         processor, model = self.engine.processor, self.engine.model
         prompt = processor.encode(self.engine.prompt(request))
         target_ids = processor.tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        features = self.engine.encode_images(request.images, STORED)
+        features = self.engine.images.encode(request.images, STORED)
         logits = model(
             input_ids=torch.tensor([[*prompt, *target_ids]], device=model.device),
             image_features=torch.stack(features) if features else None,

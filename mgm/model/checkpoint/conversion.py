@@ -24,7 +24,6 @@ from mgm.model.published_layout.config_fields import (
 )
 from mgm.model.published_layout.weight_names import to_published
 
-LAYOUTS = ("native", "published")
 MAX_SHARD_BYTES = 5 * 10**9
 
 # Of a language model's config: what says nothing about the network.
@@ -79,7 +78,7 @@ class Conversion:
 
     Attributes:
         checkpoint: what was read.
-        layout: to which it goes, one of `LAYOUTS`.
+        layout: of the result, "native" or "published".
         tensors: the weights, none of them read yet, by the names that they get.
     """
 
@@ -107,7 +106,7 @@ def plan(
 
     Args:
         source: a checkpoint in any layout.
-        layout: one of `LAYOUTS`.
+        layout: "native" or "published".
         base: as `read_checkpoint` takes it.
         conversation: the template that readers of the published layout would use for its tokenizer.
 

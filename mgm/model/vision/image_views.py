@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgm.model.vision.bilinear import resize_bilinear
+from mgm.model.vision.bilinear import MAX_BLOCK_ELEMENTS, resize_bilinear
 
 
 def blurred(pixels: Tensor, side: int) -> Tensor:
@@ -68,10 +68,18 @@ class ImageViews:
             for values in ([255.0] * 3, self.image_mean_aux, self.image_std_aux)
         )
         normal = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-        at_once = 1 if pixels.device.type == "cpu" else len(pixels)  # one image stays in cache
-        for part, result in zip(pixels.split(at_once), normal.split(at_once), strict=True):
-            # Divided by tensors: for a number, some devices multiply by its rounded inverse.
-            result.copy_(part).div_(whole).sub_(mean).div_(std)
+        images_at_once, rows_at_once = len(pixels), pixels.shape[-2]
+        if pixels.device.type == "cpu":
+            images_at_once = 1
+            rows_at_once = max(MAX_BLOCK_ELEMENTS // (3 * pixels.shape[-1]), 1)
+        for inputs, outputs in zip(
+            pixels.split(images_at_once), normal.split(images_at_once), strict=True
+        ):
+            for rows, normal_rows in zip(
+                inputs.split(rows_at_once, 2), outputs.split(rows_at_once, 2), strict=True
+            ):
+                # Divided by tensors: for a number, some devices multiply by its rounded inverse.
+                normal_rows.copy_(rows).div_(whole).sub_(mean).div_(std)
         return normal
 
     @torch.no_grad()

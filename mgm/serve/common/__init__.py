@@ -1,1 +1,1 @@
-"""Starting programs, and the flags that choose a model."""
+"""Start-up of server programs, and the command-line options that choose a model."""

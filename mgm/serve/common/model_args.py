@@ -1,26 +1,27 @@
-"""Options that say which model answers, and how it is loaded."""
+"""Command-line options that choose a model and how it is loaded."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mgm.engine.engine import Engine
-from mgm.engine.loading import load
 from mgm.engine.scheduler.ngram_drafter import check_num_speculative_tokens
 from mgm.errors import MGMError
+
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of every program that loads a model."""
     add = parser.add_argument
-    add("--model-path", required=True, metavar="FOLDER", help="the model, ours or a published one")
-    add("--model-base", metavar="FOLDER", help="the language model under stage-1 or LoRA weights")
+    add("--model-path", required=True, metavar="FOLDER", help="native or published checkpoint")
+    add("--model-base", metavar="FOLDER", help="language model below stage-1 or LoRA weights")
     add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
     add("--load-8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
     add("--load-4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
     add(
-        "--compile-decoding",
+        "--compile-decode",
         action="store_true",
-        help="compile the steps that write a token, for a GPU; loads a minute longer",
+        help="compile decode steps, with CUDA graphs; loading takes a minute longer",
     )
     add(
         "--num-speculative-tokens",
@@ -35,27 +36,29 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def check_model_options(options: argparse.Namespace) -> None:
     """Raise an MGMError if they contradict each other."""
     if options.load_8bit and options.load_4bit:
-        raise MGMError("--load-8bit beside --load-4bit: choose one")
+        raise MGMError("--load-8bit and --load-4bit exclude each other; choose one")
     check_num_speculative_tokens(options.num_speculative_tokens, "--num-speculative-tokens")
 
 
-def load_model_of(options: argparse.Namespace, **more: Any) -> Engine:
-    """The model that options name, on their device.
+def load_from_options(options: argparse.Namespace, **more: Any) -> "Engine":
+    """Load the model that the options choose.
 
     Args:
         options: of the command line.
         **more: as for `mgm.load`.
 
     Raises:
-        MGMError: it cannot be loaded so, or there is no such template.
+        MGMError: it cannot be loaded with these options, or `--conv-mode` is unknown.
     """
+    from mgm.engine.loading import load
+
     quantize = "llm-int8" if options.load_8bit else "int4" if options.load_4bit else None
     engine = load(
         options.model_path,
         device=options.device,
         quantize=quantize,
         base=options.model_base,
-        compile_decoding=options.compile_decoding,
+        compile_decode=options.compile_decode,
         num_speculative_tokens=options.num_speculative_tokens,
         **more,
     )

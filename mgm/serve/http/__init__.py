@@ -1,1 +1,1 @@
-"""HTTP of every server: OpenAI requests and responses, middleware, heartbeats, start-up."""
+"""HTTP servers: middleware, connections, concurrency limit, heartbeats, start-up."""

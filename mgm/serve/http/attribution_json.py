@@ -1,4 +1,4 @@
-"""What was mined, as JSON: weights as numbers of two bytes, pixels as a JPEG file."""
+"""Attribution of an answer as JSON: attention weights as float16, the image as JPEG."""
 
 import base64
 import io
@@ -9,38 +9,38 @@ import numpy as np
 
 from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.data.images.loading import open_image
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.errors import MGMError
 
-DTYPE = "<f2"  # of the numbers: little-endian half precision
+DTYPE = "<f2"  # little-endian float16
 
 
-def encode_attribution(details: Sequence[MinedDetail]) -> dict[str, Any]:
-    """Details of every image, see `MinedDetail`; arrays with their shapes, in base64."""
+def encode_attribution(details: Sequence[MiningAttribution]) -> dict[str, Any]:
+    """The body of /v1/attribution: arrays with their shapes and base64 content, per image."""
     return {"images": [_encode_image(detail) for detail in details]}
 
 
-def decode_attribution(body: Any) -> list[MinedDetail]:
-    """The details that `encode_attribution` wrote.
+def decode_attribution(body: Any) -> list[MiningAttribution]:
+    """Parse the body of /v1/attribution.
 
     Raises:
-        MGMError: it did not write that.
+        MGMError: it is malformed.
     """
     try:
         return [
-            MinedDetail(
-                open_image(base64.b64decode(one["view"]), "the view", limits=NETWORK_LIMITS),
-                int(one["grid"]),
-                _decode_array(one["mining"]),
-                None if one["answer"] is None else _decode_array(one["answer"]),
+            MiningAttribution(
+                open_image(base64.b64decode(image["view"]), "view", limits=NETWORK_LIMITS),
+                int(image["grid"]),
+                _decode_array(image["mining"]),
+                None if image["answer"] is None else _decode_array(image["answer"]),
             )
-            for one in body["images"]
+            for image in body["images"]
         ]
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise MGMError("the server told nothing of what was mined") from error
+        raise MGMError("the server sent a malformed attribution") from error
 
 
-def _encode_image(detail: MinedDetail) -> dict[str, Any]:
+def _encode_image(detail: MiningAttribution) -> dict[str, Any]:
     view = io.BytesIO()
     detail.view.save(view, "JPEG", quality=92)
     return {

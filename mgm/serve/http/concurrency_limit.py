@@ -1,4 +1,4 @@
-"""Limits how many requests a server answers at once, and how many may wait for that."""
+"""Concurrency limit and request queue: slots for running requests, HTTP 429 when it is full."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,15 +13,15 @@ class QueueFullError(MGMError):
 
 
 class ConcurrencyLimiter:
-    """Hands out slots to requests; those without one wait in a queue of limited length.
+    """Limits running requests to a number of slots, and waiting ones to the length of a queue.
 
     Args:
-        limit: max requests that have a slot.
-        max_queue: max requests that wait for one.
+        limit: slots, the maximum of running requests.
+        max_queue: the maximum of waiting requests.
 
     Attributes:
-        running: requests that have a slot.
-        waiting: requests that do not have one yet.
+        running: requests with a slot.
+        waiting: requests in the queue.
         closed: whether new requests are refused, because the server is shutting down.
     """
 
@@ -34,15 +34,15 @@ class ConcurrencyLimiter:
 
     @property
     def length(self) -> int:
-        """Requests that run or wait: the `queue_length` of the published protocol."""
+        """Running and waiting requests: `queue_length` in the published protocol."""
         return self.running + self.waiting
 
     @asynccontextmanager
     async def queue(self) -> AsyncGenerator["Slot"]:
-        """Wait in the queue, for as long as the caller likes: until it acquires its slot.
+        """Join the queue; yields a slot, to be acquired, which is released at the end.
 
         Raises:
-            QueueFullError: too many requests wait, or the server is shutting down.
+            QueueFullError: the queue is full, or the server is shutting down.
         """
         if self.closed:
             raise QueueFullError("this server is shutting down; use another one")
@@ -59,7 +59,7 @@ class ConcurrencyLimiter:
 
 
 class Slot:
-    """One request's part of a `ConcurrencyLimiter`: it waits, then runs, then is released."""
+    """The slot of one request in a `ConcurrencyLimiter`: waiting, then running, then released."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self._limiter = limiter
@@ -68,10 +68,10 @@ class Slot:
         limiter.waiting += 1
 
     async def acquire(self, sequences: int = 1) -> None:
-        """Wait until fewer than `limit` requests run; from then on this one runs.
+        """Wait until fewer than `limit` requests are running.
 
         Args:
-            sequences: that are generated for the request, see `sequence_finished`.
+            sequences: generated for the request, see `sequence_finished`.
         """
         await self._limiter._semaphore.acquire()
         self._limiter.waiting -= 1
@@ -79,16 +79,16 @@ class Slot:
         self._state, self._sequences = "running", sequences
 
     def sequence_finished(self) -> None:
-        """Count a sequence that is complete; the slot is released with the last one.
+        """Count a finished sequence; the last one releases the slot.
 
-        So a client that reads slowly, or no more, does not keep the slot from others.
+        So a client that reads slowly, or not at all, does not block the slot.
         """
         self._sequences -= 1
         if self._sequences == 0:
             self.release()
 
     def release(self) -> None:
-        """Let another request run; does nothing where that has happened."""
+        """Release the slot for another request; no effect if it is released already."""
         if self._state == "running":
             self._limiter.running -= 1
             self._limiter._semaphore.release()

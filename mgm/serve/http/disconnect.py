@@ -1,4 +1,4 @@
-"""Notices that a client left, and stops what was done for it."""
+"""Cancels the work for a client that disconnects."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -11,14 +11,14 @@ Result = TypeVar("Result")
 
 
 async def run_until_disconnect(receive: Receive, call: Callable[[], Awaitable[Result]]) -> Result:
-    """What a call returns; it is cancelled when the client disconnects.
+    """The result of a call, which is cancelled when the client disconnects.
 
     Args:
-        receive: of ASGI; the body of the request was read.
-        call: answers the request.
+        receive: of ASGI; the body was read.
+        call: handles the request.
 
     Raises:
-        ClientDisconnect: the client left before the call returned.
+        ClientDisconnect: the client disconnected before the call returned.
     """
     results: list[Result] = []
     errors: list[Exception] = []

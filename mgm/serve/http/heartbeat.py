@@ -1,4 +1,4 @@
-"""Heartbeats: registers a worker at a controller, and again after the controller restarted."""
+"""Heartbeats: registers a worker at a controller, and re-registers after a controller restart."""
 
 import asyncio
 import json
@@ -18,33 +18,32 @@ logger = logging.getLogger("mgm.serve")
 
 RESPONSE_TIMEOUT = 5.0  # seconds
 RETRY_DELAY = 1.0  # seconds after a failed heartbeat; doubled with each further failure
-MAX_RESPONSE = 64 * 2**10  # bytes
-KEY_ADVICE = (
-    "start both with the same --worker-key, or the controller with --trust-network where everyone "
-    "in its network may register workers"
+MAX_RESPONSE_BYTES = 64 * 2**10
+WORKER_KEY_HINT = (
+    "start both with the same --worker-key, or the controller with --trust-network if everyone in "
+    "its network may register workers"
 )
 
 
 class HeartbeatClient:
     """Sends heartbeats to a controller until it is stopped.
 
-    Heartbeats have a fixed schedule, however long one takes. One that fails is repeated after a
-    second, then two, four and so on: a controller's timeout is only two intervals.
+    The schedule is fixed, however long a heartbeat takes. A failed one is repeated after 1 s, 2 s,
+    4 s and so on, since the controller's timeout is only two intervals.
 
     Redirects are not followed, and proxies of the environment not used: the worker key is for the
-    controller alone.
+    controller only.
 
     Args:
-        status: what the worker says of itself, see `Worker.status`; while it names no models, the
-            worker is not registered.
-        address: where others reach the worker: scheme, host and port.
-        controller: URL of the controller.
-        worker_key: by which the controller knows its workers, if it asks for one.
+        status: of the worker, see `Worker.status`; without models the worker is not registered.
+        address: of the worker, for the controller: scheme, host and port.
+        controller: its URL.
+        worker_key: authenticates the worker, if the controller has one.
         interval: seconds between two heartbeats.
-        draining: whether the worker takes no more requests; it then leaves the controller.
+        draining: whether the worker is shutting down; it is then unregistered.
 
     Raises:
-        MGMError: one of the addresses is none.
+        MGMError: an address is invalid.
     """
 
     def __init__(
@@ -65,12 +64,12 @@ class HeartbeatClient:
             self._headers["Authorization"] = f"Bearer {worker_key}"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
-        self._registered: list[Any] = []  # names of models, as the controller knows them
+        self._registered: list[Any] = []  # names of the registered models
         self._last_problem = ""
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
-        """Register while a server runs; a lifespan as FastAPI takes it."""
+        """Send heartbeats while a server runs; for FastAPI's `lifespan`."""
         self.start()
         try:
             yield
@@ -78,11 +77,11 @@ class HeartbeatClient:
             await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
-        """Register at the controller, and go on with heartbeats, in a thread."""
+        """Start the thread that registers the worker and sends heartbeats."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the heartbeats and leave the controller."""
+        """Stop the heartbeats and unregister the worker."""
         self._stop.set()
         self._thread.join(RESPONSE_TIMEOUT)
         self._unregister()
@@ -90,29 +89,29 @@ class HeartbeatClient:
     def _run(self) -> None:
         next_beat, failures = time.monotonic(), 0
         while True:
-            failures = 0 if self._try_beat() else failures + 1
+            failures = 0 if self._try_heartbeat() else failures + 1
             now = time.monotonic()
-            # The next beat of the schedule; those that a suspended machine missed are skipped.
+            # Heartbeats missed by a suspended machine are skipped.
             next_beat += max(0, (now - next_beat) // self.interval + 1) * self.interval
             delay = RETRY_DELAY * 2 ** min(failures - 1, 10)
             if self._stop.wait(min(delay, next_beat - now) if failures else next_beat - now):
                 return
 
-    def _try_beat(self) -> bool:
-        """Send one heartbeat; returns whether the controller took it."""
+    def _try_heartbeat(self) -> bool:
+        """Send one heartbeat; returns whether it succeeded. A new problem is logged."""
         try:
-            self._beat()
+            self._send_heartbeat()
         except (OSError, HTTPException, ValueError) as error:
-            problem = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote an answer
-            if problem != self._last_problem:  # one line, not one every interval
-                logger.warning("controller %s: no heartbeat: %s", self.controller, problem)
+            problem = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote a response
+            if problem != self._last_problem:  # once, not at every interval
+                logger.warning("controller %s: heartbeat failed: %s", self.controller, problem)
             self._last_problem = problem
             return False
         self._last_problem = ""
         return True
 
-    def _beat(self) -> None:
-        """Send one heartbeat; register where the controller does not know the worker as it is."""
+    def _send_heartbeat(self) -> None:
+        """Send one heartbeat; register the worker if it is not, or if its models changed."""
         status = self.status()
         names = [*status["model_names"], None, *status.get("drawers", ())]
         if self.draining() or not status["model_names"]:
@@ -120,12 +119,12 @@ class HeartbeatClient:
                 self._unregister()
             return
         if names == self._registered:
-            beat = {
+            heartbeat = {
                 "worker_name": self.address,
                 "queue_length": status["queue_length"],
                 "worker_status": status,  # published controllers ignore it
             }
-            if self._post("receive_heart_beat", beat).get("exist"):
+            if self._post("receive_heart_beat", heartbeat).get("exist"):
                 return
         registration = {
             "worker_name": self.address,
@@ -141,7 +140,7 @@ class HeartbeatClient:
         try:
             self._post("unregister_worker", {"worker_name": self.address})
         except (OSError, HTTPException, ValueError):
-            return  # a published controller has no such endpoint, or it is gone
+            return  # a published controller has no such endpoint, and it may be gone
 
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
@@ -150,26 +149,26 @@ class HeartbeatClient:
             body = json.dumps(content).encode()
             connection.request("POST", f"{self._url.path}/{path}", body, self._headers)
             response = connection.getresponse()
-            text = response.read(MAX_RESPONSE)
+            text = response.read(MAX_RESPONSE_BYTES)
         finally:
             connection.close()
         if response.status in (401, 403):
-            raise MGMError(f"it refuses this worker ({response.status}); {KEY_ADVICE}")
+            raise MGMError(f"it refuses this worker ({response.status}); {WORKER_KEY_HINT}")
         if response.status != 200:
-            said = text[:300].decode(errors="replace")
-            raise MGMError(f"it answers {response.status}: {said}")
+            excerpt = text[:300].decode(errors="replace")
+            raise MGMError(f"it responds with status {response.status}: {excerpt}")
         try:
-            found = json.loads(text or b"null")
+            body = json.loads(text or b"null")
         except (ValueError, RecursionError) as error:
-            raise MGMError("it answers with what is no JSON") from error
-        return found if isinstance(found, dict) else {}
+            raise MGMError("its response is not JSON") from error
+        return body if isinstance(body, dict) else {}
 
 
 def split_controller_url(url: str) -> SplitResult:
-    """The parts of a controller's URL, which may have a path before those of endpoints.
+    """Split the URL of a controller, which may have a path as a prefix of endpoints.
 
     Raises:
-        MGMError: it is no URL, or has more than that.
+        MGMError: it is not such a URL.
     """
     try:
         parts = urlsplit(url)
@@ -177,5 +176,5 @@ def split_controller_url(url: str) -> SplitResult:
     except ValueError:
         valid = False
     if not valid or any((parts.username, parts.password, parts.query, parts.fragment)):
-        raise MGMError(f"{url!r:.100} is no URL of a controller; give http://HOST:PORT")
+        raise MGMError(f"{url!r:.100} is not the URL of a controller; give http://HOST:PORT")
     return parts

@@ -1,4 +1,4 @@
-"""What /openapi.json says of request bodies, which endpoints read themselves."""
+"""Adds request bodies to /openapi.json, since endpoints parse them themselves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def describe_bodies(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
-    """Add the schemas of bodies to the description of an application.
+    """Add the schemas of request bodies to the OpenAPI document of an application.
 
-    Endpoints parse bodies with `parse_body`, whatever content type a client names, and with errors
-    in OpenAI's shape; so FastAPI does not know them.
+    Endpoints parse bodies with `parse_body`, with any content type and with errors in OpenAI's
+    shape, so FastAPI does not know them.
 
     Args:
-        app: of which all routes are there.
+        app: with all its routes.
         bodies: of POST requests, by path.
     """
     generate = app.openapi

@@ -15,13 +15,13 @@ from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 from mgm.serve.http.connection import KEEP_ALIVE, LimitedProtocol
 
-SWITCH = 0.0002  # seconds that one thread keeps the interpreter from another
-# Of uvicorn.Config. Addresses of clients are those of their sockets: whatever a Forwarded header
-# says, anyone can say.
+# Seconds; by default the event loop waits up to 5 ms for the engine thread to release the GIL.
+THREAD_SWITCH_INTERVAL = 0.0002
+# Of uvicorn.Config. Client addresses are those of the sockets: anyone can send a Forwarded header.
 CONNECTION_SETTINGS: dict[str, Any] = {
     "http": LimitedProtocol,
     "timeout_keep_alive": KEEP_ALIVE,
-    "timeout_graceful_shutdown": 600,  # seconds for what is running when the program has to end
+    "timeout_graceful_shutdown": 600,  # seconds for running requests after SIGTERM
     "ws": "none",
     "proxy_headers": False,
     "server_header": False,
@@ -30,32 +30,32 @@ CONNECTION_SETTINGS: dict[str, Any] = {
 
 
 def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:
-    """Options of every server."""
+    """Options of controller and worker."""
     add = parser.add_argument
-    add("--host", default="localhost", help="interface to listen at, default localhost")
+    add("--host", default="localhost", help="interface to listen on, default localhost")
     add("--port", type=int, default=port, help=f"default {port}")
     add(
         "--api-key",
         action="append",
         default=[],
         metavar="KEY",
-        help="one that clients have to send; may come several times; default: those in the "
-        "environment variable MGM_API_KEYS, separated by commas, or none",
+        help="API key that clients must send; may be repeated; default: those in the environment "
+        "variable MGM_API_KEYS, separated by commas, or none",
     )
     add(
         "--cors-origin",
         action="append",
         default=[],
         metavar="URL",
-        help="origin of web pages that may ask; may come several times; default: none",
+        help="allowed CORS origin; may be repeated; default: none",
     )
 
 
 def api_keys(options: argparse.Namespace) -> list[str]:
-    """The keys of which clients have to send one; none: the server is open to all.
+    """The API keys of the server; none: no authentication.
 
     Raises:
-        MGMError: one is empty, as an unset shell variable is, or cannot be sent in a header.
+        MGMError: one is empty (such as an unset shell variable), or cannot be sent in a header.
     """
     variable = os.environ.get("MGM_API_KEYS")
     keys = options.api_key or ([] if variable is None else variable.split(","))
@@ -64,40 +64,40 @@ def api_keys(options: argparse.Namespace) -> list[str]:
 
 
 def checked_key(key: str, origin: str) -> str:
-    """An API key that clients can send.
+    """Check that a key can be sent in a header.
 
     Args:
-        key: as the user gave it.
-        origin: the flag or the environment variable that it comes from.
+        key: of the user.
+        origin: its flag or environment variable.
 
     Raises:
-        MGMError: it is empty, or has other characters than letters, digits and signs of ASCII.
+        MGMError: it is empty, or has characters that are not printable ASCII.
     """
     if not key.strip():
         raise MGMError(f"{origin}: the key is empty; give one, or leave {origin} out")
     if not all("!" <= character <= "~" for character in key):
         raise MGMError(
-            f"{origin}: a key has a blank or a character that is not ASCII, which no client can "
-            "send; choose letters, digits and signs"
+            f"{origin}: a key has a space or a character that is not ASCII, which no client can "
+            "send; choose letters, digits and punctuation"
         )
     return key
 
 
 def add_worker_key_option(parser: argparse.ArgumentParser) -> None:
-    """The key of workers, which controllers and workers share."""
+    """The option for the key that controllers and workers share."""
     parser.add_argument(
         "--worker-key",
         metavar="KEY",
-        help="key by which workers and controllers know one another, the same for all of them, "
-        "apart from those of clients; default: the environment variable MGM_WORKER_KEY, or none",
+        help="key that authenticates workers and controllers to each other, shared by all of them "
+        "and different from API keys; default: the environment variable MGM_WORKER_KEY, or none",
     )
 
 
 def worker_key(options: argparse.Namespace) -> str | None:
-    """The key of workers, if there is one.
+    """The worker key, if there is one.
 
     Raises:
-        MGMError: it is empty, cannot be sent in a header, or is a client's, too.
+        MGMError: it is empty, cannot be sent in a header, or is an API key, too.
     """
     flag = options.worker_key is not None
     key = options.worker_key if flag else os.environ.get("MGM_WORKER_KEY")
@@ -110,49 +110,52 @@ def worker_key(options: argparse.Namespace) -> str | None:
 
 
 def accepted_keys(clients: Sequence[str], workers: str | None) -> list[str]:
-    """The keys of which a request has to carry one; none: the server is open to all.
+    """The keys that authenticate a request: those of clients, and the worker key.
 
-    Controllers send the workers' key with each request to a worker, so that it is taken where
-    clients need a key.
+    Controllers send the worker key with each request to a worker. None at all: no authentication.
     """
     return [*clients, workers] if clients and workers is not None else list(clients)
 
 
 def serve(
-    app: FastAPI, options: argparse.Namespace, admission: ConcurrencyLimiter | None = None
+    app: FastAPI, options: argparse.Namespace, limiter: ConcurrencyLimiter | None = None
 ) -> int:
-    """Serve until SIGINT or SIGTERM; what is running then is finished, and nothing else begins.
+    """Serve until SIGINT or SIGTERM, then finish running requests and refuse new ones.
+
+    Args:
+        app: to serve.
+        options: with host and port.
+        limiter: closed at shutdown.
 
     Raises:
-        MGMError: the address is taken, or not of this machine.
+        MGMError: the address is in use, or not of this machine.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("mgm").setLevel(logging.INFO)
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        taken = socket.create_server((options.host, options.port), family=family, backlog=2048)
+        listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise MGMError(
-            f"--host {options.host} --port {options.port}: cannot be listened at ({reason}); "
+            f"--host {options.host} --port {options.port}: cannot listen there ({reason}); "
             "choose another port"
         ) from error
-    # What computes gives the interpreter up at every operation, and else gets it back 5 ms later.
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(THREAD_SWITCH_INTERVAL)
     config = uvicorn.Config(app, log_level="warning", **CONNECTION_SETTINGS)
-    server = _Server(config, admission)
-    server.run(sockets=[taken])
+    server = _Server(config, limiter)
+    server.run(sockets=[listener])
     return 0
 
 
 class _Server(uvicorn.Server):
-    """Lets nobody in from the signal on."""
+    """Refuses new requests from the first signal on."""
 
-    def __init__(self, config: uvicorn.Config, admission: ConcurrencyLimiter | None) -> None:
+    def __init__(self, config: uvicorn.Config, limiter: ConcurrencyLimiter | None) -> None:
         super().__init__(config)
-        self._admission = admission
+        self._limiter = limiter
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        if self._admission is not None:
-            self._admission.closed = True
+        if self._limiter is not None:
+            self._limiter.closed = True
         super().handle_exit(sig, frame)  # ty: ignore[invalid-argument-type]

@@ -1,1 +1,1 @@
-"""What bounds the cost of a peer's bytes: parsing, interim responses, memory of bodies."""
+"""Limits on the cost of untrusted input: parsing, interim responses, memory of bodies."""

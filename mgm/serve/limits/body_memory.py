@@ -1,4 +1,4 @@
-"""Memory for the bodies of requests that are not answered yet, and whose body has to make room."""
+"""Limits the memory of request bodies in progress; the largest incomplete body is refused first."""
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -6,31 +6,31 @@ from contextlib import contextmanager
 import anyio
 from starlette.types import Message
 
-FREE_BYTES = 256 * 2**10  # of each body; one of that size or less does not count
+MIN_COUNTED_BYTES = 256 * 2**10  # smaller bodies do not count
 
 
 class BodyMemoryFullError(Exception):
-    """The bodies of all requests together take too much memory."""
+    """The bodies of all requests exceed the memory limit (HTTP 503)."""
 
 
 class BodyMemory:
-    """Bounds the bytes of all bodies; where there are too many, the largest unfinished body goes.
+    """Limits the bytes of all request bodies; above it the largest incomplete one is refused.
 
-    So nobody is kept out by bodies that are sent and never end: whoever holds most of the memory is
-    refused, which is the newcomer only if it is the largest itself. Of equal ones the oldest is
-    refused. Bodies that are complete are kept until their requests are answered.
+    So slow uploads cannot block other clients: the one that holds most memory is refused, which is
+    the newest only if it is the largest; of equal ones, the oldest. Complete bodies are kept until
+    their request is finished.
 
     Args:
-        limit: bytes.
+        limit: in bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._bodies: list[Body] = []  # the oldest first
+        self._bodies: list[Body] = []  # oldest first
 
     @contextmanager
     def body(self) -> Generator["Body"]:
-        """The body of a request, until it is answered."""
+        """Account for the body of a request until it is finished."""
         body = Body(self)
         self._bodies.append(body)
         try:
@@ -40,17 +40,17 @@ class BodyMemory:
 
     @property
     def bytes_held(self) -> int:
-        """Of all bodies that count."""
+        """Total of all counted bodies."""
         return sum(body.counted for body in self._bodies)
 
-    def make_room(self) -> None:
-        """Refuse unfinished bodies until the others fit."""
+    def enforce_limit(self) -> None:
+        """Refuse incomplete bodies, largest first, until the others are within the limit."""
         excess = self.bytes_held - self.limit
         while excess > 0:
-            unfinished = [one for one in self._bodies if one.counted and not one.complete]
-            if not unfinished:
+            incomplete = [one for one in self._bodies if one.counted and not one.complete]
+            if not incomplete:
                 return
-            largest = max(unfinished, key=lambda one: one.size)
+            largest = max(incomplete, key=lambda one: one.size)
             excess -= largest.counted
             largest.refuse()
 
@@ -59,8 +59,8 @@ class Body:
     """The body of one request.
 
     Attributes:
-        size: bytes that came.
-        complete: whether there are no more.
+        size: bytes received.
+        complete: whether all of it was received.
     """
 
     def __init__(self, memory: BodyMemory) -> None:
@@ -68,21 +68,21 @@ class Body:
         self.complete = False
         self._refused = False
         self._memory = memory
-        self._scope: anyio.CancelScope | None = None  # of the call that waits for more
+        self._scope: anyio.CancelScope | None = None  # of the pending `receive`
 
     @property
     def counted(self) -> int:
-        """Bytes that count: none of a small body, and none of one that is refused."""
-        return 0 if self._refused or self.size <= FREE_BYTES else self.size
+        """Bytes that count: 0 for small and for refused bodies."""
+        return 0 if self._refused or self.size <= MIN_COUNTED_BYTES else self.size
 
     def refuse(self) -> None:
-        """End the request, as soon as it waits for more."""
+        """Make the next or pending `receive` raise an error."""
         self._refused = True
         if self._scope is not None:
             self._scope.cancel()
 
     async def receive(self, receive: Callable[[], Awaitable[Message]]) -> Message:
-        """The next message of a request.
+        """Receive the next ASGI message of a request.
 
         Args:
             receive: of ASGI.
@@ -90,7 +90,7 @@ class Body:
         Raises:
             BodyMemoryFullError: the body is refused.
         """
-        if self.complete:  # the client leaves, or stays: nothing that is in the way of others
+        if self.complete:  # only a disconnect can follow
             return await receive()
         message: Message = {}
         with anyio.CancelScope() as self._scope:
@@ -98,8 +98,8 @@ class Body:
                 message = await receive()
         self._scope = None
         self.size += len(message.get("body", b""))
-        self._memory.make_room()
+        self._memory.enforce_limit()
         if self._refused:
-            raise BodyMemoryFullError("other requests take all memory for bodies; try again soon")
+            raise BodyMemoryFullError("the memory for request bodies is in use; retry later")
         self.complete = not message.get("more_body", False)
         return message

@@ -1,21 +1,21 @@
-"""Responses of servers that others run, whose interim responses are limited."""
+"""aiohttp responses of untrusted servers, with a limit on interim (1xx) responses."""
 
 from typing import Any
 
 import aiohttp
 from aiohttp.connector import Connection
 
-MAX_INTERIM = 8  # responses with a status of 100 to 199 before the response to a request
+MAX_INTERIM = 8  # responses with status 100 to 199 before the final one
 
 
 class BoundedResponse(aiohttp.ClientResponse):
-    """A response of an aiohttp session, to be given to it as `response_class`.
+    """A `response_class` for aiohttp's session.
 
-    aiohttp reads interim responses on and on, and while it has some it lets nothing else run.
+    aiohttp itself reads any number of interim responses, blocking the event loop meanwhile.
     """
 
     async def start(self, connection: Connection) -> "BoundedResponse":
-        """Read the response's head.
+        """Read the head of the response.
 
         Raises:
             aiohttp.ClientPayloadError: more than `MAX_INTERIM` interim responses come before it.
@@ -38,5 +38,5 @@ class BoundedResponse(aiohttp.ClientResponse):
         try:
             await super().start(connection)
         finally:
-            del protocol.read  # the class has it
+            del protocol.read  # restores the method of the class
         return self

@@ -1,22 +1,21 @@
-"""A parser of HTTP/1.1 requests whose work is bounded by the content that it gives."""
+"""HTTP/1.1 request parser (h11) with a limit on the framing overhead of chunked bodies."""
 
 import h11
 
 MAX_HEAD_BYTES = 32 * 2**10  # request line and header fields; or trailer fields
-# Bytes of a chunked body around its content: sizes, extensions, line breaks, trailer fields. A
-# chunk costs some 20 us here, whether it has one byte or 64 KiB, so that a client that sends
-# nothing but small ones would keep the server from everything else.
+# Framing of a chunked body: chunk sizes, extensions, line breaks, trailer fields. A chunk costs
+# about 20 us, whether it has one byte or 64 KiB: tiny ones could block the server.
 MAX_FRAMING_BYTES = 16 * 2**10
-CONTENT_PER_FRAMING = 16  # bytes of content for which one more byte around it is allowed
-MIN_CHUNK_FRAMING = 5  # bytes: a digit and two line breaks
+CONTENT_PER_FRAMING = 16  # bytes of content per additional byte of framing
+MIN_CHUNK_FRAMING = 5  # a digit and two line breaks
 
 
 class RequestParser(h11.Connection):
-    """The server's end of a connection; refuses chunked bodies that are mostly framing.
+    """The server side of a connection; refuses chunked bodies that are mostly framing.
 
     Attributes:
-        error: why the last message was refused; `error_status_hint` is a status for it.
-        chunked: whether the request that is read, or was read last, has a chunked body.
+        error: of the last request; its `error_status_hint` is the HTTP status.
+        chunked: whether the current or last request has a chunked body.
     """
 
     def __init__(self) -> None:
@@ -28,15 +27,15 @@ class RequestParser(h11.Connection):
         self._chunks = 0
 
     def receive_data(self, data: bytes) -> None:
-        """Add what came from the client."""
+        """Add received bytes."""
         super().receive_data(data)
         self._received += len(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """See h11.
+        """The next parsed event (h11).
 
         Raises:
-            h11.RemoteProtocolError: the request is malformed, or costs too much to read.
+            h11.RemoteProtocolError: the request is malformed, or its body is mostly framing.
         """
         try:
             event = super().next_event()
@@ -49,7 +48,7 @@ class RequestParser(h11.Connection):
     def _check(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
         if isinstance(event, h11.Request):
             self.chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
-            # A copy of what is not parsed yet; no name of h11 gives its length.
+            # A copy of the unparsed bytes; h11 has no public way to get their number.
             self._received = len(self.trailing_data[0]) if self.chunked else 0
             self._content = self._chunks = 0
             return
@@ -59,7 +58,7 @@ class RequestParser(h11.Connection):
             self._content += len(event.data)
             self._chunks += event.chunk_start
             framing = self._chunks * MIN_CHUNK_FRAMING
-        else:  # all was parsed but for the beginning of something
+        else:  # an incomplete chunk header or trailer
             framing = self._received - self._content
         if framing > MAX_FRAMING_BYTES + self._content // CONTENT_PER_FRAMING:
             raise h11.RemoteProtocolError(

@@ -1,1 +1,1 @@
-"""The OpenAI API: request bodies, their errors, and their meaning for the engine."""
+"""The OpenAI API: request bodies, validation errors, engine requests, responses."""

@@ -1,4 +1,4 @@
-"""What is wrong with a request, in the words and the codes of the OpenAI API."""
+"""Validation errors of request bodies as errors of the OpenAI API: message, parameter, code."""
 
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,11 @@ from pydantic_core import ErrorDetails, from_json
 
 from mgm.errors import MGMError
 
-UNION_MARK = "~"  # tags of unions begin with it, and are no part of a parameter's name
-TEXT, OTHER = "~text", "~other"  # tags of unions of a string and something else
-Body = TypeVar("Body", bound=BaseModel)
+UNION_MARK = "~"  # prefix of pydantic's union tags, which are no part of a parameter's name
+TEXT, OTHER = "~text", "~other"  # tags of unions of a string and another type
+BodyModel = TypeVar("BodyModel", bound=BaseModel)
 
-_KINDS = {
+_TYPE_NAMES = {
     "bool": "a boolean",
     "dict": "an object",
     "float": "a decimal",
@@ -32,12 +32,12 @@ _BOUNDS = {
 
 
 class BadRequestError(MGMError):
-    """A request that cannot be answered.
+    """An invalid request.
 
     Attributes:
-        field: the parameter that is wrong.
-        status: of HTTP.
-        code: what OpenAI calls the error, if it has a name for it.
+        field: the invalid parameter.
+        status: HTTP status.
+        code: OpenAI's code of the error, if it has one.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ def model_not_found(model: str, names: Iterable[str]) -> BadRequestError:
     """The error of a model that is not served.
 
     Args:
-        model: that was asked for.
-        names: of the models that are.
+        model: the requested one.
+        names: of the models that are served.
     """
-    known = ", ".join(names) or "none"
-    text = f"the model {model!r:.100} does not exist; choose from {known:.1000}"
+    served = ", ".join(names) or "none"
+    text = f"the model {model!r:.100} does not exist; choose from {served:.1000}"
     return BadRequestError(text, "model", 404, "model_not_found")
 
 
 def parse_json(content: bytes) -> Any:
-    """The JSON value of a body: in UTF-8, without halves of surrogate pairs, 200 levels at most.
+    """Parse JSON in UTF-8, without lone surrogates, at most 200 levels deep.
 
     Raises:
         BadRequestError: it is not valid JSON.
@@ -73,16 +73,16 @@ def parse_json(content: bytes) -> Any:
         ) from error
 
 
-def parse_body(model: type[Body], content: bytes) -> Body:
-    """A body as the model of its endpoint.
+def parse_body(model: type[BodyModel], content: bytes) -> BodyModel:
+    """Parse and validate a request body.
 
     Raises:
-        BadRequestError: it is not valid JSON, no object, or one of its values is wrong.
+        BadRequestError: it is not a JSON object, or fails validation.
     """
     value = parse_json(content)
     if not isinstance(value, dict):
         raise BadRequestError(
-            f"Invalid type for the body: expected an object, but got {_kind_of(value)} instead.",
+            f"Invalid type for the body: expected an object, but got {_type_name(value)} instead.",
             code="invalid_type",
         )
     try:
@@ -96,13 +96,13 @@ def _bad_request(error: ErrorDetails) -> BadRequestError:
     context = error.get("ctx", {})
     field = _parameter([*error["loc"], *context.get("below", ())])
     kind, value = error["type"], error["input"]
-    if kind == "union_tag_invalid":  # a part of a message, whose field `type` says what it is
+    if kind == "union_tag_invalid":  # a message part with an unknown `type`
         kind, field, value = "literal_error", f"{field}.type", context["tag"].lstrip(UNION_MARK)
         context = {"expected": context["expected_tags"].replace(UNION_MARK, "")}
     if kind.endswith("_type") and error["loc"][-1:] == (OTHER,):
-        expected = f"a string or {_KINDS[kind.removesuffix('_type')]}"
+        expected = f"a string or {_TYPE_NAMES[kind.removesuffix('_type')]}"
         text = (
-            f"Invalid type for '{field}': expected {expected}, but got {_kind_of(value)} instead."
+            f"Invalid type for '{field}': expected {expected}, but got {_type_name(value)} instead."
         )
         return BadRequestError(text, field, code="invalid_type")
     message, code = _explanation(kind, field, value, context) or (
@@ -115,13 +115,13 @@ def _bad_request(error: ErrorDetails) -> BadRequestError:
 def _explanation(
     kind: str, field: str, value: Any, context: Mapping[str, Any]
 ) -> tuple[str, str] | None:
-    """Message and code of pydantic's common errors.
+    """Message and code of pydantic's common errors; None: it is another error.
 
     Args:
         kind: pydantic's type of error.
         field: the parameter.
-        value: that was found.
-        context: what pydantic tells with the error.
+        value: the invalid value.
+        context: pydantic's context of the error.
     """
     got = f"but got {value!r:.40} instead."
     if kind == "missing":
@@ -144,10 +144,10 @@ def _explanation(
     if kind in ("too_long", "string_too_long"):
         length = f"a maximum length of {context['max_length']}, but got one of {len(value)}."
         return f"Invalid '{field}': {what} too long. Expected {length}", f"{what}_above_max_length"
-    expected = _KINDS.get(kind.removesuffix("_type").removesuffix("_parsing"))
+    expected = _TYPE_NAMES.get(kind.removesuffix("_type").removesuffix("_parsing"))
     if expected is None:
         return None
-    text = f"Invalid type for '{field}': expected {expected}, but got {_kind_of(value)} instead."
+    text = f"Invalid type for '{field}': expected {expected}, but got {_type_name(value)} instead."
     return text, "invalid_type"
 
 
@@ -162,8 +162,9 @@ def _parameter(location: Sequence[int | str]) -> str:
     return name
 
 
-def _kind_of(value: object) -> str:
-    return "null" if value is None else _KINDS.get(_NAMES.get(type(value), ""), "another type")
+def _type_name(value: object) -> str:
+    kind = _KINDS.get(type(value), "")
+    return "null" if value is None else _TYPE_NAMES.get(kind, "another type")
 
 
-_NAMES = {bool: "bool", dict: "dict", float: "float", int: "int", list: "list", str: "string"}
+_KINDS = {bool: "bool", dict: "dict", float: "float", int: "int", list: "list", str: "string"}

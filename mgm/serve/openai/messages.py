@@ -1,4 +1,4 @@
-"""Messages of a chat: bodies of the OpenAI API, and the conversation that they make."""
+"""Chat messages of the OpenAI API as pydantic models, and as input of chat templates."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def text_tag(value: object) -> str:
-    """The tag of a union of a string and something else."""
+    """The discriminator of a union of a string and another type."""
     return TEXT if isinstance(value, str) else OTHER
 
 
@@ -40,7 +40,7 @@ class TextPart(BaseModel):
 
 
 class RefusalPart(BaseModel):
-    """What the assistant said when it refused."""
+    """A refusal of the assistant."""
 
     model_config = _STRICT
 
@@ -49,7 +49,7 @@ class RefusalPart(BaseModel):
 
 
 class ImagePart(BaseModel):
-    """An image in a message of the user."""
+    """An image in a user message."""
 
     model_config = _STRICT
 
@@ -61,7 +61,7 @@ class ImagePart(BaseModel):
 
     @property
     def source(self) -> str:
-        """The URL."""
+        """An http(s) or data URL, or base64 of an image file."""
         return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
@@ -83,7 +83,7 @@ Content = Annotated[
 
 
 class FunctionCall(BaseModel):
-    """The call of a function that the assistant asked for."""
+    """A function call of the assistant."""
 
     model_config = _STRICT
 
@@ -91,7 +91,7 @@ class FunctionCall(BaseModel):
     arguments: Any = ""
 
     def text(self) -> str:
-        """As Hermes and Qwen models write it.
+        """The call in the format of Hermes and Qwen models.
 
         Source: https://github.com/NousResearch/Hermes-Function-Calling
         """
@@ -102,7 +102,7 @@ class FunctionCall(BaseModel):
 
 
 class ToolCall(BaseModel):
-    """A tool that the assistant called."""
+    """A tool call of the assistant."""
 
     model_config = _STRICT
 
@@ -110,7 +110,7 @@ class ToolCall(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message of a chat."""
+    """A message of a chat."""
 
     model_config = _STRICT
 
@@ -123,34 +123,34 @@ class ChatMessage(BaseModel):
         if self.content is None and self.role != "assistant":
             raise PydanticCustomError(
                 "missing_content",
-                "a message of this role has text or parts",
+                "messages of this role need content",
                 {"below": ["content"]},
             )
         if self.role != "user" and isinstance(self.content, list):
-            for number, part in enumerate(self.content):
+            for index, part in enumerate(self.content):
                 if isinstance(part, ImagePart):
                     raise PydanticCustomError(
                         "image_role",
-                        "images come in messages of the user",
-                        {"below": ["content", number, "type"]},
+                        "only user messages can have images",
+                        {"below": ["content", index, "type"]},
                     )
         return self
 
 
 @dataclass(frozen=True)
 class ParsedChat:
-    """A chat as templates write it.
+    """A chat as input of a chat template.
 
     Attributes:
-        messages: roles and texts, an image marker in place of each image.
-        sources: of the images, in the order of their markers.
+        messages: roles and texts, with an image marker for each image.
+        sources: URLs or base64 of the images, in the order of the markers.
     """
 
     messages: tuple[Message, ...]
     sources: tuple[str, ...]
 
     def with_suffix(self, suffix: str) -> "ParsedChat":
-        """The same, with a text behind the last message of the user."""
+        """The chat with a text appended to the last user message."""
         messages = list(self.messages)
         for index in reversed(range(len(messages))):
             if suffix and messages[index].role == "user":
@@ -160,9 +160,9 @@ class ParsedChat:
 
 
 def parse_chat(messages: Sequence[ChatMessage]) -> ParsedChat:
-    """The conversation that messages make.
+    """Convert messages for chat templates.
 
-    Tools' results are the user's, as in the templates of models that know tools.
+    Results of tools become user messages, as in the templates of models with tool calling.
 
     Raises:
         BadRequestError: there are too many images.
@@ -176,7 +176,7 @@ def parse_chat(messages: Sequence[ChatMessage]) -> ParsedChat:
         )
         if message.role in ("tool", "function"):
             text = f"<tool_response>\n{text}\n</tool_response>"
-        calls = [plain(call.function.text()) for call in message.tool_calls or []]
+        calls = [escape_markers(call.function.text()) for call in message.tool_calls or []]
         texts.append(Message(role, "\n".join([*([text] if text or not calls else []), *calls])))
     if len(sources) > MAX_IMAGES:
         raise BadRequestError(
@@ -186,20 +186,20 @@ def parse_chat(messages: Sequence[ChatMessage]) -> ParsedChat:
     return ParsedChat(tuple(texts), tuple(sources))
 
 
-def plain(text: str) -> str:
-    """A text in which nothing stands for an image."""
+def escape_markers(text: str) -> str:
+    """Escape image markers in a text."""
     return text.replace(IMAGE_MARKER, IMAGE_MARKER.replace("<", "< "))
 
 
 def _text(content: str | list[Any] | None, sources: list[str]) -> str:
-    """The text of a message; images stand on lines of their own, and `sources` gets theirs."""
+    """The text of a message, with each image on its own line; its source is added to `sources`."""
     if content is None or isinstance(content, str):
-        return plain(content or "")
+        return escape_markers(content or "")
     parts: list[str | None] = []
     for part in content:
         if isinstance(part, ImagePart):
             sources.append(part.source)
             parts.append(None)
         else:
-            parts.append(plain(part.text if isinstance(part, TextPart) else part.refusal))
+            parts.append(escape_markers(part.text if isinstance(part, TextPart) else part.refusal))
     return join_parts(parts)

@@ -1,6 +1,6 @@
-"""Request bodies as pydantic models: OpenAI's API with vLLM's additions, and published pages.
+"""Request bodies as pydantic models: the OpenAI API with vLLM's additions, and published pages.
 
-Fields that are not listed are ignored.
+Unknown fields are ignored.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from mgm.serve.openai.messages import ChatMessage, text_tag
 MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
-MAX_PROMPT, MAX_SIDE = 4000, 2048  # characters, and pixels, of an image that is generated
+MAX_PROMPT, MAX_SIDE = 4000, 2048  # of image generation: characters, pixels
 
 Texts = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[list[str], Field(max_length=MAX_CHOICES), Tag(OTHER)],
@@ -22,10 +22,10 @@ Texts = Annotated[
 
 
 class _Body(BaseModel):
-    # Fields of other names stay out, and JSON's numbers and strings are not taken for each other.
+    # Strict: a string is not converted to a number, nor a number to a string.
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
 
-    model: str = Field(min_length=1, description="Name of a model, see /v1/models")
+    model: str = Field(min_length=1, description="Model name, as in /v1/models")
 
 
 class StreamOptions(BaseModel):
@@ -37,7 +37,7 @@ class StreamOptions(BaseModel):
 
 
 class JsonSchema(BaseModel):
-    """A JSON schema with the name that OpenAI's API gives it."""
+    """A named JSON schema."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -47,7 +47,7 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The format that an answer has to have."""
+    """The format that the response must have."""
 
     model_config = ConfigDict(strict=True)
 
@@ -56,7 +56,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """What an answer has to match, as vLLM spells it; exactly one of them."""
+    """What the response must match, as in vLLM's API: exactly one constraint."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -77,7 +77,7 @@ class StructuredOutputs(BaseModel):
 
 
 class SamplingBody(_Body):
-    """What chat and text completions have in common."""
+    """Fields that chat and text completions share."""
 
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=100)
@@ -111,8 +111,8 @@ class SamplingBody(_Body):
 class ChatCompletionBody(SamplingBody):
     """Body of /v1/chat/completions.
 
-    Tools may be offered, as clients such as Open WebUI do in every request: a model may answer
-    without them, as ours always do, unless it is told that it has to use one.
+    `tools` are accepted and ignored, since clients such as Open WebUI send them with every request;
+    a `tool_choice` that requires a call is refused.
     """
 
     messages: list[ChatMessage] = Field(min_length=1)
@@ -124,12 +124,12 @@ class ChatCompletionBody(SamplingBody):
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     audio: None = None
-    use_ocr: bool | None = Field(None, description="Read the texts in the images for the model")
+    use_ocr: bool | None = Field(None, description="Add the OCR of the images to the prompt")
     gen_image: bool | None = Field(None, description="Generate the image that the model describes")
 
 
 class AttributionBody(_Body):
-    """Body of /v1/mined: a chat that ends with the model's answer."""
+    """Body of /v1/attribution: a chat that ends with the model's answer."""
 
     messages: list[ChatMessage] = Field(min_length=1)
 
@@ -155,7 +155,7 @@ class ImageGenerationBody(_Body):
 
 
 class LegacyBody(BaseModel):
-    """Body of /worker_generate_stream, which published pages send; their strings are taken."""
+    """Body of /worker_generate_stream, as published pages send it: numbers may be strings."""
 
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
 
@@ -169,11 +169,11 @@ class LegacyBody(BaseModel):
     use_ocr: Any = None
 
 
-# Bodies of the requests that workers answer, and controllers pass on, by path.
+# Bodies of the endpoints that workers serve and controllers relay, by path.
 BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionBody,
     "/v1/completions": CompletionBody,
     "/v1/images/generations": ImageGenerationBody,
-    "/v1/mined": AttributionBody,
+    "/v1/attribution": AttributionBody,
     "/worker_generate_stream": LegacyBody,
 }

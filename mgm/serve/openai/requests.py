@@ -1,4 +1,4 @@
-"""Request bodies as requests to the engine."""
+"""Converts request bodies of the OpenAI API to engine requests."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from mgm.engine.core.request import Request
 from mgm.engine.core.structured_output import StructuredOutput
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import BadRequestError
-from mgm.serve.openai.messages import ParsedChat, parse_chat, plain
+from mgm.serve.openai.messages import ParsedChat, escape_markers, parse_chat
 from mgm.serve.openai.protocol import (
     MAX_SIDE,
     AttributionBody,
@@ -22,23 +22,23 @@ from mgm.serve.openai.protocol import (
     SamplingBody,
 )
 
-MIN_TOP_P = 1e-9  # 0 means the likeliest token alone, which the first one always is
+MIN_TOP_P = 1e-9  # for top_p 0: the most likely token only
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A body, of which only the images are missing.
+    """A parsed body, whose images are not fetched yet.
 
     Attributes:
-        model: that is asked for.
-        sources: of the images: URLs, or image files in base64.
-        prompts: writes the texts that the model reads, with a suffix behind the last question.
-        settings: fields of `Request`.
-        n: answers to each prompt.
-        stream: whether the answer comes in chunks.
-        include_usage: whether the last chunk counts tokens.
-        use_ocr: whether texts in the images are read, as help for the model.
-        gen_image: whether the image that the model describes is generated.
+        model: its name.
+        sources: URLs or base64 of the images.
+        prompts: builds the prompts, with a suffix appended to the last question.
+        settings: fields of the engine's `Request`.
+        n: choices per prompt.
+        stream: whether the response is streamed.
+        include_usage: whether the stream ends with the token usage.
+        use_ocr: whether the texts in the images are added to the prompt.
+        gen_image: whether the image that the answer asks for is generated.
     """
 
     model: str
@@ -52,40 +52,42 @@ class ParsedRequest:
     gen_image: bool = False
 
     def requests(self, images: Sequence[bytes] = (), suffix: str = "") -> list[Request]:
-        """One request to the engine for each choice.
+        """Engine requests, one per choice.
 
         Args:
-            images: files, in the order of `sources`.
-            suffix: stands behind the last question.
+            images: image files, in the order of `sources`.
+            suffix: appended to the last question.
 
         Raises:
             BadRequestError: a value is out of range.
         """
-        made = []
+        requests = []
         seed = self.settings.get("seed")
         for prompt in self.prompts(suffix):
-            for number in range(self.n):
-                # Every choice samples in its own way, and again in the same with the same seed.
-                own = {} if seed is None else {"seed": (seed + number) % 2**63}
+            for index in range(self.n):
+                # Choices differ, and are reproducible.
+                seeds = {} if seed is None else {"seed": (seed + index) % 2**63}
                 try:
-                    made.append(Request(prompt, images=images, raw=True, **self.settings | own))
+                    requests.append(
+                        Request(prompt, images=images, raw=True, **self.settings | seeds)
+                    )
                 except RequestError as error:
                     field = error.field if error.field in self.settings else None
                     raise BadRequestError(error, field) from error
-        return made
+        return requests
 
 
 @dataclass(frozen=True)
 class ImageGenerationRequest:
-    """An image that is to be generated.
+    """A request to generate images.
 
     Attributes:
-        text: that describes it.
-        seeds: one for each image; None: another one every time.
-        size: width and height in pixels; None: the pipeline's own.
+        prompt: describes the image.
+        seeds: one per image; None: random.
+        size: width and height in pixels; None: the pipeline's default.
     """
 
-    text: str
+    prompt: str
     seeds: tuple[int | None, ...]
     size: tuple[int, int] | None
 
@@ -93,20 +95,20 @@ class ImageGenerationRequest:
 def parse_chat_request(
     body: ChatCompletionBody, template: Template, max_tokens: int
 ) -> ParsedRequest:
-    """The request of a chat completion.
+    """Parse the body of a chat completion.
 
     Args:
-        body: of it.
-        template: by which the model's prompts are written.
-        max_tokens: of an answer, at most.
+        body: of the request.
+        template: chat template of the model.
+        max_tokens: maximum tokens per response.
 
     Raises:
-        BadRequestError: values contradict each other.
+        BadRequestError: fields contradict each other.
     """
     continued = bool(body.continue_final_message)
     if continued and body.messages[-1].role != "assistant":
         raise BadRequestError(
-            "Invalid 'continue_final_message': the last message is not the assistant's.",
+            "Invalid 'continue_final_message': last message must have role 'assistant'.",
             "continue_final_message",
             code="invalid_value",
         )
@@ -116,10 +118,8 @@ def parse_chat_request(
             "add_generation_prompt",
             code="invalid_value",
         )
-    conversation = parse_chat(body.messages)
-    prompts = _prompts_of(
-        conversation, template, body.add_generation_prompt is not False, continued
-    )
+    chat = parse_chat(body.messages)
+    prompts = _prompts_of(chat, template, body.add_generation_prompt is not False, continued)
     settings = _settings(body, body.max_completion_tokens or body.max_tokens, max_tokens)
     settings["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None
     settings["continues_text"] = continued
@@ -127,7 +127,7 @@ def parse_chat_request(
         body,
         prompts,
         settings,
-        sources=conversation.sources,
+        sources=chat.sources,
         use_ocr=bool(body.use_ocr),
         gen_image=bool(body.gen_image),
     )
@@ -136,24 +136,24 @@ def parse_chat_request(
 def parse_attribution_request(
     body: AttributionBody, template: Template
 ) -> tuple[ParsedRequest, str]:
-    """The request of a chat that ends with the model's answer, and that answer.
+    """Parse the body of an attribution: the request, and the answer to attribute.
 
     Raises:
-        BadRequestError: it ends with another message.
+        BadRequestError: the chat does not end with an answer.
     """
     *before, last = body.messages
     if last.role != "assistant" or not before:
         raise BadRequestError(
-            "Invalid 'messages': the last one is not the assistant's answer to others.", "messages"
+            "Invalid 'messages': last message must have role 'assistant', after others.", "messages"
         )
-    conversation = parse_chat(before)
+    chat = parse_chat(before)
     (answer,) = parse_chat([last]).messages
-    prompts = _prompts_of(conversation, template, True, False)
-    return ParsedRequest(body.model, conversation.sources, prompts, {}), answer.text
+    prompts = _prompts_of(chat, template, True, False)
+    return ParsedRequest(body.model, chat.sources, prompts, {}), answer.text
 
 
 def parse_completion_request(body: CompletionBody, max_tokens: int) -> ParsedRequest:
-    """The request of a completion: texts that the model goes on writing, as they are."""
+    """Parse the body of a text completion, whose prompts get no template."""
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not texts or not all(texts):
         raise BadRequestError(
@@ -163,38 +163,38 @@ def parse_completion_request(body: CompletionBody, max_tokens: int) -> ParsedReq
         )
     settings = _settings(body, body.max_tokens, max_tokens)
     settings |= {"logprobs": body.logprobs, "continues_text": True}
-    return _parsed(body, lambda suffix: [plain(text) + suffix for text in texts], settings)
+    return _parsed(body, lambda suffix: [escape_markers(text) + suffix for text in texts], settings)
 
 
 def parse_image_request(body: ImageGenerationBody, model: str) -> ImageGenerationRequest:
-    """The request of an image.
+    """Parse the body of an image generation.
 
     Args:
-        body: of it.
-        model: name of what generates images here; empty: nothing does.
+        body: of the request.
+        model: name of the image generation model; empty: there is none.
 
     Raises:
-        BadRequestError: another model is asked for, or the size is none.
+        BadRequestError: the model or the size is invalid.
     """
     if not model or body.model != model:
-        known = f"choose {model}" if model else "none does here"
+        hint = f"choose {model}" if model else "this server has no model that does"
         raise BadRequestError(
-            f"The model {body.model!r:.100} generates no images; {known}.",
+            f"The model {body.model!r:.100} generates no images; {hint}.",
             "model",
             404,
             "model_not_found",
         )
     if not body.prompt.strip():
         raise BadRequestError("Invalid 'prompt': empty string.", "prompt", code="empty_string")
-    seeds = [None if body.seed is None else body.seed + number for number in range(body.n or 1)]
+    seeds = [None if body.seed is None else body.seed + index for index in range(body.n or 1)]
     return ImageGenerationRequest(body.prompt, tuple(seeds), _size(body.size))
 
 
 def _size(value: str | None) -> tuple[int, int] | None:
     if value in (None, "auto"):
         return None
-    found = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", value or "")
-    sides = tuple(map(int, found.groups())) if found else ()
+    match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", value or "")
+    sides = tuple(map(int, match.groups())) if match else ()
     if not sides or any(side % 8 or not 8 <= side <= MAX_SIDE for side in sides):
         raise BadRequestError(
             f"Invalid value: {value!r:.40}. Give WIDTHxHEIGHT, multiples of 8 up to {MAX_SIDE}.",
@@ -205,11 +205,11 @@ def _size(value: str | None) -> tuple[int, int] | None:
 
 
 def _prompts_of(
-    conversation: ParsedChat, template: Template, opens: bool, continued: bool
+    chat: ParsedChat, template: Template, add_generation_prompt: bool, continued: bool
 ) -> Callable[[str], Sequence[str]]:
     def write(suffix: str) -> Sequence[str]:
-        messages = conversation.with_suffix(suffix).messages
-        return [chat_prompt(template, messages, opens, continued)]
+        messages = chat.with_suffix(suffix).messages
+        return [chat_prompt(template, messages, add_generation_prompt, continued)]
 
     return write
 
@@ -233,8 +233,8 @@ def _parsed(
     )
 
 
-def _settings(body: SamplingBody, wanted: int | None, max_tokens: int) -> dict[str, Any]:
-    """Fields of `Request` that say how to answer."""
+def _settings(body: SamplingBody, requested: int | None, max_tokens: int) -> dict[str, Any]:
+    """Sampling fields of the engine's `Request`; `requested` tokens are limited to `max_tokens`."""
     given = {
         name: getattr(body, name)
         for name in ("min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -242,7 +242,7 @@ def _settings(body: SamplingBody, wanted: int | None, max_tokens: int) -> dict[s
     }
     stop = body.stop or []
     return given | {
-        "max_new_tokens": min(wanted or max_tokens, max_tokens),
+        "max_new_tokens": min(requested or max_tokens, max_tokens),
         "temperature": 1.0 if body.temperature is None else float(body.temperature),
         "top_p": 1.0 if body.top_p is None else body.top_p or MIN_TOP_P,
         "top_k": max(body.top_k or 0, 0),
@@ -254,11 +254,11 @@ def _settings(body: SamplingBody, wanted: int | None, max_tokens: int) -> dict[s
 
 
 def _logit_bias(given: dict[str, float]) -> dict[int, float]:
-    """Bias by token id; JSON has the ids as strings."""
-    wrong = [name for name in given if not re.fullmatch(r"[0-9]{1,9}", name)]
-    if wrong:
+    """Bias by token id; keys are strings in JSON."""
+    invalid = [name for name in given if not re.fullmatch(r"[0-9]{1,9}", name)]
+    if invalid:
         raise BadRequestError(
-            f"Invalid key in 'logit_bias': {wrong[0]!r:.40}. Keys are token ids.",
+            f"Invalid key in 'logit_bias': {invalid[0]!r:.40}. Keys are token ids.",
             "logit_bias",
             code="invalid_value",
         )
@@ -266,10 +266,10 @@ def _logit_bias(given: dict[str, float]) -> dict[int, float]:
 
 
 def _structured_output(body: SamplingBody) -> StructuredOutput | None:
-    """What an answer has to match.
+    """The constraint of `response_format` or `structured_outputs`; None: there is none.
 
     Raises:
-        BadRequestError: two things contradict each other, or it is none.
+        BadRequestError: both are given, or it is invalid.
     """
     form, given = body.response_format, body.structured_outputs
     plain_text = form is None or form.type == "text"

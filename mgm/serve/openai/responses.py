@@ -1,27 +1,27 @@
-"""Answers of the engine in the words of the OpenAI API."""
+"""Responses of the OpenAI API: completions, server-sent events, logprobs, usage, errors."""
 
 import base64
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mgm.engine.core.request import Answer
-from mgm.engine.core.sampling import Choice
+if TYPE_CHECKING:  # a controller imports this file without the engine
+    from mgm.engine.core.request import Answer
+    from mgm.engine.core.sampling_params import SampledToken
+
 
 DONE = b"data: [DONE]\n\n"
-SSE_HEADERS = {
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}  # or a proxy would hold pieces back
-MIN_LOGPROB = -9999.0  # in place of minus infinity, as in OpenAI's API
-_REASONS = {"cancelled": "stop", "error": "stop"}  # others have one name here and there
+# Without the second one nginx buffers the stream.
+SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+MIN_LOGPROB = -9999.0  # stands for minus infinity, as in OpenAI's API
+_FINISH_REASONS = {"cancelled": "stop", "error": "stop"}  # where OpenAI's differ from the engine's
 
 
 def sse_event(content: dict[str, Any]) -> bytes:
-    """A piece of a stream of server-sent events."""
+    """A server-sent event with a JSON object."""
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 
@@ -29,13 +29,13 @@ def error_body(
     message: str, kind: str = "invalid_request_error", field: str | None = None,
     code: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """An error in OpenAI's shape; halves of surrogate pairs in it are written as escapes."""
+    """An error in OpenAI's shape; lone surrogates in the message are escaped."""
     message = message.encode("utf-8", "backslashreplace").decode()
     return {"error": {"message": message, "type": kind, "param": field, "code": code}}
 
 
-def model_list(names: Any, created: int) -> dict[str, Any]:
-    """A list of models."""
+def model_list(names: Iterable[str], created: int) -> dict[str, Any]:
+    """The body of /v1/models."""
     entries = [
         {"id": name, "object": "model", "created": created, "owned_by": "mgm"} for name in names
     ]
@@ -44,11 +44,11 @@ def model_list(names: Any, created: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ResponseWriter:
-    """Writes the answer to one body.
+    """Writes the response to one request, complete or as server-sent events.
 
     Attributes:
-        model: its name.
-        chat: whether it is a chat completion.
+        model: its name in the response.
+        chat: whether it is a chat completion; else a text completion.
     """
 
     model: str
@@ -56,59 +56,75 @@ class ResponseWriter:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(
-        self, answers: Sequence[Answer], images: Mapping[int, bytes] | None = None
+    @property
+    def endpoint(self) -> str:
+        """Label of the metrics."""
+        return "chat" if self.chat else "completions"
+
+    def completion(
+        self, answers: "Sequence[Answer]", images: Mapping[int, bytes] | None = None
     ) -> dict[str, Any]:
-        """All choices at once.
+        """The body of a response that is not streamed.
 
         Args:
-            answers: one for each choice.
-            images: PNG files that were drawn, by choice.
+            answers: one per choice.
+            images: generated PNG files, by index of the choice.
         """
         choices = []
-        for number, answer in enumerate(answers):
-            choice: dict[str, Any] = {"index": number}
+        for index, answer in enumerate(answers):
+            choice: dict[str, Any] = {"index": index}
             if self.chat:
                 message = {"role": "assistant", "content": answer.text, "refusal": None}
-                if number in (images or {}):
-                    message |= _images((images or {})[number])
+                if index in (images or {}):
+                    message |= _images((images or {})[index])
                 choice["message"] = message
             else:
                 choice["text"] = answer.text
-            choice["logprobs"] = self._logprobs(answer.choices)
-            choice["finish_reason"] = _REASONS.get(answer.finish_reason, answer.finish_reason)
+            choice["logprobs"] = self._logprobs(answer.sampled_tokens)
+            choice["finish_reason"] = _FINISH_REASONS.get(
+                answer.finish_reason, answer.finish_reason
+            )
             choices.append(choice)
         return self._envelope("", choices) | {"usage": token_usage(answers)}
 
-    def first(self, number: int) -> bytes:
-        """The piece that opens a choice of a chat."""
-        return self._piece(number, {"role": "assistant", "content": ""})
+    def delta_events(
+        self, index: int, text: str, tokens: "Sequence[SampledToken]", is_first: bool
+    ) -> bytes:
+        """The events of a choice's next text and tokens; empty: there are none.
 
-    def text(self, number: int, text: str, choices: Sequence[Choice] = ()) -> bytes:
-        """A piece of a choice's text."""
-        return self._piece(number, {"content": text}, logprobs=self._logprobs(choices))
+        Args:
+            index: of the choice.
+            text: its next text.
+            tokens: its next tokens.
+            is_first: whether they open the choice, which a chat does with the role.
+        """
+        events = b""
+        if self.chat and is_first:
+            events += self._event(index, {"role": "assistant", "content": ""})
+        if text or tokens:
+            events += self._event(index, {"content": text}, logprobs=self._logprobs(tokens))
+        return events
 
-    def image(self, number: int, content: bytes) -> bytes:
-        """The piece with what was drawn for a choice, a PNG file."""
-        return self._piece(number, _images(content))
+    def image_event(self, index: int, content: bytes) -> bytes:
+        """The event with the image generated for a choice, a PNG file."""
+        return self._event(index, _images(content))
 
-    def last(self, number: int, answer: Answer) -> bytes:
-        """The piece that closes a choice."""
-        reason = _REASONS.get(answer.finish_reason, answer.finish_reason)
-        return self._piece(number, {}, reason)
+    def finish_event(self, index: int, answer: "Answer") -> bytes:
+        """The last event of a choice, with its finish reason."""
+        return self._event(index, {}, _finish_reason(answer))
 
-    def counts(self, answers: Sequence[Answer]) -> bytes:
-        """The piece that counts tokens."""
+    def usage_event(self, answers: "Sequence[Answer]") -> bytes:
+        """The event with the token usage of all choices."""
         return sse_event(self._envelope(".chunk", []) | {"usage": token_usage(answers)})
 
-    def _piece(
+    def _event(
         self,
-        number: int,
+        index: int,
         delta: dict[str, Any],
-        reason: str | None = None,
+        finish_reason: str | None = None,
         logprobs: Any = None,
     ) -> bytes:
-        choice: dict[str, Any] = {"index": number, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, "logprobs": logprobs, "finish_reason": finish_reason}
         choice |= {"delta": delta} if self.chat else {"text": delta.get("content", "")}
         return sse_event(self._envelope(".chunk", [choice]))
 
@@ -122,63 +138,68 @@ class ResponseWriter:
             "choices": choices,
         }
 
-    def _logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
-        """What OpenAI says of tokens; their texts joined are the text that they come with."""
-        shown = [choice for choice in choices if choice.logprob is not None]
-        if not shown:
+    def _logprobs(self, sampled: "Sequence[SampledToken]") -> dict[str, Any] | None:
+        """Logprobs of tokens, in the format of chat or text completions; None: not requested."""
+        tokens = [one for one in sampled if one.logprob is not None]
+        if not tokens:
             return None
         if self.chat:
-            return {"content": [_chat_entry(choice) for choice in shown], "refusal": None}
+            return {"content": [_chat_entry(token) for token in tokens], "refusal": None}
         return {
-            "tokens": [choice.text for choice in shown],
-            "token_logprobs": [_finite(choice.logprob) for choice in shown],
-            "top_logprobs": [_by_text(choice) for choice in shown],
-            "text_offset": [choice.offset for choice in shown],
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [_finite(token.logprob) for token in tokens],
+            "top_logprobs": [_by_text(token) for token in tokens],
+            "text_offset": [token.offset for token in tokens],
         }
 
 
-def _chat_entry(choice: Choice) -> dict[str, Any]:
-    likeliest = [_entry(one.text, one.logprob, one.utf8) for one in choice.likeliest]
-    return _entry(choice.text, choice.logprob, choice.utf8) | {"top_logprobs": likeliest}
+def _finish_reason(answer: "Answer") -> str:
+    return _FINISH_REASONS.get(answer.finish_reason, answer.finish_reason)
+
+
+def _chat_entry(token: "SampledToken") -> dict[str, Any]:
+    top = [_entry(one.text, one.logprob, one.utf8) for one in token.top_logprobs]
+    return _entry(token.text, token.logprob, token.utf8) | {"top_logprobs": top}
 
 
 def _entry(text: str, logprob: float | None, utf8: bytes) -> dict[str, Any]:
     return {"token": text, "logprob": _finite(logprob), "bytes": list(utf8)}
 
 
-def _by_text(choice: Choice) -> dict[str, float | None]:
-    """The likeliest tokens by their texts, and the chosen one, which may be none of them.
+def _by_text(token: "SampledToken") -> dict[str, float | None]:
+    """Top logprobs by token text, the sampled token included.
 
-    Of several tokens with one text, all but the first are named `token_id:N`.
+    Of several tokens with the same text, all but the first have the key `token_id:N`.
     """
-    others = {choice.text: choice.token}
-    found: dict[str, float | None] = {}
-    for one in choice.likeliest:
-        text = choice.text if one.token == choice.token else one.text
-        own = others.setdefault(text, one.token) == one.token
-        found[text if own else f"token_id:{one.token}"] = _finite(one.logprob)
-    return found if choice.text in found else found | {choice.text: _finite(choice.logprob)}
+    first_with_text = {token.text: token.token}
+    logprobs: dict[str, float | None] = {}
+    for top in token.top_logprobs:
+        text = token.text if top.token == token.token else top.text
+        is_first = first_with_text.setdefault(text, top.token) == top.token
+        logprobs[text if is_first else f"token_id:{top.token}"] = _finite(top.logprob)
+    logprobs.setdefault(token.text, _finite(token.logprob))
+    return logprobs
 
 
 def _finite(logprob: float | None) -> float | None:
-    """A number that JSON has."""
+    """A logprob that JSON can represent: not minus infinity."""
     return None if logprob is None else max(logprob, MIN_LOGPROB)
 
 
 def _images(content: bytes) -> dict[str, Any]:
-    """A drawn image in a message, as others that draw say it."""
+    """A generated image in a message, in the format of OpenRouter and others."""
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return {"images": [{"type": "image_url", "image_url": {"url": url}}]}
 
 
-def token_usage(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Counts of tokens, of all choices together."""
+def token_usage(answers: "Sequence[Answer]") -> dict[str, Any]:
+    """Token usage of all choices together."""
     prompt = sum(answer.prompt_tokens for answer in answers)
-    written = sum(len(answer.tokens) for answer in answers)
+    generated = sum(len(answer.tokens) for answer in answers)
     cached = sum(answer.cached_tokens for answer in answers)
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
     }

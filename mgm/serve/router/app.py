@@ -1,4 +1,4 @@
-"""The endpoints of a controller, which passes requests on to workers."""
+"""FastAPI application of a controller: worker registration, and requests relayed to workers."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from mgm.serve.http.heartbeat import HeartbeatClient
 from mgm.serve.http.middleware import build_app
 from mgm.serve.http.openapi import describe_bodies
-from mgm.serve.openai.errors import Body, parse_body
+from mgm.serve.openai.errors import BodyModel, parse_body
 from mgm.serve.openai.protocol import BODIES
 from mgm.serve.openai.responses import model_list
 from mgm.serve.router.health_check import HealthChecker
@@ -35,17 +35,17 @@ logger = logging.getLogger("mgm.serve")
 
 
 class RoutedBody(BaseModel):
-    """What the controller reads of a body; the rest is for the worker."""
+    """What the controller reads of a relayed body: the model."""
 
     model: Annotated[str, Field(strict=True, min_length=1)]
 
 
 class Controller:
-    """The state of a controller: its workers and the means to reach them.
+    """The state of a controller: registered workers, health checks, connections, metrics.
 
     Args:
         registry: of the workers.
-        policy: who may register them; its key is sent to workers with every request.
+        policy: who may register workers; its worker key authenticates the controller to workers.
     """
 
     def __init__(self, registry: WorkerRegistry, policy: RegistrationPolicy | None = None) -> None:
@@ -55,16 +55,16 @@ class Controller:
         self.health = HealthChecker(registry, self.client)
         self.metrics = CollectorRegistry()
         outcomes = Counter(
-            "mgm_controller_requests", "Requests by how they went", ["outcome"],
+            "mgm_controller_requests", "Relayed requests by outcome", ["outcome"],
             registry=self.metrics,
         )  # fmt: skip
-        workers = Gauge("mgm_controller_workers", "Workers that are known", registry=self.metrics)
+        workers = Gauge("mgm_controller_workers", "Registered workers", registry=self.metrics)
         workers.set_function(lambda: len(registry.workers))
         self.relay = Relay(registry, self.client, self.health, outcomes)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Watch the workers' heartbeats; ends health checks and connections after it."""
+        """Watch heartbeats while the server runs; then stop health checks and close connections."""
         watch = asyncio.create_task(self.health.watch())
         try:
             yield
@@ -75,25 +75,25 @@ class Controller:
 
     @property
     def model_names(self) -> list[str]:
-        """Of all models, those that generate images last."""
-        return [*self.registry.models, *self.registry.drawers]
+        """All models; image generation models come last."""
+        return [*self.registry.models, *self.registry.image_models]
 
 
 def build_controller_app(
     controller: Controller, heartbeat: HeartbeatClient | None = None, **options: Any
 ) -> FastAPI:
-    """The endpoints of a controller.
+    """The application of a controller.
 
     Args:
-        controller: that knows workers.
-        heartbeat: to a parent controller, which has this one as a worker; None: there is none.
+        controller: its state.
+        heartbeat: registers this controller as a worker of a parent controller.
         **options: as for `build_app`.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        beating = heartbeat.lifespan(app) if heartbeat is not None else nullcontext()
-        async with controller.running(), beating:
+        heartbeats = heartbeat.lifespan(app) if heartbeat is not None else nullcontext()
+        async with controller.running(), heartbeats:
             yield
 
     app = build_app(
@@ -116,7 +116,7 @@ def build_controller_app(
 
 
 def _add_status_endpoints(app: FastAPI, controller: Controller) -> None:
-    """What clients and a parent controller ask about models and workers."""
+    """Health, metrics, models, and the status for a parent controller."""
     registry = controller.registry
 
     @app.get("/health")
@@ -157,15 +157,15 @@ def _add_status_endpoints(app: FastAPI, controller: Controller) -> None:
 
 
 def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
-    """What workers send; `controller.policy` says who may."""
+    """Registration and heartbeats of workers, guarded by `controller.policy`."""
     registry = controller.registry
 
-    async def allowed(request: Request) -> None:
+    async def check_sender(request: Request) -> None:
         controller.policy.check(request.scope)
 
-    allowed_only = [Depends(allowed)]
+    guarded = [Depends(check_sender)]
 
-    @app.post("/register_worker", dependencies=allowed_only)
+    @app.post("/register_worker", dependencies=guarded)
     async def register(request: Request) -> dict[str, bool]:
         body = await _body_of(request, Registration)
         status = body.worker_status or await controller.client.status(body.worker_name)
@@ -173,20 +173,20 @@ def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
         logger.info("registered %s: %.300s", worker.address, ", ".join(worker.names))
         return {"registered": True}
 
-    @app.post("/unregister_worker", dependencies=allowed_only)
+    @app.post("/unregister_worker", dependencies=guarded)
     async def unregister(request: Request) -> dict[str, bool]:
         registry.remove((await _body_of(request, Unregistration)).worker_name)
         return {"registered": False}
 
-    @app.post("/receive_heart_beat", dependencies=allowed_only)
+    @app.post("/receive_heart_beat", dependencies=guarded)
     async def heartbeat(request: Request) -> dict[str, bool]:
         body = await _body_of(request, Heartbeat)
-        known = registry.heartbeat(body.worker_name, body.queue_length, body.worker_status)
-        return {"exist": known}
+        exists = registry.heartbeat(body.worker_name, body.queue_length, body.worker_status)
+        return {"exist": exists}
 
 
 def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:
-    """What workers answer."""
+    """The endpoints of workers: requests are relayed to one that has the model."""
 
     async def openai(request: Request) -> Response:
         relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)
@@ -195,12 +195,14 @@ def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:
     for path in BODIES:
         if path.startswith("/v1/"):
             app.post(path)(openai)
+    # Its name in earlier versions.
+    app.post("/v1/mined", include_in_schema=False)(openai)
 
     @app.post("/worker_generate_stream")
-    async def published(request: Request) -> Response:
+    async def generate_stream(request: Request) -> Response:
         relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)
         return RelayResponse(controller.relay, relayed, LegacyErrors(), streams=True)
 
 
-async def _body_of(request: Request, kind: type[Body]) -> Body:
+async def _body_of(request: Request, kind: type[BodyModel]) -> BodyModel:
     return parse_body(kind, await request.body())

@@ -1,4 +1,4 @@
-"""Health checks of workers that could not be reached, or broke off; and all workers' status."""
+"""Health checks of workers that failed or whose heartbeat is overdue; status of all workers."""
 
 import asyncio
 import logging
@@ -10,23 +10,22 @@ from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
 
 logger = logging.getLogger("mgm.serve")
 
-ATTEMPTS, PAUSE = 3, 1.0  # of a health check, and seconds between two
+ATTEMPTS, RETRY_INTERVAL = 3, 1.0  # of a health check; seconds between two
 REFRESH_INTERVAL = 1.0  # seconds in which a refresh is not repeated
-REFRESH_TIMEOUT = 3.0  # seconds that a client waits for one; slow workers are asked on
-MAX_REQUESTS = 64  # for a status at the same time
-WATCH_INTERVAL = 1.0  # seconds between two looks at all heartbeats
+REFRESH_TIMEOUT = 3.0  # seconds that a client waits for a refresh, which goes on after that
+MAX_STATUS_REQUESTS = 64  # at the same time
+WATCH_INTERVAL = 1.0  # seconds between two checks of all heartbeats
 
 
 class HealthChecker:
-    """Asks workers for their status; removes one that fails several times in a row.
+    """Requests the status of workers; removes a worker that fails several times in a row.
 
-    One broken connection says nothing of a worker: it may have been the fault of a request. Nor do
-    heartbeats that do not come: they may have been lost. A worker whose heartbeats are missing is
-    removed when one request for its status fails, too.
+    One broken connection is no proof: the request may have caused it. Nor is an overdue heartbeat,
+    which may be lost: such a worker is removed when one request for its status fails, too.
 
     Args:
         registry: of the workers.
-        client: to reach them.
+        client: HTTP client for workers.
     """
 
     def __init__(self, registry: WorkerRegistry, client: WorkerClient) -> None:
@@ -34,10 +33,10 @@ class HealthChecker:
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._refresh: asyncio.Task[None] | None = None
         self._last_refresh = float("-inf")
-        self._limit = asyncio.Semaphore(MAX_REQUESTS)
+        self._limit = asyncio.Semaphore(MAX_STATUS_REQUESTS)
 
     def check(self, worker: WorkerInfo) -> None:
-        """Start a health check, unless one of this worker runs."""
+        """Start a health check, unless one of this worker is running."""
         address = worker.address
         if address not in self._checks and self.registry.workers.get(address) is worker:
             task = asyncio.create_task(self._check(worker))
@@ -45,7 +44,7 @@ class HealthChecker:
             task.add_done_callback(lambda _: self._checks.pop(address, None))
 
     async def watch(self) -> None:
-        """Check workers whose heartbeats do not come, until it is cancelled."""
+        """Check workers whose heartbeat is overdue, until cancelled."""
         while True:
             for worker in self.registry.current():
                 if self.registry.is_silent(worker):
@@ -53,7 +52,7 @@ class HealthChecker:
             await asyncio.sleep(WATCH_INTERVAL)
 
     async def refresh(self) -> None:
-        """Ask all workers for their status, at most once at a time and in an interval."""
+        """Update the status of all workers; at most one refresh at a time and per interval."""
         if self._refresh is None or (
             self._refresh.done() and time.monotonic() > self._last_refresh + REFRESH_INTERVAL
         ):
@@ -61,7 +60,7 @@ class HealthChecker:
         await asyncio.wait([self._refresh], timeout=REFRESH_TIMEOUT)
 
     async def close(self) -> None:
-        """End all checks."""
+        """Cancel all checks."""
         tasks = [*self._checks.values(), *filter(None, [self._refresh])]
         for task in tasks:
             task.cancel()
@@ -69,9 +68,9 @@ class HealthChecker:
 
     async def _refresh_all(self) -> None:
         workers = self.registry.current()
-        found = await asyncio.gather(*(self._update(worker) for worker in workers))
+        problems = await asyncio.gather(*(self._update(worker) for worker in workers))
         self._last_refresh = time.monotonic()
-        for worker, problem in zip(workers, found, strict=True):
+        for worker, problem in zip(workers, problems, strict=True):
             if problem is not None:
                 self.check(worker)
 
@@ -80,7 +79,7 @@ class HealthChecker:
         try:
             for attempt in range(ATTEMPTS):
                 if attempt:
-                    await asyncio.sleep(PAUSE)
+                    await asyncio.sleep(RETRY_INTERVAL)
                 problem = await self._update(worker)
                 if problem is None:
                     return
@@ -88,14 +87,14 @@ class HealthChecker:
                     problem = f"no heartbeat for {self.registry.heartbeat_timeout:g} s; {problem}"
                     break
             if self.registry.workers.get(worker.address) is worker:
-                logger.warning("removed a worker whose health check failed: %s", problem)
+                logger.warning("health check failed, worker removed: %s", problem)
                 worker.failed_check = True
                 self.registry.remove(worker.address)
         finally:
             worker.unhealthy = False
 
     async def _update(self, worker: WorkerInfo) -> MGMError | None:
-        """Register a worker's status anew; returns why it could not be had."""
+        """Update a worker's status; returns the error, if any."""
         address = worker.address
         try:
             async with self._limit:

@@ -17,16 +17,16 @@ from mgm.serve.http.server import (
 from mgm.serve.http.wire import HEARTBEAT_TIMEOUT
 from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.registration import RegistrationPolicy
-from mgm.serve.router.worker_registry import METHODS, SHORTEST_QUEUE, WorkerRegistry
+from mgm.serve.router.worker_registry import DISPATCH_METHODS, SHORTEST_QUEUE, WorkerRegistry
 
 logger = logging.getLogger("mgm.serve")
 
-MAX_TIMEOUT = 86400.0  # seconds
+MAX_HEARTBEAT_TIMEOUT = 86400.0  # seconds
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a controller; returns the exit status."""
-    options = parse(words)
+    options = parse_controller_options(arguments)
     key = worker_key(options)
     keys = accepted_keys(api_keys(options), key)
     registry = WorkerRegistry(options.dispatch_method, options.heartbeat_timeout)
@@ -40,14 +40,15 @@ def main(words: Sequence[str] | None = None) -> int:
     return serve(app, options)
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+def parse_controller_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a controller.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: an option is invalid.
     """
     parser = Parser(
-        prog="python -m mgm.serve.controller", description="Share requests among workers."
+        prog="python -m mgm.serve.controller",
+        description="Register workers and balance requests among them.",
     )
     add_server_options(parser, port=21001)
     add_worker_key_option(parser)
@@ -55,12 +56,12 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--trust-network",
         action="store_true",
-        help="without a worker key: let everyone who reaches the controller register workers, "
-        "which then get clients' requests; default: only programs on this machine",
+        help="without a worker key: everyone who can reach the controller may register workers, "
+        "which then get clients' requests; default: only programs on this machine may",
     )
     add(
         "--dispatch-method",
-        choices=METHODS,
+        choices=DISPATCH_METHODS,
         default=SHORTEST_QUEUE,
         help="load-balancing policy",
     )
@@ -69,15 +70,19 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=HEARTBEAT_TIMEOUT,
         metavar="S",
-        help="seconds without a heartbeat after which a worker is removed, unless it answers when "
-        f"it is asked for its status, default {HEARTBEAT_TIMEOUT:.0f}",
+        help="seconds without a heartbeat before a worker is removed, unless it responds to a "
+        f"health check; default {HEARTBEAT_TIMEOUT:.0f}",
     )
-    add("--parent-controller", metavar="URL", help="a controller that has this one as a worker")
-    add("--public-url", metavar="URL", help="where the parent controller reaches this one")
-    options = parser.parse_args(words)
-    if not 0 < options.heartbeat_timeout <= MAX_TIMEOUT:
+    add(
+        "--parent-controller",
+        metavar="URL",
+        help="controller at which this one registers as a worker",
+    )
+    add("--public-url", metavar="URL", help="URL of this controller for its parent")
+    options = parser.parse_args(arguments)
+    if not 0 < options.heartbeat_timeout <= MAX_HEARTBEAT_TIMEOUT:
         raise MGMError(
             f"--heartbeat-timeout {options.heartbeat_timeout}: give seconds above 0, at most "
-            f"{MAX_TIMEOUT:.0f}"
+            f"{MAX_HEARTBEAT_TIMEOUT:.0f}"
         )
     return options

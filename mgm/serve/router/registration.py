@@ -1,4 +1,4 @@
-"""Who may register workers at a controller, and what they send to do it."""
+"""Worker registration: request bodies, and the policy that decides who may register workers."""
 
 import hmac
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from mgm.serve.http.wire import parse_worker_address
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.router.worker_registry import QueueLength, WorkerStatus
 
-# Their endpoints ask for the workers' key, not for a client's.
+# Endpoints that need the worker key, not an API key.
 REGISTRATION_PATHS = ("/register_worker", "/unregister_worker", "/receive_heart_beat")
-# Headers that programs send of themselves. Proxies add others, under many names (X-Forwarded-For,
-# CF-Connecting-IP, X-Envoy-External-Address), and their own address says nothing about who sends.
-PROGRAM_HEADERS = {
+# Headers of HTTP clients. Proxies add others, under many names (X-Forwarded-For, CF-Connecting-IP,
+# X-Envoy-External-Address), and the address of a proxy is not that of the sender.
+CLIENT_HEADERS = {
     *(b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection"),
     *(b"authorization", b"content-type", b"content-length", b"transfer-encoding", b"expect"),
 }
-ADVICE = "start both with the same --worker-key, or the controller with --trust-network"
-# Browsers send one of these with every POST: a page from anywhere could reach this machine's ports.
+KEY_HINT = "start both with the same --worker-key, or the controller with --trust-network"
+# Browsers send one of these with every POST; any web page could reach this machine's ports.
 BROWSER_HEADERS = {b"origin", b"sec-fetch-site"}
 
 
@@ -33,7 +33,7 @@ def _parse_address(address: str) -> str:
     try:
         return parse_worker_address(address)
     except MGMError as error:
-        # pydantic writes "Value error, " before the text of others.
+        # pydantic prefixes the message of other errors with "Value error, ".
         context = {"reason": str(error)}
         raise PydanticCustomError("worker_address", "{reason}", context) from error
 
@@ -42,13 +42,13 @@ Address = Annotated[str, AfterValidator(_parse_address)]
 
 
 class _WorkerName(BaseModel):
-    """The body of `unregister_worker`, and what the others begin with."""
+    """Base of the bodies: the worker's address."""
 
     worker_name: Address
 
 
 class Registration(_WorkerName):
-    """The body of `register_worker`; a worker without a status is asked for it."""
+    """The body of `register_worker`; without a status the controller requests it."""
 
     check_heart_beat: bool = True
     worker_status: WorkerStatus | None = None
@@ -69,13 +69,12 @@ class Heartbeat(_WorkerName):
 class RegistrationPolicy:
     """Who may register workers, send their heartbeats and unregister them.
 
-    With a worker key: who sends it. Without: programs on this machine, whose connection comes
-    straight from it, by loopback or by an address of the machine; or everyone, where the network is
-    trusted.
+    With a worker key: whoever sends it. Without one: programs on this machine that connect
+    directly, by loopback or by an address of the machine; or everyone, if the network is trusted.
 
     Attributes:
-        worker_key: that workers send as a bearer token.
-        trust_network: whether everyone who reaches the controller may.
+        worker_key: sent by workers as a bearer token.
+        trust_network: whether everyone who can reach the controller may.
     """
 
     worker_key: str | None = None
@@ -86,13 +85,13 @@ class RegistrationPolicy:
             raise MGMError("--trust-network lets everyone register workers; leave --worker-key out")
 
     def check(self, scope: Scope) -> None:
-        """Let a request to one of `REGISTRATION_PATHS` pass.
+        """Check a request to one of `REGISTRATION_PATHS`.
 
         Args:
-            scope: of ASGI, where `client` and `server` are the socket's two addresses.
+            scope: of ASGI; `client` and `server` are the two addresses of the socket.
 
         Raises:
-            BadRequestError: it may not.
+            BadRequestError: its sender may not register workers.
         """
         if self.worker_key is not None:
             token = bearer_token(scope["headers"])
@@ -102,25 +101,27 @@ class RegistrationPolicy:
             return
         names = {name for name, _ in scope["headers"]}
         if names & BROWSER_HEADERS:
-            raise BadRequestError("workers are not registered by web pages", status=403)
+            raise BadRequestError("web pages cannot register workers", status=403)
         if self.trust_network:
             return
         if not _is_local(scope):
-            raise BadRequestError(f"other machines register no workers here; {ADVICE}", status=403)
-        sign = _sign_of_proxy(scope, names)
-        if sign is not None:
-            text = f"{sign} shows a proxy, which may speak for another machine; {ADVICE}"
+            raise BadRequestError(
+                f"other machines cannot register workers here; {KEY_HINT}", status=403
+            )
+        evidence = _proxy_evidence(scope, names)
+        if evidence is not None:
+            text = f"{evidence} indicates a proxy, which may relay for another machine; {KEY_HINT}"
             raise BadRequestError(text, status=403)
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether a connection comes from this machine: by loopback, or from the address it goes to."""
+    """Whether a connection comes from this machine: by loopback, or from its own address."""
     peer, own = _address(scope.get("client")), _address(scope.get("server"))
     return peer is not None and (peer.is_loopback or peer == own)
 
 
 def _address(socket_name: Sequence[Any] | None) -> IPv4Address | IPv6Address | None:
-    """The address of a socket, as ASGI has it; None: it has none, as those in files."""
+    """The IP address in ASGI's `client` or `server`; None: it has none, as a Unix socket."""
     try:
         address = ip_address((socket_name or ("",))[0])
     except ValueError:
@@ -130,10 +131,10 @@ def _address(socket_name: Sequence[Any] | None) -> IPv4Address | IPv6Address | N
     return address
 
 
-def _sign_of_proxy(scope: Scope, names: set[bytes]) -> str | None:
-    """What in a request shows that a proxy sent it on."""
-    unknown = sorted(names - PROGRAM_HEADERS)
+def _proxy_evidence(scope: Scope, names: set[bytes]) -> str | None:
+    """What in a request indicates that it came through a proxy; None: nothing does."""
+    unknown = sorted(names - CLIENT_HEADERS)
     if unknown:
         return f"the header {unknown[0].decode('latin-1')!a:.100}"
-    # Of proxies that add no header, most speak HTTP/1.0 as nginx does.
+    # Most proxies that add no header speak HTTP/1.0, as nginx does.
     return "HTTP/1.0" if scope.get("http_version") == "1.0" else None

@@ -1,4 +1,4 @@
-"""Sends requests to workers: dispatch, failover before a worker has it, liveness while it waits."""
+"""Relays requests to workers: load balancing, failover, liveness of silent workers."""
 
 import asyncio
 import http.client
@@ -24,24 +24,24 @@ from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
 
 logger = logging.getLogger("mgm.serve")
 
-LIVENESS_INTERVAL = 1.0  # seconds between two looks at the heartbeats of a worker that is silent
-HOPS_HEADER = "X-MGM-Hops"  # of a request: how many controllers passed it on
+LIVENESS_INTERVAL = 1.0  # seconds between two checks of the heartbeats of a silent worker
+HOPS_HEADER = "X-MGM-Hops"  # request header: the controllers that relayed it
 MAX_HOPS = 4
-FAULTS = (500, 502, 504, 508)  # statuses of a worker that answers and does not work
-BUSY = (429, 503)  # of one that is full or about to end
-PASSED_ON = ("content-type", "x-request-id")  # headers of a request
-MAX_HEADER = 1000  # characters
+FAILURE_STATUSES = (500, 502, 504, 508)  # of a worker: others are preferred for a while
+BUSY_STATUSES = (429, 503)  # of a worker that is full or draining
+FORWARDED_HEADERS = ("content-type", "x-request-id")  # of a request
+MAX_HEADER_LENGTH = 1000  # characters
 
 
 @dataclass(frozen=True)
 class RelayedRequest:
-    """A request as a worker gets it.
+    """A request to be relayed.
 
     Attributes:
         model: its name.
-        path: of the worker's endpoint.
-        body: as it came.
-        headers: that the worker needs.
+        path: of the endpoint.
+        body: unchanged.
+        headers: for the worker.
     """
 
     model: str
@@ -51,25 +51,25 @@ class RelayedRequest:
 
     @classmethod
     async def of(cls, request: Request, model: str) -> "RelayedRequest":
-        """A client's request; its keys stay here.
+        """The request of a client, without its API key.
 
         Raises:
-            BadRequestError: it came through too many controllers, as where one is its own worker.
+            BadRequestError: too many controllers relayed it: one may be its own worker.
         """
-        headers = safe_headers(request.headers, PASSED_ON)
+        headers = safe_headers(request.headers, FORWARDED_HEADERS)
         headers[HOPS_HEADER] = str(_hops(request) + 1)
-        # Not request.url: a part of it is the client's Host header.
+        # Not request.url, which contains the client's Host header.
         return cls(model, request.scope["path"], await request.body(), headers)
 
 
 class Relay:
-    """Sends requests to workers; one that cannot be reached is passed over for another.
+    """Relays requests to workers, with failover from a worker that cannot be reached.
 
     Args:
         registry: of the workers.
-        client: to reach them.
-        health: checks those that fail.
-        outcomes: counts requests by how they ended.
+        client: HTTP client for workers.
+        health: checks workers that fail.
+        outcomes: counts requests by outcome.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Relay:
         self.outcomes = outcomes
 
     @asynccontextmanager
-    async def sent(
+    async def send(
         self, request: RelayedRequest
     ) -> AsyncGenerator[tuple[WorkerInfo, aiohttp.ClientResponse]]:
-        """The worker that took a request, and its response, which is closed at the end.
+        """Send a request; yields the worker that accepted it and its response, closed on exit.
 
         Raises:
             BadRequestError: no worker has the model, or none that has it can be reached.
-            WorkerLostError: the worker took the request and broke off.
-            WorkerResponseError: its response is none of a worker.
+            WorkerLostError: the worker disconnected after it got the request.
+            WorkerResponseError: its response has a status that workers do not send.
         """
         tried: list[str] = []
         while True:
@@ -110,23 +110,23 @@ class Relay:
                 return
             except WorkerUnreachableError as error:
                 logger.warning("%s", error)
-                self.registry.failed(worker)
+                self.registry.record_failure(worker)
                 self.health.check(worker)
             except WorkerLostError as error:
-                self.report(worker, error)
+                self.record_lost(worker, error)
                 raise
             except WorkerResponseError as error:
                 logger.warning("a request at %s failed: %s", worker.address, error)
-                self.registry.failed(worker)
+                self.registry.record_failure(worker)
                 raise
             finally:
-                self.registry.done(worker)
+                self.registry.finish_request(worker)
 
     async def read(self, worker: WorkerInfo, response: aiohttp.ClientResponse) -> bytes:
-        """The next bytes of a worker's response; none: it is complete.
+        """The next bytes of a worker's response; empty: it is complete.
 
         Raises:
-            WorkerLostError: the worker broke off, or its heartbeats did.
+            WorkerLostError: the worker disconnected, or its heartbeats stopped.
         """
         while True:
             try:
@@ -135,19 +135,19 @@ class Relay:
             except TimeoutError:
                 self._check_alive(worker)
 
-    def report(self, worker: WorkerInfo, error: WorkerLostError) -> None:
-        """Note that a worker broke off: it stays registered unless its health check fails."""
+    def record_lost(self, worker: WorkerInfo, error: WorkerLostError) -> None:
+        """Record that a worker disconnected: it stays registered unless its health check fails."""
         logger.warning("a request at %s failed: %s", worker.address, error)
-        self.registry.failed(worker)
+        self.registry.record_failure(worker)
         self.health.check(worker)
 
-    def answered(self, worker: WorkerInfo, status: int) -> None:
-        """Note that a worker's answer is complete, whatever its status of HTTP."""
+    def record_response(self, worker: WorkerInfo, status: int) -> None:
+        """Record that a worker's response is complete, whatever its status."""
         self.outcomes.labels("ok").inc()
-        if status in FAULTS:
-            self.registry.failed(worker)
-        elif status not in BUSY:
-            self.registry.succeeded(worker)
+        if status in FAILURE_STATUSES:
+            self.registry.record_failure(worker)
+        elif status not in BUSY_STATUSES:
+            self.registry.record_success(worker)
 
     async def _while_alive(
         self, worker: WorkerInfo, call: Coroutine[Any, Any, aiohttp.ClientResponse]
@@ -173,17 +173,17 @@ class Relay:
 
     def model_not_found(self, model: str) -> BadRequestError:
         """The error of a model that no worker has."""
-        return model_not_found(model, [*self.registry.models, *self.registry.drawers])
+        return model_not_found(model, [*self.registry.models, *self.registry.image_models])
 
 
 def _hops(request: Request) -> int:
-    """How many controllers a request came through."""
+    """The number of controllers that relayed a request."""
     value = request.headers.get(HOPS_HEADER, "")
     hops = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
     if hops >= MAX_HOPS:
         raise BadRequestError(
-            f"the request went through {hops} controllers, the limit; is one its own worker? "
-            "check the addresses of the workers",
+            f"{hops} controllers relayed the request, which is the maximum; is one its own worker? "
+            "check the workers' addresses",
             status=508,
             code="controller_loop",
         )
@@ -191,7 +191,7 @@ def _hops(request: Request) -> int:
 
 
 def _check_status(status: int) -> None:
-    """Refuse what no worker answers, redirects among it."""
+    """Raise an error for a status that workers do not send, such as a redirect."""
     if status in (401, 403):
         raise WorkerResponseError(
             "the worker refuses the controller's requests; start both with the same --worker-key"
@@ -201,10 +201,10 @@ def _check_status(status: int) -> None:
 
 
 def safe_headers(headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """Those of some headers that can be sent on: others sent them, and may have sent anything."""
-    found = {name: headers.get(name) for name in names}
+    """The named headers whose values are safe to forward: short and printable ASCII."""
+    values = {name: headers.get(name) for name in names}
     return {
         name: value
-        for name, value in found.items()
-        if value and value.isascii() and value.isprintable() and len(value) <= MAX_HEADER
+        for name, value in values.items()
+        if value and value.isascii() and value.isprintable() and len(value) <= MAX_HEADER_LENGTH
     }

@@ -1,4 +1,4 @@
-"""A worker's answer as it is passed back to a client, and the errors in its place."""
+"""The relayed response: streamed or complete, and the errors where a worker fails."""
 
 import json
 from functools import partial
@@ -18,42 +18,42 @@ from mgm.serve.router.relay import Relay, RelayedRequest, safe_headers
 from mgm.serve.router.worker_client import WorkerLostError
 from mgm.serve.router.worker_registry import WorkerInfo
 
-SPOOL_BYTES = 2**20  # of an answer that is no stream; a longer one is passed back as it comes
-TAIL = 32  # bytes at the end of a stream that tell whether it is complete
-LOST = "worker disconnected before finishing; retry"
-# Types of answers that clients of the API read. A worker's web page, which a browser would run with
-# the controller's origin, is passed back as bytes.
+SPOOL_BYTES = 2**20  # a response is held back up to this size, so that errors have a status
+TAIL_BYTES = 32  # at the end of a stream, which show whether it is complete
+WORKER_LOST_MESSAGE = "worker disconnected before finishing; retry"
+# Content types of the API. Others, such as a web page, which a browser would run with the
+# controller's origin, are returned as application/octet-stream.
 CONTENT_TYPES = {
     *("application/json", "text/event-stream", "text/plain", "application/octet-stream"),
     *("image/png", "image/jpeg", "image/webp"),
 }
-PASSED_BACK = (  # headers of an answer
+RETURNED_HEADERS = (  # of a worker's response
     *("content-type", "content-encoding", "retry-after", "x-request-id", "openai-processing-ms"),
     *("cache-control", "x-accel-buffering"),
 )
 
 
 class StreamErrors(Protocol):
-    """How an endpoint says that something went wrong."""
+    """Format of the errors of an endpoint."""
 
     def response(self, message: str, error: MGMError) -> Response:
-        """Before the first byte of an answer."""
+        """The response in case of an error before the first byte."""
         ...
 
-    def last_chunk(self, message: str, before: bytes) -> bytes:
-        """At the end of a stream, whose last bytes were `before`."""
+    def last_chunk(self, message: str, tail: bytes) -> bytes:
+        """The chunk that ends a failed stream, whose last bytes were `tail`."""
         ...
 
-    def is_end(self, before: bytes) -> bool:
-        """Whether a stream whose last bytes were `before` is complete."""
+    def is_end(self, tail: bytes) -> bool:
+        """Whether a stream whose last bytes were `tail` is complete."""
         ...
 
 
 class OpenAIErrors:
-    """Errors in OpenAI's shape, by status or as an event."""
+    """Errors in OpenAI's shape: a JSON body with a status, or a server-sent event."""
 
     def response(self, message: str, error: MGMError) -> Response:
-        """A JSON object; the status says whose fault it is."""
+        """A JSON body; the status distinguishes errors of the client and of the server."""
         if isinstance(error, BadRequestError):
             kind = "server_error" if error.status >= 500 else "invalid_request_error"
             body = error_body(message, kind, error.field, error.code)
@@ -61,42 +61,42 @@ class OpenAIErrors:
             return JSONResponse(body, error.status, headers)
         return JSONResponse(error_body(message, "server_error"), 502)
 
-    def last_chunk(self, message: str, before: bytes) -> bytes:
-        """An event of its own."""
-        end = b"" if before.endswith(b"\n\n") or not before else b"\n\n"
+    def last_chunk(self, message: str, tail: bytes) -> bytes:
+        """A separate event."""
+        end = b"" if tail.endswith(b"\n\n") or not tail else b"\n\n"
         return end + sse_event(error_body(message, "server_error"))
 
-    def is_end(self, before: bytes) -> bool:
-        """The event that comes last."""
-        return before.rstrip().endswith(DONE.rstrip())
+    def is_end(self, tail: bytes) -> bool:
+        """Whether the last event is `[DONE]`."""
+        return tail.rstrip().endswith(DONE.rstrip())
 
 
 class LegacyErrors:
-    """Errors as frames of the published stream, whose status is always 200."""
+    """Errors as frames of the published stream, whose HTTP status is always 200."""
 
     def response(self, message: str, error: MGMError) -> Response:
-        """One frame."""
+        """A stream of one frame."""
         code = NO_WORKER if isinstance(error, BadRequestError) else WORKER_LOST
         return Response(encode_frame(message, code), media_type="text/plain")
 
-    def last_chunk(self, message: str, before: bytes) -> bytes:
-        """A frame of its own."""
-        end = b"" if before.endswith(b"\0") or not before else b"\0"
+    def last_chunk(self, message: str, tail: bytes) -> bytes:
+        """A separate frame."""
+        end = b"" if tail.endswith(b"\0") or not tail else b"\0"
         return end + encode_frame(message, WORKER_LOST)
 
-    def is_end(self, before: bytes) -> bool:
-        """The NUL of a frame; a last frame has no mark."""
-        return before.endswith(b"\0")
+    def is_end(self, tail: bytes) -> bool:
+        """Whether a frame is complete; nothing marks the last frame."""
+        return tail.endswith(b"\0")
 
 
 class RelayResponse(Response):
-    """A worker's answer; where the client leaves, the connection to the worker is closed.
+    """A worker's response; if the client disconnects, the connection to the worker is closed.
 
     Args:
         relay: sends the request.
         request: of the client.
-        errors: how they are said.
-        streams: whether every answer is a stream; else those of server-sent events are.
+        errors: their format.
+        streams: whether every response is a stream; else only server-sent events are.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class RelayResponse(Response):
         self.relay, self.request, self.errors, self.streams = relay, request, errors, streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Send the response (ASGI)."""
         try:
             await run_until_disconnect(receive, partial(self._relay, scope, receive, send))
         except ClientDisconnect:
@@ -114,14 +114,14 @@ class RelayResponse(Response):
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with self.relay.sent(self.request) as (worker, response):
+            async with self.relay.send(self.request) as (worker, response):
                 streams = self.streams or response.content_type == "text/event-stream"
                 if response.status == 200 and streams:
                     await self._send_stream(worker, response, send)
                 else:
                     await self._send_whole(worker, response, scope, receive, send)
         except MGMError as error:
-            text = LOST if isinstance(error, WorkerLostError) else str(error)
+            text = WORKER_LOST_MESSAGE if isinstance(error, WorkerLostError) else str(error)
             if not isinstance(error, BadRequestError):
                 self.relay.outcomes.labels("gone").inc()
             await self.errors.response(text, error)(scope, receive, send)
@@ -134,19 +134,19 @@ class RelayResponse(Response):
         )
         headers |= _response_headers(response)
         await _send_start(send, response.status, headers)
-        before = b""
+        tail = b""
         try:
             while chunk := await self.relay.read(worker, response):
                 await _send_chunk(send, chunk)
-                before = (before + chunk)[-TAIL:]
-            if not (_is_framed(response) or self.errors.is_end(before)):
-                raise WorkerLostError("its stream broke off")
+                tail = (tail + chunk)[-TAIL_BYTES:]
+            if not (_is_framed(response) or self.errors.is_end(tail)):
+                raise WorkerLostError("its stream ended early")
         except WorkerLostError as error:
             self.relay.outcomes.labels("gone").inc()
-            await _send_chunk(send, self.errors.last_chunk(LOST, before))
-            self.relay.report(worker, error)
+            await _send_chunk(send, self.errors.last_chunk(WORKER_LOST_MESSAGE, tail))
+            self.relay.record_lost(worker, error)
         else:
-            self.relay.answered(worker, response.status)
+            self.relay.record_response(worker, response.status)
         await _send_chunk(send, b"", more=False)
 
     async def _send_whole(
@@ -157,7 +157,7 @@ class RelayResponse(Response):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Pass an answer back when it is complete, so that a worker's end is an error of HTTP."""
+        """Send a response when it is complete, so that a lost worker gives an HTTP error."""
         headers = _response_headers(response)
         content = bytearray()
         while chunk := await self.relay.read(worker, response):
@@ -166,7 +166,7 @@ class RelayResponse(Response):
                 break
         else:
             _check_complete(response, bytes(content))
-            self.relay.answered(worker, response.status)
+            self.relay.record_response(worker, response.status)
             await Response(bytes(content), response.status, headers)(scope, receive, send)
             return
         if response.content_length is not None:
@@ -178,15 +178,15 @@ class RelayResponse(Response):
                 await _send_chunk(send, chunk)
         except WorkerLostError as error:
             self.relay.outcomes.labels("gone").inc()
-            self.relay.report(worker, error)
-            return  # without an end, for which the server closes the connection
-        self.relay.answered(worker, response.status)
+            self.relay.record_lost(worker, error)
+            return  # without the last chunk, so that the server closes the connection
+        self.relay.record_response(worker, response.status)
         await _send_chunk(send, b"", more=False)
 
 
 def _response_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
-    """Headers of a worker's answer as they are passed back."""
-    headers = safe_headers(response.headers, PASSED_BACK)
+    """Headers of a worker's response that the client gets."""
+    headers = safe_headers(response.headers, RETURNED_HEADERS)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in CONTENT_TYPES:
         headers["content-type"] = "application/octet-stream"
@@ -194,18 +194,18 @@ def _response_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
 
 
 def _is_framed(response: aiohttp.ClientResponse) -> bool:
-    """Whether HTTP says where a response ends; else it ends as the connection does, or breaks."""
+    """Whether HTTP marks the end of a response; else the closed connection does."""
     codings = response.headers.get("Transfer-Encoding", "").lower()
     return "chunked" in codings or "Content-Length" in response.headers
 
 
 def _check_complete(response: aiohttp.ClientResponse, content: bytes) -> None:
-    """Refuse JSON that ends too early, where nothing else tells."""
+    """Raise an error for truncated JSON, where HTTP does not mark the end."""
     if response.content_type == "application/json" and not _is_framed(response):
         try:
             json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise WorkerLostError("its response is no complete JSON") from error
+            raise WorkerLostError("its response is truncated JSON") from error
 
 
 async def _send_start(send: Send, status: int, headers: dict[str, str]) -> None:

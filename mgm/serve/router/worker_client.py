@@ -1,4 +1,4 @@
-"""HTTP from a controller to its workers."""
+"""HTTP client of a controller for its workers: one connection per request, no redirects."""
 
 import asyncio
 import socket
@@ -13,38 +13,37 @@ from mgm.serve.router.worker_registry import WorkerStatus
 
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status
-MAX_STATUS = 2**20  # bytes
-# Bytes that one turn of the event loop may have to parse, about; where they come in chunks of one
-# byte they take a hundred times as long as in large ones.
+MAX_STATUS_BYTES = 2**20
+# Bounds what one iteration of the event loop has to parse: a response in chunks of one byte takes a
+# hundred times as long as one in large chunks.
 RECEIVE_BUFFER = 32 * 2**10
 KEEPALIVE_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class WorkerUnreachableError(MGMError):
-    """No connection to a worker could be made: it has not seen the request."""
+    """A worker cannot be reached; it has not seen the request, which another one may serve."""
 
 
 class WorkerLostError(MGMError):
-    """A worker broke off, or answered with what is no HTTP, after it got a request."""
+    """A worker disconnected, or its response is not HTTP, after it got the request."""
 
 
 class WorkerResponseError(MGMError):
-    """A worker answered with a status that no worker has; clients are shown the text."""
+    """A response has a status that workers do not send; clients see the message."""
 
 
 class WorkerClient:
     """Sends requests to workers.
 
-    Every request has a connection of its own. An answer takes many times as long as a handshake,
-    and a connection that is never reused is never closed by the worker's idle time-out just as a
-    request arrives. Whatever breaks after the handshake therefore broke while the worker had the
-    request, which must not be sent again: what crashes one worker would crash the next.
+    Every request has its own connection: a handshake takes far less time than a response, and a
+    connection that is never reused cannot be closed by an idle timeout just as a request arrives.
+    An error after the handshake therefore means that the worker had the request, which is not sent
+    again: what crashes one worker would crash the next.
 
-    No redirect is followed, no cookie kept and no proxy of the environment used.
+    Redirects are not followed, cookies not kept, proxies of the environment not used.
 
     Args:
-        worker_key: proves to workers that the requests come from their controller; sent to those
-            alone that registered with it.
+        worker_key: authenticates the controller to workers, all of which registered with it.
     """
 
     def __init__(self, worker_key: str | None = None) -> None:
@@ -61,11 +60,11 @@ class WorkerClient:
     async def post(
         self, address: str, path: str, body: bytes, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        """A worker's response, whose body is still to be read, as it was sent.
+        """Send a request; returns the response, whose body is not read yet.
 
         Raises:
             WorkerUnreachableError: no connection could be made.
-            WorkerLostError: the connection broke before there was a response.
+            WorkerLostError: the worker disconnected before it responded.
         """
         try:
             return await self._open_session().post(
@@ -83,37 +82,39 @@ class WorkerClient:
             text = f"the worker {address} cannot be reached: {_escaped(error)}"
             raise WorkerUnreachableError(text) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            text = f"the worker {address} broke off: {_escaped(error)}"
+            text = f"the worker {address} disconnected: {_escaped(error)}"
             raise WorkerLostError(text) from error
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The next bytes of a response; none: it is complete.
+        """The next bytes of a response; empty: it is complete.
 
         Raises:
-            WorkerLostError: the connection broke before the end.
+            WorkerLostError: the worker disconnected before the end.
         """
         try:
             return await response.content.readany()
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise WorkerLostError(f"the worker broke off: {_escaped(error)}") from error
+            raise WorkerLostError(f"the worker disconnected: {_escaped(error)}") from error
 
     async def status(self, address: str) -> WorkerStatus:
-        """What a worker says of itself.
+        """Request a worker's status.
 
         Raises:
-            MGMError: there is none in time, or it is malformed, or too long.
+            MGMError: it does not arrive in time, or is malformed or too long.
         """
         try:
             async with asyncio.timeout(STATUS_TIMEOUT):
                 response = await self.post(address, "/worker_get_status", b"", {})
                 try:
-                    content = await self._read_all(response, MAX_STATUS)
+                    content = await self._read_all(response, MAX_STATUS_BYTES)
                 finally:
                     response.close()
         except TimeoutError as error:
-            raise MGMError(f"the worker {address} does not answer") from error
+            raise MGMError(f"the worker {address} does not respond") from error
         if response.status != 200:
-            raise MGMError(f"the worker {address} answers its status with {response.status}")
+            raise MGMError(
+                f"the worker {address} responds to a status request with {response.status}"
+            )
         try:
             return parse_body(WorkerStatus, content)
         except MGMError as error:
@@ -143,20 +144,20 @@ class WorkerClient:
 
 
 def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices when the machine at its other end is gone.
+    """A socket with TCP keep-alive, which detects a machine that is gone.
 
-    Answers may take minutes without a byte, so that no read time-out can tell.
+    A read timeout cannot: a response may take minutes without a byte.
     """
     family, kind, protocol, _, _ = address
     opened = socket.socket(family=family, type=kind, proto=protocol)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     for name, value in KEEPALIVE_PROBES.items():
-        if hasattr(socket, name):  # not all systems have all of them
+        if hasattr(socket, name):  # depends on the operating system
             opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return opened
 
 
 def _escaped(error: Exception) -> str:
-    """An error's text, which may quote what a worker sent, on one line of ASCII."""
+    """The message of an error, which may quote a worker, as one line of ASCII."""
     return ascii(str(error) or type(error).__name__)[1:-1][:200]

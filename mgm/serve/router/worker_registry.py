@@ -1,4 +1,4 @@
-"""The workers of a controller: their models, heartbeats and load, and which gets a request."""
+"""Worker registry of a controller: models, heartbeats, load balancing, back-off after failures."""
 
 import random
 import time
@@ -13,43 +13,45 @@ from mgm.errors import MGMError
 from mgm.serve.http.wire import HEARTBEAT_TIMEOUT
 
 LOTTERY, SHORTEST_QUEUE = "lottery", "shortest_queue"
-METHODS = (LOTTERY, SHORTEST_QUEUE)
+DISPATCH_METHODS = (LOTTERY, SHORTEST_QUEUE)
 
 MAX_WORKERS = 1000
-MAX_NAMES, MAX_NAME = 256, 256  # model names of a worker, and characters of one
+MAX_NAMES, MAX_NAME_LENGTH = 256, 256  # model names of a worker, characters of one
 MIN_SPEED, MAX_SPEED = 0.01, 100.0  # a published worker's is 1
-MAX_QUEUE = 1e6  # requests
+MAX_QUEUE_LENGTH = 1e6
 
-MIN_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds in which a worker that failed is chosen last
-FAILURE_MEMORY = 60.0  # seconds after which a failure no longer lengthens the next back-off
+MIN_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds in which other workers are preferred
+FAILURE_MEMORY = 60.0  # seconds after which the back-off starts at its minimum again
 
 
 def _printable(name: str) -> str:
     if not name.isprintable():
-        raise PydanticCustomError("model_name", "a name has control characters or line breaks")
+        raise PydanticCustomError("model_name", "model names must be printable")
     return name
 
 
 ModelName = Annotated[
-    str, Field(strict=True, min_length=1, max_length=MAX_NAME), AfterValidator(_printable)
+    str, Field(strict=True, min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_printable)
 ]
-QueueLength = Annotated[float, Field(strict=True, ge=0, le=MAX_QUEUE, allow_inf_nan=False)]
+QueueLength = Annotated[float, Field(strict=True, ge=0, le=MAX_QUEUE_LENGTH, allow_inf_nan=False)]
 
 
 class WorkerStatus(BaseModel):
-    """What a worker says of itself, when it registers and when it is asked.
+    """Status of a worker, sent at registration, with heartbeats, and on request.
 
     Attributes:
-        model_names: of the models that chat.
-        drawers: of those that generate images.
+        model_names: of the language models.
+        image_models: names of the image generation models; `drawers` in JSON.
         speed: relative to other workers.
-        queue_length: requests that it has.
+        queue_length: running and waiting requests.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     model_names: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_NAMES)]
-    drawers: Annotated[tuple[ModelName, ...], Field(max_length=MAX_NAMES)] = ()
+    image_models: Annotated[
+        tuple[ModelName, ...], Field(max_length=MAX_NAMES, alias="drawers")
+    ] = ()
     speed: Annotated[float, Field(strict=True, ge=MIN_SPEED, le=MAX_SPEED, allow_inf_nan=False)]
     queue_length: QueueLength
 
@@ -60,17 +62,17 @@ class WorkerInfo:
 
     Attributes:
         address: scheme, host and port.
-        status: as it was registered or asked last.
-        sends_heartbeats: whether its health is checked when none comes.
-        last_seen: when it was last heard of, in seconds of `time.monotonic`.
-        queue_length: as it was last told, and requests that were dispatched since.
-        unhealthy: whether a health check of it is running; others are preferred.
-        failed_check: whether it was removed since a health check failed.
-        failures: requests that failed, the last at most `FAILURE_MEMORY` ago.
-        failed_at: when the last of them did, in seconds of `time.monotonic`.
-        retry_at: until when other workers are preferred since a request failed; after that, one
-            request at a time tries it. None: nothing failed since its last success.
-        trying: whether such a request is on its way.
+        status: the latest one.
+        sends_heartbeats: whether a missing heartbeat triggers a health check.
+        last_seen: time of its last heartbeat or status, of `time.monotonic`.
+        queue_length: as last reported, plus the requests dispatched since.
+        unhealthy: whether a health check is running; other workers are preferred.
+        failed_check: whether it was removed after a failed health check.
+        failures: consecutive failed requests, less than `FAILURE_MEMORY` apart.
+        failed_at: time of the last failure, of `time.monotonic`.
+        retry_at: end of the back-off; after it, one request at a time probes the worker. None: no
+            failure since its last success.
+        probing: whether such a request is running.
     """
 
     address: str
@@ -83,40 +85,42 @@ class WorkerInfo:
     failures: int = 0
     failed_at: float = float("-inf")
     retry_at: float | None = None
-    trying: bool = False
+    probing: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all its models."""
-        return (*self.status.model_names, *self.status.drawers)
+        """Names of all its models."""
+        return (*self.status.model_names, *self.status.image_models)
 
     @property
     def load(self) -> float:
-        """Requests in its queue with one more, relative to its speed."""
+        """Load if it got one more request, relative to its speed."""
         return (self.queue_length + 1) / self.status.speed
 
     def rank(self, now: float) -> int:
-        """Workers of the lowest rank are preferred; 0 is that of all that work.
+        """Workers of the lowest rank are preferred; healthy ones have rank 0.
 
         Args:
-            now: in seconds of `time.monotonic`.
+            now: of `time.monotonic`.
         """
         backing_off = self.retry_at is not None and now < self.retry_at
         return self.failures if backing_off else int(self.unhealthy)
 
     @property
     def backoff(self) -> float:
-        """Seconds in which others are preferred after its last failure."""
+        """Seconds of exponential back-off after its last failure."""
         return min(MAX_BACKOFF, MIN_BACKOFF * 2 ** min(self.failures - 1, 10))
 
 
 @dataclass
 class WorkerRegistry:
-    """Registered workers by their addresses.
+    """Registered workers, and the load balancing among them.
 
     Attributes:
-        method: `LOTTERY` draws a worker by speed, `SHORTEST_QUEUE` takes the one with least load.
-        heartbeat_timeout: seconds without a heartbeat after which a worker's health is checked.
+        method: load-balancing policy: `LOTTERY` is random, weighted by speed; `SHORTEST_QUEUE`
+            selects the worker with the lowest load.
+        heartbeat_timeout: seconds without a heartbeat before a health check.
+        workers: by address.
     """
 
     method: str = SHORTEST_QUEUE
@@ -133,8 +137,8 @@ class WorkerRegistry:
 
         Args:
             address: see `parse_worker_address`.
-            status: what the worker says of itself.
-            sends_heartbeats: whether its health is checked when none comes.
+            status: of the worker.
+            sends_heartbeats: whether a missing heartbeat triggers a health check.
 
         Raises:
             MGMError: there are too many workers.
@@ -144,7 +148,7 @@ class WorkerRegistry:
         worker = self.workers.get(address)
         if worker is None:
             if len(self.workers) >= MAX_WORKERS:
-                raise MGMError(f"there are {MAX_WORKERS} workers; no more are registered")
+                raise MGMError(f"{MAX_WORKERS} workers are registered, which is the maximum")
             worker = WorkerInfo(address, parsed, sends_heartbeats, now, parsed.queue_length)
             self.workers[address] = worker
         worker.status, worker.sends_heartbeats = parsed, sends_heartbeats
@@ -152,16 +156,16 @@ class WorkerRegistry:
         return worker
 
     def remove(self, address: str) -> WorkerInfo | None:
-        """Dispatch nothing more to a worker; what it answers already goes on."""
+        """Unregister a worker; requests that are running on it go on."""
         return self.workers.pop(address, None)
 
     def heartbeat(
         self, address: str, queue_length: float, status: WorkerStatus | None = None
     ) -> bool:
-        """Take a worker's heartbeat; returns whether it is registered.
+        """Record a worker's heartbeat; returns whether the worker is registered.
 
-        Its status, if it comes along, counts from now on: another registration of the same address
-        with other models lasts until then.
+        A status that comes with it replaces the registered one, should another program have
+        registered the same address.
         """
         worker = self.workers.get(address)
         if worker is None:
@@ -172,90 +176,89 @@ class WorkerRegistry:
         return True
 
     def is_silent(self, worker: WorkerInfo) -> bool:
-        """Whether a worker's heartbeats do not come."""
+        """Whether a worker's heartbeat is overdue."""
         age = time.monotonic() - worker.last_seen
         return worker.sends_heartbeats and age > self.heartbeat_timeout
 
     def is_lost(self, worker: WorkerInfo) -> bool:
-        """Whether a worker answers nothing any more: no heartbeat, no health check, no return."""
+        """Whether a worker is gone: heartbeat overdue, health check failed, not re-registered."""
         removed = worker.failed_check and worker.address not in self.workers
         return removed and self.is_silent(worker)
 
     def current(self) -> list[WorkerInfo]:
-        """All workers; a copy, since a heartbeat's thread asks while others register."""
+        """All workers; a copy, since the heartbeat thread reads while workers register."""
         return list(self.workers.values())
 
     @property
     def models(self) -> list[str]:
-        """Names of all models that chat."""
+        """Names of all language models."""
         return sorted({name for one in self.current() for name in one.status.model_names})
 
     @property
-    def drawers(self) -> list[str]:
-        """Names of all models that generate images."""
-        return sorted({name for one in self.current() for name in one.status.drawers})
+    def image_models(self) -> list[str]:
+        """Names of all image generation models."""
+        return sorted({name for one in self.current() for name in one.status.image_models})
 
     def select(self, model: str, exclude: Sequence[str] = ()) -> WorkerInfo | None:
-        """A worker for a model, whose queue is then longer by one request, see `done`.
+        """Select a worker by load-balancing policy; None: no worker has the model.
 
-        Those whose last request failed are taken where there are no others, and from time to time
-        for one request, which shows whether they work again.
+        Its queue length is incremented until `finish_request`. A worker whose last request failed
+        is selected if there is no other, or, after its back-off, to probe it with one request.
 
         Args:
             model: its name.
-            exclude: addresses of workers that were tried.
+            exclude: addresses of workers that were tried already.
         """
-        found = [
+        candidates = [
             worker
             for worker in self.current()
             if model in worker.names and worker.address not in exclude
         ]
-        if not found:
+        if not candidates:
             return None
         now = time.monotonic()
-        best = min(worker.rank(now) for worker in found)
-        found = [worker for worker in found if worker.rank(now) == best]
+        best = min(worker.rank(now) for worker in candidates)
+        candidates = [worker for worker in candidates if worker.rank(now) == best]
         if self.method == LOTTERY:
-            worker = random.choices(found, [one.status.speed for one in found])[0]
+            worker = random.choices(candidates, [one.status.speed for one in candidates])[0]
         else:
-            worker = min(found, key=lambda one: one.load)
+            worker = min(candidates, key=lambda one: one.load)
         worker.queue_length += 1
         if worker.retry_at is not None and now >= worker.retry_at:
-            worker.trying, worker.retry_at = True, now + worker.backoff
+            worker.probing, worker.retry_at = True, now + worker.backoff
         return worker
 
-    def done(self, worker: WorkerInfo) -> None:
-        """A request that was dispatched to a worker has ended."""
+    def finish_request(self, worker: WorkerInfo) -> None:
+        """Decrement the queue length of a worker, whose request has ended."""
         worker.queue_length = max(0, worker.queue_length - 1)
 
-    def succeeded(self, worker: WorkerInfo) -> None:
-        """A worker answered a request; one that failed before is as good as others again."""
-        if self._counts(worker):
-            worker.retry_at, worker.trying = None, False
+    def record_success(self, worker: WorkerInfo) -> None:
+        """End the back-off of a worker that served a request."""
+        if self._updates_backoff(worker):
+            worker.retry_at, worker.probing = None, False
 
-    def failed(self, worker: WorkerInfo) -> None:
-        """A worker did not answer a request: others are preferred for a while.
+    def record_failure(self, worker: WorkerInfo) -> None:
+        """Start the back-off of a worker that failed a request, twice as long as the last one.
 
-        It takes twice as long as after the last failure. Requests that fail at the same time are
-        one failure, as when a worker is started anew.
+        Requests that fail at the same time, as when a worker restarts, are one failure.
         """
-        if self._counts(worker):
+        if self._updates_backoff(worker):
             now = time.monotonic()
             recent = now - worker.failed_at < FAILURE_MEMORY
             worker.failures = worker.failures + 1 if recent else 1
-            worker.failed_at, worker.trying = now, False
+            worker.failed_at, worker.probing = now, False
             worker.retry_at = now + worker.backoff
 
-    def _counts(self, worker: WorkerInfo) -> bool:
-        """Whether a request's end says something new: it began after the last failure, mostly."""
-        return worker.retry_at is None or worker.trying or time.monotonic() >= worker.retry_at
+    def _updates_backoff(self, worker: WorkerInfo) -> bool:
+        """Whether the outcome of a request is news: most likely it began after the last failure."""
+        return worker.retry_at is None or worker.probing or time.monotonic() >= worker.retry_at
 
     def status(self) -> dict[str, Any]:
-        """The status of all together, as a parent controller takes it from a worker."""
+        """The status of all workers together, for a parent controller."""
         workers = self.current()
         speed = sum(one.status.speed for one in workers) or 1
         return {
             "model_names": self.models[:MAX_NAMES],
             "speed": min(speed, MAX_SPEED),
-            "queue_length": min(sum(one.queue_length for one in workers), MAX_QUEUE),
-        } | ({"drawers": self.drawers[:MAX_NAMES]} if self.drawers else {})
+            "queue_length": min(sum(one.queue_length for one in workers), MAX_QUEUE_LENGTH),
+        } | ({"drawers": self.image_models[:MAX_NAMES]} if self.image_models else {})

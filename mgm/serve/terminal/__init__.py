@@ -1,1 +1,1 @@
-"""A chat in the terminal."""
+"""Chat in the terminal: conversation and slash commands."""

@@ -1,39 +1,42 @@
-"""A conversation about some images."""
+"""A multi-turn conversation about images, with a context window that drops old turns."""
 
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 
-# A model may have learned to write them, but a terminal obeys them.
-CONTROL_CHARACTERS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
 
-ANSWER_SHARE = 4  # an answer may need as much as a fourth of the context
+# A model may have learned to write escape sequences, which a terminal would execute.
+TERMINAL_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+
+RESPONSE_SHARE = 4  # at least 1/4 of the context is kept free for the response, if it may need it
 
 
 class Chat:
-    """A conversation about some images.
+    """A multi-turn conversation about some images.
 
     Args:
-        engine: answers.
-        images: what it is about.
-        settings: a request that says how to answer.
-        report: is told what the user should know besides the answers.
-        suffix: stands behind every question.
+        engine: generates the answers.
+        images: of the conversation; they come with the first question.
+        settings: a request with the sampling settings.
+        report: shows a message to the user.
+        suffix: appended to every question.
 
     Attributes:
-        details: two lines, of prompt and of token counts and times of the last answer.
+        details: prompt, token counts and timings of the last answer, as two lines.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: "Engine",
         images: Sequence[Image.Image],
         settings: Request,
         report: Callable[[str], None],
@@ -53,29 +56,27 @@ class Chat:
         return list(self._history)
 
     def ask(self, question: str) -> Generator[str, None, None]:
-        """The answer, piece by piece; what was read of it belongs to the conversation.
+        """Stream the answer; what was read of it is added to the history.
 
-        Where the conversation has become too long for the model, the oldest exchanges after the
-        first, which carries the images, are forgotten.
+        If the conversation is too long for the context, the oldest turns are dropped; the first
+        one, which has the images, stays.
 
         Raises:
-            MGMError: it cannot be answered, and the conversation goes on without it. Pieces raise
-                it, too.
+            MGMError: the question is invalid, or generation fails, also while streaming; the
+                history stays as it was.
         """
         self._check_markers(question)
         question += self._suffix
         request = self._request(question, self._history)
-        enough = min(request.max_new_tokens, self._engine.context // ANSWER_SHARE)
-        while request.history and self._engine.room(request) < enough:
+        required = min(request.max_new_tokens, self._engine.context_length // RESPONSE_SHARE)
+        while request.history and self._engine.remaining_tokens(request) < required:
             first, *rest = request.history
             request = self._request(question, [first, *rest[1:]] if rest else [])
-        forgotten = len(self._history) - len(request.history)
-        if forgotten and self._engine.room(request):
-            exchanges = "1 earlier exchange" if forgotten == 1 else f"{forgotten} earlier exchanges"
-            self._report(
-                f"the conversation became too long for the model, which forgot {exchanges}"
-            )
-        return self._answer(request)
+        dropped = len(self._history) - len(request.history)
+        if dropped and self._engine.remaining_tokens(request):
+            turns = "1 earlier turn" if dropped == 1 else f"{dropped} earlier turns"
+            self._report(f"the conversation exceeds the model's context; dropped {turns}")
+        return self._stream(request)
 
     def _request(self, question: str, history: Sequence[tuple[str, str]]) -> Request:
         return replace(self._settings, prompt=question, images=self._images, history=history)
@@ -83,7 +84,7 @@ class Chat:
     def _check_markers(self, question: str) -> None:
         markers = question.count(IMAGE_MARKER)
         if markers and self._history:
-            raise MGMError(f"{IMAGE_MARKER} places an image, which only the first question can do")
+            raise MGMError(f"{IMAGE_MARKER} is possible in the first question only")
         if markers and not self._images:
             raise MGMError(f"the question has {IMAGE_MARKER}, but there is no image; leave it out")
         if markers and markers != len(self._images):
@@ -93,25 +94,25 @@ class Chat:
                 "write as many, or none to put the images first"
             )
 
-    def _answer(self, request: Request) -> Generator[str, None, None]:
-        started = time.perf_counter()
-        first = None
+    def _stream(self, request: Request) -> Generator[str, None, None]:
+        start_time = time.perf_counter()
+        first_text_time = None  # seconds
         stream = self._engine.stream(request)
         try:
-            for piece in stream:
-                first = first or time.perf_counter() - started
-                yield piece.translate(CONTROL_CHARACTERS)
+            for text in stream:
+                first_text_time = first_text_time or time.perf_counter() - start_time
+                yield text.translate(TERMINAL_CONTROLS)
         finally:
             stream.close()
             answer = stream.answer
             self._history = list(request.history)
-            text = answer.text.replace(IMAGE_MARKER, "").strip()  # an answer places no image
+            text = answer.text.replace(IMAGE_MARKER, "").strip()  # a marker needs an image
             if text:
                 self._history.append((request.prompt, text))
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - start_time
             self.details = (
                 f"prompt: {self._engine.prompt(request)!r}\n"
                 f"prompt tokens: {answer.prompt_tokens}, answer tokens: {len(answer.tokens)} "
-                f"({answer.finish_reason}), first text after {first or seconds:.2f} s, "
-                f"all after {seconds:.2f} s"
+                f"({answer.finish_reason}), time to first token: "
+                f"{first_text_time or seconds:.2f} s, total: {seconds:.2f} s"
             )

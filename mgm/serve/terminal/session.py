@@ -1,137 +1,137 @@
-"""What a person at a terminal has: images, a conversation about them, and commands."""
+"""A chat session in the terminal: conversation, images, slash commands, OCR, image generation."""
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mgm.atomic import atomic_file
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Request
-from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.serve.terminal.chat import Chat
 from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator, image_prompt, save_image
-from mgm.serve.tools.ocr import Reader, reference
+from mgm.serve.tools.ocr import OCR, ocr_prompt
 
-HELP = """\
-/image FILES   talk about other images, from the beginning
-/reset         forget the conversation
-/save FILE     write the conversation, as training data is written
-/help          show this"""
+if TYPE_CHECKING:
+    from mgm.engine.engine import Engine
+
+COMMANDS = """\
+/image FILES   start a new conversation about other images
+/reset         start a new conversation about the same images
+/save FILE     save the conversation in the format of training data
+/help          show this list"""
 
 
 @dataclass
 class Session:
-    """A conversation, which commands may begin anew.
+    """A conversation, and the slash commands that reset or save it.
 
     Attributes:
-        engine: answers.
-        settings: a request that says how to answer.
-        report: is told what the user should know besides the answers.
-        open_images: opens what `/image` names.
-        images: what it is about.
-        names: of the images, for `/save`.
-        reader: reads texts in the images, as help; None: nobody does.
-        drawer: draws what an answer asks for; None: nobody does.
-        output: where drawn images go.
-        seed: of drawn images.
+        engine: generates the answers.
+        settings: a request with the sampling settings.
+        report: shows a message to the user.
+        open_images: opens the images of `/image`.
+        images: of the conversation.
+        image_names: their paths and URLs, separated by commas, for `/save`.
+        ocr: recognises the texts in the images for the prompt; None: off.
+        generator: generates the images that answers ask for; None: off.
+        output: file of generated images.
+        seed: of generated images.
     """
 
-    engine: Engine
+    engine: "Engine"
     settings: Request
     report: Callable[[str], None]
     open_images: Callable[[str], list[Image.Image]]
     images: list[Image.Image] = field(default_factory=list)
-    names: str | None = None
-    reader: Reader | None = None
-    drawer: ImageGenerator | None = None
+    image_names: str | None = None
+    ocr: OCR | None = None
+    generator: ImageGenerator | None = None
     output: Path = Path("generate.png")
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        self._read: dict[int, str] = {}
         self.reset()
 
     def reset(self) -> None:
-        """Forget the conversation."""
-        suffix = self._seen_texts()
-        if self.drawer is not None:
+        """Start a new conversation."""
+        suffix = self._recognize_text()
+        if self.generator is not None:
             suffix += GEN_SUFFIX
         self.chat = Chat(self.engine, self.images, self.settings, self.report, suffix)
 
     def ask(self, question: str) -> Generator[str, None, None]:
-        """The answer, piece by piece; what it asks to draw is drawn behind it.
+        """Stream the answer; then generate the image that it asks for, if it does.
 
         Raises:
-            MGMError: it cannot be answered, or not drawn. Pieces raise it, too.
+            MGMError: the question is invalid, or generation fails, also while streaming.
         """
-        pieces = self.chat.ask(question)
-        return pieces if self.drawer is None else self._drawing(pieces, self.drawer)
+        texts = self.chat.ask(question)
+        return texts if self.generator is None else self._with_image(texts, self.generator)
 
     def command(self, line: str) -> str | None:
-        """What a line that begins with / does, in words; None: it is a question.
+        """Execute a slash command; returns its output, or None if the line is a question.
 
         Raises:
-            MGMError: it is no command, or cannot be done.
+            MGMError: there is no such command, or it fails.
         """
         if not line.startswith("/"):
             return None
-        name, _, rest = line.partition(" ")
-        rest = rest.strip()
+        name, _, argument = line.partition(" ")
+        argument = argument.strip()
         if name == "/help":
-            return HELP
+            return COMMANDS
         if name == "/reset":
             self.reset()
-            return "the conversation begins anew"
+            return "new conversation"
         if name == "/image":
-            images = self.open_images(rest)
-            self.images, self.names = images, rest
+            images = self.open_images(argument)
+            self.images, self.image_names = images, argument
             self.reset()
-            return f"about {len(images)} image{'s' * (len(images) != 1)}, from the beginning"
+            return f"new conversation about {len(images)} image{'s' * (len(images) != 1)}"
         if name == "/save":
-            if not rest:
-                raise MGMError("/save: name a file")
-            self._save(Path(rest))
-            return f"saved {rest}"
-        raise MGMError(f"{name:.40} is no command; there are\n{HELP}")
+            if not argument:
+                raise MGMError("/save: give a file name")
+            self._save(Path(argument))
+            return f"saved {argument}"
+        raise MGMError(f"{name:.40} is no command; commands are\n{COMMANDS}")
 
-    def _seen_texts(self) -> str:
-        if self.reader is None or not self.images:
+    def _recognize_text(self) -> str:
+        if self.ocr is None or not self.images:
             return ""
-        texts = [text for image in self.images for text in self.reader(image)]
+        texts = [text for image in self.images for text in self.ocr(image)]
         if texts:
             self.report(f"OCR Token: {', '.join(texts)}")
-        return reference(texts)
+        return ocr_prompt(texts)
 
-    def _drawing(
-        self, pieces: Generator[str, None, None], drawer: ImageGenerator
+    def _with_image(
+        self, texts: Generator[str, None, None], generator: ImageGenerator
     ) -> Generator[str, None, None]:
         answer = ""
         try:
-            for piece in pieces:
-                answer += piece
-                yield piece
+            for text in texts:
+                answer += text
+                yield text
         finally:
-            pieces.close()
-        text = image_prompt(answer)
-        if text is not None:
-            save_image(drawer.draw(text, self.seed), self.output)
-            self.report(f"drew {text!r}: {self.output}")
+            texts.close()
+        prompt = image_prompt(answer)
+        if prompt is not None:
+            save_image(generator.generate(prompt, self.seed), self.output)
+            self.report(f"generated {prompt!r}: {self.output}")
 
     def _save(self, path: Path) -> None:
-        turns: Sequence[tuple[str, str]] = self.chat.history
         messages = []
-        for number, (question, answer) in enumerate(turns):
-            marks = f"{IMAGE_MARKER}\n" * len(self.images) if number == 0 else ""
-            if IMAGE_MARKER in question:
-                marks = ""
-            messages.append({"from": "human", "value": marks + question})
+        for index, (question, answer) in enumerate(self.chat.history):
+            needs_markers = index == 0 and IMAGE_MARKER not in question
+            markers = f"{IMAGE_MARKER}\n" * len(self.images) if needs_markers else ""
+            messages.append({"from": "human", "value": markers + question})
             messages.append({"from": "gpt", "value": answer})
         sample: dict[str, object] = {"conversations": messages}
         if self.images:
-            sample["image"] = (self.names or "").split(",")
+            sample["image"] = (self.image_names or "").split(",")
         with atomic_file(path) as part:
             part.write_text(json.dumps([sample], indent=2, ensure_ascii=False), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Optional tools beside a model: OCR and image generation."""
+"""Optional tools of a worker and the CLI: OCR and image generation."""

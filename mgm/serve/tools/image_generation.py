@@ -1,18 +1,17 @@
-"""Images drawn from what a model wrote, by a diffusion model."""
+"""Text-to-image generation with diffusers, from the prompts that a model writes."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from mgm.errors import MGMError, one_line
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-GEN_SUFFIX = " <GEN>"  # behind a question that wants an image, as published
-PROMPT_BEGIN, PROMPT_END = "<h>", "</h>"  # around what to draw
+GEN_SUFFIX = " <GEN>"  # appended to a question that requests an image, as published
+PROMPT_BEGIN, PROMPT_END = "<h>", "</h>"  # around the image prompt in an answer
 
-# Compat: what published programs tell the diffusion model to keep away from.
+# Compat: of published programs.
 NEGATIVE_PROMPT = (
     "out of frame, lowres, text, error, cropped, worst quality, low quality, jpeg artifacts, "
     "ugly, duplicate, morbid, mutilated, out of frame, extra fingers, mutated hands, poorly drawn "
@@ -24,19 +23,19 @@ NEGATIVE_PROMPT = (
 
 
 def image_prompt(answer: str) -> str | None:
-    """What an answer asks to draw: between the last pair of marks; None: nothing."""
+    """The image prompt in an answer, between its last `<h>` and `</h>`; None: there is none."""
     before, end, _ = answer.rpartition(PROMPT_END)
     _, begin, text = before.rpartition(PROMPT_BEGIN)
     return text.strip() if begin and end and text.strip() else None
 
 
 class ImageGenerator:
-    """Draws with a pipeline of diffusers that makes images of texts.
+    """A text-to-image pipeline of diffusers.
 
     Args:
-        path: folder or name on the hub.
-        device: where; None: the last GPU, or the CPU.
-        steps: of the diffusion; None: as many as the pipeline takes.
+        path: folder, or name on the hub.
+        device: None: the last GPU, or the CPU.
+        steps: of inference; None: the pipeline's default.
 
     Raises:
         MGMError: diffusers is not installed, or there is no such pipeline.
@@ -45,6 +44,8 @@ class ImageGenerator:
     def __init__(
         self, path: str = SDXL, device: str | None = None, steps: int | None = None
     ) -> None:
+        import torch
+
         try:
             from diffusers import AutoPipelineForText2Image
         except ImportError as error:
@@ -57,23 +58,25 @@ class ImageGenerator:
             pipeline: Any = AutoPipelineForText2Image.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError, RuntimeError) as error:
             raise MGMError(
-                f"{path}: is no pipeline that draws ({one_line(error)[:300]}); give the folder or "
-                "the hub name of a text-to-image pipeline of diffusers"
+                f"{path}: is not a text-to-image pipeline ({one_line(error)[:300]}); give the "
+                "folder or the hub name of one of diffusers"
             ) from error
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline.to(self.device)
 
-    def draw(
-        self, text: str, seed: int | None = None, size: tuple[int, int] | None = None
+    def generate(
+        self, prompt: str, seed: int | None = None, size: tuple[int, int] | None = None
     ) -> Image.Image:
-        """An image of a text.
+        """An image generated from a prompt.
 
         Args:
-            text: what to draw.
-            seed: makes it repeatable; None: another one every time.
-            size: width and height in pixels, multiples of 8; None: the pipeline's own.
+            prompt: describes the image.
+            seed: for reproducible images; None: random.
+            size: width and height in pixels, multiples of 8; None: the pipeline's default.
         """
-        generator = torch.Generator()  # on the CPU, so that a seed means the same everywhere
+        import torch
+
+        generator = torch.Generator()  # on the CPU: a seed gives the same noise on every device
         if seed is None:
             generator.seed()
         else:
@@ -83,16 +86,16 @@ class ImageGenerator:
             options["num_inference_steps"] = self.steps
         if size is not None:
             options["width"], options["height"] = size
-        return self._pipeline(text, **options).images[0]
+        return self._pipeline(prompt, **options).images[0]
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a drawn image.
+    """Write a generated image.
 
     Raises:
-        MGMError: it cannot be written, or the ending names no format.
+        MGMError: it cannot be written, or the suffix is that of no image format.
     """
     try:
-        image.save_image(path)
+        image.save(path)
     except (OSError, ValueError) as error:
         raise MGMError(f"{path}: cannot be written ({one_line(error)}); choose another") from error

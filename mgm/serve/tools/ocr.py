@@ -1,4 +1,4 @@
-"""Texts in images, read by another program, as help for the model."""
+"""OCR of images with rapidocr or PaddleOCR; the texts are appended to the question."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,45 +10,48 @@ from PIL import Image
 
 from mgm.errors import MGMError
 
-MIN_SCORE = 0.1  # as published: what is less certain is left out
-Reader = Callable[[Image.Image], list[str]]
+MIN_SCORE = 0.1  # confidence of a text, as published
+OCR = Callable[[Image.Image], list[str]]
 
 
-def load_ocr() -> Reader:
-    """A reader of texts: rapidocr, or PaddleOCR where that alone is installed.
+def load_ocr() -> OCR:
+    """Loads rapidocr, or PaddleOCR where that alone is installed.
+
+    Returns:
+        A function from an image to the texts in it.
 
     Raises:
-        MGMError: neither is.
+        MGMError: neither is installed.
     """
     if find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None:
         return _rapidocr()
     if find_spec("paddleocr") is not None:
         return _paddleocr()
-    raise MGMError("--ocr: no reader of texts is installed; pip install -e '.[ocr]'")
+    raise MGMError("--ocr: neither rapidocr nor paddleocr is installed; pip install -e '.[ocr]'")
 
 
-def reference(texts: Sequence[str]) -> str:
-    """What a question gets for help, as published; nothing where there is no text."""
+def ocr_prompt(texts: Sequence[str]) -> str:
+    """What is appended to the question, as published; empty: there is no text."""
     return f"\nReference OCR Token: {', '.join(texts)}\n" if texts else ""
 
 
-def _rapidocr() -> Reader:
+def _rapidocr() -> OCR:
     from rapidocr import RapidOCR
 
     logging.getLogger("RapidOCR").setLevel(logging.WARNING)
     engine = RapidOCR(params={"Global.log_level": "warning"})
 
     def read(image: Image.Image) -> list[str]:
-        found: Any = engine(np.asarray(image.convert("RGB"))[:, :, ::-1])
-        if found.txts is None:
+        output: Any = engine(np.asarray(image.convert("RGB"))[:, :, ::-1])
+        if output.txts is None:
             return []
-        pairs = zip(found.txts, found.scores, strict=True)
+        pairs = zip(output.txts, output.scores, strict=True)
         return [text for text, score in pairs if score > MIN_SCORE]
 
     return read
 
 
-def _paddleocr() -> Reader:
+def _paddleocr() -> OCR:
     from paddleocr import PaddleOCR  # ty: ignore[import-not-found]
 
     engine = PaddleOCR(lang="ch")

@@ -1,4 +1,4 @@
-"""What works beside a model on a server: a reader of texts in images, and what draws images."""
+"""Optional tools of a worker (OCR, image generation), loaded on first use."""
 
 import io
 import threading
@@ -13,23 +13,24 @@ from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator
-from mgm.serve.tools.ocr import Reader, load_ocr, reference
+from mgm.serve.tools.ocr import OCR, load_ocr, ocr_prompt
 
-NO_IMAGE_MODEL = "this server draws no images; start it with --gen-model"
+NO_IMAGE_MODEL = "this server generates no images; start it with --gen-model"
 
 
 class WorkerTools:
-    """Loaded when they are first used, and used by one request at a time.
+    """OCR and image generation; each is loaded on first use and used by one request at a time.
 
     Args:
-        gen_model: folder or name on the hub of a pipeline that draws; None: nothing draws.
-        load_generator: makes it.
+        gen_model: folder or hub name of a text-to-image pipeline; None: no image generation.
+        load_generator: loads it.
 
     Attributes:
-        open_image: opens images whose texts are read; an engine's has its limits.
+        image_model: name of the image generation model; empty: there is none.
+        open_image: opens the images for OCR; the worker sets its engine's, which has limits.
 
     Raises:
-        MGMError: diffusers is not installed, and something should draw.
+        MGMError: there is a `gen_model`, and diffusers is not installed.
     """
 
     def __init__(
@@ -40,53 +41,53 @@ class WorkerTools:
         if gen_model is not None and find_spec("diffusers") is None:
             raise MGMError("--gen-model: diffusers is not installed; pip install -e '.[gen]'")
         self.open_image: Callable[[ImageSource, str], Image.Image] = open_image
-        self.draws = gen_model is not None
         self.image_model = Path(gen_model).name if gen_model is not None else ""
         self._load_generator = partial(load_generator, gen_model or "")
-        self._drawer: ImageGenerator | None = None
-        self._reader: Reader | None = None
-        self._drawing, self._reading = threading.Lock(), threading.Lock()
+        self._generator: ImageGenerator | None = None
+        self._ocr: OCR | None = None
+        self._generator_lock, self._ocr_lock = threading.Lock(), threading.Lock()
 
-    def read(self, images: Sequence[ImageSource]) -> str:
-        """What a question gets for help: the texts in its images, as published.
+    def recognize_text(self, images: Sequence[ImageSource]) -> str:
+        """What OCR of its images adds to a question, as published.
 
         Raises:
-            MGMError: no reader is installed, or an image is damaged.
+            MGMError: no OCR package is installed, or an image is damaged.
         """
         opened = [
             self.open_image(source, f"image {number} of {len(images)}")
             for number, source in enumerate(images, start=1)
         ]
-        with self._reading:
-            if opened and self._reader is None:
-                self._reader = load_ocr()
-            reader = self._reader
-            return reference([text for image in opened if reader for text in reader(image)])
+        if not opened:
+            return ""
+        with self._ocr_lock:
+            ocr = self._ocr = self._ocr or load_ocr()
+            return ocr_prompt([text for image in opened for text in ocr(image)])
 
-    def suffix(self, images: Sequence[ImageSource], gen_image: bool, use_ocr: bool) -> str:
-        """What stands behind a question that wants an image drawn, or the texts in images read.
+    def prompt_suffix(self, images: Sequence[ImageSource], gen_image: bool, use_ocr: bool) -> str:
+        """What the tools add to a question: the request for an image, the texts of OCR.
 
         Raises:
-            MGMError: nobody draws or reads here, or an image is damaged.
+            MGMError: a tool is missing, or an image is damaged.
         """
-        if gen_image and not self.draws:
+        if gen_image and not self.image_model:
             raise BadRequestError(NO_IMAGE_MODEL, "gen_image")
-        return (GEN_SUFFIX if gen_image else "") + (self.read(images) if use_ocr else "")
+        suffix = GEN_SUFFIX if gen_image else ""
+        return suffix + (self.recognize_text(images) if use_ocr else "")
 
-    def draw(
-        self, text: str, seed: int | None = None, size: tuple[int, int] | None = None
+    def generate_image(
+        self, prompt: str, seed: int | None = None, size: tuple[int, int] | None = None
     ) -> bytes:
-        """A PNG file of a text.
+        """A PNG file generated from a prompt.
 
         Raises:
-            MGMError: nothing draws here, or not so.
+            MGMError: there is no image generation model, or it fails.
         """
-        if not self.draws:
+        if not self.image_model:
             raise MGMError(NO_IMAGE_MODEL)
-        with self._drawing:
-            if self._drawer is None:
-                self._drawer = self._load_generator()
-            image = self._drawer.draw(text, seed, size)
+        with self._generator_lock:
+            if self._generator is None:
+                self._generator = self._load_generator()
+            image = self._generator.generate(prompt, seed, size)
         content = io.BytesIO()
         image.save(content, "PNG")
         return content.getvalue()

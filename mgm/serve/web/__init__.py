@@ -1,1 +1,1 @@
-"""The Gradio page."""
+"""Gradio page: layout, event handlers, client of the controller, feedback log, attribution."""

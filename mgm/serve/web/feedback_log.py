@@ -1,4 +1,4 @@
-"""What a page keeps of what people said: votes, and more where it is told to."""
+"""Feedback log of the Gradio page: votes, and optionally conversations and images, as JSONL."""
 
 import hashlib
 import json
@@ -13,64 +13,70 @@ from mgm.serve.web.state import ChatHistory
 
 
 class FeedbackLog:
-    """A file of JSON lines for each day, as published pages write it.
+    """One JSONL file per day, in the format of published pages.
 
     Args:
-        folder: where the files are.
-        conversations: whether every answer is kept, not only what was voted on.
-        images: whether images are kept beside them, by their hashes.
+        folder: of the files.
+        conversations: whether every answer is logged, not only votes.
+        images: whether images are saved, too, with their hashes as names.
     """
 
     def __init__(self, folder: Path, conversations: bool = False, images: bool = False) -> None:
         self.folder, self.conversations, self.images = folder, conversations, images
-        self._turn = Lock()
+        self._lock = Lock()
 
-    def answered(
-        self, conversation: ChatHistory, model: str, begun: float, who: str | None
+    def log_answer(
+        self, history: ChatHistory, model: str, start_time: float, address: str | None
     ) -> None:
-        """An answer is complete; kept if conversations are.
-
-        Raises:
-            MGMError: it cannot be written.
-        """
-        if self.conversations:
-            seconds = {"start": round(begun, 4), "finish": round(time.time(), 4)}
-            self._write(conversation, {"type": "chat", "model": model, "ip": who} | seconds)
-
-    def voted(self, conversation: ChatHistory, model: str, vote: str, who: str | None) -> None:
-        """Someone voted on the last answer of a conversation.
+        """Log a complete answer, if conversations are logged.
 
         Args:
-            conversation: up to that answer.
-            model: that answered; two names where two were compared.
-            vote: "upvote", "downvote", "flag", or the outcome of a comparison.
-            who: address of the reader.
+            history: up to that answer.
+            model: that answered.
+            start_time: of the generation, in seconds since the epoch.
+            address: of the client.
 
         Raises:
-            MGMError: it cannot be written.
+            MGMError: the file cannot be written.
         """
-        self._write(conversation, {"type": vote, "model": model, "ip": who})
+        if self.conversations:
+            seconds = {"start": round(start_time, 4), "finish": round(time.time(), 4)}
+            self._write(history, {"type": "chat", "model": model, "ip": address} | seconds)
 
-    def _write(self, conversation: ChatHistory, facts: dict[str, Any]) -> None:
+    def log_vote(self, history: ChatHistory, model: str, vote: str, address: str | None) -> None:
+        """Log a vote on the last answer of a conversation.
+
+        Args:
+            history: up to that answer.
+            model: that answered; two names for a comparison.
+            vote: "upvote", "downvote", "flag", or the outcome of a comparison.
+            address: of the client.
+
+        Raises:
+            MGMError: the file cannot be written.
+        """
+        self._write(history, {"type": vote, "model": model, "ip": address})
+
+    def _write(self, history: ChatHistory, metadata: dict[str, Any]) -> None:
         messages, hashes = [], []
         try:
-            for exchange in conversation.exchanges:
-                contents = [path.read_bytes() for path in exchange.images]
-                hashes += [self._kept(content) for content in contents]
-                messages += [["USER", exchange.question], ["ASSISTANT", exchange.answer]]
-            entry = {"tstamp": round(time.time(), 4)} | facts
+            for turn in history.turns:
+                contents = [path.read_bytes() for path in turn.images]
+                hashes += [self._hash_image(content) for content in contents]
+                messages += [["USER", turn.question], ["ASSISTANT", turn.answer]]
+            entry = {"tstamp": round(time.time(), 4)} | metadata
             entry |= {"state": {"messages": messages}, "images": hashes}
             line = json.dumps(entry, ensure_ascii=False) + "\n"
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{datetime.now():%Y-%m-%d}-conv.json"
-            with self._turn, file.open("a", encoding="utf-8") as out:
+            with self._lock, file.open("a", encoding="utf-8") as out:
                 out.write(line)
         except OSError as error:
             reason = one_line(error.strerror or error)
-            raise MGMError(f"{self.folder}: nothing was logged ({reason})") from error
+            raise MGMError(f"{self.folder}: the log cannot be written ({reason})") from error
 
-    def _kept(self, content: bytes) -> str:
-        """The hash of an image, which is written to a file of that name if images are kept."""
+    def _hash_image(self, content: bytes) -> str:
+        """The hash of an image; the image is saved under that name if images are logged."""
         name = hashlib.sha256(content).hexdigest()[:32]
         if self.images:
             file = self.folder / "serve_images" / f"{datetime.now():%Y-%m-%d}" / name

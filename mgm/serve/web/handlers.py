@@ -1,13 +1,12 @@
-"""What happens when something of the page is used.
+"""Event handlers of the Gradio page.
 
-Functions get the event first, then the reader's request, then the values of components; they
-return box, both chats and what was said, see `pictures`.
+Gradio passes event data first, then the HTTP request, then the values of the input components. The
+handlers of chats return updates of the input box, of both chats, and the state, see `render`.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +19,22 @@ from mgm.errors import MGMError
 from mgm.serve.web.client import GenerationSettings, PageClient
 from mgm.serve.web.feedback_log import FeedbackLog
 from mgm.serve.web.moderation import Moderator
-from mgm.serve.web.state import ChatHistory, ChatTurn
+from mgm.serve.web.state import ChatHistory, ChatState, ChatTurn, chatbot_messages
 
-CURSOR = "▌"
-STOPPED = "stopped"  # in place of an answer
-PAUSE = 0.05  # seconds between two pictures of an answer that is being written
-FEEDBACK = {True: "upvote", False: "downvote", "Flag": "flag"}
-Pictures = tuple[Any, ...]
-
-
-@dataclass
-class ChatState:
-    """What was said on a page, with each of two models.
-
-    Attributes:
-        sides: left and right; only the left one where models are not compared.
-        writing: the answers that are being written.
-    """
-
-    sides: tuple[ChatHistory, ChatHistory] = field(
-        default_factory=lambda: (ChatHistory(), ChatHistory())
-    )
-    writing: list[asyncio.Task[None]] = field(default_factory=list)
-
-    @property
-    def busy(self) -> bool:
-        """Whether answers are being written."""
-        return not all(task.done() for task in self.writing)
-
-    async def stop(self) -> None:
-        """Write no more. Whoever shows the answers sees them end."""
-        for task in self.writing:
-            task.cancel()
-        await asyncio.gather(*self.writing, return_exceptions=True)
+STOPPED = "stopped"  # shown instead of an answer
+RENDER_INTERVAL = 0.05  # seconds between two updates while answers are streamed
+VOTES = {True: "upvote", False: "downvote", "Flag": "flag"}  # by Gradio's `liked`
+Updates = tuple[Any, ...]
 
 
 class Handlers:
-    """What the page does as a whole.
+    """Event handlers of the page as a whole.
 
     Args:
-        client: asks the controller.
-        log: keeps votes.
-        models: that may be chosen; None: those that are there when the page is opened.
-        moderator: objects to questions; None: nobody does.
+        client: of the controller.
+        log: of votes.
+        models: to choose from; None: those that are served when the page is opened.
+        moderator: checks questions; None: no moderation.
     """
 
     def __init__(
@@ -74,139 +46,138 @@ class Handlers:
     ) -> None:
         self.client, self.log, self.models, self.moderator = client, log, models, moderator
 
-    async def opened(self, request: gr.Request) -> tuple[Any, Any, Any]:
-        """Models to choose from, and those that the page's address names."""
-        names = self.models if self.models is not None else await self._names()
-        asked = dict(request.query_params)
+    async def load_page(self, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Model choices, and the models selected by the URL's parameters."""
+        names = list(self.models) if self.models is not None else await self._fetch_models()
+        parameters = dict(request.query_params)
         first, last = (names[0], names[-1]) if names else (None, None)
         model, other = (
-            asked[key] if asked.get(key) in names else default
+            parameters[key] if parameters.get(key) in names else default
             for key, default in (("model", first), ("compare", last))
         )
-        choices = list(names)
         return (
-            gr.update(choices=choices, value=model),
-            gr.update(choices=choices, value=other),
-            "compare" in asked,
+            gr.update(choices=names, value=model),
+            gr.update(choices=names, value=other),
+            "compare" in parameters,
         )
 
-    async def reload(self, model: str | None, other: str | None) -> tuple[Any, Any]:
-        """The models that are there now; what was chosen stays, if it is."""
-        names = await self._names()
+    async def reload_models(self, model: str | None, other: str | None) -> tuple[Any, Any]:
+        """The models that are served now; the selection is kept where possible."""
+        names = await self._fetch_models()
         if self.models is not None:
             self.models = names
         first = names[0] if names else None
-        kept = [one if one in names else first for one in (model, other)]
-        return gr.update(choices=names, value=kept[0]), gr.update(choices=names, value=kept[1])
+        values = [one if one in names else first for one in (model, other)]
+        return gr.update(choices=names, value=values[0]), gr.update(choices=names, value=values[1])
 
-    async def ask(
+    async def submit(
         self,
         request: gr.Request,
         message: dict[str, Any],
-        talk: ChatState,
+        state: ChatState,
         compare: bool,
         model: str | None,
         other: str | None,
         *settings: Any,
-    ) -> AsyncGenerator[Pictures]:
-        """Put a question to one model, or to two."""
+    ) -> AsyncGenerator[Updates]:
+        """Send a question to one model, or to two."""
         question = (message.get("text") or "").strip()
-        files = tuple(Path(file) for file in message.get("files") or ())
-        names = [model, other] if compare else [model]
+        images = tuple(Path(file) for file in message.get("files") or ())
+        models = [model, other] if compare else [model]
         try:
-            if talk.busy:
-                raise MGMError("An answer is being written; stop it first.")
-            await self.check(question, files, names)
+            if state.is_generating:
+                raise MGMError("An answer is being generated; stop it first.")
+            await self.check_question(question, images, models)
         except MGMError as error:
             gr.Warning(str(error))
             yield (gr.skip(),) * 4
             return
-        writing = talk.sides[: len(names)]
-        for conversation, name in zip(writing, names, strict=True):
-            conversation.exchanges.append(ChatTurn(question, files, model=name or ""))
-        async for one in self.answered(writing, talk, settings, request):
-            yield one
+        histories = state.histories[: len(models)]
+        for history, name in zip(histories, models, strict=True):
+            history.turns.append(ChatTurn(question, images, model=name or ""))
+        async for updates in self.generate(histories, state, settings, request):
+            yield updates
 
-    async def stop(self, talk: ChatState) -> None:
-        """End the answers that are being written."""
-        await talk.stop()
+    async def stop(self, state: ChatState) -> None:
+        """Cancel the running generations."""
+        await state.stop()
 
-    async def clear(self, talk: ChatState) -> Pictures:
-        """Begin anew."""
-        await talk.stop()
-        talk.sides = (ChatHistory(), ChatHistory())
-        return pictures(talk)
+    async def clear(self, state: ChatState) -> Updates:
+        """Start new conversations."""
+        await state.stop()
+        state.histories = (ChatHistory(), ChatHistory())
+        return render(state)
 
-    def judge(
-        self, outcome: str, request: gr.Request, talk: ChatState, model: str, other: str
+    def vote_comparison(
+        self, outcome: str, request: gr.Request, state: ChatState, model: str, other: str
     ) -> None:
-        """Keep which of two answers the reader prefers."""
-        left, right = talk.sides
-        if not (left.exchanges and right.exchanges):
+        """Log which of two models answered better."""
+        left, right = state.histories
+        if not (left.turns and right.turns):
             gr.Warning("Ask both models first.")
             return
-        both = ChatHistory([*left.exchanges, *right.exchanges])
-        self.keep(both, f"{model}, {other}", f"compare: {outcome}", request)
+        both = ChatHistory([*left.turns, *right.turns])
+        self.log_vote(both, f"{model}, {other}", f"compare: {outcome}", request)
 
-    def keep(self, conversation: ChatHistory, model: str, vote: str, request: gr.Request) -> None:
-        """Log a vote on a conversation, and say so."""
+    def log_vote(self, history: ChatHistory, model: str, vote: str, request: gr.Request) -> None:
+        """Log a vote, and confirm it."""
         try:
-            self.log.voted(conversation, model, vote, _reader(request))
-            gr.Info("Thank you, this was noted.", duration=3)
+            self.log.log_vote(history, model, vote, _client_address(request))
+            gr.Info("Thank you, your vote was saved.", duration=3)
         except MGMError as error:
             gr.Warning(str(error))
 
-    async def check(
-        self, question: str, files: Sequence[Path], models: Sequence[str | None]
+    async def check_question(
+        self, question: str, images: Sequence[Path], models: Sequence[str | None]
     ) -> None:
-        """Raise an MGMError if it cannot be asked."""
-        if not question and not files:
+        """Raise an MGMError if a question is empty, refused, or has a broken image or no model."""
+        if not question and not images:
             raise MGMError("Write a question first.")
         if not all(models):
             raise MGMError("Choose a model first; reload the models if there is none.")
-        for file in files:
+        for file in images:
             await asyncio.to_thread(open_image, file, file.name, UPRIGHT, NETWORK_LIMITS)
         if self.moderator is not None and question:
             await self.moderator.check(question)
 
-    async def answered(
+    async def generate(
         self,
-        writing: Sequence[ChatHistory],
-        talk: ChatState,
+        histories: Sequence[ChatHistory],
+        state: ChatState,
         settings: Sequence[Any],
         request: gr.Request,
-    ) -> AsyncGenerator[Pictures]:
-        """The last exchange of some conversations, as it is answered."""
-        asked, begun = GenerationSettings(*settings), time.time()
-        talk.writing = [asyncio.create_task(self._answer(one, asked)) for one in writing]
+    ) -> AsyncGenerator[Updates]:
+        """Generate the answers to the last turns, rendered while they are streamed."""
+        parsed, start_time = GenerationSettings(*settings), time.time()
+        state.tasks = [asyncio.create_task(self._answer(one, parsed)) for one in histories]
         try:
-            yield pictures(talk, busy=True)
-            while talk.busy:
-                await asyncio.wait(talk.writing, timeout=PAUSE)
-                yield pictures(talk, busy=True)
+            yield render(state, is_generating=True)
+            while state.is_generating:
+                await asyncio.wait(state.tasks, timeout=RENDER_INTERVAL)
+                yield render(state, is_generating=True)
         finally:
-            await talk.stop()
-        yield pictures(talk)
-        for conversation in filter(lambda one: one.exchanges, writing):  # it may be cleared
+            await state.stop()
+        yield render(state)
+        for history in filter(lambda one: one.turns, histories):  # it may have been cleared
             try:
-                model = conversation.exchanges[-1].model
-                self.log.answered(conversation, model, begun, _reader(request))
+                model = history.turns[-1].model
+                self.log.log_answer(history, model, start_time, _client_address(request))
             except MGMError as error:
                 gr.Warning(str(error))
 
-    async def _answer(self, conversation: ChatHistory, settings: GenerationSettings) -> None:
-        """Write an answer into the last exchange; what goes wrong is written there, too."""
-        exchange = conversation.exchanges[-1]
+    async def _answer(self, history: ChatHistory, settings: GenerationSettings) -> None:
+        """Stream an answer, or an error, into the last turn."""
+        turn = history.turns[-1]
         try:
-            async for heard in self.client.answer(conversation, exchange.model, settings):
-                exchange.answer, exchange.drawn = heard.text, heard.drawn
+            async for response in self.client.stream(history, turn.model, settings):
+                turn.answer, turn.generated_image = response.text, response.image
         except MGMError as error:
-            exchange.fault = str(error)
+            turn.error = str(error)
         except asyncio.CancelledError:
-            exchange.fault = "" if exchange.answer else STOPPED
+            turn.error = "" if turn.answer else STOPPED
             raise
 
-    async def _names(self) -> list[str]:
+    async def _fetch_models(self) -> list[str]:
         try:
             names = await self.client.models()
         except MGMError as error:
@@ -218,134 +189,110 @@ class Handlers:
 
 
 class ChatPane:
-    """What happens in one of the two chats.
+    """Event handlers of the left or the right chat.
 
     Args:
-        actions: of the page.
-        number: 0 for the left one, 1 for the right one.
+        handlers: of the page.
+        index: 0: left, 1: right.
     """
 
-    def __init__(self, actions: Handlers, number: int) -> None:
-        self.actions, self.number = actions, number
+    def __init__(self, handlers: Handlers, index: int) -> None:
+        self.handlers, self.index = handlers, index
 
     async def retry(
         self,
         data: gr.RetryData,
         request: gr.Request,
-        talk: ChatState,
+        state: ChatState,
         model: str | None,
         *settings: Any,
-    ) -> AsyncGenerator[Pictures]:
-        """Ask the same again, of the model that is chosen now."""
-        async for one in self._again(data.index, None, request, talk, model, settings):
-            yield one
+    ) -> AsyncGenerator[Updates]:
+        """Ask a question again, with the model and settings that are selected now."""
+        async for updates in self._ask_again(data.index, None, request, state, model, settings):
+            yield updates
 
     async def edit(
         self,
         data: gr.EditData,
         request: gr.Request,
-        talk: ChatState,
+        state: ChatState,
         model: str | None,
         *settings: Any,
-    ) -> AsyncGenerator[Pictures]:
-        """Ask something else in place of a question."""
-        async for one in self._again(data.index, str(data.value), request, talk, model, settings):
-            yield one
+    ) -> AsyncGenerator[Updates]:
+        """Replace a question, and answer the new one."""
+        question = str(data.value)
+        async for updates in self._ask_again(data.index, question, request, state, model, settings):
+            yield updates
 
-    async def undo(self, data: gr.UndoData, talk: ChatState) -> Pictures:
-        """Take a question back, into the box."""
-        await talk.stop()
-        conversation, number = talk.sides[self.number], _number(data.index)
-        if number >= len(conversation.exchanges):
-            return pictures(talk)
-        exchange = conversation.back_to(number)
-        files = [str(path) for path in exchange.images]
-        box = gr.MultimodalTextbox(
-            {"text": exchange.question, "files": files}, submit_btn=True, stop_btn=False
-        )
-        return (box, *pictures(talk)[1:])
+    async def undo(self, data: gr.UndoData, state: ChatState) -> Updates:
+        """Move a question back into the input box."""
+        await state.stop()
+        history, index = state.histories[self.index], _turn_index(data.index)
+        if index >= len(history.turns):
+            return render(state)
+        turn = history.pop_from(index)
+        value = {"text": turn.question, "files": [str(path) for path in turn.images]}
+        box = gr.MultimodalTextbox(value, submit_btn=True, stop_btn=False)
+        return (box, *render(state)[1:])
 
-    async def vote(self, data: gr.LikeData, request: gr.Request, talk: ChatState) -> None:
-        """Keep what the reader thinks of an answer; once, though browsers may say it twice."""
-        conversation, number = talk.sides[self.number], _number(data.index)
-        vote = FEEDBACK.get(data.liked)
-        if vote is None or number >= len(conversation.exchanges):
+    async def vote(self, data: gr.LikeData, request: gr.Request, state: ChatState) -> None:
+        """Log a vote on an answer; once, though browsers may send it twice."""
+        history, index = state.histories[self.index], _turn_index(data.index)
+        vote = VOTES.get(data.liked)
+        if vote is None or index >= len(history.turns):
             return
-        exchange = conversation.exchanges[number]
-        if exchange.vote != vote:
-            exchange.vote = vote
-            self.actions.keep(conversation.until(exchange), exchange.model, vote, request)
+        turn = history.turns[index]
+        if turn.vote != vote:
+            turn.vote = vote
+            self.handlers.log_vote(history.until(turn), turn.model, vote, request)
 
-    async def _again(
+    async def _ask_again(
         self,
-        index: Any,
+        message_index: Any,
         question: str | None,
         request: gr.Request,
-        talk: ChatState,
+        state: ChatState,
         model: str | None,
         settings: Sequence[Any],
-    ) -> AsyncGenerator[Pictures]:
-        """Go back to an exchange, and ask it, or another question, there."""
-        conversation, number = talk.sides[self.number], _number(index)
-        if number >= len(conversation.exchanges):
-            yield pictures(talk)
+    ) -> AsyncGenerator[Updates]:
+        """Go back to a turn, and answer its question, or another one, there."""
+        history, index = state.histories[self.index], _turn_index(message_index)
+        if index >= len(history.turns):
+            yield render(state)
             return
-        exchange = conversation.exchanges[number]
-        asked = exchange.question if question is None else question.strip()
-        await talk.stop()
+        turn = history.turns[index]
+        question = turn.question if question is None else question.strip()
+        await state.stop()
         try:
-            await self.actions.check(asked, exchange.images, [model])
+            await self.handlers.check_question(question, turn.images, [model])
         except MGMError as error:
             gr.Warning(str(error))
-            yield pictures(talk)
+            yield render(state)
             return
-        conversation.back_to(number)
-        conversation.exchanges.append(ChatTurn(asked, exchange.images, model=model or ""))
-        async for one in self.actions.answered([conversation], talk, settings, request):
-            yield one
+        history.pop_from(index)
+        history.turns.append(ChatTurn(question, turn.images, model=model or ""))
+        async for updates in self.handlers.generate([history], state, settings, request):
+            yield updates
 
 
-def pictures(talk: ChatState, busy: bool = False) -> Pictures:
-    """Box, both chats, and what was said.
+def render(state: ChatState, is_generating: bool = False) -> Updates:
+    """Updates of the input box and both chats, and the state.
 
     Args:
-        talk: what was said.
-        busy: whether answers are being written, which can be stopped.
+        state: of the page.
+        is_generating: whether the box has a button to stop; else one to submit.
     """
-    box = gr.update(submit_btn=not busy, stop_btn=busy)
-    if busy:
+    box = gr.update(submit_btn=not is_generating, stop_btn=is_generating)
+    if is_generating:
         box["value"] = {"text": "", "files": []}
-    return (box, *(shown(one, busy) for one in talk.sides), talk)
+    chats = (chatbot_messages(history, is_generating) for history in state.histories)
+    return (box, *chats, state)
 
 
-def shown(conversation: ChatHistory, busy: bool = False) -> list[dict[str, Any]]:
-    """A conversation as a chat shows it: two messages for each exchange."""
-    messages: list[dict[str, Any]] = []
-    for exchange in conversation.exchanges:
-        question: list[Any] = [{"path": str(path)} for path in exchange.images]
-        if exchange.question:
-            question.append(exchange.question)
-        last = busy and exchange is conversation.exchanges[-1] and not exchange.fault
-        text = exchange.answer + (CURSOR if last else "")
-        if exchange.fault:
-            text = f"{text}\n\n⚠️ {exchange.fault}".strip()
-        answer: list[Any] = [text or "(no words)"]
-        if exchange.drawn is not None:
-            try:
-                picture = open_image(exchange.drawn, "the drawing", limits=NETWORK_LIMITS)
-                answer.append(gr.Image(picture, label="Drawn", show_label=False))
-            except MGMError as error:
-                answer.append(f"⚠️ {error}")
-        messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": answer})
-    return messages
+def _turn_index(message_index: int | tuple[int, int] | list[int]) -> int:
+    """The index of the turn that a message of the chatbot belongs to."""
+    return (message_index if isinstance(message_index, int) else message_index[0]) // 2
 
 
-def _number(index: int | tuple[int, int] | list[int]) -> int:
-    """The number of the exchange that a message belongs to."""
-    return (index if isinstance(index, int) else index[0]) // 2
-
-
-def _reader(request: gr.Request) -> str | None:
-    client = getattr(request, "client", None)
-    return getattr(client, "host", None)
+def _client_address(request: gr.Request) -> str | None:
+    return getattr(getattr(request, "client", None), "host", None)

@@ -1,16 +1,18 @@
-"""The page: what is on it, and which action belongs to what."""
+"""Layout of the Gradio page: its components, and which handler belongs to which event."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from mgm.serve.web.attribution_panel import AttributionPanel
-from mgm.serve.web.handlers import ChatPane, ChatState, Handlers
+from mgm.serve.web.handlers import ChatPane, Handlers
+from mgm.serve.web.state import ChatState
 
 TITLE = "Mini-Gemini"
-HOUR = 3600  # seconds for which uploads and conversations of a page that was left are kept
-KINDS = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"]
+HOUR = 3600  # seconds that uploads and conversations are kept after the page is closed
+IMAGE_SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"]
 BUTTONS = {"clear": "Clear", "export": "Export", "link": "Link to this model"}
 OUTCOMES = {
     "left": "← Left is better",
@@ -18,17 +20,17 @@ OUTCOMES = {
     "tie": "Both are good",
     "neither": "Both are bad",
 }
-EXAMPLES = (
+EXAMPLE_QUESTIONS = (
     ("sign.png", "What does the top line say?"),
     ("receipt.png", "What is the total?"),
     ("receipt.png", "Which item costs $6.90?"),
     ("shapes.png", "How many red circles are there?"),
 )
 NOTICE = (
-    "Answers may be wrong or offensive; what you say and show is sent to the server that runs the "
-    "model. Votes are kept with the conversation they are about."
+    "Answers may be wrong or offensive. Questions and images are sent to the server that runs the "
+    "model; votes are stored with their conversation."
 )
-# Fonts of the reader's machine: a page behind a firewall waits for no others.
+# System fonts: behind a firewall others would not load.
 FONTS = ["system-ui", "sans-serif"]
 MONO = ["ui-monospace", "monospace"]
 CSS = """
@@ -37,7 +39,7 @@ CSS = """
 #mined_window img { image-rendering: pixelated; }
 @media (max-width: 640px) { #conversations { flex-direction: column; } }
 """
-# Where the address bar shows it, it can be copied even if the browser forbids that to pages.
+# Also in the address bar, for browsers that do not let pages write to the clipboard.
 LINK = """(model, compare, other) => {
     const link = new URL(window.location.href);
     link.search = "";
@@ -60,130 +62,169 @@ class Page:
     """A page to chat with one model, or with two side by side.
 
     Args:
-        actions: what happens there.
-        examples: folder of example images; None: there are none.
-        embed: whether the page is part of another, and shows no title.
+        handlers: of its events.
+        examples: folder of example images; None: no examples.
+        embed: whether the page is embedded in another one, without title and examples.
     """
 
     def __init__(
-        self, actions: Handlers, examples: Path | None = None, embed: bool = False
+        self, handlers: Handlers, examples: Path | None = None, embed: bool = False
     ) -> None:
-        self.actions, self.examples, self.embed = actions, examples, embed
+        self.handlers, self.examples, self.embed = handlers, examples, embed
 
-    def serve(self, host: str, port: int, concurrency: int, share: bool, upload: int) -> None:
-        """Serve until the program is ended.
+    def serve(self, host: str, port: int, concurrency: int, share: bool, max_upload: int) -> None:
+        """Serve until the program is stopped.
 
         Args:
-            host: interface to listen at.
-            port: of it.
-            concurrency: answers that are shown at once.
-            share: whether Gradio's servers give it a public address.
-            upload: MiB of a file.
+            host: interface to listen on.
+            port: to listen on.
+            concurrency: answers that are streamed at the same time.
+            share: whether Gradio's servers give the page a public address.
+            max_upload: MiB per file.
 
         Raises:
-            OSError: the address is taken.
+            OSError: the address is in use.
         """
         self.build(concurrency).launch(
-            server_name=host, server_port=port, share=share, **launch_options(upload)
+            server_name=host, server_port=port, share=share, **launch_options(max_upload)
         )
 
     def build(self, concurrency: int) -> gr.Blocks:
-        """The page, which is not served yet."""
+        """The page as Gradio blocks, not served yet."""
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
             if not self.embed:
                 gr.Markdown(f"# {TITLE}\nAsk about images, and see where the model looked.")
-            self._fill(blocks, concurrency)
+            components = self._add_components()
+            AttributionPanel(self.handlers.client).build(components.state)
+            self._bind_chats(components, concurrency)
+            self._bind_buttons(components)
+            blocks.load(
+                self.handlers.load_page,
+                None,
+                [components.model, components.other_model, components.compare],
+            )
             if not self.embed:
                 gr.Markdown(NOTICE)
         return blocks.queue(default_concurrency_limit=concurrency, api_open=False)
 
-    def _fill(self, blocks: gr.Blocks, concurrency: int) -> None:
-        actions = self.actions
-        talk = gr.State(ChatState(), time_to_live=HOUR)
-        names = list(actions.models or ())
+    def _add_components(self) -> "_Components":
+        """Put the components on the page, from top to bottom."""
+        state = gr.State(ChatState(), time_to_live=HOUR)
+        names = list(self.handlers.models or ())
         with gr.Row():
             model = gr.Dropdown(names, label="Model", elem_id="model")
-            other = gr.Dropdown(names, label="Other model", elem_id="other", visible=False)
+            other_model = gr.Dropdown(names, label="Other model", elem_id="other", visible=False)
         with gr.Row():
             compare = gr.Checkbox(label="Compare two models", elem_id="compare", min_width=200)
             reload = gr.Button("Reload models", elem_id="reload", size="sm", min_width=120)
         with gr.Row(elem_id="conversations"):
-            chats = [_chat("left", True), _chat("right", False)]
-        with gr.Row(visible=False, elem_id="outcome") as outcome:
-            verdicts = {name: gr.Button(label, size="sm") for name, label in OUTCOMES.items()}
+            chats = (_chatbot("left", True), _chatbot("right", False))
+        with gr.Row(visible=False, elem_id="outcome") as outcome_row:
+            outcomes = {name: gr.Button(label, size="sm") for name, label in OUTCOMES.items()}
         box = gr.MultimodalTextbox(
             placeholder="Ask; drop, paste or upload images",
             show_label=False,
             sources=["upload"],
-            file_types=KINDS,
+            file_types=IMAGE_SUFFIXES,
             file_count="multiple",
             elem_id="box",
             autofocus=True,
         )
         if self.examples is not None:
-            asked = [
+            examples = [
                 [{"text": question, "files": [str(self.examples / name)]}]
-                for name, question in EXAMPLES
+                for name, question in EXAMPLE_QUESTIONS
             ]
-            gr.Examples(asked, box, elem_id="examples")
+            gr.Examples(examples, box, elem_id="examples")
         settings = _settings()
         with gr.Row():
-            clear, export, link = (
-                gr.Button(label, elem_id=name, size="sm", min_width=100)
+            buttons = {
+                name: gr.Button(label, elem_id=name, size="sm", min_width=100)
                 for name, label in BUTTONS.items()
-            )
-        address = gr.Textbox(label="Link", visible=False, elem_id="address", buttons=["copy"])
-        AttributionPanel(actions.client).build(talk)
+            }
+        link = gr.Textbox(label="Link", visible=False, elem_id="address", buttons=["copy"])
+        return _Components(
+            state, model, other_model, compare, reload, chats, outcome_row, outcomes, box,
+            settings, buttons, link,
+        )  # fmt: skip
 
-        shown = [box, *chats, talk]
-        inputs = [box, talk, compare, model, other, *settings]
-        limit: dict[str, Any] = {"concurrency_limit": concurrency, "show_progress": "hidden"}
-        # What is asked in the moment in which an answer ends is not lost.
-        limit["trigger_mode"] = "multiple"
-        box.submit(actions.ask, inputs, shown, **limit)
-        for number, (chat, chosen) in enumerate(zip(chats, (model, other), strict=True)):
-            side = ChatPane(actions, number)
-            chat.retry(side.retry, [talk, chosen, *settings], shown, **limit)
-            chat.edit(side.edit, [talk, chosen, *settings], shown, **limit)
-            chat.undo(side.undo, talk, shown)
-            chat.clear(actions.clear, talk, shown)
-            chat.like(side.vote, talk, None)
-        box.stop(actions.stop, talk, None)
-        clear.click(actions.clear, talk, shown)
-        for name, button in verdicts.items():
-            button.click(_Verdict(actions, name).told, [talk, model, other], None)
-        compare.change(
-            lambda two: [gr.update(visible=two)] * 3, compare, [other, chats[1], outcome]
+    def _bind_chats(self, page: "_Components", concurrency: int) -> None:
+        """Bind the events of the input box and of both chats."""
+        handlers = self.handlers
+        outputs = [page.box, *page.chats, page.state]
+        models = (page.model, page.other_model)
+        inputs = [page.box, page.state, page.compare, *models, *page.settings]
+        streaming: dict[str, Any] = {"concurrency_limit": concurrency, "show_progress": "hidden"}
+        # A question sent just as an answer ends is not dropped.
+        streaming["trigger_mode"] = "multiple"
+        page.box.submit(handlers.submit, inputs, outputs, **streaming)
+        page.box.stop(handlers.stop, page.state, None)
+        for index, (chat, model) in enumerate(zip(page.chats, models, strict=True)):
+            pane = ChatPane(handlers, index)
+            chat.retry(pane.retry, [page.state, model, *page.settings], outputs, **streaming)
+            chat.edit(pane.edit, [page.state, model, *page.settings], outputs, **streaming)
+            chat.undo(pane.undo, page.state, outputs)
+            chat.clear(handlers.clear, page.state, outputs)
+            chat.like(pane.vote, page.state, None)
+        page.buttons["clear"].click(handlers.clear, page.state, outputs)
+
+    def _bind_buttons(self, page: "_Components") -> None:
+        """Bind the events of comparison, export, link and model list."""
+        handlers, models = self.handlers, [page.model, page.other_model]
+        for name, button in page.outcomes.items():
+            button.click(_OutcomeButton(handlers, name).click, [page.state, *models], None)
+        page.compare.change(
+            lambda compare: [gr.update(visible=compare)] * 3,
+            page.compare,
+            [page.other_model, page.chats[1], page.outcome_row],
         )
-        written = gr.Textbox(visible=False)
-        export.click(lambda said: said.sides[0].exported(), talk, written).then(
-            None, written, None, js=DOWNLOAD
+        exported = gr.Textbox(visible=False)
+        page.buttons["export"].click(
+            lambda state: state.histories[0].to_json(), page.state, exported
+        ).then(None, exported, None, js=DOWNLOAD)
+        page.buttons["link"].click(lambda: gr.update(visible=True), None, page.link).then(
+            None, [page.model, page.compare, page.other_model], page.link, js=LINK
         )
-        link.click(lambda: gr.update(visible=True), None, address).then(
-            None, [model, compare, other], address, js=LINK
-        )
-        blocks.load(actions.opened, None, [model, other, compare])
-        reload.click(actions.reload, [model, other], [model, other])
+        page.reload.click(handlers.reload_models, models, models)
 
 
-class _Verdict:
+@dataclass
+class _Components:
+    """Components of the page that have events or values."""
+
+    state: gr.State
+    model: gr.Dropdown
+    other_model: gr.Dropdown
+    compare: gr.Checkbox
+    reload: gr.Button
+    chats: tuple[gr.Chatbot, gr.Chatbot]
+    outcome_row: gr.Row
+    outcomes: dict[str, gr.Button]
+    box: gr.MultimodalTextbox
+    settings: list[gr.components.Component]
+    buttons: dict[str, gr.Button]
+    link: gr.Textbox
+
+
+class _OutcomeButton:
     """A button that says which of two answers is better."""
 
-    def __init__(self, actions: Handlers, outcome: str) -> None:
-        self.actions, self.outcome = actions, outcome
+    def __init__(self, handlers: Handlers, outcome: str) -> None:
+        self.handlers, self.outcome = handlers, outcome
 
-    def told(self, request: gr.Request, talk: ChatState, model: str, other: str) -> None:
-        self.actions.judge(self.outcome, request, talk, model, other)
+    def click(self, request: gr.Request, state: ChatState, model: str, other: str) -> None:
+        """Log the outcome of a comparison."""
+        self.handlers.vote_comparison(self.outcome, request, state, model, other)
 
 
-def launch_options(upload: int = 20) -> dict[str, Any]:
-    """How Gradio serves the page.
+def launch_options(max_upload: int = 20) -> dict[str, Any]:
+    """Options of `gradio.Blocks.launch`.
 
     Args:
-        upload: MiB of a file.
+        max_upload: MiB per file.
     """
     return {
-        "max_file_size": upload * 2**20,
+        "max_file_size": max_upload * 2**20,
         "theme": gr.themes.Default(font=FONTS, font_mono=MONO),
         "css": CSS,
         "footer_links": [],
@@ -207,7 +248,7 @@ def _settings() -> list[gr.components.Component]:
     return [*sliders, gen, ocr]
 
 
-def _chat(name: str, visible: bool) -> gr.Chatbot:
+def _chatbot(name: str, visible: bool) -> gr.Chatbot:
     return gr.Chatbot(
         elem_id=f"chat_{name}",
         show_label=False,
@@ -216,6 +257,6 @@ def _chat(name: str, visible: bool) -> gr.Chatbot:
         editable="user",
         feedback_options=["Like", "Dislike", "Flag"],
         buttons=["copy", "copy_all"],
-        placeholder="Nothing was asked yet.",
+        placeholder="No messages yet.",
         group_consecutive_messages=False,
     )

@@ -1,8 +1,8 @@
-"""A model behind HTTP: the published endpoints of a worker, and the OpenAI API."""
+"""FastAPI application of a worker: the OpenAI API and the published worker's endpoints."""
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from mgm.engine.attribution.mining import mined_details
+from mgm.engine.attribution.mining import attribute_mining
+from mgm.engine.core import request as engine_request
 from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
 from mgm.errors import MGMError
@@ -47,17 +48,26 @@ from mgm.serve.worker.worker import Worker
 
 
 def build_worker_app(worker: Worker, **options: Any) -> FastAPI:
-    """The endpoints of a worker.
+    """The application of a worker.
 
     Args:
-        worker: that answers.
+        worker: handles the requests.
         **options: as for `build_app`.
     """
     app = build_app("mgm worker", **options)
+    _add_status_endpoints(app, worker)
+    _add_generation_endpoints(app, worker)
+    _add_image_endpoints(app, worker)
+    describe_bodies(app, BODIES)
+    return app
+
+
+def _add_status_endpoints(app: FastAPI, worker: Worker) -> None:
+    """Health, metrics, and the models that are served."""
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        return {"status": "draining" if worker.admission.closed else "ok"}
+        return {"status": "draining" if worker.limiter.closed else "ok"}
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -67,65 +77,74 @@ def build_worker_app(worker: Worker, **options: Any) -> FastAPI:
     async def status() -> dict[str, Any]:
         return worker.status()
 
-    @app.post("/worker_generate_stream")
-    async def published(request: Request) -> Response:
-        return legacy_response(worker, await request.body())
-
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return model_list([*worker.names, *worker.drawers], worker.created)
+        return model_list([*worker.names, *worker.image_models], worker.created)
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         _check_model(worker, name)
         return model_list([name], worker.created)["data"][0]
 
+
+def _add_generation_endpoints(app: FastAPI, worker: Worker) -> None:
+    """Chat and text completions, and the published worker's stream."""
+
+    @app.post("/worker_generate_stream")
+    async def generate_stream(request: Request) -> Response:
+        return legacy_response(worker, await request.body())
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = parse_body(ChatCompletionBody, await request.body())
-        parsed = parse_chat_request(body, worker.engine.template, worker.limits.tokens)
-        return await _openai(worker, request, parsed, chat=True)
+        parsed = parse_chat_request(body, worker.engine.template, worker.limits.max_tokens)
+        return await _respond(worker, request, parsed, chat=True)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = parse_body(CompletionBody, await request.body())
-        parsed = parse_completion_request(body, worker.limits.tokens)
-        return await _openai(worker, request, parsed, chat=False)
+        parsed = parse_completion_request(body, worker.limits.max_tokens)
+        return await _respond(worker, request, parsed, chat=False)
+
+
+def _add_image_endpoints(app: FastAPI, worker: Worker) -> None:
+    """Image generation, and attribution of an answer to the pixels of its images."""
 
     @app.post("/v1/images/generations")
     async def images(request: Request) -> Response:
         body = parse_body(ImageGenerationBody, await request.body())
-        wanted = parse_image_request(body, worker.companions.image_model)
+        parsed = parse_image_request(body, worker.tools.image_model)
 
-        async def draw() -> list[bytes]:
-            async with worker.request_slot("images", worker.drawing) as slot:
+        async def generate() -> list[bytes]:
+            async with worker.request_slot("images", worker.image_limiter) as slot:
                 await slot.acquire()
-                return [await worker.draw(wanted.text, seed, wanted.size) for seed in wanted.seeds]
+                return [
+                    await worker.generate_image(parsed.prompt, seed, parsed.size)
+                    for seed in parsed.seeds
+                ]
 
-        drawn = await run_until_disconnect(request.receive, draw)
-        data = [{"b64_json": base64.b64encode(content).decode()} for content in drawn]
+        contents = await run_until_disconnect(request.receive, generate)
+        data = [{"b64_json": base64.b64encode(content).decode()} for content in contents]
         return JSONResponse({"created": int(time.time()), "data": data})
 
-    @app.post("/v1/mined")
-    async def mined(request: Request) -> JSONResponse:
+    @app.post("/v1/attribution")
+    @app.post("/v1/mined", include_in_schema=False)  # its name in earlier versions
+    async def attribution(request: Request) -> JSONResponse:
         body = parse_body(AttributionBody, await request.body())
         parsed, answer = parse_attribution_request(body, worker.engine.template)
         _check_model(worker, parsed.model)
 
-        def look(images: Sequence[bytes]) -> dict[str, Any]:
-            (asked,) = parsed.requests(images)
-            return encode_attribution(mined_details(worker.engine, asked, answer))
+        def attribute(images: Sequence[bytes]) -> dict[str, Any]:
+            (engine_input,) = parsed.requests(images)
+            return encode_attribution(attribute_mining(worker.engine, engine_input, answer))
 
         async def respond() -> dict[str, Any]:
-            async with worker.request_slot("mined") as slot:
+            async with worker.request_slot("attribution") as slot:
                 images = await worker.images.fetch_all(parsed.sources)
                 await slot.acquire()
-                return await worker.in_thread(look, images)
+                return await worker.in_thread(attribute, images)
 
         return JSONResponse(await run_until_disconnect(request.receive, respond))
-
-    describe_bodies(app, BODIES)
-    return app
 
 
 def _check_model(worker: Worker, name: str) -> None:
@@ -133,70 +152,67 @@ def _check_model(worker: Worker, name: str) -> None:
         raise model_not_found(name, worker.names)
 
 
-async def _openai(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
-    """Answer a request of the OpenAI API."""
+async def _respond(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
+    """The response to a chat or text completion, streamed or complete."""
     _check_model(worker, parsed.model)
     writer = ResponseWriter(parsed.model, chat)
     if parsed.stream:
-        produce = partial(_write_events, worker, parsed, writer, time.perf_counter())
+        produce = partial(_stream_completion, worker, parsed, writer, time.perf_counter())
         return EventStream(produce, _error_event, "text/event-stream", SSE_HEADERS)
-    respond = partial(_whole, worker, parsed, writer, time.perf_counter())
-    return JSONResponse(await run_until_disconnect(http.receive, respond))
+    complete = partial(_complete, worker, parsed, writer, time.perf_counter())
+    return JSONResponse(await run_until_disconnect(http.receive, complete))
 
 
-async def _whole(
-    worker: Worker, parsed: ParsedRequest, writer: ResponseWriter, started: float
+async def _complete(
+    worker: Worker, parsed: ParsedRequest, writer: ResponseWriter, start_time: float
 ) -> dict[str, Any]:
-    """All choices, when they are complete."""
-    answers: dict[int, Answer] = {}
+    """The body of a completion that is not streamed."""
     images: dict[int, bytes] = {}
-    async with worker.request_slot(_endpoint(writer)) as slot:
+    async with worker.request_slot(writer.endpoint) as slot:
         requests = await worker.prepare(parsed)
         await slot.acquire(len(requests))
-        async with aclosing(worker.pieces(requests, started, slot)) as pieces:
-            async for index, piece in pieces:
-                if piece.answer is not None:
-                    answers[index] = piece.answer
+        answers = await worker.complete(requests, start_time, slot)
         if parsed.gen_image:
-            for index, answer in sorted(answers.items()):
-                image = await worker.drawn(answer, requests[index].seed)
-                images |= {} if image is None else {index: image}
-    return writer.whole([answers[index] for index in sorted(answers)], images)
+            generated = _generate_images(worker, requests, dict(enumerate(answers)))
+            images = {index: image async for index, image in generated if image is not None}
+    return writer.completion(answers, images)
 
 
-async def _write_events(
-    worker: Worker, parsed: ParsedRequest, writer: ResponseWriter, started: float, write: Write
+async def _stream_completion(
+    worker: Worker, parsed: ParsedRequest, writer: ResponseWriter, start_time: float, write: Write
 ) -> None:
-    """Write the server-sent events of all choices as they come."""
+    """Write the server-sent events of all choices as they are generated."""
     answers: dict[int, Answer] = {}
-    opened: set[int] = set()
-    async with worker.request_slot(_endpoint(writer)) as slot:
+    opened: set[int] = set()  # choices whose first event was written
+    async with worker.request_slot(writer.endpoint) as slot:
         requests = await worker.prepare(parsed)
         await slot.acquire(len(requests))
-        async with aclosing(worker.pieces(requests, started, slot)) as pieces:
-            async for index, piece in pieces:
-                if writer.chat and index not in opened:
-                    opened.add(index)
-                    await write(writer.first(index))
-                if piece.text or piece.choices:
-                    await write(writer.text(index, piece.text, piece.choices))
-                if piece.answer is not None:
-                    answers[index] = piece.answer
-                    if not parsed.gen_image:
-                        await write(writer.last(index, piece.answer))
+        async with aclosing(worker.stream(requests, start_time, slot)) as chunks:
+            async for index, chunk in chunks:
+                events = writer.delta_events(
+                    index, chunk.text, chunk.tokens, is_first=index not in opened
+                )
+                opened.add(index)
+                if chunk.answer is not None:
+                    answers[index] = chunk.answer
+                    events += b"" if parsed.gen_image else writer.finish_event(index, chunk.answer)
+                if events:
+                    await write(events)
         if parsed.gen_image:
-            for index, answer in sorted(answers.items()):
-                image = await worker.drawn(answer, requests[index].seed)
-                if image is not None:
-                    await write(writer.image(index, image))
-                await write(writer.last(index, answer))
+            async for index, image in _generate_images(worker, requests, answers):
+                events = b"" if image is None else writer.image_event(index, image)
+                await write(events + writer.finish_event(index, answers[index]))
     if parsed.include_usage:
-        await write(writer.counts(list(answers.values())))
+        await write(writer.usage_event(list(answers.values())))
     await write(DONE)
 
 
-def _endpoint(writer: ResponseWriter) -> str:
-    return "chat" if writer.chat else "completions"
+async def _generate_images(
+    worker: Worker, requests: Sequence[engine_request.Request], answers: Mapping[int, Answer]
+) -> AsyncGenerator[tuple[int, bytes | None]]:
+    """The PNG file that each answer asks for, if it does, by index of the choice."""
+    for index, answer in sorted(answers.items()):
+        yield index, await worker.image_of(answer, requests[index].seed)
 
 
 def _error_event(error: MGMError) -> bytes:

@@ -1,4 +1,4 @@
-"""Downloads images from public hosts, within a deadline and limits of bytes."""
+"""Image downloads from public hosts (SSRF protection), with a deadline and size limits."""
 
 import asyncio
 import socket
@@ -17,25 +17,24 @@ from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.worker.public_addresses import is_public
 
-TIMEOUT = 10.0  # seconds for all images of a request, from the first look-up to the last byte
-CONNECT_TIMEOUT = 3.0  # seconds to connect to one of several addresses of a host
+DOWNLOAD_TIMEOUT = 10.0  # seconds for all images of a request, DNS look-ups included
+IMAGE_CONNECT_TIMEOUT = 3.0  # seconds per IP address of a host
 MAX_IMAGE_BYTES = 32 * 2**20
 MAX_REQUEST_BYTES = 64 * 2**20  # of all images of a request
-MAX_CONNECTIONS = 4  # of one request at the same time
-MAX_REQUESTS = 64  # that download at the same time
+MAX_CONNECTIONS_PER_REQUEST = 4
+MAX_DOWNLOADING_REQUESTS = 64
 MAX_REDIRECTS = 5
-MAX_LOOKUPS = 64  # of host names at the same time, each in a thread: the system's resolver blocks
-MAX_ADDRESSES = 4  # of a host that are tried
-# Chunks of a response, and bytes of content that they must have on average when it has more. Each
-# costs some 3 us, whether it has one byte or 64 KiB: a site that sends nothing but small ones would
-# keep the worker from everything else.
+MAX_LOOKUPS = 64  # DNS look-ups at the same time, each in a thread, since the resolver blocks
+MAX_ADDRESSES = 4  # IP addresses of a host to try
+# Above this number of chunks of a response, their mean size must be at least `MIN_CHUNK_BYTES`. A
+# chunk costs about 3 us, whether it has one byte or 64 KiB: tiny ones could block the event loop.
 MAX_CHUNKS = 4096
 MIN_CHUNK_BYTES = 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {
-    # Some servers turn away the default agents of libraries.
+    # Some servers refuse the default agents of libraries.
     "User-Agent": "Mozilla/5.0 (mgm)",
-    # What is sent is what is counted: nothing that is small here becomes large when unpacked.
+    # No compression: the bytes that are counted are those of the image.
     "Accept-Encoding": "identity",
 }
 
@@ -43,15 +42,14 @@ _HEADERS = {
 class ImageDownloader:
     """Downloads the images of many requests at the same time.
 
-    Only public addresses are connected to. A name is resolved once for a connection, and the
-    address that was checked is the one that is connected to: a second look-up cannot lead
-    elsewhere. Redirects are followed here, and each is checked like the first URL. Proxies of the
-    environment are not used.
+    SSRF protection: connections go to public addresses only. A name is resolved once, and the
+    connection uses the address that was checked, so DNS rebinding has no effect. Redirects are
+    followed here, each checked like the first URL. Proxies of the environment are not used.
 
     Args:
-        allow_private: whether URLs may lead to private, loopback and link-local addresses.
-        timeout: seconds for all images of a request together.
-        max_requests: that download at the same time; others get a `QueueFullError`.
+        allow_private: whether private, loopback and link-local addresses are allowed.
+        timeout: seconds for all images of a request.
+        max_requests: that download at the same time; more get a `QueueFullError`.
         resolve: as `socket.getaddrinfo`.
 
     Attributes:
@@ -61,8 +59,8 @@ class ImageDownloader:
     def __init__(
         self,
         allow_private: bool = False,
-        timeout: float = TIMEOUT,
-        max_requests: int = MAX_REQUESTS,
+        timeout: float = DOWNLOAD_TIMEOUT,
+        max_requests: int = MAX_DOWNLOADING_REQUESTS,
         resolve: Callable[..., Sequence[Any]] = socket.getaddrinfo,
     ) -> None:
         self.allow_private = allow_private
@@ -73,10 +71,13 @@ class ImageDownloader:
         self._lookups = ThreadPoolExecutor(MAX_LOOKUPS, "image-dns")
 
     async def download(self, urls: Mapping[str, str]) -> dict[str, bytes]:
-        """The bytes of all images of one request.
+        """Download all images of one request.
 
         Args:
-            urls: by the labels of the images, with which errors begin.
+            urls: by label; messages of errors begin with the label.
+
+        Returns:
+            Contents of the image files, by label.
 
         Raises:
             BadRequestError: one cannot be downloaded in time, or is too large.
@@ -87,30 +88,11 @@ class ImageDownloader:
                 f"{self.running} requests are downloading images; try again soon, or send the "
                 "images as data URLs"
             )
-        contents: dict[str, bytes] = {}
-        errors: list[MGMError] = []
-        connections = anyio.Semaphore(MAX_CONNECTIONS)
-
-        async def fetch(label: str) -> None:
-            async with connections:
-                try:
-                    contents[label] = await images.download(urls[label], _name(label, urls[label]))
-                except MGMError as error:
-                    errors.append(error)
-                    group.cancel_scope.cancel()  # nobody needs the others any more
-
         self.running += 1
         try:
-            async with _session() as session:
-                images = _RequestDownload(session, self.addresses)
-                with anyio.move_on_after(self.timeout):
-                    async with anyio.create_task_group() as group:
-                        for label in urls:
-                            group.start_soon(fetch, label)
+            contents = await self._download_all(urls)
         finally:
             self.running -= 1
-        if errors:
-            raise errors[0]
         for label, url in urls.items():
             if label not in contents:
                 raise bad_image(
@@ -119,27 +101,51 @@ class ImageDownloader:
                 )
         return contents
 
+    async def _download_all(self, urls: Mapping[str, str]) -> dict[str, bytes]:
+        """Contents by label, of the images that arrive in time; raises the first error."""
+        contents: dict[str, bytes] = {}
+        errors: list[MGMError] = []
+        connections = anyio.Semaphore(MAX_CONNECTIONS_PER_REQUEST)
+
+        async def fetch(label: str) -> None:
+            async with connections:
+                try:
+                    contents[label] = await images.download(urls[label], _name(label, urls[label]))
+                except MGMError as error:
+                    errors.append(error)
+                    group.cancel_scope.cancel()  # the others are not needed any more
+
+        async with _session() as session:
+            images = _RequestDownload(session, self.addresses)
+            with anyio.move_on_after(self.timeout):
+                async with anyio.create_task_group() as group:
+                    for label in urls:
+                        group.start_soon(fetch, label)
+        if errors:
+            raise errors[0]
+        return contents
+
     async def addresses(self, url: URL, name: str) -> list[str]:
-        """IP addresses of the host of a URL, all of them public.
+        """Resolve the host of a URL, and check that all its IP addresses are public.
 
         Args:
             url: with a host.
-            name: which image it is; errors begin with it.
+            name: of the image, for errors.
 
         Raises:
-            BadRequestError: there is none, or one is not public.
+            BadRequestError: the host has no address, or one that is not public.
         """
         host = url.raw_host or ""
         look_up = self._lookups.submit(
             self._resolve, host, url.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
         )
         try:
-            found = await asyncio.wrap_future(look_up)
+            entries = await asyncio.wrap_future(look_up)
         except (OSError, UnicodeError) as error:
             raise _unreachable(name, error) from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         if not self.allow_private and not all(is_public(ip_address(one)) for one in addresses):
-            raise bad_image(f"{name}: {host:.100} is no public address; give a public URL")
+            raise bad_image(f"{name}: {host:.100} is not a public address; give a public URL")
         return addresses[:MAX_ADDRESSES]
 
 
@@ -156,10 +162,10 @@ class _RequestDownload:
         self._bytes_read = 0
 
     async def download(self, text: str, name: str) -> bytes:
-        """What a URL gives.
+        """Download one image, following redirects.
 
         Raises:
-            BadRequestError: it is malformed, cannot be reached, or gives no file.
+            BadRequestError: the URL is invalid, cannot be reached, or is too large.
         """
         try:
             url = _checked(URL(text), name)
@@ -174,17 +180,17 @@ class _RequestDownload:
         except MGMError:
             raise
         except ValueError as error:  # of yarl
-            raise bad_image(f"{name}: is no valid URL ({one_line(error)[:100]})") from error
-        raise bad_image(f"{name}: redirects more than {MAX_REDIRECTS} times; give its last URL")
+            raise bad_image(f"{name}: is not a valid URL ({one_line(error)[:100]})") from error
+        raise bad_image(f"{name}: redirects more than {MAX_REDIRECTS} times; give the final URL")
 
     async def _get(self, url: URL, name: str) -> aiohttp.ClientResponse:
-        """The response to a request that is sent to an address that was checked."""
+        """Send a request to an IP address of the host that was checked."""
         host = url.raw_host or ""
         shown = f"[{host}]" if ":" in host else host
         headers = {"Host": shown if url.is_default_port() else f"{shown}:{url.port}"}
-        # The certificate has to be the host's, though the URL has its address.
+        # TLS verifies the host name, although the URL has the IP address.
         tls_name = host.rstrip(".") if url.scheme == "https" else None
-        failure: Exception = OSError("it has no address")
+        failure: Exception = OSError("the host has no address")
         for address in await self._addresses(url, name):
             try:
                 return await self._session.get(
@@ -200,7 +206,7 @@ class _RequestDownload:
     async def _read(self, response: aiohttp.ClientResponse, name: str) -> bytes:
         if not 200 <= response.status < 300:
             reason = f"{response.status} {one_line(response.reason or '')[:100]}".strip()
-            raise bad_image(f"{name}: the server answered {reason}; check the URL")
+            raise bad_image(f"{name}: the server responded with {reason}; check the URL")
         content = bytearray()
         expected = response.content_length or 0
         self._check_size(expected, self._bytes_read + expected, name)
@@ -226,19 +232,19 @@ class _RequestDownload:
 
 
 def bad_image(message: str) -> BadRequestError:
-    """The error of an image that cannot be had."""
+    """The error of an image that cannot be downloaded or decoded."""
     return BadRequestError(message, "url", code="invalid_image_url")
 
 
 def _session() -> aiohttp.ClientSession:
-    """Connections of one request, none of which is used twice."""
+    """An HTTP session for one request; connections are not reused."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=_HEADERS,
         auto_decompress=False,
         response_class=BoundedResponse,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=IMAGE_CONNECT_TIMEOUT),
     )
 
 

@@ -1,4 +1,4 @@
-"""Images of requests as bytes: public http(s) URLs, data URLs and base64, never files."""
+"""Fetches request images: public http(s) URLs, data URLs and base64, never files."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from mgm.errors import MGMError
 from mgm.serve.worker.image_download import ImageDownloader, bad_image
 
 MAX_PIXELS = NETWORK_LIMITS.max_pixels  # of one image
-DECODE_THREADS = 2  # for base64 and headers of image files, beside those of the worker
+DECODE_THREADS = 2  # for base64 and image headers
 
 
 class ImageFetcher:
     """Fetches the images of requests.
 
-    However slow a site is, it costs the requests that name it and no other: downloads have a
-    deadline, take no slot and no thread that another request needs, and are counted as waiting.
+    A slow site delays only the requests that use it: downloads have a deadline, and need no slot
+    and no thread of other requests. Their requests count as waiting.
 
     Args:
-        downloader: of http(s) URLs; None: one with its default limits.
+        downloader: for http(s) URLs; None: one with default limits.
         max_pixels: of one image.
     """
 
@@ -35,14 +35,14 @@ class ImageFetcher:
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "images")
 
     async def fetch_all(self, sources: Sequence[object]) -> list[bytes]:
-        """The bytes of the image files that a request names, which may be damaged.
+        """Fetch the image files of a request; they are not decoded yet, so they may be damaged.
 
         Args:
-            sources: a data URL, an http(s) URL, or the image file in base64 each.
+            sources: each a data URL, an http(s) URL, or an image file in base64.
 
         Raises:
             MGMError: one is none of these, cannot be downloaded in time, or has too many bytes or
-                pixels; the message names it.
+                pixels; the message says which.
             QueueFullError: too many requests download images.
         """
         urls: dict[str, str] = {}
@@ -63,20 +63,20 @@ class ImageFetcher:
         return [contents[label] for label in labels]
 
     def decode(self, source: object, label: str) -> bytes:
-        """The bytes of an image that is in the request itself.
+        """Decode an image that is in the request itself.
 
         Args:
-            source: a data URL, or the image file in base64.
-            label: which image it is; errors begin with it.
+            source: a data URL, or an image file in base64.
+            label: of the image; messages of errors begin with it.
 
         Raises:
             MGMError: it is neither, or has too many pixels.
         """
         if not isinstance(source, str) or not source:
-            raise bad_image(f"{label}: is no text; give a data URL, an http(s) URL, or base64")
+            raise bad_image(f"{label}: is not a string; give a data URL, an http(s) URL, or base64")
         scheme = _scheme(source)
         if scheme and scheme != "data":
-            raise bad_image(f"{label}: {scheme} URLs are not opened; give a data or http(s) URL")
+            raise bad_image(f"{label}: {scheme} URLs are not supported; give a data or http(s) URL")
         try:
             content = (decode_data_url if scheme else decode_base64)(source, label)
             self._check_size(content, label)
@@ -85,7 +85,7 @@ class ImageFetcher:
         return content
 
     def _check_size(self, content: bytes, label: str) -> None:
-        """Look at the header, before anything is decoded."""
+        """Check width and height in the header, before pixels are decoded."""
         image_size(content, label, replace(NETWORK_LIMITS, max_pixels=self.max_pixels))
 
     async def _in_thread(self, call: Any, *arguments: Any) -> Any:
@@ -93,6 +93,6 @@ class ImageFetcher:
 
 
 def _scheme(source: object) -> str:
-    """The scheme of a URL, in lower case; empty: it is none."""
+    """The scheme of a URL, in lower case; empty: it is not a URL."""
     head = source.strip()[:10] if isinstance(source, str) else ""
     return head.split(":", 1)[0].lower() if ":" in head else ""

@@ -1,8 +1,9 @@
-"""The published workers' stream: NUL-framed JSON, each frame with all the text so far."""
+"""The published workers' stream: NUL-framed JSON, each frame with the whole text so far."""
 
 import base64
 import time
 from contextlib import aclosing
+from functools import partial
 
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.engine.core.request import Answer, Request
@@ -17,60 +18,61 @@ from mgm.serve.tools.image_generation import PROMPT_BEGIN, image_prompt
 from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
-QUESTION = "?"  # stands for any question where only what comes after it is looked at
-TEMPERATURE, TOP_P, MAX_TOKENS = 1.0, 1.0, 256  # of bodies that name none
-GREEDY = 0.001  # Compat: published workers take temperatures up to this as 0
+QUESTION = "?"  # any question: only the prompt after it is of interest
+TEMPERATURE, TOP_P, MAX_TOKENS = 1.0, 1.0, 256  # defaults of published workers
+GREEDY = 0.001  # Compat: published workers decode greedily up to this temperature
 
 
 def legacy_response(worker: Worker, content: bytes) -> EventStream:
-    """The response to a published page: every error is a frame, too.
-
-    What the answer asks to draw comes in a last frame, whose text ends before its marks.
+    """The response to a published page or client; errors are frames, too, with status 200.
 
     Args:
-        worker: that answers.
-        content: the body that published pages send.
+        worker: handles the request.
+        content: the body, as published pages send it.
     """
-    started = time.perf_counter()
-
-    async def produce(write: Write) -> None:
-        async with worker.request_slot("published") as slot:
-            body = parse_body(LegacyBody, content)
-            parsed = _parsed(body, worker.engine, worker.limits.tokens)
-            requests = await worker.prepare(parsed)
-            text = body.prompt
-            await slot.acquire()
-            await write(encode_frame(text))
-            answer: Answer | None = None
-            async with aclosing(worker.pieces(requests, started, slot)) as pieces:
-                async for _, piece in pieces:
-                    text += piece.text
-                    answer = piece.answer
-                    if answer is not None:
-                        await write(encode_frame(text, finish_reason=answer.finish_reason))
-                    elif piece.text:
-                        await write(encode_frame(text))
-            drawn = None
-            if answer is not None and parsed.gen_image:
-                drawn = await worker.drawn(answer, None)
-            if answer is not None and drawn is not None:
-                before = body.prompt + answer.text.partition(PROMPT_BEGIN)[0]
-                image = base64.b64encode(drawn).decode()
-                await write(
-                    encode_frame(f"{before}\nPrompt: {image_prompt(answer.text)}\n", image=image)
-                )
-
-    def error_frame(error: MGMError) -> bytes:
-        return encode_frame(str(error), REQUEST_FAILED)
-
-    return EventStream(produce, error_frame, "text/plain", open_at_once=True)
+    produce = partial(_write_frames, worker, content, time.perf_counter())
+    return EventStream(produce, _error_frame, "text/plain", open_at_once=True)
 
 
-def _parsed(body: LegacyBody, engine: Engine, max_tokens: int) -> ParsedRequest:
-    """The request in a published body, whose prompt is written out.
+async def _write_frames(worker: Worker, content: bytes, start_time: float, write: Write) -> None:
+    """Write a frame for each chunk of the answer, and a last one with the generated image."""
+    async with worker.request_slot("published") as slot:
+        body = parse_body(LegacyBody, content)
+        parsed = _parse(body, worker.engine, worker.limits.max_tokens)
+        requests = await worker.prepare(parsed)
+        await slot.acquire()
+        text = body.prompt
+        await write(encode_frame(text))
+        answer: Answer | None = None
+        async with aclosing(worker.stream(requests, start_time, slot)) as chunks:
+            async for _, chunk in chunks:
+                text += chunk.text
+                answer = chunk.answer
+                end = {} if answer is None else {"finish_reason": answer.finish_reason}
+                if chunk.text or end:
+                    await write(encode_frame(text, **end))
+        if answer is not None and parsed.gen_image:
+            await _write_image(worker, body.prompt, answer, write)
+
+
+async def _write_image(worker: Worker, prompt: str, answer: Answer, write: Write) -> None:
+    """Write the image that an answer asks for, if it does; the text ends with its prompt."""
+    content = await worker.image_of(answer, None)
+    if content is not None:
+        text = prompt + answer.text.partition(PROMPT_BEGIN)[0]
+        text += f"\nPrompt: {image_prompt(answer.text)}\n"
+        await write(encode_frame(text, image=base64.b64encode(content).decode()))
+
+
+def _error_frame(error: MGMError) -> bytes:
+    return encode_frame(str(error), REQUEST_FAILED)
+
+
+def _parse(body: LegacyBody, engine: Engine, max_tokens: int) -> ParsedRequest:
+    """The request of a published body, whose prompt has the chat template applied already.
 
     Raises:
-        BadRequestError: its images do not belong to the prompt.
+        BadRequestError: the numbers of images and image markers differ.
     """
     sources, markers = body.images or [], body.prompt.count(IMAGE_MARKER)
     if len(sources) > MAX_IMAGES or markers != len(sources):
@@ -90,21 +92,21 @@ def _parsed(body: LegacyBody, engine: Engine, max_tokens: int) -> ParsedRequest:
     return ParsedRequest(
         "",
         tuple(sources),
-        lambda suffix: [_with_suffix(engine, body.prompt, suffix)],
+        lambda suffix: [_insert_suffix(engine, body.prompt, suffix)],
         settings,
         use_ocr=bool(body.use_ocr),
         gen_image=bool(body.gen_image),
     )
 
 
-def _with_suffix(engine: Engine, prompt: str, suffix: str) -> str:
-    """A prompt whose last question ends with `suffix`.
+def _insert_suffix(engine: Engine, prompt: str, suffix: str) -> str:
+    """A prompt with `suffix` at the end of its last question.
 
-    Published workers put it elsewhere for most templates, into the middle of a role's name.
+    Published workers insert it elsewhere for most templates, into the middle of a role's name.
     """
     if not suffix:
         return prompt
-    ends = engine.prompt(Request(QUESTION)).rpartition(QUESTION)[2]
-    if prompt.endswith(ends):
-        return prompt[: len(prompt) - len(ends)] + suffix + ends
+    after_question = engine.prompt(Request(QUESTION)).rpartition(QUESTION)[2]
+    if prompt.endswith(after_question):
+        return prompt[: len(prompt) - len(after_question)] + suffix + after_question
     return prompt + suffix

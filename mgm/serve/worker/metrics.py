@@ -1,4 +1,7 @@
-"""What a worker tells Prometheus."""
+"""Prometheus metrics of a worker: request counts, tokens, TTFT, latency, queue, caches.
+
+Names are vLLM's, with the prefix `mgm_`, where the value is the same.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -6,68 +9,83 @@ from mgm.engine.core.request import Answer
 from mgm.engine.engine import Engine
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
 
 
 class WorkerMetrics:
-    """Counts and times of one worker.
+    """Counters, gauges and histograms of one worker.
 
     Args:
-        engine: that answers.
-        admission: of its requests.
+        engine: whose caches and speculative decoding are measured.
+        limiter: whose running and waiting requests are counted.
     """
 
-    def __init__(self, engine: Engine, admission: ConcurrencyLimiter) -> None:
+    def __init__(self, engine: Engine, limiter: ConcurrencyLimiter) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "mgm_requests", "Requests by how they ended", ["endpoint", "outcome"], registry=registry
+            "mgm_requests", "Finished requests by outcome", ["endpoint", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            "mgm_prompt_tokens", "Prompt tokens, image tokens included", registry=registry
         )
-        self.prompt_tokens = Counter("mgm_prompt_tokens", "Positions of prompts", registry=registry)
         self.cached_tokens = Counter(
-            "mgm_cached_prompt_tokens", "Positions of prompts that were known", registry=registry
+            "mgm_prefix_cache_hits", "Prompt tokens found in the prefix cache", registry=registry
         )
-        self.answer_tokens = Counter(
-            "mgm_answer_tokens", "Tokens that were written", registry=registry
+        self.generation_tokens = Counter(
+            "mgm_generation_tokens", "Generated tokens", registry=registry
         )
-        self.first_token = Histogram(
+        self.time_to_first_token = Histogram(
             "mgm_time_to_first_token_seconds",
-            "From the request to its first text",
-            buckets=SECONDS,
+            "Time to first token (TTFT), from the arrival of the request",
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self.duration = Histogram(
-            "mgm_request_seconds", "From the request to its end", buckets=SECONDS, registry=registry
+        self.request_latency = Histogram(
+            "mgm_e2e_request_latency_seconds",
+            "End-to-end request latency, time in the queue included",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
         )
+        encoder_cache = engine.images.cache
         for name, text, value in (
-            ("mgm_running", "Answers that are written", lambda: admission.running),
-            ("mgm_waiting", "Requests that wait", lambda: admission.waiting),
-            ("mgm_image_cache_hits", "Images that were known", lambda: engine.features.hits),
-            ("mgm_image_cache_misses", "Images that were not", lambda: engine.features.misses),
-            ("mgm_image_cache_bytes", "Memory of known images", lambda: engine.features.size),
+            ("num_requests_running", "Requests that are running", lambda: limiter.running),
+            ("num_requests_waiting", "Requests that are waiting", lambda: limiter.waiting),
+            ("encoder_cache_hits", "Images in the encoder cache", lambda: encoder_cache.hits),
             (
-                "mgm_draft_tokens",
-                "Tokens that were guessed",
-                lambda: engine.scheduler.drafts.guessed,
+                "encoder_cache_misses",
+                "Images that were encoded",
+                lambda: encoder_cache.misses,
             ),
             (
-                "mgm_accepted_draft_tokens",
-                "Guesses that were right",
-                lambda: engine.scheduler.drafts.right,
+                "encoder_cache_bytes",
+                "Size of the encoder cache",
+                lambda: encoder_cache.nbytes,
             ),
             (
-                "mgm_prefix_cache_bytes",
-                "Memory of known beginnings of prompts",
-                lambda: engine.scheduler.prefixes.size,
+                "spec_decode_num_draft_tokens",
+                "Draft tokens of speculative decoding",
+                lambda: engine.scheduler.drafter.num_draft_tokens,
+            ),
+            (
+                "spec_decode_num_accepted_tokens",
+                "Draft tokens that were accepted",
+                lambda: engine.scheduler.drafter.num_accepted_tokens,
+            ),
+            (
+                "prefix_cache_bytes",
+                "Size of the prefix cache (KV)",
+                lambda: engine.scheduler.prefix_cache.nbytes,
             ),
         ):
-            Gauge(name, text, registry=registry).set_function(value)
+            Gauge(f"mgm_{name}", text, registry=registry).set_function(value)
 
-    def count(self, answer: Answer) -> None:
-        """Add the tokens of an answer."""
+    def count_tokens(self, answer: Answer) -> None:
+        """Add the prompt, cached and generated tokens of a finished sequence."""
         self.prompt_tokens.inc(answer.prompt_tokens)
         self.cached_tokens.inc(answer.cached_tokens)
-        self.answer_tokens.inc(len(answer.tokens))
+        self.generation_tokens.inc(len(answer.tokens))
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""Which IP addresses belong to public hosts: no other one is ever connected to for a client.
+"""SSRF protection: which IP addresses are public. Clients' URLs are fetched from no others.
 
-The lists are explicit, since `is_global` of `ipaddress` differs between versions of Python, and
-says of transition addresses that they are global, whatever IPv4 address they lead to.
+The lists are explicit, since `is_global` of `ipaddress` differs between versions of Python, and is
+true for IPv6 transition addresses, whatever IPv4 address they contain.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -14,7 +14,7 @@ _SPECIAL_IPV4 = tuple(
         "10.0.0.0/8",  # private
         "100.64.0.0/10",  # carrier-grade NAT; metadata of some clouds
         "127.0.0.0/8",  # loopback
-        "168.63.129.16/32",  # a virtual host of Azure, reachable from its machines alone
+        "168.63.129.16/32",  # a virtual host of Azure, reachable from its machines only
         "169.254.0.0/16",  # link-local; metadata of most clouds
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # IETF protocol assignments
@@ -29,7 +29,7 @@ _SPECIAL_IPV4 = tuple(
     )
 )
 
-# Global unicast addresses begin with the bits 001. Everything else is refused with that: loopback,
+# Global unicast addresses start with the bits 001. That excludes loopback,
 # IPv4-compatible (::a.b.c.d), -mapped (::ffff:a.b.c.d) and -translated (::ffff:0:a.b.c.d) ones,
 # NAT64 (64:ff9b::/96 and 64:ff9b:1::/48), unique local (fc00::/7), link-local (fe80::/10),
 # site-local (fec0::/10) and multicast (ff00::/8) ones.
@@ -40,17 +40,17 @@ _SPECIAL_IPV6 = tuple(
         "2001::/23",  # IETF protocol assignments, with Teredo (2001::/32)
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4
-        "3ffe::/16",  # the 6bone, which was given back
+        "3ffe::/16",  # the former 6bone
         "3fff::/20",  # documentation
     )
 )
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is that of a public host, and can lead nowhere else.
+    """Whether an address is public, and contains no other address that is not.
 
     Args:
-        address: of a host; with a zone (`%eth0`) it is not public.
+        address: to check; one with a zone (`%eth0`) is not public.
     """
     if isinstance(address, IPv4Address):
         special = any(address in network for network in _SPECIAL_IPV4)

@@ -1,4 +1,4 @@
-"""Answers that are streamed as they are made."""
+"""Streaming responses: chunks are sent as they are generated, until the client disconnects."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,17 +18,17 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class EventStream(Response):
-    """A response whose chunks are sent as a coroutine writes them, until the client disconnects.
+    """A response whose chunks a coroutine writes; it is cancelled when the client disconnects.
 
-    Status and headers go out with the first chunk, so that an error before it is an error of HTTP.
-    A later one ends the stream with a chunk that tells of it.
+    Status and headers are sent with the first chunk: an error before it has an HTTP status, a later
+    one is the last chunk of the stream.
 
     Args:
-        produce: is given an async function that sends a chunk, and awaited once.
-        error_chunk: makes the chunk of an error, whose message may be shown to the client.
+        produce: coroutine function that gets an async function to write a chunk.
+        error_chunk: the chunk of an error, whose message the client may see.
         media_type: of the response.
         headers: of the response.
-        open_at_once: send status and headers before anything else: every error is a chunk.
+        open_at_once: send status and headers first, so that every error is a chunk.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class EventStream(Response):
         self.status_code = 200
         self.media_type = media_type
         self.background = None
-        self.init_headers(headers)  # without a body: the length is not known
+        self.init_headers(headers)  # no body yet, hence no Content-Length
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Send the response (ASGI)."""
         opened = False
 
         async def write(chunk: bytes, more: bool = True) -> None:
@@ -75,7 +75,7 @@ class EventStream(Response):
             except Exception as error:
                 if not opened:
                     raise
-                logger.exception("a stream failed", exc_info=error)
+                logger.exception("streaming failed", exc_info=error)
                 await write(self._error_chunk(GenerationError(SERVER_ERROR)))
             await write(b"", more=False)
 

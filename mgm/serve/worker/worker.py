@@ -1,10 +1,10 @@
-"""A model that answers requests: queue, images, tools, metrics, answers piece by piece."""
+"""Worker: an engine behind a request queue, with image downloads, tools and metrics."""
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from mgm.data.images.limits import NETWORK_LIMITS
 from mgm.engine.core import request as engine_request
 from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.request import Answer
-from mgm.engine.core.sequence import Piece
+from mgm.engine.core.sequence import Chunk
 from mgm.engine.engine import Engine, Stream
 from mgm.errors import MGMError
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter, QueueFullError, Slot
@@ -24,94 +24,90 @@ from mgm.serve.tools.tools import WorkerTools
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.metrics import WorkerMetrics
 
-SPARE_THREADS = 8  # beside one for each slot: some still work for clients that have left
-CLOSE_THREADS = 4  # that wait for the engine to end sequences which nobody reads
+SPARE_THREADS = 8  # on top of one per slot: some are still busy for clients that disconnected
+CLOSE_THREADS = 4  # that wait for the engine to cancel sequences of disconnected clients
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take.
+    """Limits on requests.
 
     Attributes:
-        concurrency: requests that are answered at once.
-        queue: max requests that wait.
-        tokens: max of an answer.
-        seconds: max of an answer; None: there is no limit.
+        max_concurrency: requests that run at the same time.
+        max_queue: requests that wait for a slot; more get HTTP 429.
+        max_tokens: tokens per response.
+        request_timeout: seconds per response; None: no limit.
     """
 
-    concurrency: int = 16
-    queue: int = 64
-    tokens: int = 4096
-    seconds: float | None = 600.0
+    max_concurrency: int = 16
+    max_queue: int = 64
+    max_tokens: int = 4096
+    request_timeout: float | None = 600.0
 
 
 @dataclass
 class Worker:
-    """A model that answers.
+    """Serves one model: the state behind the endpoints of a worker.
 
     Attributes:
-        engine: the model.
-        names: what it is called; the first is its own.
+        engine: generates the responses.
+        names: the model's names in the API.
         limits: of requests.
-        images: fetches the images of requests.
-        companions: read texts in images, and draw.
+        images: downloads and decodes the images of requests.
+        tools: OCR and image generation.
     """
 
     engine: Engine
     names: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
     images: ImageFetcher = field(default_factory=ImageFetcher)
-    companions: WorkerTools = field(default_factory=WorkerTools)
+    tools: WorkerTools = field(default_factory=WorkerTools)
 
     def __post_init__(self) -> None:
-        self.engine.scheduler.rows = self.limits.concurrency
-        self.engine.image_limits = NETWORK_LIMITS
-        self.companions.open_image = self.engine.open_image
+        self.engine.images.limits = NETWORK_LIMITS
+        self.tools.open_image = self.engine.images.open
         self.engine.start()
-        self.admission = ConcurrencyLimiter(self.limits.concurrency, self.limits.queue)
-        # Images are generated one at a time, and in a queue of their own: they take minutes.
-        self.drawing = ConcurrencyLimiter(1, self.limits.queue)
-        self.metrics = WorkerMetrics(self.engine, self.admission)
+        self.limiter = ConcurrencyLimiter(self.limits.max_concurrency, self.limits.max_queue)
+        # Images take minutes: they are generated one at a time, with a queue of their own.
+        self.image_limiter = ConcurrencyLimiter(1, self.limits.max_queue)
+        self.metrics = WorkerMetrics(self.engine, self.limiter)
         self.created = int(time.time())
-        # Each kind of work has threads of its own, so that none waits for another's.
-        self._threads = ThreadPoolExecutor(self.limits.concurrency + SPARE_THREADS, "request")
-        self._closing = ThreadPoolExecutor(CLOSE_THREADS, "close")
-        self._grammar = ThreadPoolExecutor(1, "grammar")
-        self._ocr = ThreadPoolExecutor(1, "ocr")
-        self._image_generation = ThreadPoolExecutor(1, "image-generation")
+        # One pool per kind of work, so that none waits for another.
+        self._threads = ThreadPoolExecutor(self.limits.max_concurrency + SPARE_THREADS, "request")
+        self._close_threads = ThreadPoolExecutor(CLOSE_THREADS, "close")
+        self._grammar_thread = ThreadPoolExecutor(1, "grammar")
+        self._ocr_thread = ThreadPoolExecutor(1, "ocr")
+        self._image_thread = ThreadPoolExecutor(1, "image-generation")
 
     async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """What a call returns that takes long, beside the event loop.
-
-        Where the caller is cancelled the call goes on without it, and keeps its thread.
-        """
+        """Run a blocking call in a thread; a cancelled caller leaves it running there."""
         return await _run(self._threads, call, *arguments)
 
     @asynccontextmanager
     async def request_slot(
         self, endpoint: str, limiter: ConcurrencyLimiter | None = None
     ) -> AsyncGenerator[Slot]:
-        """The place of a request in the queue, until it is answered; its outcome is counted.
+        """Queue a request; yields its slot, still to be acquired, and counts the outcome.
 
         Args:
-            endpoint: a label of metrics.
-            limiter: whose queue; None: that of the model.
+            endpoint: label of the metrics.
+            limiter: None: that of the language model.
 
         Raises:
-            QueueFullError: too many requests wait, or the server is shutting down.
+            QueueFullError: the queue is full, or the server is shutting down.
         """
-        outcome, started = "error", time.perf_counter()
+        outcome, start_time = "error", time.perf_counter()
         try:
-            if self.admission.closed:
+            if self.limiter.closed:
                 raise QueueFullError("this server is shutting down; use another one")
-            async with (limiter or self.admission).queue() as slot:
+            async with (limiter or self.limiter).queue() as slot:
                 yield slot
             outcome = "ok"
         except QueueFullError:
             outcome = "full"
             raise
         except GenerationError:
-            raise  # an error of the server
+            raise  # a server error
         except MGMError:
             outcome = "refused"
             raise
@@ -120,140 +116,166 @@ class Worker:
             raise
         finally:
             self.metrics.requests.labels(endpoint, outcome).inc()
-            self.metrics.duration.observe(time.perf_counter() - started)
+            self.metrics.request_latency.observe(time.perf_counter() - start_time)
 
     async def prepare(self, parsed: ParsedRequest) -> list[engine_request.Request]:
-        """Requests to the engine, with their images and with what tools add to the question.
+        """Engine requests, one per choice: images downloaded, OCR texts added to the prompt.
 
         Raises:
-            MGMError: a grammar cannot be used, an image cannot be fetched, or a tool that is asked
-                for is not here.
-            QueueFullError: too many requests download images.
+            MGMError: the grammar is invalid, an image cannot be fetched, or a tool is missing.
+            QueueFullError: too many requests are downloading images.
         """
-        form = parsed.settings.get("structured_output")
-        if form is not None and not form.is_cheap:
-            # Here, those that wait take no slot and no thread, and leave with their clients.
-            await _run(self._grammar, self.engine.compile_grammar, form)
+        structured_output = parsed.settings.get("structured_output")
+        if structured_output is not None and not structured_output.is_cheap:
+            # Compiled here, a request holds neither a slot nor a thread, and can be cancelled.
+            await _run(self._grammar_thread, self.engine.compile_grammar, structured_output)
         images = await self.images.fetch_all(parsed.sources)
         suffix = ""
         if parsed.gen_image or parsed.use_ocr:
-            wants = (images, parsed.gen_image, parsed.use_ocr)
-            suffix = await _run(self._ocr, self.companions.suffix, *wants)
+            suffix = await _run(
+                self._ocr_thread,
+                self.tools.prompt_suffix,
+                images,
+                parsed.gen_image,
+                parsed.use_ocr,
+            )
         return parsed.requests(images, suffix)
 
-    async def pieces(
-        self, requests: Sequence[engine_request.Request], started: float, slot: Slot
-    ) -> AsyncGenerator[tuple[int, Piece]]:
-        """All answers at once, piece by piece as they are written, each with its request's index.
+    async def stream(
+        self, requests: Sequence[engine_request.Request], start_time: float, slot: Slot
+    ) -> AsyncGenerator[tuple[int, Chunk]]:
+        """Chunks of all sequences as they are generated, each with the index of its request.
 
-        Whoever stops reading cancels what is not written yet; so does an error of one of them,
-        which is raised. The slot is released when the engine has finished, however slow the
-        reader is.
+        Closing the generator cancels the unfinished sequences; so does an error of one of them,
+        which is raised. The slot is released when the engine has finished, however slowly the
+        client reads.
 
         Args:
-            requests: of one client; their prompts are prepared one after the other.
-            started: `time.perf_counter()` when the client's request came.
-            slot: that was acquired for so many sequences.
+            requests: of one client.
+            start_time: `time.perf_counter()` at the arrival of the client's request, for TTFT.
+            slot: acquired for as many sequences.
 
         Raises:
-            MGMError: an image or a prompt cannot be read, or the model fails.
+            MGMError: an image or a prompt is invalid, or generation fails.
         """
         loop = asyncio.get_running_loop()
-        queue = asyncio.Queue[tuple[int, Piece]]()
+        queue = asyncio.Queue[tuple[int, Chunk]]()
 
-        def receive(index: int, piece: Piece) -> None:
-            if _is_last(piece):
+        def receive(index: int, chunk: Chunk) -> None:
+            if _is_last(chunk):
                 slot.sequence_finished()
-            queue.put_nowait((index, piece))
+            queue.put_nowait((index, chunk))
 
-        def listener(index: int, piece: Piece) -> None:
-            # The engine's thread calls this between two tokens of everybody: it must not raise.
-            with suppress(RuntimeError):  # the event loop was closed: the server has ended
-                loop.call_soon_threadsafe(receive, index, piece)
+        def listener(index: int, chunk: Chunk) -> None:
+            # Called by the engine thread between two decode steps: it must not raise.
+            with suppress(RuntimeError):  # the event loop is closed: the server has stopped
+                loop.call_soon_threadsafe(receive, index, chunk)
 
         streams: list[Stream] = await self.in_thread(self._listen, requests, listener)
-        unfinished, first = set(range(len(requests))), True
+        unfinished, waits_for_text = set(range(len(requests))), True
         try:
             while unfinished:
-                arrived = [await queue.get()]
-                while not queue.empty():
-                    arrived.append(queue.get_nowait())
-                for index, piece in _joined(arrived):
-                    if first and piece.text:
-                        self.metrics.first_token.observe(time.perf_counter() - started)
-                        first = False
-                    if _is_last(piece):
+                for index, chunk in _merge_by_sequence(await _drain(queue)):
+                    if waits_for_text and chunk.text:
+                        waits_for_text = False
+                        self.metrics.time_to_first_token.observe(time.perf_counter() - start_time)
+                    if _is_last(chunk):
                         unfinished.discard(index)
-                    if piece.fault is not None:
-                        raise piece.fault
-                    if piece.answer is not None:
-                        self.metrics.count(piece.answer)
-                    yield index, piece
+                        self._check_finished(chunk)
+                    yield index, chunk
         finally:
             if unfinished:
                 with anyio.CancelScope(shield=True):
-                    await _run(self._closing, _close, [streams[index] for index in unfinished])
+                    cancelled = [streams[index] for index in unfinished]
+                    await _run(self._close_threads, _close, cancelled)
+
+    async def complete(
+        self, requests: Sequence[engine_request.Request], start_time: float, slot: Slot
+    ) -> list[Answer]:
+        """All responses when they are finished; arguments and errors are those of `stream`."""
+        answers: dict[int, Answer] = {}
+        async with aclosing(self.stream(requests, start_time, slot)) as chunks:
+            async for index, chunk in chunks:
+                if chunk.answer is not None:
+                    answers[index] = chunk.answer
+        return [answers[index] for index in range(len(requests))]
 
     def _listen(
         self,
         requests: Sequence[engine_request.Request],
-        listener: Callable[[int, Piece], None],
+        listener: Callable[[int, Chunk], None],
     ) -> list[Stream]:
-        limited = [replace(request, max_seconds=self.limits.seconds) for request in requests]
-        return self.engine.listen_all(limited, listener)
+        timeout = self.limits.request_timeout
+        limited = [replace(request, max_seconds=timeout) for request in requests]
+        return self.engine.subscribe(limited, listener)
 
-    async def draw(
-        self, text: str, seed: int | None = None, size: tuple[int, int] | None = None
+    def _check_finished(self, chunk: Chunk) -> None:
+        """Count the tokens of a finished sequence; raise the error of a failed one."""
+        if chunk.error is not None:
+            raise chunk.error
+        if chunk.answer is not None:
+            self.metrics.count_tokens(chunk.answer)
+
+    async def generate_image(
+        self, prompt: str, seed: int | None = None, size: tuple[int, int] | None = None
     ) -> bytes:
-        """A PNG file of a text, drawn by whoever holds a slot of `drawing`.
+        """A PNG file generated from a prompt; the caller holds a slot of `image_limiter`.
 
         Raises:
-            MGMError: no images are generated here.
+            MGMError: the server has no image generation model.
         """
-        return await _run(self._image_generation, self.companions.draw, text, seed, size)
+        return await _run(self._image_thread, self.tools.generate_image, prompt, seed, size)
 
-    async def drawn(self, answer: Answer, seed: int | None) -> bytes | None:
-        """A PNG file of what an answer asks to draw, if it does.
+    async def image_of(self, answer: Answer, seed: int | None) -> bytes | None:
+        """A PNG file of the image prompt in an answer (`<h>...</h>`); None: it has none.
 
         Raises:
-            QueueFullError: too many wait for images.
+            QueueFullError: the queue for image generation is full.
         """
-        text = image_prompt(answer.text)
-        if text is None:
+        prompt = image_prompt(answer.text)
+        if prompt is None:
             return None
-        async with self.drawing.queue() as slot:
+        async with self.image_limiter.queue() as slot:
             await slot.acquire()
-            return await self.draw(text, seed)
+            return await self.generate_image(prompt, seed)
 
     @property
-    def drawers(self) -> list[str]:
-        """Names of what draws here."""
-        return [self.companions.image_model] if self.companions.draws else []
+    def image_models(self) -> list[str]:
+        """Names of the image generation models."""
+        return [self.tools.image_model] if self.tools.image_model else []
 
     def status(self) -> dict[str, Any]:
-        """What published controllers ask for, and what draws."""
+        """The status that controllers ask for; `drawers` are the image generation models."""
         return {
             "model_names": list(self.names),
             "speed": 1,
-            "queue_length": self.admission.length + self.drawing.length,
-        } | ({"drawers": self.drawers} if self.drawers else {})
+            "queue_length": self.limiter.length + self.image_limiter.length,
+        } | ({"drawers": self.image_models} if self.image_models else {})
 
 
 async def _run(threads: Executor, call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call in a thread returns; where nobody waits any more it is left alone."""
+    """The result of a call in a thread pool."""
     return await asyncio.wrap_future(threads.submit(call, *arguments))
 
 
-def _is_last(piece: Piece) -> bool:
-    return piece.answer is not None or piece.fault is not None
+async def _drain(queue: asyncio.Queue[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
+    """Everything in a queue, at least one entry."""
+    entries = [await queue.get()]
+    while not queue.empty():
+        entries.append(queue.get_nowait())
+    return entries
 
 
-def _joined(pieces: Sequence[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
-    """Pieces that came together, those of each answer as one: slow readers get fewer."""
-    joined: dict[int, Piece] = {}
-    for index, piece in pieces:
-        joined[index] = joined[index] + piece if index in joined else piece
-    return list(joined.items())
+def _merge_by_sequence(chunks: Sequence[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
+    """One chunk per sequence: a client that reads slowly gets fewer and larger ones."""
+    merged: dict[int, Chunk] = {}
+    for index, chunk in chunks:
+        merged[index] = merged[index] + chunk if index in merged else chunk
+    return list(merged.items())
+
+
+def _is_last(chunk: Chunk) -> bool:
+    return chunk.answer is not None or chunk.error is not None
 
 
 def _close(streams: Sequence[Stream]) -> None:

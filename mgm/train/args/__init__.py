@@ -1,1 +1,1 @@
-"""The flags of a run, and what contradicts itself among them."""
+"""Training flags and their validation."""

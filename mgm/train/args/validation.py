@@ -1,4 +1,4 @@
-"""From the command line to checked arguments; what cannot be done is refused with its reason."""
+"""Parses the command line of a training and validates its flags."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ from mgm.errors import MGMError, one_line
 from mgm.model.files.json_fields import shortened
 from mgm.train.args.arguments import (
     BITS,
-    FULL,
+    NO_QUANTIZATION,
     QUANT_TYPES,
     DataArguments,
     ModelArguments,
@@ -39,20 +39,20 @@ stage 2: python -m mgm.train --model_name_or_path work_dirs/stage1 --version v1 
 
 _LATER = "is not supported yet; leave it out"
 
-# Flags that may only have their default, and why.
-UNSUPPORTED = {
+# Flags that are rejected unless they have their default, and why.
+UNSUPPORTED_FLAGS = {
     "mm_use_im_start_end": "is not supported yet, and no published model uses it; leave it out",
     "mm_use_im_patch_token": "would add a token that nothing uses; leave it out",
-    "image_processor": "does nothing: images are prepared in one way; leave it out",
+    "image_processor": "does nothing: there is one image processor; leave it out",
     "image_grid_pinpoints": "does nothing: it was published but never used; leave it out",
-    "lazy_preprocess": "must stay True: samples are always prepared when they are needed",
+    "lazy_preprocess": "must stay True: samples are always preprocessed when they are loaded",
     "is_multimodal": "does nothing: the samples decide it; leave it out",
-    "remove_unused_columns": "must stay False: samples hold exactly what the model takes",
+    "remove_unused_columns": "must stay False: samples hold exactly the model's inputs",
     "cache_dir": "does nothing here; set the environment variable HF_HOME",
     "mpt_attn_impl": "does nothing: MPT is no language model of Mini-Gemini; leave it out",
-    "do_predict": "does nothing: a run trains, and is measured by --eval_strategy; leave it out",
+    "do_predict": "does nothing: a run trains, and is evaluated by --eval_strategy; leave it out",
     "load_best_model_at_end": "is not supported; trainer_state.json has the eval_loss of each step",
-    # transformers does not know the model as a causal one, and would not shift the labels.
+    # transformers does not treat the model as a causal LM, and would not shift the labels.
     "label_smoothing_factor": _LATER,
     "push_to_hub": _LATER,
     "auto_find_batch_size": _LATER,
@@ -61,7 +61,7 @@ UNSUPPORTED = {
     "fsdp_config": "does nothing: --fsdp full_shard has no settings; leave it out",
 }
 
-# The least and the most that these numbers may be; nan and infinity are refused too.
+# Minimum and maximum.
 _RANGES = {
     "per_device_train_batch_size": (1, math.inf),
     "gradient_accumulation_steps": (1, math.inf),
@@ -76,7 +76,7 @@ _RANGES = {
 }
 
 _REQUIRED = ("model_name_or_path", "data_path", "output_dir")
-# Flags that name a file or a folder; --deepspeed may hold settings too, and is read by itself.
+# Flags with a path; --deepspeed, which may also be JSON, is read by its own function.
 _PATHS = (
     *("model_name_or_path", "vision_tower", "vision_tower_aux", "pretrain_mm_mlp_adapter"),
     *("data_path", "image_folder", "eval_data_path", "eval_image_folder", "eval_benchmark_dir"),
@@ -85,50 +85,52 @@ _PATHS = (
 
 
 class _Parser(HfArgumentParser):
-    """Reports every fault as an MGMError."""
+    """Raises errors as MGMError."""
 
     def error(self, message: str) -> NoReturn:
         raise MGMError(message)
 
 
-def parse(words: Sequence[str] | None = None) -> Arguments:
-    """Arguments of a training run from the words of its command line.
+def parse(argv: Sequence[str] | None = None) -> Arguments:
+    """Parse and validate the flags of a training.
 
     Args:
-        words: flags and values; None: those that the program was started with.
+        argv: flags and values; None: those of the command line.
 
     Raises:
-        MGMError: a flag is unknown, missing, or has a value that cannot be used here.
+        MGMError: a flag is unknown, missing, or has an invalid value.
     """
-    model, data, training = parse_flags(list(sys.argv[1:] if words is None else words))
+    model, data, training = parse_flags(list(sys.argv[1:] if argv is None else argv))
     for part in (model, data, training):
         for name in _PATHS:
             _check_path(name, getattr(part, name, None))
     if data.on_bad_sample not in POLICIES:
         raise MGMError(f"--on_bad_sample {data.on_bad_sample}: choose {' or '.join(POLICIES)}")
     check_orientation(data.image_orientation, "--image_orientation")
-    _check_together(model, training)
+    _check_numbers(training)
+    _check_combinations(model, training)
+    _check_lora(model, training)
     if data.streaming and training.max_steps <= 0:
-        raise MGMError("--streaming True: a stream has no end; say when with --max_steps N")
+        raise MGMError("--streaming True: a stream has no length; set --max_steps N")
     _check_evaluation(data, training)
     for part in (model, data, training):
-        _check(part)
+        _check_supported(part)
     for name in _REQUIRED:
         if not any(getattr(part, name, None) for part in (model, data, training)):
             raise MGMError(f"--{name} is missing; see python -m mgm.train --help")
     return model, data, training
 
 
-def parse_flags(words: Sequence[str]) -> Arguments:
-    """The flags' values; what contradicts itself is not looked for.
+def parse_flags(argv: Sequence[str]) -> Arguments:
+    """Parse flags without validating their combination.
 
     Raises:
-        MGMError: a flag is unknown, or its value is not of its kind.
+        MGMError: a flag is unknown, or its value has another type.
     """
     parser = _parser()
-    _check_known(parser, words)
+    _check_known(parser, argv)
     try:
-        parsed = parser.parse_args_into_dataclasses(list(words), look_for_args_file=False)
+        parsed = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
     except (ValueError, ImportError, OSError) as error:
         if isinstance(error, MGMError):
             raise
@@ -137,7 +139,7 @@ def parse_flags(words: Sequence[str]) -> Arguments:
 
 
 def check_flag_names(names: Iterable[str]) -> None:
-    """Raise an MGMError unless these are flags of the training, without their two dashes."""
+    """Raise an MGMError unless these are training flags; names without the two dashes."""
     _check_known(_parser(), [f"--{name}" for name in names])
 
 
@@ -150,29 +152,29 @@ def _parser() -> "_Parser":
     )
 
 
-def _check_known(parser: HfArgumentParser, words: Sequence[str]) -> None:
-    known = set(parser._option_string_actions)
-    for word in words:
-        flag = word.split("=", 1)[0]
-        if flag.startswith("--") and flag not in known:
-            close = get_close_matches(flag, known, n=3)
+def _check_known(parser: HfArgumentParser, argv: Sequence[str]) -> None:
+    flags = set(parser._option_string_actions)
+    for argument in argv:
+        flag = argument.split("=", 1)[0]
+        if flag.startswith("--") and flag not in flags:
+            close = get_close_matches(flag, flags, n=3)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise MGMError(f"{flag} is not a flag of python -m mgm.train{hint}")
 
 
-def _check(part: ModelArguments | DataArguments | TrainingArguments) -> None:
+def _check_supported(part: ModelArguments | DataArguments | TrainingArguments) -> None:
     for entry in fields(part):
         value = getattr(part, entry.name)
-        if entry.name in UNSUPPORTED and value not in (entry.default, None):
-            raise MGMError(f"--{entry.name} {value}: {UNSUPPORTED[entry.name]}")
+        if entry.name in UNSUPPORTED_FLAGS and value not in (entry.default, None):
+            raise MGMError(f"--{entry.name} {value}: {UNSUPPORTED_FLAGS[entry.name]}")
 
 
 def _check_path(name: str, value: str | None) -> None:
-    """Refuse what the system cannot look for, such as a name that is too long."""
+    """Reject a path that the file system cannot look up, such as one that is too long."""
     try:
         Path(value or ".").stat()
     except (FileNotFoundError, NotADirectoryError):
-        return  # whoever reads it says what is to be there
+        return  # reported by what reads it
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise MGMError(
@@ -181,9 +183,10 @@ def _check_path(name: str, value: str | None) -> None:
 
 
 def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
-    wanted = getattr(training.eval_strategy, "value", training.eval_strategy) != "no"
-    if wanted and not data.eval_data_path:
-        raise MGMError("--eval_strategy: there is nothing to measure on; give --eval_data_path")
+    """Check the flags of validation and of benchmarks."""
+    evaluates = getattr(training.eval_strategy, "value", training.eval_strategy) != "no"
+    if evaluates and not data.eval_data_path:
+        raise MGMError("--eval_strategy: there is no validation data; give --eval_data_path")
     given = {
         "eval_data_path": data.eval_data_path,
         "eval_image_folder": data.eval_image_folder,
@@ -192,7 +195,7 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
         "eval_on_start": training.eval_on_start,
     }
     for name, value in given.items():
-        if value and not wanted:
+        if value and not evaluates:
             raise MGMError(f"--{name} does nothing without --eval_strategy steps or epoch")
     if data.eval_benchmark_limit < 0:
         raise MGMError(f"--eval_benchmark_limit {data.eval_benchmark_limit}: give a number from 0")
@@ -201,33 +204,55 @@ def _check_evaluation(data: DataArguments, training: TrainingArguments) -> None:
     saves = getattr(training.save_strategy, "value", training.save_strategy) != "no"
     if data.eval_benchmarks and not saves:
         raise MGMError(
-            "--eval_benchmarks: checkpoints are measured, and --save_strategy no writes none; "
-            "take steps or epoch"
+            "--eval_benchmarks: checkpoints are evaluated, and --save_strategy no writes none; "
+            "use steps or epoch"
         )
     if data.eval_num_generations < 0:
         raise MGMError(f"--eval_num_generations {data.eval_num_generations}: give a number from 0")
     if data.eval_num_generations and (training.use_fsdp or training.is_zero3):
         raise MGMError(
-            "--eval_num_generations: no process has the whole model under ZeRO-3 or --fsdp; leave "
-            "it out, or take ZeRO-2"
+            "--eval_num_generations: no process has the full model under ZeRO-3 or --fsdp; leave "
+            "it out, or use ZeRO-2"
         )
 
 
-def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
-    for name, (least, most) in _RANGES.items():
+def _check_numbers(training: TrainingArguments) -> None:
+    """Check numbers against their ranges; NaN and infinity are rejected too."""
+    for name, (low, high) in _RANGES.items():
         value = getattr(training, name)
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
-            end = f" to {most}" if most < math.inf else ""
-            raise MGMError(f"--{name} {value}: give a number from {least}{end}")
-    if training.max_steps < 1 and training.max_steps != -1:  # which leaves it to the epochs
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            end = f" to {high}" if high < math.inf else ""
+            raise MGMError(f"--{name} {value}: give a number from {low}{end}")
+    if training.max_steps < 1 and training.max_steps != -1:  # -1: --num_train_epochs decides
         raise MGMError(
             f"--max_steps {training.max_steps}: give a number from 1, or leave it out for "
             "--num_train_epochs"
         )
     if not 0 <= training.warmup_ratio < 1:
         raise MGMError(f"--warmup_ratio {training.warmup_ratio}: give a number from 0 to below 1")
+
+
+def _check_combinations(model: ModelArguments, training: TrainingArguments) -> None:
+    """Reject flags that contradict each other, or that have no effect without another one."""
     if training.mm_projector_lr is not None and training.lr_multi:
         raise MGMError("--lr_multi would be ignored beside --mm_projector_lr; give one of them")
+    if training.group_by_length and (training.packing or training.group_by_modality_length):
+        other = "packing" if training.packing else "group_by_modality_length"
+        raise MGMError(f"--group_by_length beside --{other}: choose one of them")
+    if training.selective_checkpointing and not training.gradient_checkpointing:
+        raise MGMError(
+            "--selective_checkpointing does nothing without --gradient_checkpointing True"
+        )
+    if training.use_fsdp:
+        check_fsdp_support()
+    if model.tune_mm_mlp_adapter and model.freeze_backbone:
+        raise MGMError(
+            "--freeze_backbone does nothing beside --tune_mm_mlp_adapter; leave one of them out"
+        )
+
+
+def _check_lora(model: ModelArguments, training: TrainingArguments) -> None:
+    """Check the flags of LoRA and QLoRA."""
     if model.tune_mm_mlp_adapter and training.lora_enable:
         raise MGMError(
             "--lora_enable: stage 1 (--tune_mm_mlp_adapter) does not train the language model; "
@@ -238,26 +263,13 @@ def _check_together(model: ModelArguments, training: TrainingArguments) -> None:
             f"--bits {training.bits} --quant_type {training.quant_type}: choose one of "
             f"{', '.join(map(str, BITS))}, and {' or '.join(QUANT_TYPES)}"
         )
-    if training.bits != FULL and not training.lora_enable:
+    if training.bits != NO_QUANTIZATION and not training.lora_enable:
         raise MGMError(
-            f"--bits {training.bits}: rounded weights are not trained themselves; train a LoRA "
-            "beside them with --lora_enable True, or leave it out"
+            f"--bits {training.bits}: quantised weights are not trained; train a LoRA with "
+            "--lora_enable True, or leave it out"
         )
-    if training.group_by_length and (training.packing or training.group_by_modality_length):
-        other = "packing" if training.packing else "group_by_modality_length"
-        raise MGMError(f"--group_by_length beside --{other}: choose one of these orders")
-    if training.selective_checkpointing and not training.gradient_checkpointing:
-        raise MGMError(
-            "--selective_checkpointing does nothing without --gradient_checkpointing True"
-        )
-    if training.use_fsdp:
-        check_fsdp_support()
-    if training.bits != FULL and training.use_fsdp:
-        raise MGMError(f"--bits {training.bits} beside --fsdp: rounded weights are not divided")
+    if training.bits != NO_QUANTIZATION and training.use_fsdp:
+        raise MGMError(f"--bits {training.bits} beside --fsdp: quantised weights are not sharded")
     for name in ("lora_weight_path", "use_dora"):
         if getattr(training, name) and not training.lora_enable:
             raise MGMError(f"--{name} does nothing without --lora_enable True")
-    if model.tune_mm_mlp_adapter and model.freeze_backbone:
-        raise MGMError(
-            "--freeze_backbone does nothing beside --tune_mm_mlp_adapter; leave one of them out"
-        )

@@ -1,1 +1,1 @@
-"""What watches a run: progress, validation, benchmarks, loss of each data set, warm-up profile."""
+"""Trainer callbacks and metrics: progress, validation, benchmarks, losses by data set, profile."""

@@ -1,6 +1,7 @@
-"""Benchmarks that a run is measured by while it trains: each checkpoint answers them.
+"""Callback that evaluates every checkpoint on benchmarks.
 
-`python -m mgm.eval` does it, in a process of its own: the run goes on as if it had not been.
+`python -m mgm.eval` runs in a subprocess, so that it changes neither weights nor random state of
+the training.
 """
 
 import json
@@ -18,64 +19,72 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mgm.errors import MGMError
 from mgm.train.callbacks.trainer_protocol import TrainerProtocol
-from mgm.train.checkpointing.checkpoints import BENCHMARKS
+from mgm.train.checkpointing.checkpoints import BENCHMARK_DIR
 
 logger = logging.getLogger(__name__)
 
-# What torchrun and accelerate tell the processes of this run, of which that one is none.
-_OF_THIS_RUN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+# Environment variables of torchrun and accelerate: the evaluation is none of their processes.
+_LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+)
 
 
 class BenchmarkCallback(TrainerCallback):
-    """Has every checkpoint answer benchmarks, and reports the scores.
+    """Evaluates every checkpoint on benchmarks, and logs the scores.
 
     Args:
         benchmarks: as for `python -m mgm.eval --benchmark`.
-        data: their folder.
-        limit: questions of each; 0: all.
+        data_dir: folder of the benchmarks' files.
+        limit: maximum questions per benchmark; 0: all.
     """
 
-    def __init__(self, benchmarks: Sequence[str], data: str, limit: int) -> None:
-        self._words = ["--benchmark", *benchmarks, "--data-dir", data]
+    def __init__(self, benchmarks: Sequence[str], data_dir: str, limit: int) -> None:
+        self._options = ["--benchmark", *benchmarks, "--data-dir", data_dir]
         if limit:
-            self._words += ["--limit", str(limit)]
+            self._options += ["--limit", str(limit)]
         self._trainer: TrainerProtocol | None = None
 
     def check(self) -> None:
-        """Look whether the questions are there, before the first step.
+        """Check, before the first step, that the benchmarks' files are present.
 
         Raises:
             MGMError: they are not, or there is no such benchmark.
         """
-        found = self._evaluate(["--dry-run", "--model-path", "none"])
-        if found.returncode:
-            raise MGMError(f"--eval_benchmarks: {_last_line(found.stderr)}")
+        result = self._run_eval(["--dry-run", "--model-path", "none"])
+        if result.returncode:
+            raise MGMError(f"--eval_benchmarks: {_last_line(result.stderr)}")
 
-    def report_to(self, trainer: TrainerProtocol) -> None:
-        """Scores go into this trainer's log."""
+    def attach(self, trainer: TrainerProtocol) -> None:
+        """Add the callback to a trainer, whose `log` gets the scores."""
         self._trainer = trainer
         trainer.add_callback(self)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure the checkpoint that was just written."""
+        """Evaluate the checkpoint that was just written."""
         if not state.is_world_process_zero or self._trainer is None:
             return
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         if args.device.type == "cuda":
-            torch.cuda.empty_cache()  # the other process needs room beside this one
+            torch.cuda.empty_cache()  # the subprocess needs memory of the same device
         output = Path(str(args.output_dir))
         name = f"checkpoint-{state.global_step}"
-        place = output / BENCHMARKS / name
-        where = ["--output-dir", str(place), "--device", str(args.device)]
-        found = self._evaluate(["--model-path", str(output / name), *where])
-        self._trainer.since += time.perf_counter() - begun  # it is no time of training
-        if found.returncode:
-            logger.warning("%s was not measured: %s", name, _last_line(found.stderr))
+        scores = output / BENCHMARK_DIR / name
+        target = ["--output-dir", str(scores), "--device", str(args.device)]
+        result = self._run_eval(["--model-path", str(output / name), *target])
+        self._trainer.throughput_start += time.perf_counter() - start_time  # not training time
+        if result.returncode:
+            logger.warning("%s was not evaluated: %s", name, _last_line(result.stderr))
             return
         metrics: dict[str, float] = {}
-        for file in sorted(place.glob("*/*/*/score.json")):
+        for file in sorted(scores.glob("*/*/*/score.json")):
             score = json.loads(file.read_text(encoding="utf-8"))
             if score["value"] is not None:
                 metrics[f"benchmark/{score['benchmark']}"] = score["value"]
@@ -86,12 +95,14 @@ class BenchmarkCallback(TrainerCallback):
                 )  # fmt: skip
         self._trainer.log(metrics)
 
-    def _evaluate(self, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    def _run_eval(self, options: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(_OF_THIS_RUN)
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_LAUNCHER_VARIABLES)
         }
         return subprocess.run(
-            [sys.executable, "-m", "mgm.eval", *self._words, *words],
+            [sys.executable, "-m", "mgm.eval", *self._options, *options],
             env=environment,
             capture_output=True,
             text=True,
@@ -100,4 +111,4 @@ class BenchmarkCallback(TrainerCallback):
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it ended without a word"])[-1]
+    return (text.strip().splitlines() or ["no output"])[-1].removeprefix("error: ")

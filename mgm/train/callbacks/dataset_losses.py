@@ -1,4 +1,4 @@
-"""The loss of each data source since the last report, over all processes."""
+"""Training loss by data set of a mixture, averaged over tokens and processes between two logs."""
 
 from collections.abc import Sequence
 
@@ -8,25 +8,25 @@ from torch import Tensor
 
 
 def all_reduce_sum(numbers: Tensor) -> Tensor:
-    """The sum of all processes' numbers, in place; all of them have to ask."""
+    """Sum a tensor over all processes, in place; a collective where there are several."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(numbers)
     return numbers
 
 
 class DatasetLosses:
-    """Sums of losses and labels by source.
+    """Accumulates the summed loss and the number of labels of each data set.
 
     Args:
-        names: of the sources, by their numbers; none: there is one, and nothing is counted.
+        names: of the data sets, by index; empty: there is one alone, and nothing is accumulated.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self.sums: Tensor | None = None  # (sources, 2)
+        self.sums: Tensor | None = None  # (data sets, 2)
 
     def add(self, group_losses: Tensor | None) -> None:
-        """Add what `CausalLMLossOutput.group_losses` of a batch says."""
+        """Add the `group_losses` of a batch: rows of data set index, summed loss and labels."""
         if group_losses is None or not self.names:
             return
         if self.sums is None:
@@ -34,9 +34,9 @@ class DatasetLosses:
         self.sums.index_add_(0, group_losses[:, 0].long(), group_losses[:, 1:])
 
     def take(self, device: torch.device) -> dict[str, float]:
-        """The mean loss of each source that was seen, as `loss/NAME`; counting begins anew.
+        """Mean losses since the last call, as `loss/NAME`, of the data sets that were seen.
 
-        All processes have to ask.
+        A collective: all processes have to call it.
         """
         if not self.names:
             return {}

@@ -1,4 +1,4 @@
-"""The curves of a run as a picture, renewed at every save."""
+"""Callback that plots loss, learning rate and throughput into `curves.png` at every save."""
 
 import logging
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = "curves.png"
-NAMES = {"loss": "all that is learned", "eval_loss": "hold-out"}  # in the legend
-SHOWN = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
+PLOT_FILE = "curves.png"
+LEGEND = {"loss": "training", "eval_loss": "validation"}
+PANELS = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
 
 
 class LossPlotCallback(TrainerCallback):
-    """Draws the curves at every save."""
+    """Plots the log history at every save."""
 
     def on_save(
         self,
@@ -31,36 +31,38 @@ class LossPlotCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Draw them, in the first process of a run."""
+        """Plot it, in the first process."""
         if args.process_index == 0:
             plot_losses(state.log_history, Path(str(args.output_dir)))
 
 
 def plot_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Draw what was logged so far into `curves.png`, if matplotlib is installed.
+    """Plot the log history into `curves.png`, if matplotlib is installed.
 
-    A picture that cannot be drawn or written is a warning: it is no reason to end a run.
+    A plot that fails is logged as a warning: it must not end a run.
 
     Args:
-        history: of the Trainer's state.
+        history: `log_history` of the Trainer's state.
         folder: of the run.
     """
     if find_spec("matplotlib") is None:
-        logger.info("%s is not drawn: matplotlib is not installed; pip install -e '.[train]'", FILE)
+        logger.info(
+            "%s is not plotted: matplotlib is not installed; pip install -e '.[train]'", PLOT_FILE
+        )
         return
     try:
         figure = _figure(history)
-        with atomic_file(folder / FILE) as part:
+        with atomic_file(folder / PLOT_FILE) as part:
             figure.savefig(part, format="png", dpi=110)
     except Exception as error:  # noqa: BLE001  of matplotlib, its fonts and settings, or the disk
-        logger.warning("%s is not drawn (%s); the run goes on", FILE, one_line(error))
+        logger.warning("%s is not plotted (%s); the run continues", PLOT_FILE, one_line(error))
 
 
 def _figure(history: Sequence[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
+    for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         parts = {key for entry in history for key in entry if key.startswith(f"{name}/")}
         parts |= {key for entry in history for key in entry if key == f"eval_{name}"}
         labels: list[str] = []
@@ -68,9 +70,9 @@ def _figure(history: Sequence[dict[str, Any]]) -> "Figure":
             points = [(entry["step"], entry[key]) for entry in history if key in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), linewidth=1, label=f"{len(labels)}")
-                labels.append(NAMES.get(key, key.removeprefix(f"{name}/")))
+                labels.append(LEGEND.get(key, key.removeprefix(f"{name}/")))
         if parts:
-            # Names of data sets are no formulas; a `_` at the beginning would leave one out.
+            # A data set's name is no formula, and matplotlib hides labels that start with `_`.
             legend = axes.legend(fontsize="small")
             for text, label in zip(legend.get_texts(), labels, strict=True):
                 text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""What callbacks use of the trainer, so that they need not import it."""
+"""Protocol of the trainer as callbacks use it, which spares them the import of the trainer."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -13,24 +13,24 @@ from mgm.train.callbacks.dataset_losses import DatasetLosses
 
 
 class TrainerProtocol(Protocol):
-    """The part of `mgm.train.trainer.MGMTrainer` that callbacks use.
+    """The interface of `mgm.train.trainer.MGMTrainer` that callbacks use.
 
     Attributes:
-        args: the flags of the run.
-        model: that is trained.
-        model_wrapped: the same as DeepSpeed or DDP wraps it.
-        is_deepspeed_enabled: whether DeepSpeed runs it.
-        since: `time.perf_counter()` from which the speed of training is counted.
+        args: the training arguments.
+        model: the unwrapped model.
+        model_wrapped: the model as DeepSpeed or DDP wraps it.
+        is_deepspeed_enabled: whether DeepSpeed trains it.
+        throughput_start: `time.perf_counter()` since which tokens per second are counted.
         data_collator: makes batches of samples.
         train_dataset: the samples, by index.
-        source_losses: the losses of each data set since the last report.
+        dataset_losses: accumulates the loss of each data set.
     """
 
     args: TrainingArguments
     model: MGMForConditionalGeneration
     model_wrapped: nn.Module | None
     is_deepspeed_enabled: bool
-    since: float
+    throughput_start: float
     data_collator: Any
     train_dataset: Any
     dataset_losses: DatasetLosses

@@ -1,1 +1,1 @@
-"""Checkpoints that appear complete, and what a resumed run must have in common with its first."""
+"""Atomic checkpoints, and checks that a resumed run continues the one that wrote its checkpoint."""

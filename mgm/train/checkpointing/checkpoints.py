@@ -1,4 +1,4 @@
-"""Folders of checkpoints: complete under their names or not there at all."""
+"""Checkpoint folders: written atomically by all ranks, listed, resumed from, moved aside."""
 
 import logging
 import os
@@ -20,24 +20,24 @@ from mgm.train.distributed.first_process import broadcast_from_rank0, is_single_
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
-BENCHMARKS = "eval"  # of what checkpoints answered, in the output folder
+STATE_FILE = "trainer_state.json"  # written last by the Trainer
+BENCHMARK_DIR = "eval"  # benchmark results of the checkpoints, in the output folder
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PART = re.compile(r"\.(checkpoint-\d+|model)\.[0-9a-f]{8}\.part")
 
 
 @contextmanager
 def atomic_folder_of_ranks(path: Path, finish: Callable[[Path], None]) -> Generator[Path]:
-    """As `atomic_folder`, but all processes of the run write into it together.
+    """`atomic_folder` for a folder that all ranks write into.
 
-    In the block they must not wait for one another after one of them may have failed.
+    The block must not contain collectives: another rank may have failed already.
 
     Args:
         path: of the folder.
-        finish: is called by the first process when all have written.
+        finish: is called by rank 0 when all ranks have written.
 
     Raises:
-        MGMError: one of them could not; none of them leaves anything behind.
+        MGMError: a rank could not write; nothing is left on the disk.
     """
     if is_single_process():
         with atomic_folder(path) as part:
@@ -51,10 +51,10 @@ def atomic_folder_of_ranks(path: Path, finish: Callable[[Path], None]) -> Genera
                 part = stack.enter_context(atomic_folder(path))
             except MGMError as error:
                 fault = error
-        part = _agreed(part, fault, path)
+        part = _broadcast_or_raise(part, fault, path)
         try:
             yield Path(str(part))
-        except Exception as error:  # noqa: BLE001  whatever it is, the others have to know
+        except Exception as error:  # noqa: BLE001  the other ranks have to get any of them
             fault = error
         faults: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, None if fault is None else one_line(fault))
@@ -69,11 +69,11 @@ def atomic_folder_of_ranks(path: Path, finish: Callable[[Path], None]) -> Genera
                 stack.close()
             except (MGMError, OSError) as error:
                 fault = error
-        _agreed(None, fault, path)  # nobody goes on before it has its name
+        _broadcast_or_raise(None, fault, path)  # all ranks wait until it has its name
 
 
-def _agreed(value: object, fault: Exception | None, path: Path) -> object:
-    """The first process's value; raises its fault, in all of them, if it has one."""
+def _broadcast_or_raise(value: object, fault: Exception | None, path: Path) -> object:
+    """Broadcast a value from rank 0, or raise its error on all ranks."""
     shared = [value, None if fault is None else one_line(fault)]
     dist.broadcast_object_list(shared)
     if fault is not None:
@@ -84,13 +84,13 @@ def _agreed(value: object, fault: Exception | None, path: Path) -> object:
 
 
 def prepare_output_dir(path: str | os.PathLike[str]) -> Path:
-    """Make the output folder, and clear what a killed run left half-written in it.
+    """Create the output folder, and remove partial files of a killed run.
 
-    A model that was complete when the run was killed gets its place.
+    A model that was complete when the run was killed is moved to its final path.
 
     Raises:
-        MGMError: it cannot be made or written to, is a checkpoint itself, or has a folder where a
-            file of the model is to go.
+        MGMError: it cannot be created or written to, is itself a checkpoint, or has a folder with
+            the name of a file of the model.
     """
     folder = Path(path)
     if state := sorted(folder.glob("rng_state*.pth")):
@@ -103,60 +103,59 @@ def prepare_output_dir(path: str | os.PathLike[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".model.{uuid.uuid4().hex[:8]}.part"
         probe.mkdir()
-        for left in folder.iterdir():
-            if _PART.fullmatch(left.name):
-                shutil.rmtree(left)
+        for entry in folder.iterdir():
+            if _PART.fullmatch(entry.name):
+                shutil.rmtree(entry)
         finish_replacement(folder)
     except OSError as error:
         raise MGMError(
             f"--output_dir {folder}: cannot be written to ({one_line(error.strerror or error)}); "
-            "choose another place"
+            "choose another folder"
         ) from error
     return folder
 
 
-def checkpoint_to_resume(asked: str | None, output: Path) -> Path | None:
-    """The checkpoint that a run goes on from, if any.
+def checkpoint_to_resume(flag: str | None, output: Path) -> Path | None:
+    """The checkpoint that a run resumes from, if any.
 
     Args:
-        asked: the flag: a folder, or true or false; left out it counts as true.
-        output: where the run's own checkpoints are.
+        flag: `--resume_from_checkpoint`: a folder, true or false; None counts as true.
+        output: folder of the run, with its checkpoints.
 
     Raises:
-        MGMError: the folder that is asked for is no complete checkpoint.
+        MGMError: the folder of the flag is no complete checkpoint.
     """
-    word = (asked or "").lower()
-    if word in ("false", "none"):
+    value = (flag or "").lower()
+    if value in ("false", "none"):
         return None
-    folder = last_checkpoint(output) if word in ("", "true") else Path(asked or "")
+    folder = last_checkpoint(output) if value in ("", "true") else Path(flag or "")
     if folder is None:
         return None
     inner = last_checkpoint(folder)
     if inner is not None:
         raise MGMError(
-            f"--resume_from_checkpoint {asked}: is the folder of a run; give its last checkpoint, "
+            f"--resume_from_checkpoint {flag}: is the folder of a run; give its last checkpoint, "
             f"{inner}"
         )
     if not is_present(folder / STATE_FILE):
         raise MGMError(
-            f"--resume_from_checkpoint {asked}: no complete checkpoint, lacks {STATE_FILE}; "
+            f"--resume_from_checkpoint {flag}: no complete checkpoint, lacks {STATE_FILE}; "
             "give a folder checkpoint-<step>, or leave the flag out"
         )
     return folder
 
 
 def set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[str] = ()) -> None:
-    """Move what earlier runs left in the output folder into a folder of its own, and say so.
+    """Move checkpoints of earlier runs out of the output folder into `earlier_run_N`.
 
-    Of this run are the checkpoint that it goes on from, if that lies in `output`, and those before
-    it. All others would be taken for its own: counted by `--save_total_limit`, deleted in place of
-    newer ones, and gone on from. The first process does it, when all of them have come here: they
-    have looked for the checkpoint to go on from. None goes on before it is done.
+    This run owns the checkpoint that it resumes from, if that is in `output`, and those before it.
+    Others would count for `--save_total_limit`, and could be resumed from by mistake. Rank 0 moves
+    them after a barrier, when all ranks have chosen their checkpoint.
 
     Args:
         output: the folder of the run.
-        resumed: the checkpoint that the run goes on from.
-        files: others in `output` that only this run's may stay of, where it begins anew.
+        resumed: the checkpoint that the run resumes from.
+        files: names of other files that are moved too, unless the run resumes.
 
     Raises:
         MGMError: they could not be moved.
@@ -170,8 +169,8 @@ def _set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[
     last = -1
     if resumed is not None and resumed.resolve().parent == output.resolve():
         last = int(read_json(resumed / STATE_FILE).get("global_step", -1))
-    found = [*list_checkpoints(output), *list_checkpoints(output / BENCHMARKS)]
-    names = [str(at.relative_to(output)) for at in found if checkpoint_step(at) > last]
+    folders = [*list_checkpoints(output), *list_checkpoints(output / BENCHMARK_DIR)]
+    names = [str(at.relative_to(output)) for at in folders if checkpoint_step(at) > last]
     names += [name for name in files if last < 0 and is_present(output / name)]
     if not names:
         return
@@ -186,20 +185,20 @@ def _set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[
 
 def last_checkpoint(output: Path) -> Path | None:
     """The complete checkpoint of the latest step in a folder, or None."""
-    found = [folder for folder in list_checkpoints(output) if (folder / STATE_FILE).is_file()]
-    return found[-1] if found else None
+    complete = [at for at in list_checkpoints(output) if (at / STATE_FILE).is_file()]
+    return complete[-1] if complete else None
 
 
 def list_checkpoints(output: Path) -> list[Path]:
     """All folders `checkpoint-<step>`, by step; none if there is no such folder."""
     if not output.is_dir():
         return []
-    found = (folder for folder in output.iterdir() if is_checkpoint_name(folder.name))
-    return sorted((folder for folder in found if folder.is_dir()), key=checkpoint_step)
+    entries = (entry for entry in output.iterdir() if is_checkpoint_name(entry.name))
+    return sorted((entry for entry in entries if entry.is_dir()), key=checkpoint_step)
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Whether it has the form `checkpoint-<step>`."""
+    """Whether a name has the form `checkpoint-<step>`."""
     return bool(_CHECKPOINT.fullmatch(name))
 
 

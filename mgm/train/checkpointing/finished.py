@@ -1,4 +1,4 @@
-"""A run that is started again when all its steps were done: its result stays, or is made again."""
+"""Restart of a finished run: the saved model is kept, or copied from the last checkpoint."""
 
 import filecmp
 import logging
@@ -19,10 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def has_all_steps(checkpoint: Path, training: TrainingArguments) -> bool:
-    """Whether a checkpoint has all steps of the run, as far as flags and the checkpoint say.
+    """Whether a checkpoint has all steps of the run, judged by flags and its trainer state.
 
-    Another `--num_train_epochs` than before is not seen here: only the data says how many steps
-    that makes.
+    A changed `--num_train_epochs` is not seen here: the number of steps depends on the data.
     """
     state = read_trainer_state(checkpoint)
     steps = training.max_steps if training.max_steps > 0 else state.max_steps
@@ -32,24 +31,24 @@ def has_all_steps(checkpoint: Path, training: TrainingArguments) -> bool:
 def save_from_checkpoint(
     checkpoint: Path, output: Path, processor: MGMProcessor, adapter: Any = None
 ) -> None:
-    """Give the output folder the model of the run's last checkpoint, unless it has it already.
+    """Copy the model of the run's last checkpoint into the output folder, unless it is there.
 
-    The files are copied: those of DeepSpeed have the precision of its engine, and without a step
-    there is no engine; and who starts from the folder finds the very bytes that were there.
+    Copied, not saved again: the weights stay byte by byte those that training saved, in the
+    precision of DeepSpeed's engine, of which there is none without a step.
 
     Args:
         checkpoint: of the last step.
         output: the run's folder.
         processor: of the run.
-        adapter: peft's settings, where an adapter is trained.
+        adapter: peft's config, where an adapter is trained.
 
     Raises:
         MGMError: the model could not be written.
     """
-    # An adapter names its base, which may have been moved since.
+    # An adapter's config has the path of its base, which may have been moved since.
     moved = adapter is not None and base_name(checkpoint) != adapter.base_model_name_or_path
     if not moved and _holds_result(output, checkpoint):
-        logger.info("%s holds the result already", output)
+        logger.info("%s already has the trained model", output)
         return
     with replace_model(output) as part:
         processor.save_pretrained(part)

@@ -1,27 +1,27 @@
-"""What a resumed run may change: every training flag has one policy.
+"""Policy of every training flag for a resumed run: refuse a change, log it, or ignore it.
 
-A flag that decides what is learned must not change while a run goes on; one that decides speed, or
-what is saved and measured, may, and is logged; what has no part in the run is not compared.
+A flag that decides the trained weights must not change when a run is resumed; one that decides
+speed, or what is saved and evaluated, may, and is logged; others are not compared.
 `tests/train/checkpointing/test_flag_policy.py` fails for a flag without a policy.
 """
 
 from enum import Enum
 
-from mgm.train.args.validation import UNSUPPORTED
+from mgm.train.args.validation import UNSUPPORTED_FLAGS
 
 
 class Policy(Enum):
-    """What a resumed run does about a flag that was another one before."""
+    """What a resumed run does about a flag whose value has changed."""
 
-    REFUSE = "it decides the result: the run does not resume"
-    CONFIG = "as REFUSE; left out, it is the folder's: what the model's config says is compared"
-    CONTENT = "a folder or file whose content decides the result: the content is compared"
-    LENGTH = "it says when the run ends: taken, with a word about the learning rate"
-    LOG = "it does not decide what is learned: taken, and logged"
-    IGNORE = "it has no part in the result: taken"
+    REFUSE = "decides the result: the run does not resume"
+    CONFIG = "as REFUSE, for the field of the model's config that the flag sets"
+    CONTENT = "a path: the content decides the result and is compared by digest"
+    LENGTH = "the length of the run: accepted, and the learning rate is logged"
+    LOG = "does not decide the weights: accepted and logged"
+    IGNORE = "has no effect on the result: accepted"
 
 
-# Flags that stand for a field of the model's config.
+# Flags that set a field of the model's config or of the processor.
 CONFIG_FIELDS = {
     "version": "conversation",
     "model_max_length": "model_max_length",
@@ -52,7 +52,7 @@ _CONTENT = """
     data_path image_folder eval_data_path eval_image_folder fsdp deepspeed
 """
 _LENGTH = "max_steps num_train_epochs"
-# Rounding, memory and speed; what is saved, measured and reported.
+# Rounding errors, memory and speed; what is saved, evaluated and logged.
 _LOG = """
     on_bad_sample eval_num_generations eval_benchmarks eval_benchmark_dir eval_benchmark_limit
     eval_strategy eval_steps eval_delay per_device_eval_batch_size eval_on_start
@@ -81,7 +81,7 @@ _IGNORE = """
 """
 
 POLICIES = {
-    **dict.fromkeys(UNSUPPORTED, Policy.IGNORE),  # they have their default in every run
+    **dict.fromkeys(UNSUPPORTED_FLAGS, Policy.IGNORE),  # always the default
     **dict.fromkeys(CONFIG_FIELDS, Policy.CONFIG),
     **dict.fromkeys(_REFUSE.split(), Policy.REFUSE),
     **dict.fromkeys(_CONTENT.split(), Policy.CONTENT),

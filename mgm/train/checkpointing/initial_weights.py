@@ -1,4 +1,4 @@
-"""The weights that a run starts from: compared by content, and never those that it writes over."""
+"""Initial weights of a run: their digests, and a check that the run does not overwrite them."""
 
 import re
 from collections.abc import Iterator
@@ -18,93 +18,95 @@ FLAGS = (
     *("model_name_or_path", "vision_tower", "vision_tower_aux"),
     *("pretrain_mm_mlp_adapter", "lora_weight_path"),
 )
-# Files of models, tokenizers and processors. What else a folder has may change: notes, results of
-# a benchmark, the state of the training that made it.
-_COUNTED = re.compile(
+# Files of models, tokenizers and processors. Others in a folder may change, such as results of
+# benchmarks or states of a training.
+_MODEL_FILES = re.compile(
     r".*\.(safetensors|bin|pt|pth|model|jinja)|.*\.index\.json|(.*_)?config\.json"
     r"|(tokenizer|vocab|added_tokens|special_tokens_map|chat_template)\.json|(vocab|merges)\.txt"
 )
-_OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state).*\.(bin|pt|pth)")
-# A weight changes everywhere when it is trained: blocks of larger files are enough.
-READ_WHOLE = 2**28  # bytes
+_TRAINING_FILES = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state).*\.(bin|pt|pth)"
+)
+# Training changes weights everywhere, so that blocks of larger files are enough.
+MAX_FULL_DIGEST = 2**28  # bytes
 
 
 def initial_weights(arguments: Arguments) -> dict[str, Digest | None]:
-    """What a run starts from, by flag; None: the flag was left out.
+    """Digests of the initial weights by flag; None: the flag was left out.
 
-    `--vision_tower_aux` lacks where it was left out and the start is gone, which says what that is.
+    `--vision_tower_aux` is missing if it was left out and `--model_name_or_path` no longer exists:
+    whether the model has one of its own is unknown then.
 
     Raises:
         MGMError: a file cannot be read.
     """
     output = Path(str(arguments[2].output_dir))
-    found = {
-        f"--{flag}": initial_weights_digest(path, output) for flag, path in _given_values(arguments)
-    }
-    found = {f"--{flag}": None for flag in FLAGS} | found
+    digests: dict[str, Digest | None] = {f"--{flag}": None for flag in FLAGS}
+    for flag, path in _given_paths(arguments):
+        digests[f"--{flag}"] = initial_weights_digest(path, output)
     aux = arguments[0].vision_tower_aux
     none: Digest = {"path": "none", "sha256": None}
     if aux is not None and aux.lower() in ("", "none"):
-        found["--vision_tower_aux"] = none
+        digests["--vision_tower_aux"] = none
     elif aux is None:
         continued = _is_mini_gemini(str(arguments[0].model_name_or_path))
         if continued is None:
-            del found["--vision_tower_aux"]
-        elif not continued:  # a language model has none; of a Mini-Gemini it would be its own
-            found["--vision_tower_aux"] = none
-    return found
+            del digests["--vision_tower_aux"]
+        elif not continued:  # a Mini-Gemini may have its own
+            digests["--vision_tower_aux"] = none
+    return digests
 
 
 def initial_weights_digest(path: str, output: Path) -> Digest:
-    """Content of a folder of weights, or of one file; of what is not on the disk the name alone.
+    """Digest of a file or folder of weights; None for one that is not on the disk.
 
     Args:
-        path: of it.
-        output: the folder that the run writes to, whose content changes.
+        path: of the file or folder.
+        output: the folder of the run, whose content changes.
     """
-    place, files = Path(path), []
-    folder = place if place.is_dir() else place.parent
+    weights, files = Path(path), []
+    folder = weights if weights.is_dir() else weights.parent
     if folder.resolve() == output.resolve():
         return {"path": "--output_dir", "sha256": None}
-    if place.is_dir():
-        files = sorted(file for file in place.iterdir() if _counts(file.name))
-    elif place.is_file():
-        files = [place]
-    return {"path": path, "sha256": digest_of(files, READ_WHOLE) if files else None}
+    if weights.is_dir():
+        files = sorted(file for file in weights.iterdir() if _is_model_file(file.name))
+    elif weights.is_file():
+        files = [weights]
+    return {"path": path, "sha256": digest_of(files, MAX_FULL_DIGEST) if files else None}
 
 
 def check_initial_weights(arguments: Arguments) -> None:
-    """Refuse a start from a checkpoint in the output folder, which the run moves away or deletes.
+    """Refuse initial weights in a checkpoint of the output folder: the run would delete them.
 
     Raises:
         MGMError: names the flag.
     """
     output = Path(str(arguments[2].output_dir))
-    for flag, path in _given_values(arguments):
-        here = Path(path).resolve()
-        for folder in (here, *here.parents):
+    for flag, path in _given_paths(arguments):
+        resolved = Path(path).resolve()
+        for folder in (resolved, *resolved.parents):
             if folder.parent == output.resolve() and is_checkpoint_name(folder.name):
                 raise MGMError(
                     f"--{flag} {path}: lies in a checkpoint of --output_dir {output}, which the "
                     "run would move away or delete; choose another --output_dir, or give "
-                    f"--resume_from_checkpoint {output / folder.name} to go on from it"
+                    f"--resume_from_checkpoint {output / folder.name} to resume it"
                 )
 
 
-def _given_values(arguments: Arguments) -> Iterator[tuple[str, str]]:
-    """Flags that name weights, and the path of each."""
+def _given_paths(arguments: Arguments) -> Iterator[tuple[str, str]]:
+    """Flags of initial weights that are given, with their paths."""
     for flag in FLAGS:
         path = getattr(arguments[0], flag, None) or getattr(arguments[2], flag, None)
         if path and path.lower() != "none":
             yield flag, path
 
 
-def _counts(name: str) -> bool:
-    return bool(_COUNTED.fullmatch(name)) and not _OF_TRAINING.fullmatch(name)
+def _is_model_file(name: str) -> bool:
+    return bool(_MODEL_FILES.fullmatch(name)) and not _TRAINING_FILES.fullmatch(name)
 
 
 def _is_mini_gemini(path: str) -> bool | None:
-    """Whether it is one; None: it is not there any more."""
+    """Whether a folder has a Mini-Gemini; None: it does not exist any more."""
     try:
         config = read_json(checkpoint_folder(path, weights=False) / "config.json")
     except MGMError:

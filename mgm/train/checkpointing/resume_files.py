@@ -1,4 +1,4 @@
-"""The files that a run resumes from: each is there, whole, of its kind and of this checkpoint."""
+"""Checks the files of a checkpoint before a resume: present, undamaged, of the same step."""
 
 import logging
 import zipfile
@@ -28,20 +28,20 @@ from mgm.model.files.safetensors_header import read_header
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.checkpoints import STATE_FILE
 from mgm.train.checkpointing.file_digests import DIGESTS, changed_files, missing_files
-from mgm.train.checkpointing.run_fingerprint import FILE as RUN_FILE
+from mgm.train.checkpointing.run_fingerprint import FINGERPRINT_FILE
 
 logger = logging.getLogger(__name__)
 
-# What a file of another kind lacks.
+# Keys that each file must have.
 KEYS = {
     OPTIMIZER_NAME: {"state", "param_groups"},
     SCHEDULER_NAME: {"last_epoch", "base_lrs"},
 }
 STREAM_KEYS = {"workers", "next", "cursors"}
-# What the pickles of DeepSpeed's files hold: they cannot be loaded without running code of theirs.
+# Byte strings in DeepSpeed's pickles, which cannot be loaded without executing their code.
 MODEL_STATES_KEY, OPTIM_STATES_KEY = b"global_steps", b"optimizer_state_dict"
-# What curves are drawn of.
-_DRAWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
+# Metrics that are plotted.
+_PLOTTED = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 TORCH_LOAD_ERRORS = (
     OSError,
     RuntimeError,
@@ -54,14 +54,14 @@ TORCH_LOAD_ERRORS = (
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a number; JSON has NaN and infinity too, which a log may hold."""
+    """Whether a value is a number, NaN and infinity included, which a log may have."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_log_entry(value: object) -> bool:
     if not isinstance(value, dict) or type(value.get("step")) is not int:
         return False
-    return all(_is_number(logged) for name, logged in value.items() if name.startswith(_DRAWN))
+    return all(_is_number(logged) for name, logged in value.items() if name.startswith(_PLOTTED))
 
 
 _NUMBER = Rule(_is_number, "a number")
@@ -86,22 +86,22 @@ _STATE_RULES = {
 def check_resume_files(
     checkpoint: Path, training: TrainingArguments, streaming: bool, finished: bool = False
 ) -> None:
-    """See whether this process can resume from a checkpoint.
+    """Check the files that this process needs to resume from a checkpoint.
 
     Args:
         checkpoint: its folder.
-        training: flags, which decide which files there are.
+        training: flags, which decide which files are needed.
         streaming: whether the data is a stream.
-        finished: whether all steps were done; then what only a step needs may be absent.
+        finished: whether all steps are done, so that states of optimizer and stream may be missing.
 
     Raises:
-        MGMError: a file is missing, damaged, or of another kind; names it.
+        MGMError: names a file that is missing, damaged, or of another kind.
     """
     state = read_trainer_state(checkpoint)
     if training.lora_enable:
         _check_adapter(checkpoint)
     rank, digests = training.process_index, _digests(checkpoint)
-    if digests is not None and rank == 0:  # for all processes, whose files it sees
+    if digests is not None and rank == 0:  # checks the files of all ranks
         _check_unchanged(checkpoint, digests)
         _check_complete(checkpoint, digests, training.lora_enable, finished)
     if finished:
@@ -128,8 +128,8 @@ def check_resume_files(
 
 
 def _digests(checkpoint: Path) -> dict[str, Any] | None:
-    """What the checkpoint was written with; None: an earlier version wrote no digests."""
-    file = checkpoint / RUN_FILE
+    """Digests that the checkpoint was written with; None: an earlier version wrote none."""
+    file = checkpoint / FINGERPRINT_FILE
     digests = read_optional_json(file).get(DIGESTS)
     if digests is not None and not isinstance(digests, dict):
         raise damaged_file_error(file)
@@ -151,8 +151,8 @@ def _check_complete(
     lost = missing_files(checkpoint, digests, adapter, finished)
     if lost:
         raise MGMError(
-            f"{', '.join(map(str, lost))}: listed in {checkpoint / RUN_FILE}, but missing or no "
-            f"file; {_remedy(checkpoint)}"
+            f"{', '.join(map(str, lost))}: listed in {checkpoint / FINGERPRINT_FILE}, but missing "
+            f"or no file; {_remedy(checkpoint)}"
         )
 
 
@@ -163,12 +163,12 @@ def _compare_steps(
     optimizer: dict[str, Any] | None,
     fp16: bool,
 ) -> None:
-    """Refuse a schedule or moments of another step, where there are no digests to compare."""
+    """Refuse a schedule or moments of another step, for checkpoints without digests."""
     if schedule is not None:
-        found = schedule["last_epoch"]
-        # The scaler of float16's gradients skips steps of both.
-        if type(found) is not int or found > step or (found < step and not fp16):
-            raise _of_another_step(checkpoint / SCHEDULER_NAME, found, step)
+        last = schedule["last_epoch"]
+        # With fp16 the gradient scaler skips steps of both.
+        if type(last) is not int or last > step or (last < step and not fp16):
+            raise _of_another_step(checkpoint / SCHEDULER_NAME, last, step)
     done = []
     for moments in (optimizer or {}).get("state", {}).values():
         if "step" in moments:
@@ -177,29 +177,29 @@ def _compare_steps(
         raise _of_another_step(checkpoint / OPTIMIZER_NAME, max(done), step)
     if done and max(done) < step and not fp16:
         logger.warning(
-            "%s: has learned in %d of %d steps; the others had nothing to learn from, or it is of "
+            "%s: was updated in %d of %d steps; the others had no usable sample, or it is of "
             "another checkpoint",
             *(checkpoint / OPTIMIZER_NAME, max(done), step),
         )
 
 
-def _of_another_step(file: Path, found: object, step: int) -> MGMError:
+def _of_another_step(file: Path, actual: object, step: int) -> MGMError:
     return MGMError(
-        f"{file}: is of step {found}, in a checkpoint of step {step}; {_remedy(file.parent)}"
+        f"{file}: is of step {actual}, in a checkpoint of step {step}; {_remedy(file.parent)}"
     )
 
 
 def rng_file(checkpoint: Path, training: TrainingArguments) -> Path:
-    """Where a checkpoint has the random numbers of this process."""
+    """The file with the random state of this process."""
     number = f"_{training.process_index}" if training.world_size > 1 else ""
     return checkpoint / f"rng_state{number}.pth"
 
 
 def read_trainer_state(checkpoint: Path) -> TrainerState:
-    """What the Trainer knew when it wrote a checkpoint.
+    """The trainer state of a checkpoint.
 
     Raises:
-        MGMError: the file is not what the Trainer writes.
+        MGMError: the file is missing, damaged, or of another step.
     """
     file = checkpoint / STATE_FILE
     content = read_json(file)
@@ -219,11 +219,11 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
 
 
 def damaged_file_error(file: Path, checkpoint: Path | None = None) -> MGMError:
-    """What to say of a file that a checkpoint has, and that cannot be used.
+    """The error of a damaged file in a checkpoint.
 
     Args:
         file: in the checkpoint.
-        checkpoint: its folder; None: the file lies in that itself.
+        checkpoint: its folder; None: the folder of the file.
     """
     return MGMError(f"{file}: is damaged, or of another kind; {_remedy(checkpoint or file.parent)}")
 
@@ -235,8 +235,8 @@ def _remedy(checkpoint: Path) -> str:
 def _check_present(file: Path) -> None:
     if not file.is_file():
         raise MGMError(
-            f"{file}: is not there, and a run cannot resume without it (a checkpoint of "
-            "--save_only_model True has none); copy it again, or begin anew with another "
+            f"{file}: is missing, and a run cannot resume without it (a checkpoint of "
+            "--save_only_model True has none); copy it again, or start a new run with another "
             "--output_dir, or with --resume_from_checkpoint False"
         )
 
@@ -284,13 +284,13 @@ def _check_deepspeed(checkpoint: Path, training: TrainingArguments) -> None:
 
 
 def _check_pickle(file: Path, key: bytes, checkpoint: Path) -> None:
-    """See whether a file of torch.save holds a key, without running what it holds."""
+    """Check that a file of `torch.save` has a key, without unpickling it."""
     _check_present(file)
     try:
         with zipfile.ZipFile(file) as archive:
             (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            found = key in archive.read(pickled)
+            has_key = key in archive.read(pickled)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise damaged_file_error(file, checkpoint) from error
-    if not found:
+    if not has_key:
         raise damaged_file_error(file, checkpoint)

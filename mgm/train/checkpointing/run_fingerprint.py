@@ -1,4 +1,8 @@
-"""The run fingerprint: what a run and the checkpoint that it resumes from must have in common."""
+"""Fingerprint of a run (run.json): flags, config, weights and data that decide its result.
+
+A resumed run is compared with the fingerprint in its checkpoint. Names of fields are part of the
+checkpoint format.
+"""
 
 import json
 import logging
@@ -22,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 Fingerprint = dict[str, Any]
 
-FILE = "run.json"
+FINGERPRINT_FILE = "run.json"
 FORMAT = 3  # 1 had eight flags, and the number of samples; 2 digests of other files
 EVAL = "--eval_data_path"
-MAX_NAMES = 8  # that one line lists
-# What errors call entries that are no flags, or that several flags decide.
+MAX_NAMES = 8  # listed in one line
+# Names, in errors, of fields that are no flags, or that several flags decide.
 LABELS = {
     "items": "number of samples",
     "order_seed": "--data_seed",
@@ -35,47 +39,48 @@ LABELS = {
 }
 
 
-class Content(NamedTuple):
-    """A file or folder, compared by its content where that is known."""
+class ContentDigest(NamedTuple):
+    """Path and digest of a file or folder; without a digest the path is compared."""
 
     path: str
     sha256: str | None
 
-    def same_as(self, other: "Content") -> bool:
-        """Whether both have one content; where one is not known, one path."""
+    def same_as(self, other: "ContentDigest") -> bool:
+        """Whether both have the same digest; where one is unknown, the same path."""
         if self.sha256 is None or other.sha256 is None:
             return self.path == other.path
         return self.sha256 == other.sha256
 
 
 def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
-    """The part of a fingerprint that is known before a model or data is read."""
-    training, found = arguments[2], {}
+    """The part of a fingerprint that needs neither model nor data."""
+    training = arguments[2]
+    entries: Fingerprint = {}
     for part in arguments:
         for name, policy in POLICIES.items():
             if not hasattr(part, name) or policy in (Policy.IGNORE, Policy.CONTENT):
                 continue
             value = getattr(part, name)
             if policy is not Policy.CONFIG:
-                found[f"--{name}"] = _plain(value)
-            elif value is not None:  # or it is the folder's
-                found[f"--{name}"] = version_template(value) if name == "version" else value
-    found.pop("--data_seed")  # left out, it is --seed
-    found["order_seed"] = training.order_seed
-    if arguments[1].streaming:  # whose workers share it out
-        found["--dataloader_num_workers"] = training.dataloader_num_workers
+                entries[f"--{name}"] = _plain(value)
+            elif value is not None:  # None: the folder's value is kept
+                entries[f"--{name}"] = version_template(value) if name == "version" else value
+    entries.pop("--data_seed")  # None stands for --seed
+    entries["order_seed"] = training.order_seed
+    if arguments[1].streaming:  # whose order depends on the workers
+        entries["--dataloader_num_workers"] = training.dataloader_num_workers
     settings = training.deepspeed if isinstance(training.deepspeed, dict) else {}
     rest = {name: value for name, value in settings.items() if name not in _OF_DEEPSPEED}
     zero = dict(settings.get("zero_optimization", {}))
-    found |= {"--fsdp": training.use_fsdp, "--deepspeed": bool(training.deepspeed)}
-    found["zero_optimization.stage of --deepspeed"] = zero.pop("stage", 0) if settings else None
+    entries |= {"--fsdp": training.use_fsdp, "--deepspeed": bool(training.deepspeed)}
+    entries["zero_optimization.stage of --deepspeed"] = zero.pop("stage", 0) if settings else None
     for name in ("optimizer", "scheduler"):
-        found[f"{name} of --deepspeed"] = settings.get(name)
-    found["other settings of --deepspeed"] = rest | {"zero_optimization": zero}
-    return found | {"processes": training.world_size}
+        entries[f"{name} of --deepspeed"] = settings.get(name)
+    entries["other settings of --deepspeed"] = rest | {"zero_optimization": zero}
+    return entries | {"processes": training.world_size}
 
 
-# Fields of DeepSpeed's settings that are compared by themselves, or as flags.
+# Fields of DeepSpeed's config that are compared separately, or as flags.
 _OF_DEEPSPEED = (
     *("optimizer", "scheduler", "zero_optimization", "bf16", "fp16", "gradient_clipping"),
     *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
@@ -89,63 +94,67 @@ def fingerprint_of(
     items: Items,
     eval_items: Items | None = None,
 ) -> Fingerprint:
-    """What decides the result of a run: flags, image preparation, weights, and data by content.
+    """The fingerprint of a run: flags, config, and digests of initial weights and data.
 
     Args:
         arguments: the flags.
-        model: whose config has the settings that flags left to it.
-        processor: with the conversation template.
-        items: what is learned from.
-        eval_items: what the run is measured on.
+        model: its config has the values that no flag sets.
+        processor: has the conversation template.
+        items: the training dataset.
+        eval_items: the validation samples.
 
     Raises:
         MGMError: a file cannot be read.
     """
-    found: Fingerprint = {"format": FORMAT} | fingerprint_of_flags(arguments)
+    entries: Fingerprint = {"format": FORMAT} | fingerprint_of_flags(arguments)
     for flag, field in CONFIG_FIELDS.items():
         owner = processor if field == "conversation" else model.config
-        found[f"--{flag}"] = _plain(getattr(owner, field))
-    found |= initial_weights(arguments)
-    found["items"] = len(items.names if isinstance(items, StreamedDataset) else items)
-    found |= data_fingerprint(items, "--data_path")
-    return found | ({} if eval_items is None else data_fingerprint(eval_items, EVAL))
+        entries[f"--{flag}"] = _plain(getattr(owner, field))
+    entries |= initial_weights(arguments)
+    entries["items"] = len(items.names if isinstance(items, StreamedDataset) else items)
+    entries |= data_fingerprint(items, "--data_path")
+    return entries | ({} if eval_items is None else data_fingerprint(eval_items, EVAL))
 
 
 def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
-    """Write it into a checkpoint."""
-    (folder / FILE).write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
+    """Write a fingerprint into a checkpoint."""
+    (folder / FINGERPRINT_FILE).write_text(
+        json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def check_flags(fingerprint: Fingerprint, checkpoint: Path) -> None:
-    """Compare flags with a checkpoint's, before anything is loaded.
+    """Compare flags with a checkpoint's, before model and data are loaded.
 
     Raises:
-        MGMError: a flag that decides the result differs, or the checkpoint's file is damaged.
+        MGMError: a flag that decides the result differs, or run.json is damaged.
     """
     before = _read(checkpoint)
     _refuse(_differences(fingerprint, before, fingerprint.keys() & before.keys()), checkpoint)
 
 
 def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
-    """Compare a whole fingerprint with a checkpoint's; log what differs and does not matter.
+    """Compare a fingerprint with a checkpoint's; log differences that do not decide the result.
 
     Raises:
-        MGMError: what decides the result differs, or the checkpoint's file is damaged.
+        MGMError: a field that decides the result differs, or run.json is damaged.
     """
     before = _read(checkpoint)
     if not before:
-        logger.warning("%s: holds no %s; flags and data cannot be compared", checkpoint, FILE)
+        logger.warning(
+            "%s: has no %s; flags and data cannot be compared", checkpoint, FINGERPRINT_FILE
+        )
         return
     shared = (fingerprint.keys() & before.keys()) - {"format"}
     unknown = fingerprint.keys() - shared - {"format"}
-    if before.get("format") == FORMAT:  # then data has no other entries than those
+    if before.get("format") == FORMAT:  # data has the same fields then
         of_data = {name for name in fingerprint.keys() ^ before.keys() if _of_data(name)}
         shared, unknown = shared | of_data, unknown - of_data
     differences = list(_differences(fingerprint, before, shared))
     _refuse(differences, checkpoint)
-    taken = [text for policy, text in differences if policy is Policy.LOG]
-    if taken:
-        logger.info("resuming with other settings than before: %s", "; ".join(sorted(taken)))
+    accepted = [text for policy, text in differences if policy is Policy.LOG]
+    if accepted:
+        logger.info("resuming with changed settings: %s", "; ".join(sorted(accepted)))
     gone = [
         now.path
         for name in sorted(shared)
@@ -162,23 +171,23 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
 
 
 def _read(checkpoint: Path) -> Fingerprint:
-    if not is_present(checkpoint / FILE):
+    if not is_present(checkpoint / FINGERPRINT_FILE):
         return {}
-    found = read_json(checkpoint / FILE)
-    if "processes" not in found:  # which every format has
+    entries = read_json(checkpoint / FINGERPRINT_FILE)
+    if "processes" not in entries:  # every format has it
         raise MGMError(
-            f"{checkpoint / FILE}: is no fingerprint of a run; copy it again, or delete "
-            f"{checkpoint} to resume from the checkpoint before it"
+            f"{checkpoint / FINGERPRINT_FILE}: is not a fingerprint of a run; copy it again, or "
+            f"delete {checkpoint} to resume from the checkpoint before it"
         )
-    if found.get("format") == FORMAT:
-        return found
-    return {name: value for name, value in found.items() if _content(value) is None}
+    if entries.get("format") == FORMAT:
+        return entries
+    return {name: value for name, value in entries.items() if _content(value) is None}
 
 
 def _differences(
     now: Fingerprint, before: Fingerprint, names: set[str]
 ) -> Iterator[tuple[Policy, str]]:
-    """Policy and text of each entry that differs."""
+    """Policy and description of each field that differs."""
     for name in sorted(names):
         old, new = before.get(name), now.get(name)
         was, now_is = _content(old), _content(new)
@@ -194,7 +203,7 @@ def _refuse(differences: Any, checkpoint: Path) -> None:
     if changed := [text for policy, text in differences if policy is Policy.REFUSE]:
         raise MGMError(
             f"{checkpoint}: was made by another run ({'; '.join(changed)}); repeat its flags and "
-            "data, or begin anew with another --output_dir"
+            "data, or start a new run with another --output_dir"
         )
 
 
@@ -213,10 +222,10 @@ def _label(name: str) -> str:
     return LABELS.get(name, name)
 
 
-def _content(value: Any) -> Content | None:
-    """The entry that stands for content; None: it stands for itself."""
+def _content(value: Any) -> ContentDigest | None:
+    """A field's value as path and digest; None if it is another kind of value."""
     is_content = isinstance(value, dict) and value.keys() == {"path", "sha256"}
-    return Content(value["path"], value["sha256"]) if is_content else None
+    return ContentDigest(value["path"], value["sha256"]) if is_content else None
 
 
 def _shown(value: Any) -> str:
@@ -227,7 +236,7 @@ def _shown(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A flag's value as JSON keeps it; empty settings are none."""
+    """A flag's value as in JSON; empty ones are None."""
     if isinstance(value, Enum):
         return value.value
     if value in ({}, ""):
@@ -236,5 +245,5 @@ def _plain(value: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """A value of a class of transformers."""
+    """Serialise an object of a class of transformers."""
     return value.to_dict() if hasattr(value, "to_dict") else str(value)

@@ -1,4 +1,4 @@
-"""Optimizer and learning rate of a resumed run."""
+"""Learning rate schedule and optimizer state of a resumed run."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -11,18 +11,18 @@ from transformers.trainer import OPTIMIZER_NAME
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.resume_files import damaged_file_error
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # of a parameter's own shape
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # shaped like their parameter
 
 
 def describe_schedule_change(arguments: TrainingArguments, state: TrainerState, steps: int) -> str:
-    """What another number of steps does to the learning rate of the steps that are left.
+    """Describe how a changed number of steps changes the learning rate.
 
     Args:
         arguments: the flags.
         state: of the checkpoint.
         steps: of the whole run now.
     """
-    text = f"the run has {steps} steps now, and had {state.max_steps} when it began"
+    text = f"the run has {steps} steps now, and had {state.max_steps} before"
     before = _learning_rate(arguments, state.global_step, state.max_steps)
     now = _learning_rate(arguments, state.global_step, steps)
     if before is None or now is None or steps == state.global_step:
@@ -32,13 +32,13 @@ def describe_schedule_change(arguments: TrainingArguments, state: TrainerState, 
     if before == now:
         return f"{text}; {at}, as it would have been"
     return (
-        f"{text}: the schedule {name!r} is computed anew for {steps} steps; {at}, and would have "
+        f"{text}: the schedule {name!r} is recomputed for {steps} steps; {at}, and would have "
         f"been {before:.3g}"
     )
 
 
 def _learning_rate(arguments: TrainingArguments, step: int, steps: int) -> float | None:
-    """Of a step, from 0, in a run of so many; None: the schedule depends on more than that."""
+    """The learning rate of a step; None: the schedule depends on more than steps."""
     if isinstance(arguments.deepspeed, dict) and "scheduler" in arguments.deepspeed:
         return None
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
@@ -55,10 +55,9 @@ def _learning_rate(arguments: TrainingArguments, step: int, steps: int) -> float
 
 
 def set_learning_rates(schedule: LRScheduler) -> None:
-    """Have the next step use the learning rate of the schedule as it is now.
+    """Set the optimizer's learning rates to those of the schedule.
 
-    The optimizer's saved state has that of the schedule before, which other numbers of steps may
-    have replaced.
+    Its loaded state has those of the checkpoint's schedule, which may have had another length.
     """
     if not isinstance(schedule, LambdaLR):
         return
@@ -66,16 +65,16 @@ def set_learning_rates(schedule: LRScheduler) -> None:
     rates = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # which is logged
+    schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # for the log
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """See whether moments that were loaded are those of the parameters.
+    """Check that loaded moments have the shapes of their parameters.
 
     Raises:
-        MGMError: they have other shapes.
+        MGMError: one has another shape.
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # as accelerate wraps it
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # unwrap accelerate's
     for parameter, state in optimizer.state.items():
         for name in MOMENTS:
             if name in state and state[name].shape != parameter.shape:

@@ -1,1 +1,1 @@
-"""Several processes: FSDP2, ZeRO-3, host files, and how batches divide among devices."""
+"""Distributed training: FSDP2, DeepSpeed ZeRO, hostfiles, batch sizes, errors of processes."""

@@ -1,4 +1,4 @@
-"""An optimizer step's samples, divided over devices and accumulated batches."""
+"""Global batch size as devices x per-device batch size x gradient accumulation steps."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from mgm.errors import MGMError
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many samples go where.
+    """Batch sizes of a run.
 
     Attributes:
-        devices: processes that train.
-        per_device: samples that one of them takes at once.
-        accumulated: batches of each until the optimizer steps.
+        devices: number of training processes.
+        per_device: batch size of one of them.
+        accumulated: gradient accumulation steps.
     """
 
     devices: int
@@ -20,34 +20,35 @@ class BatchPlan:
     accumulated: int
 
     @property
-    def samples(self) -> int:
-        """Samples of an optimizer step."""
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step."""
         return self.devices * self.per_device * self.accumulated
 
     def __str__(self) -> str:
         return (
-            f"{self.samples} samples a step = {self.devices} devices x {self.per_device} samples "
-            f"x {self.accumulated} accumulated"
+            f"{self.global_batch_size} samples per step = {self.devices} devices x "
+            f"{self.per_device} samples x {self.accumulated} accumulated"
         )
 
 
-def divide(samples: int, devices: int, at_most: int) -> BatchPlan:
-    """Keep the samples of a step when the number of devices is another one.
+def plan_batches(global_batch_size: int, devices: int, max_per_device: int) -> BatchPlan:
+    """Split a global batch size over devices and gradient accumulation steps.
 
     Args:
-        samples: of an optimizer step.
-        devices: that share them equally.
-        at_most: samples that fit one device at once; as many as divide the rest are taken.
+        global_batch_size: samples per optimizer step.
+        devices: number of training processes.
+        max_per_device: batch size that fits one device; the largest one that divides is chosen.
 
     Raises:
-        MGMError: the devices cannot share them equally.
+        MGMError: the devices cannot have equal shares.
     """
-    each, left = divmod(samples, devices)
-    if left or not each:
-        fitting = [count for count in range(1, devices + 1) if samples % count == 0]
+    share, remainder = divmod(global_batch_size, devices)
+    if remainder or not share:
+        divisors = [count for count in range(1, devices + 1) if global_batch_size % count == 0]
         raise MGMError(
-            f"--global_batch_size {samples} does not divide among {devices} devices; use "
-            f"{fitting[-1]} of them, or another size"
+            f"--global_batch_size {global_batch_size} is not divisible by {devices} devices; use "
+            f"{divisors[-1]} of them, or another size"
         )
-    per_device = max(count for count in range(1, min(at_most, each) + 1) if each % count == 0)
-    return BatchPlan(devices, per_device, each // per_device)
+    sizes = range(1, min(max_per_device, share) + 1)
+    per_device = max(size for size in sizes if share % size == 0)
+    return BatchPlan(devices, per_device, share // per_device)

@@ -1,7 +1,7 @@
-"""DeepSpeed's settings: read, completed from the flags, and compared with them before a run starts.
+"""Reads DeepSpeed's JSON config, fills in "auto", and checks it against the training flags.
 
-"auto" stands for a flag's value. A field that is left out is "auto" too, where DeepSpeed would take
-a default of its own and a flag would be ignored.
+"auto" stands for a flag's value. A missing field is "auto" too, where DeepSpeed's own default would
+silently override a flag.
 """
 
 import json
@@ -21,8 +21,8 @@ AUTO = "auto"
 Settings = dict[str, Any]
 
 EXAMPLE = "give a JSON file of DeepSpeed settings, such as scripts/zero2.json"
-# Fields of the settings, the flags that they repeat, and the attribute that has the flag's value.
-SAME = (
+# Fields of the config, and the flag that must have the same value.
+FLAG_OF_FIELD = (
     ("train_micro_batch_size_per_gpu", "--per_device_train_batch_size"),
     ("gradient_accumulation_steps", "--gradient_accumulation_steps"),
     ("gradient_clipping", "--max_grad_norm"),
@@ -33,25 +33,25 @@ SAME = (
     ("optimizer.params.weight_decay", "--weight_decay"),
     ("scheduler.params.warmup_max_lr", "--learning_rate"),
 )
-COMPLETED = (
+AUTO_FIELDS = (
     *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
     "gradient_clipping",
 )
-OF_ADAM = ("lr", "betas", "eps", "weight_decay")
-OF_SCHEDULER = {
+ADAM_PARAMS = ("lr", "betas", "eps", "weight_decay")
+SCHEDULER_PARAMS = {
     "WarmupLR": ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps"),
     "WarmupDecayLR": ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps"),
     "WarmupCosineLR": ("warmup_num_steps", "total_num_steps"),
 }
-SAME_SCHEDULE = {
+FLAG_OF_SCHEDULE = {
     "WarmupLR": "constant_with_warmup",
     "WarmupDecayLR": "linear",
     "WarmupCosineLR": "cosine",
 }
-# Without it ZeRO-3 writes no weights, neither in checkpoints nor as the result.
-GATHERED = "stage3_gather_16bit_weights_on_model_save"
-OLD_GATHERED = "stage3_gather_fp16_weights_on_model_save"  # which DeepSpeed takes too
-# Fields of sections that DeepSpeed reads elsewhere than in its class of settings.
+# Without it ZeRO-3 saves no weights, neither in checkpoints nor at the end.
+GATHER_ON_SAVE = "stage3_gather_16bit_weights_on_model_save"
+OLD_GATHER_ON_SAVE = "stage3_gather_fp16_weights_on_model_save"  # the older name
+# Fields that DeepSpeed reads elsewhere than in `DeepSpeedConfig`.
 READ_ELSEWHERE = {
     *("train_batch_size", "tensor_parallel", "sequence_parallel_size"),
     *("amp", "elasticity", "autotuning", "nebula", "compile"),
@@ -59,19 +59,19 @@ READ_ELSEWHERE = {
 
 
 def settings_label(given: str | Settings) -> str:
-    """What errors about settings begin with."""
+    """The prefix of errors about the config."""
     file = isinstance(given, str) and not given.lstrip().startswith("{")
     return f"--deepspeed {given}" if file else "--deepspeed"
 
 
 def read_settings(given: str | Settings) -> Settings:
-    """The settings that `--deepspeed` names, completed with "auto".
+    """The config of `--deepspeed`, with "auto" in missing fields.
 
     Args:
-        given: a file's name, JSON, or the settings themselves.
+        given: path of a file, JSON, or the config itself.
 
     Raises:
-        MGMError: there is no such file, or it does not hold settings.
+        MGMError: the file cannot be read, or is not a config.
     """
     with faults_of(settings_label(given)):
         settings = json.loads(json.dumps(given)) if isinstance(given, dict) else _parsed(given)
@@ -80,15 +80,15 @@ def read_settings(given: str | Settings) -> Settings:
         if "zero_optimization" not in settings:
             close = get_close_matches("zero_optimization", settings, n=1)
             hint = f"did you mean that by {close[0]}?" if close else EXAMPLE
-            raise MGMError(f"has no zero_optimization, which says what is divided; {hint}")
+            raise MGMError(f"has no zero_optimization, the section of the ZeRO stage; {hint}")
         zero = _section(settings, "zero_optimization")
         if type(stage := zero.get("stage", 0)) is not int:
             raise MGMError(
                 f"zero_optimization.stage is {json.dumps(stage)}; give a number from 0 to 3"
             )
-        if stage == 3 and zero.get(GATHERED, AUTO) == AUTO:
-            zero[GATHERED] = zero.pop(OLD_GATHERED, True)
-        for field in COMPLETED:
+        if stage == 3 and zero.get(GATHER_ON_SAVE, AUTO) == AUTO:
+            zero[GATHER_ON_SAVE] = zero.pop(OLD_GATHER_ON_SAVE, True)
+        for field in AUTO_FIELDS:
             settings.setdefault(field, AUTO)
         for section in ("fp16", "bf16"):
             _section(settings, section).setdefault("enabled", AUTO)
@@ -119,13 +119,11 @@ def _section(settings: Settings, name: str) -> Settings:
 def _complete_section(section: Settings, name: str) -> None:
     kind = section.get("type")
     if not isinstance(kind, str):
-        raise MGMError(
-            f"{name}.type is missing; name one, or leave the section out: the flags say it then"
-        )
+        raise MGMError(f"{name}.type is missing; add it, or leave the section out to use the flags")
     params = _section(section, "params")
-    fields = ("lr", "weight_decay") if name == "optimizer" else OF_SCHEDULER.get(kind, ())
+    fields = ("lr", "weight_decay") if name == "optimizer" else SCHEDULER_PARAMS.get(kind, ())
     if name == "optimizer" and "adam" in kind.lower():
-        fields = OF_ADAM
+        fields = ADAM_PARAMS
     for field in fields:
         params.setdefault(field, AUTO)
 
@@ -133,15 +131,15 @@ def _complete_section(section: Settings, name: str) -> None:
 def check_settings(
     settings: Settings, arguments: transformers.TrainingArguments, name: str
 ) -> None:
-    """Compare settings with the flags, and have DeepSpeed check them.
+    """Check a config against the flags, and have DeepSpeed parse it.
 
     Args:
-        settings: as `read_settings` gives them.
-        arguments: the flags; where processes and devices are known.
-        name: what errors begin with.
+        settings: from `read_settings`.
+        arguments: the flags; `world_size` and device are set.
+        name: prefix of errors.
 
     Raises:
-        MGMError: a field has another value than its flag, or is unknown or wrong.
+        MGMError: a field disagrees with its flag, or is unknown or invalid.
     """
     with faults_of(name):
         if wrong := [*_mismatches(settings, arguments)]:
@@ -156,10 +154,10 @@ def check_settings(
 
 
 def _check_gathered(zero: Settings) -> None:
-    if zero.get("stage") == 3 and not zero[GATHERED]:
+    if zero.get("stage") == 3 and not zero[GATHER_ON_SAVE]:
         raise MGMError(
-            f"zero_optimization.{GATHERED} is {json.dumps(zero[GATHERED])}: neither checkpoints "
-            "nor the result would have weights; write true, or leave it out"
+            f"zero_optimization.{GATHER_ON_SAVE} is {json.dumps(zero[GATHER_ON_SAVE])}: neither "
+            "checkpoints nor the result would have weights; write true, or leave it out"
         )
 
 
@@ -181,7 +179,7 @@ def _check_offload(zero: Settings) -> None:
 
 
 def _mismatches(settings: Settings, arguments: transformers.TrainingArguments) -> Iterator[str]:
-    for field, flag in SAME:
+    for field, flag in FLAG_OF_FIELD:
         value = _field(settings, field)
         if value not in (None, AUTO) and value != getattr(arguments, flag[2:]):
             yield f"{field} is {json.dumps(value)}, {flag} is {getattr(arguments, flag[2:])}"
@@ -201,14 +199,14 @@ def _mismatches(settings: Settings, arguments: transformers.TrainingArguments) -
 
 
 def _field(settings: Settings, name: str) -> Any:
-    found: Any = settings
+    value: Any = settings
     for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _check_sections(settings: Settings, arguments: transformers.TrainingArguments) -> None:
-    """See whether an optimizer or a schedule of DeepSpeed leaves a flag without effect."""
+    """Refuse an optimizer or a schedule of DeepSpeed that would override an explicit flag."""
     if optimizer := _field(settings, "optimizer.type"):
         for name in ("mm_projector_lr", "lr_multi"):
             if getattr(arguments, name, None):
@@ -218,15 +216,15 @@ def _check_sections(settings: Settings, arguments: transformers.TrainingArgument
                 )
         flag = getattr(arguments.optim, "value", arguments.optim)
         if not ("adam" in optimizer.lower() and str(flag).startswith("adamw_torch")):
-            _replaced("optimizer", optimizer, "optim", flag, "adamw_torch")
+            _override("optimizer", optimizer, "optim", flag, "adamw_torch")
     if scheduler := _field(settings, "scheduler.type"):
         flag = getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)
-        if SAME_SCHEDULE.get(scheduler) != flag:
-            _replaced("scheduler", scheduler, "lr_scheduler_type", flag, "linear")
+        if FLAG_OF_SCHEDULE.get(scheduler) != flag:
+            _override("scheduler", scheduler, "lr_scheduler_type", flag, "linear")
 
 
-def _replaced(section: str, kind: str, name: str, flag: str, default: str) -> None:
-    """A default gives way to the settings, and it is logged; a flag that was given does not."""
+def _override(section: str, kind: str, name: str, flag: str, default: str) -> None:
+    """Log that the config overrides a flag's default; an explicit flag is an error."""
     if flag != default:
         raise MGMError(
             f"{section}.type is {kind}, --{name} is {flag}; leave the section "
@@ -239,7 +237,7 @@ def _replaced(section: str, kind: str, name: str, flag: str, default: str) -> No
 
 
 class _Recorder(dict[str, Any]):
-    """Settings that know which of their fields were looked for."""
+    """A dict that records which keys are looked up."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -258,17 +256,17 @@ class _Recorder(dict[str, Any]):
         return super().__contains__(key)
 
     def __copy__(self) -> "_Recorder":
-        made = _Recorder(self)
-        made.read = self.read
-        return made
+        copy = _Recorder(self)
+        copy.read = self.read
+        return copy
 
 
 def _check_by_deepspeed(settings: Settings) -> None:
-    """Have DeepSpeed read the settings; fields that it does not look for are unknown to it."""
+    """Have DeepSpeed parse the config; keys that it does not look up are unknown."""
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 
     given = _Recorder(_without_auto(settings))
-    given.pop("train_batch_size", None)  # which depends on the processes
+    given.pop("train_batch_size", None)  # depends on the number of processes
     given.setdefault("train_micro_batch_size_per_gpu", 1)
     try:
         DeepSpeedConfig(given)
@@ -276,10 +274,10 @@ def _check_by_deepspeed(settings: Settings) -> None:
         raise MGMError(f"DeepSpeed refuses the settings ({_reason(error)})") from error
     except DeepSpeedConfigError as error:
         raise MGMError(f"DeepSpeed refuses the settings ({_reason(error)})") from error
-    known = given.read | READ_ELSEWHERE
+    fields = given.read | READ_ELSEWHERE
     for name in settings:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
+        if name not in fields:
+            close = get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]}?" if close else "leave it out"
             raise MGMError(f"{name} is no field of DeepSpeed's settings; {hint}")
 
@@ -293,6 +291,6 @@ def _without_auto(value: Any) -> Any:
 def _reason(error: Exception) -> str:
     errors = getattr(error, "errors", None)  # of pydantic
     if callable(errors):
-        found = errors(include_url=False)
-        return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
+        entries = errors(include_url=False)
+        return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in entries)
     return f"{one_line(error) or type(error).__name__}; correct them"

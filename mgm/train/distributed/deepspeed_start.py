@@ -1,9 +1,9 @@
-"""How DeepSpeed starts: in one process too, without compiling for minutes, errors in one line."""
+"""DeepSpeed start-up: single-process environment, no compilation on a CPU, one-line errors."""
 
 import logging
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch.distributed as dist
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def set_single_process_env() -> None:
-    """Describe this process as the only one of a run, where no launcher did.
+    """Set the launcher's environment variables for one process, if no launcher did.
 
-    DeepSpeed looks for MPI otherwise.
+    Otherwise DeepSpeed looks for MPI.
     """
     if "WORLD_SIZE" in os.environ or "RANK" in os.environ or dist.is_initialized():
         return
@@ -25,18 +25,25 @@ def set_single_process_env() -> None:
         port = probe.getsockname()[1]
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    logger.info("--deepspeed: no launcher started this process; it trains alone")
+    logger.info("--deepspeed: no launcher started this process; training in a single process")
 
 
 @contextmanager
-def deepspeed_errors(enabled: bool) -> Generator[None]:
-    """Make one line of what DeepSpeed, or transformers for it, refuses while it starts."""
+def deepspeed_errors(is_starting: Callable[[], bool]) -> Generator[None]:
+    """Turn exceptions of DeepSpeed, and of transformers for it, into a one-line error.
+
+    Args:
+        is_starting: whether DeepSpeed was starting when the exception came; all others pass.
+
+    Raises:
+        MGMError: DeepSpeed could not start.
+    """
     try:
         yield
     except MGMError:
         raise
     except (ValueError, RuntimeError, AssertionError, ImportError, KeyError, TypeError) as error:
-        if not enabled:
+        if not is_starting():
             raise
         raise MGMError(
             f"--deepspeed: DeepSpeed could not start ({type(error).__name__}: {one_line(error)}); "
@@ -45,7 +52,7 @@ def deepspeed_errors(enabled: bool) -> Generator[None]:
 
 
 def disable_shm_comm() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives, which takes minutes on a CPU."""
+    """Disable DeepSpeed's shared-memory collectives, whose compilation takes minutes on a CPU."""
     from deepspeed import ops
 
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo is used instead

@@ -1,4 +1,4 @@
-"""Work that one process of a run does for all of them, and faults that all of them learn of."""
+"""Collectives for results and errors: run on rank 0 and broadcast, or check on all ranks."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -11,19 +11,19 @@ Result = TypeVar("Result")
 
 
 class ReportedByRank0Error(MGMError):
-    """A fault that all processes have learned of; the first one reports it for the others."""
+    """An error that all processes raise and rank 0 reports."""
 
 
 def is_single_process() -> bool:
-    """Whether the run has one process, and nobody to wait for."""
+    """Whether the run has one process, so that collectives are skipped."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
 def broadcast_from_rank0(compute: Callable[[], Result]) -> Result:
-    """The result of a function that the first process calls; all processes have to ask.
+    """Call a function on rank 0 and broadcast its result; a collective.
 
     Raises:
-        MGMError: the function did, in the first process; it is raised in all, in the others as
+        MGMError: the function raised it on rank 0; raised on all ranks, on the others as
             `ReportedByRank0Error`.
     """
     if is_single_process():
@@ -36,32 +36,33 @@ def broadcast_from_rank0(compute: Callable[[], Result]) -> Result:
             shared[1] = str(error)
     dist.broadcast_object_list(shared)
     if shared[1] is not None:
-        raise _shared_fault(shared[1])
+        raise _error_of_all(shared[1])
     return shared[0]
 
 
 def check_on_all_ranks(check: Callable[[], Result]) -> Result:
-    """The result of a check that every process makes; all of them have to ask.
+    """Call a check on every rank; a collective.
 
     Raises:
-        MGMError: the check did in one of them; the first such fault is raised in all, so that none
-            waits for one that has ended; in all but the first process as `ReportedByRank0Error`.
+        MGMError: the check failed on a rank; the error of the lowest such rank is raised on all,
+            so that none waits for one that has ended; on others than rank 0 as
+            `ReportedByRank0Error`.
     """
     if is_single_process():
         return check()
-    result, fault = None, None
+    result, message = None, None
     try:
         result = check()
     except MGMError as error:
-        fault = str(error)
-    faults: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, fault)
-    for found in faults:
-        if found is not None:
-            raise _shared_fault(found)
+        message = str(error)
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    for reported in messages:
+        if reported is not None:
+            raise _error_of_all(reported)
     return cast(Result, result)
 
 
-def _shared_fault(message: str) -> MGMError:
-    """What is raised here of a fault that all processes have learned of."""
+def _error_of_all(message: str) -> MGMError:
+    """The error that this rank raises for one that all ranks have."""
     return MGMError(message) if dist.get_rank() == 0 else ReportedByRank0Error(message)

@@ -1,12 +1,12 @@
-"""FSDP2: every process holds a part of each layer, and gathers the rest for the layer's turn.
+"""FSDP2: shards the model layer by layer, and saves and loads each rank's optimizer shard.
 
-`torch.distributed.fsdp.fully_shard` does the work; here is what is sharded, and how a checkpoint
-keeps what each process holds. transformers' own `fsdp` would run as DDP on a CPU, without a word.
+Built on `torch.distributed.fsdp.fully_shard`. transformers' own `fsdp` silently runs as DDP on a
+CPU.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,17 +20,20 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from transformers.utils.versions import require_version
 
 from mgm.errors import MGMError
-from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
-# What transformers' Trainer has since it leaves a model that is divided as it is, and asks when
-# gradients are to be reduced: before 5.19 it puts DDP around it, before 5.23 it never asks.
-HOOK = "_defer_fsdp_gradient_reduction"
+if TYPE_CHECKING:
+    from mgm.model.modeling_mgm import MGMForConditionalGeneration
+
+# The first version of transformers that is tested with a sharded model; before 5.19 its Trainer
+# wraps one in DDP.
+MIN_TRANSFORMERS = "5.23"
 
 
 def parse_fsdp(fsdp: str | bool | list[str] | None) -> bool:
-    """Whether `--fsdp` asks for FSDP2; other programs' words for it are understood."""
+    """Whether `--fsdp` enables FSDP2; accepts the values of transformers for full sharding."""
     text = " ".join(fsdp) if isinstance(fsdp, list) else str(fsdp or "")
     words = set(text.lower().split())
     if words <= {"false", "none"}:
@@ -38,45 +41,49 @@ def parse_fsdp(fsdp: str | bool | list[str] | None) -> bool:
     if unknown := words - {"true", "full_shard", "auto_wrap"}:
         raise MGMError(
             f"--fsdp {min(unknown)}: choose full_shard (FSDP2), or leave it out; --deepspeed has "
-            "other ways to divide a model, and offloads to the CPU"
+            "other ways to shard a model, and offloads to the CPU"
         )
     return True
 
 
 def check_fsdp_support() -> None:
-    """See whether transformers' Trainer can train a model that is divided.
+    """Check that transformers' Trainer can train a sharded model.
 
     Raises:
         MGMError: it is too old for that.
     """
-    if not hasattr(transformers.Trainer, HOOK):
+    try:
+        require_version(f"transformers>={MIN_TRANSFORMERS}")
+    except ImportError as error:
         raise MGMError(
-            f"--fsdp: transformers {transformers.__version__} is installed, and 5.23 or later is "
-            "needed; pip install 'transformers>=5.23,<6', or leave it out (--deepspeed divides a "
-            "model too)"
-        )
+            f"--fsdp: transformers {transformers.__version__} is installed, and {MIN_TRANSFORMERS} "
+            f"or later is needed; pip install 'transformers>={MIN_TRANSFORMERS},<6', or leave it "
+            "out (--deepspeed shards a model too)"
+        ) from error
 
 
-def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool = False) -> None:
-    """Divide a model among all processes: layer by layer, and what is left as a whole.
+def apply_fsdp(
+    model: "MGMForConditionalGeneration", device: torch.device, bf16: bool = False
+) -> None:
+    """Shard a model over all processes: each layer as one unit, and the rest as another.
 
     Args:
-        model: whole in the first process, of which the others get their parts; there it may have
-            shapes alone. What is trained is known.
-        device: where this process computes; the parts of the model go there.
-        bf16: whether layers are gathered, and compute, in 16 bits; the parts keep theirs.
+        model: with weights on rank 0, from where the shards are sent; on other ranks it may be on
+            the meta device. `requires_grad` is set already.
+        device: of this process; gets the shards.
+        bf16: mixed precision: layers are gathered and computed in bfloat16, shards stay as is.
 
     Raises:
-        MGMError: there is one process alone.
+        MGMError: there is a single process.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         raise MGMError(
-            "--fsdp: there is one process, and nothing to divide; start several with torchrun or "
+            "--fsdp: there is one process, and nothing to shard; start several with torchrun or "
             "python -m mgm.train.launch, or leave it out"
         )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     first = dist.get_rank() == 0
-    whole = model.state_dict() if first else {}
+    state_dict = model.state_dict() if first else {}
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -85,13 +92,13 @@ def shard(model: MGMForConditionalGeneration, device: torch.device, bf16: bool =
         model.to_empty(device=device)
         model.tie_weights()
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(model, whole, options=options)
+    set_model_state_dict(model, state_dict, options=options)
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
 
 
-def _layers(model: MGMForConditionalGeneration) -> Iterator[nn.Module]:
-    """What is gathered for its turn: layers of language model and ViT, blocks of the ConvNeXt."""
+def _layers(model: "MGMForConditionalGeneration") -> Iterator[nn.Module]:
+    """The units that are sharded: layers of language model and ViT, blocks of the ConvNeXt."""
     yield from model.text_layers
     yield from model.vision_tower.layers
     if model.vision_tower_aux is not None:
@@ -99,19 +106,19 @@ def _layers(model: MGMForConditionalGeneration) -> Iterator[nn.Module]:
             yield from stage.get_submodule("blocks").children()
 
 
-def delay_reduction(model: nn.Module, delay: bool) -> None:
-    """Whether gradients stay where they are, because more batches of the step follow."""
-    cast(FSDPModule, model).set_requires_gradient_sync(not delay)
+def set_gradient_sync(model: nn.Module, enabled: bool) -> None:
+    """Reduce gradients over processes in the backward pass, or accumulate them until then."""
+    cast(FSDPModule, model).set_requires_gradient_sync(enabled)
 
 
 def gather_state_dict(model: nn.Module) -> dict[str, Any]:
-    """All weights, on the CPU of the first process; the others, which have to ask too, get none."""
+    """The full state dict on the CPU of rank 0; empty on others. A collective."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(model, options=options)
 
 
 def save_optimizer_shard(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write this process's part of the moments into a checkpoint."""
+    """Write this rank's shard of the optimizer state into a checkpoint."""
     state = optimizer.state_dict()
     state["state"] = {
         key: {name: _local(value) for name, value in moments.items()}
@@ -121,21 +128,21 @@ def save_optimizer_shard(optimizer: torch.optim.Optimizer, folder: Path) -> None
 
 
 def load_optimizer_shard(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Read it back.
+    """Load this rank's shard of the optimizer state from a checkpoint.
 
     Raises:
-        MGMError: the checkpoint is of another kind of run.
+        MGMError: the checkpoint has none: it is of a run without `--fsdp`.
     """
     file = _optimizer_file(folder)
     if not file.is_file():
         raise MGMError(
-            f"{file}: is not there: the checkpoint was not made with --fsdp; repeat its flags, or "
-            "begin anew with another --output_dir"
+            f"{file}: is missing: the checkpoint was not made with --fsdp; repeat its flags, or "
+            "start a new run with another --output_dir"
         )
     state = torch.load(file, map_location="cpu", weights_only=True)
     parameters = [part for group in optimizer.param_groups for part in group["params"]]
     state["state"] = {
-        key: {name: _placed(value, parameters[key]) for name, value in moments.items()}
+        key: {name: _as_dtensor(value, parameters[key]) for name, value in moments.items()}
         for key, moments in state["state"].items()
     }
     optimizer.load_state_dict(state)
@@ -146,12 +153,12 @@ def _optimizer_file(folder: Path) -> Path:
 
 
 def _local(value: Any) -> Any:
-    # A copy, or all of what it is a piece of would be written.
+    # A copy, or torch.save would write the whole storage that it is a view of.
     return value.to_local().clone() if isinstance(value, DTensor) else value
 
 
-def _placed(value: Any, parameter: Tensor) -> Any:
-    """A moment as a part of the same whole as its parameter; a number of steps as it is."""
+def _as_dtensor(value: Any, parameter: Tensor) -> Any:
+    """A moment as a DTensor with the placements of its parameter; other values unchanged."""
     if not (isinstance(value, Tensor) and value.dim() and isinstance(parameter, DTensor)):
         return value
     return DTensor.from_local(

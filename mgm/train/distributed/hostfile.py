@@ -1,4 +1,4 @@
-"""DeepSpeed's list of machines, checked before anything is started on them."""
+"""Reads and checks a hostfile, DeepSpeed's list of machines."""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Host:
     """A machine.
 
     Attributes:
-        name: by which ssh reaches it; "" for this one.
-        slots: its GPUs.
+        name: for ssh; "" for this machine.
+        slots: number of its GPUs.
     """
 
     name: str
@@ -24,7 +24,7 @@ def read_hostfile(file: Path) -> list[Host]:
     """The machines of a file with `HOST slots=GPUS` in each line; # begins a comment.
 
     Raises:
-        MGMError: the file cannot be read, or a line is wrong; names it.
+        MGMError: the file cannot be read, or a line is wrong; the line is named.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -35,16 +35,16 @@ def read_hostfile(file: Path) -> list[Host]:
             "each line"
         ) from error
     hosts: dict[str, Host] = {}
-    for place, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.split("#", 1)[0].strip()
         if not text:
             continue
         match = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
         if match is None or int(match[2]) < 1:
-            raise MGMError(f"{file}: line {place}: {text!r}; write 'HOST slots=GPUS'")
+            raise MGMError(f"{file}: line {number}: {text!r}; write 'HOST slots=GPUS'")
         if match[1] in hosts:
-            raise MGMError(f"{file}: line {place}: {match[1]} comes twice; give it one line")
+            raise MGMError(f"{file}: line {number}: duplicate host {match[1]}; give it one line")
         hosts[match[1]] = Host(match[1], int(match[2]))
     if not hosts:
-        raise MGMError(f"{file}: names no machine; write 'HOST slots=GPUS' in each line")
+        raise MGMError(f"{file}: no hosts; write 'HOST slots=GPUS' in each line")
     return list(hosts.values())

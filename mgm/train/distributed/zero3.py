@@ -1,7 +1,7 @@
-"""ZeRO-3: every process gets its parts of the weights that the first one has read.
+"""ZeRO-3: partitions the weights that rank 0 has read over all processes.
 
-DeepSpeed divides what is whole in every process when training begins, which a host has no memory
-for where eight processes hold a large model. Here one parameter at a time is whole in the others.
+DeepSpeed's own way, a full copy of the model in each process, takes more host memory than eight
+processes of a large model have. Here ranks other than 0 hold one full parameter at a time.
 """
 
 from collections.abc import Iterator
@@ -14,34 +14,34 @@ from torch import nn
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 
-def divide(
+def partition_parameters(
     model: MGMForConditionalGeneration,
     settings: dict[str, Any],
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Divide a model's parameters among all processes; buffers are the first one's everywhere.
+    """Partition a model's parameters over all processes; buffers are broadcast from rank 0.
 
     Args:
-        model: whole in the first process; in the others it may have shapes alone.
-        settings: of DeepSpeed, nothing in them is "auto" that the sizes of batches depend on.
-        device: where this process computes.
-        dtype: of the parameters that are computed with.
+        model: with weights on rank 0; on the others it may be on the meta device.
+        settings: of DeepSpeed, with numbers for batch sizes, not "auto".
+        device: of this process.
+        dtype: of the parameters in forward and backward.
     """
     import deepspeed
 
-    # Or it would take this process for the only one.
+    # Without it, DeepSpeed would take this process for the only one.
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)
     deepspeed.zero.Init(module=_Parameters(model, device, dtype), config_dict_or_path=settings)
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
-            setattr(module, name, _placed(buffer, device))
+            setattr(module, name, _materialize(buffer, device))
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
 
 
 class _Parameters(nn.Module):
-    """A model's parameters for DeepSpeed, which divides each before it asks for the next."""
+    """Yields a model's parameters to DeepSpeed, which partitions each before the next."""
 
     def __init__(
         self, model: MGMForConditionalGeneration, device: torch.device, dtype: torch.dtype
@@ -51,14 +51,14 @@ class _Parameters(nn.Module):
         self._device, self._dtype = device, dtype
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Each parameter once, in memory; whoever shares it gets the same."""
+        """Each parameter once, with memory; tied ones stay tied."""
         made: dict[nn.Parameter, nn.Parameter] = {}
         for owner in self._owners:
             own = owner.named_parameters(recurse=False, remove_duplicate=False)
             for name, parameter in list(own):
                 new = made.get(parameter)
                 if new is None:
-                    data = _placed(parameter.data, self._device).to(self._dtype)
+                    data = _materialize(parameter.data, self._device).to(self._dtype)
                     if parameter.is_meta:
                         new = nn.Parameter(data, parameter.requires_grad)
                     else:
@@ -68,6 +68,6 @@ class _Parameters(nn.Module):
                 setattr(owner, name, new)
 
 
-def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on a device; one that has a shape alone gets memory."""
+def _materialize(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a tensor to a device; a meta tensor gets uninitialised memory there."""
     return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)

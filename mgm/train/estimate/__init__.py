@@ -1,1 +1,1 @@
-"""What a run will take: memory, FLOPs, time."""
+"""Estimates of memory, FLOPs and duration of a run."""

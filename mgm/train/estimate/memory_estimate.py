@@ -1,4 +1,4 @@
-"""What a run will take, before anything is loaded: parameters, memory, operations, hours."""
+"""Estimates parameters, memory per device, FLOPs and hours of a run before anything is loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,114 +25,116 @@ from mgm.train.estimate.flops import PEAK_FLOPS, device_peak_flops, flops_per_sa
 from mgm.train.optim.freezing import count_parameters, set_trainable
 
 GB, TERA = 1e9, 1e12
-PUBLISHED_DEVICE = "NVIDIA A800"  # of the published models
-UTILISATION = 0.4  # of the peak; what good training loops of this kind reach
-ELSEWHERE = ("deepspeed", "bf16", "fp16", "tf32")  # what the devices of the run can, not this one
-TEXT_TOKENS = 200  # of a sample, where there is no data to look at
-LOGITS = (
-    2 * 256 * 2**20
-)  # bytes; pieces of logits and their gradients, see fused_linear_cross_entropy.py
+DEFAULT_DEVICE = "NVIDIA A800"  # that the published models were trained on
+EXPECTED_MFU = 0.4  # of well-tuned training loops for models of this kind
+# Flags that are checked against the device, which may be another than the run's.
+DEVICE_FLAGS = ("deepspeed", "bf16", "fp16", "tf32")
+TEXT_TOKENS = 200  # assumed per sample
+# Chunks of logits and of their gradients; see fused_linear_cross_entropy.py.
+LOGITS_BYTES = 2 * 256 * 2**20
 
 
-def estimate_run(
-    flags: Mapping[str, Sequence[str]], batches: BatchPlan, config: Path | None
-) -> str:
-    """A table of what the run will take.
+def estimate_run(flags: Mapping[str, Sequence[str]], plan: BatchPlan, config: Path | None) -> str:
+    """The estimate as a table of text.
 
     Args:
-        flags: of the training, with their values.
-        batches: of its steps.
-        config: the language model's config.json, for when its folder is not there.
+        flags: training flags with their values.
+        plan: batch sizes and number of devices.
+        config: config.json of the language model, used if its folder is missing.
     """
-    here = {name: values for name, values in flags.items() if name not in ELSEWHERE}
-    arguments = parse_flags([word for name, of in here.items() for word in (f"--{name}", *of)])
+    argv = [
+        word
+        for name, values in flags.items()
+        if name not in DEVICE_FLAGS
+        for word in (f"--{name}", *values)
+    ]
+    arguments = parse_flags(argv)
     model_flags, data_flags, training = arguments
     try:
-        model = model_on_meta(arguments, config)
+        model = build_meta_model(arguments, config)
     except MGMError as error:
-        return f"forecast: none, for {error}"
+        return f"forecast: not possible, {error}"
     set_trainable(model, model_flags)
     total, trained = count_parameters(model)
     tokens = model.config.image_tokens_per_image + TEXT_TOKENS
-    again = bool(training.gradient_checkpointing)
-    work = flops_per_sample(model, tokens, again)
-    zero = _zero(flags.get("deepspeed"), training.use_fsdp)
-    held = memory(model, trained, batches, tokens, zero, again)
-    name, peak = device_peak_flops() or (PUBLISHED_DEVICE, PEAK_FLOPS[PUBLISHED_DEVICE])
-    rate = batches.devices * peak * UTILISATION / work.total
+    recompute = bool(training.gradient_checkpointing)
+    flops = flops_per_sample(model, tokens, recompute)
+    zero = _read_zero_config(flags.get("deepspeed"), training.use_fsdp)
+    memory = memory_per_device(model, trained, plan, tokens, zero, recompute)
+    name, peak = device_peak_flops() or (DEFAULT_DEVICE, PEAK_FLOPS[DEFAULT_DEVICE])
+    rate = plan.devices * peak * EXPECTED_MFU / flops.total
     rows = [
         ("parameters", f"{total / GB:.2f} G, {trained / GB:.3f} G trained ({trained / total:.1%})"),
         (
             "sample",
             f"{tokens} positions: {model.config.image_tokens_per_image} of an image and about "
-            f"{TEXT_TOKENS} of text; {work.total / TERA:.1f} TFLOP "
-            f"({work.images / TERA:.1f} encoders, {work.language / TERA:.1f} language model, "
-            f"{work.backward / TERA:.1f} backward)",
+            f"{TEXT_TOKENS} of text; {flops.total / TERA:.1f} TFLOP "
+            f"({flops.vision / TERA:.1f} encoders, {flops.language / TERA:.1f} language model, "
+            f"{flops.backward / TERA:.1f} backward)",
         ),
-        ("memory", f"about {held / GB:.0f} GB a device, {zero.described}"),
+        ("memory", f"about {memory / GB:.0f} GB per device, {zero.description}"),
         (
             "speed",
-            f"about {rate:.1f} samples/s, {rate * tokens:,.0f} tokens/s on {batches.devices} x "
-            f"{name} ({peak / TERA:.0f} TFLOP/s at {UTILISATION:.0%})",
+            f"about {rate:.1f} samples/s, {rate * tokens:,.0f} tokens/s on {plan.devices} x "
+            f"{name} ({peak / TERA:.0f} TFLOP/s at {EXPECTED_MFU:.0%})",
         ),
     ]
-    count = _samples(data_flags.data_path)
+    count = _count_samples(data_flags.data_path)
     if training.max_steps > 0:
-        hours = training.max_steps * batches.samples / rate / 3600
+        hours = training.max_steps * plan.global_batch_size / rate / 3600
         rows.append(("time", f"{hours:.1f} h, {training.max_steps:,} steps"))
     elif count is None:
         hours = 1e6 / rate / 3600
         rows.append(
-            ("time", f"{hours:.1f} h a million samples; {data_flags.data_path} is not here")
+            ("time", f"{hours:.1f} h per million samples; {data_flags.data_path} is missing")
         )
     else:
-        seen = count * training.num_train_epochs
-        steps = ceil(seen / batches.samples)
-        hours = steps * batches.samples / rate / 3600
+        steps = ceil(count * training.num_train_epochs / plan.global_batch_size)
+        hours = steps * plan.global_batch_size / rate / 3600
         rows.append(("time", f"{hours:.1f} h, {steps:,} steps for {count:,} samples"))
     width = max(len(title) for title, _ in rows)
     return "\n".join(["forecast:", *(f"  {title:<{width}}  {text}" for title, text in rows)])
 
 
-def model_on_meta(arguments: Arguments, config: Path | None) -> MGMForConditionalGeneration:
-    """The model that the flags describe, without weights.
+def build_meta_model(arguments: Arguments, config: Path | None) -> MGMForConditionalGeneration:
+    """The model that the flags describe, on the meta device.
 
     Raises:
-        MGMError: the language model's folder is not there, and no config stands for it.
+        MGMError: the language model's folder is missing, and no config is given for it.
     """
     model_flags, data_flags, _ = arguments
     folder = Path(model_flags.model_name_or_path or "")
     if (folder / "config.json").is_file():
-        facts = read_json(folder / "config.json")
+        fields = read_json(folder / "config.json")
     elif config is not None:
-        facts = read_json(config)
+        fields = read_json(config)
     else:
-        raise MGMError(f"{folder} is not here")
-    if facts.get("model_type") in TEXT_TYPE_OF_PUBLISHED:
-        whole = MGMConfig.from_pretrained(folder)
+        raise MGMError(f"{folder} is missing")
+    if fields.get("model_type") in TEXT_TYPE_OF_PUBLISHED:
+        model_config = MGMConfig.from_pretrained(folder)
     else:
-        whole = MGMConfig(
-            text_config=facts,
-            vision_config=_vision(model_flags.vision_tower),
-            vision_aux_config=_vision_aux(model_flags.vision_tower_aux),
+        model_config = MGMConfig(
+            text_config=fields,
+            vision_config=_vision_config(model_flags.vision_tower),
+            vision_aux_config=_vision_aux_config(model_flags.vision_tower_aux),
             projector_type=model_flags.mm_projector_type or "linear",
         )
     for name in ("image_size_aux", "image_grid", "image_global"):
         if getattr(data_flags, name) is not None:
-            setattr(whole, name, getattr(data_flags, name))
-    whole.check()
-    return meta_model(whole)
+            setattr(model_config, name, getattr(data_flags, name))
+    model_config.check()
+    return meta_model(model_config)
 
 
 @dataclass(frozen=True)
-class Zero:
-    """What DeepSpeed divides among the devices.
+class ZeroConfig:
+    """What ZeRO or FSDP2 shards and offloads.
 
     Attributes:
         stage: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
-        optimizer_on_cpu: whether optimizer states lie in the machine's memory.
-        weights_on_cpu: whether weights do.
-        fsdp: whether it is FSDP2 that divides, as stage 3 does.
+        optimizer_on_cpu: whether optimizer states are offloaded.
+        weights_on_cpu: whether weights are.
+        fsdp: whether it is FSDP2, which shards as stage 3 does.
     """
 
     stage: int
@@ -141,53 +143,53 @@ class Zero:
     fsdp: bool = False
 
     @property
-    def described(self) -> str:
-        """In words."""
+    def description(self) -> str:
+        """Its name in the table."""
         if self.fsdp:
             return "FSDP2"
         if not self.stage:
             return "without ZeRO"
-        away = ", optimizer in the machine's memory" if self.optimizer_on_cpu else ""
-        return f"ZeRO-{self.stage}{away}"
+        offload = ", optimizer offloaded to the CPU" if self.optimizer_on_cpu else ""
+        return f"ZeRO-{self.stage}{offload}"
 
 
-def memory(
+def memory_per_device(
     model: MGMForConditionalGeneration,
     trained: int,
-    batches: BatchPlan,
+    plan: BatchPlan,
     tokens: int,
-    zero: Zero,
-    again: bool,
+    zero: ZeroConfig,
+    recompute: bool,
 ) -> float:
-    """Bytes that one device holds at once, about.
+    """Estimated peak bytes of one device.
 
     Args:
-        model: whose geometry decides.
-        trained: parameters with gradients.
-        batches: of a step.
-        tokens: of a sample.
-        zero: what is divided among devices.
-        again: whether layers keep their inputs alone.
+        model: on the meta device.
+        trained: number of trained parameters.
+        plan: batch sizes and number of devices.
+        tokens: sequence length.
+        zero: what is sharded and offloaded.
+        recompute: whether activation checkpointing keeps the inputs of layers alone.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     # Under DeepSpeed weights and gradients in bfloat16, a float32 copy and Adam's two moments;
     # without it weights and gradients are float32 themselves.
     weight, gradient, states = (2, 2, 12) if zero.stage and not zero.fsdp else (4, 4, 8)
-    share = [1 if zero.stage < stage else batches.devices for stage in (1, 2, 3)]
-    held = 0 if zero.optimizer_on_cpu else states * trained / share[0]
-    held += gradient * trained / share[1]
-    held += 0 if zero.weights_on_cpu else weight * total / share[2]
+    shards = [1 if zero.stage < stage else plan.devices for stage in (1, 2, 3)]
+    persistent = 0 if zero.optimizer_on_cpu else states * trained / shards[0]
+    persistent += gradient * trained / shards[1]
+    persistent += 0 if zero.weights_on_cpu else weight * total / shards[2]
     text = model.config.text_config
-    rows = batches.per_device * tokens
-    layer = 2 * rows * (16 * text.hidden_size + 4 * text.intermediate_size)
-    inputs = 2 * rows * text.hidden_size * text.num_hidden_layers
-    layers = inputs + layer if again else layer * text.num_hidden_layers
-    maps = 2 * 2 * batches.per_device * sum(_map_numbers(model.config))
-    return held + layers + maps + LOGITS
+    positions = plan.per_device * tokens
+    layer = 2 * positions * (16 * text.hidden_size + 4 * text.intermediate_size)
+    inputs = 2 * positions * text.hidden_size * text.num_hidden_layers
+    layers = inputs + layer if recompute else layer * text.num_hidden_layers
+    maps = 2 * 2 * plan.per_device * sum(_feature_map_sizes(model.config))
+    return persistent + layers + maps + LOGITS_BYTES
 
 
-def _map_numbers(config: MGMConfig) -> list[int]:
-    """Numbers of each ConvNeXt stage's map, for one image."""
+def _feature_map_sizes(config: MGMConfig) -> list[int]:
+    """Elements of each ConvNeXt stage's feature map, for one image."""
     if config.vision_aux_config is None:
         return [0]
     side = config.image_size_aux // 4
@@ -196,40 +198,44 @@ def _map_numbers(config: MGMConfig) -> list[int]:
     ]
 
 
-def _zero(deepspeed: Sequence[str] | None, use_fsdp: bool) -> Zero:
+def _read_zero_config(deepspeed: Sequence[str] | None, use_fsdp: bool) -> ZeroConfig:
     if not deepspeed:
-        return Zero(3 if use_fsdp else 0, False, False, fsdp=use_fsdp)
+        return ZeroConfig(3 if use_fsdp else 0, False, False, fsdp=use_fsdp)
     settings = read_json(Path(deepspeed[0]))
     chosen = settings.get("zero_optimization", {})
-    places = (chosen.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param"))
-    optimizer, weights = (place in ("cpu", "nvme") for place in places)
-    return Zero(chosen.get("stage", 0), optimizer, weights and chosen.get("stage") == 3)
+    devices = (
+        chosen.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")
+    )
+    optimizer, weights = (device in ("cpu", "nvme") for device in devices)
+    return ZeroConfig(chosen.get("stage", 0), optimizer, weights and chosen.get("stage") == 3)
 
 
-def _vision(folder: str | None) -> PretrainedConfig | None:
-    """Of a tower's folder; None, CLIP-L/14 at 336, where it is not there."""
-    there = folder is not None and (Path(folder) / "config.json").is_file()
-    return read_vision_config(str(folder)) if there else None
+def _vision_config(folder: str | None) -> PretrainedConfig | None:
+    """The config of a ViT's folder; None (CLIP-L/14 at 336) where that is missing."""
+    if folder is None or not (Path(folder) / "config.json").is_file():
+        return None
+    return read_vision_config(folder)
 
 
-def _vision_aux(folder: str | None) -> dict[str, Any] | None:
-    """Of a tower's folder; an empty one, ConvNeXt-L, where it is not there."""
+def _vision_aux_config(folder: str | None) -> dict[str, Any] | None:
+    """The config of a ConvNeXt's folder; an empty one (ConvNeXt-L) where that is missing."""
     if folder is None or folder.lower() in ("none", ""):
         return None
     return read_architecture(folder) if Path(folder).is_dir() else {}
 
 
-def _samples(file: str | None) -> int | None:
-    """How many samples an epoch has, if the data file or all of a mixture are on the disk."""
+def _count_samples(file: str | None) -> int | None:
+    """Samples per epoch, if the data file, or all files of a mixture, are on the disk."""
     if file is None:
         return None
     sources = read_mixture(Path(file)) or [Source(file)]
-    if not all(Path(of.path).exists() and not of.path.endswith(TARS) for of in sources):
-        return None
-    return round(sum(of.weight * _samples_of(of) for of in sources))
+    for source in sources:
+        if source.path.endswith(TARS) or not Path(source.path).exists():
+            return None
+    return round(sum(source.weight * _count_source(source) for source in sources))
 
 
-def _samples_of(source: Source) -> int:
+def _count_source(source: Source) -> int:
     if is_table(source.path):
         return len(TableFile(source.path, source.config, source.split))
     return len(SampleIndex.of(Path(source.path)).places)

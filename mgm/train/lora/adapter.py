@@ -1,8 +1,8 @@
-"""LoRA and DoRA: what is trained beside a frozen language model, and how it is saved.
+"""LoRA and DoRA adapters of the language model: injected, saved and loaded.
 
-An adapter's folder is in the published layout: peft's own files for the language model, and
-`non_lora_trainables.bin` with mining, projector and towers. It loads as any model does, merged or
-not; peft alone loads it on the language model.
+An adapter's folder has the published layout: peft's files for the language model, and
+`non_lora_trainables.bin` with mining, projector and encoders. It loads as a model of this package,
+merged or not; peft alone loads it on the language model.
 """
 
 import re
@@ -40,36 +40,41 @@ from mgm.model.quantization.moe_experts import (
     fill_linear_experts,
     stored_expert_name,
 )
-from mgm.train.args.arguments import FULL, TrainingArguments
+from mgm.train.args.arguments import NO_QUANTIZATION, TrainingArguments
 from mgm.train.lora.qlora import quantize_language_model
 
 BIASES = ("none", "all", "lora_only")
-# Fields of adapter_config.json that change what an adapter's weights mean, and the flag of each.
-MEANING = {"r": "lora_r", "lora_alpha": "lora_alpha", "bias": "lora_bias", "use_dora": "use_dora"}
+# Fields of adapter_config.json that change what an adapter computes, and the flag of each.
+FLAG_OF_FIELD = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "bias": "lora_bias",
+    "use_dora": "use_dora",
+}
 
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter that is trained.
+    """The adapter that a run trains.
 
     Attributes:
-        settings: peft's, saved as adapter_config.json.
-        metadata: of adapter_model.safetensors: what the base is.
+        config: peft's `LoraConfig`, saved as adapter_config.json.
+        metadata: of adapter_model.safetensors: names the base model and its digest.
     """
 
-    settings: Any
+    config: Any
     metadata: dict[str, str]
 
 
 def inject_adapter(
     model: MGMForConditionalGeneration, arguments: TrainingArguments, base: str
 ) -> TrainedAdapter:
-    """Put a fresh adapter beside every linear layer of the language model but its head.
+    """Inject a new adapter into every linear layer of the language model except the LM head.
 
     Args:
         model: its language model is frozen, and changed in place.
         arguments: the flags `lora_*` and `use_dora`.
-        base: where the language model comes from, for whoever loads the adapter later.
+        base: name or folder of the base model, saved for later loads of the adapter.
 
     Raises:
         MGMError: peft is not installed, a flag has a value that it does not take, or the base's
@@ -87,36 +92,36 @@ def inject_adapter(
             "from 1, and a probability from 0 to below 1"
         )
     fill_linear_experts(model.language_model)
-    if arguments.bits != FULL:
+    if arguments.bits != NO_QUANTIZATION:
         quantize_language_model(model, arguments)
-    settings = LoraConfig(
+    config = LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         bias=arguments.lora_bias,
         use_dora=arguments.use_dora,
-        target_modules=_targets(model.language_model),
+        target_modules=_target_modules(model.language_model),
         task_type=TaskType.CAUSAL_LM,
         base_model_name_or_path=base,
     )
-    # Without its config: for some families peft changes the settings to those of other modules.
+    # Without the model's config, by which peft would choose other target modules for some families.
     bare: Any = nn.Module()
     bare.is_loaded_in_4bit, bare.is_loaded_in_8bit = arguments.bits == 4, arguments.bits == 8
     for name, child in model.language_model.named_children():
         bare.add_module(name, child)
-    inject_adapter_in_model(settings, bare)
-    return TrainedAdapter(settings, _metadata(base))
+    inject_adapter_in_model(config, bare)
+    return TrainedAdapter(config, _base_metadata(base))
 
 
-def _metadata(base: str) -> dict[str, str]:
-    """What an adapter's file says of its base, as it is when the training begins."""
+def _base_metadata(base: str) -> dict[str, str]:
+    """Metadata of an adapter's file: digest of its base model as it is when training starts."""
     folder = checkpoint_folder(base)
     digest = weights_digest([folder, *base_folders(folder)])
     return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if is_adapter_checkpoint(folder) else {})
 
 
-def _targets(language_model: PreTrainedModel) -> list[str]:
-    """Names of its linear layers, without the head: the last parts, where these say enough."""
+def _target_modules(language_model: PreTrainedModel) -> list[str]:
+    """peft's target modules: linear layers except the LM head, by the last part of their names."""
     head = language_model.get_output_embeddings()
     linear = [
         name
@@ -124,39 +129,39 @@ def _targets(language_model: PreTrainedModel) -> list[str]:
         if isinstance(module, nn.Linear) and module is not head
     ]
     if any(".experts." in name for name in linear):
-        return linear  # peft takes the last parts of experts' names for tensors that we split
+        return linear  # peft takes the last parts of experts' names for fused tensors
     return sorted({name.rsplit(".", 1)[-1] for name in linear})
 
 
 def save_adapter(
-    added: TrainedAdapter,
+    adapter: TrainedAdapter,
     model: MGMForConditionalGeneration,
     folder: Path,
-    state: Mapping[str, Tensor] | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write an adapter's folder, but for the processor.
+    """Write an adapter's folder, except the processor.
 
     Args:
-        added: what `inject_adapter` returned.
+        adapter: what `inject_adapter` returned.
         model: the whole model.
-        folder: is there already.
-        state: the model's weights, where the model itself holds parts of them; None: its own.
+        folder: must exist.
+        state_dict: gathered weights of a sharded model; None: the model's own.
     """
-    whole = dict(model.state_dict() if state is None else state)
-    inside = "language_model."
-    learned = {name for name, part in model.named_parameters() if part.requires_grad}
-    adapter = {
+    weights = dict(model.state_dict() if state_dict is None else state_dict)
+    prefix = "language_model."
+    trained = {name for name, part in model.named_parameters() if part.requires_grad}
+    tensors = {
         saved: LazyTensor(saved, folder, tuple(tensor.shape), tensor.dtype, tensor.detach().cpu)
-        for name, tensor in whole.items()
-        if name.startswith(inside) and name in learned
-        for saved in [_saved_name(name.removeprefix(inside))]
+        for name, tensor in weights.items()
+        if name.startswith(prefix) and name in trained
+        for saved in [_saved_name(name.removeprefix(prefix))]
     }
-    write_file(folder / ADAPTER_FILES[0], adapter, added.metadata)
-    added.settings.save_pretrained(folder)
+    write_file(folder / ADAPTER_FILES[0], tensors, adapter.metadata)
+    adapter.config.save_pretrained(folder)
     others = {
         f"{PREFIX}{to_published(name)}": tensor.detach().cpu().clone()
-        for name, tensor in whole.items()
-        if not name.startswith(inside)
+        for name, tensor in weights.items()
+        if not name.startswith(prefix)
     }
     torch.save(others, folder / OTHERS_FILE)
     model.config.save_pretrained(folder)
@@ -167,13 +172,13 @@ def save_adapter(
 def check_base_model(
     base: Path, output: Path, checkpoint: Path | None = None, adapter: Path | None = None
 ) -> None:
-    """Refuse a run that would overwrite what its adapter goes on top of, or take another for it.
+    """Refuse a run that would overwrite its adapter's base model, or that has another base.
 
     Args:
-        base: what `--model_name_or_path` names.
-        output: the folder of the run.
-        checkpoint: which the run goes on from.
-        adapter: what `--lora_weight_path` names.
+        base: folder of `--model_name_or_path`.
+        output: folder of the run.
+        checkpoint: that the run resumes from.
+        adapter: folder of `--lora_weight_path`.
 
     Raises:
         MGMError: names the folder.
@@ -183,8 +188,8 @@ def check_base_model(
         in_output = here.name.startswith("checkpoint-") and here.parent == output.resolve()
         if in_output or here == output.resolve():
             raise MGMError(
-                f"--output_dir {output}: holds {folder}, on top of which the adapter is trained, "
-                "and the run would overwrite it; choose another folder"
+                f"--output_dir {output}: holds {folder}, the base model of the adapter, which "
+                "the run would overwrite; choose another folder"
             )
     if checkpoint is not None:
         trained_on = referenced_base(checkpoint)
@@ -212,12 +217,12 @@ def check_base_model(
 def load_adapter(
     model: MGMForConditionalGeneration, folder: Path, arguments: TrainingArguments
 ) -> None:
-    """Fill an adapter that was just added, and what is trained beside it, from its folder.
+    """Load an adapter's weights, and those of mining, projector and encoders, into a model.
 
     Args:
-        model: with the adapter of `inject_adapter`.
-        folder: of the weights.
-        arguments: the flags that the adapter was added with.
+        model: after `inject_adapter`.
+        folder: of the adapter.
+        arguments: the flags that the adapter was injected with.
 
     Raises:
         MGMError: the folder's adapter was made with other flags or is of another shape, or files
@@ -228,16 +233,16 @@ def load_adapter(
     file = next(there, folder / ADAPTER_FILES[0])
     for needed in (file, folder / ADAPTER_CONFIG):
         if not needed.is_file():
-            raise MGMError(f"{needed}: is not there; give the folder of an adapter")
-    _check_meaning(folder / ADAPTER_CONFIG, read_adapter(folder).config, arguments)
+            raise MGMError(f"{needed}: is missing; give the folder of an adapter")
+    _check_config(folder / ADAPTER_CONFIG, read_adapter(folder).config, arguments)
     state = model.language_model.state_dict()
-    added = {name for name in state if ".lora_" in name}
-    found = {_added_name(name): tensor for name, tensor in lazy_tensors(file).items()}
-    fits = {n for n, t in found.items() if n in state and state[n].shape == t.shape}
-    if wrong := sorted((added | found.keys()) - fits):
+    expected = {name for name in state if ".lora_" in name}
+    saved = {_module_name(name): tensor for name, tensor in lazy_tensors(file).items()}
+    matching = {n for n, t in saved.items() if n in state and state[n].shape == t.shape}
+    if wrong := sorted((expected | saved.keys()) - matching):
         raise MGMError(f"{file}: does not fit at {wrong[0]}; repeat the flags it was made with")
     with torch.no_grad():
-        for name, tensor in found.items():
+        for name, tensor in saved.items():
             state[name].copy_(tensor.read())
     state = model.state_dict()
     with torch.no_grad():
@@ -247,10 +252,10 @@ def load_adapter(
             state[name].copy_(tensor.read())
 
 
-def _check_meaning(file: Path, config: Mapping[str, Any], arguments: TrainingArguments) -> None:
-    """Refuse settings of a saved adapter that the flags would replace: it would be another one."""
+def _check_config(file: Path, config: Mapping[str, Any], arguments: TrainingArguments) -> None:
+    """Refuse a saved adapter whose config differs from the flags, which would change its output."""
     config = {"bias": "none", "use_dora": False, **config}  # peft's defaults
-    for field, flag in MEANING.items():
+    for field, flag in FLAG_OF_FIELD.items():
         saved, given = config[field], getattr(arguments, flag)
         if saved != given:
             raise MGMError(
@@ -259,20 +264,20 @@ def _check_meaning(file: Path, config: Mapping[str, Any], arguments: TrainingArg
             )
     if config.get("use_rslora"):
         raise MGMError(
-            f"{file}: use_rslora is True, which no flag of the training gives; merge the adapter "
+            f"{file}: use_rslora is True, which no training flag sets; merge the adapter "
             "into its base model (python -m mgm.train.merge) and train a new one on that"
         )
 
 
 def _saved_name(name: str) -> str:
-    """What peft's files call a weight of the language model."""
+    """peft's name, in files, of a parameter of the language model."""
     name = re.sub(r"\.(lora_[AB])\.default\.weight$", r".\1.weight", name)
     name = re.sub(r"\.lora_magnitude_vector\.default\.weight$", ".lora_magnitude_vector", name)
     return PREFIX + stored_expert_name(name)
 
 
-def _added_name(saved: str) -> str:
-    """What the language model calls a weight of an adapter's file."""
+def _module_name(saved: str) -> str:
+    """The language model's name of a tensor in an adapter's file."""
     name = built_expert_name(saved).removeprefix(PREFIX)
     name = re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", name)
     return re.sub(r"\.lora_magnitude_vector$", ".lora_magnitude_vector.default.weight", name)

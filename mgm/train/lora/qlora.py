@@ -1,4 +1,4 @@
-"""A frozen language model in 8 or 4 bits, beside which an adapter is trained (QLoRA)."""
+"""Quantises a frozen language model to 8 or 4 bits (QLoRA)."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -14,13 +14,13 @@ from mgm.train.args.arguments import TrainingArguments
 def quantize_language_model(
     model: MGMForConditionalGeneration, arguments: TrainingArguments
 ) -> None:
-    """Round the weights of the language model's linear layers, but for its head, in place.
+    """Quantise the linear layers of the language model, except its LM head, in place.
 
-    Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314) for 4 bits, 2022
-    (https://arxiv.org/abs/2208.07339) for 8.
+    4 bits as in QLoRA (https://arxiv.org/abs/2305.14314), 8 bits as in LLM.int8()
+    (https://arxiv.org/abs/2208.07339).
 
     Args:
-        model: its language model is frozen.
+        model: with a frozen language model.
         arguments: the flags `bits`, `quant_type`, `double_quant` and `bf16`.
 
     Raises:
@@ -36,20 +36,20 @@ def quantize_language_model(
 
 
 def _quantized_linear(linear: nn.Linear, arguments: TrainingArguments) -> nn.Module:
-    from bitsandbytes import nn as rounded
+    from bitsandbytes import nn as bnb
 
     shape = (linear.in_features, linear.out_features, linear.bias is not None)
     layer: Any
     if arguments.bits == 8:
-        layer = rounded.Linear8bitLt(*shape, has_fp16_weights=False)
-        layer.weight = rounded.Int8Params(linear.weight.data, requires_grad=False)
+        layer = bnb.Linear8bitLt(*shape, has_fp16_weights=False)
+        layer.weight = bnb.Int8Params(linear.weight.data, requires_grad=False)
     else:
-        how: dict[str, Any] = {
+        options: dict[str, Any] = {
             "compress_statistics": arguments.double_quant,
             "quant_type": arguments.quant_type,
         }
         compute = torch.bfloat16 if arguments.bf16 else torch.float32
-        layer = rounded.Linear4bit(*shape, compute_dtype=compute, **how)
-        layer.weight = rounded.Params4bit(linear.weight.data, requires_grad=False, **how)
+        layer = bnb.Linear4bit(*shape, compute_dtype=compute, **options)
+        layer.weight = bnb.Params4bit(linear.weight.data, requires_grad=False, **options)
     layer.bias = linear.bias
-    return layer.to(linear.weight.device)  # where it is rounded
+    return layer.to(linear.weight.device)  # which quantises it

@@ -1,1 +1,1 @@
-"""Which parameters are trained, in which groups, and what is recomputed."""
+"""Trained parameters, their optimizer groups, and activation checkpointing."""

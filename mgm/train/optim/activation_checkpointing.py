@@ -1,9 +1,7 @@
-"""What a layer keeps for the backward pass, where it does not keep all: products of matrices.
+"""Selective activation checkpointing: saves matmuls and attention, recomputes elementwise ops.
 
-A matrix product takes most of a layer's time and its output little of the memory; norms,
-activations and products of elements take little time and most of the memory. So the outputs of
-products and of attention stay, and the rest is computed again. What a layer that is checkpointed as
-a whole computes twice is then almost nothing.
+Matrix products take most of a layer's time and their outputs little of its memory; norms,
+activations and elementwise products take little time and most of the memory.
 """
 
 from functools import partial
@@ -11,7 +9,13 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-from transformers import PreTrainedModel
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 aten = torch.ops.aten
 _SAVED_OPS = {
@@ -27,20 +31,30 @@ _SAVED_OPS = {
 
 
 def checkpoint_policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Whether the output of an operation stays; asked by `torch.utils.checkpoint`."""
+    """Whether `torch.utils.checkpoint` saves or recomputes the output of an operation."""
     if operation in _SAVED_OPS:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def selective_checkpoint_kwargs() -> dict[str, Any]:
-    """Options of `torch.utils.checkpoint.checkpoint`."""
+    """Keyword arguments for `torch.utils.checkpoint.checkpoint`."""
     contexts = partial(create_selective_checkpoint_contexts, checkpoint_policy)
     return {"use_reentrant": False, "context_fn": contexts}
 
 
-def enable(model: PreTrainedModel, options: dict[str, Any]) -> None:
-    """Have the layers of a model computed again in the backward pass, with these options."""
-    # transformers before 5.23 knows the older name alone; later ones warn about it.
-    turn_on = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    turn_on(options)
+class SelectiveCheckpointing(TrainerCallback):
+    """Replaces transformers' checkpointing of whole layers by selective checkpointing."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Enable it: the Trainer has enabled its own by now."""
+        enable_activation_checkpointing(kwargs["model"], selective_checkpoint_kwargs())
+
+
+def enable_activation_checkpointing(model: PreTrainedModel, options: dict[str, Any]) -> None:
+    """Checkpoint the layers of a model, with options of `torch.utils.checkpoint`."""
+    # transformers before 5.23 has the older name alone; later ones warn about it.
+    method = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    method(options)

@@ -1,4 +1,4 @@
-"""What is trained: stated here and nowhere else."""
+"""Freezes and unfreezes the parts of a model for stage 1, stage 2 and LoRA."""
 
 from collections.abc import Iterator
 
@@ -15,18 +15,18 @@ DROP_PATH_RATE = 0.1  # of the published training
 def set_trainable(
     model: MGMForConditionalGeneration, arguments: ModelArguments, lora: bool = False
 ) -> None:
-    """Freeze and free parameters as the flags say.
+    """Set `requires_grad` of all parameters from the flags.
 
     Stage 1 (`tune_mm_mlp_adapter`) trains mining and projector, stage 2 the language model too.
-    Beyond the flags, both encoders stay as they are.
+    Both encoders are frozen unless a flag unfreezes layers of them.
 
     Args:
-        model: whose parameters' `requires_grad` is set, and whose config is told of trained towers.
+        model: its parameters are set, and the fields of its config for trained encoders.
         arguments: the flags.
-        lora: whether the language model stays as it is, because a LoRA is trained beside it.
+        lora: whether the language model is frozen, because a LoRA is trained.
 
     Raises:
-        MGMError: a flag names a part that the model has not, or nothing is left to train.
+        MGMError: a flag is for a part that the model lacks, or nothing is left to train.
     """
     model.requires_grad_(False)
     for module in _trained_modules(model, arguments, lora):
@@ -38,7 +38,7 @@ def set_trainable(
     model.config.optimize_vision_tower_aux = arguments.optimize_vision_tower_aux
     _set_drop_path(model, DROP_PATH_RATE if arguments.drop_path else 0.0)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise MGMError("nothing is left to train; free a part of the model")
+        raise MGMError("nothing is left to train; unfreeze a part of the model")
 
 
 def _trained_modules(
@@ -70,7 +70,7 @@ def _trained_modules(
 
 
 def _set_drop_path(model: MGMForConditionalGeneration, rate: float) -> None:
-    """Drop the paths of deeper ConvNeXt blocks more often, up to `rate`, while training."""
+    """Set stochastic depth of the ConvNeXt: rates grow linearly with depth, up to `rate`."""
     config = model.config.vision_aux_config
     if model.vision_tower_aux is None or config is None:
         if rate:
@@ -79,13 +79,13 @@ def _set_drop_path(model: MGMForConditionalGeneration, rate: float) -> None:
     config.drop_path_rate = rate
     stages = model.vision_tower_aux.stages.children()
     blocks = [block for stage in stages for block in stage.get_submodule("blocks").children()]
-    for place, block in enumerate(blocks):
-        of_block = rate * place / (len(blocks) - 1)
-        block.drop_path = DropPath(of_block) if of_block else nn.Identity()
+    for index, block in enumerate(blocks):
+        block_rate = rate * index / (len(blocks) - 1)
+        block.drop_path = DropPath(block_rate) if block_rate else nn.Identity()
 
 
 def describe_trainable(model: MGMForConditionalGeneration) -> str:
-    """A table of the model's parts: parameters, and how many of them are trained."""
+    """A table of the model's parts with their total and trained parameters."""
     rows = [("part", "parameters", "trained")]
     counts = [count_parameters(module) for _, module in model.named_children()]
     names = [name for name, _ in model.named_children()]
@@ -100,7 +100,7 @@ def describe_trainable(model: MGMForConditionalGeneration) -> str:
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """All of a module's parameters, and those of them that are trained."""
+    """The numbers of a module's total and trained parameters."""
     parameters = list(module.parameters())
     return (
         sum(parameter.numel() for parameter in parameters),

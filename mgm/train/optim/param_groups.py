@@ -1,4 +1,4 @@
-"""Parameters in groups of one learning rate and one weight decay each."""
+"""Optimizer parameter groups by learning rate (`--lr_multi`) and weight decay."""
 
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -16,10 +16,10 @@ PROJECTOR = "mm_projector"  # in published parameter names
 def parameter_groups(
     model: nn.Module, decayed: Collection[str], arguments: TrainingArguments
 ) -> list[dict[str, Any]]:
-    """Groups for the optimizer: in each, trained parameters with weight decay or without.
+    """The trained parameters of a model in groups, each with or without weight decay.
 
-    Those that `mm_projector_lr` or `lr_multi` names come after all others, which have the common
-    learning rate. Names are the published ones.
+    Groups with a learning rate of their own (`mm_projector_lr`, `lr_multi`) come last; their
+    parameters are matched by published name.
 
     Args:
         model: its trained parameters are grouped.
@@ -27,19 +27,20 @@ def parameter_groups(
         arguments: learning rate, weight decay and the two flags.
 
     Raises:
-        MGMError: `lr_multi` cannot be read, or names no trained parameter or one of them twice.
+        MGMError: `lr_multi` is malformed, or matches no trained parameter or one of them twice.
     """
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     special = _special_rates(arguments)
-    _check_apart([to_published(name) for name in trained], special)
+    _check_disjoint([to_published(name) for name in trained], special)
     groups = []
 
-    def add(rate: float | None, wanted: Callable[[str], bool]) -> int:
-        found = 0
+    def add(rate: float | None, matches: Callable[[str], bool]) -> bool:
+        """Append a group with and one without weight decay; whether any parameter matched."""
+        count = len(groups)
         for decay in (True, False):
-            names = [n for n in trained if (n in decayed) is decay and wanted(to_published(n))]
+            names = [n for n in trained if (n in decayed) is decay and matches(to_published(n))]
             if not names:
                 continue
             group: dict[str, Any] = {"params": [trained[name] for name in names]}
@@ -47,8 +48,7 @@ def parameter_groups(
             if rate is not None:
                 group["lr"] = rate
             groups.append(group)
-            found += len(names)
-        return found
+        return len(groups) > count
 
     add(None, lambda name: not any(part in name for part in special))
     for part, rate in special.items():
@@ -60,13 +60,13 @@ def parameter_groups(
     return groups
 
 
-def _check_apart(names: Iterable[str], special: Collection[str]) -> None:
-    """Each parameter has one learning rate."""
+def _check_disjoint(names: Iterable[str], special: Collection[str]) -> None:
+    """Check that no parameter matches two learning rates."""
     for name in names:
         parts = [part for part in special if part in name]
         if len(parts) > 1:
             raise MGMError(
-                f"--lr_multi: {parts[0]!r} and {parts[1]!r} both mean {name}; "
+                f"--lr_multi: {parts[0]!r} and {parts[1]!r} both match {name}; "
                 "write parts that have no parameter in common"
             )
 

@@ -4,7 +4,7 @@ import torch
 
 from mgm.data.datasets.collator import HOPELESS, Collator
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.text.conversation import encode
+from mgm.data.text.encoding import encode
 from mgm.data.text.templates import get_template
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError

@@ -68,3 +68,13 @@ def test_names_that_are_no_file_names_are_kept(tmp_path):
     (source,) = read_mixture(file) or ()
     assert source.name == "cost_$5_{_$ é"
     assert main([str(file)]) == 0
+
+
+def test_null_is_what_is_left_out(tmp_path):
+    left_out = dict.fromkeys(("image_folder", "weight", "name", "config", "split"))
+    sources = []
+    for more in ({}, left_out):
+        file = tmp_path / "mixture.json"
+        file.write_text(json.dumps({"datasets": [{"path": "a.json"} | more]}))
+        sources.append(read_mixture(file))
+    assert sources[0] == sources[1]

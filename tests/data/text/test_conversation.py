@@ -1,13 +1,9 @@
 import pytest
 
-from mgm.data.text.conversation import (
-    IGNORE_INDEX,
-    Segment,
-    encode,
-    move_image_first,
-    training_segments,
-)
+from mgm.data.text.conversation import Segment, move_image_first, training_segments
+from mgm.data.text.encoding import encode
 from mgm.data.text.templates import get_template
+from mgm.model.labels import IGNORE_INDEX
 
 
 @pytest.mark.parametrize(

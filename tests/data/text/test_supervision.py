@@ -15,7 +15,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample
 from mgm.data.text import conversation
-from mgm.data.text.conversation import encode, prompt
+from mgm.data.text.conversation import prompt
+from mgm.data.text.encoding import encode
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.data.text.tokenizer import leading_ids, load_tokenizer
 from mgm.model.labels import IGNORE_INDEX

@@ -8,8 +8,8 @@ import mgm
 from benchmarks.reference_mining import concatenated_map, published_attention
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.engine.attribution.attention_probe import answer_attention
-from mgm.engine.attribution.mining import mined_details
+from mgm.engine.attribution.attention_probe import probe_attention
+from mgm.engine.attribution.mining import attribute_mining
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -25,7 +25,7 @@ def eager_attention(engine: Engine, request: mgm.Request, answer: str) -> Tensor
     prompt = processor.encode(engine.prompt(request))
     written = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([[*prompt, *written[:-1]]])
-    features = torch.stack(engine.encode_images(request.images))
+    features = torch.stack(engine.images.encode(request.images))
     before = model.config.text_config._attn_implementation
     model.set_attn_implementation({"text_config": "eager"})
     with torch.no_grad():
@@ -38,7 +38,7 @@ def eager_attention(engine: Engine, request: mgm.Request, answer: str) -> Tensor
 def test_answers_attention_is_that_of_transformers(engine, pictures) -> None:
     request = mgm.Request("compare", images=pictures)
     before = engine.answer([request])
-    found = mined_details(engine, request, ANSWER)
+    found = attribute_mining(engine, request, ANSWER)
     shares = np.concatenate([one.answer.ravel() for one in found])
     expected = eager_attention(engine, request, ANSWER).numpy()
     np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-7)
@@ -51,13 +51,13 @@ def test_capped_attention(tmp_path, pictures) -> None:
     engine = mgm.load(build(tmp_path / "capped", **capped), device="cpu")
     assert engine.model.config.text_config.attn_logit_softcapping
     request = mgm.Request("what?", images=pictures[:1])
-    (found,) = mined_details(engine, request, ANSWER)
+    (found,) = attribute_mining(engine, request, ANSWER)
     expected = eager_attention(engine, request, ANSWER).numpy()
     np.testing.assert_allclose(found.answer.ravel(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_mining_is_that_of_the_published_form(engine, pictures) -> None:
-    (_, found) = mined_details(engine, mgm.Request("what?", images=pictures))
+    (_, found) = attribute_mining(engine, mgm.Request("what?", images=pictures))
     assert found.answer is None
     assert found.view.size == (64, 64)
     inputs = engine.processor.image_processor([pictures[1]])
@@ -78,7 +78,7 @@ def test_crops_and_the_global_view_come_in_order(pictures) -> None:
     )
     engine = Engine(model, MGMProcessor(images, tokenizer, "nano", patch_size=7))
     request = mgm.Request("what?", images=pictures[1:])
-    (found,) = mined_details(engine, request, ANSWER)
+    (found,) = attribute_mining(engine, request, ANSWER)
     assert found.grid == 2
     side = config.tokens_per_side
     assert found.mining.shape[:2] == found.answer.shape == (5, side**2)
@@ -88,10 +88,10 @@ def test_crops_and_the_global_view_come_in_order(pictures) -> None:
 
 def test_in_the_thread_that_computes(engine, pictures) -> None:
     request = mgm.Request("what?", images=pictures[:1])
-    (alone,) = mined_details(engine, request, ANSWER)
+    (alone,) = attribute_mining(engine, request, ANSWER)
     engine.start()
     try:
-        (found,) = mined_details(engine, request, ANSWER)
+        (found,) = attribute_mining(engine, request, ANSWER)
     finally:
         engine.stop()
     np.testing.assert_array_equal(found.mining, alone.mining)
@@ -100,10 +100,10 @@ def test_in_the_thread_that_computes(engine, pictures) -> None:
 
 def test_what_cannot_be_shown(engine) -> None:
     with pytest.raises(MGMError, match="no image"):
-        mined_details(engine, mgm.Request("hello"))
+        attribute_mining(engine, mgm.Request("hello"))
     engine.model.mining = None
     with pytest.raises(MGMError, match="mines no details"):
-        mined_details(engine, mgm.Request("what?", images=[Image.new("RGB", (9, 9))]))
+        attribute_mining(engine, mgm.Request("what?", images=[Image.new("RGB", (9, 9))]))
 
 
 def test_a_model_that_attends_in_its_own_way() -> None:
@@ -117,4 +117,4 @@ def test_a_model_that_attends_in_its_own_way() -> None:
             return None
 
     with pytest.raises(MGMError, match="Deaf"):
-        answer_attention(Deaf(), torch.zeros(1, 3, 4), 1)
+        probe_attention(Deaf(), torch.zeros(1, 3, 4), 1)

@@ -17,10 +17,10 @@ def stream(tokenizer, ids, stops=()):
     text, pieces = IncrementalDetokenizer(TokenBytes(tokenizer), stops), []
     for token in ids:
         if not text.stopped:
-            text.push(token)
-            pieces.append(text.take())
+            text.append(token)
+            pieces.append(text.pop_text())
     text.finish()
-    pieces.append(text.take())
+    pieces.append(text.pop_text())
     assert "".join(pieces) == text.text
     return pieces, text
 
@@ -110,7 +110,7 @@ def test_tokens_make_up_the_text(name, by_bytes):
         ids = random_ids(tokens, seed)
         whole = IncrementalDetokenizer(tokens, (), by_bytes)
         for token in ids:
-            whole.push(token)
+            whole.append(token)
         whole.finish()
         middle = whole.text[len(whole.text) // 2 :][:2]
         for stops in ((), ("en",), (middle,) if middle else ()):
@@ -118,10 +118,10 @@ def test_tokens_make_up_the_text(name, by_bytes):
             for token in [*ids, None]:
                 if text.stopped:
                     break
-                first = text.taken_tokens
-                text.finish() if token is None else text.push(token)
-                piece = text.take()
-                spans = text.spans(first, text.taken_tokens)
+                first = text.num_popped_tokens
+                text.finish() if token is None else text.append(token)
+                piece = text.pop_text()
+                spans = text.spans(first, text.num_popped_tokens)
                 assert "".join(span.part.text for span in spans) == piece
                 taken += piece
             spans = text.spans(0, len(ids))
@@ -148,7 +148,7 @@ def test_bytes_of_tokens_are_those_of_the_tokenizer(name):
 def test_halves_of_a_character_have_their_own_bytes():
     text = IncrementalDetokenizer(vocabulary("bytes"))
     for token in text._vocabulary.tokenizer("a😀").input_ids:
-        text.push(token)
+        text.append(token)
     parts = [span.part for span in text.spans(0, 9)]
     assert [part.text for part in parts] == ["a", "", "", "", "😀"]
     assert [part.utf8 for part in parts] == [b"a", b"\xf0", b"\x9f", b"\x98", b"\x80"]
@@ -160,7 +160,7 @@ def test_candidates_are_what_would_come_next():
     text = IncrementalDetokenizer(tokens)
     assert text.candidate(blank_a) == ("a", b"a")  # no blank begins the text
     assert text.candidate(half) == ("bytes:\\xe5", b"\xe5")
-    text.push(a)
+    text.append(a)
     assert text.candidate(blank_a) == (" a", b" a")
     assert text.candidate(2) == ("</s>", b"</s>")
 
@@ -174,13 +174,13 @@ def test_a_continuation_goes_on_with_its_context(name):
         ids = ids if seed < 5 else [*ids, *random_ids(tokens, seed)]
         whole = IncrementalDetokenizer(tokens)
         for token in ids:
-            whole.push(token)
+            whole.append(token)
         whole.finish()
         for length in (1, 2, 3, 4):
             text = IncrementalDetokenizer(tokens, context=[-200, 10**7, *ids[:length]])
             candidate = text.candidate(ids[length]).text
             for token in ids[length:]:
-                text.push(token)
+                text.append(token)
             text.finish()
             context = tokens.tokenizer.decode(ids[:length], skip_special_tokens=True)
             assert context + text.text == whole.text
@@ -197,7 +197,7 @@ def test_the_blank_before_a_continuation_stays():
     for context, expected in (((), "white."), (ids[:1], " white."), ([1], "white.")):
         text = IncrementalDetokenizer(tokens, context=context)
         for token in ids[1:]:
-            text.push(token)
+            text.append(token)
         assert text.text == expected
 
 
@@ -215,7 +215,7 @@ def test_long_stop_texts_cost_little():
     text = IncrementalDetokenizer(tokens, ["a" * 999 + "b"] * 8)
     begun = time.thread_time()
     for token in ids:
-        text.push(token)
-        text.take()
+        text.append(token)
+        text.pop_text()
     assert time.thread_time() - begun < 1.5
     assert text.text == "a" * 999 + "c"

@@ -5,15 +5,15 @@ import torch
 
 from mgm import MGMError
 from mgm.engine.core.errors import GenerationError
-from mgm.engine.core.sampler import Sampler, choose
-from mgm.engine.core.sampling import Choice, Sampling
+from mgm.engine.core.sampler import Sampler, sample
+from mgm.engine.core.sampling_params import SampledToken, SamplingParams
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])  # chances are 0.64, 0.24, 0.09, 0.03
 
 
 def draws(count: int, **settings) -> torch.Tensor:
-    sampler = Sampler(Sampling(**settings))
-    return torch.tensor([choose(LOGITS[None], [sampler])[0].token for _ in range(count)])
+    sampler = Sampler(SamplingParams(**settings))
+    return torch.tensor([sample(LOGITS[None], [sampler])[0].token for _ in range(count)])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -60,20 +60,21 @@ def test_seeds_repeat_draws():
 def test_tiny_temperatures_and_half_precision(temperature, scale):
     for top_p in (1.0, 0.5):
         samplers = [
-            Sampler(Sampling(temperature, top_p=top_p, min_p=0.1, seed=0)),
-            Sampler(Sampling()),
+            Sampler(SamplingParams(temperature, top_p=top_p, min_p=0.1, seed=0)),
+            Sampler(SamplingParams()),
         ]
-        first, second = choose(LOGITS.half().repeat(2, 1) * scale, samplers)
-        assert first == second == Choice(0)
+        first, second = sample(LOGITS.half().repeat(2, 1) * scale, samplers)
+        assert first == second == SampledToken(0)
 
 
 def test_each_row_has_its_own_way():
-    def tokens(*settings: Sampling) -> list[int]:
+    def tokens(*settings: SamplingParams) -> list[int]:
         rows = LOGITS.repeat(len(settings), 1)
         samplers = [Sampler(one) for one in settings]
-        return [choice.token for _ in range(20) for choice in choose(rows, samplers)]
+        return [choice.token for _ in range(20) for choice in sample(rows, samplers)]
 
-    ways = [Sampling(), Sampling(1.0, seed=3), Sampling(2.0, top_k=2, seed=4), Sampling()]
+    ways = [SamplingParams(), SamplingParams(1.0, seed=3)]
+    ways += [SamplingParams(2.0, top_k=2, seed=4), SamplingParams()]
     together = tokens(*ways)
     for row, way in enumerate(ways):
         assert together[row :: len(ways)] == tokens(way)
@@ -83,34 +84,34 @@ def test_repetition_penalty_is_that_of_transformers():
     from transformers import RepetitionPenaltyLogitsProcessor
 
     seen = [0, 3]
-    sampler = Sampler(Sampling(repetition_penalty=2.5), seen)
+    sampler = Sampler(SamplingParams(repetition_penalty=2.5), seen)
     theirs = RepetitionPenaltyLogitsProcessor(2.5)
     for _ in range(4):
         expected = int(theirs(torch.tensor([seen]), LOGITS[None].clone()).argmax())
-        (choice,) = choose(LOGITS[None], [sampler])
+        (choice,) = sample(LOGITS[None], [sampler])
         assert choice.token == expected
         seen.append(expected)
 
 
 def test_logprobs_are_those_of_the_model():
-    ways = [Sampling(logprobs=2), Sampling(), Sampling(0.1, seed=0, logprobs=0)]
-    first, second, third = choose(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
+    ways = [SamplingParams(logprobs=2), SamplingParams(), SamplingParams(0.1, seed=0, logprobs=0)]
+    first, second, third = sample(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
     expected = LOGITS.log_softmax(-1)
     assert first.logprob == pytest.approx(float(expected[0]))
-    assert [one.token for one in first.likeliest] == [0, 1]
-    assert [one.logprob for one in first.likeliest] == pytest.approx(expected[:2].tolist())
-    assert (second.logprob, second.likeliest) == (None, ())
+    assert [one.token for one in first.top_logprobs] == [0, 1]
+    assert [one.logprob for one in first.top_logprobs] == pytest.approx(expected[:2].tolist())
+    assert (second.logprob, second.top_logprobs) == (None, ())
     assert third.logprob == pytest.approx(float(expected[third.token]))
-    assert third.likeliest == ()
+    assert third.top_logprobs == ()
 
 
 def test_presence_and_frequency_penalties_are_those_of_openai():
     """`logit - presence * (count > 0) - frequency * count`, of the answer's tokens alone."""
-    sampler = Sampler(Sampling(presence_penalty=0.4, frequency_penalty=0.23), [0, 0, 0])
+    sampler = Sampler(SamplingParams(presence_penalty=0.4, frequency_penalty=0.23), [0, 0, 0])
     counts = torch.zeros(4)
     for _ in range(12):
         expected = int((LOGITS - 0.4 * (counts > 0) - 0.23 * counts).argmax())
-        (choice,) = choose(LOGITS[None], [sampler])
+        (choice,) = sample(LOGITS[None], [sampler])
         assert choice.token == expected
         counts[expected] += 1
     assert (counts > 0).sum() > 1
@@ -134,11 +135,11 @@ def test_biases_ban_and_force(bias, left):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rows_that_are_not_finite_change_no_other(value, temperature):
-    ways = [Sampling(temperature, seed=3, logprobs=row or None) for row in range(4)]
-    alone = [choose(LOGITS[None], [Sampler(way)])[0] for way in ways]
+    ways = [SamplingParams(temperature, seed=3, logprobs=row or None) for row in range(4)]
+    alone = [sample(LOGITS[None], [Sampler(way)])[0] for way in ways]
     rows = LOGITS.repeat(4, 1)
     rows[2] = value
-    found = choose(rows, [Sampler(way) for way in ways])
+    found = sample(rows, [Sampler(way) for way in ways])
     assert isinstance(found[2], MGMError)
     assert "non-finite" in str(found[2])
     assert [found[row] for row in (0, 1, 3)] == [alone[row] for row in (0, 1, 3)]
@@ -148,9 +149,9 @@ def test_a_single_infinity_is_no_reason_to_end():
     """Models ban tokens in this way; the likeliest one has to be a number."""
     logits = LOGITS.clone()
     logits[3] = -torch.inf
-    (choice,) = choose(logits[None], [Sampler(Sampling(logprobs=4))])
+    (choice,) = sample(logits[None], [Sampler(SamplingParams(logprobs=4))])
     assert choice.token == 0
-    assert choice.likeliest[-1].logprob == -torch.inf
+    assert choice.top_logprobs[-1].logprob == -torch.inf
 
 
 def test_an_error_within_a_batch_is_that_of_its_row(monkeypatch):
@@ -162,17 +163,17 @@ def test_an_error_within_a_batch_is_that_of_its_row(monkeypatch):
         return original(self, indices, values, accumulate)
 
     monkeypatch.setattr(torch.Tensor, "index_put_", put)
-    ways = [Sampling(logit_bias={1: bias}) for bias in (3.0, 7.0, 3.0)]
-    first, second, third = choose(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
+    ways = [SamplingParams(logit_bias={1: bias}) for bias in (3.0, 7.0, 3.0)]
+    first, second, third = sample(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
     assert (first.token, third.token) == (1, 1)
     assert isinstance(second, RuntimeError)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_biases_that_ban_everything_are_the_clients_fault(temperature):
-    ways = [Sampling(temperature, logit_bias=dict.fromkeys(range(4), -100)), Sampling()]
-    first, second = choose(LOGITS.repeat(2, 1), [Sampler(way) for way in ways])
+    ways = [SamplingParams(temperature, logit_bias=dict.fromkeys(range(4), -100)), SamplingParams()]
+    first, second = sample(LOGITS.repeat(2, 1), [Sampler(way) for way in ways])
     assert isinstance(first, MGMError)
     assert not isinstance(first, GenerationError)
     assert str(first).startswith("logit_bias bans every token")
-    assert second == Choice(0)
+    assert second == SampledToken(0)

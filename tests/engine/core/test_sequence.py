@@ -19,7 +19,7 @@ PROMPT = "What color is the sign? The sign is"
 
 def request(**settings) -> Request:
     """Six tokens: the one that ends an answer is banned."""
-    bans = dict.fromkeys(nano()._prompts.stops.ids, -100)
+    bans = dict.fromkeys(nano()._preparer.prompts.stops.ids, -100)
     return Request(PROMPT, raw=True, max_new_tokens=6, logit_bias=bans, **settings)
 
 
@@ -32,11 +32,11 @@ def test_a_continuation_keeps_its_first_blank():
     ids = nano().processor.encode(PROMPT)
     whole = tokenizer.decode([*ids, *going_on.tokens], skip_special_tokens=True)
     assert PROMPT + going_on.text == whole
-    assert "".join(choice.text for choice in going_on.choices) == going_on.text
-    first, second, *_ = going_on.choices
+    assert "".join(choice.text for choice in going_on.sampled_tokens) == going_on.text
+    first, second, *_ = going_on.sampled_tokens
     assert (first.offset, second.offset) == (0, len(first.text))
     assert first.text.startswith(" ")
-    assert any(one.text == first.text for one in first.likeliest)
+    assert any(one.text == first.text for one in first.top_logprobs)
 
 
 @pytest.mark.parametrize("going_on", [False, True])

@@ -7,12 +7,12 @@ from mgm.engine.core.structured_output import StructuredOutput
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({}, "give one of json, json_object, regex, choice, grammar; found none"),
-        ({"regex": "a", "choice": ["b"]}, "found regex and choice"),
-        ({"json": "{"}, "json is no JSON schema"),
+        ({}, "give one of json, json_object, regex, choice, grammar; got none"),
+        ({"regex": "a", "choice": ["b"]}, "got regex and choice"),
+        ({"json": "{"}, "json is not a JSON schema"),
         ({"json": [1]}, "json is .1.; give a JSON schema"),
-        ({"json": {"enum": [float("nan")]}}, "json is no JSON schema"),
-        ({"json": {"a": {1, 2}}}, "json is no JSON schema"),
+        ({"json": {"enum": [float("nan")]}}, "json is not a JSON schema"),
+        ({"json": {"a": {1, 2}}}, "json is not a JSON schema"),
         ({"regex": 3}, "regex is 3; give a text"),
         ({"grammar": ""}, "grammar is ''; give a text"),
         ({"choice": []}, "choice is"),
@@ -44,7 +44,7 @@ def test_equal_schemas_are_one():
         ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),
         ({"logit_bias": [1]}, "logit_bias is .1.; give biases by token id"),
         ({"logit_bias": {"1": 2}}, "logit_bias is {'1': 2}; give ids of tokens"),
-        ({"logit_bias": {1: 101}}, "logit_bias is {1: 101}; give ids of tokens, and biases from"),
+        ({"logit_bias": {1: 101}}, "logit_bias is {1: 101}; give token ids, and biases from"),
         ({"num_beams": 2, "presence_penalty": 1.0}, "leave presence_penalty out"),
         ({"num_beams": 2, "logit_bias": {1: 1}, "logprobs": 0}, "leave logit_bias and logprobs"),
         (

@@ -120,8 +120,8 @@ def test_blanks_between_the_tokens_of_json(engine, compact):
     """Of a random model: only these letters are left, and the quotation mark after the brace."""
     form = StructuredOutput(json_object=True, disable_any_whitespace=compact)
     (brace, end, blank) = (engine.processor.encode(letter)[-1] for letter in "{} ")
-    bias = dict.fromkeys(range(engine._ids), -100) | {brace: 0, end: 0, blank: 20}
-    bias |= dict.fromkeys(engine._prompts.stops.ids, 0)
+    bias = dict.fromkeys(range(engine._preparer._num_tokens), -100) | {brace: 0, end: 0, blank: 20}
+    bias |= dict.fromkeys(engine._preparer.prompts.stops.ids, 0)
     (answer,) = engine.answer([request(form, max_new_tokens=60, logit_bias=bias)])
     assert answer.text == ("{}" if compact else "{" + " " * MAX_WHITESPACE + "}")
 
@@ -150,12 +150,12 @@ def test_free_and_constrained_answers_together(engine):
 
 def test_the_logprobs_are_those_of_the_model(engine):
     form = StructuredOutput(choice=["Yes"])
-    free = engine.answer([Request("hi", max_new_tokens=1, logprobs=20)])[0].choices[0]
+    free = engine.answer([Request("hi", max_new_tokens=1, logprobs=20)])[0].sampled_tokens[0]
     (bound,) = engine.answer([Request("hi", structured_output=form, logprobs=20)])
-    for one, other in zip(bound.choices[0].likeliest, free.likeliest, strict=True):
+    for one, other in zip(bound.sampled_tokens[0].top_logprobs, free.top_logprobs, strict=True):
         assert (one.token, one.logprob) == (other.token, pytest.approx(other.logprob, abs=1e-4))
-    assert bound.text == "".join(choice.text for choice in bound.choices) == "Yes"
-    assert bound.choices[0].logprob < free.logprob
+    assert bound.text == "".join(choice.text for choice in bound.sampled_tokens) == "Yes"
+    assert bound.sampled_tokens[0].logprob < free.logprob
 
 
 def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
@@ -163,11 +163,11 @@ def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
     expected = engine.answer(asked)
     streams = [engine.stream(one) for one in asked]
     engine.scheduler.step()
-    engine.scheduler.writing[1].sampler.mask._matcher.consume_token(7)
+    engine.scheduler.running[1].sampler.mask._matcher.consume_token(7)
     while engine.scheduler.busy:
         engine.scheduler.step()
     assert [streams[number].answer for number in (0, 2)] == [expected[0], expected[2]]
-    with pytest.raises(MGMError, match="the grammar cannot go on"):
+    with pytest.raises(MGMError, match="the grammar cannot continue"):
         list(streams[1])
 
 
@@ -216,7 +216,7 @@ def test_long_chains_of_rules_do_not_end_the_process(engine):
 
 
 def test_compiling_takes_a_limited_time(engine, monkeypatch):
-    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_SECONDS", 0.2)
     schema = {"type": "integer", "multipleOf": 1000003}  # some 20 s
     with pytest.raises(MGMError, match=r"takes more than 0\.2 seconds to compile"):
         engine.stream(request(StructuredOutput(json=schema)))
@@ -239,7 +239,7 @@ def test_steps_of_long_fixed_texts_are_cheap(compiler, form):
     accepted, slowest = [], 0.0
     for _ in range(50):
         begun = time.thread_time()
-        (token, *_) = tokens_of(grammar.allowed())
+        (token, *_) = tokens_of(grammar.bitmask())
         grammar.accept(token)
         slowest = max(slowest, time.thread_time() - begun)
         accepted.append(token)
@@ -263,11 +263,11 @@ def test_ambiguous_grammars_end_before_their_steps_cost_much(compiler, grammar):
         nonlocal slowest
         for _ in range(count):
             begun = time.thread_time()
-            found.allowed()
+            found.bitmask()
             found.accept(a)
             slowest = max(slowest, time.thread_time() - begun)
 
-    with pytest.raises(MGMError, match=r"the grammar cannot go on .*items"):
+    with pytest.raises(MGMError, match=r"the grammar cannot continue .*items"):
         write(700)
     assert slowest < 0.25
 
@@ -282,7 +282,7 @@ def test_special_tokens_spell_no_text(compiler, text, kind):
     special = {token for token in range(SIZE) if compiler._vocabulary.is_special(token)}
     written = b""
     while not grammar.complete:
-        (token, *others) = tokens_of(grammar.allowed())
+        (token, *others) = tokens_of(grammar.bitmask())
         assert not special & {token, *others}
         grammar.accept(token)
         written += compiler._vocabulary.of(token)
@@ -302,10 +302,10 @@ def test_many_choices(compiler, form):
     text = {"choice": "c9999", "enum": '"c4999"', "properties": '{"p499":"x"}'}[form]
     begun = time.thread_time()
     for token in compiler._vocabulary.tokenizer(text).input_ids:
-        assert token in tokens_of(grammar.allowed())
+        assert token in tokens_of(grammar.bitmask())
         grammar.accept(token)
     assert time.thread_time() - begun < 0.5
-    assert grammar.complete or 4 in tokens_of(grammar.allowed())
+    assert grammar.complete or 4 in tokens_of(grammar.bitmask())
 
 
 @pytest.mark.parametrize(
@@ -330,19 +330,19 @@ def test_multiples(compiler, number):
 def test_any_json(compiler, schema):
     grammar = compiler.compile(StructuredOutput(json=schema), STOPS)
     begins = compiler._vocabulary.tokenizer('{["1tfn').input_ids
-    assert set(begins) <= set(tokens_of(grammar.allowed()))
+    assert set(begins) <= set(tokens_of(grammar.bitmask()))
 
 
 def test_a_choice_may_begin_another(compiler):
     found = compiler.compile(StructuredOutput(choice=["a", "ab"]), STOPS)
     a, b = compiler._vocabulary.tokenizer("ab").input_ids
-    assert tokens_of(found.allowed()) == [a]
+    assert tokens_of(found.bitmask()) == [a]
     found.accept(a)
-    assert sorted(tokens_of(found.allowed())) == sorted([b, *STOPS])
+    assert sorted(tokens_of(found.bitmask())) == sorted([b, *STOPS])
 
 
 def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
-    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_WAIT", 0.05)
+    monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_WAIT", 0.05)
     compiler.compile(StructuredOutput(regex="ab"), STOPS)
     with compiler._compiling:
         compiler.compile(StructuredOutput(regex="ab"), STOPS)  # which is known
@@ -361,7 +361,7 @@ def test_a_grammar_that_fails_is_compiled_anew(compiler, monkeypatch):
 
     def write(grammar: Grammar, count: int) -> None:
         for token in tokens[:count]:
-            grammar.allowed()
+            grammar.bitmask()
             grammar.accept(token)
 
     first, second = (compiler.compile(form, STOPS) for _ in range(2))
@@ -390,7 +390,7 @@ def test_grammars_are_compiled_once():
     first.accept(a)
     again = compiler.compile(StructuredOutput(choice=["ab", "ac"]), stops)
     assert len(compiler._compiled) == 1
-    assert again.allowed() != first.allowed()  # it begins anew
+    assert again.bitmask() != first.bitmask()  # it begins anew
     for number in range(MAX_COMPILED + 3):
         compiler.compile(StructuredOutput(choice=[f"{number}"]), stops)
     assert len(compiler._compiled) == MAX_COMPILED
@@ -421,7 +421,7 @@ def test_ends_come_where_the_grammar_may_end(tmp_path, stops):
     """Without a token that ends answers too."""
     engine = mgm.load(build(tmp_path / "model", endless=True), device="cpu")
     ids = frozenset() if stops == "none" else frozenset({4, 2})
-    engine._prompts.stops = replace(engine._prompts.stops, ids=ids)
+    engine._preparer.prompts.stops = replace(engine._preparer.prompts.stops, ids=ids)
     asked = [request(StructuredOutput(regex="a{2,5}"), seed=seed) for seed in range(4)]
     for answer in engine.answer(asked):
         assert re.fullmatch("a{2,5}", answer.text)

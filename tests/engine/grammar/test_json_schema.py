@@ -77,4 +77,4 @@ def test_schemas_of_pydantic_are_taken(schema):
     pytest.importorskip("llguidance")
     compiler = GrammarCompiler(TokenBytes(byte_tokenizer()), 261)
     form = StructuredOutput(json=json.dumps({"type": "object", "properties": {"a": schema}}))
-    assert any(compiler.compile(form, frozenset({4})).allowed())
+    assert any(compiler.compile(form, frozenset({4})).bitmask())

@@ -3,11 +3,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from PIL import Image
 
-from mgm.engine.inputs.encoder_cache import FeatureCache, image_key
+from mgm.engine.inputs.encoder_cache import EncoderCache, image_key
 
 
 def test_the_longest_unused_leave_first():
-    cache = FeatureCache(capacity=100)
+    cache = EncoderCache(capacity=100)
     features = torch.zeros(10, dtype=torch.float32)  # 40 bytes
     cache.put(b"a", features)
     cache.put(b"b", features)
@@ -15,22 +15,22 @@ def test_the_longest_unused_leave_first():
     cache.put(b"c", features)
     assert cache.get(b"b") is None
     assert cache.get(b"a") is features
-    assert (len(cache), cache.size) == (2, 80)
+    assert (len(cache), cache.nbytes) == (2, 80)
 
 
 def test_what_is_too_large_stays_out():
-    cache = FeatureCache(capacity=100)
+    cache = EncoderCache(capacity=100)
     cache.put(b"a", torch.zeros(10))
     cache.put(b"b", torch.zeros(1000))
     assert cache.get(b"b") is None
-    assert cache.size == 40
+    assert cache.nbytes == 40
 
 
 def test_the_same_key_twice_counts_once():
-    cache = FeatureCache(capacity=100)
+    cache = EncoderCache(capacity=100)
     for _ in range(5):
         cache.put(b"a", torch.zeros(10))
-    assert (len(cache), cache.size) == (1, 40)
+    assert (len(cache), cache.nbytes) == (1, 40)
 
 
 def test_keys_tell_images_apart():
@@ -45,7 +45,7 @@ def test_keys_tell_images_apart():
 
 
 def test_threads_keep_within_the_bound():
-    cache = FeatureCache(capacity=400)
+    cache = EncoderCache(capacity=400)
 
     def ask(thread):
         for step in range(500):
@@ -55,9 +55,9 @@ def test_threads_keep_within_the_bound():
                 cache.put(b"%d" % name, torch.full((10,), float(name)))
             else:
                 assert found[0] == name
-            assert cache.size <= 440  # one more, while another thread puts it
+            assert cache.nbytes <= 440  # one more, while another thread puts it
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
-    assert (len(cache), cache.size) == (10, 400)
+    assert (len(cache), cache.nbytes) == (10, 400)
     assert cache.hits + cache.misses == 8 * 500

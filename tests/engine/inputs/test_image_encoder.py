@@ -13,7 +13,7 @@ from torch import Tensor
 import mgm
 from mgm import Engine, FusionConfig, MGMError
 from mgm.data.image_processing_mgm import MGMImageProcessor
-from mgm.engine import engine_thread as loop
+from mgm.engine import engine_thread
 from tests.serve.servers import wait_for
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "pink", "orange", "brown", "gray")
@@ -24,7 +24,7 @@ def plain(colour: str) -> Image.Image:
 
 
 def expected(engine: Engine, colour: str) -> Tensor:
-    return Engine(engine.model, engine.processor).encode_images([plain(colour)])[0]
+    return Engine(engine.model, engine.processor).images.encode([plain(colour)])[0]
 
 
 def watch(engine: Engine, monkeypatch, before: Callable[[Tensor], None] = lambda _: None):
@@ -46,7 +46,7 @@ def busy(engine: Engine) -> Iterator[threading.Event]:
     """The engine's thread does something else until the event is set."""
     engine.start()
     event = threading.Event()
-    engine.submit(lambda: event.wait(60) and None)
+    engine._core.run_soon(lambda: event.wait(60) and None)
     try:
         yield event
     finally:
@@ -56,16 +56,16 @@ def busy(engine: Engine) -> Iterator[threading.Event]:
 
 def wanted(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[list[Tensor]]]:
     """Threads that want an image each, once all of them wait."""
-    original, asked = engine._encoder._want, []
+    original, queued = engine.images._queue._enqueue, []
 
-    def want(key: bytes, pixels: Tensor) -> Future[Tensor]:
-        asked.append(key)
+    def enqueue(key: bytes, pixels: Tensor) -> Future[Tensor]:
+        queued.append(key)
         return original(key, pixels)
 
-    engine._encoder._want = want
-    futures = [pool.submit(engine.encode_images, [plain(colour)]) for colour in colours]
-    wait_for(lambda: len(asked) == len(colours))
-    wait_for(lambda: len(engine._loop._calls) == len(set(colours)))
+    engine.images._queue._enqueue = enqueue
+    futures = [pool.submit(engine.images.encode, [plain(colour)]) for colour in colours]
+    wait_for(lambda: len(queued) == len(colours))
+    wait_for(lambda: len(engine._core._thread._calls) == len(set(colours)))
     assert not any(future.done() for future in futures)
     return futures
 
@@ -80,8 +80,8 @@ def test_what_threads_want_together_is_seen_together(engine, monkeypatch):
         found = [future.result(60)[0] for future in futures]
     assert seen == [(8, "engine"), (2, "engine")]
     torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-3)
-    assert engine.encode_images([plain("red")])[0] is engine.features.get(
-        engine._encoder.prepare([plain("red")], [""])[0].key
+    assert engine.images.encode([plain("red")])[0] is engine.images.cache.get(
+        engine.images.prepare([plain("red")], [""])[0].key
     )
     assert len(seen) == 2
 
@@ -103,8 +103,8 @@ def test_images_are_prepared_by_who_wants_them(engine, monkeypatch):
         assert len(threads) == 1 + len(COLOURS)
         assert not {"engine", "MainThread"} & set(threads[1:])
         free.set()
-        assert all("".join(one) for one in engine.begin(many))
-        assert all("".join(one) for one in engine.begin(prepared))
+        assert all("".join(one) for one in engine.start_generation(many))
+        assert all("".join(one) for one in engine.start_generation(prepared))
     assert len(threads) == 1 + len(COLOURS)
 
 
@@ -118,8 +118,8 @@ def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
     seen = watch(engine, monkeypatch, blind)
     with ThreadPoolExecutor(2) as pool, busy(engine) as free:
         (fine,) = wanted(engine, pool, ["red"])
-        bad = pool.submit(engine.encode_images, [square])
-        wait_for(lambda: len(engine._encoder._waiting) == 2)
+        bad = pool.submit(engine.images.encode, [square])
+        wait_for(lambda: len(engine.images._queue._queue) == 2)
         free.set()
         torch.testing.assert_close(fine.result(60)[0], red)
         with pytest.raises(MGMError, match=r"encoding an image .*too bright"):
@@ -135,13 +135,13 @@ def test_too_little_memory(engine, monkeypatch):
             raise torch.OutOfMemoryError("tried to allocate\nmuch")
 
     seen = watch(engine, monkeypatch, full)
-    assert len(engine.encode_images([plain("red"), plain("blue")])) == 2
+    assert len(engine.images.encode([plain("red"), plain("blue")])) == 2
     assert [count for count, _ in seen] == [2, 1, 1]
     limit = 0
-    with pytest.raises(MGMError, match=r"too little memory to see an image \(tried to allocate"):
-        engine.encode_images([plain("green")])
+    with pytest.raises(MGMError, match=r"too little memory to encode an image \(tried to allocate"):
+        engine.images.encode([plain("green")])
     limit = 8
-    torch.testing.assert_close(engine.encode_images([plain("green")])[0], expected(engine, "green"))
+    torch.testing.assert_close(engine.images.encode([plain("green")])[0], expected(engine, "green"))
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("together")])
@@ -155,53 +155,53 @@ def test_an_interruption_leaves_nothing_behind(engine, monkeypatch, fault):
     seen = watch(engine, monkeypatch, interrupted)
     images = [plain(colour) for colour in COLOURS]  # two groups: the second waits
     with pytest.raises(KeyboardInterrupt):
-        engine.encode_images(images)
-    assert len(engine.encode_images(images)) == len(COLOURS)
+        engine.images.encode(images)
+    assert len(engine.images.encode(images)) == len(COLOURS)
     assert [count for count, _ in seen][-2:] == [8, 2]
 
 
 def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
-    monkeypatch.setattr(loop, "PATIENCE", -1.0)  # it looks up after every call
+    monkeypatch.setattr(engine_thread, "MAX_CALL_SECONDS", -1.0)  # it looks up after every call
     engine.start()
     event = threading.Event()
-    engine.submit(lambda: event.wait(60) and None)
+    engine._core.run_soon(lambda: event.wait(60) and None)
     with ThreadPoolExecutor(13) as pool:
         futures = wanted(engine, pool, [*COLOURS, "red", "red"])
         stopped = pool.submit(engine.stop)
-        wait_for(lambda: engine._loop._stopped)
+        wait_for(lambda: engine._core._thread._stopped)
         event.set()
         stopped.result(60)
         told = [future.exception(60) for future in futures]
     assert all(isinstance(error, MGMError) and "stopped" in str(error) for error in told)
-    assert len(engine.encode_images([plain(colour) for colour in COLOURS])) == len(COLOURS)
+    assert len(engine.images.encode([plain(colour) for colour in COLOURS])) == len(COLOURS)
 
 
 def test_settings_of_fusion_share_no_encoded_image(engine):
     other = FusionConfig(mode="none")
     request = mgm.Request("what?", images=[plain("red")], max_new_tokens=8)
-    whole, answer = engine.encode_images([plain("red")])[0], engine.answer([request])[0]
+    whole, answer = engine.images.encode([plain("red")])[0], engine.answer([request])[0]
     prepared = engine.prepare([request])
     engine.fusion = other
     assert engine.fusion == engine.model.fusion == other
-    ablated = engine.encode_images([plain("red")])[0]
+    ablated = engine.images.encode([plain("red")])[0]
     assert not torch.allclose(ablated, whole, atol=1e-3)
     alone = Engine(engine.model, engine.processor)
-    assert torch.equal(alone.encode_images([plain("red")])[0], ablated)
+    assert torch.equal(alone.images.encode([plain("red")])[0], ablated)
     # Neither is a prefix read again that holds the image of before.
     assert engine.answer([request])[0].text == alone.answer([request])[0].text
-    with pytest.raises(MGMError, match="prepare them anew"):
-        engine.begin(prepared)
+    with pytest.raises(MGMError, match="prepare them again"):
+        engine.start_generation(prepared)
     engine.fusion = FusionConfig()
-    misses = engine.features.misses
-    assert engine.encode_images([plain("red")])[0] is whole
-    assert engine.features.misses == misses
+    misses = engine.images.cache.misses
+    assert engine.images.encode([plain("red")])[0] is whole
+    assert engine.images.cache.misses == misses
     assert engine.answer([request])[0].text == answer.text
 
 
 def test_fusion_does_not_change_under_an_answer(engine):
     stream = engine.stream(mgm.Request("what?", images=[plain("red")], max_new_tokens=8))
     next(stream)
-    with pytest.raises(MGMError, match="answers are being written"):
+    with pytest.raises(MGMError, match="requests are running"):
         engine.fusion = FusionConfig(mode="none")
     assert engine.fusion == FusionConfig()
     stream.close()
@@ -213,9 +213,9 @@ def test_fusion_does_not_change_under_an_answer(engine):
 
 def test_a_model_is_loaded_with_a_fusion(engine, tiny_folder):
     pooled = mgm.load(tiny_folder, device="cpu", fusion=FusionConfig(mode="pool"))
-    ours = pooled.encode_images([plain("red")])[0]
+    ours = pooled.images.encode([plain("red")])[0]
     engine.fusion = FusionConfig(mode="pool")
-    assert torch.equal(ours, engine.encode_images([plain("red")])[0])
+    assert torch.equal(ours, engine.images.encode([plain("red")])[0])
     with pytest.raises(MGMError, match="for texts alone"):
         mgm.load(tiny_folder, device="cpu", text_only=True, fusion=FusionConfig(mode="pool"))
 

@@ -38,15 +38,15 @@ def test_requests_see_photos_upright_unless_they_say_stored(engine):
     upright = Image.fromarray(np.asarray(stored.transpose(Image.Transpose.ROTATE_270)))
     stored = Image.fromarray(np.asarray(stored))
     expected = {
-        word: Engine(engine.model, engine.processor).encode_images([image])[0]
+        word: Engine(engine.model, engine.processor).images.encode([image])[0]
         for word, image in (("upright", upright), ("stored", stored))
     }
     assert not torch.equal(expected["upright"], expected["stored"])
     for source in (content, Image.open(io.BytesIO(content))):
         for word in ("upright", "stored", "upright"):  # one is not taken for the other
-            found = engine.encode_images([source], word)[0]
+            found = engine.images.encode([source], word)[0]
             torch.testing.assert_close(found, expected[word])
-        torch.testing.assert_close(engine.encode_images([source])[0], expected["upright"])
+        torch.testing.assert_close(engine.images.encode([source])[0], expected["upright"])
     both = [mgm.Request("what?", images=[content], orientation=word) for word in expected]
     prepared = engine.prepare(both).images
     assert prepared[0].key != prepared[1].key
@@ -55,10 +55,10 @@ def test_requests_see_photos_upright_unless_they_say_stored(engine):
 
 def test_the_processor_decides_for_requests_that_do_not(engine, monkeypatch):
     monkeypatch.setattr(engine.processor.image_processor, "orientation", "stored")
-    assert engine.open_image(photo()).size == (60, 40)
-    assert engine.open_image(photo(), orientation="upright").size == (40, 60)
-    found = engine.encode_images([photo()])[0]
-    torch.testing.assert_close(found, engine.encode_images([photo()], "stored")[0])
+    assert engine.images.open(photo()).size == (60, 40)
+    assert engine.images.open(photo(), orientation="upright").size == (40, 60)
+    found = engine.images.encode([photo()])[0]
+    torch.testing.assert_close(found, engine.images.encode([photo()], "stored")[0])
 
 
 def test_a_wrong_word_is_refused():
@@ -68,9 +68,9 @@ def test_a_wrong_word_is_refused():
 
 def test_limits_are_those_of_the_engine(engine):
     fresh = Engine(engine.model, engine.processor)
-    assert len(fresh.encode_images([b"P5 2 2 255\n" + bytes(4)])) == 1
-    fresh.image_limits = replace(NETWORK_LIMITS, max_pixels=1000)
-    for call in (fresh.open_image, lambda content: fresh.encode_images([content])):
+    assert len(fresh.images.encode([b"P5 2 2 255\n" + bytes(4)])) == 1
+    fresh.images.limits = replace(NETWORK_LIMITS, max_pixels=1000)
+    for call in (fresh.images.open, lambda content: fresh.images.encode([content])):
         with pytest.raises(MGMError, match="not an image of these formats"):
             call(b"P5 2 2 255\n" + bytes([9] * 4))
         with pytest.raises(MGMError, match=r"is 60 x 40, more than 1,000 pixels"):
@@ -79,7 +79,7 @@ def test_limits_are_those_of_the_engine(engine):
 
 def test_decoding_shares_a_budget_of_memory(engine, monkeypatch):
     fresh = Engine(engine.model, engine.processor)
-    fresh.image_limits = replace(NETWORK_LIMITS, max_decoding_bytes=2 * 60 * 40 * 8)
+    fresh.images.limits = replace(NETWORK_LIMITS, max_decoding_bytes=2 * 60 * 40 * 8)
     lock, running, peak = threading.Lock(), 0, 0
     original = decoding.EncodedImage.decode
 

@@ -11,6 +11,7 @@ from mgm import MGMError, Request
 from mgm.engine.core.detokenizer import IncrementalDetokenizer
 from mgm.engine.core.sampler import Sampler
 from mgm.engine.engine import Engine
+from mgm.engine.scheduler.config import SchedulerConfig
 
 CULPRIT = 3
 BELL = "^"  # a token that only the culprit's prompt has
@@ -26,7 +27,7 @@ class BrokenMask:
     def __init__(self) -> None:
         self.left = 2
 
-    def allowed(self) -> bytes:
+    def bitmask(self) -> bytes:
         if not self.left:
             raise KeyError("mask")
         self.left -= 1
@@ -140,26 +141,26 @@ def spoil_decode(engine, monkeypatch, request):
 
 
 def break_sampler(engine, monkeypatch, request):
-    original = Sampler.point
+    original = Sampler.draw_uniform
 
-    def point(self):
-        if self.sampling.seed == SEED:
+    def draw_uniform(self):
+        if self.params.seed == SEED:
             raise RuntimeError("sampler")
         return original(self)
 
-    monkeypatch.setattr(Sampler, "point", point)
+    monkeypatch.setattr(Sampler, "draw_uniform", draw_uniform)
     return replace(request, temperature=1.0, seed=SEED)
 
 
 def break_detokenizer(engine, monkeypatch, request):
-    original = IncrementalDetokenizer.push
+    original = IncrementalDetokenizer.append
 
-    def push(self, token):
+    def append(self, token):
         if BELL in self._stops and len(self._ids) == 2:
             raise RuntimeError("detokenizer")
         original(self, token)
 
-    monkeypatch.setattr(IncrementalDetokenizer, "push", push)
+    monkeypatch.setattr(IncrementalDetokenizer, "append", append)
     return replace(request, stop=[BELL])
 
 
@@ -176,18 +177,18 @@ def break_end_of_text(engine, monkeypatch, request):
 
 
 def break_mask(engine, monkeypatch, request):
-    original = engine._mask
+    original = engine._preparer.grammar
 
     def mask(asked, label):
         return BrokenMask() if BELL in asked.prompt else original(asked, label)
 
-    monkeypatch.setattr(engine, "_mask", mask)
+    monkeypatch.setattr(engine._preparer, "grammar", mask)
     return request
 
 
 def break_bias(engine, monkeypatch, request):
     """Nothing is left to choose from."""
-    return replace(request, logit_bias=dict.fromkeys(range(engine._ids), -100))
+    return replace(request, logit_bias=dict.fromkeys(range(engine._preparer._num_tokens), -100))
 
 
 def break_listener(engine, monkeypatch, request):
@@ -218,17 +219,18 @@ def alone(tiny_folder, pictures):
     return [mgm.load(tiny_folder, device="cpu").answer([one])[0] for one in asked]
 
 
-@pytest.mark.parametrize("piece", [512, 7])
+@pytest.mark.parametrize("chunk_size", [512, 7])
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
-def test_others_answer_as_if_alone(engine, monkeypatch, pictures, alone, stage, piece):
+def test_others_answer_as_if_alone(engine, monkeypatch, pictures, alone, stage, chunk_size):
     asked = requests(pictures)
-    engine.scheduler.reader.piece = piece
+    config = SchedulerConfig(max_prefill_tokens=chunk_size)
+    engine = Engine(engine.model, engine.processor, scheduler_config=config)
     asked[CULPRIT] = stage(engine, monkeypatch, asked[CULPRIT])
     streams, faults = {}, {}
     for number, request in enumerate(asked):
         try:
             if stage is break_listener and number == CULPRIT:
-                streams[number] = engine.listen(request, raising)
+                (streams[number],) = engine.subscribe([request], raising)
             else:
                 streams[number] = engine.stream(request)
         except (MGMError, RuntimeError) as error:
@@ -239,32 +241,33 @@ def test_others_answer_as_if_alone(engine, monkeypatch, pictures, alone, stage, 
         try:
             assert stream.ended
             assert stream.answer == alone[number]
-            assert stream.answer.choices == alone[number].choices or asked[number].logprobs
+            same = stream.answer.sampled_tokens == alone[number].sampled_tokens
+            assert same or asked[number].logprobs
         except MGMError as error:
             faults[number] = error
     assert list(faults) == [CULPRIT]
     assert STAGES[stage] in str(faults[CULPRIT])
-    assert not engine.scheduler._keys.columns
+    assert not engine.scheduler._kv_cache.lengths
 
 
-def raising(piece) -> None:
+def raising(index, chunk) -> None:
     raise RuntimeError("listener")
 
 
 @pytest.mark.parametrize("stage", [break_prefill, spoil_prompt, spoil_decode, break_decode])
 def test_nothing_of_a_faulty_request_is_kept(engine, monkeypatch, pictures, stage):
     request = stage(engine, monkeypatch, requests(pictures)[CULPRIT])
-    (generation,) = engine._generations(engine.prepare([request]))
+    (sequence,) = engine._preparer.sequences(engine.prepare([request]))
     with pytest.raises(MGMError):
         engine.answer([request])
-    known = engine.scheduler.prefixes.known(generation.names, engine.model.dtype)
+    known = engine.scheduler.prefix_cache.match_length(sequence.token_keys, engine.model.dtype)
     if stage in (spoil_decode, break_decode):  # the prompt was good
-        assert known == len(generation.names) - 1
+        assert known == len(sequence.token_keys) - 1
         return
     assert not known
     assert not any(
         bool(layer.keys.isnan().any())
-        for layer in engine.scheduler._keys.layers
+        for layer in engine.scheduler._kv_cache.layers
         if layer.keys is not None
     )
 

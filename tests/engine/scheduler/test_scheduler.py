@@ -10,9 +10,11 @@ import torch
 
 import mgm
 from mgm import MGMError, Request
-from mgm.engine.core.sequence import Piece
+from mgm.engine.core.sequence import Chunk
 from mgm.engine.engine import Engine, Stream
-from mgm.engine.kv_cache.kv_cache import between
+from mgm.engine.kv_cache.layer_kv import slice_kv
+from mgm.engine.kv_cache.memory import kv_bytes_per_token
+from mgm.engine.scheduler.config import SchedulerConfig
 from mgm.engine.scheduler.scheduler import Scheduler
 from tests.tiny_model import build
 
@@ -28,6 +30,12 @@ def questions(pictures) -> list[Request]:
         Request("draw", images=[ring], temperature=1.0, top_k=9, seed=5, max_new_tokens=20),
         Request("again", repetition_penalty=1.4, max_new_tokens=20),
     ]
+
+
+def configured(engine: Engine, **settings: int | bool) -> Engine:
+    """An engine of the same model with other settings of the scheduler."""
+    config = SchedulerConfig(**settings)
+    return Engine(engine.model, engine.processor, scheduler_config=config)
 
 
 def watch_calls(engine, monkeypatch, tell) -> None:
@@ -62,11 +70,11 @@ def count_calls_of_prompts(engine, monkeypatch) -> list[tuple[int, int]]:
     return calls
 
 
-@pytest.mark.parametrize("piece", [512, 7])
-def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, piece):
+@pytest.mark.parametrize("chunk_size", [512, 7])
+def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, chunk_size):
     asked = questions(pictures)
     alone = [mgm.load(tiny_folder, device="cpu").answer([request])[0] for request in asked]
-    engine.scheduler.reader.piece = piece
+    engine = configured(engine, max_prefill_tokens=chunk_size)
     draw = random.Random(0)
     streams, texts, left = [], {}, list(range(len(asked)))
     draw.shuffle(left)
@@ -76,18 +84,18 @@ def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, piece
             streams.append((number, engine.stream(asked[number])))
             texts[number] = ""
         for number, stream in list(streams):
-            piece_of_text = next(stream, None)
-            if piece_of_text is None:
+            text = next(stream, None)
+            if text is None:
                 assert stream.answer == alone[number]
                 streams.remove((number, stream))
             else:
-                texts[number] += piece_of_text
+                texts[number] += text
     assert [texts[number] for number in range(len(asked))] == [answer.text for answer in alone]
     assert not engine.scheduler.busy
 
 
 def test_more_requests_than_rows(engine, pictures):
-    engine.scheduler.rows = 2
+    engine = configured(engine, max_num_seqs=2)
     asked = questions(pictures)
     together = engine.answer(asked)
     assert together == [engine.answer([request])[0] for request in asked]
@@ -98,25 +106,25 @@ def test_memory_decides_how_many_are_written_together(engine, pictures):
     expected = Engine(engine.model, engine.processor).answer(asked)
     text = engine.model.config.text_config
     position = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
-    engine.scheduler.row_bytes = 2 * 80 * position  # two answers of some 80 positions
-    most = 0
+    assert kv_bytes_per_token(engine.model) == position
+    kv_cache_bytes = 2 * 80 * position  # two answers of some 80 positions
+    engine = configured(engine, kv_cache_bytes=kv_cache_bytes)
+    largest = 0
     original = engine.scheduler.step
 
     def step() -> None:
-        nonlocal most
+        nonlocal largest
         original()
-        together = engine.scheduler.writing
-        widest = max((len(one.prompt_ids) + one.limit for one in together), default=0)
-        assert len(together) * widest * position <= engine.scheduler.row_bytes
-        most = max(most, len(together))
+        together = engine.scheduler.running
+        widest = max((one.max_length for one in together), default=0)
+        assert len(together) * widest * position <= kv_cache_bytes
+        largest = max(largest, len(together))
 
     engine.scheduler.step = step
     assert engine.answer(asked) == expected
-    assert most in (2, 3)
-    assert not engine.scheduler._keys.columns
-    engine.scheduler.step = original
-    engine.scheduler.row_bytes = 1  # one alone may always
-    assert engine.answer(asked) == expected
+    assert largest in (2, 3)
+    assert not engine.scheduler._kv_cache.lengths
+    assert configured(engine, kv_cache_bytes=1).answer(asked) == expected  # one alone may always
 
 
 def test_threads_share_an_engine(engine, tiny_folder, pictures):
@@ -136,7 +144,7 @@ def test_threads_share_an_engine(engine, tiny_folder, pictures):
 
 
 def test_a_long_prompt_does_not_stop_the_others(engine, monkeypatch):
-    engine.scheduler.reader.piece = 16
+    engine = configured(engine, max_prefill_tokens=16)
     short = engine.stream(Request("hi", max_new_tokens=40))
     next(short)
     read = count_tokens_read(engine, monkeypatch)
@@ -197,7 +205,8 @@ def test_a_row_of_several_prompts_has_to_fit(engine, pictures, monkeypatch):
     ]
     expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
     widest = max(one.prompt_tokens for one in expected) + 3
-    engine.scheduler.row_bytes = 3 * (widest + 30) * engine.scheduler._position_bytes
+    kv_cache_bytes = 3 * (widest + 30) * kv_bytes_per_token(engine.model)
+    engine = configured(engine, kv_cache_bytes=kv_cache_bytes)
     calls = count_calls_of_prompts(engine, monkeypatch)
     assert engine.answer(asked) == expected
     # Two fit in a row of their own length and 30 more, three do not.
@@ -209,9 +218,9 @@ def test_a_row_of_several_prompts_has_to_fit(engine, pictures, monkeypatch):
 def test_what_is_known_may_end_within_an_image(engine, pictures):
     request = Request("compare them", images=pictures, max_new_tokens=9)
     expected = engine.answer([request])[0]
-    generation = engine._generations(engine.prepare([request]))[0]
-    ids, image = generation.prompt_ids, engine.model.config.image_token_id
-    parts = engine.scheduler.prefixes.find(generation.names, engine.model.dtype)
+    sequence = engine._preparer.sequences(engine.prepare([request]))[0]
+    ids, image = sequence.prompt_ids, engine.model.config.image_token_id
+    parts = engine.scheduler.prefix_cache.match_prefix(sequence.token_keys, engine.model.dtype)
     whole = [
         tuple(torch.cat([layers[number][side] for layers in parts], dim=2) for side in (0, 1))
         for number in range(len(parts[0]))
@@ -219,37 +228,42 @@ def test_what_is_known_may_end_within_an_image(engine, pictures):
     last = len(ids) - 1 - ids[::-1].index(image)
     for known in (last + 1, last, ids.index(image) + 1, ids.index(image), 3):
         other = Engine(engine.model, engine.processor)
-        other.scheduler.prefixes.put(
-            generation.names[:known],
+        other.scheduler.prefix_cache.insert(
+            sequence.token_keys[:known],
             engine.model.dtype,
-            lambda start, known=known: between(whole, start, known),
+            lambda start, known=known: slice_kv(whole, start, known),
         )
         found = other.answer([request])[0]
         assert found.cached_tokens == known
         assert found.tokens == expected.tokens
 
 
-@pytest.mark.parametrize("piece", [512, 7])
-def test_rows_are_filled_before_a_token_is_written(engine, pictures, piece):
+@pytest.mark.parametrize("chunk_size", [512, 7])
+def test_rows_are_filled_before_a_token_is_written(engine, pictures, chunk_size):
     asked = questions(pictures)
     expected = Engine(engine.model, engine.processor).answer(asked)
-    engine.scheduler.reader.piece = piece
-    engine.scheduler.prompts_first, engine.scheduler.rows = True, 4
+    engine = configured(engine, max_prefill_tokens=chunk_size, prefill_first=True, max_num_seqs=4)
     streams = engine.streams(asked)
     engine.scheduler.step()
-    assert len(engine.scheduler.writing) == 4
+    assert len(engine.scheduler.running) == 4
     assert ["".join(stream) for stream in streams] == [one.text for one in expected]
+
+
+@pytest.mark.parametrize("name", ["max_num_seqs", "max_prefill_tokens"])
+def test_sizes_are_positive(name):
+    with pytest.raises(MGMError, match=f"{name} is 0; give a number from 1"):
+        SchedulerConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("enough", [True, False])
 def test_memory_of_rows_is_used_again_unless_it_is_much(engine, pictures, enough):
     asked = questions(pictures)
     expected = Engine(engine.model, engine.processor).answer(asked)
-    rows = engine.scheduler._keys
-    engine.scheduler.row_bytes = 2**32 if enough else 2**16
-    engine.scheduler.prefixes.capacity = 0  # or less would be read the second time
+    engine = configured(engine, kv_cache_bytes=2**32 if enough else 2**16)
+    rows = engine.scheduler._kv_cache
+    engine.scheduler.prefix_cache.capacity = 0  # or less would be read the second time
     assert [one.text for one in engine.answer(asked)] == [one.text for one in expected]
-    assert rows.columns == []
+    assert rows.lengths == []
     kept = [layer.keys for layer in rows.layers]
     assert all((part is not None) == enough for part in kept)
     assert [one.text for one in engine.answer(asked)] == [one.text for one in expected]
@@ -280,7 +294,7 @@ def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
     # All of the first prompt, and what was written, but for where text and tokens part.
     assert found.cached_tokens >= answer.prompt_tokens
     assert read[0] == found.prompt_tokens - found.cached_tokens
-    assert engine.scheduler.prefixes.hits == found.cached_tokens
+    assert engine.scheduler.prefix_cache.hits == found.cached_tokens
 
 
 def test_another_image_is_not_taken_for_the_first(engine, tiny_folder, pictures):
@@ -297,14 +311,14 @@ def test_another_image_is_not_taken_for_the_first(engine, tiny_folder, pictures)
 
 def test_what_is_kept_is_bounded(engine, pictures):
     engine.answer([Request("hi", max_new_tokens=2)])
-    one = engine.scheduler.prefixes.size
-    engine.scheduler.prefixes.capacity = 3 * one
+    one = engine.scheduler.prefix_cache.nbytes
+    engine.scheduler.prefix_cache.capacity = 3 * one
     for number in range(20):
         engine.answer([Request(f"{number} hi", max_new_tokens=2)])
-        assert engine.scheduler.prefixes.size <= 3 * one
-    assert engine.scheduler.prefixes.size >= one
+        assert engine.scheduler.prefix_cache.nbytes <= 3 * one
+    assert engine.scheduler.prefix_cache.nbytes >= one
     engine.answer([Request("what?", images=pictures, max_new_tokens=2)])  # too large alone
-    assert engine.scheduler.prefixes.size <= 3 * one
+    assert engine.scheduler.prefix_cache.nbytes <= 3 * one
 
 
 def test_cancelled_answers_leave(engine, pictures):
@@ -328,7 +342,7 @@ def test_a_program_may_end_within_a_stream(engine, monkeypatch):
     stream = engine.stream(Request("hi", max_new_tokens=20))
     next(stream)
     submitted: list[object] = []
-    monkeypatch.setattr(engine, "submit", submitted.append)
+    monkeypatch.setattr(engine._core, "run_soon", submitted.append)
     with monkeypatch.context() as ending:
         ending.setattr("sys.is_finalizing", lambda: True)
         stream.__del__()
@@ -353,7 +367,7 @@ def test_a_fault_ends_all_answers_and_not_the_engine(engine, monkeypatch):
 
     monkeypatch.setattr(engine.model.language_model, "forward", full)
     for stream in streams:
-        with pytest.raises(MGMError, match="too little memory for 2 answers at once"):
+        with pytest.raises(MGMError, match="ran out of memory with 2 running sequences"):
             list(stream)
     monkeypatch.setattr(engine.model.language_model, "forward", original)
     assert engine.answer([Request("hi", max_new_tokens=3)])[0].tokens
@@ -366,7 +380,7 @@ def test_beams_are_those_of_transformers(engine, pictures, beams):
     ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=beams)
     written = ids[0, inputs["input_ids"].shape[1] :].tolist()
     assert list(engine.answer([request])[0].tokens) == [
-        token for token in written if token not in engine._prompts.stops.ids
+        token for token in written if token not in engine._preparer.prompts.stops.ids
     ]
     assert "".join(engine.stream(request)) == engine.answer([request])[0].text
 
@@ -407,7 +421,7 @@ windows = pytest.mark.parametrize(
 
 @windows
 def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
-    """The tokens are those of transformers' own generation."""
+    """The tokens are those of transformers' own sequence."""
     folder = build(tmp_path / "model", **text)
     engine = mgm.load(folder, device="cpu", attention=attention)
     asked = [Request("what is this?", images=[picture], max_new_tokens=20) for picture in pictures]
@@ -418,7 +432,8 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
         inputs = engine.processor(text=engine.prompt(request), images=images)
         ids = engine.model.generate(**inputs, max_new_tokens=20, do_sample=False)
         written = ids[0, inputs["input_ids"].shape[1] :].tolist()
-        assert list(answer.tokens) == [t for t in written if t not in engine._prompts.stops.ids]
+        stop_ids = engine._preparer.prompts.stops.ids
+        assert list(answer.tokens) == [t for t in written if t not in stop_ids]
 
 
 @pytest.mark.slow
@@ -429,7 +444,7 @@ def test_compiled_steps_write_the_same(tmp_path, pictures, kind):
     expected = mgm.load(folder, device="cpu").answer(questions(pictures))
     engine = mgm.load(folder, device="cpu")
     torch._dynamo.reset()
-    engine.compile_decoding(backend="eager")
+    engine.compile_decode(backend="eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert engine.answer(questions(pictures)) == expected
         assert engine.answer(questions(pictures)[1:2]) == expected[1:2]
@@ -439,11 +454,11 @@ def test_compiled_steps_write_the_same(tmp_path, pictures, kind):
 def test_language_models_that_remember_otherwise_are_refused(engine):
     engine.model.config.text_config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(MGMError, match="layers of kind linear_attention"):
-        Scheduler(engine.model)
+        Scheduler(engine.model, SchedulerConfig())
 
 
 def test_a_request_of_many_sequences_keeps_nobody_waiting(engine):
-    engine.scheduler.rows = 2
+    engine = configured(engine, max_num_seqs=2)
     ban = dict.fromkeys(engine.processor.tokenizer.all_special_ids, -100.0)
     done: list[str] = []
     streams: list[Stream] = []  # which would end if nobody held them
@@ -451,11 +466,11 @@ def test_a_request_of_many_sequences_keeps_nobody_waiting(engine):
     def ask(name: str, count: int) -> None:
         requests = [Request(name, max_new_tokens=5, logit_bias=ban) for _ in range(count)]
 
-        def listener(_: int, piece: Piece) -> None:
-            if piece.answer is not None:
+        def listener(_: int, chunk: Chunk) -> None:
+            if chunk.answer is not None:
                 done.append(name)
 
-        streams.extend(engine.listen_all(requests, listener))
+        streams.extend(engine.subscribe(requests, listener))
 
     ask("many", 10)
     engine.scheduler.step()

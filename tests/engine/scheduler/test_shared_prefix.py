@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from mgm.engine.kv_cache.attention_masks import FULL, SLIDING, AttentionMasks, Branches
-from mgm.engine.scheduler.shared_prefix import PromptTree
+from mgm.engine.scheduler.shared_prefix import PrefixGroup
 
 WINDOW = 5
 
 
-def generation(names: list[int]) -> Any:
-    return SimpleNamespace(names=np.array(names))
+def sequence(token_keys: list[int]) -> Any:
+    return SimpleNamespace(token_keys=np.array(token_keys))
 
 
 def drawn(draw: random.Random) -> tuple[list[list[int]], int]:
-    """Prompts that begin alike, and how much of that is known."""
+    """Prompts that begin alike, and how much of that is cached."""
     beginning = [draw.randrange(9) for _ in range(draw.randint(40, 50))]
     prompts = [
         beginning + [draw.randrange(9) for _ in range(draw.randint(0, 4))]
@@ -28,57 +28,61 @@ def drawn(draw: random.Random) -> tuple[list[list[int]], int]:
     return prompts, draw.randint(0, 3)
 
 
-def tree_of(prompts: list[list[int]], known: int) -> PromptTree:
-    tree = PromptTree.of(generation(prompts[0]), known)
-    for names in prompts[1:]:
-        joined = tree.joined_by(generation(names), known)
-        assert joined is not None
-        tree = joined
-    return tree
+def group_of(prompts: list[list[int]], cached: int) -> PrefixGroup:
+    group = PrefixGroup.of_one(sequence(prompts[0]), cached)
+    for keys in prompts[1:]:
+        larger = group.try_add(sequence(keys), cached)
+        assert larger is not None
+        group = larger
+    return group
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_row_holds_every_prompt(seed):
-    prompts, known = drawn(random.Random(seed))
-    tree = tree_of(prompts, known)
-    assert {tuple(names[: tree.shared]) for names in prompts} == {tuple(prompts[0][: tree.shared])}
-    tokens = list(tree.tokens())
-    assert len(tokens) == tree.length
-    assert tree.width == known + tree.length
-    for number, (names, columns) in enumerate(zip(prompts, tree.branches, strict=True), start=1):
+    prompts, cached = drawn(random.Random(seed))
+    group = group_of(prompts, cached)
+    assert {tuple(keys[: group.prefix_length]) for keys in prompts} == {
+        tuple(prompts[0][: group.prefix_length])
+    }
+    tokens = list(group.tokens())
+    assert len(tokens) == group.num_tokens
+    assert group.width == cached + group.num_tokens
+    for number, (keys, columns) in enumerate(zip(prompts, group.suffixes, strict=True), start=1):
         assert len(columns) >= 1  # the last token of each is read for itself
-        own = [tokens[column - known] for column in columns]
-        assert own == [(number, position) for position in range(tree.shared, len(names))]
-    assert tokens[: tree.shared - known] == [(0, place) for place in range(known, tree.shared)]
+        own = [tokens[column - cached] for column in columns]
+        assert own == [(number, position) for position in range(group.prefix_length, len(keys))]
+    assert tokens[: group.prefix_length - cached] == [
+        (0, column) for column in range(cached, group.prefix_length)
+    ]
 
 
 def test_a_prompt_joins_if_most_of_what_is_new_is_there():
-    tree = PromptTree.of(generation([1, 2, 3, 4, 5, 6, 7, 8]), 2)
-    joined = tree.joined_by(generation([1, 2, 3, 4, 5, 6, 9, 9, 9]), 2)
-    assert joined is not None
-    assert joined.shared == 6
-    assert tree.joined_by(generation([1, 2, 3, 4, 9, 9, 9, 9]), 2) is None  # only two of six
-    assert tree.joined_by(generation([1, 2, 3, 4, 5, 6, 7]), 3) is None  # more of it is known
+    group = PrefixGroup.of_one(sequence([1, 2, 3, 4, 5, 6, 7, 8]), 2)
+    larger = group.try_add(sequence([1, 2, 3, 4, 5, 6, 9, 9, 9]), 2)
+    assert larger is not None
+    assert larger.prefix_length == 6
+    assert group.try_add(sequence([1, 2, 3, 4, 9, 9, 9, 9]), 2) is None  # only two of six
+    assert group.try_add(sequence([1, 2, 3, 4, 5, 6, 7]), 3) is None  # more of it is cached
     # Two more would have to read [5, 6] for themselves: nothing is saved.
-    for names in ([1, 2, 3, 4, 5, 6, 9], [1, 2, 3, 4, 5, 6, 8]):
-        assert joined is not None
-        joined = joined.joined_by(generation(names), 2)
-    assert joined is not None
-    assert joined.joined_by(generation([1, 2, 3, 4, 7]), 2) is None
-    same = tree.joined_by(generation([1, 2, 3, 4, 5, 6, 7, 8]), 2)
+    for keys in ([1, 2, 3, 4, 5, 6, 9], [1, 2, 3, 4, 5, 6, 8]):
+        assert larger is not None
+        larger = larger.try_add(sequence(keys), 2)
+    assert larger is not None
+    assert larger.try_add(sequence([1, 2, 3, 4, 7]), 2) is None
+    same = group.try_add(sequence([1, 2, 3, 4, 5, 6, 7, 8]), 2)
     assert same is not None
-    assert [len(columns) for columns in same.branches] == [1, 1]
+    assert [len(columns) for columns in same.suffixes] == [1, 1]
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_token_sees_its_own_prompt_and_no_more(seed):
     draw = random.Random(seed)
-    prompts, known = drawn(draw)
-    tree = tree_of(prompts, known)
-    filling = draw.randint(0, 4)  # what another row has more of
-    places = [tree.width + place for place in range(filling)] + list(range(known, tree.width))
-    tokens = [(0, 0)] * filling + list(tree.tokens())
-    numbers, positions = torch.tensor([tokens]).unbind(-1)
+    prompts, cached = drawn(draw)
+    group = group_of(prompts, cached)
+    padding = draw.randint(0, 4)  # what another row has more of
+    columns = [group.width + column for column in range(padding)] + list(range(cached, group.width))
+    tokens = [(0, 0)] * padding + list(group.tokens())
+    indices, positions = torch.tensor([tokens]).unbind(-1)
     text = SimpleNamespace(
         layer_types=[FULL, SLIDING], sliding_window=WINDOW, use_sliding_window=True
     )
@@ -86,14 +90,16 @@ def test_a_token_sees_its_own_prompt_and_no_more(seed):
     model: Any = SimpleNamespace(
         config=SimpleNamespace(text_config=text), language_model=language_model
     )
-    branches = Branches(numbers, positions)
-    masks = AttentionMasks(model).of(torch.tensor([places]), tree.width + filling + 3, branches)
-    names = [*prompts[0][:known], *(prompts[max(b - 1, 0)][p] for b, p in tree.tokens())]
+    branches = Branches(indices, positions)
+    masks = AttentionMasks(model).build(
+        torch.tensor([columns]), group.width + padding + 3, branches
+    )
+    keys = [*prompts[0][:cached], *(prompts[max(b - 1, 0)][p] for b, p in group.tokens())]
     for number, (branch, position) in enumerate(tokens):
         assert masks[FULL][0, 0, number].any()
-        if number < filling:
+        if number < padding:
             continue
         own = prompts[max(branch - 1, 0)][: position + 1]
         for kind, expected in ((FULL, own), (SLIDING, own[-WINDOW:])):
             seen = masks[kind][0, 0, number].nonzero().flatten().tolist()
-            assert [names[column] for column in seen] == expected
+            assert [keys[column] for column in seen] == expected

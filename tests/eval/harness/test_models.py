@@ -8,6 +8,8 @@ from PIL import Image
 import mgm
 from mgm import MGMError, Request
 from mgm.engine.engine import Engine
+from mgm.engine.kv_cache.memory import kv_bytes_per_token
+from mgm.engine.scheduler.config import SchedulerConfig
 from mgm.eval.harness.models import generate_all
 from tests.tiny_model import build
 
@@ -39,16 +41,15 @@ def test_all_are_answered_as_if_alone(engine, batch_size, ahead):
 
 def test_nothing_is_kept_of_answers(engine):
     """Of prompts at most what is read of them; nobody goes on from there."""
-    fresh = Engine(engine.model, engine.processor)
+    fresh = Engine(engine.model, engine.processor, scheduler_config=SchedulerConfig.offline(3))
     asked = requests(6)
     longest = max(answer.prompt_tokens for _, answer in generate_all(fresh, asked, 3))
-    cache = fresh.scheduler.prefixes
-    assert 0 < cache.size <= 6 * longest * fresh.scheduler._position_bytes
+    cache = fresh.scheduler.prefix_cache
+    assert 0 < cache.nbytes <= 6 * longest * kv_bytes_per_token(engine.model)
     fresh.answer([request for _, request in asked])
-    before = cache.size
-    fresh.scheduler.keeps_answers = True
-    fresh.answer([request for _, request in asked])
-    assert cache.size > before
+    keeping = Engine(engine.model, engine.processor)
+    keeping.answer([request for _, request in asked])
+    assert keeping.scheduler.prefix_cache.nbytes > cache.nbytes
 
 
 def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):

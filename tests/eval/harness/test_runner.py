@@ -77,16 +77,16 @@ def test_all_may_be_odd(engine, tmp_path):
 def test_a_fault_while_answering_is_of_its_question(engine, tmp_path, monkeypatch):
     """A prompt that the scheduler cannot read, as after an error of the network."""
     questions = [Question(f"{n}", f"what {n}?", max_new_tokens=2) for n in range(5)]
-    begin = engine.begin
+    begin = engine.start_generation
 
     def faulty(prepared):
         streams = begin(prepared)
         for request, stream in zip(prepared.requests, streams, strict=True):
             if request.prompt == "what 3?":
-                stream._generation.fail(MGMError("the sky fell"))
+                stream._sequence.fail(MGMError("the sky fell"))
         return streams
 
-    monkeypatch.setattr(engine, "begin", faulty)
+    monkeypatch.setattr(engine, "start_generation", faulty)
     cache = ResponseCache(tmp_path / "answers", "tiny")
     skipped = generate_responses(questions, EngineModel(engine, 2), cache)
     assert [(one.id, one.reason) for one in skipped] == [("3", "question 3: the sky fell")]

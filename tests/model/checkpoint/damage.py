@@ -212,7 +212,7 @@ def fingerprint(folder: Path) -> str:
     )
     engine.stop()
     said = [answer.text for answer in answers]
-    settings = [engine.model.generation_config.eos_token_id, engine.context]
+    settings = [engine.model.generation_config.eos_token_id, engine.context_length]
     return digest.hexdigest() + repr(said) + repr(settings)
 
 

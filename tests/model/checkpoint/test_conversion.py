@@ -15,7 +15,8 @@ from transformers import (
 )
 
 import mgm
-from mgm.convert import convert, main
+from mgm.convert import main
+from mgm.data.layout_conversion import convert
 from mgm.errors import MGMError
 from mgm.model.checkpoint.conversion import plan
 from mgm.model.loading import load_model, save_model

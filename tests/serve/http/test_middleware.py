@@ -115,7 +115,7 @@ def test_heads_of_requests_as_clients_may_write_them(address):
 
 def test_who_holds_the_memory_for_bodies_makes_room_for_others(monkeypatch):
     monkeypatch.setattr(middleware, "MAX_BODIES", 15_000)
-    monkeypatch.setattr(body_memory, "FREE_BYTES", 1000)
+    monkeypatch.setattr(body_memory, "MIN_COUNTED_BYTES", 1000)
     app = build_app("test", max_body=10_000)
     started, proceed = threading.Event(), threading.Event()
 

@@ -270,7 +270,7 @@ def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
 def test_controllers_above_controllers(endless):
     import mgm
 
-    worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(concurrency=2))
+    worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(max_concurrency=2))
     top = Controller(WorkerRegistry())
     with (
         running(build_worker_app(worker)) as below,
@@ -337,7 +337,7 @@ def test_a_port_in_use(programs):
         programs.append(process)
         _, told = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert f"--port {port}: cannot be listened at (Address already in use" in told
+        assert f"--port {port}: cannot listen there (Address already in use" in told
         assert len(told.strip().splitlines()) == 1
 
 

@@ -28,7 +28,7 @@ class FakeClient(WorkerClient):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(health_check, "PAUSE", 0.01)
+    monkeypatch.setattr(health_check, "RETRY_INTERVAL", 0.01)
     registry = WorkerRegistry()
     registry.register("http://a", STATUS, False)
     return registry
@@ -115,7 +115,7 @@ def test_a_worker_whose_heartbeats_are_lost_stays_while_it_answers(registry, mon
 
 
 def test_one_that_falls_silent_during_a_health_check_is_lost_at_once(registry, monkeypatch):
-    monkeypatch.setattr(health_check, "PAUSE", 60)
+    monkeypatch.setattr(health_check, "RETRY_INTERVAL", 60)
     hung = registry.register("http://hung", STATUS, True)
 
     async def hangs(address: str) -> object:

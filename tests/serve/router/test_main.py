@@ -15,24 +15,26 @@ def _no_keys(monkeypatch):
 
 
 def test_the_worker_key_is_a_flag_or_a_variable(monkeypatch):
-    assert worker_key(router_main.parse([])) is None
-    assert worker_key(router_main.parse(["--worker-key", "w"])) == "w"
+    assert worker_key(router_main.parse_controller_options([])) is None
+    assert worker_key(router_main.parse_controller_options(["--worker-key", "w"])) == "w"
     monkeypatch.setenv("MGM_WORKER_KEY", "v")
-    assert worker_key(router_main.parse([])) == "v"
-    assert worker_key(router_main.parse(["--worker-key", "w"])) == "w"
+    assert worker_key(router_main.parse_controller_options([])) == "v"
+    assert worker_key(router_main.parse_controller_options(["--worker-key", "w"])) == "w"
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "\u00e4", "a\n"])
 def test_keys_that_are_none(key, monkeypatch):
     with pytest.raises(MGMError, match="--worker-key"):
-        worker_key(router_main.parse(["--worker-key", key]))
+        worker_key(router_main.parse_controller_options(["--worker-key", key]))
     monkeypatch.setenv("MGM_WORKER_KEY", key)
     with pytest.raises(MGMError, match="MGM_WORKER_KEY"):
-        worker_key(router_main.parse([]))
+        worker_key(router_main.parse_controller_options([]))
 
 
 def test_a_clients_key_is_not_the_workers():
-    options = router_main.parse(["--worker-key", "k", "--api-key", "a", "--api-key", "k"])
+    options = router_main.parse_controller_options(
+        ["--worker-key", "k", "--api-key", "a", "--api-key", "k"]
+    )
     with pytest.raises(MGMError, match="API key, too"):
         worker_key(options)
 
@@ -47,12 +49,12 @@ def test_keys_that_a_server_takes():
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9"])
 def test_times(seconds):
     with pytest.raises(MGMError, match="--heartbeat-timeout"):
-        router_main.parse(["--heartbeat-timeout", seconds])
+        router_main.parse_controller_options(["--heartbeat-timeout", seconds])
     with pytest.raises(MGMError, match="--heartbeat-interval"):
-        worker_main.parse(["--model-path", "x", "--heartbeat-interval", seconds])
+        worker_main.parse_worker_options(["--model-path", "x", "--heartbeat-interval", seconds])
 
 
 @pytest.mark.parametrize("flag", ["--worker", "--controller"])
 def test_addresses_are_checked_before_a_model_is_loaded(flag):
     with pytest.raises(MGMError, match="give http://HOST:PORT"):
-        worker_main.parse(["--model-path", "x", flag, "localhost:1"])
+        worker_main.parse_worker_options(["--model-path", "x", flag, "localhost:1"])

@@ -14,7 +14,12 @@ from mgm.serve.http.server import accepted_keys
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.router.app import Controller, build_controller_app
 from mgm.serve.router.registration import REGISTRATION_PATHS, RegistrationPolicy
-from mgm.serve.router.worker_registry import MAX_QUEUE, MAX_SPEED, MAX_WORKERS, WorkerRegistry
+from mgm.serve.router.worker_registry import (
+    MAX_QUEUE_LENGTH,
+    MAX_SPEED,
+    MAX_WORKERS,
+    WorkerRegistry,
+)
 from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answer
 from tests.serve.servers import ask, running
 
@@ -202,7 +207,7 @@ def test_no_words_of_pydantic_are_shown():
         assert "alue error" not in message
         assert message.startswith("Invalid 'worker_")
     assert (
-        "{reason}' is no address of a worker"
+        "{reason}' is not the address of a worker"
         in client.post("/register_worker", json={"worker_name": "{reason}"}).json()["error"][
             "message"
         ]
@@ -286,7 +291,11 @@ def test_no_more_than_a_thousand_workers():
 def test_the_status_for_a_parent_is_one_that_it_takes():
     registry = WorkerRegistry()
     for number in range(300):
-        status = {"model_names": [f"m{number}"], "speed": MAX_SPEED, "queue_length": MAX_QUEUE}
+        status = {
+            "model_names": [f"m{number}"],
+            "speed": MAX_SPEED,
+            "queue_length": MAX_QUEUE_LENGTH,
+        }
         registry.register(f"http://localhost:{number + 1}", status, True)
     WorkerRegistry().register(ADDRESS, registry.status(), True)
 

@@ -27,7 +27,7 @@ EVENT = b'data: {"a": 1}\n\n'
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(health_check, "PAUSE", 0.05)
+    monkeypatch.setattr(health_check, "RETRY_INTERVAL", 0.05)
 
 
 @contextmanager
@@ -379,7 +379,13 @@ def test_what_a_worker_answers_is_passed_back():
 
     with fake_worker(answer) as worker, controller_of(worker) as (controller, _):
         raw = b'{"model":\t"m",  "messages": [], "model": "m"}'
-        for path in ("v1/chat/completions", "v1/completions", "v1/mined", "worker_generate_stream"):
+        for path in (
+            "v1/chat/completions",
+            "v1/completions",
+            "v1/attribution",
+            "v1/mined",
+            "worker_generate_stream",
+        ):
             request = urllib.request.Request(
                 f"{controller}/{path}", raw, {"Authorization": "Bearer client", "X-Request-Id": "9"}
             )

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from mgm.serve.router.worker_registry import (
+    DISPATCH_METHODS,
     LOTTERY,
     MAX_SPEED,
-    METHODS,
     MIN_SPEED,
     SHORTEST_QUEUE,
     WorkerRegistry,
@@ -27,7 +27,7 @@ def test_the_shortest_queue():
     registry.register("a", status("m", length=3), True)
     registry.register("b", status("m", "n", speed=2), True)
     assert [registry.select("m").address for _ in range(8)] == ["b"] * 7 + ["a"]
-    registry.done(registry.workers["a"])
+    registry.finish_request(registry.workers["a"])
     assert registry.select("m", exclude=["b"]).address == "a"
     assert registry.select("m", exclude=["a", "b"]) is None
     assert registry.select("other") is None
@@ -82,7 +82,7 @@ def test_who_is_silent_and_who_is_lost(clock):
     assert not registry.is_lost(beats)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DISPATCH_METHODS)
 def test_a_worker_that_fails_requests_is_chosen_last_for_longer_and_longer(method, clock):
     registry = WorkerRegistry(method)
     broken = registry.register("broken", status("m", speed=100), False)
@@ -91,29 +91,29 @@ def test_a_worker_that_fails_requests_is_chosen_last_for_longer_and_longer(metho
     def chosen(count: int) -> set[str]:
         return {registry.select("m").address for _ in range(count)}
 
-    registry.failed(broken)
+    registry.record_failure(broken)
     for backoff in (1, 2, 4, 8, 16, 30, 30):
-        registry.failed(broken)  # at the same time: one failure
+        registry.record_failure(broken)  # at the same time: one failure
         assert chosen(20) == {"good"}
         clock.now += backoff + 0.1
         first = next(iter(chosen(1)))
         while first == "good":  # a lottery may draw it first
             first = next(iter(chosen(1)))
         assert chosen(20) == {"good"}  # one request tries it
-        registry.failed(broken)
+        registry.record_failure(broken)
     # It is taken where there is no other, and as others after a success.
     assert registry.select("m", ["good"]) is broken
     clock.now += 30.1
     assert registry.select("m", ["good"]) is broken
-    registry.succeeded(broken)
+    registry.record_success(broken)
     assert "broken" in chosen(20)
     # One that fails every other request goes on from where it was; an hour later it begins anew.
-    registry.failed(broken)
+    registry.record_failure(broken)
     clock.now += 20
     assert chosen(20) == {"good"}
     clock.now += 3600
     assert registry.select("m", ["good"]) is broken
-    registry.failed(broken)
+    registry.record_failure(broken)
     assert broken.backoff == 1
 
 
@@ -121,10 +121,10 @@ def test_of_workers_that_all_fail_the_one_that_did_so_least_is_chosen(clock):
     registry = WorkerRegistry()
     often = registry.register("often", status("m"), False)
     once = registry.register("once", status("m", length=9), False)
-    registry.failed(often)
+    registry.record_failure(often)
     clock.now += 1.1
-    registry.failed(often)
-    registry.failed(once)
+    registry.record_failure(often)
+    registry.record_failure(once)
     assert registry.select("m") is once
 
 
@@ -151,7 +151,7 @@ def test_what_draws_is_found_and_does_not_chat():
     registry = WorkerRegistry()
     status = {"model_names": ["m"], "speed": 1, "queue_length": 0, "drawers": ["sdxl"]}
     registry.register("a", status, False)
-    assert (registry.models, registry.drawers) == (["m"], ["sdxl"])
+    assert (registry.models, registry.image_models) == (["m"], ["sdxl"])
     assert registry.select("sdxl").address == "a"
     assert registry.status()["drawers"] == ["sdxl"]
 

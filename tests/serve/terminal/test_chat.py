@@ -42,7 +42,7 @@ def test_a_conversation_that_becomes_too_long(chat, engine):
     for number in range(12):
         answer = ask(chat, f"{number} {QUESTION}")
         assert engine.asked[-1].prompt == f"{number} {QUESTION}"
-        assert engine.room(engine.asked[-1]) >= 20
+        assert engine.remaining_tokens(engine.asked[-1]) >= 20
         assert answer
     kept = [question.split()[0] for question, _ in engine.asked[-1].history]
     assert kept[0] == "0"
@@ -51,7 +51,7 @@ def test_a_conversation_that_becomes_too_long(chat, engine):
     prompt = engine.prompt(engine.asked[-1])
     assert prompt.startswith("<s><|user|><image>\n0 ")
     assert chat.reports
-    assert all("forgot 1 earlier exchange" in report for report in chat.reports)
+    assert all("dropped 1 earlier turn" in report for report in chat.reports)
 
 
 def test_the_first_exchange_goes_last(chat, engine):
@@ -59,9 +59,7 @@ def test_the_first_exchange_goes_last(chat, engine):
     ask(chat, "sure?")
     assert engine.asked[-1].history == ()
     assert engine.prompt(engine.asked[-1]).startswith("<s><|user|><image>\nsure?")
-    assert chat.reports == [
-        "the conversation became too long for the model, which forgot 1 earlier exchange"
-    ]
+    assert chat.reports == ["the conversation exceeds the model's context; dropped 1 earlier turn"]
     ask(chat, "sure?")
     assert [question for question, _ in engine.asked[-1].history] == ["sure?"]
 
@@ -80,7 +78,7 @@ def test_markers_belong_to_the_first_question(chat, engine):
         ask(chat, "<image> or <image>?")
     ask(chat, "what is <image>?")
     assert engine.prompt(engine.asked[-1]).startswith("<s><|user|>what is <image>?<|end|>")
-    with pytest.raises(MGMError, match="only the first question can do"):
+    with pytest.raises(MGMError, match="in the first question only"):
         ask(chat, "and <image>?")
     ask(chat, "sure?")
     assert engine.prompt(engine.asked[-1]).startswith("<s><|user|>what is <image>?<|end|>")

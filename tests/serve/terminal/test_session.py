@@ -1,4 +1,4 @@
-"""Commands of a chat, texts that are read for it, and images that are drawn."""
+"""Slash commands of a chat session, OCR, and image generation."""
 
 import sys
 
@@ -12,18 +12,18 @@ from mgm.data.sources.json.json_file import read_samples
 from mgm.serve.cli import open_images
 from mgm.serve.terminal.session import Session
 from mgm.serve.tools.image_generation import ImageGenerator, image_prompt
-from mgm.serve.tools.ocr import load_ocr, reference
+from mgm.serve.tools.ocr import load_ocr, ocr_prompt
 
 SETTINGS = Request("", max_new_tokens=8)
 
 
 @pytest.fixture
 def session(tiny_folder, image_files):
-    told: list[str] = []
+    reports: list[str] = []
     engine = mgm.load(tiny_folder, device="cpu")
     names = ",".join(map(str, image_files))
-    made = Session(engine, SETTINGS, told.append, open_images, open_images(names), names)
-    made.told = told
+    made = Session(engine, SETTINGS, reports.append, open_images, open_images(names), names)
+    made.reports = reports
     return made
 
 
@@ -54,7 +54,7 @@ def test_commands(session, image_files, tmp_path):
     ("line", "text"),
     [
         ("/nothing", "is no command"),
-        ("/save", "name a file"),
+        ("/save", "give a file name"),
         ("/save /dev/null/chat.json", "could not be written"),
         ("/image nowhere.png", "there is no such file"),
         ("/image", "names no image"),
@@ -68,16 +68,16 @@ def test_wrong_commands(session, line, text):
 
 
 @pytest.mark.slow
-def test_texts_are_read(session):
+def test_ocr(session):
     pytest.importorskip("rapidocr")
     image = Image.new("RGB", (500, 120), "white")
     font = ImageFont.load_default(60)
     ImageDraw.Draw(image).text((20, 20), "Total 18.50", "black", font)
-    session.reader = load_ocr()
+    session.ocr = load_ocr()
     session.images = [image]
     session.reset()
-    (told,) = session.told
-    texts = told.removeprefix("OCR Token: ")
+    (report,) = session.reports
+    texts = report.removeprefix("OCR Token: ")
     assert texts.replace(",", "") == "Total 18.50"
     ask(session, "how much?")
     assert session.chat.history[0][0] == f"how much?\nReference OCR Token: {texts}\n"
@@ -85,10 +85,10 @@ def test_texts_are_read(session):
     session.reset()
     ask(session, "and here?")
     assert session.chat.history[0][0] == "and here?"
-    assert reference([]) == ""
+    assert ocr_prompt([]) == ""
 
 
-def test_without_a_reader(monkeypatch):
+def test_without_an_ocr_package(monkeypatch):
     monkeypatch.setattr("mgm.serve.tools.ocr.find_spec", lambda _: None)
     with pytest.raises(MGMError, match=r"pip install -e '\.\[ocr\]'"):
         load_ocr()
@@ -106,13 +106,13 @@ def test_without_a_reader(monkeypatch):
         ("", None),
     ],
 )
-def test_what_is_drawn(answer, text):
+def test_image_prompt(answer, text):
     assert image_prompt(answer) == text
 
 
-def test_drawing(session, pipeline, tmp_path, monkeypatch):
-    session.drawer = ImageGenerator(str(pipeline), "cpu", steps=2)
-    session.output, session.seed = tmp_path / "drawn.png", 3
+def test_image_generation(session, pipeline, tmp_path, monkeypatch):
+    session.generator = ImageGenerator(str(pipeline), "cpu", steps=2)
+    session.output, session.seed = tmp_path / "generated.png", 3
     session.reset()
     ask(session, "what?")
     assert session.chat.history[0][0] == "what? <GEN>"
@@ -122,19 +122,19 @@ def test_drawing(session, pipeline, tmp_path, monkeypatch):
     with Image.open(session.output) as image:
         first = np.asarray(image)
     assert first.shape == (64, 64, 3)
-    assert "drew 'a red cat'" in session.told[-1]
-    again = session.drawer.draw("a red cat", seed=3)
+    assert "generated 'a red cat'" in session.reports[-1]
+    again = session.generator.generate("a red cat", seed=3)
     assert np.array_equal(first, np.asarray(again))
-    assert not np.array_equal(first, np.asarray(session.drawer.draw("a red cat", seed=4)))
-    assert session.drawer.draw("x", size=(32, 48)).size == (32, 48)
-    session.output = tmp_path / "drawn.nothing"
+    assert not np.array_equal(first, np.asarray(session.generator.generate("a red cat", seed=4)))
+    assert session.generator.generate("x", size=(32, 48)).size == (32, 48)
+    session.output = tmp_path / "generated.nothing"
     with pytest.raises(MGMError, match="cannot be written"):
         ask(session, "draw a cat")
 
 
 def test_no_pipeline(tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
-    with pytest.raises(MGMError, match="is no pipeline that draws"):
+    with pytest.raises(MGMError, match="is not a text-to-image pipeline"):
         ImageGenerator(str(tmp_path))
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MGMError, match=r"pip install -e '\.\[gen\]'"):

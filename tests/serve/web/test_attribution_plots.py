@@ -2,29 +2,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgm.engine.attribution.mining import MinedDetail
+from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.serve.web.attribution_plots import (
-    description,
+    describe_token,
+    draw_overview,
+    draw_window,
     grid_side,
     has_global,
-    heat,
-    overview,
-    place_of,
+    heat_map,
     token_at,
-    window,
+    token_position,
 )
 
 SIDE, TOKENS, WINDOW = 64, 2, 4  # pixels, tokens a side of a crop, positions a side of a window
 
 
-def detail(grid: int = 2, of_global: bool = True, answer: bool = True) -> MinedDetail:
+def detail(grid: int = 2, of_global: bool = True, answer: bool = True) -> MiningAttribution:
     draw = np.random.default_rng(0)
     crops = grid**2 + of_global
     mining = draw.random((crops, TOKENS**2, WINDOW**2), dtype=np.float32)
     mining /= mining.sum(-1, keepdims=True)
     shares = draw.random((crops, TOKENS**2), dtype=np.float32)
     pixels = draw.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-    return MinedDetail(Image.fromarray(pixels), grid, mining, shares / 50 if answer else None)
+    return MiningAttribution(Image.fromarray(pixels), grid, mining, shares / 50 if answer else None)
 
 
 def test_every_pixel_belongs_to_the_token_that_covers_it():
@@ -35,14 +35,18 @@ def test_every_pixel_belongs_to_the_token_that_covers_it():
     for row in range(4):
         for column in range(4):
             token = token_at(one, row, column)
-            seen.add((token.crop, token.place))
+            seen.add((token.crop, token.index))
             left, top, right, bottom = token.box
             assert (right - left, bottom - top) == (16, 16)
-            assert place_of(one, left, top) == place_of(one, right - 1, bottom - 1) == (row, column)
+            assert (
+                token_position(one, left, top)
+                == token_position(one, right - 1, bottom - 1)
+                == (row, column)
+            )
     assert len(seen) == 16
     # Second row of crops, first column; in it the lower row, the right column.
     assert token_at(one, 3, 1).crop == 2
-    assert token_at(one, 3, 1).place == 3
+    assert token_at(one, 3, 1).index == 3
     assert token_at(one, 1, 0, True) == token_at(one, 9, -3, True)
     assert token_at(one, 1, 0, True).crop == 4
     assert token_at(one, 1, 0, True).box == (0, 32, 32, 64)
@@ -59,15 +63,15 @@ def test_heat_is_what_each_token_gave_where_it_looked(answer):
                 token = token_at(one, row, column, of_global)
                 left, top, right, _ = token.box
                 step = (right - left) // WINDOW
-                share = one.answer[token.crop, token.place] if answer else 1
-                for position, weight in enumerate(one.mining[token.crop, token.place]):
+                share = one.answer[token.crop, token.index] if answer else 1
+                for position, weight in enumerate(one.mining[token.crop, token.index]):
                     y, x = divmod(position, WINDOW)
                     area = np.s_[
                         top + y * step : top + (y + 1) * step,
                         left + x * step : left + (x + 1) * step,
                     ]
                     expected[area] += share * weight
-    np.testing.assert_allclose(heat(one), expected, rtol=1e-5)
+    np.testing.assert_allclose(heat_map(one), expected, rtol=1e-5)
 
 
 def test_pictures_are_bright_where_it_gave_most():
@@ -75,16 +79,16 @@ def test_pictures_are_bright_where_it_gave_most():
     view = Image.new("RGB", (SIDE, SIDE), "grey")
     one.mining[:] = 0
     one.mining[0, 3, 5] = 1  # the lower right token looks at its second row, second column
-    one = MinedDetail(view, 1, one.mining, one.answer)
+    one = MiningAttribution(view, 1, one.mining, one.answer)
     token = token_at(one, 1, 1)
-    picture = np.asarray(window(one, token)).sum(-1)
+    picture = np.asarray(draw_window(one, token)).sum(-1)
     y, x = np.unravel_index(picture.argmax(), picture.shape)
     size = picture.shape[0] / WINDOW
     assert (y // size, x // size) == (1, 1)
-    whole = overview(one, token)
+    whole = draw_overview(one, token)
     assert whole.size == view.size
     assert whole.getpixel(token.box[:2]) == (0, 190, 255)
-    bright = np.asarray(overview(one)).sum(-1)
+    bright = np.asarray(draw_overview(one)).sum(-1)
     y, x = np.unravel_index(bright.argmax(), bright.shape)
     assert (y // 8, x // 8) == (5, 5)
 
@@ -93,10 +97,9 @@ def test_words():
     one = detail(grid=1, of_global=False)
     one.mining[0, 0] = [0.4, 0.3, *[0.3 / 14] * 14]
     one.answer[0] = [0.1, 0.2, 0.05, 0.0]
-    said = description(one, token_at(one, 0, 0))
-    assert "covers 32 × 32 pixels and mined 16 places" in said
-    assert "Half of it came from 2 places, most (40.0%) from the pixels around (4, 4)" in said
-    assert "10.00% of its attention: number 2 of 4 tokens; all of them together got 35.0%" in said
-    assert "attention" not in description(
-        MinedDetail(one.view, 1, one.mining, None), token_at(one, 0, 0)
-    )
+    text = describe_token(one, token_at(one, 0, 0))
+    assert "covers 32 × 32 pixels and mined 16 positions in them" in text
+    assert "Half of its attention is on 2 positions, the maximum (40.0%) at (4, 4)" in text
+    assert "to it is 10.00%: rank 2 of 4 tokens, which have 35.0% together" in text
+    without_answer = MiningAttribution(one.view, 1, one.mining, None)
+    assert "answer" not in describe_token(without_answer, token_at(one, 0, 0))

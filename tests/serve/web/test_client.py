@@ -28,27 +28,27 @@ RECEIPT = ROOT / "images" / "receipt.png"
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=32)
 
 
-def asked(*questions: str, images: tuple[Path, ...] = (RECEIPT,)) -> ChatHistory:
-    """A conversation whose last question has no answer."""
-    exchanges = [ChatTurn(question) for question in questions]
-    exchanges[0].images = images
-    for exchange in exchanges[:-1]:
-        exchange.answer = "Honey"
-    return ChatHistory(exchanges)
+def history_of(*questions: str, images: tuple[Path, ...] = (RECEIPT,)) -> ChatHistory:
+    """A history whose last question has no answer."""
+    turns = [ChatTurn(question) for question in questions]
+    turns[0].images = images
+    for turn in turns[:-1]:
+        turn.answer = "Honey"
+    return ChatHistory(turns)
 
 
-def heard(client: PageClient, conversation: ChatHistory, model: str = "nano") -> list[str]:
+def streamed(client: PageClient, history: ChatHistory, model: str = "nano") -> list[str]:
     async def read() -> list[str]:
-        return [one.text async for one in client.answer(conversation, model, GREEDY)]
+        return [one.text async for one in client.stream(history, model, GREEDY)]
 
     return asyncio.run(read())
 
 
-def engine_says(engine: mgm.Engine, conversation: ChatHistory) -> str:
-    *before, last = conversation.exchanges
-    history = [(one.question, one.answer) for one in before]
+def expected_answer(engine: mgm.Engine, history: ChatHistory) -> str:
+    *before, last = history.turns
+    turns = [(turn.question, turn.answer) for turn in before]
     request = mgm.Request(
-        last.question, images=[RECEIPT], history=history, max_new_tokens=32, temperature=0
+        last.question, images=[RECEIPT], history=turns, max_new_tokens=32, temperature=0
     )
     return engine.answer([request])[0].text
 
@@ -61,7 +61,7 @@ def engine():
 @pytest.mark.parametrize("questions", [("What is the total?",), ("Which?", "What is the total?")])
 def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
     worker = Worker(mgm.load(NANO, device="cpu"), ("nano",))
-    conversation = asked(*questions)
+    history = history_of(*questions)
     registry = WorkerRegistry()
     with (
         running(build_worker_app(worker)) as alone,
@@ -71,11 +71,11 @@ def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
         for address in (alone, controller):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
-            pieces = heard(client, conversation)
-            assert pieces[-1] == engine_says(engine, conversation)
+            pieces = streamed(client, history)
+            assert pieces[-1] == expected_answer(engine, history)
             assert all(later.startswith(one) for one, later in pairwise(pieces))
             with pytest.raises(MGMError, match="other"):
-                heard(client, conversation, "other")
+                streamed(client, history, "other")
 
 
 def published_controller(worker: str) -> FastAPI:
@@ -93,7 +93,7 @@ def published_controller(worker: str) -> FastAPI:
 def test_published_workers_and_controllers(engine, monkeypatch):
     """They get the prompt that published pages send, and their stream is read."""
     monkeypatch.setattr("mgm.serve.web.client.PUBLISHED_TEMPLATES", {"nano": "nano"})
-    conversation = asked("What is the total?")
+    history = history_of("What is the total?")
     # Published pages put the image behind the question.
     text = prompt(get_template("nano"), [("What is the total?\n<image>", None)])
     raw = mgm.Request(text, images=[RECEIPT], max_new_tokens=32, temperature=0, raw=True)
@@ -111,9 +111,9 @@ def test_published_workers_and_controllers(engine, monkeypatch):
         for address in (old, ours):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
-            assert heard(client, conversation)[-1] == expected
+            assert streamed(client, history)[-1] == expected
             with pytest.raises(MGMError, match="too old"):
-                asyncio.run(client.mined(conversation, "nano"))
+                asyncio.run(client.attribution(history, "nano"))
 
 
 def test_the_prompt_is_that_of_published_pages():
@@ -138,7 +138,7 @@ def test_the_prompt_is_that_of_published_pages():
         return StreamingResponse(iter([whole[:7], whole[7:31], whole[31:]]))
 
     with running(app) as address:
-        said = heard(PageClient(address), asked("What is it?", "Sure?"), "MGM-7B")
+        said = streamed(PageClient(address), history_of("What is it?", "Sure?"), "MGM-7B")
     assert said[-1] == "a cat"
     assert seen[0]["prompt"] == (
         "A chat between a curious user and an artificial intelligence assistant. The assistant "
@@ -152,10 +152,10 @@ def test_the_prompt_is_that_of_published_pages():
 
 def test_faults():
     nobody = PageClient("http://127.0.0.1:9")
-    with pytest.raises(MGMError, match=r"nobody answers at http://127\.0\.0\.1:9"):
+    with pytest.raises(MGMError, match=r"cannot connect to http://127\.0\.0\.1:9"):
         asyncio.run(nobody.models())
-    with pytest.raises(MGMError, match="nobody answers"):
-        heard(nobody, asked("hello", images=()))
+    with pytest.raises(MGMError, match="cannot connect to"):
+        streamed(nobody, history_of("hello", images=()))
     app = FastAPI()
     chat = ["half"]
 
@@ -175,20 +175,20 @@ def test_faults():
     async def list_models() -> PlainTextResponse:
         return PlainTextResponse("<html>")
 
-    @app.post("/v1/mined")
-    async def mined() -> dict:
+    @app.post("/v1/attribution")
+    async def attribution() -> dict:
         return {"images": [{"view": "no"}]}
 
     with running(app) as address:
         client = PageClient(address)
         for kind in ("half", "torn"):
             chat[0] = kind
-            with pytest.raises(MGMError, match="the connection broke"):
-                heard(client, asked("hello", images=()))
-        with pytest.raises(MGMError, match="no JSON"):
+            with pytest.raises(MGMError, match="the connection was lost"):
+                streamed(client, history_of("hello", images=()))
+        with pytest.raises(MGMError, match="invalid JSON"):
             asyncio.run(client.models())
-        with pytest.raises(MGMError, match="nothing of what was mined"):
-            asyncio.run(client.mined(asked("hello"), "nano"))
+        with pytest.raises(MGMError, match="malformed attribution"):
+            asyncio.run(client.attribution(history_of("hello"), "nano"))
 
 
 def test_the_key_is_sent_to_the_controller_alone():
@@ -205,7 +205,7 @@ def test_the_key_is_sent_to_the_controller_alone():
         connection.sendall(http(b'{"text": "hi", "error_code": 0}\0'))
 
     with fake_worker(answer) as controller, fake_worker(stream) as worker:
-        heard(PageClient(controller.address, "secret"), asked("What?"))
+        streamed(PageClient(controller.address, "secret"), history_of("What?"))
         assert all(b"Bearer secret" in request for request in controller.requests)
         assert len(worker.requests) == 1
         assert b"secret" not in worker.requests[0]

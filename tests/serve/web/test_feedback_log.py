@@ -9,7 +9,7 @@ from mgm.serve.web.state import ChatHistory, ChatTurn
 
 
 @pytest.fixture
-def conversation(image_files):
+def history(image_files):
     return ChatHistory([ChatTurn("which?", tuple(image_files), "red", model="m")])
 
 
@@ -17,11 +17,11 @@ def entries(folder) -> list[dict]:
     return [json.loads(line) for file in folder.glob("*-conv.json") for line in file.open()]
 
 
-def test_nothing_but_votes_unless_asked(conversation, tmp_path):
+def test_nothing_but_votes_unless_asked(history, tmp_path):
     log = FeedbackLog(tmp_path / "log")
-    log.answered(conversation, "m", time.time(), "10.0.0.1")
+    log.log_answer(history, "m", time.time(), "10.0.0.1")
     assert not (tmp_path / "log").exists()
-    log.voted(conversation, "m", "upvote", "10.0.0.1")
+    log.log_vote(history, "m", "upvote", "10.0.0.1")
     (entry,) = entries(tmp_path / "log")
     assert (entry["type"], entry["model"], entry["ip"]) == ("upvote", "m", "10.0.0.1")
     assert entry["state"] == {"messages": [["USER", "which?"], ["ASSISTANT", "red"]]}
@@ -31,14 +31,14 @@ def test_nothing_but_votes_unless_asked(conversation, tmp_path):
     ]
 
 
-def test_conversations_and_images_where_they_are_asked_for(conversation, image_files, tmp_path):
+def test_conversations_and_images_where_they_are_asked_for(history, image_files, tmp_path):
     log = FeedbackLog(tmp_path / "log", conversations=True, images=True)
-    begun = time.time()
-    log.answered(conversation, "m", begun, None)
-    log.answered(conversation, "m", begun, None)
+    start_time = time.time()
+    log.log_answer(history, "m", start_time, None)
+    log.log_answer(history, "m", start_time, None)
     first, second = entries(tmp_path / "log")
     assert first["type"] == "chat"
-    assert begun <= first["start"] + 1e-3 <= first["finish"] + 2e-3
+    assert start_time <= first["start"] + 1e-3 <= first["finish"] + 2e-3
     kept = {
         path.name: path for path in (tmp_path / "log" / "serve_images").rglob("*") if path.is_file()
     }
@@ -47,7 +47,7 @@ def test_conversations_and_images_where_they_are_asked_for(conversation, image_f
         assert kept[name].read_bytes() == file.read_bytes()
 
 
-def test_what_cannot_be_written_is_said(conversation, tmp_path):
+def test_what_cannot_be_written_is_said(history, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MGMError, match="nothing was logged"):
-        FeedbackLog(tmp_path / "file").voted(conversation, "m", "flag", None)
+    with pytest.raises(MGMError, match="the log cannot be written"):
+        FeedbackLog(tmp_path / "file").log_vote(history, "m", "flag", None)

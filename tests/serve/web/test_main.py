@@ -8,17 +8,17 @@ import pytest
 from fastapi import FastAPI, Request
 
 from mgm.errors import MGMError
-from mgm.serve.web.main import main, parse
+from mgm.serve.web.main import main, parse_page_options
 from mgm.serve.web.moderation import Moderator
 from tests.serve.servers import ask, free_port, running, start, wait_for
 
 
 def test_published_flags():
     words = "--host 0.0.0.0 --port 1 --controller-url http://c --concurrency-count 3 --embed"
-    options = parse([*words.split(), "--model-list-mode", "reload", "--share"])
+    options = parse_page_options([*words.split(), "--model-list-mode", "reload", "--share"])
     assert (options.controller_url, options.concurrency_count) == ("http://c", 3)
     assert options.share
-    assert parse(["--controller", "http://c"]).controller_url == "http://c"
+    assert parse_page_options(["--controller", "http://c"]).controller_url == "http://c"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_published_flags():
 def test_wrong_options(words, text, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(MGMError, match=text):
-        parse(words.split())
+        parse_page_options(words.split())
 
 
 @pytest.mark.process
@@ -65,7 +65,7 @@ def test_the_page_begins_without_a_controller(tmp_path):
     finally:
         process.terminate()
         _, told = process.communicate(timeout=20)
-    assert "nobody answers at http://localhost" in told
+    assert "cannot connect to http://localhost" in told
     assert "Traceback" not in told
 
 
@@ -88,8 +88,8 @@ def test_moderation(monkeypatch):
         asyncio.run(moderator.check("good"))
         with pytest.raises(MGMError, match="flagged"):
             asyncio.run(moderator.check("bad"))
-        with pytest.raises(MGMError, match="does not answer"):
+        with pytest.raises(MGMError, match="does not respond"):
             asyncio.run(moderator.check("odd"))
     assert seen[0] == ("Bearer secret", "good")
-    with pytest.raises(MGMError, match="does not answer"):
+    with pytest.raises(MGMError, match="does not respond"):
         asyncio.run(moderator.check("good"))

@@ -33,7 +33,7 @@ TOTAL = "The total is $18.50."
 def workers(tmp_path_factory):
     """A model that answers well, and one that never ends."""
     endless = build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
-    limits = Limits(concurrency=2, queue=1, tokens=4000)
+    limits = Limits(max_concurrency=2, max_queue=1, max_tokens=4000)
     found = [
         Worker(mgm.load(NANO, device="cpu"), ("nano",), limits),
         Worker(mgm.load(endless, device="cpu"), ("endless",), limits),
@@ -222,10 +222,10 @@ def test_streaming_and_stop(open_page, workers):
     page.wait_for_function(
         f"document.querySelector('#chat_left .bot.message').innerText.length > {first + 10}"
     )
-    assert workers[1].admission.length == 1
+    assert workers[1].limiter.length == 1
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button")
-    wait_for(lambda: workers[1].admission.length == 0, 20)  # nobody writes on
+    wait_for(lambda: workers[1].limiter.length == 0, 20)  # nobody writes on
     shown = answers(page)[0]
     assert "▌" not in shown
     time.sleep(0.5)
@@ -269,7 +269,7 @@ def test_votes_are_logged_and_nothing_else(open_page, log_folder):
     answered(page, TOTAL)
     assert len(logged(log_folder)) == before
     page.click("#chat_left button[title=Like]")
-    told(page, "noted")
+    told(page, "vote was saved")
     page.click("#chat_left button[title=Dislike]")
     wait_for(lambda: len(logged(log_folder)) == before + 2, 10)
     page.click("#chat_left button[title=Feedback]")
@@ -295,7 +295,7 @@ def test_two_models_side_by_side(open_page, log_folder):
     page.wait_for_selector("#box .submit-button")
     assert answers(page) == [TOTAL]
     page.click("#outcome >> text=Left is better")
-    told(page, "noted")
+    told(page, "vote was saved")
     entry = logged(log_folder)[-1]
     assert (entry["type"], entry["model"]) == ("compare: left", "nano, endless")
     assert len(entry["state"]["messages"]) == 4
@@ -333,22 +333,22 @@ def test_a_full_server_says_so(open_page, workers):
     pages = [open_page("?model=endless") for _ in range(4)]
     for number, page in enumerate(pages[:3], start=1):
         put(page, f"go on {number}")
-        wait_for(lambda number=number: workers[1].admission.length == number, 20)
+        wait_for(lambda number=number: workers[1].limiter.length == number, 20)
     put(pages[3], "me too")
     answered(pages[3], "⚠️")
     assert re.search("full|busy|wait|later", answers(pages[3])[0])
     for page in pages[:3]:
         page.click("#box .stop-button")
-    wait_for(lambda: workers[1].admission.length == 0, 20)
+    wait_for(lambda: workers[1].limiter.length == 0, 20)
 
 
 @pytest.mark.slow
 def test_a_page_that_is_left_leaves_no_answer_behind(open_page, workers):
     page = open_page("?model=endless")
     put(page, "go on")
-    wait_for(lambda: workers[1].admission.length == 1, 20)
+    wait_for(lambda: workers[1].limiter.length == 1, 20)
     page.close()
-    wait_for(lambda: workers[1].admission.length == 0, 30)
+    wait_for(lambda: workers[1].limiter.length == 0, 30)
 
 
 @pytest.mark.slow
@@ -361,18 +361,18 @@ def test_what_was_mined(open_page):
     answered(page, TOTAL)
     page.click("#mined_show")
     page.wait_for_selector("#mined_window img")
-    page.wait_for_selector("#mined_told >> text=/covers 32 × 32 pixels/")
+    page.wait_for_selector("#mined_description >> text=/covers 32 × 32 pixels/")
     number = "#mined_row input[type=number]", "#mined_column input[type=number]"
     # The answer is the total, in the lower part of the receipt.
     assert int(page.input_value(number[0])) >= 8
-    said = page.inner_text("#mined_told")
+    said = page.inner_text("#mined_description")
     box = page.query_selector("#mined_overview img").bounding_box()
     side = min(box["width"], box["height"])
     corner = (box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2)
     page.mouse.click(corner[0] + side * 3.5 / 12, corner[1] + side * 2.5 / 12)
     page.wait_for_function("document.querySelector('#mined_row input[type=number]').value == 2")
     assert page.input_value(number[1]) == "3"
-    wait_for(lambda: page.inner_text("#mined_told") != said, 10)
+    wait_for(lambda: page.inner_text("#mined_description") != said, 10)
     before = page.get_attribute("#mined_window img", "src")
     page.focus("#mined_column input[type=range]")
     page.keyboard.press("ArrowRight")
@@ -393,7 +393,7 @@ def test_on_a_phone_with_the_keyboard(open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.focus("#chat_left button[title=Like]")
     page.keyboard.press("Enter")
-    told(page, "noted")
+    told(page, "vote was saved")
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def endless_folder(tmp_path_factory):
 def endless_worker(endless_folder):
     images = ImageFetcher(ImageDownloader(allow_private=True, timeout=2.0))
     engine = mgm.load(endless_folder, device="cpu")
-    return Worker(engine, ("e",), Limits(concurrency=8, queue=64), images)
+    return Worker(engine, ("e",), Limits(max_concurrency=8, max_queue=64), images)
 
 
 @pytest.fixture(scope="module")

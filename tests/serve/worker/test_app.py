@@ -13,9 +13,9 @@ from PIL import Image
 
 import mgm
 from mgm.data.text.templates import IMAGE_MARKER
-from mgm.engine.attribution.mining import mined_details
+from mgm.engine.attribution.mining import attribute_mining
 from mgm.engine.core.request import Answer
-from mgm.engine.core.sequence import Piece
+from mgm.engine.core.sequence import Chunk
 from mgm.serve.http.attribution_json import decode_attribution
 from mgm.serve.tools.image_generation import GEN_SUFFIX
 from mgm.serve.tools.tools import WorkerTools
@@ -47,7 +47,7 @@ def endless(tmp_path_factory):
 @pytest.fixture(scope="module")
 def worker(folder):
     engine = mgm.load(folder, device="cpu", num_speculative_tokens=8)
-    return Worker(engine, ("tiny",), Limits(concurrency=4, tokens=40))
+    return Worker(engine, ("tiny",), Limits(max_concurrency=4, max_tokens=40))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_logprobs(client, alone):
     content = client.chat.completions.create(**settings).choices[0].logprobs.content
     (expected,) = alone.answer([mgm.Request("hi", max_new_tokens=6, logprobs=3)])
     assert [one.logprob for one in content] == pytest.approx(
-        [choice.logprob for choice in expected.choices], abs=1e-4
+        [choice.logprob for choice in expected.sampled_tokens], abs=1e-4
     )
     assert all(one.top_logprobs[0].logprob == one.logprob for one in content)
     assert all(len(one.top_logprobs) == 3 for one in content)
@@ -286,7 +286,7 @@ ANSWER = {"role": "assistant", "content": "x"}
         ({"tools": [TOOL], "tool_choice": "required"}, 400, "tool_choice", "'none' or 'auto'"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias", "Keys are token ids"),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "Miss"),
-        ({"structured_outputs": {}}, 400, "structured_outputs", "found none"),
+        ({"structured_outputs": {}}, 400, "structured_outputs", "got none"),
         (
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
             400,
@@ -325,9 +325,9 @@ def image_message(url: object) -> dict:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("file:///etc/passwd", "file URLs are not opened"),
+        ("file:///etc/passwd", "file URLs are not supported"),
         ("/etc/passwd", "not an image"),
-        ("ftp://example.com/a.png", "ftp URLs are not opened"),
+        ("ftp://example.com/a.png", "ftp URLs are not supported"),
         ("http://127.0.0.1/a.png", "no public address"),
         ("https://127.0.0.1/a.png", "no public address"),
         ("http://localhost:22/a.png", "no public address"),
@@ -402,7 +402,7 @@ def test_large_bodies_keys_and_origins(worker):
 
 
 def test_a_full_queue(endless):
-    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=1, queue=1))
+    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(max_concurrency=1, max_queue=1))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 300, "temperature": 0}
     with running(build_worker_app(worker)) as address:
         url = f"{address}/v1/chat/completions"
@@ -412,7 +412,7 @@ def test_a_full_queue(endless):
         ]
         for number, thread in enumerate(threads):
             thread.start()
-            wait_for(lambda count=number + 1: worker.admission.length == count)
+            wait_for(lambda count=number + 1: worker.limiter.length == count)
         status, answer = ask(url, body)
         assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
         (frame,) = frames(f"{address}/worker_generate_stream", {"prompt": "a", "model": "e"})
@@ -423,7 +423,7 @@ def test_a_full_queue(endless):
 
 
 def test_who_leaves_is_not_answered_further(endless):
-    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(concurrency=2))
+    worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(max_concurrency=2))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 4000, "stream": True}
     with running(build_worker_app(worker)) as address:
         request = urllib.request.Request(
@@ -431,11 +431,11 @@ def test_who_leaves_is_not_answered_further(endless):
         )
         with urllib.request.urlopen(request) as response:
             response.readline()
-            assert worker.admission.running == 1
-        wait_for(lambda: worker.admission.length == 0, 20)
+            assert worker.limiter.running == 1
+        wait_for(lambda: worker.limiter.length == 0, 20)
         assert not worker.engine.scheduler.busy
         wait_for(
-            lambda: not worker.engine.scheduler.writing or not worker.engine.scheduler.busy, 20
+            lambda: not worker.engine.scheduler.running or not worker.engine.scheduler.busy, 20
         )
         text = urllib.request.urlopen(f"{address}/metrics").read().decode()
         assert 'mgm_requests_total{endpoint="chat",outcome="cancelled"} 1.0' in text
@@ -453,30 +453,32 @@ def test_metrics(address):
         return float(lines[0].split()[-1]) if lines else 0.0
 
     for name, change in (
-        ("mgm_answer_tokens_total", answer["usage"]["completion_tokens"]),
+        ("mgm_generation_tokens_total", answer["usage"]["completion_tokens"]),
         ("mgm_prompt_tokens_total", answer["usage"]["prompt_tokens"]),
         ('mgm_requests_total{endpoint="chat",outcome="ok"}', 1),
         ("mgm_time_to_first_token_seconds_count", 1),
-        ("mgm_request_seconds_count", 1),
+        ("mgm_e2e_request_latency_seconds_count", 1),
     ):
         assert value(after, name) - value(before, name) == change, name
-    seconds = value(after, "mgm_request_seconds_sum") - value(before, "mgm_request_seconds_sum")
+    seconds = value(after, "mgm_e2e_request_latency_seconds_sum") - value(
+        before, "mgm_e2e_request_latency_seconds_sum"
+    )
     assert 0 < seconds < time.perf_counter() - begun
-    # The same once more is guessed, and stays the same.
+    # The same request again has draft tokens, and the same answer.
     again = [ask(f"{address}/v1/chat/completions", body | {"max_tokens": 30}) for _ in range(2)]
     assert again[0][1]["choices"] == again[1][1]["choices"]
     last = urllib.request.urlopen(f"{address}/metrics").read().decode()
-    guessed, right = value(last, "mgm_draft_tokens"), value(last, "mgm_accepted_draft_tokens")
-    assert 10 < right <= guessed
+    drafted = value(last, "mgm_spec_decode_num_draft_tokens")
+    assert 10 < value(last, "mgm_spec_decode_num_accepted_tokens") <= drafted
 
 
-def test_drawing(folder, pipeline):
-    """The images endpoint of the official client; the same by the drawer itself."""
+def test_image_generation(folder, pipeline):
+    """The images endpoint of the official client; the same by the pipeline itself."""
     from mgm.serve.tools.image_generation import ImageGenerator
 
-    drawer = ImageGenerator(str(pipeline), "cpu", steps=2)
-    companions = WorkerTools("some/sdxl", lambda path: drawer)
-    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), companions=companions)
+    generator = ImageGenerator(str(pipeline), "cpu", steps=2)
+    tools = WorkerTools("some/sdxl", lambda path: generator)
+    worker = Worker(mgm.load(folder, device="cpu"), ("tiny",), tools=tools)
     with running(build_worker_app(worker)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
@@ -487,7 +489,7 @@ def test_drawing(folder, pipeline):
             Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in found.data or []
         ]
         for number, image in enumerate(images):
-            expected = drawer.draw("a cat", 3 + number, (32, 48))
+            expected = generator.generate("a cat", 3 + number, (32, 48))
             assert image.tobytes() == expected.tobytes()
         assert len(images) == 2
         for change, field in (
@@ -508,7 +510,7 @@ def test_drawing(folder, pipeline):
         assert status in (400, 404)
 
 
-def test_nobody_draws(address):
+def test_no_image_model(address):
     status, answer = ask(f"{address}/v1/images/generations", {"model": "tiny", "prompt": "a cat"})
     assert status == 404
     assert "generates no images" in answer["error"]["message"]
@@ -519,12 +521,12 @@ class Scripted(Worker):
 
     says = "Here: <h>a red cat</h> as you wished"
 
-    async def pieces(self, requests, started, slot):
+    async def stream(self, requests, start_time, slot):
         (request,) = requests
         self.asked = request.prompt
         for word in (self.says[:9], self.says[9:]):
-            yield 0, Piece(word)
-        yield 0, Piece("", answer=Answer(self.says, (1, 2), "stop", 3))
+            yield 0, Chunk(word)
+        yield 0, Chunk("", answer=Answer(self.says, (1, 2), "stop", 3))
 
 
 def text_message(text: str) -> dict:
@@ -535,7 +537,7 @@ def png(content: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2] or content)))
 
 
-def test_drawing_what_the_model_asks_for(folder, pipeline):
+def test_image_prompt_of_an_answer(folder, pipeline):
     from mgm.serve.tools.image_generation import ImageGenerator
 
     loaded = []
@@ -545,7 +547,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         return ImageGenerator(str(pipeline), "cpu", steps=1)
 
     worker = Scripted(
-        mgm.load(folder, device="cpu"), ("tiny",), companions=WorkerTools("some/sdxl", load)
+        mgm.load(folder, device="cpu"), ("tiny",), tools=WorkerTools("some/sdxl", load)
     )
     message = text_message("a cat please") | {"gen_image": True, "seed": 5}
     with running(build_worker_app(worker)) as address:
@@ -556,7 +558,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         assert worker.asked.endswith(f"a cat please{GEN_SUFFIX}<|end|><|assistant|>")
         assert body["choices"][0]["message"]["content"] == worker.says
         (image,) = body["choices"][0]["message"]["images"]
-        drawn = worker.companions.draw("a red cat", 5)
+        drawn = worker.tools.generate_image("a red cat", 5)
         assert (
             png(image["image_url"]["url"]).tobytes()
             == png(base64.b64encode(drawn).decode()).tobytes()
@@ -585,7 +587,7 @@ def test_drawing_what_the_model_asks_for(folder, pipeline):
         assert "images" not in ask(url, message)[1]["choices"][0]["message"]
 
 
-def test_nothing_draws(address):
+def test_gen_image_without_an_image_model(address):
     status, body = ask(f"{address}/v1/chat/completions", text_message("x") | {"gen_image": True})
     assert (status, body["error"]["param"]) == (400, "gen_image")
     asked = {"model": "tiny", "prompt": "x", "gen_image": True}
@@ -603,7 +605,7 @@ def test_texts_in_images_help(address, alone):
         {"model": "tiny", "temperature": 0, "use_ocr": True, "max_tokens": 9}
         | {"messages": [{"role": "user", "content": parts("what?", sign)}]},
     )[1]["choices"][0]["message"]["content"]
-    texts = WorkerTools().read([sign])
+    texts = WorkerTools().recognize_text([sign])
     assert texts.startswith("\nReference OCR Token: ")
     question = f"{IMAGE_MARKER}\nwhat?{texts}"
     request = mgm.Request(question, images=[sign], max_new_tokens=9)
@@ -618,7 +620,7 @@ def test_texts_in_images_help(address, alone):
     }
     *_, last = frames(f"{address}/worker_generate_stream", body)
     assert last["text"] == body["prompt"] + worker_says
-    assert WorkerTools().read([Image.new("RGB", (64, 64))]) == ""
+    assert WorkerTools().recognize_text([Image.new("RGB", (64, 64))]) == ""
 
 
 def test_what_was_mined(address, alone, pictures):
@@ -626,11 +628,11 @@ def test_what_was_mined(address, alone, pictures):
         {"role": "user", "content": parts("compare", *pictures)},
         {"role": "assistant", "content": "not the same"},
     ]
-    status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": messages})
+    status, body = ask(f"{address}/v1/attribution", {"model": "tiny", "messages": messages})
     assert status == 200
     found = decode_attribution(body)
     request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
-    for ours, theirs in zip(found, mined_details(alone, request, "not the same"), strict=True):
+    for ours, theirs in zip(found, attribute_mining(alone, request, "not the same"), strict=True):
         assert ours.mining == pytest.approx(theirs.mining, rel=1e-3, abs=1e-4)
         assert ours.answer == pytest.approx(theirs.answer, rel=1e-3, abs=1e-4)
         assert ours.view.size == theirs.view.size
@@ -641,8 +643,8 @@ def test_what_was_mined(address, alone, pictures):
         "text",
         [{"role": "assistant", "content": 7}],
     ):
-        status, body = ask(f"{address}/v1/mined", {"model": "tiny", "messages": wrong})
+        status, body = ask(f"{address}/v1/attribution", {"model": "tiny", "messages": wrong})
         assert status == 400
         assert body["error"]["message"]
-    status, _ = ask(f"{address}/v1/mined", {"model": "other", "messages": messages})
+    status, _ = ask(f"{address}/v1/attribution", {"model": "other", "messages": messages})
     assert status == 404

@@ -23,7 +23,7 @@ def assistant(text: str) -> dict:
 
 @pytest.fixture(scope="module")
 def worker(tiny_folder):
-    return Worker(mgm.load(tiny_folder, device="cpu"), ("tiny",), Limits(tokens=300))
+    return Worker(mgm.load(tiny_folder, device="cpu"), ("tiny",), Limits(max_tokens=300))
 
 
 @pytest.fixture(scope="module")

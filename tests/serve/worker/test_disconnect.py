@@ -28,7 +28,7 @@ ENDPOINTS = {
 
 def idle(worker: Worker) -> bool:
     """Whether nothing is generated, nothing waits, and the slots are free."""
-    return worker.admission.length == 0 and not worker.engine.scheduler.busy
+    return worker.limiter.length == 0 and not worker.engine.scheduler.busy
 
 
 def close(connection: socket.socket) -> None:
@@ -48,7 +48,7 @@ def reset(connection: socket.socket) -> None:
 @pytest.mark.parametrize("leave", [close, half_close, reset])
 def test_eight_whole_answers(endless_worker, endless_address, leave):
     connections = [send(endless_address, *CHAT) for _ in range(8)]
-    wait_for(lambda: endless_worker.admission.running == 8)
+    wait_for(lambda: endless_worker.limiter.running == 8)
     wait_for(lambda: endless_worker.engine.scheduler.busy)
     with within(2, lambda: idle(endless_worker)):
         for connection in connections:
@@ -60,7 +60,7 @@ def test_eight_whole_answers(endless_worker, endless_address, leave):
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_every_endpoint(endless_worker, endless_address, endpoint):
     connection = send(endless_address, *ENDPOINTS[endpoint])
-    wait_for(lambda: endless_worker.engine.scheduler.writing)
+    wait_for(lambda: endless_worker.engine.scheduler.running)
     with within(2, lambda: idle(endless_worker)):
         connection.close()
 
@@ -68,10 +68,10 @@ def test_every_endpoint(endless_worker, endless_address, endpoint):
 def test_while_other_grammars_are_compiled(endless_worker, endless_address):
     """They take no slot and no thread, so that others' answers go on."""
     blocked = threading.Event()
-    waiting = endless_worker._grammar.submit(blocked.wait)
+    waiting = endless_worker._grammar_thread.submit(blocked.wait)
     body = CHAT[1] | {"structured_outputs": {"regex": "[a-c]+"}}
     connections = [send(endless_address, CHAT[0], body) for _ in range(20)]
-    wait_for(lambda: endless_worker.admission.waiting == 20)
+    wait_for(lambda: endless_worker.limiter.waiting == 20)
     choice = CHAT[1] | {"structured_outputs": {"choice": ["a", "b"]}}
     assert ask(f"{endless_address}{CHAT[0]}", choice)[0] == 200
     with within(2, lambda: idle(endless_worker)):
@@ -79,7 +79,7 @@ def test_while_other_grammars_are_compiled(endless_worker, endless_address):
             connection.close()
     blocked.set()
     waiting.result()
-    assert endless_worker._grammar._work_queue.empty()
+    assert endless_worker._grammar_thread._work_queue.empty()
 
 
 def test_while_images_are_downloaded(endless_worker, endless_address, dripping_site):
@@ -89,13 +89,13 @@ def test_while_images_are_downloaded(endless_worker, endless_address, dripping_s
     for path, body in (
         (CHAT[0], {"messages": [message]}),
         (CHAT[0], {"messages": [message], "stream": True}),
-        ("/v1/mined", {"messages": [message, {"role": "assistant", "content": "a"}]}),
+        ("/v1/attribution", {"messages": [message, {"role": "assistant", "content": "a"}]}),
         ("/worker_generate_stream", {"prompt": "<image>", "images": [f"{dripping_site}/a.png"]}),
     ):
         started = time.perf_counter()
         connection = send(endless_address, path, LONG | body)
         wait_for(lambda: downloader.running)
-        assert (endless_worker.admission.running, endless_worker.admission.waiting) == (0, 1)
+        assert (endless_worker.limiter.running, endless_worker.limiter.waiting) == (0, 1)
         with within(1, lambda: idle(endless_worker) and not downloader.running):
             connection.close()
         assert time.perf_counter() - started < downloader.timeout
@@ -103,7 +103,7 @@ def test_while_images_are_downloaded(endless_worker, endless_address, dripping_s
 
 def test_in_the_queue_and_during_prefill(endless_folder):
     """The engine stands still in a step; who waits behind it leaves, and so does its prompt."""
-    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     go_on = threading.Event()
     step = worker.engine.scheduler.step
 
@@ -116,10 +116,10 @@ def test_in_the_queue_and_during_prefill(endless_folder):
         first = send(address, *CHAT)
         wait_for(lambda: worker.engine.scheduler.busy)  # its prompt was not read yet
         second = send(address, *CHAT)
-        wait_for(lambda: worker.admission.waiting == 1)
-        with within(2, lambda: worker.admission.waiting == 0):
+        wait_for(lambda: worker.limiter.waiting == 1)
+        with within(2, lambda: worker.limiter.waiting == 0):
             second.close()
-        assert worker.admission.running == 1
+        assert worker.limiter.running == 1
         first.close()
         time.sleep(0.2)  # so that the server has seen it
         with within(2, lambda: idle(worker)):
@@ -129,9 +129,9 @@ def test_in_the_queue_and_during_prefill(endless_folder):
 
 def test_while_its_prompt_is_prepared(endless_folder):
     """The thread goes on, nobody waits for it, and what it starts is cancelled at once."""
-    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
-    listen = worker.engine.listen_all
+    listen = worker.engine.subscribe
 
     def slowly(*arguments):
         entered.set()
@@ -140,11 +140,11 @@ def test_while_its_prompt_is_prepared(endless_folder):
         left.set()
         return stream
 
-    worker.engine.listen_all = slowly
+    worker.engine.subscribe = slowly
     with running(build_worker_app(worker)) as address:
         connection = send(address, CHAT[0], CHAT[1] | {"max_tokens": 4000})
         assert entered.wait(20)
-        with within(2, lambda: worker.admission.length == 0):
+        with within(2, lambda: worker.limiter.length == 0):
             connection.close()
         go_on.set()
         with within(1, lambda: idle(worker)):
@@ -152,24 +152,24 @@ def test_while_its_prompt_is_prepared(endless_folder):
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
 
 
-def test_while_an_image_is_drawn(endless_folder):
+def test_while_an_image_is_generated(endless_folder):
     entered, go_on = threading.Event(), threading.Event()
 
     class Slow(WorkerTools):
-        def draw(self, *_: object) -> bytes:
+        def generate_image(self, *_: object) -> bytes:
             entered.set()
             go_on.wait(20)
             return b"image"
 
-    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), companions=Slow("drawer"))
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), tools=Slow("sdxl"))
     with running(build_worker_app(worker)) as address:
-        body = {"model": "drawer", "prompt": "a cat"}
+        body = {"model": "sdxl", "prompt": "a cat"}
         connections = [send(address, "/v1/images/generations", body) for _ in range(20)]
         entered.wait(20)
-        wait_for(lambda: worker.drawing.length == 20)
+        wait_for(lambda: worker.image_limiter.length == 20)
         # More than there are slots wait for images, and text goes on.
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 2}, timeout=5)[0] == 200
-        with within(2, lambda: worker.drawing.length == 0):
+        with within(2, lambda: worker.image_limiter.length == 0):
             for connection in connections:
                 connection.close()
         go_on.set()
@@ -177,14 +177,14 @@ def test_while_an_image_is_drawn(endless_folder):
 
 def test_who_reads_nothing_keeps_no_slot(endless_folder):
     """An answer that is larger than what the sockets hold."""
-    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(concurrency=1))
+    worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     body = {"prompt": "a" * 3000, "max_new_tokens": 1000, "temperature": 0}
     with running(build_worker_app(worker)) as address:
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             send(address, "/worker_generate_stream", body, connection)
-            wait_for(lambda: worker.admission.running)
-            wait_for(lambda: worker.admission.running == 0, 60)
+            wait_for(lambda: worker.limiter.running)
+            wait_for(lambda: worker.limiter.running == 0, 60)
             status, _ = ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 2}, timeout=5)
             assert status == 200
             content = b""

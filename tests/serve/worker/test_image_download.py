@@ -156,7 +156,9 @@ def test_however_a_private_host_is_spelled(host, scheme):
     message = error_of(f"{scheme}://{host}:9/a.png", allow_private=False)
     assert message.startswith(f"image 1: {scheme}://")
     # Some are no host for the resolver; but none is connected to.
-    assert "no public address" in message or "not known" in message or "no valid URL" in message
+    assert (
+        "not a public address" in message or "not known" in message or "not a valid URL" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,21 +167,21 @@ def test_however_a_private_host_is_spelled(host, scheme):
         ("http://user:secret@{}/a", "user or password"),
         ("http://user@{}/a", "user or password"),
         ("http:///a", "without http(s) and a host"),
-        ("http://{}:99999/a", "no valid URL"),
-        ("http://[::1/a", "no valid URL"),
-        ("http://a\ud800b/", "no valid URL"),
+        ("http://{}:99999/a", "not a valid URL"),
+        ("http://[::1/a", "not a valid URL"),
+        ("http://a\ud800b/", "not a valid URL"),
         (f"http://{'a' * 300}.example/", "cannot be reached"),
         ("http://a..example/", "cannot be reached"),
         ("http://127.0.0.1:1/a", "cannot be reached"),
         ("http://{}/404", "image 1: http://127.0.0.1:"),
-        ("http://{}/404", "the server answered 404 Not Found"),
+        ("http://{}/404", "the server responded with 404 Not Found"),
         ("http://{}/short", "cannot be reached"),
         ("http://{}/rubbish", "cannot be reached"),
-        ("http://{}/bare", "the server answered 302"),
+        ("http://{}/bare", "the server responded with 302"),
         ("http://{}/loop", "redirects more than 5 times"),
         ("http://{}/file", "without http(s)"),
         ("http://{}/user", "user or password"),
-        ("http://{}/bad", "no valid URL"),
+        ("http://{}/bad", "not a valid URL"),
         ("http://{}/announced", "is larger than 32 MiB"),
         ("http://{}/endless", "is larger than 32 MiB"),
         ("http://{}/100", "more than 8 interim responses"),
@@ -350,7 +352,7 @@ def test_what_was_checked_is_connected_to(monkeypatch, later):
 
             assert await get("/a") == {"x": b"a"}
             for path in ("/again", "/inside"):
-                with pytest.raises(MGMError, match="no public address"):
+                with pytest.raises(MGMError, match="not a public address"):
                     await get(path)
             assert len(heads) == 3
 
@@ -365,4 +367,4 @@ def test_one_private_address_among_public_ones():
         ]
 
     message = error_of("http://both.example/", allow_private=False, resolve=resolve)
-    assert "both.example is no public address" in message
+    assert "both.example is not a public address" in message

@@ -25,8 +25,8 @@ def test_formats_that_are_not_opened(kind):
 def test_the_engine_and_the_tools_of_a_worker_have_its_limits(tmp_path):
     worker = Worker(mgm.load(build(tmp_path / "tiny"), device="cpu"), ("tiny",))
     try:
-        assert worker.engine.image_limits is NETWORK_LIMITS
+        assert worker.engine.images.limits is NETWORK_LIMITS
         with pytest.raises(MGMError, match="is not an image of these formats"):
-            worker.companions.read([b"P5 1 1 255\n\0"])
+            worker.tools.recognize_text([b"P5 1 1 255\n\0"])
     finally:
         worker.engine.stop()

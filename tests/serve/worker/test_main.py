@@ -3,15 +3,17 @@
 import pytest
 
 from mgm.errors import MGMError
-from mgm.serve.worker.main import parse
+from mgm.serve.worker.main import parse_worker_options
 
 
 def test_the_time_for_images():
-    assert parse(["--model-path", "x"]).image_timeout == 10
-    assert parse(["--model-path", "x", "--image-timeout", "2.5"]).image_timeout == 2.5
+    assert parse_worker_options(["--model-path", "x"]).image_timeout == 10
+    assert (
+        parse_worker_options(["--model-path", "x", "--image-timeout", "2.5"]).image_timeout == 2.5
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
 def test_what_is_no_time(value):
     with pytest.raises(MGMError, match="--image-timeout"):
-        parse(["--model-path", "x", "--image-timeout", value])
+        parse_worker_options(["--model-path", "x", "--image-timeout", value])

@@ -81,7 +81,7 @@ def test_one_choice_that_cannot_be_answered_ends_the_request(endless_worker, end
         assert status == 400
         assert "model's context has 4096" in answer["error"]["message"]
     wait_for(lambda: not endless_worker.engine.scheduler.busy, 2)
-    assert endless_worker.admission.length == 0
+    assert endless_worker.limiter.length == 0
 
 
 def fail_after(engine: mgm.Engine, tokens: int, error: Exception, monkeypatch) -> None:
@@ -89,8 +89,8 @@ def fail_after(engine: mgm.Engine, tokens: int, error: Exception, monkeypatch) -
     step = engine.scheduler.step
 
     def failing() -> None:
-        if any(len(one.choices) >= tokens for one in engine.scheduler.writing):
-            engine.scheduler.end(GenerationError(f"the model failed: {error}"))
+        if any(len(one.output) >= tokens for one in engine.scheduler.running):
+            engine.scheduler.fail_all(GenerationError(f"the model failed: {error}"))
             raise error
         step()
 
@@ -112,17 +112,17 @@ def test_a_fault_in_the_middle_is_an_event(endless_worker, endless_address, monk
     assert shown
     assert last["error_code"] == 1
     assert "the model failed" in last["text"]
-    assert endless_worker.admission.length == 0
+    assert endless_worker.limiter.length == 0
 
 
 def test_a_defect_in_the_middle_is_logged_and_told_of(endless_address, monkeypatch, caplog):
     """Nothing of it reaches the client, whose stream ends as it should."""
     from mgm.serve.openai.responses import ResponseWriter
 
-    def last(*_: object) -> bytes:
+    def finish_event(*_: object) -> bytes:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(ResponseWriter, "last", last)
+    monkeypatch.setattr(ResponseWriter, "finish_event", finish_event)
     body = MESSAGES | {"max_tokens": 5, "stream": True}
     request = urllib.request.Request(f"{endless_address}{CHAT}", json.dumps(body).encode())
     with (
@@ -198,7 +198,7 @@ def test_text_beside_images_that_never_come(endless_worker, endless_address, dri
     for thread in threads:
         thread.start()
     wait_for(lambda: endless_worker.images.downloader.running == 50)
-    assert (endless_worker.admission.running, endless_worker.admission.waiting) == (0, 50)
+    assert (endless_worker.limiter.running, endless_worker.limiter.waiting) == (0, 50)
     beside = sorted(seconds() for _ in range(5))
     assert beside[2] < alone[2] + 0.5
     for thread in threads:
@@ -214,7 +214,7 @@ def test_text_beside_images_that_never_come(endless_worker, endless_address, dri
 def test_downloads_fill_the_queue_and_leave_slots(endless_folder, dripping_site):
     images = ImageFetcher(ImageDownloader(True, timeout=20, max_requests=2))
     engine = mgm.load(endless_folder, device="cpu")
-    worker = Worker(engine, ("e",), Limits(concurrency=1, queue=2), images)
+    worker = Worker(engine, ("e",), Limits(max_concurrency=1, max_queue=2), images)
     body = {"prompt": "<image>", "images": [f"{dripping_site}/a.png"]}
     with running(build_worker_app(worker)) as address:
         connections = [send(address, "/worker_generate_stream", body) for _ in range(2)]
@@ -224,11 +224,11 @@ def test_downloads_fill_the_queue_and_leave_slots(endless_folder, dripping_site)
         text = MESSAGES | {"max_tokens": 2}
         assert ask(f"{address}{CHAT}", text)[0] == 200
         running_one = send(address, CHAT, MESSAGES | {"max_tokens": 4000})
-        wait_for(lambda: worker.admission.running)
+        wait_for(lambda: worker.limiter.running)
         assert ask(f"{address}{CHAT}", text)[0] == 429
         for connection in (*connections, running_one):
             connection.close()
-        wait_for(lambda: worker.admission.length == 0, 2)
+        wait_for(lambda: worker.limiter.length == 0, 2)
         assert ask(f"{address}{CHAT}", text)[0] == 200
 
 
@@ -239,9 +239,9 @@ def test_a_listener_whose_server_has_ended_harms_nobody(endless_folder):
     kept: list[object] = []
 
     async def leave() -> None:
-        async with worker.admission.queue() as slot:
+        async with worker.limiter.queue() as slot:
             await slot.acquire()
-            pieces = worker.pieces([mgm.Request("hi", max_new_tokens=1000)], 0.0, slot)
+            pieces = worker.stream([mgm.Request("hi", max_new_tokens=1000)], 0.0, slot)
             await anext(pieces)
             kept.append(pieces)
 

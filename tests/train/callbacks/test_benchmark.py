@@ -93,5 +93,5 @@ def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
     monkeypatch.setattr(BenchmarkCallback, "on_save", on_save)
     run(words(flags | {"eval_benchmark_dir": tmp_path}))
     assert list(measured(tmp_path / "run")) == [4]
-    assert "checkpoint-2 was not measured: " in caplog.text
+    assert "checkpoint-2 was not evaluated: " in caplog.text
     assert "is missing" in caplog.text

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mgm.train.callbacks import loss_plot
-from mgm.train.callbacks.loss_plot import FILE, plot_losses
+from mgm.train.callbacks.loss_plot import PLOT_FILE, plot_losses
 
 pytest.importorskip("matplotlib")
 NAMES = ("cost_$5_{_$", "$", "a$b$c", "_hidden", r"\frac{", "a\nb", "é 中", "<b>&", "%d", "")
@@ -25,9 +25,9 @@ def test_names_are_written_as_they_are(tmp_path, caplog):
     legend = figure.axes[0].get_legend()
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
-    assert sorted(labels) == sorted([*NAMES, "all that is learned", "hold-out"])
+    assert sorted(labels) == sorted([*NAMES, "training", "validation"])
     plot_losses(history(*NAMES), tmp_path)
-    assert (tmp_path / FILE).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / PLOT_FILE).read_bytes().startswith(b"\x89PNG")
     assert not [entry for entry in caplog.records if entry.name.startswith("mgm")]
 
 
@@ -42,7 +42,7 @@ def test_a_fault_is_a_warning(tmp_path, caplog, monkeypatch, fault):
     plot_losses(history("a"), tmp_path)
     (entry,) = caplog.records
     assert entry.levelno == logging.WARNING
-    assert entry.getMessage().startswith("curves.png is not drawn (")
+    assert entry.getMessage().startswith("curves.png is not plotted (")
     assert not list(tmp_path.iterdir())
 
 
@@ -50,4 +50,4 @@ def test_a_folder_that_cannot_be_written_is_one_too(tmp_path, caplog):
     plot_losses(history("a"), tmp_path / "gone" / "file")
     (tmp_path / "file").touch()
     plot_losses(history("a"), tmp_path / "file")
-    assert "is not drawn" in caplog.messages[-1]
+    assert "is not plotted" in caplog.messages[-1]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from mgm.train.callbacks.progress import Progress
+from mgm.train.callbacks.progress import ProgressBarCallback
 
 
 class Terminal(io.StringIO):
@@ -23,7 +23,7 @@ def shown(monkeypatch, caplog):
 
     def go(stream: io.StringIO, disable_tqdm: bool = False) -> tuple[str, list[str]]:
         monkeypatch.setattr(sys, "stderr", stream)
-        progress, arguments = Progress(), SimpleNamespace(disable_tqdm=disable_tqdm)
+        progress, arguments = ProgressBarCallback(), SimpleNamespace(disable_tqdm=disable_tqdm)
         state, control = TrainerState(max_steps=4), TrainerControl()
         progress.on_train_begin(arguments, state, control)
         for step in range(1, 5):

@@ -101,7 +101,7 @@ def test_sources_and_curves(flags, validation_set, data, tmp_path, capsys):
     (last,) = [e for e in trainer.state.log_history if "eval_loss" in e and e["step"] == 6]
     low, high = sorted((last["eval_loss/held"], last["eval_loss/texts"]))
     assert low <= last["eval_loss"] <= high
-    assert "step 6: hold-out loss" in capsys.readouterr().err
+    assert "step 6: validation loss" in capsys.readouterr().err
     plot_losses(trainer.state.log_history, tmp_path)
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 

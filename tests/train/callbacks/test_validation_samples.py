@@ -1,4 +1,4 @@
-"""Which samples of a hold-out are measured, and with which images a question is asked."""
+"""Which samples of a validation set are evaluated, and which images a question gets."""
 
 import json
 from itertools import takewhile
@@ -15,7 +15,7 @@ from mgm.engine.core.request import Request
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
 from mgm.train.callbacks import validation
-from mgm.train.callbacks.validation import described, first_question
+from mgm.train.callbacks.validation import describe_metrics, first_question
 from tests.train.conftest import words
 
 
@@ -79,8 +79,8 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
         assert theirs["eval_samples_skipped"] == 0
         assert ours["eval_answers"] == theirs["eval_answers"] == 3
         assert ours["eval_right_answers"] == theirs["eval_right_answers"]
-        assert "measured on 3 of 7 samples" in described(ours)
-        assert "measured" not in described(theirs)
+        assert "on 3 of 7 samples" in describe_metrics(ours)
+        assert "samples" not in describe_metrics(theirs)
 
 
 def test_the_same_samples_every_time(flags, good, bad, data, tmp_path):
@@ -229,7 +229,7 @@ def test_system_texts_in_a_run(flags, tmp_path):
     (figures,) = evaluations(run(words(more)))
     assert figures["eval_answers"] == 1
     assert figures["eval_answers_skipped"] == 3
-    assert "3 fewer questions asked than --eval_num_generations says" in described(figures)
+    assert "3 fewer answers generated than --eval_num_generations" in describe_metrics(figures)
 
 
 def test_no_label_within_the_limit(flags, good, tmp_path):
@@ -246,10 +246,12 @@ def test_no_label_within_the_limit(flags, good, tmp_path):
 
 @pytest.mark.parametrize("path", ["a.tar", "https://example.org/a.json"])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_hold_out_is_no_stream(flags, tmp_path, path, mixed):
+def test_a_validation_set_is_no_stream(flags, tmp_path, path, mixed):
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"datasets": [{"path": path}]}))
-    with pytest.raises(MGMError, match="is read as a stream alone, and a hold-out is no stream"):
+    with pytest.raises(
+        MGMError, match="can only be streamed, and a validation set cannot be a stream"
+    ):
         run(words(flags | {"eval_data_path": mixture if mixed else path}))
 
 
@@ -261,7 +263,7 @@ def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path
     (figures,) = evaluations(run(words(flags | more)))
     assert figures["eval_answers"] == 2
     assert figures["eval_answers_skipped"] == 0
-    assert "fewer" not in described(figures)
+    assert "fewer" not in describe_metrics(figures)
 
 
 def test_a_question_that_cannot_be_asked(flags, good, tmp_path, caplog):

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import fields
 
 from mgm.train.args.arguments import DataArguments, ModelArguments, TrainingArguments
-from mgm.train.args.validation import UNSUPPORTED
+from mgm.train.args.validation import UNSUPPORTED_FLAGS
 from mgm.train.checkpointing import flag_policy
 from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
 
@@ -23,7 +23,9 @@ def test_no_flag_has_two():
     lists = (flag_policy._REFUSE, flag_policy._CONTENT, flag_policy._LENGTH, flag_policy._LOG)
     names = [name for text in (*lists, flag_policy._IGNORE) for name in text.split()]
     assert {
-        name for name, count in Counter([*names, *UNSUPPORTED, *CONFIG_FIELDS]).items() if count > 1
+        name
+        for name, count in Counter([*names, *UNSUPPORTED_FLAGS, *CONFIG_FIELDS]).items()
+        if count > 1
     } == set()
 
 

@@ -203,7 +203,7 @@ def test_without_digests_the_moments_are_of_no_later_step(checkpoint, caplog):
         torch.save(state, checkpoint / "optimizer.pt")
         if step < 5:
             check_resume_files(checkpoint, training(), streaming=False)
-            assert ("has learned in 3 of 4 steps" in caplog.text) == (step == 3)
+            assert ("was updated in 3 of 4 steps" in caplog.text) == (step == 3)
     with pytest.raises(MGMError, match=r"optimizer.pt: is of step 5, in a .* of step 4"):
         check_resume_files(checkpoint, training(), streaming=False)
 
@@ -218,7 +218,7 @@ def test_the_files_of_deepspeed_go_by_stage_and_process(checkpoint):
     torch.save({"global_steps": 4}, checkpoint / MODEL_STATES)
     check_resume_files(checkpoint, without_zero, streaming=False)
     second = training(deepspeed={"zero_optimization": {"stage": 3}}, process_index=1)
-    with pytest.raises(MGMError, match=r"zero_pp_rank_1_mp_rank_00_model_states.pt: is not there"):
+    with pytest.raises(MGMError, match=r"zero_pp_rank_1_mp_rank_00_model_states.pt: is missing"):
         check_resume_files(checkpoint, second, streaming=False)
 
 
@@ -274,5 +274,5 @@ def test_a_state_of_another_step_is_named(checkpoint):
 
 
 def test_random_numbers_of_another_process_are_not_taken(checkpoint):
-    with pytest.raises(MGMError, match=r"rng_state_0.pth: is not there.*--save_only_model"):
+    with pytest.raises(MGMError, match=r"rng_state_0.pth: is missing.*--save_only_model"):
         check_resume_files(checkpoint, training(world_size=2), streaming=False)

@@ -22,7 +22,7 @@ def described(tmp_path, schedule: str, **more: object) -> str:
 
 def test_a_falling_schedule_is_computed_anew_and_says_so(tmp_path):
     assert described(tmp_path, "linear") == (
-        "the run has 8 steps now, and had 4 when it began: the schedule 'linear' is computed anew "
+        "the run has 8 steps now, and had 4 before: the schedule 'linear' is recomputed "
         "for 8 steps; at step 5 the learning rate is 0.5, and would have been 0"
     )
     assert "the learning rate is 0.5" in described(tmp_path, "cosine")

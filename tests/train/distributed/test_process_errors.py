@@ -27,7 +27,7 @@ def test_an_error_of_a_loader_worker_is_its_own_line():
     with pytest.raises(MGMError, match=r"^own$"), data_loader_errors():
         raise MGMError("own")
     died = "DataLoader worker (pid 7) is killed by signal: Killed."
-    with pytest.raises(MGMError, match="take fewer with"), data_loader_errors():
+    with pytest.raises(MGMError, match="use fewer with"), data_loader_errors():
         raise RuntimeError(died)
     with pytest.raises(RuntimeError, match="out of memory"), data_loader_errors():
         raise RuntimeError("out of memory")

@@ -23,7 +23,7 @@ def test_operations_are_those_counted(trains):
         output = model(input_ids=ids, labels=ids, **images)
         output.loss.backward()
     tokens = ids.shape[1]
-    ours = FlopsCounter(model).operations(1, 1, tokens)
+    ours = FlopsCounter(model).training_flops(1, 1, tokens)
     text = model.config.text_config
     # torch counts all pairs of positions, twice as many as are needed, and the scores once more in
     # the backward pass, which we leave out as computed again: 2 + 5 halves, ours are 3.

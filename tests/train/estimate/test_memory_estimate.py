@@ -10,7 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgm.train.args.validation import parse_flags
 from mgm.train.distributed.batch_plan import BatchPlan
 from mgm.train.estimate.flops import forward_flops
-from mgm.train.estimate.memory_estimate import Zero, estimate_run, memory, model_on_meta
+from mgm.train.estimate.memory_estimate import (
+    ZeroConfig,
+    build_meta_model,
+    estimate_run,
+    memory_per_device,
+)
 from tests.golden_files import golden_json
 from tests.model.tiny import tiny_model
 
@@ -36,7 +41,7 @@ FLAGS = {
 
 def model_of(name: str):
     words = [word for flag, values in FLAGS.items() for word in (f"--{flag}", *values)]
-    return model_on_meta(parse_flags(words), SCRIPTS / RELEASED[name])
+    return build_meta_model(parse_flags(words), SCRIPTS / RELEASED[name])
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -66,7 +71,9 @@ def test_memory_by_what_zero_divides():
     batches = BatchPlan(8, 1, 1)
 
     def held(stage: int, optimizer_on_cpu: bool = False) -> float:
-        return memory(model, total, batches, 800, Zero(stage, optimizer_on_cpu, False), True)
+        return memory_per_device(
+            model, total, batches, 800, ZeroConfig(stage, optimizer_on_cpu, False), True
+        )
 
     # ZeRO (https://arxiv.org/abs/1910.02054), figure 1: 16 bytes a parameter, divided by stage.
     assert held(1) - held(2) == pytest.approx(2 * total * 7 / 8)
@@ -79,9 +86,9 @@ def test_what_people_read():
     text = estimate_run(FLAGS, BatchPlan(8, 16, 2), config)
     assert "7.27 G" in text
     assert "576 of an image" in text
-    assert "nowhere.json is not here" in text
+    assert "nowhere.json is missing" in text
     without = estimate_run(FLAGS, BatchPlan(8, 16, 2), None)
-    assert without == "forecast: none, for nowhere is not here"
+    assert without == "forecast: not possible, nowhere is missing"
 
 
 def test_samples_of_a_mixture_count_by_their_weights(tmp_path):

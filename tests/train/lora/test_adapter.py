@@ -185,7 +185,7 @@ def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
         ({"lora_bias": "some"}, "choose one of none, all, lora_only"),
         ({"lora_r": 0}, "give a rank from 1"),
         ({"lora_dropout": 1.0}, "below 1"),
-        ({"lora_weight_path": "nowhere"}, "is not there; give the folder of an adapter"),
+        ({"lora_weight_path": "nowhere"}, "is missing; give the folder of an adapter"),
         ({"tune_mm_mlp_adapter": True}, "leave one of them out"),
         ({"lora_enable": False, "use_dora": True}, "does nothing without --lora_enable"),
         ({"lora_enable": False, "bits": 4}, "with --lora_enable True, or leave it out"),

@@ -290,7 +290,7 @@ def test_faults_of_merging(chain, tmp_path, monkeypatch, values, fault) -> None:
 
 def test_faults_of_training_on_adapters(chain, train, copied, tmp_path) -> None:
     for output in (copied[1], copied[0]):
-        with pytest.raises(MGMError, match=r"--output_dir .* the run would overwrite it; choose"):
+        with pytest.raises(MGMError, match=r"--output_dir .* the run would overwrite; choose"):
             train("lora", copied[1], output)
     with pytest.raises(
         MGMError, match=r"--lora_weight_path .* is in --model_name_or_path .* alrea"

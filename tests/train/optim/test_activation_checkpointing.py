@@ -6,7 +6,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.errors import MGMError
 from mgm.train.__main__ import run
-from mgm.train.optim.activation_checkpointing import enable, selective_checkpoint_kwargs
+from mgm.train.optim.activation_checkpointing import (
+    enable_activation_checkpointing,
+    selective_checkpoint_kwargs,
+)
 from tests.model.tiny import batch_of, random_images, tiny_model
 from tests.train.conftest import words
 
@@ -15,7 +18,7 @@ def gradients(options) -> tuple[list[torch.Tensor], int]:
     """Of a model, and the operations of its forward and backward pass."""
     model = tiny_model().train()
     if options is not None:
-        enable(model, options)
+        enable_activation_checkpointing(model, options)
     batch = batch_of(model.config, ["I" + "t" * 50, "It"])
     with FlopCounterMode(display=False) as counter:
         images = random_images(model.config, 2)

@@ -139,7 +139,7 @@ def test_the_table_names_every_part() -> None:
         ("model.mm_projector:inf", "is no part and factor from 0"),
         ("model.mm_projector:-2", "is no part and factor from 0"),
         ("model.mm_projector:2,model.mm_projector:3", "has 'model.mm_projector' twice"),
-        ("model.mm_projector:2,mm:3", "'model.mm_projector' and 'mm' both mean model.mm_proj"),
+        ("model.mm_projector:2,mm:3", "'model.mm_projector' and 'mm' both match model.mm_proj"),
         ("model.mm_projectr:2", "no trained parameter has 'model.mm_projectr'"),
     ],
 )
