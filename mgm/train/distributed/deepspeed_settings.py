@@ -22,7 +22,7 @@ Settings = dict[str, Any]
 
 EXAMPLE = "give a JSON file of DeepSpeed settings, such as scripts/zero2.json"
 # Fields of the config, and the flag that must have the same value.
-FLAG_OF_FIELD = (
+FLAG_OF_DEEPSPEED_FIELD = (
     ("train_micro_batch_size_per_gpu", "--per_device_train_batch_size"),
     ("gradient_accumulation_steps", "--gradient_accumulation_steps"),
     ("gradient_clipping", "--max_grad_norm"),
@@ -64,7 +64,7 @@ def settings_label(given: str | Settings) -> str:
     return f"--deepspeed {given}" if file else "--deepspeed"
 
 
-def read_settings(given: str | Settings) -> Settings:
+def read_deepspeed_config(given: str | Settings) -> Settings:
     """The config of `--deepspeed`, with "auto" in missing fields.
 
     Args:
@@ -128,13 +128,13 @@ def _complete_section(section: Settings, name: str) -> None:
         params.setdefault(field, AUTO)
 
 
-def check_settings(
+def check_deepspeed_config(
     settings: Settings, arguments: transformers.TrainingArguments, name: str
 ) -> None:
     """Check a config against the flags, and have DeepSpeed parse it.
 
     Args:
-        settings: from `read_settings`.
+        settings: from `read_deepspeed_config`.
         arguments: the flags; `world_size` and device are set.
         name: prefix of errors.
 
@@ -179,7 +179,7 @@ def _check_offload(zero: Settings) -> None:
 
 
 def _mismatches(settings: Settings, arguments: transformers.TrainingArguments) -> Iterator[str]:
-    for field, flag in FLAG_OF_FIELD:
+    for field, flag in FLAG_OF_DEEPSPEED_FIELD:
         value = _field(settings, field)
         if value not in (None, AUTO) and value != getattr(arguments, flag[2:]):
             yield f"{field} is {json.dumps(value)}, {flag} is {getattr(arguments, flag[2:])}"
