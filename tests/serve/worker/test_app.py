@@ -275,7 +275,7 @@ ANSWER = {"role": "assistant", "content": "x"}
         ({"messages": []}, 400, "messages", "empty array"),
         ({"messages": [{"role": "x", "content": "x"}]}, 400, "messages[0].role", "'user'"),
         ({"temperature": "hot"}, 400, "temperature", "a decimal, but got a string"),
-        ({"continue_final_message": True}, 400, "continue_final_message", "must have role 'assistant'"),
+        ({"continue_final_message": True}, 400, "continue_final_message", "have role 'assistant'"),
         (
             {"messages": [MESSAGE, ANSWER], "continue_final_message": True}
             | {"add_generation_prompt": True},
