@@ -271,12 +271,8 @@ class TrainingArguments(transformers.TrainingArguments):
             logger.warning("--bf16 True: this CPU has no instructions for it; using float32")
             self.bf16 = False
         if self.fp16 and self.use_cpu:
-            raise MGMError(
-                "--fp16 True: a CPU does not train in float16; leave it out (float32), or take "
-                "--bf16 True where the CPU has instructions for it"
-            )
+            raise MGMError("--fp16 True: not supported on a CPU; leave it out, or use --bf16 True")
         if self.tf32 and not torch.cuda.is_available():
-            # The published scripts set it; without a GPU it has no effect.
             logger.info("--tf32 True: has no effect without a CUDA device")
             self.tf32 = None
 
