@@ -9,7 +9,6 @@ MAX_FUNCTION_LINES = 60
 # Which still have to be taken apart.
 TOO_LONG = {
     "data/datasets/conversation_dataset.py",
-    "data/processing_mgm.py",
     "model/modeling_mgm.py",
 }
 TOO_LONG_FUNCTIONS = {

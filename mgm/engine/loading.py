@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.stop_criteria import sync_generation_config
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.engine import Engine
 from mgm.engine.scheduler.config import SchedulerConfig
@@ -90,7 +90,7 @@ def load(
             model.compile_vision()
         if torch_device.type == "cpu":
             use_onednn(model)
-        align_generation(
+        sync_generation_config(
             model.generation_config, processor.tokenizer, processor.template, vocab_size
         )
         engine = Engine(model, processor, num_speculative_tokens, scheduler_config)

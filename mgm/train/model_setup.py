@@ -14,7 +14,7 @@ from transformers.utils import PROCESSOR_NAME
 from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.processor_match import check_match
-from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.stop_criteria import sync_generation_config
 from mgm.data.text.templates import version_template
 from mgm.data.text.tokenizer import (
     check_vocabulary,
@@ -296,4 +296,4 @@ def _sync_special_tokens(model: MGMForConditionalGeneration, processor: MGMProce
         if getattr(tokenizer, name) is not None:
             setattr(model.config.text_config, name, getattr(tokenizer, name))
     generation.eos_token_id = None  # set below: the template decides what ends an answer
-    align_generation(generation, tokenizer, processor.template)
+    sync_generation_config(generation, tokenizer, processor.template)

@@ -53,6 +53,6 @@ def _lmms_eval_prompt(row: dict[str, Any]) -> str:
 
 
 def _vlmevalkit_prompt(row: dict[str, Any]) -> str:
-    """Source: CountBenchQA.build_prompt of VLMEvalKit's image_vqa.py."""
+    """Source: CountBenchQA.prompt of VLMEvalKit's image_vqa.py."""
     note = "answer with a number directly e.g. 3. Do not include any additional text."
     return f"{row['question']} Note that: {note}"

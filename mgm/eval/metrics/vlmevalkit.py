@@ -49,7 +49,7 @@ def choices_of(row: Mapping[str, Any], letters: str = LETTERS) -> dict[str, str]
 
 
 def choice_prompt(row: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-    """What is asked. Source: `ImageMCQDataset.build_prompt` of image_mcq.py."""
+    """What is asked. Source: `ImageMCQDataset.prompt` of image_mcq.py."""
     begin = "" if is_missing(row.get("hint")) else f"Hint: {row['hint']}\n"
     asked = f"{begin}Question: {row['question']}\n"
     if not choices:

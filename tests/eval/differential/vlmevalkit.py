@@ -14,7 +14,7 @@ MCQ = "vlmeval.dataset.utils.multiple_choice"
 IMAGE_MCQ = "vlmeval.dataset.image_mcq"
 FUNCTIONS = (
     *(f"{MCQ}.eval_vanilla", f"{MCQ}.report_acc"),
-    f"{IMAGE_MCQ}.ImageMCQDataset.build_prompt",
+    f"{IMAGE_MCQ}.ImageMCQDataset.prompt",
 )
 REPLIES = ("{l}", "{l}.", "Z", "The answer is {l}", "{o}", "I am not sure", "", "A or B", "({l})")
 DRAWN = "Failed to predict, thus randomly generate one."
@@ -72,7 +72,7 @@ def prompts(
     module: str = "image_mcq",
     images: Callable[[Row], int] = lambda row: 1,
 ) -> Iterator[Record]:
-    """What `build_prompt` makes of rows."""
+    """What `prompt` makes of rows."""
     owner = getattr(harness.module(f"vlmeval.dataset.{module}"), kind)
     table = as_read(harness, rows)
     for number, row in enumerate(rows):

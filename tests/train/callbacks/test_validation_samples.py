@@ -9,7 +9,7 @@ import torch
 
 from mgm.data.sources.bad_samples import FILE
 from mgm.data.sources.sample import Sample
-from mgm.data.text.conversation import prompt
+from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.engine.core.request import Request
 from mgm.errors import MGMError
@@ -205,7 +205,7 @@ def test_what_is_asked_is_what_training_writes(name, system, images, question, k
     question = question if images else question.replace("<image>", "")
     sample = Sample(((question, "It."),), images, system=system, keeps_order=keeps_order)
     request = first_question(sample, Path(), template, "stored")
-    asked = prompt(template, [(request.prompt, None)], request.system)
+    asked = build_prompt(template, [(request.prompt, None)], request.system)
     before = takewhile(lambda segment: not segment.supervised, sample.segments(template))
     assert asked == "".join(segment.text for segment in before)
     assert len(request.images) == request.prompt.count("<image>")
@@ -216,7 +216,7 @@ def test_system_texts_of_templates_that_train_on_another_text(name):
     sample = Sample((("<image>", "A cat."),), ("a.png",), system="Be brief.")
     template = get_template(name)
     request = first_question(sample, Path(), template, "stored")
-    asked = prompt(template, [*template.examples, (request.prompt, None)], request.system)
+    asked = build_prompt(template, [*template.examples, (request.prompt, None)], request.system)
     learned = "".join(segment.text for segment in sample.segments(template))
     assert asked.count("Be brief.") == learned.count("Be brief.")
 

@@ -29,7 +29,7 @@ def table_rows(
 def prompts(
     harness: Checkout, rows: Sequence[Row], module: str, kind: str, dataset: str
 ) -> Iterator[Record]:
-    """What a data set's `build_prompt` makes of rows."""
+    """What a data set's `prompt` makes of rows."""
     owner = getattr(harness.module(module), kind)
     for row in rows:
         itself = owner.__new__(owner)
@@ -315,8 +315,8 @@ def _case(
 
 
 LINE = (f"{UTILS}.vqa_eval.process_line", f"{UTILS}.vqa_eval.hit_calculate")
-VQA_PROMPT = f"{VQA}.ImageVQADataset.build_prompt"
-YES_NO_PROMPT = f"{YORN}.ImageYORNDataset.build_prompt"
+VQA_PROMPT = f"{VQA}.ImageVQADataset.prompt"
+YES_NO_PROMPT = f"{YORN}.ImageYORNDataset.prompt"
 CASES: tuple[Case, ...] = (
     _case(
         "pope:test",
@@ -356,12 +356,12 @@ CASES: tuple[Case, ...] = (
     ),
     _case(
         "ocrbench:test",
-        (f"{VQA}.OCRBench.evaluate", f"{VQA}.OCRBench.build_prompt"),
+        (f"{VQA}.OCRBench.evaluate", f"{VQA}.OCRBench.prompt"),
         record_ocrbench,
     ),
     _case(
         "countbenchqa:test",
-        (f"{VQA}.CountBenchQA.evaluate", f"{VQA}.CountBenchQA.build_prompt"),
+        (f"{VQA}.CountBenchQA.evaluate", f"{VQA}.CountBenchQA.prompt"),
         record_countbenchqa,
     ),
     _case(
@@ -370,7 +370,7 @@ CASES: tuple[Case, ...] = (
             f"{UTILS}.mmvet.MMVet_auxeval",
             f"{UTILS}.mmvet.MMVet_acc",
             f"{UTILS}.mmvet.build_mmvet_gpt4_prompt",
-            f"{VQA}.MMVet.build_prompt",
+            f"{VQA}.MMVet.prompt",
         ),
         record_mmvet,
     ),
