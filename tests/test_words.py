@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mgm"
 ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the files of `mgm/` itself
 NOT_YET = {
-    "",
     "data",
     "eval",
     "model",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgm.atomic import NotWrittenError
+from mgm.atomic import WriteError
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.ablation.study import AblationStudy
 from mgm.eval.compare.folders import compare_folders, scored_by_one
@@ -132,7 +132,7 @@ def _ask(
         bar = name if process == 0 else ""
         try:
             task.skipped += run(task.asked, answerer, cache, process, processes, bar)
-        except NotWrittenError:
+        except WriteError:
             raise
         except MGMError as error:
             return [f"{name}: {error}"]
@@ -158,7 +158,7 @@ def _score_all(
         try:
             answers = _answers(task, cache, options)
             scores[name] = _score(task, answers, judge, model, output, options)
-        except NotWrittenError:
+        except WriteError:
             raise
         except MGMError as error:
             failed.append(f"{name}: {error}")

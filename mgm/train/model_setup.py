@@ -22,7 +22,7 @@ from mgm.data.text.tokenizer import (
     load_tokenizer,
     vocabulary_size,
 )
-from mgm.errors import MGMError, faults_of
+from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.base_models import MissingBaseError
 from mgm.model.checkpoint.components import load_stage1
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
@@ -220,9 +220,9 @@ def _check_processor(
         MGMError: names the file.
     """
     rows = model.config.text_config.vocab_size
-    with faults_of(folder):
+    with prefix_errors(folder):
         check_vocabulary(processor.tokenizer, rows)
-    with faults_of(folder / PROCESSOR_NAME):
+    with prefix_errors(folder / PROCESSOR_NAME):
         check_match(model.config, processor)
 
 

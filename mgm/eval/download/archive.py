@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
-from mgm.atomic import WriteErrors
+from mgm.atomic import write_errors
 from mgm.errors import MGMError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -71,7 +71,7 @@ def unpack(archive: Path, name: str, folder: Path, wanted: Sequence[str]) -> Non
             f"{archive}: is an archive of a kind that is unpacked by hand, into {folder}"
         )
     part = folder / f".{name}.unpacking"
-    with WriteErrors(folder):
+    with write_errors(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mgm.atomic import WriteErrors
+from mgm.atomic import write_errors
 from mgm.eval.harness.question import valid_text
 
 
@@ -56,7 +56,7 @@ class TextFile:
         """
         record = {"key": key, "text": valid_text(text), **details}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        with WriteErrors(self.path):
+        with write_errors(self.path):
             if not self._ends_with_line:  # what a killed program left of its last line ends here
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 if self.path.is_file() and not _ends_with_a_line(self.path):

@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 
-from mgm.errors import MGMError, faults_of, one_line
+from mgm.errors import MGMError, one_line, prefix_errors
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def read_deepspeed_config(given: str | Settings) -> Settings:
     Raises:
         MGMError: the file cannot be read, or is not a config.
     """
-    with faults_of(settings_label(given)):
+    with prefix_errors(settings_label(given)):
         settings = json.loads(json.dumps(given)) if isinstance(given, dict) else _parsed(given)
         if not isinstance(settings, dict):
             raise MGMError(f"holds a {type(settings).__name__}, not an object; {EXAMPLE}")
@@ -141,7 +141,7 @@ def check_deepspeed_config(
     Raises:
         MGMError: a field disagrees with its flag, or is unknown or invalid.
     """
-    with faults_of(name):
+    with prefix_errors(name):
         if wrong := [*_mismatches(settings, arguments)]:
             raise MGMError(
                 f"settings disagree with flags: {'; '.join(wrong)}; write {json.dumps(AUTO)} for "
