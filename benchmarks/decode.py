@@ -23,7 +23,7 @@ from PIL import Image
 
 import mgm
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.stop_criteria import Stops
+from mgm.data.text.stop_criteria import StopCriteria
 from mgm.engine.core.sequence import Sequence
 from mgm.engine.engine import Engine
 from mgm.model.configuration_mgm import MGMConfig
@@ -127,7 +127,7 @@ def sequences(engine: Engine, count: int, tokens: int) -> list[Sequence]:
         names = np.array(ids)
         names[35 : 35 + len(features)] = -1 - number  # each has an image of its own
         request = mgm.Request("x", max_new_tokens=tokens)
-        stops = Stops(frozenset(), ())
+        stops = StopCriteria(frozenset(), ())
         made.append(
             Sequence(request, ids, names, [features], engine.processor.tokenizer, stops, tokens)
         )

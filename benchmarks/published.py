@@ -16,7 +16,7 @@ from transformers import CLIPVisionModel
 
 from benchmarks.reference_mining import concatenated_map, published_mining
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.stop_criteria import sync_generation_config
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.engine import Engine
 from mgm.model.loading import load_model
@@ -32,7 +32,7 @@ def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Eng
     model = load_model(path, choose_dtype(None, place), place)
     set_attention(model, "eager")
     processor = MGMProcessor.from_pretrained(path)
-    align_generation(model.generation_config, processor.tokenizer, processor.template)
+    sync_generation_config(model.generation_config, processor.tokenizer, processor.template)
     return Engine(model, processor)
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their final name only when they are complete."""
+"""Atomic writes: files and folders appear under their final name only when complete."""
 
 import hashlib
 import os
@@ -8,86 +8,87 @@ import shutil
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from safetensors import SafetensorError
 
 from mgm.errors import MGMError, one_line
 
-LEFT_SECONDS = 7 * 86400.0  # after which an unchanged part of another machine counts as left
-_PROCESS = re.compile(r"\.([0-9a-f]{8})-(\d+)\b")  # of `process_name`
+STALE_SECONDS = 7 * 86400.0  # after which an unchanged part of another machine is removed
+_PROCESS_TAG = re.compile(r"\.([0-9a-f]{8})-(\d+)\b")  # of `process_tag`
 
 
-class WriteErrors(AbstractContextManager[None]):
-    """Makes one error of the many that libraries raise when a disk is full or may not be written.
-
-    Args:
-        path: what is being written; the error names it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, NotWrittenError):
-            if any(name.endswith(".part") for name in error.path.parts):
-                raise NotWrittenError(self.path, error.reason) from error
-        elif error is not None and not isinstance(error, MGMError) and _is_write_error(error):
-            reason = one_line(getattr(error, "strerror", None) or error)
-            raise NotWrittenError(self.path, reason) from error
-
-
-class NotWrittenError(MGMError):
+class WriteError(MGMError):
     """A file or folder could not be written.
 
     Attributes:
-        path: of it; where that is a part of another, whoever writes the other names that instead.
-        reason: what the system said.
+        path: of the file or folder. The block that writes a whole folder replaces the path of one
+            of its temporary parts by its own.
+        reason: the system's message.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path}: could not be written ({reason}); free space or choose another place and run "
+            f"{path}: could not be written ({reason}); free space or choose another path and run "
             "again"
         )
         self.path, self.reason = path, reason
+
+
+@contextmanager
+def write_errors(path: Path) -> Generator[None]:
+    """Convert the errors that libraries raise for a full disk or missing permission to one type.
+
+    Args:
+        path: what is being written; the error names it.
+
+    Raises:
+        WriteError: the block could not write.
+    """
+    try:
+        yield
+    except WriteError as error:
+        if any(name.endswith(".part") for name in error.path.parts):
+            raise WriteError(path, error.reason) from error
+        raise
+    except MGMError:
+        raise
+    except Exception as error:
+        if not _is_write_error(error):
+            raise
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise WriteError(path, reason) from error
 
 
 def _is_write_error(error: BaseException) -> bool:
     text = str(error)
     return (
         isinstance(error, (OSError, SafetensorError))
-        or (isinstance(error, RuntimeError) and "inline_container" in text)  # of torch.save
-        or (type(error) is Exception and "os error" in text)  # of tokenizers
+        or (isinstance(error, RuntimeError) and "inline_container" in text)  # torch.save
+        or (type(error) is Exception and "os error" in text)  # tokenizers
     )
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
-    """Give a fresh folder beside `path`; rename it to `path` when the block succeeds.
+    """Yield a new folder next to `path`; rename it to `path` when the block succeeds.
 
     An existing `path` is replaced as a whole, and only after the new one is complete.
 
     Raises:
-        MGMError: the folder could not be written (disk full, no permission); nothing stays behind.
+        WriteError: the folder could not be written (disk full, no permission); it is removed.
     """
     path = Path(path)
-    part = _beside(path)
-    with WriteErrors(path):
+    part = _temporary_path(path)
+    with write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.mkdir()
             yield part
             make_readable(part)
             if path.is_dir():
-                old = _beside(path)
+                old = _temporary_path(path)
                 path.rename(old)
                 part.rename(path)
                 shutil.rmtree(old)
@@ -99,14 +100,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
-    """Give a path beside `path` to write to; rename it to `path` when the block succeeds.
+    """Yield a path next to `path` to write to; rename it to `path` when the block succeeds.
 
     Raises:
-        MGMError: the file could not be written (disk full, no permission); nothing stays behind.
+        WriteError: the file could not be written (disk full, no permission); it is removed.
     """
     path = Path(path)
-    part = _beside(path)
-    with WriteErrors(path):
+    part = _temporary_path(path)
+    with write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
@@ -116,48 +117,48 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
 
 
 def make_readable(folder: Path) -> None:
-    """Let the files be read by whom the folder may; safetensors writes for the owner alone."""
+    """Give the files the folder's read permissions; safetensors writes for the owner alone."""
     mode = folder.stat().st_mode & 0o666
     for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(file.stat().st_mode | mode)
 
 
-def process_name() -> str:
-    """This process on this machine, as a part of a file's name; see `remove_left_parts`."""
+def process_tag() -> str:
+    """Host and process as part of a file name, by which `remove_stale_parts` knows its own."""
     host = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
     return f"{host}-{os.getpid()}"
 
 
-def remove_left_parts(folder: Path, name: str) -> None:
-    """Remove what killed processes left of `atomic_folder(folder / f"{name}.{process_name()}")`.
+def remove_stale_parts(folder: Path, name: str) -> None:
+    """Remove what killed processes left of `atomic_folder(folder / f"{name}.{process_tag()}")`.
 
-    Parts of running processes stay. Those of other machines go when they are `LEFT_SECONDS` old.
+    Parts of running processes stay; those of other machines are removed after `STALE_SECONDS`.
     """
     for part in [*folder.glob(f".{name}.*.part*"), *folder.glob(f"{name}.*")]:
-        if _is_left(part):
+        if _is_stale(part):
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _is_left(part: Path) -> bool:
-    found = _PROCESS.search(part.name)
-    if found is not None and process_name().startswith(f"{found[1]}-"):
-        return not _runs(int(found[2]))
+def _is_stale(part: Path) -> bool:
+    match = _PROCESS_TAG.search(part.name)
+    if match is not None and process_tag().startswith(f"{match[1]}-"):
+        return not _is_running(int(match[2]))
     try:
-        return time.time() - part.stat().st_mtime > LEFT_SECONDS
+        return time.time() - part.stat().st_mtime > STALE_SECONDS
     except OSError:
         return False
 
 
-def _runs(process: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:  # another user's process
         return True
     return True
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part{path.suffix}")

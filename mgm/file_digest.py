@@ -1,4 +1,4 @@
-"""The digest of one file: of all its bytes, or of its size and blocks spread over it."""
+"""SHA-256 of a file: of all its bytes, or of its size and sampled blocks."""
 
 import hashlib
 import os
@@ -6,29 +6,29 @@ from pathlib import Path
 
 import numpy as np
 
-CHUNK = 4 * 2**20  # bytes that are read at once
-BLOCKS, BLOCK = 256, 64 * 2**10  # of a file that is not read whole: how many, and their bytes
+READ_SIZE = 4 * 2**20  # bytes
+NUM_BLOCKS, BLOCK_SIZE = 256, 64 * 2**10  # of a sampled file; sizes in bytes
 
 
 def file_digest(file: Path, whole: bool = False) -> bytes:
     """SHA-256 of a file's content.
 
     Args:
-        file: a local one.
-        whole: whether every byte of a file over 16 MiB counts; otherwise its size and blocks spread
-            evenly over it do, its beginning and its end among them.
+        file: a local file.
+        whole: whether to read every byte of a file over 16 MiB; otherwise its size and evenly
+            spaced blocks are digested, the first and the last bytes included.
 
     Raises:
         OSError: it cannot be read.
     """
     digest, size = hashlib.sha256(), file.stat().st_size
     with file.open("rb", buffering=0) as content:
-        if whole or size <= BLOCKS * BLOCK:
-            while chunk := content.read(CHUNK):
+        if whole or size <= NUM_BLOCKS * BLOCK_SIZE:
+            while chunk := content.read(READ_SIZE):
                 digest.update(chunk)
             return digest.digest()
         digest.update(str(size).encode())
-        for start in np.linspace(0, size - BLOCK, BLOCKS).astype(np.int64).tolist():
+        for start in np.linspace(0, size - BLOCK_SIZE, NUM_BLOCKS).astype(np.int64).tolist():
             content.seek(start, os.SEEK_SET)
-            digest.update(content.read(BLOCK))
+            digest.update(content.read(BLOCK_SIZE))
     return digest.digest()

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import mgm
-from mgm.atomic import WriteErrors, atomic_file
+from mgm.atomic import atomic_file, write_errors
 from mgm.data.sources.json.json_file import read_samples
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
@@ -195,7 +195,7 @@ def main() -> None:
         raise MGMError(f"--model: {', '.join(names)}: give each model a name of its own")
     if find_spec("matplotlib") is None:  # say so before hours of answering
         raise MGMError('matplotlib is not installed; run pip install -e ".[playground]"')
-    with WriteErrors(arguments.out):
+    with write_errors(arguments.out):
         arguments.out.mkdir(parents=True, exist_ok=True)
     questions = read_questions(arguments.data, arguments.limit)
     answers = {n: ask(p, questions, arguments.batch_size) for n, p in arguments.model}

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from mgm.errors import MGMError, faults_of, one_line
+from mgm.errors import MGMError, one_line, prefix_errors
 from tests.preloaded import PYTHON
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 ADVISED = (
     "error: /nowhere/a: No such file or directory; "
-    "check the path, its permissions and the space there\n"
+    "check the path, its permissions and the free space\n"
 )
 
 
@@ -45,7 +45,7 @@ def test_a_place_is_named_once():
         ("id is 3", "data.json: id is 3"),
         ("data.json: id", "data.json: id"),
     ):
-        with pytest.raises(MGMError, match=f"^{re.escape(expected)}$"), faults_of("data.json"):
+        with pytest.raises(MGMError, match=f"^{re.escape(expected)}$"), prefix_errors("data.json"):
             raise MGMError(message)
 
 

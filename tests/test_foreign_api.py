@@ -79,7 +79,7 @@ TABLE = (
         in_source=True,
     ),
     Foreign(
-        "mgm/model/modeling_mgm.py",
+        "mgm/model/checkpoint/pretrained_model.py",
         "transformers.PreTrainedModel",
         "_can_compile_fullgraph _hf_peft_config_loaded _init_weights _no_split_modules "
         "_skip_keys_device_placement _supports_attention_backend _supports_flash_attn "

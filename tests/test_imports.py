@@ -21,6 +21,7 @@ ROOMS = (
     ("data",),
     ("auto", "convert", "engine"),
     ("eval", "serve", "train"),
+    ("__main__",),
 )
 # The same for the packages and files of each room.
 LAYERS = {

@@ -9,12 +9,8 @@ MAX_FUNCTION_LINES = 60
 # Which still have to be taken apart.
 TOO_LONG = {
     "data/datasets/conversation_dataset.py",
-    "data/processing_mgm.py",
-    "model/modeling_mgm.py",
 }
-TOO_LONG_FUNCTIONS = {
-    "model/configuration_mgm.py check",
-}
+TOO_LONG_FUNCTIONS: set[str] = set()
 
 
 def test_files_are_short():

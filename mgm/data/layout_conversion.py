@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from mgm.atomic import atomic_folder
 from mgm.data.model_card import model_card
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.stop_criteria import sync_generation_config
 from mgm.data.text.tokenizer import load_tokenizer
 from mgm.errors import MGMError
 from mgm.model.checkpoint.base_models import base_folders
@@ -110,5 +110,5 @@ def _aligned_generation(
     config = conversion.checkpoint.config
     generation = generation_config(folder, config)
     rows = config.text_config.vocab_size
-    align_generation(generation, processor.tokenizer, processor.template, rows)
+    sync_generation_config(generation, processor.tokenizer, processor.template, rows)
     return generation

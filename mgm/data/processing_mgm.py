@@ -1,4 +1,4 @@
-"""Text and images to the tensors that the model takes, and ids back to text."""
+"""`MGMProcessor`: tokenizer, image processor and chat template of a model, as in transformers."""
 
 import os
 from collections.abc import Sequence
@@ -7,9 +7,17 @@ from typing import Any
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from mgm.data.image_processing_mgm import MGMImageProcessor, check_tensor_kind
-from mgm.data.images.loading import ImageSource, image_list
+from mgm.data.images.loading import ImageSource
+from mgm.data.processor_inputs import (
+    check_image_counts,
+    check_max_length,
+    flatten_options,
+    group_images,
+    image_count_error,
+    padded_length,
+)
 from mgm.data.processor_loading import read_processor
-from mgm.data.text.conversation import Segment, Turn, number_images, prompt
+from mgm.data.text.conversation import Segment, Turn, build_prompt, number_images
 from mgm.data.text.encoding import encode
 from mgm.data.text.jinja import chat_template as jinja_source
 from mgm.data.text.padding import attention_mask, check_side, pad_rows
@@ -127,13 +135,13 @@ class MGMProcessor(ProcessorMixin):
             text: prompts, already in the template's form, with `<image>` markers.
             return_tensors: "pt" for torch tensors, "np" for arrays, None for lists of ids (images
                 are tensors still).
-            padding: True or "longest": shorter texts are filled up to the longest; "max_length":
-                all texts to `max_length`; False or "do_not_pad": none.
+            padding: True or "longest": shorter texts are padded to the longest; "max_length": all
+                texts to `max_length`; False or "do_not_pad": none.
             padding_side: "left" or "right"; None: the tokenizer's.
-            max_length: positions of every row, for padding="max_length"; with truncation the most
-                that a row may take.
-            truncation: images have to be whole, so nothing is cut; True is refused where a text is
-                longer than `max_length`.
+            max_length: positions of every row, for padding="max_length"; with truncation the
+                maximum for a row.
+            truncation: images have to be whole, so nothing is truncated: with True a text that is
+                longer than `max_length` is an error.
             add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
             do_normalize: as for the image processor; False: images stay in uint8.
             videos: transformers passes None; the model takes none.
@@ -153,7 +161,7 @@ class MGMProcessor(ProcessorMixin):
         if videos is not None or audio is not None:
             raise MGMError("the model takes text and images, no videos or audio")
         if kwargs:
-            own: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "return_tensors": return_tensors,
                 "padding": padding,
                 "padding_side": padding_side,
@@ -162,22 +170,21 @@ class MGMProcessor(ProcessorMixin):
                 "add_special_tokens": add_special_tokens,
                 "do_normalize": do_normalize,
             }
-            return self(images, text, **(own | _flat_options(kwargs, own)))
+            return self(images, text, **(options | flatten_options(kwargs, options)))
         check_tensor_kind(return_tensors)
-        groups = _image_groups(images)
+        groups = group_images(images)
         features = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            _check_counts(texts, groups)
+            check_image_counts(texts, groups)
             rows = [self.encode(one, add_special_tokens) for one in texts]
             if truncation not in (False, None, "do_not_truncate"):
-                _check_whole(rows, max_length)
+                check_max_length(rows, max_length)
                 max_length = max_length if padding == "max_length" else None
-            length = _row_length(rows, padding, max_length)
+            length = padded_length(rows, padding, max_length)
             side = padding_side or self.tokenizer.padding_side
-            features = self._batch(rows, return_tensors, length, side)
-        flat = [image for group in groups for image in group]
-        if flat:
+            features = self._pad(rows, return_tensors, length, side)
+        if flat := [image for group in groups for image in group]:
             features |= self.image_processor(
                 flat, return_tensors=return_tensors, do_normalize=do_normalize
             )
@@ -207,38 +214,39 @@ class MGMProcessor(ProcessorMixin):
         system: str | None = None,
         conversation: str | None = None,
     ) -> str:
-        """The text that makes the model answer `question`.
+        """The prompt for `question`, written in the chat template.
 
-        Image markers that `history` and `question` hold stay where they are; without any, all
-        images come before the first question, a line each. Two images or more are numbered
-        where the template says so.
+        Image markers in `history` and `question` stay where they are; without any, all images come
+        before the first question, a line each. Two images or more are numbered if the template
+        numbers images.
 
         Args:
-            question: what the user asks now.
+            question: the user's last message.
             history: earlier questions with their answers.
             images: number of images; None: as many as there are markers.
-            system: replaces the template's system text.
+            system: replaces the template's system prompt.
             conversation: another template's name.
 
         Raises:
             MGMError: markers and images do not agree in number.
         """
         turns: list[Turn] = [*history, (question, None)]
-        markers = sum(asked.count(IMAGE_MARKER) for asked, _ in turns)
+        markers = sum(text.count(IMAGE_MARKER) for text, _ in turns)
         if images and not markers:
             (first, answer), *rest = turns
             turns = [(f"{IMAGE_MARKER}\n" * images + first, answer), *rest]
         elif images is not None and images != markers:
-            raise _count_error("the conversation", markers, images)
+            raise image_count_error("the conversation", markers, images)
         template = self.template
         if conversation is not None:
             template = get_template(conversation, self.wrap_images)
-        text = prompt(template, [*template.examples, *turns], system)
+        text = build_prompt(template, [*template.examples, *turns], system)
         return number_images(text) if template.numbers_images else text
 
-    def _batch(
+    def _pad(
         self, rows: list[list[int]], return_tensors: str | None, length: int, side: str
     ) -> dict[str, Any]:
+        """`input_ids` and `attention_mask` of rows of token ids; length 0: they are not padded."""
         lengths = [len(row) for row in rows]
         if not length and return_tensors is None:
             return {"input_ids": rows, "attention_mask": [[1] * count for count in lengths]}
@@ -254,75 +262,3 @@ class MGMProcessor(ProcessorMixin):
         if return_tensors == "np":
             return {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
         return {"input_ids": ids, "attention_mask": mask}
-
-
-def _flat_options(kwargs: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Options of transformers' groups; those that would change nothing are left out.
-
-    Raises:
-        MGMError: the processor has no such option.
-    """
-    groups = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
-    nested = [kwargs[name] or {} for name in groups if name in kwargs]
-    flat = {name: value for name, value in kwargs.items() if name not in groups}
-    for group in nested:
-        flat |= group
-    for name, value in flat.items():
-        if name not in known and value:
-            raise MGMError(
-                f"{name} is {value!r}, which is no option of this processor; choose from "
-                f"{', '.join(known)}"
-            )
-    return {name: value for name, value in flat.items() if name in known}
-
-
-def _check_whole(rows: list[list[int]], max_length: int | None) -> None:
-    longest = max(map(len, rows))
-    if max_length is not None and longest > max_length:
-        raise MGMError(
-            f"a text takes {longest} positions and max_length is {max_length}; texts are not cut, "
-            "since that would cut images: give fewer images or a shorter text"
-        )
-
-
-def _row_length(rows: list[list[int]], padding: bool | str, max_length: int | None) -> int:
-    """To how many positions rows are filled up; 0: not at all."""
-    longest = max(map(len, rows))
-    if padding == "max_length":
-        if max_length is None or longest > max_length:
-            raise MGMError(f"max_length is {max_length}; give at least {longest}, the longest text")
-        return max_length
-    if max_length is not None:
-        raise MGMError(f"max_length is {max_length}, which goes with padding='max_length' alone")
-    if padding not in (True, False, "longest", "do_not_pad"):
-        raise MGMError(
-            f"padding is {padding!r}; choose True, False, 'longest', 'max_length' or 'do_not_pad'"
-        )
-    return longest if padding in (True, "longest") else 0
-
-
-def _image_groups(images: Any) -> list[list[ImageSource]]:
-    """Images as one list per text, or as a single list for all texts."""
-    if images is None:
-        return []
-    flat = image_list(images)
-    nested = flat and all(isinstance(group, list | tuple) for group in flat)
-    return [list(group) for group in flat] if nested else [flat]
-
-
-def _check_counts(texts: list[str], groups: list[list[ImageSource]]) -> None:
-    markers = [text.count(IMAGE_MARKER) for text in texts]
-    given = [len(group) for group in groups]
-    if len(given) == len(texts) > 1:
-        for index, (marked, count) in enumerate(zip(markers, given, strict=True), start=1):
-            if marked != count:
-                raise _count_error(f"text {index} of {len(texts)}", marked, count)
-    if sum(markers) != sum(given):
-        raise _count_error("the text" if len(texts) == 1 else "the texts", sum(markers), sum(given))
-
-
-def _count_error(what: str, markers: int, images: int) -> MGMError:
-    return MGMError(
-        f"{what}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {images} "
-        f"image{'s' * (images != 1)}; give one image for each marker"
-    )

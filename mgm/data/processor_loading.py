@@ -8,7 +8,7 @@ from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.text.jinja import check_syntax
 from mgm.data.text.templates import TEMPLATES
 from mgm.data.text.tokenizer import load_tokenizer
-from mgm.errors import MGMError, faults_of
+from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
 from mgm.model.checkpoint.checkpoint import checkpoint_config
 from mgm.model.families import family_of
@@ -121,8 +121,8 @@ def _image_processor(
     ):
         if found and found.get("image_processor_type") == "MGMImageProcessor":
             values = {n: value for n, value in found.items() if n != "image_processor_type"}
-            with config_errors(file), faults_of(file):
+            with config_errors(file), prefix_errors(file):
                 return MGMImageProcessor(**values)
     config = checkpoint_config(folder, base)
-    with faults_of(folder / "config.json"):
+    with prefix_errors(folder / "config.json"):
         return MGMImageProcessor(**{name: getattr(config, name) for name in CONFIG_FIELDS})

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.stop_criteria import sync_generation_config
 from mgm.engine.device import choose_device, choose_dtype
 from mgm.engine.engine import Engine
 from mgm.engine.scheduler.config import SchedulerConfig
 from mgm.engine.scheduler.ngram_drafter import check_num_speculative_tokens
-from mgm.errors import MGMError, faults_of
+from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.checkpoint import check_checkpoint
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.loading import load_model
@@ -77,7 +77,7 @@ def load(
     torch_dtype = choose_dtype(dtype, torch_device)
     own_fusion = None if fusion is None else FusionConfig.from_json(fusion)
     folder = checkpoint_folder(path, revision=revision, token=token)
-    with faults_of(folder):
+    with prefix_errors(folder):
         check_checkpoint(folder)  # before the processor, whose error would be a missing tokenizer
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, torch_dtype, torch_device, quantize, base, merge_lora, text_only)
@@ -90,7 +90,7 @@ def load(
             model.compile_vision()
         if torch_device.type == "cpu":
             use_onednn(model)
-        align_generation(
+        sync_generation_config(
             model.generation_config, processor.tokenizer, processor.template, vocab_size
         )
         engine = Engine(model, processor, num_speculative_tokens, scheduler_config)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgm.atomic import NotWrittenError
+from mgm.atomic import WriteError
 from mgm.errors import MGMError, run_command, write_output
 from mgm.eval.ablation.study import AblationStudy
 from mgm.eval.compare.folders import compare_folders, scored_by_one
@@ -128,7 +128,7 @@ def _generate(
         title = name if rank == 0 else ""
         try:
             task.skipped += generate_responses(task.selected, model, cache, rank, world_size, title)
-        except NotWrittenError:
+        except WriteError:
             raise
         except MGMError as error:
             return [f"{name}: {error}"]
@@ -154,7 +154,7 @@ def _score_all(
         try:
             responses = _responses(task, cache, options)
             scores[name] = _score(task, responses, judge, model_info, output, options)
-        except NotWrittenError:
+        except WriteError:
             raise
         except MGMError as error:
             failed.append(f"{name}: {error}")

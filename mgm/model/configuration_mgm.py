@@ -1,15 +1,15 @@
-"""What a Mini-Gemini is made of: two towers, mining, projector and any causal language model."""
+"""`MGMConfig`: configuration of both vision towers, mining, projector and language model."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from transformers import PretrainedConfig
 
 from mgm.errors import MGMError
-from mgm.model.config_checks.rules import COMMON_RULES, MGM_RULES, check_names
-from mgm.model.files.json_fields import check_fields, shown
+from mgm.model.config_checks.mgm_config import STEM_STRIDE, check_mgm_config, require
+from mgm.model.config_checks.rules import COMMON_RULES, check_names
+from mgm.model.files.json_fields import check_fields
 from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.published_layout.config_fields import (
     is_published_config,
@@ -20,9 +20,6 @@ from mgm.model.text_config import text_config_from
 from mgm.model.vision.convnext_config import ConvNextTowerConfig, convnext_config_from
 from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.vit import tower_kind, vision_config_from
-
-PROJECTOR_TYPES = "linear, mlpNx_gelu (N from 1 to 99, for instance mlp2x_gelu), identity"
-STEM_STRIDE = 4  # pixels per position of the finest ConvNeXt stage
 
 CLIP_LARGE_336 = {
     "hidden_size": 1024,
@@ -166,70 +163,8 @@ class MGMConfig(PretrainedConfig):
         return list(getattr(self.vision_config, name, None) or getattr(kind, name))
 
     def check(self) -> None:
-        """Raise an MGMError if the parts do not fit together."""
-        layers = self.vision_config.num_hidden_layers
-        _demand(
-            type(self.vision_feature_layer) is int
-            and -layers - 1 <= self.vision_feature_layer <= layers,
-            "vision_feature_layer",
-            self.vision_feature_layer,
-            f"an integer from {-layers - 1} to {layers}, the tower has {layers} layers",
-        )
-        _demand(
-            self.vision_feature_select == "patch",
-            "vision_feature_select",
-            self.vision_feature_select,
-            "patch",
-        )
-        _demand(
-            re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", str(self.projector_type))
-            is not None,
-            "projector_type",
-            self.projector_type,
-            PROJECTOR_TYPES,
-        )
-        if self.projector_type == "identity":
-            _demand(
-                self.vision_config.hidden_size == self.text_config.hidden_size,
-                "projector_type",
-                self.projector_type,
-                f"another type, since tokens of width {self.vision_config.hidden_size} do not fit "
-                f"the language model's {self.text_config.hidden_size}",
-            )
-        _demand(
-            self.tokens_per_side >= 1,
-            "vision_config.patch_size",
-            self.vision_config.patch_size,
-            f"at most the image_size, {self.image_size}",
-        )
-        for name, rule in MGM_RULES.items():
-            value = getattr(self, name)
-            _demand(rule.accepts(value), name, value, rule.valid)
-        _demand(
-            self.image_grid > 1 or not self.image_global,
-            "image_global",
-            self.image_global,
-            "false, or image_grid 2 or more: with one cell the global view is that cell",
-        )
-        _demand(
-            self.image_aspect_ratio in ("pad", "square"),
-            "image_aspect_ratio",
-            self.image_aspect_ratio,
-            "pad, square",
-        )
-        self.fusion.check_model(self)
-        if self.vision_aux_config is not None:
-            step = STEM_STRIDE * self.tokens_per_side * self.image_grid
-            below = self.image_size_aux // step * step
-            fitting = f"{below} or {below + step}" if below else str(step)
-            _demand(
-                self.image_size_aux % step == 0,
-                "image_size_aux",
-                self.image_size_aux,
-                f"a multiple of {step}, the nearest {fitting}, so that the map divides into a "
-                f"window for each token ({STEM_STRIDE} pixels per position x "
-                f"{self.tokens_per_side} tokens per side x image_grid {self.image_grid})",
-            )
+        """Raise an MGMError if a field is not valid or the parts do not fit together."""
+        check_mgm_config(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON has them; `fusion` where it is not the default."""
@@ -261,7 +196,7 @@ class MGMConfig(PretrainedConfig):
             for name in ("text_config", "vision_config"):
                 # Their defaults would make a model of 7B that nobody asked for.
                 part = config_dict.get(name) or None
-                _demand(isinstance(part, dict), name, part, "an object, the part's own config")
+                require(isinstance(part, dict), name, part, "an object, the part's own config")
             return super().from_dict(config_dict, **kwargs)
 
     @classmethod
@@ -279,8 +214,3 @@ class MGMConfig(PretrainedConfig):
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         return cls.from_dict(config_dict, **kwargs)
-
-
-def _demand(holds: bool, field: str, value: object, valid: str) -> None:
-    if not holds:
-        raise MGMError(f"config: {field} is {shown(value)}; valid: {valid}")

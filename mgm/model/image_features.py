@@ -1,4 +1,4 @@
-"""The half of Mini-Gemini that sees: images to what a language model reads in their place."""
+"""Image features: the vision side, from pixels to the embeddings at the image positions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +18,19 @@ from mgm.model.vision.vit import VisionTower, build_vision_tower
 
 
 class ImageFeaturesMixin:
-    """Both encoders, mining and projector, for a module that also has a language model.
+    """Vision side of a vision-language model: both towers, patch info mining and projector.
 
     Attributes:
         config: of the whole model.
-        vision_tower: sees the low-resolution views.
-        vision_tower_aux: sees the high-resolution view; None: nothing is mined.
-        mining: lets the tokens of the former look at the maps of the latter.
-        projector: from their width to the language model's.
+        vision_tower: the low-resolution encoder, a ViT.
+        vision_tower_aux: the high-resolution encoder, a ConvNeXt; None: a model without mining.
+        mining: cross-attention from the ViT's tokens to windows of the ConvNeXt's maps.
+        projector: from the tokens' width to the language model's.
+        text_only: whether the vision side was left out.
+        dummy_image_for_text_batches: whether training batches of text alone run the vision side on
+            a black image whose gradients are zero. Where DeepSpeed or FSDP shards weights or
+            gradients, every process has to run the same modules in the same order, or the others
+            wait for it.
     """
 
     config: MGMConfig
@@ -34,6 +39,7 @@ class ImageFeaturesMixin:
     mining: PatchInfoMining | None
     projector: nn.Module
     text_only: bool = False
+    dummy_image_for_text_batches: bool = False
     _fusion: FusionConfig | None = None  # in place of the config's
 
     def build_vision(
@@ -42,7 +48,7 @@ class ImageFeaturesMixin:
         vision_tower: VisionTower | None = None,
         vision_tower_aux: ConvNextTower | None = None,
     ) -> None:
-        """Make the parts; those that are given are used."""
+        """Build the parts, but for the towers that are given."""
         width = config.vision_config.hidden_size
         self.vision_tower = vision_tower or build_vision_tower(
             config.vision_config, config.vision_feature_layer
@@ -57,13 +63,13 @@ class ImageFeaturesMixin:
 
     @property
     def fusion(self) -> FusionConfig:
-        """How both encoders' outputs become image tokens now; by default as the config says.
+        """How both encoders' outputs are combined into image tokens; the config's by default.
 
-        Setting it changes what the model computes, and nothing that is saved. It takes a
-        `FusionConfig`, a dictionary of its fields, or None for what the config says.
+        Setting it changes what the model computes; the config and what is saved stay as they are.
+        It takes a `FusionConfig`, a dictionary of its fields, or None for the config's.
 
         Raises:
-            MGMError: a field is not valid, or the model cannot be run so.
+            MGMError: a field is not valid, or does not fit the model.
         """
         return self._fusion or self.config.fusion
 
@@ -81,16 +87,16 @@ class ImageFeaturesMixin:
     def get_image_features(
         self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
     ) -> Tensor:
-        """What the language model reads in place of images.
+        """The embeddings that stand at the image positions of the language model's input.
 
         Args:
             pixel_values: (images, crops, 3, H, W), normalised; crops: the grid's cells in row-major
                 order, then the global view.
             pixel_values_aux: (images, 3, HA, WA), normalised; None only for a model without mining.
-                Or in uint8, without `pixel_values`: both are made of it on the model's device.
+                Given alone in uint8, both inputs are computed from it on the model's device.
 
         Returns:
-            (images, image tokens, text width): those of the global view, then cell after cell.
+            (images, image tokens, text width): tokens of the global view, then of each cell.
 
         Raises:
             MGMError: the tensors' shapes are not what the config asks for.
@@ -110,10 +116,10 @@ class ImageFeaturesMixin:
         return self.projector(tokens.flatten(1, 2))
 
     def compile_vision(self, **options: Any) -> None:
-        """Compile what sees images with `torch.compile`: both towers, mining and projector.
+        """Compile both towers, mining and projector with `torch.compile`.
 
         Outputs and gradients differ by rounding alone, and weights keep their names. The first
-        images take minutes, and so does the first batch of another size; later sizes do not.
+        batch and the first batch of a second size compile for minutes; later sizes do not.
 
         Args:
             **options: of `torch.compile`, such as `mode`.
@@ -127,7 +133,7 @@ class ImageFeaturesMixin:
                 part.compile(**options)
 
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
-        """(images, crops, 3, H, W) -> the ViT's tokens (images, crops, tokens, C)."""
+        """The ViT's tokens: (images, crops, 3, H, W) -> (images, crops, tokens, C)."""
         pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
         if self.fusion.grey_low_resolution:
             pixels = torch.zeros_like(pixels)  # normalised, the mean colour is zero
@@ -136,11 +142,11 @@ class ImageFeaturesMixin:
         return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
 
     def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
-        """(images, 3, HA, WA) -> the ConvNeXt's four maps."""
+        """The ConvNeXt's four maps, finest first, of images (images, 3, HA, WA)."""
         tower, _ = self._mining_parts()
-        side = self.fusion.blur_high_resolution
-        if side is not None:
-            pixel_values_aux = blurred(pixel_values_aux, side)
+        blur_size = self.fusion.blur_high_resolution
+        if blur_size is not None:
+            pixel_values_aux = blurred(pixel_values_aux, blur_size)
         pixels = pixel_values_aux.to(next(tower.parameters()).dtype)
         trained = self.config.optimize_vision_tower_aux
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
@@ -151,22 +157,22 @@ class ImageFeaturesMixin:
         return [stage.to(self._image_dtype()) for stage in stages]
 
     def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
-        """Mine for every crop: (images, crops, N, C) -> the same shape."""
+        """Patch info mining of every crop's tokens: (images, crops, N, C) -> the same shape."""
         return self._for_crops(self._mining_parts()[1], tokens, stages)
 
     @torch.no_grad()
     def mining_attention(self, pixel_values_aux: Tensor) -> Tensor:
-        """Where the visual tokens look in their windows of the high-resolution map.
+        """Attention weights of patch info mining: of each token over its high-resolution window.
 
         Args:
             pixel_values_aux: in uint8, as for `get_image_features`.
 
         Returns:
-            (images, crops, tokens of a crop, positions of a window), float32, rows by rows; the
-            positions' weights add up to one, and crops are in the order of `pixel_values`.
+            (images, crops, tokens of a crop, positions of a window), float32, both row-major; the
+            weights over a window add up to one, and crops are in the order of `pixel_values`.
 
         Raises:
-            MGMError: the model mines no details, or the shape is not what the config asks for.
+            MGMError: the model has no mining, or the shape is not what the config asks for.
         """
         _, mining = self._mining_parts()
         low, high = self._views(pixel_values_aux)
@@ -175,13 +181,13 @@ class ImageFeaturesMixin:
 
     @torch.no_grad()
     def mean_query(self, pixel_values_aux: Tensor) -> Tensor:
-        """The mean of what tokens ask their windows by, over all tokens of images: (C), float32.
+        """The mean query of patch info mining, over all tokens of all images: (C), float32.
 
         Args:
             pixel_values_aux: in uint8, as for `get_image_features`.
 
         Raises:
-            MGMError: the model mines no details, or the shape is not what the config asks for.
+            MGMError: the model has no mining, or the shape is not what the config asks for.
         """
         _, mining = self._mining_parts()
         low, high = self._views(pixel_values_aux)
@@ -194,17 +200,38 @@ class ImageFeaturesMixin:
         tokens: Tensor,
         stages: list[Tensor],
     ) -> Tensor:
-        """What `mining` makes of (B, N, C) and stages, for every crop: (images, crops, N, ...)."""
+        """Apply `mining` to the tokens (B, N, C) of every crop: (images, crops, N, ...)."""
         grid, side = self.config.image_grid, self.config.tokens_per_side
         cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
-        # The cells side by side are one finer grid over the whole high-resolution map.
+        # Side by side, the cells' tokens are one finer grid over the whole high-resolution map.
         whole = cells.transpose(2, 3).flatten(1, 4)
         mined = mining(whole, stages).unflatten(1, (grid, side, grid, side))
         mined = mined.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if not self.config.image_global:
             return mined
-        of_global = mining(tokens[:, -1], downscaled(stages, grid))
-        return torch.cat([mined, of_global.unsqueeze(1)], dim=1)
+        mined_global = mining(tokens[:, -1], downscaled(stages, grid))
+        return torch.cat([mined, mined_global.unsqueeze(1)], dim=1)
+
+    def _zero_image_term(self, device: torch.device) -> Tensor:
+        """Zero that depends on all trained vision parameters: their gradients are zero, not None.
+
+        Optimizers skip a parameter without a gradient; with a gradient of zero they apply momentum
+        and weight decay. Compat: the published code computes features for text batches too, and
+        does not use them.
+
+        With `dummy_image_for_text_batches` the vision side runs; without it only its parameters
+        are used.
+        """
+        if self.dummy_image_for_text_batches:
+            side = self.config.image_size_aux
+            black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+            return self.get_image_features(pixel_values_aux=black).flatten()[:0].sum()
+        zero = torch.zeros((), device=device)
+        for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
+            for parameter in part.parameters() if part is not None else ():
+                if parameter.requires_grad:
+                    zero = zero + parameter.flatten()[:0].sum().to(zero)
+        return zero
 
     def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
         if self.vision_tower_aux is None or self.mining is None:
@@ -216,7 +243,7 @@ class ImageFeaturesMixin:
         return self.vision_tower.dtype if parameter is None else parameter.dtype
 
     def _views(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """`pixel_values` and `pixel_values_aux` of the latter in uint8."""
+        """Both inputs from `pixel_values_aux`: computed where it is uint8, else None and itself."""
         if pixels.dtype != torch.uint8:
             return None, pixels
         side = self.config.image_size_aux
@@ -226,10 +253,10 @@ class ImageFeaturesMixin:
         return views.low_resolution(high), high
 
     def _check_pixels(self, pixel_values: Tensor | None, pixel_values_aux: Tensor | None) -> Tensor:
-        """`pixel_values`, which are there and fit, as `pixel_values_aux` do."""
+        """`pixel_values`, after both inputs' shapes and dtypes were checked."""
         config, size = self.config, self.config.image_size
-        given = pixel_values_aux if pixel_values is None else pixel_values
-        images = 0 if given is None else len(given)
+        present = pixel_values_aux if pixel_values is None else pixel_values
+        images = 0 if present is None else len(present)
         pixel_values = _check_shape(
             "pixel_values", pixel_values, (images, config.crops, 3, size, size)
         )

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from mgm.errors import MGMError, run_command
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
-from mgm.train.args.validation import parse
+from mgm.train.args.validation import parse_arguments
 from mgm.train.distributed.first_process import ReportedByRank0Error
 from mgm.train.distributed.process_errors import (
     LostProcessError,
@@ -52,7 +52,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
     try:
         with lost_process_errors():
-            run()
+            run_training()
     except ReportedByRank0Error as error:
         time.sleep(LAUNCHER_SECONDS)
         raise SystemExit(1) from error
@@ -69,7 +69,7 @@ def main() -> None:
         end_process()
 
 
-def run(argv: Sequence[str] | None = None) -> "MGMTrainer":
+def run_training(argv: Sequence[str] | None = None) -> "MGMTrainer":
     """Parse the flags, train, and save the model.
 
     Args:
@@ -81,7 +81,7 @@ def run(argv: Sequence[str] | None = None) -> "MGMTrainer":
     Raises:
         MGMError: a user error in the flags, the data or a folder, or a full disk.
     """
-    arguments = parse(argv)
+    arguments = parse_arguments(argv)
     # Imported after parsing, so that --help and wrong flags need not wait for it.
     from mgm.train.run import train
 

@@ -14,7 +14,7 @@ from transformers.utils import PROCESSOR_NAME
 from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.processor_match import check_match
-from mgm.data.text.stop_criteria import align_generation
+from mgm.data.text.stop_criteria import sync_generation_config
 from mgm.data.text.templates import version_template
 from mgm.data.text.tokenizer import (
     check_vocabulary,
@@ -22,7 +22,7 @@ from mgm.data.text.tokenizer import (
     load_tokenizer,
     vocabulary_size,
 )
-from mgm.errors import MGMError, faults_of
+from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.base_models import MissingBaseError
 from mgm.model.checkpoint.components import load_stage1
 from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
@@ -220,9 +220,9 @@ def _check_processor(
         MGMError: names the file.
     """
     rows = model.config.text_config.vocab_size
-    with faults_of(folder):
+    with prefix_errors(folder):
         check_vocabulary(processor.tokenizer, rows)
-    with faults_of(folder / PROCESSOR_NAME):
+    with prefix_errors(folder / PROCESSOR_NAME):
         check_match(model.config, processor)
 
 
@@ -296,4 +296,4 @@ def _sync_special_tokens(model: MGMForConditionalGeneration, processor: MGMProce
         if getattr(tokenizer, name) is not None:
             setattr(model.config.text_config, name, getattr(tokenizer, name))
     generation.eos_token_id = None  # set below: the template decides what ends an answer
-    align_generation(generation, tokenizer, processor.template)
+    sync_generation_config(generation, tokenizer, processor.template)

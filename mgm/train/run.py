@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mgm.atomic import WriteErrors
+from mgm.atomic import write_errors
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
 from mgm.data.sources.bad_samples import FILE, SKIP, BadSamples, described, nothing_usable
 from mgm.errors import MGMError, one_line
@@ -119,7 +119,7 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples
             bad_samples.open_file()
 
     try:
-        with WriteErrors(output), data_loader_errors():  # callbacks write there too
+        with write_errors(output), data_loader_errors():  # callbacks write there too
             return trainer.train_from(checkpoint, begin)
     finally:
         trainer.progress.close()

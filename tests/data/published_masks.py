@@ -59,9 +59,9 @@ def is_caption(template: Template) -> bool:
     return template.training is not None and template.training.drops_questions
 
 
-def is_signalled(template: Template) -> bool:
-    """Whether published training writes `###` signals, having no code for this template."""
-    return template.training is not None and bool(template.training.next_signal)
+def has_turn_separator(template: Template) -> bool:
+    """Whether published training writes `###` separators, having no code for this template."""
+    return template.training is not None and bool(template.training.turn_separator)
 
 
 def text_cause(template: Template, messages: Sequence[Message], pads: bool) -> str | None:
@@ -79,7 +79,7 @@ def text_cause(template: Template, messages: Sequence[Message], pads: bool) -> s
         return "not a caption"
     if any(text.count(IMAGE_MARKER) > 1 for text in texts):
         return "several images"
-    if "" in texts and not is_caption(template) and not is_signalled(template):
+    if "" in texts and not is_caption(template) and not has_turn_separator(template):
         return "empty message"
     return None
 
@@ -151,7 +151,7 @@ def mask_cause(
     Returns:
         None as the cause where the mask is right; None as the length where nothing is counted.
     """
-    if is_signalled(template):
+    if has_turn_separator(template):
         return "signals", None
     if is_caption(template):
         return None, None

@@ -15,9 +15,9 @@ from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import (
     IGNORE_INDEX,
     Segment,
+    build_prompt,
     introduce_image,
     move_image_first,
-    prompt,
 )
 from mgm.data.text.encoding import encode
 from mgm.data.text.templates import get_template
@@ -103,7 +103,7 @@ def test_prompts():
         turns = turns_of(record["messages"])
         if record["history"] == "tuple_first":  # what the web page sends with an image
             turns = introduce_image(template, turns)
-        ours = prompt(template, turns)
+        ours = build_prompt(template, turns)
         if "error" in record:
             assert is_caption(template), record
             assert any(answer for _, answer in turns), record
@@ -201,7 +201,7 @@ def test_an_empty_answer_ends_the_published_text():
             continue
         *turns, (question, _) = check(messages).turns
         template = replace(template, layout=template.training or template.layout)
-        broken_off = prompt(template, [*turns, (move_image_first(question), None)])
+        broken_off = build_prompt(template, [*turns, (move_image_first(question), None)])
         ids, _ = encode([Segment(broken_off)], load(record["tokenizer"]), PUBLISHED_IMAGE, 1)
         assert ids == record["input_ids"]
 

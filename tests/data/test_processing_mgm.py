@@ -124,7 +124,7 @@ def test_padding_side_is_the_processors(nano_tokenizer, tmp_path):
         ({"truncation": True, "max_length": 1}, "max_length is 1; texts are not cut"),
         (
             {"images_kwargs": {"do_pan_and_scan": True}},
-            "do_pan_and_scan is True, which is no option",
+            "do_pan_and_scan is True, which this processor does not support",
         ),
         ({"text_kwargs": {"padding": "longer"}}, "padding is 'longer'; choose True"),
         ({"max_length": 9}, "max_length is 9, which goes with padding='max_length' alone"),

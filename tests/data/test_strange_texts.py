@@ -173,7 +173,7 @@ def test_the_doctor_finds_the_same(ending, folder, model, processor, capsys):
     clean = folder / f"clean{ending}"
     words = [str(path), "--model", str(model), "--model-max-length", "400", "--fix", str(clean)]
     words += ["--report", str(folder / "report.json"), "--plot", str(folder / "plot.png")]
-    words += ["--show", str(len(records) - 1), "--page", str(folder / "page.html")]
+    words += ["--render-sample", str(len(records) - 1), "--html", str(folder / "page.html")]
     assert doctor.main(words) == 1
     output = capsys.readouterr().out
     assert all(character.isprintable() or character in "\n" for character in output)
@@ -229,7 +229,7 @@ def test_a_data_file_whose_name_is_no_text(folder, model, capsys):
     path = folder / os.fsdecode(b"data\xff.json")
     source.rename(path)
     words = [str(path), "--model", str(model), "--report", str(folder / "report.json")]
-    words += ["--show", "0", "--page", str(folder / "page.html")]
+    words += ["--render-sample", "0", "--html", str(folder / "page.html")]
     assert doctor.main(words) == 1
     assert "data\\udcff.json" in capsys.readouterr().out
     assert Path(folder / "report.json").read_text()

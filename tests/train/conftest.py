@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.model.tiny import TEXT, save_towers
 from tests.shared_folders import shared_folder
 
@@ -108,7 +108,9 @@ def stage1_flags(parts, data) -> dict[str, object]:
 def stage1(stage1_flags, tmp_path_factory) -> Path:
     """The folder that stage 1 leaves."""
     return shared_folder(
-        tmp_path_factory, "stage1", lambda made: run(words(stage1_flags | {"output_dir": made}))
+        tmp_path_factory,
+        "stage1",
+        lambda made: run_training(words(stage1_flags | {"output_dir": made})),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from mgm.data.sources.bad_samples import FILE
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.train.conftest import words
 
 
@@ -57,7 +57,9 @@ def quarantined(flags) -> dict[int, str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
     bad = faulty[1]
-    trainer = run(words(flags | {"on_bad_sample": "skip", "dataloader_num_workers": workers}))
+    trainer = run_training(
+        words(flags | {"on_bad_sample": "skip", "dataloader_num_workers": workers})
+    )
     listed = quarantined(flags)
     assert set(listed) == bad
     assert "has no" in listed[1] or "empty list" in listed[1]
@@ -76,13 +78,13 @@ def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
     old.parent.mkdir()
     entry = {"file": "other.json", "sample": 7, "kind": "malformed", "reason": "of before"}
     old.write_text(json.dumps(entry) + "\n")
-    run(words(flags | saving))
+    run_training(words(flags | saving))
     aside = flags["output_dir"] / "earlier_run_1" / FILE
     assert json.loads(aside.read_text()) == entry
     before = quarantined(flags)
     assert set(before) >= faulty[1] - {9}  # whose damage shows when its image is read
     assert "of before" not in before.values()
-    run(words(flags | saving | {"max_steps": 2}))
+    run_training(words(flags | saving | {"max_steps": 2}))
     assert quarantined(flags).items() >= before.items()
     assert [folder.name for folder in flags["output_dir"].glob("earlier*")] == ["earlier_run_1"]
 
@@ -90,8 +92,10 @@ def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
 def test_what_is_left_out_changes_nothing_else(flags, data):
     """The same weights as without these samples, where the order is the same."""
     order = {"group_by_modality_length": False, "train_sampling_strategy": None}
-    kept = run(words(flags | order | {"on_bad_sample": "skip"})).train_dataset
-    clean = run(words(flags | order | {"data_path": data, "output_dir": flags["output_dir"]}))
+    kept = run_training(words(flags | order | {"on_bad_sample": "skip"})).train_dataset
+    clean = run_training(
+        words(flags | order | {"data_path": data, "output_dir": flags["output_dir"]})
+    )
     # The one with a damaged image is known to be there, and holds nothing but its place.
     assert len(kept) == len(clean.train_dataset) + 1
     assert list(kept[kept.places.tolist().index(9)]) == ["index"]
@@ -106,14 +110,14 @@ def test_a_batch_of_nothing_else_teaches_nothing(flags, data, tmp_path):
     path.write_text(json.dumps([*samples, json.loads(data.read_text())[1]]))
     single = {"per_device_train_batch_size": 1, "data_path": path, "on_bad_sample": "skip"}
     (data.parent / "broken.png").write_bytes(b"no image")
-    trainer = run(words(flags | single))
+    trainer = run_training(words(flags | single))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert sorted(loss == 0 for loss in losses) == [False, True, True, True]
 
 
 def test_strict_ends_the_run_and_names_the_first(flags):
     with pytest.raises(MGMError, match=r"faulty\.json: sample 1"):
-        run(words(flags))
+        run_training(words(flags))
 
 
 def test_nothing_usable_is_an_error(flags, tmp_path):
@@ -123,15 +127,15 @@ def test_nothing_usable_is_an_error(flags, tmp_path):
         MGMError,
         match=r"no usable samples \(2 malformed\); the first: .*sample 0: ",
     ):
-        run(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
+        run_training(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]
     path.write_text(json.dumps([{"image": "gone.png", "conversations": turns}]))
     with pytest.raises(
         MGMError, match=r"no usable samples \(1 missing image\).*gone\.png: there is no"
     ):
-        run(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
+        run_training(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
 
 
 def test_the_policy_is_one_of_two(flags):
     with pytest.raises(MGMError, match="choose raise or skip"):
-        run(words(flags | {"on_bad_sample": "replace"}))
+        run_training(words(flags | {"on_bad_sample": "replace"}))

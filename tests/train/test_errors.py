@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
@@ -25,7 +25,7 @@ def flags(stage1_flags, tmp_path):
 
 def fault(flags) -> str:
     with pytest.raises(MGMError) as caught:
-        run(words(flags))
+        run_training(words(flags))
     assert "\n" not in str(caught.value)
     assert not list(Path(flags["output_dir"]).glob("*.safetensors"))
     return str(caught.value)
@@ -200,7 +200,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_saved(
     output = flags["output_dir"]
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     whole = tmp_path_factory.mktemp("whole")
-    run(words(flags | changes | {"output_dir": whole}))
+    run_training(words(flags | changes | {"output_dir": whole}))
     with full_disk(largest(whole / "checkpoint-2", file) - 1):
         found = fault(flags | changes)
     assert found.startswith(f"{output}/checkpoint-2")
@@ -210,13 +210,13 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_saved(
 
 def test_a_checkpoint_of_other_parameters_is_refused(flags, stage1, tmp_path) -> None:
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
-    run(words(flags | changes))
+    run_training(words(flags | changes))
     more = {"tune_mm_mlp_adapter": None, "max_steps": 4}
     with pytest.raises(MGMError, match="--tune_mm_mlp_adapter was True, is False"):
-        run(words(flags | changes | more))
+        run_training(words(flags | changes | more))
     (flags["output_dir"] / "checkpoint-2" / "run.json").unlink()  # as of another program
     with pytest.raises(MGMError, match="was made with other flags"):
-        run(words(flags | changes | more))
+        run_training(words(flags | changes | more))
 
 
 def test_damaged_weights_of_stage_1(flags, tmp_path) -> None:

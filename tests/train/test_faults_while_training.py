@@ -8,7 +8,7 @@ import pytest
 
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.checkpointing.checkpoints import list_checkpoints
 from tests.train.conftest import words
 
@@ -20,7 +20,7 @@ def flags(stage2_flags, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data, tmp_path):
     with pytest.raises(MGMError) as caught:
-        run(words(flags | {"learning_rate": 1e30, "max_grad_norm": 0, "warmup_steps": 0}))
+        run_training(words(flags | {"learning_rate": 1e30, "max_grad_norm": 0, "warmup_steps": 0}))
     text = str(caught.value)
     assert "the loss is nan" in text or "the loss is inf" in text
     last = list_checkpoints(tmp_path)[-1]
@@ -41,17 +41,19 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data
     ],
 )
 def test_other_flags_after_a_stop(flags, change, fault):
-    run(words(flags | {"max_steps": 2}))
+    run_training(words(flags | {"max_steps": 2}))
     with pytest.raises(MGMError, match=fault):
-        run(words(flags | change | {"max_steps": 4}))
+        run_training(words(flags | change | {"max_steps": 4}))
 
 
 def test_other_data_after_a_stop(flags, data, tmp_path):
-    run(words(flags | {"max_steps": 2}))
+    run_training(words(flags | {"max_steps": 2}))
     path = tmp_path / "less.json"
     path.write_text(json.dumps(json.loads(data.read_text())[:-1]))
     with pytest.raises(MGMError, match=r"number of samples was 12, is 11"):
-        run(words(flags | {"max_steps": 4, "data_path": path, "image_folder": data.parent}))
+        run_training(
+            words(flags | {"max_steps": 4, "data_path": path, "image_folder": data.parent})
+        )
 
 
 def test_a_process_that_prepares_samples_dies(flags, monkeypatch):
@@ -60,4 +62,4 @@ def test_a_process_that_prepares_samples_dies(flags, monkeypatch):
 
     monkeypatch.setattr(TrainingDataset, "__getitem__", dies)
     with pytest.raises(MGMError, match="a DataLoader worker died"):
-        run(words(flags | {"dataloader_num_workers": 1}))
+        run_training(words(flags | {"dataloader_num_workers": 1}))

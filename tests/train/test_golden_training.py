@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from mgm.data.datasets.samplers import ModalitySampler
 from mgm.model.loading import load_model
 from mgm.model.published_layout.weight_names import to_published
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.golden_files import golden, golden_json
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, losses, train_in_processes
@@ -57,7 +57,7 @@ def trainer(flags, expected):
     with pytest.MonkeyPatch.context() as patch:
         # The order hangs on what else had drawn random numbers; the sampler has tests of its own.
         patch.setattr(ModalitySampler, "__iter__", lambda self: iter(order))
-        return run(words(flags))
+        return run_training(words(flags))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mgm.data.datasets.samplers import LengthSampler
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.data.datasets.test_packing import llava_like
 from tests.train.conftest import words
 
@@ -41,7 +41,7 @@ def test_the_order_is_of_seed_and_epoch_alone():
 
 def test_training_by_length(stage2_flags, tmp_path):
     grouped = {"group_by_modality_length": False, "group_by_length": True, "save_steps": 2}
-    trainer = run(words(stage2_flags | grouped | {"output_dir": tmp_path}))
+    trainer = run_training(words(stage2_flags | grouped | {"output_dir": tmp_path}))
     assert isinstance(trainer._get_train_sampler(), LengthSampler)
     dataset = trainer.train_dataset
     first = dataset[0]["input_ids"]

@@ -7,7 +7,7 @@ import pytest
 
 from mgm.data.sources.mixture_config import read_mixture
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.train.conftest import words
 
 
@@ -34,7 +34,7 @@ def flags(stage2_flags, mixture, tmp_path):
 
 
 def test_each_is_seen_as_often_as_its_weight_says(flags):
-    trainer = run(words(flags))
+    trainer = run_training(words(flags))
     dataset = trainer.train_dataset
     assert len(dataset) == 8 * 2.5 + 3
     seen = Counter(dataset.label(index) for index in range(len(dataset)))
@@ -52,7 +52,7 @@ def test_the_same_is_drawn_in_every_run(flags, tmp_path):
     names = []
     for seed in (1, 1, 2):
         of_run = flags | {"seed": seed, "max_steps": 1, "output_dir": tmp_path / str(len(names))}
-        dataset = run(words(of_run)).train_dataset
+        dataset = run_training(words(of_run)).train_dataset
         names.append([dataset.label(index) for index in range(len(dataset))])
     assert names[0] == names[1] != names[2]
 
@@ -62,7 +62,7 @@ def test_the_loss_of_each_is_told(flags, caplog, tmp_path, packing):
     """Means weighted by labels make the whole; the picture of the curves has a line of each."""
     caplog.set_level("INFO", "mgm")
     changes = {"packing": packing, "group_by_modality_length": False, "model_max_length": 96}
-    trainer = run(words(flags | changes | {"per_device_train_batch_size": 4}))
+    trainer = run_training(words(flags | changes | {"per_device_train_batch_size": 4}))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert {name for entry in steps for name in entry if name.startswith("loss/")} == {
         "loss/captions",
@@ -81,14 +81,14 @@ def test_the_loss_of_each_is_told(flags, caplog, tmp_path, packing):
 
 def test_packed(flags):
     more = {"packing": True, "group_by_modality_length": False, "model_max_length": 96}
-    rows = run(words(flags | more)).train_dataset.rows
+    rows = run_training(words(flags | more)).train_dataset.rows
     assert sorted(index for row in rows for index in row) == list(range(23))
 
 
 def test_a_fault_in_one_of_them_names_it(flags, mixture):
     (mixture.parent / "texts.jsonl").write_text("{}\n")
     with pytest.raises(MGMError, match=r"texts\.jsonl: sample 0"):
-        run(words(flags))
+        run_training(words(flags))
 
 
 def test_lists_are_no_mixtures(data, tmp_path):
@@ -121,8 +121,8 @@ def test_weights_below_one_sample(flags, mixture, caplog):
     content = json.loads(mixture.read_text())
     content["datasets"][1]["weight"] = 0.1
     mixture.write_text(json.dumps(content))
-    assert len(run(words(flags | {"max_steps": 1})).train_dataset) == 8 * 2.5
+    assert len(run_training(words(flags | {"max_steps": 1})).train_dataset) == 8 * 2.5
     assert "text teaches nothing, for its weight 0.1 is less than one of its 3 " in caplog.text
     mixture.write_text(json.dumps({"datasets": content["datasets"][1:]}))
     with pytest.raises(MGMError, match=r"mixture\.json: no dataset gives a sample; give larger"):
-        run(words(flags))
+        run_training(words(flags))

@@ -15,7 +15,7 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.model.loading import load_model, save_model
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.merge import main as merge
 from mgm.train.trainer import MGMTrainer
 from tests.golden_files import golden
@@ -44,7 +44,7 @@ def trainer(stage1_flags, stage2_flags, tmp_path_factory) -> Callable[[str], MGM
         if kind in ADAPTERS:
             flags |= {"lora_enable": True, "use_dora": kind == "dora", "lora_r": 4}
             flags |= {"bits": 4 if kind == "qlora" else 16}
-        return run(words(flags | {"output_dir": tmp_path_factory.mktemp(kind)}))
+        return run_training(words(flags | {"output_dir": tmp_path_factory.mktemp(kind)}))
 
     return made
 
@@ -171,26 +171,26 @@ SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max
 def test_limits_on_saves_count_this_runs_checkpoints(stage2_flags, tmp_path, caplog) -> None:
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
     make_checkpoint(tmp_path / "checkpoint-100")
-    run(words(flags | {"resume_from_checkpoint": False}))
+    run_training(words(flags | {"resume_from_checkpoint": False}))
     assert steps(tmp_path) == {"checkpoint-2", "earlier_run_1/checkpoint-100"}
     assert "checkpoint-100 of an earlier run moved to" in caplog.text
-    run(words(flags | {"max_steps": 3}))  # goes on from its own
+    run_training(words(flags | {"max_steps": 3}))  # goes on from its own
     assert steps(tmp_path) == {"checkpoint-3", "earlier_run_1/checkpoint-100"}
 
 
 def test_a_resumed_run_sets_later_checkpoints_aside(stage2_flags, tmp_path) -> None:
     flags = stage2_flags | SAVING | {"output_dir": tmp_path, "max_steps": 1}
-    run(words(flags))
+    run_training(words(flags))
     make_checkpoint(tmp_path / "checkpoint-100")
     more = {"resume_from_checkpoint": tmp_path / "checkpoint-1", "max_steps": 2}
-    run(words(flags | more | {"save_total_limit": 2}))
+    run_training(words(flags | more | {"save_total_limit": 2}))
     assert steps(tmp_path) == {"checkpoint-1", "checkpoint-2", "earlier_run_1/checkpoint-100"}
 
 
 def test_a_run_that_is_refused_touches_nothing(stage2_flags, tmp_path) -> None:
     """Whichever check refuses it, the last of them when the optimizer is loaded."""
     flags = stage2_flags | SAVING | {"output_dir": tmp_path, "on_bad_sample": "skip"}
-    run(words(flags))
+    run_training(words(flags))
     checkpoint = tmp_path / "checkpoint-2"
     make_checkpoint(tmp_path / "checkpoint-100")
     (tmp_path / "quarantine.jsonl").write_text("{}\n")
@@ -198,7 +198,7 @@ def test_a_run_that_is_refused_touches_nothing(stage2_flags, tmp_path) -> None:
 
     def refused(**changes: object) -> str:
         with pytest.raises(MGMError) as caught:
-            run(words(flags | {"resume_from_checkpoint": checkpoint} | changes))
+            run_training(words(flags | {"resume_from_checkpoint": checkpoint} | changes))
         assert contents(tmp_path) == before
         return str(caught.value)
 
@@ -219,10 +219,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_resumed_from_elsewhere_sets_all_aside(stage2_flags, tmp_path) -> None:
     flags = stage2_flags | SAVING | {"max_steps": 1}
-    run(words(flags | {"output_dir": tmp_path / "first"}))
+    run_training(words(flags | {"output_dir": tmp_path / "first"}))
     make_checkpoint(tmp_path / "second" / "checkpoint-1")
     more = {"resume_from_checkpoint": tmp_path / "first/checkpoint-1", "max_steps": 2}
-    run(words(flags | more | {"output_dir": tmp_path / "second"}))
+    run_training(words(flags | more | {"output_dir": tmp_path / "second"}))
     assert steps(tmp_path / "second") == {"checkpoint-2", "earlier_run_1/checkpoint-1"}
     assert steps(tmp_path / "first") == {"checkpoint-1"}
 

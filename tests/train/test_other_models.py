@@ -27,8 +27,8 @@ from transformers import (
 
 import mgm
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
-from mgm.train.args.validation import parse
+from mgm.train.__main__ import run_training
+from mgm.train.args.validation import parse_arguments
 from mgm.train.model_setup import build_model_and_processor
 from tests.model.inputs import difference
 from tests.model.tiny import VISION
@@ -110,14 +110,14 @@ def flags(parts, data, tmp_path) -> dict[str, object]:
 
 
 def start_of(flags):
-    model, processor = build_model_and_processor(parse(words(flags)))
+    model, processor = build_model_and_processor(parse_arguments(words(flags)))
     return model.eval(), processor
 
 
 def trained_and_answering(flags):
     """Train, save, load and answer; transformers' own loading and `generate` have to agree."""
     before = {name: value.clone() for name, value in start_of(flags)[0].state_dict().items()}
-    trainer = run(words(flags))
+    trainer = run_training(words(flags))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2
     assert all(0 < loss < 20 for loss in losses)
@@ -241,7 +241,7 @@ def test_unknown_language_model_names_its_template(flags, tmp_path, caplog) -> N
     folder = language_folder(tmp_path / "language", config, ["<|pad|>", "<|endoftext|>"])
     flags |= {"model_name_or_path": folder}
     assert start_of(flags)[1].conversation == "vicuna_v1"
-    assert "for olmo2; using the conversation template vicuna_v1" in caplog.text
+    assert "family olmo2; using the conversation template vicuna_v1" in caplog.text
     caplog.clear()
     assert start_of(flags | {"version": "phi_2"})[1].conversation == "phi_2"
     assert not caplog.text

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.train.conftest import words
 
 
@@ -32,7 +32,7 @@ def losses(trainer) -> list[float]:
 def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path, by_modality):
     # Rows hold about as many images each, whether the recipes' flag asks for it or not.
     flags = flags | {"group_by_modality_length": by_modality}
-    trainer = run(words(flags | {"output_dir": tmp_path}))
+    trainer = run_training(words(flags | {"output_dir": tmp_path}))
     rows = trainer.train_dataset.rows
     count = len(json.loads(data.read_text()))
     assert sorted(index for row in rows for index in row) == list(range(count))
@@ -43,13 +43,13 @@ def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path, by_modality):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
-    straight = run(words(flags | {"output_dir": tmp_path / "straight"}))
+    straight = run_training(words(flags | {"output_dir": tmp_path / "straight"}))
     stopped = tmp_path / "stopped"
-    run(words(flags | {"output_dir": stopped}))
+    run_training(words(flags | {"output_dir": stopped}))
     for folder in stopped.glob("checkpoint-*"):
         if folder.name != "checkpoint-2":
             shutil.rmtree(folder)
-    resumed = run(words(flags | {"output_dir": stopped}))
+    resumed = run_training(words(flags | {"output_dir": stopped}))
     assert losses(resumed) == losses(straight)
     theirs = straight.model.state_dict()
     for name, tensor in resumed.model.state_dict().items():
@@ -58,4 +58,4 @@ def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
 
 def test_grouping_beside_it_is_refused(flags, tmp_path):
     with pytest.raises(MGMError, match="--group_by_length beside --packing: choose one"):
-        run(words(flags | {"group_by_length": True, "output_dir": tmp_path}))
+        run_training(words(flags | {"group_by_length": True, "output_dir": tmp_path}))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.checkpointing.checkpoints import STATE_FILE
 from tests.model.tiny import TEXT
 from tests.preloaded import PYTHON
@@ -61,7 +61,7 @@ def flags(stage2_flags) -> dict[str, object]:
 def alone(flags, tmp_path_factory) -> Path:
     """The folder of one process that has the whole batch."""
     folder = tmp_path_factory.mktemp("alone")
-    run(words(flags | {"per_device_train_batch_size": 2, "output_dir": folder}))
+    run_training(words(flags | {"per_device_train_batch_size": 2, "output_dir": folder}))
     return folder
 
 
@@ -89,7 +89,9 @@ def test_losses_of_sources_are_those_of_all_processes(flags, data, tmp_path):
     sources = [{"path": f"{name}.json"} for name in ("images", "texts")]
     mixture.write_text(json.dumps({"datasets": sources}))
     flags = flags | {"data_path": mixture, "image_folder": data.parent}
-    run(words(flags | {"per_device_train_batch_size": 2, "output_dir": tmp_path / "alone"}))
+    run_training(
+        words(flags | {"per_device_train_batch_size": 2, "output_dir": tmp_path / "alone"})
+    )
     done = train_in_processes(flags | {"output_dir": tmp_path / "two"})
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("loss/images", "loss/texts"):
@@ -100,7 +102,7 @@ def test_losses_of_sources_are_those_of_all_processes(flags, data, tmp_path):
 
 @pytest.mark.slow
 def test_accumulated_batches_learn_as_one(flags, alone, tmp_path):
-    run(words(flags | {"gradient_accumulation_steps": 2, "output_dir": tmp_path}))
+    run_training(words(flags | {"gradient_accumulation_steps": 2, "output_dir": tmp_path}))
     check_same(tmp_path, alone)
 
 
@@ -141,7 +143,7 @@ def test_fsdp_learns_as_one_process(flags, alone, tmp_path, steps):
         more |= {"num_train_epochs": 2}
         expected = tmp_path / "alone"
         single = {"per_device_train_batch_size": 2, "output_dir": expected}
-        run(words(flags | more | {"fsdp": None} | single))
+        run_training(words(flags | more | {"fsdp": None} | single))
     done = train_in_processes(flags | more)
     assert done.returncode == 0, done.stderr[-3000:]
     check_same(tmp_path, expected if steps == 2 else alone)
@@ -185,7 +187,7 @@ def test_the_first_process_alone_reads_weights(flags, stage1_flags, tmp_path, st
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "0").read_text() == "cpu"
     assert "meta" in (tmp_path / "1").read_text()
-    run(words(flags | {"output_dir": single, "per_device_train_batch_size": 2}))
+    run_training(words(flags | {"output_dir": single, "per_device_train_batch_size": 2}))
     assert len(losses(divided)) == 2
     assert losses(divided) == pytest.approx(losses(single), rel=1e-4)
     (name,) = (file.name for file in single.glob("*.safetensors"))
@@ -209,7 +211,9 @@ def test_experts_are_divided(flags, stage1_flags, tmp_path, form):
     names = ("vision_tower", "vision_tower_aux", "mm_projector_type", "mm_vision_select_layer")
     start = {name: stage1_flags[name] for name in names}
     flags = flags | start | {"model_name_or_path": folder, "image_size_aux": 128}
-    run(words(flags | {"per_device_train_batch_size": 2, "output_dir": tmp_path / "alone"}))
+    run_training(
+        words(flags | {"per_device_train_batch_size": 2, "output_dir": tmp_path / "alone"})
+    )
     more: dict[str, object] = {"fsdp": "full_shard"}
     if form == "zero3":
         pytest.importorskip("deepspeed")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.train.conftest import words
 
 
@@ -24,7 +24,7 @@ def flags(stage2_flags, tmp_path_factory) -> dict[str, object]:
     """Of a run of two steps that is finished, in an output folder of its own."""
     output = tmp_path_factory.mktemp("finished")
     flags = stage2_flags | {"max_steps": 2, "save_steps": 2, "output_dir": output}
-    run(words(flags))
+    run_training(words(flags))
     return flags
 
 
@@ -39,14 +39,14 @@ def fault(flags: dict[str, object]) -> str:
     weights = Path(str(flags["output_dir"])) / "model.safetensors"
     before = weights.read_bytes()
     with pytest.raises(MGMError) as caught:
-        run(words(flags))
+        run_training(words(flags))
     assert "\n" not in str(caught.value)
     assert weights.read_bytes() == before
     return str(caught.value)
 
 
 def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
-    run(words(finished))
+    run_training(words(finished))
     assert "all 2 steps are done" in caplog.text
     assert "--learning_rate was 0.01, is 0.5" in fault(finished | {"learning_rate": 0.5})
     assert "--model_max_length was 64, is 65" in fault(finished | {"model_max_length": 65})
@@ -62,7 +62,7 @@ def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
 
 def test_a_moved_data_folder_is_the_same_data(finished, data, tmp_path, caplog):
     moved = shutil.copytree(data.parent, tmp_path / "moved")
-    run(words(finished | {"data_path": moved / "data.json"}))
+    run_training(words(finished | {"data_path": moved / "data.json"}))
     assert "all 2 steps are done" in caplog.text
     assert f"--data_path {data} is at {moved}/data.json now" in caplog.text
 
@@ -79,7 +79,7 @@ def test_other_weights_to_start_from_are_refused(finished, tmp_path):
 
 def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
     output = Path(str(finished["output_dir"]))
-    longer = run(words(finished | {"max_steps": 4}))
+    longer = run_training(words(finished | {"max_steps": 4}))
     assert "had 2 before: the schedule 'linear' is recomputed for 4 steps" in caplog.text
     rates = [entry["learning_rate"] for entry in longer.state.log_history if "loss" in entry]
     assert rates[2:] == [0.005, 0.0025]
@@ -92,9 +92,9 @@ def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
 def test_a_constant_schedule_goes_on_as_one_run(finished, stage2_flags, tmp_path):
     """Two steps and two more end in the weights of four."""
     constant = finished | {"lr_scheduler_type": "constant", "output_dir": tmp_path / "two"}
-    run(words(constant))
-    run(words(constant | {"max_steps": 4}))
-    run(words(constant | {"max_steps": 4, "output_dir": tmp_path / "four"}))
+    run_training(words(constant))
+    run_training(words(constant | {"max_steps": 4}))
+    run_training(words(constant | {"max_steps": 4, "output_dir": tmp_path / "four"}))
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "four"))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
@@ -102,22 +102,22 @@ def test_a_constant_schedule_goes_on_as_one_run(finished, stage2_flags, tmp_path
 def test_more_epochs_are_taken(finished, tmp_path):
     epochs = finished | {"max_steps": None, "save_steps": 100, "output_dir": tmp_path / "epochs"}
     epochs["save_strategy"] = "epoch"
-    first = run(words(epochs))
-    longer = run(words(epochs | {"num_train_epochs": 2}))
+    first = run_training(words(epochs))
+    longer = run_training(words(epochs | {"num_train_epochs": 2}))
     assert longer.state.global_step == 2 * first.state.global_step
     assert "--num_train_epochs 1.0: " in fault(epochs)
 
 
 def test_other_hold_out_data_is_taken_and_said(finished, data, tmp_path, caplog):
     measured = {"eval_strategy": "steps", "eval_steps": 2, "eval_data_path": data}
-    run(words(finished | measured))
+    run_training(words(finished | measured))
     assert "--eval_strategy was no, is steps" in caplog.text
 
 
 def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
     checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
     (checkpoint / "run.json").unlink()
-    run(words(finished))
+    run_training(words(finished))
     (line,) = (line for line in caplog.messages if "cannot be compared" in line)
     assert "has no run.json" in line
 
@@ -182,7 +182,7 @@ def test_a_processor_of_another_model_is_named(finished, tmp_path, name):
     (folder / name).write_text(json.dumps(found))
     fresh = finished | {"model_name_or_path": folder, "output_dir": tmp_path / "new"}
     with pytest.raises(MGMError, match=f"^{folder / name}: "):
-        run(words(fresh))
+        run_training(words(fresh))
 
 
 def test_the_kind_of_training_is_compared_before_anything_is_loaded(finished):

@@ -10,7 +10,7 @@ import torch
 from mgm.data.datasets import stream_order
 from mgm.data.sources.bad_samples import FILE
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.trainer import MGMTrainer
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, train_in_processes
@@ -88,7 +88,7 @@ def test_skipped(order, flags, data, tmp_path, caplog):
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *good[:3], good[-1]])
     more = {"data_path": path, "on_bad_sample": "skip", "num_train_epochs": 2, "max_steps": None}
-    trainer = run(words(flags | more | ORDERS[order]))
+    trainer = run_training(words(flags | more | ORDERS[order]))
     found = {entry["sample"]: entry for entry in listed(flags["output_dir"])}
     for index, name in enumerate(BAD):
         streamed_kind = "broken image" if "stream" in order else KINDS[name]
@@ -106,7 +106,7 @@ def test_strict_names_file_sample_and_reason(order, name, flags, data, tmp_path)
     good = json.loads(data.read_text())
     path = written(tmp_path / "one.jsonl", [good[0], BAD[name], good[1]])
     with pytest.raises(MGMError) as caught:
-        run(words(flags | {"data_path": path} | ORDERS[order]))
+        run_training(words(flags | {"data_path": path} | ORDERS[order]))
     text = str(caught.value)
     assert text.startswith(f"{path}: sample 1"), text
     assert len(text) < 700
@@ -119,7 +119,7 @@ def test_strict_in_a_worker_of_the_loader(name, flags, data, tmp_path):
     path = written(tmp_path / "one.jsonl", [json.loads(data.read_text())[0], BAD[name]])
     more = {"data_path": path, "dataloader_num_workers": 1} | ORDERS["stream"]
     with pytest.raises(MGMError, match=rf"^{re.escape(str(path))}: sample 1"):
-        run(words(flags | more))
+        run_training(words(flags | more))
 
 
 @pytest.mark.parametrize("order", ["plain", "packing", "stream"])
@@ -132,7 +132,7 @@ def test_all_bad(order, flags, tmp_path):
         path = written(tmp_path / f"{name}.jsonl", samples)
         more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 100}
         with pytest.raises(MGMError) as caught:
-            run(words(flags | ORDERS[order] | more))
+            run_training(words(flags | ORDERS[order] | more))
         text = str(caught.value)
         assert text.startswith(f"{path}: no usable samples ({expected}"), text
         assert f"the first: {path}: sample 0: has an empty list" in text
@@ -144,7 +144,7 @@ def test_a_short_run_of_bad_samples_alone(flags, data, tmp_path):
     more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 1, "seed": 1}
     more |= {"per_device_train_batch_size": 1, "group_by_modality_length": False}
     with pytest.raises(MGMError, match=r"no usable samples \(\d broken image\); the first: "):
-        run(words(flags | more))
+        run_training(words(flags | more))
     assert not (flags["output_dir"] / "model.safetensors").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
             states.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
 
     monkeypatch.setattr("mgm.train.run.MGMTrainer", Watched)
-    trainer = run(words(flags | more))
+    trainer = run_training(words(flags | more))
     states.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     changes = sum(not torch.equal(a, b) for a, b in pairwise(states))
     assert trainer.steps_without_loss == 3
@@ -177,13 +177,13 @@ def test_a_resumed_run_lists_none_twice(flags, data, tmp_path):
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *good])
     more = {"data_path": path, "on_bad_sample": "skip", "save_strategy": "steps", "save_steps": 2}
-    run(words(flags | more | {"max_steps": 4}))
+    run_training(words(flags | more | {"max_steps": 4}))
     before = listed(flags["output_dir"])
     last = flags["output_dir"] / "checkpoint-4"
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
-    run(words(flags | more | {"max_steps": 4, "resume_from_checkpoint": True}))
+    run_training(words(flags | more | {"max_steps": 4, "resume_from_checkpoint": True}))
     after = listed(flags["output_dir"])
     assert after[: len(before)] == before
     assert len(after) <= len(BAD)
@@ -195,7 +195,7 @@ def test_a_file_of_a_mixture_is_named(flags, data, tmp_path, caplog):
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"datasets": [{"path": path.name} for path in paths]}))
     more = {"data_path": mixture, "on_bad_sample": "skip", "max_steps": None}
-    run(words(flags | more))
+    run_training(words(flags | more))
     found = {(entry["file"], entry["sample"]) for entry in listed(flags["output_dir"])}
     assert found == {(str(path), index) for path in paths for index in range(len(BAD))}
 

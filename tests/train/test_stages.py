@@ -22,7 +22,7 @@ from mgm.errors import MGMError
 from mgm.model.checkpoint.components import STAGE1_FILE
 from mgm.model.loading import load_model
 from mgm.train import checkpointing_trainer as trainer_module
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.checkpointing.checkpoints import list_checkpoints
 from tests.model.tiny import VISION
 from tests.train.conftest import words
@@ -35,7 +35,7 @@ FRESH = ("mining.", "projector.")
 def stage2(stage2_flags, tmp_path_factory):
     """A whole run of stage 2: its folder, and its weights after the last step."""
     folder = tmp_path_factory.mktemp("stage2")
-    return folder, run(words(stage2_flags | {"output_dir": folder})).model.state_dict()
+    return folder, run_training(words(stage2_flags | {"output_dir": folder})).model.state_dict()
 
 
 def moved(before, after) -> set[str]:
@@ -45,10 +45,12 @@ def moved(before, after) -> set[str]:
 
 def start_of(flags):
     """The weights that a run starts from."""
-    from mgm.train.args.validation import parse
+    from mgm.train.args.validation import parse_arguments
     from mgm.train.model_setup import build_model_and_processor
 
-    return build_model_and_processor(parse(words(flags | {"output_dir": "unused"})))[0].state_dict()
+    return build_model_and_processor(parse_arguments(words(flags | {"output_dir": "unused"})))[
+        0
+    ].state_dict()
 
 
 def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None:
@@ -60,11 +62,11 @@ def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None
 
 
 def test_attention_is_chosen_by_a_flag(stage1_flags) -> None:
-    from mgm.train.args.validation import parse
+    from mgm.train.args.validation import parse_arguments
     from mgm.train.model_setup import build_model_and_processor
 
     flags = stage1_flags | {"attn_implementation": "eager", "output_dir": "unused"}
-    model = build_model_and_processor(parse(words(flags)))[0]
+    model = build_model_and_processor(parse_arguments(words(flags)))[0]
     for part in (model, model.vision_tower, model.language_model):
         assert part.config._attn_implementation == "eager"
 
@@ -136,14 +138,14 @@ def test_a_killed_run_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module.Trainer, "_save_optimizer_and_scheduler", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(flags)
+            run_training(flags)
     curves = {"curves.png"} if find_spec("matplotlib") else set()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2"} | curves
     left = tmp_path / ".checkpoint-4.0123abcd.part"  # what SIGKILL leaves
     left.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        resumed = run(flags)
+        resumed = run_training(flags)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not left.exists()
     assert resumed.state.global_step == 6
@@ -159,16 +161,16 @@ def test_a_killed_run_goes_on_where_it_was(
 def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_path, caplog) -> None:
     caplog.set_level(logging.INFO, logger="mgm")
     flags = stage2_flags | {"max_steps": 4, "output_dir": tmp_path}
-    before = run(words(flags)).model.state_dict()
-    again = run(words(flags))
+    before = run_training(words(flags)).model.state_dict()
+    again = run_training(words(flags))
     assert again.state.global_step == 4
     assert not moved(before, load_model(tmp_path).state_dict())
     assert "all 4 steps are done" in caplog.text
-    assert run(words(flags | {"max_steps": 5})).state.global_step == 5
+    assert run_training(words(flags | {"max_steps": 5})).state.global_step == 5
 
 
 def test_only_the_latest_checkpoints_are_kept(stage2_flags, tmp_path) -> None:
-    run(words(stage2_flags | {"output_dir": tmp_path, "save_total_limit": 1}))
+    run_training(words(stage2_flags | {"output_dir": tmp_path, "save_total_limit": 1}))
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-6"]
     model = load_model(tmp_path / "checkpoint-6")
     assert model.config.conversation == "nano"
@@ -176,8 +178,10 @@ def test_only_the_latest_checkpoints_are_kept(stage2_flags, tmp_path) -> None:
 
 def test_mining_can_be_switched_off(stage1_flags, stage2_flags, tmp_path) -> None:
     off = {"vision_tower_aux": "none"}
-    run(words(stage1_flags | off | {"output_dir": tmp_path / "1"}))
-    run(words(stage2_flags | {"model_name_or_path": tmp_path / "1", "output_dir": tmp_path / "2"}))
+    run_training(words(stage1_flags | off | {"output_dir": tmp_path / "1"}))
+    run_training(
+        words(stage2_flags | {"model_name_or_path": tmp_path / "1", "output_dir": tmp_path / "2"})
+    )
     model = load_model(tmp_path / "2")
     assert model.mining is None
     assert model.vision_tower_aux is None
@@ -201,7 +205,7 @@ def test_encoders_of_a_trained_model_can_be_replaced(stage1, stage2_flags, parts
 def test_grid_and_global_view_can_be_switched_on(stage2_flags, tmp_path) -> None:
     hd = {"image_grid": 2, "image_global": True, "image_size_aux": 256, "model_max_length": 200}
     more = {"output_dir": tmp_path, "max_steps": 1, "save_strategy": "no"}
-    model = run(words(stage2_flags | hd | more)).model
+    model = run_training(words(stage2_flags | hd | more)).model
     assert model.config.image_tokens_per_image == 5 * 16
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert processor.image_tokens_per_image == 5 * 16
@@ -211,7 +215,7 @@ def test_a_batch_without_labels_teaches_nothing(stage2_flags, tmp_path) -> None:
     # So short that every answer is cut off.
     more = {"model_max_length": 17, "max_steps": 2, "save_strategy": "no", "output_dir": tmp_path}
     flags = stage2_flags | more | {"weight_decay": 0.0}
-    assert not moved(start_of(flags), run(words(flags)).model.state_dict())
+    assert not moved(start_of(flags), run_training(words(flags)).model.state_dict())
 
 
 def test_published_flags_in_bf16_with_checkpointed_activations(
@@ -247,7 +251,7 @@ def test_published_flags_in_bf16_with_checkpointed_activations(
         "drop_path": True,
         "output_dir": tmp_path,
     }
-    trainer = run(words(flags))
+    trainer = run_training(words(flags))
     assert trainer.args.bf16
     model = trainer.model
     changed = moved(start_of(flags), model.state_dict())
@@ -262,7 +266,9 @@ def test_published_flags_in_bf16_with_checkpointed_activations(
 
 def test_stage_1_passes_over_samples_without_image(stage1_flags, data, tmp_path, caplog) -> None:
     with caplog.at_level("WARNING"):
-        trainer = run(words(stage1_flags | {"data_path": data, "output_dir": tmp_path / "out"}))
+        trainer = run_training(
+            words(stage1_flags | {"data_path": data, "output_dir": tmp_path / "out"})
+        )
     assert "3 of 12 samples have no image and train nothing" in caplog.text
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 6
@@ -273,5 +279,5 @@ def test_texts_alone_need_no_room_for_an_image(stage2_flags, data, tmp_path) -> 
     path = tmp_path / "texts.json"
     path.write_text(json.dumps(json.loads(data.read_text())[-3:]))
     flags = {"data_path": path, "output_dir": tmp_path / "out", "model_max_length": 16}
-    trainer = run(words(stage2_flags | flags))
+    trainer = run_training(words(stage2_flags | flags))
     assert trainer.state.global_step == 2

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.train.conftest import words
 from tests.train.test_processes import zero_settings
 from tests.train.test_resume_processes import train
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def fault(flags: dict[str, object]) -> str:
     with pytest.raises(MGMError) as caught:
-        run(words(flags))
+        run_training(words(flags))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -43,7 +43,7 @@ def test_stage_2_resumes_when_stage_1_was_started_again(
     stage1_flags, stage2_flags, tmp_path, caplog, start
 ):
     first = stage1_flags | SAVING | {"output_dir": tmp_path / "one"}
-    run(words(first))
+    run_training(words(first))
     parts = {} if start == "folder" else {"pretrain_mm_mlp_adapter": tmp_path / "one"}
     if parts:
         parts |= {name: first[name] for name in ("vision_tower", "vision_tower_aux")}
@@ -52,27 +52,27 @@ def test_stage_2_resumes_when_stage_1_was_started_again(
     base = tmp_path / "one" if start == "folder" else first["model_name_or_path"]
     second = stage2_flags | parts | SAVING | {"model_name_or_path": base}
     second["output_dir"] = tmp_path / "two"
-    run(words(second))
+    run_training(words(second))
     before = contents(tmp_path / "one")
-    run(words(first))
+    run_training(words(first))
     assert "all 1 steps are done" in caplog.text
     assert contents(tmp_path / "one") == before
     (tmp_path / "one/config.json").unlink()  # as a run that was killed leaves it
-    run(words(first))
+    run_training(words(first))
     assert contents(tmp_path / "one").keys() == before.keys()
     for name in before.keys() - {"trainer_state.json"}:
         assert (tmp_path / "one" / name).read_bytes() == before[name], name
     (tmp_path / "one/results.json").write_text("{}")
-    run(words(second | {"max_steps": 2}))
+    run_training(words(second | {"max_steps": 2}))
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_a_finished_run_that_saved_models_only_is_taken(stage2_flags, tmp_path, caplog, kind):
     flags = stage2_flags | SAVING | {"save_only_model": True, "output_dir": tmp_path / "run"}
     flags["lora_enable"] = kind == "lora"
-    run(words(flags))
+    run_training(words(flags))
     before = contents(tmp_path / "run")
-    run(words(flags))
+    run_training(words(flags))
     assert "already has the trained model" in caplog.text
     assert contents(tmp_path / "run") == before
     assert "optimizer.pt: is missing" in fault(flags | {"max_steps": 2})
@@ -81,21 +81,21 @@ def test_a_finished_run_that_saved_models_only_is_taken(stage2_flags, tmp_path, 
 def test_more_epochs_need_more_than_the_model(stage2_flags, tmp_path):
     epochs = stage2_flags | {"save_strategy": "epoch", "save_only_model": True}
     epochs["output_dir"] = tmp_path
-    run(words(epochs))
-    run(words(epochs))
+    run_training(words(epochs))
+    run_training(words(epochs))
     assert "optimizer.pt: is missing" in fault(epochs | {"num_train_epochs": 2})
 
 
 def test_another_model_in_the_output_is_replaced_by_the_result(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
-    run(words(flags))
+    run_training(words(flags))
     before = contents(tmp_path)
     shutil.copyfile(
         Path(str(flags["model_name_or_path"])) / "model.safetensors", tmp_path / "model.safetensors"
     )
     (tmp_path / "mm_projector.bin").write_bytes(b"")
     (tmp_path / "tokenizer.json").unlink()
-    run(words(flags))
+    run_training(words(flags))
     again = contents(tmp_path)
     assert again.keys() == before.keys()
     assert all(again[name] == before[name] for name in again.keys() - {"trainer_state.json"})
@@ -104,9 +104,9 @@ def test_another_model_in_the_output_is_replaced_by_the_result(stage2_flags, tmp
 def test_an_adapter_whose_base_was_moved_names_the_new_one(stage2_flags, tmp_path):
     base = shutil.copytree(Path(str(stage2_flags["model_name_or_path"])), tmp_path / "base")
     flags = stage2_flags | SAVING | {"lora_enable": True, "output_dir": tmp_path / "run"}
-    run(words(flags | {"model_name_or_path": base}))
+    run_training(words(flags | {"model_name_or_path": base}))
     base.rename(tmp_path / "moved")
-    run(words(flags | {"model_name_or_path": tmp_path / "moved"}))
+    run_training(words(flags | {"model_name_or_path": tmp_path / "moved"}))
     load_model(tmp_path / "run")
 
 
@@ -114,20 +114,20 @@ def test_an_adapter_whose_base_was_moved_names_the_new_one(stage2_flags, tmp_pat
 def test_the_kind_of_high_resolution_tower_is_compared(stage2_flags, tmp_path):
     for given, other in ((None, "none"), ("none", None)):
         flags = stage2_flags | SAVING | {"output_dir": tmp_path / str(given)}
-        run(words(flags | {"vision_tower_aux": given}))
+        run_training(words(flags | {"vision_tower_aux": given}))
         found = fault(flags | {"vision_tower_aux": other, "max_steps": 2})
         assert "--vision_tower_aux was " in found
-        run(words(flags | {"vision_tower_aux": given, "max_steps": 2}))
+        run_training(words(flags | {"vision_tower_aux": given, "max_steps": 2}))
 
 
 def test_a_start_from_the_outputs_own_checkpoint_is_refused(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
-    run(words(flags))
+    run_training(words(flags))
     own = {"model_name_or_path": tmp_path / "checkpoint-1", "resume_from_checkpoint": False}
     assert "--model_name_or_path " in fault(flags | own)
     assert "lies in a checkpoint of --output_dir" in fault(flags | own)
     assert not (tmp_path / "earlier_run_1").exists()
-    run(words(flags | own | {"output_dir": tmp_path / "other"}))
+    run_training(words(flags | own | {"output_dir": tmp_path / "other"}))
 
 
 def test_every_image_of_a_sample_counts(stage2_flags, data, tmp_path):
@@ -137,7 +137,7 @@ def test_every_image_of_a_sample_counts(stage2_flags, data, tmp_path):
     (folder / "data.json").write_text(two)
     Image.new("RGB", (24, 24), "red").save(folder / "other.png")
     flags["data_path"] = folder / "data.json"
-    run(words(flags))
+    run_training(words(flags))
     Image.new("RGB", (24, 24), "blue").save(folder / "other.png")
     assert "images of --data_path was " in fault(flags)
 
@@ -147,8 +147,8 @@ def test_the_output_in_another_spelling_is_the_output(stage2_flags, tmp_path, mo
     shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     monkeypatch.chdir(tmp_path)
     flags = stage2_flags | SAVING | {"model_name_or_path": tmp_path / "run", "output_dir": "run"}
-    run(words(flags))
-    run(words(flags | {"model_name_or_path": "./run", "max_steps": 2}))
+    run_training(words(flags))
+    run_training(words(flags | {"model_name_or_path": "./run", "max_steps": 2}))
 
 
 def test_a_folder_of_the_user_is_not_deleted(stage2_flags, tmp_path):
@@ -162,7 +162,7 @@ def test_a_folder_of_the_user_is_not_deleted(stage2_flags, tmp_path):
 
 def test_the_folder_of_a_run_is_no_checkpoint(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
-    run(words(flags))
+    run_training(words(flags))
     found = fault(flags | {"resume_from_checkpoint": tmp_path})
     assert f"give its last checkpoint, {tmp_path}/checkpoint-1" in found
     assert "--max_steps 0: give a number from 1" in fault(flags | {"max_steps": 0})

@@ -20,7 +20,7 @@ from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
 from mgm.data.sources.mixture_config import Source
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.data.shards import as_tars, write_tar
 from tests.train.conftest import words
 from tests.train.test_processes import train_in_processes
@@ -215,10 +215,10 @@ def check_equal(ours: Path, theirs: Path) -> None:
 )
 def test_a_stopped_run_goes_on_exactly(flags, tmp_path, more):
     flags = flags | more
-    run(words(flags | {"output_dir": tmp_path / "straight"}))
+    run_training(words(flags | {"output_dir": tmp_path / "straight"}))
     shutil.copytree(tmp_path / "straight", tmp_path / "stopped")
     leave_checkpoint(tmp_path / "stopped", 2)
-    trainer = run(words(flags | {"output_dir": tmp_path / "stopped"}))
+    trainer = run_training(words(flags | {"output_dir": tmp_path / "stopped"}))
     assert trainer.state.global_step == 6
     check_equal(tmp_path / "straight", tmp_path / "stopped")
 
@@ -235,18 +235,18 @@ def test_two_processes_go_on_exactly(flags, tmp_path):
 
 
 def test_other_shards_are_refused(flags, data, tmp_path):
-    run(words(flags | {"output_dir": tmp_path, "max_steps": 2}))
+    run_training(words(flags | {"output_dir": tmp_path, "max_steps": 2}))
     (tmp_path / "tars").mkdir()
     other = as_tars(data, tmp_path / "tars", 2)
     with pytest.raises(MGMError, match="was made by another run"):
-        run(words(flags | {"output_dir": tmp_path, "data_path": other}))
+        run_training(words(flags | {"output_dir": tmp_path, "data_path": other}))
     with pytest.raises(MGMError, match="dataloader_num_workers"):
-        run(words(flags | {"output_dir": tmp_path, "dataloader_num_workers": 2}))
+        run_training(words(flags | {"output_dir": tmp_path, "dataloader_num_workers": 2}))
 
 
 def test_flags(flags, tmp_path):
     with pytest.raises(MGMError, match="--max_steps"):
-        run(words(flags | {"output_dir": tmp_path, "max_steps": None}))
+        run_training(words(flags | {"output_dir": tmp_path, "max_steps": None}))
     alone = {"streaming": False, "data_path": f"{tmp_path}/a.tar"}
     with pytest.raises(MGMError, match="--streaming True"):
-        run(words(flags | {"output_dir": tmp_path} | alone))
+        run_training(words(flags | {"output_dir": tmp_path} | alone))

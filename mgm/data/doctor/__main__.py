@@ -41,10 +41,13 @@ def main(words: Sequence[str] | None = None) -> int:
     """Examine, and write what was asked for; returns the exit status."""
     options = parse(words)
     sources = sources_of(options.file, options.data_config, options.data_split)
-    single = [name for name in ("fix", "show", "plot") if getattr(options, name) is not None]
+    single = [
+        name for name in ("fix", "render_sample", "plot") if getattr(options, name) is not None
+    ]
     if len(sources) > 1 and single:
         raise MGMError(
-            f"--{single[0]}: {options.file} names {len(sources)} data files; name one of them"
+            f"--{single[0].replace('_', '-')}: {options.file} names {len(sources)} data files; "
+            "give one of them"
         )
     processor = None if options.model is None else _load_processor(options)
     found = [_examined(source, options, processor) for source in sources]
@@ -84,7 +87,7 @@ def _examined(
         from mgm.data.doctor.plot import draw
 
         draw(examination, options.plot)
-    if options.show is not None and processor is not None:
+    if options.render_sample is not None and processor is not None:
         _write_page(options, rows, examination.samples, folder, processor)
     if fix is not None:
         kept = clean_places(examination)
@@ -131,14 +134,25 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--model-max-length", type=int, metavar="N", help="positions of a sample that are kept")
     add("--report", type=Path, metavar="FILE", help="write all findings and figures as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw lengths and image sizes")
-    add("--show", type=int, metavar="N", help="write sample N, what is learned of it in colour")
-    add("--page", type=Path, default=Path("sample.html"), help="where to; default sample.html")
+    add(
+        "--render-sample",
+        type=int,
+        metavar="N",
+        help="write sample N as HTML, supervised tokens in colour",
+    )
+    add(
+        "--html",
+        type=Path,
+        default=Path("sample.html"),
+        metavar="FILE",
+        help="output of --render-sample, default sample.html",
+    )
     add("--fix", type=Path, metavar="FILE", help="write a copy of what can be used")
     add("--workers", type=int, default=8, metavar="N", help="threads that read images, default 8")
     options = parser.parse_args(words)
     needing = [
         name
-        for name in ("model_max_length", "version", "show")
+        for name in ("model_max_length", "version", "render_sample")
         if getattr(options, name) is not None
     ]
     if needing and options.model is None:
@@ -231,22 +245,24 @@ def _write_page(
     folder: Path,
     processor: "MGMProcessor",
 ) -> None:
-    if not 0 <= options.show < count:
-        raise MGMError(f"--show {options.show}: {options.file} has samples 0 to {count - 1}")
+    if not 0 <= options.render_sample < count:
+        raise MGMError(
+            f"--render-sample {options.render_sample}: {options.file} has samples 0 to {count - 1}"
+        )
     try:
-        sample = parse_sample(rows.record(options.show), f"sample {options.show}")
+        sample = parse_sample(rows.record(options.render_sample), f"sample {options.render_sample}")
     except SampleError as fault:
-        raise MGMError(f"--show {options.show}: {fault}") from fault
+        raise MGMError(f"--render-sample {options.render_sample}: {fault}") from fault
     template = get_template(processor.conversation, processor.wrap_images)
     addresses = [_address(source) for source in sample.image_sources(folder)]
-    title = f"{options.file.name}: sample {options.show}"
-    with atomic_file(options.page) as part:
+    title = f"{options.file.name}: sample {options.render_sample}"
+    with atomic_file(options.html) as part:
         part.write_text(
             sample_page(sample, template, processor, addresses, title),
             encoding="utf-8",
             errors="backslashreplace",  # a path may hold bytes that are no UTF-8
         )
-    write_output(f"{options.page}: sample {options.show}\n")
+    write_output(f"{options.html}: sample {options.render_sample}\n")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

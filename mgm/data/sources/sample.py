@@ -19,7 +19,7 @@ URL_SCHEMES = ("http://", "https://")  # of images that are downloaded
 
 
 class SampleError(MGMError):
-    """What is wrong with one sample.
+    """A sample that cannot be used.
 
     Attributes:
         kind: "malformed", "roles", "no answer", "markers", "unsupported" or "broken image".
@@ -38,15 +38,15 @@ class Sample:
         turns: questions with their answers; the last question may have none.
         images: in the order of their markers: paths and http(s) URLs as the data file names them,
             or the bytes of image files.
-        greeting: what the model says before the first question.
-        system: replaces the template's system text; None: that stays.
+        initial_assistant_message: an assistant message before the first question.
+        system: replaces the template's system prompt; None: that stays.
         keeps_order: whether image markers stay where they are in a message; a single one of the
             published form moves to its beginning.
     """
 
     turns: tuple[Turn, ...]
     images: tuple[str | bytes, ...] = ()
-    greeting: str | None = None
+    initial_assistant_message: str | None = None
     system: str | None = None
     keeps_order: bool = False
 
@@ -58,7 +58,11 @@ class Sample:
     @property
     def words(self) -> int:
         """Words of all messages, an image marker counted as one."""
-        texts = [self.system, self.greeting, *(text for turn in self.turns for text in turn)]
+        texts = [
+            self.system,
+            self.initial_assistant_message,
+            *(text for turn in self.turns for text in turn),
+        ]
         return sum(len(text.split()) for text in texts if text)
 
     def image_sources(self, folder: Path) -> list[Path | str | bytes]:
@@ -80,7 +84,9 @@ class Sample:
 
     def segments(self, template: Template) -> list[Segment]:
         """The text to learn this sample from, written as `template` says."""
-        return training_segments(template, self.arranged_turns, self.greeting, self.system)
+        return training_segments(
+            template, self.arranged_turns, self.initial_assistant_message, self.system
+        )
 
 
 def is_url(image: str) -> bool:
@@ -98,7 +104,9 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     Raises:
         SampleError: says which message or image cannot be used, and why.
     """
-    messages = [] if sample.greeting is None else [sample.greeting]
+    messages = (
+        [] if sample.initial_assistant_message is None else [sample.initial_assistant_message]
+    )
     messages += [text for turn in sample.turns for text in turn if text is not None]
     system = [] if sample.system is None else [sample.system]
     names = [image for image in sample.images if isinstance(image, str)]
@@ -115,14 +123,14 @@ def _check_characters(sample: Sample, messages: list[str], where: str) -> None:
     Raises:
         SampleError: names it.
     """
-    named = [(f"message {number}", text) for number, text in enumerate(messages)]
-    named += [] if sample.system is None else [("the system text", sample.system)]
-    named += [
+    texts = [(f"message {number}", text) for number, text in enumerate(messages)]
+    texts += [] if sample.system is None else [("the system prompt", sample.system)]
+    texts += [
         (f"the name of image {number}", image)
         for number, image in enumerate(sample.images, start=1)
         if isinstance(image, str)
     ]
-    for name, text in named:
+    for name, text in texts:
         if fault := text_fault(text):
             raise SampleError(f"{where}: {name} {fault}")
 

@@ -1,4 +1,4 @@
-"""Conversations as text: prompts, and segments of training text, supervised or not."""
+"""Applies chat templates: conversations to prompts, and to segments of training text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Turn = tuple[str, str | None]  # a question and its answer; None where there is 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of text, and whether the model learns to write it."""
+    """A part of a prompt or training text; `supervised` text gets labels."""
 
     text: str
     supervised: bool = False
@@ -22,8 +22,8 @@ class Message:
     """One message of a conversation.
 
     Attributes:
-        role: who says it, "system", "user" or "assistant".
-        text: what is said; an image marker stands where an image is.
+        role: "system", "user" or "assistant".
+        text: its content, with an image marker for each image.
     """
 
     role: str
@@ -36,15 +36,15 @@ def chat_prompt(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
 ) -> str:
-    """The text of a conversation in any order of roles, numbered images included.
+    """The prompt of a conversation with roles in any order, as `apply_chat_template` writes it.
 
-    What the template cannot express is merged: see `merge_messages`.
+    Orders that the template cannot express are merged (`merge_messages`).
 
     Args:
-        template: the way to write.
+        template: of the conversation.
         messages: the conversation. A system message at its beginning replaces the template's
-            system text.
-        add_generation_prompt: whether the text ends with what makes the model answer.
+            system prompt.
+        add_generation_prompt: whether the text ends with the beginning of an assistant message.
         continue_final_message: whether the text ends within the last message, the assistant's,
             which the model goes on writing; no generation prompt then.
 
@@ -52,10 +52,7 @@ def chat_prompt(
         MGMError: the last message is to be continued and is not the assistant's.
     """
     if continue_final_message and (not messages or messages[-1].role != "assistant"):
-        raise MGMError(
-            "continue_final_message: the last message is not the assistant's; end with what it has "
-            "said so far"
-        )
+        raise MGMError("continue_final_message: last message must have role 'assistant'")
     layout, system = template.layout, template.system
     rest = merge_messages(layout, messages)
     if rest and rest[0].role == "system":
@@ -75,8 +72,8 @@ def merge_messages(layout: Layout, messages: Sequence[Message]) -> list[Message]
     """Messages in an order that a layout can express.
 
     In layouts with `any_order` all stay as they are. In others messages of one role in a row become
-    one, a line each. A system message that comes later than first, or that the layout has no place
-    for, becomes a paragraph of the next user message.
+    one, a line each. A system message after the first message, or of a layout without system
+    prompts, becomes a paragraph of the next user message.
     """
     merged: list[Message] = []
     was_moved = False  # whether the text before is a system message's
@@ -96,20 +93,20 @@ def merge_messages(layout: Layout, messages: Sequence[Message]) -> list[Message]
     return merged
 
 
-def prompt(template: Template, turns: Sequence[Turn], system: str | None = None) -> str:
-    """The text that makes a model answer the last question of `turns` (its answer is None).
+def build_prompt(template: Template, turns: Sequence[Turn], system: str | None = None) -> str:
+    """The prompt for the last question of `turns`, whose answer is None.
 
     Args:
-        template: the way to write.
-        turns: questions with their answers, image markers in place.
-        system: replaces the template's system text.
+        template: of the conversation.
+        turns: questions with their answers and image markers.
+        system: replaces the template's system prompt.
 
     Raises:
-        MGMError: the template has no place for a system text.
+        MGMError: the template takes no system prompt.
     """
     layout = template.layout
     if system and not layout.system:
-        raise MGMError("this template has no place for a system text; leave it out")
+        raise MGMError("this template takes no system prompt; leave it out")
     segments = _render(layout, template.system if system is None else system, _messages(turns))
     if turns and turns[-1][1] is None:
         segments.append(Segment(layout.answer_open))
@@ -119,28 +116,28 @@ def prompt(template: Template, turns: Sequence[Turn], system: str | None = None)
 def training_segments(
     template: Template,
     turns: Sequence[Turn],
-    greeting: str | None = None,
+    initial_assistant_message: str | None = None,
     system: str | None = None,
 ) -> list[Segment]:
-    """The text to learn `turns` from.
+    """The training text of `turns`.
 
     Args:
-        template: the way to write.
-        turns: questions with their answers, image markers in place. An open question at the end
-            is written and, like every question, not learned.
-        greeting: an answer that came before the first question.
-        system: replaces the template's system text. Where the layout has no place for one it is a
-            paragraph before the first question, as in prompts (`merge_messages`).
+        template: of the conversation.
+        turns: questions with their answers and image markers. A question without answer at the
+            end is written and, like every question, not supervised.
+        initial_assistant_message: an assistant message before the first question.
+        system: replaces the template's system prompt. In a layout without system prompts it is
+            a paragraph before the first question, as in prompts (`merge_messages`).
     """
     layout = template.training or template.layout
     messages, written = _messages(turns), template.system
-    if greeting is not None and template.keeps_greeting:
-        messages = [Message("assistant", greeting), *messages]
+    if initial_assistant_message is not None and template.keeps_initial_assistant_message:
+        messages = [Message("assistant", initial_assistant_message), *messages]
     if system is not None:
         messages = merge_messages(layout, [Message("system", system), *messages])
         if messages[0].role == "system":
             written, messages = system, messages[1:]
-    return _learn_signal(_render(layout, written, messages), layout.next_signal)
+    return _supervise_separator(_render(layout, written, messages), layout.turn_separator)
 
 
 def _messages(turns: Sequence[Turn]) -> list[Message]:
@@ -176,12 +173,13 @@ def _render(layout: Layout, system: str, messages: Sequence[Message]) -> list[Se
     return [*segments, Segment(layout.closing)]
 
 
-def _learn_signal(segments: Sequence[Segment], signal: str) -> list[Segment]:
+def _supervise_separator(segments: Sequence[Segment], separator: str) -> list[Segment]:
     learned: list[Segment] = []
     for segment in segments:
-        if signal and learned and learned[-1].supervised and segment.text.startswith(signal):
-            learned.append(Segment(signal, supervised=True))
-            segment = Segment(segment.text.removeprefix(signal))
+        after_answer = bool(learned) and learned[-1].supervised
+        if separator and after_answer and segment.text.startswith(separator):
+            learned.append(Segment(separator, supervised=True))
+            segment = Segment(segment.text.removeprefix(separator))
         learned.append(segment)
     return learned
 
@@ -236,8 +234,8 @@ def introduce_image(template: Template, turns: Sequence[Turn]) -> list[Turn]:
 
 def number_images(text: str) -> str:
     """`text` with `Image k:` before every image marker when there are two or more."""
-    pieces = text.split(IMAGE_MARKER)
-    if len(pieces) < 3:
+    *parts, last = text.split(IMAGE_MARKER)
+    if len(parts) < 2:
         return text
-    numbered = [f"{piece}Image {k}:{IMAGE_MARKER}" for k, piece in enumerate(pieces[:-1], start=1)]
-    return "".join(numbered) + pieces[-1]
+    numbered = [f"{part}Image {k}:{IMAGE_MARKER}" for k, part in enumerate(parts, start=1)]
+    return "".join(numbered) + last

@@ -22,25 +22,25 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of `segments`.
 
-    The text between image markers is tokenised piece by piece, without regard to segments: a token
-    is learned when it begins in a supervised segment.
+    Each text between two image markers is tokenised as a whole, across segments: a token is
+    supervised when it begins in a supervised segment.
 
     Args:
-        segments: the text.
+        segments: of the text.
         tokenizer: a tokenizer that knows where in the text its tokens begin.
         image_token_id: the id at image positions.
         tokens_per_image: image positions that one image marker becomes.
         add_leading_ids: whether the tokenizer's beginning-of-text token comes first.
 
     Returns:
-        Ids and labels, equally long; labels are the ids where they are learned, else -100.
+        Ids and labels, equally long; labels are the ids of supervised tokens, and -100 elsewhere.
     """
     supervised = bytearray()
     for segment in segments:
         supervised += bytes([segment.supervised]) * len(segment.text)
     ids = leading_ids(tokenizer) if add_leading_ids else []
     labels = [IGNORE_INDEX] * len(ids)
-    offset = 0
+    offset = 0  # of the chunk in the text
     for index, chunk in enumerate("".join(s.text for s in segments).split(IMAGE_MARKER)):
         if index:
             ids += [image_token_id] * tokens_per_image

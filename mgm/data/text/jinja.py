@@ -1,4 +1,4 @@
-"""Templates in the form in which transformers and servers read them: Jinja."""
+"""Chat templates as Jinja source, as transformers and servers read them."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, TemplateSyntaxError
 
-from mgm.data.text.conversation import prompt
+from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.errors import MGMError, one_line
 
@@ -75,10 +75,10 @@ _BODY = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{%- set ns.text = ns.text + ANSWER_OPEN -%}{%- endif -%}
-{%- set pieces = ns.text.split(MARKER) -%}
-{%- if pieces | length < 3 or not NUMBERED -%}{{ ns.text }}{%- else -%}
-{%- for piece in pieces -%}
-{{ piece }}{%- if not loop.last -%}{{ "Image " ~ loop.index ~ ":" ~ MARKER }}{%- endif -%}
+{%- set parts = ns.text.split(MARKER) -%}
+{%- if parts | length < 3 or not NUMBERED -%}{{ ns.text }}{%- else -%}
+{%- for part in parts -%}
+{{ part }}{%- if not loop.last -%}{{ "Image " ~ loop.index ~ ":" ~ MARKER }}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 """
@@ -104,7 +104,7 @@ def chat_template(template: Template) -> str:
         "SYSTEM_BEFORE": before,
         "SYSTEM_AFTER": after,
         "SYSTEM_INSIDE": layout.system_in_question,
-        "OPENING": prompt(template, template.examples, system=""),
+        "OPENING": build_prompt(template, template.examples, system=""),
         "FIRST_QUESTION": first,
         "QUESTION": layout.question[0],
         "QUESTION_END": layout.question[1],

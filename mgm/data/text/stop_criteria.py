@@ -1,4 +1,4 @@
-"""What ends an answer: tokens, and texts where the model has no token for it."""
+"""Stop criteria of a response: end-of-sequence token ids and stop strings."""
 
 from dataclasses import dataclass
 
@@ -9,64 +9,64 @@ from mgm.data.text.tokenizer import check_vocabulary, vocabulary_size
 
 
 @dataclass(frozen=True)
-class Stops:
-    """Token ids and texts that end an answer; neither is part of it."""
+class StopCriteria:
+    """Token ids and strings that end a response; neither is part of it."""
 
-    ids: frozenset[int]
-    texts: tuple[str, ...]
+    token_ids: frozenset[int]
+    strings: tuple[str, ...]
 
 
-def stops_of(
+def stop_criteria_of(
     tokenizer: PreTrainedTokenizerBase, template: Template, *configured: int | list[int] | None
-) -> Stops:
-    """What ends an answer of a model.
+) -> StopCriteria:
+    """Stop token ids and stop strings of a model.
 
     Args:
-        tokenizer: its end token does.
-        template: so does its stop text, as a token where it is a special one.
-        *configured: so do the end tokens that the model's configurations name.
+        tokenizer: of the model; its end-of-sequence token stops.
+        template: of the model; its stop string stops, as a token where the tokenizer has one.
+        *configured: `eos_token_id` of the model's configurations.
     """
     ids: set[int] = set()
     for given in (tokenizer.eos_token_id, *configured):
         if given is not None:
             ids |= {given} if isinstance(given, int) else set(given)
-    texts = ()
+    strings = ()
     if template.stop in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         ids.add(tokenizer.get_vocab()[template.stop])
     elif template.stop:
-        texts = (template.stop,)
-    return Stops(frozenset(ids), texts)
+        strings = (template.stop,)
+    return StopCriteria(frozenset(ids), strings)
 
 
-def align_generation(
+def sync_generation_config(
     generation: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     rows: int = 0,
 ) -> None:
-    """Make transformers' own `generate` begin, pad and stop as the model was taught.
+    """Set begin, padding and end token ids of a generation config as the model was trained.
 
-    Compat: it never chooses an id that the tokenizer has no token for, as if its row were cut off.
+    Saved with the model, it makes transformers' `generate` stop without this project's code. A stop
+    string that is no token of the tokenizer is left to the engine.
 
-    Saved with the model, it needs none of this project's code. A stop text that is no token of the
-    tokenizer is left to the engine.
+    Compat: ids without a token in the tokenizer are suppressed, as if embeddings were cut off.
 
     Args:
-        generation: of the model; what it names as end tokens stays.
+        generation: of the model; its own end-of-sequence tokens stay.
         tokenizer: of the model.
         template: of the model.
-        rows: ids that the model has.
+        rows: embeddings of the model.
 
     Raises:
         MGMError: the vocabulary goes beyond the model's, as that of another model.
     """
     if rows:
         check_vocabulary(tokenizer, rows)
-    spare = list(range(vocabulary_size(tokenizer), rows))
-    if spare:
-        generation.suppress_tokens = spare
+    unused = list(range(vocabulary_size(tokenizer), rows))
+    if unused:
+        generation.suppress_tokens = unused
     for name in ("bos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             setattr(generation, name, getattr(tokenizer, name))
-    stops = stops_of(tokenizer, template, generation.eos_token_id)
-    generation.eos_token_id = sorted(stops.ids)
+    criteria = stop_criteria_of(tokenizer, template, generation.eos_token_id)
+    generation.eos_token_id = sorted(criteria.token_ids)

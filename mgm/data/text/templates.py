@@ -1,8 +1,7 @@
-"""How each language model expects a conversation to be written, as data.
+"""Chat templates of all language models, as data.
 
-A template is a handful of strings around the questions and the answers; `TEMPLATES` holds those
-of the published names, our own `nano` and those of later language models.
-`mgm.data.text.conversation` turns turns into text with them.
+A template is a few strings around questions and answers; `TEMPLATES` has those of the published
+names, of `nano` and of later language models. `mgm.data.text.conversation` applies them.
 """
 
 import re
@@ -20,19 +19,19 @@ class Layout:
     """The strings around the parts of a conversation, in the order in which they are written.
 
     Attributes:
-        system: around the system text, which stands in place of `{}`; left out when that is empty.
-        system_in_question: the system part comes after the first `question[0]`, not before it.
-        first_question: what stands in place of `question[0]` in the first turn, if it differs.
+        system: around the system prompt, which replaces `{}`; left out when that is empty.
+        system_in_question: the system prompt comes after the first `question[0]`, not before it.
+        first_question: replaces `question[0]` in the first turn, if it differs.
         question: before and after a question.
-        answer_open: the text that makes the model answer; a prompt ends with it.
-        answer: before and after an answer. Both are learned with it: the first is what the model
-            writes between `answer_open` and the answer, the second ends its turn.
+        answer_open: the generation prompt, with which a prompt ends.
+        answer: before and after an answer. Both are supervised: the first comes between
+            `answer_open` and the answer, the second ends the turn.
         closing: after the last turn.
-        next_signal: text that opens the part after an answer and is learned as the answer's end.
-        image: what stands in place of an image marker.
+        turn_separator: text after an answer that is supervised as the answer's end.
+        image: replaces an image marker.
         drops_questions: only the image markers of a question are written.
-        any_order: every message says whose it is, so that they may come in any order, system ones
-            too.
+        any_order: every message is written with its role, so that messages may come in any order,
+            system messages too.
     """
 
     system: str = ""
@@ -42,7 +41,7 @@ class Layout:
     answer_open: str = ""
     answer: tuple[str, str] = ("", "")
     closing: str = ""
-    next_signal: str = ""
+    turn_separator: str = ""
     image: str = IMAGE_MARKER
     drops_questions: bool = False
     any_order: bool = False
@@ -54,12 +53,13 @@ class Template:
 
     Attributes:
         layout: how a prompt is written.
-        system: the system text.
-        stop: text that ends an answer.
+        system: the system prompt.
+        stop: stop string of an answer.
         examples: (question, answer) pairs that come before the user's conversation.
         image_exchange: an exchange that introduces the image, where the template has one.
         training: how a conversation is written for training, where that differs.
-        keeps_greeting: whether an answer before the first question stays in the training text.
+        keeps_initial_assistant_message: whether an assistant message before the first question
+            is part of the training text.
         numbers_images: whether `Image k:` stands before every marker when there are two or more.
     """
 
@@ -69,16 +69,16 @@ class Template:
     examples: tuple[tuple[str, str], ...] = ()
     image_exchange: tuple[str, str] | None = None
     training: Layout | None = None
-    keeps_greeting: bool = False
+    keeps_initial_assistant_message: bool = False
     numbers_images: bool = True
 
     @property
     def tokens(self) -> list[str]:
-        """What is written as one token, such as `<|im_end|>`, in the order of the training text."""
+        """Special tokens, such as `<|im_end|>`, in the order of the training text."""
         layout = self.training or self.layout
         texts = (
             *(layout.system, layout.first_question or "", *layout.question, layout.answer_open),
-            *(*layout.answer, layout.closing, layout.next_signal),
+            *(*layout.answer, layout.closing, layout.turn_separator),
         )
         return list(dict.fromkeys(_TOKEN.findall("".join(texts))))
 
@@ -140,15 +140,15 @@ def _headed(user: str, assistant: str, end: str, system: str) -> Layout:
     )
 
 
-def _signalled(user: str, assistant: str) -> Layout:
-    # Compat: published training writes these signals for templates that it has no code for.
+def _separated(user: str, assistant: str) -> Layout:
+    # Compat: published training writes these separators for templates that it has no code for.
     return Layout(
         system="{}\n\n",
         question=(f"### {user}: ", "\n"),
         answer_open=f"### {assistant}:",
         answer=(" ", "\n"),
         closing="### ",
-        next_signal="###",
+        turn_separator="###",
     )
 
 
@@ -163,7 +163,7 @@ _BRACKETS = Layout(
 )
 _VICUNA = _colon("USER", "ASSISTANT", " ", "</s>")
 _HASHES = _colon("Human", "Assistant", "###", "###")
-_SIGNALS = _signalled("Human", "Assistant")
+_SEPARATED = _separated("Human", "Assistant")
 _CHATML = _headed(
     "<|im_start|>user\n",
     "<|im_start|>assistant\n",
@@ -175,7 +175,9 @@ _CAPTION = Template(
     stop="\n",
     training=Layout(answer=("", "\n"), drops_questions=True),
 )
-_HUMAN_HASHES = Template(_HASHES, HUMAN, stop="###", training=_SIGNALS, keeps_greeting=True)
+_HUMAN_HASHES = Template(
+    _HASHES, HUMAN, stop="###", training=_SEPARATED, keeps_initial_assistant_message=True
+)
 _VICUNA_V1 = Template(_VICUNA, USER, stop="</s>")
 _TAGS = "<Image><image></Image>"
 
@@ -188,8 +190,8 @@ TEMPLATES: dict[str, Template] = {
         _colon("USER", "ASSISTANT", " ", "<|endoftext|>"),
         USER,
         stop="<|endoftext|>",
-        training=_signalled("USER", "ASSISTANT"),
-        keeps_greeting=True,
+        training=_separated("USER", "ASSISTANT"),
+        keeps_initial_assistant_message=True,
     ),
     "gemma": Template(
         Layout(
@@ -211,7 +213,9 @@ TEMPLATES: dict[str, Template] = {
         VISION,
         stop="<|eot_id|>",
     ),
-    "imgsp_v1": replace(_VICUNA_V1, training=_signalled("USER", "ASSISTANT"), keeps_greeting=True),
+    "imgsp_v1": replace(
+        _VICUNA_V1, training=_separated("USER", "ASSISTANT"), keeps_initial_assistant_message=True
+    ),
     "mistral_instruct": Template(_BRACKETS, stop="</s>"),
     "chatml_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
     "mistral_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
@@ -223,8 +227,8 @@ TEMPLATES: dict[str, Template] = {
         TAGGED,
         stop="###",
         image_exchange=_EXCHANGE,
-        training=replace(_SIGNALS, image=_TAGS),
-        keeps_greeting=True,
+        training=replace(_SEPARATED, image=_TAGS),
+        keeps_initial_assistant_message=True,
     ),
     "llava_v1": Template(_VICUNA, HUMAN, stop="</s>"),
     "v1_mmtag": Template(

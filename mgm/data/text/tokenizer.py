@@ -1,4 +1,4 @@
-"""Tokenizers, loaded in one way everywhere, whatever files a model folder holds.
+"""Loads tokenizers of any model folder: tokenizer.json, SentencePiece files, added tokens.
 
 Released models were trained with the tokenizers of transformers 4.38; the ids here are the same.
 """
@@ -33,10 +33,9 @@ _PROBE = "a e i o u A 1"  # of which every vocabulary has something
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """The tokenizer in the folder `path`, with `<image>` as a special token.
 
-    The language model never sees the id of `<image>`: it marks the places of image features. It is
-    the first id after the vocabulary, unless the tokenizer already had that token. A tokenizer
-    without a padding token pads with its unknown, or else its end token; padding is masked by
-    length, so the choice decides nothing.
+    The language model never sees the id of `<image>`, a placeholder for image features. It is the
+    first id after the vocabulary, unless the tokenizer already had that token. A tokenizer without
+    a padding token pads with its unknown, or else its end token; padding is masked by length.
 
     Args:
         path: a folder with tokenizer.json, or with the tokenizer.model of the LLaMA family, or
@@ -89,7 +88,7 @@ def _read(path: str | os.PathLike[str], file: str) -> Any:
 
 
 def _complete(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add what it lacks, and use it once: much of a broken file fails no earlier.
+    """Add missing special tokens, and encode a probe text: many broken files fail only then.
 
     Raises:
         ValueError: it drops the text; an empty prompt would only fail in the model, and one that
@@ -172,12 +171,12 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
             return_offsets_mapping=True,
             verbose=False,
         )
-    starts, place = [], 0
+    starts, last_end = [], 0
     for start, end in encoded["offset_mapping"]:
         # Spaces that are a token of their own have no extent in some tokenizers (`trim_offsets`),
-        # and stand behind themselves; they begin where the text before them ended.
-        starts.append(max((start if start < end else place) - shift, 0))
-        place = max(place, end) if start < end else place
+        # and offsets after themselves; they begin where the token before them ended.
+        starts.append(max((start if start < end else last_end) - shift, 0))
+        last_end = max(last_end, end) if start < end else last_end
     return encoded["input_ids"], starts
 
 
@@ -194,14 +193,14 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
     """
     from sentencepiece import SentencePieceProcessor
 
-    pieces = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE_FILE))
-    vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    sentencepiece = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE_FILE))
+    vocabulary = {sentencepiece.id_to_piece(i): i for i in range(sentencepiece.vocab_size())}
     settings = read_settings(folder)
     backend = Tokenizer(
         BPE(
             vocab=vocabulary,
-            merges=_merges(pieces, vocabulary),
-            unk_token=pieces.id_to_piece(pieces.unk_id()),
+            merges=_merges(sentencepiece, vocabulary),
+            unk_token=sentencepiece.id_to_piece(sentencepiece.unk_id()),
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -222,14 +221,14 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    named = {
+    special_tokens = {
         name: _added_token(settings.get(name) or usual)
         for name, usual in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
     }
     if settings.get("pad_token"):
-        named["pad_token"] = _added_token(settings["pad_token"])
-    backend.add_special_tokens(_added_tokens(folder, settings, list(named.values())))
-    bos = named["bos_token"].content
+        special_tokens["pad_token"] = _added_token(settings["pad_token"])
+    backend.add_special_tokens(_added_tokens(folder, settings, list(special_tokens.values())))
+    bos = special_tokens["bos_token"].content
     if settings.get("add_bos_token", True):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A",
@@ -238,30 +237,37 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        **{name: token.content for name, token in named.items()},
+        **{name: token.content for name, token in special_tokens.items()},
         model_max_length=settings.get("model_max_length"),
         clean_up_tokenization_spaces=False,
     )
 
 
-def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, in the order in which sentencepiece prefers them."""
+def _merges(sentencepiece: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """BPE merges: every pair of tokens that makes a token, in SentencePiece's order of scores."""
     merges = []
-    for piece, index in vocabulary.items():
-        if pieces.is_control(index) or pieces.is_unknown(index) or pieces.is_byte(index):
+    for token, index in vocabulary.items():
+        if any(
+            is_kind(index)
+            for is_kind in (
+                sentencepiece.is_control,
+                sentencepiece.is_unknown,
+                sentencepiece.is_byte,
+            )
+        ):
             continue
-        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        known = [half for half in halves if half[0] in vocabulary and half[1] in vocabulary]
-        known.sort(key=lambda half: (vocabulary[half[0]], vocabulary[half[1]]))
-        merges += [(pieces.get_score(index), half) for half in known]
+        splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        pairs = [pair for pair in splits if pair[0] in vocabulary and pair[1] in vocabulary]
+        pairs.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        merges += [(sentencepiece.get_score(index), pair) for pair in pairs]
     merges.sort(key=lambda merge: -merge[0])
-    return [half for _, half in merges]
+    return [pair for _, pair in merges]
 
 
 def _added_tokens(
-    folder: Path, settings: dict[str, Any], named: list[AddedToken]
+    folder: Path, settings: dict[str, Any], special_tokens: list[AddedToken]
 ) -> list[AddedToken]:
-    """The tokens beside the vocabulary, by id; `named` ones come first if they have none."""
+    """Added tokens in the order of their ids; special tokens without an id come first."""
     tokens = {
         int(index): _added_token(token)
         for index, token in settings.get("added_tokens_decoder", {}).items()
@@ -271,8 +277,8 @@ def _added_tokens(
         index: described.get(content, _added_token(content))
         for content, index in read_added_tokens(folder).items()
     }
-    known = {token.content for token in tokens.values()}
-    first = [token for token in named if token.content not in known]
+    contents = {token.content for token in tokens.values()}
+    first = [token for token in special_tokens if token.content not in contents]
     return [*first, *(tokens[index] for index in sorted(tokens))]
 
 

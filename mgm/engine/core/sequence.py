@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from mgm.data.text.stop_criteria import Stops
+from mgm.data.text.stop_criteria import StopCriteria
 from mgm.engine.core.detokenizer import IncrementalDetokenizer, TokenSpan
 from mgm.engine.core.device_errors import as_request_error, is_device_error
 from mgm.engine.core.request import Answer, Request
@@ -77,7 +77,7 @@ class Sequence:
         token_keys: np.ndarray,
         image_features: abc.Sequence[Tensor],
         vocabulary: TokenBytes,
-        stops: Stops,
+        stops: StopCriteria,
         context_budget: int,
         mask: TokenMask | None = None,
     ) -> None:
@@ -95,10 +95,10 @@ class Sequence:
         self.max_new_tokens = min(request.max_new_tokens, context_budget)
         self.timeout = request.max_seconds
         self._start_time = time.monotonic()
-        self.stop_ids = stops.ids
+        self.stop_ids = stops.token_ids
         context = prompt_ids[-_CONTEXT_TOKENS:] if request.continues_text else ()
         self._detokenizer = IncrementalDetokenizer(
-            vocabulary, stops.texts, by_bytes=mask is not None, context=context
+            vocabulary, stops.strings, by_bytes=mask is not None, context=context
         )
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.text.stop_criteria import Stops, stops_of
+from mgm.data.text.stop_criteria import StopCriteria, stop_criteria_of
 from mgm.data.text.templates import get_template
 from mgm.engine.core.errors import ContextLengthError
 from mgm.engine.core.request import Request
@@ -41,7 +41,7 @@ class PromptBuilder:
         model = self._model
         self.template = get_template(name, self._processor.wrap_images)
         self._conversation = name
-        self.stops = stops_of(
+        self.stops = stop_criteria_of(
             self._processor.tokenizer,
             self.template,
             model.config.text_config.eos_token_id,
@@ -49,9 +49,9 @@ class PromptBuilder:
             model.generation_config.eos_token_id,
         )
 
-    def stops_of(self, request: Request) -> Stops:
+    def stop_criteria_of(self, request: Request) -> StopCriteria:
         """Stop tokens and stop strings of a request, its own included."""
-        return Stops(self.stops.ids, (*self.stops.texts, *request.stop))
+        return StopCriteria(self.stops.token_ids, (*self.stops.strings, *request.stop))
 
     def text(self, request: Request) -> str:
         """The text of a request's prompt, image markers not expanded."""

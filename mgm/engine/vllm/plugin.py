@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
 TOKENIZER_MODE = "mgm"
+ARCHITECTURE = "MGMForConditionalGeneration"  # in config.json
 
 
 def register() -> None:
@@ -15,8 +16,6 @@ def register() -> None:
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
-    import mgm
-
     class Settings(VerifyAndUpdateConfig):
         """Defaults of vLLM's model config for our models."""
 
@@ -25,9 +24,8 @@ def register() -> None:
             if model_config.tokenizer_mode == "auto":
                 model_config.tokenizer_mode = TOKENIZER_MODE
 
-    name = mgm.MGMForConditionalGeneration.__name__
-    ModelRegistry.register_model(name, "mgm.engine.vllm.model:VLLMMiniGemini")
-    MODELS_CONFIG_MAP[name] = Settings
+    ModelRegistry.register_model(ARCHITECTURE, "mgm.engine.vllm.model:VLLMMiniGemini")
+    MODELS_CONFIG_MAP[ARCHITECTURE] = Settings
     if TOKENIZER_MODE not in TokenizerRegistry.tokenizers:
         TokenizerRegistry.register(TOKENIZER_MODE, "mgm.engine.vllm.tokenizer", "VLLMTokenizer")
         RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")

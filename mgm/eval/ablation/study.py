@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mgm.atomic import NotWrittenError, atomic_file
+from mgm.atomic import WriteError, atomic_file
 from mgm.errors import MGMError
 from mgm.eval.ablation.definitions import GREY_VIT, HR_OFF, Ablation, parse_ablations
 from mgm.eval.ablation.differences import (
@@ -105,7 +105,7 @@ class AblationStudy:
                     self._skipped[ablation.name, name] = run_ablation(
                         ablation, task.selected, model, cache, rank, world_size, title
                     )
-                except NotWrittenError:
+                except WriteError:
                     raise
                 except MGMError as error:
                     errors.append(f"{name}, --ablate {ablation.name}: {error}")

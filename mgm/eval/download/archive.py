@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
-from mgm.atomic import WriteErrors
+from mgm.atomic import write_errors
 from mgm.errors import MGMError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -70,7 +70,7 @@ def unpack_archive(archive: Path, name: str, folder: Path, paths: Sequence[str])
             f"{archive}: archives of this format have to be unpacked by hand, into {folder}"
         )
     part = folder / f".{name}.unpacking"
-    with WriteErrors(folder):
+    with write_errors(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:

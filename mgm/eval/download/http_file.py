@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mgm.atomic import WriteErrors, atomic_file
+from mgm.atomic import atomic_file, write_errors
 from mgm.errors import MGMError
 
 DOWNLOAD_CHUNK = 2**20  # bytes
@@ -91,13 +91,13 @@ def _receive(url: str, part: Path, start: int, state: _DownloadState) -> None:
         with tqdm(
             total=length, initial=start, desc=url.rsplit("/", 1)[-1], unit="B", unit_scale=True
         ) as bar:
-            with WriteErrors(part):
+            with write_errors(part):
                 file = part.open("r+b" if start else "wb")
             with file:
                 file.seek(start)
                 file.truncate()
                 while chunk := _read(response):
-                    with WriteErrors(part):
+                    with write_errors(part):
                         file.write(chunk)
                     bar.update(len(chunk))
     size = part.stat().st_size

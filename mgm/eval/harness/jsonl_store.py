@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mgm.atomic import WriteErrors
+from mgm.atomic import write_errors
 from mgm.eval.harness.question import valid_text
 
 
@@ -61,7 +61,7 @@ class JSONLStore:
         """
         record = {"key": key, "text": valid_text(text), **details}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        with WriteErrors(self.path):
+        with write_errors(self.path):
             if not self._ends_with_newline:  # terminate the torn line of a killed process
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 if self.path.is_file() and not _file_ends_with_newline(self.path):

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mgm.atomic import atomic_folder, process_name, remove_left_parts
+from mgm.atomic import atomic_folder, process_tag, remove_stale_parts
 from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 from mgm.eval.tasks.files import (
@@ -103,8 +103,8 @@ class DataSource(ABC):
         if not files:
             next(self.read(folder))  # raises a MissingFileError
         if not unpacked.is_dir():
-            remove_left_parts(unpacked.parent, digest)
-            staging = unpacked.with_name(f"{digest}.{process_name()}")
+            remove_stale_parts(unpacked.parent, digest)
+            staging = unpacked.with_name(f"{digest}.{process_tag()}")
             with atomic_folder(staging) as part:
                 self._unpack(folder, part)
             try:

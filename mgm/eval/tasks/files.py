@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mgm.atomic import WriteErrors
+from mgm.atomic import write_errors
 from mgm.errors import MGMError
 from mgm.eval.harness.question import valid_text
 
@@ -223,7 +223,7 @@ def staged_files(folder: Path) -> Generator[Path]:
     Raises:
         MGMError: a file cannot be written; names it or the folder.
     """
-    with WriteErrors(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as name:
             part = Path(name)

@@ -52,7 +52,7 @@ def from_components(
     device: str | None = None,
     **overrides: Any,
 ) -> Model:
-    """See `MGMForConditionalGeneration.from_parts`."""
+    """Assemble a model of `model_class`, as `MGMForConditionalGeneration.from_parts` documents."""
     dtype = dtype or torch.float32
     feature_layer = overrides.get("vision_feature_layer", -2)
     vision = load_vision_tower(vision_tower_path, feature_layer, dtype)

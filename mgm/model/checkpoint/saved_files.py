@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from mgm.atomic import WriteErrors, atomic_folder, make_readable
+from mgm.atomic import atomic_folder, make_readable, write_errors
 from mgm.errors import MGMError
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
@@ -84,7 +84,7 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
     if not processor:
         complete = folder / f"{stem}.weights.complete"
     finish_replacement(folder)
-    with WriteErrors(folder):
+    with write_errors(folder):
         try:
             part.mkdir()
             yield part
@@ -101,7 +101,7 @@ def finish_replacement(folder: Path) -> None:
     Raises:
         MGMError: the files could not be moved.
     """
-    with WriteErrors(folder):
+    with write_errors(folder):
         for complete in [file for file in folder.iterdir() if _COMPLETE.fullmatch(file.name)]:
             _move_in(complete)
             logger.warning("%s: moved in the model that a killed process had left there", folder)

@@ -17,31 +17,31 @@ from mgm.model.ops.fused_linear_cross_entropy import linear_cross_entropy
 
 @dataclass
 class CausalLMLossOutput(CausalLMOutputWithPast):
-    """What a training step gives.
+    """Output of a training step, with the loss of each group of labels.
 
     Attributes:
-        group_losses: (groups, 3), for each group of labels that was there its number, the sum of
-            its losses, and how many; nothing goes back through it.
+        group_losses: (groups, 3), for each group in the batch: its number, the sum of its losses,
+            and how many labels it has; detached from the graph.
     """
 
     group_losses: Tensor | None = None
 
 
 class CausalLMLoss:
-    """The loss of a causal language model, from the positions that have a label.
+    """Cross-entropy of a causal language model, computed at the positions that have a label.
 
     Image and prompt positions are most of a sample and have no labels; the head over a large
     vocabulary costs more than a layer. The loss is exactly that over all positions.
 
-    A head that is a plain linear layer never makes all logits of the others either: its input is
-    taken as it enters, and goes through `linear_cross_entropy`. What is more than a linear layer
-    (logits that are capped or scaled after it, a LoRA in it, weights that are gathered for its call
-    only) is called as it is, at the columns where any sample has a label.
+    Where the head is a plain linear layer, its input at labelled positions goes through the fused
+    `linear_cross_entropy`, which never holds all logits. Any other head (logits that are capped or
+    scaled after it, a LoRA in it, weights that are gathered for its call only) is called as it is,
+    at the columns where any sample has a label.
     """
 
     def __init__(self) -> None:
         self.linear_cross_entropy = linear_cross_entropy  # or another that computes the same
-        self._plain: bool | None = None  # not known before the first call
+        self._head_is_plain: bool | None = None  # None: before the first call
 
     def __call__(
         self,
@@ -51,11 +51,11 @@ class CausalLMLoss:
         loss_group_ids: Tensor | None = None,
         **inputs: Any,
     ) -> CausalLMOutputWithPast:
-        """Run the language model and add the loss to what it returns.
+        """Run the language model and add the loss to its output.
 
         Args:
-            language_model: any that takes columns as `logits_to_keep`.
-            labels: (batch, length), -100 where nothing is to be learnt.
+            language_model: any whose `logits_to_keep` takes indices of columns.
+            labels: (batch, length), -100 where there is no loss.
             num_items_in_batch: labels of the whole batch over all devices and accumulation steps,
                 which the sum is divided by; None: the mean over this batch.
             loss_group_ids: (batch, length), the group of each label, such as the number of its data
@@ -66,127 +66,152 @@ class CausalLMLoss:
             Its output with `loss`, and with `logits` only where the head is no plain linear layer;
             with `loss_group_ids` a `CausalLMLossOutput`.
         """
-        targets = F.pad(
-            labels[:, 1:], (0, 1), value=IGNORE_INDEX
-        )  # what each position has to predict
-        columns = (targets != IGNORE_INDEX).any(0).nonzero().squeeze(-1)
-        if len(columns) == 0:
-            columns = columns.new_zeros(1)
-            num_items_in_batch = 1  # a batch without labels teaches nothing: 0, and not 0 / 0
-        targets = targets[:, columns].contiguous()
-        groups = None
-        if loss_group_ids is not None:
-            groups = F.pad(loss_group_ids[:, 1:], (0, 1))[:, columns]
-        inputs |= {"logits_to_keep": columns}
+        targets = _Targets.of(labels, loss_group_ids)
+        if targets.is_empty:
+            num_items_in_batch = 1  # the loss is then 0, and not 0 / 0
+        inputs |= {"logits_to_keep": targets.columns}
         head = language_model.get_output_embeddings()
-        if isinstance(head, nn.Linear) and self._plain is not False and _holds_weights(head):
-            output, entered, left = _with_head_watched(language_model, head, inputs)
-            if self._plain is None and left.any():  # zeros would show nothing
+        if isinstance(head, nn.Linear) and self._head_is_plain is not False and _is_whole(head):
+            output, hidden, first_logits = _run_capturing_head(language_model, head, inputs)
+            if self._head_is_plain is None and first_logits.any():  # zeros would prove nothing
                 logits = cast(Tensor, output.logits)
-                kept = entered.shape[1] == len(columns)
-                self._plain = kept and torch.equal(left.to(logits), logits)
-            if self._plain:
-                output = _without_logits(output)
-                seen = targets != IGNORE_INDEX
-                total, by_group = self._total(head, entered[seen], targets[seen], groups, seen)
-                count = torch.as_tensor(
-                    seen.sum() if num_items_in_batch is None else num_items_in_batch
-                )
-                output.loss = total / count.to(total.device)
-                return output if by_group is None else _with_groups(output, by_group)
-        output = language_model(**inputs)
-        output.loss = ForCausalLMLoss(
-            output.logits,
-            labels=None,
-            vocab_size=output.logits.shape[-1],
-            num_items_in_batch=num_items_in_batch,  # ty: ignore[invalid-argument-type]
-            shift_labels=targets,
-        )
-        if groups is None:
-            return output
-        losses = F.cross_entropy(
-            cast(Tensor, output.logits).detach().float().flatten(0, 1),
-            targets.flatten(),
-            reduction="none",
-            ignore_index=IGNORE_INDEX,
-        ).view_as(targets)
-        seen = targets != IGNORE_INDEX
-        rows = [
-            torch.stack(
-                [group, losses[(groups == group) & seen].sum(), (groups == group)[seen].sum()]
-            )
-            for group in groups[seen].unique()
-        ]
-        return _with_groups(output, torch.stack(rows) if rows else losses.new_zeros(0, 3))
+                same = torch.equal(first_logits.to(logits), logits)
+                self._head_is_plain = same and hidden.shape[1] == len(targets.columns)
+            if self._head_is_plain:
+                return self._fused_loss(output, head, hidden, targets, num_items_in_batch)
+        return _loss_of_logits(language_model(**inputs), targets, num_items_in_batch)
 
-    def _total(
+    def _fused_loss(
         self,
+        output: CausalLMOutputWithPast,
         head: nn.Linear,
         hidden: Tensor,
-        targets: Tensor,
-        groups: Tensor | None,
-        seen: Tensor,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The summed loss of supervised rows, and that of each group of them."""
+        targets: "_Targets",
+        num_items_in_batch: Tensor | int | None,
+    ) -> CausalLMOutputWithPast:
+        """Set the loss from the head's input (batch, columns, width), without logits."""
+        mask = targets.mask
+        hidden, tokens = hidden[mask], targets.tokens[mask]
 
-        def loss(rows: Tensor | slice) -> Tensor:
-            return self.linear_cross_entropy(hidden[rows], head.weight, head.bias, targets[rows])
+        def loss_of(rows: Tensor | slice) -> Tensor:
+            return self.linear_cross_entropy(hidden[rows], head.weight, head.bias, tokens[rows])
 
-        if groups is None:
-            return loss(slice(None)), None
-        of_row = groups[seen]
-        parts = [(group, of_row == group) for group in of_row.unique()]
-        sums = [loss(rows) for _, rows in parts] or [loss(slice(None))]
-        rows = [(group, part, of.sum()) for (group, of), part in zip(parts, sums, strict=False)]
-        return torch.stack(sums).sum(), _table(rows, sums[0])
+        table = None
+        if targets.groups is None:
+            total = loss_of(slice(None))
+        else:
+            group_ids = targets.groups[mask]
+            groups = group_ids.unique()
+            members = [group_ids == group for group in groups]
+            losses = [loss_of(rows) for rows in members]
+            total = torch.stack(losses or [loss_of(slice(None))]).sum()
+            counts = [rows.sum() for rows in members]
+            table = _table(list(zip(groups, losses, counts, strict=True)), total)
+        # A copy without the logits of the first column: setting them to None keeps the item.
+        output = type(output)(**{name: value for name, value in output.items() if name != "logits"})
+        count = torch.as_tensor(mask.sum() if num_items_in_batch is None else num_items_in_batch)
+        output.loss = total / count.to(total.device)
+        return output if table is None else CausalLMLossOutput(**output, group_losses=table)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Next tokens to predict, at the columns where any sample of the batch has a label.
+
+    Attributes:
+        columns: (columns), their indices; at least one.
+        tokens: (batch, columns), the token that follows; -100 where there is no loss.
+        groups: (batch, columns), the group of each label, or None.
+        is_empty: whether no sample has a label.
+    """
+
+    columns: Tensor
+    tokens: Tensor
+    groups: Tensor | None
+    is_empty: bool
+
+    @classmethod
+    def of(cls, labels: Tensor, group_ids: Tensor | None) -> "_Targets":
+        """Shift labels and group ids by one, and select the columns with labels."""
+        tokens = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        columns = (tokens != IGNORE_INDEX).any(0).nonzero().squeeze(-1)
+        is_empty = len(columns) == 0
+        if is_empty:
+            columns = columns.new_zeros(1)
+        groups = None if group_ids is None else F.pad(group_ids[:, 1:], (0, 1))[:, columns]
+        return cls(columns, tokens[:, columns].contiguous(), groups, is_empty)
+
+    @property
+    def mask(self) -> Tensor:
+        """(batch, columns), true where there is a label."""
+        return self.tokens != IGNORE_INDEX
+
+
+def _loss_of_logits(
+    output: CausalLMOutputWithPast, targets: _Targets, num_items_in_batch: Tensor | int | None
+) -> CausalLMOutputWithPast:
+    """Set the loss from the output's logits (batch, columns, vocabulary), as transformers does."""
+    logits = cast(Tensor, output.logits)
+    output.loss = ForCausalLMLoss(
+        logits,
+        labels=None,
+        vocab_size=logits.shape[-1],
+        num_items_in_batch=num_items_in_batch,  # ty: ignore[invalid-argument-type]
+        shift_labels=targets.tokens,
+    )
+    if targets.groups is None:
+        return output
+    losses = F.cross_entropy(
+        logits.detach().float().flatten(0, 1),
+        targets.tokens.flatten(),
+        reduction="none",
+        ignore_index=IGNORE_INDEX,
+    ).view_as(targets.tokens)
+    losses, group_ids = losses[targets.mask], targets.groups[targets.mask]
+    rows = [
+        (group, losses[group_ids == group].sum(), (group_ids == group).sum())
+        for group in group_ids.unique()
+    ]
+    return CausalLMLossOutput(**output, group_losses=_table(rows, losses))
 
 
 def _table(rows: Sequence[tuple[Tensor, ...]], like: Tensor) -> Tensor:
-    """Rows of numbers in one dtype, out of the graph."""
+    """Group, sum of losses and count as a table (groups, 3) of the dtype of `like`, detached."""
     numbers = [torch.stack([number.detach().to(like) for number in row]) for row in rows]
     return torch.stack(numbers) if numbers else like.new_zeros(0, 3)
 
 
-def _without_logits(output: CausalLMOutputWithPast) -> CausalLMOutputWithPast:
-    """A copy without the first column's logits; setting the attribute to None keeps the item."""
-    return type(output)(**{name: value for name, value in output.items() if name != "logits"})
-
-
-def _with_groups(output: CausalLMOutputWithPast, by_group: Tensor) -> CausalLMLossOutput:
-    return CausalLMLossOutput(**output, group_losses=by_group)
-
-
-def _holds_weights(head: nn.Linear) -> bool:
-    """Whether the head's weights are whole outside of its call, not sharded."""
+def _is_whole(head: nn.Linear) -> bool:
+    """Whether the head's weights can be used outside of its call: not sharded, not on "meta"."""
     if type(head) is not nn.Linear or head.weight.is_meta or torch.compiler.is_compiling():
         return False
     # DeepSpeed's ZeRO-3 marks parameters that it gathers for a call.
     return type(head.weight.data) is Tensor and not hasattr(head.weight, "ds_id")
 
 
-def _with_head_watched(
+def _run_capturing_head(
     language_model: PreTrainedModel, head: nn.Linear, inputs: dict[str, Any]
 ) -> tuple[CausalLMOutputWithPast, Tensor, Tensor]:
-    """Run the model, its head for the first column alone.
+    """Run the model with hooks that capture the head's input and pass it the first column alone.
 
     Returns:
-        The output, what came to the head (batch, columns, width), and what it made of the first
-        column (batch, 1, vocabulary), which is the output's logits unless they are changed later.
+        The output, the head's input (batch, columns, width), and its result for the first column
+        (batch, 1, vocabulary), which is the output's logits unless the model changes them later.
     """
-    entered: list[Tensor] = []
-    left: list[Tensor] = []
+    captured_inputs: list[Tensor] = []
+    captured_logits: list[Tensor] = []
 
-    def enter(module: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
-        entered.append(arguments[0])
+    def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
+        captured_inputs.append(arguments[0])
         return arguments[0][:, :1].detach()
 
-    def leave(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
-        left.append(made.detach().clone())
+    def after(module: nn.Module, arguments: tuple[Tensor, ...], logits: Tensor) -> None:
+        captured_logits.append(logits.detach().clone())
 
-    handles = (head.register_forward_pre_hook(enter), head.register_forward_hook(leave))
+    handles = (head.register_forward_pre_hook(before), head.register_forward_hook(after))
     try:
         output = language_model(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return output, entered[0], left[0]
+    return output, captured_inputs[0], captured_logits[0]

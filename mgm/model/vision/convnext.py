@@ -124,7 +124,7 @@ def read_architecture(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = openclip if openclip.is_file() or not of_timm.is_file() else of_timm
     if not path.is_file():
         raise MGMError(
-            f"{path}: not known, nor timm's config.json; "
+            f"{path}: not found, nor timm's config.json; "
             "give a folder with a ConvNeXt in OpenCLIP's or timm's layout"
         )
     settings = read_json(path)

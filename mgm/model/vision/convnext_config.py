@@ -1,4 +1,4 @@
-"""What the high-resolution tower is made of: a ConvNeXt or a ConvNeXt V2."""
+"""Configuration of the high-resolution tower, a ConvNeXt or ConvNeXt V2."""
 
 from typing import Any
 

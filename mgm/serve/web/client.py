@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from mgm.data.text.conversation import prompt
+from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import IMAGE_MARKER, get_template
 from mgm.engine.attribution.mining_attribution import MiningAttribution
 from mgm.errors import MGMError
@@ -156,7 +156,7 @@ class PageClient:
             (turn.question + f"\n{IMAGE_MARKER}" * len(turn.images), turn.answer or None)
             for turn in turns
         ]
-        text = prompt(template, questions_and_answers)
+        text = build_prompt(template, questions_and_answers)
         body = {
             "model": model,
             "prompt": text,

@@ -13,14 +13,18 @@ from mgm.data.images.orientation import STORED
 from mgm.data.sources.bad_samples import FILE, RAISE
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
-from mgm.train.distributed.deepspeed_settings import check_settings, read_settings, settings_label
+from mgm.train.distributed.deepspeed_settings import (
+    check_deepspeed_config,
+    read_deepspeed_config,
+    settings_label,
+)
 from mgm.train.distributed.deepspeed_start import disable_shm_comm, set_single_process_env
 from mgm.train.distributed.fsdp import parse_fsdp
 
 logger = logging.getLogger(__name__)
 
 NO_QUANTIZATION = 16  # bits
-BITS = (4, 8, NO_QUANTIZATION)
+BIT_WIDTHS = (4, 8, NO_QUANTIZATION)
 QUANT_TYPES = ("nf4", "fp4")  # for 4 bits
 
 # A boolean flag whose value is optional, and that is None if it is left out.
@@ -99,16 +103,12 @@ class DataArguments:
     data_config: str | None = _flag(None, "Configuration of a data set of the hub.")
     data_split: str = _flag("train", "Split of a data set of the hub or of save_to_disk.")
     streaming: bool = _flag(
-        False,
-        "Stream the data shard by shard, from the disk or a network; needs --max_steps.",
+        False, "Stream the data shard by shard, from the disk or a network; needs --max_steps."
     )
     image_folder: str | None = _flag(
         None, "Folder that image paths are relative to. Default: that of --data_path."
     )
-    eval_data_path: str | None = _flag(
-        None,
-        "Validation data, evaluated as --eval_strategy says.",
-    )
+    eval_data_path: str | None = _flag(None, "Validation data, evaluated as --eval_strategy says.")
     eval_image_folder: str | None = _flag(
         None, "Folder that its image paths are relative to. Default: that of --eval_data_path."
     )
@@ -180,8 +180,7 @@ class TrainingArguments(transformers.TrainingArguments):
         False, "Batches of similar lengths, either all with images or all without."
     )
     group_by_length: bool = _flag(
-        False,
-        "Batches of nearly equal lengths, image tokens included, with and without images.",
+        False, "Batches of nearly equal lengths, image tokens included, with and without images."
     )
     packing: bool = _flag(
         False,
@@ -234,16 +233,14 @@ class TrainingArguments(transformers.TrainingArguments):
         label = settings_label(self.deepspeed or "")
         if self.deepspeed is not None and self.deepspeed != "":
             if find_spec("deepspeed") is None:
-                raise MGMError(
-                    "--deepspeed: the package is not installed; pip install -e '.[train]'"
-                )
-            self.deepspeed = read_settings(self.deepspeed)
+                raise MGMError("--deepspeed: not installed; pip install -e '.[train]'")
+            self.deepspeed = read_deepspeed_config(self.deepspeed)
             set_single_process_env()
         self._adapt_to_device()
         settings = self.deepspeed
         super().__post_init__()
         if isinstance(settings, dict):
-            check_settings(settings, self, label)
+            check_deepspeed_config(settings, self, label)
 
     def _translate_published_flags(self) -> None:
         """Set the fields of transformers that published flags and our defaults stand for."""
@@ -274,12 +271,8 @@ class TrainingArguments(transformers.TrainingArguments):
             logger.warning("--bf16 True: this CPU has no instructions for it; using float32")
             self.bf16 = False
         if self.fp16 and self.use_cpu:
-            raise MGMError(
-                "--fp16 True: a CPU does not train in float16; leave it out (float32), or take "
-                "--bf16 True where the CPU has instructions for it"
-            )
+            raise MGMError("--fp16 True: not supported on a CPU; leave it out, or use --bf16 True")
         if self.tf32 and not torch.cuda.is_available():
-            # The published scripts set it; without a GPU it has no effect.
             logger.info("--tf32 True: has no effect without a CUDA device")
             self.tf32 = None
 

@@ -15,7 +15,7 @@ from mgm.data.sources.bad_samples import POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.model.files.json_fields import shortened
 from mgm.train.args.arguments import (
-    BITS,
+    BIT_WIDTHS,
     NO_QUANTIZATION,
     QUANT_TYPES,
     DataArguments,
@@ -91,7 +91,7 @@ class _Parser(HfArgumentParser):
         raise MGMError(message)
 
 
-def parse(argv: Sequence[str] | None = None) -> Arguments:
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     """Parse and validate the flags of a training.
 
     Args:
@@ -258,10 +258,10 @@ def _check_lora(model: ModelArguments, training: TrainingArguments) -> None:
             "--lora_enable: stage 1 (--tune_mm_mlp_adapter) does not train the language model; "
             "leave one of them out"
         )
-    if training.bits not in BITS or training.quant_type not in QUANT_TYPES:
+    if training.bits not in BIT_WIDTHS or training.quant_type not in QUANT_TYPES:
         raise MGMError(
             f"--bits {training.bits} --quant_type {training.quant_type}: choose one of "
-            f"{', '.join(map(str, BITS))}, and {' or '.join(QUANT_TYPES)}"
+            f"{', '.join(map(str, BIT_WIDTHS))}, and {' or '.join(QUANT_TYPES)}"
         )
     if training.bits != NO_QUANTIZATION and not training.lora_enable:
         raise MGMError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PLOT_FILE = "curves.png"
-LEGEND = {"loss": "training", "eval_loss": "validation"}
+CURVE_LABELS = {"loss": "training", "eval_loss": "validation"}
 PANELS = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_second", "tokens/s"))
 
 
@@ -70,7 +70,7 @@ def _figure(history: Sequence[dict[str, Any]]) -> "Figure":
             points = [(entry["step"], entry[key]) for entry in history if key in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), linewidth=1, label=f"{len(labels)}")
-                labels.append(LEGEND.get(key, key.removeprefix(f"{name}/")))
+                labels.append(CURVE_LABELS.get(key, key.removeprefix(f"{name}/")))
         if parts:
             # A data set's name is no formula, and matplotlib hides labels that start with `_`.
             legend = axes.legend(fontsize="small")

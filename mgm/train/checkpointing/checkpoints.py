@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from mgm.atomic import WriteErrors, atomic_folder
+from mgm.atomic import atomic_folder, write_errors
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
@@ -176,7 +176,7 @@ def _set_aside_earlier_runs(output: Path, resumed: Path | None, files: Sequence[
         return
     number = next(i for i in count(1) if not is_present(output / f"earlier_run_{i}"))
     aside = output / f"earlier_run_{number}"
-    with WriteErrors(aside):
+    with write_errors(aside):
         for name in names:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).rename(aside / name)

@@ -22,7 +22,7 @@ class Policy(Enum):
 
 
 # Flags that set a field of the model's config or of the processor.
-CONFIG_FIELDS = {
+CONFIG_FLAGS = {
     "version": "conversation",
     "model_max_length": "model_max_length",
     "image_aspect_ratio": "image_aspect_ratio",
@@ -80,9 +80,9 @@ _IGNORE = """
     do_train do_eval resume_from_checkpoint local_rank warmup_ratio evaluation_strategy
 """
 
-POLICIES = {
+FLAG_POLICIES = {
     **dict.fromkeys(UNSUPPORTED_FLAGS, Policy.IGNORE),  # always the default
-    **dict.fromkeys(CONFIG_FIELDS, Policy.CONFIG),
+    **dict.fromkeys(CONFIG_FLAGS, Policy.CONFIG),
     **dict.fromkeys(_REFUSE.split(), Policy.REFUSE),
     **dict.fromkeys(_CONTENT.split(), Policy.CONTENT),
     **dict.fromkeys(_LENGTH.split(), Policy.LENGTH),

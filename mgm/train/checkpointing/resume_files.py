@@ -33,7 +33,7 @@ from mgm.train.checkpointing.run_fingerprint import FINGERPRINT_FILE
 logger = logging.getLogger(__name__)
 
 # Keys that each file must have.
-KEYS = {
+STATE_KEYS = {
     OPTIMIZER_NAME: {"state", "param_groups"},
     SCHEDULER_NAME: {"last_epoch", "base_lrs"},
 }
@@ -111,9 +111,9 @@ def check_resume_files(
         _check_deepspeed(checkpoint, training)
     else:
         name = f"optimizer-{rank}.pt" if training.use_fsdp else OPTIMIZER_NAME
-        optimizer = _torch_file(checkpoint / name, KEYS[OPTIMIZER_NAME])
+        optimizer = _torch_file(checkpoint / name, STATE_KEYS[OPTIMIZER_NAME])
     if not (isinstance(training.deepspeed, dict) and "scheduler" in training.deepspeed):
-        schedule = _torch_file(checkpoint / SCHEDULER_NAME, KEYS[SCHEDULER_NAME])
+        schedule = _torch_file(checkpoint / SCHEDULER_NAME, STATE_KEYS[SCHEDULER_NAME])
     random_state = rng_file(checkpoint, training)
     _check_present(random_state)
     if not zipfile.is_zipfile(random_state):

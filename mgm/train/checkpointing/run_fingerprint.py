@@ -19,7 +19,7 @@ from mgm.errors import MGMError
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
-from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
+from mgm.train.checkpointing.flag_policy import CONFIG_FLAGS, FLAG_POLICIES, Policy
 from mgm.train.checkpointing.initial_weights import initial_weights
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Fingerprint = dict[str, Any]
 
 FINGERPRINT_FILE = "run.json"
-FORMAT = 3  # 1 had eight flags, and the number of samples; 2 digests of other files
+FINGERPRINT_FORMAT = 3  # 1 had eight flags, and the number of samples; 2 digests of other files
 EVAL = "--eval_data_path"
 MAX_NAMES = 8  # listed in one line
 # Names, in errors, of fields that are no flags, or that several flags decide.
@@ -57,7 +57,7 @@ def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
     training = arguments[2]
     entries: Fingerprint = {}
     for part in arguments:
-        for name, policy in POLICIES.items():
+        for name, policy in FLAG_POLICIES.items():
             if not hasattr(part, name) or policy in (Policy.IGNORE, Policy.CONTENT):
                 continue
             value = getattr(part, name)
@@ -106,8 +106,8 @@ def fingerprint_of(
     Raises:
         MGMError: a file cannot be read.
     """
-    entries: Fingerprint = {"format": FORMAT} | fingerprint_of_flags(arguments)
-    for flag, field in CONFIG_FIELDS.items():
+    entries: Fingerprint = {"format": FINGERPRINT_FORMAT} | fingerprint_of_flags(arguments)
+    for flag, field in CONFIG_FLAGS.items():
         owner = processor if field == "conversation" else model.config
         entries[f"--{flag}"] = _plain(getattr(owner, field))
     entries |= initial_weights(arguments)
@@ -147,7 +147,7 @@ def check_fingerprint(fingerprint: Fingerprint, checkpoint: Path) -> None:
         return
     shared = (fingerprint.keys() & before.keys()) - {"format"}
     unknown = fingerprint.keys() - shared - {"format"}
-    if before.get("format") == FORMAT:  # data has the same fields then
+    if before.get("format") == FINGERPRINT_FORMAT:  # data has the same fields then
         of_data = {name for name in fingerprint.keys() ^ before.keys() if _of_data(name)}
         shared, unknown = shared | of_data, unknown - of_data
     differences = list(_differences(fingerprint, before, shared))
@@ -179,7 +179,7 @@ def _read(checkpoint: Path) -> Fingerprint:
             f"{checkpoint / FINGERPRINT_FILE}: is not a fingerprint of a run; copy it again, or "
             f"delete {checkpoint} to resume from the checkpoint before it"
         )
-    if entries.get("format") == FORMAT:
+    if entries.get("format") == FINGERPRINT_FORMAT:
         return entries
     return {name: value for name, value in entries.items() if _content(value) is None}
 
@@ -210,7 +210,7 @@ def _refuse(differences: Any, checkpoint: Path) -> None:
 def _policy(name: str) -> Policy:
     if EVAL in name or name.startswith("other settings"):
         return Policy.LOG
-    policy = POLICIES.get(name.removeprefix("--"), Policy.REFUSE)
+    policy = FLAG_POLICIES.get(name.removeprefix("--"), Policy.REFUSE)
     return policy if policy in (Policy.LOG, Policy.LENGTH) else Policy.REFUSE
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 
-from mgm.errors import MGMError, faults_of, one_line
+from mgm.errors import MGMError, one_line, prefix_errors
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ Settings = dict[str, Any]
 
 EXAMPLE = "give a JSON file of DeepSpeed settings, such as scripts/zero2.json"
 # Fields of the config, and the flag that must have the same value.
-FLAG_OF_FIELD = (
+FLAG_OF_DEEPSPEED_FIELD = (
     ("train_micro_batch_size_per_gpu", "--per_device_train_batch_size"),
     ("gradient_accumulation_steps", "--gradient_accumulation_steps"),
     ("gradient_clipping", "--max_grad_norm"),
@@ -64,7 +64,7 @@ def settings_label(given: str | Settings) -> str:
     return f"--deepspeed {given}" if file else "--deepspeed"
 
 
-def read_settings(given: str | Settings) -> Settings:
+def read_deepspeed_config(given: str | Settings) -> Settings:
     """The config of `--deepspeed`, with "auto" in missing fields.
 
     Args:
@@ -73,7 +73,7 @@ def read_settings(given: str | Settings) -> Settings:
     Raises:
         MGMError: the file cannot be read, or is not a config.
     """
-    with faults_of(settings_label(given)):
+    with prefix_errors(settings_label(given)):
         settings = json.loads(json.dumps(given)) if isinstance(given, dict) else _parsed(given)
         if not isinstance(settings, dict):
             raise MGMError(f"holds a {type(settings).__name__}, not an object; {EXAMPLE}")
@@ -128,20 +128,20 @@ def _complete_section(section: Settings, name: str) -> None:
         params.setdefault(field, AUTO)
 
 
-def check_settings(
+def check_deepspeed_config(
     settings: Settings, arguments: transformers.TrainingArguments, name: str
 ) -> None:
     """Check a config against the flags, and have DeepSpeed parse it.
 
     Args:
-        settings: from `read_settings`.
+        settings: from `read_deepspeed_config`.
         arguments: the flags; `world_size` and device are set.
         name: prefix of errors.
 
     Raises:
         MGMError: a field disagrees with its flag, or is unknown or invalid.
     """
-    with faults_of(name):
+    with prefix_errors(name):
         if wrong := [*_mismatches(settings, arguments)]:
             raise MGMError(
                 f"settings disagree with flags: {'; '.join(wrong)}; write {json.dumps(AUTO)} for "
@@ -179,7 +179,7 @@ def _check_offload(zero: Settings) -> None:
 
 
 def _mismatches(settings: Settings, arguments: transformers.TrainingArguments) -> Iterator[str]:
-    for field, flag in FLAG_OF_FIELD:
+    for field, flag in FLAG_OF_DEEPSPEED_FIELD:
         value = _field(settings, field)
         if value not in (None, AUTO) and value != getattr(arguments, flag[2:]):
             yield f"{field} is {json.dumps(value)}, {flag} is {getattr(arguments, flag[2:])}"

@@ -31,7 +31,7 @@ EXPECTED_MFU = 0.4  # of well-tuned training loops for models of this kind
 DEVICE_FLAGS = ("deepspeed", "bf16", "fp16", "tf32")
 TEXT_TOKENS = 200  # assumed per sample
 # Chunks of logits and of their gradients; see fused_linear_cross_entropy.py.
-LOGITS_BYTES = 2 * 256 * 2**20
+LOGITS_CHUNK_BYTES = 2 * 256 * 2**20
 
 
 def estimate_run(flags: Mapping[str, Sequence[str]], plan: BatchPlan, config: Path | None) -> str:
@@ -185,7 +185,7 @@ def memory_per_device(
     inputs = 2 * positions * text.hidden_size * text.num_hidden_layers
     layers = inputs + layer if recompute else layer * text.num_hidden_layers
     maps = 2 * 2 * plan.per_device * sum(_feature_map_sizes(model.config))
-    return persistent + layers + maps + LOGITS_BYTES
+    return persistent + layers + maps + LOGITS_CHUNK_BYTES
 
 
 def _feature_map_sizes(config: MGMConfig) -> list[int]:

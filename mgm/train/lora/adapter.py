@@ -45,7 +45,7 @@ from mgm.train.lora.qlora import quantize_language_model
 
 BIASES = ("none", "all", "lora_only")
 # Fields of adapter_config.json that change what an adapter computes, and the flag of each.
-FLAG_OF_FIELD = {
+FLAG_OF_LORA_FIELD = {
     "r": "lora_r",
     "lora_alpha": "lora_alpha",
     "bias": "lora_bias",
@@ -255,7 +255,7 @@ def load_adapter(
 def _check_config(file: Path, config: Mapping[str, Any], arguments: TrainingArguments) -> None:
     """Refuse a saved adapter whose config differs from the flags, which would change its output."""
     config = {"bias": "none", "use_dora": False, **config}  # peft's defaults
-    for field, flag in FLAG_OF_FIELD.items():
+    for field, flag in FLAG_OF_LORA_FIELD.items():
         saved, given = config[field], getattr(arguments, flag)
         if saved != given:
             raise MGMError(

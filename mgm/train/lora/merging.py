@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.engine.engine import Engine
-from mgm.errors import MGMError, faults_of
+from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.base_digest import check_base_weights
 from mgm.model.checkpoint.base_models import MissingBaseError, base_folders
 from mgm.model.checkpoint.checkpoint import check_checkpoint
@@ -41,7 +41,7 @@ def _adapter_folder(adapter: str, base: str | None) -> Path:
     Raises:
         MGMError: it is no adapter, or its base is missing or has changed.
     """
-    with faults_of("ADAPTER"):
+    with prefix_errors("ADAPTER"):
         if not adapter:
             raise MGMError("ADAPTER is empty; give the folder of an adapter")
         folder = checkpoint_folder(adapter)
@@ -51,7 +51,7 @@ def _adapter_folder(adapter: str, base: str | None) -> Path:
             )
         check_checkpoint(folder)
     if base is not None:
-        with faults_of("--base"):
+        with prefix_errors("--base"):
             checkpoint_folder(base)
     try:
         layers = [folder, *base_folders(folder, base)]

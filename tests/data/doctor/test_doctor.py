@@ -138,7 +138,16 @@ def test_a_page_and_a_plot(folder, tmp_path):
     pytest.importorskip("matplotlib")
     model = build(tmp_path / "model")
     page, plot = folder / "page.html", folder / "plot.png"
-    options = ["--model", str(model), "--show", "3", "--page", str(page), "--plot", str(plot)]
+    options = [
+        "--model",
+        str(model),
+        "--render-sample",
+        "3",
+        "--html",
+        str(page),
+        "--plot",
+        str(plot),
+    ]
     doctor.main([str(folder / "data.json"), *options])
     text = page.read_text()
     assert "image positions" in text
@@ -154,7 +163,7 @@ def test_a_page_and_a_plot(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (["--show", "1"], "--show needs --model"),
+        (["--render-sample", "1"], "--render-sample needs --model"),
         (["--model-max-length", "9"], "needs --model"),
         (["--fix", "{file}"], "names the file itself"),
         (["--workers", "0"], "give a number from 1"),
@@ -169,9 +178,9 @@ def test_wrong_options(folder, options, fault):
 def test_a_sample_that_is_not_there(folder, tmp_path):
     model = build(tmp_path / "model")
     with pytest.raises(MGMError, match="has samples 0 to 19"):
-        doctor.main([str(folder / "data.json"), "--model", str(model), "--show", "20"])
+        doctor.main([str(folder / "data.json"), "--model", str(model), "--render-sample", "20"])
     with pytest.raises(MGMError, match="sample 13: 1 <image> marker"):
-        doctor.main([str(folder / "data.json"), "--model", str(model), "--show", "13"])
+        doctor.main([str(folder / "data.json"), "--model", str(model), "--render-sample", "13"])
 
 
 @pytest.fixture
@@ -229,7 +238,7 @@ def test_a_page_of_a_row_shows_the_image_of_the_table(folder, tmp_path):
     pytest.importorskip("datasets")
     table, page = as_table(folder, True), folder / "page.html"
     model = build(tmp_path / "model")
-    doctor.main([str(table), "--model", str(model), "--show", "3", "--page", str(page)])
+    doctor.main([str(table), "--model", str(model), "--render-sample", "3", "--html", str(page)])
     content = base64.b64encode((folder / "3.png").read_bytes()).decode()
     assert f"data:image;base64,{content}" in page.read_text()
 
@@ -257,7 +266,7 @@ def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
     assert "sample 1, image 1" in told
     assert all(len(line) < 300 for line in told.splitlines())
     model, page = build(tmp_path / "model"), folder / "page.html"
-    doctor.main([str(path), "--model", str(model), "--show", "0", "--page", str(page)])
+    doctor.main([str(path), "--model", str(model), "--render-sample", "0", "--html", str(page)])
     assert f'src="data:image;base64,{base64.b64encode(content).decode()}"' in page.read_text()
 
 
@@ -291,7 +300,7 @@ def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name,
     with pytest.raises(MGMError, match=r"the copy ends in \.tar"):
         doctor.main([str(file), "--fix", str(folder / "clean.json")])
     model, page = build(tmp_path / "model"), folder / "page.html"
-    doctor.main([str(file), "--model", str(model), "--show", "3", "--page", str(page)])
+    doctor.main([str(file), "--model", str(model), "--render-sample", "3", "--html", str(page)])
     content = base64.b64encode((folder / "3.png").read_bytes()).decode()
     assert f"data:image;base64,{content}" in page.read_text()
 
@@ -364,5 +373,5 @@ def test_a_row_that_is_not_utf_8(folder, tmp_path):
     table = write_latin_row(folder / "latin.parquet")
     assert places(examined_file(table), "malformed") == [2]
     model = build(tmp_path / "model")
-    with pytest.raises(MGMError, match="--show 2: sample 2: has a text that is not UTF-8"):
-        doctor.main([str(table), "--model", str(model), "--show", "2"])
+    with pytest.raises(MGMError, match="--render-sample 2: sample 2: has a text that is not UTF-8"):
+        doctor.main([str(table), "--model", str(model), "--render-sample", "2"])

@@ -28,8 +28,8 @@ def test_content_counts_and_not_the_name(file, tmp_path):
 
 
 def test_of_large_files_blocks_count(file, monkeypatch):
-    monkeypatch.setattr(file_digest, "BLOCKS", 3)
-    monkeypatch.setattr(file_digest, "BLOCK", 10)
+    monkeypatch.setattr(file_digest, "NUM_BLOCKS", 3)
+    monkeypatch.setattr(file_digest, "BLOCK_SIZE", 10)
     content = file.read_bytes()
     before = digest_of([file], read_whole=10)
     for changed in (0, 500, 999):  # first, middle, last

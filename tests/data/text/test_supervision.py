@@ -15,12 +15,12 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample
 from mgm.data.text import conversation
-from mgm.data.text.conversation import prompt
+from mgm.data.text.conversation import build_prompt
 from mgm.data.text.encoding import encode
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.data.text.tokenizer import leading_ids, load_tokenizer
 from mgm.model.labels import IGNORE_INDEX
-from tests.data.published_masks import PUBLISHED_IMAGE, Message, is_caption, is_signalled
+from tests.data.published_masks import PUBLISHED_IMAGE, Message, has_turn_separator, is_caption
 from tests.golden_files import golden, golden_json
 
 LLAMA = ("vicuna", "vicuna_nonlegacy", "vicuna_nonlegacy2", "mistral", "yi")
@@ -73,9 +73,9 @@ def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
     turns = [tuple(text and image_first(text) for text in turn) for turn in sample.turns]
     if not sample.images:
         turns = list(sample.turns)
-    if is_signalled(template):
+    if has_turn_separator(template):
         human, assistant = template.layout.question[0][:-2], template.layout.answer_open[:-1]
-        messages = [(assistant, sample.greeting)]
+        messages = [(assistant, sample.initial_assistant_message)]
         for question, answer in turns:
             messages += [(human, question), (assistant, answer)]
         found, learned = [(template.system + "\n\n", False)], False
@@ -97,13 +97,13 @@ def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
     found, written = [], ""
     for index, (question, answer) in enumerate(turns):
         before = [*turns[:index], (question, None)]
-        asking = prompt(template, before)
+        asking = build_prompt(template, before)
         if answer is None:  # the role that would answer is not written
             asking = asking.removesuffix(template.layout.answer_open)
         found.append((asking.removeprefix(written), False))
         written = asking
         if answer is not None:
-            whole = prompt(template, turns[: index + 1])
+            whole = build_prompt(template, turns[: index + 1])
             assert whole.startswith(asking)
             found.append((whole.removeprefix(asking), True))
             written = whole

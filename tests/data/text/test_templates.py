@@ -3,7 +3,7 @@ import random
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from mgm.data.text.conversation import Message, chat_prompt, number_images, prompt
+from mgm.data.text.conversation import Message, build_prompt, chat_prompt, number_images
 from mgm.data.text.jinja import chat_template
 from mgm.data.text.templates import TEMPLATES, get_template, version_template
 from mgm.errors import MGMError
@@ -23,14 +23,14 @@ def test_image_numbers_equal_published_command_line():
     for record in golden_json("text/cli_multi_image.json"):
         template = get_template(record["version"])
         question = "<image>\n" * record["n_images"] + "Compare them."
-        written = prompt(template, [(question, None)])
+        written = build_prompt(template, [(question, None)])
         assert written == record["prompt_before"]
         assert number_images(written) == record["prompt_after"]
 
 
 def test_nano_prompt():
     turns = [("<image>\nWhat?", "A cat."), ("Sure?", None)]
-    assert prompt(get_template("nano"), turns) == (
+    assert build_prompt(get_template("nano"), turns) == (
         "<s><|user|><image>\nWhat?<|end|><|assistant|>A cat.<|end|>"
         "<|user|>Sure?<|end|><|assistant|>"
     )
@@ -38,15 +38,15 @@ def test_nano_prompt():
 
 def test_prompts_of_later_language_models():
     turns = [("Hi", "Hello."), ("Who?", None)]
-    assert prompt(get_template("qwen_3"), turns, system="Be kind.") == (
+    assert build_prompt(get_template("qwen_3"), turns, system="Be kind.") == (
         "<|im_start|>system\nBe kind.<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
         "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert prompt(get_template("phi"), turns) == (
+    assert build_prompt(get_template("phi"), turns) == (
         "Instruct: Hi\nOutput: Hello.<|endoftext|>Instruct: Who?\nOutput:"
     )
-    assert prompt(get_template("phi_3"), turns) == (
+    assert build_prompt(get_template("phi_3"), turns) == (
         "<|user|>\nHi<|end|>\n<|assistant|>\nHello.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\n"
     )
 
@@ -75,12 +75,12 @@ def test_jinja_writes_the_same_prompts(name):
         [("<image>\nWhat is it?", "A cat.\n"), ('  "Sure"? {{x}} \\n é ', None)],
         [("<image>\n<image>\nCompare.", "Red, blue."), ("<image>\nAnd?", "Green"), ("?", None)],
     ):
-        expected = prompt(template, [*template.examples, *turns])
+        expected = build_prompt(template, [*template.examples, *turns])
         if template.numbers_images:
             expected = number_images(expected)
         assert render(template, messages_of(turns)) == expected
     closed = [("Hi", "Hello"), ("Bye", "See you")]
-    expected = prompt(template, [*template.examples, *closed])
+    expected = build_prompt(template, [*template.examples, *closed])
     assert render(template, messages_of(closed), generate=False) == expected
 
 
@@ -128,7 +128,7 @@ def test_messages_that_a_template_cannot_express_are_merged():
     assert written("vicuna_v1", hi, hello, continue_final_message=True) == (
         "USER: Hi ASSISTANT: Hello"
     )
-    with pytest.raises(MGMError, match="the last message is not the assistant's"):
+    with pytest.raises(MGMError, match="last message must have role 'assistant'"):
         written("vicuna_v1", hi, continue_final_message=True)
 
 
@@ -147,28 +147,28 @@ def test_jinja_places_images_and_system_text():
     template = get_template("vicuna_v1")
     image, text = {"type": "image"}, {"type": "text", "text": "What is it?"}
     first = render(template, [{"role": "user", "content": [image, text]}])
-    assert first == prompt(template, [("<image>\nWhat is it?", None)])
+    assert first == build_prompt(template, [("<image>\nWhat is it?", None)])
     last = render(template, [{"role": "user", "content": [text, image]}])
-    assert last == prompt(template, [("What is it?\n<image>", None)])
+    assert last == build_prompt(template, [("What is it?\n<image>", None)])
     two = render(template, [{"role": "user", "content": [image, image, text]}])
     assert "USER: Image 1:<image>\nImage 2:<image>\nWhat is it? ASSISTANT:" in two
     system = {"role": "system", "content": "Be brief."}
     for name in ("vicuna_v1", "llama_2", "llama_3", "chatml_direct"):
         template = get_template(name)
         written = render(template, [system, {"role": "user", "content": "Hi"}])
-        assert written == prompt(template, [("Hi", None)], system="Be brief.")
+        assert written == build_prompt(template, [("Hi", None)], system="Be brief.")
         assert "Be brief." in written
 
 
 def test_images_can_be_wrapped():
     template = get_template("gemma", wrap_images=True)
-    written = prompt(template, [("<image>\nHi", None)])
+    written = build_prompt(template, [("<image>\nHi", None)])
     assert "<start_of_turn>user\n<im_start><image><im_end>\nHi" in written
 
 
-def test_system_text_without_a_place():
-    with pytest.raises(MGMError, match="no place for a system text"):
-        prompt(get_template("gemma"), [("Hi", None)], system="Be brief.")
+def test_system_prompt_of_a_template_without_one():
+    with pytest.raises(MGMError, match="takes no system prompt"):
+        build_prompt(get_template("gemma"), [("Hi", None)], system="Be brief.")
 
 
 def test_unknown_names_list_the_known():

@@ -121,7 +121,7 @@ def test_blanks_between_the_tokens_of_json(engine, compact):
     form = StructuredOutput(json_object=True, disable_any_whitespace=compact)
     (brace, end, blank) = (engine.processor.encode(letter)[-1] for letter in "{} ")
     bias = dict.fromkeys(range(engine._preparer._num_tokens), -100) | {brace: 0, end: 0, blank: 20}
-    bias |= dict.fromkeys(engine._preparer.prompts.stops.ids, 0)
+    bias |= dict.fromkeys(engine._preparer.prompts.stops.token_ids, 0)
     (answer,) = engine.answer([request(form, max_new_tokens=60, logit_bias=bias)])
     assert answer.text == ("{}" if compact else "{" + " " * MAX_WHITESPACE + "}")
 

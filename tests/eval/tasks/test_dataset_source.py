@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mgm.atomic import process_name
+from mgm.atomic import process_tag
 from mgm.errors import MGMError
 from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response, SkippedQuestion
@@ -437,7 +437,7 @@ def test_what_a_killed_unpacking_left_is_removed(tmp_path):
     first = list(pope.questions(tmp_path, "test", "lmms-eval"))
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     shutil.rmtree(unpacked)
-    host, own = process_name().split("-")
+    host, own = process_tag().split("-")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     names = {

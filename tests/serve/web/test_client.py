@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 import mgm
 from benchmarks.published_worker import application as published_application
-from mgm.data.text.conversation import prompt
+from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 from mgm.serve.router.app import Controller, build_controller_app
@@ -95,7 +95,7 @@ def test_published_workers_and_controllers(engine, monkeypatch):
     monkeypatch.setattr("mgm.serve.web.client.PUBLISHED_TEMPLATES", {"nano": "nano"})
     history = history_of("What is the total?")
     # Published pages put the image behind the question.
-    text = prompt(get_template("nano"), [("What is the total?\n<image>", None)])
+    text = build_prompt(get_template("nano"), [("What is the total?\n<image>", None)])
     raw = mgm.Request(text, images=[RECEIPT], max_new_tokens=32, temperature=0, raw=True)
     expected = engine.answer([raw])[0].text.strip()
     published = published_application(mgm.load(NANO, device="cpu", attention="eager"))

@@ -5,13 +5,13 @@ import torch
 import transformers
 
 from mgm.errors import MGMError
-from mgm.train.args.validation import _PATHS, parse
+from mgm.train.args.validation import _PATHS, parse_arguments
 
 NEEDED = ["--model_name_or_path", "a", "--data_path", "b", "--output_dir", "c"]
 
 
 def parsed(*words: str):
-    return parse([*NEEDED, *words])
+    return parse_arguments([*NEEDED, *words])
 
 
 def test_published_names_of_renamed_flags(monkeypatch) -> None:
@@ -100,7 +100,7 @@ def test_what_cannot_be_done_is_refused(words, message) -> None:
 def test_missing_flags_are_named(missing) -> None:
     place = NEEDED.index(f"--{missing}")
     with pytest.raises(MGMError, match=f"--{missing} is missing"):
-        parse(NEEDED[:place] + NEEDED[place + 2 :])
+        parse_arguments(NEEDED[:place] + NEEDED[place + 2 :])
 
 
 def test_an_older_trainer_shards_no_model(monkeypatch) -> None:
@@ -113,7 +113,7 @@ def test_an_older_trainer_shards_no_model(monkeypatch) -> None:
 
 def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:
     with pytest.raises(SystemExit):
-        parse(["--help"])
+        parse_arguments(["--help"])
     shown = capsys.readouterr().out
     assert "stage 1: python -m mgm.train --tune_mm_mlp_adapter True" in shown
     assert shown.index("--vision_tower_aux") < shown.index("--image_grid")
@@ -125,5 +125,5 @@ def test_a_path_that_is_too_long_is_named_with_its_flag(name):
     given = {"model_name_or_path": "a", "data_path": "b", "output_dir": "c"} | {name: "x" * 5000}
     flags = [word for flag, value in given.items() for word in (f"--{flag}", value)]
     with pytest.raises(MGMError, match=f"^--{name} xxx.*cannot be used as a path") as caught:
-        parse([*flags, "--report_to", "none"])
+        parse_arguments([*flags, "--report_to", "none"])
     assert len(str(caught.value)) < 400

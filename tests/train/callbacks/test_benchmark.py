@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.callbacks.benchmark import BenchmarkCallback
 from tests.eval.fixtures import make_all
 from tests.preloaded import PYTHON
@@ -46,13 +46,13 @@ def measured(folder) -> dict[int, float]:
 
 @pytest.mark.process
 def test_every_checkpoint_is_measured(flags, tmp_path):
-    run(words(flags))
+    run_training(words(flags))
     assert measured(tmp_path / "run") == {2: 0.0, 4: 0.0}
     answers = tmp_path / "run" / "eval" / "checkpoint-2" / "gqa" / "testdev" / "paper"
     assert json.loads((answers / "score.json").read_text())["questions"] == 1
     # The run is the same as without.
     plain = {name: value for name, value in flags.items() if not name.startswith("eval_")}
-    run(words(plain | {"output_dir": tmp_path / "plain"}))
+    run_training(words(plain | {"output_dir": tmp_path / "plain"}))
     ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("run", "plain"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -66,13 +66,13 @@ def test_in_several_processes(flags, tmp_path):
 
 def test_what_is_missing_shows_before_the_first_step(flags, benchmarks, tmp_path):
     with pytest.raises(MGMError, match=r"--eval_benchmarks: .*no benchmark is called 'gqq'"):
-        run(words(flags | {"eval_benchmarks": "gqq"}))
+        run_training(words(flags | {"eval_benchmarks": "gqq"}))
     with pytest.raises(MGMError, match=r"--eval_benchmarks: .*is missing.*; python -m mgm\.eval"):
-        run(words(flags | {"eval_benchmark_dir": tmp_path / "nowhere"}))
+        run_training(words(flags | {"eval_benchmark_dir": tmp_path / "nowhere"}))
     with pytest.raises(MGMError, match="--save_strategy no writes none"):
-        run(words(flags | {"save_strategy": "no"}))
+        run_training(words(flags | {"save_strategy": "no"}))
     with pytest.raises(MGMError, match="--eval_benchmark_limit -1: give a number from 0"):
-        run(words(flags | {"eval_benchmark_limit": -1}))
+        run_training(words(flags | {"eval_benchmark_limit": -1}))
 
 
 def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
             shutil.move(tmp_path / "away", folder)
 
     monkeypatch.setattr(BenchmarkCallback, "on_save", on_save)
-    run(words(flags | {"eval_benchmark_dir": tmp_path}))
+    run_training(words(flags | {"eval_benchmark_dir": tmp_path}))
     assert list(measured(tmp_path / "run")) == [4]
     assert "checkpoint-2 was not evaluated: " in caplog.text
     assert "is missing" in caplog.text

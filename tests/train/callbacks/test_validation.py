@@ -11,7 +11,7 @@ import mgm
 from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.callbacks.loss_plot import plot_losses
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, losses, train_in_processes
@@ -40,7 +40,7 @@ def flags(stage2_flags, data, validation_set, tmp_path):
 
 
 def test_the_loss_is_that_of_all_tokens(flags, validation_set, data):
-    trainer = run(words(flags))
+    trainer = run_training(words(flags))
     logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [entry["step"] for entry in logged] == [2, 4, 6]
     model = load_model(flags["output_dir"], dtype=torch.float32).eval()
@@ -60,10 +60,10 @@ def test_the_loss_is_that_of_all_tokens(flags, validation_set, data):
 
 def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
     more = {"eval_num_generations": 3, "eval_on_start": True}
-    measured = run(words(flags | more)).model.state_dict()
+    measured = run_training(words(flags | more)).model.state_dict()
     names = ("eval_strategy", "eval_data_path", "eval_image_folder")
     alone = flags | dict.fromkeys(names) | {"output_dir": tmp_path / "alone"}
-    for name, tensor in run(words(alone)).model.state_dict().items():
+    for name, tensor in run_training(words(alone)).model.state_dict().items():
         assert torch.equal(tensor, measured[name]), name
 
 
@@ -73,7 +73,9 @@ def test_answers(flags, validation_set, data, tmp_path):
     samples = json.loads(validation_set.read_text())
     questions = [sample["conversations"][0]["value"] for sample in samples]
     learned = flags | {"num_train_epochs": 80, "eval_num_generations": 9, "eval_steps": 240}
-    trainer = run(words(learned | {"data_path": validation_set, "image_folder": data.parent}))
+    trainer = run_training(
+        words(learned | {"data_path": validation_set, "image_folder": data.parent})
+    )
     told = [e["eval_right_answers"] for e in trainer.state.log_history if "eval_loss" in e]
     engine = mgm.load(flags["output_dir"])
     right = 0
@@ -97,7 +99,7 @@ def test_sources_and_curves(flags, validation_set, data, tmp_path, capsys):
         {"path": "texts.json"},
     ]
     mixture.write_text(json.dumps({"datasets": sources}))
-    trainer = run(words(flags | {"eval_data_path": mixture}))
+    trainer = run_training(words(flags | {"eval_data_path": mixture}))
     (last,) = [e for e in trainer.state.log_history if "eval_loss" in e and e["step"] == 6]
     low, high = sorted((last["eval_loss/held"], last["eval_loss/texts"]))
     assert low <= last["eval_loss"] <= high
@@ -119,12 +121,12 @@ def test_sources_and_curves(flags, validation_set, data, tmp_path, capsys):
 )
 def test_faults(flags, change, words_of_fault):
     with pytest.raises(MGMError) as caught:
-        run(words(flags | change))
+        run_training(words(flags | change))
     assert words_of_fault in str(caught.value)
 
 
 def test_the_old_name(flags):
-    trainer = run(words(flags | {"eval_strategy": None, "evaluation_strategy": "epoch"}))
+    trainer = run_training(words(flags | {"eval_strategy": None, "evaluation_strategy": "epoch"}))
     assert [e["step"] for e in trainer.state.log_history if "eval_loss" in e] == [6]
 
 
@@ -133,7 +135,7 @@ def test_the_old_name(flags):
 def test_several_processes_measure_the_same(flags, tmp_path, form):
     """Of five samples one process has three and the other two, some without image."""
     flags = flags | {"group_by_modality_length": False, "per_device_eval_batch_size": 1}
-    run(words(flags | {"output_dir": tmp_path / "alone"}))
+    run_training(words(flags | {"output_dir": tmp_path / "alone"}))
     flags |= {"per_device_train_batch_size": 1, "output_dir": tmp_path / "two"}
     if form == "zero3":
         pytest.importorskip("deepspeed")

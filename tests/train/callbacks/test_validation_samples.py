@@ -9,11 +9,11 @@ import torch
 
 from mgm.data.sources.bad_samples import FILE
 from mgm.data.sources.sample import Sample
-from mgm.data.text.conversation import prompt
+from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import TEMPLATES, get_template
 from mgm.engine.core.request import Request
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.callbacks import validation
 from mgm.train.callbacks.validation import describe_metrics, first_question
 from tests.train.conftest import words
@@ -65,13 +65,13 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
     clean.write_text(json.dumps(good))
     mixed.write_text(json.dumps([bad[0], good[0], *bad[1:], *good[1:]]))
     more = {"on_bad_sample": "skip", "dataloader_num_workers": workers, "eval_num_generations": 9}
-    found = evaluations(run(words(flags | more | {"eval_data_path": mixed})))
+    found = evaluations(run_training(words(flags | more | {"eval_data_path": mixed})))
     listed = [json.loads(line) for line in (flags["output_dir"] / FILE).read_text().splitlines()]
     assert [(entry["file"], entry["sample"]) for entry in sorted(listed, key=lambda e: e["sample"])]
     assert {entry["sample"] for entry in listed} == {0, 2, 3, 4}
     assert len(listed) == 4  # once, though it is measured twice
     more |= {"output_dir": tmp_path / "clean"}
-    expected = evaluations(run(words(flags | more | {"eval_data_path": clean})))
+    expected = evaluations(run_training(words(flags | more | {"eval_data_path": clean})))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
         assert ours["eval_samples"] == theirs["eval_samples"] == 3
@@ -88,7 +88,7 @@ def test_the_same_samples_every_time(flags, good, bad, data, tmp_path):
     path, mended = tmp_path / "mixed.json", data.parent / "mended.png"
     mended.write_bytes(b"")
     path.write_text(json.dumps([bad[0] | {"image": "mended.png"}, *good]))
-    trainer = run(words(flags | {"on_bad_sample": "skip", "eval_data_path": path}))
+    trainer = run_training(words(flags | {"on_bad_sample": "skip", "eval_data_path": path}))
     mended.write_bytes((data.parent / "0.png").read_bytes())
     again = trainer.evaluate()
     assert again["eval_samples"] == 3
@@ -100,7 +100,7 @@ def test_strict_names_file_and_sample(flags, good, bad, tmp_path, index):
     path = tmp_path / "mixed.json"
     path.write_text(json.dumps([*good, bad[index]]))
     with pytest.raises(MGMError, match=rf"mixed\.json: sample {len(good)}"):
-        run(words(flags | {"eval_data_path": path}))
+        run_training(words(flags | {"eval_data_path": path}))
 
 
 def test_nothing_to_measure(flags, bad, tmp_path):
@@ -111,7 +111,7 @@ def test_nothing_to_measure(flags, bad, tmp_path):
     ):
         path.write_text(json.dumps(samples))
         with pytest.raises(MGMError) as caught:
-            run(words(flags | {"on_bad_sample": "skip", "eval_data_path": path}))
+            run_training(words(flags | {"on_bad_sample": "skip", "eval_data_path": path}))
         text = str(caught.value)
         assert f"{path}: no usable samples (" in text
         assert all(kind in text for kind in kinds.split(", ")), text
@@ -176,7 +176,7 @@ def test_questions_are_asked_with_the_images_before_them(
     path = tmp_path / "held.json"
     path.write_text(json.dumps(samples))
     more = {"eval_data_path": path, "eval_num_generations": 99, "max_steps": 1}
-    (figures,) = evaluations(run(words(flags | more)))
+    (figures,) = evaluations(run_training(words(flags | more)))
     assert figures["eval_answers"] == len(QUESTIONS)
     assert len(RecordingEngine.asked) == len(QUESTIONS)
     for request, (name, expected) in zip(RecordingEngine.asked, QUESTIONS.items(), strict=True):
@@ -205,7 +205,7 @@ def test_what_is_asked_is_what_training_writes(name, system, images, question, k
     question = question if images else question.replace("<image>", "")
     sample = Sample(((question, "It."),), images, system=system, keeps_order=keeps_order)
     request = first_question(sample, Path(), template, "stored")
-    asked = prompt(template, [(request.prompt, None)], request.system)
+    asked = build_prompt(template, [(request.prompt, None)], request.system)
     before = takewhile(lambda segment: not segment.supervised, sample.segments(template))
     assert asked == "".join(segment.text for segment in before)
     assert len(request.images) == request.prompt.count("<image>")
@@ -216,7 +216,7 @@ def test_system_texts_of_templates_that_train_on_another_text(name):
     sample = Sample((("<image>", "A cat."),), ("a.png",), system="Be brief.")
     template = get_template(name)
     request = first_question(sample, Path(), template, "stored")
-    asked = prompt(template, [*template.examples, (request.prompt, None)], request.system)
+    asked = build_prompt(template, [*template.examples, (request.prompt, None)], request.system)
     learned = "".join(segment.text for segment in sample.segments(template))
     assert asked.count("Be brief.") == learned.count("Be brief.")
 
@@ -226,7 +226,7 @@ def test_system_texts_in_a_run(flags, tmp_path):
     path = tmp_path / "held.json"
     path.write_text(json.dumps([{"system": "Be brief.", "conversations": turns("Hi", "Yes")}]))
     more = flags | {"eval_data_path": path, "eval_num_generations": 4, "max_steps": 1}
-    (figures,) = evaluations(run(words(more)))
+    (figures,) = evaluations(run_training(words(more)))
     assert figures["eval_answers"] == 1
     assert figures["eval_answers_skipped"] == 3
     assert "3 fewer answers generated than --eval_num_generations" in describe_metrics(figures)
@@ -238,9 +238,9 @@ def test_no_label_within_the_limit(flags, good, tmp_path):
     long = {"conversations": turns("word " * 100, "b")}
     path.write_text(json.dumps([long, long]))
     with pytest.raises(MGMError, match=r"none of its 2 samples has a label within model_max_len"):
-        run(words(flags | {"eval_data_path": path}))
+        run_training(words(flags | {"eval_data_path": path}))
     path.write_text(json.dumps([long, *good]))
-    (figures,) = evaluations(run(words(flags | {"eval_data_path": path, "max_steps": 1})))
+    (figures,) = evaluations(run_training(words(flags | {"eval_data_path": path, "max_steps": 1})))
     assert (figures["eval_samples"], figures["eval_samples_skipped"]) == (len(good), 1)
 
 
@@ -252,7 +252,7 @@ def test_a_validation_set_is_no_stream(flags, tmp_path, path, mixed):
     with pytest.raises(
         MGMError, match="can only be streamed, and a validation set cannot be a stream"
     ):
-        run(words(flags | {"eval_data_path": mixture if mixed else path}))
+        run_training(words(flags | {"eval_data_path": mixture if mixed else path}))
 
 
 def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path):
@@ -260,7 +260,7 @@ def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path
     path.write_text(json.dumps([*bad, bad[0], *good]))
     more = {"on_bad_sample": "skip", "eval_data_path": path, "max_steps": 1}
     more |= {"eval_num_generations": 2}
-    (figures,) = evaluations(run(words(flags | more)))
+    (figures,) = evaluations(run_training(words(flags | more)))
     assert figures["eval_answers"] == 2
     assert figures["eval_answers_skipped"] == 0
     assert "fewer" not in describe_metrics(figures)
@@ -272,8 +272,8 @@ def test_a_question_that_cannot_be_asked(flags, good, tmp_path, caplog):
     path.write_text(json.dumps([*good, {"conversations": turns("a" * 9000, "b")}]))
     more = flags | {"eval_data_path": path, "eval_num_generations": 9, "max_steps": 1}
     with pytest.raises(MGMError, match="--eval_num_generations: sample 3: "):
-        run(words(more))
-    (figures,) = evaluations(run(words(more | {"on_bad_sample": "skip"})))
+        run_training(words(more))
+    (figures,) = evaluations(run_training(words(more | {"on_bad_sample": "skip"})))
     assert figures["eval_answers"] == len(good)
     assert "--eval_num_generations: sample 3: " in caplog.text
     assert torch.isfinite(torch.tensor(figures["eval_loss"]))

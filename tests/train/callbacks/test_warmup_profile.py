@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.callbacks import warmup_profile as trial
 from tests.train.conftest import words
 
@@ -14,10 +14,10 @@ def test_it_is_made_of_the_runs_own_batches_and_changes_no_bit(
 ):
     caplog.set_level(logging.INFO, logger="mgm")
     flags = stage2_flags | {"save_strategy": "no", "max_steps": 12, "drop_path": True}
-    plain = run(words(flags | {"output_dir": tmp_path / "plain"}))
+    plain = run_training(words(flags | {"output_dir": tmp_path / "plain"}))
     assert "forecast" not in caplog.text  # too short to be worth it
     monkeypatch.setattr(trial, "WORTHWHILE", 1)
-    with_trial = run(words(flags | {"output_dir": tmp_path / "trial"}))
+    with_trial = run_training(words(flags | {"output_dir": tmp_path / "trial"}))
     assert "forecast: 0.0 M parameters, 0.0 M trained" in caplog.text
     assert "12 steps of 2 samples" in caplog.text
     theirs = plain.model.state_dict()

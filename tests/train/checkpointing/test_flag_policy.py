@@ -6,7 +6,7 @@ from dataclasses import fields
 from mgm.train.args.arguments import DataArguments, ModelArguments, TrainingArguments
 from mgm.train.args.validation import UNSUPPORTED_FLAGS
 from mgm.train.checkpointing import flag_policy
-from mgm.train.checkpointing.flag_policy import CONFIG_FIELDS, POLICIES, Policy
+from mgm.train.checkpointing.flag_policy import CONFIG_FLAGS, FLAG_POLICIES, Policy
 
 FLAGS = {
     entry.name
@@ -16,7 +16,7 @@ FLAGS = {
 
 
 def test_every_flag_has_a_policy():
-    assert FLAGS - POLICIES.keys() == set()
+    assert FLAGS - FLAG_POLICIES.keys() == set()
 
 
 def test_no_flag_has_two():
@@ -24,11 +24,11 @@ def test_no_flag_has_two():
     names = [name for text in (*lists, flag_policy._IGNORE) for name in text.split()]
     assert {
         name
-        for name, count in Counter([*names, *UNSUPPORTED_FLAGS, *CONFIG_FIELDS]).items()
+        for name, count in Counter([*names, *UNSUPPORTED_FLAGS, *CONFIG_FLAGS]).items()
         if count > 1
     } == set()
 
 
 def test_what_decides_the_result_is_refused():
     for name in ("learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "lora_r", "seed"):
-        assert POLICIES[name] is Policy.REFUSE
+        assert FLAG_POLICIES[name] is Policy.REFUSE

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mgm.errors import MGMError
-from mgm.train.args.validation import parse
+from mgm.train.args.validation import parse_arguments
 from mgm.train.checkpointing.initial_weights import (
     check_initial_weights,
     initial_weights,
@@ -66,7 +66,7 @@ def test_folders_on_the_hub_and_the_output_itself_are_no_content(folder, tmp_pat
 
 def arguments(base: Path, output: Path, *more: str):
     words = ["--model_name_or_path", str(base), "--data_path", "b", "--output_dir", str(output)]
-    return parse([*words, "--report_to", "none", *more])
+    return parse_arguments([*words, "--report_to", "none", *more])
 
 
 @pytest.mark.parametrize("value", [None, "none", "None", "tower"])

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mgm.errors import MGMError
-from mgm.train.args.validation import parse
-from mgm.train.checkpointing.flag_policy import POLICIES, Policy
+from mgm.train.args.validation import parse_arguments
+from mgm.train.checkpointing.flag_policy import FLAG_POLICIES, Policy
 from mgm.train.checkpointing.run_fingerprint import (
-    FORMAT,
+    FINGERPRINT_FORMAT,
     check_fingerprint,
     check_flags,
     fingerprint_of_flags,
@@ -89,20 +89,20 @@ def cpu_with_bfloat16(monkeypatch):
 
 
 def flags(*words: str) -> dict:
-    return fingerprint_of_flags(parse([*NEEDED, "--report_to", "none", *words]))
+    return fingerprint_of_flags(parse_arguments([*NEEDED, "--report_to", "none", *words]))
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> Path:
     """A checkpoint whose run left every flag out; its model said what the folder had."""
     folder = tmp_path_factory.mktemp("checkpoint-4")
-    of_config = {f"--{n}": "folder's" for n, p in POLICIES.items() if p is Policy.CONFIG}
-    write_fingerprint({"format": FORMAT} | flags() | of_config, folder)
+    of_config = {f"--{n}": "folder's" for n, p in FLAG_POLICIES.items() if p is Policy.CONFIG}
+    write_fingerprint({"format": FINGERPRINT_FORMAT} | flags() | of_config, folder)
     return folder
 
 
 def test_all_flags_that_decide_are_tried():
-    deciding = {n for n, p in POLICIES.items() if p in (Policy.REFUSE, Policy.CONFIG)}
+    deciding = {n for n, p in FLAG_POLICIES.items() if p in (Policy.REFUSE, Policy.CONFIG)}
     assert deciding - CHANGED.keys() - BEYOND == set()
 
 
@@ -158,8 +158,8 @@ def entry(sha: str | None, path: str = "a.json") -> dict:
 
 
 def changed(tmp_path: Path, old: dict, new: dict) -> None:
-    write_fingerprint({"format": FORMAT, "processes": 1} | old, tmp_path)
-    check_fingerprint({"format": FORMAT, "processes": 1} | new, tmp_path)
+    write_fingerprint({"format": FINGERPRINT_FORMAT, "processes": 1} | old, tmp_path)
+    check_fingerprint({"format": FINGERPRINT_FORMAT, "processes": 1} | new, tmp_path)
 
 
 def test_data_is_compared_by_content(tmp_path, caplog):
@@ -175,7 +175,7 @@ def test_data_is_compared_by_content(tmp_path, caplog):
         changed(tmp_path, {f"weight of {name} part 0": 1.0}, {f"weight of {name} part 0": 2.0})
     with pytest.raises(MGMError, match="number of samples was 4, is 5"):
         changed(tmp_path, {"items": 4}, {"items": 5})
-    write_fingerprint({"format": FORMAT, "processes": 1}, tmp_path)
+    write_fingerprint({"format": FINGERPRINT_FORMAT, "processes": 1}, tmp_path)
     with pytest.raises(MGMError, match="number of processes was 1, is 2"):
         check_flags({"processes": 2}, tmp_path)
 
@@ -198,7 +198,9 @@ def test_eval_data_that_is_added_or_left_out_is_logged(tmp_path, caplog):
 def test_digests_of_an_earlier_format_are_not_compared(tmp_path, caplog):
     """They are of other files: what is the same would seem to be another."""
     write_fingerprint({"format": 2, "processes": 1, "--data_path": entry("1" * 64)}, tmp_path)
-    check_fingerprint({"format": FORMAT, "processes": 1, "--data_path": entry("2" * 64)}, tmp_path)
+    check_fingerprint(
+        {"format": FINGERPRINT_FORMAT, "processes": 1, "--data_path": entry("2" * 64)}, tmp_path
+    )
     assert "cannot be compared with this run in --data_path" in caplog.text
 
 
@@ -213,7 +215,7 @@ def test_weights_that_are_gone_cannot_be_compared(tmp_path, caplog):
 def test_a_checkpoint_of_before_is_compared_in_what_it_has(tmp_path, caplog):
     old = {"--seed": 42, "--data_seed": None, "--fsdp": False, "processes": 1, "items": 12}
     (tmp_path / "run.json").write_text(json.dumps(old))
-    now = {"format": FORMAT} | flags() | {"items": 12, "--data_path": entry("1" * 64)}
+    now = {"format": FINGERPRINT_FORMAT} | flags() | {"items": 12, "--data_path": entry("1" * 64)}
     check_flags(now, tmp_path)
     check_fingerprint(now, tmp_path)
     (line,) = caplog.messages
@@ -252,7 +254,7 @@ def test_a_damaged_fingerprint_is_named(tmp_path, content):
 )
 def test_settings_of_deepspeed_are_compared(tmp_path, settings, name):
     def divided(given: dict | None) -> dict:
-        arguments = parse([*NEEDED, "--report_to", "none"])
+        arguments = parse_arguments([*NEEDED, "--report_to", "none"])
         arguments[2].deepspeed = given
         return fingerprint_of_flags(arguments)
 

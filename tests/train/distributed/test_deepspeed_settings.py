@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mgm.errors import MGMError
-from mgm.train.args.validation import parse
+from mgm.train.args.validation import parse_arguments
 from mgm.train.distributed.deepspeed_start import deepspeed_errors, set_single_process_env
 
 pytest.importorskip("deepspeed")
@@ -31,7 +31,9 @@ def parsed(settings: object, *words: str) -> dict:
     Path("settings.json").write_text(
         settings if isinstance(settings, str) else json.dumps(settings)
     )
-    training = parse([*NEEDED, "--output_dir", "c", "--deepspeed", "settings.json", *words])[2]
+    training = parse_arguments(
+        [*NEEDED, "--output_dir", "c", "--deepspeed", "settings.json", *words]
+    )[2]
     return training.hf_deepspeed_config.config
 
 
@@ -154,7 +156,7 @@ def test_settings_that_are_none(settings, message):
 def test_files_that_are_none(tmp_path):
     for name, message in (("nowhere.json", "No such file"), (str(tmp_path), "Is a directory")):
         with pytest.raises(MGMError, match=f"--deepspeed {name}: cannot be read .{message}"):
-            parse([*NEEDED, "--output_dir", "c", "--deepspeed", name])
+            parse_arguments([*NEEDED, "--output_dir", "c", "--deepspeed", name])
 
 
 @pytest.mark.parametrize(
@@ -187,8 +189,8 @@ def test_fp16_on_a_cpu(monkeypatch, settings):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     Path("settings.json").write_text(json.dumps(STAGE2 | {"fp16": {"enabled": True}}))
     words = ("--deepspeed", settings) if settings else ()
-    with pytest.raises(MGMError, match="--fp16 True: a CPU does not train in float16; leave it"):
-        parse([*NEEDED, "--output_dir", "c", "--fp16", "True", *words])
+    with pytest.raises(MGMError, match="--fp16 True: not supported on a CPU; leave it"):
+        parse_arguments([*NEEDED, "--output_dir", "c", "--fp16", "True", *words])
 
 
 def test_without_a_launcher_a_process_is_alone(monkeypatch, caplog):

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.train import trainer as module
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.estimate.flops import FlopsCounter
 from tests.model.tiny import ids_of, random_images, tiny_model
 from tests.train.conftest import words
@@ -34,7 +34,7 @@ def test_operations_are_those_counted(trains):
 def test_mfu_is_shown_where_the_peak_is_known(stage2_flags, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "mgm")
     monkeypatch.setattr(module, "device_peak_flops", lambda: ("some device", 1e12))
-    trainer = run(words(stage2_flags | {"output_dir": tmp_path, "save_strategy": "no"}))
+    trainer = run_training(words(stage2_flags | {"output_dir": tmp_path, "save_strategy": "no"}))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry in steps:
         per_token = entry["mfu"] * 1e12 / entry["tokens_per_second"]
@@ -47,4 +47,4 @@ def test_it_is_not_where_it_is_not(stage2_flags, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this device's peak may be known")
     flags = stage2_flags | {"output_dir": tmp_path, "save_strategy": "no", "max_steps": 1}
-    assert "mfu" not in run(words(flags)).state.log_history[0]
+    assert "mfu" not in run_training(words(flags)).state.log_history[0]

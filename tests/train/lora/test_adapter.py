@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 import mgm
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from tests.model.tiny import TEXT
 from tests.preloaded import PYTHON
 from tests.train.conftest import words
@@ -48,7 +48,7 @@ def flags(stage1_flags, stage2_flags, stage1):
 def trained(request, flags, tmp_path_factory):
     """The folder that a run left, and its model."""
     folder = tmp_path_factory.mktemp(request.param)
-    trainer = run(words(flags | VARIANTS[request.param] | {"output_dir": folder}))
+    trainer = run_training(words(flags | VARIANTS[request.param] | {"output_dir": folder}))
     return folder, trainer.model.eval()
 
 
@@ -115,7 +115,7 @@ def test_goes_on_from_an_adapter(trained, flags, tmp_path):
         "max_steps": 1,
         "output_dir": tmp_path,
     }
-    continued = run(words(again)).model.eval()
+    continued = run_training(words(again)).model.eval()
     inputs = inputs_of(model)
     assert torch.equal(logits(continued, **inputs), logits(model, **inputs))
 
@@ -141,14 +141,14 @@ def test_merges_into_a_model_of_its_own(trained, tmp_path):
 def test_resumes_to_the_same_weights(flags, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     saving = flags | {"save_steps": 2, "save_strategy": "steps"}
-    run(words(saving | {"output_dir": straight}))
-    run(words(saving | {"output_dir": stopped}))
+    run_training(words(saving | {"output_dir": straight}))
+    run_training(words(saving | {"output_dir": stopped}))
     for folder in stopped.glob("checkpoint-*"):
         if folder.name != "checkpoint-2":
             for file in folder.iterdir():
                 file.unlink()
             folder.rmdir()
-    run(words(saving | {"output_dir": stopped}))
+    run_training(words(saving | {"output_dir": stopped}))
     ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (stopped, straight))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -165,7 +165,7 @@ def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
     for file in parts["language"].glob("token*"):
         (language / file.name).write_bytes(file.read_bytes())
     folder = tmp_path / "adapter"
-    trainer = run(words(flags | {"model_name_or_path": language, "output_dir": folder}))
+    trainer = run_training(words(flags | {"model_name_or_path": language, "output_dir": folder}))
     adapted = [
         name for name in load_file(folder / "adapter_model.safetensors") if "experts" in name
     ]
@@ -194,14 +194,16 @@ def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
 )
 def test_faults(flags, change, fault, tmp_path):
     with pytest.raises(MGMError, match=fault):
-        run(words(flags | change | {"output_dir": tmp_path}))
+        run_training(words(flags | change | {"output_dir": tmp_path}))
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_beside_rounded_weights(flags, parts, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
-    trainer = run(words(flags | {"bits": bits, "output_dir": tmp_path, "num_train_epochs": 3}))
+    trainer = run_training(
+        words(flags | {"bits": bits, "output_dir": tmp_path, "num_train_epochs": 3})
+    )
     layer = trainer.model.language_model.model.layers[0].mlp.down_proj
     assert layer.base_layer.weight.dtype in (torch.uint8, torch.int8)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -217,7 +219,7 @@ def test_beside_rounded_weights(flags, parts, tmp_path, bits):
 def made(flags, tmp_path_factory):
     """The folder of a LoRA, for copies."""
     folder = tmp_path_factory.mktemp("made")
-    run(words(flags | {"max_steps": 1, "save_strategy": "no", "output_dir": folder}))
+    run_training(words(flags | {"max_steps": 1, "save_strategy": "no", "output_dir": folder}))
     return folder
 
 
@@ -231,7 +233,7 @@ def refused(flags, adapter, **changes) -> str:
     output = adapter.parent / "out"
     more = {"lora_weight_path": adapter, "output_dir": output, "save_strategy": "no"}
     with pytest.raises(MGMError) as caught:
-        run(words(flags | more | changes))
+        run_training(words(flags | more | changes))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -252,7 +254,7 @@ def test_weights_in_the_older_format_go_on(flags, adapter):
     torch.save(weights, adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
     output, still = adapter.parent / "out", {"learning_rate": 0.0, "max_steps": 1}
-    run(words(flags | still | {"lora_weight_path": adapter, "output_dir": output}))
+    run_training(words(flags | still | {"lora_weight_path": adapter, "output_dir": output}))
     after = load_file(output / "adapter_model.safetensors")
     assert after.keys() == weights.keys()
     assert all(torch.equal(after[name], weight) for name, weight in weights.items())
@@ -296,7 +298,7 @@ def test_settings_that_a_foreign_adapter_leaves_out_are_those_of_peft(flags, ada
     kept = ("peft_type", "r", "lora_alpha", "target_modules", "base_model_name_or_path")
     file.write_text(json.dumps({name: values[name] for name in kept}))
     more = {"lora_weight_path": adapter, "output_dir": adapter.parent / "out", "max_steps": 1}
-    run(words(flags | more | {"save_strategy": "no", "lora_dropout": 0.5}))
+    run_training(words(flags | more | {"save_strategy": "no", "lora_dropout": 0.5}))
 
 
 @pytest.mark.parametrize("how", ["missing", "no weights"])
@@ -317,7 +319,7 @@ def test_a_plain_adapter_without_it_has_that_of_its_base(stage2_flags, stage1, t
     """As peft writes it: no metadata of ours, and nothing but the adapter."""
     folder = tmp_path / "adapter"
     lora = {"lora_enable": True, "lora_r": 4, "max_steps": 1, "save_strategy": "no"}
-    run(words(stage2_flags | lora | {"output_dir": folder}))
+    run_training(words(stage2_flags | lora | {"output_dir": folder}))
     caplog.clear()
     load_model(folder)
     assert not caplog.messages

@@ -16,7 +16,7 @@ from mgm.errors import MGMError
 from mgm.model.checkpoint.base_digest import weights_digest
 from mgm.model.checkpoint.base_models import base_folders
 from mgm.model.loading import load_model
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.merge import main
 from tests.train.conftest import words
 from tests.train.lora.test_adapter import inputs_of, logits
@@ -36,7 +36,7 @@ def train(stage2_flags) -> Callable[..., torch.nn.Module]:
         flags |= {"use_dora": kind == "dora", "bits": 4 if kind == "qlora" else 16}
         if kind == "biases":
             flags |= {"lora_bias": "all"}
-        return run(words(flags | more)).model.eval()
+        return run_training(words(flags | more)).model.eval()
 
     return train
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgm.errors import MGMError
-from mgm.train.__main__ import run
+from mgm.train.__main__ import run_training
 from mgm.train.optim.activation_checkpointing import (
     enable_activation_checkpointing,
     selective_checkpoint_kwargs,
@@ -39,13 +39,15 @@ def test_gradients_are_the_same_and_products_are_not_computed_again():
 
 def test_a_run_learns_the_same(stage2_flags, tmp_path):
     flags = stage2_flags | {"save_strategy": "no", "output_dir": tmp_path / "plain"}
-    plain = run(words(flags)).model.state_dict()
+    plain = run_training(words(flags)).model.state_dict()
     more = {"gradient_checkpointing": True, "selective_checkpointing": True}
     flags |= more | {"output_dir": tmp_path / "selective"}
-    for name, tensor in run(words(flags)).model.state_dict().items():
+    for name, tensor in run_training(words(flags)).model.state_dict().items():
         assert torch.equal(tensor, plain[name]), name
 
 
 def test_alone_it_is_refused(stage2_flags, tmp_path):
     with pytest.raises(MGMError, match="does nothing without --gradient_checkpointing"):
-        run(words(stage2_flags | {"output_dir": tmp_path, "selective_checkpointing": True}))
+        run_training(
+            words(stage2_flags | {"output_dir": tmp_path, "selective_checkpointing": True})
+        )

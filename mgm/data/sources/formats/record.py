@@ -100,11 +100,11 @@ def _parse(record: Any, where: str) -> Sample:
     refuse_unread_images(record, names, where)
     if messages[0].is_caption and not images:
         raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
-    greeting = messages[0].text if messages[0].role == ASSISTANT else None
-    texts = [message.text for message in messages[greeting is not None :]]  # with the markers
+    texts = [message.text for message in messages]  # with image markers
+    first = texts.pop(0) if messages[0].role == ASSISTANT else None
     answers: list[str | None] = [*texts[1::2], None]
     turns = tuple(zip(texts[::2], answers, strict=False))
-    sample = Sample(turns, images, greeting, system, bool(images) and not published)
+    sample = Sample(turns, images, first, system, bool(images) and not published)
     return checked_sample(sample, where)
 
 
@@ -216,14 +216,14 @@ def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
     Raises:
         SampleError: they do not, or there is none.
     """
-    greets = bool(messages) and messages[0].role == ASSISTANT
-    if greets and messages[0].images:
+    starts_with_assistant = bool(messages) and messages[0].role == ASSISTANT
+    if starts_with_assistant and messages[0].images:
         raise SampleError(
             f"{where}: message {messages[0].number}, before the first question, holds an "
             f"{IMAGE_MARKER} marker; put it into a question",
             "markers",
         )
-    for count, message in enumerate(messages[greets:]):
+    for count, message in enumerate(messages[starts_with_assistant:]):
         expected = (USER, ASSISTANT)[count % 2]
         if message.role != expected:
             name = message.names[expected == ASSISTANT]
@@ -233,7 +233,9 @@ def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
                 f"next; {rule}",
                 "roles",
             )
-    if len(messages) - greets < 2 and not (greets and messages[0].is_caption):
+    if len(messages) - starts_with_assistant < 2 and not (
+        starts_with_assistant and messages[0].is_caption
+    ):
         name = messages[0].names[1] if messages else "assistant"
         raise SampleError(
             f"{where}: has no answer to learn; add a message from {name!r}", "no answer"

@@ -154,7 +154,7 @@ def test_turns_images_and_greeting():
         },
         "",
     )
-    assert sample.greeting == "a cat"
+    assert sample.initial_assistant_message == "a cat"
     assert sample.turns == (("<image>\nwhat?", "a cat"), ("what?", None))
     assert sample.images == ("a.png",)
     assert sample.words == 2 + 2 + 2 + 1
