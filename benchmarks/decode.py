@@ -25,6 +25,7 @@ import mgm
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.text.stop_criteria import StopCriteria
 from mgm.engine.core.sequence import Sequence
+from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine import Engine
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -114,28 +115,27 @@ def limit(model: MGMForConditionalGeneration) -> float:
 
 
 def sequences(engine: Engine, count: int, tokens: int) -> list[Sequence]:
-    """Answers after prompts of one image and some words; none of them ends early."""
+    """Sequences whose prompts are one image and some words; they have no stop tokens."""
     config, draw = engine.model.config, np.random.default_rng(0)
     width = config.text_config.hidden_size
     features = torch.zeros(
         config.image_tokens_per_image, width, device=engine.model.device, dtype=engine.model.dtype
     )
+    vocabulary = TokenBytes(engine.processor.tokenizer)
+    stops = StopCriteria(frozenset(), ())
     made = []
     for number in range(count):
         ids = [5] * 35 + [config.image_token_id] * len(features)
         ids += draw.integers(10, 600, 25).tolist()
-        names = np.array(ids)
-        names[35 : 35 + len(features)] = -1 - number  # each has an image of its own
+        token_keys = np.array(ids)
+        token_keys[35 : 35 + len(features)] = -1 - number  # each has an image of its own
         request = mgm.Request("x", max_new_tokens=tokens)
-        stops = StopCriteria(frozenset(), ())
-        made.append(
-            Sequence(request, ids, names, [features], engine.processor.tokenizer, stops, tokens)
-        )
+        made.append(Sequence(request, ids, token_keys, [features], vocabulary, stops, tokens))
     return made
 
 
 def written(engine: Engine, count: int, tokens: int) -> float:
-    """Seconds that the tokens of answers take; their prompts are read before."""
+    """Seconds of decoding a batch of sequences, without prefill."""
     answers = sequences(engine, count, tokens)
     engine.scheduler.prefix_cache.capacity = 0
     for answer in answers:

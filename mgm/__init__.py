@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mgm.engine.core.request import Answer, Request
     from mgm.engine.engine import Engine
     from mgm.engine.loading import load
+    from mgm.engine.scheduler.config import SchedulerConfig
     from mgm.errors import MGMError
     from mgm.model.configuration_mgm import MGMConfig
     from mgm.model.modeling_mgm import MGMForConditionalGeneration
@@ -32,6 +33,7 @@ __all__ = [
     "MGMImageProcessor",
     "MGMProcessor",
     "Request",
+    "SchedulerConfig",
     "load",
 ]
 _MODULES = {
@@ -44,6 +46,7 @@ _MODULES = {
     "MGMImageProcessor": "mgm.data.image_processing_mgm",
     "MGMProcessor": "mgm.data.processing_mgm",
     "Request": "mgm.engine.core.request",
+    "SchedulerConfig": "mgm.engine.scheduler.config",
     "load": "mgm.engine.loading",
 }
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mgm.data.image_processing_mgm import MGMImageProcessor
-from mgm.data.images.decoding import read_header
+from mgm.data.images.decoding import read_image_header
 from mgm.data.images.limits import LOCAL_LIMITS, NETWORK_LIMITS
 from mgm.data.images.loading import image_file
 from mgm.data.images.orientation import ORIENTATIONS, UPRIGHT
@@ -96,7 +96,7 @@ def try_file(path: Path, network: bool = False, orientation: str = UPRIGHT) -> O
     started = time.perf_counter()
     try:
         content, name = image_file(path, "file")
-        encoded = read_header(content, name, NETWORK_LIMITS if network else LOCAL_LIMITS)
+        encoded = read_image_header(content, name, NETWORK_LIMITS if network else LOCAL_LIMITS)
         text = f"{encoded.image.format} {encoded.image.mode}"
         _processor().preprocess(encoded.decode(orientation), do_normalize=False)
         kind = DECODED

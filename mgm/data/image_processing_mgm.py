@@ -1,4 +1,4 @@
-"""One image as the model sees it: a high-resolution tensor, and low-resolution crops made from it.
+"""`MGMImageProcessor`: images to the high-resolution view and its low-resolution crops.
 
 Shape legend: S low-resolution side, A high-resolution side, both in pixels.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from mgm.data.images.bicubic import Line, resize_in_line, shown_piece
+from mgm.data.images.bicubic import Line, resize_in_line, visible_span
 from mgm.data.images.loading import ImageSource, image_list, open_image
 from mgm.data.images.orientation import UPRIGHT, check_orientation
 from mgm.errors import MGMError
@@ -22,8 +22,8 @@ from mgm.model.vision.image_views import ImageViews
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# Fields that the model's config decides, under the same names.
-CONFIG_FIELDS = (
+# Fields that the processor and `MGMConfig` share.
+IMAGE_CONFIG_FIELDS = (
     "image_size",
     "image_size_aux",
     "image_grid",
@@ -35,9 +35,9 @@ CONFIG_FIELDS = (
     "image_std_aux",
 )
 ASPECT_RATIOS = ("pad", "square")
-MODES = ("exact", "fast")
-BAND = 2**24  # pixels of a padded image that are made at a time
-WASTE = 4  # more pixels than this for each that counts are not made on the way
+RESIZE_MODES = ("exact", "fast")
+MAX_BAND_PIXELS = 2**24  # of a padded image that are in memory at a time
+MAX_PIXEL_RATIO = 4  # of padded or enlarged pixels to input or output pixels; `Line` beyond it
 
 
 class MGMImageProcessor(BaseImageProcessor):
@@ -53,11 +53,11 @@ class MGMImageProcessor(BaseImageProcessor):
         image_mean: mean of each colour channel in the low-resolution views, of values from 0 to 1.
         image_std: standard deviation of each colour channel in them.
         image_mean_aux: the same of the high-resolution view; None: as `image_mean`.
-        image_std_aux: the same; None: as `image_std`.
+        image_std_aux: its standard deviation; None: as `image_std`.
         mode: "exact" resizes with Pillow, bit for bit as released models were trained; "fast"
             resizes downwards with torch, within one grey level.
-        do_normalize: whether calls return both views as numbers that towers take; else the
-            high-resolution one in uint8, of which the model makes both.
+        do_normalize: whether calls return both views normalised, in float32; else the
+            high-resolution view in uint8, from which the model computes both.
         orientation: "upright" turns images as their EXIF data says; "stored" does not.
     """
 
@@ -83,7 +83,7 @@ class MGMImageProcessor(BaseImageProcessor):
         check_orientation(orientation)
         for field, value, choices in (
             ("image_aspect_ratio", image_aspect_ratio, ASPECT_RATIOS),
-            ("mode", mode, MODES),
+            ("mode", mode, RESIZE_MODES),
         ):
             if value not in choices:
                 raise MGMError(f"{field} is {shown(value)}; choose one of {', '.join(choices)}")
@@ -140,7 +140,7 @@ class MGMImageProcessor(BaseImageProcessor):
             images: whatever `open_image` opens, or a list of it.
             return_tensors: "pt" (or None) for torch tensors, "np" for arrays.
             do_normalize: as for the class; None: as it was constructed.
-            orientation: the same.
+            orientation: as for the class; None: as it was constructed.
             **kwargs: options that other processors take; none applies here.
 
         Returns:
@@ -149,7 +149,7 @@ class MGMImageProcessor(BaseImageProcessor):
             `pixel_values_aux` alone, in uint8 and with channels last in memory.
 
         Raises:
-            MGMError: an image cannot be opened, or tensors of another kind are asked for.
+            MGMError: an image cannot be opened, or `return_tensors` is another.
         """
         check_tensor_kind(return_tensors)
         sources = image_list(images)
@@ -176,37 +176,37 @@ class MGMImageProcessor(BaseImageProcessor):
         short, long = sorted(image.size)
         colour = tuple(int(mean * 255) for mean in self.image_mean_aux)
         if self.image_aspect_ratio == "pad":
-            if long * long > WASTE * max(short * long, side * side):
+            if long * long > MAX_PIXEL_RATIO * max(short * long, side * side):
                 line = Line(long, (long - short) // 2, side, 0)
                 return resize_in_line(image, line, image.width == short, side, colour)
-            # What shows nothing of the image stays as it is when resized.
-            piece, start = shown_piece(long, short, side), (long - short) // 2
-            shown = slice(piece.lead, piece.lead + piece.last - piece.first)
-            length = piece.end - piece.begin
+            # Padding keeps its colour when resized: only the span that shows the image is.
+            span, start = visible_span(long, short, side), (long - short) // 2
+            shown = slice(span.lead, span.lead + span.last - span.first)
+            length = span.end - span.begin
             result = np.empty((side, side, 3), dtype=np.uint8)
             result.reshape(side, -1)[:] = np.tile(np.array(colour, dtype=np.uint8), side)
             if image.width == long:
                 picture = Image.new("RGB", (side, length), colour)
-                picture.paste(_across(image, side), (0, start - piece.begin))
-                result[piece.first : piece.last] = self._down(picture, piece.results)[shown]
+                picture.paste(_across(image, side), (0, start - span.begin))
+                result[span.first : span.last] = self._down(picture, span.results)[shown]
             else:
                 bands = []
-                rows = max(BAND // length, 1)
+                rows = max(MAX_BAND_PIXELS // length, 1)
                 for top in range(0, long, rows):  # padded at once it could be four times as large
                     height = min(rows, long - top)
                     whole = height == long
                     band = image if whole else image.crop((0, top, image.width, top + height))
                     padded = Image.new("RGB", (length, height), colour)
-                    padded.paste(band, (start - piece.begin, 0))
-                    padded = _across(padded, piece.results)
+                    padded.paste(band, (start - span.begin, 0))
+                    padded = _across(padded, span.results)
                     bands.append(padded.crop((shown.start, 0, shown.stop, height)))
                 picture = bands[0] if len(bands) == 1 else _stacked(bands)
-                result[:, piece.first : piece.last] = self._down(picture, side)
+                result[:, span.first : span.last] = self._down(picture, side)
             return result
         # Compat: the longer side is cut, not rounded, and so are the odd margins.
         width, height = (side if n == short else int(side * n / short) for n in image.size)
         top, left = (height - side) // 2, (width - side) // 2
-        if width * height > WASTE * max(short * long, side * side):
+        if width * height > MAX_PIXEL_RATIO * max(short * long, side * side):
             line = Line(long, 0, max(width, height), top + left)
             return resize_in_line(image, line, image.width == long, side, colour)
         image = _across(image, width).crop((left, 0, left + side, image.height))
@@ -221,7 +221,7 @@ class MGMImageProcessor(BaseImageProcessor):
 
 
 def check_tensor_kind(return_tensors: str | None) -> None:
-    """Raise an MGMError unless these are tensors that processors make."""
+    """Raise an MGMError unless `return_tensors` is "pt", "np" or None."""
     if return_tensors not in ("pt", "np", None):
         raise MGMError(f"return_tensors is {return_tensors!r}; choose 'pt', 'np' or None")
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
+from mgm.data.image_processing_mgm import IMAGE_CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.text.jinja import check_syntax
 from mgm.data.text.templates import TEMPLATES
 from mgm.data.text.tokenizer import load_tokenizer
@@ -125,4 +125,4 @@ def _image_processor(
                 return MGMImageProcessor(**values)
     config = checkpoint_config(folder, base)
     with prefix_errors(folder / "config.json"):
-        return MGMImageProcessor(**{name: getattr(config, name) for name in CONFIG_FIELDS})
+        return MGMImageProcessor(**{name: getattr(config, name) for name in IMAGE_CONFIG_FIELDS})

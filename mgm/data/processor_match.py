@@ -1,6 +1,6 @@
 """Whether a processor prepares what a model takes."""
 
-from mgm.data.image_processing_mgm import CONFIG_FIELDS
+from mgm.data.image_processing_mgm import IMAGE_CONFIG_FIELDS
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
@@ -17,7 +17,7 @@ def check_match(config: MGMConfig, processor: MGMProcessor) -> None:
         MGMError: a setting of images or of their positions differs; says which.
     """
     images = processor.image_processor
-    pairs = [(name, images) for name in CONFIG_FIELDS if name != "image_aspect_ratio"]
+    pairs = [(name, images) for name in IMAGE_CONFIG_FIELDS if name != "image_aspect_ratio"]
     pairs += [(name, processor) for name in ("image_token_id", "image_tokens_per_image")]
     for name, of in pairs:
         own, other = getattr(config, name), getattr(of, name)

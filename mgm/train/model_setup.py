@@ -11,7 +11,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import PROCESSOR_NAME
 
-from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
+from mgm.data.image_processing_mgm import IMAGE_CONFIG_FIELDS, MGMImageProcessor
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.processor_match import check_match
 from mgm.data.text.stop_criteria import sync_generation_config
@@ -97,7 +97,7 @@ def build_model_and_processor(
     if training.attn_implementation is not None:
         set_attention(model, training.attn_implementation)
     model.config.conversation = processor.conversation
-    for name in CONFIG_FIELDS:
+    for name in IMAGE_CONFIG_FIELDS:
         setattr(processor.image_processor, name, getattr(model.config, name))
     if model_flags.version is not None:
         _check_vocabulary(processor, folder)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mgm.data import image_processing_mgm as image_processor
 from mgm.data.image_processing_mgm import CLIP_MEAN, MGMImageProcessor
-from mgm.data.images.bicubic import shown_piece
+from mgm.data.images.bicubic import visible_span
 from mgm.data.images.loading import open_image
 from mgm.errors import MGMError
 from tests.golden_files import golden, golden_json
@@ -99,9 +99,9 @@ def test_elongated_images_are_cheap(small_pictures, size, mode):
 def test_elongated_images_are_like_others(monkeypatch, aspect, size):
     image = Image.effect_noise(size, 90).convert("RGB")
     processor = MGMImageProcessor(28, 64, image_aspect_ratio=aspect)
-    monkeypatch.setattr(image_processor, "WASTE", 0)
+    monkeypatch.setattr(image_processor, "MAX_PIXEL_RATIO", 0)
     short_cut = processor.high_resolution(image)
-    monkeypatch.setattr(image_processor, "WASTE", float("inf"))
+    monkeypatch.setattr(image_processor, "MAX_PIXEL_RATIO", float("inf"))
     assert np.array_equal(short_cut, processor.high_resolution(image))
 
 
@@ -167,7 +167,7 @@ def test_margins_that_are_not_resized_change_no_bit(side):
         whole = whole.resize((side, long), BICUBIC)
         whole = whole.resize((side, side), BICUBIC)
         assert np.array_equal(processor.high_resolution(image), np.asarray(whole)), (width, height)
-        left_out += shown_piece(long, short, side).results < side
+        left_out += visible_span(long, short, side).results < side
     assert left_out > 5
 
 

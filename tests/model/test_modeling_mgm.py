@@ -5,7 +5,7 @@ import torch
 from accelerate import cpu_offload
 from PIL import Image
 
-from mgm.data.image_processing_mgm import CONFIG_FIELDS, MGMImageProcessor
+from mgm.data.image_processing_mgm import IMAGE_CONFIG_FIELDS, MGMImageProcessor
 from mgm.errors import MGMError
 from tests.model.inputs import difference
 from tests.model.tiny import HD, TEXT, batch_of, random_images, tiny_model
@@ -329,7 +329,7 @@ def test_either_ids_or_embeddings(model) -> None:
 def test_both_views_are_made_of_bytes(overrides) -> None:
     model = tiny_model(**overrides)
     config = model.config
-    processor = MGMImageProcessor(**{name: getattr(config, name) for name in CONFIG_FIELDS})
+    processor = MGMImageProcessor(**{name: getattr(config, name) for name in IMAGE_CONFIG_FIELDS})
     pictures = [Image.effect_noise((90, 60), 80).convert("RGB") for _ in range(3)]
     floats = processor(pictures)
     if config.vision_aux_config is None:

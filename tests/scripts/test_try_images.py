@@ -43,7 +43,7 @@ def test_what_raises_is_named_with_its_exception(folder, monkeypatch):
     def fault(*_):
         raise KeyError(6)
 
-    monkeypatch.setattr(try_images, "read_header", fault)
+    monkeypatch.setattr(try_images, "read_image_header", fault)
     found = try_images.try_file(folder / "a.png")
     assert (found.kind, found.text) == ("raised", "KeyError: 6")
     assert f"{folder / 'a.png'}: KeyError: 6" in try_images.summary([found], folder)

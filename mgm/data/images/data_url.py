@@ -6,12 +6,12 @@ import urllib.parse
 
 from mgm.errors import MGMError, one_line
 
-MAX_BYTES = 256 * 2**20  # of what is decoded
+MAX_DECODED_BYTES = 256 * 2**20  # of what is decoded
 
 MIN_BASE64 = 64  # characters of the shortest image file in base64
 MAX_PATH = 4096  # characters of a path; file systems allow no more
 
-# How image files begin. Those that begin with a size or a type of a box are asked for below.
+# Magic bytes of image files; formats that begin with a box are checked in `looks_like_base64`.
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"qoif",
     b"\0\0\1\0", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"8BPS",
@@ -20,7 +20,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*")
 _STANDARD = str.maketrans("-_", "+/")
 
 
-def decode_data_url(text: str, name: str, max_bytes: int = MAX_BYTES) -> bytes:
+def decode_data_url(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) -> bytes:
     """The content of a data URL.
 
     Args:
@@ -50,7 +50,7 @@ def decode_data_url(text: str, name: str, max_bytes: int = MAX_BYTES) -> bytes:
     return content
 
 
-def decode_base64(text: str, name: str, max_bytes: int = MAX_BYTES) -> bytes:
+def decode_base64(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) -> bytes:
     """What a base64 text says; as in a data URL, but without its head.
 
     Args:

@@ -1,4 +1,4 @@
-"""Bytes of image files to RGB pixels, within limits."""
+"""Decodes image files to RGB, within limits of pixels and memory."""
 
 import io
 import re
@@ -34,14 +34,14 @@ _START_OF_SCAN = b"\xff\xda"
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file whose header was read and keeps the limits. No pixel is decoded yet.
+    """An image file whose header was read and is within the limits; no pixel is decoded yet.
 
     Attributes:
         content: of the file.
         image: as Pillow opened it.
-        name: what errors call it.
-        pixels: that decoding makes.
-        limits: that it keeps.
+        name: of the image in errors.
+        pixels: that decoding allocates.
+        limits: that it was checked against.
     """
 
     content: bytes
@@ -86,22 +86,24 @@ def decode_image(
 
     Args:
         content: the file's.
-        name: what errors call it.
+        name: of the image in errors.
         orientation: "upright" or "stored", see `open_image`.
         limits: of formats and sizes.
 
     Raises:
         MGMError: there is no image there, or it is damaged or larger than the limits.
     """
-    return read_header(content, name, limits).decode(orientation)
+    return read_image_header(content, name, limits).decode(orientation)
 
 
-def read_header(content: bytes, name: str, limits: ImageLimits = LOCAL_LIMITS) -> EncodedImage:
-    """Find out what an image file is, without decoding it.
+def read_image_header(
+    content: bytes, name: str, limits: ImageLimits = LOCAL_LIMITS
+) -> EncodedImage:
+    """Read the header of an image file: format, size and limits, without decoding pixels.
 
     Args:
         content: the file's.
-        name: what errors call it.
+        name: of the image in errors.
         limits: of formats and sizes.
 
     Raises:
@@ -127,7 +129,7 @@ def notes_turn(content: bytes, name: str) -> bool:
     Raises:
         MGMError: it is no image.
     """
-    return turn_of(read_header(content, name).image) is not None
+    return turn_of(read_image_header(content, name).image) is not None
 
 
 def to_rgb(
@@ -140,7 +142,7 @@ def to_rgb(
 
     Args:
         image: may still have to be decoded; it is not changed otherwise.
-        name: what errors call it.
+        name: of the image in errors.
         orientation: "upright" or "stored", see `open_image`.
         limits: of its size.
 
@@ -282,6 +284,6 @@ def _too_large(name: str, what: str, limits: ImageLimits) -> MGMError:
 
 
 def damaged(name: str, error: object) -> MGMError:
-    """What a user is told where a decoder raised something."""
+    """The error of an image whose decoder raised `error`."""
     reason = one_line(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
     return MGMError(f"{name}: is truncated or damaged ({reason}); get a whole copy")

@@ -1,4 +1,4 @@
-"""How large an image may be, and how much memory decoding may take at a time."""
+"""Limits of image formats and sizes, and the memory budget of concurrent decoding."""
 
 from collections import deque
 from collections.abc import Generator
@@ -13,7 +13,7 @@ EXTERNAL_FORMATS = ("EPS",)  # Pillow starts Ghostscript for these; they are nev
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is opened, and how large it may be.
+    """Accepted image formats and maximum sizes.
 
     Attributes:
         formats: Pillow's names of the file formats; None: all but `EXTERNAL_FORMATS`.
@@ -34,7 +34,7 @@ NETWORK_LIMITS = ImageLimits(NETWORK_FORMATS, 64 * 2**20, 100_000, 2**29)
 
 
 class MemoryBudget:
-    """Memory that threads share: who needs more than is free waits, first come, first served.
+    """A memory budget that threads share; reservations wait in FIFO order.
 
     Args:
         max_bytes: the size of the budget.

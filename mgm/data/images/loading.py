@@ -1,4 +1,4 @@
-"""Images from wherever users have them."""
+"""Opens images: paths, URLs, base64, bytes, open files, Pillow images, arrays and tensors."""
 
 import http.client
 import os
@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from mgm.data.images.arrays import Tensor, array_size, array_to_image, is_array
-from mgm.data.images.data_url import decode_base64, decode_data_url
-from mgm.data.images.decoding import decode_image, read_header, to_rgb
+from mgm.data.images.data_url import MIN_BASE64, decode_base64, decode_data_url
+from mgm.data.images.decoding import decode_image, read_image_header, to_rgb
 from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits
 from mgm.data.images.orientation import UPRIGHT, check_orientation
 from mgm.errors import MGMError, one_line
@@ -25,12 +25,11 @@ from mgm.errors import MGMError, one_line
 FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 ImageSource = FileSource | Image.Image | np.ndarray | Tensor
 
-TIMEOUT = 20.0  # seconds without a byte from a server
-MAX_SECONDS = 120.0  # of a download
-MAX_BYTES = 256 * 2**20  # of a download
+READ_TIMEOUT = 20.0  # seconds without a byte from a server
+MAX_DOWNLOAD_SECONDS = 120.0  # of a download
+MAX_DOWNLOAD_BYTES = 256 * 2**20  # of a download
 MAX_FILE_BYTES = 2**30  # an image of as many pixels as are allowed fits, without compression
-PIECE = 2**16  # bytes of a download between two looks at the clock
-MIN_BASE64 = 64  # characters of the shortest image file in base64
+DOWNLOAD_CHUNK_BYTES = 2**16  # between two checks of the time limit
 
 
 def open_image(
@@ -109,17 +108,17 @@ def image_size(
         return array_size(source, label)
     if isinstance(source, Image.Image):
         return source.size
-    return read_header(*image_file(source, label), limits).size
+    return read_image_header(*image_file(source, label), limits).size
 
 
 def is_file(source: object) -> TypeGuard[FileSource]:
-    """Whether a source holds or names an image file, and no pixels."""
+    """Whether a source is an encoded image or names one; arrays and Pillow images are pixels."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(source, kinds) or callable(getattr(source, "read", None))
 
 
 def image_file(source: object, label: str) -> tuple[bytes, str]:
-    """The bytes of an image file, and what errors call it.
+    """The bytes of an image file, and its name in errors.
 
     Args:
         source: a path, an http(s) or data URL, base64, the bytes themselves, or an open binary
@@ -127,7 +126,7 @@ def image_file(source: object, label: str) -> tuple[bytes, str]:
         label: which image it is.
 
     Raises:
-        MGMError: there is nothing to read.
+        MGMError: it is of no such type, or cannot be read.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
@@ -186,7 +185,7 @@ def _base64_image(text: str) -> bytes | None:
         return None
     try:
         content = decode_base64(text, "", MAX_FILE_BYTES)
-        read_header(content, "")
+        read_image_header(content, "")
     except MGMError:
         return None
     return content
@@ -211,9 +210,9 @@ def _read_open(file: Any, label: str) -> bytes:
 
 
 def _read_file(path: Path, name: str) -> bytes:
-    found = path.stat()
-    if stat.S_ISREG(found.st_mode):
-        if found.st_size <= MAX_FILE_BYTES:
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode):
+        if status.st_size <= MAX_FILE_BYTES:
             return path.read_bytes()
     else:  # a pipe or a device, which may never end
         with path.open("rb") as file:
@@ -224,7 +223,7 @@ def _read_file(path: Path, name: str) -> bytes:
 
 
 def download(url: str, name: str, open_url: Callable[..., Any] = urllib.request.urlopen) -> bytes:
-    """What an http(s) URL gives.
+    """Download an http(s) URL.
 
     Args:
         url: the address.
@@ -237,7 +236,7 @@ def download(url: str, name: str, open_url: Callable[..., Any] = urllib.request.
     try:
         # Some servers turn away the default agent of urllib.
         request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
-        with open_url(request, timeout=TIMEOUT) as response:
+        with open_url(request, timeout=READ_TIMEOUT) as response:
             return _received(response, name)
     except urllib.error.HTTPError as error:
         error.close()
@@ -255,14 +254,14 @@ def download(url: str, name: str, open_url: Callable[..., Any] = urllib.request.
 
 def _received(response: http.client.HTTPResponse, name: str) -> bytes:
     started, content = time.monotonic(), bytearray()
-    while piece := response.read1(PIECE):
-        content += piece
-        if len(content) > MAX_BYTES:
-            limit = f"{MAX_BYTES >> 20} MiB"
+    while chunk := response.read1(DOWNLOAD_CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_DOWNLOAD_BYTES:
+            limit = f"{MAX_DOWNLOAD_BYTES >> 20} MiB"
             raise MGMError(f"{name}: is larger than {limit}; save a smaller copy first")
-        if time.monotonic() - started > MAX_SECONDS:
+        if time.monotonic() - started > MAX_DOWNLOAD_SECONDS:
             raise MGMError(
-                f"{name}: sent {len(content):,} bytes in {MAX_SECONDS:.0f} s and no end; "
+                f"{name}: sent {len(content):,} bytes in {MAX_DOWNLOAD_SECONDS:.0f} s and no end; "
                 "download it and give the file"
             )
     if response.length:  # what the server announced and did not send
@@ -271,12 +270,12 @@ def _received(response: http.client.HTTPResponse, name: str) -> bytes:
 
 
 def _ascii(url: str) -> str:
-    """`url` as servers know it: an encoded host, and %-codes for spaces and what is not ASCII."""
+    """`url` in ASCII: an IDNA host, and percent-encoding of spaces and other characters."""
     parts = urllib.parse.urlsplit(url)
     parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
     return urllib.parse.quote(parts.geturl(), safe=string.punctuation)
 
 
 def _reason(error: object) -> str:
-    """What happened; not the name, which may be long and is told already."""
+    """The reason alone: the name, which may be long, is in the message already."""
     return one_line(getattr(error, "strerror", None) or error)[:200]

@@ -35,7 +35,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def oriented(image: Image.Image, turn: Image.Transpose | None, orientation: str) -> Image.Image:
-    """The image as wanted, without the note that would have others turn it once more."""
+    """The image in an orientation, without the EXIF entry that would have it turned again."""
     if turn is None:
         return image
     image = image.transpose(turn) if orientation == UPRIGHT else image.copy()

@@ -163,9 +163,8 @@ class GrammarCompiler:
             ) from error
         try:
             definition = definition_of(constraint)
-            limits: dict[str, Any] = _JSON_LIMITS
-            if constraint.kind == "grammar":
-                limits = _GRAMMAR_LIMITS
+            is_grammar = constraint.kind == "grammar"
+            limits: dict[str, Any] = _GRAMMAR_LIMITS if is_grammar else _JSON_LIMITS
             if not constraint.is_cheap:
                 _check(definition, limits)
             matcher = LLMatcher(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgm.data.images.decoding import read_header
+from mgm.data.images.decoding import read_image_header
 from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits, MemoryBudget
 from mgm.data.images.loading import ImageSource, image_file, is_file, open_image
 from mgm.data.processing_mgm import MGMProcessor
@@ -99,7 +99,7 @@ class ImageEncoder:
         orientation = orientation or self._processor.image_processor.orientation
         if not is_file(source):
             return open_image(source, label, orientation)
-        encoded = read_header(*image_file(source, label), self.limits)
+        encoded = read_image_header(*image_file(source, label), self.limits)
         with self._budget.reserve(encoded.decoding_bytes):
             return encoded.decode(orientation)
 
@@ -174,7 +174,7 @@ class ImageEncoder:
         features = None if key is None else self.cache.get(key)
         if key is not None and features is not None:
             return PreparedImage(key, features, None)
-        encoded = read_header(content, name, self.limits)
+        encoded = read_image_header(content, name, self.limits)
         # Reserved until the pixels are preprocessed: these take most of the memory.
         with self._budget.reserve(encoded.decoding_bytes):
             prepared = self._preprocess(encoded.decode(orientation), settings)

@@ -197,13 +197,8 @@ class Prefiller:
     def _prefill_chunk(self, kv_cache: BatchKVCache) -> tuple[list[Sequence], Tensor] | None:
         prompt = self._chunked
         assert prompt is not None
-        chunk, rest = prompt.embeddings.split(
-            [
-                min(self._max_tokens, prompt.embeddings.shape[1]),
-                max(prompt.embeddings.shape[1] - self._max_tokens, 0),
-            ],
-            dim=1,
-        )
+        chunk = prompt.embeddings[:, : self._max_tokens]
+        rest = prompt.embeddings[:, self._max_tokens :]
         start, end = prompt.num_computed_tokens, prompt.num_computed_tokens + chunk.shape[1]
         output = self._model.language_model(
             inputs_embeds=chunk,
@@ -218,7 +213,7 @@ class Prefiller:
         layers, logits = to_layers(self._cache), output.logits[:, -1]
         kv_cache.add([layers])
         self.clear()  # nothing below may raise: `prefilling` no longer tells whose error it is
-        self._prefilled[prompt.sequence] = lambda start: copy_kv(slice_kv(layers, start, None))
+        self._prefilled[prompt.sequence] = lambda first: copy_kv(slice_kv(layers, first, None))
         return [prompt.sequence], logits
 
     def _prefill_batch(

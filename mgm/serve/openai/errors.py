@@ -59,7 +59,7 @@ def model_not_found(model: str, names: Iterable[str]) -> BadRequestError:
     return BadRequestError(text, "model", 404, "model_not_found")
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json_body(content: bytes) -> Any:
     """Parse JSON in UTF-8, without lone surrogates, at most 200 levels deep.
 
     Raises:
@@ -79,7 +79,7 @@ def parse_body(model: type[BodyModel], content: bytes) -> BodyModel:
     Raises:
         BadRequestError: it is not a JSON object, or fails validation.
     """
-    value = parse_json(content)
+    value = parse_json_body(content)
     if not isinstance(value, dict):
         raise BadRequestError(
             f"Invalid type for the body: expected an object, but got {_type_name(value)} instead.",

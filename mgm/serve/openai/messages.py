@@ -30,7 +30,7 @@ class ImageURL(BaseModel):
     detail: str | None = None
 
 
-class TextPart(BaseModel):
+class TextContentPart(BaseModel):
     """Text in a message."""
 
     model_config = _STRICT
@@ -39,7 +39,7 @@ class TextPart(BaseModel):
     text: str
 
 
-class RefusalPart(BaseModel):
+class RefusalContentPart(BaseModel):
     """A refusal of the assistant."""
 
     model_config = _STRICT
@@ -48,7 +48,7 @@ class RefusalPart(BaseModel):
     refusal: str
 
 
-class ImagePart(BaseModel):
+class ImageContentPart(BaseModel):
     """An image in a user message."""
 
     model_config = _STRICT
@@ -71,12 +71,12 @@ def _part_tag(value: object) -> str:
 
 
 ContentPart = Annotated[
-    Annotated[TextPart, Tag(TEXT)]
-    | Annotated[RefusalPart, Tag("~refusal")]
-    | Annotated[ImagePart, Tag("~image_url")],
+    Annotated[TextContentPart, Tag(TEXT)]
+    | Annotated[RefusalContentPart, Tag("~refusal")]
+    | Annotated[ImageContentPart, Tag("~image_url")],
     Discriminator(_part_tag),
 ]
-Content = Annotated[
+MessageContent = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[list[ContentPart], Tag(OTHER)],
     Discriminator(text_tag),
 ]
@@ -115,7 +115,7 @@ class ChatMessage(BaseModel):
     model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Content | None = None
+    content: MessageContent | None = None
     tool_calls: list[ToolCall] | None = None
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class ChatMessage(BaseModel):
             )
         if self.role != "user" and isinstance(self.content, list):
             for index, part in enumerate(self.content):
-                if isinstance(part, ImagePart):
+                if isinstance(part, ImageContentPart):
                     raise PydanticCustomError(
                         "image_role",
                         "only user messages can have images",
@@ -197,9 +197,11 @@ def _text(content: str | list[Any] | None, sources: list[str]) -> str:
         return escape_markers(content or "")
     parts: list[str | None] = []
     for part in content:
-        if isinstance(part, ImagePart):
+        if isinstance(part, ImageContentPart):
             sources.append(part.source)
             parts.append(None)
         else:
-            parts.append(escape_markers(part.text if isinstance(part, TextPart) else part.refusal))
+            parts.append(
+                escape_markers(part.text if isinstance(part, TextContentPart) else part.refusal)
+            )
     return join_parts(parts)

@@ -15,8 +15,10 @@ MAX_STOPS = 16
 MAX_LOGPROBS = 20
 MAX_PROMPT, MAX_SIDE = 4000, 2048  # of image generation: characters, pixels
 
+NonEmpty = Annotated[str, Field(min_length=1)]
 Texts = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[str], Field(max_length=MAX_CHOICES), Tag(OTHER)],
+    Annotated[NonEmpty, Tag(TEXT)]
+    | Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_CHOICES), Tag(OTHER)],
     Discriminator(text_tag),
 ]
 
@@ -91,12 +93,8 @@ class SamplingBody(_Body):
     seed: int | None = None
     stop: (
         Annotated[
-            Annotated[Annotated[str, Field(min_length=1)], Tag(TEXT)]
-            | Annotated[
-                list[Annotated[str, Field(min_length=1)]],
-                Field(max_length=MAX_STOPS),
-                Tag(OTHER),
-            ],
+            Annotated[NonEmpty, Tag(TEXT)]
+            | Annotated[list[NonEmpty], Field(max_length=MAX_STOPS), Tag(OTHER)],
             Discriminator(text_tag),
         ]
         | None

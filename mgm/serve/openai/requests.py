@@ -155,12 +155,6 @@ def parse_attribution_request(
 def parse_completion_request(body: CompletionBody, max_tokens: int) -> ParsedRequest:
     """Parse the body of a text completion, whose prompts get no template."""
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if not texts or not all(texts):
-        raise BadRequestError(
-            "Invalid 'prompt': empty string. Give a text, or a list of texts.",
-            "prompt",
-            code="empty_string",
-        )
     settings = _settings(body, body.max_tokens, max_tokens)
     settings |= {"logprobs": body.logprobs, "continues_text": True}
     return _parsed(body, lambda suffix: [escape_markers(text) + suffix for text in texts], settings)

@@ -14,7 +14,7 @@ from mgm.engine.core.request import Request
 from mgm.errors import MGMError
 from mgm.serve.terminal.chat import Chat
 from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator, image_prompt, save_image
-from mgm.serve.tools.ocr import OCR, ocr_prompt
+from mgm.serve.tools.ocr import OCREngine, ocr_prompt
 
 if TYPE_CHECKING:
     from mgm.engine.engine import Engine
@@ -49,7 +49,7 @@ class Session:
     open_images: Callable[[str], list[Image.Image]]
     images: list[Image.Image] = field(default_factory=list)
     image_names: str | None = None
-    ocr: OCR | None = None
+    ocr: OCREngine | None = None
     generator: ImageGenerator | None = None
     output: Path = Path("generate.png")
     seed: int | None = None

@@ -11,10 +11,10 @@ from PIL import Image
 from mgm.errors import MGMError
 
 MIN_SCORE = 0.1  # confidence of a text, as published
-OCR = Callable[[Image.Image], list[str]]
+OCREngine = Callable[[Image.Image], list[str]]
 
 
-def load_ocr() -> OCR:
+def load_ocr() -> OCREngine:
     """Loads rapidocr, or PaddleOCR where that alone is installed.
 
     Returns:
@@ -35,7 +35,7 @@ def ocr_prompt(texts: Sequence[str]) -> str:
     return f"\nReference OCR Token: {', '.join(texts)}\n" if texts else ""
 
 
-def _rapidocr() -> OCR:
+def _rapidocr() -> OCREngine:
     from rapidocr import RapidOCR
 
     logging.getLogger("RapidOCR").setLevel(logging.WARNING)
@@ -51,7 +51,7 @@ def _rapidocr() -> OCR:
     return read
 
 
-def _paddleocr() -> OCR:
+def _paddleocr() -> OCREngine:
     from paddleocr import PaddleOCR  # ty: ignore[import-not-found]
 
     engine = PaddleOCR(lang="ch")

@@ -13,7 +13,7 @@ from mgm.data.images.loading import ImageSource, open_image
 from mgm.errors import MGMError
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.tools.image_generation import GEN_SUFFIX, ImageGenerator
-from mgm.serve.tools.ocr import OCR, load_ocr, ocr_prompt
+from mgm.serve.tools.ocr import OCREngine, load_ocr, ocr_prompt
 
 NO_IMAGE_MODEL = "this server generates no images; start it with --gen-model"
 
@@ -44,7 +44,7 @@ class WorkerTools:
         self.image_model = Path(gen_model).name if gen_model is not None else ""
         self._load_generator = partial(load_generator, gen_model or "")
         self._generator: ImageGenerator | None = None
-        self._ocr: OCR | None = None
+        self._ocr: OCREngine | None = None
         self._generator_lock, self._ocr_lock = threading.Lock(), threading.Lock()
 
     def recognize_text(self, images: Sequence[ImageSource]) -> str:

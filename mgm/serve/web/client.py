@@ -17,7 +17,7 @@ from mgm.serve.http.attribution_json import decode_attribution
 from mgm.serve.web.state import ChatHistory, data_url
 
 CONTROLLER_CONNECT_TIMEOUT = 5.0  # seconds
-READ_TIMEOUT = 300.0  # seconds without a byte of the response
+RESPONSE_READ_TIMEOUT = 300.0  # seconds without a byte of the response
 CONNECTION_LOST = "the connection was lost before the answer was complete; retry"
 # Compat: templates by a part of the model's name, as in published pages. Source:
 # gradio_web_server.py L155-167.
@@ -190,7 +190,7 @@ class PageClient:
             _UnknownEndpointError: the server has no such endpoint.
         """
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONTROLLER_CONNECT_TIMEOUT, sock_read=READ_TIMEOUT
+            total=None, sock_connect=CONTROLLER_CONNECT_TIMEOUT, sock_read=RESPONSE_READ_TIMEOUT
         )
         # The key is for this server, not for the workers whose addresses it returns.
         headers = self._headers if url.startswith(f"{self.address}/") else {}

@@ -48,9 +48,8 @@ async def _write_frames(worker: Worker, content: bytes, start_time: float, write
             async for _, chunk in chunks:
                 text += chunk.text
                 answer = chunk.answer
-                end = {} if answer is None else {"finish_reason": answer.finish_reason}
-                if chunk.text or end:
-                    await write(encode_frame(text, **end))
+                if chunk.text or answer is not None:
+                    await write(_text_frame(text, answer))
         if answer is not None and parsed.gen_image:
             await _write_image(worker, body.prompt, answer, write)
 
@@ -62,6 +61,13 @@ async def _write_image(worker: Worker, prompt: str, answer: Answer, write: Write
         text = prompt + answer.text.partition(PROMPT_BEGIN)[0]
         text += f"\nPrompt: {image_prompt(answer.text)}\n"
         await write(encode_frame(text, image=base64.b64encode(content).decode()))
+
+
+def _text_frame(text: str, answer: Answer | None) -> bytes:
+    """A frame with the text so far; the last one has the finish reason."""
+    if answer is None:
+        return encode_frame(text)
+    return encode_frame(text, finish_reason=answer.finish_reason)
 
 
 def _error_frame(error: MGMError) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from mgm.data.images.decoding import read_header
+from mgm.data.images.decoding import read_image_header
 from mgm.data.images.formats.avif import max_frame_pixels
 from mgm.data.images.limits import (
     LOCAL_LIMITS,
@@ -83,7 +83,7 @@ def test_the_frame_of_an_avif_counts_and_not_its_box(size):
     content[at : at + 8] = struct.pack(">II", *size)
     assert max_frame_pixels(bytes(content)) == 144 * 100
     with pytest.raises(MGMError, match="decodes to 14,400 pixels"):
-        read_header(bytes(content), "image", SMALL)
+        read_image_header(bytes(content), "image", SMALL)
 
 
 def test_avif_files_of_all_kinds_tell_their_frames():
@@ -118,9 +118,9 @@ def test_scans_without_end():
 
 def test_memory_is_estimated_from_above():
     for kind in ("PNG", "JPEG", "WEBP"):
-        assert read_header(file_of(kind), "image").decoding_bytes >= 30 * 20 * 7
+        assert read_image_header(file_of(kind), "image").decoding_bytes >= 30 * 20 * 7
     baseline, progressive = (
-        read_header(file_of("JPEG", progressive=one), "image").decoding_bytes
+        read_image_header(file_of("JPEG", progressive=one), "image").decoding_bytes
         for one in (False, True)
     )
     assert progressive > baseline
@@ -172,5 +172,5 @@ def test_tall_images_are_padded_in_bands(monkeypatch):
     processor = MGMImageProcessor(image_size_aux=64, image_size=28)
     noise = np.random.default_rng(5).integers(0, 256, (311, 97, 3), np.uint8)
     whole = processor.high_resolution(Image.fromarray(noise))
-    monkeypatch.setattr(image_processing_mgm, "BAND", 4096)
+    monkeypatch.setattr(image_processing_mgm, "MAX_BAND_PIXELS", 4096)
     assert np.array_equal(processor.high_resolution(Image.fromarray(noise)), whole)

@@ -278,7 +278,7 @@ def test_addresses_that_do_not_answer(served, monkeypatch):
     fails("http://[bad/a.png", "cannot be reached")
     fails("http://a b/c.png", "cannot be reached")
     fails("http://bücher.invalid/a.png", "cannot be reached")
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 10)
     fails(f"{served}/red.png", "larger than")
 
 
@@ -309,7 +309,7 @@ def test_servers_of_another_kind(monkeypatch, reply):
 )
 def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(images, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(images, "MAX_DOWNLOAD_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():

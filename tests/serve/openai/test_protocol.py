@@ -101,6 +101,20 @@ def test_errors_are_openais(change, code, param, text):
     assert "\n" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "code", "param"),
+    [
+        ("", "empty_string", "prompt"),
+        ([], "empty_array", "prompt"),
+        (["a", ""], "empty_string", "prompt[1]"),
+    ],
+)
+def test_empty_prompts(prompt, code, param):
+    with pytest.raises(BadRequestError) as caught:
+        parse({"prompt": prompt}, CompletionBody)
+    assert (caught.value.code, caught.value.field) == (code, param)
+
+
 def test_missing_fields_are_named():
     for model, body in BODIES.items():
         for name in body:

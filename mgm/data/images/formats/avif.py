@@ -58,7 +58,7 @@ def _coded_data(content: bytes) -> Iterator[bytes | memoryview]:
     coded = {
         _item_id(body) for kind, body in boxes if kind == b"infe" and b"av01" in bytes(body[:12])
     }
-    sample = len(content)  # bytes of the first one, where its size is told before its offset
+    sample = len(content)  # bytes of the first one, where `stsz` comes before its offset
     for kind, body in boxes:
         if kind == b"iloc":
             yield from _items(_Bytes(body), content, inline, coded)

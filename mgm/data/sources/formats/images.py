@@ -1,4 +1,4 @@
-"""Images of records, in every form in which data sets hold them, as paths, URLs or bytes."""
+"""Reads the images of a record: paths, URLs, base64, bytes and objects, to paths, URLs or bytes."""
 
 import re
 import urllib.parse
@@ -15,14 +15,14 @@ from mgm.data.images.data_url import (
 from mgm.data.sources.sample import SampleError, is_url, value_kind
 from mgm.errors import MGMError
 
-MAX_NAME = 255  # characters of a part of a path; file systems allow no more bytes
+MAX_NAME_CHARACTERS = 255  # characters of a part of a path; file systems allow no more bytes
 _CONTENT_KEYS = ("base64", "data")  # of objects, beside `bytes`
 NAME_KEYS = ("path", "url", "image_url", "image", "source", "file_path")
 BROKEN = "broken image"
 _INLINE = re.compile(r"\s*(?:data:|https?://|file://)", re.IGNORECASE)
 
 
-def image_list(value: Any, field: str, where: str) -> list[str | bytes]:
+def read_images(value: Any, field: str, where: str) -> list[str | bytes]:
     """The images that a field of a record holds: one, or a list of them.
 
     Args:
@@ -31,7 +31,7 @@ def image_list(value: Any, field: str, where: str) -> list[str | bytes]:
         where: what errors begin with.
 
     Raises:
-        SampleError: one of them is nothing of the kind, or broken; none of its content is told.
+        SampleError: one of them is no image, or broken; the message holds none of its content.
     """
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not isinstance(value, str | bytes | dict | list | tuple):
@@ -66,11 +66,11 @@ def read_image(value: Any, subject: str, which: str) -> str | bytes:
         if value.get("bytes") is not None:
             return read_image(value["bytes"], subject, which)
         for key in (*_CONTENT_KEYS, *NAME_KEYS):
-            found = value.get(key)
-            if found is not None and found != "":
-                if key in _CONTENT_KEYS and isinstance(found, str):
-                    return _from_base64(found, subject, which)
-                return read_image(found, subject, which)
+            inner = value.get(key)
+            if inner is not None and inner != "":
+                if key in _CONTENT_KEYS and isinstance(inner, str):
+                    return _from_base64(inner, subject, which)
+                return read_image(inner, subject, which)
     raise SampleError(f"{subject} {value_kind(value)} {which}; give a path, a URL or bytes")
 
 
@@ -98,7 +98,7 @@ def _from_text(text: str, subject: str, which: str) -> str | bytes:
     if text.endswith("/"):
         raise SampleError(f"{subject} a folder {which} ({text:.80}); give the path of a file")
     what = "with a NUL character" if "\0" in text else "longer than a path can be"
-    if "\0" in text or len(text) > MAX_PATH or max(map(len, text.split("/"))) > MAX_NAME:
+    if "\0" in text or len(text) > MAX_PATH or max(map(len, text.split("/"))) > MAX_NAME_CHARACTERS:
         raise SampleError(
             f"{subject} a text of {len(text):,} characters {which}, {what}, and no URL or base64; "
             "give one of them",

@@ -7,8 +7,8 @@ from typing import Any
 
 from mgm.data.images.data_url import looks_like_base64
 from mgm.data.images.extensions import IMAGE_EXTENSIONS
-from mgm.data.sources.formats.images import NAME_KEYS, image_list, read_image
-from mgm.data.sources.formats.messages import ImagePart
+from mgm.data.sources.formats.images import NAME_KEYS, read_image, read_images
+from mgm.data.sources.formats.messages import ImageReference
 from mgm.data.sources.formats.unsupported import is_empty
 from mgm.data.sources.sample import SampleError, is_url
 
@@ -51,7 +51,7 @@ def listed_images(record: Mapping[str, Any], where: str) -> ListedImages:
         return _members(record, files, fields, where)
     if not fields:
         return ListedImages("image")
-    first, *others = [image_list(record[field], field, where) for field in fields]
+    first, *others = [read_images(record[field], field, where) for field in fields]
     if others and others != [first]:
         raise SampleError(f"{where}: 'image' and 'images' name different images; keep one of them")
     return ListedImages(fields[0], first, _image_names(record[fields[0]]))
@@ -74,12 +74,12 @@ def _members(
     numbered = _by_numbers(files)
     files = numbered or files
     label = ", ".join(files)[:100]
-    images = image_list([record[name] for name in files], "members", where)
+    images = read_images([record[name] for name in files], "members", where)
     has_order = numbered is not None or len(files) == 1
     members = ListedImages(label, images, files, are_members=True, has_order=has_order)
     for field in fields:
         names = _image_names(record[field])
-        if None in names and image_list(record[field], field, where) != images:
+        if None in names and read_images(record[field], field, where) != images:
             raise SampleError(
                 f"{where}: {field!r} and the members {label} hold different images; keep one of "
                 "them"
@@ -136,47 +136,47 @@ def _image_name(value: Any) -> str | None:
 def order_by_name(
     names: Sequence[str | None], listed: ListedImages, where: str
 ) -> list[int] | None:
-    """The places of listed images, in the order in which the record names them.
+    """Indices of listed images, in the order in which the record names them.
 
     Args:
-        names: in the order that is wanted.
-        listed: what is there.
+        names: in the order of their markers.
+        listed: the images that the record lists.
         where: what errors begin with.
 
     Returns:
-        All of them; None if no name is that of a listed one, and positions have to do.
+        All of them; None if no name is that of a listed one, so that order decides.
 
     Raises:
         SampleError: some names are, and others are not.
     """
     order: list[int] = []
     for name in names:
-        found = None if name is None else _place_of(name, listed, order)
-        order.append(-1 if found is None else found)
+        index = None if name is None else _index_of(name, listed, order)
+        order.append(-1 if index is None else index)
     if sorted(order) == list(range(len(listed.images))):
         return order
     # That some ".jpg" is the member "jpg" says little.
-    sure = [place for place in order if place >= 0 and (
-        not listed.are_members or "." in (listed.names[place] or "")
+    sure = [index for index in order if index >= 0 and (
+        not listed.are_members or "." in (listed.names[index] or "")
     )]  # fmt: skip
     if not sure:
         return None
-    known = ", ".join(str(name) for name in listed.names)
-    missing = next((n for n, place in zip(names, order, strict=True) if place < 0), None)
+    available = ", ".join(str(name) for name in listed.names)
+    missing = next((n for n, index in zip(names, order, strict=True) if index < 0), None)
     raise SampleError(
-        f"{where}: names some of the images in {listed.field!r} ({known:.100}) and not others"
+        f"{where}: names some of the images in {listed.field!r} ({available:.100}) and not others"
         + ("" if missing is None else f" ({missing:.80})")
         + "; name each of them once, or none"
     )
 
 
-def _place_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | None:
+def _index_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | None:
     """Which of the listed images that were not used yet has a name, or ends it."""
     free = [(n, own) for n, own in enumerate(listed.names) if own is not None and n not in used]
     base = name.rpartition("/")[2]
-    for wanted, part in ((name, str), (base, lambda own: own.rpartition("/")[2])):
+    for text, part in ((name, str), (base, lambda own: own.rpartition("/")[2])):
         for number, own in free:
-            if part(own) == wanted:
+            if part(own) == text:
                 return number
     if not listed.are_members:
         return None
@@ -185,7 +185,7 @@ def _place_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | Non
 
 
 def own_or_listed(
-    parts: Sequence[ImagePart], listed: ListedImages, where: str
+    parts: Sequence[ImageReference], listed: ListedImages, where: str
 ) -> tuple[str | bytes, ...]:
     """Images of messages whose parts name them, all or some; the others are those of the record.
 
@@ -202,17 +202,17 @@ def own_or_listed(
         for number, part in enumerate(parts)
         if part.source is not None
     }
-    named, missing = list(own.values()), len(parts) - len(own)
+    own_images, missing = list(own.values()), len(parts) - len(own)
     if listed.images and not missing:
-        if named == list(listed.images):
-            return tuple(named)
+        if own_images == list(listed.images):
+            return tuple(own_images)
         # The files that a list or a tar holds, and parts that name them.
         held = all(isinstance(one, bytes) for one in listed.images)
-        if held and all(isinstance(one, str) and not is_url(one) for one in named):
-            order = order_by_name([_image_name(one) for one in named], listed, where)
+        if held and all(isinstance(one, str) and not is_url(one) for one in own_images):
+            order = order_by_name([_image_name(one) for one in own_images], listed, where)
             if order is not None:
-                return tuple(listed.images[place] for place in order)
-            if len(named) == len(listed.images):
+                return tuple(listed.images[index] for index in order)
+            if len(own_images) == len(listed.images):
                 refuse_any_order(listed, where)
                 return tuple(listed.images)
         raise SampleError(
@@ -226,8 +226,8 @@ def own_or_listed(
             f"image{'s' * (count != 1)} in field {listed.field!r}; give one for each",
             "markers",
         )
-    names = [one if isinstance(one, str) else None for one in named]
-    if missing and named and order_by_name(names, listed, where) is not None:
+    names = [one if isinstance(one, str) else None for one in own_images]
+    if missing and own_images and order_by_name(names, listed, where) is not None:
         raise SampleError(
             f"{where}: its messages name images of field {listed.field!r} in some parts and not in "
             "others; name all, or none"

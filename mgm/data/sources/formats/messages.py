@@ -1,4 +1,4 @@
-"""Messages of conversations in the ways that data sets write them."""
+"""Reads the messages of a record: ShareGPT, OpenAI, Cauldron and caption formats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,19 +23,19 @@ _IMAGE_KEYS = (*_IMAGE_PARTS, "url", "path", "base64", "bytes", "data", "source"
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePart:
-    """An image in a message.
+class ImageReference:
+    """A reference to an image in a message.
 
     Attributes:
-        source: what the part says of it; None: it is the next one that the record lists.
-        index: of the image in that list, where the part says so.
+        source: path, URL, base64 or bytes; None: the next image that the record lists.
+        index: of the image in that list, if the part has one.
     """
 
     source: Any = None
     index: int | None = None
 
 
-NEXT_IMAGE = ImagePart()
+NEXT_IMAGE = ImageReference()
 
 
 @dataclass(slots=True)
@@ -55,14 +55,14 @@ class RawMessage:
 
     role: str
     text: str
-    images: tuple[ImagePart, ...] = ()
+    images: tuple[ImageReference, ...] = ()
     number: int = 0
     name: str = ""
     names: tuple[str, str] = (USER, ASSISTANT)
     is_text: bool = True
     is_caption: bool = False
 
-    def with_images(self, text: str, images: tuple[ImagePart, ...]) -> "RawMessage":
+    def with_images(self, text: str, images: tuple[ImageReference, ...]) -> "RawMessage":
         """The same with images that it had not."""
         return replace(self, text=text, images=images)
 
@@ -119,8 +119,8 @@ def _pair(entry: Any, number: int, where: str) -> list[RawMessage]:
     messages = []
     for role in (USER, ASSISTANT):
         text = _text_of(entry.get(role), role in entry, f"entry {number} of 'texts'", role, where)
-        place = 2 * number + (role == ASSISTANT)
-        messages.append(RawMessage(role, text, _markers(text), place, role))
+        index = 2 * number + (role == ASSISTANT)
+        messages.append(RawMessage(role, text, _markers(text), index, role))
     return messages
 
 
@@ -155,7 +155,7 @@ def _message(entry: Any, number: int, where: str) -> RawMessage:
     return RawMessage(role, text, _markers(text), number, name, names, is_text=not openai)
 
 
-def _markers(text: str) -> tuple[ImagePart, ...]:
+def _markers(text: str) -> tuple[ImageReference, ...]:
     """An image for each marker in a text."""
     return (NEXT_IMAGE,) * text.count(IMAGE_MARKER)
 
@@ -163,14 +163,14 @@ def _markers(text: str) -> tuple[ImagePart, ...]:
 def _text_of(value: Any, is_there: bool, label: str, field: str, where: str) -> str:
     if isinstance(value, str):
         return value
-    found = f"{value_kind(value)} as" if is_there else "no"
-    raise SampleError(f"{where}: {label} has {found} {field!r}; give a text")
+    actual = f"{value_kind(value)} as" if is_there else "no"
+    raise SampleError(f"{where}: {label} has {actual} {field!r}; give a text")
 
 
-def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImagePart, ...]]:
+def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImageReference, ...]]:
     """Text and images of a content that is a list of parts, in their order."""
     texts: list[str | None] = []
-    images: list[ImagePart] = []
+    images: list[ImageReference] = []
     for number, part in enumerate(content):
         if isinstance(part, str):
             part = {"type": "text", "text": part}
@@ -201,24 +201,24 @@ def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImagePart, ..
 def _kind_of(part: Mapping[str, Any]) -> str | None:
     """The type of a part that does not say it, as in Qwen's files: {"image": ...}."""
     keys = [key for key, value in part.items() if value is not None and key != "type"]
-    found = [key for key in keys if key in (*_TEXT_PARTS, *_IMAGE_PARTS)]
-    return found[0] if len(found) == 1 else next(iter(keys), None)
+    kinds = [key for key in keys if key in (*_TEXT_PARTS, *_IMAGE_PARTS)]
+    return kinds[0] if len(kinds) == 1 else next(iter(keys), None)
 
 
-def _image_part(part: Mapping[str, Any], where: str) -> ImagePart:
+def _image_part(part: Mapping[str, Any], where: str) -> ImageReference:
     if isinstance(part.get("text"), str) and part["text"].strip():
         raise SampleError(f"{where} is an image and holds a text too; make two parts of it")
     sources = {key: part[key] for key in _IMAGE_KEYS if _names_something(part.get(key))}
     if not sources:
         index = part.get("index")
-        return ImagePart(None, index if type(index) is int else None)
+        return ImageReference(None, index if type(index) is int else None)
     if len(sources) > 1 and not {"bytes", "path"} >= sources.keys():
         names = " and ".join(map(repr, list(sources)[:2]))
         raise SampleError(f"{where} names its image in {names}; keep one of them")
     if sources.keys() <= {"bytes", "path"}:
-        return ImagePart(sources)
+        return ImageReference(sources)
     ((_, source),) = sources.items()
-    return ImagePart(source)
+    return ImageReference(source)
 
 
 def _names_something(value: Any) -> bool:

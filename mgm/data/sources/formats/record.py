@@ -1,4 +1,4 @@
-"""A record to a sample: one reader for JSON, JSON lines, tables, tars and streams.
+"""Parses records to samples: one parser for JSON, JSON lines, tables, tars and streams.
 
 These ways to write a conversation are understood (`mgm.data.sources.formats.messages`):
 
@@ -33,7 +33,7 @@ from mgm.data.sources.formats.messages import (
 from mgm.data.sources.formats.supervision import refuse_loss_fields, refuse_unread_texts
 from mgm.data.sources.formats.tags import refuse_grounding, refuse_tags
 from mgm.data.sources.formats.unsupported import (
-    UNSUPPORTED,
+    UNSUPPORTED_KIND,
     is_empty,
     is_system_field,
     refuse_fields,
@@ -77,7 +77,6 @@ def parse_sample(record: Any, where: str) -> Sample:
 
 
 def _parse(record: Any, where: str) -> Sample:
-    """See `parse_sample`."""
     if isinstance(record, dict) and isinstance(record.get("json"), dict):
         record = {**record["json"], **{k: v for k, v in record.items() if k != "json"}}
     if not isinstance(record, dict):
@@ -112,13 +111,13 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
     given = [name for name in CHATS if record.get(name) is not None]
     if len(given) == 1 and isinstance(record[given[0]], list) and record[given[0]]:
         return given[0]  # as nearly all
-    found = [name for name in given if not is_empty(record[name])]
-    if len(found) > 1:
+    filled = [name for name in given if not is_empty(record[name])]
+    if len(filled) > 1:
         raise SampleError(
-            f"{where}: has both {found[0]!r} and {found[1]!r}; keep the conversation to learn"
+            f"{where}: has both {filled[0]!r} and {filled[1]!r}; keep the conversation to learn"
         )
-    if found:
-        return found[0]
+    if filled:
+        return filled[0]
     captions = [name for name in CAPTIONS if record.get(name) is not None]
     if captions:
         return _caption_layout(record, captions, where)
@@ -143,13 +142,13 @@ def _caption_layout(record: Mapping[str, Any], captions: Sequence[str], where: s
             raise SampleError(
                 f"{where}: has {name!r} beside {first!r}, which is no caption then; write what is "
                 "to be learned as 'conversations'",
-                UNSUPPORTED,
+                UNSUPPORTED_KIND,
             )
     for name in others:
         if str(record[name]).strip() != str(record[first]).strip():
             raise SampleError(
                 f"{where}: {first!r} and {name!r} are two captions that differ; keep one",
-                UNSUPPORTED,
+                UNSUPPORTED_KIND,
             )
     return first
 
@@ -160,15 +159,15 @@ def _system_text(
     """The system text, and the messages without it; roles are checked.
 
     Raises:
-        SampleError: it is given twice, is no text, or a message stands where it cannot.
+        SampleError: it is given twice, is no text, or roles do not alternate.
     """
-    found: list[tuple[str, str]] = []
+    system_texts: list[tuple[str, str]] = []
     for field, value in record.items():
         if not is_system_field(field) or is_empty(value):
             continue
         if not isinstance(value, str):
             raise SampleError(f"{where}: has {value_kind(value)} as {field!r}; give a text")
-        found.append((f"field {field!r}", value))
+        system_texts.append((f"field {field!r}", value))
     if messages and messages[0].role == SYSTEM:
         if messages[0].images:
             raise SampleError(
@@ -176,9 +175,9 @@ def _system_text(
                 "markers",
             )
         if not is_empty(messages[0].text):
-            found.append(("message 0", messages[0].text))
+            system_texts.append(("message 0", messages[0].text))
         messages = messages[1:]
-    for field, text in found:
+    for field, text in system_texts:
         if IMAGE_MARKER in text:
             raise SampleError(
                 f"{where}: {field}, the system text, holds an {IMAGE_MARKER} marker; put it into a "
@@ -186,12 +185,12 @@ def _system_text(
                 "markers",
             )
         refuse_tags(text, f"{where}: {field}", has_markers=False, earlier=None)
-    if len({text for _, text in found}) > 1:
+    if len({text for _, text in system_texts}) > 1:
         raise SampleError(
-            f"{where}: {found[0][0]} and {found[1][0]} are two system texts; keep one"
+            f"{where}: {system_texts[0][0]} and {system_texts[1][0]} are two system texts; keep one"
         )
     _check_roles(messages, where)
-    return (found[0][1] if found else None), messages
+    return (system_texts[0][1] if system_texts else None), messages
 
 
 def _refuse_texts(record: Mapping[str, Any], messages: Sequence[RawMessage], where: str) -> None:
@@ -246,7 +245,7 @@ def _with_images_first(messages: list[RawMessage], count: int) -> list[RawMessag
     """Messages with an image marker each, a line each, before the first question."""
     marks = f"{IMAGE_MARKER}\n" * count
     parts = (NEXT_IMAGE,) * count
-    first = next((place for place, one in enumerate(messages) if one.role == USER), None)
+    first = next((index for index, one in enumerate(messages) if one.role == USER), None)
     if first is None:  # a caption
         return [RawMessage(USER, marks.rstrip("\n"), parts, messages[0].number), *messages]
     question = messages[first]

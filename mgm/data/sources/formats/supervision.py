@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mgm.data.sources.formats.unsupported import UNSUPPORTED, is_empty, plain_name
+from mgm.data.sources.formats.unsupported import UNSUPPORTED_KIND, is_empty, plain_name
 from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import IMAGE_MARKER
 
@@ -38,7 +38,7 @@ def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where
             raise SampleError(
                 f"{where}: field {name!r} is {value!r:.40}, and all answers are learned and no "
                 "question is; leave the sample out, divide it, or remove the field",
-                UNSUPPORTED,
+                UNSUPPORTED_KIND,
             )
 
 
@@ -74,7 +74,7 @@ def refuse_unread_texts(record: Mapping[str, Any], texts: Sequence[str], where: 
             raise SampleError(
                 f"{where}: field {name!r} holds a text that no message does; write it into the "
                 "question, or remove it",
-                UNSUPPORTED,
+                UNSUPPORTED_KIND,
             )
 
 

@@ -1,4 +1,4 @@
-"""Tags of other frameworks that stand for media in a text: refused, or they are learned as text.
+"""Media placeholders of other frameworks (`<image 1>`, `<|video|>`) in texts: refused.
 
 Conversations about HTML, XML, JSX and chat templates hold the same tags, and are to be learned. So
 a tag counts only where it stands as a placeholder does, and not where the text closes it: alone on
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mgm.data.images.extensions import IMAGE_EXTENSIONS
-from mgm.data.sources.formats.unsupported import MEDIA_ENDINGS, UNSUPPORTED, is_empty
+from mgm.data.sources.formats.unsupported import MEDIA_ENDINGS, UNSUPPORTED_KIND, is_empty
 from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import IMAGE_MARKER
 
@@ -87,7 +87,7 @@ def refuse_tags(
     """Refuse a question in which a tag of another framework stands for an image or other media.
 
     Args:
-        text: of the user or the system; what the model says is not looked at.
+        text: of the user or the system; answers are not checked.
         where: what errors begin with.
         has_markers: whether the sample has an `<image>` marker; numbered tags refer to it then.
         earlier: the questions before it; None: it is the system text, which may tell how questions
@@ -98,11 +98,11 @@ def refuse_tags(
     """
     if "[" not in text and "data:" not in text and text.count("<") == text.count(IMAGE_MARKER):
         return  # as nearly all
-    if "data:" in text and (found := _DATA_URL.search(text)):
+    if "data:" in text and (match := _DATA_URL.search(text)):
         raise SampleError(
-            f"{where} holds an image as a data URL in its text ({found[0]!r:.60}); put it into "
+            f"{where} holds an image as a data URL in its text ({match[0]!r:.60}); put it into "
             "'image', and <image> into the text",
-            UNSUPPORTED,
+            UNSUPPORTED_KIND,
         )
     if "<" not in text and "[IMG" not in text:
         return
@@ -111,14 +111,14 @@ def refuse_tags(
         raise SampleError(
             f"{where} holds {tag!r:.80}, another framework's tag; write <image> for an image, and "
             "leave out samples with other media",
-            UNSUPPORTED,
+            UNSUPPORTED_KIND,
         )
 
 
 def _placeholder(text: str, has_markers: bool, earlier: Sequence[str] | None) -> str | None:
     if "</" in text and (pair := _PAIR.search(text)):
         return pair[0].strip()
-    tags = [found[1] for found in _ALONE.finditer(text)]
+    tags = [match[1] for match in _ALONE.finditer(text)]
     if not earlier and (begins := _BEGINS.match(text)):
         tags.insert(0, begins[1])
     if earlier is not None and not any(map(_ABOUT.search, (*earlier, text))):
@@ -135,7 +135,7 @@ def _placeholder(text: str, has_markers: bool, earlier: Sequence[str] | None) ->
 
 def _within(text: str, is_first: bool) -> list[str]:
     """Tags that are placeholders in a text that speaks of no markup."""
-    tags = [found[1] for found in (*_INSIDE.finditer(text), *_ENDS_SENTENCE.finditer(text))]
+    tags = [match[1] for match in (*_INSIDE.finditer(text), *_ENDS_SENTENCE.finditer(text))]
     if not is_first and (begins := _BEGINS_LATER.match(text)):
         tags.append(begins[1])
     last = _LAST.search(text.rstrip()[-_TAIL:])
@@ -157,5 +157,5 @@ def refuse_grounding(record: Mapping[str, Any], texts: list[str], where: str) ->
             raise SampleError(
                 f"{where}: field 'objects' holds what {tag!r} stands for, and it is not filled in; "
                 "write it into the text",
-                UNSUPPORTED,
+                UNSUPPORTED_KIND,
             )

@@ -1,4 +1,4 @@
-"""What changes a sample's meaning and cannot be used: refused by name, and never ignored."""
+"""Refuses fields of records that training cannot use and must not ignore: media, tools, weights."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from mgm.data.images.data_url import looks_like_base64
 from mgm.data.images.extensions import IMAGE_EXTENSIONS
 from mgm.data.sources.sample import SampleError, is_url
 
-UNSUPPORTED = "unsupported"
+UNSUPPORTED_KIND = "unsupported"
 NO_TOOLS = "conversations with tools cannot be learned; leave the sample out"
 TOOL_ROLES = frozenset(
     ("tool", "tools", "function", "function_call", "function_response", "observation", "ipython",
@@ -79,8 +79,8 @@ def _is_media(value: Any) -> bool:
     """Whether a field that is named like media holds any: bytes, samples, a name or an id."""
     if isinstance(value, str):
         text = value.strip()
-        named = text.lower() not in _NOTHING and len(text.split()) == 1
-        return named or _names_a_file(text, _MEDIA_NAME)
+        is_name = text.lower() not in _NOTHING and len(text.split()) == 1
+        return is_name or _names_a_file(text, _MEDIA_NAME)
     if isinstance(value, list | tuple):
         return any(map(_is_media, value))
     return value is True or isinstance(value, dict | bytes)
@@ -173,7 +173,7 @@ def refuse_fields(record: Mapping[str, Any], where: str) -> None:
     for name, value in record.items():
         rule = _rule(name)
         if rule is not None and not is_empty(value) and rule[1](value):
-            raise SampleError(f"{where}: field {name!r} {rule[2]}", UNSUPPORTED)
+            raise SampleError(f"{where}: field {name!r} {rule[2]}", UNSUPPORTED_KIND)
 
 
 def refuse_message_fields(
@@ -196,7 +196,9 @@ def refuse_message_fields(
         if value is None:
             continue
         if field in _MESSAGE_FIELDS and not is_empty(value):
-            raise SampleError(f"{where}: field {field!r} {_MESSAGE_FIELDS[field]}", UNSUPPORTED)
+            raise SampleError(
+                f"{where}: field {field!r} {_MESSAGE_FIELDS[field]}", UNSUPPORTED_KIND
+            )
         if field in _LOSS_FIELDS and not is_empty(value):
             # A question is never learned, an answer always.
             usual = value == 1 if learned else value == 0 or field == "weight"
@@ -204,10 +206,10 @@ def refuse_message_fields(
                 raise SampleError(
                     f"{where}: field {field!r} is {value!r:.40}, and all answers are learned and "
                     "no question is; leave the sample out, or divide it",
-                    UNSUPPORTED,
+                    UNSUPPORTED_KIND,
                 )
         if field == "name" and str(value).lower() not in (*_OWN_NAMES, role, name.lower()):
-            raise SampleError(f"{where}: field 'name' {_NAME}", UNSUPPORTED)
+            raise SampleError(f"{where}: field 'name' {_NAME}", UNSUPPORTED_KIND)
 
 
 def refuse_unread_images(
@@ -231,21 +233,21 @@ def refuse_unread_images(
             raise SampleError(
                 f"{where}: {name!r} holds an array, which is not read; write it as an image file, "
                 "or remove it",
-                UNSUPPORTED,
+                UNSUPPORTED_KIND,
             )
-        found = _image_field(name)
-        if found is None and not names and name not in _READ and _is_embedded(value):
+        match = _image_field(name)
+        if match is None and not names and name not in _READ and _is_embedded(value):
             raise _unread(name, where)
-        if found is None or is_empty(value):
+        if match is None or is_empty(value):
             continue
-        known = [_base(one) if isinstance(one, str) else None for one in names]
-        number, form = found.groupdict().get("number"), found.groupdict().get("form")
+        read_names = [_base(one) if isinstance(one, str) else None for one in names]
+        number, form = match.groupdict().get("number"), match.groupdict().get("form")
         is_file = form is not None and _FILE_FORM.search(form) is not None
         held = [one for one in _leaves(value) if _is_image(one, is_file)]
-        if known:
-            held = [one for one in held if not isinstance(one, str) or _base(one) not in known]
-        if known and not number:
-            comparable = form is not None and "name" not in form and None not in known
+        if read_names:
+            held = [one for one in held if not isinstance(one, str) or _base(one) not in read_names]
+        if read_names and not number:
+            comparable = form is not None and "name" not in form and None not in read_names
             held = [one for one in held if comparable and _names_a_path(one)]
         if held:
             raise _unread(name, where)
@@ -255,7 +257,7 @@ def _unread(name: str, where: str) -> SampleError:
     return SampleError(
         f"{where}: field {name!r} holds an image that is not read; call it 'image' or 'images', "
         "with a marker for each, or remove it",
-        UNSUPPORTED,
+        UNSUPPORTED_KIND,
     )
 
 
@@ -275,8 +277,8 @@ def _is_image(value: Any, is_file: bool) -> bool:
     """
     if isinstance(value, str):
         text = value.strip()
-        known = is_url(text) or text[:11].lower() == "data:image/" or looks_like_base64(text)
-        return bool(text) and (is_file or known or _names_a_file(text, _IMAGE_NAME))
+        is_image = is_url(text) or text[:11].lower() == "data:image/" or looks_like_base64(text)
+        return bool(text) and (is_file or is_image or _names_a_file(text, _IMAGE_NAME))
     return isinstance(value, bytes)
 
 
