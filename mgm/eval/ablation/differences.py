@@ -13,7 +13,7 @@ from mgm.eval.compare.comparison import Comparison, compare_scores
 from mgm.eval.report.ablation_table import FULL_MODEL, full_model
 from mgm.eval.report.score import Score, credit_of, restore_questions
 from mgm.eval.statistics.intervals import (
-    WHOLE,
+    OVERALL,
     Interval,
     cluster_sums,
     jackknife,
@@ -101,11 +101,11 @@ def utilisation(
     def rate(indexes: Sequence[int]) -> dict[str, tuple[float, int]]:
         some = [questions[n] for n in indexes]
         whole, rest = (benchmark.combine(some, [values[n] for n in indexes]) for values in credits)
-        return {WHOLE: (1 - rest / whole, len(some))} if whole > 0 else {}
+        return {OVERALL: (1 - rest / whole, len(some))} if whole > 0 else {}
 
     if not rate(range(len(names))):
         return None
-    estimate = jackknife(rate, groups)[WHOLE]
+    estimate = jackknife(rate, groups)[OVERALL]
     before, after = np.array(credits, dtype=float)
     lost = cluster_sums(before - after, groups)
     interval = paired_interval(

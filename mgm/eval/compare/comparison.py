@@ -13,9 +13,9 @@ from mgm.eval.report.score import Score, credit_of, restore_questions
 from mgm.eval.statistics.intervals import (
     LEVEL,
     MAX_FOLDS,
+    OVERALL,
     RESAMPLING_SEED,
     ROUNDING,
-    WHOLE,
     EffectiveSample,
     Interval,
     cluster_sums,
@@ -210,9 +210,9 @@ class _Pair:
             first, second = (
                 self.benchmark.combine(some, own[list(indexes)].tolist()) for own in self._credits
             )
-            return {WHOLE: (second - first, len(indexes))}
+            return {OVERALL: (second - first, len(indexes))}
 
-        return jackknife(scores, self.groups)[WHOLE].error
+        return jackknife(scores, self.groups)[OVERALL].error
 
     def sample(self) -> EffectiveSample:
         """The effective sample sizes, by the intra-cluster correlation of differences."""

@@ -14,7 +14,7 @@ from mgm.eval.harness.question import DATA_ERRORS, Credit, Question, Response, S
 from mgm.eval.report.score import Score, combine_inputs, parsed_answer, question_hash
 from mgm.eval.statistics.intervals import (
     LEVEL,
-    WHOLE,
+    OVERALL,
     Interval,
     Jackknifed,
     bounded_interval,
@@ -87,12 +87,12 @@ def score_responses(
         for one, credit in zip(responses, credits, strict=True)
         if not isinstance(credit, SkippedQuestion)
     ]
-    faults = [credit for credit in credits if isinstance(credit, SkippedQuestion)]
+    unscored = [credit for credit in credits if isinstance(credit, SkippedQuestion)]
     if not pairs:
-        raise MGMError(f"{benchmark.name}: no response can be scored ({faults[0].reason})")
+        raise MGMError(f"{benchmark.name}: no response can be scored ({unscored[0].reason})")
     return Score(
         questions=len(pairs),
-        skipped=(*skipped, *faults),
+        skipped=(*skipped, *unscored),
         **common,
         **_combined(benchmark, [one for one, _ in pairs], [credit for _, credit in pairs]),
     )
@@ -106,7 +106,7 @@ def _combined(
         name: (one.low, one.high)
         for name, one in score_intervals(benchmark, questions, credits).items()
     }
-    low, high = intervals.pop(WHOLE, (None, None))
+    low, high = intervals.pop(OVERALL, (None, None))
     ids = [question.id for question in questions]
     parts, highest = benchmark.parts(questions, credits), benchmark.highest(questions)
     limits = {name: benchmark.highest(questions, name) for name in parts}
@@ -179,7 +179,7 @@ def _credits(
 def score_intervals(
     benchmark: Benchmark, questions: Sequence[Question], credits: Sequence[float]
 ) -> dict[str, Interval]:
-    """95 % intervals of a score (key `WHOLE`) and of its parts; small samples have none.
+    """95 % intervals of a score (key `OVERALL`) and of its parts; small samples have none.
 
     A mean of credits has a clustered standard error. All other metrics (F1, sums over categories,
     circular accuracy, ratios) have the standard error of the jackknife over clusters.
@@ -194,7 +194,7 @@ def score_intervals(
 
     def scores(indexes: Sequence[int]) -> dict[str, tuple[float, int]]:
         some, own = [questions[n] for n in indexes], [credits[n] for n in indexes]
-        whole = {} if mean else {WHOLE: (benchmark.combine(some, own), len(own))}
+        whole = {} if mean else {OVERALL: (benchmark.combine(some, own), len(own))}
         return whole | benchmark.parts(some, own)
 
     clipped = np.clip(np.array(credits, dtype=float), 0, 1)
@@ -205,7 +205,7 @@ def score_intervals(
         for name, one in jackknifed.items()
     }
     if mean:
-        intervals[WHOLE] = mean_interval(credits, groups, scale=100)
+        intervals[OVERALL] = mean_interval(credits, groups, scale=100)
     return {name: interval for name, interval in intervals.items() if interval is not None}
 
 

@@ -18,7 +18,7 @@ MIN_CLUSTERS = 5
 MAX_FOLDS = 200  # of the jackknife: more clusters are left out in random groups
 RESAMPLING_SEED = 0
 ROUNDING = 1e-9  # relative threshold below which a difference is 0
-WHOLE = ""  # key of the score itself among its parts
+OVERALL = ""  # key of the score itself among its parts
 
 
 @dataclass(frozen=True)
