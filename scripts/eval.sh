@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What all evaluation scripts do: ask, score, and leave answers where the published scripts did.
+# Shared by all evaluation scripts: runs a benchmark, and copies answers files to the published paths.
 #
 #   bash scripts/eval.sh BENCHMARK[:SPLIT] CHECKPOINT TEMPLATE [arguments of mgm.eval]
 #
-# CHECKPOINT lies below work_dirs/. With several GPUs each takes a share of the images.
+# CHECKPOINT lies below work_dirs/. Several GPUs run data-parallel.
 set -euo pipefail
 benchmark=$1 checkpoint=$2 template=$3
 shift 3
@@ -19,7 +19,7 @@ fi
 "${program[@]}" --model-path "work_dirs/$checkpoint" --conv-mode "$template" \
     --benchmark "$benchmark" --data-dir "$data" --output-dir "$output" "$@"
 
-# Compat: the published places.
+# Compat: the published paths.
 put() {
     mkdir -p "$(dirname "$2")"
     cp "$1" "$2"
