@@ -79,7 +79,7 @@ class WindowedMap:
         self.upsample.append(torch.kron(rows, rows))
 
     def scores(self, queries: Tensor) -> Tensor:
-        """Attention scores (B, N, P) of queries (B, N, H) on their windows' normalised positions."""
+        """Attention scores (B, N, P) of queries (B, N, H) for their windows' positions."""
         parts = [queries[..., start:end] for start, end in self.bounds]
         totals = torch.stack([part.sum(-1, dtype=self.dtype) for part in parts], dim=-1)
         # Row vectors on the left: ten times faster on a CPU for many small products.
